@@ -1,0 +1,81 @@
+# Needs Python 3.11 or newer with pip, and make. Everything else is installed below this folder.
+
+PYTHON     ?= python3
+ARGS       ?=
+UV_VERSION := 0.13.9
+
+UV         := .uv/bin/uv
+UV_STAMP   := .uv/uv-$(UV_VERSION).stamp
+VENV       := .venv
+BIN        := $(VENV)/bin
+SETUP      := $(VENV)/setup.stamp
+
+# uv must take the Python that is here, not fetch one.
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint format bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'demo, test, bench and lock pass ARGS on: make test ARGS="-k retry"'
+	@echo 'Another Python: make setup PYTHON=python3.13'
+
+setup: $(SETUP) ## Install the tools and the package into .venv
+	@echo "Ready: $(BIN)/meshhook"
+
+demo: $(SETUP) ## Run the demonstration
+	@$(BIN)/meshhook demo $(ARGS)
+
+test: $(SETUP) ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(SETUP) ## Check style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(SETUP) ## Format the code and mend what can be mended safely
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: $(SETUP) ## Run the benchmarks
+	@$(BIN)/python bench/run.py $(ARGS)
+
+lock: $(UV_STAMP) ## Write requirements.lock anew (ARGS=--upgrade: newest versions)
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+		--all-extras --group dev pyproject.toml -o requirements.lock $(ARGS)
+	@echo "Wrote requirements.lock"
+
+clean: ## Remove .venv, .uv, caches and builds (not the data in .meshhook)
+	rm -rf .venv .uv dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find worker operator tests bench examples -name __pycache__ -type d -prune \
+		-exec rm -rf {} + 2>/dev/null || true
+
+$(UV_STAMP):
+	@$(PYTHON) -c 'import sys' 2>/dev/null || { \
+		echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one:" \
+			"make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is too old: `$(PYTHON) --version 2>&1`. MeshHook Queue needs Python 3.11" \
+			"or newer. Name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import pip' 2>/dev/null || { \
+		echo "$(PYTHON) has no pip. Install it (on Debian: apt-get install python3-pip)." >&2; exit 1; }
+	@echo "Installing uv $(UV_VERSION) into .uv"
+	@rm -rf .uv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+		--target .uv uv==$(UV_VERSION)
+	@touch $@
+
+# `--python` keeps uv away from a virtual environment that happens to be active.
+$(SETUP): requirements.lock pyproject.toml $(UV_STAMP)
+	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(UV) venv --quiet --clear --no-project \
+		--python "`$(PYTHON) -c 'import sys; print(sys.executable)'`" $(VENV); }
+	@echo "Installing the packages of requirements.lock into $(VENV)"
+	@$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	@echo "Installing meshhook-queue into $(VENV) (editable)"
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@

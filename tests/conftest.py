@@ -1,0 +1,146 @@
+"""Fixtures for all tests: a PostgreSQL a session, a database of its own for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
+
+import asyncpg
+import pytest
+
+from meshhook.embedded import EmbeddedPostgres
+from meshhook.schema import migrate
+from support import released_migrations
+from support.databases import TEST_SETTINGS, Databases, server_directory
+from support.pgmq_versions import PGMQ_VERSIONS, pgmq_sql
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that records new migrations."""
+    parser.addoption(
+        "--add-migrations",
+        action="store_true",
+        help="add the migrations that are new to tests/released_migrations.json",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Record new migrations before any test looks at them."""
+    if config.getoption("add_migrations") and not hasattr(config, "workerinput"):
+        released_migrations.add_new()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A running server; one for each process of pytest-xdist."""
+    with server_directory(in_memory=True) as directory:
+        server = EmbeddedPostgres(directory / "postgres", settings=TEST_SETTINGS)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
+    """Creates and drops databases on the server."""
+    databases = Databases(postgres)
+    yield databases
+    databases.close()
+
+
+@pytest.fixture(scope="session")
+def template(databases: Databases) -> str:
+    """The name of a migrated database to clone."""
+    return databases.create_template(migrate)
+
+
+@pytest.fixture
+def database_url(databases: Databases, template: str) -> Iterator[str]:
+    """The URL of a migrated database without queues, for this test alone."""
+    url = databases.create(template=template)
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection to `database_url`."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool[asyncpg.Record]]:
+    """A pool of 1 to 10 connections to `database_url`."""
+    async with asyncpg.create_pool(database_url, min_size=1, max_size=10) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def queue_name(connection: asyncpg.Connection[asyncpg.Record]) -> str:
+    """The name of a new, empty queue in `database_url`: `jobs`."""
+    await connection.execute("select meshhook.create_queue('jobs')")
+    return "jobs"
+
+
+@pytest.fixture
+def empty_database_url(databases: Databases) -> Iterator[str]:
+    """The URL of a database with nothing in it, not even PGMQ."""
+    url = databases.create()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+async def empty_connection(
+    empty_database_url: str,
+) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection to `empty_database_url`."""
+    connection = await asyncpg.connect(empty_database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+def pgmq_template(databases: Databases) -> Callable[[str], str]:
+    """Returns the name of a migrated database on a version of PGMQ, made at the first call."""
+
+    @cache
+    def get(version: str) -> str:
+        async def prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+            await connection.execute(pgmq_sql(version))
+            await migrate(connection)
+
+        return databases.create_template(prepare)
+
+    return get
+
+
+@pytest.fixture(params=PGMQ_VERSIONS, ids=lambda version: f"pgmq-{version}")
+def pgmq_version(request: pytest.FixtureRequest) -> str:
+    """A version of PGMQ; a test that uses it runs once with each (1.5.1 is emulated)."""
+    version: str = request.param
+    return version
+
+
+@pytest.fixture
+def pgmq_database_url(
+    databases: Databases, pgmq_template: Callable[[str], str], pgmq_version: str
+) -> Iterator[str]:
+    """The URL of a migrated database on each version of PGMQ in turn."""
+    url = databases.create(template=pgmq_template(pgmq_version))
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+async def pgmq_database(
+    pgmq_database_url: str,
+) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection to `pgmq_database_url`."""
+    connection = await asyncpg.connect(pgmq_database_url)
+    yield connection
+    await connection.close()

@@ -1,0 +1,56 @@
+"""The programs that the demo starts: none fails unseen, and none stays behind."""
+
+import asyncio
+import os
+
+import pytest
+
+from meshhook.demo.processes import DemoError, start_program, start_receiver
+from support.waiting import eventually
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_a_program_that_ends_early_is_reported_with_its_output(tmp_path):
+    """Whoever runs the demo sees why, without having to look for a log."""
+    program = await start_program(
+        "worker 1", ["no_such_module"], environment={}, directory=tmp_path
+    )
+    await program.process.wait()
+
+    with pytest.raises(DemoError, match=r"(?s)worker 1.*exit code 1.*No module named"):
+        program.check()
+
+
+async def test_a_receiver_without_a_secret_is_reported_with_its_output(tmp_path):
+    """The message is that of the receiver itself."""
+    with pytest.raises(DemoError, match="set WEBHOOK_SECRET"):
+        await start_receiver(seed=1, environment={"WEBHOOK_SECRET": ""}, directory=tmp_path)
+
+
+async def test_killing_a_program_twice_is_harmless(tmp_path):
+    """Cleaning up does not ask what has ended already."""
+    program = await start_program("worker 1", ["asyncio"], environment={}, directory=tmp_path)
+    await program.kill()
+    await program.kill()
+
+    assert not program.is_running
+    await eventually(lambda: not is_alive(program.pid))
+
+
+async def test_a_receiver_whose_demo_was_killed_stops_by_itself(tmp_path):
+    """It watches the pipe that the demo holds, and leaves no server behind."""
+    secret = {"WEBHOOK_SECRET": "whsec_c2VjcmV0c2VjcmV0c2VjcmV0"}
+    program, _ = await start_receiver(seed=1, environment=secret, directory=tmp_path)
+    assert program.process.stdin
+    program.process.stdin.close()
+
+    async with asyncio.timeout(10):
+        assert await program.process.wait() == 0

@@ -1,0 +1,174 @@
+"""Queues as a whole: create, drop, list, and set what they are set to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from meshhook import queries
+from meshhook.errors import DatabaseReadOnlyError, QueueNotFoundError
+from meshhook.names import validate_queue_name
+from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import asyncpg
+
+    from meshhook.database import Database
+
+COUNT_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSnapshot:
+    """One queue at one moment. Counts stop at a limit, so that the read is bounded."""
+
+    queue: str
+    ready: int
+    """Messages that may be claimed now."""
+    scheduled: int
+    """Messages that were never read and fall due later."""
+    running: int
+    """Messages that are leased."""
+    retrying: int
+    """Messages that failed and wait for their next attempt."""
+    lost: int
+    """Messages whose lease ran out with no outcome; the next claim takes them."""
+    capped: bool
+    """Whether a count stopped at the limit: there are at least as many."""
+    oldest_ready_seconds: float
+    """How long the oldest ready or lost message has been so; 0 if there is none."""
+    oldest_message_seconds: float | None
+    """The age of the oldest message since it was enqueued; None if the queue is empty."""
+    newest_message_seconds: float | None
+    """The age of the newest message since it was enqueued; None if the queue is empty."""
+    enqueued_total: int
+    """How many messages were ever enqueued."""
+    dead_letters: int
+    """Dead letters of the queue."""
+    dead_letters_capped: bool
+    """Whether that count stopped at the limit."""
+    oldest_dead_letter_seconds: float | None
+    """The age of the oldest dead letter; None if there is none."""
+    paused: bool
+    """Whether the queue is paused."""
+    sampled_at: datetime
+    """The moment, by the database's clock."""
+
+    @property
+    def queue_length(self) -> int:
+        """All messages in the queue, dead letters not included."""
+        return self.ready + self.scheduled + self.running + self.retrying + self.lost
+
+
+async def create_queue(database: Database, queue_name: str) -> bool:
+    """Create a queue with its dead letter queue and settings, or adopt a PGMQ queue.
+
+    Returns:
+        Whether anything was new; repeating it is safe.
+
+    Raises:
+        InvalidQueueNameError: if no queue may have that name.
+        DatabaseError: if the database cannot be used.
+    """
+    name = validate_queue_name(queue_name)
+    return bool(await database.fetchval(queries.load("create_queue"), name))
+
+
+async def drop_queue(database: Database, queue_name: str) -> bool:
+    """Drop a queue with all its messages, dead letters and settings; its history stays.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        InvalidQueueNameError: if no queue may have that name.
+        DatabaseError: if the database cannot be used.
+    """
+    name = validate_queue_name(queue_name)
+    return bool(await database.fetchval(queries.load("drop_queue"), name))
+
+
+async def list_queues(database: Database, *, count_limit: int = COUNT_LIMIT) -> list[QueueSnapshot]:
+    """Return every queue, counted up to `count_limit` messages a state."""
+    rows = await database.fetch(queries.load("list_queue_snapshots"), count_limit)
+    return [snapshot_from(row) for row in rows]
+
+
+async def get_queue_snapshot(
+    database: Database, queue_name: str, *, count_limit: int = COUNT_LIMIT
+) -> QueueSnapshot:
+    """Return one queue, counted up to `count_limit` messages a state.
+
+    Raises:
+        InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
+    """
+    name = validate_queue_name(queue_name)
+    row = await database.fetchrow(queries.load("queue_snapshot"), name, count_limit)
+    if row is None:
+        raise QueueNotFoundError(name)
+    return snapshot_from(row)
+
+
+async def get_queue_config(database: Database, queue_name: str) -> QueueConfig:
+    """Return the settings of a queue.
+
+    Raises:
+        InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
+    """
+    name = validate_queue_name(queue_name)
+    row = await database.fetchrow(queries.load("get_queue_config"), name)
+    if row is None:
+        raise QueueNotFoundError(name)
+    return QueueConfig(**dict(row))
+
+
+async def set_queue_config(database: Database, queue_name: str, **changes: Any) -> QueueConfig:  # noqa: ANN401
+    """Change settings of a queue; running workers follow.
+
+    Args:
+        database: where the queue is.
+        queue_name: the queue.
+        **changes: names and values of `QueueSettings`; values may be text.
+
+    Raises:
+        InvalidSettingError: naming the setting, the value received and the rule.
+        InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
+    """
+    current = await get_queue_config(database, queue_name)
+    settings = changed_settings(current, changes)
+    row = await database.fetchrow(
+        queries.load("set_queue_config"),
+        queue_name,
+        *(getattr(settings, name) for name in SETTING_NAMES),
+    )
+    if row is None:
+        raise QueueNotFoundError(queue_name)
+    return QueueConfig(**dict(row))
+
+
+async def describe_tables(database: Database, queue_name: str) -> queries.QueueTables:
+    """Find out what a queue's tables look like, and that the queue can be written to.
+
+    Raises:
+        InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
+        DatabaseReadOnlyError: if this is a replica, or the session may only read.
+        SchemaMissingError: if the migrations have not run.
+    """
+    name = validate_queue_name(queue_name)
+    row = await database.fetchrow(queries.load("describe_queue"), name)
+    if row is None or not row["is_complete"]:
+        raise QueueNotFoundError(name)
+    if row["is_read_only"]:
+        message = (
+            "the database takes no writes here: it is a replica, or the session is read-only. "
+            "Use the URL of the primary server"
+        )
+        raise DatabaseReadOnlyError(message)
+    return queries.QueueTables(name, has_last_read_at=row["has_last_read_at"])
+
+
+def snapshot_from(row: asyncpg.Record) -> QueueSnapshot:
+    """Return the snapshot that a row of `meshhook.queue_snapshot` holds."""
+    return QueueSnapshot(**dict(row))

@@ -1,0 +1,89 @@
+"""Claiming: leasing ready messages and turning their rows into jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from meshhook import queries
+from meshhook.jobs import Job, decode_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EVERYTHING = datetime(2000, 1, 1, tzinfo=UTC)
+"""A lower bound of `vt` that leaves no message out."""
+
+
+class ClaimClass(IntEnum):
+    """How much a message is suspected of killing the process that runs it."""
+
+    HEALTHY = 0
+    """No attempt is lost."""
+    LOST_ONCE = 1
+    """One attempt is lost, and another is to spare: runs beside others of its class only."""
+    SUSPECT = 2
+    """More is lost, or this is the last attempt: is claimed alone and runs alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The messages that one statement leased: all of one class, oldest first."""
+
+    jobs: list[Job[Any]]
+    claim_class: ClaimClass
+    """The class of all of them; HEALTHY if there are none."""
+
+
+async def claim(
+    database: Any,  # noqa: ANN401 - a Database or a connection
+    tables: queries.QueueTables,
+    *,
+    lease_seconds: float,
+    limit: int,
+    max_attempts: int,
+    from_vt: datetime = EVERYTHING,
+) -> Claim:
+    """Lease up to `limit` ready messages whose `vt` is at least `from_vt`.
+
+    Args:
+        database: where the queue is.
+        tables: the queue's tables.
+        lease_seconds: how long the leases last.
+        limit: how many messages at the most, from 1.
+        max_attempts: how many attempts a job has in all.
+        from_vt: a lower bound, so that dead index entries are not walked again. Default: none.
+    """
+    rows = await database.fetch(
+        queries.load("claim", tables), lease_seconds, from_vt, limit, max_attempts
+    )
+    if not rows:
+        return Claim([], ClaimClass.HEALTHY)
+    return Claim(jobs_from(rows, tables.queue_name, max_attempts), ClaimClass(rows[0]["class"]))
+
+
+def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[Job[Any]]:
+    """Return the jobs that claimed rows hold, oldest first; their payloads are not decoded yet."""
+    jobs = [
+        Job[Any](
+            queue=queue_name,
+            msg_id=msg_id,
+            attempt=attempt,
+            max_attempts=max_attempts,
+            enqueued_at=enqueued_at,
+            ready_at=ready_at,
+            claimed_at=claimed_at,
+            headers=decode_headers(headers),
+            # A message may be SQL null; as JSON it is null all the same.
+            body="null" if body is None else body,
+        )
+        for msg_id, attempt, enqueued_at, ready_at, _, body, headers, claimed_at in rows
+    ]
+    jobs.sort(key=_by_age)
+    return jobs
+
+
+def _by_age(job: Job[Any]) -> tuple[datetime, int]:
+    return job.ready_at, job.msg_id

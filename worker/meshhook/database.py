@@ -1,0 +1,213 @@
+"""The one way to the database: a pool or a connection of the caller's, with errors translated.
+
+Nothing here is tried again on its own; what is safe to repeat is decided by the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from meshhook import errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+
+STEADY_PLANS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+"""Planner settings of a worker's own connections.
+
+A queue's table is empty one second and holds a million rows the next. A plan made and kept for
+the empty table would read the whole table at every claim until the next analyze. With these, the
+plan is by index at every depth, and is made once.
+"""
+
+_UNCERTAIN = (asyncpg.ConnectionDoesNotExistError, asyncpg.exceptions.AdminShutdownError)
+_UNAVAILABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.exceptions.TooManyConnectionsError,
+    asyncpg.exceptions.PostgresConnectionError,
+    asyncpg.exceptions.CrashShutdownError,
+    asyncpg.exceptions.IdleSessionTimeoutError,
+)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn the driver's errors into this library's, by their type.
+
+    Raises:
+        UncertainCommitError: the connection broke while a statement was under way.
+        DatabaseUnavailableError: the database cannot be reached, or is closed for now.
+        DatabaseReadOnlyError: the session may only read.
+        SchemaMissingError: a table or function of the schema is missing.
+        DatabaseError: anything else that the server refused.
+    """
+    try:
+        yield
+    except errors.MeshHookError:
+        raise
+    except _UNCERTAIN as error:
+        message = f"the connection broke while a statement was under way: {error}"
+        raise errors.UncertainCommitError(message) from error
+    except _UNAVAILABLE as error:
+        message = f"the database cannot be reached: {error or type(error).__name__}"
+        raise errors.DatabaseUnavailableError(message) from error
+    except asyncpg.InterfaceError as error:
+        message = f"the connection cannot be used: {error}"
+        raise errors.DatabaseUnavailableError(message) from error
+    except asyncpg.ReadOnlySQLTransactionError as error:
+        message = (
+            f"the database takes no writes here: {error}. Use the primary server, not a replica, "
+            "and a session without default_transaction_read_only"
+        )
+        raise errors.DatabaseReadOnlyError(message) from error
+    except (
+        asyncpg.UndefinedTableError,
+        asyncpg.UndefinedFunctionError,
+        asyncpg.UndefinedColumnError,
+        asyncpg.InvalidSchemaNameError,
+    ) as error:
+        message = f"the database lacks something that this version needs ({error}); run: meshhook migrate"
+        raise errors.SchemaMissingError(message) from error
+    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        message = f"the database refused the login: {error}"
+        raise errors.DatabaseError(message) from error
+    except asyncpg.PostgresError as error:
+        message = f"the database refused a statement: {error} (SQLSTATE {error.sqlstate})"
+        raise errors.DatabaseError(message) from error
+
+
+async def connect(
+    url: str,
+    *,
+    application_name: str = "meshhook",
+    pooled: bool = False,
+    steady_plans: bool = False,
+) -> asyncpg.Connection[asyncpg.Record]:
+    """Open one connection.
+
+    Args:
+        url: postgresql://user:password@host:port/database.
+        application_name: what `pg_stat_activity` shows.
+        pooled: whether a pooler in transaction mode stands between.
+        steady_plans: whether to plan by index at every depth; see `STEADY_PLANS`.
+
+    Raises:
+        DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
+    """
+    # A pooler refuses settings at connect, and plans afresh each time: no plan grows stale there.
+    settings = {} if pooled else dict(STEADY_PLANS if steady_plans else {})
+    with translated_errors(), _checked_url():
+        return await asyncpg.connect(
+            url,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            statement_cache_size=0 if pooled else 100,
+            server_settings={"application_name": application_name, **settings},
+        )
+
+
+@contextmanager
+def _checked_url() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        # The URL holds a password: it is named, never shown.
+        message = f"the database URL is not valid: {error}"
+        raise errors.InvalidSettingError(message) from None
+
+
+class Database:
+    """Statements on a pool, or on one connection whose statements are put in line."""
+
+    def __init__(self, source: Any, *, owns_source: bool = False) -> None:  # noqa: ANN401
+        """Take an asyncpg Pool or Connection, or another Database to share.
+
+        Args:
+            source: the pool or connection.
+            owns_source: whether `close` closes it. Default false: it stays the caller's.
+
+        Raises:
+            InvalidSettingError: if it is none of these.
+        """
+        if isinstance(source, Database):
+            source = source._source  # noqa: SLF001 - its own class
+        if not hasattr(source, "fetch"):
+            message = f"expected an asyncpg pool or connection, got {type(source).__name__}"
+            raise errors.InvalidSettingError(message)
+        self._source = source
+        self._owns_source = owns_source
+        self._is_pool = hasattr(source, "acquire")
+        self._line = asyncio.Lock()
+
+    @classmethod
+    async def connect(
+        cls, url: str, *, min_size: int = 1, max_size: int = 4, pooled: bool = False
+    ) -> Database:
+        """Open a pool of `min_size` to `max_size` connections; `close` closes it.
+
+        Raises:
+            DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
+        """
+        with translated_errors(), _checked_url():
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=min_size,
+                max_size=max_size,
+                timeout=CONNECT_TIMEOUT_SECONDS,
+                statement_cache_size=0 if pooled else 100,
+                server_settings={"application_name": "meshhook"},
+            )
+        return cls(pool, owns_source=True)
+
+    async def close(self) -> None:
+        """Close the pool or connection if it is ours."""
+        if self._owns_source:
+            await self._source.close()
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        """Lend one connection, with the driver's errors translated around its use."""
+        with translated_errors():
+            if self._is_pool:
+                async with self._source.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+                    yield connection
+            else:
+                async with self._line:
+                    yield self._source
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """Lend one connection inside a transaction."""
+        async with self.acquire() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Run a statement and return its rows."""
+        async with self.acquire() as connection:
+            rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
+            return rows
+
+    async def fetchrow(self, sql: str, *arguments: object) -> asyncpg.Record | None:
+        """Run a statement and return its first row, or None."""
+        async with self.acquire() as connection:
+            row: asyncpg.Record | None = await connection.fetchrow(sql, *arguments)
+            return row
+
+    async def fetchval(self, sql: str, *arguments: object) -> Any:  # noqa: ANN401 - any column
+        """Run a statement and return the first column of its first row, or None."""
+        async with self.acquire() as connection:
+            return await connection.fetchval(sql, *arguments)

@@ -1,0 +1,161 @@
+"""What there is to know of dead letters: one of them, groups of them, all of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from meshhook.errors import InvalidPayloadError
+from meshhook.jobs import DEAD_LETTER_HEADER, decode_headers
+from meshhook.limits import MAX_ID
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterJob:
+    """A job that failed for good.
+
+    What says how it died is None if some other client put the message there.
+    """
+
+    id: int
+    """The dead letter's own id."""
+    queue: str
+    """The queue that it died in."""
+    body: str
+    """The message as JSON text."""
+    headers: dict[str, Any]
+    """The message's headers, without the one that says how it died."""
+    run_id: str | None
+    """The run it belongs to, if the message names one."""
+    workflow_id: str | None
+    """The workflow it belongs to, if the message names one."""
+    project_id: str | None
+    """The project it belongs to, if the message names one."""
+    msg_id: int | None
+    """The id that the job had in its queue."""
+    attempts: int | None
+    """How many attempts it had."""
+    error_type: str | None
+    error_message: str | None
+    error_stack: str | None
+    worker: str | None
+    """The worker that ran its last attempt."""
+    first_enqueued_at: datetime | None
+    """When the job was enqueued, or last replayed."""
+    last_started_at: datetime | None
+    """When its last attempt began."""
+    dead_at: datetime
+    """When it became a dead letter."""
+
+    @property
+    def payload(self) -> Any:
+        """The payload as plain JSON values.
+
+        Raises:
+            InvalidPayloadError: if it is JSON that Python cannot hold; see `body`.
+        """
+        try:
+            body = json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise InvalidPayloadError(
+                f"the body of dead letter {self.id} cannot be read: {error}"
+            ) from None
+        return body.get("payload", body) if isinstance(body, dict) else body
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterError:
+    """What one dead letter died of."""
+
+    id: int
+    """The dead letter's id."""
+    error_type: str | None
+    """None if some other client put the message there."""
+    error_message: str | None
+    dead_at: datetime
+    """When it became a dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class DlqMetrics:
+    """The dead letters of one queue at one moment."""
+
+    queue_name: str
+    dead_letters: int
+    """How many there are, counted up to a limit."""
+    capped: bool
+    """Whether the count stopped at the limit: there are at least as many."""
+    oldest_age_seconds: float | None
+    """How long the oldest has been dead; None if there is none."""
+    newest_age_seconds: float | None
+    """How long the newest has been dead; None if there is none."""
+    newest_errors: tuple[DeadLetterError, ...]
+    """What the newest five died of, newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """The dead letters that share an error type."""
+
+    error_type: str | None
+    """None for messages that some other client put there."""
+    count: int
+    first_dead_at: datetime
+    last_dead_at: datetime
+    sample_id: int
+    """The newest dead letter of the group."""
+    sample_message: str | None
+    """Its error message."""
+    capped: bool
+    """Whether there are more dead letters than the newest 10,000, which alone are counted."""
+
+
+def dead_letter_from(row: asyncpg.Record, queue_name: str) -> DeadLetterJob:
+    """Return the dead letter that a row holds, whatever JSON its headers are."""
+    headers = decode_headers(row["headers"])
+    died = headers.get(DEAD_LETTER_HEADER)
+    if isinstance(died, dict):
+        del headers[DEAD_LETTER_HEADER]
+    else:
+        died = {}
+    return DeadLetterJob(
+        id=row["msg_id"],
+        queue=_text(died.get("queue")) or queue_name,
+        body="null" if row["body"] is None else row["body"],
+        headers=headers,
+        run_id=row["run_id"],
+        workflow_id=row["workflow_id"],
+        project_id=row["project_id"],
+        msg_id=_number(died.get("msg_id")),
+        attempts=_number(died.get("attempts")),
+        error_type=_text(died.get("error_type")),
+        error_message=_text(died.get("error_message")),
+        error_stack=_text(died.get("error_stack")),
+        worker=_text(died.get("worker")),
+        first_enqueued_at=_moment(died.get("first_enqueued_at")),
+        last_started_at=_moment(died.get("last_started_at")),
+        dead_at=row["enqueued_at"],
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= MAX_ID else None
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo is not None else None

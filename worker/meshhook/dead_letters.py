@@ -1,0 +1,306 @@
+"""Dead letters: jobs that failed for good. Look at them, group them, replay or delete them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from meshhook import queries
+from meshhook.administration import describe_tables
+from meshhook.database import Database
+from meshhook.dead_letter_jobs import (
+    DeadLetterError,
+    DeadLetterJob,
+    DlqMetrics,
+    ErrorGroup,
+    dead_letter_from,
+)
+from meshhook.errors import (
+    DatabaseReadOnlyError,
+    DeadLetterNotFoundError,
+    InvalidJobError,
+    InvalidSettingError,
+)
+from meshhook.jobs import Job
+from meshhook.limits import MAX_ID, check_range, checked_id
+from meshhook.names import validate_queue_name
+from meshhook.outcomes import AttemptOutcome
+from meshhook.settlements import (
+    MAX_ERROR_MESSAGE_LENGTH,
+    MAX_ERROR_STACK_LENGTH,
+    MAX_ERROR_TYPE_LENGTH,
+    Settlement,
+    settle,
+    storable_text,
+)
+
+MAX_DEAD_LETTERS = 1_000
+"""The most dead letters that one call lists or replays."""
+GROUPED_DEAD_LETTERS = 10_000
+"""How many of the newest dead letters are looked at to group them by error type."""
+
+_PURGE_CHUNK_MESSAGES = 10_000
+_NEWEST_ERRORS = 5
+
+
+class DLQService:
+    """The dead letters of one queue. Several tasks may share one service."""
+
+    def __init__(self, source: Any, queue_name: str, *, worker_name: str | None = None) -> None:
+        """Take an asyncpg pool or connection, and the queue's name.
+
+        Args:
+            source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
+            queue_name: the queue itself, without `_dlq`.
+            worker_name: who moves jobs to the dead letters, for the history. Default none.
+
+        Raises:
+            InvalidQueueNameError: if no queue may have that name.
+            InvalidSettingError: if `source` is no pool or connection.
+        """
+        self.queue_name = validate_queue_name(queue_name)
+        self._database = Database(source)
+        self._worker_name = worker_name
+        self._is_known = False
+
+    async def move_to_dead_letter(
+        self,
+        job: Job[Any],
+        error_message: str,
+        error_stack: str | None = None,
+        *,
+        error_type: str = "DeadLetter",
+    ) -> bool:
+        """Settle a dequeued job as a dead letter, even where the queue's `dlq_enabled` is false.
+
+        Args:
+            job: a job of this queue whose lease holds.
+            error_message: what went wrong; the middle of more than 4,000 characters is cut.
+            error_stack: a stack trace; the middle of more than 16,000 characters is cut.
+            error_type: what to group it under, at most 200 characters. Default "DeadLetter".
+
+        Returns:
+            False if its lease is lost: nothing was changed, and another may run it.
+
+        Raises:
+            InvalidJobError: if it is a job of another queue.
+            QueueNotFoundError, DatabaseError: nothing was changed.
+        """
+        if job.queue != self.queue_name:
+            raise InvalidJobError(
+                f"job {job.msg_id} is of queue {job.queue!r}, and this service is for "
+                f"{self.queue_name!r}; use DLQService(..., {job.queue!r})"
+            )
+        tables = await describe_tables(self._database, self.queue_name)
+        started_at = job.started_at.timestamp()
+        stack = None if error_stack is None else storable_text(error_stack, MAX_ERROR_STACK_LENGTH)
+        settlement = Settlement(
+            msg_id=job.msg_id,
+            attempt=job.attempt,
+            outcome=AttemptOutcome.DEAD_LETTERED,
+            started_at=started_at,
+            finished_at=max(time.time(), started_at),
+            run_id=job.run_id,
+            workflow_id=job.workflow_id,
+            project_id=job.project_id,
+            error_type=storable_text(error_type, MAX_ERROR_TYPE_LENGTH),
+            error_message=storable_text(error_message, MAX_ERROR_MESSAGE_LENGTH),
+            error_stack=stack,
+        )
+        return bool(await settle(self._database, tables, self._worker_name, [settlement]))
+
+    async def list_dead_letter_jobs(
+        self,
+        limit: int = 100,
+        *,
+        before_id: int | None = None,
+        error_type: str | None = None,
+    ) -> list[DeadLetterJob]:
+        """Return dead letters, newest first.
+
+        Args:
+            limit: how many at the most, 1 to 1,000. Default 100.
+            before_id: the last id of the page before, to go on from there. Default: the newest.
+            error_type: only those of this error type. Default: all.
+
+        Raises:
+            InvalidSettingError: if `limit` or `before_id` is out of range.
+            QueueNotFoundError, DatabaseError: if they cannot be read.
+        """
+        check_range("limit", limit, MAX_DEAD_LETTERS)
+        below = MAX_ID if before_id is None else checked_id("before_id", before_id)
+        if error_type is None:
+            rows = await self._fetch("list_dead_letters", below, limit)
+        else:
+            # U+0000 cannot be sent to the database, and is in no error type.
+            sought = storable_text(error_type, MAX_ERROR_TYPE_LENGTH)
+            rows = await self._fetch("list_dead_letters_by_error_type", below, limit, sought)
+        return [dead_letter_from(row, self.queue_name) for row in rows]
+
+    async def get_dead_letter_job(self, dead_letter_id: int) -> DeadLetterJob:
+        """Return one dead letter.
+
+        Raises:
+            DeadLetterNotFoundError: if it is not there.
+            QueueNotFoundError, DatabaseError: if it cannot be read.
+        """
+        sought = checked_id("dead_letter_id", dead_letter_id)
+        for row in await self._fetch("get_dead_letter", sought):
+            return dead_letter_from(row, self.queue_name)
+        raise DeadLetterNotFoundError(self.queue_name, dead_letter_id)
+
+    async def replay_dead_letter_job(
+        self, dead_letter_id: int, *, target_queue: str | None = None
+    ) -> int:
+        """Make a dead letter a job again: ready now, with all its attempts before it.
+
+        It happens once, whoever else replays it at the same time, and all or nothing.
+
+        Args:
+            dead_letter_id: the dead letter.
+            target_queue: the queue to send it to. Default: the one that it died in.
+
+        Returns:
+            The msg_id of the new job.
+
+        Raises:
+            DeadLetterNotFoundError: if it is gone, or somebody else is replaying it just now.
+            InvalidQueueNameError, QueueNotFoundError: if there is no such queue; it stays.
+            DatabaseError: if the database refuses; it stays.
+            UncertainCommitError: the connection broke; it is replayed, or still there.
+        """
+        sought = checked_id("dead_letter_id", dead_letter_id)
+        for _, msg_id in await self.replay_multiple_jobs([sought], target_queue=target_queue):
+            return msg_id
+        raise DeadLetterNotFoundError(self.queue_name, dead_letter_id)
+
+    async def replay_multiple_jobs(
+        self,
+        dead_letter_ids: Sequence[int] | None = None,
+        *,
+        error_type: str | None = None,
+        limit: int = 100,
+        target_queue: str | None = None,
+    ) -> list[tuple[int, int]]:
+        """Replay dead letters in one transaction: those named, or else the oldest.
+
+        Those that are gone, or that somebody else is replaying just now, are left out.
+
+        Args:
+            dead_letter_ids: which ones, at most 1,000. Default: the oldest.
+            error_type: the oldest of this error type; not together with ids. Default: any.
+            limit: how many of the oldest, 1 to 1,000; ids are not cut. Default 100.
+            target_queue: the queue to send them to. Default: the one that they died in.
+
+        Returns:
+            (dead letter id, msg_id of the new job) of each one replayed, oldest first.
+
+        Raises:
+            InvalidSettingError: if an argument is out of range, or both kinds of choice are made.
+            InvalidQueueNameError, QueueNotFoundError: if there is no such queue; all stay.
+            DatabaseError: if the database refuses; all stay.
+            UncertainCommitError: the connection broke; they are replayed, or still there.
+        """
+        check_range("limit", limit, MAX_DEAD_LETTERS)
+        ids = None if dead_letter_ids is None else _checked_ids(dead_letter_ids)
+        if ids is not None and error_type is not None:
+            raise InvalidSettingError("name dead letter ids or an error_type to replay, not both")
+        target = self.queue_name if target_queue is None else validate_queue_name(target_queue)
+        for name in dict.fromkeys((self.queue_name, target)):
+            await describe_tables(self._database, name)
+        replay = queries.load("replay_dead_letters", self.queue_name, target=target)
+        async with self._database.transaction() as connection:
+            if ids is None:
+                ids = await self._lock_oldest(connection, error_type, limit)
+            rows = await connection.fetch(replay, ids, self.queue_name)
+        return [(row[0], row[1]) for row in rows]
+
+    async def delete_dead_letter_job(self, dead_letter_id: int) -> bool:
+        """Delete a dead letter for good.
+
+        Returns:
+            Whether it was there.
+
+        Raises:
+            QueueNotFoundError, DatabaseError: nothing was changed.
+        """
+        sought = checked_id("dead_letter_id", dead_letter_id)
+        return bool(await self._fetch("delete_dead_letter", sought))
+
+    async def get_dlq_metrics(self, *, count_limit: int = 100_000) -> DlqMetrics:
+        """Return how many dead letters there are, how old they are, and the newest errors.
+
+        Args:
+            count_limit: where the count stops, 1 to 10 million. Default 100,000.
+
+        Raises:
+            InvalidSettingError: if `count_limit` is out of range.
+            QueueNotFoundError, DatabaseError: if they cannot be read.
+        """
+        check_range("count_limit", count_limit, 10_000_000)
+        (row,) = await self._fetch("dlq_metrics", count_limit)
+        errors = await self._fetch("list_newest_errors", _NEWEST_ERRORS)
+        return DlqMetrics(
+            queue_name=self.queue_name,
+            dead_letters=row["dead_letters"],
+            capped=row["dead_letters"] >= count_limit,
+            oldest_age_seconds=row["oldest_seconds"],
+            newest_age_seconds=row["newest_seconds"],
+            newest_errors=tuple(DeadLetterError(**dict(error)) for error in errors),
+        )
+
+    async def get_jobs_by_error_type(self, limit: int = 20) -> list[ErrorGroup]:
+        """Group the newest 10,000 dead letters by error type, the most frequent first.
+
+        Args:
+            limit: how many error types at the most, 1 to 1,000. Default 20.
+
+        Raises:
+            InvalidSettingError: if `limit` is out of range.
+            QueueNotFoundError, DatabaseError: if they cannot be read.
+        """
+        check_range("limit", limit, MAX_DEAD_LETTERS)
+        rows = await self._fetch("count_dead_letters_by_error", GROUPED_DEAD_LETTERS, limit)
+        return [ErrorGroup(**dict(row)) for row in rows]
+
+    async def purge_dlq(self) -> int:
+        """Delete all dead letters for good, and return how many went.
+
+        They go in chunks, each durable by itself; those that are being replayed stay.
+
+        Raises:
+            QueueNotFoundError, DatabaseError: those that went before stay deleted.
+        """
+        purged = 0
+        while deleted := (await self._fetch("purge_dlq", _PURGE_CHUNK_MESSAGES))[0][0]:
+            purged += int(deleted)
+        return purged
+
+    async def _lock_oldest(self, connection: Any, error_type: str | None, limit: int) -> list[int]:
+        if error_type is None:
+            rows = await connection.fetch(queries.load("lock_dead_letters", self.queue_name), limit)
+        else:
+            sql = queries.load("lock_dead_letters_by_error_type", self.queue_name)
+            sought = storable_text(error_type, MAX_ERROR_TYPE_LENGTH)
+            rows = await connection.fetch(sql, limit, sought)
+        return [row[0] for row in rows]
+
+    async def _fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
+        if not self._is_known:
+            # To look at dead letters, a replica will do; a write there says so by itself.
+            with suppress(DatabaseReadOnlyError):
+                await describe_tables(self._database, self.queue_name)
+            self._is_known = True
+        return await self._database.fetch(queries.load(statement, self.queue_name), *arguments)
+
+
+def _checked_ids(values: Sequence[int]) -> list[int]:
+    ids = [checked_id("a dead letter id", value) for value in values]
+    if len(ids) > MAX_DEAD_LETTERS:
+        raise InvalidSettingError(
+            f"at most {MAX_DEAD_LETTERS} dead letters are replayed at once, got {len(ids)}; "
+            "replay them in parts"
+        )
+    return ids

@@ -1,0 +1,146 @@
+"""The programs that the demo starts beside itself: worker processes and the receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from meshhook.errors import MeshHookError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+START_SECONDS = 20.0
+STOP_SECONDS = 20.0
+_LOG_TAIL_BYTES = 2_000
+
+
+class DemoError(MeshHookError):
+    """The demo cannot run here, or one of its programs failed."""
+
+
+@dataclass(slots=True)
+class Program:
+    """A program of the demo, what to call it, and where its output goes."""
+
+    name: str
+    process: Process
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.returncode is None
+
+    def check(self) -> None:
+        """Do nothing while it runs.
+
+        Raises:
+            DemoError: if it has ended, with the end of its output.
+        """
+        if not self.is_running:
+            raise DemoError(
+                f"{self.name} (pid {self.pid}) ended with exit code {self.process.returncode} "
+                f"before the demo did; the end of its output:\n{self.log_tail()}"
+            )
+
+    def log_tail(self) -> str:
+        """Return the end of its output."""
+        text = self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
+        return text.strip() or "(none)"
+
+    async def kill(self) -> None:
+        """End it with SIGKILL, and wait until it has gone."""
+        if self.is_running:
+            self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        """Ask it to stop with SIGTERM, and return its exit code; SIGKILL after 20 seconds."""
+        if self.is_running:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                return await self.process.wait()
+        except TimeoutError:
+            await self.kill()
+            raise DemoError(
+                f"{self.name} (pid {self.pid}) did not stop within {STOP_SECONDS:.0f} seconds of "
+                f"SIGTERM and was killed; the end of its output:\n{self.log_tail()}"
+            ) from None
+
+
+async def start_program(
+    name: str,
+    arguments: list[str],
+    *,
+    environment: Mapping[str, str],
+    directory: Path,
+    has_pipes: bool = False,
+) -> Program:
+    """Start `python -m ARGUMENTS`.
+
+    Args:
+        name: what to call it.
+        arguments: the module and its arguments; nothing secret, since any user can read them.
+        environment: variables to set beside those of this process.
+        directory: where its output is kept.
+        has_pipes: whether standard input and output are pipes. Default false: no input, and
+            output goes to the log.
+    """
+    log = directory / f"{name.replace(' ', '-')}.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            stdin=PIPE if has_pipes else DEVNULL,
+            stdout=PIPE if has_pipes else output,
+            stderr=output,
+            env={**os.environ, **environment},
+        )
+    return Program(name, process, log)
+
+
+async def start_receiver(
+    *, seed: int, environment: Mapping[str, str], directory: Path
+) -> tuple[Program, int]:
+    """Start the receiver, and return it with its port.
+
+    Raises:
+        DemoError: if it does not come up.
+    """
+    program = await start_program(
+        "receiver",
+        ["meshhook.demo.receiver", "--seed", str(seed), "--until-stdin-closes"],
+        environment=environment,
+        directory=directory,
+        has_pipes=True,
+    )
+    if program.process.stdout is None:
+        raise DemoError("the receiver has no standard output")
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            line = await program.process.stdout.readline()
+        ready: dict[str, Any] = json.loads(line)
+    except (TimeoutError, ValueError):
+        await program.kill()
+        raise DemoError(
+            f"the receiver did not start; the end of its output:\n{program.log_tail()}"
+        ) from None
+    except BaseException:
+        await program.kill()
+        raise
+    return program, int(ready["port"])

@@ -1,0 +1,210 @@
+"""The receiver of the demo: an HTTP server that misbehaves by plan and counts what it accepted.
+
+    WEBHOOK_SECRET=whsec_... python -m meshhook.demo.receiver --seed 1
+
+prints one JSON line with its port once it listens, and stops at SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from dataclasses import dataclass
+
+from aiohttp import web
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+HOLD_SECONDS = 30.0
+"""How long an answer that is held back would take; callers give up long before."""
+LATENCY_SECONDS = 0.01
+"""How long every other answer takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the receiver does with one request."""
+
+    status: int
+    """The HTTP status."""
+    retry_after_seconds: int | None = None
+    """The Retry-After header, if there is one."""
+    is_held: bool = False
+    """Whether the answer comes so late that the caller has given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Misbehaviour:
+    """A share of the deliveries, and what they get instead of a 200."""
+
+    share: float
+    """Which part of all deliveries: 0 to 1."""
+    times: float
+    """How many requests of one delivery get this answer before a 200; infinity for all."""
+    answer: Answer
+
+
+ALWAYS = float("inf")
+ACCEPTED = Answer(200)
+PLAN = (
+    Misbehaviour(0.070, 1, Answer(503)),
+    Misbehaviour(0.010, 2, Answer(503)),
+    Misbehaviour(0.030, 1, Answer(429, retry_after_seconds=1)),
+    Misbehaviour(0.020, 1, Answer(504, is_held=True)),
+    Misbehaviour(0.006, ALWAYS, Answer(410)),
+    Misbehaviour(0.004, ALWAYS, Answer(422)),
+    Misbehaviour(0.005, ALWAYS, Answer(500)),
+)
+"""How the receiver misbehaves. A delivery falls into at most one row; the rest get a 200."""
+
+
+def answer_for(delivery_id: str, seen_before: int, seed: int) -> Answer:
+    """Return the answer to a delivery that was seen `seen_before` times already.
+
+    The same arguments give the same answer, on every machine.
+    """
+    digest = hashlib.blake2b(f"{seed}:{delivery_id}".encode(), digest_size=8).digest()
+    point = int.from_bytes(digest) / 2**64
+    for row in PLAN:
+        if point < row.share:
+            return row.answer if seen_before < row.times else ACCEPTED
+        point -= row.share
+    return ACCEPTED
+
+
+class Ledger:
+    """What came in, and what was accepted: by this the demo finds lost and doubled deliveries."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        """Requests with a valid signature, by delivery id."""
+        self.accepted: Counter[str] = Counter()
+        """How often each delivery id got a 2xx."""
+        self.statuses: Counter[str] = Counter()
+        """Requests by the answer they got."""
+
+    def summary(self) -> dict[str, object]:
+        """Return the counts that `GET /summary` answers with."""
+        return {
+            "requests": sum(self.statuses.values()),
+            "deliveries": len(self.requests),
+            "accepted": len(self.accepted),
+            "accepted_more_than_once": sum(times > 1 for times in self.accepted.values()),
+            "statuses": dict(sorted(self.statuses.items())),
+        }
+
+
+class Receiver:
+    """The server: start it, take its port, stop it."""
+
+    def __init__(
+        self,
+        *,
+        secret: str,
+        seed: int,
+        hold_seconds: float = HOLD_SECONDS,
+        latency_seconds: float = LATENCY_SECONDS,
+    ) -> None:
+        """Take the secret that deliveries must be signed with, and the seed of the plan.
+
+        Args:
+            secret: a Standard Webhooks secret, `whsec_` and base64.
+            seed: which deliveries fare badly; see `answer_for`.
+            hold_seconds: how long an answer that is held back takes. Default 30.
+            latency_seconds: how long every other answer takes. Default 0.01.
+        """
+        self.ledger = Ledger()
+        self._webhook = Webhook(secret)
+        self._seed = seed
+        self._hold_seconds = hold_seconds
+        self._latency_seconds = latency_seconds
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> int:
+        """Listen on a free port of 127.0.0.1, and return the port."""
+        app = web.Application()
+        app.router.add_post("/webhooks", self._receive)
+        app.router.add_get("/summary", self._summary)
+        app.router.add_get("/ledger", self._accepted)
+        # Cancelled with its caller, so that held answers do not pile up.
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def stop(self) -> None:
+        """Stop listening; safe to repeat."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        try:
+            self._webhook.verify(body, dict(request.headers), json_parse=False)
+        except (WebhookVerificationError, ValueError):
+            self.ledger.statuses["401"] += 1
+            return web.Response(status=401)
+        delivery_id = request.headers["webhook-id"]
+        answer = answer_for(delivery_id, self.ledger.requests[delivery_id], self._seed)
+        self.ledger.requests[delivery_id] += 1
+        self.ledger.statuses["no answer" if answer.is_held else str(answer.status)] += 1
+        if answer.status == ACCEPTED.status:
+            self.ledger.accepted[delivery_id] += 1
+        await asyncio.sleep(self._hold_seconds if answer.is_held else self._latency_seconds)
+        headers = {}
+        if answer.retry_after_seconds is not None:
+            headers["Retry-After"] = str(answer.retry_after_seconds)
+        return web.Response(status=answer.status, headers=headers)
+
+    async def _summary(self, _: web.Request) -> web.Response:
+        return web.json_response(self.ledger.summary())
+
+    async def _accepted(self, _: web.Request) -> web.Response:
+        return web.json_response(self.ledger.accepted)
+
+
+async def serve(receiver: Receiver, *, until_stdin_closes: bool = False) -> None:
+    """Run a receiver until SIGTERM or SIGINT, or until standard input closes."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    port = await receiver.start()
+    sys.stdout.write(json.dumps({"port": port, "pid": os.getpid()}) + "\n")
+    sys.stdout.flush()
+    if until_stdin_closes:
+        # The other end is the demo: a demo that was killed leaves no server behind.
+        loop.add_reader(sys.stdin, stopped.set)
+    try:
+        await stopped.wait()
+    finally:
+        await receiver.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the receiver as a program."""
+    parser = argparse.ArgumentParser(prog="python -m meshhook.demo.receiver", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="which deliveries fare badly")
+    parser.add_argument(
+        "--until-stdin-closes", action="store_true", help="stop when standard input closes"
+    )
+    options = parser.parse_args(arguments)
+    secret = os.environ.get("WEBHOOK_SECRET")
+    if not secret:
+        parser.error("set WEBHOOK_SECRET to the secret that deliveries are signed with")
+    receiver = Receiver(secret=secret, seed=options.seed)
+    asyncio.run(serve(receiver, until_stdin_closes=options.until_stdin_closes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""The course of the demo: enqueue, work, kill a worker in the middle, and count what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from meshhook.administration import get_queue_snapshot
+from meshhook.database import Database
+from meshhook.demo import scenario
+from meshhook.demo.processes import DemoError, Program, start_program, start_receiver
+from meshhook.demo.progress import Progress, Reporter, WorkerState, WorkerView
+from meshhook.demo.results import DemoResult, collect_result, read_counts
+from meshhook.demo.stage import demo_queue
+from meshhook.errors import InvalidSettingError
+from meshhook.queues import QueueService
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+LOOK_SECONDS = 0.1
+HANDLER = "meshhook.demo.webhook_delivery:deliver"
+
+
+async def run_demo(
+    database_url: str,
+    *,
+    reporter: Reporter,
+    jobs: int = scenario.JOB_COUNT,
+    workers: int = scenario.WORKER_COUNT,
+    queue_name: str = scenario.QUEUE_NAME,
+    time_limit_seconds: float = scenario.TIME_LIMIT_SECONDS,
+) -> DemoResult:
+    """Run the demo on a migrated database, and return what came of it.
+
+    Args:
+        database_url: the database, as postgresql://user:password@host/name.
+        reporter: hears how it goes.
+        jobs: how many webhooks to deliver, from 1. Default 2000.
+        workers: how many worker processes to start, from 1. Default 2.
+        queue_name: the queue, which the demo drops and makes again if it is the demo's own.
+            Default `workflow_jobs`.
+        time_limit_seconds: how long it may take. Default 85.
+
+    Raises:
+        DemoError: if the queue belongs to somebody else, a program fails, or time runs out.
+        InvalidSettingError: if `jobs` or `workers` is less than 1.
+        DatabaseError: if the database cannot be used, or is not migrated.
+    """
+    if jobs < 1 or workers < 1:
+        raise InvalidSettingError(f"jobs and workers are 1 or more, got {jobs} and {workers}")
+    database = await Database.connect(database_url)
+    try:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(demo_queue(database_url, queue_name))
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshhook-")))
+            run = _Run(
+                database,
+                database_url=database_url,
+                queue_name=queue_name,
+                jobs=jobs,
+                reporter=reporter,
+                directory=directory,
+            )
+            stack.push_async_callback(run.kill_everything)
+            try:
+                async with asyncio.timeout(time_limit_seconds):
+                    return await run.play(workers)
+            except TimeoutError:
+                raise DemoError(run.why_late(time_limit_seconds)) from None
+    finally:
+        await database.close()
+
+
+class _Run:
+    """One run of the demo, on a queue that is ready."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        database_url: str,
+        queue_name: str,
+        jobs: int,
+        reporter: Reporter,
+        directory: Path,
+    ) -> None:
+        self._database = database
+        self._queue_name = queue_name
+        self._jobs = jobs
+        self._reporter = reporter
+        self._directory = directory
+        secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+        # Not arguments: those are there for every user of the machine to read.
+        self._environment = {
+            "MESHHOOK_DATABASE_URL": database_url,
+            "WEBHOOK_SECRET": secret,
+            "WEBHOOK_TIMEOUT_SECONDS": str(scenario.HTTP_TIMEOUT_SECONDS),
+        }
+        self._receiver: Program | None = None
+        self._workers: list[Program] = []
+        self._states: dict[int, WorkerState] = {}
+        self._delivery_ids: list[str] = []
+        self._latest: Progress | None = None
+
+    async def play(self, workers: int) -> DemoResult:
+        """Run from the first process to the last count."""
+        self._receiver, port = await start_receiver(
+            seed=scenario.SEED, environment=self._environment, directory=self._directory
+        )
+        self._reporter.event(f"started a receiver on port {port} that misbehaves now and then")
+        for _ in range(workers):
+            await self._start_worker()
+        since: datetime = await self._database.fetchval("select clock_timestamp()")
+        await self._wait_for_workers()
+        started = time.monotonic()
+        await self._enqueue(f"http://127.0.0.1:{port}/webhooks", since)
+        killed = await self._watch(since)
+        duration_seconds = time.monotonic() - started
+        accepted = await self._read_ledger(port)
+        await self._stop_workers()
+        self._reporter.progress(await self._look(since))
+        return await collect_result(
+            self._database,
+            self._queue_name,
+            since,
+            enqueued=self._delivery_ids,
+            accepted=accepted,
+            workers_killed=killed,
+            duration_seconds=duration_seconds,
+        )
+
+    async def kill_everything(self) -> None:
+        """Leave no process behind, whatever happened."""
+        for program in (*self._workers, *([self._receiver] if self._receiver else [])):
+            await program.kill()
+
+    def why_late(self, limit_seconds: float) -> str:
+        """Return what to say when time has run out."""
+        done = self._latest.counts.done if self._latest else 0
+        tails = "\n".join(f"{each.name}: {each.log_tail()}" for each in self._workers)
+        return (
+            f"the demo was not over after {limit_seconds:g} seconds: {done} of {self._jobs} jobs "
+            f"were done. Try fewer jobs. The end of the workers' output:\n{tails}"
+        )
+
+    async def _start_worker(self) -> None:
+        program = await start_program(
+            f"worker {len(self._workers) + 1}",
+            [
+                *("meshhook", "worker", self._queue_name, "--handler", HANDLER),
+                *("--concurrency", str(scenario.CONCURRENCY)),
+            ],
+            environment=self._environment,
+            directory=self._directory,
+        )
+        self._workers.append(program)
+        self._states[program.pid] = WorkerState.RUNNING
+        self._reporter.event(f"started {program.name} (pid {program.pid})")
+
+    async def _wait_for_workers(self) -> None:
+        """Wait until a worker waits for jobs, so that its start is not counted as their wait."""
+        sql = "select pg_sequence_last_value($1::text::regclass)"
+        while not await self._database.fetchval(sql, f'meshhook."waiting_{self._queue_name}"'):
+            self._check_programs()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _enqueue(self, url: str, since: datetime) -> None:
+        jobs = scenario.deliveries(self._jobs, url)
+        async with QueueService[object](self._database, self._queue_name) as queue:
+            while batch := list(islice(jobs, scenario.ENQUEUE_BATCH)):
+                await queue.enqueue_many(batch)
+                self._delivery_ids += [job.payload["delivery_id"] for job in batch]
+                self._reporter.progress(await self._look(since))
+        self._reporter.event(f"enqueued {len(self._delivery_ids)} webhooks")
+
+    async def _watch(self, since: datetime) -> int:
+        """Watch until every job is over, and kill a worker on the way; return how many."""
+        killed = 0
+        while True:
+            self._check_programs()
+            progress = await self._look(since)
+            self._reporter.progress(progress)
+            if progress.is_over:
+                return killed
+            if not killed and progress.counts.done >= scenario.KILL_AT_SHARE * self._jobs:
+                victim = self._workers[-1]
+                await victim.kill()
+                self._states[victim.pid] = WorkerState.KILLED
+                killed += 1
+                self._reporter.event(f"killed {victim.name} (pid {victim.pid}) with SIGKILL")
+                await self._start_worker()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self, since: datetime) -> Progress:
+        self._latest = Progress(
+            jobs=self._jobs,
+            enqueued=len(self._delivery_ids),
+            queue=await get_queue_snapshot(self._database, self._queue_name),
+            counts=await read_counts(self._database, self._queue_name, since),
+            workers=tuple(
+                WorkerView(each.name, each.pid, self._states[each.pid]) for each in self._workers
+            ),
+        )
+        return self._latest
+
+    async def _read_ledger(self, port: int) -> dict[str, int]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{port}/ledger") as response,
+        ):
+            ledger: dict[str, int] = await response.json()
+            return ledger
+
+    async def _stop_workers(self) -> None:
+        running = [each for each in self._workers if each.is_running]
+        codes = await asyncio.gather(*(each.stop() for each in running))
+        for program, code in zip(running, codes, strict=True):
+            self._states[program.pid] = WorkerState.STOPPED
+            if code != 0:
+                raise DemoError(
+                    f"{program.name} (pid {program.pid}) ended with exit code {code} after "
+                    f"SIGTERM; the end of its output:\n{program.log_tail()}"
+                )
+        self._reporter.event("stopped the workers with SIGTERM")
+
+    def _check_programs(self) -> None:
+        for program in self._workers:
+            if self._states[program.pid] is WorkerState.RUNNING:
+                program.check()
+        if self._receiver is not None:
+            self._receiver.check()

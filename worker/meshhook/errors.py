@@ -1,0 +1,121 @@
+"""Every error that MeshHook Queue raises, in one family: catch `MeshHookError` to catch them all."""
+
+from __future__ import annotations
+
+
+class MeshHookError(Exception):
+    """Something that MeshHook Queue could not do; the message says what to change."""
+
+
+class InvalidQueueNameError(MeshHookError, ValueError):
+    """A queue name that PGMQ, or the dead letter queue beside it, could not carry."""
+
+    def __init__(self, name: object, reason: str) -> None:
+        """Name the queue and the rule that it breaks."""
+        super().__init__(f"queue name {name!r}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class InvalidJobError(MeshHookError, ValueError):
+    """A job that cannot be stored as a PGMQ message, found before anything was sent."""
+
+
+class JobTooLargeError(InvalidJobError):
+    """A job whose JSON is longer than the queue's `max_payload_bytes`."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        """Give the size found and the limit, both in bytes."""
+        super().__init__(
+            f"the job is {size_bytes} bytes of JSON; this queue takes at most {limit_bytes}. "
+            "Store the data elsewhere and enqueue a reference, or raise it: "
+            "meshhook queue set QUEUE max_payload_bytes=N"
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class InvalidPayloadError(MeshHookError, ValueError):
+    """A claimed message whose payload the handler's model rejects; it goes to the dead letters."""
+
+
+class InvalidSettingError(MeshHookError, ValueError):
+    """A setting, argument or environment variable outside its range."""
+
+
+class InvalidHandlerError(MeshHookError, ValueError):
+    """A handler that cannot be imported or called as one."""
+
+
+class QueueNotFoundError(MeshHookError, LookupError):
+    """A queue that does not exist, or that MeshHook does not manage yet."""
+
+    def __init__(self, queue_name: str) -> None:
+        """Name the queue and the command that makes it."""
+        super().__init__(
+            f"queue {queue_name!r} does not exist in this database; "
+            f"create it (or adopt an existing PGMQ queue): meshhook queue create {queue_name}"
+        )
+        self.queue_name = queue_name
+
+
+class JobNotFoundError(MeshHookError, LookupError):
+    """A job of which neither a live message nor an attempt is left."""
+
+
+class DeadLetterNotFoundError(MeshHookError, LookupError):
+    """A dead letter that is not there, or that somebody else has just replayed or deleted."""
+
+    def __init__(self, queue_name: str, dead_letter_id: int) -> None:
+        """Name the queue and the dead letter."""
+        super().__init__(
+            f"queue {queue_name!r} has no dead letter {dead_letter_id}; "
+            "it may have been replayed or deleted meanwhile: meshhook dlq list " + queue_name
+        )
+        self.queue_name = queue_name
+        self.dead_letter_id = dead_letter_id
+
+
+class LeaseLostError(MeshHookError):
+    """The lease of a job ran out, or was taken over, before its outcome was recorded."""
+
+    def __init__(self, queue_name: str, msg_id: int, attempt: int) -> None:
+        """Name the job and the attempt whose lease is gone."""
+        super().__init__(
+            f"the lease of job {msg_id} in queue {queue_name!r}, attempt {attempt}, is lost: "
+            "nothing was changed, and another worker may run the job"
+        )
+        self.queue_name = queue_name
+        self.msg_id = msg_id
+        self.attempt = attempt
+
+
+class DatabaseError(MeshHookError):
+    """The database refused a statement or could not be used."""
+
+
+class DatabaseUnavailableError(DatabaseError, ConnectionError):
+    """The database cannot be reached, or the connection broke before anything was sent."""
+
+
+class UncertainCommitError(DatabaseUnavailableError):
+    """The connection broke while a write was under way: it may or may not have been committed.
+
+    It is not repeated on its own, since that could store a job twice.
+    """
+
+
+class DatabaseReadOnlyError(DatabaseError):
+    """The database takes no writes: a replica, or a session set to read-only."""
+
+
+class SchemaMissingError(DatabaseError):
+    """The database lacks migrations that this version needs, or has newer ones."""
+
+
+class MigrationError(DatabaseError):
+    """A migration failed, or a released one was changed after it ran."""
+
+
+class UnsupportedPgmqError(DatabaseError):
+    """PGMQ is missing and cannot be installed here, or is older than 1.5.0."""

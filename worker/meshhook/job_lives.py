@@ -1,0 +1,215 @@
+"""What there is to know of a job: its state now, its attempts, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from meshhook.dead_letter_jobs import DeadLetterJob
+from meshhook.outcomes import AttemptOutcome
+
+if TYPE_CHECKING:
+    import asyncpg
+
+LIVE_STATES = ("ready", "scheduled", "running", "retrying", "lost")
+"""The states of a job that is in its queue."""
+FINAL_OUTCOMES = (
+    AttemptOutcome.SUCCEEDED.value,
+    AttemptOutcome.DEAD_LETTERED.value,
+    AttemptOutcome.CANCELLED.value,
+    AttemptOutcome.ARCHIVED.value,
+    AttemptOutcome.REPLAYED.value,
+)
+"""The states of a job that has left its queue."""
+
+JobKey = tuple[str, int, datetime | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt that has ended."""
+
+    attempt: int
+    """Which attempt it was, from 1; a snoozed one is not spent, and its number comes again."""
+    outcome: str
+    """A value of `AttemptOutcome`."""
+    worker: str | None
+    """Who ran it; None if that is not known, as for a lost one."""
+    started_at: datetime | None
+    finished_at: datetime
+    error_type: str | None
+    error_message: str | None
+    error_stack: str | None
+    trace_id: str | None
+    retry_at: datetime | None
+    """When the job became ready again, after a retry or a snooze."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobLife:
+    """A job's whole life."""
+
+    queue: str
+    msg_id: int
+    state: str
+    """ready, scheduled, running, retrying or lost while it is in its queue; after that what its
+    last attempt came to, or `replayed`."""
+    attempts_made: int
+    """How many attempts it has had, the one that is running included."""
+    run_id: str | None
+    workflow_id: str | None
+    project_id: str | None
+    enqueued_at: datetime | None
+    """None only if neither message nor history says it."""
+    ready_at: datetime | None
+    """When it is or was ready to run, or its lease ends; None once it has left its queue."""
+    body: str | None
+    """The message as JSON text, while it is in its queue or a dead letter."""
+    attempts: tuple[Attempt, ...]
+    """Those that have ended, oldest first: the last 1,000 that the history still has."""
+    dead_letter_id: int | None
+    """The dead letter that it is now; None if it is none."""
+    replayed_at: datetime | None
+    """When it was replayed, after it had been a dead letter."""
+    replayed_as_id: int | None
+    """The msg_id of the job that it was replayed as."""
+    replayed_as: JobLife | None = None
+    """That job's own life; None if nothing is left of it."""
+
+    @property
+    def last(self) -> JobLife:
+        """The job that it is now, after all replays; itself if there was none."""
+        life = self
+        while life.replayed_as is not None:
+            life = life.replayed_as
+        return life
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """A job in a list."""
+
+    queue: str
+    msg_id: int
+    state: str
+    """As in `JobLife`."""
+    attempts: int
+    """How many attempts it has had, the one that is running included."""
+    run_id: str | None
+    workflow_id: str | None
+    project_id: str | None
+    enqueued_at: datetime | None
+    ready_at: datetime | None
+    """When it is or was ready to run, or its lease ends; None once it has left its queue."""
+    last_outcome: str | None
+    """What its last attempt came to; None if none has ended."""
+    last_finished_at: datetime | None
+    error_type: str | None
+    """What went wrong in its last attempt."""
+    error_message: str | None
+    replayed_as_id: int | None
+    """The msg_id of the job that it was replayed as."""
+
+
+def newest_birth(
+    live: asyncpg.Record | None, rows: Sequence[asyncpg.Record], dead: DeadLetterJob | None
+) -> datetime | None:
+    """Return when the newest job was enqueued of those that share a msg_id."""
+    births = [row["enqueued_at"] for row in rows]
+    if live is not None:
+        births.append(live["enqueued_at"])
+    if dead is not None:
+        births.append(dead.first_enqueued_at)
+    return max((birth for birth in births if birth is not None), default=None)
+
+
+def life_from(
+    queue_name: str,
+    msg_id: int,
+    *,
+    enqueued_at: datetime | None,
+    live: asyncpg.Record | None,
+    rows: Sequence[asyncpg.Record],
+    dead: DeadLetterJob | None,
+) -> JobLife:
+    """Return the life that a message, attempts (newest first) and a dead letter tell of.
+
+    At least one of them must be there, and all of them must be of the same job.
+    """
+    last = rows[0] if rows else None
+    replayed = last if last is not None and last["outcome"] == AttemptOutcome.REPLAYED else None
+    attempts = [row for row in reversed(rows) if row["outcome"] != AttemptOutcome.REPLAYED]
+    if last is not None and last["outcome"] in FINAL_OUTCOMES:
+        live = None
+    if replayed is not None:
+        dead = None
+    made = max((row["attempt"] for row in rows), default=0)
+    if live is not None:
+        state, made, body = live["state"], live["attempts"], live["body"]
+    elif dead is not None:
+        state, made, body = AttemptOutcome.DEAD_LETTERED.value, dead.attempts or made, dead.body
+    else:
+        state, body = rows[0]["outcome"], None
+    named: Any = live or last
+    if named is None and dead is not None:
+        named = asdict(dead)
+    return JobLife(
+        queue=queue_name,
+        msg_id=msg_id,
+        state=state,
+        attempts_made=made,
+        run_id=named["run_id"],
+        workflow_id=named["workflow_id"],
+        project_id=named["project_id"],
+        enqueued_at=enqueued_at,
+        ready_at=None if live is None else live["ready_at"],
+        body=body,
+        attempts=tuple(Attempt(**{n: row[n] for n in Attempt.__slots__}) for row in attempts),
+        dead_letter_id=None if dead is None else dead.id,
+        replayed_at=None if replayed is None else replayed["finished_at"],
+        replayed_as_id=None if replayed is None else replayed["replayed_as"],
+    )
+
+
+def with_last_attempt(job: JobSummary, row: asyncpg.Record) -> JobSummary:
+    """Add to a job that is in its queue what its last attempt came to."""
+    return replace(
+        job,
+        last_outcome=row["outcome"],
+        last_finished_at=row["finished_at"],
+        error_type=row["error_type"],
+        error_message=row["error_message"],
+    )
+
+
+def summary_from(row: asyncpg.Record, queue_name: str) -> JobSummary:
+    """Return the summary that a row holds, of a message or of the history."""
+    is_recorded = "finished_at" in row.keys()  # noqa: SIM118 - a record's `in` looks at its values
+    return JobSummary(
+        queue=queue_name,
+        msg_id=row["msg_id"],
+        state=row["state"],
+        attempts=row["attempts"],
+        run_id=row["run_id"],
+        workflow_id=row["workflow_id"],
+        project_id=row["project_id"],
+        enqueued_at=row["enqueued_at"],
+        ready_at=row["ready_at"],
+        last_outcome=row["state"] if is_recorded else None,
+        last_finished_at=row["finished_at"] if is_recorded else None,
+        error_type=row["error_type"] if is_recorded else None,
+        error_message=row["error_message"] if is_recorded else None,
+        replayed_as_id=row["replayed_as"] if is_recorded else None,
+    )
+
+
+def by_key(jobs: Iterable[JobSummary]) -> dict[JobKey, JobSummary]:
+    """Return jobs by their identity."""
+    return {job_key(job): job for job in jobs}
+
+
+def job_key(job: JobSummary) -> JobKey:
+    """Return what tells a job from all others, also those of a queue that was made again."""
+    return job.queue, job.msg_id, job.enqueued_at

@@ -1,0 +1,372 @@
+"""Jobs: what a producer enqueues, what a handler sees, and the JSON in between."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import to_jsonable_python
+
+from meshhook.errors import InvalidJobError, InvalidPayloadError, JobTooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+PayloadT = TypeVar("PayloadT")
+
+SETTLED_HEADER = "meshhook-settled"
+"""The header with the number of attempts whose outcome is recorded."""
+DEAD_LETTER_HEADER = "meshhook-dead-letter"
+"""The header of a dead letter that says how it died."""
+REPLAYED_HEADER = "meshhook-replayed-from"
+"""The header of a replayed job that says which dead letter it was."""
+
+MAX_ID_LENGTH = 200
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_SCALARS_AS_TEXT = (UUID, datetime, date, time, timedelta, Decimal, Enum, BaseModel)
+
+
+def _id_as_text(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else value
+
+
+JobId = Annotated[
+    str, BeforeValidator(_id_as_text), Field(min_length=1, max_length=MAX_ID_LENGTH)
+]
+"""An identifier of a run, workflow or project: text of 1 to 200 characters, or a UUID."""
+
+
+class WorkflowJob(BaseModel):
+    """A job to enqueue: one step of a workflow's run, with any payload."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: JobId
+    """The run of the workflow that this job belongs to."""
+    workflow_id: JobId
+    """The workflow that is run."""
+    project_id: JobId
+    """The project that the workflow belongs to."""
+    payload: Any = Field(default_factory=dict)
+    """Anything that JSON can hold; models, UUIDs and times are written as JSON."""
+
+
+def encode_body(job: object, max_bytes: int) -> str:
+    """Return the JSON text of a job's message.
+
+    Args:
+        job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
+        max_bytes: the most bytes of UTF-8 that the text may have.
+
+    Raises:
+        InvalidJobError: if it is not JSON, or holds NaN, an infinity, or a character that
+            PostgreSQL cannot store; the message names the place.
+        JobTooLargeError: if it is longer than `max_bytes`.
+    """
+    body = _as_mapping(job) if isinstance(job, BaseModel) else job
+    try:
+        text = json.dumps(
+            body, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_as_json
+        )
+    except RecursionError:
+        message = "the job refers to itself, or is nested too deeply for JSON"
+        raise InvalidJobError(message) from None
+    except (TypeError, ValueError) as error:
+        message = _first_fault(body, "job") or f"the job is not JSON: {error}"
+        raise InvalidJobError(message) from None
+    if "\\u0000" in text and _NUL.search(text):
+        place = _first_fault(body, "job") or "the job"
+        message = f"{place}: PostgreSQL cannot store the character U+0000 in JSON; remove it"
+        raise InvalidJobError(message)
+    try:
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        place = _first_fault(body, "job") or "the job"
+        message = f"{place}: holds half of a surrogate pair, which is no character; remove it"
+        raise InvalidJobError(message) from None
+    if size > max_bytes:
+        raise JobTooLargeError(size, max_bytes)
+    return text
+
+
+def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
+    """Return the JSON text of a message's headers, or None if there are none.
+
+    Raises:
+        InvalidJobError: if they are not a JSON object, or use a `meshhook-` name.
+    """
+    if not headers:
+        return None
+    if not isinstance(headers, Mapping):
+        message = f"headers are a mapping of names to JSON values, got {headers!r}"
+        raise InvalidJobError(message)
+    for name in headers:
+        if str(name).startswith("meshhook-"):
+            message = f"header {name!r}: names that start with 'meshhook-' are the queue's own"
+            raise InvalidJobError(message)
+    return encode_body(dict(headers), 65_536)
+
+
+def _as_mapping(model: BaseModel) -> dict[str, Any]:
+    # Not model_dump: it would turn NaN into null without a word.
+    dumped = to_jsonable_python(model, inf_nan_mode="constants")
+    return dict(dumped) if isinstance(dumped, dict) else {"payload": dumped}
+
+
+def _as_json(value: object) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    if isinstance(value, _SCALARS_AS_TEXT):
+        return to_jsonable_python(value, inf_nan_mode="constants")
+    if isinstance(value, Mapping):
+        return dict(value)
+    message = f"{type(value).__name__} has no form in JSON"
+    raise TypeError(message)
+
+
+def _first_fault(value: object, place: str, depth: int = 0) -> str | None:
+    """Return the first place in a body that JSON or PostgreSQL cannot hold, with the reason."""
+    if depth > 100:  # noqa: PLR2004 - far beyond what a person could find by its path
+        return None
+    if isinstance(value, BaseModel):
+        value = _as_mapping(value)
+    if isinstance(value, str):
+        is_storable = "\x00" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+        return None if is_storable else place
+    if isinstance(value, float):
+        is_finite = value - value == 0
+        return None if is_finite else f"{place} is {value}, which is not JSON"
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str | int | float | bool | None):
+                return f"{place} has the key {key!r}; the keys of a JSON object are strings"
+            fault = _first_fault(str(key), f"{place}: the key {key!r}", depth + 1)
+            fault = fault or _first_fault(item, f"{place}.{key}", depth + 1)
+            if fault:
+                return fault
+        return None
+    if isinstance(value, list | tuple):
+        faults = (_first_fault(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value))
+        return next((fault for fault in faults if fault), None)
+    if value is None or isinstance(value, (bool, int, *_SCALARS_AS_TEXT)):
+        return None
+    return f"{place} is of type {type(value).__name__}, which JSON does not have"
+
+
+class Job(Generic[PayloadT]):
+    """A claimed message, as a handler sees it: one attempt of one job."""
+
+    __slots__ = (
+        "_complete",
+        "attempt",
+        "body",
+        "claimed_at",
+        "enqueued_at",
+        "headers",
+        "max_attempts",
+        "msg_id",
+        "payload",
+        "project_id",
+        "queue",
+        "ready_at",
+        "run_id",
+        "started_at",
+        "workflow_id",
+    )
+
+    queue: str
+    """The queue it was claimed from."""
+    msg_id: int
+    """The message's id, unique in its queue."""
+    attempt: int
+    """Which attempt this is, from 1."""
+    max_attempts: int
+    """How many attempts the queue allows in all."""
+    enqueued_at: datetime
+    """When the job was enqueued, by the database's clock."""
+    ready_at: datetime
+    """When it last became ready to run, by the database's clock."""
+    claimed_at: datetime
+    """When its lease began, by the database's clock."""
+    started_at: datetime
+    """When this attempt began to run, by the database's clock."""
+    headers: dict[str, Any]
+    """The message's headers."""
+    body: str
+    """The message as JSON text."""
+    run_id: str | None
+    """The run it belongs to, if the message names one."""
+    workflow_id: str | None
+    """The workflow it belongs to, if the message names one."""
+    project_id: str | None
+    """The project it belongs to, if the message names one."""
+    payload: PayloadT
+    """The payload: an instance of the handler's model, else plain JSON values."""
+
+    def __init__(  # noqa: D107 - made by the library
+        self,
+        *,
+        queue: str,
+        msg_id: int,
+        attempt: int,
+        max_attempts: int,
+        enqueued_at: datetime,
+        ready_at: datetime,
+        claimed_at: datetime,
+        headers: dict[str, Any],
+        body: str,
+    ) -> None:
+        self.queue = queue
+        self.msg_id = msg_id
+        self.attempt = attempt
+        self.max_attempts = max_attempts
+        self.enqueued_at = enqueued_at
+        self.ready_at = ready_at
+        self.claimed_at = claimed_at
+        self.started_at = claimed_at
+        self.headers = headers
+        self.body = body
+        self.run_id = self.workflow_id = self.project_id = None
+        self._complete: Callable[[Any], Awaitable[None]] | None = None
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether a failure now would be final."""
+        return self.attempt >= self.max_attempts
+
+    @property
+    def settled_attempts(self) -> int:
+        """How many earlier attempts have a recorded outcome."""
+        value = self.headers.get(SETTLED_HEADER, 0)
+        return max(0, int(value)) if isinstance(value, int | float) else 0
+
+    @property
+    def lost_attempts(self) -> int:
+        """How many earlier attempts ended without an outcome: their lease ran out."""
+        return max(0, self.attempt - 1 - self.settled_attempts)
+
+    async def complete(self, *, connection: Any) -> None:  # noqa: ANN401 - asyncpg, pooled or not
+        """Settle this job as done inside the caller's own transaction.
+
+        The job is done if and only if that transaction commits, together with all else that it
+        writes: an exactly-once effect in that database. Call it last, then return nothing.
+
+        Args:
+            connection: an asyncpg connection to the queue's database, inside a transaction.
+
+        Raises:
+            LeaseLostError: if the job is no longer this worker's; let it roll the transaction
+                back.
+            InvalidSettingError: outside a worker, or if no transaction is open.
+        """
+        if self._complete is None:
+            message = "job.complete() works inside a worker's handler; use acknowledge() elsewhere"
+            raise InvalidJobError(message)
+        await self._complete(connection)
+
+    def __repr__(self) -> str:
+        """Name the job, and nothing of its payload."""
+        return f"<Job {self.queue}/{self.msg_id} attempt {self.attempt} of {self.max_attempts}>"
+
+
+class _Envelope(BaseModel, Generic[PayloadT]):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    run_id: str | None = None
+    workflow_id: str | None = None
+    project_id: str | None = None
+    payload: PayloadT
+
+
+class BodyDecoder(Generic[PayloadT]):
+    """Reads message bodies for one payload model.
+
+    A body is an object with `run_id`, `workflow_id`, `project_id` and `payload`. A body without
+    a `payload`, as any other PGMQ client may send, is its own payload.
+    """
+
+    def __init__(self, payload_model: Any = None) -> None:  # noqa: ANN401 - any type pydantic knows
+        """Take a pydantic model, or anything else that a TypeAdapter takes; None means any JSON."""
+        self._model = Any if payload_model is None else payload_model
+        self._envelope = TypeAdapter(_Envelope[self._model])
+        self._bare: TypeAdapter[PayloadT] = TypeAdapter(self._model)
+
+    def decode(self, job: Job[PayloadT]) -> None:
+        """Fill in the job's payload and identifiers from its body.
+
+        Raises:
+            InvalidPayloadError: if the model rejects the payload; the message lists the faults
+                without the values. The identifiers are filled in all the same.
+        """
+        try:
+            envelope = self._envelope.validate_json(job.body)
+        except ValidationError:
+            self._decode_slowly(job)
+        else:
+            job.run_id = _cut(envelope.run_id)
+            job.workflow_id = _cut(envelope.workflow_id)
+            job.project_id = _cut(envelope.project_id)
+            job.payload = envelope.payload
+
+    def _decode_slowly(self, job: Job[PayloadT]) -> None:
+        try:
+            body = json.loads(job.body)
+        except (ValueError, RecursionError) as error:
+            message = f"the body cannot be read as JSON: {error}"
+            raise InvalidPayloadError(message) from None
+        payload = body
+        if isinstance(body, dict):
+            job.run_id = _scalar_text(body.get("run_id"))
+            job.workflow_id = _scalar_text(body.get("workflow_id"))
+            job.project_id = _scalar_text(body.get("project_id"))
+            payload = body.get("payload", body)
+        try:
+            # Through JSON text, since JSON input is read more leniently than Python objects.
+            job.payload = self._bare.validate_json(json.dumps(payload))
+        except ValidationError as error:
+            raise InvalidPayloadError(_describe(error)) from None
+
+
+def _cut(text: str | None) -> str | None:
+    return text if text is None or len(text) <= MAX_ID_LENGTH else text[:MAX_ID_LENGTH]
+
+
+def _scalar_text(value: object) -> str | None:
+    is_scalar = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return _cut(str(value)) if is_scalar else None
+
+
+def _describe(error: ValidationError) -> str:
+    faults = [
+        f"{'.'.join(str(part) for part in fault['loc']) or 'payload'}: {fault['msg']}"
+        for fault in error.errors(include_url=False, include_input=False)
+    ]
+    shown = "; ".join(faults[:5])
+    more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""  # noqa: PLR2004
+    return f"the payload does not fit the handler's model: {shown}{more}"
+
+
+def decode_headers(text: str | None) -> dict[str, Any]:
+    """Return a message's headers as a dictionary; headers of any other form are kept under one key."""
+    if text is None:
+        return {}
+    try:
+        headers = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if isinstance(headers, dict):
+        return headers
+    return {} if headers is None else {"meshhook-foreign-headers": headers}

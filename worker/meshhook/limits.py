@@ -1,0 +1,29 @@
+"""Checks of the numbers that callers give."""
+
+from __future__ import annotations
+
+from meshhook.errors import InvalidSettingError
+
+MAX_ID = 2**63 - 1
+"""The largest id that the database can count to."""
+
+
+def check_range(name: str, value: int, maximum: int) -> None:
+    """Check that a number is between 1 and `maximum`.
+
+    Raises:
+        InvalidSettingError: if it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
+        raise InvalidSettingError(f"{name} is a whole number from 1 to {maximum}, got {value!r}")
+
+
+def checked_id(name: str, value: int) -> int:
+    """Return an id as the database can look it up; one out of its range becomes one that is free.
+
+    Raises:
+        InvalidSettingError: if it is not a whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidSettingError(f"{name} is a whole number, got {value!r}")
+    return max(-1, min(value, MAX_ID))

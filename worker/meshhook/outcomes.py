@@ -1,0 +1,111 @@
+"""How an attempt can end. A handler returns or raises one of these; no outcome means done.
+
+An exception that is not an outcome is a failure: the job is retried with backoff, and becomes a
+dead letter after its last attempt.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+
+from meshhook.errors import InvalidSettingError
+
+MAX_DELAY_SECONDS = 366 * 24 * 3600.0
+
+
+class AttemptOutcome(StrEnum):
+    """What the history says of an attempt: the column `job_attempts.outcome`."""
+
+    SUCCEEDED = "succeeded"
+    RETRIED = "retried"
+    SNOOZED = "snoozed"
+    DEAD_LETTERED = "dead_lettered"
+    CANCELLED = "cancelled"
+    ARCHIVED = "archived"
+    LOST = "lost"
+    REPLAYED = "replayed"
+
+
+FINAL_OUTCOMES = frozenset(
+    {
+        AttemptOutcome.SUCCEEDED,
+        AttemptOutcome.DEAD_LETTERED,
+        AttemptOutcome.CANCELLED,
+        AttemptOutcome.ARCHIVED,
+    }
+)
+"""The outcomes that end a job's life in its queue."""
+
+
+class Outcome(Exception):  # noqa: N818 - these are verdicts, returned as often as raised
+    """The end of an attempt, decided by the handler."""
+
+
+class Done(Outcome):
+    """The job is done: the same as returning nothing."""
+
+
+class RetryAfter(Outcome):
+    """The attempt failed; try again after a delay instead of the queue's backoff.
+
+    It spends an attempt: after the last one the job becomes a dead letter.
+    """
+
+    def __init__(
+        self,
+        delay: float | timedelta,
+        message: str = "the handler asked for a retry",
+        *,
+        error_type: str = "RetryAfter",
+    ) -> None:
+        """Take a delay (seconds or a timedelta, 0 to 366 days) and the reason for the history."""
+        super().__init__(message)
+        self.delay_seconds = delay_in_seconds(delay)
+        self.message = message
+        self.error_type = error_type
+
+
+class Snooze(Outcome):
+    """Not now: come back after a delay. No attempt is spent, and nothing has failed."""
+
+    def __init__(self, delay: float | timedelta, message: str = "") -> None:
+        """Take a delay (seconds or a timedelta, 0 to 366 days) and a reason for the history."""
+        super().__init__(message)
+        self.delay_seconds = delay_in_seconds(delay)
+        self.message = message
+
+
+class DeadLetter(Outcome):
+    """Trying again cannot help: move the job to the dead letters now."""
+
+    def __init__(self, message: str, *, error_type: str = "DeadLetter") -> None:
+        """Take what went wrong, and the error type to group it under."""
+        super().__init__(message)
+        self.message = message
+        self.error_type = error_type
+
+
+class Cancel(Outcome):
+    """The job is no longer wanted: remove it, and keep no dead letter."""
+
+    def __init__(self, message: str = "") -> None:
+        """Take the reason for the history."""
+        super().__init__(message)
+        self.message = message
+
+
+def delay_in_seconds(delay: float | timedelta) -> float:
+    """Return a delay in seconds, from seconds or a timedelta.
+
+    Raises:
+        InvalidSettingError: if it is negative, not a number, or longer than 366 days.
+    """
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        message = f"a delay is a number of seconds or a timedelta, got {delay!r}"
+        raise InvalidSettingError(message)
+    if not 0 <= seconds <= MAX_DELAY_SECONDS:
+        message = f"a delay is 0 to {MAX_DELAY_SECONDS:.0f} seconds (366 days), got {delay!r}"
+        raise InvalidSettingError(message)
+    return float(seconds)

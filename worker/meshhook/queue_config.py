@@ -1,0 +1,112 @@
+"""The settings of a queue: one row of `meshhook.queue_config`, checked."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from meshhook.errors import InvalidSettingError
+from meshhook.retry import MAX_ATTEMPTS, MAX_BACKOFF_MS, RetryStrategy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_Days = Annotated[int, Field(ge=1, le=36_500)]
+_BackoffMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS)]
+
+
+class QueueSettings(BaseModel):
+    """What may be set of a queue, with the defaults of a new one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    visibility_timeout_seconds: Annotated[int, Field(ge=1, le=43_200)] = 30
+    """How long a lease lasts, in seconds; it is extended while the job runs. Default 30."""
+    max_retry_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 5
+    """How many attempts a job has in all, the first one included. Default 5."""
+    retry_backoff_base_ms: _BackoffMs = 1_000
+    """The delay after the first failure, in milliseconds. Default 1000."""
+    retry_backoff_max_ms: _BackoffMs = 300_000
+    """The longest delay, in milliseconds. Default 300000."""
+    retry_jitter: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The share of each delay that is random, 0 to 1. Default 0.5."""
+    job_timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] | None = 300.0
+    """How long one attempt may run, in seconds; None means for ever. Default 300."""
+    dlq_enabled: bool = True
+    """Whether jobs that failed for good become dead letters; else they are archived."""
+    dlq_retention_days: _Days | None = None
+    """How long dead letters are kept, in days; None, the default, means for ever."""
+    history_retention_days: _Days = 7
+    """How long attempts are kept, in days. Default 7."""
+    max_payload_bytes: Annotated[int, Field(ge=1_024, le=104_857_600)] = 1_048_576
+    """The longest message, in bytes of JSON, that the library enqueues. Default 1 MiB."""
+    paused: bool = False
+    """While true no worker claims; running jobs finish."""
+
+    @model_validator(mode="after")
+    def _base_at_most_max(self) -> QueueSettings:
+        if self.retry_backoff_base_ms > self.retry_backoff_max_ms:
+            message = (
+                f"retry_backoff_base_ms ({self.retry_backoff_base_ms}) is more than "
+                f"retry_backoff_max_ms ({self.retry_backoff_max_ms})"
+            )
+            raise ValueError(message)
+        return self
+
+    def retry_strategy(self, random_fraction: Callable[[], float] = random.random) -> RetryStrategy:
+        """Return the retry strategy that these settings describe.
+
+        Args:
+            random_fraction: where the jitter comes from: returns a float from 0 up to 1.
+        """
+        return RetryStrategy(
+            base_delay_ms=self.retry_backoff_base_ms,
+            max_delay_ms=self.retry_backoff_max_ms,
+            max_attempts=self.max_retry_attempts,
+            jitter=self.retry_jitter,
+            random_fraction=random_fraction,
+        )
+
+
+class QueueConfig(QueueSettings):
+    """The settings of one queue, as its row in the database has them."""
+
+    queue_name: str
+    """The queue."""
+    created_at: datetime
+    """When the row was made."""
+    updated_at: datetime
+    """When it was last changed."""
+
+
+SETTING_NAMES: tuple[str, ...] = tuple(QueueSettings.model_fields)
+"""The names of everything that may be set of a queue."""
+
+
+def changed_settings(current: QueueConfig, changes: Mapping[str, Any]) -> QueueSettings:
+    """Return the settings of `current` with `changes` made.
+
+    Values may be strings, as a command line gives them; the text `none` stands for None.
+
+    Raises:
+        InvalidSettingError: naming the setting, the value received and the rule.
+    """
+    unknown = sorted(set(changes) - set(SETTING_NAMES))
+    if unknown:
+        message = f"unknown setting {unknown[0]!r}; a queue has: {', '.join(SETTING_NAMES)}"
+        raise InvalidSettingError(message)
+    values = {name: getattr(current, name) for name in SETTING_NAMES}
+    for name, value in changes.items():
+        is_none = isinstance(value, str) and value.strip().lower() in ("none", "null")
+        values[name] = None if is_none else value
+    try:
+        return QueueSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        message = f"{name}={first['input']!r}: {reason}" if name else reason
+        raise InvalidSettingError(message) from None

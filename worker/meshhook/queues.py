@@ -1,0 +1,311 @@
+"""One queue, for producers and for whoever claims without a worker: `QueueService`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic
+
+from meshhook import administration, queries
+from meshhook.claims import claim
+from meshhook.database import Database, translated_errors
+from meshhook.errors import InvalidSettingError
+from meshhook.jobs import BodyDecoder, Job, PayloadT, encode_body, encode_headers
+from meshhook.names import validate_queue_name
+from meshhook.outcomes import AttemptOutcome, delay_in_seconds
+from meshhook.sending import MAX_BATCH_MESSAGES, Message, SendBuffer, insert_messages
+from meshhook.settlements import Settlement, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from meshhook.queue_config import QueueConfig
+
+PURGE_CHUNK_MESSAGES = 10_000
+_CONFIG_MAX_AGE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMetrics:
+    """What `QueueService.get_queue_metrics` returns."""
+
+    queue_name: str
+    queue_length: int
+    """All messages in the queue: ready, scheduled, running, retrying and lost."""
+    ready: int
+    scheduled: int
+    running: int
+    retrying: int
+    lost: int
+    """Messages whose lease ran out with no outcome."""
+    oldest_message_age_seconds: float | None
+    """The age of the oldest message since it was enqueued; None if the queue is empty."""
+    newest_message_age_seconds: float | None
+    """The age of the newest message since it was enqueued; None if the queue is empty."""
+    oldest_ready_seconds: float
+    """How long the oldest ready message has been waiting; 0 if there is none."""
+    capped: bool
+    """Whether a count stopped at its limit."""
+
+
+class QueueService(Generic[PayloadT]):
+    """One queue: enqueue, and claim and settle by hand.
+
+    Several tasks may share one service. `close` waits for what is being enqueued.
+    """
+
+    def __init__(
+        self,
+        source: Any,  # noqa: ANN401 - a pool, a connection or a Database
+        queue_name: str,
+        *,
+        payload_model: Any = None,  # noqa: ANN401 - any type pydantic knows
+        worker_name: str | None = None,
+    ) -> None:
+        """Take an asyncpg pool or connection, and the queue's name.
+
+        Args:
+            source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
+            queue_name: the queue; see `meshhook.names`.
+            payload_model: the type of `Job.payload` of dequeued jobs. Default: plain JSON.
+            worker_name: who settles, for the history. Default none.
+
+        Raises:
+            InvalidQueueNameError: if no queue may have that name.
+            InvalidSettingError: if `source` is no pool or connection.
+        """
+        self.queue_name = validate_queue_name(queue_name)
+        self._database = Database(source)
+        self._decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
+        self._worker_name = worker_name
+        self._tables: queries.QueueTables | None = None
+        self._config: QueueConfig | None = None
+        self._config_read_at = 0.0
+        self._send_buffer = SendBuffer(self._database, self.queue_name)
+
+    async def enqueue(
+        self,
+        job: object,
+        delay_seconds: float = 0,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        connection: Any = None,  # noqa: ANN401 - asyncpg, pooled or not
+    ) -> int:
+        """Store a job, and return its msg_id once it is durable.
+
+        Concurrent calls share one statement: while one is being committed, the rest gather for
+        the next. Each caller waits for its own commit.
+
+        Args:
+            job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
+            delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
+            headers: message headers, such as a `traceparent`. Default none.
+            connection: an asyncpg connection, to enqueue inside the caller's transaction: the
+                job is there if and only if that transaction commits.
+
+        Raises:
+            InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
+            UncertainCommitError: the connection broke; the job may or may not be stored.
+            QueueNotFoundError, DatabaseError: the job is not stored.
+        """
+        message = await self._encode(job, headers, delay_seconds)
+        if connection is not None:
+            return (await self._insert_in_batches(connection, [message]))[0]
+        return await self._send_buffer.send(*message)
+
+    async def enqueue_many(
+        self,
+        jobs: Iterable[object],
+        delay_seconds: float = 0,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        connection: Any = None,  # noqa: ANN401 - asyncpg, pooled or not
+    ) -> list[int]:
+        """Store jobs in one transaction, all or none, and return their msg_ids in order.
+
+        Arguments and errors are those of `enqueue`; the message of an error that one job causes
+        says which one. For a very large number call it with a few thousand at a time.
+        """
+        encoded = []
+        for position, job in enumerate(jobs):
+            try:
+                encoded.append(await self._encode(job, headers, delay_seconds))
+            except ValueError as error:
+                error.add_note(f"job {position} of the batch, counted from 0")
+                raise
+        if not encoded:
+            return []
+        if connection is not None:
+            return await self._insert_in_batches(connection, encoded)
+        async with self._database.transaction() as own:
+            return await self._insert_in_batches(own, encoded)
+
+    async def dequeue(self, vt_seconds: float | None = None) -> Job[PayloadT] | None:
+        """Claim the oldest ready job, or return None if there is none.
+
+        Settle it with `acknowledge`, `archive_job` or `release` before its lease ends.
+
+        Args:
+            vt_seconds: how long the lease lasts, from 0.001 seconds to 12 hours. Default: the
+                queue's visibility_timeout_seconds.
+
+        Raises:
+            InvalidSettingError: if `vt_seconds` is out of range.
+            InvalidPayloadError: if the payload does not fit the model; the lease runs out.
+            QueueNotFoundError, DatabaseError: nothing was claimed.
+        """
+        config = await self.get_config()
+        lease_seconds = config.visibility_timeout_seconds if vt_seconds is None else vt_seconds
+        if not isinstance(lease_seconds, int | float) or not 0.001 <= lease_seconds <= 43_200:  # noqa: PLR2004
+            message = f"vt_seconds is 0.001 to 43200, got {vt_seconds!r}"
+            raise InvalidSettingError(message)
+        claimed = await claim(
+            self._database,
+            await self._described(),
+            lease_seconds=float(lease_seconds),
+            limit=1,
+            max_attempts=config.max_retry_attempts,
+        )
+        for job in claimed.jobs:
+            self._decoder.decode(job)
+            return job
+        return None
+
+    async def acknowledge(self, job: Job[Any]) -> bool:
+        """Settle a job as done.
+
+        Returns:
+            False if its lease is lost: nothing was changed, and another may run it.
+        """
+        return (await self.acknowledge_many([job]))[0]
+
+    async def acknowledge_many(self, jobs: Sequence[Job[Any]]) -> list[bool]:
+        """Settle jobs as done, in one statement.
+
+        Returns:
+            For each job, in order, whether its lease still held; the others changed nothing.
+        """
+        return await self._settle(jobs, AttemptOutcome.SUCCEEDED)
+
+    async def archive_job(self, job: Job[Any]) -> bool:
+        """Settle a job by moving its message to PGMQ's archive of the queue.
+
+        Returns:
+            False if its lease is lost: nothing was changed.
+        """
+        return (await self._settle([job], AttemptOutcome.ARCHIVED))[0]
+
+    async def release(self, job: Job[Any]) -> bool:
+        """Give a job back unused: it is ready at once, and the attempt is not spent.
+
+        Returns:
+            False if its lease is lost: nothing was changed.
+        """
+        rows = await self._database.fetch(
+            queries.load("release", await self._described()), [job.msg_id], [job.attempt], 0.0
+        )
+        return bool(rows)
+
+    async def get_queue_metrics(self, *, count_limit: int = 100_000) -> QueueMetrics:
+        """Count the queue's messages by state, up to `count_limit` ready and as many others.
+
+        Raises:
+            QueueNotFoundError: if the queue does not exist.
+        """
+        snapshot = await administration.get_queue_snapshot(
+            self._database, self.queue_name, count_limit=count_limit
+        )
+        return QueueMetrics(
+            queue_name=self.queue_name,
+            queue_length=snapshot.queue_length,
+            ready=snapshot.ready,
+            scheduled=snapshot.scheduled,
+            running=snapshot.running,
+            retrying=snapshot.retrying,
+            lost=snapshot.lost,
+            oldest_message_age_seconds=snapshot.oldest_message_seconds,
+            newest_message_age_seconds=snapshot.newest_message_seconds,
+            oldest_ready_seconds=snapshot.oldest_ready_seconds,
+            capped=snapshot.capped,
+        )
+
+    async def purge_queue(self) -> int:
+        """Delete all messages, those that are leased included, and return how many went.
+
+        Dead letters and history stay. Messages go in chunks, each durable by itself.
+        """
+        sql = queries.load("purge_queue", await self._described())
+        return await purge_in_chunks(self._database, sql)
+
+    async def get_config(self) -> QueueConfig:
+        """Return the queue's settings, at most five seconds old.
+
+        Raises:
+            QueueNotFoundError: if the queue does not exist.
+        """
+        now = time.monotonic()
+        if self._config is None or now - self._config_read_at > _CONFIG_MAX_AGE_SECONDS:
+            self._config = await administration.get_queue_config(self._database, self.queue_name)
+            self._config_read_at = now
+        return self._config
+
+    async def close(self) -> None:
+        """Wait until everything that is being enqueued is stored or refused."""
+        await self._send_buffer.flush()
+
+    async def __aenter__(self) -> QueueService[PayloadT]:
+        """Return the service itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Wait for what is being enqueued."""
+        await self.close()
+
+    async def _described(self) -> queries.QueueTables:
+        if self._tables is None:
+            self._tables = await administration.describe_tables(self._database, self.queue_name)
+        return self._tables
+
+    async def _encode(
+        self, job: object, headers: Mapping[str, Any] | None, delay_seconds: float
+    ) -> Message:
+        delay = delay_in_seconds(delay_seconds)
+        config = await self.get_config()
+        return encode_body(job, config.max_payload_bytes), encode_headers(headers), delay
+
+    async def _insert_in_batches(self, connection: Any, messages: list[Message]) -> list[int]:  # noqa: ANN401
+        ids: list[int] = []
+        with translated_errors():
+            for start in range(0, len(messages), MAX_BATCH_MESSAGES):
+                batch = messages[start : start + MAX_BATCH_MESSAGES]
+                ids += await insert_messages(connection, self.queue_name, batch)
+        return ids
+
+    async def _settle(self, jobs: Sequence[Job[Any]], outcome: AttemptOutcome) -> list[bool]:
+        if not jobs:
+            return []
+        tables = await self._described()
+        now = time.time()
+        settlements = [
+            Settlement(
+                msg_id=job.msg_id,
+                attempt=job.attempt,
+                outcome=outcome,
+                started_at=job.started_at.timestamp(),
+                finished_at=max(now, job.started_at.timestamp()),
+                run_id=job.run_id,
+                workflow_id=job.workflow_id,
+                project_id=job.project_id,
+            )
+            for job in jobs
+        ]
+        settled = await settle(self._database, tables, self._worker_name, settlements)
+        return [position in settled for position in range(len(jobs))]
+
+
+async def purge_in_chunks(database: Database, sql: str) -> int:
+    """Run a chunked delete until it finds nothing, and return how many rows went."""
+    purged = 0
+    while deleted := await database.fetchval(sql, PURGE_CHUNK_MESSAGES):
+        purged += deleted
+    return purged

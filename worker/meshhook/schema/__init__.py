@@ -1,0 +1,26 @@
+"""The tables and functions of MeshHook Queue, and PGMQ below them: installing and checking them."""
+
+from meshhook.schema.migrations import Migration, available_migrations
+from meshhook.schema.pgmq import PgmqPlan, PgmqSource, PgmqVersion
+from meshhook.schema.runner import (
+    MigrationPlan,
+    MigrationReport,
+    check_schema,
+    migrate,
+    plan,
+)
+from meshhook.schema.script import script
+
+__all__ = [
+    "Migration",
+    "MigrationPlan",
+    "MigrationReport",
+    "PgmqPlan",
+    "PgmqSource",
+    "PgmqVersion",
+    "available_migrations",
+    "check_schema",
+    "migrate",
+    "plan",
+    "script",
+]

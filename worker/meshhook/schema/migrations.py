@@ -1,0 +1,179 @@
+"""The migrations that this version brings, and the record of those that a database has."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from typing import Any, Protocol
+
+from meshhook.errors import MigrationError, SchemaMissingError
+
+MIGRATION_LOCK = int.from_bytes(b"meshhook", "big")
+"""The key of the advisory lock that whoever migrates holds; per database."""
+
+RECORDS_SQL = """\
+create table if not exists meshhook.migrations (
+    version integer primary key,
+    name text not null,
+    checksum text not null,
+    applied_at timestamptz not null default clock_timestamp(),
+    duration_ms bigint,
+    applied_by text not null default current_user,
+    library_version text not null
+);
+comment on table meshhook.migrations is 'The migrations that ran; kept by meshhook migrate.';
+comment on column meshhook.migrations.duration_ms is
+    'Null after the script of meshhook migrate sql.';
+
+create table if not exists meshhook.pgmq_installation (
+    installed_at timestamptz not null default clock_timestamp(),
+    version text not null,
+    source text not null check (source in ('extension', 'sql')),
+    installed_by text not null default current_user,
+    library_version text not null
+);
+comment on table meshhook.pgmq_installation is
+    'The PGMQ that meshhook migrate installed; empty if it was there before.';
+"""
+"""What the runner itself needs. It is not a migration, since it records the migrations."""
+
+_FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+
+
+class Reader(Protocol):
+    """Something that rows can be read from: a connection, a pool or a `Database`."""
+
+    async def fetch(self, query: str, /, *args: Any) -> Any:
+        """Return the rows of a query."""
+
+    async def fetchrow(self, query: str, /, *args: Any) -> Any:
+        """Return the first row of a query."""
+
+    async def fetchval(self, query: str, /, *args: Any) -> Any:
+        """Return the first value of a query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of `migrations/`.
+
+    Attributes:
+        version: the number that its file name starts with, 1 or more.
+        name: the rest of the file name, for example `queue_config`.
+        sql: its text.
+        checksum: SHA-256 of the text, in which line ends and blanks before them do not count.
+    """
+
+    version: int
+    name: str
+    sql: str
+    checksum: str
+
+    @classmethod
+    def from_text(cls, file_name: str, text: str) -> Migration:
+        """Make one from the name and the text of a file.
+
+        Raises:
+            MigrationError: if the file is not named NNNN_noun.sql.
+        """
+        found = _FILE_NAME.fullmatch(file_name)
+        if found is None:
+            raise MigrationError(
+                f"migration file {file_name!r}: the name must be four digits, _, a noun and .sql"
+            )
+        normalised = "\n".join(line.rstrip() for line in text.strip().splitlines())
+        return cls(int(found[1]), found[2], text, hashlib.sha256(normalised.encode()).hexdigest())
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file, for example `0001_queue_config.sql`."""
+        return f"{self.version:04}_{self.name}.sql"
+
+
+def available_migrations(folder: Traversable | None = None) -> list[Migration]:
+    """Return the migrations of this version of the library, in order.
+
+    Args:
+        folder: where the files are; by default those that the package brings.
+
+    Raises:
+        MigrationError: if two files have one number, or a name is wrong, or there is none.
+    """
+    folder = folder or importlib.resources.files("meshhook") / "migrations"
+    migrations: dict[int, Migration] = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if not file.name.endswith(".sql"):
+            continue
+        migration = Migration.from_text(file.name, file.read_text(encoding="utf-8"))
+        other = migrations.setdefault(migration.version, migration)
+        if other is not migration:
+            raise MigrationError(
+                f"migration files {other.file_name} and {migration.file_name} have one number"
+            )
+    if not migrations:
+        raise MigrationError(f"no migration was found in {folder}: the installation is damaged")
+    return list(migrations.values())
+
+
+def library_version() -> str:
+    """Return the version of the installed library, or `unknown` where it runs uninstalled."""
+    try:
+        return importlib.metadata.version("meshhook-queue")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+async def applied_checksums(reader: Reader) -> dict[int, str]:
+    """Return the checksum of each migration that the database has, by version."""
+    # From the catalog: asking for the table itself fails where the schema may not be used.
+    exists = await reader.fetchval(
+        "select exists (select from pg_catalog.pg_class c "
+        "join pg_catalog.pg_namespace n on n.oid = c.relnamespace "
+        "where n.nspname = 'meshhook' and c.relname = 'migrations')"
+    )
+    if not exists:
+        return {}
+    rows = await reader.fetch("select version, checksum from meshhook.migrations order by version")
+    return {row["version"]: row["checksum"] for row in rows}
+
+
+def check_not_newer(applied: dict[int, str], migrations: Sequence[Migration]) -> None:
+    """Refuse a database with migrations that this version of the library does not know.
+
+    Raises:
+        SchemaMissingError: naming them.
+    """
+    unknown = sorted(applied.keys() - {migration.version for migration in migrations})
+    if unknown:
+        numbers = ", ".join(f"{version:04}" for version in unknown)
+        raise SchemaMissingError(
+            f"the database is newer than this library: it has migration {numbers}, and "
+            f"meshhook-queue {library_version()} ends with {migrations[-1].version:04}; "
+            "run: pip install --upgrade meshhook-queue"
+        )
+
+
+def pending_migrations(
+    applied: dict[int, str], migrations: Sequence[Migration]
+) -> tuple[Migration, ...]:
+    """Return the migrations that a database lacks, after a check of those that it has.
+
+    Raises:
+        MigrationError: if one of them had another text when it ran.
+        SchemaMissingError: if the database is newer than the library.
+    """
+    check_not_newer(applied, migrations)
+    for migration in migrations:
+        recorded = applied.get(migration.version, migration.checksum)
+        if recorded != migration.checksum:
+            raise MigrationError(
+                f"migration {migration.file_name} has changed since it ran on this database "
+                f"(checksum {migration.checksum[:12]}, then {recorded[:12]}): put its old text "
+                "back, and make the change in a new file"
+            )
+    return tuple(migration for migration in migrations if migration.version not in applied)

@@ -1,0 +1,284 @@
+"""Running the migrations, one after the other and safely against others that do so too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+from meshhook.database import translated_errors
+from meshhook.errors import (
+    DatabaseError,
+    DatabaseReadOnlyError,
+    InvalidSettingError,
+    MigrationError,
+    SchemaMissingError,
+)
+from meshhook.schema.migrations import (
+    MIGRATION_LOCK,
+    RECORDS_SQL,
+    Migration,
+    Reader,
+    applied_checksums,
+    available_migrations,
+    check_not_newer,
+    library_version,
+    pending_migrations,
+)
+from meshhook.schema.pgmq import (
+    PgmqPlan,
+    PgmqSource,
+    PgmqVersion,
+    check_version,
+    find_pgmq,
+    packaged_sql,
+    plan_pgmq,
+)
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+
+_WAIT_FOR_OTHERS = "60s"
+_WAIT_FOR_LOCKS = "5s"
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationPlan:
+    """What `migrate` would do now.
+
+    Attributes:
+        pgmq: what is there of PGMQ, and what would be installed.
+        applied: the versions that the database has.
+        pending: the migrations that would run, in order.
+    """
+
+    pgmq: PgmqPlan
+    applied: tuple[int, ...]
+    pending: tuple[Migration, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationReport:
+    """What `migrate` did.
+
+    Attributes:
+        pgmq: the version of PGMQ that the database has now, and where it comes from.
+        pgmq_before: what it had before; None if there was none.
+        pgmq_newer: a newer version of PGMQ that is at hand and was not installed; None if there is
+            none.
+        applied_before: the versions that the database had already.
+        applied: the migrations that ran, in order.
+    """
+
+    pgmq: PgmqVersion
+    pgmq_before: PgmqVersion | None
+    pgmq_newer: str | None
+    applied_before: tuple[int, ...]
+    applied: tuple[Migration, ...]
+
+
+async def plan(reader: Reader, *, migrations: Sequence[Migration] | None = None) -> MigrationPlan:
+    """Return what `migrate` would do, and change nothing.
+
+    Args:
+        reader: an asyncpg connection or pool, or a `Database`; it may be read-only.
+        migrations: by default, those of this version of the library.
+
+    Raises:
+        MigrationError, SchemaMissingError, UnsupportedPgmqError: as `migrate` would.
+    """
+    migrations = available_migrations() if migrations is None else migrations
+    with translated_errors():
+        applied = await applied_checksums(reader)
+        pending = pending_migrations(applied, migrations)
+        return MigrationPlan(await plan_pgmq(reader), tuple(applied), pending)
+
+
+async def migrate(
+    connection: Connection, *, migrations: Sequence[Migration] | None = None
+) -> MigrationReport:
+    """Install PGMQ where it is missing, and run the migrations that the database lacks.
+
+    Any number may run at once: an advisory lock lets one at a time through, and the others find
+    the work done. Each migration is a transaction of its own that waits at most 5 seconds for a
+    lock, so that one which fails leaves the earlier ones applied. Safe through PgBouncer.
+
+    Args:
+        connection: an asyncpg connection outside a transaction.
+        migrations: by default, those of this version of the library.
+
+    Raises:
+        MigrationError: if a migration fails, naming its file, the line and what the server said;
+            if one that ran has been changed since; or if another migration runs for longer than
+            60 seconds.
+        SchemaMissingError: if the database is newer than the library.
+        UnsupportedPgmqError: if PGMQ is older than 1.5.0, or missing and not to be had.
+        DatabaseReadOnlyError: on a replica, or in a session that may only read.
+    """
+    migrations = available_migrations() if migrations is None else migrations
+    with translated_errors():
+        await _check_writable(connection)
+        async with _locked(connection):
+            applied = await applied_checksums(connection)
+            pending_migrations(applied, migrations)
+            pgmq = await plan_pgmq(connection)
+            await _prepare(connection, pgmq)
+        done: list[Migration] = []
+        while (migration := await _apply_next(connection, migrations)) is not None:
+            done.append(migration)
+    now = pgmq.to_install or pgmq.found
+    assert now is not None  # noqa: S101 - a plan keeps or installs one
+    return MigrationReport(now, pgmq.found, pgmq.newer, tuple(applied), tuple(done))
+
+
+async def check_schema(reader: Reader, *, migrations: Sequence[Migration] | None = None) -> None:
+    """Check that the database has exactly the migrations that this version needs, and PGMQ.
+
+    Reads a few rows, so that a worker can do it at each start. Whether a migration was changed
+    after it ran is left to `migrate`.
+
+    Args:
+        reader: an asyncpg connection or pool, or a `Database`; it may be read-only.
+        migrations: by default, those of this version of the library.
+
+    Raises:
+        SchemaMissingError: if migrations are missing, naming them, or the database is newer.
+        UnsupportedPgmqError: if PGMQ is missing or older than 1.5.0.
+        DatabaseError: if the role may not read the record of migrations.
+    """
+    migrations = available_migrations() if migrations is None else migrations
+    with translated_errors():
+        try:
+            applied = await applied_checksums(reader)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise DatabaseError(
+                f"the role of this connection may not read the schema meshhook ({error}); "
+                "run as its owner: grant usage on schema meshhook to ROLE; "
+                "grant select on all tables in schema meshhook to ROLE"
+            ) from error
+        check_not_newer(applied, migrations)
+        missing = [each for each in migrations if each.version not in applied]
+        if missing:
+            names = ", ".join(f"{each.version:04}_{each.name}" for each in missing)
+            raise SchemaMissingError(f"the database lacks migration {names}; run: meshhook migrate")
+        check_version(await find_pgmq(reader))
+
+
+async def _check_writable(connection: Connection) -> None:
+    if connection.is_in_transaction():
+        raise InvalidSettingError(
+            "connection: each migration is a transaction of its own, and this connection is in "
+            "one already; pass one that is not"
+        )
+    row = await connection.fetchrow(
+        "select pg_catalog.pg_is_in_recovery() as standby, "
+        "pg_catalog.current_setting('transaction_read_only')::boolean as read_only"
+    )
+    if row and row["standby"]:
+        raise DatabaseReadOnlyError(
+            "this database is a replica that takes no writes; migrate on the primary server"
+        )
+    if row and row["read_only"]:
+        raise DatabaseReadOnlyError(
+            "this session may only read (default_transaction_read_only is on); "
+            "migrate with a role and a database that may write"
+        )
+
+
+@asynccontextmanager
+async def _locked(connection: Connection) -> AsyncIterator[None]:
+    """Open a transaction in which nobody else migrates.
+
+    The lock belongs to the transaction and not to the session, since a pooler may give each
+    transaction another session. And in read committed mode, what others did while this one waited
+    can be seen.
+    """
+    async with connection.transaction(isolation="read_committed"):
+        await connection.execute(
+            f"set local statement_timeout = 0; set local lock_timeout = '{_WAIT_FOR_OTHERS}'"
+        )
+        try:
+            await connection.execute("select pg_catalog.pg_advisory_xact_lock($1)", MIGRATION_LOCK)
+        except asyncpg.LockNotAvailableError as error:
+            raise MigrationError(
+                f"another migration of this database has been running for {_WAIT_FOR_OTHERS}; "
+                "try again when it has ended (see pg_stat_activity)"
+            ) from error
+        await connection.execute(f"set local lock_timeout = '{_WAIT_FOR_LOCKS}'")
+        yield
+
+
+async def _prepare(connection: Connection, pgmq: PgmqPlan) -> None:
+    """Make the schema, the runner's own tables, and PGMQ where it is missing."""
+    # `create schema if not exists` asks for the right to create one even if it exists.
+    if not await connection.fetchval(
+        "select exists (select from pg_catalog.pg_namespace where nspname = 'meshhook')"
+    ):
+        await _execute(connection, "the schema meshhook", "create schema meshhook")
+    await _execute(connection, "the record of migrations", RECORDS_SQL)
+    if pgmq.to_install is None:
+        return
+    if pgmq.to_install.source is PgmqSource.EXTENSION:
+        await _execute(connection, "the extension pgmq", "create extension pgmq")
+    else:
+        await _execute(connection, f"pgmq.sql {pgmq.to_install.version}", packaged_sql())
+    await connection.execute(
+        "insert into meshhook.pgmq_installation (version, source, library_version) "
+        "values ($1, $2, $3)",
+        pgmq.to_install.version,
+        pgmq.to_install.source,
+        library_version(),
+    )
+
+
+async def _apply_next(connection: Connection, migrations: Sequence[Migration]) -> Migration | None:
+    """Run the first migration that is missing, and return it; None if none is."""
+    async with _locked(connection):
+        pending = pending_migrations(await applied_checksums(connection), migrations)
+        if not pending:
+            return None
+        migration = pending[0]
+        started = time.perf_counter()
+        await _execute(connection, f"migration {migration.file_name}", migration.sql)
+        await connection.execute(
+            "insert into meshhook.migrations "
+            "(version, name, checksum, duration_ms, library_version) values ($1, $2, $3, $4, $5)",
+            migration.version,
+            migration.name,
+            migration.checksum,
+            round((time.perf_counter() - started) * 1000),
+            library_version(),
+        )
+        return migration
+
+
+async def _execute(connection: Connection, what: str, sql: str) -> None:
+    """Run a script, whatever number of statements it has."""
+    try:
+        await connection.execute(sql)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if connection.is_closed() or not isinstance(error, asyncpg.PostgresError):
+            raise
+        raise MigrationError(_explain(what, sql, error)) from error
+
+
+def _explain(what: str, sql: str, error: Any) -> str:
+    line = ""
+    if error.position is not None:
+        line = f", line {sql.count(chr(10), 0, int(error.position) - 1) + 1}"
+    parts = [f"{what} failed{line}: {error.message} (SQLSTATE {error.sqlstate})."]
+    parts += [f"{text.rstrip('.')}." for text in (error.detail, error.hint) if text]
+    parts.append("Nothing of it was kept; what ran before it stays.")
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        parts.append(f"It waits at most {_WAIT_FOR_LOCKS} for a lock; run it again.")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        parts.append(
+            "Run it as a role that may, or give an administrator the script: meshhook migrate sql"
+        )
+    return " ".join(parts)

@@ -1,0 +1,141 @@
+"""Enqueuing from many tasks at once: what comes while a batch is being committed is the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import stamina
+
+from meshhook import queries
+from meshhook.errors import (
+    DatabaseError,
+    DatabaseUnavailableError,
+    MeshHookError,
+    QueueNotFoundError,
+    SchemaMissingError,
+    UncertainCommitError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshhook.database import Database
+
+MAX_BATCH_MESSAGES = 1_000
+MAX_BATCH_BYTES = 8_388_608
+
+Message = tuple[str, str | None, float]
+"""A message to store: its body and headers as JSON text, and its delay in seconds."""
+
+_Pending = tuple[str, str | None, float, "asyncio.Future[int]"]
+
+
+async def insert_messages(
+    connection: object,
+    queue_name: str,
+    messages: Sequence[Message],
+) -> list[int]:
+    """Store messages, and return their ids in order.
+
+    Raises:
+        QueueNotFoundError: if the queue has no table.
+    """
+    bodies, headers, delays = zip(*messages, strict=True)
+    try:
+        rows = await connection.fetch(  # type: ignore[attr-defined]
+            queries.load("enqueue", queue_name), bodies, headers, delays
+        )
+    except SchemaMissingError as error:
+        raise QueueNotFoundError(queue_name) from error
+    return [row[0] for row in rows]
+
+
+class SendBuffer:
+    """Coalesces concurrent sends to one queue into one durable statement at a time."""
+
+    def __init__(self, database: Database, queue_name: str) -> None:  # noqa: D107
+        self._database = database
+        self._queue_name = queue_name
+        self._pending: list[_Pending] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def send(self, body: str, headers: str | None, delay_seconds: float) -> int:
+        """Store one message, and return its id once it is durable.
+
+        A caller that is cancelled before its batch left takes its message along; after that the
+        message is stored all the same.
+        """
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._pending.append((body, headers, delay_seconds, future))
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(
+                self._send_pending(), name=f"meshhook-send-{self._queue_name}"
+            )
+        return await future
+
+    async def flush(self) -> None:
+        """Wait until everything handed over so far is stored or refused."""
+        while self._sender is not None and not self._sender.done():
+            await asyncio.wait([self._sender])
+
+    async def _send_pending(self) -> None:
+        while batch := self._take_batch():
+            try:
+                await self._send(batch)
+            except asyncio.CancelledError:
+                for *_, future in batch + self._pending:
+                    future.cancel()
+                raise
+
+    def _take_batch(self) -> list[_Pending]:
+        size_bytes = 0
+        taken = 0
+        for body, *_ in self._pending[:MAX_BATCH_MESSAGES]:
+            size_bytes += len(body)
+            if taken and size_bytes > MAX_BATCH_BYTES:
+                break
+            taken += 1
+        batch, self._pending = self._pending[:taken], self._pending[taken:]
+        batch = [item for item in batch if not item[3].done()]
+        return batch if batch or not self._pending else self._take_batch()
+
+    async def _send(self, batch: list[_Pending]) -> None:
+        try:
+            ids = await self._insert([item[:3] for item in batch])
+        except DatabaseError as error:
+            is_refused = not isinstance(error, DatabaseUnavailableError | SchemaMissingError)
+            if is_refused and len(batch) > 1:
+                # The server took none of them. One message it cannot store must not cost the
+                # others theirs: send each alone.
+                for item in batch:
+                    await self._send([item])
+                return
+            self._refuse(batch, error)
+        except (MeshHookError, OSError) as error:
+            self._refuse(batch, error)
+        else:
+            for (*_, future), msg_id in zip(batch, ids, strict=True):
+                if not future.done():
+                    future.set_result(msg_id)
+
+    async def _insert(self, messages: list[Message]) -> list[int]:
+        # Only what failed before anything was sent is tried again.
+        async for attempt in stamina.retry_context(
+            on=_was_not_sent, attempts=5, timeout=15, wait_initial=0.05, wait_max=2
+        ):
+            with attempt:
+                return await insert_messages(self._database, self._queue_name, messages)
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    @staticmethod
+    def _refuse(batch: list[_Pending], error: BaseException) -> None:
+        for *_, future in batch:
+            if not future.done():
+                future.set_exception(error)
+
+
+def _was_not_sent(error: Exception) -> bool:
+    return isinstance(error, DatabaseUnavailableError) and not isinstance(
+        error, UncertainCommitError
+    )

@@ -1,0 +1,45 @@
+"""Settings from environment variables: `MESHHOOK_DATABASE_URL` and its like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from meshhook.errors import InvalidSettingError
+
+
+class Settings(BaseSettings):
+    """What the command line reads from the environment; every name starts with `MESHHOOK_`."""
+
+    model_config = SettingsConfigDict(env_prefix="MESHHOOK_", frozen=True, extra="ignore")
+
+    database_url: SecretStr | None = None
+    """The PostgreSQL database that holds the queues, as postgresql://user:password@host/name."""
+    embedded_directory: Path = Path(".meshhook")
+    """Where the embedded PostgreSQL keeps its data. Default `.meshhook`."""
+    log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
+    """`json`, `console`, or `auto`: console on a terminal. Default auto."""
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    """The lowest level that is logged: debug, info, warning or error. Default info."""
+    pooled: bool = False
+    """Whether the URL leads through a pooler in transaction mode, such as PgBouncer.
+    Statements are then not prepared under a name, and waiting workers poll. Default false."""
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        InvalidSettingError: naming the variable, the value received and the rule.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = "MESHHOOK_" + str(first["loc"][0]).upper()
+        shown = "(hidden)" if "URL" in variable else repr(first["input"])
+        message = f"environment variable {variable}={shown}: {first['msg']}"
+        raise InvalidSettingError(message) from None

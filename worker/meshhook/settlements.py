@@ -1,0 +1,105 @@
+"""Settling: recording how attempts ended, many in one statement, each fenced by its lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from meshhook import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshhook.outcomes import AttemptOutcome
+
+MAX_ERROR_TYPE_LENGTH = 200
+MAX_ERROR_MESSAGE_LENGTH = 4_000
+MAX_ERROR_STACK_LENGTH = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How one attempt ended."""
+
+    msg_id: int
+    attempt: int
+    outcome: AttemptOutcome
+    started_at: float | None
+    """When it began, in seconds since 1970 by the database's clock; None if it never ran."""
+    finished_at: float
+    """When it ended, in seconds since 1970 by the database's clock."""
+    delay_seconds: float = 0.0
+    """How long until the job is ready again, for a retry or a snooze."""
+    run_id: str | None = None
+    workflow_id: str | None = None
+    project_id: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    error_stack: str | None = None
+    trace_id: str | None = None
+
+
+_COLUMNS = attrgetter(
+    "msg_id",
+    "attempt",
+    "outcome",
+    "delay_seconds",
+    "started_at",
+    "finished_at",
+    "run_id",
+    "workflow_id",
+    "project_id",
+    "error_type",
+    "error_message",
+    "error_stack",
+    "trace_id",
+)
+
+
+async def settle(
+    database: Any,  # noqa: ANN401 - a Database or a connection
+    tables: queries.QueueTables,
+    worker_name: str | None,
+    settlements: Sequence[Settlement],
+) -> set[int]:
+    """Record settlements in one statement, all or nothing.
+
+    Returns:
+        The positions, from 0, of those whose lease still held. The others changed nothing.
+    """
+    columns = zip(*map(_COLUMNS, settlements), strict=True)
+    rows = await database.fetch(
+        queries.load("settle", tables), worker_name, *columns, tables.queue_name
+    )
+    return {row[0] - 1 for row in rows}
+
+
+async def find_settled(
+    database: Any,  # noqa: ANN401 - a Database or a connection
+    queue_name: str,
+    worker_name: str,
+    settlements: Sequence[Settlement],
+) -> set[int]:
+    """Return the positions, from 0, of settlements that this worker has recorded already."""
+    rows = await database.fetch(
+        queries.load("find_settled"),
+        queue_name,
+        worker_name,
+        [settlement.msg_id for settlement in settlements],
+        [settlement.attempt for settlement in settlements],
+    )
+    return {row[0] - 1 for row in rows}
+
+
+def storable_text(text: str, max_length: int) -> str:
+    """Return `text` as PostgreSQL can store it, at most `max_length` characters long.
+
+    U+0000 and halves of surrogate pairs become U+FFFD; the middle of what is too long is cut.
+    """
+    if len(text) > max_length:
+        cut = f" … {len(text) - max_length} characters cut … "
+        kept = (max_length - len(cut)) // 2
+        text = text[:kept] + cut + text[-kept:]
+    text = text.replace("\x00", "\ufffd")
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text

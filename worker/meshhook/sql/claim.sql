@@ -1,0 +1,27 @@
+-- Leases up to $3 ready messages from $2 on, oldest first, all of one class: 0 healthy; 1 lost once
+-- and with an attempt to spare; 2 lost more than that, taken alone. The class is that of the oldest
+-- ready message, so that none waits for ever. Locks: the rows it looks at, skipping locked ones.
+-- Index: q_<queue>_vt_idx.
+with locked as materialized (
+    select q.msg_id, q.vt, case
+        when q.read_ct = 0 then 0
+        when q.read_ct <= meshhook.settled_attempts(q.headers) then 0
+        when q.read_ct = meshhook.settled_attempts(q.headers) + 1 and q.read_ct + 1 < $4::int then 1
+        else 2 end as class
+    from {queue_table} q
+    where q.vt >= $2::timestamptz and q.vt <= now()
+    order by q.vt
+    limit $3::int
+    for update skip locked
+), head as materialized (
+    select l.class, l.msg_id from locked l order by l.vt, l.msg_id limit 1
+), chosen as materialized (
+    select l.msg_id, l.vt, l.class from locked l cross join head h
+    where l.class = h.class and (h.class < 2 or l.msg_id = h.msg_id)
+)
+update {queue_table} q
+set read_ct = q.read_ct + 1, {set_last_read_at} vt = now() + make_interval(secs => $1::float8)
+from chosen c
+where q.msg_id = c.msg_id
+returning q.msg_id, q.read_ct, q.enqueued_at, c.vt as ready_at, c.class,
+    q.message::text as body, q.headers::text as headers, now() as claimed_at

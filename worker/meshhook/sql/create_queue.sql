@@ -1,0 +1,2 @@
+-- Creates or adopts a queue. Locks: see meshhook.create_queue.
+select meshhook.create_queue($1::text)

@@ -1,0 +1,9 @@
+-- Says whether a queue is complete, and which optional columns its tables have. Locks: none.
+select
+    to_regclass(format('pgmq.%I', 'q_' || $1::text)) is not null
+        and to_regclass(format('pgmq.%I', 'q_' || $1::text || '_dlq')) is not null
+        and exists (select from meshhook.queue_config c where c.queue_name = $1::text) as is_complete,
+    exists (select from pg_attribute a
+            where a.attrelid = to_regclass(format('pgmq.%I', 'q_' || $1::text))
+              and a.attname = 'last_read_at' and not a.attisdropped) as has_last_read_at,
+    pg_is_in_recovery() or current_setting('transaction_read_only')::boolean as is_read_only

@@ -1,0 +1,11 @@
+-- How many dead letters there are, counted up to $1, and the ages of the oldest and the newest.
+-- Locks: none. Index: the primary key, since ids follow time.
+select
+    (select count(*) from (select from {dlq_table} d order by d.msg_id limit $1::int) counted)
+        as dead_letters,
+    extract(epoch from clock_timestamp() - (
+        select d.enqueued_at from {dlq_table} d order by d.msg_id limit 1
+    ))::float8 as oldest_seconds,
+    extract(epoch from clock_timestamp() - (
+        select d.enqueued_at from {dlq_table} d order by d.msg_id desc limit 1
+    ))::float8 as newest_seconds

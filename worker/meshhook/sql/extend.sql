@@ -1,0 +1,8 @@
+-- Extends leases to $3 seconds from now, and returns those that still held.
+-- Locks: the extended rows. Index: the primary key of the queue's table.
+update {queue_table} q
+set vt = now() + make_interval(secs => $3::float8)
+from unnest($1::bigint[], $2::int[]) as item (msg_id, attempt)
+where q.msg_id = item.msg_id and q.read_ct = item.attempt
+  and q.read_ct <> meshhook.settled_attempts(q.headers)
+returning q.msg_id

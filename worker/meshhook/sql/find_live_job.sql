@@ -1,0 +1,8 @@
+-- A message of the queue with its state now. Locks: none. Index: the primary key.
+select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
+    q.read_ct as attempts, meshhook.message_id_text(q.message, 'run_id') as run_id,
+    meshhook.message_id_text(q.message, 'workflow_id') as workflow_id,
+    meshhook.message_id_text(q.message, 'project_id') as project_id,
+    q.enqueued_at, q.vt as ready_at, q.message::text as body
+from {queue_table} q
+where q.msg_id = $1::bigint

@@ -1,0 +1,57 @@
+-- Moves the dead letters $1 to a queue as new messages, and returns (dead letter id, new msg_id) of
+-- those that were there and that nobody else had locked. The history gets one row for each whose
+-- origin is known. $2 is the queue that they died in, used where a dead letter does not say.
+-- One statement: a dead letter is moved once or stays. A new message's enqueued_at equals the
+-- finished_at of that row, so that the history leads from one to the other in any queue.
+-- Locks: the moved rows, skipping locked ones. Index: the primary key of the dead letters.
+with moment as materialized (
+    select clock_timestamp() as at
+), chosen as materialized (
+    select d.msg_id from {dlq_table} d
+    where d.msg_id = any ($1::bigint[])
+    order by d.msg_id
+    for update skip locked
+), gone as (
+    delete from {dlq_table} d using chosen c
+    where d.msg_id = c.msg_id
+    returning d.msg_id, d.message, meshhook.headers_object(d.headers) as headers
+), dead as materialized (
+    -- Whatever stands under our header, every one of these is null or a sound value.
+    select g.msg_id, g.message, g.headers,
+        case when jsonb_typeof(died -> 'queue') = 'string' then died ->> 'queue' end as queue,
+        case when died ->> 'msg_id' ~ '^[0-9]{1,18}$'
+            then (died ->> 'msg_id')::bigint end as origin_msg_id,
+        case when died ->> 'attempts' ~ '^[0-9]{1,9}$'
+            then (died ->> 'attempts')::int end as attempts,
+        case when g.headers #>> '{meshhook-replayed-from,replays}' ~ '^[0-9]{1,9}$'
+            then (g.headers #>> '{meshhook-replayed-from,replays}')::int else 0 end as replays,
+        case when died ->> 'first_enqueued_at' ~ '^[12][0-9]{3}-' then (coalesce(
+            jsonb_path_query_first_tz(died, '$.first_enqueued_at.datetime(
+                "YYYY-MM-DD\"T\"HH24:MI:SS.USTZH:TZM")', silent => true),
+            jsonb_path_query_first_tz(died, '$.first_enqueued_at.datetime(
+                "YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM")', silent => true)
+        ) #>> '{}')::timestamptz end as first_enqueued_at
+    from gone g cross join lateral (select g.headers -> 'meshhook-dead-letter') as d (died)
+), sent as (
+    insert into {target_table} (enqueued_at, vt, message, headers)
+    select m.at, m.at, d.message,
+        d.headers - 'meshhook-dead-letter' - 'meshhook-settled'
+        || jsonb_build_object('meshhook-replayed-from', jsonb_build_object(
+            'queue', coalesce(d.queue, $2::text), 'dead_letter_id', d.msg_id,
+            'msg_id', d.origin_msg_id, 'replays', d.replays + 1))
+    from dead d cross join moment m
+    order by d.msg_id
+    returning msg_id,
+        (headers #>> '{meshhook-replayed-from,dead_letter_id}')::bigint as dead_letter_id
+), recorded as (
+    insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
+        project_id, enqueued_at, finished_at, replayed_as)
+    select coalesce(d.queue, $2::text), d.origin_msg_id, coalesce(d.attempts, 0), 'replayed',
+        meshhook.message_id_text(d.message, 'run_id'),
+        meshhook.message_id_text(d.message, 'workflow_id'),
+        meshhook.message_id_text(d.message, 'project_id'),
+        d.first_enqueued_at, m.at, s.msg_id
+    from sent s join dead d on d.msg_id = s.dead_letter_id cross join moment m
+    where d.origin_msg_id is not null
+)
+select s.dead_letter_id, s.msg_id from sent s order by s.dead_letter_id

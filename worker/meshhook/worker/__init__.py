@@ -1,0 +1,6 @@
+"""The worker: claims jobs, runs their handler, and records how each attempt ended."""
+
+from meshhook.worker.handlers import JobHandler, create_job_handler
+from meshhook.worker.worker import Worker, WorkerStats
+
+__all__ = ["JobHandler", "Worker", "WorkerStats", "create_job_handler"]

@@ -1,0 +1,272 @@
+"""The claimer: keeps the slots supplied, sleeps while there is nothing, and wakes on an insert."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import stamina
+import structlog
+
+from meshhook import queries
+from meshhook.claims import EVERYTHING, Claim, ClaimClass, claim
+from meshhook.errors import DatabaseError, DatabaseUnavailableError, InvalidPayloadError
+from meshhook.worker.claim_plan import (
+    AHEAD_SECONDS,
+    MAX_CLAIM_MESSAGES,
+    ClaimWindow,
+    FinishRate,
+    claim_size,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from meshhook.jobs import Job
+    from meshhook.observability.metrics import WorkerMetrics
+    from meshhook.queue_config import QueueSettings
+    from meshhook.worker.connections import WorkerConnection
+    from meshhook.worker.handlers import JobHandler
+    from meshhook.worker.leases import LeaseTable
+    from meshhook.worker.running import Runner
+    from meshhook.worker.settling import Settler
+
+_log = structlog.get_logger("meshhook.worker.claiming")
+
+POLL_SECONDS = 1.0
+WAITING_SECONDS = 2.5
+REFUSED_RETRY_SECONDS = 5.0
+MAX_UNSETTLED = 10_000
+
+
+class Claimer:
+    """Claims for one queue. `run` works until cancelled; `wake` ends a wait early.
+
+    It never holds jobs while it waits: what it claims goes to the runner at once, so cancelling
+    it loses nothing but a claim under way, whose leases run out.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: WorkerConnection,
+        tables: queries.QueueTables,
+        handler: JobHandler[Any],
+        runner: Runner,
+        settler: Settler,
+        leases: LeaseTable,
+        settings: Callable[[], QueueSettings],
+        metrics: WorkerMetrics,
+        listens: bool,
+    ) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._handler = handler
+        self._runner = runner
+        self._settler = settler
+        self._leases = leases
+        self._settings = settings
+        self._metrics = metrics
+        self._listens = listens
+        self._window = ClaimWindow()
+        self._rate = FinishRate()
+        self._woken = asyncio.Event()
+        self._waiting_until = 0.0
+        self._clock_offset: float | None = None
+        self._drained_at: datetime | None = None
+        self._is_stopping = False
+        self._wait_sql = queries.load("wait", tables)
+        self._waiting_sequence = f'meshhook."waiting_{tables.queue_name}"'
+
+    def wake(self) -> None:
+        """End a wait: something was inserted, or the settings have changed."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Let `run` end after the claim that is under way."""
+        self._is_stopping = True
+        self._woken.set()
+        self._runner.has_room.set()
+
+    async def run(self) -> None:
+        """Claim until stopped or cancelled. A database that is away is waited for."""
+        while not self._is_stopping:
+            try:
+                async for attempt in stamina.retry_context(
+                    on=self._is_away,
+                    attempts=None,
+                    timeout=None,
+                    wait_initial=0.1,
+                    wait_max=5,
+                ):
+                    with attempt:
+                        await self._turn()
+            except DatabaseUnavailableError:
+                return  # stopping
+            except DatabaseError as error:
+                _log.error("claim refused", queue=self._tables.queue_name, error=str(error))
+                await self._sleep(REFUSED_RETRY_SECONDS)
+
+    def _is_away(self, error: Exception) -> bool:
+        return isinstance(error, DatabaseUnavailableError) and not self._is_stopping
+
+    async def _turn(self) -> None:
+        if self._settings().paused:
+            self._woken.clear()
+            await self._sleep(POLL_SECONDS)
+            return
+        limit = await self._wait_for_room()
+        if limit == 0:
+            return
+        # A wake-up from here on speaks of what this claim may not see.
+        self._woken.clear()
+        claimed = await self._claim(limit)
+        if claimed.jobs:
+            await self._hand_over(claimed, limit)
+            return
+        await self._wait_for_messages(limit)
+
+    async def _wait_for_room(self) -> int:
+        runner = self._runner
+        self._rate.update(runner.finished, time.monotonic())
+        limit = claim_size(
+            free_slots=max(0, runner.free_slots),
+            unstarted=runner.unstarted,
+            finished_per_second=self._rate.per_second,
+        )
+        if limit and self._settler.backlog < MAX_UNSETTLED:
+            return limit
+        runner.room_mark = int(
+            min(self._rate.per_second * AHEAD_SECONDS, MAX_CLAIM_MESSAGES) / 2
+        )
+        runner.has_room.clear()
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await runner.has_room.wait()
+        except TimeoutError:
+            pass
+        return 0
+
+    async def _claim(self, limit: int, *, everything: bool = False) -> Claim:
+        settings = self._settings()
+        began_at = time.monotonic()
+        sweep = everything or self._window.sweep_is_due(began_at)
+        from_vt = EVERYTHING if sweep or self._window.low is None else self._window.low
+        claimed = await claim(
+            self._connection,
+            self._tables,
+            lease_seconds=float(settings.visibility_timeout_seconds),
+            limit=limit,
+            max_attempts=settings.max_retry_attempts,
+            from_vt=from_vt,
+        )
+        ended_at = time.monotonic()
+        if sweep:
+            self._window.swept(began_at, ended_at)
+        if claimed.jobs:
+            self._window.found(claimed.jobs[0].ready_at)
+            self._note_visibility(claimed, from_vt, ended_at)
+            self._leases.add(((job.msg_id, job.attempt) for job in claimed.jobs), began_at)
+            self._metrics.claim_batch.observe(len(claimed.jobs))
+            self._metrics.inflight.set(len(self._leases))
+        if len(claimed.jobs) < limit and self._clock_offset is not None:
+            self._drained_at = _moment(claimed, began_at + self._clock_offset)
+        return claimed
+
+    def _note_visibility(self, claimed: Claim, from_vt: datetime, now: float) -> None:
+        """Correct `ready_at` of messages that were committed later than they were written.
+
+        When an earlier claim found nothing more, a message claimed now was not visible then.
+        """
+        self._clock_offset = claimed.jobs[0].claimed_at.timestamp() - now
+        if self._drained_at is None:
+            return
+        for job in claimed.jobs:
+            if job.ready_at < self._drained_at and job.ready_at >= from_vt:
+                job.ready_at = min(self._drained_at, job.claimed_at)
+
+    async def _hand_over(self, claimed: Claim, limit: int) -> None:
+        received_at = time.monotonic()
+        if claimed.claim_class is ClaimClass.HEALTHY:
+            self._runner.put(claimed.jobs, received_at)
+        else:
+            await self._run_apart(claimed, received_at)
+        if self._listens and self._waiting_until and len(claimed.jobs) == limit:
+            # There is plenty: inserts need not notify.
+            self._waiting_until = 0.0
+            await self._connection.fetch(queries.load("stop_waiting"), self._waiting_sequence)
+
+    async def _run_apart(self, claimed: Claim, received_at: float) -> None:
+        """Run suspects while nothing else runs here, so that a crash takes no neighbour along."""
+        jobs = claimed.jobs
+        try:
+            await self._record_lost(jobs)
+            await self._runner.wait_idle()
+            await self._settler.flush()
+        finally:
+            self._runner.put(jobs, received_at)
+        await self._runner.wait_idle()
+
+    async def _record_lost(self, jobs: list[Job[Any]]) -> None:
+        for job in jobs:
+            try:
+                self._handler.decoder.decode(job)
+            except InvalidPayloadError:
+                continue  # the runner settles it
+        _log.warning(
+            "leases ran out with no outcome",
+            queue=self._tables.queue_name,
+            msg_ids=[job.msg_id for job in jobs][:20],
+            jobs=len(jobs),
+        )
+        await self._connection.fetch(
+            queries.load("record_lost"),
+            self._tables.queue_name,
+            [job.msg_id for job in jobs],
+            [job.settled_attempts + 1 for job in jobs],
+            [job.attempt - 1 for job in jobs],
+            [job.enqueued_at for job in jobs],
+            [job.run_id for job in jobs],
+            [job.workflow_id for job in jobs],
+            [job.project_id for job in jobs],
+        )
+        self._metrics.attempts("lost", sum(job.lost_attempts for job in jobs))
+
+    async def _wait_for_messages(self, limit: int) -> None:
+        """Wait for a wake-up, for the next message that falls due, or for a second."""
+        next_due_seconds: float | None = POLL_SECONDS
+        now = time.monotonic()
+        if self._waiting_until < now + POLL_SECONDS:
+            row = await self._connection.fetchrow(
+                self._wait_sql, WAITING_SECONDS, self._waiting_sequence
+            )
+            self._waiting_until = now + WAITING_SECONDS
+            next_due_seconds = None if row is None else row["next_due_seconds"]
+            # What was inserted before anybody waited did not notify.
+            claimed = await self._claim(limit, everything=True)
+            if claimed.jobs:
+                await self._hand_over(claimed, limit)
+                return
+        pause = POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the fleet
+        if next_due_seconds is not None:
+            pause = min(pause, max(next_due_seconds, 0.0) + 0.001)
+        await self._sleep(pause)
+
+    async def _sleep(self, seconds: float) -> None:
+        if self._is_stopping:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+
+def _moment(claimed: Claim, estimate: float) -> datetime:
+    if claimed.jobs:
+        return claimed.jobs[0].claimed_at
+    return EVERYTHING + timedelta(seconds=estimate - EVERYTHING.timestamp())

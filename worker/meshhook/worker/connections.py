@@ -1,0 +1,105 @@
+"""A worker's own connection: opened when needed, and opened again when it has broken."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from meshhook.database import connect, translated_errors
+from meshhook.errors import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    import asyncpg
+
+STATEMENT_TIMEOUT_SECONDS = 30.0
+
+
+class WorkerConnection:
+    """One connection for one purpose. Statements are put in line; a broken one is replaced.
+
+    No statement is repeated on its own: its caller knows whether that is safe.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        application_name: str,
+        pooled: bool = False,
+        on_connect: Callable[[asyncpg.Connection[Any]], Awaitable[None]] | None = None,
+    ) -> None:
+        self._url = url
+        self._application_name = application_name
+        self._pooled = pooled
+        self._on_connect = on_connect
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._line = asyncio.Lock()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection was open when last used."""
+        return self._connection is not None and not self._connection.is_closed()
+
+    async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Run a statement and return its rows.
+
+        Raises:
+            UncertainCommitError: the connection broke, or did not answer in 30 seconds.
+            DatabaseUnavailableError, DatabaseError: as `meshhook.database` says.
+        """
+        async with self._line:
+            connection = await self._connected()
+            try:
+                with translated_errors():
+                    rows: Sequence[asyncpg.Record] = await connection.fetch(
+                        sql, *arguments, timeout=STATEMENT_TIMEOUT_SECONDS
+                    )
+                    return rows
+            except DatabaseUnavailableError:
+                self._drop()
+                raise
+
+    async def fetchval(self, sql: str, *arguments: object) -> Any:
+        """Run a statement and return the first column of its first row, or None."""
+        rows = await self.fetch(sql, *arguments)
+        return rows[0][0] if rows else None
+
+    async def fetchrow(self, sql: str, *arguments: object) -> asyncpg.Record | None:
+        """Run a statement and return its first row, or None."""
+        rows = await self.fetch(sql, *arguments)
+        return rows[0] if rows else None
+
+    async def close(self) -> None:
+        """Close the connection, politely if it answers within two seconds."""
+        connection, self._connection = self._connection, None
+        if connection is None or connection.is_closed():
+            return
+        try:
+            with translated_errors():
+                await connection.close(timeout=2)
+        except DatabaseUnavailableError:
+            connection.terminate()
+
+    async def _connected(self) -> asyncpg.Connection[Any]:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(
+                self._url,
+                application_name=self._application_name,
+                pooled=self._pooled,
+                steady_plans=True,
+            )
+            if self._on_connect is not None:
+                try:
+                    with translated_errors():
+                        await self._on_connect(self._connection)
+                except BaseException:
+                    self._drop()
+                    raise
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

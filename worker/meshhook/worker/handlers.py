@@ -1,0 +1,71 @@
+"""Handlers: the function that does a job, with the model of its payload."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Generic, overload
+
+from meshhook.errors import InvalidHandlerError
+from meshhook.jobs import BodyDecoder, Job, PayloadT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class JobHandler(Generic[PayloadT]):
+    """A function that does a job; made by `create_job_handler`, and still callable as itself."""
+
+    def __init__(self, function: Callable[[Job[PayloadT]], Any], payload_model: Any = None) -> None:
+        """Take the function and the type of its payload.
+
+        Raises:
+            InvalidHandlerError: if it cannot be called with one job.
+        """
+        if not callable(function):
+            raise InvalidHandlerError(f"a handler is a function of one job, got {function!r}")
+        try:
+            inspect.signature(function).bind(object())
+        except TypeError as error:
+            name = getattr(function, "__qualname__", repr(function))
+            raise InvalidHandlerError(
+                f"handler {name} cannot be called with one job as its argument: {error}"
+            ) from None
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - asks what kind it is
+        )
+        self.decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, job: Job[PayloadT]) -> Any:
+        """Call the function itself, for a test."""
+        return self.function(job)
+
+
+@overload
+def create_job_handler(
+    function: Callable[[Job[PayloadT]], Any], *, payload_model: Any = None
+) -> JobHandler[PayloadT]: ...
+@overload
+def create_job_handler(
+    function: None = None, *, payload_model: Any = None
+) -> Callable[[Callable[[Job[PayloadT]], Any]], JobHandler[PayloadT]]: ...
+def create_job_handler(function: Any = None, *, payload_model: Any = None) -> Any:
+    """Make a handler of a function of one job; usable as a decorator.
+
+    An async function runs in the worker's event loop; a plain one runs in a thread. What it may
+    return or raise stands in `meshhook.outcomes`; nothing means done.
+
+    Args:
+        function: the function. Default: left out, to decorate one.
+        payload_model: a pydantic model, or any type that pydantic knows; `job.payload` is then
+            an instance of it, and a payload that it rejects goes to the dead letters without a
+            run. Default: any JSON.
+
+    Raises:
+        InvalidHandlerError: if the function cannot be called with one job.
+    """
+    if function is None:
+        return functools.partial(create_job_handler, payload_model=payload_model)
+    return JobHandler(function, payload_model)

@@ -1,0 +1,104 @@
+"""What a worker does beside jobs: follow the queue's settings, and keep the history in bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import structlog
+
+from meshhook import queries
+from meshhook.errors import DatabaseError
+from meshhook.queue_config import QueueConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshhook.worker.connections import WorkerConnection
+
+_log = structlog.get_logger("meshhook.worker.housekeeping")
+
+CONFIG_POLL_SECONDS = 10.0
+MAINTENANCE_SECONDS = 3_600.0
+CHUNK_ROWS = 5_000
+
+
+class ConfigWatcher:
+    """Reads the queue's settings when told that they changed, and every ten seconds."""
+
+    def __init__(
+        self,
+        *,
+        connection: WorkerConnection,
+        queue_name: str,
+        on_change: Callable[[QueueConfig], None],
+    ) -> None:
+        self._connection = connection
+        self._queue_name = queue_name
+        self._on_change = on_change
+        self._changed = asyncio.Event()
+
+    def note_change(self) -> None:
+        """Read the settings again, soon."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Follow the settings until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(CONFIG_POLL_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            try:
+                row = await self._connection.fetchrow(
+                    queries.load("get_queue_config"), self._queue_name
+                )
+            except DatabaseError as error:
+                _log.warning("settings not read", queue=self._queue_name, error=str(error))
+                continue
+            if row is not None:
+                self._on_change(QueueConfig(**dict(row)))
+
+
+class Housekeeper:
+    """Makes and drops the history's partitions and deletes what is expired, once an hour.
+
+    Every worker does it at a time of its own; what another is doing is waited for or found done.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: WorkerConnection,
+        tables: queries.QueueTables,
+        dlq_retention_days: Callable[[], int | None],
+    ) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._dlq_retention_days = dlq_retention_days
+
+    async def run(self) -> None:
+        """Keep house until cancelled."""
+        while True:
+            try:
+                await self.keep_house()
+            except DatabaseError as error:
+                _log.warning("housekeeping put off", error=str(error))
+            await asyncio.sleep(MAINTENANCE_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def keep_house(self) -> None:
+        """Do it all once."""
+        await self._connection.fetch(queries.load("create_attempt_partitions"))
+        await self._connection.fetch(queries.load("drop_expired_attempt_partitions"))
+        await self._in_chunks(queries.load("delete_expired_attempts"))
+        days = self._dlq_retention_days()
+        if days is not None:
+            sql = queries.load("delete_expired_dead_letters", self._tables)
+            await self._in_chunks(sql, CHUNK_ROWS, days)
+
+    async def _in_chunks(self, sql: str, *arguments: object) -> None:
+        while await self._connection.fetchval(sql, *arguments):
+            await asyncio.sleep(0.1)  # lets claims on the same connection through

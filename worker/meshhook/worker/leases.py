@@ -1,0 +1,188 @@
+"""Keeping leases: one batched statement extends all that would otherwise run out.
+
+It runs in a thread of its own, with its own event loop and connection, so that a handler that
+blocks the worker's event loop does not cost the worker its leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from meshhook import queries
+from meshhook.errors import DatabaseError
+from meshhook.worker.connections import WorkerConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from meshhook.observability.metrics import WorkerMetrics
+
+_log = structlog.get_logger("meshhook.worker.leases")
+
+MAX_BATCH_LEASES = 1_000
+
+
+class LeaseTable:
+    """The leases that a worker holds: msg_id → (attempt, last extended, held until at most).
+
+    Shared by two threads. Times are seconds of the process's monotonic clock; they only say when
+    to ask the database, which alone decides whether a lease still holds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[int, tuple[int, float, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, leases: Iterable[tuple[int, int]], claimed_at: float) -> None:
+        """Add leases, as (msg_id, attempt), that were claimed at `claimed_at`."""
+        with self._lock:
+            for msg_id, attempt in leases:
+                self._held[msg_id] = (attempt, claimed_at, float("inf"))
+
+    def limit(self, msg_id: int, until: float) -> None:
+        """Extend a lease no further than `until`: its job has a time limit."""
+        with self._lock:
+            if msg_id in self._held:
+                attempt, extended_at, _ = self._held[msg_id]
+                self._held[msg_id] = (attempt, extended_at, until)
+
+    def discard(self, leases: Iterable[tuple[int, int]]) -> None:
+        """Forget leases, as (msg_id, attempt); those of another attempt stay."""
+        with self._lock:
+            for msg_id, attempt in leases:
+                held = self._held.get(msg_id)
+                if held is not None and held[0] == attempt:
+                    del self._held[msg_id]
+
+    def holds(self, msg_id: int, attempt: int) -> bool:
+        """Say whether a lease is held."""
+        with self._lock:
+            held = self._held.get(msg_id)
+            return held is not None and held[0] == attempt
+
+    def due(self, now: float, age_seconds: float) -> dict[int, int]:
+        """Return the leases last extended `age_seconds` ago or earlier: msg_id → attempt."""
+        with self._lock:
+            return {
+                msg_id: attempt
+                for msg_id, (attempt, extended_at, until) in self._held.items()
+                if now - extended_at >= age_seconds and now < until
+            }
+
+    def extended(self, leases: Mapping[int, int], extended_at: float) -> None:
+        """Note that leases, msg_id → attempt, were extended at `extended_at`."""
+        with self._lock:
+            for msg_id, attempt in leases.items():
+                held = self._held.get(msg_id)
+                if held is not None and held[0] == attempt:
+                    self._held[msg_id] = (attempt, extended_at, held[2])
+
+
+class LeaseKeeper:
+    """Extends the leases of a table until it is stopped. `start` and `stop` are idempotent."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        pooled: bool,
+        application_name: str,
+        tables: queries.QueueTables,
+        leases: LeaseTable,
+        lease_seconds: Callable[[], float],
+        on_lost: Callable[[dict[int, int]], None],
+        metrics: WorkerMetrics,
+    ) -> None:
+        """Take what it needs.
+
+        Args:
+            url: the database.
+            pooled: whether a pooler in transaction mode stands between.
+            application_name: what `pg_stat_activity` shows.
+            tables: the queue's tables.
+            leases: the leases to keep.
+            lease_seconds: returns how long a lease lasts now.
+            on_lost: is called in the worker's event loop with leases that were lost, as
+                msg_id → attempt.
+            metrics: counts extensions.
+        """
+        self._connection_options = {
+            "url": url,
+            "pooled": pooled,
+            "application_name": application_name,
+        }
+        self._extend_sql = queries.load("extend", tables)
+        self._leases = leases
+        self._lease_seconds = lease_seconds
+        self._on_lost = on_lost
+        self._metrics = metrics
+        self._thread: threading.Thread | None = None
+        self._keeper_loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._worker_loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Start the thread, from within the worker's event loop."""
+        if self._thread is not None:
+            return
+        self._worker_loop = asyncio.get_running_loop()
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._keep(ready)), name="meshhook-leases", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+
+    async def stop(self) -> None:
+        """Stop the thread, and wait for it."""
+        thread, self._thread = self._thread, None
+        if thread is None or self._keeper_loop is None or self._stopping is None:
+            return
+        if thread.is_alive():
+            self._keeper_loop.call_soon_threadsafe(self._stopping.set)
+        await asyncio.to_thread(thread.join)
+
+    async def _keep(self, ready: threading.Event) -> None:
+        self._keeper_loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        connection = WorkerConnection(**self._connection_options)  # type: ignore[arg-type]
+        ready.set()
+        try:
+            while not self._stopping.is_set():
+                lease_seconds = self._lease_seconds()
+                await self._extend_due(connection, lease_seconds)
+                try:
+                    async with asyncio.timeout(min(1.0, lease_seconds / 8)):
+                        await self._stopping.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            await connection.close()
+
+    async def _extend_due(self, connection: WorkerConnection, lease_seconds: float) -> None:
+        due = list(self._leases.due(time.monotonic(), lease_seconds / 3).items())
+        for start in range(0, len(due), MAX_BATCH_LEASES):
+            batch = dict(due[start : start + MAX_BATCH_LEASES])
+            asked_at = time.monotonic()
+            try:
+                rows = await connection.fetch(
+                    self._extend_sql, list(batch), list(batch.values()), lease_seconds
+                )
+            except DatabaseError as error:
+                self._metrics.lease_extensions("error", len(batch))
+                _log.warning("leases not extended", leases=len(batch), error=str(error))
+                return
+            held = {row[0] for row in rows}
+            self._leases.extended({i: a for i, a in batch.items() if i in held}, asked_at)
+            lost = {i: a for i, a in batch.items() if i not in held}
+            self._metrics.lease_extensions("extended", len(held))
+            if lost and self._worker_loop is not None:
+                self._worker_loop.call_soon_threadsafe(self._on_lost, lost)

@@ -1,0 +1,399 @@
+"""Running jobs: a fixed number of slots that take claimed jobs and hand over how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from meshhook.database import translated_errors
+from meshhook.errors import InvalidPayloadError, InvalidSettingError, LeaseLostError
+from meshhook.jobs import Job
+from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome, Outcome
+from meshhook.settlements import Settlement, settle
+from meshhook.worker.settling import PendingSettlement
+from meshhook.worker.verdicts import (
+    DONE,
+    CompletionRolledBackError,
+    JobTimeoutError,
+    Verdict,
+    invalid_payload,
+    lease_lost,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from meshhook import queries
+    from meshhook.observability.metrics import WorkerMetrics
+    from meshhook.queue_config import QueueSettings
+    from meshhook.worker.handlers import JobHandler
+    from meshhook.worker.leases import LeaseTable
+
+_log = structlog.get_logger("meshhook.worker.running")
+
+MAX_TURN_SECONDS = 0.005
+TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
+
+
+class _Abort(Enum):
+    LEASE_LOST = auto()
+    SHUTDOWN = auto()
+
+
+class _Running:
+    """One attempt under way."""
+
+    __slots__ = ("abort", "began_at", "job", "timeout", "was_completed")
+
+    def __init__(self, job: Job[Any], began_at: float) -> None:
+        self.job = job
+        self.began_at = began_at
+        self.timeout: asyncio.Timeout | None = None
+        self.abort: _Abort | None = None
+        self.was_completed = False
+
+    def stop(self, reason: _Abort) -> None:
+        # An expired timeout cancels the handler, and nothing else: the slot lives on.
+        if self.abort is None:
+            self.abort = reason
+            if self.timeout is not None and not self.timeout.expired():
+                self.timeout.reschedule(asyncio.get_running_loop().time())
+
+
+class Runner:
+    """Runs claimed jobs in `concurrency` slots.
+
+    `put` hands jobs over; `run` works until cancelled. How each job ends goes to `on_ended`, or
+    to `on_released` where the attempt is to be given back.
+    """
+
+    def __init__(
+        self,
+        *,
+        handler: JobHandler[Any],
+        concurrency: int,
+        tables: queries.QueueTables,
+        worker_name: str,
+        settings: Callable[[], QueueSettings],
+        leases: LeaseTable,
+        metrics: WorkerMetrics,
+        on_ended: Callable[[PendingSettlement], None],
+        on_released: Callable[[list[Job[Any]], float], None],
+    ) -> None:
+        self.concurrency = concurrency
+        self.finished = 0
+        """How many attempts have ended since the start."""
+        self.has_room = asyncio.Event()
+        """Set whenever a slot is free or little work is left unstarted."""
+        self.room_mark = 0
+        """How little unstarted work makes room."""
+        self._handler = handler
+        self._tables = tables
+        self._worker_name = worker_name
+        self._settings = settings
+        self._leases = leases
+        self._metrics = metrics
+        self._on_ended = on_ended
+        self._on_released = on_released
+        self._unstarted: deque[tuple[Job[Any], float]] = deque()
+        self._running: dict[int, _Running] = {}
+        self._zombies: set[int] = set()
+        self._idle_slots: deque[asyncio.Future[None]] = deque()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def unstarted(self) -> int:
+        """How many claimed jobs have not started."""
+        return len(self._unstarted)
+
+    @property
+    def running(self) -> int:
+        """How many jobs run."""
+        return len(self._running)
+
+    @property
+    def free_slots(self) -> int:
+        """How many jobs could start at once."""
+        return self.concurrency - len(self._running) - len(self._zombies)
+
+    @property
+    def has_zombies(self) -> bool:
+        """Whether a thread still runs a job whose time was up: it cannot be stopped."""
+        return bool(self._zombies)
+
+    def put(self, jobs: Iterable[Job[Any]], claimed_at: float) -> None:
+        """Take claimed jobs; `claimed_at` is when, by the monotonic clock."""
+        for job in jobs:
+            running = self._running.get(job.msg_id)
+            if running is not None and running.abort is None:
+                # Its lease ran out while it was running here, and this process claimed it again:
+                # the attempt under way goes on, under the new lease.
+                _log.warning("lease taken up again", **_names(job))
+                running.job.attempt = job.attempt
+                continue
+            if running is not None or job.msg_id in self._zombies:
+                # Still being stopped here: two of one job must not run at once.
+                delay = self._settings().retry_strategy().get_delay_seconds(1)
+                self._on_released([job], max(delay, 1.0))
+                continue
+            self._unstarted.append((job, claimed_at))
+            self._idle.clear()
+        for _ in range(len(self._unstarted)):
+            if not self._wake_slot():
+                break
+        self._update_room()
+
+    def take_unstarted(self) -> list[Job[Any]]:
+        """Take back every job that has not started."""
+        jobs = [job for job, _ in self._unstarted]
+        self._unstarted.clear()
+        self._update_idle()
+        return jobs
+
+    def lease_lost(self, msg_id: int, attempt: int) -> None:
+        """Stop a job whose lease is lost: another worker may run it."""
+        running = self._running.get(msg_id)
+        if running is not None and running.job.attempt == attempt:
+            _log.warning("lease lost", **_names(running.job))
+            running.stop(_Abort.LEASE_LOST)
+            return
+        kept = [item for item in self._unstarted if item[0].msg_id != msg_id]
+        if len(kept) != len(self._unstarted):
+            self._unstarted = deque(kept)
+            self._update_idle()
+
+    async def wait_idle(self) -> None:
+        """Wait until every job handed over has ended."""
+        await self._idle.wait()
+
+    def abort_all(self) -> None:
+        """Stop every running job; each is given back."""
+        for running in list(self._running.values()):
+            running.stop(_Abort.SHUTDOWN)
+
+    async def run(self) -> None:
+        """Run what is handed over, until cancelled."""
+        if not self._handler.is_async:
+            self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix="meshhook-job")
+        try:
+            async with asyncio.TaskGroup() as slots:
+                for number in range(self.concurrency):
+                    slots.create_task(self._slot(), name=f"meshhook-slot-{number}")
+        finally:
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _wake_slot(self) -> bool:
+        while self._idle_slots:
+            waiting = self._idle_slots.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return True
+        return False
+
+    async def _slot(self) -> None:
+        loop = asyncio.get_running_loop()
+        turn_began = time.monotonic()
+        while True:
+            while not self._unstarted:
+                waiting = loop.create_future()
+                self._idle_slots.append(waiting)
+                await waiting
+                turn_began = time.monotonic()
+            job, claimed_at = self._unstarted.popleft()
+            await self._run(job, claimed_at)
+            self._update_room()
+            if time.monotonic() - turn_began > MAX_TURN_SECONDS:
+                # Jobs that never wait must not keep the loop from everything else.
+                await asyncio.sleep(0)
+                turn_began = time.monotonic()
+
+    def _update_room(self) -> None:
+        if not self.has_room.is_set() and (
+            len(self._unstarted) <= self.room_mark or self.free_slots > len(self._unstarted)
+        ):
+            self.has_room.set()
+
+    def _update_idle(self) -> None:
+        if not self._unstarted and not self._running:
+            self._idle.set()
+
+    async def _run(self, job: Job[Any], claimed_at: float) -> None:
+        began_at = time.monotonic()
+        # The database's clock: the moment of the claim by it, and what has passed since.
+        job.started_at = job.claimed_at + timedelta(seconds=began_at - claimed_at)
+        started = job.started_at.timestamp()
+        running = _Running(job, began_at)
+        self._running[job.msg_id] = running
+        try:
+            end, has_run = await self._end_of(running, self._settings())
+        finally:
+            del self._running[job.msg_id]
+            self._update_idle()
+        self.finished += 1
+        if end is None:
+            return
+        ran_seconds = time.monotonic() - began_at
+        if has_run:
+            self._metrics.duration.observe(ran_seconds)
+            self._metrics.wait.observe(max(0.0, started - job.ready_at.timestamp()))
+        if end.outcome in FINAL_OUTCOMES:
+            age_seconds = started + ran_seconds - job.enqueued_at.timestamp()
+            self._metrics.age.observe(max(0.0, age_seconds))
+        settlement = settlement_of(
+            job, end, started if has_run else None, started + ran_seconds
+        )
+        self._on_ended(PendingSettlement(settlement, running.was_completed))
+
+    async def _end_of(
+        self, running: _Running, settings: QueueSettings
+    ) -> tuple[Verdict | None, bool]:
+        """Return what becomes of a job, None if nothing is to be settled, and whether it ran."""
+        job = running.job
+        try:
+            self._handler.decoder.decode(job)
+        except InvalidPayloadError as error:
+            end = invalid_payload(str(error), settings)
+            _log_end(job, end)
+            return end, False
+        if job.attempt > settings.max_retry_attempts and job.lost_attempts:
+            end = lease_lost(job.lost_attempts, settings)
+            _log_end(job, end)
+            return end, False
+        job._complete = functools.partial(self._complete, running)  # noqa: SLF001 - made here
+        ended = await self._ended(running, settings.job_timeout_seconds)
+        if ended is _Abort.LEASE_LOST:
+            return None, True
+        if ended is _Abort.SHUTDOWN:
+            self._on_released([job], 0.0)
+            return None, True
+        if running.was_completed and not isinstance(ended, BaseException):
+            # Holds only if the message is still there: then the transaction was rolled back.
+            ended = CompletionRolledBackError()
+        end = verdict(
+            ended,
+            attempt=job.attempt,
+            settings=settings,
+            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+        if end is not DONE and not running.was_completed:
+            _log_end(job, end, ended)
+        return end, True
+
+    async def _ended(self, running: _Running, timeout_seconds: float | None) -> object:
+        """Run a job, and return what its handler returned or raised, or why it was stopped."""
+        if timeout_seconds is not None:
+            self._leases.limit(
+                running.job.msg_id,
+                running.began_at + timeout_seconds + TIMEOUT_LEASE_MARGIN_SECONDS,
+            )
+        try:
+            async with asyncio.timeout(timeout_seconds) as running.timeout:
+                return await self._call(running)
+        except TimeoutError as error:
+            if running.abort is not None:
+                return running.abort
+            if running.timeout is not None and running.timeout.expired():
+                return JobTimeoutError(f"the attempt ran longer than {timeout_seconds:g} seconds")
+            return error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return error
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises
+            return error
+
+    async def _call(self, running: _Running) -> object:
+        if self._threads is None:
+            return await self._handler.function(running.job)
+        job = running.job
+        future = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._handler.function, job
+        )
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped. Its slot stays taken until it ends.
+            if not future.cancel():
+                self._zombies.add(job.msg_id)
+                future.add_done_callback(lambda done: self._bury(job, done))
+            raise
+
+    def _bury(self, job: Job[Any], done: asyncio.Future[Any]) -> None:
+        if not done.cancelled():
+            done.exception()
+        self._zombies.discard(job.msg_id)
+        self._update_room()
+
+    async def _complete(self, running: _Running, connection: Any) -> None:
+        if not connection.is_in_transaction():
+            message = "job.complete() needs a connection inside a transaction"
+            raise InvalidSettingError(message)
+        job = running.job
+        started = job.started_at.timestamp()
+        finished = started + time.monotonic() - running.began_at
+        settlement = settlement_of(job, DONE, started, finished)
+        with translated_errors():
+            recorded = await settle(connection, self._tables, self._worker_name, [settlement])
+        if not recorded:
+            raise LeaseLostError(job.queue, job.msg_id, job.attempt)
+        running.was_completed = True
+
+
+def settlement_of(
+    job: Job[Any], end: Verdict, started: float | None, finished: float
+) -> Settlement:
+    """Return the settlement of a job; times are seconds since 1970 by the database's clock."""
+    return Settlement(
+        msg_id=job.msg_id,
+        attempt=job.attempt,
+        outcome=end.outcome,
+        started_at=started,
+        finished_at=finished,
+        delay_seconds=end.delay_seconds,
+        run_id=job.run_id,
+        workflow_id=job.workflow_id,
+        project_id=job.project_id,
+        error_type=end.error_type,
+        error_message=end.error_message,
+        error_stack=end.error_stack,
+    )
+
+
+def _log_end(job: Job[Any], end: Verdict, ended: object = None) -> None:
+    log = _log.info
+    if end.outcome in (AttemptOutcome.DEAD_LETTERED, AttemptOutcome.ARCHIVED):
+        log = _log.error
+    elif end.outcome is AttemptOutcome.RETRIED:
+        log = _log.warning
+    is_failure = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
+    log(
+        f"attempt {end.outcome}",
+        **_names(job),
+        delay_seconds=round(end.delay_seconds, 3),
+        error_type=end.error_type,
+        error=end.error_message,
+        **({"exc_info": ended} if is_failure else {}),
+    )
+
+
+def _names(job: Job[Any]) -> dict[str, Any]:
+    return {
+        "queue": job.queue,
+        "msg_id": job.msg_id,
+        "attempt": job.attempt,
+        "run_id": job.run_id,
+    }
