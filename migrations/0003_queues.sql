@@ -89,6 +89,13 @@ begin
         perform pgmq.create(queue_name || '_dlq');
         is_new := true;
     end if;
+    -- For looking dead letters up by their error, and by the job that they were.
+    execute format($index$create index if not exists %I on pgmq.%I
+        (left(headers #>> '{meshhook-dead-letter,error_type}', 200), msg_id)$index$,
+        queue_table || '_dlq_error_idx', queue_table || '_dlq');
+    execute format($index$create index if not exists %I on pgmq.%I
+        (left(headers #>> '{meshhook-dead-letter,msg_id}', 20), msg_id)$index$,
+        queue_table || '_dlq_origin_idx', queue_table || '_dlq');
     if to_regclass(format('meshhook.%I', waiting)) is null then
         execute format('create %s sequence meshhook.%I',
             case when current_setting('server_version_num')::integer >= 150000

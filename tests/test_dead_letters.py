@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
+from meshhook import queries
 from meshhook.administration import create_queue, set_queue_config
 from meshhook.database import Database
 from meshhook.dead_letters import DLQService
@@ -565,3 +566,28 @@ async def test_it_works_on_every_supported_pgmq(pgmq_database: Connection):
     (letter,) = await service.list_dead_letter_jobs()
     assert await service.replay_multiple_jobs() == [(letter.id, job.msg_id + 1)]
     assert await service.purge_dlq() == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "arguments"),
+    [
+        ("list_dead_letters", (15_000, 100)),
+        ("get_dead_letter", (5,)),
+        ("lock_dead_letters", (100,)),
+        ("replay_dead_letters", ([1, 2, 3], "jobs")),
+        ("delete_dead_letter", (5,)),
+        ("count_dead_letters_by_error", (10_000, 20)),
+        ("dlq_metrics", (10_000,)),
+        ("list_newest_errors", (5,)),
+    ],
+)
+async def test_statements_go_by_index(
+    connection: Connection, queue_name: str, statement: str, arguments: tuple[Any, ...]
+):
+    """However many dead letters there are, none of these reads them all."""
+    await send_many(connection, 20_000)
+    await connection.execute("analyze pgmq.q_jobs_dlq")
+    sql = queries.load(statement, queue_name, target=queue_name)
+    plan = "\n".join(row[0] for row in await connection.fetch(f"explain {sql}", *arguments))
+    assert "q_jobs_dlq_pkey" in plan
+    assert "Seq Scan on q_jobs_dlq" not in plan

@@ -1,21 +1,35 @@
 """The programs that the demo starts: none fails unseen, and none stays behind."""
 
 import asyncio
-import os
+import sys
 
+import psutil
 import pytest
 
 from meshhook.demo.processes import DemoError, start_program, start_receiver
 from support.waiting import eventually
 
+PARENT = """
+import asyncio, pathlib, sys
+from meshhook.demo.processes import start_program
+
+async def main():
+    program = await start_program(
+        "sleeper", ["timeit", "-n1", "-r1", "-s", "import time", "time.sleep(60)"],
+        environment={}, directory=pathlib.Path(sys.argv[1]))
+    print(program.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process is there."""
+    """Say whether a process runs; one that nobody has reaped yet does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 async def test_a_program_that_ends_early_is_reported_with_its_output(tmp_path):
@@ -43,6 +57,23 @@ async def test_killing_a_program_twice_is_harmless(tmp_path):
 
     assert not program.is_running
     await eventually(lambda: not is_alive(program.pid))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux does this")
+async def test_a_program_ends_with_the_demo_that_started_it(tmp_path):
+    """Also when the demo is killed and cannot clean up."""
+    demo = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", PARENT, str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert demo.stdout
+    pid = int(await demo.stdout.readline())
+    assert is_alive(pid)
+
+    demo.kill()
+    await demo.wait()
+    await eventually(lambda: not is_alive(pid))
 
 
 async def test_a_receiver_whose_demo_was_killed_stops_by_itself(tmp_path):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from meshhook.database import Database
 
 COUNT_LIMIT = 10_000
+PURGE_CHUNK_MESSAGES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ async def get_queue_config(database: Database, queue_name: str) -> QueueConfig:
     return QueueConfig(**dict(row))
 
 
-async def set_queue_config(database: Database, queue_name: str, **changes: Any) -> QueueConfig:  # noqa: ANN401
+async def set_queue_config(database: Database, queue_name: str, **changes: Any) -> QueueConfig:
     """Change settings of a queue; running workers follow.
 
     Args:
@@ -172,3 +173,11 @@ async def describe_tables(database: Database, queue_name: str) -> queries.QueueT
 def snapshot_from(row: asyncpg.Record) -> QueueSnapshot:
     """Return the snapshot that a row of `meshhook.queue_snapshot` holds."""
     return QueueSnapshot(**dict(row))
+
+
+async def purge_in_chunks(database: Database, sql: str) -> int:
+    """Run a chunked delete until it finds nothing, and return how many rows went."""
+    purged = 0
+    while deleted := await database.fetchval(sql, PURGE_CHUNK_MESSAGES):
+        purged += deleted
+    return purged

@@ -38,7 +38,7 @@ class Claim:
 
 
 async def claim(
-    database: Any,  # noqa: ANN401 - a Database or a connection
+    database: Any,
     tables: queries.QueueTables,
     *,
     lease_seconds: float,

@@ -81,7 +81,9 @@ def translated_errors() -> Iterator[None]:
         asyncpg.UndefinedColumnError,
         asyncpg.InvalidSchemaNameError,
     ) as error:
-        message = f"the database lacks something that this version needs ({error}); run: meshhook migrate"
+        message = (
+            f"the database lacks something that this version needs ({error}); run: meshhook migrate"
+        )
         raise errors.SchemaMissingError(message) from error
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         message = f"the database refused the login: {error}"
@@ -133,7 +135,7 @@ def _checked_url() -> Iterator[None]:
 class Database:
     """Statements on a pool, or on one connection whose statements are put in line."""
 
-    def __init__(self, source: Any, *, owns_source: bool = False) -> None:  # noqa: ANN401
+    def __init__(self, source: Any, *, owns_source: bool = False) -> None:
         """Take an asyncpg Pool or Connection, or another Database to share.
 
         Args:
@@ -144,11 +146,12 @@ class Database:
             InvalidSettingError: if it is none of these.
         """
         if isinstance(source, Database):
-            source = source._source  # noqa: SLF001 - its own class
+            source = source.source
         if not hasattr(source, "fetch"):
             message = f"expected an asyncpg pool or connection, got {type(source).__name__}"
             raise errors.InvalidSettingError(message)
-        self._source = source
+        self.source: Any = source
+        """The pool or connection."""
         self._owns_source = owns_source
         self._is_pool = hasattr(source, "acquire")
         self._line = asyncio.Lock()
@@ -176,18 +179,18 @@ class Database:
     async def close(self) -> None:
         """Close the pool or connection if it is ours."""
         if self._owns_source:
-            await self._source.close()
+            await self.source.close()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
         """Lend one connection, with the driver's errors translated around its use."""
         with translated_errors():
             if self._is_pool:
-                async with self._source.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+                async with self.source.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
                     yield connection
             else:
                 async with self._line:
-                    yield self._source
+                    yield self.source
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
@@ -207,7 +210,7 @@ class Database:
             row: asyncpg.Record | None = await connection.fetchrow(sql, *arguments)
             return row
 
-    async def fetchval(self, sql: str, *arguments: object) -> Any:  # noqa: ANN401 - any column
+    async def fetchval(self, sql: str, *arguments: object) -> Any:
         """Run a statement and return the first column of its first row, or None."""
         async with self.acquire() as connection:
             return await connection.fetchval(sql, *arguments)

@@ -24,7 +24,7 @@ from meshhook.errors import (
     InvalidSettingError,
 )
 from meshhook.jobs import Job
-from meshhook.limits import MAX_ID, check_range, checked_id
+from meshhook.limits import MAX_ID, check_range, checked_id, checked_ids
 from meshhook.names import validate_queue_name
 from meshhook.outcomes import AttemptOutcome
 from meshhook.settlements import (
@@ -77,8 +77,8 @@ class DLQService:
 
         Args:
             job: a job of this queue whose lease holds.
-            error_message: what went wrong; the middle of more than 4,000 characters is cut.
-            error_stack: a stack trace; the middle of more than 16,000 characters is cut.
+            error_message: what went wrong; cut in the middle beyond 4,000 characters.
+            error_stack: a stack trace; cut in the middle beyond 16,000 characters.
             error_type: what to group it under, at most 200 characters. Default "DeadLetter".
 
         Returns:
@@ -95,7 +95,7 @@ class DLQService:
             )
         tables = await describe_tables(self._database, self.queue_name)
         started_at = job.started_at.timestamp()
-        stack = None if error_stack is None else storable_text(error_stack, MAX_ERROR_STACK_LENGTH)
+        stack = error_stack and storable_text(error_stack, MAX_ERROR_STACK_LENGTH)
         settlement = Settlement(
             msg_id=job.msg_id,
             attempt=job.attempt,
@@ -134,7 +134,6 @@ class DLQService:
         if error_type is None:
             rows = await self._fetch("list_dead_letters", below, limit)
         else:
-            # U+0000 cannot be sent to the database, and is in no error type.
             sought = storable_text(error_type, MAX_ERROR_TYPE_LENGTH)
             rows = await self._fetch("list_dead_letters_by_error_type", below, limit, sought)
         return [dead_letter_from(row, self.queue_name) for row in rows]
@@ -204,7 +203,7 @@ class DLQService:
             UncertainCommitError: the connection broke; they are replayed, or still there.
         """
         check_range("limit", limit, MAX_DEAD_LETTERS)
-        ids = None if dead_letter_ids is None else _checked_ids(dead_letter_ids)
+        ids = None if dead_letter_ids is None else checked_ids(dead_letter_ids, MAX_DEAD_LETTERS)
         if ids is not None and error_type is not None:
             raise InvalidSettingError("name dead letter ids or an error_type to replay, not both")
         target = self.queue_name if target_queue is None else validate_queue_name(target_queue)
@@ -294,13 +293,3 @@ class DLQService:
                 await describe_tables(self._database, self.queue_name)
             self._is_known = True
         return await self._database.fetch(queries.load(statement, self.queue_name), *arguments)
-
-
-def _checked_ids(values: Sequence[int]) -> list[int]:
-    ids = [checked_id("a dead letter id", value) for value in values]
-    if len(ids) > MAX_DEAD_LETTERS:
-        raise InvalidSettingError(
-            f"at most {MAX_DEAD_LETTERS} dead letters are replayed at once, got {len(ids)}; "
-            "replay them in parts"
-        )
-    return ids

@@ -1,4 +1,4 @@
-"""Every error that MeshHook Queue raises, in one family: catch `MeshHookError` to catch them all."""
+"""Every error that MeshHook Queue raises: one family, with `MeshHookError` at its head."""
 
 from __future__ import annotations
 

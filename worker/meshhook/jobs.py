@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
@@ -36,6 +37,7 @@ REPLAYED_HEADER = "meshhook-replayed-from"
 """The header of a replayed job that says which dead letter it was."""
 
 MAX_ID_LENGTH = 200
+_MAX_FAULT_DEPTH = 100
 
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _SCALARS_AS_TEXT = (UUID, datetime, date, time, timedelta, Decimal, Enum, BaseModel)
@@ -45,9 +47,7 @@ def _id_as_text(value: object) -> object:
     return str(value) if isinstance(value, UUID) else value
 
 
-JobId = Annotated[
-    str, BeforeValidator(_id_as_text), Field(min_length=1, max_length=MAX_ID_LENGTH)
-]
+JobId = Annotated[str, BeforeValidator(_id_as_text), Field(min_length=1, max_length=MAX_ID_LENGTH)]
 """An identifier of a run, workflow or project: text of 1 to 200 characters, or a UUID."""
 
 
@@ -128,7 +128,7 @@ def _as_mapping(model: BaseModel) -> dict[str, Any]:
     return dict(dumped) if isinstance(dumped, dict) else {"payload": dumped}
 
 
-def _as_json(value: object) -> Any:  # noqa: ANN401 - whatever JSON can hold
+def _as_json(value: object) -> Any:
     if isinstance(value, _SCALARS_AS_TEXT):
         return to_jsonable_python(value, inf_nan_mode="constants")
     if isinstance(value, Mapping):
@@ -139,29 +139,34 @@ def _as_json(value: object) -> Any:  # noqa: ANN401 - whatever JSON can hold
 
 def _first_fault(value: object, place: str, depth: int = 0) -> str | None:
     """Return the first place in a body that JSON or PostgreSQL cannot hold, with the reason."""
-    if depth > 100:  # noqa: PLR2004 - far beyond what a person could find by its path
+    if depth > _MAX_FAULT_DEPTH:
         return None
     if isinstance(value, BaseModel):
         value = _as_mapping(value)
+    if isinstance(value, Mapping):
+        faults = (_fault_of_item(key, item, place, depth) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        faults = (_first_fault(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value))
+    else:
+        return _fault_of_scalar(value, place)
+    return next((fault for fault in faults if fault), None)
+
+
+def _fault_of_item(key: object, item: object, place: str, depth: int) -> str | None:
+    if not isinstance(key, str | int | float | bool | None):
+        return f"{place} has the key {key!r}; the keys of a JSON object are strings"
+    return _fault_of_scalar(key, f"{place}: the key {key!r}") or _first_fault(
+        item, f"{place}.{key}", depth + 1
+    )
+
+
+def _fault_of_scalar(value: object, place: str) -> str | None:
     if isinstance(value, str):
         is_storable = "\x00" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
         return None if is_storable else place
     if isinstance(value, float):
-        is_finite = value - value == 0
-        return None if is_finite else f"{place} is {value}, which is not JSON"
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str | int | float | bool | None):
-                return f"{place} has the key {key!r}; the keys of a JSON object are strings"
-            fault = _first_fault(str(key), f"{place}: the key {key!r}", depth + 1)
-            fault = fault or _first_fault(item, f"{place}.{key}", depth + 1)
-            if fault:
-                return fault
-        return None
-    if isinstance(value, list | tuple):
-        faults = (_first_fault(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value))
-        return next((fault for fault in faults if fault), None)
-    if value is None or isinstance(value, (bool, int, *_SCALARS_AS_TEXT)):
+        return None if math.isfinite(value) else f"{place} is {value}, which is not JSON"
+    if value is None or isinstance(value, (int, *_SCALARS_AS_TEXT)):
         return None
     return f"{place} is of type {type(value).__name__}, which JSON does not have"
 
@@ -216,7 +221,7 @@ class Job(Generic[PayloadT]):
     payload: PayloadT
     """The payload: an instance of the handler's model, else plain JSON values."""
 
-    def __init__(  # noqa: D107 - made by the library
+    def __init__(
         self,
         *,
         queue: str,
@@ -258,7 +263,7 @@ class Job(Generic[PayloadT]):
         """How many earlier attempts ended without an outcome: their lease ran out."""
         return max(0, self.attempt - 1 - self.settled_attempts)
 
-    async def complete(self, *, connection: Any) -> None:  # noqa: ANN401 - asyncpg, pooled or not
+    async def complete(self, *, connection: Any) -> None:
         """Settle this job as done inside the caller's own transaction.
 
         The job is done if and only if that transaction commits, together with all else that it
@@ -298,11 +303,12 @@ class BodyDecoder(Generic[PayloadT]):
     a `payload`, as any other PGMQ client may send, is its own payload.
     """
 
-    def __init__(self, payload_model: Any = None) -> None:  # noqa: ANN401 - any type pydantic knows
+    def __init__(self, payload_model: Any = None) -> None:
         """Take a pydantic model, or anything else that a TypeAdapter takes; None means any JSON."""
-        self._model = Any if payload_model is None else payload_model
-        self._envelope = TypeAdapter(_Envelope[self._model])
-        self._bare: TypeAdapter[PayloadT] = TypeAdapter(self._model)
+        model: Any = Any if payload_model is None else payload_model
+        envelope: Any = _Envelope
+        self._envelope: TypeAdapter[_Envelope[PayloadT]] = TypeAdapter(envelope[model])
+        self._bare: TypeAdapter[PayloadT] = TypeAdapter(model)
 
     def decode(self, job: Job[PayloadT]) -> None:
         """Fill in the job's payload and identifiers from its body.
@@ -360,7 +366,7 @@ def _describe(error: ValidationError) -> str:
 
 
 def decode_headers(text: str | None) -> dict[str, Any]:
-    """Return a message's headers as a dictionary; headers of any other form are kept under one key."""
+    """Return a message's headers as a dictionary; any other form is kept under one key."""
     if text is None:
         return {}
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from meshhook.errors import InvalidSettingError
 
 MAX_ID = 2**63 - 1
@@ -27,3 +29,16 @@ def checked_id(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidSettingError(f"{name} is a whole number, got {value!r}")
     return max(-1, min(value, MAX_ID))
+
+
+def checked_ids(values: Sequence[int], maximum: int) -> list[int]:
+    """Return ids as the database can look them up.
+
+    Raises:
+        InvalidSettingError: if one is not a whole number, or if they are more than `maximum`.
+    """
+    if len(values) > maximum:
+        raise InvalidSettingError(
+            f"at most {maximum} ids are taken at once, got {len(values)}; give them in parts"
+        )
+    return [checked_id("an id", value) for value in values]

@@ -19,7 +19,7 @@ class QueueTables:
     queue_name: str
     """The queue."""
     has_last_read_at: bool = True
-    """Whether the table has the column `last_read_at`: queues made by PGMQ before 1.10.1 may lack it."""
+    """Whether it has the column `last_read_at`: queues made by PGMQ before 1.10.1 may lack it."""
 
 
 def load(name: str, tables: QueueTables | str | None = None, *, target: str | None = None) -> str:

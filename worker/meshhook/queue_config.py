@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from meshhook import administration, queries
 from meshhook.claims import claim
 from meshhook.database import Database, translated_errors
-from meshhook.errors import InvalidSettingError
+from meshhook.errors import InvalidJobError, InvalidSettingError
 from meshhook.jobs import BodyDecoder, Job, PayloadT, encode_body, encode_headers
 from meshhook.names import validate_queue_name
 from meshhook.outcomes import AttemptOutcome, delay_in_seconds
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from meshhook.queue_config import QueueConfig
 
-PURGE_CHUNK_MESSAGES = 10_000
 _CONFIG_MAX_AGE_SECONDS = 5.0
 
 
@@ -56,10 +55,10 @@ class QueueService(Generic[PayloadT]):
 
     def __init__(
         self,
-        source: Any,  # noqa: ANN401 - a pool, a connection or a Database
+        source: Any,
         queue_name: str,
         *,
-        payload_model: Any = None,  # noqa: ANN401 - any type pydantic knows
+        payload_model: Any = None,
         worker_name: str | None = None,
     ) -> None:
         """Take an asyncpg pool or connection, and the queue's name.
@@ -89,7 +88,7 @@ class QueueService(Generic[PayloadT]):
         delay_seconds: float = 0,
         *,
         headers: Mapping[str, Any] | None = None,
-        connection: Any = None,  # noqa: ANN401 - asyncpg, pooled or not
+        connection: Any = None,
     ) -> int:
         """Store a job, and return its msg_id once it is durable.
 
@@ -119,7 +118,7 @@ class QueueService(Generic[PayloadT]):
         delay_seconds: float = 0,
         *,
         headers: Mapping[str, Any] | None = None,
-        connection: Any = None,  # noqa: ANN401 - asyncpg, pooled or not
+        connection: Any = None,
     ) -> list[int]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
@@ -202,7 +201,10 @@ class QueueService(Generic[PayloadT]):
             False if its lease is lost: nothing was changed.
         """
         rows = await self._database.fetch(
-            queries.load("release", await self._described()), [job.msg_id], [job.attempt], 0.0
+            queries.load("release", await self._described()),
+            [self._own(job).msg_id],
+            [job.attempt],
+            0.0,
         )
         return bool(rows)
 
@@ -235,7 +237,7 @@ class QueueService(Generic[PayloadT]):
         Dead letters and history stay. Messages go in chunks, each durable by itself.
         """
         sql = queries.load("purge_queue", await self._described())
-        return await purge_in_chunks(self._database, sql)
+        return await administration.purge_in_chunks(self._database, sql)
 
     async def get_config(self) -> QueueConfig:
         """Return the queue's settings, at most five seconds old.
@@ -273,7 +275,14 @@ class QueueService(Generic[PayloadT]):
         config = await self.get_config()
         return encode_body(job, config.max_payload_bytes), encode_headers(headers), delay
 
-    async def _insert_in_batches(self, connection: Any, messages: list[Message]) -> list[int]:  # noqa: ANN401
+    def _own(self, job: Job[Any]) -> Job[Any]:
+        if job.queue != self.queue_name:
+            raise InvalidJobError(
+                f"job {job.msg_id} belongs to queue {job.queue!r}, not to {self.queue_name!r}"
+            )
+        return job
+
+    async def _insert_in_batches(self, connection: Any, messages: list[Message]) -> list[int]:
         ids: list[int] = []
         with translated_errors():
             for start in range(0, len(messages), MAX_BATCH_MESSAGES):
@@ -288,7 +297,7 @@ class QueueService(Generic[PayloadT]):
         now = time.time()
         settlements = [
             Settlement(
-                msg_id=job.msg_id,
+                msg_id=self._own(job).msg_id,
                 attempt=job.attempt,
                 outcome=outcome,
                 started_at=job.started_at.timestamp(),
@@ -301,11 +310,3 @@ class QueueService(Generic[PayloadT]):
         ]
         settled = await settle(self._database, tables, self._worker_name, settlements)
         return [position in settled for position in range(len(jobs))]
-
-
-async def purge_in_chunks(database: Database, sql: str) -> int:
-    """Run a chunked delete until it finds nothing, and return how many rows went."""
-    purged = 0
-    while deleted := await database.fetchval(sql, PURGE_CHUNK_MESSAGES):
-        purged += deleted
-    return purged

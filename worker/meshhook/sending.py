@@ -1,4 +1,4 @@
-"""Enqueuing from many tasks at once: what comes while a batch is being committed is the next one."""
+"""Enqueuing from many tasks at once: what comes while one batch is committed is the next."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def insert_messages(
 class SendBuffer:
     """Coalesces concurrent sends to one queue into one durable statement at a time."""
 
-    def __init__(self, database: Database, queue_name: str) -> None:  # noqa: D107
+    def __init__(self, database: Database, queue_name: str) -> None:
         self._database = database
         self._queue_name = queue_name
         self._pending: list[_Pending] = []

@@ -58,7 +58,7 @@ _COLUMNS = attrgetter(
 
 
 async def settle(
-    database: Any,  # noqa: ANN401 - a Database or a connection
+    database: Any,
     tables: queries.QueueTables,
     worker_name: str | None,
     settlements: Sequence[Settlement],
@@ -76,7 +76,7 @@ async def settle(
 
 
 async def find_settled(
-    database: Any,  # noqa: ANN401 - a Database or a connection
+    database: Any,
     queue_name: str,
     worker_name: str,
     settlements: Sequence[Settlement],
@@ -102,4 +102,4 @@ def storable_text(text: str, max_length: int) -> str:
         kept = (max_length - len(cut)) // 2
         text = text[:kept] + cut + text[-kept:]
     text = text.replace("\x00", "\ufffd")
-    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -40,7 +40,7 @@ class HourStatistics:
 async def job_statistics(database: Database, queue_name: str | None = None) -> list[HourStatistics]:
     """Return the last 24 hours, newest first; hours in which nothing ended are left out.
 
-    It reads every attempt of that time: 0.1 to 1 second a hundred thousand.
+    It reads every attempt of that time, some 1.5 seconds a million.
 
     Args:
         database: where the queues are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
 _LOG_TAIL_BYTES = 2_000
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)  # before the fork: a child must not load anything
 
 
 class DemoError(MeshHookError):
@@ -82,6 +85,11 @@ class Program:
             ) from None
 
 
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the demo dies: also a killed demo leaves no worker."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 async def start_program(
     name: str,
     arguments: list[str],
@@ -110,6 +118,7 @@ async def start_program(
             stdout=PIPE if has_pipes else output,
             stderr=output,
             env={**os.environ, **environment},
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
     return Program(name, process, log)
 

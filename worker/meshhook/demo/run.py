@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.1
 HANDLER = "meshhook.demo.webhook_delivery:deliver"
+_READY_SQL = """
+select pg_sequence_last_value($1::text::regclass) is not null and count(*) >= $3::integer
+from pg_stat_activity
+where datname = current_database() and application_name = $2::text
+"""
 
 
 async def run_demo(
@@ -104,6 +109,7 @@ class _Run:
         self._environment = {
             "MESHHOOK_DATABASE_URL": database_url,
             "WEBHOOK_SECRET": secret,
+            "MESHHOOK_LOG_FORMAT": "json",
             "WEBHOOK_TIMEOUT_SECONDS": str(scenario.HTTP_TIMEOUT_SECONDS),
         }
         self._receiver: Program | None = None
@@ -168,9 +174,13 @@ class _Run:
         self._reporter.event(f"started {program.name} (pid {program.pid})")
 
     async def _wait_for_workers(self) -> None:
-        """Wait until a worker waits for jobs, so that its start is not counted as their wait."""
-        sql = "select pg_sequence_last_value($1::text::regclass)"
-        while not await self._database.fetchval(sql, f'meshhook."waiting_{self._queue_name}"'):
+        """Wait until all workers are connected and one of them asks for jobs.
+
+        So that the time that Python needs to start is not counted as the jobs' wait.
+        """
+        waiting = f'meshhook."waiting_{self._queue_name}"'
+        worker = f"meshhook worker {self._queue_name}"
+        while not await self._database.fetchval(_READY_SQL, waiting, worker, len(self._workers)):
             self._check_programs()
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from prometheus_client.metrics import MetricWrapperBase
+    from collections.abc import Callable
 
 _SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600)
 _BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -27,7 +27,7 @@ OUTCOMES = (
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    kind: type[MetricWrapperBase]
+    kind: Callable[..., Any]
     help: str
     labels: tuple[str, ...] = ("queue",)
     buckets: tuple[float, ...] = ()
@@ -68,11 +68,11 @@ class WorkerMetrics:
             outcome: found["lease_extensions_total"].labels(queue_name, outcome)
             for outcome in ("extended", "lost", "error")
         }
-        self.duration = found["message_duration_seconds"].labels(queue_name)
-        self.wait = found["message_wait_seconds"].labels(queue_name)
-        self.age = found["message_age_seconds"].labels(queue_name)
-        self.claim_batch = found["claim_batch_messages"].labels(queue_name)
-        self.inflight = found["inflight_messages"].labels(queue_name)
+        self.duration: Histogram = found["message_duration_seconds"].labels(queue_name)
+        self.wait: Histogram = found["message_wait_seconds"].labels(queue_name)
+        self.age: Histogram = found["message_age_seconds"].labels(queue_name)
+        self.claim_batch: Histogram = found["claim_batch_messages"].labels(queue_name)
+        self.inflight: Gauge = found["inflight_messages"].labels(queue_name)
 
     def attempts(self, outcome: str, count: int = 1) -> None:
         """Count attempts that ended in `outcome`."""
@@ -83,10 +83,10 @@ class WorkerMetrics:
         self._extensions[outcome].inc(count)
 
 
-_made: dict[int, tuple[CollectorRegistry, dict[str, MetricWrapperBase]]] = {}
+_made: dict[int, tuple[CollectorRegistry, dict[str, Any]]] = {}
 
 
-def _families(registry: CollectorRegistry) -> dict[str, MetricWrapperBase]:
+def _families(registry: CollectorRegistry) -> dict[str, Any]:
     # A registry refuses a second metric of the same name; two workers in a process share them.
     if id(registry) not in _made:
         families = {

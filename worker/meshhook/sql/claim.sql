@@ -20,7 +20,10 @@ with locked as materialized (
     where l.class = h.class and (h.class < 2 or l.msg_id = h.msg_id)
 )
 update {queue_table} q
-set read_ct = q.read_ct + 1, {set_last_read_at} vt = now() + make_interval(secs => $1::float8)
+set read_ct = q.read_ct + 1, {set_last_read_at} vt = now() + make_interval(secs => $1::float8),
+    -- More settled attempts than attempts is some other client's nonsense: settling would fail.
+    headers = case when meshhook.settled_attempts(q.headers) > q.read_ct
+        then q.headers - 'meshhook-settled' else q.headers end
 from chosen c
 where q.msg_id = c.msg_id
 returning q.msg_id, q.read_ct, q.enqueued_at, c.vt as ready_at, c.class,

@@ -3,8 +3,10 @@
 with gone as (
     delete from {dlq_table} q
     where q.msg_id in (
-        select p.msg_id from (select * from {dlq_table} order by msg_id limit $1::int) p
-        where p.enqueued_at < now() - make_interval(days => $2::int))
+        select old.msg_id
+        from (select p.msg_id, p.enqueued_at from {dlq_table} p order by p.msg_id limit $1::int
+              for update skip locked) old
+        where old.enqueued_at < now() - make_interval(days => $2::int))
     returning 1
 )
 select count(*) from gone

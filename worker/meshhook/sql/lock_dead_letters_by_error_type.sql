@@ -1,5 +1,5 @@
 -- Chooses the $1 oldest dead letters of error type $2 that nobody else has locked.
--- Locks: the chosen rows. Index: q_<queue>_dlq_error_type_idx; without it the primary key, read
+-- Locks: the chosen rows. Index: q_<queue>_dlq_error_idx; without it the primary key, read
 -- until enough are found.
 select d.msg_id from {dlq_table} d
 where left(d.headers #>> '{meshhook-dead-letter,error_type}', 200) = $2::text

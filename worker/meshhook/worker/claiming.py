@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("meshhook.worker.claiming")
 
 POLL_SECONDS = 1.0
-WAITING_SECONDS = 2.5
+WAITING_SECONDS = 2.0
 REFUSED_RETRY_SECONDS = 5.0
 MAX_UNSETTLED = 10_000
 
@@ -85,6 +85,11 @@ class Claimer:
     def wake(self) -> None:
         """End a wait: something was inserted, or the settings have changed."""
         self._woken.set()
+
+    def wake_in(self, seconds: float) -> None:
+        """End a wait when a message that this worker put off falls due, if that is soon."""
+        if seconds < POLL_SECONDS:
+            asyncio.get_running_loop().call_later(seconds + 0.001, self.wake)
 
     def stop(self) -> None:
         """Let `run` end after the claim that is under way."""
@@ -140,9 +145,7 @@ class Claimer:
         )
         if limit and self._settler.backlog < MAX_UNSETTLED:
             return limit
-        runner.room_mark = int(
-            min(self._rate.per_second * AHEAD_SECONDS, MAX_CLAIM_MESSAGES) / 2
-        )
+        runner.room_mark = int(min(self._rate.per_second * AHEAD_SECONDS, MAX_CLAIM_MESSAGES) / 2)
         runner.has_room.clear()
         try:
             async with asyncio.timeout(POLL_SECONDS):
@@ -238,22 +241,21 @@ class Claimer:
 
     async def _wait_for_messages(self, limit: int) -> None:
         """Wait for a wake-up, for the next message that falls due, or for a second."""
-        next_due_seconds: float | None = POLL_SECONDS
         now = time.monotonic()
-        if self._waiting_until < now + POLL_SECONDS:
-            row = await self._connection.fetchrow(
-                self._wait_sql, WAITING_SECONDS, self._waiting_sequence
-            )
-            self._waiting_until = now + WAITING_SECONDS
-            next_due_seconds = None if row is None else row["next_due_seconds"]
+        was_waiting = self._waiting_until > now
+        row = await self._connection.fetchrow(
+            self._wait_sql, WAITING_SECONDS, self._waiting_sequence
+        )
+        self._waiting_until = now + WAITING_SECONDS
+        if not was_waiting:
             # What was inserted before anybody waited did not notify.
             claimed = await self._claim(limit, everything=True)
             if claimed.jobs:
                 await self._hand_over(claimed, limit)
                 return
         pause = POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the fleet
-        if next_due_seconds is not None:
-            pause = min(pause, max(next_due_seconds, 0.0) + 0.001)
+        if row is not None and row["next_due_seconds"] is not None:
+            pause = min(pause, max(row["next_due_seconds"], 0.0) + 0.001)
         await self._sleep(pause)
 
     async def _sleep(self, seconds: float) -> None:

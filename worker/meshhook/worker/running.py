@@ -252,9 +252,7 @@ class Runner:
         if end.outcome in FINAL_OUTCOMES:
             age_seconds = started + ran_seconds - job.enqueued_at.timestamp()
             self._metrics.age.observe(max(0.0, age_seconds))
-        settlement = settlement_of(
-            job, end, started if has_run else None, started + ran_seconds
-        )
+        settlement = settlement_of(job, end, started if has_run else None, started + ran_seconds)
         self._on_ended(PendingSettlement(settlement, running.was_completed))
 
     async def _end_of(
@@ -320,22 +318,21 @@ class Runner:
         if self._threads is None:
             return await self._handler.function(running.job)
         job = running.job
-        future = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._handler.function, job
-        )
+        loop = asyncio.get_running_loop()
+        thread = self._threads.submit(self._handler.function, job)
         try:
-            return await asyncio.shield(future)
+            return await asyncio.wrap_future(thread)
         except asyncio.CancelledError:
-            # A thread cannot be stopped. Its slot stays taken until it ends.
-            if not future.cancel():
+            # A thread cannot be stopped. Its place stays taken until it ends.
+            if not thread.cancelled() and not thread.done():
                 self._zombies.add(job.msg_id)
-                future.add_done_callback(lambda done: self._bury(job, done))
+                thread.add_done_callback(
+                    lambda _: loop.call_soon_threadsafe(self._bury, job.msg_id)
+                )
             raise
 
-    def _bury(self, job: Job[Any], done: asyncio.Future[Any]) -> None:
-        if not done.cancelled():
-            done.exception()
-        self._zombies.discard(job.msg_id)
+    def _bury(self, msg_id: int) -> None:
+        self._zombies.discard(msg_id)
         self._update_room()
 
     async def _complete(self, running: _Running, connection: Any) -> None:

@@ -110,9 +110,7 @@ class Settler:
         if not self.backlog:
             self._is_empty.set()
 
-    async def _settle(
-        self, batch: Sequence[PendingSettlement], group: asyncio.TaskGroup
-    ) -> None:
+    async def _settle(self, batch: Sequence[PendingSettlement], group: asyncio.TaskGroup) -> None:
         try:
             await self._settle_when_reachable(batch)
         except DatabaseError as error:
@@ -194,4 +192,3 @@ def _sorted_out(batch: Sequence[PendingSettlement], recorded: set[int]) -> Settl
         else:
             lost.append(pending.settlement)
     return Settled(done, completed, lost)
-

@@ -103,12 +103,8 @@ def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict
     return DONE
 
 
-def _final(
-    error_type: str, message: str, stack: str | None, settings: QueueSettings
-) -> Verdict:
-    outcome = (
-        AttemptOutcome.DEAD_LETTERED if settings.dlq_enabled else AttemptOutcome.ARCHIVED
-    )
+def _final(error_type: str, message: str, stack: str | None, settings: QueueSettings) -> Verdict:
+    outcome = AttemptOutcome.DEAD_LETTERED if settings.dlq_enabled else AttemptOutcome.ARCHIVED
     return _failed(outcome, error_type, message, stack)
 
 

@@ -20,7 +20,7 @@ from meshhook.database import Database
 from meshhook.errors import DatabaseError, InvalidHandlerError, InvalidSettingError
 from meshhook.names import CONFIG_CHANNEL, validate_queue_name, wake_channel
 from meshhook.observability.metrics import WorkerMetrics
-from meshhook.outcomes import AttemptOutcome
+from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
 from meshhook.worker.claiming import Claimer
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.handlers import JobHandler, create_job_handler
@@ -42,6 +42,7 @@ _log = structlog.get_logger("meshhook.worker")
 
 MAX_CONCURRENCY = 10_000
 RELEASE_MARGIN_SECONDS = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
@@ -437,6 +438,13 @@ class Worker:
         for outcome, count in Counter(outcomes).items():
             self._outcomes[outcome] += count
             self._metrics.attempts(outcome, count)
+        delays = [
+            settlement.delay_seconds
+            for settlement in settled.recorded
+            if settlement.outcome not in FINAL_OUTCOMES
+        ]
+        if delays and self._parts is not None:
+            self._parts.claimer.wake_in(min(delays))
         for settlement in settled.lost:
             self._leases_lost += 1
             _log.warning(
@@ -478,4 +486,3 @@ async def _until(deadline: float, awaitable: Any) -> None:
             await awaitable
     except TimeoutError:
         pass
-

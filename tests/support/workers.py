@@ -1,0 +1,82 @@
+"""Workers for tests: in this process with handy defaults, and as processes that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from prometheus_client import CollectorRegistry
+
+from meshhook import Worker
+
+TESTS = Path(__file__).parent.parent
+
+
+def make_worker(url: str, handler: Any, **options: Any) -> Worker:
+    """Return a worker on queue `jobs` with metrics of its own; not started."""
+    options.setdefault("registry", CollectorRegistry())
+    options.setdefault("grace_seconds", 5)
+    return Worker(url, options.pop("queue_name", "jobs"), handler, **options)
+
+
+async def outcomes(connection: asyncpg.Connection[Any], msg_id: int) -> list[tuple[str, int]]:
+    """Return the (outcome, attempt) rows of a job's history, oldest first."""
+    rows = await connection.fetch(
+        "select outcome, attempt from meshhook.job_attempts where msg_id = $1 "
+        "order by finished_at, attempt",
+        msg_id,
+    )
+    return [(row["outcome"], row["attempt"]) for row in rows]
+
+
+async def live(connection: asyncpg.Connection[Any]) -> dict[int, asyncpg.Record]:
+    """Return the messages of queue `jobs` by id, with their state and read_ct."""
+    rows = await connection.fetch(
+        "select msg_id, read_ct, vt, meshhook.message_state(vt, read_ct, headers) as state "
+        "from pgmq.q_jobs"
+    )
+    return {row["msg_id"]: row for row in rows}
+
+
+@asynccontextmanager
+async def worker_process(
+    url: str, handler: str, *, ledger: Path, **options: Any
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `support.worker_process` on queue `jobs`; killed at the end if it still runs.
+
+    Args:
+        url: the database.
+        handler: the name of a handler in `support.worker_process`.
+        ledger: the file to which the handler writes a line for each event.
+        options: further arguments of `Worker`.
+    """
+    environment = os.environ | {
+        "MESHHOOK_DATABASE_URL": url,
+        "PYTHONPATH": str(TESTS),
+        "LEDGER": str(ledger),
+        "HANDLER": handler,
+    }
+    for name, value in options.items():
+        environment[f"OPTION_{name}"] = str(value)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "support.worker_process", env=environment
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def ledger_lines(ledger: Path) -> list[list[str]]:
+    """Return the complete lines of a ledger, split into words."""
+    if not ledger.exists():
+        return []
+    return [line.split() for line in ledger.read_text().split("\n")[:-1]]

@@ -1,0 +1,445 @@
+"""What becomes of a job for each way in which an attempt can end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import asyncpg
+import pytest
+from pydantic import BaseModel
+
+from meshhook import (
+    Cancel,
+    DeadLetter,
+    DLQService,
+    Done,
+    Job,
+    QueueService,
+    RetryAfter,
+    Snooze,
+    create_job_handler,
+    set_queue_config,
+)
+from meshhook.database import Database
+from support.waiting import eventually
+from support.workers import live, make_worker, outcomes
+
+pytestmark = pytest.mark.usefixtures("queue_name")
+
+Pool = asyncpg.Pool
+Connection = asyncpg.Connection
+
+
+async def processed(worker: Any, count: int) -> None:
+    """Wait until a worker has recorded `count` outcomes."""
+    await eventually(lambda: worker.get_stats().processed >= count)
+
+
+@pytest.mark.parametrize("result", [None, Done(), "anything else"])
+async def test_returning_settles_as_done(
+    pool: Pool[Any], connection: Connection[Any], database_url: str, result: object
+) -> None:
+    """A handler that returns leaves no message, and one attempt in the history."""
+
+    async def handler(_: Job[Any]) -> object:
+        return result
+
+    msg_id = await QueueService(pool, "jobs").enqueue({"payload": 1})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 1)
+    assert await live(connection) == {}
+    assert await outcomes(connection, msg_id) == [("succeeded", 1)]
+    assert worker.get_stats().succeeded == 1
+
+
+async def test_the_job_that_a_handler_sees(pool: Pool[Any], database_url: str) -> None:
+    """A handler sees the identifiers, the payload as its model, the headers and the attempt."""
+    seen: list[Job[Any]] = []
+
+    class Order(BaseModel):
+        number: int
+
+    @create_job_handler(payload_model=Order)
+    async def handler(job: Job[Order]) -> None:
+        seen.append(job)
+
+    body = {"run_id": "r", "workflow_id": 7, "payload": {"number": "12"}}
+    await QueueService(pool, "jobs").enqueue(body, headers={"traceparent": "00-x"})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 1)
+    job = seen[0]
+    assert job.payload == Order(number=12)
+    assert (job.run_id, job.workflow_id, job.project_id) == ("r", "7", None)
+    assert job.headers == {"traceparent": "00-x"}
+    assert (job.queue, job.attempt, job.max_attempts) == ("jobs", 1, 5)
+    assert job.enqueued_at <= job.claimed_at <= job.started_at
+
+
+async def test_a_failure_is_retried_and_then_a_dead_letter(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """A job that always fails spends its attempts and ends in the dead letters with its error."""
+    await set_queue_config(Database(pool), "jobs", max_retry_attempts=3, retry_backoff_base_ms=10)
+
+    async def handler(_: Job[Any]) -> None:
+        raise ValueError("no \x00 good \ud800")
+
+    msg_id = await QueueService(pool, "jobs").enqueue(
+        {"run_id": "r", "payload": [1]}, headers={"a": 1}
+    )
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 3)
+    assert await outcomes(connection, msg_id) == [
+        ("retried", 1),
+        ("retried", 2),
+        ("dead_lettered", 3),
+    ]
+    assert await live(connection) == {}
+    [dead] = await DLQService(pool, "jobs").list_dead_letter_jobs()
+    assert (dead.error_type, dead.attempts, dead.msg_id) == ("ValueError", 3, msg_id)
+    assert dead.error_message == "no \ufffd good \ufffd"
+    assert "Traceback" in (dead.error_stack or "")
+    assert dead.payload == [1]
+    assert dead.headers["a"] == 1
+    stats = worker.get_stats()
+    assert (stats.failed, stats.retried, stats.moved_to_dlq) == (3, 2, 1)
+
+
+async def test_retry_after_takes_the_given_delay(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """`RetryAfter` makes the job retrying until its delay has passed, and spends the attempt."""
+
+    async def handler(_: Job[Any]) -> None:
+        raise RetryAfter(600, "busy", error_type="HTTP 429")
+
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 1)
+    row = (await live(connection))[msg_id]
+    assert (row["state"], row["read_ct"]) == ("retrying", 1)
+    waits = await connection.fetchval(
+        "select extract(epoch from vt - now()) from pgmq.q_jobs where msg_id = $1", msg_id
+    )
+    assert 500 < waits <= 600
+    attempt = await connection.fetchrow("select * from meshhook.job_attempts")
+    assert attempt is not None
+    assert (attempt["error_type"], attempt["error_message"]) == ("HTTP 429", "busy")
+    assert attempt["retry_at"] == row["vt"]
+
+
+async def test_snooze_spends_no_attempt(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """A snoozed job comes back with the attempt it had, as often as it likes."""
+    seen: list[int] = []
+
+    async def handler(job: Job[Any]) -> Snooze | None:
+        seen.append(job.attempt)
+        return Snooze(0.01) if len(seen) < 8 else None
+
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 8)
+    assert seen == [1] * 8
+    assert await outcomes(connection, msg_id) == [("snoozed", 1)] * 7 + [("succeeded", 1)]
+
+
+async def test_dead_letter_now(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """`DeadLetter` needs no second attempt."""
+
+    async def handler(_: Job[Any]) -> None:
+        raise DeadLetter("gone", error_type="HTTP 410")
+
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 1)
+    assert await outcomes(connection, msg_id) == [("dead_lettered", 1)]
+    [dead] = await DLQService(pool, "jobs").list_dead_letter_jobs()
+    assert (dead.error_type, dead.error_message) == ("HTTP 410", "gone")
+
+
+async def test_cancel_keeps_no_dead_letter(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """`Cancel` removes the job and records why."""
+
+    async def handler(_: Job[Any]) -> Cancel:
+        return Cancel("not wanted")
+
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 1)
+    assert await outcomes(connection, msg_id) == [("cancelled", 1)]
+    assert await live(connection) == {}
+    assert await DLQService(pool, "jobs").list_dead_letter_jobs() == []
+
+
+async def test_without_dead_letters_the_message_is_archived(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """With dlq_enabled false a failed job is kept in PGMQ's archive: nothing is lost."""
+    await set_queue_config(Database(pool), "jobs", dlq_enabled=False, max_retry_attempts=1)
+
+    async def handler(_: Job[Any]) -> None:
+        raise ValueError
+
+    msg_id = await QueueService(pool, "jobs").enqueue({"payload": "kept"})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 1)
+    assert await outcomes(connection, msg_id) == [("archived", 1)]
+    assert await connection.fetchval("select message->>'payload' from pgmq.a_jobs") == "kept"
+
+
+async def test_a_job_that_takes_too_long_is_cancelled_and_retried(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """The job timeout cancels the handler, and counts as a failure named JobTimeoutError."""
+    await set_queue_config(Database(pool), "jobs", job_timeout_seconds=0.05)
+    cancelled = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 1)
+    assert cancelled.is_set()
+    attempt = await connection.fetchrow("select * from meshhook.job_attempts")
+    assert attempt is not None
+    assert (attempt["outcome"], attempt["error_type"]) == ("retried", "JobTimeoutError")
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3), TimeoutError("own")])
+async def test_whatever_a_handler_raises_is_a_failure_of_its_job_alone(
+    pool: Pool[Any], connection: Connection[Any], database_url: str, error: BaseException
+) -> None:
+    """CancelledError, SystemExit or its own TimeoutError fail the job, and the worker lives on."""
+
+    async def handler(job: Job[Any]) -> None:
+        if job.payload == "bad":
+            raise error
+
+    queue = QueueService[Any](pool, "jobs")
+    bad = await queue.enqueue({"payload": "bad"})
+    async with make_worker(database_url, handler, concurrency=1) as worker:
+        await processed(worker, 1)
+        good = await queue.enqueue({"payload": "good"})
+        await processed(worker, 2)
+    assert await outcomes(connection, bad) == [("retried", 1)]
+    assert await outcomes(connection, good) == [("succeeded", 1)]
+    recorded = await connection.fetchval(
+        "select error_type from meshhook.job_attempts where msg_id = $1", bad
+    )
+    assert recorded == type(error).__name__
+
+
+async def test_plain_functions_run_in_threads(pool: Pool[Any], database_url: str) -> None:
+    """Several plain functions run at once, none in the event loop's thread."""
+    barrier = threading.Barrier(4, timeout=20)
+    threads: set[int] = set()
+
+    def handler(_: Job[Any]) -> None:
+        threads.add(threading.get_ident())
+        barrier.wait()
+
+    await QueueService(pool, "jobs").enqueue_many([{}] * 4)
+    async with make_worker(database_url, handler, concurrency=4) as worker:
+        await processed(worker, 4)
+    assert len(threads) == 4
+    assert threading.get_ident() not in threads
+    assert worker.get_stats().succeeded == 4
+
+
+async def test_a_thread_that_outlives_its_timeout_is_not_run_twice_at_once(
+    pool: Pool[Any], database_url: str
+) -> None:
+    """Case 3: while a thread runs that cannot be stopped, its job is not started here again."""
+    await set_queue_config(
+        Database(pool), "jobs", job_timeout_seconds=0.05, retry_backoff_base_ms=0
+    )
+    go_on = threading.Event()
+    at_once = [0, 0]
+    lock = threading.Lock()
+
+    def handler(_: Job[Any]) -> None:
+        with lock:
+            at_once[0] += 1
+            at_once[1] = max(at_once)
+        go_on.wait(20)
+        with lock:
+            at_once[0] -= 1
+
+    await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler, concurrency=2) as worker:
+        await eventually(lambda: worker.get_stats().released >= 1)
+        assert worker.get_stats().retried == 1
+        assert worker.has_stuck_threads
+        go_on.set()
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+    assert at_once == [0, 1]
+
+
+async def test_a_payload_that_the_model_rejects_is_a_dead_letter_at_once(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """What another client sent wrongly becomes a dead letter that says what is wrong with it.
+
+    The rest of its batch runs.
+    """
+
+    class Order(BaseModel):
+        number: int
+
+    ran: list[int] = []
+
+    @create_job_handler(payload_model=Order)
+    async def handler(job: Job[Order]) -> None:
+        ran.append(job.payload.number)
+
+    bodies = ['{"payload": {"number": 1}}', "null", '"text"', "[1]", '{"payload": {"number": {}}}']
+    bodies += ['{"number": 2}', '{"run_id": {"odd": true}, "payload": {"number": 3}}', "1e400"]
+    await connection.execute("select pgmq.send_batch('jobs', $1::text[]::jsonb[])", bodies)
+    await connection.execute("select pgmq.send('jobs', null::jsonb)")
+    await connection.execute("select pgmq.send('jobs', '{\"number\": 4}', '[1, 2]'::jsonb)")
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 10)
+    assert sorted(ran) == [1, 2, 3, 4]
+    dead = await DLQService(pool, "jobs").list_dead_letter_jobs()
+    assert len(dead) == 6
+    assert {letter.error_type for letter in dead} == {"InvalidPayload"}
+    assert any("number" in (letter.error_message or "") for letter in dead)
+
+
+async def test_nonsense_under_our_header_names_breaks_nothing(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Whatever another client writes into our headers, its job runs and settles."""
+    attempts: list[int] = []
+
+    async def handler(job: Job[Any]) -> None:
+        attempts.append(job.attempt)
+        raise ValueError
+
+    await set_queue_config(Database(pool), "jobs", max_retry_attempts=3, retry_backoff_base_ms=0)
+    headers = ["-5", "1", "2", "1e300", '"x"', "{}", "null", "1.5", "true"]
+    for value in headers:
+        await connection.execute(
+            "select pgmq.send('jobs', '{}'::jsonb, $1::text::jsonb)",
+            f'{{"meshhook-settled": {value}}}',
+        )
+    async with make_worker(database_url, handler) as worker:
+        await eventually(lambda: worker.get_stats().moved_to_dlq == len(headers), timeout=30)
+    assert await live(connection) == {}
+
+
+async def test_complete_inside_the_handlers_transaction(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """The job is done if and only if the handler's own transaction commits."""
+    await connection.execute("create table effects (msg_id bigint, attempt int)")
+    await set_queue_config(Database(pool), "jobs", retry_backoff_base_ms=0)
+
+    async def handler(job: Job[Any]) -> None:
+        async with pool.acquire() as own, own.transaction():
+            await own.execute("insert into effects values ($1, $2)", job.msg_id, job.attempt)
+            await job.complete(connection=own)
+            if job.attempt == 1:
+                raise ValueError("too late")
+
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 2)
+    rows = await connection.fetch("select * from effects")
+    assert [tuple(row) for row in rows] == [(msg_id, 2)]
+    assert await outcomes(connection, msg_id) == [("retried", 1), ("succeeded", 2)]
+    assert worker.get_stats().leases_lost == 0
+
+
+async def test_a_completion_that_was_rolled_back_in_silence_is_found_out(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """A handler that returns although its completing transaction was rolled back is retried."""
+    await set_queue_config(Database(pool), "jobs", retry_backoff_base_ms=0)
+
+    async def handler(job: Job[Any]) -> None:
+        async with pool.acquire() as own:
+            transaction = own.transaction()
+            await transaction.start()
+            await job.complete(connection=own)
+            if job.attempt == 1:
+                await transaction.rollback()
+            else:
+                await transaction.commit()
+
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 2)
+    assert await outcomes(connection, msg_id) == [("retried", 1), ("succeeded", 2)]
+    error = await connection.fetchval(
+        "select error_type from meshhook.job_attempts where outcome = 'retried'"
+    )
+    assert error == "CompletionRolledBackError"
+
+
+async def test_settings_are_followed_without_a_restart(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Pausing stops claims, resuming starts them, and a new limit holds for the next failure."""
+    database = Database(pool)
+
+    async def handler(_: Job[Any]) -> None:
+        raise ValueError
+
+    queue = QueueService[Any](pool, "jobs")
+    async with make_worker(database_url, handler) as worker:
+
+        async def change(**changes: Any) -> None:
+            config = await set_queue_config(database, "jobs", **changes)
+            await eventually(lambda: worker._parts is not None and worker._parts.config == config)
+
+        await change(paused=True)
+        msg_id = await queue.enqueue({})
+        await change(visibility_timeout_seconds=31)
+        await change(visibility_timeout_seconds=30)
+        assert worker.get_stats().processed == 0
+        await change(paused=False, max_retry_attempts=1)
+        await processed(worker, 1)
+    assert await outcomes(connection, msg_id) == [("dead_lettered", 1)]
+
+
+async def test_jobs_are_started_oldest_first(pool: Pool[Any], database_url: str) -> None:
+    """With one slot, jobs run in the order in which they were enqueued."""
+    seen: list[int] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append(job.payload)
+
+    await QueueService(pool, "jobs").enqueue_many([{"payload": i} for i in range(500)])
+    async with make_worker(database_url, handler, concurrency=1) as worker:
+        await processed(worker, 500)
+    assert seen == list(range(500))
+
+
+async def test_a_scheduled_job_runs_when_it_falls_due(pool: Pool[Any], database_url: str) -> None:
+    """An idle worker wakes for the next due message rather than at its next poll."""
+    started = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> None:
+        started.set()
+
+    queue = QueueService[Any](pool, "jobs")
+    async with make_worker(database_url, handler):
+        began_at = time.monotonic()
+        await queue.enqueue({}, delay_seconds=0.3)
+        await asyncio.wait_for(started.wait(), 10)
+    assert time.monotonic() - began_at >= 0.3
