@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-_Value = TypeVar("_Value")
-
 
 async def eventually(
-    condition: Callable[[], _Value | Awaitable[_Value]],
+    condition: Callable[[], Any],
     timeout: float = 10,  # noqa: ASYNC109 - the failure must say what the condition last gave
     *,
     message: str = "",
-) -> _Value:
+) -> Any:
     """Wait until `condition()` is true, and return what it gave.
 
     Args:

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from meshhook import Job, Worker
+from meshhook.worker import run_worker_process
 
 
 def note(*words: object) -> None:
@@ -72,7 +73,7 @@ def main() -> None:
     worker = Worker(
         os.environ["MESHHOOK_DATABASE_URL"], "jobs", globals()[os.environ["HANDLER"]], **options
     )
-    asyncio.run(worker.run())
+    asyncio.run(run_worker_process(worker))
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ def make_worker(url: str, handler: Any, **options: Any) -> Worker:
 
 
 async def outcomes(connection: asyncpg.Connection[Any], msg_id: int) -> list[tuple[str, int]]:
-    """Return the (outcome, attempt) rows of a job's history, oldest first."""
+    """Return the (outcome, attempt) rows of a job's history, by attempt."""
     rows = await connection.fetch(
         "select outcome, attempt from meshhook.job_attempts where msg_id = $1 "
-        "order by finished_at, attempt",
+        "order by attempt, finished_at",
         msg_id,
     )
     return [(row["outcome"], row["attempt"]) for row in rows]

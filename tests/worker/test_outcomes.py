@@ -283,7 +283,7 @@ async def test_a_thread_that_outlives_its_timeout_is_not_run_twice_at_once(
     async with make_worker(database_url, handler, concurrency=2) as worker:
         await eventually(lambda: worker.get_stats().released >= 1)
         assert worker.get_stats().retried == 1
-        assert worker.has_stuck_threads
+        assert worker.has_stuck_jobs
         go_on.set()
         await eventually(lambda: worker.get_stats().succeeded == 1)
     assert at_once == [0, 1]

@@ -33,7 +33,11 @@ the empty table would read the whole table at every claim until the next analyze
 plan is by index at every depth, and is made once.
 """
 
-_UNCERTAIN = (asyncpg.ConnectionDoesNotExistError, asyncpg.exceptions.AdminShutdownError)
+_UNCERTAIN = (
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.exceptions.AdminShutdownError,
+    asyncpg.InternalClientError,  # the connection went away between two steps of the protocol
+)
 _UNAVAILABLE = (
     OSError,
     TimeoutError,

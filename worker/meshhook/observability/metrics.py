@@ -35,9 +35,7 @@ class _Family:
 
 FAMILIES: dict[str, _Family] = {
     "messages_total": _Family(Counter, "Attempts by outcome.", ("queue", "outcome")),
-    "message_duration_seconds": _Family(
-        Histogram, "How long attempts ran.", buckets=_SECONDS
-    ),
+    "message_duration_seconds": _Family(Histogram, "How long attempts ran.", buckets=_SECONDS),
     "message_wait_seconds": _Family(
         Histogram, "From ready to the start of the attempt.", buckets=_SECONDS
     ),

@@ -9,11 +9,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import stamina
-import structlog
 
 from meshhook import queries
 from meshhook.claims import EVERYTHING, Claim, ClaimClass, claim
 from meshhook.errors import DatabaseError, DatabaseUnavailableError, InvalidPayloadError
+from meshhook.observability.loggers import get_logger
 from meshhook.worker.claim_plan import (
     AHEAD_SECONDS,
     MAX_CLAIM_MESSAGES,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from meshhook.worker.running import Runner
     from meshhook.worker.settling import Settler
 
-_log = structlog.get_logger("meshhook.worker.claiming")
+_log = get_logger("meshhook.worker.claiming")
 
 POLL_SECONDS = 1.0
 WAITING_SECONDS = 2.0
@@ -194,20 +194,22 @@ class Claimer:
 
     async def _hand_over(self, claimed: Claim, limit: int) -> None:
         received_at = time.monotonic()
+        jobs = self._runner.adopt(claimed.jobs)
         if claimed.claim_class is ClaimClass.HEALTHY:
-            self._runner.put(claimed.jobs, received_at)
+            self._runner.put(jobs, received_at)
         else:
-            await self._run_apart(claimed, received_at)
+            await self._record_lost(claimed.jobs)
+            await self._run_apart(jobs, received_at)
         if self._listens and self._waiting_until and len(claimed.jobs) == limit:
             # There is plenty: inserts need not notify.
             self._waiting_until = 0.0
             await self._connection.fetch(queries.load("stop_waiting"), self._waiting_sequence)
 
-    async def _run_apart(self, claimed: Claim, received_at: float) -> None:
+    async def _run_apart(self, jobs: list[Job[Any]], received_at: float) -> None:
         """Run suspects while nothing else runs here, so that a crash takes no neighbour along."""
-        jobs = claimed.jobs
+        if not jobs:
+            return
         try:
-            await self._record_lost(jobs)
             await self._runner.wait_idle()
             await self._settler.flush()
         finally:

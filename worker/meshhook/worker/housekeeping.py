@@ -6,10 +6,9 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-import structlog
-
 from meshhook import queries
 from meshhook.errors import DatabaseError
+from meshhook.observability.loggers import get_logger
 from meshhook.queue_config import QueueConfig
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from meshhook.worker.connections import WorkerConnection
 
-_log = structlog.get_logger("meshhook.worker.housekeeping")
+_log = get_logger("meshhook.worker.housekeeping")
 
 CONFIG_POLL_SECONDS = 10.0
 MAINTENANCE_SECONDS = 3_600.0

@@ -11,10 +11,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import structlog
-
 from meshhook import queries
 from meshhook.errors import DatabaseError
+from meshhook.observability.loggers import get_logger
 from meshhook.worker.connections import WorkerConnection
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from meshhook.observability.metrics import WorkerMetrics
 
-_log = structlog.get_logger("meshhook.worker.leases")
+_log = get_logger("meshhook.worker.leases")
 
 MAX_BATCH_LEASES = 1_000
 

@@ -12,11 +12,10 @@ from datetime import timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from meshhook.database import translated_errors
 from meshhook.errors import InvalidPayloadError, InvalidSettingError, LeaseLostError
 from meshhook.jobs import Job
+from meshhook.observability.loggers import get_logger
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome, Outcome
 from meshhook.settlements import Settlement, settle
 from meshhook.worker.settling import PendingSettlement
@@ -39,9 +38,10 @@ if TYPE_CHECKING:
     from meshhook.worker.handlers import JobHandler
     from meshhook.worker.leases import LeaseTable
 
-_log = structlog.get_logger("meshhook.worker.running")
+_log = get_logger("meshhook.worker.running")
 
 MAX_TURN_SECONDS = 0.005
+CANCEL_SECONDS = 1.0
 TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
 
 
@@ -129,25 +129,32 @@ class Runner:
         return self.concurrency - len(self._running) - len(self._zombies)
 
     @property
-    def has_zombies(self) -> bool:
-        """Whether a thread still runs a job whose time was up: it cannot be stopped."""
-        return bool(self._zombies)
+    def is_stuck(self) -> bool:
+        """Whether a job still runs after it was given up: a thread, or one that takes no notice."""
+        return bool(self._zombies or self._running)
+
+    def adopt(self, jobs: Iterable[Job[Any]]) -> list[Job[Any]]:
+        """Deal with claimed jobs that this process still has, and return the others.
+
+        Where an attempt is under way whose lease ran out, it goes on under the new lease. Where
+        one is being stopped, the job is given back for a moment: two must not run at once.
+        """
+        others: list[Job[Any]] = []
+        for job in jobs:
+            running = self._running.get(job.msg_id)
+            if running is not None and running.abort is None:
+                _log.warning("lease taken up again", **_names(job))
+                running.job.attempt = job.attempt
+            elif running is not None or job.msg_id in self._zombies:
+                delay_seconds = self._settings().retry_strategy().get_delay_seconds(1)
+                self._on_released([job], max(delay_seconds, 1.0))
+            else:
+                others.append(job)
+        return others
 
     def put(self, jobs: Iterable[Job[Any]], claimed_at: float) -> None:
         """Take claimed jobs; `claimed_at` is when, by the monotonic clock."""
         for job in jobs:
-            running = self._running.get(job.msg_id)
-            if running is not None and running.abort is None:
-                # Its lease ran out while it was running here, and this process claimed it again:
-                # the attempt under way goes on, under the new lease.
-                _log.warning("lease taken up again", **_names(job))
-                running.job.attempt = job.attempt
-                continue
-            if running is not None or job.msg_id in self._zombies:
-                # Still being stopped here: two of one job must not run at once.
-                delay = self._settings().retry_strategy().get_delay_seconds(1)
-                self._on_released([job], max(delay, 1.0))
-                continue
             self._unstarted.append((job, claimed_at))
             self._idle.clear()
         for _ in range(len(self._unstarted)):
@@ -183,15 +190,29 @@ class Runner:
         for running in list(self._running.values()):
             running.stop(_Abort.SHUTDOWN)
 
+    def abandon(self) -> list[Job[Any]]:
+        """Return the jobs that took no notice of being stopped."""
+        return [running.job for running in self._running.values()]
+
     async def run(self) -> None:
-        """Run what is handed over, until cancelled."""
+        """Run what is handed over, until cancelled.
+
+        Not a TaskGroup: it would wait for ever for a handler that takes no notice.
+        """
         if not self._handler.is_async:
             self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix="meshhook-job")
+        slots = [
+            asyncio.create_task(self._slot(), name=f"meshhook-slot-{number}")
+            for number in range(self.concurrency)
+        ]
         try:
-            async with asyncio.TaskGroup() as slots:
-                for number in range(self.concurrency):
-                    slots.create_task(self._slot(), name=f"meshhook-slot-{number}")
+            done, _ = await asyncio.wait(slots, return_when=asyncio.FIRST_EXCEPTION)
+            for slot in done:
+                slot.result()
         finally:
+            for slot in slots:
+                slot.cancel()
+            await asyncio.wait(slots, timeout=CANCEL_SECONDS)
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
 

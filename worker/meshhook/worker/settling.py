@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import stamina
-import structlog
 
 from meshhook.errors import DatabaseError, DatabaseUnavailableError, UncertainCommitError
+from meshhook.observability.loggers import get_logger
 from meshhook.settlements import Settlement, find_settled, settle
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from meshhook import queries
     from meshhook.worker.connections import WorkerConnection
 
-_log = structlog.get_logger("meshhook.worker.settling")
+_log = get_logger("meshhook.worker.settling")
 
 MAX_BATCH_SETTLEMENTS = 500
 REFUSED_RETRY_SECONDS = 5.0

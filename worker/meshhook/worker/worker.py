@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
-
-import structlog
 
 from meshhook import queries
 from meshhook.administration import describe_tables, get_queue_config
 from meshhook.database import Database
 from meshhook.errors import DatabaseError, InvalidHandlerError, InvalidSettingError
 from meshhook.names import CONFIG_CHANNEL, validate_queue_name, wake_channel
+from meshhook.observability.loggers import get_logger
 from meshhook.observability.metrics import WorkerMetrics
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
 from meshhook.worker.claiming import Claimer
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from meshhook.jobs import Job
     from meshhook.queue_config import QueueConfig
 
-_log = structlog.get_logger("meshhook.worker")
+_log = get_logger("meshhook.worker")
 
 MAX_CONCURRENCY = 10_000
 RELEASE_MARGIN_SECONDS = 2.0
@@ -186,8 +187,10 @@ class Worker:
         try:
             await self.start()
             await self._stopped.wait()
-            await self.stop()
         finally:
+            # Also when the caller is cancelled: outcomes are recorded and leases given back.
+            self.request_stop()
+            await asyncio.shield(self.stop())
             for number in signals:
                 loop.remove_signal_handler(number)
 
@@ -217,9 +220,12 @@ class Worker:
         )
 
     @property
-    def has_stuck_threads(self) -> bool:
-        """Whether a thread still runs a job that was given up: it would hold up a normal exit."""
-        return self._parts is not None and self._parts.runner.has_zombies
+    def has_stuck_jobs(self) -> bool:
+        """Whether a job that was given up still runs: it would hold up a normal exit.
+
+        That is a plain function in its thread, or an async one that swallows its cancellation.
+        """
+        return self._parts is not None and self._parts.runner.is_stuck
 
     async def __aenter__(self) -> Self:
         """Start the worker."""
@@ -359,7 +365,7 @@ class Worker:
                     )
                 ]
                 claiming = group.create_task(parts.claimer.run(), name="meshhook-claimer")
-                await self._stop_requested.wait()
+                await self._asked_to_stop([*tasks, claiming])
                 await self._shut_down(parts, claiming)
                 for task in tasks:
                     task.cancel()
@@ -372,6 +378,15 @@ class Worker:
             await parts.settle_connection.close()
             _log.info("worker stopped", queue=self.queue_name, worker=self.name)
             self._stopped.set()
+
+    async def _asked_to_stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        try:
+            await self._stop_requested.wait()
+        except asyncio.CancelledError:
+            # An event loop that closes cancels every task: that is a way of asking, too. Where a
+            # part has failed there is nothing left to shut down in order.
+            if any(task.done() for task in tasks):
+                raise
 
     async def _shut_down(self, parts: _Parts, claiming: asyncio.Task[None]) -> None:
         deadline = time.monotonic() + self._grace_seconds
@@ -393,6 +408,14 @@ class Worker:
         if runner.running:
             runner.abort_all()
             await _until(deadline - margin / 2, runner.wait_idle())
+            stuck = runner.abandon()
+            if stuck:
+                _log.error(
+                    "jobs take no notice of being stopped; they are given back",
+                    queue=self.queue_name,
+                    msg_ids=[job.msg_id for job in stuck][:20],
+                )
+                self._release_soon(stuck, 0.0)
         await _until(deadline, self._recorded(parts))
         if parts.settler.backlog:
             _log.error(
@@ -477,6 +500,22 @@ class _Parts:
     housekeeper: Housekeeper
     releasing: set[asyncio.Task[None]]
     """Releases under way."""
+
+
+async def run_worker_process(worker: Worker) -> None:
+    """Run a worker as what a process is there for: until a signal.
+
+    Leaves the process at once, with 0, where a job that was given up would keep it from ending.
+
+    Raises:
+        QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
+    """
+    await worker.run()
+    if worker.has_stuck_jobs:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 async def _until(deadline: float, awaitable: Any) -> None:

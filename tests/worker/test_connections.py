@@ -1,0 +1,181 @@
+"""The database goes away, comes back, or never was what the worker needs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from meshhook import Job, QueueService, create_queue, drop_queue
+from meshhook.database import Database
+from meshhook.embedded import EmbeddedPostgres
+from meshhook.errors import (
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    QueueNotFoundError,
+    SchemaMissingError,
+)
+from meshhook.schema import migrate
+from support.databases import server_directory
+from support.waiting import eventually
+from support.workers import live, make_worker, outcomes
+
+Pool = asyncpg.Pool
+Connection = asyncpg.Connection
+
+
+async def nothing(_: Job[Any]) -> None:
+    """Do nothing."""
+
+
+@pytest.mark.usefixtures("queue_name")
+async def test_terminated_connections_are_replaced(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Cases 8 and 9: with every backend of the worker terminated, again and again, all jobs end.
+
+    No job is recorded twice, and none is lost.
+    """
+    queue = QueueService[Any](pool, "jobs")
+
+    async def handler(_: Job[Any]) -> None:
+        await asyncio.sleep(0.001)
+
+    ids: list[int] = []
+    async with make_worker(database_url, handler, concurrency=20) as worker:
+        for _ in range(5):
+            ids += await queue.enqueue_many([{}] * 200)
+            before = worker.get_stats().processed
+            await eventually(lambda before=before: worker.get_stats().processed > before)
+            await connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where application_name like 'meshhook % jobs' and datname = current_database()"
+            )
+        # What a broken claim had leased comes back when its lease has run out: not waited for.
+        await connection.execute("update pgmq.q_jobs set vt = now() where vt > now()")
+
+        async def is_empty() -> bool:
+            return await live(connection) == {}
+
+        await eventually(is_empty, timeout=60)
+    done = await connection.fetch(
+        "select msg_id from meshhook.job_attempts where outcome = 'succeeded'"
+    )
+    assert sorted(row["msg_id"] for row in done) == ids
+
+
+@pytest.mark.usefixtures("queue_name")
+async def test_a_dead_listening_connection_is_listened_on_again(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Case 8: after the listening connection died, polling finds jobs and the worker listens."""
+    queue = QueueService[Any](pool, "jobs")
+    async with make_worker(database_url, nothing) as worker:
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name = 'meshhook worker jobs' and datname = current_database()"
+        )
+        await queue.enqueue({})
+        await eventually(lambda: worker.get_stats().processed == 1)
+        assert worker._parts is not None
+        assert worker._parts.main_connection.is_connected
+
+        async def listens() -> bool:
+            return bool(
+                await connection.fetchval(
+                    "select count(*) from pg_stat_activity where datname = current_database() "
+                    "and application_name = 'meshhook worker jobs'"
+                )
+            )
+
+        await eventually(listens)
+        woken = asyncio.Event()
+        worker._parts.claimer.wake = woken.set  # type: ignore[method-assign]
+        await connection.execute("select pg_notify('meshhook_wake_jobs', '')")
+        await asyncio.wait_for(woken.wait(), 10)
+
+
+async def test_a_database_that_goes_away_is_waited_for() -> None:
+    """Case 10: the server stops under running jobs and comes back; outcomes are recorded then."""
+    with server_directory() as directory:
+        server = EmbeddedPostgres(directory / "postgres", settings={"fsync": "off"})
+        url = server.start()
+        try:
+            connection = await asyncpg.connect(url)
+            await migrate(connection)
+            await connection.execute("select meshhook.create_queue('jobs')")
+            await connection.close()
+            running = asyncio.Event()
+            go_on = asyncio.Event()
+
+            async def handler(_: Job[Any]) -> None:
+                running.set()
+                await go_on.wait()
+
+            database = await Database.connect(url, min_size=0)
+            msg_id = await QueueService(database, "jobs").enqueue({})
+            async with make_worker(url, handler, concurrency=1) as worker:
+                await asyncio.wait_for(running.wait(), 10)
+                await asyncio.to_thread(server.stop)
+                go_on.set()
+                await eventually(
+                    lambda: worker._parts is not None and worker._parts.settler.backlog == 1
+                )
+                with pytest.raises(DatabaseUnavailableError):
+                    await Database.connect(url)
+                assert await asyncio.to_thread(server.start) == url
+                await eventually(lambda: worker.get_stats().succeeded == 1, timeout=30)
+                connection = await asyncpg.connect(url)
+                assert await outcomes(connection, msg_id) == [("succeeded", 1)]
+                await connection.close()
+                await QueueService(database, "jobs").enqueue({})
+                await eventually(lambda: worker.get_stats().succeeded == 2, timeout=30)
+            await database.close()
+        finally:
+            server.stop()
+
+
+async def test_starting_without_the_queue_says_how_to_make_it(database_url: str) -> None:
+    """An unknown queue is an error at the start that names the command."""
+    with pytest.raises(QueueNotFoundError, match="meshhook queue create jobs"):
+        await make_worker(database_url, nothing).start()
+
+
+async def test_starting_without_migrations_says_so(empty_database_url: str) -> None:
+    """A database without the schema is an error at the start that names the command."""
+    with pytest.raises(SchemaMissingError, match="meshhook migrate"):
+        await make_worker(empty_database_url, nothing).start()
+
+
+@pytest.mark.usefixtures("queue_name")
+async def test_starting_on_a_read_only_database_says_so(
+    connection: Connection[Any], database_url: str
+) -> None:
+    """Case 11: a session that may only read is an error at the start, not at the first job."""
+    name = await connection.fetchval("select current_database()")
+    await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
+    with pytest.raises(DatabaseReadOnlyError, match="primary"):
+        await make_worker(database_url, nothing).start()
+
+
+async def test_an_unreachable_database_says_so() -> None:
+    """A refused connection is an error at the start."""
+    with pytest.raises(DatabaseUnavailableError, match="cannot be reached"):
+        await make_worker("postgresql://nobody@127.0.0.1:1/none", nothing).start()
+
+
+@pytest.mark.usefixtures("queue_name")
+async def test_a_queue_that_is_dropped_and_made_again_is_worked_on(
+    pool: Pool[Any], database_url: str
+) -> None:
+    """A worker survives its queue being dropped, and goes on when it is there again."""
+    database = Database(pool)
+    async with make_worker(database_url, nothing) as worker:
+        await drop_queue(database, "jobs")
+        assert worker._parts is not None
+        worker._parts.claimer.wake()
+        await create_queue(database, "jobs")
+        await QueueService(pool, "jobs").enqueue({})
+        await eventually(lambda: worker.get_stats().processed == 1, timeout=20)

@@ -1,0 +1,114 @@
+"""Processes that die: what they had comes back, and what killed them ends in the dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from meshhook import DLQService, QueueService, set_queue_config
+from meshhook.database import Database
+from support.waiting import eventually
+from support.workers import ledger_lines, live, outcomes, worker_process
+
+pytestmark = pytest.mark.usefixtures("queue_name")
+
+Pool = asyncpg.Pool
+Connection = asyncpg.Connection
+
+
+async def test_a_killed_workers_job_comes_back_within_the_visibility_timeout(
+    pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
+) -> None:
+    """Case 5: after SIGKILL, another worker starts the job when its lease has run out."""
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=2)
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    ledger = tmp_path / "ledger"
+    async with worker_process(database_url, "forever", ledger=ledger, concurrency=1) as process:
+        await eventually(lambda: len(ledger_lines(ledger)) == 1, timeout=20)
+        process.kill()
+        await process.wait()
+    ends_at = await connection.fetchval("select vt from pgmq.q_jobs")
+    assert await connection.fetchval("select $1 <= now() + interval '2 s'", ends_at)
+    async with worker_process(database_url, "quick", ledger=ledger, concurrency=1):
+
+        async def is_done() -> bool:
+            return await outcomes(connection, msg_id) == [("lost", 1), ("succeeded", 2)]
+
+        await eventually(is_done, timeout=20)
+    assert [line[:3] for line in ledger_lines(ledger)] == [
+        ["start", str(msg_id), "1"],
+        ["start", str(msg_id), "2"],
+    ]
+
+
+async def test_a_job_that_kills_its_process_takes_no_neighbour_along(
+    pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
+) -> None:
+    """Case 12: the killer is dead-lettered as LeaseLost; every neighbour is done.
+
+    After the first crash the killer runs beside other suspects, after that alone.
+    """
+    await set_queue_config(
+        Database(pool), "jobs", visibility_timeout_seconds=1, max_retry_attempts=4
+    )
+    bodies = [{"payload": {"kill": number == 7}} for number in range(20)]
+    ids = await QueueService(pool, "jobs").enqueue_many(bodies)
+    killer = ids[7]
+    ledger = tmp_path / "ledger"
+
+    async def only_dead_letters_are_left() -> bool:
+        return await live(connection) == {}
+
+    ended = asyncio.create_task(
+        eventually(only_dead_letters_are_left, timeout=60, message="an empty queue")
+    )
+    while not ended.done():
+        async with worker_process(database_url, "killer", ledger=ledger, concurrency=20) as process:
+            await asyncio.wait(
+                [ended, asyncio.create_task(process.wait())],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+    await ended
+    [dead] = await DLQService(pool, "jobs").list_dead_letter_jobs()
+    assert (dead.msg_id, dead.error_type, dead.attempts) == (killer, "LeaseLost", 4)
+    assert await outcomes(connection, killer) == [
+        *(("lost", attempt) for attempt in (1, 2, 3, 4)),
+        ("dead_lettered", 5),
+    ]
+    done = await connection.fetch(
+        "select msg_id from meshhook.job_attempts where outcome = 'succeeded'"
+    )
+    assert sorted(row["msg_id"] for row in done) == sorted(set(ids) - {killer})
+    starts = [line for line in ledger_lines(ledger) if line[0] == "start"]
+    assert Counter(line[1] for line in starts)[str(killer)] == 4
+    # From its third attempt on it was alone in its process.
+    for attempt in ("3", "4"):
+        [at] = [i for i, line in enumerate(starts) if line[1:3] == [str(killer), attempt]]
+        lines = ledger_lines(ledger)
+        before = lines[: lines.index(starts[at])]
+        open_here = Counter(
+            line[1] for line in before if line[3] == starts[at][3] and line[0] == "start"
+        ) - Counter(line[1] for line in before if line[3] == starts[at][3] and line[0] == "end")
+        assert not +open_here
+
+
+async def test_a_crash_of_the_interpreter_is_survived_like_a_kill(
+    pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
+) -> None:
+    """A segmentation fault in a handler loses no job: it is lost once, and then tried again."""
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    ledger = tmp_path / "ledger"
+    async with worker_process(database_url, "crashing", ledger=ledger) as process:
+        assert await asyncio.wait_for(process.wait(), 20) < 0
+    async with worker_process(database_url, "quick", ledger=ledger):
+
+        async def is_done() -> bool:
+            return await outcomes(connection, msg_id) == [("lost", 1), ("succeeded", 2)]
+
+        await eventually(is_done, timeout=20)

@@ -1,0 +1,193 @@
+"""Leases: extended while a job runs, fenced when they are lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from meshhook import Job, QueueService, set_queue_config
+from meshhook.database import Database
+from support.waiting import eventually
+from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
+
+pytestmark = pytest.mark.usefixtures("queue_name")
+
+Pool = asyncpg.Pool
+Connection = asyncpg.Connection
+
+EXPIRE = (
+    "update pgmq.q_jobs set vt = clock_timestamp() - interval '1 ms' where msg_id = $1 returning 1"
+)
+
+
+async def test_a_job_of_three_visibility_timeouts_runs_once(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Case 1: the lease is extended as long as the job runs, and `read_ct` stays 1."""
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    read_counts: list[int] = []
+
+    async def handler(job: Job[Any]) -> None:
+        first_end = await connection.fetchval("select vt + interval '2 s' from pgmq.q_jobs")
+
+        async def three_timeouts_have_passed() -> bool:
+            row = (await live(connection))[job.msg_id]
+            read_counts.append(row["read_ct"])
+            assert row["state"] == "running"
+            return bool(await connection.fetchval("select now() > $1", first_end))
+
+        await eventually(three_timeouts_have_passed)
+
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as one, make_worker(database_url, handler) as two:
+        await eventually(lambda: one.get_stats().processed + two.get_stats().processed == 1)
+    assert set(read_counts) == {1}
+    assert await outcomes(connection, msg_id) == [("succeeded", 1)]
+
+
+async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
+    pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
+) -> None:
+    """Case 2: leases are kept by a thread, so a healthy job that blocks for long runs once."""
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    msg_id = await QueueService(pool, "jobs").enqueue({"payload": {"seconds": 5}})
+    ledger = tmp_path / "ledger"
+    async with (
+        worker_process(database_url, "blocking", ledger=ledger),
+        worker_process(database_url, "blocking", ledger=ledger),
+    ):
+
+        async def is_settled() -> bool:
+            return await outcomes(connection, msg_id) == [("succeeded", 1)]
+
+        await eventually(is_settled, timeout=30)
+    assert [line[0] for line in ledger_lines(ledger)] == ["start", "end"]
+
+
+async def test_the_same_worker_takes_up_a_lease_that_ran_out(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Case 3: a message that became visible while it runs here is not run here a second time."""
+    starts: list[int] = []
+    go_on = asyncio.Event()
+
+    async def handler(job: Job[Any]) -> None:
+        starts.append(job.attempt)
+        await go_on.wait()
+
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler, concurrency=5) as worker:
+        await eventually(lambda: starts == [1])
+        assert await connection.fetchval(EXPIRE, msg_id)
+
+        async def is_claimed_again() -> bool:
+            return bool((await live(connection))[msg_id]["read_ct"] == 2)
+
+        await eventually(is_claimed_again)
+        go_on.set()
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+    assert starts == [1]
+    assert await outcomes(connection, msg_id) == [("lost", 1), ("succeeded", 2)]
+
+
+async def test_a_worker_that_lost_its_lease_changes_nothing(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Decision 3: an outcome that comes after another took the lease over is not recorded."""
+    running = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> None:
+        running.set()
+        await go_on.wait()
+
+    queue = QueueService[Any](pool, "jobs")
+    msg_id = await queue.enqueue({})
+    async with make_worker(database_url, handler, concurrency=1) as worker:
+        await asyncio.wait_for(running.wait(), 10)
+        await connection.execute("update pgmq.q_jobs set read_ct = read_ct + 1")
+        go_on.set()
+        await eventually(lambda: worker.get_stats().leases_lost == 1)
+    assert worker.get_stats().processed == 0
+    assert await outcomes(connection, msg_id) == []
+    assert (await live(connection))[msg_id]["read_ct"] == 2
+
+
+async def test_a_job_whose_lease_is_lost_is_cancelled(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """When an extension finds the lease gone, the job is stopped: another may run it."""
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    cancelled = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await eventually(lambda: worker.get_stats().running == 1)
+        await connection.execute("delete from pgmq.q_jobs")
+        await asyncio.wait_for(cancelled.wait(), 10)
+        await eventually(lambda: worker.get_stats().running == 0)
+    assert worker.get_stats().leases_lost == 1
+
+
+async def test_a_completion_that_races_a_rescue_stays_completed(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Case 4: a message settled as done is gone, whoever else meant to take it at that moment."""
+    await set_queue_config(Database(pool), "jobs", max_retry_attempts=1000)
+
+    async def handler(job: Job[Any]) -> None:
+        # Expires while the job is about to be settled: the other worker may claim it now.
+        await pool.fetchval(EXPIRE, job.msg_id)
+
+    queue = QueueService[Any](pool, "jobs")
+    ids = await queue.enqueue_many([{}] * 20)
+    async with (
+        make_worker(database_url, handler, concurrency=1) as one,
+        make_worker(database_url, handler, concurrency=1) as two,
+    ):
+
+        async def all_are_done() -> bool:
+            return await live(connection) == {}
+
+        await eventually(all_are_done, timeout=30)
+        workers = (one.get_stats(), two.get_stats())
+    done = await connection.fetch(
+        "select msg_id, count(*) as n from meshhook.job_attempts "
+        "where outcome = 'succeeded' group by msg_id"
+    )
+    assert {row["msg_id"]: row["n"] for row in done} == dict.fromkeys(ids, 1)
+    assert sum(stats.succeeded for stats in workers) <= 20
+
+
+async def test_extending_does_not_touch_a_job_that_waits_for_its_retry(
+    pool: Pool[Any], connection: Connection[Any]
+) -> None:
+    """A late extension, release or second settlement of a settled attempt changes nothing."""
+    from meshhook import queries  # noqa: PLC0415
+    from meshhook.outcomes import AttemptOutcome  # noqa: PLC0415
+    from meshhook.settlements import Settlement, settle  # noqa: PLC0415
+
+    queue = QueueService[Any](pool, "jobs")
+    await queue.enqueue({})
+    job = await queue.dequeue()
+    assert job is not None
+    tables = queries.QueueTables("jobs")
+    retry = Settlement(job.msg_id, 1, AttemptOutcome.RETRIED, 1.0, 2.0, delay_seconds=600)
+    assert await settle(connection, tables, "w", [retry]) == {0}
+    before = await live(connection)
+    assert await settle(connection, tables, "w", [retry]) == set()
+    assert not await connection.fetch(queries.load("extend", "jobs"), [job.msg_id], [1], 30.0)
+    assert not await queue.release(job)
+    assert not await queue.acknowledge(job)
+    assert await live(connection) == before
