@@ -48,7 +48,11 @@ async def test_terminated_connections_are_replaced(
         for _ in range(5):
             ids += await queue.enqueue_many([{}] * 200)
             before = worker.get_stats().processed
-            await eventually(lambda before=before: worker.get_stats().processed > before)
+
+            def goes_on(before: int = before) -> bool:
+                return worker.get_stats().processed > before
+
+            await eventually(goes_on)
             await connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where application_name like 'meshhook % jobs' and datname = current_database()"

@@ -124,7 +124,11 @@ async def test_start_and_stop_are_idempotent(pool: Pool[Any], database_url: str)
         await worker.start()
         await worker.start()
         msg_id = await QueueService(pool, "jobs").enqueue({})
-        await eventually(lambda msg_id=msg_id: msg_id in ran)
+
+        def has_run(msg_id: int = msg_id) -> bool:
+            return msg_id in ran
+
+        await eventually(has_run)
         await worker.stop()
         await worker.stop()
     assert len(ran) == 2

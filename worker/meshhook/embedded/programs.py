@@ -110,7 +110,7 @@ class Programs:
         # A file, not a pipe: the server inherits it, and a pipe would be read until that ends.
         with tempfile.TemporaryFile("w+", errors="replace") as output:
             try:
-                done = subprocess.run(  # noqa: S603 - programs of the wheel, arguments of our own
+                done = subprocess.run(
                     command,
                     check=False,
                     cwd="/",
