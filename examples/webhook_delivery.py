@@ -63,8 +63,7 @@ async def deliver(job: Job[WebhookDelivery]) -> None:
         ) as response:
             status, retry_after = response.status, response.headers.get("Retry-After")
     except TimeoutError:
-        # aiohttp gives no message, and the history of the job should say what happened. Its other
-        # errors (connection refused, no such host) speak for themselves and pass through.
+        # aiohttp's other errors (connection refused, no such host) say themselves what happened.
         raise ReceiverError(f"no answer within {TIMEOUT_SECONDS:g} seconds") from None
 
     if status in range(200, 300):
@@ -79,10 +78,9 @@ async def deliver(job: Job[WebhookDelivery]) -> None:
 
 
 def retry_after_seconds(header: str | None) -> float:
-    """Return how long a Retry-After header asks to wait: a number of seconds, or an HTTP date.
+    """Return how long a Retry-After header asks to wait, in seconds or until an HTTP date.
 
-    At most an hour, so that a receiver cannot park a job for years; 30 seconds if it says nothing
-    that can be read.
+    At most an hour, so that a receiver cannot park a job for years; 30 seconds if unreadable.
     """
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
@@ -91,8 +89,7 @@ def retry_after_seconds(header: str | None) -> float:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return DEFAULT_RETRY_AFTER_SECONDS
-    # An HTTP date is in GMT, also where it does not say so.
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # HTTP dates are in GMT
     seconds = (moment - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
@@ -129,6 +126,5 @@ def _signer_from_environment() -> Webhook:
 
 
 _sessions: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, asyncio.Task[None]]] = {}
-# Read when the worker imports this file: without a secret it does not start, which is better than
-# failing every job.
+# Read at import: without a secret the worker does not start, which beats failing every job.
 _signer = _signer_from_environment()

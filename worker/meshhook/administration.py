@@ -137,15 +137,18 @@ async def set_queue_config(database: Database, queue_name: str, **changes: Any) 
         InvalidSettingError: naming the setting, the value received and the rule.
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
-    current = await get_queue_config(database, queue_name)
-    settings = changed_settings(current, changes)
-    row = await database.fetchrow(
-        queries.load("set_queue_config"),
-        queue_name,
-        *(getattr(settings, name) for name in SETTING_NAMES),
-    )
-    if row is None:
-        raise QueueNotFoundError(queue_name)
+    name = validate_queue_name(queue_name)
+    async with database.transaction() as connection:
+        # Locked, so that changes of different settings at one time do not undo each other.
+        current = await connection.fetchrow(queries.load("lock_queue_config"), name)
+        if current is None:
+            raise QueueNotFoundError(name)
+        settings = changed_settings(QueueConfig(**dict(current)), changes)
+        row = await connection.fetchrow(
+            queries.load("set_queue_config"),
+            name,
+            *(getattr(settings, setting) for setting in SETTING_NAMES),
+        )
     return QueueConfig(**dict(row))
 
 

@@ -71,6 +71,9 @@ def translated_errors() -> Iterator[None]:
         message = f"the database cannot be reached: {error or type(error).__name__}"
         raise errors.DatabaseUnavailableError(message) from error
     except asyncpg.InterfaceError as error:
+        if isinstance(error, ValueError):  # an argument that its type cannot hold
+            message = f"the database cannot take an argument: {error}"
+            raise errors.DatabaseError(message) from error
         message = f"the connection cannot be used: {error}"
         raise errors.DatabaseUnavailableError(message) from error
     except asyncpg.ReadOnlySQLTransactionError as error:
@@ -95,6 +98,19 @@ def translated_errors() -> Iterator[None]:
     except asyncpg.PostgresError as error:
         message = f"the database refused a statement: {error} (SQLSTATE {error.sqlstate})"
         raise errors.DatabaseError(message) from error
+
+
+@contextmanager
+def _statements() -> Iterator[None]:
+    """Tell a statement that got no answer in time from a connection that was not to be had.
+
+    The pool's command_timeout may fire after the server has committed.
+    """
+    try:
+        yield
+    except TimeoutError as error:
+        message = "a statement got no answer within the connection's command_timeout"
+        raise errors.UncertainCommitError(message) from error
 
 
 async def connect(
@@ -131,8 +147,14 @@ def _checked_url() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        # The URL holds a password: it is named, never shown.
-        message = f"the database URL is not valid: {error}"
+        # The URL holds a password, and what urllib says may quote a part of it.
+        is_quiet = isinstance(error, asyncpg.exceptions.ClientConfigurationError)
+        reason = f": {error}" if is_quiet else ""
+        message = (
+            f"the database URL is not valid{reason}. Expected "
+            "postgresql://user:password@host:port/database; write special characters of the "
+            "password as in %23 for #"
+        )
         raise errors.InvalidSettingError(message) from None
 
 
@@ -191,10 +213,12 @@ class Database:
         with translated_errors():
             if self._is_pool:
                 async with self.source.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
-                    yield connection
+                    with _statements():
+                        yield connection
             else:
                 async with self._line:
-                    yield self.source
+                    with _statements():
+                        yield self.source
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:

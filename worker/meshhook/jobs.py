@@ -37,6 +37,7 @@ REPLAYED_HEADER = "meshhook-replayed-from"
 """The header of a replayed job that says which dead letter it was."""
 
 MAX_ID_LENGTH = 200
+MAX_HEADERS_BYTES = 65_536
 _MAX_FAULT_DEPTH = 100
 
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -78,29 +79,9 @@ def encode_body(job: object, max_bytes: int) -> str:
             PostgreSQL cannot store; the message names the place.
         JobTooLargeError: if it is longer than `max_bytes`.
     """
-    body = _as_mapping(job) if isinstance(job, BaseModel) else job
-    try:
-        text = json.dumps(
-            body, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_as_json
-        )
-    except RecursionError:
-        message = "the job refers to itself, or is nested too deeply for JSON"
-        raise InvalidJobError(message) from None
-    except (TypeError, ValueError) as error:
-        message = _first_fault(body, "job") or f"the job is not JSON: {error}"
-        raise InvalidJobError(message) from None
-    if "\\u0000" in text and _NUL.search(text):
-        place = _first_fault(body, "job") or "the job"
-        message = f"{place}: PostgreSQL cannot store the character U+0000 in JSON; remove it"
-        raise InvalidJobError(message)
-    try:
-        size = len(text) if text.isascii() else len(text.encode())
-    except UnicodeEncodeError:
-        place = _first_fault(body, "job") or "the job"
-        message = f"{place}: holds half of a surrogate pair, which is no character; remove it"
-        raise InvalidJobError(message) from None
-    if size > max_bytes:
-        raise JobTooLargeError(size, max_bytes)
+    text, size_bytes = _encode(job, "job")
+    if size_bytes > max_bytes:
+        raise JobTooLargeError(size_bytes, max_bytes)
     return text
 
 
@@ -108,21 +89,58 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     """Return the JSON text of a message's headers, or None if there are none.
 
     Raises:
-        InvalidJobError: if they are not a JSON object, or use a `meshhook-` name.
+        InvalidJobError: if they are not a JSON object, use a `meshhook-` name, or are longer than
+            65,536 bytes.
     """
-    if not headers:
+    if headers is None:
         return None
     if not isinstance(headers, Mapping):
         message = f"headers are a mapping of names to JSON values, got {headers!r}"
         raise InvalidJobError(message)
+    if not headers:
+        return None
     for name in headers:
         if str(name).startswith("meshhook-"):
             message = f"header {name!r}: names that start with 'meshhook-' are the queue's own"
             raise InvalidJobError(message)
-    return encode_body(dict(headers), 65_536)
+    text, size_bytes = _encode(dict(headers), "headers")
+    if size_bytes > MAX_HEADERS_BYTES:
+        message = f"the headers are {size_bytes} bytes of JSON, at most {MAX_HEADERS_BYTES} are "
+        raise InvalidJobError(message + "allowed; put data into the payload")
+    return text
+
+
+def _encode(value: object, what: str) -> tuple[str, int]:
+    """Return the JSON text of `value` and its length in bytes; `what` names it in errors."""
+    try:
+        body = _as_mapping(value) if isinstance(value, BaseModel) else value
+        text = json.dumps(
+            body, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_as_json
+        )
+    except RecursionError:
+        message = f"the {what} is nested too deeply for JSON, or refers to itself"
+        raise InvalidJobError(message) from None
+    except (TypeError, ValueError) as error:
+        message = _first_fault(value, what) or f"the {what} is not JSON: {error}"
+        raise InvalidJobError(message) from None
+    if "\\u0000" in text and _NUL.search(text):
+        place = _first_fault(body, what) or f"the {what}"
+        message = f"{place}: PostgreSQL cannot store the character U+0000 in JSON; remove it"
+        raise InvalidJobError(message)
+    # Where a model lets anything stand, pydantic writes null for NaN, without a word.
+    if "null" in text and (lost := _first_lost_float(value, what)):
+        raise InvalidJobError(lost)
+    try:
+        return text, len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        place = _first_fault(body, what) or f"the {what}"
+        message = f"{place}: holds half of a surrogate pair, which is no character; remove it"
+        raise InvalidJobError(message) from None
 
 
 def _as_mapping(model: BaseModel) -> dict[str, Any]:
+    if type(model) is WorkflowJob:
+        return dict(model)
     # Not model_dump: it would turn NaN into null without a word.
     dumped = to_jsonable_python(model, inf_nan_mode="constants")
     return dict(dumped) if isinstance(dumped, dict) else {"payload": dumped}
@@ -142,7 +160,10 @@ def _first_fault(value: object, place: str, depth: int = 0) -> str | None:
     if depth > _MAX_FAULT_DEPTH:
         return None
     if isinstance(value, BaseModel):
-        value = _as_mapping(value)
+        try:
+            value = _as_mapping(value)
+        except ValueError as error:
+            return f"{place} cannot be written as JSON: {error}"
     if isinstance(value, Mapping):
         faults = (_fault_of_item(key, item, place, depth) for key, item in value.items())
     elif isinstance(value, list | tuple):
@@ -169,6 +190,22 @@ def _fault_of_scalar(value: object, place: str) -> str | None:
     if value is None or isinstance(value, (int, *_SCALARS_AS_TEXT)):
         return None
     return f"{place} is of type {type(value).__name__}, which JSON does not have"
+
+
+def _first_lost_float(value: object, place: str, *, in_model: bool = False) -> str | None:
+    """Return the first place in a model that holds NaN or an infinity."""
+    if isinstance(value, BaseModel):
+        in_model = in_model or type(value) is not WorkflowJob
+        value = value.model_dump(warnings=False) if in_model else dict(value)
+    if isinstance(value, Mapping):
+        items = [(f"{place}.{key}", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{place}[{i}]", item) for i, item in enumerate(value)]
+    else:
+        is_lost = in_model and isinstance(value, float) and not math.isfinite(value)
+        return f"{place} is {value}, which is not JSON" if is_lost else None
+    faults = (_first_lost_float(item, name, in_model=in_model) for name, item in items)
+    return next((fault for fault in faults if fault), None)
 
 
 class Job(Generic[PayloadT]):
@@ -306,6 +343,7 @@ class BodyDecoder(Generic[PayloadT]):
     def __init__(self, payload_model: Any = None) -> None:
         """Take a pydantic model, or anything else that a TypeAdapter takes; None means any JSON."""
         model: Any = Any if payload_model is None else payload_model
+        self._takes_anything = model is Any
         envelope: Any = _Envelope
         self._envelope: TypeAdapter[_Envelope[PayloadT]] = TypeAdapter(envelope[model])
         self._bare: TypeAdapter[PayloadT] = TypeAdapter(model)
@@ -339,6 +377,10 @@ class BodyDecoder(Generic[PayloadT]):
             job.workflow_id = _scalar_text(body.get("workflow_id"))
             job.project_id = _scalar_text(body.get("project_id"))
             payload = body.get("payload", body)
+        if self._takes_anything:
+            # JSON may be nested more deeply than pydantic reads it.
+            job.payload = payload
+            return
         try:
             # Through JSON text, since JSON input is read more leniently than Python objects.
             job.payload = self._bare.validate_json(json.dumps(payload))

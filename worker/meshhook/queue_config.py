@@ -74,6 +74,9 @@ class QueueSettings(BaseModel):
 class QueueConfig(QueueSettings):
     """The settings of one queue, as its row in the database has them."""
 
+    # A newer version may add columns while workers of this one run.
+    model_config = ConfigDict(extra="ignore")
+
     queue_name: str
     """The queue."""
     created_at: datetime

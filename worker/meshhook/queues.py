@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
@@ -80,6 +81,7 @@ class QueueService(Generic[PayloadT]):
         self._tables: queries.QueueTables | None = None
         self._config: QueueConfig | None = None
         self._config_read_at = 0.0
+        self._config_line = asyncio.Lock()
         self._send_buffer = SendBuffer(self._database, self.queue_name)
 
     async def enqueue(
@@ -245,11 +247,16 @@ class QueueService(Generic[PayloadT]):
         Raises:
             QueueNotFoundError: if the queue does not exist.
         """
-        now = time.monotonic()
-        if self._config is None or now - self._config_read_at > _CONFIG_MAX_AGE_SECONDS:
+        if (config := self._fresh_config()) is not None:
+            return config
+        async with self._config_line:
+            # What came at the same time waits for one read instead of each making its own.
+            if (config := self._fresh_config()) is not None:
+                return config
+            now = time.monotonic()
             self._config = await administration.get_queue_config(self._database, self.queue_name)
             self._config_read_at = now
-        return self._config
+            return self._config
 
     async def close(self) -> None:
         """Wait until everything that is being enqueued is stored or refused."""
@@ -262,6 +269,10 @@ class QueueService(Generic[PayloadT]):
     async def __aexit__(self, *_: object) -> None:
         """Wait for what is being enqueued."""
         await self.close()
+
+    def _fresh_config(self) -> QueueConfig | None:
+        age_seconds = time.monotonic() - self._config_read_at
+        return self._config if age_seconds <= _CONFIG_MAX_AGE_SECONDS else None
 
     async def _described(self) -> queries.QueueTables:
         if self._tables is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import asyncpg
 import stamina
 
 from meshhook import queries
@@ -46,7 +47,7 @@ async def insert_messages(
         rows = await connection.fetch(  # type: ignore[attr-defined]
             queries.load("enqueue", queue_name), bodies, headers, delays
         )
-    except SchemaMissingError as error:
+    except (SchemaMissingError, asyncpg.UndefinedTableError) as error:
         raise QueueNotFoundError(queue_name) from error
     return [row[0] for row in rows]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook import queries
 
@@ -18,9 +16,8 @@ MAX_ERROR_MESSAGE_LENGTH = 4_000
 MAX_ERROR_STACK_LENGTH = 16_000
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """How one attempt ended."""
+class Settlement(NamedTuple):
+    """How one attempt ended. The fields are in the order of the parameters of `sql/settle.sql`."""
 
     msg_id: int
     attempt: int
@@ -40,23 +37,6 @@ class Settlement:
     trace_id: str | None = None
 
 
-_COLUMNS = attrgetter(
-    "msg_id",
-    "attempt",
-    "outcome",
-    "delay_seconds",
-    "started_at",
-    "finished_at",
-    "run_id",
-    "workflow_id",
-    "project_id",
-    "error_type",
-    "error_message",
-    "error_stack",
-    "trace_id",
-)
-
-
 async def settle(
     database: Any,
     tables: queries.QueueTables,
@@ -68,7 +48,7 @@ async def settle(
     Returns:
         The positions, from 0, of those whose lease still held. The others changed nothing.
     """
-    columns = zip(*map(_COLUMNS, settlements), strict=True)
+    columns = zip(*settlements, strict=True)
     rows = await database.fetch(
         queries.load("settle", tables), worker_name, *columns, tables.queue_name
     )

@@ -128,8 +128,8 @@ def _workers(progress: Progress) -> RenderableType:
     return table
 
 
-def print_summary(console: Console, result: DemoResult) -> None:
-    """Print what came of the demo, and what to try next."""
+def print_summary(console: Console, result: DemoResult, *, program: str = "meshhook") -> None:
+    """Print what came of the demo, and what to try next, called as `program`."""
     rows = Table.grid(padding=(0, 2))
     for name, value, meaning in _summary_rows(result):
         style = "bold red" if name == "lost" and result.lost else "bold"
@@ -140,7 +140,12 @@ def print_summary(console: Console, result: DemoResult) -> None:
     for command, meaning in next_commands(result):
         console.print(Text(f"  # {meaning}", style="dim"))
         # Never folded: a command that is cut in two cannot be copied.
-        console.print(Text(f"  {command}"), no_wrap=True, crop=False, overflow="ignore")
+        console.print(
+            Text(f"  {program} {command.removeprefix('meshhook ')}"),
+            no_wrap=True,
+            crop=False,
+            overflow="ignore",
+        )
 
 
 def _summary_rows(result: DemoResult) -> list[tuple[str, str, str]]:
@@ -172,7 +177,10 @@ def next_commands(result: DemoResult) -> list[tuple[str, str]]:
         error = next(iter(result.dead_lettered_by_error))
         commands += [
             (job, "the whole life of a job that was given up"),
-            (f"meshhook dlq replay {queue} --error-type '{error}'", "send those again"),
+            (
+                f"meshhook dlq replay {queue} --error-type '{error}'",
+                "make jobs of those again, for the next worker",
+            ),
         ]
     commands.append((f"meshhook stats {queue} --watch", "the queue, live"))
     return commands

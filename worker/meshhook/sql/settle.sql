@@ -7,7 +7,7 @@ with item as materialized (
         $2::bigint[], $3::int[], $4::text[], $5::float8[], $6::float8[], $7::float8[],
         $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[]
     ) with ordinality as item (
-        msg_id, attempt, outcome, delay_seconds, started_at, finished_at,
+        msg_id, attempt, outcome, started_at, finished_at, delay_seconds,
         run_id, workflow_id, project_id, error_type, error_message, error_stack, trace_id, position)
 ), removed as (
     delete from {queue_table} q using item

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("meshhook.worker.running")
 
-MAX_TURN_SECONDS = 0.005
+TURN_SECONDS = 0.002
 CANCEL_SECONDS = 1.0
 TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
 
@@ -112,6 +112,8 @@ class Runner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._threads: ThreadPoolExecutor | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._turn_ends_at = 0.0
 
     @property
     def unstarted(self) -> int:
@@ -226,20 +228,34 @@ class Runner:
 
     async def _slot(self) -> None:
         loop = asyncio.get_running_loop()
-        turn_began = time.monotonic()
         while True:
             while not self._unstarted:
                 waiting = loop.create_future()
                 self._idle_slots.append(waiting)
                 await waiting
-                turn_began = time.monotonic()
+            if time.monotonic() >= self._turn_ends_at:
+                await self._next_turn(loop)
+                continue
             job, claimed_at = self._unstarted.popleft()
             await self._run(job, claimed_at)
             self._update_room()
-            if time.monotonic() - turn_began > MAX_TURN_SECONDS:
-                # Jobs that never wait must not keep the loop from everything else.
-                await asyncio.sleep(0)
-                turn_began = time.monotonic()
+
+    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Return what ends when the event loop has seen to everything else.
+
+        Jobs that never wait would keep it from claiming, settling and listening to signals. All
+        slots together get a few milliseconds at a time.
+        """
+        if self._turn is None:
+            self._turn = loop.create_future()
+            loop.call_soon(self._begin_turn, self._turn)
+        return self._turn
+
+    def _begin_turn(self, turn: asyncio.Future[None]) -> None:
+        self._turn = None
+        self._turn_ends_at = time.monotonic() + TURN_SECONDS
+        if not turn.done():
+            turn.set_result(None)
 
     def _update_room(self) -> None:
         if not self.has_room.is_set() and (

@@ -1,0 +1,103 @@
+"""What the documents show is what there is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer.main
+
+from meshhook.cli.app import app
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+QUICKSTART = ROOT / "examples" / "quickstart.py"
+
+
+def code_of(path: Path) -> str:
+    """Return an example without its docstring."""
+    return path.read_text().split('"""\n', 2)[-1].strip()
+
+
+def blocks(language: str) -> list[Any]:
+    """Return the code blocks of a language in all documents, as parameters."""
+    pattern = re.compile(rf"```{language}\n(.*?)```", re.DOTALL)
+    return [
+        pytest.param(block, id=f"{document.stem}-{number}")
+        for document in DOCUMENTS
+        for number, block in enumerate(pattern.findall(document.read_text()))
+    ]
+
+
+def commands() -> list[str]:
+    """Return every call of the command line in the documents."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        lines = [
+            line
+            for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+            for line in block.split("\n")
+        ]
+        found += [line for line in lines if line.startswith("meshhook ")]
+        found += re.findall(r"`(meshhook [a-z][^`]*)`", text)
+    return sorted({" ".join(command.split()) for command in found})
+
+
+def test_the_readme_shows_the_quickstart_as_it_is() -> None:
+    """The README's example is the text of examples/quickstart.py."""
+    assert f"```python\n{code_of(QUICKSTART)}\n```" in (ROOT / "README.md").read_text()
+
+
+async def test_the_quickstart_runs(database_url: str) -> None:
+    """The README's example greets everybody and ends."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(QUICKSTART),
+        env=os.environ | {"MESHHOOK_DATABASE_URL": database_url},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0
+    lines = sorted(output.decode().split("\n"))
+    assert lines == [
+        "",
+        "hello Ada, attempt 1 of 5",
+        "hello Barbara, attempt 1 of 5",
+        "hello Grace, attempt 1 of 5",
+    ]
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_in_the_documents_runs(block: str) -> None:
+    """Each Python block is valid and its imports and definitions work."""
+    exec(compile(block, "document", "exec"), {"__name__": "document"})  # noqa: S102
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_in_the_documents_exist(command: str) -> None:
+    """Each call of the command line names a command, and options that it has."""
+    words = shlex.split(command.rstrip("&"))[1:]
+    words = [word for word in words if word != "--embedded"]
+    here: click.Command = typer.main.get_command(app)
+    context = click.Context(here)
+    while isinstance(here, click.Group) and words and words[0] in here.commands:
+        here = here.commands[words.pop(0)]
+        context = click.Context(here, parent=context)
+    options = {option for parameter in here.params for option in parameter.opts}
+    assert not isinstance(here, click.Group) or not words or words[0].startswith("--")
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    """Each relative link names a file of the repository."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target

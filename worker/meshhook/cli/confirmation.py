@@ -1,0 +1,29 @@
+"""Asking before something is deleted for good."""
+
+from __future__ import annotations
+
+import sys
+
+from meshhook.cli.failures import UsageError
+from meshhook.errors import MeshHookError
+
+
+class DeclinedError(MeshHookError):
+    """The answer was no."""
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal, unless `yes` is already given.
+
+    Raises:
+        UsageError: if there is no terminal to ask on.
+        DeclinedError: if the answer is not yes.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{question} There is no terminal to ask on: confirm it with --yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise DeclinedError("not confirmed: nothing was changed")

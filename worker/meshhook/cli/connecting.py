@@ -1,0 +1,139 @@
+"""From a command to its database: which one it is, and whether it can be used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import typer
+
+from meshhook.cli.failures import (
+    DatabaseNotOpenedError,
+    DatabaseNotSetError,
+    InvalidDatabaseUrlError,
+)
+from meshhook.cli.options import program_options
+from meshhook.database import Database
+from meshhook.errors import (
+    DatabaseError,
+    InvalidSettingError,
+    SchemaMissingError,
+    UnsupportedPgmqError,
+)
+from meshhook.settings import Settings, load_settings
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The database that a command works on."""
+
+    url: str
+    pooled: bool
+    is_embedded: bool
+
+    @asynccontextmanager
+    async def open(self, *, needs_schema: bool = True) -> AsyncIterator[Database]:
+        """Connect; the embedded one is migrated where it is not.
+
+        Args:
+            needs_schema: whether to check that the migrations have run. Default true.
+
+        Raises:
+            InvalidDatabaseUrlError, DatabaseNotOpenedError: if there is no way to it.
+            SchemaMissingError, UnsupportedPgmqError: if it is not migrated.
+        """
+        try:
+            database = await Database.connect(self.url, min_size=1, max_size=2, pooled=self.pooled)
+        except InvalidSettingError:
+            raise InvalidDatabaseUrlError from None
+        except DatabaseError as error:
+            raise DatabaseNotOpenedError(
+                self.place,
+                str(error),
+                "is MESHHOOK_DATABASE_URL right, and does the server run?",
+            ) from error
+        try:
+            if needs_schema:
+                await self._check_schema(database)
+            yield database
+        finally:
+            await database.close()
+
+    async def _check_schema(self, database: Database) -> None:
+        from meshhook.schema import check_schema, migrate
+
+        try:
+            await check_schema(database)
+        except (SchemaMissingError, UnsupportedPgmqError):
+            if not self.is_embedded:
+                raise
+            async with database.acquire() as connection:
+                await migrate(connection)
+
+    @property
+    def place(self) -> str:
+        """Where the database is: host, port and name, and nothing secret."""
+        try:
+            parts = urlsplit(self.url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            return "the database of MESHHOOK_DATABASE_URL"
+        where = host if port is None else f"{host}:{port}"
+        name = parts.path.removeprefix("/")
+        return f"database {name!r} at {where or 'the local socket'}"
+
+
+@contextmanager
+def target(context: typer.Context, *, or_embedded: bool = False) -> Iterator[Target]:
+    """Yield the database that the environment or `--embedded` names.
+
+    Args:
+        context: of the command.
+        or_embedded: whether to use the embedded one if no other is set. Default false.
+
+    Raises:
+        DatabaseNotSetError: if none is named.
+        DatabaseUnavailableError: if the embedded one does not start.
+        InvalidSettingError: naming an environment variable that is wrong.
+    """
+    settings = load_settings()
+    _log_to_stderr(settings)
+    secret = settings.database_url
+    url = None if secret is None else secret.get_secret_value().strip()
+    if program_options(context).embedded or (or_embedded and not url):
+        from meshhook.cli.embedded_use import embedded_database
+
+        with embedded_database(settings.embedded_directory) as embedded_url:
+            yield Target(embedded_url, pooled=False, is_embedded=True)
+    elif url:
+        yield Target(url, pooled=settings.pooled, is_embedded=False)
+    else:
+        raise DatabaseNotSetError
+
+
+def with_database(
+    context: typer.Context,
+    work: Callable[[Database], Awaitable[_Value]],
+    *,
+    needs_schema: bool = True,
+) -> _Value:
+    """Run `work` on the database, and return what it returns."""
+
+    async def run(found: Target) -> _Value:
+        async with found.open(needs_schema=needs_schema) as database:
+            return await work(database)
+
+    with target(context) as found:
+        return asyncio.run(run(found))
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    from meshhook.observability.logs import configure_logging
+
+    configure_logging(settings.log_format, settings.log_level)

@@ -1,0 +1,84 @@
+"""`meshhook demo`: 2,000 webhooks, a receiver that sometimes fails, a worker that is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meshhook.cli.options import PROGRAM, JsonOption, example
+
+if TYPE_CHECKING:
+    from meshhook.cli.connecting import Target
+    from meshhook.demo.results import DemoResult
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        "demo",
+        short_help="See it at work: 2,000 webhooks, and a killed worker.",
+        epilog=example("meshhook demo", "meshhook demo --jobs 500 --json"),
+    )(demo)
+
+
+def demo(
+    context: typer.Context,
+    jobs: Annotated[int, typer.Option(min=1, help="How many webhooks to deliver.")] = 2_000,
+    workers: Annotated[int, typer.Option(min=1, help="How many worker processes.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Deliver real webhooks with two workers, kill one in the middle, and count what is lost.
+
+    It uses the database of MESHHOOK_DATABASE_URL, or else the embedded one in .meshhook/. Its
+    queue workflow_jobs is made afresh; if you have one of that name, the demo stops.
+    """
+    _check_extras()
+    from meshhook.cli.connecting import target
+    from meshhook.cli.output import console, print_json
+    from meshhook.demo.display import LiveReporter, QuietReporter, print_summary
+    from meshhook.demo.progress import Reporter
+    from meshhook.demo.run import run_demo
+
+    async def play(found: Target, reporter: Reporter) -> DemoResult:
+        async with found.open():
+            pass  # checked: it is there, and migrated
+        return await run_demo(found.url, reporter=reporter, jobs=jobs, workers=workers)
+
+    with target(context, or_embedded=True) as found:
+        is_embedded = found.is_embedded
+        if as_json:
+            result = asyncio.run(play(found, QuietReporter()))
+        else:
+            with LiveReporter(console()) as reporter:
+                result = asyncio.run(play(found, reporter))
+    if as_json:
+        print_json(result)
+    else:
+        print_summary(console(), result, program=_program(is_embedded=is_embedded))
+    if result.lost:
+        from meshhook.cli.failures import LostJobsError
+
+        raise LostJobsError(result.lost)
+
+
+def _program(*, is_embedded: bool) -> str:
+    """Return how to call this program from here, for the commands to try next."""
+    program = PROGRAM if shutil.which(PROGRAM) else sys.argv[0]
+    return f"{program} --embedded" if is_embedded else program
+
+
+def _check_extras() -> None:
+    """Refuse to start without what the demo needs beside the library."""
+    from importlib.util import find_spec
+
+    from meshhook.cli.failures import UsageError
+
+    missing = [name for name in ("aiohttp", "standardwebhooks") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"the demo needs {' and '.join(missing)}: pip install 'meshhook-queue[demo]'"
+        )

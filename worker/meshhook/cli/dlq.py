@@ -1,0 +1,335 @@
+"""`meshhook dlq`: look at dead letters, replay them, delete them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from meshhook.cli.options import JsonOption, QueueArgument, YesOption, example
+
+if TYPE_CHECKING:
+    from meshhook.database import Database
+    from meshhook.dead_letter_jobs import DeadLetterJob, ErrorGroup
+
+app = typer.Typer(
+    help="Look at dead letters, the jobs that failed for good; replay them, delete them.",
+    short_help="Show, replay and delete dead letters.",
+    no_args_is_help=True,
+    epilog=example("meshhook dlq errors workflow_jobs"),
+)
+
+_SHOWN_PAIRS = 20
+
+
+@app.command("list", epilog=example("meshhook dlq list workflow_jobs --error-type TimeoutError"))
+def list_(
+    context: typer.Context,
+    queue: QueueArgument,
+    *,
+    error_type: Annotated[str | None, typer.Option(help="Only those of this error type.")] = None,
+    before: Annotated[
+        int | None, typer.Option(metavar="ID", help="Go on below this id, to page.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many at the most, 1 to 1000.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List dead letters, the newest first."""
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import age, note, print_json
+    from meshhook.cli.tables import Column, print_table
+    from meshhook.dead_letters import DLQService
+    from meshhook.names import validate_queue_name
+
+    name = validate_queue_name(queue)
+
+    async def work(database: Database) -> list[DeadLetterJob]:
+        return await DLQService(database, name).list_dead_letter_jobs(
+            limit, before_id=before, error_type=error_type
+        )
+
+    found = with_database(context, work)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        note(
+            f"Queue {name} has no such dead letter."
+            if error_type or before is not None
+            else f"Queue {name} has no dead letters."
+        )
+        return
+    print_table(
+        [
+            Column("ID", is_number=True),
+            Column("JOB", is_number=True),
+            Column("DEAD", is_number=True),
+            Column("TRIES", is_number=True),
+            Column("ERROR", shrinks=True),
+            Column("MESSAGE", shrinks=True),
+            Column("RUN", shrinks=True, is_optional=True),
+        ],
+        [
+            [
+                str(dead.id),
+                "-" if dead.msg_id is None else str(dead.msg_id),
+                age(dead.dead_at),
+                "-" if dead.attempts is None else str(dead.attempts),
+                dead.error_type or "-",
+                dead.error_message or "",
+                dead.run_id or "-",
+            ]
+            for dead in found
+        ],
+    )
+    if len(found) == limit:
+        note(f"The newest {limit}; for more: --before {found[-1].id}")
+
+
+@app.command("show", epilog=example("meshhook dlq show workflow_jobs 3"))
+def show(
+    context: typer.Context,
+    queue: QueueArgument,
+    dead_letter_id: Annotated[int, typer.Argument(metavar="ID", help="The dead letter.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show one dead letter: what it died of, its stack trace, its message."""
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import print_json
+    from meshhook.dead_letters import DLQService
+    from meshhook.names import validate_queue_name
+
+    name = validate_queue_name(queue)
+
+    async def work(database: Database) -> DeadLetterJob:
+        return await DLQService(database, name).get_dead_letter_job(dead_letter_id)
+
+    dead = with_database(context, work)
+    if as_json:
+        print_json(dead)
+    else:
+        _print_dead_letter(dead)
+
+
+@app.command("errors", epilog=example("meshhook dlq errors workflow_jobs"))
+def errors(
+    context: typer.Context,
+    queue: QueueArgument,
+    limit: Annotated[int, typer.Option(help="How many types at the most, 1 to 1000.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Group the newest 10,000 dead letters by error type, the most frequent first."""
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import age, note, print_json
+    from meshhook.cli.tables import Column, print_table
+    from meshhook.dead_letters import DLQService
+    from meshhook.names import validate_queue_name
+
+    name = validate_queue_name(queue)
+
+    async def work(database: Database) -> list[ErrorGroup]:
+        return await DLQService(database, name).get_jobs_by_error_type(limit)
+
+    groups = with_database(context, work)
+    if as_json:
+        print_json(groups)
+        return
+    if not groups:
+        note(f"Queue {name} has no dead letters.")
+        return
+    print_table(
+        [
+            Column("COUNT", is_number=True),
+            Column("ERROR", shrinks=True),
+            Column("FIRST", is_number=True, is_optional=True),
+            Column("LAST", is_number=True),
+            Column("NEWEST", is_number=True),
+            Column("ITS MESSAGE", shrinks=True),
+        ],
+        [
+            [
+                f"{group.count:,}",
+                group.error_type or "-",
+                age(group.first_dead_at),
+                age(group.last_dead_at),
+                str(group.sample_id),
+                group.sample_message or "",
+            ]
+            for group in groups
+        ],
+    )
+    if groups[0].capped:
+        note("There are more dead letters; the newest 10,000 are counted.")
+
+
+@app.command(
+    "replay",
+    epilog=example(
+        "meshhook dlq replay workflow_jobs 3 4",
+        "meshhook dlq replay workflow_jobs --error-type TimeoutError --limit 10",
+    ),
+)
+def replay(
+    context: typer.Context,
+    queue: QueueArgument,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="The dead letters.")] = None,
+    *,
+    error_type: Annotated[
+        str | None, typer.Option(help="All of this error type, the oldest first.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All, the oldest first.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --error-type or --all: no more than this.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="QUEUE", help="Another queue to send them to.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make dead letters jobs again: ready now, with all their attempts before them.
+
+    Each is replayed once, whoever else replays at the same time. What dies meanwhile stays.
+    """
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.failures import UsageError
+    from meshhook.cli.output import print_json
+    from meshhook.cli.replaying import Choice, Replay
+    from meshhook.names import validate_queue_name
+
+    name = validate_queue_name(queue)
+    target_name = None if target is None else validate_queue_name(target)
+    if [bool(ids), error_type is not None, everything].count(True) != 1:
+        raise UsageError("say which: ids, --error-type TYPE, or --all (one of them)")
+    if ids and limit is not None:
+        raise UsageError("--limit goes with --error-type or --all, not with ids")
+    chosen = Choice(tuple(dict.fromkeys(ids or ())), error_type, limit)
+    work = Replay(name, target_name, chosen)
+    with_database(context, work.run)
+    if as_json:
+        print_json(
+            {
+                "queue_name": name,
+                "target_queue": target_name or name,
+                "replayed": [
+                    {"dead_letter_id": dead, "msg_id": msg_id} for dead, msg_id in work.replayed
+                ],
+                "not_found": work.not_found,
+            }
+        )
+    else:
+        _print_replayed(work.replayed, name, target_name or name)
+    _refuse_missing(name, work.not_found)
+
+
+@app.command("delete", epilog=example("meshhook dlq delete workflow_jobs 3 4 --yes"))
+def delete(
+    context: typer.Context,
+    queue: QueueArgument,
+    ids: Annotated[list[int], typer.Argument(metavar="ID", help="The dead letters.")],
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete dead letters for good."""
+    from meshhook.cli.confirmation import confirm
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import counted, print_json, say
+    from meshhook.dead_letters import DLQService
+    from meshhook.names import validate_queue_name
+
+    name = validate_queue_name(queue)
+    chosen = list(dict.fromkeys(ids))
+    confirm(f"Delete {counted(len(chosen), 'dead letter')} of queue {name!r} for good?", yes=yes)
+
+    async def work(database: Database) -> list[int]:
+        service = DLQService(database, name)
+        return [each for each in chosen if await service.delete_dead_letter_job(each)]
+
+    deleted = with_database(context, work)
+    missing = [each for each in chosen if each not in set(deleted)]
+    if as_json:
+        print_json({"queue_name": name, "deleted": deleted, "not_found": missing})
+    elif deleted:
+        say(f"deleted {counted(len(deleted), 'dead letter')} of queue {name}")
+    _refuse_missing(name, missing)
+
+
+@app.command("purge", epilog=example("meshhook dlq purge workflow_jobs --yes"))
+def purge(
+    context: typer.Context,
+    queue: QueueArgument,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete all dead letters of a queue for good."""
+    from meshhook.cli.confirmation import confirm
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import count, counted, print_json, say
+    from meshhook.dead_letters import DLQService
+    from meshhook.names import validate_queue_name
+
+    name = validate_queue_name(queue)
+
+    async def work(database: Database) -> int:
+        service = DLQService(database, name)
+        metrics = await service.get_dlq_metrics()
+        dead = count(metrics.dead_letters, capped=metrics.capped)
+        confirm(f"Delete all dead letters of queue {name!r} ({dead}) for good?", yes=yes)
+        return await service.purge_dlq()
+
+    purged = with_database(context, work)
+    if as_json:
+        print_json({"queue_name": name, "purged": purged})
+    else:
+        say(f"deleted {counted(purged, 'dead letter')} of queue {name}")
+
+
+def _print_dead_letter(dead: DeadLetterJob) -> None:
+    from meshhook.cli.bodies import print_body, print_text
+    from meshhook.cli.output import moment_with_age, say
+    from meshhook.cli.tables import print_fields
+
+    fields: list[tuple[str, Any]] = [
+        ("dead letter", str(dead.id)),
+        ("job", None if dead.msg_id is None else f"{dead.msg_id} of queue {dead.queue}"),
+        ("error", dead.error_type),
+        ("message", dead.error_message),
+        ("attempts", None if dead.attempts is None else str(dead.attempts)),
+        ("worker", dead.worker),
+        ("run", dead.run_id),
+        ("workflow", dead.workflow_id),
+        ("project", dead.project_id),
+        ("enqueued", dead.first_enqueued_at and moment_with_age(dead.first_enqueued_at)),
+        ("last attempt", dead.last_started_at and moment_with_age(dead.last_started_at)),
+        ("dead", moment_with_age(dead.dead_at)),
+    ]
+    fields += [(f"header {key}", str(value)) for key, value in dead.headers.items()]
+    print_fields([(name, value) for name, value in fields if value is not None])
+    if dead.error_stack:
+        say("\nstack")
+        print_text(dead.error_stack)
+    say("")
+    print_body(dead.body)
+
+
+def _print_replayed(pairs: Sequence[tuple[int, int]], queue: str, target: str) -> None:
+    from meshhook.cli.output import counted, say
+
+    where = "" if target == queue else f" in queue {target}"
+    if not pairs:
+        say(f"nothing of queue {queue} was replayed")
+    elif len(pairs) > _SHOWN_PAIRS:
+        say(f"replayed {counted(len(pairs), 'dead letter')} of queue {queue}{where}")
+    else:
+        for dead, msg_id in pairs:
+            say(f"replayed dead letter {dead} as job {msg_id}{where}")
+
+
+def _refuse_missing(queue: str, missing: Sequence[int]) -> None:
+    from meshhook.cli.failures import DeadLettersNotFoundError
+    from meshhook.errors import DeadLetterNotFoundError
+
+    if len(missing) == 1:
+        raise DeadLetterNotFoundError(queue, missing[0])
+    if missing:
+        raise DeadLettersNotFoundError(queue, missing)

@@ -1,0 +1,88 @@
+"""The embedded PostgreSQL as commands use it: started when needed, stopped by the last of them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from meshhook.cli.output import note
+from meshhook.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from meshhook.embedded import EmbeddedPostgres
+
+_OTHERS_SQL = """
+select count(*) from pg_stat_activity
+where backend_type = 'client backend' and pid <> pg_backend_pid()
+"""
+
+
+@contextlib.contextmanager
+def embedded_database(directory: Path) -> Iterator[str]:
+    """Yield the URL of the embedded PostgreSQL in `directory`, started if it does not run.
+
+    If a command started it, the last command to end stops it, unless some other client is
+    connected still. One that a program started with `EmbeddedPostgres` is left alone.
+
+    Raises:
+        DatabaseUnavailableError: if it does not start.
+    """
+    from meshhook.embedded import EmbeddedPostgres
+    from meshhook.embedded.programs import make_passable_directory, translated_os_errors
+
+    server = EmbeddedPostgres(directory)
+    with translated_os_errors():
+        make_passable_directory(server.directory)
+        users = (server.directory / "users").open("a")
+    with users:
+        # All commands that use it hold this lock together. The one that stops it holds it alone,
+        # and whoever comes meanwhile waits, and then starts it again.
+        fcntl.flock(users, fcntl.LOCK_SH)
+        was_stopped = server.pid is None
+        if not (server.home / "data").exists():
+            note(f"Making a PostgreSQL in {_shown(directory)}; this takes a few seconds.")
+        url = server.start()
+        mark = server.directory / "started-by-command"
+        if was_stopped:
+            mark.write_text(str(server.pid))
+        try:
+            yield url
+        finally:
+            _leave(server, mark, users, url)
+
+
+def _leave(server: EmbeddedPostgres, mark: Path, users: IO[str], url: str) -> None:
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return  # another command uses it, and stops it at its end
+    try:
+        if mark.exists() and mark.read_text() == str(server.pid) and not _is_used(url):
+            server.stop()
+            mark.unlink()
+    except (OSError, DatabaseError) as error:
+        note(f"The embedded PostgreSQL was left running: {error}")
+
+
+def _is_used(url: str) -> bool:
+    import asyncio
+
+    from meshhook.database import connect
+
+    async def others() -> bool:
+        connection = await connect(url)
+        try:
+            return bool(await connection.fetchval(_OTHERS_SQL))
+        finally:
+            await connection.close()
+
+    return asyncio.run(others())
+
+
+def _shown(directory: Path) -> str:
+    text = str(directory)
+    return text if text.isprintable() and sys.stderr.isatty() else repr(text)

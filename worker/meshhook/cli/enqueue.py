@@ -1,0 +1,224 @@
+"""`meshhook enqueue`: one job from the command line, or many from a file or standard input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from meshhook.cli.options import JsonOption, QueueArgument, example
+
+if TYPE_CHECKING:
+    from meshhook.cli.json_lines import JsonLines, Line
+    from meshhook.database import Database
+    from meshhook.queues import QueueService
+
+BATCH_JOBS = 1_000
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        "enqueue",
+        epilog=example(
+            "meshhook enqueue workflow_jobs '{\"order\": 17}' --delay 60",
+            "meshhook enqueue workflow_jobs --file jobs.jsonl",
+            "generate | meshhook enqueue workflow_jobs",
+        ),
+    )(enqueue)
+
+
+def enqueue(
+    context: typer.Context,
+    queue: QueueArgument,
+    job: Annotated[
+        str | None,
+        typer.Argument(metavar="JSON", help="One job. Default: JSON lines on standard input."),
+    ] = None,
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="A file of JSON lines, one job a line; .gz too; - is standard input."),
+    ] = None,
+    delay: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long until the jobs are ready.")
+    ] = 0,
+    run_id: Annotated[str | None, typer.Option(help="The run that the jobs belong to.")] = None,
+    workflow_id: Annotated[
+        str | None, typer.Option(help="The workflow that the jobs belong to.")
+    ] = None,
+    project_id: Annotated[
+        str | None, typer.Option(help="The project that the jobs belong to.")
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A header of the messages; may be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Enqueue one job, or one a line.
+
+    The JSON is the whole message: an object with run_id, workflow_id, project_id and payload, or
+    anything else, which is then its own payload. With one of the id options, JSON without a
+    payload key becomes the payload.
+
+    Lines are stored in batches of 1,000, each durable by itself. At a bad line it stops, and says
+    how many were stored before.
+    """
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.json_lines import open_lines
+    from meshhook.cli.output import counted, print_json, say
+    from meshhook.names import validate_queue_name
+    from meshhook.outcomes import delay_in_seconds
+
+    name = validate_queue_name(queue)
+    sender = _Sender(
+        queue_name=name,
+        delay_seconds=delay_in_seconds(delay),
+        headers=_headers(header or []),
+        ids=_ids(run_id=run_id, workflow_id=workflow_id, project_id=project_id),
+    )
+    with open_lines(job, file) as lines:
+        with_database(context, lambda database: sender.send(database, lines))
+    ids = sender.msg_ids
+    if as_json:
+        print_json({"queue_name": name, "enqueued": len(ids), "msg_ids": ids})
+    elif len(ids) == 1:
+        say(f"enqueued job {ids[0]} in {name}")
+    else:
+        say(f"enqueued {counted(len(ids), 'job')} in {name}")
+
+
+class _Sender:
+    """Stores lines, and knows how far it came."""
+
+    def __init__(
+        self,
+        *,
+        queue_name: str,
+        delay_seconds: float,
+        headers: dict[str, str],
+        ids: dict[str, str],
+    ) -> None:
+        self.msg_ids: list[int] = []
+        self._queue_name = queue_name
+        self._delay_seconds = delay_seconds
+        self._headers = headers
+        self._ids = ids
+        self._last_line = 0
+
+    async def send(self, database: Database, lines: JsonLines) -> None:
+        from meshhook.cli.failures import PartlyDoneError
+
+        try:
+            await self._send_all(database, lines)
+        except BaseException as error:
+            if not self.msg_ids or isinstance(error, GeneratorExit):
+                raise
+            raise PartlyDoneError(self._how_far(error), _cause(error)) from error
+
+    async def _send_all(self, database: Database, lines: JsonLines) -> None:
+        from meshhook.cli.progress import enqueue_progress
+        from meshhook.queues import QueueService
+
+        async with QueueService[Any](database, self._queue_name) as service:
+            limit_bytes = (await service.get_config()).max_payload_bytes
+            with enqueue_progress(lines) as advance:
+                batch: list[Line] = []
+                try:
+                    for line in self._checked(lines, limit_bytes):
+                        batch.append(line)
+                        if len(batch) == BATCH_JOBS:
+                            await self._store(service, batch)
+                            batch = []
+                            advance(len(self.msg_ids))
+                except ValueError:
+                    # A bad line: what came before it is stored all the same.
+                    await self._store(service, batch)
+                    raise
+                await self._store(service, batch)
+                advance(len(self.msg_ids))
+
+    def _checked(self, lines: JsonLines, limit_bytes: int) -> Iterator[Line]:
+        from meshhook.errors import InvalidJobError
+        from meshhook.jobs import encode_body
+
+        for line in lines:
+            line.value = self._with_ids(line.value)
+            try:
+                encode_body(line.value, limit_bytes)
+            except InvalidJobError as error:
+                raise InvalidJobError(f"{line.place}{error}") from None
+            yield line
+
+    async def _store(self, service: QueueService[Any], batch: list[Line]) -> None:
+        if batch:
+            self.msg_ids += await service.enqueue_many(
+                [line.value for line in batch], self._delay_seconds, headers=self._headers
+            )
+            self._last_line = batch[-1].number
+
+    def _with_ids(self, value: Any) -> Any:
+        if not self._ids:
+            return value
+        if isinstance(value, dict) and "payload" in value:
+            return {**value, **self._ids}
+        return {**self._ids, "payload": value}
+
+    def _how_far(self, error: BaseException) -> str:
+        from meshhook.cli.output import counted
+        from meshhook.errors import UncertainCommitError
+
+        reason = "interrupted" if _is_interrupt(error) else str(error)
+        stored = f"{counted(len(self.msg_ids), 'job')} stored, up to line {self._last_line}"
+        if isinstance(error, UncertainCommitError) or _is_interrupt(error):
+            return (
+                f"{reason}\n{stored}; whether the batch after that "
+                f"(up to {BATCH_JOBS:,} lines) was stored is not known"
+            )
+        go_on = f"go on with line {self._last_line + 1}"
+        if isinstance(error, ValueError):
+            go_on = f"mend the line and {go_on}"
+        return f"{reason}\n{stored}; {go_on}"
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    import asyncio
+
+    return isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
+
+
+def _cause(error: BaseException) -> BaseException:
+    return KeyboardInterrupt() if _is_interrupt(error) else error
+
+
+def _ids(**ids: str | None) -> dict[str, str]:
+    from meshhook.cli.failures import UsageError
+    from meshhook.jobs import MAX_ID_LENGTH
+
+    given = {name: value for name, value in ids.items() if value is not None}
+    for name, value in given.items():
+        if not 1 <= len(value) <= MAX_ID_LENGTH:
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"--{option} has {len(value)} characters; it may have 1 to {MAX_ID_LENGTH}"
+            )
+    return given
+
+
+def _headers(headers: list[str]) -> dict[str, str]:
+    from meshhook.cli.failures import UsageError
+    from meshhook.jobs import encode_headers
+
+    found: dict[str, str] = {}
+    for header in headers:
+        name, equals, value = header.partition("=")
+        if not equals or not name:
+            raise UsageError(
+                f"--header {header!r} is not NAME=VALUE, for example traceparent=00-4bf92f35..."
+            )
+        found[name] = value
+    encode_headers(found)
+    return found

@@ -1,0 +1,157 @@
+"""What a command's failure means to the caller: its exit code, and one or two lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+from meshhook import errors
+
+_URL_SHAPE = "postgresql://user:password@host:5432/name"
+_MAX_MESSAGE_CHARACTERS = 2_000
+
+
+class ExitCode(IntEnum):
+    """How a command ended; the help text says so too."""
+
+    OK = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    NOT_FOUND = 3
+    NO_DATABASE = 4
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141
+
+
+EXIT_CODES_HELP = """\
+\b
+Exit codes:
+  0  it worked
+  1  it failed: the database refused, something is lost, or a confirmation was declined
+  2  wrong usage or bad input; nothing was changed, unless the message says what was
+  3  not found: no such queue, job or dead letter
+  4  no usable database: unreachable, read-only, or its schema is missing
+  130  interrupted
+"""
+
+
+class UsageError(errors.MeshHookError):
+    """A command whose arguments do not go together, or that lacks one."""
+
+
+class DatabaseNotSetError(errors.InvalidSettingError):
+    """No database was named."""
+
+    def __init__(self) -> None:
+        """Say how to name one, and why not on the command line."""
+        super().__init__(
+            f"no database is set: export MESHHOOK_DATABASE_URL={_URL_SHAPE} "
+            "(not an option, which any user of the machine could read)\n"
+            "or use a PostgreSQL of your own in .meshhook/: meshhook --embedded COMMAND, "
+            "or export MESHHOOK_EMBEDDED=1"
+        )
+
+
+class InvalidDatabaseUrlError(errors.InvalidSettingError):
+    """A database URL that cannot be read. It holds a password, so nothing of it is shown."""
+
+    def __init__(self) -> None:
+        """Say what one looks like."""
+        super().__init__(
+            f"MESHHOOK_DATABASE_URL cannot be read (it is not shown, for the password in it); "
+            f"it looks like {_URL_SHAPE}\n"
+            "in user and password, characters such as @ : / # are written as %40 %3A %2F %23"
+        )
+
+
+class DatabaseNotOpenedError(errors.DatabaseUnavailableError):
+    """The database that was named cannot be used at all."""
+
+    def __init__(self, place: str, reason: str, way_out: str) -> None:
+        """Take where it should be, what is wrong, and what to do about it."""
+        super().__init__(f"{place}: {reason}\n{way_out}")
+
+
+class DeadLettersNotFoundError(errors.MeshHookError, LookupError):
+    """Several dead letters that are not there."""
+
+    def __init__(self, queue_name: str, ids: Sequence[int]) -> None:
+        """Name the queue and the dead letters."""
+        shown = ", ".join(str(each) for each in ids[:10])
+        more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""  # noqa: PLR2004
+        super().__init__(
+            f"queue {queue_name!r} has no dead letters {shown}{more}; they may have been replayed "
+            f"or deleted meanwhile: meshhook dlq list {queue_name}"
+        )
+
+
+class LostJobsError(errors.MeshHookError):
+    """A demo that lost jobs."""
+
+    def __init__(self, lost: int) -> None:
+        """Take how many."""
+        super().__init__(f"{lost} jobs were lost; this must not happen: please report it")
+
+
+class PartlyDoneError(errors.MeshHookError):
+    """A command that did a part of its work; the message says which, the cause why no more."""
+
+    def __init__(self, message: str, cause: BaseException) -> None:
+        """Take the whole message and what stopped the command."""
+        super().__init__(message)
+        self.cause = cause
+
+
+_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    # The first that fits: a class stands before those that it derives from.
+    (errors.UncertainCommitError, ExitCode.FAILED),
+    (errors.DatabaseUnavailableError, ExitCode.NO_DATABASE),
+    (errors.DatabaseReadOnlyError, ExitCode.NO_DATABASE),
+    (errors.SchemaMissingError, ExitCode.NO_DATABASE),
+    (errors.UnsupportedPgmqError, ExitCode.NO_DATABASE),
+    (errors.QueueNotFoundError, ExitCode.NOT_FOUND),
+    (errors.JobNotFoundError, ExitCode.NOT_FOUND),
+    (errors.DeadLetterNotFoundError, ExitCode.NOT_FOUND),
+    (DeadLettersNotFoundError, ExitCode.NOT_FOUND),
+    (errors.InvalidQueueNameError, ExitCode.BAD_INPUT),
+    (errors.InvalidJobError, ExitCode.BAD_INPUT),
+    (errors.InvalidSettingError, ExitCode.BAD_INPUT),
+    (errors.InvalidHandlerError, ExitCode.BAD_INPUT),
+    (UsageError, ExitCode.BAD_INPUT),
+    (KeyboardInterrupt, ExitCode.INTERRUPTED),
+    (BrokenPipeError, ExitCode.PIPE_CLOSED),
+)
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """Return the exit code for an error that ends a command."""
+    if isinstance(error, PartlyDoneError):
+        code = exit_code(error.cause)
+        # 4 promises that nothing was done.
+        return ExitCode.FAILED if code is ExitCode.NO_DATABASE else code
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
+
+
+def describe(error: BaseException) -> str:
+    """Return what to say of an error: `error: ...`, without control characters."""
+    if isinstance(error, KeyboardInterrupt):
+        return "error: interrupted"
+    text = str(error) or type(error).__name__
+    if not isinstance(error, errors.MeshHookError):
+        text = (
+            f"unexpected {type(error).__name__}: {text}\n"
+            "this is a bug; for the whole trace: export MESHHOOK_LOG_LEVEL=debug"
+        )
+    if len(text) > _MAX_MESSAGE_CHARACTERS:
+        text = text[:_MAX_MESSAGE_CHARACTERS] + "…"
+    return "error: " + "\n".join(printable(line) for line in text.splitlines())
+
+
+def printable(text: str) -> str:
+    """Return a text with everything escaped that a terminal would act on instead of showing."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

@@ -1,0 +1,193 @@
+"""`meshhook jobs`: lists of jobs, and the whole life of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meshhook.cli.options import JsonOption, QueueArgument, example
+
+if TYPE_CHECKING:
+    from meshhook.database import Database
+    from meshhook.job_lives import Attempt, JobLife, JobSummary
+
+app = typer.Typer(
+    help="Find jobs, and see what became of them.",
+    no_args_is_help=True,
+    epilog=example("meshhook jobs list --queue workflow_jobs --state retrying"),
+)
+
+
+@app.command(
+    "list",
+    epilog=example(
+        "meshhook jobs list --queue workflow_jobs --state retrying",
+        "meshhook jobs list --run-id 7f8c0d3e",
+    ),
+)
+def list_(
+    context: typer.Context,
+    *,
+    queue: Annotated[
+        str | None, typer.Option("--queue", "-q", help="Only jobs of this queue.")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(help="Only jobs of this run.")] = None,
+    workflow_id: Annotated[str | None, typer.Option(help="Only jobs of this workflow.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "Only jobs in this state: ready, scheduled, running, retrying or lost; or "
+                "succeeded, dead_lettered, cancelled, archived or replayed."
+            )
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many at the most, 1 to 1000.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, the newest first, whether they wait, run or are over."""
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import note, print_json
+    from meshhook.names import validate_queue_name
+    from meshhook.tracking import find_jobs
+
+    name = None if queue is None else validate_queue_name(queue)
+
+    async def work(database: Database) -> list[JobSummary]:
+        return await find_jobs(
+            database,
+            queue_name=name,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            state=state,
+            limit=limit,
+        )
+
+    found = with_database(context, work)
+    if as_json:
+        print_json(found)
+    elif found:
+        _print_list(found, with_queue=name is None)
+        if len(found) == limit:
+            note(f"The newest {limit}; there may be more: --limit, up to 1000.")
+    else:
+        note("No such job was found.")
+
+
+@app.command("show", epilog=example("meshhook jobs show workflow_jobs 17"))
+def show(
+    context: typer.Context,
+    queue: QueueArgument,
+    msg_id: Annotated[int, typer.Argument(metavar="ID", help="The job's msg_id.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show a job's whole life: its attempts, what they came to, and its replays."""
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import print_json
+    from meshhook.names import validate_queue_name
+    from meshhook.tracking import get_job
+
+    name = validate_queue_name(queue)
+    life = with_database(context, lambda database: get_job(database, name, msg_id))
+    if as_json:
+        print_json(life)
+    else:
+        _print_life(life)
+
+
+def _print_list(jobs: Sequence[JobSummary], *, with_queue: bool) -> None:
+    from meshhook.cli.output import age
+    from meshhook.cli.tables import Column, print_table
+
+    columns = [
+        Column("ID", is_number=True),
+        Column("STATE"),
+        Column("TRIES", is_number=True),
+        Column("AGE", is_number=True),
+        Column("RUN", shrinks=True),
+        Column("WORKFLOW", shrinks=True, is_optional=True),
+        Column("ERROR", shrinks=True, is_optional=True),
+    ]
+    rows = [
+        [
+            str(job.msg_id),
+            job.state,
+            str(job.attempts),
+            age(job.enqueued_at),
+            job.run_id or "-",
+            job.workflow_id or "-",
+            job.error_type or "",
+        ]
+        for job in jobs
+    ]
+    if with_queue:
+        columns.insert(0, Column("QUEUE", shrinks=True))
+        rows = [[job.queue, *row] for job, row in zip(jobs, rows, strict=True)]
+    print_table(columns, rows)
+
+
+def _print_life(life: JobLife) -> None:
+    from meshhook.cli.bodies import print_body
+    from meshhook.cli.output import moment_with_age, say
+    from meshhook.cli.tables import print_fields
+
+    fields = [("job", f"{life.msg_id} of queue {life.queue}"), ("state", life.state)]
+    fields += [
+        (name, value)
+        for name, value in (
+            ("run", life.run_id),
+            ("workflow", life.workflow_id),
+            ("project", life.project_id),
+        )
+        if value is not None
+    ]
+    fields.append(("enqueued", moment_with_age(life.enqueued_at)))
+    if life.ready_at is not None:
+        title = "lease ends" if life.state in {"running", "lost"} else "ready"
+        fields.append((title, moment_with_age(life.ready_at)))
+    fields.append(("attempts", str(life.attempts_made)))
+    if life.dead_letter_id is not None:
+        fields.append(
+            (
+                "dead letter",
+                f"{life.dead_letter_id}  (meshhook dlq show {life.queue} {life.dead_letter_id})",
+            )
+        )
+    if life.replayed_as_id is not None:
+        fields.append(("replayed", moment_with_age(life.replayed_at)))
+        fields.append(("as job", str(life.replayed_as_id)))
+    print_fields(fields)
+    if life.attempts:
+        say("")
+        _print_attempts(life.attempts)
+    if life.body is not None:
+        say("")
+        print_body(life.body)
+    if life.replayed_as is not None:
+        say("\nreplayed as:\n")
+        _print_life(life.replayed_as)
+
+
+def _print_attempts(attempts: Sequence[Attempt]) -> None:
+    from meshhook.cli.output import duration, moment_with_age, say
+    from meshhook.cli.tables import print_fields
+
+    for attempt in attempts:
+        say(f"attempt {attempt.attempt}: {attempt.outcome}")
+        fields = [("ended", moment_with_age(attempt.finished_at))]
+        if attempt.started_at is not None:
+            ran = (attempt.finished_at - attempt.started_at).total_seconds()
+            fields.append(("ran", duration(ran)))
+        if attempt.worker is not None:
+            fields.append(("worker", attempt.worker))
+        if attempt.error_type is not None:
+            message = f"{attempt.error_type}: {attempt.error_message or ''}".rstrip(": ")
+            fields.append(("error", message))
+        elif attempt.error_message:
+            fields.append(("reason", attempt.error_message))
+        if attempt.retry_at is not None:
+            wait = (attempt.retry_at - attempt.finished_at).total_seconds()
+            fields.append(("then", f"waited {duration(wait)}"))
+        print_fields(fields, indent=2)

@@ -1,0 +1,139 @@
+"""JSON lines from an argument, a file or standard input, with the number of each line."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from meshhook.cli.failures import UsageError
+from meshhook.errors import InvalidJobError
+
+_STANDARD_INPUT = Path("-")
+_DOCUMENT_HINT = (
+    'one JSON value a line; to send a whole document: meshhook enqueue QUEUE "$(cat {})"'
+)
+
+
+@dataclass(slots=True)
+class Line:
+    """One value, and where it stood."""
+
+    number: int
+    value: Any
+    place: str
+    """What to put before an error: `line 7: `; empty for an argument."""
+
+
+class JsonLines:
+    """The values of an input, read as they are asked for."""
+
+    def __init__(
+        self,
+        lines: Iterator[bytes],
+        *,
+        name: str | None,
+        size_bytes: int | None = None,
+        position: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Take the lines.
+
+        Args:
+            lines: the input.
+            name: what to call it; None for an argument, which has no line numbers.
+            size_bytes: how long it is, if that is known.
+            position: how many of these bytes have been read.
+        """
+        self._lines = lines
+        self._name = name
+        self.size_bytes = size_bytes
+        self.position = position
+
+    def __iter__(self) -> Iterator[Line]:
+        """Yield the values; blank lines are left out.
+
+        Raises:
+            InvalidJobError: naming the line that is not JSON.
+            UsageError: if the input cannot be read, or has not one value.
+        """
+        is_empty = True
+        for number, raw in enumerate(self._read(), start=1):
+            if raw.strip():
+                is_empty = False
+                place = "" if self._name is None else f"{self._name}, line {number}: "
+                yield Line(number, self._parse(raw, place, number), place)
+        if is_empty:
+            raise UsageError(f"{self._name or 'the argument'}: there is nothing in it to enqueue")
+
+    def _read(self) -> Iterator[bytes]:
+        try:
+            yield from self._lines
+        except (OSError, EOFError, zlib.error) as error:
+            raise UsageError(f"{self._name}: cannot be read: {error}") from error
+
+    def _parse(self, raw: bytes, place: str, number: int) -> Any:
+        try:
+            return json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise InvalidJobError(
+                f"{place}not UTF-8: byte 0x{raw[error.start]:02x} at {error.start}"
+            ) from None
+        except RecursionError:
+            raise InvalidJobError(f"{place}nested too deeply") from None
+        except ValueError as error:
+            reason = (
+                f"{error.msg} at column {error.colno}"
+                if isinstance(error, json.JSONDecodeError)
+                else str(error)
+            )
+            hint = ""
+            if self._name is not None and number == 1 and raw.strip()[:1] in b"{[":
+                hint = "\n" + _DOCUMENT_HINT.format(self._name)
+            raise InvalidJobError(f"{place}not JSON: {reason}{hint}") from None
+
+
+@contextlib.contextmanager
+def open_lines(argument: str | None, file: Path | None) -> Iterator[JsonLines]:
+    """Open what is to be enqueued: the argument, the file, or else standard input.
+
+    Raises:
+        UsageError: if both are given, the file cannot be opened, or nothing is given and standard
+            input is a terminal.
+    """
+    if argument is not None and argument != "-":
+        if file is not None:
+            raise UsageError("give a job as JSON or a --file, not both")
+        # One value, however many lines it has.
+        yield JsonLines(iter([argument.encode("utf-8", "surrogateescape")]), name=None)
+    elif file is None or file == _STANDARD_INPUT:
+        if sys.stdin.isatty() and file is None and argument is None:
+            raise UsageError(
+                "there is nothing to enqueue: give a job as JSON, a --file, or JSON lines on "
+                "standard input (- reads them from the terminal)"
+            )
+        yield JsonLines(iter(sys.stdin.buffer), name="standard input")
+    else:
+        with contextlib.ExitStack() as stack:
+            try:
+                source: IO[bytes] = stack.enter_context(file.open("rb"))
+                size_bytes = file.stat().st_size
+            except OSError as error:
+                raise UsageError(f"--file {str(file)!r}: {error.strerror or error}") from error
+            lines: Any = source
+            if file.suffix == ".gz":
+                lines = stack.enter_context(gzip.open(source))
+            yield JsonLines(
+                iter(lines), name=str(file), size_bytes=size_bytes, position=_position(source)
+            )
+
+
+def _position(source: IO[bytes]) -> Callable[[], int]:
+    # A file that is iterated over refuses tell(); its descriptor does not.
+    return lambda: os.lseek(source.fileno(), 0, os.SEEK_CUR)

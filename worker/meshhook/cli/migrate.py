@@ -1,0 +1,138 @@
+"""`meshhook migrate`: PGMQ and the tables of MeshHook in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from meshhook.cli.options import JsonOption, example
+
+if TYPE_CHECKING:
+    from meshhook.database import Database
+    from meshhook.schema import Migration, MigrationPlan, MigrationReport, PgmqVersion
+
+app = typer.Typer(
+    help=(
+        "Install PGMQ where it is missing, and run the migrations that the database lacks. "
+        "Safe to repeat, and to run from many places at once."
+    ),
+    short_help="Install PGMQ and the tables, or bring them up to date.",
+    invoke_without_command=True,
+    epilog=example("meshhook migrate --dry-run", "meshhook migrate"),
+)
+
+
+@app.callback()
+def _migrate(
+    context: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        if dry_run:
+            _show_plan(context, as_json)
+        else:
+            _run(context, as_json)
+
+
+@app.command("sql", epilog=example("meshhook migrate sql > meshhook.sql"))
+def sql(
+    pgmq_sql: Annotated[
+        bool,
+        typer.Option(
+            "--pgmq-sql",
+            help=(
+                "Install PGMQ as plain SQL. Otherwise the script uses the PGMQ that the database "
+                "has, or else creates the extension."
+            ),
+        ),
+    ] = False,
+) -> None:
+    """Print one SQL script that does the same on a fresh database, for its administrator.
+
+    It needs no database.
+    """
+    from meshhook.schema import script
+
+    typer.echo(script(pgmq_sql=pgmq_sql), nl=False)
+
+
+def _show_plan(context: typer.Context, as_json: bool) -> None:
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import print_json, say
+    from meshhook.schema import plan
+
+    async def work(database: Database) -> MigrationPlan:
+        return await plan(database)
+
+    found = with_database(context, work, needs_schema=False)
+    if as_json:
+        print_json(
+            {
+                "pgmq": found.pgmq,
+                "applied": found.applied,
+                "pending": _named(found.pending),
+            }
+        )
+        return
+    if found.pgmq.to_install is not None:
+        say(f"would install PGMQ {found.pgmq.to_install}")
+    for migration in found.pending:
+        say(f"would run {migration.file_name}")
+    if found.pgmq.to_install is None and not found.pending:
+        say(f"up to date: PGMQ {found.pgmq.found}, {_migrations(len(found.applied))}")
+    _tell_newer(found.pgmq.newer, found.pgmq.found)
+
+
+def _run(context: typer.Context, as_json: bool) -> None:
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import print_json, say
+    from meshhook.schema import migrate
+
+    async def work(database: Database) -> MigrationReport:
+        async with database.acquire() as connection:
+            return await migrate(connection)
+
+    report = with_database(context, work, needs_schema=False)
+    if as_json:
+        print_json(
+            {
+                "pgmq": report.pgmq,
+                "pgmq_before": report.pgmq_before,
+                "pgmq_newer": report.pgmq_newer,
+                "applied_before": report.applied_before,
+                "applied": _named(report.applied),
+            }
+        )
+        return
+    if report.pgmq_before is None:
+        say(f"installed PGMQ {report.pgmq}")
+    for migration in report.applied:
+        say(f"ran {migration.file_name}")
+    total = len(report.applied_before) + len(report.applied)
+    say(f"up to date: PGMQ {report.pgmq}, {_migrations(total)}")
+    _tell_newer(report.pgmq_newer, report.pgmq)
+
+
+def _named(migrations: Iterable[Migration]) -> list[dict[str, Any]]:
+    return [
+        {"version": each.version, "name": each.name, "checksum": each.checksum}
+        for each in migrations
+    ]
+
+
+def _migrations(number: int) -> str:
+    from meshhook.cli.output import counted
+
+    return counted(number, "migration")
+
+
+def _tell_newer(newer: str | None, current: PgmqVersion | None) -> None:
+    from meshhook.cli.output import note
+
+    if newer is not None and current is not None:
+        note(f"PGMQ {newer} is at hand; the database keeps {current.version} until you update it.")

@@ -1,0 +1,35 @@
+"""What several commands take: options of the program as a whole, and arguments they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+PROGRAM = "meshhook"
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramOptions:
+    """The options that stand before the command."""
+
+    embedded: bool = False
+    """Whether to use the embedded PostgreSQL, whatever database is set."""
+
+
+def program_options(context: typer.Context) -> ProgramOptions:
+    """Return the options that stood before the command."""
+    options = context.find_root().obj
+    return options if isinstance(options, ProgramOptions) else ProgramOptions()
+
+
+def example(*commands: str) -> str:
+    """Return the examples that end a command's help text."""
+    title = "Example:" if len(commands) == 1 else "Examples:"
+    return "\b\n" + "\n".join([title, *(f"  {command}" for command in commands)])
+
+
+QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]

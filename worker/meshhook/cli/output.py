@@ -1,0 +1,135 @@
+"""How commands print: JSON for programs, tables and plain words for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_MINUTE = 60
+_HOUR = 3_600
+_DAY = 86_400
+# What is piped is not cut or folded: a line is a row, however long.
+_PIPE_COLUMNS = 100_000
+
+
+@cache
+def _console(stream: Any) -> Console:
+    from rich.console import Console
+
+    is_terminal = bool(stream.isatty())
+    return Console(
+        file=stream,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        # Not by TERM or FORCE_COLOR: what goes into a file or a pipe has no colours.
+        force_terminal=is_terminal,
+        no_color=None if is_terminal else True,
+        width=None if is_terminal else _PIPE_COLUMNS,
+    )
+
+
+def console() -> Console:
+    """Return the console on standard output, for what was asked for."""
+    return _console(sys.stdout)
+
+
+def error_console() -> Console:
+    """Return the console on standard error, for progress and remarks."""
+    return _console(sys.stderr)
+
+
+def note(text: str) -> None:
+    """Tell people something beside the result, on standard error."""
+    sys.stderr.write(f"{text}\n")
+
+
+def say(text: str) -> None:
+    """Print a sentence as the result of a command."""
+    sys.stdout.write(f"{text}\n")
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document.
+
+    Dataclasses and models become objects with their fields, moments ISO 8601 in UTC.
+    """
+    text = _json(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # Escaped where the output's encoding lacks a character: the same document still.
+        text = _json(value, ensure_ascii=True)
+    sys.stdout.write(f"{text}\n")
+
+
+def _json(value: object, *, ensure_ascii: bool) -> str:
+    return json.dumps(value, default=_as_json, indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _as_json(value: object) -> object:
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: getattr(value, field.name) for field in fields}
+    if isinstance(value, BaseModel):
+        return {name: getattr(value, name) for name in type(value).model_fields}
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def duration(seconds: float | None) -> str:
+    """Return a length of time as people say it: `3m 12s`, `2h 5m`; `-` for None."""
+    if seconds is None:
+        return "-"
+    seconds = max(0.0, float(seconds))
+    if seconds < 10:  # noqa: PLR2004 - fractions matter below ten
+        return _short_duration(seconds)
+    whole = int(seconds)
+    if whole < _MINUTE:
+        return f"{whole}s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE}m {whole % _MINUTE}s"
+    if whole < _DAY:
+        return f"{whole // _HOUR}h {whole % _HOUR // _MINUTE}m"
+    return f"{whole // _DAY}d {whole % _DAY // _HOUR}h"
+
+
+def _short_duration(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    if milliseconds < 1000:  # noqa: PLR2004 - a second
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    return f"{seconds:.1f}s"
+
+
+def age(moment: datetime | None) -> str:
+    """Return how long ago a moment was; `-` for None."""
+    return "-" if moment is None else duration((datetime.now(UTC) - moment).total_seconds())
+
+
+def moment_with_age(moment: datetime | None) -> str:
+    """Return a moment in UTC and how far it is from now; `-` for None."""
+    if moment is None:
+        return "-"
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    distance = f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC ({distance})"
+
+
+def count(number: int, *, capped: bool = False) -> str:
+    """Return a number with its thousands parted; with `+` if there may be more."""
+    return f"{number:,}+" if capped and number else f"{number:,}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 job`, `1,200 jobs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,285 @@
+"""`meshhook queue`: make queues, look at them, set them, empty them and drop them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from meshhook.cli.options import JsonOption, QueueArgument, YesOption, example
+
+if TYPE_CHECKING:
+    from meshhook.administration import QueueSnapshot
+    from meshhook.database import Database
+    from meshhook.queue_config import QueueConfig
+
+app = typer.Typer(
+    help="Make queues, look at them, set them, empty them and drop them.",
+    short_help="Make, show, set, pause, empty and drop queues.",
+    no_args_is_help=True,
+    epilog=example("meshhook queue create workflow_jobs"),
+)
+
+SettingsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SETTING=VALUE", help="Settings; see: meshhook queue set --help."),
+]
+
+
+@app.command(
+    "create",
+    epilog=example("meshhook queue create workflow_jobs max_retry_attempts=3"),
+)
+def create(
+    context: typer.Context,
+    queue: QueueArgument,
+    settings: SettingsArgument = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a queue with its dead letters, or adopt a queue that PGMQ has already.
+
+    A name is 1 to 43 characters of a-z, 0-9, _ and -. Repeating it is safe.
+    """
+    from meshhook import administration
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import print_json, say
+    from meshhook.names import validate_queue_name
+    from meshhook.queue_config import QueueConfig, changed_settings
+
+    name = validate_queue_name(queue)
+    changes = _pairs(settings or [])
+    now = datetime.now(UTC)
+    # Checked before there is a queue that would have other settings.
+    changed_settings(QueueConfig(queue_name=name, created_at=now, updated_at=now), changes)
+
+    async def work(database: Database) -> tuple[bool, QueueConfig]:
+        created = await administration.create_queue(database, name)
+        if changes:
+            return created, await administration.set_queue_config(database, name, **changes)
+        return created, await administration.get_queue_config(database, name)
+
+    created, config = with_database(context, work)
+    if as_json:
+        print_json({"queue_name": name, "created": created, "config": config})
+    elif created:
+        say(f"created queue {name}")
+    else:
+        say(f"queue {name} is there already" + ("; its settings were changed" if changes else ""))
+
+
+@app.command("list", epilog=example("meshhook queue list --json"))
+def list_(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the queues, with their messages by state."""
+    from meshhook import administration
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import note, print_json
+    from meshhook.cli.snapshots import print_snapshots
+
+    snapshots = with_database(context, administration.list_queues)
+    if as_json:
+        print_json(snapshots)
+    elif snapshots:
+        print_snapshots(snapshots)
+    else:
+        note("There is no queue yet. Make one: meshhook queue create NAME")
+
+
+@app.command("show", epilog=example("meshhook queue show workflow_jobs"))
+def show(context: typer.Context, queue: QueueArgument, as_json: JsonOption = False) -> None:
+    """Show one queue: its messages by state, and its settings."""
+    from meshhook import administration
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import print_json, say
+    from meshhook.cli.snapshots import print_snapshot
+    from meshhook.names import validate_queue_name
+
+    name = validate_queue_name(queue)
+
+    async def work(database: Database) -> tuple[QueueSnapshot, QueueConfig]:
+        config = await administration.get_queue_config(database, name)
+        return await administration.get_queue_snapshot(database, name), config
+
+    snapshot, config = with_database(context, work)
+    if as_json:
+        print_json({"snapshot": snapshot, "config": config})
+        return
+    print_snapshot(snapshot)
+    say("")
+    _print_config(config)
+
+
+@app.command(
+    "set",
+    epilog=example(
+        "meshhook queue set workflow_jobs max_retry_attempts=10 job_timeout_seconds=none"
+    ),
+)
+def set_(
+    context: typer.Context,
+    queue: QueueArgument,
+    settings: Annotated[
+        list[str], typer.Argument(metavar="SETTING=VALUE", help="What to set, and to what.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Change settings of a queue; running workers follow within seconds.
+
+    \b
+    visibility_timeout_seconds  how long a lease lasts; extended while a job runs
+    max_retry_attempts          attempts of a job in all
+    retry_backoff_base_ms       the delay after the first failure
+    retry_backoff_max_ms        the longest delay
+    retry_jitter                the share of a delay that is random, 0 to 1
+    job_timeout_seconds         how long an attempt may run, or none
+    dlq_enabled                 true: keep dead letters; false: archive them
+    dlq_retention_days          how long dead letters are kept, or none: for ever
+    history_retention_days      how long attempts are kept
+    max_payload_bytes           the longest message that the library enqueues
+    paused                      true: workers claim nothing
+    """  # noqa: D301 - the command line keeps lines as they are after \b
+    config = _set(context, queue, _pairs(settings))
+    if as_json:
+        from meshhook.cli.output import print_json
+
+        print_json(config)
+    else:
+        _print_config(config)
+
+
+@app.command("pause", epilog=example("meshhook queue pause workflow_jobs"))
+def pause(context: typer.Context, queue: QueueArgument, as_json: JsonOption = False) -> None:
+    """Let workers claim nothing more; jobs that run finish, and enqueuing goes on."""
+    _set_paused(context, queue, paused=True, as_json=as_json)
+
+
+@app.command("resume", epilog=example("meshhook queue resume workflow_jobs"))
+def resume(context: typer.Context, queue: QueueArgument, as_json: JsonOption = False) -> None:
+    """Let workers claim again."""
+    _set_paused(context, queue, paused=False, as_json=as_json)
+
+
+@app.command("purge", epilog=example("meshhook queue purge workflow_jobs --yes"))
+def purge(
+    context: typer.Context,
+    queue: QueueArgument,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete all messages of a queue for good, running ones too; dead letters stay."""
+    from meshhook import administration
+    from meshhook.cli.confirmation import confirm
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import count, counted, print_json, say
+    from meshhook.names import validate_queue_name
+    from meshhook.queues import QueueService
+
+    name = validate_queue_name(queue)
+
+    async def work(database: Database) -> int:
+        snapshot = await administration.get_queue_snapshot(database, name)
+        messages = count(snapshot.queue_length, capped=snapshot.capped)
+        confirm(
+            f"Delete all messages of queue {name!r} ({messages}, {snapshot.running} running)?",
+            yes=yes,
+        )
+        return await QueueService[Any](database, name).purge_queue()
+
+    purged = with_database(context, work)
+    if as_json:
+        print_json({"queue_name": name, "purged": purged})
+    else:
+        say(f"deleted {counted(purged, 'message')} of queue {name}")
+
+
+@app.command("drop", epilog=example("meshhook queue drop workflow_jobs --yes"))
+def drop(
+    context: typer.Context,
+    queue: QueueArgument,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Drop a queue with its messages, dead letters and settings; its history stays."""
+    from meshhook import administration
+    from meshhook.cli.confirmation import confirm
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import count, print_json, say
+    from meshhook.errors import QueueNotFoundError
+    from meshhook.names import validate_queue_name
+
+    name = validate_queue_name(queue)
+
+    async def work(database: Database) -> None:
+        found = await administration.get_queue_snapshot(database, name)
+        messages = count(found.queue_length, capped=found.capped)
+        dead = count(found.dead_letters, capped=found.dead_letters_capped)
+        confirm(
+            f"Drop queue {name!r} with its messages ({messages}) and dead letters ({dead})?",
+            yes=yes,
+        )
+        if not await administration.drop_queue(database, name):
+            raise QueueNotFoundError(name)
+
+    with_database(context, work)
+    if as_json:
+        print_json({"queue_name": name, "dropped": True})
+    else:
+        say(f"dropped queue {name}")
+
+
+def _set(context: typer.Context, queue: str, changes: dict[str, Any]) -> QueueConfig:
+    from meshhook import administration
+    from meshhook.cli.connecting import with_database
+    from meshhook.names import validate_queue_name
+
+    name = validate_queue_name(queue)
+
+    async def work(database: Database) -> QueueConfig:
+        return await administration.set_queue_config(database, name, **changes)
+
+    return with_database(context, work)
+
+
+def _set_paused(context: typer.Context, queue: str, *, paused: bool, as_json: bool) -> None:
+    from meshhook.cli.output import print_json, say
+
+    config = _set(context, queue, {"paused": paused})
+    if as_json:
+        print_json(config)
+    elif paused:
+        say(f"paused queue {queue}; resume it: meshhook queue resume {queue}")
+    else:
+        say(f"resumed queue {queue}")
+
+
+def _pairs(settings: Sequence[str]) -> dict[str, Any]:
+    from meshhook.cli.failures import UsageError
+
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(
+                f"{setting!r} is not SETTING=VALUE, for example max_retry_attempts=10\n"
+                "see: meshhook queue set --help"
+            )
+        if name in changes:
+            raise UsageError(f"setting {name!r} is given twice")
+        changes[name] = value
+    return changes
+
+
+def _print_config(config: QueueConfig) -> None:
+    from meshhook.cli.tables import print_fields
+    from meshhook.queue_config import SETTING_NAMES
+
+    print_fields([(name, _setting_text(getattr(config, name))) for name in SETTING_NAMES])
+
+
+def _setting_text(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

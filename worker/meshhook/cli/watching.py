@@ -1,0 +1,93 @@
+"""Queues live on the terminal, with how many jobs come and go a second."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from meshhook import administration
+from meshhook.cli.failures import printable
+from meshhook.cli.output import console
+from meshhook.cli.snapshots import COLUMNS, snapshot_row
+from meshhook.cli.tables import Column, table
+from meshhook.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from meshhook.administration import QueueSnapshot
+    from meshhook.database import Database
+
+REFRESH_SECONDS = 1.0
+
+
+async def watch(database: Database, queue_name: str | None) -> None:
+    """Show the queues until Ctrl-C; a database that goes away is waited for.
+
+    Raises:
+        QueueNotFoundError: if the queue that was named is not there.
+        DatabaseError: if the first look fails.
+    """
+    before = await _read(database, queue_name)
+    with Live(console=console(), auto_refresh=False) as live:
+        live.update(_picture(before, {}), refresh=True)
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                now = await _read(database, queue_name)
+            except DatabaseError as error:
+                live.update(_picture(before, before, trouble=str(error)), refresh=True)
+                continue
+            live.update(_picture(now, before), refresh=True)
+            before = now
+
+
+async def _read(database: Database, queue_name: str | None) -> dict[str, QueueSnapshot]:
+    if queue_name is not None:
+        return {queue_name: await administration.get_queue_snapshot(database, queue_name)}
+    return {each.queue: each for each in await administration.list_queues(database)}
+
+
+def _picture(
+    now: Mapping[str, QueueSnapshot], before: Mapping[str, QueueSnapshot], *, trouble: str = ""
+) -> RenderableType:
+    columns = [
+        *COLUMNS[:1],
+        Column("IN/s", is_number=True),
+        Column("OUT/s", is_number=True),
+        *COLUMNS[1:],
+    ]
+    rows = []
+    for name, snapshot in now.items():
+        first, *rest = snapshot_row(snapshot)
+        rows.append([first, *_rates(snapshot, before.get(name)), *rest])
+    parts: list[RenderableType] = [table(columns, rows, console().width)]
+    if not rows:
+        parts = [Text("There is no queue yet.")]
+    if trouble:
+        parts.append(Text(f"trying again: {printable(trouble)}", style="yellow"))
+    else:
+        moment = max((each.sampled_at for each in now.values()), default=None)
+        clock = "" if moment is None else f"{moment:%H:%M:%S} UTC, "
+        parts.append(Text(f"{clock}Ctrl-C ends", style="dim"))
+    return Group(*parts)
+
+
+def _rates(now: QueueSnapshot, before: QueueSnapshot | None) -> Sequence[str]:
+    """Return how many messages a second came and went since the last look."""
+    if before is None:
+        return "-", "-"
+    seconds = (now.sampled_at - before.sampled_at).total_seconds()
+    if seconds <= 0:
+        return "-", "-"
+    came = max(0, now.enqueued_total - before.enqueued_total)
+    arrivals = f"{came / seconds:,.0f}"
+    if now.capped or before.capped:
+        return arrivals, "-"  # how many there are is not known, nor how many went
+    went = max(0, came + before.queue_length - now.queue_length)
+    return arrivals, f"{went / seconds:,.0f}"

@@ -1,0 +1,162 @@
+"""Where log records go and what they look like: one JSON object a line, or text for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, TextIO
+
+import structlog
+
+from meshhook.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
+
+LOG_FORMATS = ("auto", "json", "console")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+HIDDEN = "(hidden)"
+_SECRET_NAME = re.compile(
+    r"passw|secret|token|authorization|cookie|api_?key|private_?key|credential|database_url|dsn",
+    re.IGNORECASE,
+)
+# What stands between the user's name and the last @ before the host; it may hold @ and / itself.
+_URL_PASSWORD = re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s:/@]*:)\S*(@[^\s@]*)", re.IGNORECASE)
+
+
+def configure_logging(
+    log_format: str = "auto", level: str = "info", *, stream: TextIO | None = None
+) -> None:
+    """Send everything that is logged in this process to one stream; what was set before is gone.
+
+    Both structlog and the standard `logging` go there, warnings of Python included. A program
+    with a set-up of its own does not call this: the library's records go where that says.
+
+    Args:
+        log_format: `json`: one object a line; `console`: for people; `auto`: console on a terminal.
+            Default auto.
+        level: the lowest level that is logged: debug, info, warning or error. Default info.
+        stream: where to. Default: standard error.
+
+    Raises:
+        InvalidSettingError: naming the argument that is wrong.
+    """
+    if log_format not in LOG_FORMATS:
+        raise InvalidSettingError(f"log format: {', '.join(LOG_FORMATS)}, got {log_format!r}")
+    if level not in LOG_LEVELS:
+        raise InvalidSettingError(f"log level: {', '.join(LOG_LEVELS)}, got {level!r}")
+    stream = sys.stderr if stream is None else stream
+    is_terminal = stream.isatty()
+    for_people = log_format == "console" or (log_format == "auto" and is_terminal)
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+        _exception_as_text,
+        _hide_secrets,
+    ]
+    renderers: list[Processor] = [_render_json]
+    if for_people:
+        colors = is_terminal and not os.environ.get("NO_COLOR")
+        renderers = [_escape_controls, _people_renderer(colors=colors)]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _people_renderer(*, colors: bool) -> Processor:
+    return structlog.dev.ConsoleRenderer(
+        colors=colors,
+        pad_event_to=0,
+        timestamp_key="timestamp",
+        # Without the values of local variables: they hold payloads and secrets.
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+
+def _exception_as_text(_: object, __: str, event: EventDict) -> EventDict:
+    """Write an exception as three fields of text, whatever objects it holds."""
+    found = event.pop("exc_info", None)
+    if found is True:
+        found = sys.exc_info()
+    error = found[1] if isinstance(found, tuple) else found
+    if isinstance(error, BaseException):
+        event.setdefault("error_type", type(error).__name__)
+        event.setdefault("error_message", str(error))
+        event["exception"] = "".join(traceback.format_exception(error)).rstrip()
+        record = event.get("_record")
+        if isinstance(record, logging.LogRecord):
+            record.exc_info = None  # else the formatter adds it a second time
+    return event
+
+
+def _hide_secrets(_: object, __: str, event: EventDict) -> EventDict:
+    return {name: _hidden(name, value) for name, value in event.items()}
+
+
+def _hidden(name: object, value: Any) -> Any:
+    # The names that start with an underscore are structlog's own.
+    if str(name).startswith("_") or value is None:
+        return value
+    if isinstance(name, str) and _SECRET_NAME.search(name):
+        return HIDDEN
+    if isinstance(value, str):
+        return _URL_PASSWORD.sub(rf"\1{HIDDEN}\2", value) if "://" in value else value
+    if isinstance(value, dict):
+        return {key: _hidden(key, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden("", item) for item in value]
+    return value
+
+
+def _escape_controls(_: object, __: str, event: EventDict) -> EventDict:
+    """Escape what a terminal would act on; a payload or an error may hold anything."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = "".join(
+                part if part.isprintable() or part == "\n" else ascii(part)[1:-1] for part in value
+            )
+    return event
+
+
+def _render_json(_: object, __: str, event: EventDict) -> str:
+    first = ("timestamp", "level", "event", "logger")
+    ordered = {name: event[name] for name in first if name in event} | dict(event)
+    try:
+        return json.dumps(ordered, default=str, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        plain = {str(name): _plain(value) for name, value in ordered.items()}
+        return json.dumps(plain, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON surely has: NaN, loops and keys that are no text become text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if isinstance(value, str | int | bool | None) else repr(value)
