@@ -38,9 +38,8 @@ _UNCERTAIN = (
     asyncpg.exceptions.AdminShutdownError,
     asyncpg.InternalClientError,  # the connection went away between two steps of the protocol
 )
+_NETWORK = (OSError, TimeoutError)
 _UNAVAILABLE = (
-    OSError,
-    TimeoutError,
     asyncpg.CannotConnectNowError,
     asyncpg.exceptions.TooManyConnectionsError,
     asyncpg.exceptions.PostgresConnectionError,
@@ -51,7 +50,7 @@ _UNAVAILABLE = (
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn the driver's errors into this library's, by their type.
+    """Turn the errors of connecting or of a statement into this library's, by their type.
 
     Raises:
         UncertainCommitError: the connection broke while a statement was under way.
@@ -60,6 +59,17 @@ def translated_errors() -> Iterator[None]:
         SchemaMissingError: a table or function of the schema is missing.
         DatabaseError: anything else that the server refused.
     """
+    try:
+        with translated_driver_errors():
+            yield
+    except _NETWORK as error:
+        message = f"the database cannot be reached: {error or type(error).__name__}"
+        raise errors.DatabaseUnavailableError(message) from error
+
+
+@contextmanager
+def translated_driver_errors() -> Iterator[None]:
+    """Do as `translated_errors`, but leave alone what other code in the block may raise as well."""
     try:
         yield
     except errors.MeshHookError:
@@ -210,15 +220,19 @@ class Database:
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
         """Lend one connection, with the driver's errors translated around its use."""
+        if not self._is_pool:
+            async with self._line:
+                with translated_driver_errors():
+                    yield self.source
+            return
         with translated_errors():
-            if self._is_pool:
-                async with self.source.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
-                    with _statements():
-                        yield connection
-            else:
-                async with self._line:
-                    with _statements():
-                        yield self.source
+            connection = await self.source.acquire(timeout=CONNECT_TIMEOUT_SECONDS)
+        try:
+            with translated_driver_errors():
+                yield connection
+        finally:
+            with translated_errors():
+                await self.source.release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
@@ -228,17 +242,23 @@ class Database:
 
     async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Run a statement and return its rows."""
-        async with self.acquire() as connection:
+        async with self._statement() as connection:
             rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
             return rows
 
     async def fetchrow(self, sql: str, *arguments: object) -> asyncpg.Record | None:
         """Run a statement and return its first row, or None."""
-        async with self.acquire() as connection:
+        async with self._statement() as connection:
             row: asyncpg.Record | None = await connection.fetchrow(sql, *arguments)
             return row
 
     async def fetchval(self, sql: str, *arguments: object) -> Any:
         """Run a statement and return the first column of its first row, or None."""
-        async with self.acquire() as connection:
+        async with self._statement() as connection:
             return await connection.fetchval(sql, *arguments)
+
+    @asynccontextmanager
+    async def _statement(self) -> AsyncIterator[Any]:
+        async with self.acquire() as connection:
+            with translated_errors():
+                yield connection

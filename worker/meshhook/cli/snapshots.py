@@ -53,12 +53,7 @@ def _counts(snapshot: QueueSnapshot) -> dict[str, str]:
 
 def print_snapshots(snapshots: Sequence[QueueSnapshot]) -> None:
     """Print queues, one a row."""
-    columns = list(COLUMNS)
-    rows = [snapshot_row(snapshot) for snapshot in snapshots]
-    if not any(snapshot.paused for snapshot in snapshots):
-        columns.pop()
-        rows = [row[:-1] for row in rows]
-    print_table(columns, rows)
+    print_table(COLUMNS, [snapshot_row(snapshot) for snapshot in snapshots])
 
 
 def print_snapshot(snapshot: QueueSnapshot) -> None:

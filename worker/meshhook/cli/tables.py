@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _GAP = 2
 _SHRUNK_WIDTH = 14
+_EMPTY = ("", "-")
 _STYLES = {
     "succeeded": "green",
     "running": "cyan",
@@ -35,7 +36,7 @@ class Column:
     shrinks: bool = False
     """Whether its cells may be cut short."""
     is_optional: bool = False
-    """Whether it is left out where there is no room."""
+    """Whether it is left out where there is no room, or nothing in it."""
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -66,7 +67,11 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) 
     from rich.text import Text
 
     cells = [[_cell(value) for value in row] for row in rows]
-    chosen = list(range(len(columns)))
+    chosen = [
+        i
+        for i, column in enumerate(columns)
+        if not column.is_optional or any(row[i] not in _EMPTY for row in rows)
+    ]
     natural = [
         max([len(column.title), *(row[i].cell_len for row in cells)])
         for i, column in enumerate(columns)

@@ -101,14 +101,15 @@ def _people_renderer(*, colors: bool) -> Processor:
 
 
 def _exception_as_text(_: object, __: str, event: EventDict) -> EventDict:
-    """Write an exception as three fields of text, whatever objects it holds."""
+    """Write an exception as fields of text, whatever objects it holds."""
     found = event.pop("exc_info", None)
     if found is True:
         found = sys.exc_info()
     error = found[1] if isinstance(found, tuple) else found
     if isinstance(error, BaseException):
         event.setdefault("error_type", type(error).__name__)
-        event.setdefault("error_message", str(error))
+        if "error" not in event:  # which says the same
+            event.setdefault("error_message", str(error))
         event["exception"] = "".join(traceback.format_exception(error)).rstrip()
         record = event.get("_record")
         if isinstance(record, logging.LogRecord):
