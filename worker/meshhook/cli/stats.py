@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,7 +52,8 @@ def stats(
             raise UsageError("--watch is for people; for programs, repeat: meshhook stats --json")
         if not console().is_terminal:
             raise UsageError("--watch needs a terminal; for programs: meshhook stats --json")
-        with_database(context, lambda database: watch_queues(database, name))
+        with suppress(KeyboardInterrupt):  # which is how it ends
+            with_database(context, lambda database: watch_queues(database, name))
         return
     snapshots, hours = with_database(context, lambda database: _read(database, name))
     if as_json:

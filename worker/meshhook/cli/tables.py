@@ -87,13 +87,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) 
     while room(least) < 0 and any(columns[i].is_optional for i in chosen):
         chosen.remove(next(i for i in reversed(chosen) if columns[i].is_optional))
     if room(least) < 0:
-        titles = [column.title for column in columns]
-        return Group(
-            *(
-                _fields(list(zip(titles, row, strict=True)), 0, gap_after=row is not rows[-1])
-                for row in rows
-            )
-        )
+        return Group(*(_record(columns, row) for row in rows))
     sizes = _spread(natural, least, chosen, room(least))
     result = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for i in chosen:
@@ -107,6 +101,12 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) 
     for row in cells:
         result.add_row(*(row[i] for i in chosen))
     return result
+
+
+def _record(columns: Sequence[Column], row: Sequence[str]) -> RenderableType:
+    """Return a row as one pair of title and cell a line, with a blank line behind."""
+    pairs = [(each.title, cell) for each, cell in zip(columns, row, strict=True)]
+    return _fields([pair for pair in pairs if pair[1] not in _EMPTY], 0, gap_after=True)
 
 
 def _spread(
