@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MeshHookError(Exception):
     """Something that MeshHook Queue could not do; the message says what to change."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as it is, whatever the constructor takes."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class InvalidQueueNameError(MeshHookError, ValueError):

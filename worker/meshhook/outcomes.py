@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 
 from meshhook.errors import InvalidSettingError
 
@@ -40,6 +41,10 @@ FINAL_OUTCOMES = frozenset(
 
 class Outcome(Exception):  # noqa: N818 - these are verdicts, returned as often as raised
     """The end of an attempt, decided by the handler."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as it is, whatever the constructor takes."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class Done(Outcome):

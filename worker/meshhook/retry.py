@@ -61,7 +61,8 @@ class RetryStrategy:
         _check_integer("base_delay_ms", self.base_delay_ms, 0, MAX_BACKOFF_MS)
         _check_integer("max_delay_ms", self.max_delay_ms, self.base_delay_ms, MAX_BACKOFF_MS)
         _check_integer("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS)
-        if not isinstance(self.jitter, int | float) or not 0 <= self.jitter <= 1:
+        is_number = isinstance(self.jitter, int | float) and not isinstance(self.jitter, bool)
+        if not is_number or not 0 <= self.jitter <= 1:
             message = f"jitter is a number from 0 to 1, got {self.jitter!r}"
             raise InvalidSettingError(message)
 

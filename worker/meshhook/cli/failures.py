@@ -27,11 +27,11 @@ EXIT_CODES_HELP = """\
 \b
 Exit codes:
   0  it worked
-  1  it failed: the database refused, something is lost, or a confirmation was declined
+  1  it failed: the database refused, or a confirmation was declined
   2  wrong usage or bad input; nothing was changed, unless the message says what was
   3  not found: no such queue, job or dead letter
   4  no usable database: unreachable, read-only, or its schema is missing
-  130  interrupted
+  130  interrupted; 141 the reader of the output has left
 """
 
 
@@ -119,7 +119,6 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (errors.InvalidHandlerError, ExitCode.BAD_INPUT),
     (UsageError, ExitCode.BAD_INPUT),
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
-    (BrokenPipeError, ExitCode.PIPE_CLOSED),
 )
 
 

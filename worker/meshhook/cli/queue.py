@@ -181,7 +181,7 @@ def purge(
         snapshot = await administration.get_queue_snapshot(database, name)
         messages = count(snapshot.queue_length, capped=snapshot.capped)
         confirm(
-            f"Delete all messages of queue {name!r} ({messages}, {snapshot.running} running)?",
+            f"Delete all messages of queue {name!r}? It has {messages}, {snapshot.running} running.",
             yes=yes,
         )
         return await QueueService[Any](database, name).purge_queue()

@@ -77,7 +77,7 @@ class Claimer:
         self._woken = asyncio.Event()
         self._waiting_until = 0.0
         self._clock_offset: float | None = None
-        self._drained_at: datetime | None = None
+        self._drained: tuple[datetime, datetime] | None = None
         self._is_stopping = False
         self._wait_sql = queries.load("wait", tables)
         self._waiting_sequence = f'meshhook."waiting_{tables.queue_name}"'
@@ -172,25 +172,27 @@ class Claimer:
             self._window.swept(began_at, ended_at)
         if claimed.jobs:
             self._window.found(claimed.jobs[0].ready_at)
-            self._note_visibility(claimed, from_vt, ended_at)
+            self._note_visibility(claimed, ended_at)
             self._leases.add(((job.msg_id, job.attempt) for job in claimed.jobs), began_at)
             self._metrics.claim_batch.observe(len(claimed.jobs))
             self._metrics.inflight.set(len(self._leases))
         if len(claimed.jobs) < limit and self._clock_offset is not None:
-            self._drained_at = _moment(claimed, began_at + self._clock_offset)
+            self._drained = from_vt, _moment(claimed, began_at + self._clock_offset)
         return claimed
 
-    def _note_visibility(self, claimed: Claim, from_vt: datetime, now: float) -> None:
+    def _note_visibility(self, claimed: Claim, now: float) -> None:
         """Correct `ready_at` of messages that were committed later than they were written.
 
-        When an earlier claim found nothing more, a message claimed now was not visible then.
+        An earlier claim took all that it saw from some `vt` on. What lies there and is claimed
+        only now was not visible then: its producer's transaction was still open.
         """
         self._clock_offset = claimed.jobs[0].claimed_at.timestamp() - now
-        if self._drained_at is None:
+        if self._drained is None:
             return
+        from_vt, drained_at = self._drained
         for job in claimed.jobs:
-            if job.ready_at < self._drained_at and job.ready_at >= from_vt:
-                job.ready_at = min(self._drained_at, job.claimed_at)
+            if from_vt <= job.ready_at < drained_at:
+                job.ready_at = min(drained_at, job.claimed_at)
 
     async def _hand_over(self, claimed: Claim, limit: int) -> None:
         received_at = time.monotonic()

@@ -72,13 +72,13 @@ class WorkerConnection:
         return rows[0] if rows else None
 
     async def close(self) -> None:
-        """Close the connection, politely if it answers within two seconds."""
+        """Close the connection, politely if it answers within a second."""
         connection, self._connection = self._connection, None
         if connection is None or connection.is_closed():
             return
         try:
             with translated_errors():
-                await connection.close(timeout=2)
+                await connection.close(timeout=1)
         except DatabaseUnavailableError:
             connection.terminate()
 

@@ -125,7 +125,7 @@ class LeaseKeeper:
         self._metrics = metrics
         self._thread: threading.Thread | None = None
         self._keeper_loop: asyncio.AbstractEventLoop | None = None
-        self._stopping: asyncio.Event | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._worker_loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -135,34 +135,35 @@ class LeaseKeeper:
         self._worker_loop = asyncio.get_running_loop()
         ready = threading.Event()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._keep(ready)), name="meshhook-leases", daemon=True
+            target=lambda: asyncio.run(self._run(ready)), name="meshhook-leases", daemon=True
         )
         self._thread.start()
         ready.wait()
 
     async def stop(self) -> None:
-        """Stop the thread, and wait for it."""
+        """Stop the thread, also in the middle of an extension, and wait for it."""
         thread, self._thread = self._thread, None
-        if thread is None or self._keeper_loop is None or self._stopping is None:
+        if thread is None or self._keeper_loop is None or self._keeping is None:
             return
         if thread.is_alive():
-            self._keeper_loop.call_soon_threadsafe(self._stopping.set)
+            self._keeper_loop.call_soon_threadsafe(self._keeping.cancel)
         await asyncio.to_thread(thread.join)
 
-    async def _keep(self, ready: threading.Event) -> None:
+    async def _run(self, ready: threading.Event) -> None:
         self._keeper_loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
-        connection = WorkerConnection(**self._connection_options)  # type: ignore[arg-type]
+        self._keeping = asyncio.create_task(self._keep(), name="meshhook-leases")
         ready.set()
+        await asyncio.wait([self._keeping])
+        if not self._keeping.cancelled() and (error := self._keeping.exception()) is not None:
+            _log.error("leases are no longer extended", exc_info=error)
+
+    async def _keep(self) -> None:
+        connection = WorkerConnection(**self._connection_options)  # type: ignore[arg-type]
         try:
-            while not self._stopping.is_set():
+            while True:
                 lease_seconds = self._lease_seconds()
                 await self._extend_due(connection, lease_seconds)
-                try:
-                    async with asyncio.timeout(min(1.0, lease_seconds / 8)):
-                        await self._stopping.wait()
-                except TimeoutError:
-                    pass
+                await asyncio.sleep(min(1.0, lease_seconds / 8))
         finally:
             await connection.close()
 
