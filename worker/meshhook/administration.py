@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
 from meshhook.errors import DatabaseReadOnlyError, QueueNotFoundError
+from meshhook.limits import check_range
 from meshhook.names import validate_queue_name
 from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from meshhook.database import Database
 
 COUNT_LIMIT = 10_000
+MAX_COUNT_LIMIT = 10_000_000
 PURGE_CHUNK_MESSAGES = 10_000
 
 
@@ -92,7 +94,17 @@ async def drop_queue(database: Database, queue_name: str) -> bool:
 
 
 async def list_queues(database: Database, *, count_limit: int = COUNT_LIMIT) -> list[QueueSnapshot]:
-    """Return every queue, counted up to `count_limit` messages a state."""
+    """Return every queue, counted up to `count_limit` messages a state.
+
+    Args:
+        database: where the queues are.
+        count_limit: 1 to 10 million. Default 10,000.
+
+    Raises:
+        InvalidSettingError: if `count_limit` is out of range.
+        DatabaseError: if they cannot be read.
+    """
+    check_range("count_limit", count_limit, MAX_COUNT_LIMIT)
     rows = await database.fetch(queries.load("list_queue_snapshots"), count_limit)
     return [snapshot_from(row) for row in rows]
 
@@ -102,10 +114,17 @@ async def get_queue_snapshot(
 ) -> QueueSnapshot:
     """Return one queue, counted up to `count_limit` messages a state.
 
+    Args:
+        database: where the queue is.
+        queue_name: the queue.
+        count_limit: 1 to 10 million. Default 10,000.
+
     Raises:
+        InvalidSettingError: if `count_limit` is out of range.
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
     name = validate_queue_name(queue_name)
+    check_range("count_limit", count_limit, MAX_COUNT_LIMIT)
     row = await database.fetchrow(queries.load("queue_snapshot"), name, count_limit)
     if row is None:
         raise QueueNotFoundError(name)

@@ -214,6 +214,7 @@ class QueueService(Generic[PayloadT]):
         """Count the queue's messages by state, up to `count_limit` ready and as many others.
 
         Raises:
+            InvalidSettingError: if `count_limit` is not 1 to 10 million.
             QueueNotFoundError: if the queue does not exist.
         """
         snapshot = await administration.get_queue_snapshot(

@@ -1,0 +1,375 @@
+"""What the commands do and print when all is well."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+
+import pytest
+
+from meshhook.administration import QueueSnapshot
+from meshhook.cli.app import app
+from meshhook.dead_letter_jobs import DeadLetterJob, ErrorGroup
+from meshhook.job_lives import JobLife, JobSummary
+from meshhook.queue_config import QueueConfig
+from meshhook.schema import available_migrations
+from meshhook.statistics import HourStatistics
+
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+
+
+def all_commands() -> list[list[str]]:
+    """Return the words of every command and group."""
+    found = [[]]
+    for group in app.registered_groups:
+        found.append([group.name])
+        found += [[group.name, command.name] for command in group.typer_instance.registered_commands]
+    return found + [[command.name] for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("words", all_commands(), ids=" ".join)
+def test_every_help_has_an_example_and_fits_80_columns(bare_cli, words, monkeypatch):
+    """It needs no database."""
+    monkeypatch.setenv("COLUMNS", "80")
+    help_text = bare_cli.ok(*words, "--help").out
+    assert re.search(r"Examples?:\n +(meshhook|generate \|) ", help_text)
+    assert not [line for line in help_text.splitlines() if len(line) > 88]
+
+
+def test_the_help_says_the_exit_codes(bare_cli):
+    """Each code is there."""
+    help_text = bare_cli.ok("--help").out
+    assert [line.split()[0] for line in help_text.splitlines() if re.match(r" +\d", line)] == [
+        *("0", "1", "2", "3", "4", "130")
+    ]
+
+
+def test_the_version_is_printed(bare_cli):
+    """It names the distribution."""
+    assert re.fullmatch(r"meshhook-queue \d+\.\d+\.\d+\S*\n", bare_cli.ok("--version").out)
+
+
+def test_no_arguments_show_the_help(bare_cli):
+    """On standard error, since nothing was asked for."""
+    ended = bare_cli()
+    assert (ended.code, ended.out) == (2, "")
+    assert "Commands:" in ended.err
+
+
+def test_migrate_says_what_it_would_do_and_does_it(bare_cli, empty_database_url):
+    """The plan, the run, and the second run that finds nothing to do."""
+    bare_cli.use(empty_database_url)
+    names = [each.file_name for each in available_migrations()]
+    plan = bare_cli.ok("migrate", "--dry-run").out
+    assert [line for line in plan.splitlines() if "would run" in line] == [
+        f"would run {name}" for name in names
+    ]
+    assert bare_cli.ok("migrate", "--dry-run", "--json").json["applied"] == []
+    report = bare_cli.ok("migrate").out
+    assert [line for line in report.splitlines() if line.startswith("ran")] == [
+        f"ran {name}" for name in names
+    ]
+    again = bare_cli.ok("migrate", "--json").json
+    assert again["applied"] == []
+    assert len(again["applied_before"]) == len(names)
+    assert bare_cli.ok("migrate", "--dry-run").out.startswith("up to date")
+
+
+def test_the_script_for_an_administrator_needs_no_database(bare_cli):
+    """Standard output is the script and nothing else."""
+    script = bare_cli.ok("migrate", "sql").out
+    assert script.startswith("-- MeshHook Queue")
+    assert script.rstrip().endswith("commit;")
+    assert len(bare_cli.ok("migrate", "sql", "--pgmq-sql").out) > len(script)
+
+
+def test_a_queue_is_created_once(cli):
+    """The second time says that it is there, and is no error."""
+    created = cli.ok("queue", "create", "orders", "max_retry_attempts=3", "--json").json
+    assert created["created"] is True
+    assert created["config"]["max_retry_attempts"] == 3
+    assert set(created["config"]) == set(QueueConfig.model_fields)
+    assert "there already" in cli.ok("queue", "create", "orders").out
+    assert cli.ok("queue", "create", "orders", "--json").json["created"] is False
+
+
+def test_queues_are_listed(cli):
+    """JSON has the fields of the snapshot; the table has a line a queue; none is an empty list."""
+    assert cli.ok("queue", "list", "--json").json == []
+    nothing = cli.ok("queue", "list")
+    assert nothing.out == ""
+    assert "meshhook queue create" in nothing.err
+    cli.ok("queue", "create", "a")
+    cli.ok("queue", "create", "b")
+    listed = cli.ok("queue", "list", "--json").json
+    assert [each["queue"] for each in listed] == ["a", "b"]
+    assert set(listed[0]) == set(QueueSnapshot.__slots__)
+    assert MOMENT.fullmatch(listed[0]["sampled_at"])
+    lines = cli.ok("queue", "list").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["QUEUE", "a", "b"]
+    assert "STATE" not in lines[0]
+
+
+def test_a_queue_is_shown_with_its_settings(cli, jobs):
+    """As JSON, and as names and values."""
+    cli.ok("queue", "set", jobs, "job_timeout_seconds=none", "paused=true")
+    shown = cli.ok("queue", "show", jobs, "--json").json
+    assert shown["config"]["job_timeout_seconds"] is None
+    assert shown["snapshot"]["paused"] is True
+    text = cli.ok("queue", "show", jobs).out
+    assert re.search(r"job_timeout_seconds +none\n", text)
+    assert "(paused)" in text
+
+
+def test_a_queue_is_paused_and_resumed(cli, jobs):
+    """The list says so meanwhile."""
+    assert "meshhook queue resume jobs" in cli.ok("queue", "pause", jobs).out
+    assert "paused" in cli.ok("queue", "list").out
+    cli.ok("queue", "resume", jobs)
+    assert "paused" not in cli.ok("queue", "list").out
+
+
+def test_a_queue_is_purged_and_dropped(cli, jobs):
+    """Each says how much went."""
+    cli.ok("enqueue", jobs, stdin="1\n2\n3\n")
+    assert cli.ok("queue", "purge", jobs, "--yes").out == "deleted 3 messages of queue jobs\n"
+    assert cli.ok("queue", "purge", jobs, "--yes", "--json").json["purged"] == 0
+    cli.ok("queue", "drop", jobs, "--yes")
+    cli.fails(3, "queue", "drop", jobs, "--yes")
+
+
+def test_one_job_is_enqueued(cli, jobs, sql):
+    """Its number is printed; delay and headers are the message's."""
+    ended = cli.ok("enqueue", jobs, '{"n": 1}', "--delay", "60", "--header", "traceparent=00-a-b")
+    assert ended.out == "enqueued job 1 in jobs\n"
+    assert sql("select headers ->> 'traceparent' from pgmq.q_jobs") == "00-a-b"
+    assert 50 < sql("select extract(epoch from vt - now()) from pgmq.q_jobs") <= 60
+
+
+def test_a_job_may_span_lines(cli, jobs, sql):
+    """An argument is one value, however it is written."""
+    cli.ok("enqueue", jobs, '{\n  "n": 1\n}')
+    assert json.loads(sql("select message::text from pgmq.q_jobs")) == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ('{"n": 1}', {"run_id": "r", "payload": {"n": 1}}),
+        ("[1]", {"run_id": "r", "payload": [1]}),
+        ('{"payload": 1, "run_id": "x", "more": 2}', {"payload": 1, "run_id": "r", "more": 2}),
+    ],
+)
+def test_ids_wrap_the_payload_or_join_the_message(cli, jobs, sql, value, stored):
+    """A payload key says that the JSON is a whole message."""
+    cli.ok("enqueue", jobs, value, "--run-id", "r")
+    assert json.loads(sql("select message::text from pgmq.q_jobs")) == stored
+
+
+def test_numbers_survive(cli, jobs, sql):
+    """Large integers are stored to the last digit."""
+    cli.ok("enqueue", jobs, '{"n": 10000000000000000000000}')
+    assert sql("select message ->> 'n' from pgmq.q_jobs") == "1" + "0" * 22
+
+
+def test_lines_come_from_standard_input(cli, jobs):
+    """Blank lines are left out, a byte order mark too; the ids come in the order of the lines."""
+    ended = cli.ok("enqueue", jobs, "--json", stdin=b'\xef\xbb\xbf{"n": 1}\n\n  \n{"n": 2}')
+    assert ended.json == {"queue_name": "jobs", "enqueued": 2, "msg_ids": [1, 2]}
+    assert cli.ok("enqueue", jobs, "--file", "-", stdin="3\n").out == "enqueued job 3 in jobs\n"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz"])
+def test_lines_come_from_a_file(cli, jobs, tmp_path, sql, ending):
+    """In batches of 1,000, each of them durable; a compressed file is unpacked."""
+    data = b"".join(b'{"n": %d}\n' % n for n in range(2_500))
+    file = tmp_path / f"jobs.{ending}"
+    file.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+    assert cli.ok("enqueue", jobs, "--file", str(file)).out == "enqueued 2,500 jobs in jobs\n"
+    assert sql("select array_agg((message ->> 'n')::int order by msg_id) from pgmq.q_jobs") == [
+        *range(2_500)
+    ]
+
+
+def test_a_bad_line_is_named_and_what_came_before_is_stored(cli, jobs, tmp_path, sql):
+    """Neither more nor less, and the message says how much."""
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("1\n" * 1_206 + "{bad\n" + "1\n" * 10)
+    said = cli.fails(2, "enqueue", jobs, "--file", str(file))
+    assert f"{file}, line 1207: not JSON" in said
+    assert "1,206 jobs stored, up to line 1206; mend the line and go on with line 1207" in said
+    assert sql("select count(*) from pgmq.q_jobs") == 1_206
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"n": NaN}', "job.n is nan"),
+        (b'"\xff"', "not UTF-8: byte 0xff"),
+        (b'"\\u0000"', "U+0000"),
+        (b'"' + b"x" * 1_048_577 + b'"', "at most 1048576"),
+    ],
+)
+def test_a_line_that_cannot_be_stored_is_named(cli, jobs, sql, line, reason):
+    """Also where it is JSON."""
+    said = cli.fails(2, "enqueue", jobs, stdin=b"1\n" + line + b"\n3\n")
+    assert "standard input, line 2: " in said
+    assert reason in said
+    assert sql("select count(*) from pgmq.q_jobs") == 1
+
+
+def test_a_document_in_place_of_lines_is_explained(cli, jobs, tmp_path):
+    """The message says how to enqueue it as it is."""
+    file = tmp_path / "job.json"
+    file.write_text('{\n  "n": 1\n}\n')
+    assert '"$(cat ' in cli.fails(2, "enqueue", jobs, "--file", str(file))
+
+
+@pytest.mark.parametrize("data", [b"no gzip at all\n", gzip.compress(b"1\n" * 9_999)[:30]])
+def test_a_damaged_archive_is_code_2(cli, jobs, tmp_path, data):
+    """It is named."""
+    file = tmp_path / "jobs.jsonl.gz"
+    file.write_bytes(data)
+    assert "jobs.jsonl.gz: cannot be read" in cli.fails(2, "enqueue", jobs, "--file", str(file))
+
+
+def test_jobs_are_listed_and_shown(cli, jobs):
+    """Whole lives as JSON, and for people."""
+    cli.ok("enqueue", jobs, '{"n": 1}', "--run-id", "r1", "--workflow-id", "w")
+    cli.ok("enqueue", jobs, '{"n": 2}', "--delay", "3600")
+    listed = cli.ok("jobs", "list", "--queue", jobs, "--json").json
+    assert [(job["msg_id"], job["state"]) for job in listed] == [(2, "scheduled"), (1, "ready")]
+    assert set(listed[0]) == set(JobSummary.__slots__)
+    assert [j["run_id"] for j in cli.ok("jobs", "list", "--run-id", "r1", "--json").json] == ["r1"]
+    assert len(cli.ok("jobs", "list", "--state", "scheduled", "--json").json) == 1
+    assert "--limit" in cli.ok("jobs", "list", "--limit", "1").err
+    shown = cli.ok("jobs", "show", jobs, "1", "--json").json
+    assert set(shown) == set(JobLife.__slots__)
+    assert MOMENT.fullmatch(shown["enqueued_at"])
+    text = cli.ok("jobs", "show", jobs, "1").out
+    assert re.search(r"state +ready\n", text)
+    assert '"n": 1' in text
+    cli.fails(3, "jobs", "show", jobs, "99")
+
+
+def test_an_unknown_state_is_code_2(cli, jobs):
+    """The message lists the states."""
+    assert "retrying" in cli.fails(2, "jobs", "list", "--state", "dead")
+
+
+def test_a_job_is_followed_through_its_replay(cli, dead_letters):
+    """One life leads to the next."""
+    cli.ok("dlq", "replay", "jobs", str(dead_letters[0]))
+    shown = cli.ok("jobs", "show", "jobs", "1", "--json").json
+    assert shown["state"] == "replayed"
+    assert shown["replayed_as"]["msg_id"] == 6
+    text = cli.ok("jobs", "show", "jobs", "1").out
+    assert "TimeoutError" in text
+    assert "replayed as:" in text
+
+
+def test_dead_letters_are_listed_shown_and_grouped(cli, dead_letters):
+    """What a terminal would act on is escaped for people, and kept in the JSON."""
+    listed = cli.ok("dlq", "list", "jobs", "--json").json
+    assert set(listed[0]) == set(DeadLetterJob.__slots__)
+    assert [dead["error_type"] for dead in listed] == ["KeyError"] * 2 + ["TimeoutError"] * 3
+    table = cli.ok("dlq", "list", "jobs").out
+    assert "\x1b" not in table
+    assert "\\x1b[31m" in table
+    shown = cli.ok("dlq", "show", "jobs", str(dead_letters[0]))
+    assert "\x1b" not in shown.out
+    assert "Traceback: ..." in shown.out
+    one = cli.ok("dlq", "show", "jobs", str(dead_letters[0]), "--json").json
+    assert "\x1b[31m" in one["error_message"]
+    groups = cli.ok("dlq", "errors", "jobs", "--json").json
+    assert [(group["error_type"], group["count"]) for group in groups] == [
+        ("TimeoutError", 3),
+        ("KeyError", 2),
+    ]
+    assert set(groups[0]) == set(ErrorGroup.__slots__)
+    assert "TimeoutError" in cli.ok("dlq", "errors", "jobs").out
+    cli.fails(3, "dlq", "show", "jobs", "99")
+
+
+def test_dead_letters_are_paged(cli, dead_letters):
+    """The note under a full page names the option that goes on."""
+    page = cli.ok("dlq", "list", "jobs", "--limit", "2")
+    assert f"--before {dead_letters[3]}" in page.err
+    rest = cli.ok("dlq", "list", "jobs", "--before", str(dead_letters[3]), "--json").json
+    assert [dead["id"] for dead in rest] == dead_letters[2::-1]
+
+
+def test_named_dead_letters_are_replayed(cli, dead_letters):
+    """Those that are not there are named, with code 3; the others are replayed all the same."""
+    ended = cli("dlq", "replay", "jobs", str(dead_letters[1]), "99", "98", "--json")
+    assert ended.code == 3
+    assert ended.json["replayed"] == [{"dead_letter_id": dead_letters[1], "msg_id": 6}]
+    assert ended.json["not_found"] == [99, 98]
+    assert "99, 98" in ended.err
+    assert "as job 7\n" in cli.ok("dlq", "replay", "jobs", str(dead_letters[0])).out
+
+
+def test_dead_letters_of_a_type_are_replayed(cli, dead_letters):
+    """The oldest first, no more than the limit; then all others of the type, into another queue."""
+    first = cli.ok("dlq", "replay", "jobs", "--error-type", "TimeoutError", "--limit", "1", "--json")
+    assert [each["dead_letter_id"] for each in first.json["replayed"]] == dead_letters[:1]
+    cli.ok("queue", "create", "later")
+    rest = cli.ok(
+        "dlq", "replay", "jobs", "--error-type", "TimeoutError", "--target", "later", "--json"
+    ).json
+    assert [each["dead_letter_id"] for each in rest["replayed"]] == dead_letters[1:3]
+    assert cli.ok("queue", "show", "later", "--json").json["snapshot"]["ready"] == 2
+    cli.fails(3, "dlq", "replay", "jobs", "--all", "--target", "nowhere")
+
+
+def test_all_dead_letters_are_replayed(cli, jobs, sql):
+    """However many they are; a second time there is nothing left."""
+    sql(
+        "insert into pgmq.q_jobs_dlq (vt, message) "
+        "select now(), '{}' from generate_series(1, 2500)"
+    )
+    assert cli.ok("dlq", "replay", jobs, "--all").out == "replayed 2,500 dead letters of queue jobs\n"
+    assert cli.ok("dlq", "replay", jobs, "--all", "--json").json["replayed"] == []
+    assert cli.ok("dlq", "replay", jobs, "--all").out == "nothing of queue jobs was replayed\n"
+
+
+def test_dead_letters_are_deleted(cli, dead_letters):
+    """Some, then all."""
+    ended = cli("dlq", "delete", "jobs", str(dead_letters[0]), "99", "--yes", "--json")
+    assert ended.code == 3
+    assert ended.json["deleted"] == dead_letters[:1]
+    assert cli.ok("dlq", "purge", "jobs", "--yes").out == "deleted 4 dead letters of queue jobs\n"
+    assert "no dead letters" in cli.ok("dlq", "list", "jobs").err
+
+
+def test_statistics_are_printed(cli, dead_letters):
+    """The queues now, and the hours of the last day."""
+    stats = cli.ok("stats", "--json").json
+    assert stats["queues"][0]["dead_letters"] == 5
+    assert sum(hour["dead_lettered"] for hour in stats["hours"]) == 5
+    assert set(stats["hours"][0]) == set(HourStatistics.__slots__)
+    cli.ok("queue", "create", "other")
+    assert [each["queue"] for each in cli.ok("stats", "jobs", "--json").json["queues"]] == ["jobs"]
+    assert "HOUR" in cli.ok("stats", "jobs").out
+
+
+def test_what_is_piped_is_neither_cut_nor_coloured(cli, jobs, monkeypatch):
+    """A line is a row, however narrow the terminal of whoever reads it."""
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    cli.ok("enqueue", jobs, "1", "--run-id", "r" * 200)
+    out = cli.ok("jobs", "list").out
+    assert "\x1b" not in out
+    assert "r" * 200 in out.splitlines()[1]
+    assert not [line for line in out.splitlines() if line != line.rstrip()]
+
+
+@pytest.mark.timeout(110)
+def test_the_demo_prints_one_object(cli):
+    """It has what others read of it, and nothing is lost."""
+    result = cli.ok("demo", "--json", "--jobs", "60").json
+    assert result["enqueued"] == 60
+    assert result["succeeded"] + result["dead_lettered"] == 60
+    assert result["lost"] == 0
+    assert {"retried", "duplicates", "jobs_per_second"} <= set(result)
