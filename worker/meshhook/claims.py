@@ -66,8 +66,8 @@ async def claim(
 
 def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[Job[Any]]:
     """Return the jobs that claimed rows hold, oldest first; their payloads are not decoded yet."""
-    jobs = [
-        Job[Any](
+    jobs: list[Job[Any]] = [
+        Job(
             queue=queue_name,
             msg_id=msg_id,
             attempt=attempt,

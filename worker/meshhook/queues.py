@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
 from meshhook import administration, queries
 from meshhook.claims import claim
 from meshhook.database import Database, translated_errors
-from meshhook.errors import InvalidJobError, InvalidSettingError
+from meshhook.errors import InvalidJobError, InvalidSettingError, SchemaMissingError
 from meshhook.jobs import BodyDecoder, Job, PayloadT, encode_body, encode_headers
 from meshhook.names import validate_queue_name
 from meshhook.outcomes import AttemptOutcome, delay_in_seconds
@@ -18,10 +19,12 @@ from meshhook.sending import MAX_BATCH_MESSAGES, Message, SendBuffer, insert_mes
 from meshhook.settlements import Settlement, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from meshhook.queue_config import QueueConfig
 
+MIN_LEASE_SECONDS = 0.001
+MAX_LEASE_SECONDS = 43_200
 _CONFIG_MAX_AGE_SECONDS = 5.0
 
 
@@ -157,16 +160,18 @@ class QueueService(Generic[PayloadT]):
         """
         config = await self.get_config()
         lease_seconds = config.visibility_timeout_seconds if vt_seconds is None else vt_seconds
-        if not isinstance(lease_seconds, int | float) or not 0.001 <= lease_seconds <= 43_200:  # noqa: PLR2004
+        is_number = isinstance(lease_seconds, int | float) and not isinstance(lease_seconds, bool)
+        if not is_number or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
             message = f"vt_seconds is 0.001 to 43200, got {vt_seconds!r}"
             raise InvalidSettingError(message)
-        claimed = await claim(
-            self._database,
-            await self._described(),
-            lease_seconds=float(lease_seconds),
-            limit=1,
-            max_attempts=config.max_retry_attempts,
-        )
+        async with self._existing_tables() as tables:
+            claimed = await claim(
+                self._database,
+                tables,
+                lease_seconds=float(lease_seconds),
+                limit=1,
+                max_attempts=config.max_retry_attempts,
+            )
         for job in claimed.jobs:
             self._decoder.decode(job)
             return job
@@ -202,12 +207,10 @@ class QueueService(Generic[PayloadT]):
         Returns:
             False if its lease is lost: nothing was changed.
         """
-        rows = await self._database.fetch(
-            queries.load("release", await self._described()),
-            [self._own(job).msg_id],
-            [job.attempt],
-            0.0,
-        )
+        async with self._existing_tables() as tables:
+            rows = await self._database.fetch(
+                queries.load("release", tables), [self._own(job).msg_id], [job.attempt], 0.0
+            )
         return bool(rows)
 
     async def get_queue_metrics(self, *, count_limit: int = 100_000) -> QueueMetrics:
@@ -239,8 +242,9 @@ class QueueService(Generic[PayloadT]):
 
         Dead letters and history stay. Messages go in chunks, each durable by itself.
         """
-        sql = queries.load("purge_queue", await self._described())
-        return await administration.purge_in_chunks(self._database, sql)
+        async with self._existing_tables() as tables:
+            sql = queries.load("purge_queue", tables)
+            return await administration.purge_in_chunks(self._database, sql)
 
     async def get_config(self) -> QueueConfig:
         """Return the queue's settings, at most five seconds old.
@@ -275,10 +279,17 @@ class QueueService(Generic[PayloadT]):
         age_seconds = time.monotonic() - self._config_read_at
         return self._config if age_seconds <= _CONFIG_MAX_AGE_SECONDS else None
 
-    async def _described(self) -> queries.QueueTables:
+    @asynccontextmanager
+    async def _existing_tables(self) -> AsyncIterator[queries.QueueTables]:
+        """Yield the queue's tables; of a queue that was dropped meanwhile, say so."""
         if self._tables is None:
             self._tables = await administration.describe_tables(self._database, self.queue_name)
-        return self._tables
+        try:
+            yield self._tables
+        except SchemaMissingError:
+            self._tables = None
+            await administration.describe_tables(self._database, self.queue_name)
+            raise
 
     async def _encode(
         self, job: object, headers: Mapping[str, Any] | None, delay_seconds: float
@@ -305,7 +316,6 @@ class QueueService(Generic[PayloadT]):
     async def _settle(self, jobs: Sequence[Job[Any]], outcome: AttemptOutcome) -> list[bool]:
         if not jobs:
             return []
-        tables = await self._described()
         now = time.time()
         settlements = [
             Settlement(
@@ -320,5 +330,6 @@ class QueueService(Generic[PayloadT]):
             )
             for job in jobs
         ]
-        settled = await settle(self._database, tables, self._worker_name, settlements)
+        async with self._existing_tables() as tables:
+            settled = await settle(self._database, tables, self._worker_name, settlements)
         return [position in settled for position in range(len(jobs))]

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from meshhook.outcomes import AttemptOutcome
 
+_NOTHING = {None}
+
 MAX_ERROR_TYPE_LENGTH = 200
 MAX_ERROR_MESSAGE_LENGTH = 4_000
 MAX_ERROR_STACK_LENGTH = 16_000
@@ -48,7 +50,10 @@ async def settle(
     Returns:
         The positions, from 0, of those whose lease still held. The others changed nothing.
     """
-    columns = zip(*settlements, strict=True)
+    # A column without values costs nothing as null: unnest fills it up.
+    columns = [
+        None if set(column) == _NOTHING else column for column in zip(*settlements, strict=True)
+    ]
     rows = await database.fetch(
         queries.load("settle", tables), worker_name, *columns, tables.queue_name
     )

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("meshhook.worker.running")
 
-TURN_SECONDS = 0.002
+TURN_SECONDS = 0.005
 CANCEL_SECONDS = 1.0
 TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
 

@@ -1,0 +1,329 @@
+"""The program as a process of its own: signals, streams, terminals, and the embedded server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from meshhook import QueueService
+from meshhook.embedded import EmbeddedPostgres
+from support.databases import server_directory
+from support.waiting import eventually
+
+HANDLERS = '''
+import asyncio, os, time
+
+def note(word):
+    with open("ledger", "a") as ledger:
+        ledger.write(word + "\\n")
+
+async def quick(job):
+    note("ran")
+
+async def endless(job):
+    note("started")
+    await asyncio.Event().wait()
+
+def stubborn(job):
+    note("started")
+    time.sleep(600)
+'''
+
+
+def environment(url: str | None, **more: str) -> dict[str, str]:
+    """Return an environment in which only what a test says is set."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MESHHOOK_")}
+    return kept | ({} if url is None else {"MESHHOOK_DATABASE_URL": url}) | more
+
+
+def meshhook(*arguments: str, url: str | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "meshhook", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(url, **more.pop("env", {})),
+        **more,
+    )
+
+
+@asynccontextmanager
+async def worker(folder: Path, url: str, handler: str, *options: str) -> AsyncIterator[Any]:
+    """Run a worker in a folder with handlers, until the test has ended it."""
+    (folder / "handlers.py").write_text(HANDLERS)
+    command = ["-m", "meshhook", "worker", "jobs", "--handler", f"handlers:{handler}", *options]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        cwd=folder,
+        env=environment(url),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def ledger(folder: Path) -> list[str]:
+    """Return what the handlers noted."""
+    file = folder / "ledger"
+    return file.read_text().split() if file.exists() else []
+
+
+def test_data_and_remarks_go_to_streams_of_their_own(database_url):
+    """Standard output is JSON and nothing else; an error leaves it empty."""
+    assert meshhook("queue", "create", "jobs", url=database_url).returncode == 0
+    listed = meshhook("queue", "list", "--json", url=database_url)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert json.loads(listed.stdout)[0]["queue"] == "jobs"
+    failed = meshhook("queue", "show", "other", url=database_url)
+    assert (failed.returncode, failed.stdout) == (3, "")
+    assert failed.stderr.startswith("error: ")
+
+
+def test_a_reader_that_leaves_early_is_no_error(database_url):
+    """As with `| head`: no trace, no message."""
+    meshhook("queue", "create", "jobs", url=database_url)
+    jobs = "1\n" * 2_000
+    meshhook("enqueue", "jobs", url=database_url, input=jobs)
+    command = f"{sys.executable} -m meshhook jobs list --limit 1000 --json | head -1"
+    done = subprocess.run(
+        command, shell=True, check=False, capture_output=True, text=True, env=environment(database_url)
+    )
+    assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+def test_nothing_that_is_slow_is_loaded_for_the_help():
+    """Of what this package needs: neither the driver, nor models, nor tables."""
+    script = """
+import sys, types
+package = types.ModuleType("meshhook")
+package.__path__ = [sys.argv[1]]
+sys.modules["meshhook"] = package
+from meshhook.cli.app import run
+run(["--help"])
+slow = {"asyncpg", "pydantic", "pydantic_settings", "structlog", "rich", "prometheus_client"}
+print(sorted(slow & set(sys.modules)), file=sys.stderr)
+"""
+    package = Path(__file__).parents[2] / "worker" / "meshhook"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(package)], check=True, capture_output=True, text=True
+    )
+    assert done.stderr == "[]\n"
+
+
+async def test_a_worker_runs_jobs_and_ends_with_0_at_sigterm(
+    database_url, pool, queue_name, tmp_path
+):
+    """What it logs is JSON on standard error, with queue and job; standard output is empty."""
+    async with worker(tmp_path, database_url, "quick") as process:
+        msg_id = await QueueService[Any](pool, queue_name).enqueue({"n": 1})
+        await eventually(lambda: ledger(tmp_path) == ["ran"], timeout=20)
+        await eventually(lambda: pool.fetchval("select count(*) = 0 from pgmq.q_jobs"))
+        process.send_signal(signal.SIGTERM)
+        out, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0
+    assert out == b""
+    records = [json.loads(line) for line in err.splitlines()]
+    assert {record["queue"] for record in records} == {"jobs"}
+    assert msg_id in {record.get("msg_id") for record in records} | {msg_id}
+    assert records[-1]["event"] == "worker stopped"
+
+
+async def test_a_second_ctrl_c_ends_a_worker_at_once(database_url, pool, queue_name, tmp_path):
+    """The first one waits for the jobs; the second exits with 130."""
+    await QueueService[Any](pool, queue_name).enqueue({})
+    async with worker(tmp_path, database_url, "endless", "--grace-seconds", "600") as process:
+        await eventually(lambda: ledger(tmp_path) == ["started"], timeout=20)
+        process.send_signal(signal.SIGINT)
+        await eventually(lambda: _said(process, b"worker stops"), timeout=20)
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 20) == 130
+
+
+async def test_a_thread_that_does_not_end_keeps_no_worker_alive(
+    database_url, pool, queue_name, tmp_path
+):
+    """It ends with 0 after the grace period, and the job is ready for others."""
+    await QueueService[Any](pool, queue_name).enqueue({})
+    async with worker(tmp_path, database_url, "stubborn", "--grace-seconds", "1") as process:
+        await eventually(lambda: ledger(tmp_path) == ["started"], timeout=20)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await pool.fetchval("select vt <= now() from pgmq.q_jobs")
+
+
+async def _said(process: Any, text: bytes) -> bool:
+    return text in await process.stderr.readline()
+
+
+async def test_ctrl_c_during_an_enqueue_says_how_many_are_stored(database_url, pool, queue_name):
+    """Code 130; the number is that of the table."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "meshhook", "enqueue", queue_name),
+        env=environment(database_url),
+        stdin=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+
+    async def feed() -> None:
+        while True:
+            process.stdin.write(b"1\n" * 1_000)
+            await process.stdin.drain()
+
+    feeding = asyncio.create_task(feed())
+    await eventually(lambda: pool.fetchval("select count(*) > 2000 from pgmq.q_jobs"), timeout=20)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    said = (await asyncio.wait_for(process.stderr.read(), 20)).decode()
+    assert await process.wait() == 130
+    feeding.cancel()
+    await asyncio.wait([feeding])
+    found = re.search(r"error: interrupted\n([\d,]+) jobs stored, up to line (\d+)", said)
+    assert found is not None, said
+    stored = int(found[1].replace(",", ""))
+    assert stored == int(found[2])
+    assert await pool.fetchval("select count(*) from pgmq.q_jobs") - stored in {0, 1_000}
+
+
+class OnTerminal:
+    """A command on a terminal of 80 columns."""
+
+    def __init__(self, url: str, *arguments: str) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "meshhook", *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment(url, TERM="xterm", COLUMNS="80", LINES="24"),
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def read_until(self, text: str) -> str:
+        """Read what it shows until there is `text`, or it has ended."""
+        while text not in self.shown:
+            try:
+                self.shown += os.read(self.master, 65_536).decode()
+            except OSError:  # the terminal's other end is closed
+                break
+        return self.shown
+
+    def type(self, text: str) -> None:
+        """Type something."""
+        os.write(self.master, text.encode())
+
+    def end(self) -> int:
+        """Wait for its end, and return its code."""
+        self.read_until("\0never")
+        os.close(self.master)
+        return self.process.wait(20)
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 0), ("n", 1, 1), ("", 1, 1)])
+def test_what_deletes_asks_on_a_terminal(database_url, answer, code, left):
+    """Only yes is yes."""
+    meshhook("queue", "create", "jobs", url=database_url)
+    meshhook("enqueue", "jobs", "1", url=database_url)
+    command = OnTerminal(database_url, "queue", "purge", "jobs")
+    assert "Delete all messages of queue 'jobs'? It has 1, 0 running." in command.read_until("[y/N]")
+    command.type(f"{answer}\n")
+    assert command.end() == code
+    shown = json.loads(meshhook("queue", "show", "jobs", "--json", url=database_url).stdout)
+    assert shown["snapshot"]["ready"] == left
+
+
+def test_statistics_are_watched_until_ctrl_c(database_url):
+    """They are drawn again and again; the end is no error, and leaves no trace."""
+    meshhook("queue", "create", "jobs", url=database_url)
+    command = OnTerminal(database_url, "stats", "--watch")
+    command.read_until("OUT/s")
+    command.shown = ""
+    command.read_until("OUT/s")
+    command.type("\x03")
+    assert command.end() == 0
+    assert "Traceback" not in command.shown
+    assert "error" not in command.shown
+
+
+def test_a_bulk_enqueue_shows_its_progress_on_a_terminal(database_url, tmp_path):
+    """And cleans up behind itself."""
+    meshhook("queue", "create", "jobs", url=database_url)
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("1\n" * 5_000)
+    command = OnTerminal(database_url, "enqueue", "jobs", "--file", str(file))
+    assert command.end() == 0
+    assert re.search(r"[\d,]+ jobs .*━", command.shown)
+    assert "enqueued 5,000 jobs in jobs" in command.shown
+
+
+@pytest.fixture
+def embedded() -> Iterator[Path]:
+    """A directory for an embedded server, which is stopped at the end."""
+    with server_directory() as directory:
+        yield directory / "meshhook"
+        EmbeddedPostgres(directory / "meshhook").stop()
+
+
+async def test_the_embedded_server_is_made_migrated_and_stopped(embedded):
+    """Each command finds the data of the one before; a connected client keeps it running."""
+    settings = {"MESHHOOK_EMBEDDED_DIRECTORY": str(embedded)}
+    server = EmbeddedPostgres(embedded)
+    created = await asyncio.to_thread(
+        meshhook, "--embedded", "queue", "create", "jobs", env=settings
+    )
+    assert created.returncode == 0, created.stderr
+    assert created.stdout == "created queue jobs\n"
+    assert server.pid is None
+    settings["MESHHOOK_EMBEDDED"] = "1"
+    url = await asyncio.to_thread(server.start)
+    await asyncio.to_thread(meshhook, "enqueue", "jobs", "1", env=settings)
+    assert server.pid is not None, "a command stopped a server that it had not started"
+    await asyncio.to_thread(server.stop)
+
+    command = [sys.executable, "-m", "meshhook", "enqueue", "jobs"]
+    first = await asyncio.create_subprocess_exec(
+        *command, env=environment(None, **settings), stdin=asyncio.subprocess.PIPE
+    )
+    assert first.stdin is not None
+    await eventually(lambda: server.pid, timeout=30)
+    await asyncio.to_thread(meshhook, "queue", "list", env=settings)
+    assert server.pid is not None, "a command stopped a server that another one uses"
+    connection = await eventually(lambda: _connected(server), timeout=30)
+    first.stdin.write(b"2\n")
+    first.stdin.close()
+    assert await first.wait() == 0
+    assert server.pid is not None, "a command stopped a server that some client uses"
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 2
+    await connection.close()
+    await asyncio.to_thread(meshhook, "queue", "list", env=settings)
+    assert server.pid is None, "the last command did not stop the server"
+    assert url
+
+
+async def _connected(server: EmbeddedPostgres) -> Any:
+    try:
+        return await asyncpg.connect(server.url())
+    except (OSError, asyncpg.PostgresError):
+        return None
