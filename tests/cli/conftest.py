@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 import structlog
 
+from meshhook import DLQService, QueueService
 from meshhook.cli.app import run
 
 
@@ -140,8 +141,6 @@ def dead_letters(cli: Cli, jobs: str, sql: Sql) -> list[int]:
     cli.ok("enqueue", jobs, stdin="\n".join(f'{{"n": {n}}}' for n in range(5)))
 
     async def bury() -> None:
-        from meshhook import DLQService, QueueService
-
         async with asyncpg.create_pool(sql._url, min_size=1, max_size=2) as pool:
             queue = QueueService[Any](pool, jobs)
             for error in errors:

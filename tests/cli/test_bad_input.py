@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from meshhook.errors import DatabaseUnavailableError, UncertainCommitError
@@ -52,9 +51,7 @@ def test_a_name_that_no_queue_may_have_is_refused_before_a_database_is_needed(
     assert BAD_NAMES[name] in said
 
 
-WITH_A_QUEUE = [
-    command for command in WITH_A_QUEUE_NAME if command[:2] != ["queue", "create"]
-]
+WITH_A_QUEUE = [command for command in WITH_A_QUEUE_NAME if command[:2] != ["queue", "create"]]
 
 
 @pytest.mark.parametrize("command", WITH_A_QUEUE, ids=" ".join)
@@ -181,7 +178,9 @@ def test_without_a_database_the_ways_to_name_one_are_said(bare_cli, command):
         "postgresql://someone:hunter2@no-such-host.invalid/jobs",
     ],
 )
-@pytest.mark.parametrize("command", [["queue", "list"], ["worker", "jobs", "--handler", "json:loads"]])
+@pytest.mark.parametrize(
+    "command", [["queue", "list"], ["worker", "jobs", "--handler", "json:loads"]]
+)
 def test_a_database_out_of_reach_is_code_4(bare_cli, url, command):
     """The message names the place and the way out, not the password."""
     bare_cli.use(url)
@@ -280,7 +279,7 @@ def test_a_wrong_environment_variable_is_named(bare_cli, monkeypatch):
     ids=["unavailable", "uncertain"],
 )
 def test_a_server_that_goes_away_between_two_batches_is_code_1(
-    cli, jobs, sql, monkeypatch, error, said
+    cli, jobs, sql, monkeypatch, *, error, said
 ):
     """What was stored before is counted; 4 would say that nothing was done."""
     store = QueueService.enqueue_many

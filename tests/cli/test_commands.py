@@ -21,11 +21,13 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 def all_commands() -> list[list[str]]:
     """Return the words of every command and group."""
-    found = [[]]
+    found: list[list[str]] = [[]]
     for group in app.registered_groups:
-        found.append([group.name])
-        found += [[group.name, command.name] for command in group.typer_instance.registered_commands]
-    return found + [[command.name] for command in app.registered_commands]
+        name, commands = str(group.name), group.typer_instance
+        assert commands is not None
+        found.append([name])
+        found += [[name, str(command.name)] for command in commands.registered_commands]
+    return found + [[str(command.name)] for command in app.registered_commands]
 
 
 @pytest.mark.parametrize("words", all_commands(), ids=" ".join)
@@ -312,7 +314,9 @@ def test_named_dead_letters_are_replayed(cli, dead_letters):
 
 def test_dead_letters_of_a_type_are_replayed(cli, dead_letters):
     """The oldest first, no more than the limit; then all others of the type, into another queue."""
-    first = cli.ok("dlq", "replay", "jobs", "--error-type", "TimeoutError", "--limit", "1", "--json")
+    first = cli.ok(
+        "dlq", "replay", "jobs", "--error-type", "TimeoutError", "--limit", "1", "--json"
+    )
     assert [each["dead_letter_id"] for each in first.json["replayed"]] == dead_letters[:1]
     cli.ok("queue", "create", "later")
     rest = cli.ok(
@@ -326,10 +330,11 @@ def test_dead_letters_of_a_type_are_replayed(cli, dead_letters):
 def test_all_dead_letters_are_replayed(cli, jobs, sql):
     """However many they are; a second time there is nothing left."""
     sql(
-        "insert into pgmq.q_jobs_dlq (vt, message) "
-        "select now(), '{}' from generate_series(1, 2500)"
+        "insert into pgmq.q_jobs_dlq (vt, message) select now(), '{}' from generate_series(1, 2500)"
     )
-    assert cli.ok("dlq", "replay", jobs, "--all").out == "replayed 2,500 dead letters of queue jobs\n"
+    assert (
+        cli.ok("dlq", "replay", jobs, "--all").out == "replayed 2,500 dead letters of queue jobs\n"
+    )
     assert cli.ok("dlq", "replay", jobs, "--all", "--json").json["replayed"] == []
     assert cli.ok("dlq", "replay", jobs, "--all").out == "nothing of queue jobs was replayed\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ number = 3
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current directory, with a module and a package in it; what was imported is forgotten."""
     (tmp_path / "my_handlers.py").write_text(MODULE)
     (tmp_path / "shop").mkdir()
@@ -105,11 +106,14 @@ def test_the_worker_command_says_it_with_code_2(cli, jobs, folder):
 def test_a_function_of_no_job_is_code_2(cli, jobs, folder):
     """The library's own check is heard as well."""
     (folder / "wrong.py").write_text("def deliver(): pass\n")
-    assert "cannot be called with one job" in cli.fails(2, "worker", jobs, "--handler", "wrong:deliver")
+    assert "cannot be called with one job" in cli.fails(
+        2, "worker", jobs, "--handler", "wrong:deliver"
+    )
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--concurrency", "0"), ("--grace-seconds", "-1"), ("--grace-seconds", "nan")]
+    ("option", "value"),
+    [("--concurrency", "0"), ("--grace-seconds", "-1"), ("--grace-seconds", "nan")],
 )
 def test_options_of_the_worker_have_a_range(cli, jobs, option, value):
     """The message says which range."""

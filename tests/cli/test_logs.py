@@ -73,21 +73,21 @@ def test_all_kinds_of_loggers_go_to_the_same_place(stream):
 def test_an_exception_is_text(stream, logger):
     """Its type, what it says and its trace, in fields of their own, and once."""
     try:
-        raise KeyError("no")
+        {}["no"]
     except KeyError:
         logger.exception("failed")
     [record] = records(stream)
     assert record["error_type"] == "KeyError"
     assert record["error_message"] == "'no'"
     assert record["exception"].startswith("Traceback")
-    assert record["exception"].count("KeyError") == 2  # the line that raised, and the last line
+    assert record["exception"].count("KeyError") == 1
 
 
 def test_secrets_are_hidden_in_fields_and_texts(stream):
     """By the name of a field, however deep, and in URLs wherever they are."""
     url = "postgresql://someone:hunter2/with@signs@db.example/name"
     try:
-        raise ValueError(f"cannot use {url}")
+        int(url)
     except ValueError:
         get_logger("x").exception(
             f"connecting to {url}",
@@ -152,5 +152,5 @@ def test_configuring_twice_logs_once(stream):
 @pytest.mark.parametrize(("log_format", "level"), [("xml", "info"), ("json", "loud")])
 def test_an_unknown_format_or_level_is_named(log_format, level):
     """With those that there are."""
-    with pytest.raises(InvalidSettingError, match="xml|loud"):
+    with pytest.raises(InvalidSettingError, match=r"xml|loud"):
         configure_logging(log_format, level)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from rich.console import Console
 
+from meshhook import errors
 from meshhook.cli import failures, output
 from meshhook.cli.failures import ExitCode, PartlyDoneError, describe, exit_code, printable
 from meshhook.cli.tables import Column, table
@@ -86,9 +87,9 @@ ROWS = [["1", "dead_lettered", "r" * 36, "TimeoutError: " + "x" * 100], ["20", "
 
 def lines(width: int, rows=ROWS) -> list[str]:
     """Return the table of a terminal."""
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(table(COLUMNS, rows, width))
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(table(COLUMNS, rows, width))
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
@@ -173,8 +174,10 @@ def test_no_database_means_that_nothing_was_done(error, code):
 
 def test_every_error_of_the_library_has_a_code():
     """Bad input is never taken for a failure of the database, nor the other way round."""
-    from meshhook import errors
-
     for name, kind in vars(errors).items():
-        if isinstance(kind, type) and issubclass(kind, ValueError) and name != "InvalidPayloadError":
+        if (
+            isinstance(kind, type)
+            and issubclass(kind, ValueError)
+            and name != "InvalidPayloadError"
+        ):
             assert any(issubclass(kind, known) for known, _ in failures._CODES), name

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from meshhook.demo import scenario
-from meshhook.jobs import encode_body
+from meshhook.bodies import encode_body
 
 URL = "http://127.0.0.1:8080/webhooks"
 

@@ -8,7 +8,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
-from meshhook.jobs import Job, decode_headers
+from meshhook.bodies import decode_headers
+from meshhook.jobs import Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ Nothing here is tried again on its own; what is safe to repeat is decided by the
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -81,9 +81,6 @@ def translated_driver_errors() -> Iterator[None]:
         message = f"the database cannot be reached: {error or type(error).__name__}"
         raise errors.DatabaseUnavailableError(message) from error
     except asyncpg.InterfaceError as error:
-        if isinstance(error, ValueError):  # an argument that its type cannot hold
-            message = f"the database cannot take an argument: {error}"
-            raise errors.DatabaseError(message) from error
         message = f"the connection cannot be used: {error}"
         raise errors.DatabaseUnavailableError(message) from error
     except asyncpg.ReadOnlySQLTransactionError as error:
@@ -111,15 +108,17 @@ def translated_driver_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _statements() -> Iterator[None]:
-    """Tell a statement that got no answer in time from a connection that was not to be had.
+def translated_statement_errors() -> Iterator[None]:
+    """Do as `translated_errors` for a statement on a connection that stands.
 
-    The pool's command_timeout may fire after the server has committed.
+    No answer in time is then an UncertainCommitError: the server may have committed.
     """
     try:
-        yield
-    except TimeoutError as error:
-        message = "a statement got no answer within the connection's command_timeout"
+        with translated_driver_errors():
+            yield
+    except _NETWORK as error:
+        reason = error if str(error) else "no answer in time"
+        message = f"the connection broke while a statement was under way: {reason}"
         raise errors.UncertainCommitError(message) from error
 
 
@@ -237,8 +236,19 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         """Lend one connection inside a transaction."""
-        async with self.acquire() as connection, connection.transaction():
-            yield connection
+        async with self.acquire() as connection:
+            transaction = connection.transaction()
+            with translated_statement_errors():
+                await transaction.start()
+            try:
+                yield connection
+            except BaseException:
+                # A connection that is gone rolls back by itself.
+                with suppress(errors.DatabaseUnavailableError), translated_statement_errors():
+                    await transaction.rollback()
+                raise
+            with translated_statement_errors():
+                await transaction.commit()
 
     async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Run a statement and return its rows."""
@@ -260,5 +270,5 @@ class Database:
     @asynccontextmanager
     async def _statement(self) -> AsyncIterator[Any]:
         async with self.acquire() as connection:
-            with translated_errors():
+            with translated_statement_errors():
                 yield connection

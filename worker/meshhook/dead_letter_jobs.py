@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from meshhook.bodies import decode_headers
 from meshhook.errors import InvalidPayloadError
-from meshhook.jobs import DEAD_LETTER_HEADER, decode_headers
+from meshhook.jobs import DEAD_LETTER_HEADER
 from meshhook.limits import MAX_ID
 
 if TYPE_CHECKING:

@@ -8,11 +8,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
+import stamina
+
 from meshhook import administration, queries
+from meshhook.bodies import BodyDecoder, encode_body, encode_headers
 from meshhook.claims import claim
-from meshhook.database import Database, translated_errors
-from meshhook.errors import InvalidJobError, InvalidSettingError, SchemaMissingError
-from meshhook.jobs import BodyDecoder, Job, PayloadT, encode_body, encode_headers
+from meshhook.database import Database, translated_statement_errors
+from meshhook.errors import (
+    DatabaseUnavailableError,
+    InvalidJobError,
+    InvalidSettingError,
+    SchemaMissingError,
+)
+from meshhook.jobs import Job, PayloadT
 from meshhook.names import validate_queue_name
 from meshhook.outcomes import AttemptOutcome, delay_in_seconds
 from meshhook.sending import MAX_BATCH_MESSAGES, Message, SendBuffer, insert_messages
@@ -259,9 +267,14 @@ class QueueService(Generic[PayloadT]):
             if (config := self._fresh_config()) is not None:
                 return config
             now = time.monotonic()
-            self._config = await administration.get_queue_config(self._database, self.queue_name)
-            self._config_read_at = now
-            return self._config
+            # Reading is safe to repeat, and finds a connection that still stands.
+            async for attempt in stamina.retry_context(
+                on=DatabaseUnavailableError, attempts=3, timeout=5, wait_initial=0.05, wait_max=0.5
+            ):
+                with attempt:
+                    config = await administration.get_queue_config(self._database, self.queue_name)
+            self._config, self._config_read_at = config, now
+            return config
 
     async def close(self) -> None:
         """Wait until everything that is being enqueued is stored or refused."""
@@ -307,7 +320,7 @@ class QueueService(Generic[PayloadT]):
 
     async def _insert_in_batches(self, connection: Any, messages: list[Message]) -> list[int]:
         ids: list[int] = []
-        with translated_errors():
+        with translated_statement_errors():
             for start in range(0, len(messages), MAX_BATCH_MESSAGES):
                 batch = messages[start : start + MAX_BATCH_MESSAGES]
                 ids += await insert_messages(connection, self.queue_name, batch)

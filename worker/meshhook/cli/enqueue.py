@@ -142,8 +142,8 @@ class _Sender:
                 advance(len(self.msg_ids))
 
     def _checked(self, lines: JsonLines, limit_bytes: int) -> Iterator[Line]:
+        from meshhook.bodies import encode_body
         from meshhook.errors import InvalidJobError
-        from meshhook.jobs import encode_body
 
         for line in lines:
             line.value = self._with_ids(line.value)
@@ -209,8 +209,8 @@ def _ids(**ids: str | None) -> dict[str, str]:
 
 
 def _headers(headers: list[str]) -> dict[str, str]:
+    from meshhook.bodies import encode_headers
     from meshhook.cli.failures import UsageError
-    from meshhook.jobs import encode_headers
 
     found: dict[str, str] = {}
     for header in headers:

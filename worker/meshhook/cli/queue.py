@@ -180,8 +180,9 @@ def purge(
     async def work(database: Database) -> int:
         snapshot = await administration.get_queue_snapshot(database, name)
         messages = count(snapshot.queue_length, capped=snapshot.capped)
+        running = count(snapshot.running)
         confirm(
-            f"Delete all messages of queue {name!r}? It has {messages}, {snapshot.running} running.",
+            f"Delete all messages of queue {name!r}? It has {messages}, {running} running.",
             yes=yes,
         )
         return await QueueService[Any](database, name).purge_queue()

@@ -6,8 +6,9 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Generic, overload
 
+from meshhook.bodies import BodyDecoder
 from meshhook.errors import InvalidHandlerError
-from meshhook.jobs import BodyDecoder, Job, PayloadT
+from meshhook.jobs import Job, PayloadT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

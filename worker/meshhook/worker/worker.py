@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from meshhook.worker.housekeeping import ConfigWatcher, Housekeeper
 from meshhook.worker.leases import LeaseKeeper, LeaseTable
 from meshhook.worker.running import Runner
 from meshhook.worker.settling import Settled, Settler
+from meshhook.worker.stats import Tally, WorkerStats
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,32 +42,6 @@ _log = get_logger("meshhook.worker")
 
 MAX_CONCURRENCY = 10_000
 RELEASE_MARGIN_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStats:
-    """What a worker has done since it was started."""
-
-    processed: int
-    """Attempts whose outcome this worker recorded."""
-    succeeded: int
-    """Of these, done."""
-    failed: int
-    """Of these, failed: retried, dead-lettered or archived."""
-    retried: int
-    """Of these, to be tried again."""
-    moved_to_dlq: int
-    """Of these, dead letters now."""
-    snoozed: int
-    """Of these, put off by their handler."""
-    cancelled: int
-    """Of these, removed at their handler's word."""
-    leases_lost: int
-    """Attempts whose lease was lost: nothing was recorded."""
-    released: int
-    """Leases given back unused."""
-    running: int
-    """Jobs that run now."""
 
 
 class Worker:
@@ -126,9 +99,7 @@ class Worker:
         self._grace_seconds = float(grace_seconds)
         self._pooled = pooled
         self._metrics = WorkerMetrics(self.queue_name, registry)
-        self._outcomes = dict.fromkeys(AttemptOutcome, 0)
-        self._leases_lost = 0
-        self._released = 0
+        self._tally = Tally()
         self._leases = LeaseTable()
         self._parts: _Parts | None = None
         self._main: asyncio.Task[None] | None = None
@@ -200,24 +171,7 @@ class Worker:
 
     def get_stats(self) -> WorkerStats:
         """Return what the worker has done since it was made."""
-        counts = self._outcomes
-        failed = (
-            counts[AttemptOutcome.RETRIED]
-            + counts[AttemptOutcome.DEAD_LETTERED]
-            + counts[AttemptOutcome.ARCHIVED]
-        )
-        return WorkerStats(
-            processed=sum(counts.values()),
-            succeeded=counts[AttemptOutcome.SUCCEEDED],
-            failed=failed,
-            retried=counts[AttemptOutcome.RETRIED],
-            moved_to_dlq=counts[AttemptOutcome.DEAD_LETTERED],
-            snoozed=counts[AttemptOutcome.SNOOZED],
-            cancelled=counts[AttemptOutcome.CANCELLED],
-            leases_lost=self._leases_lost,
-            released=self._released,
-            running=0 if self._parts is None else self._parts.runner.running,
-        )
+        return self._tally.stats(running=0 if self._parts is None else self._parts.runner.running)
 
     @property
     def has_stuck_jobs(self) -> bool:
@@ -346,7 +300,7 @@ class Worker:
         if self._parts is None or not lost:
             return
         self._metrics.lease_extensions("lost", len(lost))
-        self._leases_lost += len(lost)
+        self._tally.leases_lost += len(lost)
         self._leases.discard(lost.items())
         for msg_id, attempt in lost.items():
             self._parts.runner.lease_lost(msg_id, attempt)
@@ -452,14 +406,14 @@ class Worker:
         except DatabaseError as error:
             _log.warning("leases not given back", leases=len(leases), error=str(error))
             return
-        self._released += len(rows)
+        self._tally.released += len(rows)
         self._metrics.attempts("released", len(rows))
 
     def _on_settled(self, settled: Settled) -> None:
         outcomes = [settlement.outcome for settlement in settled.recorded]
         outcomes += [AttemptOutcome.SUCCEEDED] * len(settled.completed)
         for outcome, count in Counter(outcomes).items():
-            self._outcomes[outcome] += count
+            self._tally.outcomes[outcome] += count
             self._metrics.attempts(outcome, count)
         delays = [
             settlement.delay_seconds
@@ -469,7 +423,7 @@ class Worker:
         if delays and self._parts is not None:
             self._parts.claimer.wake_in(min(delays))
         for settlement in settled.lost:
-            self._leases_lost += 1
+            self._tally.leases_lost += 1
             _log.warning(
                 "outcome not recorded: the lease was lost",
                 queue=self.queue_name,
@@ -500,22 +454,6 @@ class _Parts:
     housekeeper: Housekeeper
     releasing: set[asyncio.Task[None]]
     """Releases under way."""
-
-
-async def run_worker_process(worker: Worker) -> None:
-    """Run a worker as what a process is there for: until a signal.
-
-    Leaves the process at once, with 0, where a job that was given up would keep it from ending.
-
-    Raises:
-        QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
-    """
-    await worker.run()
-    if worker.has_stuck_jobs:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 async def _until(deadline: float, awaitable: Any) -> None:

@@ -1,0 +1,438 @@
+"""The way to the database: errors by their kind, connections that break, and transactions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from meshhook import QueueService
+from meshhook.database import STEADY_PLANS, Database, connect
+from meshhook.errors import (
+    DatabaseError,
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    InvalidSettingError,
+    SchemaMissingError,
+    UncertainCommitError,
+)
+from support.waiting import eventually
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+OTHERS = (
+    "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() "
+    "and application_name = 'under test'"
+)
+
+
+@asynccontextmanager
+async def pool_of(url: str, size: int = 3, **options: Any) -> AsyncIterator[Pool]:
+    """A pool whose connections can be told from others."""
+    settings = {"application_name": "under test"} | options.pop("server_settings", {})
+    async with asyncpg.create_pool(
+        url, min_size=size, max_size=size, server_settings=settings, **options
+    ) as pool:
+        yield pool
+
+
+async def terminate(connection: Connection) -> int:
+    """Terminate all connections under test, and return how many they were."""
+    rows = await connection.fetch(f"select pg_terminate_backend(pid) {OTHERS}")
+    return len(rows)
+
+
+async def is_waiting(connection: Connection) -> bool:
+    """Say whether a statement under test waits for a lock."""
+    return bool(await connection.fetch(f"select {OTHERS} and wait_event_type = 'Lock'"))
+
+
+class Proxy:
+    """Stands between a client and the server, and can swallow what the server answers."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = host, port
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.swallows_at = b""
+        """Once the client has sent this, its answer is swallowed and the connection is cut."""
+        self.cut = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection."""
+        server_reader, server_writer = await asyncio.open_connection(*self._target)
+        swallowing = asyncio.Event()
+
+        async def there() -> None:
+            while data := await reader.read(65_536):
+                if self.swallows_at and self.swallows_at in data:
+                    swallowing.set()
+                server_writer.write(data)
+
+        async def back() -> None:
+            while data := await server_reader.read(65_536):
+                # `Z`, idle: the statement has been committed.
+                if swallowing.is_set() and data.endswith(b"Z\x00\x00\x00\x05I"):
+                    self.cut += 1
+                    return
+                if not swallowing.is_set():
+                    writer.write(data)
+
+        tasks = [asyncio.create_task(there()), asyncio.create_task(back())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for each in (writer, server_writer):
+                each.close()
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[tuple[str, Proxy]]:
+    """A URL that leads to the database through a proxy."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    proxy = Proxy(parts.hostname, parts.port)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield url.replace(f":{parts.port}/", f":{port}/"), proxy
+
+
+# --- Errors by their kind ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "message"),
+    [
+        ("select 1/0", DatabaseError, r"division by zero \(SQLSTATE 22012\)"),
+        ("selec 1", DatabaseError, "SQLSTATE 42601"),
+        ("table meshhook.nothing", SchemaMissingError, "run: meshhook migrate"),
+        ("select meshhook.nothing()", SchemaMissingError, "run: meshhook migrate"),
+        ("select nothing from meshhook.queue_config", SchemaMissingError, "meshhook migrate"),
+        ("create table nowhere.x ()", SchemaMissingError, "run: meshhook migrate"),
+        ("create temporary table x (y text check (y <> ''))", None, ""),
+    ],
+)
+async def test_a_refused_statement_has_its_kind(
+    pool: Pool, sql: str, kind: type[DatabaseError] | None, message: str
+) -> None:
+    """What the server says is kept, with its SQLSTATE or with the command that helps."""
+    database = Database(pool)
+    if kind is None:
+        await database.fetch(sql)
+        return
+    with pytest.raises(kind, match=message) as caught:
+        await database.fetch(sql)
+    assert type(caught.value) is kind
+    assert isinstance(caught.value.__cause__, asyncpg.PostgresError)
+
+
+@pytest.mark.parametrize(
+    ("sql", "argument"), [("select $1::int", 2**40), ("select $1::int", "x"), ("select $1::text", 5)]
+)
+async def test_a_wrong_argument_is_not_a_broken_connection(
+    pool: Pool, sql: str, argument: Any
+) -> None:
+    """An argument that the type cannot hold is refused, and not worth another try."""
+    with pytest.raises(DatabaseError, match="invalid input for query argument") as caught:
+        await Database(pool).fetch(sql, argument)
+    assert not isinstance(caught.value, DatabaseUnavailableError)
+
+
+async def test_a_read_only_session(database_url: str) -> None:
+    """Case 11: the error names the way out, and is not one that goes away by waiting."""
+    settings = {"default_transaction_read_only": "on"}
+    async with pool_of(database_url, server_settings=settings) as pool:
+        with pytest.raises(DatabaseReadOnlyError, match="primary server") as caught:
+            await Database(pool).fetch("create table x ()")
+    assert not isinstance(caught.value, DatabaseUnavailableError)
+
+
+@pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
+async def test_a_lock_that_is_not_to_be_had(
+    connection: Connection, database_url: str, queue_name: str, setting: str
+) -> None:
+    """A statement that the server gave up is refused: it has certainly done nothing."""
+    async with (
+        pool_of(database_url, server_settings={setting: "1ms"}) as pool,
+        connection.transaction(),
+    ):
+        await connection.execute("lock table pgmq.q_jobs")
+        with pytest.raises(DatabaseError, match="SQLSTATE (55P03|57014)") as caught:
+            await Database(pool).fetch("select from pgmq.q_jobs")
+        assert not isinstance(caught.value, DatabaseUnavailableError)
+
+
+async def test_a_server_that_does_not_answer() -> None:
+    """A refused connection is an unavailable database; nothing was sent."""
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    for attempt in (connect(url), Database.connect(url)):
+        with pytest.raises(DatabaseUnavailableError, match="cannot be reached") as caught:
+            await attempt
+        assert not isinstance(caught.value, UncertainCommitError)
+
+
+async def test_a_database_that_does_not_exist(database_url: str) -> None:
+    """It is refused by name."""
+    with pytest.raises(DatabaseError, match='"no_such_database" does not exist'):
+        await connect(database_url.rpartition("/")[0] + "/no_such_database")
+
+
+async def test_a_login_that_is_refused(database_url: str) -> None:
+    """The error says that it is the login."""
+    with pytest.raises(DatabaseError, match="refused the login: password"):
+        await connect(database_url.replace("//postgres:", "//postgres:x"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:se#cret@127.0.0.1/db",
+        "postgresql://user:se/cret@127.0.0.1/db",
+        "postgresql://user:se?cret@127.0.0.1/db",
+        "postgresql://user:secret@127.0.0.1:9x/db",
+        "postgresql://user:secret@[::1/db",
+        "mysql://user:secret@127.0.0.1/db",
+        "host=127.0.0.1 password=secret",
+        "nonsense",
+    ],
+)
+async def test_a_url_that_is_not_valid(url: str) -> None:
+    """The error shows the right form, and nothing of the password."""
+    for attempt in (connect(url), Database.connect(url)):
+        with pytest.raises(InvalidSettingError, match="user:password@host:port") as caught:
+            await attempt
+        assert "cret" not in str(caught.value)
+        assert "'se'" not in str(caught.value)
+
+
+async def test_a_pool_with_no_free_connection(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting in vain for a connection is an unavailable database; nothing was sent."""
+    monkeypatch.setattr("meshhook.database.CONNECT_TIMEOUT_SECONDS", 0.01)
+    async with pool_of(database_url, size=1) as pool, pool.acquire():
+        with pytest.raises(DatabaseUnavailableError) as caught:
+            await Database(pool).fetch("select 1")
+    assert not isinstance(caught.value, UncertainCommitError)
+
+
+# --- Connections that break --------------------------------------------------------------------
+
+
+async def test_terminated_connections_in_the_pool_are_replaced(
+    connection: Connection, database_url: str, queue_name: str
+) -> None:
+    """Case 9: after idle connections were terminated, enqueues go through, each once."""
+    async with pool_of(database_url) as pool:
+        service = QueueService[Any](pool, queue_name)
+        await service.enqueue({})
+        held = [holder._con for holder in pool._holders]
+        assert await terminate(connection) == 3
+        await eventually(lambda: all(con is None or con.is_closed() for con in held))
+        ids = await asyncio.gather(*(service.enqueue({}) for _ in range(20)))
+        assert len(set(ids)) == 20
+        assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 21
+        assert len(await connection.fetch(f"select {OTHERS}")) >= 1
+
+
+async def test_a_terminated_read_is_repeated(
+    connection: Connection, database_url: str, queue_name: str
+) -> None:
+    """Case 9: reading the settings is safe to repeat: an enqueue that broke there is stored once."""
+    async with pool_of(database_url) as pool:
+        service = QueueService[Any](pool, queue_name)
+        async with connection.transaction():
+            await connection.execute("lock table meshhook.queue_config")
+            task = asyncio.create_task(service.enqueue({}))
+            await eventually(lambda: is_waiting(connection))
+            await terminate(connection)
+        await task
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1
+
+
+async def test_a_terminated_enqueue_says_that_it_is_uncertain(
+    connection: Connection, database_url: str, queue_name: str
+) -> None:
+    """Case 9: it is not repeated; every caller of the batch is told, and later ones go through."""
+    async with pool_of(database_url) as pool:
+        service = QueueService[Any](pool, queue_name)
+        await service.get_config()
+        async with connection.transaction():
+            await connection.execute("lock table pgmq.q_jobs")
+            tasks = [asyncio.create_task(service.enqueue({})) for _ in range(5)]
+            await eventually(lambda: is_waiting(connection))
+            await terminate(connection)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            assert isinstance(result, UncertainCommitError)
+            assert "while a statement was under way" in str(result)
+        await service.enqueue({})
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1
+
+
+@pytest.mark.parametrize("method", ["enqueue", "enqueue_many"])
+async def test_a_commit_whose_answer_is_lost_is_not_repeated(
+    connection: Connection, database_url: str, queue_name: str, method: str
+) -> None:
+    """Case 9: the job is stored once, although its caller was told that this is uncertain."""
+    async with proxied(database_url) as (url, proxy), pool_of(url, size=1) as pool:
+        service = QueueService[Any](pool, queue_name)
+        warm = (service.enqueue({}), service.enqueue_many([{}]))
+        await asyncio.gather(*warm)
+        proxy.swallows_at = b"needle" if method == "enqueue" else b"COMMIT"
+        with pytest.raises(UncertainCommitError):
+            await getattr(service, method)({} if method == "enqueue" else [{}], headers={"needle": 1})
+        assert proxy.cut == 1
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 3
+
+
+async def test_no_answer_in_time_is_uncertain(
+    connection: Connection, database_url: str, queue_name: str
+) -> None:
+    """Case 9: the server may commit after the pool's command_timeout; nothing is repeated."""
+    async with pool_of(database_url) as pool:
+        service = QueueService[Any](pool, queue_name)
+        await service.get_config()
+        async with connection.transaction():
+            await connection.execute("lock table pgmq.q_jobs")
+            async with pool_of(database_url, command_timeout=0.05) as hurried:
+                service._database.source = hurried
+                with pytest.raises(UncertainCommitError, match="no answer in time"):
+                    await service.enqueue({})
+                with pytest.raises(UncertainCommitError, match="no answer in time"):
+                    await service.enqueue_many([{}])
+
+
+async def test_what_was_not_sent_is_sent_again(
+    pool: Pool, queue_name: str, connection: Connection
+) -> None:
+    """Case 9: a database that is away for a moment costs no job, and doubles none."""
+    service = QueueService[Any](pool, queue_name)
+    await service.get_config()
+    failures = [DatabaseUnavailableError("away"), DatabaseUnavailableError("still away")]
+    fetch = Database(pool).fetch
+
+    async def away(sql: str, *arguments: object) -> Any:
+        if failures:
+            raise failures.pop()
+        return await fetch(sql, *arguments)
+
+    service._database.fetch = away  # type: ignore[method-assign]
+    await service.enqueue({})
+    assert failures == []
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1
+
+
+async def test_a_closed_connection_is_an_unavailable_database(database_url: str) -> None:
+    """A single connection that was closed is not opened again by us, and says so."""
+    own = await asyncpg.connect(database_url)
+    await own.close()
+    with pytest.raises(DatabaseUnavailableError, match="connection"):
+        await Database(own).fetch("select 1")
+
+
+# --- Sources and transactions ------------------------------------------------------------------
+
+
+async def test_a_pool_a_connection_and_a_database_will_do(
+    pool: Pool, connection: Connection
+) -> None:
+    """Each is a source; one of ours shares what the other has."""
+    for source in (pool, connection, Database(pool)):
+        database = Database(source)
+        assert await database.fetchval("select 1") == 1
+        row = await database.fetchrow("select 1 as one, 2 as two")
+        assert dict(row or {}) == {"one": 1, "two": 2}
+        assert await database.fetchrow("select where false") is None
+        assert len(await database.fetch("select generate_series(1, 3)")) == 3
+    assert Database(Database(pool)).source is pool
+
+
+@pytest.mark.parametrize("source", [None, "postgresql://localhost/jobs", 5, object()])
+def test_anything_else_is_refused(source: Any) -> None:
+    """The error names the type received."""
+    with pytest.raises(InvalidSettingError, match=f"got {type(source).__name__}"):
+        Database(source)
+
+
+async def test_only_what_is_ours_is_closed(database_url: str, connection: Connection) -> None:
+    """The caller's connection stays open; a pool that we opened is closed."""
+    await Database(connection).close()
+    assert await connection.fetchval("select 1") == 1
+    database = await Database.connect(database_url)
+    await database.close()
+    with pytest.raises(DatabaseUnavailableError):
+        await database.fetch("select 1")
+
+
+async def test_statements_on_one_connection_are_put_in_line(connection: Connection) -> None:
+    """Tasks that share a connection wait for each other instead of failing."""
+    database = Database(connection)
+    values = await asyncio.gather(*(database.fetchval("select $1::int", n) for n in range(20)))
+    assert values == list(range(20))
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_a_transaction_commits_or_rolls_back(
+    pool: Pool, connection: Connection, single: bool
+) -> None:
+    """What raises leaves nothing behind, and is passed on as it is."""
+    await connection.execute("create table x (y int)")
+    database = Database(connection if single else pool)
+    async with database.transaction() as own:
+        await own.execute("insert into x values (1)")
+    for error in (OSError("of the caller's own"), KeyError("x"), asyncio.CancelledError()):
+        with pytest.raises(type(error)) as caught:
+            async with database.transaction() as own:
+                await own.execute("insert into x values (2)")
+                raise error
+        assert caught.value is error
+    with pytest.raises(DatabaseError, match="22012"):
+        async with database.transaction() as own:
+            await own.execute("insert into x values (3)")
+            await own.execute("select 1/0")
+    assert [row["y"] for row in await database.fetch("table x")] == [1]
+
+
+async def test_a_commit_that_the_server_refuses(pool: Pool, connection: Connection) -> None:
+    """A constraint that is checked at the commit is a refused statement."""
+    await connection.execute("create table x (y int unique deferrable initially deferred)")
+    database = Database(pool)
+    with pytest.raises(DatabaseError, match="23505"):
+        async with database.transaction() as own:
+            await own.execute("insert into x values (1), (1)")
+    assert await database.fetch("table x") == []
+
+
+async def test_a_transaction_whose_connection_breaks(
+    connection: Connection, database_url: str
+) -> None:
+    """The first error is the one that counts: rolling back on a dead connection hides nothing."""
+    async with pool_of(database_url, size=1) as pool:
+        with pytest.raises(UncertainCommitError):
+            async with Database(pool).transaction() as own:
+                await terminate(connection)
+                await own.fetch("select 1")
+        assert await Database(pool).fetchval("select 1") == 1
+
+
+async def test_steady_plans_are_set_where_no_pooler_stands(database_url: str) -> None:
+    """A worker's connection plans by index; a pooler would refuse the settings."""
+    for pooled, is_set in ((False, True), (True, False)):
+        own = await connect(database_url, pooled=pooled, steady_plans=True)
+        try:
+            for name, value in STEADY_PLANS.items():
+                found = await own.fetchval("select current_setting($1)", name)
+                assert (found == value) is is_set, name
+        finally:
+            await own.close()

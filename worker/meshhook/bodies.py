@@ -1,0 +1,261 @@
+"""The JSON of a job: writing what a producer enqueues, and reading what a handler gets."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Generic
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from meshhook.errors import InvalidJobError, InvalidPayloadError, JobTooLargeError
+from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
+
+MAX_HEADERS_BYTES = 65_536
+_MAX_FAULT_DEPTH = 100
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_SCALARS_AS_TEXT = (UUID, datetime, date, time, timedelta, Decimal, Enum, BaseModel)
+
+
+def encode_body(job: object, max_bytes: int) -> str:
+    """Return the JSON text of a job's message.
+
+    Args:
+        job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
+        max_bytes: the most bytes of UTF-8 that the text may have.
+
+    Raises:
+        InvalidJobError: if it is not JSON, or holds NaN, an infinity, or a character that
+            PostgreSQL cannot store; the message names the place.
+        JobTooLargeError: if it is longer than `max_bytes`.
+    """
+    text, size_bytes = _encode(job, "job")
+    if size_bytes > max_bytes:
+        raise JobTooLargeError(size_bytes, max_bytes)
+    return text
+
+
+def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
+    """Return the JSON text of a message's headers, or None if there are none.
+
+    Raises:
+        InvalidJobError: if they are not a JSON object, use a `meshhook-` name, or are longer than
+            65,536 bytes.
+    """
+    if headers is None:
+        return None
+    if not isinstance(headers, Mapping):
+        message = f"headers are a mapping of names to JSON values, got {headers!r}"
+        raise InvalidJobError(message)
+    if not headers:
+        return None
+    for name in headers:
+        if str(name).startswith("meshhook-"):
+            message = f"header {name!r}: names that start with 'meshhook-' are the queue's own"
+            raise InvalidJobError(message)
+    text, size_bytes = _encode(dict(headers), "headers")
+    if size_bytes > MAX_HEADERS_BYTES:
+        message = f"the headers are {size_bytes} bytes of JSON, at most {MAX_HEADERS_BYTES} are "
+        raise InvalidJobError(message + "allowed; put data into the payload")
+    return text
+
+
+def _encode(value: object, what: str) -> tuple[str, int]:
+    """Return the JSON text of `value` and its length in bytes; `what` names it in errors."""
+    try:
+        body = _as_mapping(value) if isinstance(value, BaseModel) else value
+        text = json.dumps(
+            body, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_as_json
+        )
+    except RecursionError:
+        message = f"the {what} is nested too deeply for JSON, or refers to itself"
+        raise InvalidJobError(message) from None
+    except (TypeError, ValueError) as error:
+        message = _first_fault(value, what) or f"the {what} is not JSON: {error}"
+        raise InvalidJobError(message) from None
+    if "\\u0000" in text and _NUL.search(text):
+        place = _first_fault(body, what) or f"the {what}"
+        message = f"{place}: PostgreSQL cannot store the character U+0000 in JSON; remove it"
+        raise InvalidJobError(message)
+    # Where a model lets anything stand, pydantic writes null for NaN, without a word.
+    if "null" in text and (lost := _first_lost_float(value, what)):
+        raise InvalidJobError(lost)
+    try:
+        return text, len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        place = _first_fault(body, what) or f"the {what}"
+        message = f"{place}: holds half of a surrogate pair, which is no character; remove it"
+        raise InvalidJobError(message) from None
+
+
+def _as_mapping(model: BaseModel) -> dict[str, Any]:
+    if type(model) is WorkflowJob:
+        return dict(model)
+    # Not model_dump: it would turn NaN into null without a word.
+    dumped = to_jsonable_python(model, inf_nan_mode="constants")
+    return dict(dumped) if isinstance(dumped, dict) else {"payload": dumped}
+
+
+def _as_json(value: object) -> Any:
+    if isinstance(value, _SCALARS_AS_TEXT):
+        return to_jsonable_python(value, inf_nan_mode="constants")
+    if isinstance(value, Mapping):
+        return dict(value)
+    message = f"{type(value).__name__} has no form in JSON"
+    raise TypeError(message)
+
+
+def _first_fault(value: object, place: str, depth: int = 0) -> str | None:
+    """Return the first place in a body that JSON or PostgreSQL cannot hold, with the reason."""
+    if depth > _MAX_FAULT_DEPTH:
+        return None
+    if isinstance(value, BaseModel):
+        try:
+            value = _as_mapping(value)
+        except ValueError as error:
+            return f"{place} cannot be written as JSON: {error}"
+    if isinstance(value, Mapping):
+        faults = (_fault_of_item(key, item, place, depth) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        faults = (_first_fault(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value))
+    else:
+        return _fault_of_scalar(value, place)
+    return next((fault for fault in faults if fault), None)
+
+
+def _fault_of_item(key: object, item: object, place: str, depth: int) -> str | None:
+    if not isinstance(key, str | int | float | bool | None):
+        return f"{place} has the key {key!r}; the keys of a JSON object are strings"
+    return _fault_of_scalar(key, f"{place}: the key {key!r}") or _first_fault(
+        item, f"{place}.{key}", depth + 1
+    )
+
+
+def _fault_of_scalar(value: object, place: str) -> str | None:
+    if isinstance(value, str):
+        is_storable = "\x00" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+        return None if is_storable else place
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{place} is {value}, which is not JSON"
+    if value is None or isinstance(value, (int, *_SCALARS_AS_TEXT)):
+        return None
+    return f"{place} is of type {type(value).__name__}, which JSON does not have"
+
+
+def _first_lost_float(value: object, place: str, *, in_model: bool = False) -> str | None:
+    """Return the first place in a model that holds NaN or an infinity."""
+    if isinstance(value, BaseModel):
+        in_model = in_model or type(value) is not WorkflowJob
+        value = value.model_dump(warnings=False) if in_model else dict(value)
+    if isinstance(value, Mapping):
+        items = [(f"{place}.{key}", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{place}[{i}]", item) for i, item in enumerate(value)]
+    else:
+        is_lost = in_model and isinstance(value, float) and not math.isfinite(value)
+        return f"{place} is {value}, which is not JSON" if is_lost else None
+    faults = (_first_lost_float(item, name, in_model=in_model) for name, item in items)
+    return next((fault for fault in faults if fault), None)
+
+
+def decode_headers(text: str | None) -> dict[str, Any]:
+    """Return a message's headers as a dictionary; any other form is kept under one key."""
+    if text is None:
+        return {}
+    try:
+        headers = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if isinstance(headers, dict):
+        return headers
+    return {} if headers is None else {"meshhook-foreign-headers": headers}
+
+
+class _Envelope(BaseModel, Generic[PayloadT]):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    run_id: str | None = None
+    workflow_id: str | None = None
+    project_id: str | None = None
+    payload: PayloadT
+
+
+class BodyDecoder(Generic[PayloadT]):
+    """Reads message bodies for one payload model.
+
+    A body is an object with `run_id`, `workflow_id`, `project_id` and `payload`. A body without
+    a `payload`, as any other PGMQ client may send, is its own payload.
+    """
+
+    def __init__(self, payload_model: Any = None) -> None:
+        """Take a pydantic model, or anything else that a TypeAdapter takes; None means any JSON."""
+        model: Any = Any if payload_model is None else payload_model
+        self._takes_anything = model is Any
+        envelope: Any = _Envelope
+        self._envelope: TypeAdapter[_Envelope[PayloadT]] = TypeAdapter(envelope[model])
+        self._bare: TypeAdapter[PayloadT] = TypeAdapter(model)
+
+    def decode(self, job: Job[PayloadT]) -> None:
+        """Fill in the job's payload and identifiers from its body.
+
+        Raises:
+            InvalidPayloadError: if the model rejects the payload; the message lists the faults
+                without the values. The identifiers are filled in all the same.
+        """
+        try:
+            envelope = self._envelope.validate_json(job.body)
+        except ValidationError:
+            self._decode_slowly(job)
+        else:
+            job.run_id = _cut(envelope.run_id)
+            job.workflow_id = _cut(envelope.workflow_id)
+            job.project_id = _cut(envelope.project_id)
+            job.payload = envelope.payload
+
+    def _decode_slowly(self, job: Job[PayloadT]) -> None:
+        try:
+            body = json.loads(job.body)
+        except (ValueError, RecursionError) as error:
+            message = f"the body cannot be read as JSON: {error}"
+            raise InvalidPayloadError(message) from None
+        payload = body
+        if isinstance(body, dict):
+            job.run_id = _scalar_text(body.get("run_id"))
+            job.workflow_id = _scalar_text(body.get("workflow_id"))
+            job.project_id = _scalar_text(body.get("project_id"))
+            payload = body.get("payload", body)
+        if self._takes_anything:
+            # JSON may be nested more deeply than pydantic reads it.
+            job.payload = payload
+            return
+        try:
+            # Through JSON text, since JSON input is read more leniently than Python objects.
+            job.payload = self._bare.validate_json(json.dumps(payload))
+        except ValidationError as error:
+            raise InvalidPayloadError(_describe(error)) from None
+
+
+def _cut(text: str | None) -> str | None:
+    return text if text is None or len(text) <= MAX_ID_LENGTH else text[:MAX_ID_LENGTH]
+
+
+def _scalar_text(value: object) -> str | None:
+    is_scalar = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return _cut(str(value)) if is_scalar else None
+
+
+def _describe(error: ValidationError) -> str:
+    faults = [
+        f"{'.'.join(str(part) for part in fault['loc']) or 'payload'}: {fault['msg']}"
+        for fault in error.errors(include_url=False, include_input=False)
+    ]
+    shown = "; ".join(faults[:5])
+    more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""  # noqa: PLR2004
+    return f"the payload does not fit the handler's model: {shown}{more}"

@@ -1,0 +1,27 @@
+"""A worker as what a process is there for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshhook.worker.worker import Worker
+
+
+async def run_worker_process(worker: Worker) -> None:
+    """Run a worker as what a process is there for: until a signal.
+
+    Leaves the process at once, with 0, where a job that was given up would keep it from ending.
+
+    Raises:
+        QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
+    """
+    await worker.run()
+    if worker.has_stuck_jobs:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -1,0 +1,61 @@
+"""What a worker has done, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from meshhook.outcomes import AttemptOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """What a worker has done since it was started."""
+
+    processed: int
+    """Attempts whose outcome this worker recorded."""
+    succeeded: int
+    """Of these, done."""
+    failed: int
+    """Of these, failed: retried, dead-lettered or archived."""
+    retried: int
+    """Of these, to be tried again."""
+    moved_to_dlq: int
+    """Of these, dead letters now."""
+    snoozed: int
+    """Of these, put off by their handler."""
+    cancelled: int
+    """Of these, removed at their handler's word."""
+    leases_lost: int
+    """Attempts whose lease was lost: nothing was recorded."""
+    released: int
+    """Leases given back unused."""
+    running: int
+    """Jobs that run now."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts what a worker does."""
+
+    outcomes: dict[AttemptOutcome, int] = field(
+        default_factory=lambda: dict.fromkeys(AttemptOutcome, 0)
+    )
+    leases_lost: int = 0
+    released: int = 0
+
+    def stats(self, *, running: int) -> WorkerStats:
+        """Return the counts, with how many jobs run now."""
+        retried = self.outcomes[AttemptOutcome.RETRIED]
+        dead = self.outcomes[AttemptOutcome.DEAD_LETTERED]
+        return WorkerStats(
+            processed=sum(self.outcomes.values()),
+            succeeded=self.outcomes[AttemptOutcome.SUCCEEDED],
+            failed=retried + dead + self.outcomes[AttemptOutcome.ARCHIVED],
+            retried=retried,
+            moved_to_dlq=dead,
+            snoozed=self.outcomes[AttemptOutcome.SNOOZED],
+            cancelled=self.outcomes[AttemptOutcome.CANCELLED],
+            leases_lost=self.leases_lost,
+            released=self.released,
+            running=running,
+        )
