@@ -78,6 +78,24 @@ async def test_the_job_that_a_handler_sees(pool: Pool[Any], database_url: str) -
     assert job.enqueued_at <= job.claimed_at <= job.started_at
 
 
+async def test_the_history_names_the_trace(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """The trace id of the header `traceparent` stands in the history; nonsense does not."""
+
+    async def handler(_: Job[Any]) -> None:
+        """Do nothing."""
+
+    queue = QueueService[Any](pool, "jobs")
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    await queue.enqueue({}, headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"})
+    await queue.enqueue({}, headers={"traceparent": ["odd"]})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 2)
+    rows = await connection.fetch("select trace_id from meshhook.job_attempts order by msg_id")
+    assert [row["trace_id"] for row in rows] == [trace_id, None]
+
+
 async def test_a_failure_is_retried_and_then_a_dead_letter(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:

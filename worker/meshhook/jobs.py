@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 from uuid import UUID
@@ -28,6 +29,7 @@ REPLAYED_HEADER = "meshhook-replayed-from"
 """The header of a replayed job that says which dead letter it was."""
 
 MAX_ID_LENGTH = 200
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
 
 def _id_as_text(value: object) -> object:
@@ -144,6 +146,12 @@ class Job(Generic[PayloadT]):
     def lost_attempts(self) -> int:
         """How many earlier attempts ended without an outcome: their lease ran out."""
         return max(0, self.attempt - 1 - self.settled_attempts)
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that it was enqueued in, from the header `traceparent` (W3C Trace Context)."""
+        found = _TRACEPARENT.fullmatch(str(self.headers.get("traceparent", "")))
+        return None if found is None else found.group(1)
 
     async def complete(self, *, connection: Any) -> None:
         """Settle this job as done inside the caller's own transaction.

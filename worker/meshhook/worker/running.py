@@ -404,6 +404,7 @@ def settlement_of(
         error_type=end.error_type,
         error_message=end.error_message,
         error_stack=end.error_stack,
+        trace_id=job.trace_id if job.headers else None,
     )
 
 
