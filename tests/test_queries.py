@@ -117,7 +117,7 @@ def test_each_is_one_statement(name: str) -> None:
 def test_no_placeholder_is_left(name: str) -> None:
     """With a queue and a target every name is filled in, and no other braces are read as names."""
     filled = queries.load(name, "jobs", target="other")
-    left = re.findall(r"\{(\w+)\}", filled)
+    left = re.findall(r"\{([a-z_]+)\}", filled)
     assert left == []
 
 

@@ -73,7 +73,7 @@ def test_all_kinds_of_loggers_go_to_the_same_place(stream):
 def test_an_exception_is_text(stream, logger):
     """Its type, what it says and its trace, in fields of their own, and once."""
     try:
-        {}["no"]
+        dict[str, int]()["no"]
     except KeyError:
         logger.exception("failed")
     [record] = records(stream)

@@ -2,7 +2,8 @@
 select
     to_regclass(format('pgmq.%I', 'q_' || $1::text)) is not null
         and to_regclass(format('pgmq.%I', 'q_' || $1::text || '_dlq')) is not null
-        and exists (select from meshhook.queue_config c where c.queue_name = $1::text) as is_complete,
+        and exists (select from meshhook.queue_config c where c.queue_name = $1::text)
+        as is_complete,
     exists (select from pg_attribute a
             where a.attrelid = to_regclass(format('pgmq.%I', 'q_' || $1::text))
               and a.attname = 'last_read_at' and not a.attisdropped) as has_last_read_at,

@@ -1,0 +1,208 @@
+"""Plans that hold at every depth: a queue that was empty when they were made is deep later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+from meshhook import queries
+from meshhook.database import connect
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+DEPTH = 200_000
+FILL = """
+    insert into pgmq.q_jobs (vt, message, headers)
+    select clock_timestamp() + make_interval(secs => $2::float8), '{"payload": 1}', null
+    from generate_series(1, $1::int)
+"""
+SETTLEMENT = (
+    "array[1,2,3]::bigint[], array[1,1,1], array['succeeded','retried','dead_lettered'], "
+    "array[0,1,0]::float8[], array[null,null,null]::float8[], "
+    "array[0,0,0]::float8[], null, null, null, null, null, null, null, 'jobs'"
+)
+STATEMENTS = {
+    "claim": "30, '2000-01-01', 100, 5",
+    "settle": f"null, {SETTLEMENT}",
+    "extend": "array[1,2,3]::bigint[], array[1,1,1], 30",
+    "release": "array[1,2,3]::bigint[], array[1,1,1], 0",
+    "wait": "2, 'meshhook.waiting_jobs'",
+    "find_settled": "'jobs', 'w', array[1]::bigint[], array[1]",
+    "find_live_job": "5",
+    "find_live_jobs_by_id": "array[1,2,3]::bigint[]",
+    "find_live_jobs": "null, null, 1000, 50",
+    "find_live_jobs_by_state": "null, null, 1000, 50, 'ready', true",
+    "purge_queue": "1000",
+}
+"""Statements of a worker and of administration, with arguments as an EXECUTE takes them."""
+
+
+@pytest.fixture
+async def steady(database_url: str, queue_name: str) -> AsyncIterator[Connection]:
+    """A worker's own connection, on which every statement was planned for an empty queue."""
+    connection = await connect(database_url, steady_plans=True)
+    for name, arguments in STATEMENTS.items():
+        await connection.execute(f"prepare {name} as {queries.load(name, queue_name)}")
+        # Once, so that the plan is made and kept: now, while the table is empty.
+        await connection.execute(f"execute {name} ({arguments})")
+    yield connection
+    await connection.close()
+
+
+async def fill(connection: Connection, messages: int, delay_seconds: float = 0) -> None:
+    """Add messages, as many producers would, with no analyze since."""
+    await connection.execute(FILL, messages, delay_seconds)
+
+
+async def explained(
+    connection: Connection, name: str, arguments: str | None = None
+) -> dict[str, Any]:
+    """Run a prepared statement, undo it, and return what it did."""
+    execute = f"execute {name} ({STATEMENTS[name] if arguments is None else arguments})"
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        text = await connection.fetchval(
+            f"explain (analyze, buffers, format json) {execute.removesuffix('()')}"
+        )
+    finally:
+        await transaction.rollback()
+    plan: dict[str, Any] = json.loads(text)[0]["Plan"]
+    return plan
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return a plan and all that is below it."""
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+def scans_of(plan: dict[str, Any], table: str = "q_jobs") -> set[str]:
+    """Return how a plan reads a table."""
+    return {
+        node["Node Type"]
+        for node in nodes(plan)
+        if node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"
+    }
+
+
+def buffers(plan: dict[str, Any]) -> int:
+    """Return how many pages a statement looked at."""
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+async def claim_buffers(connection: Connection, from_vt: str = "2000-01-01") -> int:
+    """Return how many pages a claim of ten looks at."""
+    plan = await explained(connection, "claim", f"30, '{from_vt}', 10, 5")
+    assert scans_of(plan) == {"Index Scan"}
+    return buffers(plan)
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_a_plan_made_for_an_empty_queue_is_by_index(steady: Connection, name: str) -> None:
+    """Case 17: no statement of a worker ever reads the whole table of a queue."""
+    await fill(steady, 2_000)
+    plan = await explained(steady, name)
+    assert scans_of(plan) <= {"Index Scan", "Index Only Scan", "Tid Scan"}, json.dumps(plan)
+    assert scans_of(plan) or name == "find_settled"
+
+
+async def test_a_deep_queue_costs_no_more_than_a_shallow_one(steady: Connection) -> None:
+    """Case 17: at 200,000 messages each statement looks at the pages of its own messages."""
+    await fill(steady, 2_000)
+    shallow = {name: buffers(await explained(steady, name)) for name in STATEMENTS}
+    await fill(steady, DEPTH)
+    for name, few in shallow.items():
+        deep = buffers(await explained(steady, name))
+        assert deep <= 2 * few + 100, f"{name}: {few} pages at 2,000 messages, {deep} at {DEPTH}"
+
+
+@pytest.mark.parametrize("function", ["queue_snapshot", "list_queue_snapshots"])
+@pytest.mark.parametrize("is_steady", [True, False])
+async def test_a_snapshot_reads_no_more_than_its_limit(
+    steady: Connection, database_url: str, function: str, is_steady: bool
+) -> None:
+    """Counting is bounded, on a worker's connection as on any other, before any analyze."""
+    arguments = "$1::text, 1000" if function == "queue_snapshot" else "1000"
+    sql = queries.load(function).replace("$1::text, $2::int", arguments).replace("$1::int", "1000")
+    sql = sql.replace("$1::text", "'jobs'")
+    connection = await connect(database_url, steady_plans=is_steady)
+    try:
+        await connection.execute(f"prepare snapshot as {sql}")
+        await connection.execute("execute snapshot")
+        await fill(steady, DEPTH // 2)
+        await fill(steady, DEPTH // 2, delay_seconds=3_600)
+        assert buffers(await explained(connection, "snapshot", "")) < 3_500
+    finally:
+        await connection.close()
+
+
+async def test_finished_jobs_do_not_slow_polling(steady: Connection, connection: Connection) -> None:
+    """Case 17: after 350,000 jobs have come and gone, a claim looks at a few pages."""
+    empty = await claim_buffers(steady)
+    await fill(steady, 350_000)
+    await connection.execute("delete from pgmq.q_jobs")
+    await connection.execute(
+        "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, finished_at) "
+        "select 'jobs', n, 1, 'succeeded', now() from generate_series(1, 350000) n"
+    )
+    # Before any vacuum: the first claim meets the dead entries, and marks them for all others.
+    await claim_buffers(steady)
+    assert await claim_buffers(steady) <= empty + 1_500
+    await connection.execute("vacuum pgmq.q_jobs")
+    assert await claim_buffers(steady) <= empty + 20
+    await fill(steady, 10)
+    assert await claim_buffers(steady) <= empty + 200
+    assert buffers(await explained(steady, "wait")) <= 20
+
+
+async def test_delayed_jobs_do_not_slow_claims(steady: Connection) -> None:
+    """Case 17: a claim passes by 100,000 jobs that fall due later."""
+    await fill(steady, 10)
+    few = await claim_buffers(steady)
+    await fill(steady, 100_000, delay_seconds=3_600)
+    assert await claim_buffers(steady) <= few + 100
+    assert buffers(await explained(steady, "wait")) <= 20
+
+
+async def test_an_old_transaction_does_not_slow_claims(
+    steady: Connection, connection: Connection
+) -> None:
+    """Case 18: with a low-water mark a claim costs the same however many jobs were settled."""
+    holder = connection.transaction(isolation="repeatable_read")
+    await holder.start()
+    await connection.fetchval("select pg_current_xact_id()")
+    bounded, unbounded = [], []
+    for _ in range(10):
+        mark = await steady.fetchval("select clock_timestamp()")
+        await fill(steady, 5_000)
+        bounded.append(await claim_buffers(steady, str(mark)))
+        unbounded.append(await claim_buffers(steady))
+        # All of them settled, and none can be cleaned up: the old transaction might look.
+        await steady.execute("delete from pgmq.q_jobs")
+    await holder.rollback()
+    assert max(bounded[1:]) <= 2 * bounded[0] + 50, bounded
+    assert unbounded[-1] > 5 * bounded[-1], "there was nothing to bound"
+
+
+async def test_without_the_settings_the_plan_goes_stale(
+    database_url: str, queue_name: str, connection: Connection
+) -> None:
+    """The settings are needed: a plan kept from an empty queue reads the whole table without."""
+    await connection.execute("vacuum analyze pgmq.q_jobs")
+    stale = await asyncpg.connect(database_url)
+    try:
+        for name, arguments in STATEMENTS.items():
+            await stale.execute(f"prepare {name} as {queries.load(name, queue_name)}")
+            for _ in range(6):
+                await stale.execute(f"execute {name} ({arguments})")
+        await fill(stale, 2_000)
+        scans = {name: scans_of(await explained(stale, name)) for name in STATEMENTS}
+        assert "Seq Scan" in set().union(*scans.values()), scans
+    finally:
+        await stale.close()

@@ -1,0 +1,89 @@
+"""How many messages to claim, and from where: the claimer's pure decisions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshhook.worker.claim_plan import (
+    LOW_MARGIN,
+    MAX_CLAIM_MESSAGES,
+    MAX_SWEEP_INTERVAL_SECONDS,
+    ClaimWindow,
+    FinishRate,
+    claim_size,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@given(
+    free_slots=st.integers(0, 10_000),
+    unstarted=st.integers(0, 10_000),
+    finished_per_second=st.floats(0, 1e6),
+)
+def test_claimed_work_stays_within_a_tenth_of_a_second(
+    free_slots: int, unstarted: int, finished_per_second: float
+) -> None:
+    """After a claim there is no more unstarted work than can start, and 100 ms of the rate."""
+    size = claim_size(
+        free_slots=free_slots, unstarted=unstarted, finished_per_second=finished_per_second
+    )
+    assert 0 <= size <= MAX_CLAIM_MESSAGES
+    if size:
+        ahead = min(finished_per_second / 10, MAX_CLAIM_MESSAGES)
+        assert unstarted + size <= free_slots + ahead
+
+
+def test_slow_jobs_are_claimed_one_a_slot() -> None:
+    """With jobs of a second nothing is claimed ahead, so that other workers get the rest."""
+    assert claim_size(free_slots=3, unstarted=0, finished_per_second=5) == 3
+    assert claim_size(free_slots=0, unstarted=0, finished_per_second=5) == 0
+    assert claim_size(free_slots=3, unstarted=3, finished_per_second=5) == 0
+
+
+def test_fast_jobs_are_claimed_in_large_batches() -> None:
+    """At a high rate a claim waits until half of what is ahead is used up."""
+    assert claim_size(free_slots=0, unstarted=900, finished_per_second=10_000) == 0
+    assert claim_size(free_slots=0, unstarted=500, finished_per_second=10_000) == 500
+
+
+def test_the_rate_follows_what_finishes() -> None:
+    """A steady rate is found within seconds, and forgotten as quickly."""
+    rate = FinishRate()
+    finished = 0
+    for tick in range(50):
+        rate.update(finished, tick * 0.1)
+        finished += 100
+    assert 900 < rate.per_second <= 1000
+    for tick in range(50, 100):
+        rate.update(finished, tick * 0.1)
+    assert rate.per_second < 20
+
+
+@given(st.lists(st.floats(1e-6, 100), min_size=1, max_size=50))
+def test_sweeps_take_a_twentieth_of_the_time(durations: list[float]) -> None:
+    """Whatever sweeps cost, they take 5 percent of the time, or come once in 30 seconds."""
+    window = ClaimWindow(low=NOW)
+    now = 0.0
+    for seconds in durations:
+        assert window.sweep_is_due(now)
+        window.swept(now, now + seconds)
+        now += seconds
+        pause = min(seconds * 20, MAX_SWEEP_INTERVAL_SECONDS)
+        assert not window.sweep_is_due(now + pause * 0.99)
+        now += pause * 1.01
+
+
+def test_a_bounded_claim_starts_just_below_the_smallest_seen() -> None:
+    """The first claim looks at everything; later ones start below the last one's oldest."""
+    window = ClaimWindow()
+    window.swept(0, 1)
+    assert window.sweep_is_due(1.5)
+    window.found(NOW)
+    assert window.low == NOW - LOW_MARGIN
+    assert not window.sweep_is_due(1.5)
+    window.found(NOW - timedelta(hours=1))
+    assert window.low == NOW - timedelta(hours=1) - LOW_MARGIN

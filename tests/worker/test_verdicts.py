@@ -1,0 +1,71 @@
+"""What becomes of a job when an attempt ends: the pure decision."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshhook import Cancel, DeadLetter, Done, RetryAfter, Snooze
+from meshhook.outcomes import AttemptOutcome
+from meshhook.queue_config import QueueSettings
+from meshhook.worker.verdicts import invalid_payload, lease_lost, verdict
+
+SETTINGS = QueueSettings(max_retry_attempts=3, retry_jitter=0)
+
+
+@given(
+    attempt=st.integers(1, 2000),
+    limit=st.integers(1, 1000),
+    jitter=st.floats(0, 1),
+    fraction=st.floats(0, 1, exclude_max=True),
+)
+def test_a_failure_is_retried_until_the_last_attempt(
+    attempt: int, limit: int, jitter: float, fraction: float
+) -> None:
+    """Below the limit a failure is retried within the backoff's bounds; from it on it is final."""
+    settings = QueueSettings(max_retry_attempts=limit, retry_jitter=jitter)
+    end = verdict(ValueError("x"), attempt=attempt, settings=settings, jitter_fraction=fraction)
+    if attempt >= limit:
+        assert end.outcome is AttemptOutcome.DEAD_LETTERED
+        assert end.delay_seconds == 0
+    else:
+        assert end.outcome is AttemptOutcome.RETRIED
+        ceiling = min(2 ** min(attempt - 1, 60), 300)
+        assert ceiling * (1 - jitter) - 0.001 <= end.delay_seconds <= ceiling
+    assert end.error_type == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("ended", "attempt", "outcome", "delay_seconds"),
+    [
+        (None, 1, AttemptOutcome.SUCCEEDED, 0),
+        (Done(), 1, AttemptOutcome.SUCCEEDED, 0),
+        (42, 1, AttemptOutcome.SUCCEEDED, 0),
+        (RetryAfter(7), 1, AttemptOutcome.RETRIED, 7),
+        (RetryAfter(7), 3, AttemptOutcome.DEAD_LETTERED, 0),
+        (Snooze(7), 1, AttemptOutcome.SNOOZED, 7),
+        (Snooze(7), 3, AttemptOutcome.SNOOZED, 7),
+        (DeadLetter("no"), 1, AttemptOutcome.DEAD_LETTERED, 0),
+        (Cancel("no"), 1, AttemptOutcome.CANCELLED, 0),
+        (KeyError("k"), 3, AttemptOutcome.DEAD_LETTERED, 0),
+    ],
+)
+def test_each_ending(
+    ended: object, attempt: int, outcome: AttemptOutcome, delay_seconds: float
+) -> None:
+    """Each thing that a handler may return or raise has its outcome and delay."""
+    end = verdict(ended, attempt=attempt, settings=SETTINGS, jitter_fraction=0.5)
+    assert (end.outcome, end.delay_seconds) == (outcome, delay_seconds)
+
+
+def test_without_dead_letters_what_is_final_is_archived() -> None:
+    """With dlq_enabled false every final failure goes to the archive."""
+    settings = QueueSettings(dlq_enabled=False, max_retry_attempts=1)
+    ends = [
+        verdict(ValueError(), attempt=1, settings=settings, jitter_fraction=0),
+        verdict(DeadLetter("no"), attempt=1, settings=settings, jitter_fraction=0),
+        invalid_payload("no", settings),
+        lease_lost(5, settings),
+    ]
+    assert {end.outcome for end in ends} == {AttemptOutcome.ARCHIVED}
