@@ -115,7 +115,6 @@ class Worker:
         """
         if self._main is not None:
             return
-        self._stop_requested.clear()
         self._stopped.clear()
         self._failure = None
         self._parts = await self._make_parts()
@@ -134,9 +133,11 @@ class Worker:
             Exception: what the worker failed with, if it did.
         """
         if self._main is None:
+            self._stop_requested.clear()
             return
         self._stop_requested.set()
         await self._stopped.wait()
+        self._stop_requested.clear()
         self._main = None
         if self._failure is not None:
             raise self._failure
