@@ -137,7 +137,8 @@ async def test_a_refused_statement_has_its_kind(
 
 
 @pytest.mark.parametrize(
-    ("sql", "argument"), [("select $1::int", 2**40), ("select $1::int", "x"), ("select $1::text", 5)]
+    ("sql", "argument"),
+    [("select $1::int", 2**40), ("select $1::int", "x"), ("select $1::text", 5)],
 )
 async def test_a_wrong_argument_is_not_a_broken_connection(
     pool: Pool, sql: str, argument: Any
@@ -291,7 +292,9 @@ async def test_a_commit_whose_answer_is_lost_is_not_repeated(
         await asyncio.gather(*warm)
         proxy.swallows_at = b"needle" if method == "enqueue" else b"COMMIT"
         with pytest.raises(UncertainCommitError):
-            await getattr(service, method)({} if method == "enqueue" else [{}], headers={"needle": 1})
+            await getattr(service, method)(
+                {} if method == "enqueue" else [{}], headers={"needle": 1}
+            )
         assert proxy.cut == 1
     assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 3
 

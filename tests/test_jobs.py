@@ -279,7 +279,18 @@ def test_no_headers_are_none() -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "number",
-    [10**22, 10**22 + 1, -(10**40), 2**63, 2**53 + 1, 0.1, 1e22, 1e-300, 5e-324, 1.7976931348623157e308],
+    [
+        10**22,
+        10**22 + 1,
+        -(10**40),
+        2**63,
+        2**53 + 1,
+        0.1,
+        1e22,
+        1e-300,
+        5e-324,
+        1.7976931348623157e308,
+    ],
 )
 async def test_numbers_survive_the_database(stored: Any, form: str, number: float) -> None:
     """Case 13: 10^22 and what is larger, smaller or finer comes back with its value."""

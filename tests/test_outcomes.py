@@ -112,7 +112,9 @@ async def test_the_history_takes_every_outcome_and_no_other(
         await connection.execute(insert, "finished")
 
 
-@pytest.mark.parametrize("outcome", [Done(), RetryAfter(2), Snooze(1), DeadLetter("broken"), Cancel()])
+@pytest.mark.parametrize(
+    "outcome", [Done(), RetryAfter(2), Snooze(1), DeadLetter("broken"), Cancel()]
+)
 def test_an_outcome_survives_pickling(outcome: Outcome) -> None:
     """A handler may run in another process and hand its outcome back."""
     copy = pickle.loads(pickle.dumps(outcome))  # noqa: S301 - our own bytes

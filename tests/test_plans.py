@@ -142,7 +142,9 @@ async def test_a_snapshot_reads_no_more_than_its_limit(
         await connection.close()
 
 
-async def test_finished_jobs_do_not_slow_polling(steady: Connection, connection: Connection) -> None:
+async def test_finished_jobs_do_not_slow_polling(
+    steady: Connection, connection: Connection
+) -> None:
     """Case 17: after 350,000 jobs have come and gone, a claim looks at a few pages."""
     empty = await claim_buffers(steady)
     await fill(steady, 350_000)

@@ -72,7 +72,9 @@ async def test_the_table_has_the_columns_of_the_model(connection: Connection) ->
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-async def test_both_sides_have_one_range(connection: Connection, queue_name: str, name: str) -> None:
+async def test_both_sides_have_one_range(
+    connection: Connection, queue_name: str, name: str
+) -> None:
     """The database takes the ends of the range of the model, and nothing beyond."""
     low, above, high = NUMBERS[name]
     lowest = low if low is not None else (above or 0) + 0.001
@@ -98,7 +100,9 @@ async def test_the_database_checks_that_the_base_is_at_most_the_maximum(
     """Neither side lets the first delay be longer than the longest."""
     with pytest.raises(asyncpg.CheckViolationError, match="base_ms_at_most_max"):
         await connection.execute("update meshhook.queue_config set retry_backoff_max_ms = 999")
-    with pytest.raises(InvalidSettingError, match=r"base_ms \(1000\) is more than .*max_ms \(999\)"):
+    with pytest.raises(
+        InvalidSettingError, match=r"base_ms \(1000\) is more than .*max_ms \(999\)"
+    ):
         changed_settings(CURRENT, {"retry_backoff_max_ms": 999})
 
 

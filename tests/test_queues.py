@@ -152,7 +152,9 @@ async def test_a_message_of_another_client_is_a_job(
     assert await service.acknowledge(job)
 
 
-@pytest.mark.parametrize(("delay", "seconds"), [(0, 0), (0.25, 0.25), (timedelta(days=366), 31622400)])
+@pytest.mark.parametrize(
+    ("delay", "seconds"), [(0, 0), (0.25, 0.25), (timedelta(days=366), 31622400)]
+)
 async def test_a_delay_is_kept(
     service: Service, connection: Connection, delay: Any, seconds: float
 ) -> None:
@@ -423,7 +425,9 @@ async def test_a_lease_out_of_range_claims_nothing(
 ) -> None:
     """The error has the range and the value received."""
     await service.enqueue({})
-    with pytest.raises(InvalidSettingError, match=f"vt_seconds is 0.001 to 43200, got {vt_seconds!r}"):
+    with pytest.raises(
+        InvalidSettingError, match=f"vt_seconds is 0.001 to 43200, got {vt_seconds!r}"
+    ):
         await service.dequeue(vt_seconds)
     assert await connection.fetchval("select read_ct from pgmq.q_jobs") == 0
 
@@ -533,9 +537,7 @@ async def test_releasing_does_not_take_a_lease_that_is_lost(
 
 
 @pytest.mark.parametrize("method", ["acknowledge", "archive_job", "release"])
-async def test_a_job_of_another_queue_is_refused(
-    service: Service, pool: Pool, method: str
-) -> None:
+async def test_a_job_of_another_queue_is_refused(service: Service, pool: Pool, method: str) -> None:
     """Two queues have the same ids: settling in the wrong one would hit a stranger."""
     await create_queue(Database(pool), "other")
     (job,) = await claimed(service, 1)
@@ -558,7 +560,9 @@ async def test_the_times_of_an_attempt_are_in_order(
     """A client whose clock is wrong records no attempt that ended before it began, or later."""
     for offset in (-3600.0, 3600.0):
         (job,) = await claimed(service, 1)
-        monkeypatch.setattr("meshhook.queues.time.time", lambda o=offset: job.claimed_at.timestamp() + o)
+        monkeypatch.setattr(
+            "meshhook.queues.time.time", lambda o=offset: job.claimed_at.timestamp() + o
+        )
         await service.acknowledge(job)
     rows = await connection.fetch(
         "select enqueued_at <= started_at and started_at <= finished_at "
@@ -740,7 +744,9 @@ async def test_a_read_only_database_takes_no_jobs(database_url: str) -> None:
 
 def test_a_wrong_source_or_name_is_refused_at_once(pool: Pool) -> None:
     """What cannot work is an error when the service is made."""
-    with pytest.raises(InvalidSettingError, match="expected an asyncpg pool or connection, got str"):
+    with pytest.raises(
+        InvalidSettingError, match="expected an asyncpg pool or connection, got str"
+    ):
         QueueService[Any]("postgresql://localhost/jobs", "jobs")
     with pytest.raises(InvalidQueueNameError):
         QueueService[Any](pool, "Jobs")

@@ -14,6 +14,7 @@ from meshhook.embedded import EmbeddedPostgres
 from meshhook.errors import (
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
+    InvalidSettingError,
     QueueNotFoundError,
     SchemaMissingError,
 )
@@ -183,3 +184,10 @@ async def test_a_queue_that_is_dropped_and_made_again_is_worked_on(
         await create_queue(database, "jobs")
         await QueueService(pool, "jobs").enqueue({})
         await eventually(lambda: worker.get_stats().processed == 1, timeout=20)
+
+
+async def test_a_url_that_cannot_be_read_is_not_shown() -> None:
+    """No part of a password that spoils its URL stands in the message."""
+    with pytest.raises(InvalidSettingError, match="database URL is not valid") as caught:
+        await make_worker("postgresql://me:pass/secret@127.0.0.1:x/name", nothing).start()
+    assert "secret" not in str(caught.value)

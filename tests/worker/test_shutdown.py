@@ -142,3 +142,16 @@ async def test_a_restarted_pod_of_the_same_name_is_a_new_worker(database_url: st
         """Do nothing."""
 
     assert make_worker(database_url, handler).name != make_worker(database_url, handler).name
+
+
+async def test_a_stop_that_comes_while_the_worker_starts_is_not_forgotten(
+    database_url: str,
+) -> None:
+    """A signal between the first line of `run` and the first claim stops the worker."""
+
+    async def handler(_: Job[Any]) -> None:
+        """Do nothing."""
+
+    worker = make_worker(database_url, handler)
+    worker.request_stop()
+    await asyncio.wait_for(worker.run(handle_signals=False), 20)

@@ -121,6 +121,11 @@ class SendBuffer:
                     future.set_result(msg_id)
 
     async def _insert(self, messages: list[Message]) -> list[int]:
+        try:
+            return await insert_messages(self._database, self._queue_name, messages)
+        except DatabaseUnavailableError as error:
+            if not _was_not_sent(error):
+                raise
         # Only what failed before anything was sent is tried again.
         async for attempt in stamina.retry_context(
             on=_was_not_sent, attempts=5, timeout=15, wait_initial=0.05, wait_max=2

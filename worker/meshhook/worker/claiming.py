@@ -101,20 +101,22 @@ class Claimer:
         """Claim until stopped or cancelled. A database that is away is waited for."""
         while not self._is_stopping:
             try:
-                async for attempt in stamina.retry_context(
-                    on=self._is_away,
-                    attempts=None,
-                    timeout=None,
-                    wait_initial=0.1,
-                    wait_max=5,
-                ):
-                    with attempt:
-                        await self._turn()
+                try:
+                    await self._turn()
+                except DatabaseUnavailableError:
+                    await self._take_turn_when_reachable()
             except DatabaseUnavailableError:
                 return  # stopping
             except DatabaseError as error:
                 _log.error("claim refused", queue=self._tables.queue_name, error=str(error))
                 await self._sleep(REFUSED_RETRY_SECONDS)
+
+    async def _take_turn_when_reachable(self) -> None:
+        async for attempt in stamina.retry_context(
+            on=self._is_away, attempts=None, timeout=None, wait_initial=0.1, wait_max=5
+        ):
+            with attempt:
+                await self._turn()
 
     def _is_away(self, error: Exception) -> bool:
         return isinstance(error, DatabaseUnavailableError) and not self._is_stopping

@@ -1,0 +1,215 @@
+"""Retention: the history and the dead letters go when their time is over, and nobody waits long."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+from meshhook import QueueService, create_queue, queries, set_queue_config
+from meshhook.database import Database
+from support.waiting import eventually
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+pytestmark = pytest.mark.usefixtures("queue_name")
+
+PARTITIONS = """
+    select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+    where i.inhparent = 'meshhook.job_attempts'::regclass and c.relname <> 'job_attempts_default'
+    order by 1
+"""
+IS_WAITING = (
+    "select 1 from pg_stat_activity where datname = current_database() "
+    "and wait_event_type = 'Lock' and pid <> pg_backend_pid()"
+)
+DROP = queries.load("drop_expired_attempt_partitions")
+CREATE = queries.load("create_attempt_partitions")
+
+
+def today() -> date:
+    """Return the day by which partitions are named."""
+    return datetime.now(UTC).date()
+
+
+async def partitions(connection: Connection) -> list[str]:
+    """Return the names of the daily partitions."""
+    return [row["relname"] for row in await connection.fetch(PARTITIONS)]
+
+
+async def add_partition(connection: Connection, days_ago: int) -> str:
+    """Make the partition of a past day, and return its name."""
+    day = today() - timedelta(days=days_ago)
+    name = f"job_attempts_{day:%Y%m%d}"
+    await connection.execute(
+        f"create table meshhook.{name} partition of meshhook.job_attempts "
+        f"for values from ('{day} 00:00+00') to ('{day + timedelta(days=1)} 00:00+00')"
+    )
+    return name
+
+
+async def add_attempts(
+    connection: Connection, count: int, age: timedelta, queue: str = "jobs"
+) -> None:
+    """Add attempts that ended a while ago."""
+    await connection.execute(
+        "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, finished_at) "
+        "select $2, n, 1, 'succeeded', clock_timestamp() - $3::interval "
+        "from generate_series(1, $1::int) n",
+        count,
+        queue,
+        age,
+    )
+
+
+async def attempts(connection: Connection, queue: str = "jobs") -> int:
+    """Return how many attempts of a queue are kept."""
+    number: int = await connection.fetchval(
+        "select count(*) from meshhook.job_attempts where queue = $1", queue
+    )
+    return number
+
+
+async def test_expired_partitions_are_dropped(connection: Connection) -> None:
+    """Case 15: a day goes as a whole, once no queue keeps it."""
+    kept = await partitions(connection)
+    kept.insert(0, await add_partition(connection, 7))
+    for days_ago in (8, 9, 30):
+        await add_partition(connection, days_ago)
+    await add_attempts(connection, 5, timedelta(days=9, hours=1))
+    assert await connection.fetchval(DROP) == 3
+    assert await partitions(connection) == kept
+    assert await attempts(connection) == 0
+    assert await connection.fetchval(DROP) == 0
+
+
+async def test_the_queue_that_keeps_most_decides(connection: Connection) -> None:
+    """Case 15: a partition is shared, so it stays for the queue that needs it longest."""
+    database = Database(connection)
+    await create_queue(database, "other")
+    await set_queue_config(database, "other", history_retention_days=30)
+    kept = await partitions(connection)
+    kept = [await add_partition(connection, 30), await add_partition(connection, 10), *kept]
+    await add_partition(connection, 31)
+    assert await connection.fetchval(DROP) == 1
+    assert await partitions(connection) == kept
+
+
+async def test_expired_attempts_go_in_chunks(connection: Connection) -> None:
+    """Case 15: a call deletes so many rows and no more, whatever has piled up."""
+    await add_attempts(connection, 12, timedelta(days=8))
+    await add_attempts(connection, 3, timedelta(days=6))
+    deleted = [
+        await connection.fetchval("select meshhook.delete_expired_attempts(5)") for _ in range(4)
+    ]
+    assert deleted == [5, 5, 2, 0]
+    assert await attempts(connection) == 3
+
+
+async def test_each_queue_keeps_its_own_days(connection: Connection) -> None:
+    """Case 15: what one queue no longer keeps goes, although its day's partition stays."""
+    database = Database(connection)
+    await create_queue(database, "other")
+    await set_queue_config(database, "jobs", history_retention_days=1)
+    await add_partition(connection, 3)
+    for queue in ("jobs", "other"):
+        await add_attempts(connection, 4, timedelta(days=3), queue)
+    assert await connection.fetchval(queries.load("delete_expired_attempts")) == 4
+    assert await attempts(connection, "jobs") == 0
+    assert await attempts(connection, "other") == 4
+
+
+@pytest.mark.parametrize("sql", [DROP, CREATE])
+async def test_a_reader_is_not_waited_for_long(
+    connection: Connection, pool: Pool, sql: str
+) -> None:
+    """Case 15: while somebody reads the history, dropping and adding days gives up in a second."""
+    await add_partition(connection, 9)
+    newest = (await partitions(connection))[-1]
+    await connection.execute(f"drop table meshhook.{newest}")
+    async with pool.acquire() as reader:
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.fetch("select from meshhook.job_attempts")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await connection.execute(sql)
+        await transaction.rollback()
+    assert await connection.fetchval(sql) == 1
+
+
+async def test_the_time_to_wait_for_a_lock_is_set(connection: Connection) -> None:
+    """Case 15: whoever queues up behind a drop waits a second at the most."""
+    rows = await connection.fetch(
+        "select proname, proconfig from pg_proc where pronamespace = 'meshhook'::regnamespace "
+        "and proname ~ 'attempt_partitions$'"
+    )
+    assert len(rows) == 2
+    for row in rows:
+        assert "lock_timeout=1s" in row["proconfig"], row["proname"]
+
+
+async def test_settling_goes_on_while_attempts_are_deleted(
+    connection: Connection, pool: Pool
+) -> None:
+    """Case 15: deleting what is expired locks no row that a worker writes, and no table."""
+    service = QueueService[Any](pool, "jobs")
+    await service.enqueue({})
+    job = await service.dequeue()
+    assert job is not None
+    await add_attempts(connection, 10, timedelta(days=8))
+    async with connection.transaction():
+        assert await connection.fetchval(queries.load("delete_expired_attempts")) == 10
+        assert await service.acknowledge(job)
+        assert await pool.fetchval("select count(*) from meshhook.job_attempts") == 11
+    assert await attempts(connection) == 1
+
+
+async def test_ten_add_days_at_once(pool: Pool, connection: Connection) -> None:
+    """Case 16: workers that keep house at the same time all succeed."""
+    for name in (await partitions(connection))[2:]:
+        await connection.execute(f"drop table meshhook.{name}")
+    created = await asyncio.gather(*(pool.fetchval(CREATE) for _ in range(10)))
+    assert sorted(created) == [0] * 9 + [6]
+    assert len(await partitions(connection)) == 8
+
+
+async def test_two_drop_the_same_day(pool: Pool, connection: Connection) -> None:
+    """Case 16: whoever comes second finds the work done, and does not fail."""
+    await add_partition(connection, 9)
+    async with pool.acquire() as first:
+        transaction = first.transaction()
+        await transaction.start()
+        assert await first.fetchval(DROP) == 1
+        second = asyncio.create_task(pool.fetchval(DROP))
+        await eventually(lambda: connection.fetch(IS_WAITING))
+        await transaction.commit()
+        assert await second == 0
+
+
+async def test_rows_before_their_partition_stay_where_they_are(connection: Connection) -> None:
+    """After a week without any worker, attempts are still recorded, and no day is lost for it."""
+    names = await partitions(connection)
+    for name in names:
+        await connection.execute(f"drop table meshhook.{name}")
+    await add_attempts(connection, 3, timedelta(0))
+    assert await connection.fetchval(CREATE) == len(names) - 1
+    await add_attempts(connection, 2, timedelta(0))
+    assert await attempts(connection) == 5
+    assert await connection.fetchval("select count(*) from meshhook.job_attempts_default") == 5
+
+
+async def test_expired_dead_letters_go_in_chunks(connection: Connection) -> None:
+    """Dead letters are kept as long as their queue says, and those that are locked are left."""
+    await connection.execute(
+        "insert into pgmq.q_jobs_dlq (vt, message, enqueued_at) "
+        "select now(), '{}', now() - make_interval(hours => case when n <= 8 then 49 else 47 end) "
+        "from generate_series(1, 10) n"
+    )
+    sql = queries.load("delete_expired_dead_letters", "jobs")
+    deleted = [await connection.fetchval(sql, 5, 2) for _ in range(3)]
+    assert deleted == [5, 3, 0]
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 2
