@@ -86,6 +86,7 @@ declare
     part record;
     dropped integer := 0;
 begin
+    perform pg_advisory_xact_lock(hashtext('meshhook.job_attempts.partitions'));
     select (now() at time zone 'UTC')::date - coalesce(max(history_retention_days), 7)
         into keep_from from meshhook.queue_config;
     for part in
@@ -108,7 +109,7 @@ $$;
 -- the default partition.
 -- Locks: the rows it deletes. Index: job_attempts_job_idx, newest days left out by partition.
 create function meshhook.delete_expired_attempts(chunk integer default 5000) returns integer
-language plpgsql as $$
+language plpgsql set timezone = 'UTC' as $$
 declare
     config record;
     deleted integer := 0;

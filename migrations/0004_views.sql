@@ -132,7 +132,7 @@ cross join lateral meshhook.queue_snapshot(c.queue_name) s;
 create view meshhook.job_statistics as
 select
     a.queue,
-    date_trunc('hour', a.finished_at) as hour,
+    date_trunc('hour', a.finished_at, 'UTC') as hour,
     count(*) filter (where a.outcome <> 'replayed') as attempts,
     count(*) filter (where a.outcome = 'succeeded') as succeeded,
     count(*) filter (where a.outcome = 'retried') as retried,
@@ -149,4 +149,4 @@ select
         order by extract(epoch from a.finished_at - a.started_at)) as p95_run_seconds
 from meshhook.job_attempts a
 where a.finished_at > now() - interval '24 hours'
-group by a.queue, date_trunc('hour', a.finished_at);
+group by a.queue, date_trunc('hour', a.finished_at, 'UTC');

@@ -168,7 +168,7 @@ async def test_a_lock_that_is_not_to_be_had(
         connection.transaction(),
     ):
         await connection.execute("lock table pgmq.q_jobs")
-        with pytest.raises(DatabaseError, match="SQLSTATE (55P03|57014)") as caught:
+        with pytest.raises(DatabaseError, match=r"SQLSTATE (55P03|57014)") as caught:
             await Database(pool).fetch("select from pgmq.q_jobs")
         assert not isinstance(caught.value, DatabaseUnavailableError)
 
@@ -237,7 +237,7 @@ async def test_terminated_connections_in_the_pool_are_replaced(
     async with pool_of(database_url) as pool:
         service = QueueService[Any](pool, queue_name)
         await service.enqueue({})
-        held = [holder._con for holder in pool._holders]
+        held = [holder._con for holder in pool._holders]  # type: ignore[attr-defined]
         assert await terminate(connection) == 3
         await eventually(lambda: all(con is None or con.is_closed() for con in held))
         ids = await asyncio.gather(*(service.enqueue({}) for _ in range(20)))
@@ -249,7 +249,7 @@ async def test_terminated_connections_in_the_pool_are_replaced(
 async def test_a_terminated_read_is_repeated(
     connection: Connection, database_url: str, queue_name: str
 ) -> None:
-    """Case 9: reading the settings is safe to repeat: an enqueue that broke there is stored once."""
+    """Case 9: reading the settings is repeated: an enqueue that broke there is stored once."""
     async with pool_of(database_url) as pool:
         service = QueueService[Any](pool, queue_name)
         async with connection.transaction():
@@ -394,16 +394,23 @@ async def test_a_transaction_commits_or_rolls_back(
     database = Database(connection if single else pool)
     async with database.transaction() as own:
         await own.execute("insert into x values (1)")
-    for error in (OSError("of the caller's own"), KeyError("x"), asyncio.CancelledError()):
-        with pytest.raises(type(error)) as caught:
-            async with database.transaction() as own:
-                await own.execute("insert into x values (2)")
-                raise error
-        assert caught.value is error
-    with pytest.raises(DatabaseError, match="22012"):
+
+    async def insert_and_raise(error: BaseException) -> None:
+        async with database.transaction() as own:
+            await own.execute("insert into x values (2)")
+            raise error
+
+    async def insert_and_run(sql: str) -> None:
         async with database.transaction() as own:
             await own.execute("insert into x values (3)")
-            await own.execute("select 1/0")
+            await own.execute(sql)
+
+    for error in (OSError("of the caller's own"), KeyError("x"), asyncio.CancelledError()):
+        with pytest.raises(type(error)) as caught:
+            await insert_and_raise(error)
+        assert caught.value is error
+    with pytest.raises(DatabaseError, match="22012"):
+        await insert_and_run("select 1/0")
     assert [row["y"] for row in await database.fetch("table x")] == [1]
 
 
@@ -411,9 +418,13 @@ async def test_a_commit_that_the_server_refuses(pool: Pool, connection: Connecti
     """A constraint that is checked at the commit is a refused statement."""
     await connection.execute("create table x (y int unique deferrable initially deferred)")
     database = Database(pool)
-    with pytest.raises(DatabaseError, match="23505"):
+
+    async def insert_twice() -> None:
         async with database.transaction() as own:
             await own.execute("insert into x values (1), (1)")
+
+    with pytest.raises(DatabaseError, match="23505"):
+        await insert_twice()
     assert await database.fetch("table x") == []
 
 
@@ -422,10 +433,14 @@ async def test_a_transaction_whose_connection_breaks(
 ) -> None:
     """The first error is the one that counts: rolling back on a dead connection hides nothing."""
     async with pool_of(database_url, size=1) as pool:
-        with pytest.raises(UncertainCommitError):
+
+        async def break_it() -> None:
             async with Database(pool).transaction() as own:
                 await terminate(connection)
                 await own.fetch("select 1")
+
+        with pytest.raises(UncertainCommitError):
+            await break_it()
         assert await Database(pool).fetchval("select 1") == 1
 
 

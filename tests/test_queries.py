@@ -90,7 +90,7 @@ def test_each_that_is_loaded_is_there() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_says_what_it_locks(name: str) -> None:
-    """Habit 7: the comment at the start has what it does, its locks and the index that serves it."""
+    """Habit 7: the comment at the start has what it does and what it locks."""
     comment = head(name)
     assert re.match(r"[A-Z]", comment), "the first line is a comment that says what it does"
     assert "Locks: " in comment

@@ -148,7 +148,7 @@ def test_a_wrong_value_is_named(name: str, value: Any) -> None:
 
 def test_an_unknown_setting_lists_those_that_there_are() -> None:
     """A mistyped name is refused, with the names to choose from."""
-    with pytest.raises(InvalidSettingError, match="'pausd'.*visibility_timeout_seconds.*paused"):
+    with pytest.raises(InvalidSettingError, match=r"'pausd'.*visibility_timeout_seconds.*paused"):
         changed_settings(CURRENT, {"pausd": True})
     with pytest.raises(InvalidSettingError, match="'queue_name'"):
         changed_settings(CURRENT, {"queue_name": "other"})

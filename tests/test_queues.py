@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -560,9 +561,8 @@ async def test_the_times_of_an_attempt_are_in_order(
     """A client whose clock is wrong records no attempt that ended before it began, or later."""
     for offset in (-3600.0, 3600.0):
         (job,) = await claimed(service, 1)
-        monkeypatch.setattr(
-            "meshhook.queues.time.time", lambda o=offset: job.claimed_at.timestamp() + o
-        )
+        wrong = job.claimed_at.timestamp() + offset
+        monkeypatch.setattr("meshhook.queues.time.time", partial(float, wrong))
         await service.acknowledge(job)
     rows = await connection.fetch(
         "select enqueued_at <= started_at and started_at <= finished_at "

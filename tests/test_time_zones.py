@@ -83,7 +83,7 @@ async def test_a_delay_is_exact_across_a_jump(
         service = QueueService[Any](own, "jobs")
         before = await connection.fetchval("select clock_timestamp()")
         for days in (90, 180, 270):
-            await service.enqueue({}, timedelta(days=days))
+            await service.enqueue({}, days * 86_400)
         after = await connection.fetchval("select clock_timestamp()")
     rows = await connection.fetch("select vt from pgmq.q_jobs order by msg_id")
     for row, days in zip(rows, (90, 180, 270), strict=True):

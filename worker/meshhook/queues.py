@@ -272,9 +272,9 @@ class QueueService(Generic[PayloadT]):
                 on=DatabaseUnavailableError, attempts=3, timeout=5, wait_initial=0.05, wait_max=0.5
             ):
                 with attempt:
-                    config = await administration.get_queue_config(self._database, self.queue_name)
-            self._config, self._config_read_at = config, now
-            return config
+                    read = await administration.get_queue_config(self._database, self.queue_name)
+            self._config, self._config_read_at = read, now
+            return read
 
     async def close(self) -> None:
         """Wait until everything that is being enqueued is stored or refused."""
