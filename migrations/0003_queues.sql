@@ -77,6 +77,8 @@ declare
 begin
     perform meshhook.check_queue_name(queue_name);
     perform pg_advisory_xact_lock(hashtext('meshhook.queue.' || queue_name));
+    -- Reads the catalog afresh: what another made while this waited is not in the cache yet.
+    perform from pg_catalog.pg_class limit 0;
     is_new := to_regclass(format('pgmq.%I', queue_table)) is null;
     if is_new then
         perform pgmq.create(queue_name);
@@ -130,6 +132,8 @@ declare
 begin
     perform meshhook.check_queue_name(queue_name);
     perform pg_advisory_xact_lock(hashtext('meshhook.queue.' || queue_name));
+    -- Reads the catalog afresh: what another made while this waited is not in the cache yet.
+    perform from pg_catalog.pg_class limit 0;
     foreach name in array array[queue_name, queue_name || '_dlq'] loop
         if to_regclass(format('pgmq.%I', 'q_' || name)) is not null then
             perform pgmq.drop_queue(name);

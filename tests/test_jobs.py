@@ -256,10 +256,10 @@ def test_identifiers_are_short_text_or_uuids() -> None:
         ({"x": object()}, "headers.x is of type object"),
         ({"x": "y" * MAX_HEADERS_BYTES}, "headers are 65544 bytes of JSON, at most 65536"),
         ([("x", 1)], "headers are a mapping"),
-        ("", "headers are a mapping"),
-        (0, "headers are a mapping"),
+        ("", "headers are a mapping of names to JSON values, got ''"),
+        (0, "headers are a mapping of names to JSON values, got 0"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_headers_are_checked_like_jobs(headers: Any, fault: str) -> None:
     """The error says that it is the headers, and where in them."""

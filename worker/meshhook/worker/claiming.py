@@ -178,7 +178,9 @@ class Claimer:
             self._leases.add(((job.msg_id, job.attempt) for job in claimed.jobs), began_at)
             self._metrics.claim_batch.observe(len(claimed.jobs))
             self._metrics.inflight.set(len(self._leases))
-        if len(claimed.jobs) < limit and self._clock_offset is not None:
+        # A claim of suspects leaves healthy messages where they are.
+        took_all = len(claimed.jobs) < limit and claimed.claim_class is ClaimClass.HEALTHY
+        if took_all and self._clock_offset is not None:
             self._drained = from_vt, _moment(claimed, began_at + self._clock_offset)
         return claimed
 

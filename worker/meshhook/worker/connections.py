@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from meshhook.database import connect, translated_errors
+from meshhook.database import connect, translated_errors, translated_statement_errors
 from meshhook.errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class WorkerConnection:
         async with self._line:
             connection = await self._connected()
             try:
-                with translated_errors():
+                with translated_statement_errors():
                     rows: Sequence[asyncpg.Record] = await connection.fetch(
                         sql, *arguments, timeout=STATEMENT_TIMEOUT_SECONDS
                     )
