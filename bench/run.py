@@ -1,147 +1,269 @@
-"""Measures MeshHook Queue beside raw PGMQ: `make bench`."""
+"""The benchmark: MeshHook Queue beside raw PGMQ, on a PostgreSQL of its own.
+
+python bench/run.py [--quick] [--rounds N] [--degradation] [--json FILE] [--document FILE]
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import json
 import os
-import platform
-import statistics
+import shutil
+import signal
 import sys
-import tempfile
+from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
-import uvloop
-from measures import MEASURES
+from machine import OtherUse, describe_machine, describe_settings, describe_versions
+from plan import FULL, QUICK, SUBJECTS, TINY, MeasurePlan, Size, SubjectPlan, measures
+from report import check_document, is_quiet, show, write
 from rich.console import Console
-from rich.table import Table
-from subjects import MeshHook, RawPgmq, Subject
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from summary import summarize
 
-from meshhook import migrate
 from meshhook.embedded import EmbeddedPostgres
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end -->"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BENCH = Path(__file__).parent
+PROBE_TIMEOUT_SECONDS = 600.0
+FORMAT = 1
+"""The version of the JSON's shape."""
 
 
-async def measure(url: str, *, rounds: int, scale: float, console: Console) -> dict[str, Any]:
-    """Run all measures, the subjects in turn, and return the figures of every round."""
-    connection = await asyncpg.connect(url)
-    report = await migrate(connection)
-    server = await connection.fetchval("show server_version")
-    settings = {
-        name: await connection.fetchval(f"show {name}") for name in ("fsync", "synchronous_commit")
-    }
-    await connection.close()
-    figures: dict[str, dict[str, list[float]]] = {}
-    units: dict[str, str] = {}
-    for number in range(rounds):
-        for each in MEASURES:
-            for kind in (RawPgmq, MeshHook):
-                subject: Subject = kind(url)
-                console.print(f"round {number + 1} of {rounds}: {each.name}, {subject.name}")
-                await subject.open()
-                try:
-                    found = await each.run(subject, scale)
-                finally:
-                    await subject.close()
-                for name, value in found.items():
-                    units[name] = each.unit
-                    figures.setdefault(name, {}).setdefault(subject.name, []).append(value)
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-            "load_before": round(os.getloadavg()[2], 2),
-        },
-        "versions": {
-            "meshhook-queue": version("meshhook-queue"),
-            "python": platform.python_version(),
-            "postgresql": server,
-            "pgmq": report.pgmq.version,
-        },
-        "settings": settings,
-        "rounds": rounds,
-        "units": units,
-        "figures": figures,
-    }
+class ProbeError(Exception):
+    """A measurement failed."""
 
 
-def rows_of(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return (measure, raw, ours, ratio) as text, of the medians."""
-    rows = []
-    for name, by_subject in result["figures"].items():
-        raw, ours = (statistics.median(by_subject[kind.name]) for kind in (RawPgmq, MeshHook))
-        unit = result["units"][name]
-        form = ",.0f" if unit == "jobs/s" else ",.1f"
-        rows.append((name, f"{raw:{form}} {unit}", f"{ours:{form}} {unit}", f"{ours / raw:.2f}"))
-    return rows
+class Bench:
+    """Measures on one server. Each measurement gets a database and a process of its own."""
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        """Take a server that runs."""
+        self._server = server
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        self.connection = await asyncpg.connect(self._server.url("postgres"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Disconnect."""
+        await self.connection.close()
+
+    async def install(self, subject: SubjectPlan) -> dict[str, str]:
+        """Make the database that those of the subject's measurements are copies of."""
+        template = f"bench_{subject.name}"
+        await self.connection.execute(f'create database "{template}"')
+        return await self._probe(subject, template, "install", {})
+
+    async def measure(self, subject: SubjectPlan, plan: MeasurePlan) -> dict[str, Any]:
+        """Take one measurement."""
+        template = f"bench_{subject.name}"
+        await self.connection.execute(f'create database bench template "{template}"')
+        try:
+            result = await self._probe(subject, "bench", plan.measure, plan.parameters)
+        finally:
+            await self.connection.execute("drop database bench with (force)")
+        return result | {"tracking": subject.tracking, "metrics": subject.metrics}
+
+    async def _probe(
+        self, subject: SubjectPlan, database: str, measure: str, parameters: dict[str, Any]
+    ) -> dict[str, Any]:
+        request = {
+            "subject": subject.name,
+            "url": self._server.url(database),
+            "measure": measure,
+            "parameters": parameters,
+        }
+        process = await asyncio.create_subprocess_exec(
+            subject.python,
+            str(BENCH / "probe.py"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                output, errors = await process.communicate(json.dumps(request).encode())
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            raise ProbeError(f"{subject.title}, {measure} {parameters}:\n{errors.decode()}")
+        result: dict[str, Any] = json.loads(output)
+        return result
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Return the part of docs/benchmarks.md that a run writes."""
-    machine, versions = result["machine"], result["versions"]
-    lines = [
-        f"{result['date'][:10]}, {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB. PostgreSQL {versions['postgresql']}, PGMQ {versions['pgmq']}, "
-        f"Python {versions['python']}, meshhook-queue {versions['meshhook-queue']}; fsync "
-        f"{result['settings']['fsync']}, synchronous_commit {result['settings']['synchronous_commit']}. "
-        f"Medians of {result['rounds']} rounds. MeshHook Queue with history and metrics on.",
-        "",
-        "| measure | raw PGMQ | MeshHook Queue | ratio |",
-        "|---|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in rows_of(result)),
-    ]
-    return "\n".join(lines)
+async def run(
+    server: EmbeddedPostgres,
+    size: Size,
+    rounds: int,
+    *,
+    degradation: bool,
+    on_step: Callable[[str, int], None],
+) -> dict[str, Any]:
+    """Measure everything in interleaved rounds, and return the report.
+
+    Args:
+        server: where to measure.
+        size: how much of everything.
+        rounds: how often each measurement is taken.
+        degradation: whether to measure with delayed messages in front, too.
+        on_step: called before each measurement with its name and how many there are.
+    """
+    plans = measures(size, degradation=degradation)
+    results: list[list[dict[str, dict[str, Any]]]] = [[] for _ in plans]
+    other_cpu_percent: list[float] = []
+    versions: dict[str, str] = {}
+    async with Bench(server) as bench:
+        for subject in SUBJECTS:
+            versions |= await bench.install(subject)
+        assert server.pid is not None
+        others = OtherUse(server.pid)
+        for number in range(rounds):
+            # Each goes first as often as the others.
+            first = number % len(SUBJECTS)
+            order = SUBJECTS[first:] + SUBJECTS[:first]
+            for plan, taken in zip(plans, results, strict=True):
+                found = {}
+                for subject in order:
+                    name = f"round {number + 1}: {plan.group}, {plan.title}, {subject.title}"
+                    on_step(name, rounds * len(plans) * len(SUBJECTS))
+                    found[subject.name] = await bench.measure(subject, plan)
+                taken.append({subject.name: found[subject.name] for subject in SUBJECTS})
+            other_cpu_percent.append(round(others.percent(), 1))
+        return {
+            "format": FORMAT,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "size": size.name,
+            "rounds": rounds,
+            "quiet": is_quiet(other_cpu_percent),
+            "other_cpu_percent": other_cpu_percent,
+            "machine": describe_machine(server.home),
+            "versions": await describe_versions(bench.connection, versions),
+            "postgresql_settings": await describe_settings(bench.connection),
+            "subjects": [_without_python(subject) for subject in SUBJECTS],
+            "measures": [
+                {
+                    "group": plan.group,
+                    "title": plan.title,
+                    "measure": plan.measure,
+                    "parameters": plan.parameters,
+                    "rounds": taken,
+                    "summary": summarize(plan.figures, taken),
+                }
+                for plan, taken in zip(plans, results, strict=True)
+            ],
+        }
 
 
-def write_document(result: dict[str, Any]) -> None:
-    """Put the table into docs/benchmarks.md."""
-    text = DOCUMENT.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{markdown(result)}\n\n{END}{after}")
+def _without_python(subject: SubjectPlan) -> dict[str, Any]:
+    # The interpreter's path says nothing to others, and names this machine's folders.
+    return {key: value for key, value in asdict(subject).items() if key != "python"}
+
+
+async def _run_until_signal(*arguments: Any, **keywords: Any) -> dict[str, Any]:
+    """Run; SIGTERM ends it as Ctrl-C does, so that the server is stopped."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run(*arguments, **keywords)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="MeshHook Queue beside raw PGMQ")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="one small round, under 2 minutes")
+    sizes.add_argument("--tiny", action="store_true", help="only to see that it works")
+    parser.add_argument("--rounds", type=int, help="default 5; 1 with --quick")
+    parser.add_argument(
+        "--degradation", action="store_true", help="also drain behind 100,000 delayed messages"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    parser.add_argument(
+        "--document",
+        type=Path,
+        metavar="FILE",
+        help="write the tables between its markers; default docs/benchmarks.md, none with --quick",
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=BENCH.parent / ".meshhook" / "bench",
+        help="where the database is made, and removed at the end; on a real disk",
+    )
+    arguments = parser.parse_args()
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error(f"--rounds is 1 or more, got {arguments.rounds}")
+    if arguments.document is None and not (arguments.quick or arguments.tiny):
+        arguments.document = BENCH.parent / "docs" / "benchmarks.md"
+    if arguments.document is not None:
+        try:
+            check_document(arguments.document)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+    return arguments
 
 
 def main() -> int:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one small round; writes no document")
-    parser.add_argument("--rounds", type=int, default=3, help="default 3")
-    parser.add_argument("--scale", type=float, default=1.0, help="how much work; default 1")
-    parser.add_argument("--json", type=Path, help="write every figure of every round to this file")
-    options = parser.parse_args()
-    rounds, scale = (1, options.scale / 3) if options.quick else (options.rounds, options.scale)
-    console = Console(stderr=True)
-    directory = Path(tempfile.mkdtemp(prefix="meshhook-bench-"))
-    directory.chmod(0o711)
-    server = EmbeddedPostgres(directory / "postgres", settings={"max_wal_size": "4GB"})
+    """Run the benchmark, and return the exit code."""
+    arguments = _arguments()
+    size = QUICK if arguments.quick else TINY if arguments.tiny else FULL
+    # Of this run alone: two at once would spoil each other's figures, but not their data.
+    server = EmbeddedPostgres(arguments.directory / str(os.getpid()))
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
     try:
-        result = uvloop.run(measure(server.start(), rounds=rounds, scale=scale, console=console))
+        server.start()
+        with progress:
+            task = progress.add_task("prepare", total=None)
+            started = -1
+
+            def on_step(name: str, total: int) -> None:
+                nonlocal started
+                started += 1
+                progress.update(task, description=name, total=total, completed=started)
+
+            report = asyncio.run(
+                _run_until_signal(
+                    server,
+                    size,
+                    arguments.rounds or size.rounds,
+                    degradation=arguments.degradation,
+                    on_step=on_step,
+                )
+            )
+    except ProbeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
     finally:
         server.stop()
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    table = Table("measure", "raw PGMQ", "MeshHook Queue", "ratio")
-    for row in rows_of(result):
-        table.add_row(*row)
-    Console().print(table)
-    if not options.quick:
-        write_document(result)
-        console.print(f"wrote {DOCUMENT.name}")
+        for directory in {server.home, server.directory}:
+            shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            arguments.directory.rmdir()  # unless another run is there
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if arguments.document:
+        write(report, arguments.document)
+    show(report, Console())
     return 0
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
