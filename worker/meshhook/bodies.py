@@ -69,10 +69,17 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
 
 def _encode(value: object, what: str) -> tuple[str, int]:
     """Return the JSON text of `value` and its length in bytes; `what` names it in errors."""
+    has_model = isinstance(value, BaseModel) and type(value) is not WorkflowJob
+
+    def as_json(item: object) -> Any:
+        nonlocal has_model
+        has_model = has_model or isinstance(item, BaseModel)
+        return _as_json(item)
+
     try:
         body = _as_mapping(value) if isinstance(value, BaseModel) else value
         text = json.dumps(
-            body, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_as_json
+            body, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=as_json
         )
     except RecursionError:
         message = f"the {what} is nested too deeply for JSON, or refers to itself"
@@ -85,7 +92,7 @@ def _encode(value: object, what: str) -> tuple[str, int]:
         message = f"{place}: PostgreSQL cannot store the character U+0000 in JSON; remove it"
         raise InvalidJobError(message)
     # Where a model lets anything stand, pydantic writes null for NaN, without a word.
-    if "null" in text and (lost := _first_lost_float(value, what)):
+    if has_model and "null" in text and (lost := _first_lost_float(value, what)):
         raise InvalidJobError(lost)
     try:
         return text, len(text) if text.isascii() else len(text.encode())
