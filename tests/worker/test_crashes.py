@@ -10,10 +10,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import DLQService, QueueService, set_queue_config
+from meshhook import DLQService, Job, QueueService, queries, set_queue_config
 from meshhook.database import Database
+from meshhook.errors import UncertainCommitError
+from meshhook.worker.connections import WorkerConnection
 from support.waiting import eventually
-from support.workers import ledger_lines, live, outcomes, worker_process
+from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
 
 pytestmark = pytest.mark.usefixtures("queue_name")
 
@@ -112,3 +114,30 @@ async def test_a_crash_of_the_interpreter_is_survived_like_a_kill(
             return await outcomes(connection, msg_id) == [("lost", 1), ("succeeded", 2)]
 
         await eventually(is_done, timeout=20)
+
+
+async def test_suspects_run_although_their_lost_attempts_cannot_be_recorded(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """A history that cannot be written to just then does not leave a claimed job lying."""
+    queue = QueueService[Any](pool, "jobs")
+    msg_id = await queue.enqueue({})
+    assert await queue.dequeue(0.001) is not None
+    statement = queries.load("record_lost")
+
+    async def handler(_: Job[Any]) -> None:
+        """Do nothing."""
+
+    worker = make_worker(database_url, handler)
+    fetch = WorkerConnection.fetch
+
+    async def refusing(self: WorkerConnection, sql: str, *arguments: object) -> Any:
+        if sql == statement:
+            raise UncertainCommitError("broken")
+        return await fetch(self, sql, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkerConnection, "fetch", refusing)
+        async with worker:
+            await eventually(lambda: worker.get_stats().succeeded == 1)
+    assert await outcomes(connection, msg_id) == [("succeeded", 2)]

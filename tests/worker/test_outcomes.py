@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from meshhook import (
     Cancel,
@@ -336,6 +336,35 @@ async def test_a_payload_that_the_model_rejects_is_a_dead_letter_at_once(
     assert len(dead) == 6
     assert {letter.error_type for letter in dead} == {"InvalidPayload"}
     assert any("number" in (letter.error_message or "") for letter in dead)
+
+
+async def test_a_model_whose_validator_breaks_fails_its_job_alone(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """An error in a validator that is no ValueError is a failed attempt; the worker lives on."""
+
+    class Order(BaseModel):
+        number: int
+
+        @field_validator("number")
+        @classmethod
+        def _must_divide(cls, value: int) -> int:
+            return 1 // value
+
+    @create_job_handler(payload_model=Order)
+    async def handler(_: Job[Order]) -> None:
+        """Do nothing."""
+
+    queue = QueueService[Any](pool, "jobs")
+    bad, good = await queue.enqueue_many([{"payload": {"number": n}} for n in (0, 1)])
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 2)
+    assert await outcomes(connection, bad) == [("retried", 1)]
+    assert await outcomes(connection, good) == [("succeeded", 1)]
+    error_type = await connection.fetchval(
+        "select error_type from meshhook.job_attempts where msg_id = $1", bad
+    )
+    assert error_type == "ZeroDivisionError"
 
 
 async def test_nonsense_under_our_header_names_breaks_nothing(

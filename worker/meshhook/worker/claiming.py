@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import stamina
 
 from meshhook import queries
 from meshhook.claims import EVERYTHING, Claim, ClaimClass, claim
-from meshhook.errors import DatabaseError, DatabaseUnavailableError, InvalidPayloadError
+from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.claim_plan import (
     AHEAD_SECONDS,
@@ -224,28 +225,31 @@ class Claimer:
 
     async def _record_lost(self, jobs: list[Job[Any]]) -> None:
         for job in jobs:
-            try:
+            # For the identifiers; what is wrong with a payload, the runner settles.
+            with suppress(Exception):
                 self._handler.decoder.decode(job)
-            except InvalidPayloadError:
-                continue  # the runner settles it
         _log.warning(
             "leases ran out with no outcome",
             queue=self._tables.queue_name,
             msg_ids=[job.msg_id for job in jobs][:20],
             jobs=len(jobs),
         )
-        await self._connection.fetch(
-            queries.load("record_lost"),
-            self._tables.queue_name,
-            [job.msg_id for job in jobs],
-            [job.settled_attempts + 1 for job in jobs],
-            [job.attempt - 1 for job in jobs],
-            [job.enqueued_at for job in jobs],
-            [job.run_id for job in jobs],
-            [job.workflow_id for job in jobs],
-            [job.project_id for job in jobs],
-        )
         self._metrics.attempts("lost", sum(job.lost_attempts for job in jobs))
+        try:
+            await self._connection.fetch(
+                queries.load("record_lost"),
+                self._tables.queue_name,
+                [job.msg_id for job in jobs],
+                [job.settled_attempts + 1 for job in jobs],
+                [job.attempt - 1 for job in jobs],
+                [job.enqueued_at for job in jobs],
+                [job.run_id for job in jobs],
+                [job.workflow_id for job in jobs],
+                [job.project_id for job in jobs],
+            )
+        except DatabaseError as error:
+            # The jobs are leased and must run all the same.
+            _log.warning("lost attempts not recorded", jobs=len(jobs), error=str(error))
 
     async def _wait_for_messages(self, limit: int) -> None:
         """Wait for a wake-up, for the next message that falls due, or for a second."""

@@ -303,6 +303,10 @@ class Runner:
             end = invalid_payload(str(error), settings)
             _log_end(job, end)
             return end, False
+        except Exception as error:  # noqa: BLE001 - whatever a model's own validators raise
+            end = self._verdict(error, job, settings)
+            _log_end(job, end, error)
+            return end, False
         if job.attempt > settings.max_retry_attempts and job.lost_attempts:
             end = lease_lost(job.lost_attempts, settings)
             _log_end(job, end)
@@ -317,15 +321,19 @@ class Runner:
         if running.was_completed and not isinstance(ended, BaseException):
             # Holds only if the message is still there: then the transaction was rolled back.
             ended = CompletionRolledBackError()
-        end = verdict(
+        end = self._verdict(ended, job, settings)
+        if end is not DONE and not running.was_completed:
+            _log_end(job, end, ended)
+        return end, True
+
+    @staticmethod
+    def _verdict(ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
+        return verdict(
             ended,
             attempt=job.attempt,
             settings=settings,
             jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
         )
-        if end is not DONE and not running.was_completed:
-            _log_end(job, end, ended)
-        return end, True
 
     async def _ended(self, running: _Running, timeout_seconds: float | None) -> object:
         """Run a job, and return what its handler returned or raised, or why it was stopped."""
