@@ -237,7 +237,27 @@ async def test_a_job_that_takes_too_long_is_cancelled_and_retried(
     assert (attempt["outcome"], attempt["error_type"]) == ("retried", "JobTimeoutError")
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3), TimeoutError("own")])
+class UnshowableError(Exception):
+    """Fails even at being shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError(),
+        SystemExit(3),
+        TimeoutError("own"),
+        UnshowableError(),
+        BaseExceptionGroup("several", [SystemExit(3), ValueError()]),
+        RetryAfter(600, 42, error_type="RetryAfter"),  # type: ignore[arg-type]
+    ],
+    ids=lambda error: type(error).__name__,
+)
 async def test_whatever_a_handler_raises_is_a_failure_of_its_job_alone(
     pool: Pool[Any], connection: Connection[Any], database_url: str, error: BaseException
 ) -> None:

@@ -356,7 +356,7 @@ class Runner:
             if task is not None and task.cancelling():
                 raise
             return error
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises
+        except (Exception, SystemExit, BaseExceptionGroup) as error:  # noqa: BLE001 - a handler's
             return error
 
     async def _call(self, running: _Running) -> object:

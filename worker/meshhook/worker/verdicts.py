@@ -58,7 +58,7 @@ def verdict(
         return _asked_for(ended, attempt, settings)
     if not isinstance(ended, BaseException):
         return DONE
-    error = (type(ended).__qualname__, str(ended) or repr(ended), _stack(ended))
+    error = (type(ended).__qualname__, _shown(ended) or type(ended).__qualname__, _stack(ended))
     if attempt >= settings.max_retry_attempts:
         return _final(*error, settings)
     strategy = settings.retry_strategy(lambda: jitter_fraction)
@@ -118,14 +118,22 @@ def _failed(
     return Verdict(
         outcome,
         delay_seconds,
-        storable_text(error_type, MAX_ERROR_TYPE_LENGTH),
-        storable_text(message, MAX_ERROR_MESSAGE_LENGTH),
+        storable_text(_shown(error_type), MAX_ERROR_TYPE_LENGTH),
+        storable_text(_shown(message), MAX_ERROR_MESSAGE_LENGTH),
         None if stack is None else storable_text(stack, MAX_ERROR_STACK_LENGTH),
     )
 
 
 def _text(message: str) -> str | None:
-    return storable_text(message, MAX_ERROR_MESSAGE_LENGTH) if message else None
+    return storable_text(_shown(message), MAX_ERROR_MESSAGE_LENGTH) if message else None
+
+
+def _shown(value: object) -> str:
+    # A handler's own exception may fail even at this; its job must be settled all the same.
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - whatever a __str__ raises
+        return f"({type(value).__qualname__} that cannot be shown)"
 
 
 def _stack(error: BaseException) -> str:
