@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from meshhook import outcomes
 from meshhook.dead_letter_jobs import DeadLetterJob
 from meshhook.outcomes import AttemptOutcome
 
@@ -15,12 +16,10 @@ if TYPE_CHECKING:
 
 LIVE_STATES = ("ready", "scheduled", "running", "retrying", "lost")
 """The states of a job that is in its queue."""
-FINAL_OUTCOMES = (
-    AttemptOutcome.SUCCEEDED.value,
-    AttemptOutcome.DEAD_LETTERED.value,
-    AttemptOutcome.CANCELLED.value,
-    AttemptOutcome.ARCHIVED.value,
-    AttemptOutcome.REPLAYED.value,
+FINAL_OUTCOMES = tuple(
+    outcome.value
+    for outcome in AttemptOutcome
+    if outcome in outcomes.FINAL_OUTCOMES or outcome is AttemptOutcome.REPLAYED
 )
 """The states of a job that has left its queue."""
 

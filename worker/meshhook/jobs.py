@@ -25,8 +25,6 @@ SETTLED_HEADER = "meshhook-settled"
 """The header with the number of attempts whose outcome is recorded."""
 DEAD_LETTER_HEADER = "meshhook-dead-letter"
 """The header of a dead letter that says how it died."""
-REPLAYED_HEADER = "meshhook-replayed-from"
-"""The header of a replayed job that says which dead letter it was."""
 
 MAX_ID_LENGTH = 200
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")

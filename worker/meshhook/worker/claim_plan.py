@@ -15,6 +15,11 @@ SWEEP_SHARE = 0.05
 MAX_SWEEP_INTERVAL_SECONDS = 30.0
 
 
+def claimed_ahead(finished_per_second: float) -> int:
+    """Return how much unstarted work to have, at that many finished jobs a second."""
+    return int(min(finished_per_second * AHEAD_SECONDS, MAX_CLAIM_MESSAGES))
+
+
 def claim_size(*, free_slots: int, unstarted: int, finished_per_second: float) -> int:
     """Return how many messages to claim now; 0 means not yet.
 
@@ -26,7 +31,7 @@ def claim_size(*, free_slots: int, unstarted: int, finished_per_second: float) -
         unstarted: how many claimed jobs have not started.
         finished_per_second: how many jobs finish a second.
     """
-    ahead = int(min(finished_per_second * AHEAD_SECONDS, MAX_CLAIM_MESSAGES))
+    ahead = claimed_ahead(finished_per_second)
     wanted = free_slots + ahead - unstarted
     is_worth_it = wanted > 0 and (unstarted < free_slots or wanted * 2 >= ahead)
     return min(wanted, MAX_CLAIM_MESSAGES) if is_worth_it else 0

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import stamina
@@ -16,16 +16,14 @@ from meshhook.claims import EVERYTHING, Claim, ClaimClass, claim
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.claim_plan import (
-    AHEAD_SECONDS,
-    MAX_CLAIM_MESSAGES,
     ClaimWindow,
     FinishRate,
     claim_size,
+    claimed_ahead,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from meshhook.jobs import Job
     from meshhook.observability.metrics import WorkerMetrics
@@ -148,7 +146,7 @@ class Claimer:
         )
         if limit and self._settler.backlog < MAX_UNSETTLED:
             return limit
-        runner.room_mark = int(min(self._rate.per_second * AHEAD_SECONDS, MAX_CLAIM_MESSAGES) / 2)
+        runner.room_mark = claimed_ahead(self._rate.per_second) // 2
         runner.has_room.clear()
         try:
             async with asyncio.timeout(POLL_SECONDS):
@@ -283,4 +281,4 @@ class Claimer:
 def _moment(claimed: Claim, estimate: float) -> datetime:
     if claimed.jobs:
         return claimed.jobs[0].claimed_at
-    return EVERYTHING + timedelta(seconds=estimate - EVERYTHING.timestamp())
+    return datetime.fromtimestamp(estimate, UTC)

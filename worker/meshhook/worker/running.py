@@ -192,8 +192,8 @@ class Runner:
         for running in list(self._running.values()):
             running.stop(_Abort.SHUTDOWN)
 
-    def abandon(self) -> list[Job[Any]]:
-        """Return the jobs that took no notice of being stopped."""
+    def running_jobs(self) -> list[Job[Any]]:
+        """Return the jobs that run; after `abort_all`, those that take no notice of it."""
         return [running.job for running in self._running.values()]
 
     async def run(self) -> None:

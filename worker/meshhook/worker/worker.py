@@ -363,7 +363,7 @@ class Worker:
         if runner.running:
             runner.abort_all()
             await _until(deadline - margin / 2, runner.wait_idle())
-            stuck = runner.abandon()
+            stuck = runner.running_jobs()
             if stuck:
                 _log.error(
                     "jobs take no notice of being stopped; they are given back",
