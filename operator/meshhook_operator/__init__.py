@@ -1,0 +1,1 @@
+"""The Kubernetes operator: queues and their workers from `JobQueue` resources."""
