@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshhook.jobs import Job
-    from meshhook.observability.metrics import WorkerMetrics
+    from meshhook.observability.loops import WatchedLoop
+    from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.connections import WorkerConnection
     from meshhook.worker.handlers import JobHandler
@@ -60,6 +61,7 @@ class Claimer:
         leases: LeaseTable,
         settings: Callable[[], QueueSettings],
         metrics: WorkerMetrics,
+        loop: WatchedLoop,
         listens: bool,
     ) -> None:
         self._connection = connection
@@ -70,6 +72,7 @@ class Claimer:
         self._leases = leases
         self._settings = settings
         self._metrics = metrics
+        self._loop = loop
         self._listens = listens
         self._window = ClaimWindow()
         self._rate = FinishRate()
@@ -121,6 +124,7 @@ class Claimer:
         return isinstance(error, DatabaseUnavailableError) and not self._is_stopping
 
     async def _turn(self) -> None:
+        self._loop.turn()
         if self._settings().paused:
             self._woken.clear()
             await self._sleep(POLL_SECONDS)
@@ -160,14 +164,16 @@ class Claimer:
         began_at = time.monotonic()
         sweep = everything or self._window.sweep_is_due(began_at)
         from_vt = EVERYTHING if sweep or self._window.low is None else self._window.low
-        claimed = await claim(
-            self._connection,
-            self._tables,
-            lease_seconds=float(settings.visibility_timeout_seconds),
-            limit=limit,
-            max_attempts=settings.max_retry_attempts,
-            from_vt=from_vt,
-        )
+        with self._metrics.operation("claim"):
+            claimed = await claim(
+                self._connection,
+                self._tables,
+                lease_seconds=float(settings.visibility_timeout_seconds),
+                limit=limit,
+                max_attempts=settings.max_retry_attempts,
+                from_vt=from_vt,
+            )
+        self._metrics.claimed(len(claimed.jobs))
         ended_at = time.monotonic()
         if sweep:
             self._window.swept(began_at, ended_at)
@@ -175,8 +181,6 @@ class Claimer:
             self._window.found(claimed.jobs[0].ready_at)
             self._note_visibility(claimed, ended_at)
             self._leases.add(((job.msg_id, job.attempt) for job in claimed.jobs), began_at)
-            self._metrics.claim_batch.observe(len(claimed.jobs))
-            self._metrics.inflight.set(len(self._leases))
         # A claim of suspects leaves healthy messages where they are.
         took_all = len(claimed.jobs) < limit and claimed.claim_class is ClaimClass.HEALTHY
         if took_all and self._clock_offset is not None:
@@ -215,11 +219,11 @@ class Claimer:
         if not jobs:
             return
         try:
-            await self._runner.wait_idle()
-            await self._settler.flush()
+            await self._loop.wait_for(self._runner.wait_idle())
+            await self._loop.wait_for(self._settler.flush())
         finally:
             self._runner.put(jobs, received_at)
-        await self._runner.wait_idle()
+        await self._loop.wait_for(self._runner.wait_idle())
 
     async def _record_lost(self, jobs: list[Job[Any]]) -> None:
         for job in jobs:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from meshhook import queries
-    from meshhook.observability.metrics import WorkerMetrics
+    from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.handlers import JobHandler
     from meshhook.worker.leases import LeaseTable

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from meshhook import queries
+    from meshhook.observability.loops import WatchedLoop
+    from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.worker.connections import WorkerConnection
 
 _log = get_logger("meshhook.worker.settling")
@@ -58,11 +60,15 @@ class Settler:
         tables: queries.QueueTables,
         worker_name: str,
         on_settled: Callable[[Settled], None],
+        metrics: WorkerMetrics,
+        loop: WatchedLoop,
     ) -> None:
         self._connection = connection
         self._tables = tables
         self._worker_name = worker_name
         self._on_settled = on_settled
+        self._metrics = metrics
+        self._loop = loop
         self._pending: list[PendingSettlement] = []
         self._in_flight = 0
         self._refused = 0
@@ -90,7 +96,9 @@ class Settler:
         """Record what is handed over, until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                await self._has_pending.wait()
+                self._loop.turn()
+                if not self._has_pending.is_set():
+                    await self._loop.wait_for(self._has_pending.wait())
                 batch = self._pending[:MAX_BATCH_SETTLEMENTS]
                 del self._pending[: len(batch)]
                 self._in_flight = len(batch)
@@ -153,18 +161,20 @@ class Settler:
             on=DatabaseUnavailableError, attempts=None, timeout=None, wait_initial=0.1, wait_max=5
         ):
             with retry:
+                self._loop.turn()
                 if is_uncertain:
                     recorded |= await self._find_recorded(settlements)
                 rest = [i for i in range(len(batch)) if i not in recorded]
                 if not rest:
                     break
                 try:
-                    positions = await settle(
-                        self._connection,
-                        self._tables,
-                        self._worker_name,
-                        [settlements[i] for i in rest],
-                    )
+                    with self._metrics.operation("settle"):
+                        positions = await settle(
+                            self._connection,
+                            self._tables,
+                            self._worker_name,
+                            [settlements[i] for i in rest],
+                        )
                 except UncertainCommitError:
                     is_uncertain = True
                     raise

@@ -18,7 +18,9 @@ from meshhook.database import Database
 from meshhook.errors import DatabaseError, InvalidHandlerError, InvalidSettingError
 from meshhook.names import CONFIG_CHANNEL, validate_queue_name, wake_channel
 from meshhook.observability.loggers import get_logger
-from meshhook.observability.metrics import WorkerMetrics
+from meshhook.observability.loops import WatchedLoop
+from meshhook.observability.metrics import LOOPS
+from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
 from meshhook.worker.claiming import Claimer
 from meshhook.worker.connections import WorkerConnection
@@ -202,6 +204,8 @@ class Worker:
             raise
         settle_connection = self._connection("settle")
 
+        claimer_loop, settler_loop, leases_loop = (WatchedLoop(name) for name in LOOPS)
+
         def settings() -> QueueConfig:
             return config if self._parts is None else self._parts.config
 
@@ -210,6 +214,8 @@ class Worker:
             tables=tables,
             worker_name=self.name,
             on_settled=self._on_settled,
+            metrics=self._metrics,
+            loop=settler_loop,
         )
         runner = Runner(
             handler=self._handler,
@@ -231,6 +237,7 @@ class Worker:
             leases=self._leases,
             settings=settings,
             metrics=self._metrics,
+            loop=claimer_loop,
             listens=not self._pooled,
         )
         return _Parts(
@@ -247,6 +254,7 @@ class Worker:
                 lease_seconds=lambda: float(settings().visibility_timeout_seconds),
                 on_lost=self._on_leases_lost,
                 metrics=self._metrics,
+                loop=leases_loop,
             ),
             settler=settler,
             runner=runner,
@@ -260,6 +268,15 @@ class Worker:
                 dlq_retention_days=lambda: settings().dlq_retention_days,
             ),
             releasing=set(),
+            gauges=WorkerGauges(
+                inflight=lambda: len(self._leases),
+                running=lambda: runner.running,
+                limit=lambda: self._concurrency,
+                unsettled=lambda: settler.backlog,
+                is_connected=lambda: main.is_connected,
+                is_draining=self._stop_requested.is_set,
+                loops=(claimer_loop, settler_loop, leases_loop),
+            ),
         )
 
     def _connection(
@@ -308,6 +325,7 @@ class Worker:
 
     async def _work(self, parts: _Parts) -> None:
         parts.lease_keeper.start()
+        self._metrics.attach(parts.gauges)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -328,6 +346,7 @@ class Worker:
             self._failure = error
             _log.error("worker failed", queue=self.queue_name, worker=self.name, exc_info=error)
         finally:
+            self._metrics.detach(parts.gauges)
             await parts.lease_keeper.stop()
             await parts.main_connection.close()
             await parts.settle_connection.close()
@@ -401,9 +420,10 @@ class Worker:
     ) -> None:
         msg_ids, attempts = zip(*leases, strict=True)
         try:
-            rows = await parts.settle_connection.fetch(
-                parts.release_sql, msg_ids, attempts, delay_seconds
-            )
+            with self._metrics.operation("release"):
+                rows = await parts.settle_connection.fetch(
+                    parts.release_sql, msg_ids, attempts, delay_seconds
+                )
         except DatabaseError as error:
             _log.warning("leases not given back", leases=len(leases), error=str(error))
             return
@@ -416,6 +436,9 @@ class Worker:
         for outcome, count in Counter(outcomes).items():
             self._tally.outcomes[outcome] += count
             self._metrics.attempts(outcome, count)
+        failures = Counter(s.error_type for s in settled.recorded if s.error_type is not None)
+        for error_type, count in failures.items():
+            self._metrics.errors(error_type, count)
         delays = [
             settlement.delay_seconds
             for settlement in settled.recorded
@@ -436,7 +459,7 @@ class Worker:
             (settlement.msg_id, settlement.attempt)
             for settlement in (*settled.recorded, *settled.completed, *settled.lost)
         )
-        self._metrics.inflight.set(len(self._leases))
+        self._metrics.count_observations()
 
 
 @dataclass(slots=True)
@@ -453,6 +476,7 @@ class _Parts:
     claimer: Claimer
     config_watcher: ConfigWatcher
     housekeeper: Housekeeper
+    gauges: WorkerGauges
     releasing: set[asyncio.Task[None]]
     """Releases under way."""
 
