@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import stamina
@@ -79,7 +78,7 @@ class Claimer:
         self._woken = asyncio.Event()
         self._waiting_until = 0.0
         self._clock_offset: float | None = None
-        self._drained: tuple[datetime, datetime] | None = None
+        self._drained: tuple[float, float] | None = None
         self._is_stopping = False
         self._wait_sql = queries.load("wait", tables)
         self._waiting_sequence = f'meshhook."waiting_{tables.queue_name}"'
@@ -184,7 +183,7 @@ class Claimer:
         # A claim of suspects leaves healthy messages where they are.
         took_all = len(claimed.jobs) < limit and claimed.claim_class is ClaimClass.HEALTHY
         if took_all and self._clock_offset is not None:
-            self._drained = from_vt, _moment(claimed, began_at + self._clock_offset)
+            self._drained = from_vt.timestamp(), _moment(claimed, began_at + self._clock_offset)
         return claimed
 
     def _note_visibility(self, claimed: Claim, now: float) -> None:
@@ -193,13 +192,13 @@ class Claimer:
         An earlier claim took all that it saw from some `vt` on. What lies there and is claimed
         only now was not visible then: its producer's transaction was still open.
         """
-        self._clock_offset = claimed.jobs[0].claimed_at.timestamp() - now
+        self._clock_offset = claimed.jobs[0].claimed_timestamp - now
         if self._drained is None:
             return
         from_vt, drained_at = self._drained
         for job in claimed.jobs:
-            if from_vt <= job.ready_at < drained_at:
-                job.ready_at = min(drained_at, job.claimed_at)
+            if from_vt <= job.ready_timestamp < drained_at:
+                job.ready_timestamp = min(drained_at, job.claimed_timestamp)
 
     async def _hand_over(self, claimed: Claim, limit: int) -> None:
         received_at = time.monotonic()
@@ -282,7 +281,5 @@ class Claimer:
             pass
 
 
-def _moment(claimed: Claim, estimate: float) -> datetime:
-    if claimed.jobs:
-        return claimed.jobs[0].claimed_at
-    return datetime.fromtimestamp(estimate, UTC)
+def _moment(claimed: Claim, estimate: float) -> float:
+    return claimed.jobs[0].claimed_timestamp if claimed.jobs else estimate

@@ -8,7 +8,6 @@ import random
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -295,7 +294,7 @@ class Runner:
         """Start an attempt and take it as far as it goes without waiting."""
         began_at = time.monotonic()
         # The database's clock: the moment of the claim by it, and what has passed since.
-        job.started_at = job.claimed_at + timedelta(seconds=began_at - claimed_at)
+        job.started_timestamp = job.claimed_timestamp + began_at - claimed_at
         settings = self._settings()
         running = _Running(job, began_at, settings)
         self._running[job.msg_id] = running
@@ -373,15 +372,15 @@ class Runner:
         if ended is _Abort.SHUTDOWN:
             self._on_released([job], 0.0)
             return
-        started = job.started_at.timestamp()
+        started = job.started_timestamp
         ran_seconds = time.monotonic() - running.began_at
         end = running.refusal
         if end is None:
             end = self._end(running, ended)
             self._metrics.duration.observe(ran_seconds)
-            self._metrics.wait.observe(max(0.0, started - job.ready_at.timestamp()))
+            self._metrics.wait.observe(max(0.0, started - job.ready_timestamp))
         if end.outcome in FINAL_OUTCOMES:
-            age_seconds = started + ran_seconds - job.enqueued_at.timestamp()
+            age_seconds = started + ran_seconds - job.enqueued_timestamp
             self._metrics.age.observe(max(0.0, age_seconds))
         settlement = settlement_of(
             job, end, started if running.refusal is None else None, started + ran_seconds
@@ -431,7 +430,7 @@ class Runner:
             message = "job.complete() needs a connection inside a transaction"
             raise InvalidSettingError(message)
         job = running.job
-        started = job.started_at.timestamp()
+        started = job.started_timestamp
         finished = started + time.monotonic() - running.began_at
         settlement = settlement_of(job, DONE, started, finished)
         with translated_errors():
