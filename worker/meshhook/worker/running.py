@@ -93,6 +93,7 @@ class Runner:
         self.concurrency = concurrency
         self.finished = 0
         """How many attempts have ended since the start."""
+        self._ended_seconds = 0.0
         self.has_room = asyncio.Event()
         """Set whenever a slot is free or little work is left unstarted."""
         self.room_mark = 0
@@ -124,6 +125,12 @@ class Runner:
     def running(self) -> int:
         """How many jobs run."""
         return len(self._running)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long jobs have run since the start, added up, those that still run included."""
+        now = time.monotonic()
+        return self._ended_seconds + sum(now - each.began_at for each in self._running.values())
 
     @property
     def free_slots(self) -> int:
@@ -280,9 +287,10 @@ class Runner:
             del self._running[job.msg_id]
             self._update_idle()
         self.finished += 1
+        ran_seconds = time.monotonic() - began_at
+        self._ended_seconds += ran_seconds
         if end is None:
             return
-        ran_seconds = time.monotonic() - began_at
         if has_run:
             self._metrics.duration.observe(ran_seconds)
             self._metrics.wait.observe(max(0.0, started - job.ready_at.timestamp()))
