@@ -14,6 +14,7 @@ from meshhook.dead_letter_jobs import DeadLetterJob, DlqMetrics, ErrorGroup
 from meshhook.dead_letters import DLQService
 from meshhook.errors import MeshHookError
 from meshhook.jobs import Job, WorkflowJob
+from meshhook.live_workers import LiveWorker, list_workers
 from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
 from meshhook.queue_config import QueueConfig
 from meshhook.queues import QueueMetrics, QueueService
@@ -32,6 +33,7 @@ __all__ = [
     "ErrorGroup",
     "Job",
     "JobHandler",
+    "LiveWorker",
     "MeshHookError",
     "QueueConfig",
     "QueueMetrics",
@@ -50,6 +52,7 @@ __all__ = [
     "get_queue_config",
     "get_queue_snapshot",
     "list_queues",
+    "list_workers",
     "migrate",
     "set_queue_config",
 ]

@@ -110,6 +110,7 @@ class Runner:
         self.concurrency = concurrency
         self.finished = 0
         """How many attempts have ended since the start."""
+        self._ended_seconds = 0.0
         self.has_room = asyncio.Event()
         """Set whenever a slot is free or little work is left unstarted."""
         self.room_mark = 0
@@ -141,6 +142,12 @@ class Runner:
     def running(self) -> int:
         """How many jobs run."""
         return len(self._running)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long jobs have run since the start, added up, those that still run included."""
+        now = time.monotonic()
+        return self._ended_seconds + sum(now - each.began_at for each in self._running.values())
 
     @property
     def free_slots(self) -> int:
@@ -366,6 +373,8 @@ class Runner:
     def _finish(self, running: _Running) -> None:
         """Hand over how an attempt ended."""
         self.finished += 1
+        ran_seconds = time.monotonic() - running.began_at
+        self._ended_seconds += ran_seconds
         job, ended = running.job, running.ended
         if ended is _Abort.LEASE_LOST:
             return
@@ -373,7 +382,6 @@ class Runner:
             self._on_released([job], 0.0)
             return
         started = job.started_timestamp
-        ran_seconds = time.monotonic() - running.began_at
         end = running.refusal
         if end is None:
             end = self._end(running, ended)

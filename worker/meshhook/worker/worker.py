@@ -27,6 +27,7 @@ from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.handlers import JobHandler, create_job_handler
 from meshhook.worker.housekeeping import ConfigWatcher, Housekeeper
 from meshhook.worker.leases import LeaseKeeper, LeaseTable
+from meshhook.worker.reporting import QueueReport, Reporter
 from meshhook.worker.running import Runner
 from meshhook.worker.settling import Settled, Settler
 from meshhook.worker.stats import Tally, WorkerStats
@@ -267,6 +268,7 @@ class Worker:
                 tables=tables,
                 dlq_retention_days=lambda: settings().dlq_retention_days,
             ),
+            reporter=Reporter(connection=main, worker_name=self.name, read=self._reports),
             releasing=set(),
             gauges=WorkerGauges(
                 inflight=lambda: len(self._leases),
@@ -278,6 +280,20 @@ class Worker:
                 loops=(claimer_loop, settler_loop, leases_loop),
             ),
         )
+
+    def _reports(self) -> list[QueueReport]:
+        if self._parts is None:
+            return []
+        runner = self._parts.runner
+        return [
+            QueueReport(
+                self.queue_name,
+                self._concurrency,
+                runner.running,
+                self._tally.processed,
+                runner.busy_seconds,
+            )
+        ]
 
     def _connection(
         self,
@@ -335,6 +351,7 @@ class Worker:
                         ("runner", parts.runner.run()),
                         ("config", parts.config_watcher.run()),
                         ("housekeeper", parts.housekeeper.run()),
+                        ("reporter", parts.reporter.run()),
                     )
                 ]
                 claiming = group.create_task(parts.claimer.run(), name="meshhook-claimer")
@@ -348,6 +365,7 @@ class Worker:
         finally:
             self._metrics.detach(parts.gauges)
             await parts.lease_keeper.stop()
+            await parts.reporter.withdraw()
             await parts.main_connection.close()
             await parts.settle_connection.close()
             _log.info("worker stopped", queue=self.queue_name, worker=self.name)
@@ -373,6 +391,7 @@ class Worker:
             unstarted=runner.unstarted,
         )
         parts.claimer.stop()
+        parts.reporter.drain()
         self._release_soon(runner.take_unstarted(), 0.0)
         # A claim that is under way hands its jobs over still; they are given back as well.
         await _until(deadline - margin, asyncio.wait([claiming]))
@@ -477,6 +496,7 @@ class _Parts:
     config_watcher: ConfigWatcher
     housekeeper: Housekeeper
     gauges: WorkerGauges
+    reporter: Reporter
     releasing: set[asyncio.Task[None]]
     """Releases under way."""
 
