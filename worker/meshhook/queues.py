@@ -138,12 +138,15 @@ class QueueService(Generic[PayloadT]):
         Arguments and errors are those of `enqueue`; the message of an error that one job causes
         says which one. For a very large number call it with a few thousand at a time.
         """
-        encoded = []
-        for position, job in enumerate(jobs):
+        delay = delay_in_seconds(delay_seconds)
+        header_text = encode_headers(headers)
+        max_bytes = (await self.get_config()).max_payload_bytes
+        encoded: list[Message] = []
+        for job in jobs:
             try:
-                encoded.append(await self._encode(job, headers, delay_seconds))
+                encoded.append((encode_body(job, max_bytes), header_text, delay))
             except ValueError as error:
-                error.add_note(f"job {position} of the batch, counted from 0")
+                error.add_note(f"job {len(encoded)} of the batch, counted from 0")
                 raise
         if not encoded:
             return []
