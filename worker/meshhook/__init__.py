@@ -15,6 +15,7 @@ from meshhook.dead_letters import DLQService
 from meshhook.errors import MeshHookError
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.live_workers import LiveWorker, list_workers
+from meshhook.observability.monitoring_server import MonitoringServer
 from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
 from meshhook.queue_config import QueueConfig
 from meshhook.queues import QueueMetrics, QueueService
@@ -35,6 +36,7 @@ __all__ = [
     "JobHandler",
     "LiveWorker",
     "MeshHookError",
+    "MonitoringServer",
     "QueueConfig",
     "QueueMetrics",
     "QueueService",
