@@ -377,3 +377,30 @@ def test_a_metrics_port_that_is_taken(database_url, queue_name, tmp_path):
         )
     assert done.returncode == 1
     assert f"error: metrics port {port} on 127.0.0.1: Address already in use" in done.stderr
+
+
+async def test_an_exporter_shows_queues_without_workers(database_url, queue_name, tmp_path):
+    """It names its port, exports the queues, is alive and ready, and ends with 0 at SIGTERM."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "meshhook", "exporter", "--metrics-port", "0"),
+        *("--metrics-address", "127.0.0.1", "--interval-seconds", "0.2"),
+        env=environment(database_url),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        port = None
+        while port is None:
+            assert process.stderr is not None
+            record = json.loads(await asyncio.wait_for(process.stderr.readline(), 20))
+            port = record.get("port")
+        await eventually(lambda: ask(port, "/readyz").status == 200, timeout=20)
+        assert ask(port, "/healthz").status == 200
+        assert (
+            'meshhook_queue_messages{queue="jobs",state="ready"} 0.0' in ask(port, "/metrics").text
+        )
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

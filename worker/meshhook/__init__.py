@@ -13,6 +13,7 @@ from meshhook.database import Database
 from meshhook.dead_letter_jobs import DeadLetterJob, DlqMetrics, ErrorGroup
 from meshhook.dead_letters import DLQService
 from meshhook.errors import MeshHookError
+from meshhook.exporter import QueueExporter
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.live_workers import LiveWorker, list_workers
 from meshhook.observability.monitoring_server import MonitoringServer
@@ -38,6 +39,7 @@ __all__ = [
     "MeshHookError",
     "MonitoringServer",
     "QueueConfig",
+    "QueueExporter",
     "QueueMetrics",
     "QueueService",
     "QueueSnapshot",
