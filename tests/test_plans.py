@@ -124,7 +124,7 @@ async def test_a_deep_queue_costs_no_more_than_a_shallow_one(steady: Connection)
         assert deep <= 2 * few + 100, f"{name}: {few} pages at 2,000 messages, {deep} at {DEPTH}"
 
 
-@pytest.mark.parametrize("function", ["queue_snapshot", "list_queue_snapshots"])
+@pytest.mark.parametrize("function", ["queue_snapshot", "list_queue_snapshots", "queue_metrics"])
 @pytest.mark.parametrize("is_steady", [True, False])
 async def test_a_snapshot_reads_no_more_than_its_limit(
     steady: Connection, database_url: str, function: str, is_steady: bool

@@ -13,8 +13,10 @@ from meshhook.database import Database
 from meshhook.dead_letter_jobs import DeadLetterJob, DlqMetrics, ErrorGroup
 from meshhook.dead_letters import DLQService
 from meshhook.errors import MeshHookError
+from meshhook.exporter import QueueExporter
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.live_workers import LiveWorker, list_workers
+from meshhook.observability.monitoring_server import MonitoringServer
 from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
 from meshhook.queue_config import QueueConfig
 from meshhook.queues import QueueMetrics, QueueService
@@ -35,7 +37,9 @@ __all__ = [
     "JobHandler",
     "LiveWorker",
     "MeshHookError",
+    "MonitoringServer",
     "QueueConfig",
+    "QueueExporter",
     "QueueMetrics",
     "QueueService",
     "QueueSnapshot",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 1.0
 STALL_SECONDS = 60.0
 """How long a loop may take for a turn. A statement has 30 seconds, and reaching the database
 again, or a handler that blocks the event loop, may take as long once more."""

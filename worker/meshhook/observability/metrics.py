@@ -52,6 +52,14 @@ OUTCOMES: Final = (
 )
 OPERATIONS: Final = ("claim", "settle", "extend", "release")
 LOOPS: Final = ("claimer", "settler", "leases")
+COLLECTION_ERRORS: Final = (
+    "DatabaseUnavailableError",
+    "UncertainCommitError",
+    "StatementTimeout",
+    "SchemaMissingError",
+    "DatabaseError",
+    "QueueUnreadable",
+)
 STATES: Final = ("ready", "scheduled", "running", "retrying", "lost")
 SIGNALS: Final = ("backlog", "deadline", "arrivals", "running", "scheduled", "fallback")
 OTHER: Final = "_OTHER"
@@ -256,9 +264,10 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             Metric(
                 "meshhook_exporter_collection_errors_total",
                 _C,
-                "Readings of the queues that failed, by error type.",
+                "Readings of the queues that failed, and queues left out, by error type.",
                 (Source.EXPORTER, Source.OPERATOR),
                 ("error_type",),
+                values=MappingProxyType({"error_type": COLLECTION_ERRORS}),
             ),
             _scaler("replicas", _G, "Replicas that the workload has."),
             _scaler("desired_replicas", _G, "Replicas that the operator asks for."),

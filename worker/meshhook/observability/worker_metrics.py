@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ class WorkerGauges:
     unsettled: Callable[[], int]
     is_connected: Callable[[], bool]
     is_draining: Callable[[], bool]
-    loops: Collection[WatchedLoop]
+    loops: Sequence[WatchedLoop]
 
 
 class WorkerMetrics:

@@ -17,8 +17,9 @@ from meshhook.administration import describe_tables, get_queue_config
 from meshhook.database import Database
 from meshhook.errors import DatabaseError, InvalidHandlerError, InvalidSettingError
 from meshhook.names import CONFIG_CHANNEL, validate_queue_name, wake_channel
+from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
-from meshhook.observability.loops import WatchedLoop
+from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
 from meshhook.observability.metrics import LOOPS
 from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
@@ -29,6 +30,7 @@ from meshhook.worker.housekeeping import ConfigWatcher, Housekeeper
 from meshhook.worker.leases import LeaseKeeper, LeaseTable
 from meshhook.worker.reporting import QueueReport, Reporter
 from meshhook.worker.running import Runner
+from meshhook.worker.schema_watch import SchemaWatch
 from meshhook.worker.settling import Settled, Settler
 from meshhook.worker.stats import Tally, WorkerStats
 
@@ -67,6 +69,7 @@ class Worker:
         pooled: bool = False,
         registry: CollectorRegistry | None = None,
         name: str | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         """Take what it works on.
 
@@ -82,6 +85,9 @@ class Worker:
             registry: where the metrics go. Default: the process's own.
             name: the worker's name in the history. Default: host, process id and a random part,
                 so that a restarted pod of the same name is a new worker.
+            stall_seconds: how long a loop of the worker may take for a turn until `liveness`
+                says that it has stalled, 10 to 86400. Nothing turns while a handler blocks the
+                event loop. Default 60.
 
         Raises:
             InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming the argument.
@@ -93,6 +99,8 @@ class Worker:
             )
         if not isinstance(grace_seconds, int | float) or not 0 <= grace_seconds <= 3600:  # noqa: PLR2004
             raise InvalidSettingError(f"grace_seconds is 0 to 3600, got {grace_seconds!r}")
+        if not isinstance(stall_seconds, int | float) or not 10 <= stall_seconds <= 86_400:  # noqa: PLR2004
+            raise InvalidSettingError(f"stall_seconds is 10 to 86400, got {stall_seconds!r}")
         if not callable(handler):
             raise InvalidHandlerError(f"a handler is a function of one job, got {handler!r}")
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -101,6 +109,7 @@ class Worker:
         self._concurrency = concurrency
         self._grace_seconds = float(grace_seconds)
         self._pooled = pooled
+        self._stall_seconds = float(stall_seconds)
         self._metrics = WorkerMetrics(self.queue_name, registry)
         self._tally = Tally()
         self._leases = LeaseTable()
@@ -177,6 +186,36 @@ class Worker:
         """Return what the worker has done since it was made."""
         return self._tally.stats(running=0 if self._parts is None else self._parts.runner.running)
 
+    def liveness(self) -> list[Check]:
+        """Return a check for each loop: one that has stalled needs a new process.
+
+        Any thread may ask, also while a handler blocks the event loop. A database that is away
+        stalls nothing. The names are claimer, settler and leases.
+        """
+        if self._failure is not None:
+            return [Check("worker", f"has failed: {type(self._failure).__name__}")]
+        if self._parts is None or self._main is None or self._stopped.is_set():
+            return []
+        loops = self._parts.gauges.loops
+        if self._stop_requested.is_set():
+            loops = [loop for loop in loops if loop.name != "claimer"]  # it ends first
+        return check_loops(loops, prefix=f"{self.queue_name} ")
+
+    def readiness(self) -> list[Check]:
+        """Return what must hold for it to work: the database, the migrations, no draining.
+
+        Any thread may ask.
+        """
+        parts = self._parts
+        if parts is None or self._main is None or self._stopped.is_set():
+            return [Check("worker", "does not run")]
+        is_draining = self._stop_requested.is_set()
+        return [
+            Check("database", parts.main_connection.fault),
+            Check("migrations", parts.schema_watch.fault),
+            Check("draining", "the worker stops" if is_draining else None),
+        ]
+
     @property
     def has_stuck_jobs(self) -> bool:
         """Whether a job that was given up still runs: it would hold up a normal exit.
@@ -205,7 +244,11 @@ class Worker:
             raise
         settle_connection = self._connection("settle")
 
-        claimer_loop, settler_loop, leases_loop = (WatchedLoop(name) for name in LOOPS)
+        claimer_loop, settler_loop, leases_loop = (
+            WatchedLoop(name, stall_seconds=self._stall_seconds) for name in LOOPS
+        )
+        schema_watch = SchemaWatch(main)
+        await schema_watch.check()
 
         def settings() -> QueueConfig:
             return config if self._parts is None else self._parts.config
@@ -269,13 +312,14 @@ class Worker:
                 dlq_retention_days=lambda: settings().dlq_retention_days,
             ),
             reporter=Reporter(connection=main, worker_name=self.name, read=self._reports),
+            schema_watch=schema_watch,
             releasing=set(),
             gauges=WorkerGauges(
                 inflight=lambda: len(self._leases),
                 running=lambda: runner.running,
                 limit=lambda: self._concurrency,
                 unsettled=lambda: settler.backlog,
-                is_connected=lambda: main.is_connected,
+                is_connected=lambda: main.fault is None,
                 is_draining=self._stop_requested.is_set,
                 loops=(claimer_loop, settler_loop, leases_loop),
             ),
@@ -352,6 +396,7 @@ class Worker:
                         ("config", parts.config_watcher.run()),
                         ("housekeeper", parts.housekeeper.run()),
                         ("reporter", parts.reporter.run()),
+                        ("schema", parts.schema_watch.run()),
                     )
                 ]
                 claiming = group.create_task(parts.claimer.run(), name="meshhook-claimer")
@@ -495,6 +540,7 @@ class _Parts:
     claimer: Claimer
     config_watcher: ConfigWatcher
     housekeeper: Housekeeper
+    schema_watch: SchemaWatch
     gauges: WorkerGauges
     reporter: Reporter
     releasing: set[asyncio.Task[None]]
