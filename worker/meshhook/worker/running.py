@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.handlers import JobHandler
     from meshhook.worker.leases import LeaseTable
+    from meshhook.worker.slots import Share
 
 _log = get_logger("meshhook.worker.running")
 
@@ -106,8 +107,11 @@ class Runner:
         metrics: WorkerMetrics,
         on_ended: Callable[[PendingSettlement], None],
         on_released: Callable[[list[Job[Any]], float], None],
+        share: Share | None = None,
     ) -> None:
         self.concurrency = concurrency
+        self._share = share
+        """The queue's share of the worker's slots; None where it is the only queue."""
         self.finished = 0
         """How many attempts have ended since the start."""
         self._ended_seconds = 0.0
@@ -150,8 +154,15 @@ class Runner:
         return self._ended_seconds + sum(now - each.began_at for each in self._running.values())
 
     @property
+    def taken_slots(self) -> int:
+        """How many slots are taken: by jobs that run, and by threads that were given up."""
+        return len(self._running) + len(self._zombies)
+
+    @property
     def free_slots(self) -> int:
         """How many jobs could start at once."""
+        if self._share is not None:
+            return self._share.free
         return self.concurrency - len(self._running) - len(self._zombies)
 
     @property
@@ -187,6 +198,17 @@ class Runner:
             if not self._wake_slot():
                 break
         self._update_room()
+
+    def look_again(self) -> None:
+        """Start what may start now: another queue of the worker has left a slot."""
+        for _ in range(min(len(self._unstarted), self.free_slots)):
+            if not self._wake_slot():
+                break
+        self._update_room()
+
+    def give_back(self, jobs: list[Job[Any]]) -> None:
+        """Give jobs back that were claimed and are not to run here."""
+        self._on_released(jobs, 0.0)
 
     def take_unstarted(self) -> list[Job[Any]]:
         """Take back every job that has not started."""
@@ -253,7 +275,7 @@ class Runner:
     async def _slot(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            while not self._unstarted:
+            while not self._unstarted or not (self._share is None or self._share.may_start):
                 waiting = loop.create_future()
                 self._idle_slots.append(waiting)
                 await waiting
@@ -269,6 +291,8 @@ class Runner:
                 self._update_idle()
             self._finish(running)
             self._update_room()
+            if self._share is not None:
+                self._share.freed()
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """Return what ends when the event loop has seen to everything else.
@@ -432,6 +456,8 @@ class Runner:
     def _bury(self, msg_id: int) -> None:
         self._zombies.discard(msg_id)
         self._update_room()
+        if self._share is not None:
+            self._share.freed()
 
     async def _complete(self, running: _Running, connection: Any) -> None:
         if not connection.is_in_transaction():
