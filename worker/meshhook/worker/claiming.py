@@ -21,6 +21,7 @@ from meshhook.worker.claim_plan import (
     claim_size,
     claimed_ahead,
 )
+from meshhook.worker.wake_delay import WakeDelay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -102,6 +103,9 @@ class Claimer:
         self._patience: asyncio.Timeout | None = None
         self._window = ClaimWindow()
         self._rate = FinishRate()
+        self.wake_delay = WakeDelay()
+        """How long to wait after a wake-up; knows how many workers the queue has."""
+        self._was_notified = False
         self._woken = asyncio.Event()
         self._waiting_until = 0.0
         self._clock_offset: float | None = None
@@ -110,8 +114,13 @@ class Claimer:
         self._wait_sql = queries.load("wait", tables)
         self._waiting_sequence = f'meshhook."waiting_{tables.queue_name}"'
 
+    def notify(self) -> None:
+        """End a wait: something was inserted, and every waiting worker knows."""
+        self._was_notified = True
+        self._woken.set()
+
     def wake(self) -> None:
-        """End a wait: something was inserted, or the settings have changed."""
+        """End a wait: this worker has reason to look."""
         self._woken.set()
 
     def wake_in(self, seconds: float) -> None:
@@ -246,6 +255,9 @@ class Claimer:
                 from_vt=from_vt,
             )
         self._metrics.claimed(len(claimed.jobs))
+        if self._was_notified:
+            self._was_notified = False
+            self.wake_delay.found(len(claimed.jobs))
         ended_at = time.monotonic()
         if sweep:
             self._window.swept(began_at, ended_at)
@@ -350,6 +362,12 @@ class Claimer:
         if row is not None and row["next_due_seconds"] is not None:
             pause = min(pause, max(row["next_due_seconds"], 0.0) + 0.001)
         await self._sleep(pause)
+        if self._was_notified and not self._is_stopping:
+            runner = self._runner
+            utilisation = 1 - max(0, runner.free_slots) / runner.concurrency
+            delay = self.wake_delay.seconds(random.random(), utilisation)  # noqa: S311 - spreads
+            if delay:
+                await asyncio.sleep(delay)
 
     async def _sleep(self, seconds: float) -> None:
         if self._is_stopping:

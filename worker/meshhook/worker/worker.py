@@ -303,6 +303,7 @@ class Worker:
                 connection=main,
                 worker_name=self.name,
                 read=lambda: [lane.report() for lane in lanes],
+                on_counted=partial(_note_fleet, lanes),
             ),
         )
 
@@ -329,7 +330,7 @@ class Worker:
     def _on_wake(self, queue_name: str, *_: object) -> None:
         lane = self._lane(queue_name)
         if lane is not None:
-            lane.claimer.wake()
+            lane.claimer.notify()
 
     def _on_config(self, _: object, __: int, ___: str, payload: object) -> None:
         lane = self._lane(payload)
@@ -414,6 +415,11 @@ def _check_concurrency(concurrency: Any, queue_names: tuple[str, ...]) -> None:
             f"concurrency is {concurrency}, and the worker has {len(queue_names)} queues; each "
             "needs a slot of its own, or it could wait for ever"
         )
+
+
+def _note_fleet(lanes: list[Lane], workers: dict[str, int]) -> None:
+    for lane in lanes:
+        lane.claimer.wake_delay.workers = max(workers.get(lane.queue_name, 1), 1)
 
 
 def _dlq_retention_days(lane: Lane) -> int | None:
