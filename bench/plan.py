@@ -53,6 +53,10 @@ class ModePlan:
     rounds: int | None = None
     """In how many rounds at most; None means in all."""
 
+    def measures(self, subject: SubjectPlan) -> bool:
+        """Say whether the subject is measured."""
+        return not self.subjects or subject.name in self.subjects
+
     def parameters_for(self, subject: SubjectPlan) -> dict[str, Any]:
         """Return the parameters, with the subject's share of the jobs."""
         if self.measure not in {"drain", "enqueue_many"}:
@@ -82,10 +86,11 @@ class Size:
     backlog: int
     finished: int
     held_seconds: float
+    held_window_seconds: float
     held_rounds: int
     consumers: tuple[int, ...]
     budget_seconds: float | None = None
-    """When it is used up, no further mode is begun."""
+    """When it is used up, what is not measured yet is left out."""
 
 
 SUBJECTS = (
@@ -157,6 +162,7 @@ FULL = Size(
     backlog=1_000_000,
     finished=350_000,
     held_seconds=240.0,
+    held_window_seconds=10.0,
     held_rounds=1,
     consumers=(1, 4, 16, 64, 128),
 )
@@ -177,9 +183,10 @@ QUICK = Size(
     backlog=100_000,
     finished=30_000,
     held_seconds=6.0,
+    held_window_seconds=1.0,
     held_rounds=1,
     consumers=(1, 16, 64),
-    budget_seconds=270.0,
+    budget_seconds=285.0,
 )
 TINY = Size(
     name="tiny",
@@ -197,7 +204,8 @@ TINY = Size(
     delayed=(0, 500),
     backlog=1_000,
     finished=300,
-    held_seconds=0.5,
+    held_seconds=1.0,
+    held_window_seconds=0.25,
     held_rounds=1,
     consumers=(1, 3),
 )
@@ -219,7 +227,6 @@ OFFERED_TIMEOUT_FACTOR = 3.0
 WORK_SECONDS = 0.001
 SCRAPE_SECONDS = 1.0
 HELD_BASELINE_SHARE = 0.25
-HELD_WINDOWS = 24
 
 DEGRADATION = "Degradation"
 HELD = "A transaction id held by another session"
@@ -370,7 +377,7 @@ def _held(size: Size) -> list[ModePlan]:
                 "per_second": per_second,
                 "baseline_seconds": size.held_seconds * HELD_BASELINE_SHARE,
                 "held_seconds": size.held_seconds,
-                "window_seconds": size.held_seconds / HELD_WINDOWS,
+                "window_seconds": size.held_window_seconds,
             },
             subjects=_PGMQ_BASED,
             own_ratio="lowest_share",

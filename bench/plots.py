@@ -75,8 +75,8 @@ _PANELS = (
     ("drain_webhooks", "per_second", "drain, real 8 KB: jobs/s"),
     ("enqueue_many_small", "per_second", "bulk enqueue, 256 B: jobs/s"),
     ("enqueue_64", "per_second", "single enqueue, 64 callers: jobs/s"),
-    ("pick_up", "p99_ms", "idle pickup p99: ms, less is better"),
-    ("end_to_end_small", "p99_ms", "end to end p99 at 800/s: ms, less is better"),
+    ("pick_up", "p99_ms", "idle pickup p99: ms, log scale, less is better"),
+    ("end_to_end_small", "p99_ms", "end to end p99 at 800/s: ms, log scale"),
 )
 
 

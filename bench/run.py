@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,7 @@ def _chosen(plans: Sequence[ModePlan], patterns: list[str] | None) -> list[ModeP
 
 
 def _measure(arguments: argparse.Namespace, progress: Steps) -> Report:
+    began = time.monotonic()
     interpreters, left_out = prepare(
         arguments.chosen,
         arguments.environments,
@@ -140,6 +142,7 @@ def _measure(arguments: argparse.Namespace, progress: Steps) -> Report:
         subjects=[subject for subject in arguments.chosen if subject.name in interpreters],
         interpreters=interpreters,
         left_out=left_out,
+        began=began,
         on_step=progress.step,
         on_mode=on_mode,
     )

@@ -35,6 +35,10 @@ class ProbeError(Exception):
     """A measurement failed."""
 
 
+class TimeUpError(Exception):
+    """The time for the whole run is up."""
+
+
 def prepare(
     subjects: Sequence[SubjectPlan], directory: Path, on_peer: Callable[[str], None]
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -85,17 +89,21 @@ class Bench:
         await self.connection.execute(f'create database "{template}"')
         return await self._probe(subject, template, "install", {})
 
-    async def measure(self, subject: SubjectPlan, plan: ModePlan) -> dict[str, Any]:
+    async def measure(
+        self, subject: SubjectPlan, plan: ModePlan, timeout_seconds: float = PROBE_TIMEOUT_SECONDS
+    ) -> dict[str, Any]:
         """Take one measurement.
 
         Raises:
             ProbeError: it failed, or jobs were lost.
+            TimeoutError: it took too long.
         """
         template = f"bench_{subject.name}"
         await self.connection.execute(f'create database bench template "{template}"')
         try:
             parameters = plan.parameters_for(subject)
-            result = await self._probe(subject, "bench", plan.measure, parameters)
+            async with asyncio.timeout(timeout_seconds):
+                result = await self._probe(subject, "bench", plan.measure, parameters)
         finally:
             await self.connection.execute("drop database bench with (force)")
         return result | {
@@ -122,17 +130,14 @@ class Bench:
             # A peer sees the packages of its environment, and no others.
             env={k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "VIRTUAL_ENV"}},
         )
-        what = f"{subject.title}, {measure} {parameters}"
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                output, errors = await process.communicate(json.dumps(request).encode())
-        except TimeoutError as error:
-            raise ProbeError(f"{what}: not done after {PROBE_TIMEOUT_SECONDS:.0f} s") from error
+            output, errors = await process.communicate(json.dumps(request).encode())
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
         if process.returncode:
+            what = f"{subject.title}, {measure} {parameters}"
             raise ProbeError(f"{what}:\n{errors.decode(errors='replace')}")
         result: dict[str, Any] = json.loads(output)
         return result
@@ -150,6 +155,7 @@ class Run:
         subjects: Sequence[SubjectPlan],
         interpreters: dict[str, str],
         left_out: dict[str, str],
+        began: float,
         on_step: Callable[[str, int], None],
         on_mode: Callable[[dict[str, Any], list[dict[str, Any]]], None],
     ) -> None:
@@ -162,11 +168,13 @@ class Run:
             subjects: those that can be measured.
             interpreters: what runs each.
             left_out: why others cannot be measured.
+            began: when the run began, by the monotonic clock: its budget counts from there.
             on_step: called before each measurement with its name and how many there are.
             on_mode: called with the results of a mode, and the subjects, once it is complete.
         """
         self._size, self._rounds, self._plans = size, rounds, plans
         self._interpreters, self._left_out = interpreters, left_out
+        self._began = began
         self._subjects = tuple(subjects)
         self._on_step, self._on_mode = on_step, on_mode
         self._taken: dict[str, list[Round]] = {plan.mode: [] for plan in plans}
@@ -176,7 +184,6 @@ class Run:
 
     async def on(self, server: EmbeddedPostgres) -> Report:
         """Measure on a server, and return the report."""
-        began = time.monotonic()
         versions: dict[str, str] = {}
         other_cpu_percent: list[float] = []
         async with Bench(server, self._interpreters) as bench:
@@ -187,12 +194,12 @@ class Run:
             assert server.pid is not None
             others = OtherUse(server.pid)
             for number in range(self._rounds):
-                await self._round(bench, number, began)
+                await self._round(bench, number)
                 other_cpu_percent.append(round(others.percent(), 1))
             return {
                 "format": FORMAT,
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                "seconds": round(time.monotonic() - began),
+                "seconds": round(time.monotonic() - self._began),
                 "size": self._size.name,
                 "rounds": self._rounds,
                 "quiet": is_quiet(other_cpu_percent),
@@ -207,40 +214,59 @@ class Run:
                 "modes": [self._result(plan) for plan in self._plans if self._taken[plan.mode]],
             }
 
-    async def _round(self, bench: Bench, number: int, began: float) -> None:
+    async def _round(self, bench: Bench, number: int) -> None:
         # Each goes first as often as the others.
         first = number % len(self._subjects)
         order = self._subjects[first:] + self._subjects[:first]
-        budget = self._size.budget_seconds
         for plan in self._plans:
             if number >= self._rounds_of(plan):
                 continue
-            if budget is not None and time.monotonic() - began > budget:
+            try:
+                found = await self._mode(bench, plan, order, number)
+            except TimeUpError:
                 self._skipped.append(plan.mode)
                 continue
-            found: Round = {}
-            for subject in order:
-                if plan.subjects and subject.name not in plan.subjects:
-                    continue
-                name = f"round {number + 1}: {plan.group}, {plan.title}, {subject.title}"
-                self._on_step(name, self._steps())
-                try:
-                    found[subject.name] = await bench.measure(subject, plan)
-                except ProbeError as error:
-                    # The others' figures are as good as before.
-                    self._failures.append(str(error))
-            in_order = {s.name: found[s.name] for s in self._subjects if s.name in found}
-            self._taken[plan.mode].append(in_order)
+            self._taken[plan.mode].append(found)
             if number == self._rounds_of(plan) - 1:
                 self._on_mode(self._result(plan), self._described)
+
+    async def _mode(
+        self, bench: Bench, plan: ModePlan, order: Sequence[SubjectPlan], number: int
+    ) -> Round:
+        found: Round = {}
+        for subject in order:
+            if not plan.measures(subject):
+                continue
+            limit = self._limit_seconds()
+            self._on_step(
+                f"round {number + 1}: {plan.group}, {plan.title}, {subject.title}", self._steps()
+            )
+            try:
+                found[subject.name] = await bench.measure(subject, plan, limit)
+            except ProbeError as error:
+                # The others' figures are as good as before.
+                self._failures.append(str(error))
+            except TimeoutError as error:
+                if limit < PROBE_TIMEOUT_SECONDS:
+                    raise TimeUpError from error
+                self._failures.append(f"{subject.title}, {plan.mode}: not done in {limit:.0f} s")
+        return {s.name: found[s.name] for s in self._subjects if s.name in found}
+
+    def _limit_seconds(self) -> float:
+        """Return how long the next measurement may take."""
+        if self._size.budget_seconds is None:
+            return PROBE_TIMEOUT_SECONDS
+        left = self._began + self._size.budget_seconds - time.monotonic()
+        if left <= 0:
+            raise TimeUpError
+        return min(left, PROBE_TIMEOUT_SECONDS)
 
     def _rounds_of(self, plan: ModePlan) -> int:
         return min(self._rounds, plan.rounds or self._rounds)
 
     def _steps(self) -> int:
         return sum(
-            self._rounds_of(plan)
-            * len([s for s in self._subjects if not plan.subjects or s.name in plan.subjects])
+            self._rounds_of(plan) * sum(plan.measures(subject) for subject in self._subjects)
             for plan in self._plans
         )
 
