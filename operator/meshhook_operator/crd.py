@@ -25,7 +25,7 @@ _DROPPED = frozenset({"title", "additionalProperties", "$defs"})
 
 
 def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a model's schema as the API server takes it: no references, no alternatives, no null.
+    """Return a model's schema as the API server takes it: no alternatives, no null.
 
     Unknown fields are not mentioned: the API server drops them, and refuses them where the client
     asks for strict validation, as kubectl does.
@@ -40,35 +40,43 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:
         return [_structural(item, definitions) for item in node]
     if not isinstance(node, dict):
         return node
-    if "$ref" in node:
-        target = definitions[node["$ref"].removeprefix("#/$defs/")]
-        node = target | {key: value for key, value in node.items() if key != "$ref"}
-    if "anyOf" in node and "x-kubernetes-int-or-string" not in node:
-        (only,) = [option for option in node["anyOf"] if option != {"type": "null"}]
-        rest = {key: value for key, value in node.items() if key != "anyOf"}
-        return _structural(only | rest, definitions)
+    node = _without_reference(_without_alternatives(node), definitions)
     result = {}
     for key, value in node.items():
         if key == "properties":
             result[key] = {name: _structural(part, definitions) for name, part in value.items()}
-        elif key == "additionalProperties" and isinstance(value, dict):
-            result[key] = _structural(value, definitions)
-        elif key == "default":
-            if isinstance(value, dict):
-                # The API server then fills in the defaults of what is in it.
-                if node.get("properties"):
-                    result[key] = {}
-            elif value not in (None, []):
-                result[key] = value
         elif key == "description":
             result[key] = " ".join(value.split())
-        elif key == "const":
-            result["enum"] = [value]
-        elif key not in _DROPPED:
+        elif key == "anyOf":
+            result[key] = value  # of an integer or a text: the API server knows this very form
+        elif key not in _DROPPED or isinstance(value, dict):
             result[key] = _structural(value, definitions)
+    result.pop("$defs", None)
+    if node.get("default") in (None, [], ""):
+        result.pop("default", None)
+    elif isinstance(node["default"], dict):
+        # The API server then fills in the defaults of what is in it.
+        result["default"] = {}
+        if "properties" not in node:
+            del result["default"]
     if result.get("type") == "integer":
         result["format"] = "int64"
     return result
+
+
+def _without_reference(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in node:
+        return node
+    target: dict[str, Any] = definitions[node["$ref"].removeprefix("#/$defs/")]
+    return target | {key: value for key, value in node.items() if key != "$ref"}
+
+
+def _without_alternatives(node: dict[str, Any]) -> dict[str, Any]:
+    """Take the one alternative that is not null: a field that is not required may be absent."""
+    if "anyOf" not in node or "x-kubernetes-int-or-string" in node:
+        return node
+    (only,) = [option for option in node["anyOf"] if option != {"type": "null"}]
+    return only | {key: value for key, value in node.items() if key != "anyOf"}
 
 
 def _column(
@@ -142,7 +150,7 @@ def _root_schema() -> dict[str, Any]:
     return {
         "type": "object",
         "description": (
-            "A queue in PostgreSQL with PGMQ, its settings, and workers that are scaled to its load."
+            "A queue in PostgreSQL with PGMQ, its settings, and workers scaled to its load."
         ),
         "required": ["spec"],
         "x-kubernetes-validations": [

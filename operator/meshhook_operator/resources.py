@@ -215,8 +215,7 @@ class WorkerSpec(_Part):
             json_schema_extra=_ByName
             | _rules(
                 (
-                    "self.all(each, !(each.name in "
-                    f"[{', '.join(repr(name) for name in _WORKER_ENVIRONMENT)}]))",
+                    f"self.all(each, !(each.name in {list(_WORKER_ENVIRONMENT)}))",
                     f"the operator sets {', '.join(_WORKER_ENVIRONMENT)} itself",
                 )
             ),
@@ -268,23 +267,36 @@ class DeploymentReference(_Part):
 
 # --- Scaling -----------------------------------------------------------------------------------
 
-_Step = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
+
+class StepLimit(_Part):
+    """How far the replicas may move within a period. The larger of replicas and percent counts."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_rules(
+            (
+                "!has(self.periodSeconds) || has(self.replicas) || has(self.percent)",
+                "give replicas, percent or both",
+            )
+        )
+    )
+
+    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] | None = None
+    """So many replicas within a period."""
+    percent: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """So many percent of the replicas at the beginning of the period."""
+    period_seconds: Annotated[int, Field(ge=1, le=3_600)] | None = None
+    """The period, in seconds. Default 15."""
 
 
-class ScaleUpSpec(_Part):
-    """A bound on scaling up."""
-
-    max_step: _Step | None = None
-    """The most replicas that one tick may add. Default: no bound."""
+class ScaleUpSpec(StepLimit):
+    """A bound on scaling up. Default: none."""
 
 
-class ScaleDownSpec(_Part):
+class ScaleDownSpec(StepLimit):
     """Bounds on scaling down."""
 
-    max_step: _Step | None = None
-    """The most replicas that one tick may take away. Default: no bound."""
     window_seconds: Annotated[int, Field(ge=0, le=3_600)] = 30
-    """Down to the most that was asked for within this time, in seconds. Default 30."""
+    """Down to the most that was needed within this time, in seconds. Default 30."""
 
 
 class FallbackSpec(_Part):
@@ -292,7 +304,7 @@ class FallbackSpec(_Part):
 
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
     """Raised to this many; never lowered."""
-    after_ticks: Annotated[int, Field(ge=1, le=1_000)] = 3
+    after_failures: Annotated[int, Field(ge=1, le=1_000)] = 3
     """After how many ticks in a row that failed. Default 3."""
 
 
@@ -307,9 +319,8 @@ class ScalingSpec(_Part):
                 "fallback.replicas is more than maxReplicas",
             ),
             (
-                "self.tickSeconds <= self.targetAgeSeconds",
-                "tickSeconds is more than targetAgeSeconds: a job would wait longer for a look "
-                "than it may wait at all",
+                "!has(self.tickSeconds) || self.tickSeconds <= self.targetAgeSeconds",
+                "tickSeconds is more than targetAgeSeconds",
             ),
         )
     )
@@ -325,13 +336,14 @@ class ScalingSpec(_Part):
     target_length: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """Messages a replica, used only until it is measured how many jobs a replica does.
     Default 10."""
-    tick_seconds: Annotated[int, Field(ge=1, le=300)] = 5
-    """How often to look and decide, in seconds. Default 5."""
+    tick_seconds: Annotated[int, Field(ge=1, le=300)] | None = None
+    """How often to look and decide, in seconds. Default: a twelfth of targetAgeSeconds, at least 1
+    and at most 5."""
     cooldown_seconds: Annotated[int, Field(ge=0, le=86_400)] = 60
-    """How long there must be nothing to do before the last replica goes, in seconds; only where
+    """How long nothing must arrive before the last replica goes, in seconds; only where
     minReplicas is 0. Default 60."""
     scale_up: ScaleUpSpec = ScaleUpSpec()
-    """Bounds on scaling up."""
+    """A bound on scaling up. Default: none."""
     scale_down: ScaleDownSpec = ScaleDownSpec()
     """Bounds on scaling down."""
     fallback: FallbackSpec | None = None
@@ -463,11 +475,13 @@ class ScalingStatus(_StatusPart):
     message: str = ""
     """The decision in a sentence."""
     limited_by: str | None = None
-    """What kept the decision from what the signals asked for."""
+    """What kept the replicas from what the signals asked for; absent if nothing did."""
     arrivals_per_second: float | None = None
     """Messages that arrive, a second."""
     jobs_per_second_per_replica: float | None = None
     """Jobs that a busy replica does, a second; absent until it is measured."""
+    lead_seconds: float | None = None
+    """From asking for a pod to its being Ready, in seconds; absent until it is measured."""
     next_scale_down_time: (
         Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})] | None
     ) = None
