@@ -102,3 +102,29 @@ begin
     end loop;
 end
 $$;
+
+-- Drops a queue if it holds neither messages nor dead letters. Returns whether it is gone; a queue
+-- that was not there counts as gone.
+-- Locks: ACCESS EXCLUSIVE on its tables, for the look and the drop.
+create function meshhook.drop_queue_if_empty(queue_name text) returns boolean
+language plpgsql as $$
+declare
+    name text;
+    holds_any boolean;
+begin
+    perform meshhook.check_queue_name(queue_name);
+    perform pg_advisory_xact_lock(hashtext('meshhook.queue.' || queue_name));
+    -- Reads the catalog afresh: what another made while this waited is not in the cache yet.
+    perform from pg_catalog.pg_class limit 0;
+    foreach name in array array['q_' || queue_name, 'q_' || queue_name || '_dlq'] loop
+        continue when to_regclass(format('pgmq.%I', name)) is null;
+        execute format('lock table pgmq.%I in access exclusive mode', name);
+        execute format('select exists (select from pgmq.%I)', name) into holds_any;
+        if holds_any then
+            return false;
+        end if;
+    end loop;
+    perform meshhook.drop_queue(queue_name);
+    return true;
+end
+$$;
