@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -9,10 +10,12 @@ from typing import NoReturn
 
 import pytest
 
-from support.cluster.api import Api
+from support.cluster.api import Api, ApiError
 from support.cluster.control_plane import ControlPlane, obstacle
+from support.cluster.objects import custom_resource_definition
 from support.cluster.programs import CONTROL_PLANE, ProgramsMissingError, build, missing
 from support.databases import server_directory
+from support.waiting import eventually
 
 _MISSING = pytest.StashKey[str]()
 
@@ -46,6 +49,31 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
         _refuse(reason)
     with server_directory(in_memory=True) as directory, ControlPlane(directory) as control_plane:
         yield control_plane
+
+
+@pytest.fixture(scope="session")
+def job_queues_are_known(control_plane: ControlPlane) -> None:
+    """The API server knows JobQueues."""
+
+    async def install() -> None:
+        async with Api(
+            control_plane.url,
+            token=control_plane.admin_token,
+            certificate=control_plane.certificate,
+            namespace="default",
+        ) as api:
+            await api.apply(custom_resource_definition())
+            await eventually(lambda: _serves_job_queues(api), timeout=60)
+
+    asyncio.run(install())
+
+
+async def _serves_job_queues(api: Api) -> bool:
+    try:
+        await api.list("JobQueue")
+    except ApiError:
+        return False
+    return True
 
 
 @pytest.fixture

@@ -165,7 +165,8 @@ class ControlPlane:
         server.private_key_and_cert_chain_pem.write_to_path(self.directory / "server.pem")
         signing_key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
             serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
+            # Kubernetes finds the public key in this format, and not in PKCS8.
+            serialization.PrivateFormat.TraditionalOpenSSL,
             serialization.NoEncryption(),
         )
         (self.directory / "accounts.key").write_bytes(signing_key)
