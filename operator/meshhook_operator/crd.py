@@ -55,13 +55,17 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:
     if node.get("default") in (None, [], ""):
         result.pop("default", None)
     elif isinstance(node["default"], dict):
-        # The API server then fills in the defaults of what is in it.
-        result["default"] = {}
+        # The API server checks a default against the rules before it fills in what is missing.
+        result["default"] = _defaults(result.get("properties", {}))
         if "properties" not in node:
             del result["default"]
     if result.get("type") == "integer":
         result["format"] = "int64"
     return result
+
+
+def _defaults(properties: dict[str, Any]) -> dict[str, Any]:
+    return {name: part["default"] for name, part in properties.items() if "default" in part}
 
 
 def _without_reference(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
