@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from lightkube import ApiError, AsyncClient
 from lightkube.generic_resource import create_namespaced_resource
+from lightkube.models.core_v1 import EventSource, ObjectReference
+from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.operators import exists, in_, not_exists, not_in
 from lightkube.resources.apps_v1 import Deployment
 from lightkube.resources.core_v1 import Event, Pod, Secret
@@ -77,16 +79,14 @@ class Cluster:
         """Close the connections."""
         await self._client.close()
 
-    async def check_jobqueues(self, namespace: str | None) -> None:
+    async def check_jobqueues(self, namespace: str) -> None:
         """Check that JobQueues can be listed: the CRD is there, and the operator may.
 
         Args:
-            namespace: the one to look into; None means the whole cluster.
+            namespace: the one to look into; `*` means all.
         """
         with _translated_errors():
-            async for _ in self._client.list(
-                _JobQueueResource, namespace=namespace or "*", chunk_size=1
-            ):
+            async for _ in self._client.list(_JobQueueResource, namespace=namespace, chunk_size=1):
                 break
 
     async def find_deployment(self, key: ObjectKey) -> DeploymentView | None:
@@ -133,7 +133,8 @@ class Cluster:
                 field_manager=FIELD_MANAGER,
                 force=True,
             )
-        return int(scaled.metadata.resourceVersion)
+        metadata = scaled.metadata
+        return int((metadata and metadata.resourceVersion) or 0)
 
     async def list_pods(self, namespace: str, selector: Sequence[LabelTerm]) -> list[PodView]:
         """Return the pods that a selector finds and that are not on their way out."""
@@ -141,7 +142,10 @@ class Cluster:
             found = self._client.list(
                 Pod,
                 namespace=namespace,
-                labels=[(term.key, _OPERATORS[term.operator](term.values)) for term in selector],
+                # A list, since a key may have several terms; the signature knows only a dict.
+                labels=[  # type: ignore[call-overload]
+                    (term.key, _OPERATORS[term.operator](term.values)) for term in selector
+                ],
                 chunk_size=500,
             )
             return [
@@ -218,28 +222,23 @@ class Cluster:
         self, key: ObjectKey, uid: str, *, is_warning: bool, reason: str, message: str
     ) -> None:
         """Add an event to a JobQueue."""
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        event = Event.from_dict(
-            {
-                "metadata": {
-                    "name": f"{key.name}.{secrets.token_hex(8)}",
-                    "namespace": key.namespace,
-                },
-                "involvedObject": {
-                    "apiVersion": API_VERSION,
-                    "kind": KIND,
-                    "namespace": key.namespace,
-                    "name": key.name,
-                    "uid": uid,
-                },
-                "type": "Warning" if is_warning else "Normal",
-                "reason": reason,
-                "message": message[:_MAX_MESSAGE],
-                "source": {"component": FIELD_MANAGER},
-                "firstTimestamp": now,
-                "lastTimestamp": now,
-                "count": 1,
-            }
+        now = datetime.now(UTC)
+        event = Event(
+            metadata=ObjectMeta(name=f"{key.name}.{secrets.token_hex(8)}", namespace=key.namespace),
+            involvedObject=ObjectReference(
+                apiVersion=API_VERSION,
+                kind=KIND,
+                namespace=key.namespace,
+                name=key.name,
+                uid=uid,
+            ),
+            type="Warning" if is_warning else "Normal",
+            reason=reason,
+            message=message[:_MAX_MESSAGE],
+            source=EventSource(component=FIELD_MANAGER),
+            firstTimestamp=now,
+            lastTimestamp=now,
+            count=1,
         )
         with _translated_errors():
             await self._client.create(event)

@@ -99,7 +99,7 @@ class WorkerFleet:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether there is a Deployment of the name that ours would have, but not of this JobQueue."""
+        """Whether a Deployment has the name that ours would have, but does not belong to us."""
         if self.view is None or not self._jobqueue.owns_deployment:
             return False
         return self.view.owner_uid != self._jobqueue.uid
