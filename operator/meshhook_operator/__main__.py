@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -33,6 +34,10 @@ def main() -> None:
     try:
         settings = load_operator_settings()
         configure_logging(settings.log_format, settings.log_level)
+        if settings.log_level != "debug":
+            # A line for each request to the API server, and for each event, is too much.
+            for chatty in ("httpx2", "kopf.objects"):
+                logging.getLogger(chatty).setLevel(logging.WARNING)
         disable_created_metrics()  # type: ignore[no-untyped-call]
         asyncio.run(run(settings))
     except (InvalidSettingError, ConfigError) as error:

@@ -1,6 +1,7 @@
 """What kopf calls: each event is handed on, and nothing is decided here.
 
-Only event and index handlers, which leave neither a finalizer nor an annotation on any object.
+Only event and index handlers, which leave neither a finalizer nor an annotation on any object. They
+are coroutines, since kopf calls plain functions in threads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from meshhook_operator.resources import GROUP, PLURAL, VERSION
 if TYPE_CHECKING:
     from meshhook_operator.operator import Operator
 
-GONE = "DELETED"
+_GONE = "DELETED"
+_AUTOSCALERS = "autoscalers"
 
 
 def make_registry(operator: Operator) -> kopf.OperatorRegistry:
@@ -28,23 +30,23 @@ def make_registry(operator: Operator) -> kopf.OperatorRegistry:
     kopf.on.login(registry=registry, id="kubeconfig")(_login_with_kubeconfig)
 
     # All of these are listed before the first event of a JobQueue is handled.
-    @kopf.index("autoscaling", "v2", "horizontalpodautoscalers", registry=registry)
-    def autoscalers(*, spec: kopf.Spec, namespace: str | None, name: str, **_: Any) -> Any:
+    @kopf.index("autoscaling", "v2", "horizontalpodautoscalers", registry=registry, id=_AUTOSCALERS)
+    async def autoscalers(*, spec: kopf.Spec, namespace: str | None, name: str, **_: Any) -> Any:
         target = spec.get("scaleTargetRef", {})
         if target.get("kind") != "Deployment":
             return None
         return {ObjectKey(namespace or "", target.get("name", "")): name}
 
     @kopf.on.event("apps", "v1", "deployments", registry=registry)
-    def deployment(*, event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
+    async def deployment(*, event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         view = DeploymentView.from_body(body)
-        operator.see_deployment(view.key, None if event["type"] == GONE else view)
+        operator.see_deployment(view.key, None if event["type"] == _GONE else view)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    def jobqueue(*, event: kopf.RawEvent, body: kopf.Body, **indices: Any) -> None:
-        operator.use_autoscalers(indices["autoscalers"])
+    async def jobqueue(*, event: kopf.RawEvent, body: kopf.Body, **indices: Any) -> None:
+        operator.use_autoscalers(indices[_AUTOSCALERS])
         seen = JobQueue.from_body(body)
-        if event["type"] == GONE:
+        if event["type"] == _GONE:
             operator.lose_jobqueue(seen.key)
         else:
             operator.see_jobqueue(seen)
