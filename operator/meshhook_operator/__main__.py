@@ -16,7 +16,7 @@ from meshhook.errors import InvalidSettingError, MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.logs import configure_logging
 from meshhook.observability.monitoring_server import MonitoringServer
-from meshhook_operator.cluster import Cluster
+from meshhook_operator.cluster import ALL_NAMESPACES, Cluster
 from meshhook_operator.handlers import configure, make_registry
 from meshhook_operator.operator import Operator
 from meshhook_operator.settings import load_operator_settings
@@ -52,17 +52,18 @@ async def run(settings: OperatorSettings) -> None:
 
     Raises:
         lightkube.ConfigError: if there is no way to a cluster.
-        ClusterError: if JobQueues cannot be listed.
+        ClusterError: if what is watched cannot be listed.
         PortUnavailableError: if the port for metrics and health cannot be had.
     """
     cluster = Cluster.connect()
-    operator = Operator(cluster=cluster, registry=REGISTRY)
+    namespaces = settings.namespaces or [ALL_NAMESPACES]
+    operator = Operator(cluster=cluster, registry=REGISTRY, namespaces=namespaces)
     server = MonitoringServer(
         settings.metrics_port, address=settings.metrics_address, health=[operator]
     )
     try:
-        for namespace in settings.namespaces or ["*"]:
-            await cluster.check_jobqueues(namespace)
+        for namespace in namespaces:
+            await cluster.check_rights(namespace)
         with server:
             await _run_both(operator, settings.namespaces)
     finally:

@@ -18,12 +18,13 @@ from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.operators import exists, in_, not_exists, not_in
 from lightkube.resources.apps_v1 import Deployment
+from lightkube.resources.autoscaling_v2 import HorizontalPodAutoscaler
 from lightkube.resources.core_v1 import Event, Pod, Secret
 from lightkube.types import PatchType
 
 from meshhook_operator.deployments import FIELD_MANAGER, DeploymentView
 from meshhook_operator.errors import ClusterRefusedError, ClusterUnavailableError
-from meshhook_operator.jobqueue import ObjectKey
+from meshhook_operator.jobqueue import JobQueue, ObjectKey
 from meshhook_operator.resources import API_VERSION, GROUP, KIND, PLURAL, VERSION
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from meshhook_operator.deployments import LabelTerm
 
+ALL_NAMESPACES = "*"
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 FINALIZER_MANAGER = "meshhook-operator-finalizer"
 _REQUEST_SECONDS = 10.0
@@ -79,15 +81,26 @@ class Cluster:
         """Close the connections."""
         await self._client.close()
 
-    async def check_jobqueues(self, namespace: str) -> None:
-        """Check that JobQueues can be listed: the CRD is there, and the operator may.
+    async def check_rights(self, namespace: str) -> None:
+        """Check that everything that is watched can be listed: it is there, and the operator may.
 
         Args:
             namespace: the one to look into; `*` means all.
         """
+        for resource in (_JobQueueResource, Deployment, HorizontalPodAutoscaler):
+            with _translated_errors():
+                async for _ in self._client.list(resource, namespace=namespace, chunk_size=1):
+                    break
+
+    async def list_jobqueues(self, namespace: str) -> list[JobQueue]:
+        """Return the JobQueues of a namespace, or of all of them if it is `*`."""
         with _translated_errors():
-            async for _ in self._client.list(_JobQueueResource, namespace=namespace, chunk_size=1):
-                break
+            return [
+                JobQueue.from_body(found)
+                async for found in self._client.list(
+                    _JobQueueResource, namespace=namespace, chunk_size=500
+                )
+            ]
 
     async def find_deployment(self, key: ObjectKey) -> DeploymentView | None:
         """Return a Deployment, or None if there is none."""

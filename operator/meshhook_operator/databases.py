@@ -25,6 +25,7 @@ POOL_CONNECTIONS = 3
 TICK_TIMEOUT_SECONDS = 2.0
 FIRST_TICK_TIMEOUT_SECONDS = 10.0
 """A new session has to read the catalog of all the queues once."""
+LISTEN_TIMEOUT_SECONDS = 3.0
 CHANGE_TIMEOUT_SECONDS = 15.0
 WAKE_PREFIX = "meshhook_wake_"
 
@@ -103,7 +104,7 @@ class QueueDatabase:
             self._heard.clear()
             if not queue_names:
                 return
-        async with _in_time(FIRST_TICK_TIMEOUT_SECONDS):
+        async with _in_time(LISTEN_TIMEOUT_SECONDS):
             if self._listener is None:
                 self._listener = await connect(
                     self._address.url, application_name="meshhook-operator"

@@ -6,6 +6,7 @@ are coroutines, since kopf calls plain functions in threads.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import kopf
@@ -15,6 +16,8 @@ from meshhook_operator.jobqueue import JobQueue, ObjectKey
 from meshhook_operator.resources import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from meshhook_operator.operator import Operator
 
 _GONE = "DELETED"
@@ -62,8 +65,17 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.networking.request_timeout = 30
-    # The API server may be away for long, and a watch must come back soon afterwards.
-    settings.networking.error_backoffs = (0.5, 1, 2, 4, 5, 5, 5, 5, 5, 5)
+    settings.networking.error_backoffs = _EndlessBackoffs()
+
+
+class _EndlessBackoffs:
+    """Seconds between tries: the API server may be away for long, and nothing is to end for it.
+
+    Not a generator, since each request starts from the beginning.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.5, 1.0, 2.0), itertools.repeat(5.0))
 
 
 def _login_with_service_account(**kwargs: Any) -> kopf.ConnectionInfo | None:

@@ -20,7 +20,7 @@ from meshhook_operator.problems import is_login_problem, problem_of
 from meshhook_operator.scaling import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -37,6 +37,7 @@ FAILURES_BEFORE_BACKOFF = 3
 MAX_BACKOFF_SECONDS = 30.0
 NEWLY_WAITING_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
+LISTING_SECONDS = 120.0
 
 
 class Operator:
@@ -47,6 +48,7 @@ class Operator:
         *,
         cluster: Cluster,
         registry: CollectorRegistry,
+        namespaces: Sequence[str],
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Take what it works with.
@@ -54,10 +56,12 @@ class Operator:
         Args:
             cluster: the Kubernetes API.
             registry: where its metrics go, and those of the queues.
+            namespaces: where its JobQueues are; `*` means everywhere.
             clock: seconds since 1970.
         """
         self._cluster = cluster
         self._registry = registry
+        self._namespaces = namespaces
         self._metrics = OperatorMetrics(registry)
         self._clock = clock
         self._controllers: dict[ObjectKey, QueueController] = {}
@@ -142,6 +146,7 @@ class Operator:
                 self._addresses = AddressBook(
                     self._cluster, tasks, on_change=self._address_changed, clock=self._clock
                 )
+                tasks.create_task(self._keep_in_step(), name="keep in step")
                 while True:
                     self._changed.clear()
                     self._loop.turn()
@@ -151,6 +156,28 @@ class Operator:
             for database in self._databases.values():
                 await database.close()
             self._databases.clear()
+
+    async def _keep_in_step(self) -> None:
+        """List the JobQueues now and then: a watch that was away does not tell what is gone."""
+        while True:
+            await asyncio.sleep(LISTING_SECONDS)
+            known = {key: each.jobqueue.uid for key, each in self._controllers.items()}
+            try:
+                found = [
+                    jobqueue
+                    for namespace in self._namespaces
+                    for jobqueue in await self._cluster.list_jobqueues(namespace)
+                ]
+            except MeshHookError as error:
+                _log.warning("jobqueues not listed", error=str(error))
+                continue
+            for jobqueue in found:
+                if known.pop(jobqueue.key, None) != jobqueue.uid:
+                    self.see_jobqueue(jobqueue)
+            for key, uid in known.items():
+                controller = self._controllers.get(key)
+                if controller is not None and controller.jobqueue.uid == uid:
+                    self.lose_jobqueue(key)
 
     def _start_ticks(self, tasks: asyncio.TaskGroup, addresses: AddressBook) -> None:
         """Start one tick for each database that has queues which are due."""
@@ -240,7 +267,7 @@ class Operator:
             }
         controllers = [turn.controller for turn in turns.values()]
         try:
-            await database.listen(self._names_to_hear(address))
+            await self._listen(address, database)
             rows = await database.read_demand(
                 [controller.request() for controller in controllers],
                 waiting_seconds=2 * max(each.tick_seconds for each in controllers) + 5,
@@ -249,6 +276,18 @@ class Operator:
             return self._not_read(address, controllers, problem_of(error))
         self._failures[address] = 0
         return {key: rows[turn.controller.queue_name] for key, turn in turns.items()}
+
+    async def _listen(self, address: DatabaseAddress, database: QueueDatabase) -> None:
+        """Be told of messages to queues without workers; where that fails, the ticks find them."""
+        names = {
+            controller.queue_name
+            for controller in self._controllers.values()
+            if controller.wants_wake_up and self._address_of(controller) == address
+        }
+        try:
+            await database.listen(names)
+        except MeshHookError as error:
+            _log.warning("not listening", error=str(error), queues=len(names))
 
     def _not_read(
         self, address: DatabaseAddress, controllers: list[QueueController], failure: Failure
@@ -302,13 +341,6 @@ class Operator:
                 registry=self._registry,
             )
         return self._databases[address]
-
-    def _names_to_hear(self, address: DatabaseAddress) -> set[str]:
-        return {
-            controller.queue_name
-            for controller in self._controllers.values()
-            if controller.wants_wake_up and self._address_of(controller) == address
-        }
 
     def _wake(self, address: DatabaseAddress, queue_name: str) -> None:
         for controller in self._controllers.values():
