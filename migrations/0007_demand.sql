@@ -80,11 +80,12 @@ begin
                        h.scheduled, h.retrying, h.n >= $1, h.due_soon,
                        extract(epoch from h.next_due - now()),
                        coalesce(extract(epoch from now() - v.oldest), 0),
-                       coalesce(pg_sequence_last_value(
-                           pg_get_serial_sequence(%3$L, 'msg_id')::regclass), 0),
+                       (select case when s.is_called then s.last_value else 0 end from %3$s s),
                        (select count(*) from (select from pgmq.%2$I limit $1) d)
                 from visible_count v, hidden_count h
-                $query$, queue_table, queue_table || '_dlq', format('pgmq.%I', queue_table))
+                $query$, queue_table, queue_table || '_dlq',
+                -- Read as a table: the functions for sequences keep their locks to the end.
+                pg_get_serial_sequence(format('pgmq.%I', queue_table), 'msg_id'))
                 into sampled_at, ready, ready_is_capped, lost, running, scheduled, retrying,
                      hidden_is_capped, due_soon, next_due_seconds, oldest_ready_seconds,
                      enqueued_total, dead_letters

@@ -103,7 +103,7 @@ def _pod(spec: JobQueueSpec, worker: WorkerSpec, selector: dict[str, str]) -> di
             "tolerations": [_dumped(each) for each in worker.tolerations],
             "affinity": worker.affinity,
             "topologySpreadConstraints": [
-                {"labelSelector": {"matchLabels": selector}} | each
+                {"labelSelector": {"matchLabels": dict(selector)}} | each
                 for each in worker.topology_spread_constraints
             ],
             "containers": [_container(spec, worker)],
