@@ -63,9 +63,9 @@ def job_of(body: str, **changes: Any) -> Job[Any]:
         "msg_id": 1,
         "attempt": 1,
         "max_attempts": 5,
-        "enqueued_at": NOW,
-        "ready_at": NOW,
-        "claimed_at": NOW,
+        "enqueued_timestamp": NOW.timestamp(),
+        "ready_timestamp": NOW.timestamp(),
+        "claimed_timestamp": NOW.timestamp(),
         "headers": {},
         "body": body,
     }
@@ -533,3 +533,88 @@ async def test_complete_outside_a_worker_says_what_to_use() -> None:
     """A job of `dequeue` is settled by `acknowledge`."""
     with pytest.raises(InvalidJobError, match=r"use acknowledge\(\) elsewhere"):
         await job_of("{}").complete(connection=None)
+
+
+# --- Reading identifiers without the payload ---------------------------------------------------
+
+
+def jsonb_text(value: Any) -> str:
+    """Return JSON as PostgreSQL shows a jsonb: keys by length and then by bytes."""
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: (len(key.encode()), key.encode()))
+        return "{" + ", ".join(f"{jsonb_text(key)}: {jsonb_text(value[key])}" for key in keys) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(jsonb_text, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12),
+    st.sampled_from(
+        ['", "project_id": "a", "workflow_id": "b"}', '{"run_id": "x", "payload": ', "\\", '"']
+    ),
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | TEXTS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["run_id", "payload", "project_id", "workflow_id"]) | TEXTS,
+            inner,
+            max_size=5,
+        ),
+    ),
+    max_leaves=12,
+)
+BODIES = st.dictionaries(
+    st.sampled_from(["run_id", "payload", "project_id", "workflow_id", "status", "zzzzzzzzzzzz"]),
+    VALUES,
+    max_size=6,
+)
+
+
+@given(
+    body=st.one_of(
+        BODIES,
+        st.builds(
+            lambda r, w, p, payload: {
+                "run_id": r,
+                "workflow_id": w,
+                "project_id": p,
+                "payload": payload,
+            },
+            TEXTS,
+            TEXTS,
+            TEXTS,
+            VALUES,
+        ),
+    )
+)
+def test_identifiers_are_what_a_full_read_finds(body: dict[str, Any]) -> None:
+    """Reading the ends of a body, and its payload later, finds the same as reading it all."""
+    job = decoded(jsonb_text(body))
+    full = job_of(jsonb_text(body))
+    BodyDecoder[Any]()._decode_slowly(full)
+    assert job.payload == full.payload
+    assert (job.run_id, job.workflow_id, job.project_id) == (
+        full.run_id,
+        full.workflow_id,
+        full.project_id,
+    )
+
+
+def test_a_payload_is_read_once_and_only_when_asked_for() -> None:
+    """The handler that does not look pays nothing; looking twice gives the same object."""
+    job = decoded(
+        jsonb_text({"run_id": "r", "payload": [1], "project_id": "p", "workflow_id": "w"})
+    )
+    assert job._read_payload is not None
+    assert job.payload is job.payload
+    assert job._read_payload is None
+
+
+@given(moment=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)))  # noqa: DTZ001 - made aware
+def test_times_keep_their_microseconds(moment: datetime) -> None:
+    """A time that passes through a float of seconds is the same time."""
+    aware = moment.replace(tzinfo=UTC)
+    assert job_of("{}", enqueued_timestamp=aware.timestamp()).enqueued_at == aware

@@ -28,6 +28,8 @@ SETTLEMENT = (
 STATEMENTS = {
     "claim": "30, '2000-01-01', 100, 5",
     "settle": f"null, {SETTLEMENT}",
+    "settle_succeeded": "null, array[1,2,3]::bigint[], array[1,1,1], array[0,1,0]::float8[], "
+    "array[1,1,1]::float8[], null, null, null, null, 'jobs'",
     "extend": "array[1,2,3]::bigint[], array[1,1,1], 30",
     "release": "array[1,2,3]::bigint[], array[1,1,1], 0",
     "wait": "2, 'meshhook.waiting_jobs'",
@@ -122,7 +124,7 @@ async def test_a_deep_queue_costs_no_more_than_a_shallow_one(steady: Connection)
         assert deep <= 2 * few + 100, f"{name}: {few} pages at 2,000 messages, {deep} at {DEPTH}"
 
 
-@pytest.mark.parametrize("function", ["queue_snapshot", "list_queue_snapshots"])
+@pytest.mark.parametrize("function", ["queue_snapshot", "list_queue_snapshots", "queue_metrics"])
 @pytest.mark.parametrize("is_steady", [True, False])
 async def test_a_snapshot_reads_no_more_than_its_limit(
     steady: Connection, database_url: str, function: str, is_steady: bool

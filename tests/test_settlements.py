@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from meshhook import queries
-from meshhook.settlements import Settlement, storable_text
+import asyncpg
+
+from meshhook import QueueService, queries
+from meshhook.outcomes import AttemptOutcome
+from meshhook.settlements import Settlement, settle, storable_text
+
+TABLES = queries.QueueTables("jobs")
 
 
 def test_the_fields_are_the_parameters_of_the_statement() -> None:
@@ -16,6 +22,59 @@ def test_the_fields_are_the_parameters_of_the_statement() -> None:
     assert tuple(found.group(1).replace("\n", " ").replace(" ", "").split(",")) == (
         Settlement._fields
     )
+
+
+def test_the_fields_of_a_success_are_the_parameters_of_its_statement() -> None:
+    """The columns of sql/settle_succeeded.sql are fields of a settlement, in the same order."""
+    text = queries.load("settle_succeeded", "jobs")
+    found = re.search(r"as item \(\s*([^)]*?)\s*position\)", text)
+    assert found is not None
+    names = [name for name in found.group(1).replace("\n", " ").replace(" ", "").split(",") if name]
+    assert [name for name in Settlement._fields if name in names] == names
+
+
+async def test_successes_alone_leave_the_history_that_a_mixed_batch_leaves(
+    pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any], queue_name: str
+) -> None:
+    """Both statements record the same row of a success, whatever it is settled with."""
+    queue = QueueService[Any](pool, "jobs")
+    await queue.enqueue_many([{}] * 3)
+    jobs = [job for _ in range(3) if (job := await queue.dequeue()) is not None]
+    started = jobs[0].started_timestamp
+
+    def success(position: int) -> Settlement:
+        return Settlement(
+            *(jobs[position].msg_id, 1, AttemptOutcome.SUCCEEDED, started, started + 0.001),
+            run_id="r",
+            project_id="p",
+            trace_id="t",
+        )
+
+    assert await settle(connection, TABLES, "w", [success(0)]) == {0}
+    retried = Settlement(jobs[2].msg_id, 1, AttemptOutcome.RETRIED, started, started + 0.001)
+    assert await settle(connection, TABLES, "w", [success(1), retried]) == {0, 1}
+    alone, mixed = await connection.fetch(
+        "select (to_jsonb(a) - 'msg_id' - 'enqueued_at')::text from meshhook.job_attempts a "
+        "where outcome = 'succeeded' order by msg_id"
+    )
+    assert alone == mixed
+
+
+async def test_successes_say_which_leases_held(
+    pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any], queue_name: str
+) -> None:
+    """A success whose lease is lost changes nothing, among others and by itself."""
+    queue = QueueService[Any](pool, "jobs")
+    await queue.enqueue_many([{}] * 2)
+    jobs = [job for _ in range(2) if (job := await queue.dequeue()) is not None]
+    held, lost = (
+        Settlement(job.msg_id, attempt, AttemptOutcome.SUCCEEDED, 1.0, 2.0)
+        for job, attempt in zip(jobs, (1, 2), strict=True)
+    )
+    assert await settle(connection, TABLES, "w", [lost, held]) == {1}
+    assert await settle(connection, TABLES, "w", [lost]) == set()
+    assert await settle(connection, TABLES, "w", []) == set()
+    assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 1
 
 
 def test_storable_text_cuts_the_middle() -> None:

@@ -253,9 +253,7 @@ def _translated_errors() -> Iterator[None]:
         code = int(error.status.code or 0)
         message = str(error.status.message or error)[:_MAX_MESSAGE]
         if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS:
-            raise ClusterUnavailableError(
-                f"the API server cannot answer now: {message}"
-            ) from error
+            raise ClusterUnavailableError(f"the API server cannot answer now: {message}") from error
         raise ClusterRefusedError(f"the API server refused: {message}", code) from error
     except httpx2.HTTPStatusError as error:  # from a proxy, or with no body
         code = error.response.status_code

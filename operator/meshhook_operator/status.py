@@ -42,6 +42,15 @@ class Finding:
 
 
 OPERATING = Finding(holds=True, reason="Operating", message="queue and workers are as declared")
+NOT_PAUSED = Finding(holds=False, reason="NotPaused", message="the operator is at work")
+SPEC_PAUSED = Finding(
+    holds=True, reason="SpecPaused", message="spec.paused is true: the operator changes nothing"
+)
+QUEUE_PAUSED = Finding(
+    holds=True,
+    reason="QueuePaused",
+    message="the queue is paused in the database, and nothing is scaled: meshhook queue resume",
+)
 
 
 def timestamp(moment: float) -> str:

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,7 @@ import pytest
 from meshhook import QueueService
 from meshhook.embedded import EmbeddedPostgres
 from support.databases import server_directory
+from support.scraping import ask
 from support.waiting import eventually
 
 HANDLERS = """
@@ -343,3 +345,62 @@ async def _connected(server: EmbeddedPostgres) -> Any:
         return await asyncpg.connect(server.url())
     except (OSError, asyncpg.PostgresError):
         return None
+
+
+async def test_a_worker_serves_metrics_and_health(database_url, queue_name, tmp_path):
+    """Port 0 takes a free one, which the log names; all three paths answer there."""
+    async with worker(
+        tmp_path, database_url, "quick", "--metrics-port", "0", "--metrics-address", "127.0.0.1"
+    ) as process:
+        port = None
+        while port is None:
+            record = json.loads(await asyncio.wait_for(process.stderr.readline(), 20))
+            port = record.get("port")
+        await eventually(lambda: ask(port, "/readyz").status == 200, timeout=20)
+        assert ask(port, "/healthz").status == 200
+        text = ask(port, "/metrics").text
+        assert 'meshhook_worker_concurrency_limit{queue="jobs"} 50.0' in text
+        assert "process_resident_memory_bytes" in text
+        assert "_created" not in text
+
+
+def test_a_metrics_port_that_is_taken(database_url, queue_name, tmp_path):
+    """The worker does not start, and says which port and what to do."""
+    (tmp_path / "handlers.py").write_text(HANDLERS)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = meshhook(
+            *("worker", queue_name, "--handler", "handlers:quick"),
+            url=database_url,
+            cwd=tmp_path,
+            env={"MESHHOOK_METRICS_PORT": str(port), "MESHHOOK_METRICS_ADDRESS": "127.0.0.1"},
+        )
+    assert done.returncode == 1
+    assert f"error: metrics port {port} on 127.0.0.1: Address already in use" in done.stderr
+
+
+async def test_an_exporter_shows_queues_without_workers(database_url, queue_name, tmp_path):
+    """It names its port, exports the queues, is alive and ready, and ends with 0 at SIGTERM."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "meshhook", "exporter", "--metrics-port", "0"),
+        *("--metrics-address", "127.0.0.1", "--interval-seconds", "0.2"),
+        env=environment(database_url),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        port = None
+        while port is None:
+            assert process.stderr is not None
+            record = json.loads(await asyncio.wait_for(process.stderr.readline(), 20))
+            port = record.get("port")
+        await eventually(lambda: ask(port, "/readyz").status == 200, timeout=20)
+        assert ask(port, "/healthz").status == 200
+        assert (
+            'meshhook_queue_messages{queue="jobs",state="ready"} 0.0' in ask(port, "/metrics").text
+        )
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

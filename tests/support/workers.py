@@ -44,6 +44,11 @@ async def live(connection: asyncpg.Connection[Any]) -> dict[int, asyncpg.Record]
     return {row["msg_id"]: row for row in rows}
 
 
+async def reports(connection: asyncpg.Connection[Any]) -> dict[str, asyncpg.Record]:
+    """Return the rows of `meshhook.workers` by queue; for tests with one worker."""
+    return {row["queue"]: row for row in await connection.fetch("select * from meshhook.workers")}
+
+
 @asynccontextmanager
 async def worker_process(
     url: str, handler: str, *, ledger: Path, **options: Any

@@ -35,7 +35,7 @@ async def test_a_signal_leaves_unfinished_jobs_ready_at_once(
     ids = await QueueService(pool, "jobs").enqueue_many([{}] * 10)
     ledger = tmp_path / "ledger"
     async with worker_process(
-        database_url, "forever", ledger=ledger, concurrency=3, grace_seconds=1
+        database_url, "forever", ledger=ledger, concurrency=3, grace_seconds=3
     ) as process:
         await eventually(lambda: len(ledger_lines(ledger)) == 3, timeout=20)
         process.send_signal(number)
@@ -52,7 +52,7 @@ async def test_jobs_that_take_no_notice_do_not_hold_up_the_end(
     """A handler that swallows its cancellation cannot keep the worker from stopping in time."""
     await QueueService(pool, "jobs").enqueue({})
     ledger = tmp_path / "ledger"
-    async with worker_process(database_url, "stubborn", ledger=ledger, grace_seconds=1) as process:
+    async with worker_process(database_url, "stubborn", ledger=ledger, grace_seconds=3) as process:
         await eventually(lambda: len(ledger_lines(ledger)) == 1, timeout=20)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 15) == 0

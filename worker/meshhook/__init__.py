@@ -13,7 +13,10 @@ from meshhook.database import Database
 from meshhook.dead_letter_jobs import DeadLetterJob, DlqMetrics, ErrorGroup
 from meshhook.dead_letters import DLQService
 from meshhook.errors import MeshHookError
+from meshhook.exporter import QueueExporter
 from meshhook.jobs import Job, WorkflowJob
+from meshhook.live_workers import LiveWorker, list_workers
+from meshhook.observability.monitoring_server import MonitoringServer
 from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
 from meshhook.queue_config import QueueConfig
 from meshhook.queues import QueueMetrics, QueueService
@@ -32,8 +35,11 @@ __all__ = [
     "ErrorGroup",
     "Job",
     "JobHandler",
+    "LiveWorker",
     "MeshHookError",
+    "MonitoringServer",
     "QueueConfig",
+    "QueueExporter",
     "QueueMetrics",
     "QueueService",
     "QueueSnapshot",
@@ -50,6 +56,7 @@ __all__ = [
     "get_queue_config",
     "get_queue_snapshot",
     "list_queues",
+    "list_workers",
     "migrate",
     "set_queue_config",
 ]

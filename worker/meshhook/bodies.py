@@ -13,13 +13,16 @@ from typing import Any, Generic
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 
 from meshhook.errors import InvalidJobError, InvalidPayloadError, JobTooLargeError
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
 
 MAX_HEADERS_BYTES = 65_536
 _MAX_FAULT_DEPTH = 100
+_HEAD = re.compile(r'\{"run_id": "([^"\\]*)", "payload": ')
+_TAIL_START = ', "project_id": "'
+_TAIL = re.compile(r', "project_id": "([^"\\]*)", "workflow_id": "([^"\\]*)"\}')
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _SCALARS_AS_TEXT = (UUID, datetime, date, time, timedelta, Decimal, Enum, BaseModel)
 
@@ -216,6 +219,9 @@ class BodyDecoder(Generic[PayloadT]):
             InvalidPayloadError: if the model rejects the payload; the message lists the faults
                 without the values. The identifiers are filled in all the same.
         """
+        if self._takes_anything and _read_identifiers(job):
+            job.read_payload_with(_plain_payload)
+            return
         try:
             envelope = self._envelope.validate_json(job.body)
         except ValidationError:
@@ -227,19 +233,13 @@ class BodyDecoder(Generic[PayloadT]):
             job.payload = envelope.payload
 
     def _decode_slowly(self, job: Job[PayloadT]) -> None:
-        try:
-            body = json.loads(job.body)
-        except (ValueError, RecursionError) as error:
-            message = f"the body cannot be read as JSON: {error}"
-            raise InvalidPayloadError(message) from None
-        payload = body
+        payload = body = _read_json(job.body)
         if isinstance(body, dict):
             job.run_id = _scalar_text(body.get("run_id"))
             job.workflow_id = _scalar_text(body.get("workflow_id"))
             job.project_id = _scalar_text(body.get("project_id"))
             payload = body.get("payload", body)
         if self._takes_anything:
-            # JSON may be nested more deeply than pydantic reads it.
             job.payload = payload
             return
         try:
@@ -247,6 +247,44 @@ class BodyDecoder(Generic[PayloadT]):
             job.payload = self._bare.validate_json(json.dumps(payload))
         except ValidationError as error:
             raise InvalidPayloadError(_describe(error)) from None
+
+
+def _read_identifiers(job: Job[Any]) -> bool:
+    """Read the identifiers of a body as `encode_body` writes it, without reading its payload.
+
+    PostgreSQL shows the keys of a jsonb object by length, then by name: `run_id`, `payload`,
+    `project_id`, `workflow_id`. No string holds the pieces matched here, since a quotation mark
+    in one is escaped; and the last brace closes the outermost object. So where they match, they
+    are what they seem.
+    """
+    body = job.body
+    head = _HEAD.match(body)
+    if head is None:
+        return False
+    tail = _TAIL.fullmatch(body, body.rfind(_TAIL_START))
+    if tail is None:
+        return False
+    job.run_id = _cut(head[1])
+    job.project_id = _cut(tail[1])
+    job.workflow_id = _cut(tail[2])
+    return True
+
+
+def _plain_payload(body: str) -> Any:
+    return _read_json(body)["payload"]
+
+
+def _read_json(body: str) -> Any:
+    try:
+        return from_json(body)
+    except ValueError:
+        pass
+    try:
+        # JSON may be nested more deeply than pydantic reads it.
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        message = f"the body cannot be read as JSON: {error}"
+        raise InvalidPayloadError(message) from None
 
 
 def _cut(text: str | None) -> str | None:

@@ -73,18 +73,18 @@ def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[J
             msg_id=msg_id,
             attempt=attempt,
             max_attempts=max_attempts,
-            enqueued_at=enqueued_at,
-            ready_at=ready_at,
-            claimed_at=claimed_at,
-            headers=decode_headers(headers),
+            enqueued_timestamp=enqueued,
+            ready_timestamp=ready,
+            claimed_timestamp=claimed,
+            headers={} if headers is None else decode_headers(headers),
             # A message may be SQL null; as JSON it is null all the same.
             body="null" if body is None else body,
         )
-        for msg_id, attempt, enqueued_at, ready_at, _, body, headers, claimed_at in rows
+        for msg_id, attempt, enqueued, ready, _, body, headers, claimed in rows
     ]
     jobs.sort(key=_by_age)
     return jobs
 
 
-def _by_age(job: Job[Any]) -> tuple[datetime, int]:
-    return job.ready_at, job.msg_id
+def _by_age(job: Job[Any]) -> tuple[float, int]:
+    return job.ready_timestamp, job.msg_id

@@ -49,6 +49,19 @@ class InvalidSettingError(MeshHookError, ValueError):
     """A setting, argument or environment variable outside its range."""
 
 
+class PortUnavailableError(MeshHookError, OSError):
+    """A port for metrics and health that cannot be listened on."""
+
+    def __init__(self, address: str, port: int, reason: str) -> None:
+        """Name the address, the port, and what the system says."""
+        super().__init__(
+            f"metrics port {port} on {address}: {reason}; choose another, or 0 for a free one "
+            "(--metrics-port, MESHHOOK_METRICS_PORT; the address: MESHHOOK_METRICS_ADDRESS)"
+        )
+        self.address = address
+        self.port = port
+
+
 class InvalidHandlerError(MeshHookError, ValueError):
     """A handler that cannot be imported or called as one."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
@@ -58,19 +58,20 @@ class Job(Generic[PayloadT]):
 
     __slots__ = (
         "_complete",
+        "_payload",
+        "_read_payload",
         "attempt",
         "body",
-        "claimed_at",
-        "enqueued_at",
+        "claimed_timestamp",
+        "enqueued_timestamp",
         "headers",
         "max_attempts",
         "msg_id",
-        "payload",
         "project_id",
         "queue",
-        "ready_at",
+        "ready_timestamp",
         "run_id",
-        "started_at",
+        "started_timestamp",
         "workflow_id",
     )
 
@@ -82,14 +83,14 @@ class Job(Generic[PayloadT]):
     """Which attempt this is, from 1."""
     max_attempts: int
     """How many attempts the queue allows in all."""
-    enqueued_at: datetime
-    """When the job was enqueued, by the database's clock."""
-    ready_at: datetime
-    """When it last became ready to run, by the database's clock."""
-    claimed_at: datetime
-    """When its lease began, by the database's clock."""
-    started_at: datetime
-    """When this attempt began to run, by the database's clock."""
+    enqueued_timestamp: float
+    """When the job was enqueued, in seconds since 1970 by the database's clock."""
+    ready_timestamp: float
+    """When it last became ready to run, in seconds since 1970 by the database's clock."""
+    claimed_timestamp: float
+    """When its lease began, in seconds since 1970 by the database's clock."""
+    started_timestamp: float
+    """When this attempt began to run, in seconds since 1970 by the database's clock."""
     headers: dict[str, Any]
     """The message's headers."""
     body: str
@@ -100,8 +101,6 @@ class Job(Generic[PayloadT]):
     """The workflow it belongs to, if the message names one."""
     project_id: str | None
     """The project it belongs to, if the message names one."""
-    payload: PayloadT
-    """The payload: an instance of the handler's model, else plain JSON values."""
 
     def __init__(
         self,
@@ -110,9 +109,9 @@ class Job(Generic[PayloadT]):
         msg_id: int,
         attempt: int,
         max_attempts: int,
-        enqueued_at: datetime,
-        ready_at: datetime,
-        claimed_at: datetime,
+        enqueued_timestamp: float,
+        ready_timestamp: float,
+        claimed_timestamp: float,
         headers: dict[str, Any],
         body: str,
     ) -> None:
@@ -120,14 +119,58 @@ class Job(Generic[PayloadT]):
         self.msg_id = msg_id
         self.attempt = attempt
         self.max_attempts = max_attempts
-        self.enqueued_at = enqueued_at
-        self.ready_at = ready_at
-        self.claimed_at = claimed_at
-        self.started_at = claimed_at
+        self.enqueued_timestamp = enqueued_timestamp
+        self.ready_timestamp = ready_timestamp
+        self.claimed_timestamp = claimed_timestamp
+        self.started_timestamp = claimed_timestamp
         self.headers = headers
         self.body = body
         self.run_id = self.workflow_id = self.project_id = None
         self._complete: Callable[[Any], Awaitable[None]] | None = None
+        self._read_payload: Callable[[str], PayloadT] | None = None
+        self._payload: PayloadT
+
+    @property
+    def payload(self) -> PayloadT:
+        """The payload: an instance of the handler's model, else plain JSON values.
+
+        Raises:
+            InvalidPayloadError: without a model, if the body cannot be read as JSON, such as
+                one that is nested a thousand levels deep.
+        """
+        if self._read_payload is not None:
+            self._payload = self._read_payload(self.body)
+            self._read_payload = None
+        return self._payload
+
+    @payload.setter
+    def payload(self, payload: PayloadT) -> None:
+        self._payload = payload
+        self._read_payload = None
+
+    def read_payload_with(self, read: Callable[[str], PayloadT]) -> None:
+        """Let the payload be made of the body by `read`, when it is first asked for."""
+        self._read_payload = read
+
+    @property
+    def enqueued_at(self) -> datetime:
+        """When the job was enqueued, by the database's clock."""
+        return datetime.fromtimestamp(self.enqueued_timestamp, UTC)
+
+    @property
+    def ready_at(self) -> datetime:
+        """When it last became ready to run, by the database's clock."""
+        return datetime.fromtimestamp(self.ready_timestamp, UTC)
+
+    @property
+    def claimed_at(self) -> datetime:
+        """When its lease began, by the database's clock."""
+        return datetime.fromtimestamp(self.claimed_timestamp, UTC)
+
+    @property
+    def started_at(self) -> datetime:
+        """When this attempt began to run, by the database's clock."""
+        return datetime.fromtimestamp(self.started_timestamp, UTC)
 
     @property
     def is_last_attempt(self) -> bool:
@@ -137,7 +180,7 @@ class Job(Generic[PayloadT]):
     @property
     def settled_attempts(self) -> int:
         """How many earlier attempts have a recorded outcome."""
-        value = self.headers.get(SETTLED_HEADER, 0)
+        value = self.headers.get(SETTLED_HEADER, 0) if self.headers else 0
         return max(0, int(value)) if isinstance(value, int | float) else 0
 
     @property

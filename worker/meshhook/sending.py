@@ -17,6 +17,7 @@ from meshhook.errors import (
     SchemaMissingError,
     UncertainCommitError,
 )
+from meshhook.observability.producer_metrics import messages_enqueued
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,7 @@ async def insert_messages(
         )
     except (SchemaMissingError, asyncpg.UndefinedTableError) as error:
         raise QueueNotFoundError(queue_name) from error
+    messages_enqueued(queue_name).inc(len(rows))
     return [row[0] for row in rows]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook import queries
+from meshhook.outcomes import AttemptOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from meshhook.outcomes import AttemptOutcome
-
 _NOTHING = {None}
+_SUCCESS = {AttemptOutcome.SUCCEEDED}
 
 MAX_ERROR_TYPE_LENGTH = 200
 MAX_ERROR_MESSAGE_LENGTH = 4_000
@@ -39,21 +39,52 @@ class Settlement(NamedTuple):
     trace_id: str | None = None
 
 
+_OUTCOME = Settlement._fields.index("outcome")
+_COLUMNS_OF_SUCCESS = tuple(
+    Settlement._fields.index(name)
+    for name in (
+        "msg_id",
+        "attempt",
+        "started_at",
+        "finished_at",
+        "run_id",
+        "workflow_id",
+        "project_id",
+        "trace_id",
+    )
+)
+"""Where the parameters of `sql/settle_succeeded.sql` stand in a settlement."""
+
+
 async def settle(
     database: Any,
     tables: queries.QueueTables,
     worker_name: str | None,
     settlements: Sequence[Settlement],
 ) -> set[int]:
-    """Record settlements in one statement, all or nothing.
+    """Record settlements in one statement, all or nothing; quickest if all have succeeded.
 
     Returns:
         The positions, from 0, of those whose lease still held. The others changed nothing.
     """
-    # A column without values costs nothing as null: unnest fills it up.
+    if not settlements:
+        return set()
     columns = [
-        None if set(column) == _NOTHING else column for column in zip(*settlements, strict=True)
+        # A column without values costs nothing as null: unnest fills it up.
+        None if column[0] is None and set(column) == _NOTHING else column
+        for column in zip(*settlements, strict=True)
     ]
+    if set(columns[_OUTCOME] or ()) == _SUCCESS:
+        rows = await database.fetch(
+            queries.load("settle_succeeded", tables),
+            worker_name,
+            *(columns[i] for i in _COLUMNS_OF_SUCCESS),
+            tables.queue_name,
+        )
+        held = rows[0]["positions"]
+        if held is None:
+            return set(range(len(settlements)))
+        return {position - 1 for position in held}
     rows = await database.fetch(
         queries.load("settle", tables), worker_name, *columns, tables.queue_name
     )

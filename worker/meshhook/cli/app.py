@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from meshhook.cli import demo, dlq, enqueue, jobs, migrate, queue, stats, worker
+from meshhook.cli import demo, dlq, enqueue, exporter, jobs, migrate, queue, stats, worker, workers
 from meshhook.cli.failures import EXIT_CODES_HELP, ExitCode, UsageError, describe, exit_code
 from meshhook.cli.options import PROGRAM, ProgramOptions, example
 
@@ -35,9 +35,11 @@ for group, name in ((migrate, "migrate"), (queue, "queue")):
     app.add_typer(group.app, name=name)
 enqueue.add_to(app)
 worker.add_to(app)
+exporter.add_to(app)
 for group, name in ((jobs, "jobs"), (dlq, "dlq")):
     app.add_typer(group.app, name=name)
 stats.add_to(app)
+workers.add_to(app)
 demo.add_to(app)
 
 

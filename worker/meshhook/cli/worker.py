@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from meshhook.cli.monitoring import (
+    DEFAULT_METRICS_ADDRESS,
+    MetricsAddressOption,
+    MetricsPortOption,
+    monitored,
+)
 from meshhook.cli.options import QueueArgument, example
 
 if TYPE_CHECKING:
@@ -51,6 +57,15 @@ def worker(
         str | None,
         typer.Option(help="Its name in the history. Default: host, process and a random part."),
     ] = None,
+    metrics_port: MetricsPortOption = None,
+    metrics_address: MetricsAddressOption = DEFAULT_METRICS_ADDRESS,
+    stall_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="MESHHOOK_STALL_SECONDS",
+            help="How long its event loop may stand still until /healthz fails, 10 to 86400.",
+        ),
+    ] = 60,
 ) -> None:
     """Work on the jobs of a queue until SIGTERM or SIGINT (Ctrl-C).
 
@@ -75,8 +90,12 @@ def worker(
             grace_seconds=grace_seconds,
             pooled=found.pooled,
             name=name,
+            stall_seconds=stall_seconds,
         )
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with (
+            monitored(metrics_port, metrics_address, library_worker),
+            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        ):
             runner.run(_work(found, library_worker))
             if library_worker.has_stuck_jobs:
                 # They take no notice of being cancelled, and the loop's end would wait for them.

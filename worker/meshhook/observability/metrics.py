@@ -1,19 +1,46 @@
-"""The metrics of a worker: the only place where one is defined."""
+"""The table of metrics: the only place where one is defined, whoever exports it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600)
-_BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+class Kind(StrEnum):
+    """What kind of metric one is, in the words of Prometheus."""
 
-OUTCOMES = (
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Source(StrEnum):
+    """Who exports a metric."""
+
+    WORKER = "worker"
+    PRODUCER = "producer"
+    EXPORTER = "exporter"
+    OPERATOR = "operator"
+
+
+JOB_SECONDS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30),
+    *(60, 120, 300, 600, 1800, 3600),
+)
+"""Buckets for what a job waits and takes: a millisecond to an hour."""
+STATEMENT_SECONDS: Final = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+"""Buckets for statements and decisions: half a millisecond to the longest statement timeout."""
+BATCH_MESSAGES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Buckets for how many messages a statement is about."""
+
+OUTCOMES: Final = (
     "succeeded",
     "retried",
     "snoozed",
@@ -23,79 +50,282 @@ OUTCOMES = (
     "lost",
     "released",
 )
+OPERATIONS: Final = ("claim", "settle", "extend", "release")
+LOOPS: Final = ("claimer", "settler", "leases")
+COLLECTION_ERRORS: Final = (
+    "DatabaseUnavailableError",
+    "UncertainCommitError",
+    "StatementTimeout",
+    "SchemaMissingError",
+    "DatabaseError",
+    "QueueUnreadable",
+)
+STATES: Final = ("ready", "scheduled", "running", "retrying", "lost")
+SIGNALS: Final = ("backlog", "deadline", "arrivals", "running", "scheduled", "fallback")
+OTHER: Final = "_OTHER"
+"""The value that stands for every further value of a label whose number of values is capped."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Family:
-    kind: Callable[..., Any]
+class Metric:
+    """One family of series."""
+
+    name: str
+    """The name as it is scraped; of a histogram, without `_bucket`, `_sum` and `_count`."""
+    kind: Kind
     help: str
+    """One sentence; its unit stands in the name."""
+    sources: tuple[Source, ...]
     labels: tuple[str, ...] = ("queue",)
     buckets: tuple[float, ...] = ()
+    """A histogram's upper bounds, without infinity."""
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Labels whose values are known in advance, with these values."""
 
-
-FAMILIES: dict[str, _Family] = {
-    "messages_total": _Family(Counter, "Attempts by outcome.", ("queue", "outcome")),
-    "message_duration_seconds": _Family(Histogram, "How long attempts ran.", buckets=_SECONDS),
-    "message_wait_seconds": _Family(
-        Histogram, "From ready to the start of the attempt.", buckets=_SECONDS
-    ),
-    "message_age_seconds": _Family(
-        Histogram, "From enqueue to the final outcome.", buckets=_SECONDS
-    ),
-    "claim_batch_messages": _Family(
-        Histogram, "Messages leased by one claim that found any.", buckets=_BATCH
-    ),
-    "lease_extensions_total": _Family(
-        Counter, "Leases by what their extension came to.", ("queue", "outcome")
-    ),
-    "inflight_messages": _Family(Gauge, "Messages leased by this worker."),
-}
-"""Every metric of a worker, by its name without the prefix `meshhook_worker_`."""
-
-
-class WorkerMetrics:
-    """A worker's metrics for one queue, with every series there from the start."""
-
-    def __init__(self, queue_name: str, registry: CollectorRegistry | None = None) -> None:
-        """Take the queue's name and a registry; None means the process's own."""
-        found = _families(REGISTRY if registry is None else registry)
-        self._outcomes = {
-            outcome: found["messages_total"].labels(queue_name, outcome) for outcome in OUTCOMES
+    def family(self) -> Any:
+        """Return an empty `…MetricFamily` of this metric, for a collector to fill."""
+        makers: dict[Kind, Any] = {
+            Kind.COUNTER: CounterMetricFamily,
+            Kind.GAUGE: GaugeMetricFamily,
+            Kind.HISTOGRAM: HistogramMetricFamily,
         }
-        self._extensions = {
-            outcome: found["lease_extensions_total"].labels(queue_name, outcome)
-            for outcome in ("extended", "lost", "error")
-        }
-        self.duration: Histogram = found["message_duration_seconds"].labels(queue_name)
-        self.wait: Histogram = found["message_wait_seconds"].labels(queue_name)
-        self.age: Histogram = found["message_age_seconds"].labels(queue_name)
-        self.claim_batch: Histogram = found["claim_batch_messages"].labels(queue_name)
-        self.inflight: Gauge = found["inflight_messages"].labels(queue_name)
-
-    def attempts(self, outcome: str, count: int = 1) -> None:
-        """Count attempts that ended in `outcome`."""
-        self._outcomes[outcome].inc(count)
-
-    def lease_extensions(self, outcome: str, count: int) -> None:
-        """Count leases whose extension came to `outcome`: extended, lost or error."""
-        self._extensions[outcome].inc(count)
+        return makers[self.kind](self.name, self.help, labels=self.labels)
 
 
-_made: dict[int, tuple[CollectorRegistry, dict[str, Any]]] = {}
+def _worker(
+    name: str,
+    kind: Kind,
+    text: str,
+    labels: tuple[str, ...] = (),
+    buckets: tuple[float, ...] = (),
+    **values: tuple[str, ...],
+) -> Metric:
+    known = MappingProxyType(values)
+    full_name = f"meshhook_worker_{name}"
+    return Metric(full_name, kind, text, (Source.WORKER,), ("queue", *labels), buckets, known)
 
 
-def _families(registry: CollectorRegistry) -> dict[str, Any]:
-    # A registry refuses a second metric of the same name; two workers in a process share them.
-    if id(registry) not in _made:
-        families = {
-            name: family.kind(
-                f"meshhook_worker_{name}",
-                family.help,
-                family.labels,
-                registry=registry,
-                **({"buckets": family.buckets} if family.buckets else {}),
-            )
-            for name, family in FAMILIES.items()
-        }
-        _made[id(registry)] = (registry, families)
-    return _made[id(registry)][1]
+def _queue(
+    name: str, kind: Kind, text: str, labels: tuple[str, ...] = (), **values: tuple[str, ...]
+) -> Metric:
+    sources = (Source.EXPORTER, Source.OPERATOR)
+    known = MappingProxyType(values)
+    return Metric(f"meshhook_queue_{name}", kind, text, sources, ("queue", *labels), values=known)
+
+
+def _scaler(
+    name: str, kind: Kind, text: str, labels: tuple[str, ...] = (), **values: tuple[str, ...]
+) -> Metric:
+    return Metric(
+        f"meshhook_scaler_{name}",
+        kind,
+        text,
+        (Source.OPERATOR,),
+        ("queue", "jobqueue", *labels),
+        values=MappingProxyType(values),
+    )
+
+
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+
+METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            _worker("messages_total", _C, "Attempts by outcome.", ("outcome",), outcome=OUTCOMES),
+            _worker("message_duration_seconds", _H, "How long attempts ran.", (), JOB_SECONDS),
+            _worker(
+                "message_wait_seconds",
+                _H,
+                "How long messages waited, from ready to the start of the attempt.",
+                (),
+                JOB_SECONDS,
+            ),
+            _worker(
+                "message_age_seconds",
+                _H,
+                "How old messages were at their final outcome, since they were enqueued.",
+                (),
+                JOB_SECONDS,
+            ),
+            _worker(
+                "errors_total",
+                _C,
+                "Failed attempts by error type: the first 20 types, then _OTHER.",
+                ("error_type",),
+            ),
+            _worker("inflight_messages", _G, "Messages that the worker has leased."),
+            _worker("running_messages", _G, "Messages whose handler runs now."),
+            _worker("concurrency_limit", _G, "How many handlers may run at once."),
+            _worker(
+                "claim_batch_messages",
+                _H,
+                "Messages leased by a claim that found any.",
+                (),
+                BATCH_MESSAGES,
+            ),
+            _worker("empty_claims_total", _C, "Claims that found nothing."),
+            _worker(
+                "operation_duration_seconds",
+                _H,
+                "How long statements of the worker took, the wait for its connection included.",
+                ("operation", "outcome"),
+                STATEMENT_SECONDS,
+                operation=OPERATIONS,
+                outcome=("ok", "error"),
+            ),
+            _worker(
+                "lease_extensions_total",
+                _C,
+                "Leases by what their extension came to.",
+                ("outcome",),
+                outcome=("extended", "lost", "error"),
+            ),
+            _worker("unsettled_messages", _G, "Attempts whose outcome is not recorded yet."),
+            _worker(
+                "last_loop_timestamp_seconds",
+                _G,
+                "When a loop of the worker last turned, in seconds since 1970.",
+                ("loop",),
+                loop=LOOPS,
+            ),
+            _worker("db_connected", _G, "Whether the last statement reached the database: 1 or 0."),
+            _worker("draining", _G, "Whether the worker claims nothing more and stops: 1 or 0."),
+            Metric(
+                "meshhook_build_info",
+                _G,
+                "Always 1; the label says which version runs.",
+                (Source.WORKER, Source.EXPORTER, Source.OPERATOR),
+                ("version",),
+            ),
+            Metric(
+                "meshhook_producer_messages_total",
+                _C,
+                "Messages that this process has enqueued.",
+                (Source.PRODUCER, Source.WORKER),
+            ),
+            _queue(
+                "messages",
+                _G,
+                "Messages by state; see meshhook_queue_messages_capped.",
+                ("state",),
+                state=STATES,
+            ),
+            _queue("messages_capped", _G, "Whether a count stopped at its limit: 1 or 0."),
+            _queue(
+                "oldest_ready_seconds",
+                _G,
+                "How long the oldest ready message has been ready; 0 if there is none.",
+            ),
+            _queue("enqueued_total", _C, "Messages ever enqueued, from the queue's sequence."),
+            _queue("dlq_messages", _G, "Dead letters; see meshhook_queue_messages_capped."),
+            _queue(
+                "dlq_oldest_seconds", _G, "The age of the oldest dead letter; 0 if there is none."
+            ),
+            _queue("paused", _G, "Whether the queue is paused: 1 or 0."),
+            _queue("workers", _G, "Workers that have reported in the last 30 seconds."),
+            _queue("worker_slots", _G, "How many messages these workers may run at once."),
+            _queue(
+                "table_bytes",
+                _G,
+                "The size of a table with its indexes and large values.",
+                ("table",),
+                table=("queue", "dlq"),
+            ),
+            _queue(
+                "dead_tuples",
+                _G,
+                "Rows that are gone and wait for a vacuum, as the statistics estimate.",
+                ("table",),
+                table=("queue", "dlq"),
+            ),
+            Metric(
+                "meshhook_history_bytes",
+                _G,
+                "The size of the history of attempts, all partitions together.",
+                (Source.EXPORTER, Source.OPERATOR),
+                (),
+            ),
+            Metric(
+                "meshhook_exporter_last_collection_timestamp_seconds",
+                _G,
+                "When the queues were last read with success, in seconds since 1970; 0 if never.",
+                (Source.EXPORTER, Source.OPERATOR),
+                (),
+            ),
+            Metric(
+                "meshhook_exporter_collection_duration_seconds",
+                _H,
+                "How long reading all queues took, failures included.",
+                (Source.EXPORTER, Source.OPERATOR),
+                (),
+                STATEMENT_SECONDS,
+            ),
+            Metric(
+                "meshhook_exporter_collection_errors_total",
+                _C,
+                "Readings of the queues that failed, and queues left out, by error type.",
+                (Source.EXPORTER, Source.OPERATOR),
+                ("error_type",),
+                values=MappingProxyType({"error_type": COLLECTION_ERRORS}),
+            ),
+            _scaler("replicas", _G, "Replicas that the workload has."),
+            _scaler("desired_replicas", _G, "Replicas that the operator asks for."),
+            _scaler("ready_replicas", _G, "Replicas that are ready."),
+            _scaler("min_replicas", _G, "The least replicas allowed."),
+            _scaler("max_replicas", _G, "The most replicas allowed."),
+            _scaler(
+                "recommended_replicas",
+                _G,
+                "Replicas that each signal asks for by itself.",
+                ("signal",),
+                signal=SIGNALS,
+            ),
+            _scaler(
+                "limited",
+                _G,
+                "Whether something keeps the operator from what it recommends: 1 or 0.",
+                ("reason",),
+            ),
+            _scaler(
+                "events_total",
+                _C,
+                "Changes of the number of replicas.",
+                ("direction",),
+                direction=("up", "down"),
+            ),
+            _scaler("paused", _G, "Whether scaling is paused: 1 or 0."),
+            _scaler("ready", _G, "Whether the condition Ready is true: 1 or 0."),
+            _scaler(
+                "last_success_timestamp_seconds",
+                _G,
+                "When a decision was last made from fresh data, in seconds since 1970.",
+            ),
+            Metric(
+                "meshhook_operator_reconcile_duration_seconds",
+                _H,
+                "How long bringing one resource to what it asks for took.",
+                (Source.OPERATOR,),
+                (),
+                STATEMENT_SECONDS,
+            ),
+            Metric(
+                "meshhook_operator_reconciles_total",
+                _C,
+                "Reconciliations by outcome.",
+                (Source.OPERATOR,),
+                ("outcome",),
+                values=MappingProxyType({"outcome": ("ok", "error")}),
+            ),
+            Metric(
+                "meshhook_operator_tick_duration_seconds",
+                _H,
+                "How long sampling one database and deciding for all its queues took.",
+                (Source.OPERATOR,),
+                (),
+                STATEMENT_SECONDS,
+            ),
+        )
+    }
+)
+"""Every metric, by its name."""

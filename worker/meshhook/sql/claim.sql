@@ -26,5 +26,8 @@ set read_ct = q.read_ct + 1, {set_last_read_at} vt = now() + make_interval(secs 
         then q.headers - 'meshhook-settled' else q.headers end
 from chosen c
 where q.msg_id = c.msg_id
-returning q.msg_id, q.read_ct, q.enqueued_at, c.vt as ready_at, c.class,
-    q.message::text as body, q.headers::text as headers, now() as claimed_at
+-- Times as seconds since 1970: the driver makes a time of each in ten times the time of a number.
+returning q.msg_id, q.read_ct, extract(epoch from q.enqueued_at)::float8 as enqueued,
+    extract(epoch from c.vt)::float8 as ready, c.class,
+    q.message::text as body, q.headers::text as headers,
+    extract(epoch from now())::float8 as claimed

@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import stamina
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshhook.jobs import Job
-    from meshhook.observability.metrics import WorkerMetrics
+    from meshhook.observability.loops import WatchedLoop
+    from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.connections import WorkerConnection
     from meshhook.worker.handlers import JobHandler
@@ -60,6 +60,7 @@ class Claimer:
         leases: LeaseTable,
         settings: Callable[[], QueueSettings],
         metrics: WorkerMetrics,
+        loop: WatchedLoop,
         listens: bool,
     ) -> None:
         self._connection = connection
@@ -70,13 +71,14 @@ class Claimer:
         self._leases = leases
         self._settings = settings
         self._metrics = metrics
+        self._loop = loop
         self._listens = listens
         self._window = ClaimWindow()
         self._rate = FinishRate()
         self._woken = asyncio.Event()
         self._waiting_until = 0.0
         self._clock_offset: float | None = None
-        self._drained: tuple[datetime, datetime] | None = None
+        self._drained: tuple[float, float] | None = None
         self._is_stopping = False
         self._wait_sql = queries.load("wait", tables)
         self._waiting_sequence = f'meshhook."waiting_{tables.queue_name}"'
@@ -121,6 +123,7 @@ class Claimer:
         return isinstance(error, DatabaseUnavailableError) and not self._is_stopping
 
     async def _turn(self) -> None:
+        self._loop.turn()
         if self._settings().paused:
             self._woken.clear()
             await self._sleep(POLL_SECONDS)
@@ -160,14 +163,16 @@ class Claimer:
         began_at = time.monotonic()
         sweep = everything or self._window.sweep_is_due(began_at)
         from_vt = EVERYTHING if sweep or self._window.low is None else self._window.low
-        claimed = await claim(
-            self._connection,
-            self._tables,
-            lease_seconds=float(settings.visibility_timeout_seconds),
-            limit=limit,
-            max_attempts=settings.max_retry_attempts,
-            from_vt=from_vt,
-        )
+        with self._metrics.operation("claim"):
+            claimed = await claim(
+                self._connection,
+                self._tables,
+                lease_seconds=float(settings.visibility_timeout_seconds),
+                limit=limit,
+                max_attempts=settings.max_retry_attempts,
+                from_vt=from_vt,
+            )
+        self._metrics.claimed(len(claimed.jobs))
         ended_at = time.monotonic()
         if sweep:
             self._window.swept(began_at, ended_at)
@@ -175,12 +180,10 @@ class Claimer:
             self._window.found(claimed.jobs[0].ready_at)
             self._note_visibility(claimed, ended_at)
             self._leases.add(((job.msg_id, job.attempt) for job in claimed.jobs), began_at)
-            self._metrics.claim_batch.observe(len(claimed.jobs))
-            self._metrics.inflight.set(len(self._leases))
         # A claim of suspects leaves healthy messages where they are.
         took_all = len(claimed.jobs) < limit and claimed.claim_class is ClaimClass.HEALTHY
         if took_all and self._clock_offset is not None:
-            self._drained = from_vt, _moment(claimed, began_at + self._clock_offset)
+            self._drained = from_vt.timestamp(), _moment(claimed, began_at + self._clock_offset)
         return claimed
 
     def _note_visibility(self, claimed: Claim, now: float) -> None:
@@ -189,13 +192,13 @@ class Claimer:
         An earlier claim took all that it saw from some `vt` on. What lies there and is claimed
         only now was not visible then: its producer's transaction was still open.
         """
-        self._clock_offset = claimed.jobs[0].claimed_at.timestamp() - now
+        self._clock_offset = claimed.jobs[0].claimed_timestamp - now
         if self._drained is None:
             return
         from_vt, drained_at = self._drained
         for job in claimed.jobs:
-            if from_vt <= job.ready_at < drained_at:
-                job.ready_at = min(drained_at, job.claimed_at)
+            if from_vt <= job.ready_timestamp < drained_at:
+                job.ready_timestamp = min(drained_at, job.claimed_timestamp)
 
     async def _hand_over(self, claimed: Claim, limit: int) -> None:
         received_at = time.monotonic()
@@ -215,11 +218,11 @@ class Claimer:
         if not jobs:
             return
         try:
-            await self._runner.wait_idle()
-            await self._settler.flush()
+            await self._loop.wait_for(self._runner.wait_idle())
+            await self._loop.wait_for(self._settler.flush())
         finally:
             self._runner.put(jobs, received_at)
-        await self._runner.wait_idle()
+        await self._loop.wait_for(self._runner.wait_idle())
 
     async def _record_lost(self, jobs: list[Job[Any]]) -> None:
         for job in jobs:
@@ -278,7 +281,5 @@ class Claimer:
             pass
 
 
-def _moment(claimed: Claim, estimate: float) -> datetime:
-    if claimed.jobs:
-        return claimed.jobs[0].claimed_at
-    return datetime.fromtimestamp(estimate, UTC)
+def _moment(claimed: Claim, estimate: float) -> float:
+    return claimed.jobs[0].claimed_timestamp if claimed.jobs else estimate

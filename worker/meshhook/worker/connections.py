@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from meshhook.database import connect, translated_errors, translated_statement_errors
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 STATEMENT_TIMEOUT_SECONDS = 30.0
+SILENCE_SECONDS = 60.0
 
 
 class WorkerConnection:
@@ -36,11 +38,25 @@ class WorkerConnection:
         self._on_connect = on_connect
         self._connection: asyncpg.Connection[Any] | None = None
         self._line = asyncio.Lock()
+        self._failure: str | None = None
+        self._heard_at = time.monotonic()
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection was open when last used."""
         return self._connection is not None and not self._connection.is_closed()
+
+    @property
+    def fault(self) -> str | None:
+        """Why the database counts as out of reach, None if it is not. Any thread may look."""
+        if self._failure is not None:
+            return self._failure
+        if not self.is_connected:
+            return "not connected"
+        silence_seconds = time.monotonic() - self._heard_at
+        if silence_seconds > SILENCE_SECONDS:
+            return f"not heard from for {silence_seconds:.0f} s"
+        return None
 
     async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Run a statement and return its rows.
@@ -50,16 +66,19 @@ class WorkerConnection:
             DatabaseUnavailableError, DatabaseError: as `meshhook.database` says.
         """
         async with self._line:
-            connection = await self._connected()
             try:
+                connection = await self._connected()
                 with translated_statement_errors():
                     rows: Sequence[asyncpg.Record] = await connection.fetch(
                         sql, *arguments, timeout=STATEMENT_TIMEOUT_SECONDS
                     )
-                    return rows
-            except DatabaseUnavailableError:
+            except DatabaseUnavailableError as error:
+                self._failure = str(error)
                 self._drop()
                 raise
+            self._failure = None
+            self._heard_at = time.monotonic()
+            return rows
 
     async def fetchval(self, sql: str, *arguments: object) -> Any:
         """Run a statement and return the first column of its first row, or None."""

@@ -19,7 +19,8 @@ from meshhook.worker.connections import WorkerConnection
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from meshhook.observability.metrics import WorkerMetrics
+    from meshhook.observability.loops import WatchedLoop
+    from meshhook.observability.worker_metrics import WorkerMetrics
 
 _log = get_logger("meshhook.worker.leases")
 
@@ -99,6 +100,7 @@ class LeaseKeeper:
         lease_seconds: Callable[[], float],
         on_lost: Callable[[dict[int, int]], None],
         metrics: WorkerMetrics,
+        loop: WatchedLoop,
     ) -> None:
         """Take what it needs.
 
@@ -112,6 +114,7 @@ class LeaseKeeper:
             on_lost: is called in the worker's event loop with leases that were lost, as
                 msg_id → attempt.
             metrics: counts extensions.
+            loop: is told at every turn.
         """
         self._connection_options = {
             "url": url,
@@ -123,6 +126,7 @@ class LeaseKeeper:
         self._lease_seconds = lease_seconds
         self._on_lost = on_lost
         self._metrics = metrics
+        self._loop = loop
         self._thread: threading.Thread | None = None
         self._keeper_loop: asyncio.AbstractEventLoop | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -161,6 +165,7 @@ class LeaseKeeper:
         connection = WorkerConnection(**self._connection_options)  # type: ignore[arg-type]
         try:
             while True:
+                self._loop.turn()
                 lease_seconds = self._lease_seconds()
                 await self._extend_due(connection, lease_seconds)
                 await asyncio.sleep(min(1.0, lease_seconds / 8))
@@ -172,10 +177,12 @@ class LeaseKeeper:
         for start in range(0, len(due), MAX_BATCH_LEASES):
             batch = dict(due[start : start + MAX_BATCH_LEASES])
             asked_at = time.monotonic()
+            self._loop.turn()
             try:
-                rows = await connection.fetch(
-                    self._extend_sql, list(batch), list(batch.values()), lease_seconds
-                )
+                with self._metrics.operation("extend"):
+                    rows = await connection.fetch(
+                        self._extend_sql, list(batch), list(batch.values()), lease_seconds
+                    )
             except DatabaseError as error:
                 self._metrics.lease_extensions("error", len(batch))
                 _log.warning("leases not extended", leases=len(batch), error=str(error))

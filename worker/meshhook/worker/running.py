@@ -8,7 +8,6 @@ import random
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from meshhook.jobs import Job
 from meshhook.observability.loggers import get_logger
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome, Outcome
 from meshhook.settlements import Settlement, settle
+from meshhook.worker.coroutines import StartedCoroutine
 from meshhook.worker.settling import PendingSettlement
 from meshhook.worker.verdicts import (
     DONE,
@@ -30,10 +30,10 @@ from meshhook.worker.verdicts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from meshhook import queries
-    from meshhook.observability.metrics import WorkerMetrics
+    from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.handlers import JobHandler
     from meshhook.worker.leases import LeaseTable
@@ -53,11 +53,28 @@ class _Abort(Enum):
 class _Running:
     """One attempt under way."""
 
-    __slots__ = ("abort", "began_at", "job", "timeout", "was_completed")
+    __slots__ = (
+        "abort",
+        "began_at",
+        "ended",
+        "job",
+        "refusal",
+        "settings",
+        "timeout",
+        "under_way",
+        "was_completed",
+    )
 
-    def __init__(self, job: Job[Any], began_at: float) -> None:
+    def __init__(self, job: Job[Any], began_at: float, settings: QueueSettings) -> None:
         self.job = job
         self.began_at = began_at
+        self.settings = settings
+        self.refusal: Verdict | None = None
+        """What becomes of the job without a run."""
+        self.under_way: Awaitable[object] | None = None
+        """The rest of an attempt that waits for something."""
+        self.ended: object = None
+        """What the handler returned or raised, or why it was stopped."""
         self.timeout: asyncio.Timeout | None = None
         self.abort: _Abort | None = None
         self.was_completed = False
@@ -93,6 +110,7 @@ class Runner:
         self.concurrency = concurrency
         self.finished = 0
         """How many attempts have ended since the start."""
+        self._ended_seconds = 0.0
         self.has_room = asyncio.Event()
         """Set whenever a slot is free or little work is left unstarted."""
         self.room_mark = 0
@@ -124,6 +142,12 @@ class Runner:
     def running(self) -> int:
         """How many jobs run."""
         return len(self._running)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long jobs have run since the start, added up, those that still run included."""
+        now = time.monotonic()
+        return self._ended_seconds + sum(now - each.began_at for each in self._running.values())
 
     @property
     def free_slots(self) -> int:
@@ -236,8 +260,14 @@ class Runner:
             if time.monotonic() >= self._turn_ends_at:
                 await self._next_turn(loop)
                 continue
-            job, claimed_at = self._unstarted.popleft()
-            await self._run(job, claimed_at)
+            running = self._start(*self._unstarted.popleft())
+            try:
+                if running.under_way is not None:
+                    running.ended = await self._rest(running, running.under_way)
+            finally:
+                del self._running[running.job.msg_id]
+                self._update_idle()
+            self._finish(running)
             self._update_room()
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
@@ -267,64 +297,113 @@ class Runner:
         if not self._unstarted and not self._running:
             self._idle.set()
 
-    async def _run(self, job: Job[Any], claimed_at: float) -> None:
+    def _start(self, job: Job[Any], claimed_at: float) -> _Running:
+        """Start an attempt and take it as far as it goes without waiting."""
         began_at = time.monotonic()
         # The database's clock: the moment of the claim by it, and what has passed since.
-        job.started_at = job.claimed_at + timedelta(seconds=began_at - claimed_at)
-        started = job.started_at.timestamp()
-        running = _Running(job, began_at)
+        job.started_timestamp = job.claimed_timestamp + began_at - claimed_at
+        settings = self._settings()
+        running = _Running(job, began_at, settings)
         self._running[job.msg_id] = running
-        try:
-            end, has_run = await self._end_of(running, self._settings())
-        finally:
-            del self._running[job.msg_id]
-            self._update_idle()
-        self.finished += 1
-        if end is None:
-            return
-        ran_seconds = time.monotonic() - began_at
-        if has_run:
-            self._metrics.duration.observe(ran_seconds)
-            self._metrics.wait.observe(max(0.0, started - job.ready_at.timestamp()))
-        if end.outcome in FINAL_OUTCOMES:
-            age_seconds = started + ran_seconds - job.enqueued_at.timestamp()
-            self._metrics.age.observe(max(0.0, age_seconds))
-        settlement = settlement_of(job, end, started if has_run else None, started + ran_seconds)
-        self._on_ended(PendingSettlement(settlement, running.was_completed))
+        running.refusal = self._refusal(job, settings)
+        if running.refusal is None:
+            job._complete = functools.partial(self._complete, running)  # noqa: SLF001 - made here
+            if settings.job_timeout_seconds is not None:
+                lease_ends_at = began_at + settings.job_timeout_seconds
+                self._leases.limit(job.msg_id, lease_ends_at + TIMEOUT_LEASE_MARGIN_SECONDS)
+            self._take_first_step(running)
+        return running
 
-    async def _end_of(
-        self, running: _Running, settings: QueueSettings
-    ) -> tuple[Verdict | None, bool]:
-        """Return what becomes of a job, None if nothing is to be settled, and whether it ran."""
-        job = running.job
+    def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
+        """Return what becomes of a job that must not run, or None."""
         try:
             self._handler.decoder.decode(job)
         except InvalidPayloadError as error:
-            end = invalid_payload(str(error), settings)
-            _log_end(job, end)
-            return end, False
+            refusal = invalid_payload(str(error), settings)
+            _log_end(job, refusal)
+            return refusal
         except Exception as error:  # noqa: BLE001 - whatever a model's own validators raise
-            end = self._verdict(error, job, settings)
-            _log_end(job, end, error)
-            return end, False
+            refusal = self._verdict(error, job, settings)
+            _log_end(job, refusal, error)
+            return refusal
         if job.attempt > settings.max_retry_attempts and job.lost_attempts:
-            end = lease_lost(job.lost_attempts, settings)
-            _log_end(job, end)
-            return end, False
-        job._complete = functools.partial(self._complete, running)  # noqa: SLF001 - made here
-        ended = await self._ended(running, settings.job_timeout_seconds)
+            refusal = lease_lost(job.lost_attempts, settings)
+            _log_end(job, refusal)
+            return refusal
+        return None
+
+    def _take_first_step(self, running: _Running) -> None:
+        """Run a handler up to where it waits for the first time.
+
+        Many never wait. They need no timer, which costs more than all the rest of an attempt.
+        """
+        if self._threads is not None:
+            running.under_way = self._run_in_thread(running.job)
+            return
+        try:
+            awaitable = self._handler.function(running.job)
+            started = StartedCoroutine(awaitable)
+        except StopIteration as returned:
+            running.ended = returned.value
+        except BaseException as error:  # noqa: BLE001 - sorted out there
+            running.ended = _ended_with(error)
+        else:
+            running.under_way = started
+
+    async def _rest(self, running: _Running, under_way: Awaitable[object]) -> object:
+        """Wait for an attempt, and return what its handler returned or raised, or why not."""
+        timeout_seconds = running.settings.job_timeout_seconds
+        rest_seconds = (
+            None
+            if timeout_seconds is None
+            else timeout_seconds - (time.monotonic() - running.began_at)
+        )
+        try:
+            async with asyncio.timeout(rest_seconds) as running.timeout:
+                return await under_way
+        except TimeoutError as error:
+            if running.abort is not None:
+                return running.abort
+            if running.timeout is not None and running.timeout.expired():
+                return JobTimeoutError(f"the attempt ran longer than {timeout_seconds:g} seconds")
+            return error
+        except BaseException as error:  # noqa: BLE001 - sorted out there
+            return _ended_with(error)
+
+    def _finish(self, running: _Running) -> None:
+        """Hand over how an attempt ended."""
+        self.finished += 1
+        ran_seconds = time.monotonic() - running.began_at
+        self._ended_seconds += ran_seconds
+        job, ended = running.job, running.ended
         if ended is _Abort.LEASE_LOST:
-            return None, True
+            return
         if ended is _Abort.SHUTDOWN:
             self._on_released([job], 0.0)
-            return None, True
+            return
+        started = job.started_timestamp
+        end = running.refusal
+        if end is None:
+            end = self._end(running, ended)
+            self._metrics.duration.observe(ran_seconds)
+            self._metrics.wait.observe(max(0.0, started - job.ready_timestamp))
+        if end.outcome in FINAL_OUTCOMES:
+            age_seconds = started + ran_seconds - job.enqueued_timestamp
+            self._metrics.age.observe(max(0.0, age_seconds))
+        settlement = settlement_of(
+            job, end, started if running.refusal is None else None, started + ran_seconds
+        )
+        self._on_ended(PendingSettlement(settlement, running.was_completed))
+
+    def _end(self, running: _Running, ended: object) -> Verdict:
+        """Return what becomes of a job that ran."""
         if running.was_completed and not isinstance(ended, BaseException):
             # Holds only if the message is still there: then the transaction was rolled back.
             ended = CompletionRolledBackError()
-        end = self._verdict(ended, job, settings)
+        end = self._verdict(ended, running.job, running.settings)
         if end is not DONE and not running.was_completed:
-            _log_end(job, end, ended)
-        return end, True
+            _log_end(running.job, end, ended)
+        return end
 
     @staticmethod
     def _verdict(ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
@@ -335,34 +414,8 @@ class Runner:
             jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
         )
 
-    async def _ended(self, running: _Running, timeout_seconds: float | None) -> object:
-        """Run a job, and return what its handler returned or raised, or why it was stopped."""
-        if timeout_seconds is not None:
-            self._leases.limit(
-                running.job.msg_id,
-                running.began_at + timeout_seconds + TIMEOUT_LEASE_MARGIN_SECONDS,
-            )
-        try:
-            async with asyncio.timeout(timeout_seconds) as running.timeout:
-                return await self._call(running)
-        except TimeoutError as error:
-            if running.abort is not None:
-                return running.abort
-            if running.timeout is not None and running.timeout.expired():
-                return JobTimeoutError(f"the attempt ran longer than {timeout_seconds:g} seconds")
-            return error
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return error
-        except (Exception, SystemExit, BaseExceptionGroup) as error:  # noqa: BLE001 - a handler's
-            return error
-
-    async def _call(self, running: _Running) -> object:
-        if self._threads is None:
-            return await self._handler.function(running.job)
-        job = running.job
+    async def _run_in_thread(self, job: Job[Any]) -> object:
+        assert self._threads is not None  # noqa: S101 - for the type checker
         loop = asyncio.get_running_loop()
         thread = self._threads.submit(self._handler.function, job)
         try:
@@ -385,7 +438,7 @@ class Runner:
             message = "job.complete() needs a connection inside a transaction"
             raise InvalidSettingError(message)
         job = running.job
-        started = job.started_at.timestamp()
+        started = job.started_timestamp
         finished = started + time.monotonic() - running.began_at
         settlement = settlement_of(job, DONE, started, finished)
         with translated_errors():
@@ -399,21 +452,34 @@ def settlement_of(
     job: Job[Any], end: Verdict, started: float | None, finished: float
 ) -> Settlement:
     """Return the settlement of a job; times are seconds since 1970 by the database's clock."""
+    # By position, since it is made for every job: the fields are those of `Settlement`, in order.
     return Settlement(
-        msg_id=job.msg_id,
-        attempt=job.attempt,
-        outcome=end.outcome,
-        started_at=started,
-        finished_at=finished,
-        delay_seconds=end.delay_seconds,
-        run_id=job.run_id,
-        workflow_id=job.workflow_id,
-        project_id=job.project_id,
-        error_type=end.error_type,
-        error_message=end.error_message,
-        error_stack=end.error_stack,
-        trace_id=job.trace_id if job.headers else None,
+        job.msg_id,
+        job.attempt,
+        end.outcome,
+        started,
+        finished,
+        end.delay_seconds,
+        job.run_id,
+        job.workflow_id,
+        job.project_id,
+        end.error_type,
+        end.error_message,
+        end.error_stack,
+        job.trace_id if job.headers else None,
     )
+
+
+def _ended_with(error: BaseException) -> BaseException:
+    """Return what a handler raised; raise what is meant for the process or the slot instead."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise error
+        return error
+    if isinstance(error, Exception | SystemExit | BaseExceptionGroup):
+        return error
+    raise error
 
 
 def _log_end(job: Job[Any], end: Verdict, ended: object = None) -> None:

@@ -10,12 +10,15 @@ import stamina
 
 from meshhook.errors import DatabaseError, DatabaseUnavailableError, UncertainCommitError
 from meshhook.observability.loggers import get_logger
+from meshhook.outcomes import AttemptOutcome
 from meshhook.settlements import Settlement, find_settled, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from meshhook import queries
+    from meshhook.observability.loops import WatchedLoop
+    from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.worker.connections import WorkerConnection
 
 _log = get_logger("meshhook.worker.settling")
@@ -58,12 +61,18 @@ class Settler:
         tables: queries.QueueTables,
         worker_name: str,
         on_settled: Callable[[Settled], None],
+        metrics: WorkerMetrics,
+        loop: WatchedLoop,
     ) -> None:
         self._connection = connection
         self._tables = tables
         self._worker_name = worker_name
         self._on_settled = on_settled
-        self._pending: list[PendingSettlement] = []
+        self._metrics = metrics
+        self._loop = loop
+        self._succeeded: list[PendingSettlement] = []
+        self._others: list[PendingSettlement] = []
+        self._is_turn_of_successes = False
         self._in_flight = 0
         self._refused = 0
         self._has_pending = asyncio.Event()
@@ -73,11 +82,11 @@ class Settler:
     @property
     def backlog(self) -> int:
         """How many settlements are not recorded yet."""
-        return len(self._pending) + self._in_flight + self._refused
+        return len(self._succeeded) + len(self._others) + self._in_flight + self._refused
 
     def put(self, pending: PendingSettlement) -> None:
         """Hand a settlement over."""
-        self._pending.append(pending)
+        self._of_the_kind(pending).append(pending)
         if not self._has_pending.is_set():
             self._has_pending.set()
             self._is_empty.clear()
@@ -90,22 +99,40 @@ class Settler:
         """Record what is handed over, until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                await self._has_pending.wait()
-                batch = self._pending[:MAX_BATCH_SETTLEMENTS]
-                del self._pending[: len(batch)]
+                self._loop.turn()
+                if not self._has_pending.is_set():
+                    await self._loop.wait_for(self._has_pending.wait())
+                batch = self._take_batch()
                 self._in_flight = len(batch)
                 try:
                     await self._settle(batch, group)
                 except asyncio.CancelledError:
                     # What is under way may or may not be recorded; a new run would find out.
-                    self._pending[:0] = batch
+                    self._put_back(batch)
                     raise
                 finally:
                     self._in_flight = 0
                     self._update_events()
 
+    def _take_batch(self) -> list[PendingSettlement]:
+        """Take the next ones: successes and the rest by turns, since successes alone cost half."""
+        self._is_turn_of_successes = bool(self._succeeded) and not (
+            self._is_turn_of_successes and self._others
+        )
+        pending = self._succeeded if self._is_turn_of_successes else self._others
+        batch = pending[:MAX_BATCH_SETTLEMENTS]
+        del pending[: len(batch)]
+        return batch
+
+    def _put_back(self, batch: list[PendingSettlement]) -> None:
+        self._of_the_kind(batch[0])[:0] = batch
+
+    def _of_the_kind(self, pending: PendingSettlement) -> list[PendingSettlement]:
+        has_succeeded = pending.settlement.outcome is AttemptOutcome.SUCCEEDED
+        return self._succeeded if has_succeeded else self._others
+
     def _update_events(self) -> None:
-        if not self._pending:
+        if not self._succeeded and not self._others:
             self._has_pending.clear()
         if not self.backlog:
             self._is_empty.set()
@@ -153,18 +180,20 @@ class Settler:
             on=DatabaseUnavailableError, attempts=None, timeout=None, wait_initial=0.1, wait_max=5
         ):
             with retry:
+                self._loop.turn()
                 if is_uncertain:
                     recorded |= await self._find_recorded(settlements)
                 rest = [i for i in range(len(batch)) if i not in recorded]
                 if not rest:
                     break
                 try:
-                    positions = await settle(
-                        self._connection,
-                        self._tables,
-                        self._worker_name,
-                        [settlements[i] for i in rest],
-                    )
+                    with self._metrics.operation("settle"):
+                        positions = await settle(
+                            self._connection,
+                            self._tables,
+                            self._worker_name,
+                            [settlements[i] for i in rest],
+                        )
                 except UncertainCommitError:
                     is_uncertain = True
                     raise

@@ -43,12 +43,17 @@ class Tally:
     leases_lost: int = 0
     released: int = 0
 
+    @property
+    def processed(self) -> int:
+        """How many attempts had their outcome recorded."""
+        return sum(self.outcomes.values())
+
     def stats(self, *, running: int) -> WorkerStats:
         """Return the counts, with how many jobs run now."""
         retried = self.outcomes[AttemptOutcome.RETRIED]
         dead = self.outcomes[AttemptOutcome.DEAD_LETTERED]
         return WorkerStats(
-            processed=sum(self.outcomes.values()),
+            processed=self.processed,
             succeeded=self.outcomes[AttemptOutcome.SUCCEEDED],
             failed=retried + dead + self.outcomes[AttemptOutcome.ARCHIVED],
             retried=retried,

@@ -6,6 +6,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meshhook.errors import InvalidPayloadError
 from meshhook.outcomes import AttemptOutcome, Cancel, DeadLetter, Outcome, RetryAfter, Snooze
 from meshhook.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
@@ -58,6 +59,9 @@ def verdict(
         return _asked_for(ended, attempt, settings)
     if not isinstance(ended, BaseException):
         return DONE
+    if isinstance(ended, InvalidPayloadError):
+        # A payload that is read only when it is asked for; another attempt would find the same.
+        return invalid_payload(str(ended), settings)
     error = (type(ended).__qualname__, _shown(ended) or type(ended).__qualname__, _stack(ended))
     if attempt >= settings.max_retry_attempts:
         return _final(*error, settings)

@@ -17,15 +17,20 @@ from meshhook.administration import describe_tables, get_queue_config
 from meshhook.database import Database
 from meshhook.errors import DatabaseError, InvalidHandlerError, InvalidSettingError
 from meshhook.names import CONFIG_CHANNEL, validate_queue_name, wake_channel
+from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
-from meshhook.observability.metrics import WorkerMetrics
+from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
+from meshhook.observability.metrics import LOOPS
+from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
 from meshhook.worker.claiming import Claimer
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.handlers import JobHandler, create_job_handler
 from meshhook.worker.housekeeping import ConfigWatcher, Housekeeper
 from meshhook.worker.leases import LeaseKeeper, LeaseTable
+from meshhook.worker.reporting import QueueReport, Reporter
 from meshhook.worker.running import Runner
+from meshhook.worker.schema_watch import SchemaWatch
 from meshhook.worker.settling import Settled, Settler
 from meshhook.worker.stats import Tally, WorkerStats
 
@@ -64,6 +69,7 @@ class Worker:
         pooled: bool = False,
         registry: CollectorRegistry | None = None,
         name: str | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         """Take what it works on.
 
@@ -79,6 +85,9 @@ class Worker:
             registry: where the metrics go. Default: the process's own.
             name: the worker's name in the history. Default: host, process id and a random part,
                 so that a restarted pod of the same name is a new worker.
+            stall_seconds: how long a loop of the worker may take for a turn until `liveness`
+                says that it has stalled, 10 to 86400. Nothing turns while a handler blocks the
+                event loop. Default 60.
 
         Raises:
             InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming the argument.
@@ -90,6 +99,8 @@ class Worker:
             )
         if not isinstance(grace_seconds, int | float) or not 0 <= grace_seconds <= 3600:  # noqa: PLR2004
             raise InvalidSettingError(f"grace_seconds is 0 to 3600, got {grace_seconds!r}")
+        if not isinstance(stall_seconds, int | float) or not 10 <= stall_seconds <= 86_400:  # noqa: PLR2004
+            raise InvalidSettingError(f"stall_seconds is 10 to 86400, got {stall_seconds!r}")
         if not callable(handler):
             raise InvalidHandlerError(f"a handler is a function of one job, got {handler!r}")
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -98,6 +109,7 @@ class Worker:
         self._concurrency = concurrency
         self._grace_seconds = float(grace_seconds)
         self._pooled = pooled
+        self._stall_seconds = float(stall_seconds)
         self._metrics = WorkerMetrics(self.queue_name, registry)
         self._tally = Tally()
         self._leases = LeaseTable()
@@ -174,6 +186,36 @@ class Worker:
         """Return what the worker has done since it was made."""
         return self._tally.stats(running=0 if self._parts is None else self._parts.runner.running)
 
+    def liveness(self) -> list[Check]:
+        """Return a check for each loop: one that has stalled needs a new process.
+
+        Any thread may ask, also while a handler blocks the event loop. A database that is away
+        stalls nothing. The names are claimer, settler and leases.
+        """
+        if self._failure is not None:
+            return [Check("worker", f"has failed: {type(self._failure).__name__}")]
+        if self._parts is None or self._main is None or self._stopped.is_set():
+            return []
+        loops = self._parts.gauges.loops
+        if self._stop_requested.is_set():
+            loops = [loop for loop in loops if loop.name != "claimer"]  # it ends first
+        return check_loops(loops, prefix=f"{self.queue_name} ")
+
+    def readiness(self) -> list[Check]:
+        """Return what must hold for it to work: the database, the migrations, no draining.
+
+        Any thread may ask.
+        """
+        parts = self._parts
+        if parts is None or self._main is None or self._stopped.is_set():
+            return [Check("worker", "does not run")]
+        is_draining = self._stop_requested.is_set()
+        return [
+            Check("database", parts.main_connection.fault),
+            Check("migrations", parts.schema_watch.fault),
+            Check("draining", "the worker stops" if is_draining else None),
+        ]
+
     @property
     def has_stuck_jobs(self) -> bool:
         """Whether a job that was given up still runs: it would hold up a normal exit.
@@ -202,6 +244,12 @@ class Worker:
             raise
         settle_connection = self._connection("settle")
 
+        claimer_loop, settler_loop, leases_loop = (
+            WatchedLoop(name, stall_seconds=self._stall_seconds) for name in LOOPS
+        )
+        schema_watch = SchemaWatch(main)
+        await schema_watch.check()
+
         def settings() -> QueueConfig:
             return config if self._parts is None else self._parts.config
 
@@ -210,6 +258,8 @@ class Worker:
             tables=tables,
             worker_name=self.name,
             on_settled=self._on_settled,
+            metrics=self._metrics,
+            loop=settler_loop,
         )
         runner = Runner(
             handler=self._handler,
@@ -231,6 +281,7 @@ class Worker:
             leases=self._leases,
             settings=settings,
             metrics=self._metrics,
+            loop=claimer_loop,
             listens=not self._pooled,
         )
         return _Parts(
@@ -247,6 +298,7 @@ class Worker:
                 lease_seconds=lambda: float(settings().visibility_timeout_seconds),
                 on_lost=self._on_leases_lost,
                 metrics=self._metrics,
+                loop=leases_loop,
             ),
             settler=settler,
             runner=runner,
@@ -259,8 +311,33 @@ class Worker:
                 tables=tables,
                 dlq_retention_days=lambda: settings().dlq_retention_days,
             ),
+            reporter=Reporter(connection=main, worker_name=self.name, read=self._reports),
+            schema_watch=schema_watch,
             releasing=set(),
+            gauges=WorkerGauges(
+                inflight=lambda: len(self._leases),
+                running=lambda: runner.running,
+                limit=lambda: self._concurrency,
+                unsettled=lambda: settler.backlog,
+                is_connected=lambda: main.fault is None,
+                is_draining=self._stop_requested.is_set,
+                loops=(claimer_loop, settler_loop, leases_loop),
+            ),
         )
+
+    def _reports(self) -> list[QueueReport]:
+        if self._parts is None:
+            return []
+        runner = self._parts.runner
+        return [
+            QueueReport(
+                self.queue_name,
+                self._concurrency,
+                runner.running,
+                self._tally.processed,
+                runner.busy_seconds,
+            )
+        ]
 
     def _connection(
         self,
@@ -308,6 +385,7 @@ class Worker:
 
     async def _work(self, parts: _Parts) -> None:
         parts.lease_keeper.start()
+        self._metrics.attach(parts.gauges)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -317,6 +395,8 @@ class Worker:
                         ("runner", parts.runner.run()),
                         ("config", parts.config_watcher.run()),
                         ("housekeeper", parts.housekeeper.run()),
+                        ("reporter", parts.reporter.run()),
+                        ("schema", parts.schema_watch.run()),
                     )
                 ]
                 claiming = group.create_task(parts.claimer.run(), name="meshhook-claimer")
@@ -328,7 +408,9 @@ class Worker:
             self._failure = error
             _log.error("worker failed", queue=self.queue_name, worker=self.name, exc_info=error)
         finally:
+            self._metrics.detach(parts.gauges)
             await parts.lease_keeper.stop()
+            await parts.reporter.withdraw()
             await parts.main_connection.close()
             await parts.settle_connection.close()
             _log.info("worker stopped", queue=self.queue_name, worker=self.name)
@@ -354,6 +436,7 @@ class Worker:
             unstarted=runner.unstarted,
         )
         parts.claimer.stop()
+        parts.reporter.drain()
         self._release_soon(runner.take_unstarted(), 0.0)
         # A claim that is under way hands its jobs over still; they are given back as well.
         await _until(deadline - margin, asyncio.wait([claiming]))
@@ -401,9 +484,10 @@ class Worker:
     ) -> None:
         msg_ids, attempts = zip(*leases, strict=True)
         try:
-            rows = await parts.settle_connection.fetch(
-                parts.release_sql, msg_ids, attempts, delay_seconds
-            )
+            with self._metrics.operation("release"):
+                rows = await parts.settle_connection.fetch(
+                    parts.release_sql, msg_ids, attempts, delay_seconds
+                )
         except DatabaseError as error:
             _log.warning("leases not given back", leases=len(leases), error=str(error))
             return
@@ -416,6 +500,9 @@ class Worker:
         for outcome, count in Counter(outcomes).items():
             self._tally.outcomes[outcome] += count
             self._metrics.attempts(outcome, count)
+        failures = Counter(s.error_type for s in settled.recorded if s.error_type is not None)
+        for error_type, count in failures.items():
+            self._metrics.errors(error_type, count)
         delays = [
             settlement.delay_seconds
             for settlement in settled.recorded
@@ -436,7 +523,7 @@ class Worker:
             (settlement.msg_id, settlement.attempt)
             for settlement in (*settled.recorded, *settled.completed, *settled.lost)
         )
-        self._metrics.inflight.set(len(self._leases))
+        self._metrics.count_observations()
 
 
 @dataclass(slots=True)
@@ -453,6 +540,9 @@ class _Parts:
     claimer: Claimer
     config_watcher: ConfigWatcher
     housekeeper: Housekeeper
+    schema_watch: SchemaWatch
+    gauges: WorkerGauges
+    reporter: Reporter
     releasing: set[asyncio.Task[None]]
     """Releases under way."""
 

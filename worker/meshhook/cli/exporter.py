@@ -1,0 +1,92 @@
+"""`meshhook exporter`: the metrics of all queues, for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meshhook.cli.monitoring import (
+    DEFAULT_METRICS_ADDRESS,
+    MetricsAddressOption,
+    MetricsPortOption,
+    monitored,
+)
+from meshhook.cli.options import example
+
+if TYPE_CHECKING:
+    from meshhook.cli.connecting import Target
+
+DEFAULT_PORT = 9464
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        "exporter",
+        short_help="Export the metrics of all queues until SIGTERM or Ctrl-C.",
+        epilog=example("meshhook exporter --metrics-port 9464"),
+    )(exporter)
+
+
+def exporter(
+    context: typer.Context,
+    *,
+    metrics_port: MetricsPortOption = DEFAULT_PORT,
+    metrics_address: MetricsAddressOption = DEFAULT_METRICS_ADDRESS,
+    interval_seconds: Annotated[
+        float, typer.Option(help="From one reading of the queues to the next, 0.1 to 3600.")
+    ] = 10,
+    count_limit: Annotated[
+        int,
+        typer.Option(help="Where counting stops, for each queue and group of states."),
+    ] = 10_000,
+    statement_timeout_seconds: Annotated[
+        float, typer.Option(help="How long the reading statement may take, 0.1 to 60.")
+    ] = 2,
+) -> None:
+    """Export the metrics of all queues of the database until SIGTERM or SIGINT (Ctrl-C).
+
+    One for each database, where there is no operator, which does the same. It needs no worker, and
+    waits for a database that is away.
+    """
+    from meshhook.cli.connecting import target
+
+    with target(context) as found:
+        asyncio.run(
+            _export(
+                found,
+                metrics_port,
+                metrics_address,
+                interval_seconds=interval_seconds,
+                count_limit=count_limit,
+                statement_timeout_seconds=statement_timeout_seconds,
+            )
+        )
+
+
+async def _export(found: Target, port: int | None, address: str, **options: float) -> None:
+    from meshhook.cli.failures import DatabaseNotOpenedError
+    from meshhook.database import Database
+    from meshhook.exporter import QueueExporter
+    from meshhook.observability.loggers import get_logger
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with found.open():
+            pass  # checked: it is there, and migrated
+    except DatabaseNotOpenedError as error:
+        get_logger("meshhook.exporter").warning("waits for the database", error=str(error))
+    database = await Database.connect(found.url, min_size=0, max_size=1, pooled=found.pooled)
+    try:
+        exporter = QueueExporter(database, **options)  # type: ignore[arg-type]
+        with monitored(port, address, exporter):
+            async with exporter:
+                await stop.wait()
+    finally:
+        await database.close()

@@ -1,0 +1,53 @@
+"""The port for metrics and health of the commands that run until they are stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from meshhook.observability.health import HealthSource
+
+MetricsPortOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PORT",
+        envvar="MESHHOOK_METRICS_PORT",
+        min=0,
+        max=65_535,
+        help="Serve /metrics, /healthz and /readyz here; 0 takes a free port and logs it. "
+        "Default: not at all.",
+    ),
+]
+MetricsAddressOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        envvar="MESHHOOK_METRICS_ADDRESS",
+        help="The address that the metrics port is opened on; :: is all of IPv6 and IPv4.",
+    ),
+]
+DEFAULT_METRICS_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet come from elsewhere
+
+
+@contextmanager
+def monitored(port: int | None, address: str, health: HealthSource) -> Iterator[None]:
+    """Serve the process's metrics and health while the block runs, if a port is given.
+
+    Raises:
+        PortUnavailableError: if the port is taken, or the address is not of this machine.
+    """
+    if port is None:
+        yield
+        return
+    from prometheus_client import disable_created_metrics
+
+    from meshhook.observability.monitoring_server import MonitoringServer
+
+    # They double the number of series, and no rule or panel reads them.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    with MonitoringServer(port, address=address, health=[health]):
+        yield

@@ -1,0 +1,88 @@
+"""`meshhook workers`: the workers that live now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meshhook.cli.options import JsonOption, example
+
+if TYPE_CHECKING:
+    from meshhook.live_workers import LiveWorker
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        "workers",
+        short_help="List the workers that live now, and what they do.",
+        epilog=example("meshhook workers", "meshhook workers workflow_jobs --json"),
+    )(workers)
+
+
+def workers(
+    context: typer.Context,
+    queue: Annotated[
+        str | None, typer.Argument(metavar="QUEUE", help="The queue. Default: all.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the workers that reported in the last 30 seconds; each does so every 5.
+
+    A worker of several queues is listed once for each. DONE counts attempts whose outcome it
+    recorded. BUSY is how many of its slots were taken, on average since it started.
+    """
+    from meshhook.cli.connecting import with_database
+    from meshhook.cli.output import note, print_json
+    from meshhook.live_workers import list_workers
+    from meshhook.names import validate_queue_name
+
+    name = None if queue is None else validate_queue_name(queue)
+    found = with_database(context, lambda database: list_workers(database, name))
+    if as_json:
+        print_json(found)
+    elif found:
+        _print(found)
+    else:
+        whose = "" if name is None else f" of queue {name!r}"
+        note(f"No worker{whose} lives. Start one: meshhook worker QUEUE --handler MODULE:FUNCTION")
+
+
+def _print(found: Sequence[LiveWorker]) -> None:
+    from meshhook.cli.output import age
+    from meshhook.cli.tables import Column, print_table
+
+    print_table(
+        [
+            Column("QUEUE", shrinks=True),
+            Column("WORKER", shrinks=True),
+            Column("HOST", shrinks=True, is_optional=True),
+            Column("RUNNING", is_number=True),
+            Column("DONE", is_number=True),
+            Column("BUSY", is_number=True),
+            Column("SINCE", is_number=True),
+            Column("SEEN", is_number=True, is_optional=True),
+            Column("STATE", is_optional=True),
+        ],
+        [
+            [
+                each.queue,
+                each.worker,
+                each.host,
+                f"{each.running:,}/{each.concurrency:,}",
+                f"{each.processed:,}",
+                _busy(each),
+                age(each.started_at),
+                age(each.seen_at),
+                "stopping" if each.draining else "",
+            ]
+            for each in found
+        ],
+    )
+
+
+def _busy(worker: LiveWorker) -> str:
+    seconds = (worker.seen_at - worker.started_at).total_seconds()
+    return f"{worker.busy_seconds / seconds:,.1f}" if seconds >= 1 else "-"

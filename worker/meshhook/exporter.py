@@ -1,0 +1,312 @@
+"""The exporter of queue metrics: reads all queues now and then, and shows what it read last."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
+
+import asyncpg
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.registry import Collector
+
+from meshhook import queries
+from meshhook.database import Database, translated_statement_errors
+from meshhook.errors import DatabaseError, InvalidSettingError, MeshHookError
+from meshhook.limits import check_range
+from meshhook.observability.families import families_of
+from meshhook.observability.health import Check, check_loops
+from meshhook.observability.loggers import get_logger
+from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
+from meshhook.observability.metrics import METRICS, STATES
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
+
+_log = get_logger("meshhook.exporter")
+
+COUNT_LIMIT = 10_000
+MAX_COUNT_LIMIT = 10_000_000
+INTERVAL_SECONDS = 10.0
+STATEMENT_TIMEOUT_SECONDS = 2.0
+STALE_INTERVALS = 6
+"""For how many intervals without success the last values are still shown."""
+ANSWER_MARGIN_SECONDS = 3.0
+
+QUEUE_UNREADABLE = "QueueUnreadable"
+"""The error type of a queue that was left out of a reading that otherwise succeeded."""
+
+
+class QueueExporter:
+    """Reads all queues of a database every few seconds, and exports what it read last.
+
+    It reads on a schedule rather than at a scrape: a scrape is then quick whatever the database
+    does, two Prometheus servers cost no more than one, and a reading that fails is seen as such,
+    by `meshhook_exporter_last_collection_timestamp_seconds`. The last values stay for six
+    intervals, and at least a minute, without success; then they vanish rather than mislead.
+
+    One statement a reading, in a transaction with a statement timeout. `start` and `stop` are
+    idempotent. A database that goes away is waited for. It fits `MonitoringServer(health=...)`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        registry: CollectorRegistry = REGISTRY,
+        interval_seconds: float = INTERVAL_SECONDS,
+        count_limit: int = COUNT_LIMIT,
+        statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS,
+    ) -> None:
+        """Take the database and how to read it.
+
+        Args:
+            database: the primary server, through a pool of one connection or more.
+            registry: where the metrics go; several exporters, each for a database of its own, may
+                share one. Default: the process's own.
+            interval_seconds: from one reading to the next, 0.1 to 3600. Default 10.
+            count_limit: where counting stops: this many ready or lost messages a queue, as many
+                others, and as many dead letters; 1 to 10 million. Default 10,000.
+            statement_timeout_seconds: how long the statement may take, 0.1 to 60. Default 2.
+
+        Raises:
+            InvalidSettingError: naming the argument and its range.
+        """
+        check_range("count_limit", count_limit, MAX_COUNT_LIMIT)
+        _check_seconds("interval_seconds", interval_seconds, 3_600)
+        _check_seconds("statement_timeout_seconds", statement_timeout_seconds, 60)
+        self._database = database
+        self._interval_seconds = float(interval_seconds)
+        self._count_limit = count_limit
+        self._timeout_seconds = float(statement_timeout_seconds)
+        self._stale_seconds = max(60.0, STALE_INTERVALS * self._interval_seconds)
+        self._rows: Sequence[asyncpg.Record] = ()
+        self._read_at: float | None = None
+        self._fault: str | None = "nothing was read yet"
+        self._problems: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._loop: WatchedLoop | None = None
+        found = families_of(registry)
+        found.show_build()
+        self._duration = found.histogram("meshhook_exporter_collection_duration_seconds").labels()
+        self._errors = found.counter("meshhook_exporter_collection_errors_total")
+        errors = METRICS["meshhook_exporter_collection_errors_total"]
+        for error_type in errors.values["error_type"]:
+            self._errors.labels(error_type)
+        self._collector = _collector_of(registry)
+        self.last_success_timestamp_seconds = 0.0
+        """When the queues were last read, in seconds since 1970; 0 if never."""
+
+    @property
+    def rows(self) -> Sequence[asyncpg.Record]:
+        """What was read last; nothing if that is too long ago."""
+        is_fresh = (
+            self._read_at is not None and time.monotonic() - self._read_at < self._stale_seconds
+        )
+        return self._rows if is_fresh else ()
+
+    def start(self) -> None:
+        """Begin to read, in the running event loop, and to export."""
+        if self._task is not None:
+            return
+        stall_seconds = max(STALL_SECONDS, 3 * self._interval_seconds)
+        self._loop = WatchedLoop("exporter", stall_seconds=stall_seconds)
+        self._collector.add(self)
+        self._task = asyncio.create_task(self._run(self._loop), name="meshhook-exporter")
+
+    async def stop(self) -> None:
+        """Read no more; the series of the queues vanish."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._collector.remove(self)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop."""
+        await self.stop()
+
+    async def collect(self) -> bool:
+        """Read all queues once, and return whether that succeeded."""
+        began_at = time.monotonic()
+        try:
+            rows = await self._read()
+        except (MeshHookError, OSError) as error:
+            self._note_failure(error)
+            return False
+        finally:
+            self._duration.observe_now(time.monotonic() - began_at)
+        self._note_problems({row["queue"]: row["problem"] for row in rows if row["problem"]})
+        self._rows = rows
+        self._read_at = time.monotonic()
+        self.last_success_timestamp_seconds = time.time()
+        if self._fault is not None and self._task is not None:
+            _log.info("queues are read", queues=sum(row["queue"] is not None for row in rows))
+        self._fault = None
+        return True
+
+    def liveness(self) -> list[Check]:
+        """Return whether the loop that reads still turns; whatever the database does."""
+        if self._task is None or self._loop is None:
+            return []
+        if self._task.done():
+            return [Check("exporter", "has failed")]
+        return check_loops([self._loop])
+
+    def readiness(self) -> list[Check]:
+        """Return whether the last reading succeeded."""
+        return [Check("collection", self._fault)]
+
+    async def _run(self, loop: WatchedLoop) -> None:
+        while True:
+            loop.turn()
+            began_at = time.monotonic()
+            await self.collect()
+            pause_seconds = began_at + self._interval_seconds - time.monotonic()
+            await loop.wait_for(asyncio.sleep(max(0.0, pause_seconds)))
+
+    async def _read(self) -> Sequence[asyncpg.Record]:
+        milliseconds = round(self._timeout_seconds * 1_000)
+        async with self._database.transaction() as connection:
+            with translated_statement_errors():
+                await connection.fetch(
+                    queries.load("limit_statement"),
+                    f"{milliseconds}ms",
+                    timeout=self._timeout_seconds,
+                )
+                rows: Sequence[asyncpg.Record] = await connection.fetch(
+                    queries.load("queue_metrics"),
+                    self._count_limit,
+                    # The server stops it; this is for a server that no longer answers.
+                    timeout=self._timeout_seconds + ANSWER_MARGIN_SECONDS,
+                )
+        return rows
+
+    def _note_failure(self, error: MeshHookError | OSError) -> None:
+        if self._fault != str(error):
+            _log.warning("queues not read", error=str(error))
+        self._fault = str(error)
+        is_timeout = isinstance(error.__cause__, asyncpg.QueryCanceledError)
+        known = METRICS["meshhook_exporter_collection_errors_total"].values["error_type"]
+        name = "StatementTimeout" if is_timeout else type(error).__name__
+        self._errors.labels(name if name in known else DatabaseError.__name__).inc()
+
+    def _note_problems(self, problems: dict[str, str]) -> None:
+        for queue, problem in problems.items():
+            self._errors.labels(QUEUE_UNREADABLE).inc()
+            if self._problems.get(queue) != problem:
+                _log.warning("queue not read", queue=queue, error=problem)
+        self._problems = problems
+
+
+def _check_seconds(name: str, value: float, maximum: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0.1 <= value <= maximum:  # noqa: PLR2004
+        raise InvalidSettingError(f"{name} is 0.1 to {maximum} seconds, got {value!r}")
+
+
+_NUMBERS = {
+    "oldest_ready_seconds": "oldest_ready_seconds",
+    "enqueued_total": "enqueued_total",
+    "dlq_messages": "dead_letters",
+    "dlq_oldest_seconds": "oldest_dead_letter_seconds",
+    "messages_capped": "capped",
+    "paused": "paused",
+    "workers": "workers",
+    "worker_slots": "worker_slots",
+}
+"""Families with a series a queue: the name without `meshhook_queue_`, and the column."""
+
+
+class _Queues(Collector):
+    """The series of what the exporters of a registry read last."""
+
+    def __init__(self) -> None:
+        self._exporters: tuple[QueueExporter, ...] = ()
+        self._told: set[str] = set()
+        self._lock = threading.Lock()
+
+    def add(self, exporter: QueueExporter) -> None:
+        with self._lock:
+            self._exporters = (*self._exporters, exporter)
+
+    def remove(self, exporter: QueueExporter) -> None:
+        with self._lock:
+            self._exporters = tuple(each for each in self._exporters if each is not exporter)
+
+    def describe(self) -> Iterable[Family]:
+        return self._families().values()
+
+    def collect(self) -> Iterable[Family]:
+        exporters = self._exporters
+        families = self._families()
+        if exporters:
+            families["meshhook_exporter_last_collection_timestamp_seconds"].add_metric(
+                [], min(exporter.last_success_timestamp_seconds for exporter in exporters)
+            )
+        history_bytes = 0
+        shown: set[str] = set()
+        for rows in (exporter.rows for exporter in exporters):
+            history_bytes += (rows[0]["history_bytes"] or 0) if rows else 0
+            for row in rows:
+                if row["queue"] in shown:
+                    self._tell_once(row["queue"])
+                elif row["queue"] is not None and row["problem"] is None:
+                    shown.add(row["queue"])
+                    _add(families, row)
+        if any(exporter.rows for exporter in exporters):
+            families["meshhook_history_bytes"].add_metric([], history_bytes)
+        return families.values()
+
+    def _tell_once(self, queue: str) -> None:
+        if queue not in self._told:
+            self._told.add(queue)
+            _log.error(
+                "two databases have a queue of this name; only one of them is exported",
+                queue=queue,
+            )
+
+    @staticmethod
+    def _families() -> dict[str, Any]:
+        own = (
+            "meshhook_queue_",
+            "meshhook_history_bytes",
+            "meshhook_exporter_last_collection_timestamp_seconds",
+        )
+        return {name: metric.family() for name, metric in METRICS.items() if name.startswith(own)}
+
+
+def _add(families: dict[str, Any], row: asyncpg.Record) -> None:
+    queue = row["queue"]
+    for state in STATES:
+        families["meshhook_queue_messages"].add_metric([queue, state], row[state])
+    for name, column in _NUMBERS.items():
+        families[f"meshhook_queue_{name}"].add_metric([queue], float(row[column] or 0))
+    for table in ("queue", "dlq"):
+        sizes = families["meshhook_queue_table_bytes"]
+        sizes.add_metric([queue, table], row[f"{table}_bytes"] or 0)
+        dead = families["meshhook_queue_dead_tuples"]
+        dead.add_metric([queue, table], row[f"{table}_dead_tuples"] or 0)
+
+
+_collectors: WeakKeyDictionary[CollectorRegistry, _Queues] = WeakKeyDictionary()
+_collectors_lock = threading.Lock()
+
+
+def _collector_of(registry: CollectorRegistry) -> _Queues:
+    with _collectors_lock:
+        if registry not in _collectors:
+            _collectors[registry] = _Queues()
+            registry.register(_collectors[registry])
+        return _collectors[registry]

@@ -1,0 +1,55 @@
+"""The workers that live now, as they report themselves in `meshhook.workers`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from meshhook import queries
+from meshhook.database import Database
+from meshhook.names import validate_queue_name
+
+LIVE_SECONDS = 30.0
+"""How long after its last report a worker counts as alive; it reports every few seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
+    """What one worker does for one queue, as it reported last."""
+
+    queue: str
+    worker: str
+    """The name that stands in the history; a restarted process has a new one."""
+    host: str
+    """The host name: in Kubernetes the name of the pod."""
+    concurrency: int
+    """How many jobs of the queue it may run at once."""
+    running: int
+    """How many jobs of the queue it ran."""
+    processed: int
+    """Attempts whose outcome it has recorded since it was made."""
+    busy_seconds: float
+    """How long its jobs ran since it was made, added up, those that still run included."""
+    draining: bool
+    """Whether it has stopped claiming and waits for its running jobs."""
+    started_at: datetime
+    seen_at: datetime
+    """When it reported, by the database's clock."""
+
+
+async def list_workers(database: Database, queue_name: str | None = None) -> list[LiveWorker]:
+    """Return the workers that reported in the last 30 seconds, by queue and host.
+
+    A worker of several queues is listed once for each.
+
+    Args:
+        database: where the queues are.
+        queue_name: one queue. Default: all.
+
+    Raises:
+        InvalidQueueNameError: if no queue may have that name.
+        DatabaseError: if they cannot be read.
+    """
+    name = None if queue_name is None else validate_queue_name(queue_name)
+    rows = await database.fetch(queries.load("list_workers"), LIVE_SECONDS, name)
+    return [LiveWorker(**dict(row)) for row in rows]

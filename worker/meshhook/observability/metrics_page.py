@@ -1,0 +1,94 @@
+"""The reference of all metrics, docs/metrics.md, made from the table.
+
+`python -m meshhook.observability.metrics_page > docs/metrics.md` writes it anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from meshhook.observability.metrics import METRICS, Kind, Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PREFACE = """\
+# Metrics
+
+Made from the table in `worker/meshhook/observability/metrics.py`; do not edit.
+[The operations guide](operations.md#metrics) says how to scrape them.
+
+Every series whose labels are known in advance is there from the start, at zero. Counters count from
+the start of the process, except `meshhook_queue_enqueued_total`. The metrics `process_*` and
+`python_*` of the Prometheus client are there as well.
+"""
+
+_SECTIONS = (
+    (
+        "Worker",
+        "`meshhook worker`, or a `Worker` in your own program. One process, its own queues.",
+        "meshhook_worker_",
+    ),
+    (
+        "Producer",
+        "Every process that enqueues: the registry is the process's own.",
+        "meshhook_producer_",
+    ),
+    (
+        "Queues",
+        (
+            "The operator, or `meshhook exporter` where there is none: once a database. They are "
+            "there without any worker, and those of a dropped queue vanish. `workers` and "
+            "`worker_slots` come from what workers report in the database."
+        ),
+        ("meshhook_queue_", "meshhook_history_"),
+    ),
+    ("Exporter", "The reading of the queues itself.", "meshhook_exporter_"),
+    (
+        "Scaler",
+        "The operator, for each `JobQueue`: `jobqueue` is its namespace and name, parted by `/`.",
+        "meshhook_scaler_",
+    ),
+    ("Operator", "The operator as a whole.", "meshhook_operator_"),
+    ("Everywhere", "Worker, exporter and operator.", "meshhook_build_"),
+)
+
+
+def metrics_page() -> str:
+    """Return the text of the page."""
+    parts = [_PREFACE]
+    for title, text, prefixes in _SECTIONS:
+        found = [metric for name, metric in METRICS.items() if name.startswith(prefixes)]
+        parts.append(f"\n## {title}\n\n{text}\n\n{_table(found)}")
+    parts.append(f"\n## Buckets\n\n{_buckets()}")
+    return "".join(parts)
+
+
+def _table(metrics: Iterable[Metric]) -> str:
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {_labels(metric)} | {metric.help} |\n"
+        for metric in metrics
+    ]
+    return "| metric | kind | labels | meaning |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _labels(metric: Metric) -> str:
+    described = []
+    for label in metric.labels:
+        values = metric.values.get(label)
+        described.append(f"`{label}`" + (f": {', '.join(values)}" if values else ""))
+    return "; ".join(described) or "none"
+
+
+def _buckets() -> str:
+    rows = [
+        f"| `{metric.name}` | {', '.join(f'{bound:g}' for bound in metric.buckets)} |\n"
+        for metric in METRICS.values()
+        if metric.kind is Kind.HISTOGRAM
+    ]
+    return "| histogram | upper bounds |\n|---|---|\n" + "".join(rows)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(metrics_page())

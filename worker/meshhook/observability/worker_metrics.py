@@ -1,0 +1,222 @@
+"""What a worker tells about itself for one queue: counters, histograms, and gauges read live."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from meshhook.observability.families import families_of
+from meshhook.observability.loops import WatchedLoop
+from meshhook.observability.metrics import METRICS, OPERATIONS, OTHER, OUTCOMES
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter
+    from prometheus_client.core import Metric as Family
+
+MAX_ERROR_TYPES = 20
+
+_PREFIX = "meshhook_worker_"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkerGauges:
+    """Where the gauges of one worker's part in one queue are read from, at each scrape.
+
+    The functions are called in the thread that answers the scrape: they only look.
+    """
+
+    inflight: Callable[[], int]
+    running: Callable[[], int]
+    limit: Callable[[], int]
+    unsettled: Callable[[], int]
+    is_connected: Callable[[], bool]
+    is_draining: Callable[[], bool]
+    loops: Sequence[WatchedLoop]
+
+
+class WorkerMetrics:
+    """A worker's metrics for one queue, with every series there from the start."""
+
+    def __init__(self, queue_name: str, registry: CollectorRegistry | None = None) -> None:
+        """Take the queue's name and a registry; None means the process's own."""
+        registry = REGISTRY if registry is None else registry
+        found = families_of(registry)
+        found.show_build()
+        messages = found.counter(f"{_PREFIX}messages_total")
+        extensions = found.counter(f"{_PREFIX}lease_extensions_total")
+        operations = found.histogram(f"{_PREFIX}operation_duration_seconds")
+        self._queue_name = queue_name
+        self._outcomes = {outcome: messages.labels(queue_name, outcome) for outcome in OUTCOMES}
+        self._extensions = {
+            outcome: extensions.labels(queue_name, outcome)
+            for outcome in ("extended", "lost", "error")
+        }
+        self._operations = {
+            (operation, outcome): operations.labels(queue_name, operation, outcome)
+            for operation in OPERATIONS
+            for outcome in ("ok", "error")
+        }
+        self._errors = found.counter(f"{_PREFIX}errors_total")
+        self._error_types = _error_types_of(registry, queue_name)
+        self._error(OTHER)
+        self.duration = found.histogram(f"{_PREFIX}message_duration_seconds").labels(queue_name)
+        self.wait = found.histogram(f"{_PREFIX}message_wait_seconds").labels(queue_name)
+        self.age = found.histogram(f"{_PREFIX}message_age_seconds").labels(queue_name)
+        self._claim_batch = found.histogram(f"{_PREFIX}claim_batch_messages").labels(queue_name)
+        self._empty_claims = found.counter(f"{_PREFIX}empty_claims_total").labels(queue_name)
+        self._live = _live_gauges_of(registry)
+        self._live.know(queue_name)
+
+    def attempts(self, outcome: str, count: int = 1) -> None:
+        """Count attempts that ended in `outcome`."""
+        self._outcomes[outcome].inc(count)
+
+    def errors(self, error_type: str, count: int = 1) -> None:
+        """Count failed attempts by error type; after 20 types, every new one is `_OTHER`."""
+        self._error(error_type).inc(count)
+
+    def lease_extensions(self, outcome: str, count: int) -> None:
+        """Count leases whose extension came to `outcome`: extended, lost or error."""
+        self._extensions[outcome].inc(count)
+
+    def claimed(self, messages: int) -> None:
+        """Note a claim and how many messages it leased."""
+        if messages:
+            self._claim_batch.observe_now(messages)
+        else:
+            self._empty_claims.inc()
+
+    @contextmanager
+    def operation(self, operation: str) -> Iterator[None]:
+        """Time a statement: claim, settle, extend or release. One that is cancelled is neither."""
+        began_at = time.perf_counter()
+        try:
+            yield
+        except Exception:
+            outcome = self._operations[operation, "error"]
+            outcome.observe_now(time.perf_counter() - began_at)
+            raise
+        self._operations[operation, "ok"].observe_now(time.perf_counter() - began_at)
+
+    def count_observations(self) -> None:
+        """Count what attempts have observed; to be called after each batch of them."""
+        self.duration.count()
+        self.wait.count()
+        self.age.count()
+
+    def attach(self, gauges: WorkerGauges) -> None:
+        """Read the gauges from here, too; where a queue has several, they are added up."""
+        self._live.attach(self._queue_name, gauges)
+
+    def detach(self, gauges: WorkerGauges) -> None:
+        """Read the gauges from here no longer."""
+        self._live.detach(self._queue_name, gauges)
+
+    def _error(self, error_type: str) -> Counter:
+        return self._errors.labels(self._queue_name, self._error_types.admit(error_type))
+
+
+class _ErrorTypes:
+    """The error types of one queue that have a series of their own."""
+
+    def __init__(self) -> None:
+        self._admitted: set[str] = set()
+        self._lock = threading.Lock()
+
+    def admit(self, error_type: str) -> str:
+        if error_type in self._admitted:
+            return error_type
+        with self._lock:
+            if len(self._admitted) >= MAX_ERROR_TYPES:
+                return OTHER
+            if error_type != OTHER:
+                self._admitted.add(error_type)
+            return error_type
+
+
+class _LiveGauges(Collector):
+    """The gauges of all workers that report to a registry."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, tuple[WorkerGauges, ...]] = {}
+        self._lock = threading.Lock()
+
+    def know(self, queue_name: str) -> None:
+        with self._lock:
+            self._queues.setdefault(queue_name, ())
+
+    def attach(self, queue_name: str, gauges: WorkerGauges) -> None:
+        with self._lock:
+            self._queues[queue_name] = (*self._queues.get(queue_name, ()), gauges)
+
+    def detach(self, queue_name: str, gauges: WorkerGauges) -> None:
+        with self._lock:
+            kept = tuple(each for each in self._queues.get(queue_name, ()) if each is not gauges)
+            self._queues[queue_name] = kept
+
+    def describe(self) -> Iterable[Family]:
+        return self._empty_families().values()
+
+    def collect(self) -> Iterable[Family]:
+        with self._lock:
+            queues = list(self._queues.items())
+        families = self._empty_families()
+        for queue_name, workers in queues:
+            values = {
+                "inflight_messages": sum(each.inflight() for each in workers),
+                "running_messages": sum(each.running() for each in workers),
+                "concurrency_limit": sum(each.limit() for each in workers),
+                "unsettled_messages": sum(each.unsettled() for each in workers),
+                "db_connected": bool(workers) and all(each.is_connected() for each in workers),
+                "draining": any(each.is_draining() for each in workers),
+            }
+            for name, value in values.items():
+                families[name].add_metric([queue_name], float(value))
+            turns: dict[str, float] = {}
+            for loop in (loop for each in workers for loop in each.loops):
+                turned_at = loop.last_turn_timestamp_seconds
+                turns[loop.name] = min(turned_at, turns.get(loop.name, turned_at))
+            for name, turned_at in turns.items():
+                families["last_loop_timestamp_seconds"].add_metric([queue_name, name], turned_at)
+        return families.values()
+
+    @staticmethod
+    def _empty_families() -> dict[str, GaugeMetricFamily]:
+        return {name: METRICS[f"{_PREFIX}{name}"].family() for name in _LIVE}
+
+
+_LIVE = (
+    "inflight_messages",
+    "running_messages",
+    "concurrency_limit",
+    "unsettled_messages",
+    "db_connected",
+    "draining",
+    "last_loop_timestamp_seconds",
+)
+
+_lock = threading.Lock()
+_live: WeakKeyDictionary[CollectorRegistry, _LiveGauges] = WeakKeyDictionary()
+_error_types: WeakKeyDictionary[CollectorRegistry, dict[str, _ErrorTypes]] = WeakKeyDictionary()
+
+
+def _live_gauges_of(registry: CollectorRegistry) -> _LiveGauges:
+    with _lock:
+        if registry not in _live:
+            _live[registry] = _LiveGauges()
+            registry.register(_live[registry])
+        return _live[registry]
+
+
+def _error_types_of(registry: CollectorRegistry, queue_name: str) -> _ErrorTypes:
+    with _lock:
+        return _error_types.setdefault(registry, {}).setdefault(queue_name, _ErrorTypes())

@@ -1,0 +1,25 @@
+-- Records a batch of attempts that succeeded, as sql/settle.sql does for every outcome, at half its
+-- cost. Returns null if all leases held, else the positions of those that did.
+-- Locks: the settled rows. Index: the primary key of the queue's table.
+with removed as (
+    delete from {queue_table} q
+    using unnest(
+        $2::bigint[], $3::int[], $4::float8[], $5::float8[],
+        $6::text[], $7::text[], $8::text[], $9::text[]
+    ) with ordinality as item (
+        msg_id, attempt, started_at, finished_at, run_id, workflow_id, project_id, trace_id,
+        position)
+    where q.msg_id = item.msg_id and q.read_ct = item.attempt
+      and q.read_ct <> meshhook.settled_attempts(q.headers)
+    returning item.*, q.enqueued_at
+), recorded as (
+    insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
+        project_id, worker, enqueued_at, started_at, finished_at, trace_id)
+    select $10::text, r.msg_id, r.attempt, 'succeeded', r.run_id, r.workflow_id, r.project_id,
+        $1::text, r.enqueued_at, to_timestamp(r.started_at),
+        least(to_timestamp(r.finished_at), clock_timestamp()), r.trace_id
+    from removed r
+)
+select case when count(*) < cardinality($2::bigint[])
+    then coalesce(array_agg(position), '{}') end as positions
+from removed

@@ -1,0 +1,49 @@
+"""A coroutine that is run up to its first wait, and awaited only if there is one."""
+
+from __future__ import annotations
+
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Generator
+
+
+class StartedCoroutine:
+    """What is left of an awaitable after its first step, within the task that took the step.
+
+    Await it at once: what the first step waits for has been asked for and must reach the task.
+    """
+
+    __slots__ = ("_coroutine", "_waits_for")
+
+    def __init__(self, awaitable: Awaitable[object]) -> None:
+        """Take the first step.
+
+        Raises:
+            StopIteration: it returned without waiting; the value is in `value`.
+            BaseException: what it raised without waiting.
+        """
+        is_coroutine = type(awaitable) is CoroutineType
+        self._coroutine = cast(
+            "CoroutineType[Any, Any, object]", awaitable if is_coroutine else _awaited(awaitable)
+        )
+        self._waits_for: object = self._coroutine.send(None)
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        """Pass on what the coroutine waits for, and give it what comes of that, to its end."""
+        coroutine, waits_for = self._coroutine, self._waits_for
+        try:
+            while True:
+                try:
+                    value = yield waits_for
+                except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
+                    waits_for = coroutine.throw(error)
+                else:
+                    waits_for = coroutine.send(value)
+        except StopIteration as returned:
+            return returned.value
+
+
+async def _awaited(awaitable: Awaitable[object]) -> object:
+    return await awaitable

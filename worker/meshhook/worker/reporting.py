@@ -1,0 +1,121 @@
+"""What a worker says of itself in `meshhook.workers`: for people, metrics and the operator."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from meshhook import queries
+from meshhook.errors import DatabaseError
+from meshhook.observability.loggers import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from meshhook.worker.connections import WorkerConnection
+
+_log = get_logger("meshhook.worker.reporting")
+
+REPORT_SECONDS = 5.0
+FORGET_EVERY_SECONDS = 60.0
+FORGET_AFTER_SECONDS = 300.0
+WITHDRAW_SECONDS = 1.0
+
+
+class QueueReport(NamedTuple):
+    """What a worker does for one queue. The fields are in the order of `sql/report_workers.sql`."""
+
+    queue_name: str
+    concurrency: int
+    """How many jobs of the queue it may run at once."""
+    running: int
+    processed: int
+    """Attempts whose outcome it has recorded."""
+    busy_seconds: float
+    """How long its jobs ran, added up, those that still run included."""
+
+
+class Reporter:
+    """Writes one row a queue every five seconds, in one statement, and deletes them at the end.
+
+    Nothing depends on it: a report that fails is logged, and the next one is tried in time.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: WorkerConnection,
+        worker_name: str,
+        read: Callable[[], Sequence[QueueReport]],
+    ) -> None:
+        """Take what it needs.
+
+        Args:
+            connection: the worker's connection; reports take their turn on it.
+            worker_name: the worker's name in the history.
+            read: returns what the worker does now, one report a queue.
+        """
+        self._connection = connection
+        self._worker_name = worker_name
+        self._host = socket.gethostname()
+        self._read = read
+        self._is_draining = False
+        self._is_due = asyncio.Event()
+        self._began_at = time.monotonic()
+        self._forget_at = self._began_at
+        self._has_failed = False
+
+    def drain(self) -> None:
+        """Report at once that the worker has stopped claiming."""
+        self._is_draining = True
+        self._is_due.set()
+
+    async def run(self) -> None:
+        """Report now, and every five seconds until cancelled."""
+        while True:
+            self._is_due.clear()
+            await self._try_to_report()
+            try:
+                async with asyncio.timeout(REPORT_SECONDS):
+                    await self._is_due.wait()
+            except TimeoutError:
+                pass
+
+    async def withdraw(self) -> None:
+        """Delete the worker's rows, in a second at the most; what stays is forgotten in time."""
+        names = [report.queue_name for report in self._read()]
+        try:
+            async with asyncio.timeout(WITHDRAW_SECONDS):
+                await self._connection.fetch(
+                    queries.load("withdraw_worker"), self._worker_name, names
+                )
+        except (DatabaseError, TimeoutError) as error:
+            _log.info("last report not deleted", error=str(error) or "no answer in time")
+
+    async def _try_to_report(self) -> None:
+        try:
+            await self._report()
+        except DatabaseError as error:
+            # Said once: a database that is away is the claimer's to complain of.
+            log = _log.debug if self._has_failed else _log.warning
+            log("worker not reported", worker=self._worker_name, error=str(error))
+            self._has_failed = True
+        else:
+            self._has_failed = False
+
+    async def _report(self) -> None:
+        now = time.monotonic()
+        columns = zip(*self._read(), strict=True)
+        await self._connection.fetch(
+            queries.load("report_workers"),
+            self._worker_name,
+            self._host,
+            self._is_draining,
+            now - self._began_at,
+            *map(list, columns),
+        )
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_EVERY_SECONDS
+            await self._connection.fetch(queries.load("forget_workers"), FORGET_AFTER_SECONDS)
