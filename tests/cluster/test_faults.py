@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -21,8 +21,8 @@ from support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("job_queues_are_known")
 
-Connection = asyncpg.Connection[asyncpg.Record]
-StartOperator = Callable[..., Awaitable[OperatorProcess]]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+StartOperator: TypeAlias = Callable[..., Awaitable[OperatorProcess]]
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
@@ -16,7 +16,7 @@ from support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("operator")
 
-Connection = asyncpg.Connection[asyncpg.Record]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 QUICK: dict[str, Any] = {"scaleDown": {"windowSeconds": 1}, "cooldownSeconds": 1}
 """Scales down as soon as it can."""

@@ -34,12 +34,13 @@ class OperatorProcess:
             directory: for its log.
             namespace: the one that it serves; None means all.
         """
-        self._port = free_port()
+        self._metrics_port = free_port()
+        self._health_port = free_port()
         self._environment = {
             "KUBECONFIG": str(kubeconfig),
-            "MESHHOOK_OPERATOR_HTTP_PORT": str(self._port),
-            "MESHHOOK_OPERATOR_HTTP_HOST": "127.0.0.1",
-            "MESHHOOK_OPERATOR_NAMESPACE": namespace or "",
+            "MESHHOOK_OPERATOR_METRICS_PORT": str(self._metrics_port),
+            "MESHHOOK_OPERATOR_HEALTH_PORT": str(self._health_port),
+            "MESHHOOK_OPERATOR_NAMESPACES": namespace or "",
         }
         self.log = directory / f"operator-{secrets.token_hex(4)}.log"
         self._component = Component(
@@ -79,7 +80,7 @@ class OperatorProcess:
 
     def metrics(self) -> str:
         """Return its metrics, as Prometheus would read them."""
-        return self._get("/metrics")
+        return self._get(self._metrics_port, "/metrics")
 
     def metric(self, name: str, **labels: str) -> float | None:
         """Return a value from its metrics, or None if there is no such series."""
@@ -87,13 +88,13 @@ class OperatorProcess:
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(urllib.error.URLError, OSError):
-            self._get("/readyz")
+            self._get(self._health_port, "/healthz")
             return True
         return False
 
-    def _get(self, path: str) -> str:
+    def _get(self, port: int, path: str) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{self._port}{path}", timeout=5) as response:
+        with opener.open(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
             text: str = response.read().decode()
             return text
 
