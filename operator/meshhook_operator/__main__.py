@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import kopf
 from lightkube import ConfigError
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY, disable_created_metrics
 
 from meshhook.errors import InvalidSettingError, MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.logs import configure_logging
-from meshhook_operator.cluster import Cluster
+from meshhook.observability.monitoring_server import MonitoringServer
+from meshhook_operator.cluster import ALL_NAMESPACES, Cluster
 from meshhook_operator.handlers import configure, make_registry
-from meshhook_operator.metrics import OperatorMetrics
 from meshhook_operator.operator import Operator
 from meshhook_operator.settings import load_operator_settings
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from meshhook_operator.settings import OperatorSettings
 
 _log = get_logger("meshhook_operator")
-
-STALLED_SECONDS = 60.0
 
 
 def main() -> None:
@@ -36,6 +34,11 @@ def main() -> None:
     try:
         settings = load_operator_settings()
         configure_logging(settings.log_format, settings.log_level)
+        if settings.log_level != "debug":
+            # A line for each request to the API server, and for each event, is too much.
+            for chatty in ("httpx2", "kopf.objects"):
+                logging.getLogger(chatty).setLevel(logging.WARNING)
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         asyncio.run(run(settings))
     except (InvalidSettingError, ConfigError) as error:
         sys.exit(f"meshhook-operator: {error}")
@@ -45,45 +48,52 @@ def main() -> None:
 
 
 async def run(settings: OperatorSettings) -> None:
-    """Run the operator until kopf ends: at a signal, or when something essential has failed.
+    """Run the operator until a signal, or until something essential has failed.
 
     Raises:
         lightkube.ConfigError: if there is no way to a cluster.
-        ClusterError: if JobQueues cannot be listed.
+        ClusterError: if what is watched cannot be listed.
+        PortUnavailableError: if the port for metrics and health cannot be had.
     """
     cluster = Cluster.connect()
-    operator = Operator(cluster=cluster, metrics=OperatorMetrics(REGISTRY))
-    namespaces = settings.namespace_list
+    namespaces = settings.namespaces or [ALL_NAMESPACES]
+    operator = Operator(cluster=cluster, registry=REGISTRY, namespaces=namespaces)
+    server = MonitoringServer(
+        settings.metrics_port, address=settings.metrics_address, health=[operator]
+    )
     try:
-        for namespace in namespaces or [None]:
-            await cluster.check_jobqueues(namespace)
-        if settings.metrics_port:
-            start_http_server(settings.metrics_port)
-        await _run_both(operator, settings, namespaces)
+        for namespace in namespaces:
+            await cluster.check_rights(namespace)
+        with server:
+            await _run_both(operator, settings.namespaces)
     finally:
         await cluster.close()
 
 
-async def _run_both(operator: Operator, settings: OperatorSettings, namespaces: list[str]) -> None:
-    def is_healthy() -> None:
-        silent_seconds = time.time() - operator.last_turn_at
-        if silent_seconds > STALLED_SECONDS:
-            raise RuntimeError(f"the loop has not turned for {silent_seconds:.0f} seconds")
+async def _run_both(operator: Operator, namespaces: list[str]) -> None:
+    settings = kopf.OperatorSettings()
+    configure(settings)
+    is_watching = asyncio.Event()
 
-    kopf_settings = kopf.OperatorSettings()
-    configure(kopf_settings)
-    health = f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None
+    async def tell_when_watching() -> None:
+        await is_watching.wait()
+        operator.begin()
+
     async with asyncio.TaskGroup() as tasks:
-        work = tasks.create_task(operator.run(), name="operator")
+        own = [
+            tasks.create_task(operator.run(), name="operator"),
+            tasks.create_task(tell_when_watching(), name="readiness"),
+        ]
         await kopf.operator(
-            registry=make_registry(operator, is_healthy),
-            settings=kopf_settings,
+            registry=make_registry(operator),
+            settings=settings,
             standalone=True,
             clusterwide=not namespaces,
             namespaces=namespaces,
-            liveness_endpoint=health,
+            ready_flag=is_watching,
         )
-        work.cancel()
+        for task in own:
+            task.cancel()
 
 
 if __name__ == "__main__":

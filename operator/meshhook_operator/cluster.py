@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from lightkube import ApiError, AsyncClient
 from lightkube.generic_resource import create_namespaced_resource
+from lightkube.models.core_v1 import EventSource, ObjectReference
+from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.operators import exists, in_, not_exists, not_in
 from lightkube.resources.apps_v1 import Deployment
+from lightkube.resources.autoscaling_v2 import HorizontalPodAutoscaler
 from lightkube.resources.core_v1 import Event, Pod, Secret
 from lightkube.types import PatchType
 
 from meshhook_operator.deployments import FIELD_MANAGER, DeploymentView
 from meshhook_operator.errors import ClusterRefusedError, ClusterUnavailableError
-from meshhook_operator.jobqueue import ObjectKey
+from meshhook_operator.jobqueue import JobQueue, ObjectKey
 from meshhook_operator.resources import API_VERSION, GROUP, KIND, PLURAL, VERSION
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from meshhook_operator.deployments import LabelTerm
 
+ALL_NAMESPACES = "*"
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 FINALIZER_MANAGER = "meshhook-operator-finalizer"
 _REQUEST_SECONDS = 10.0
@@ -77,17 +81,26 @@ class Cluster:
         """Close the connections."""
         await self._client.close()
 
-    async def check_jobqueues(self, namespace: str | None) -> None:
-        """Check that JobQueues can be listed: the CRD is there, and the operator may.
+    async def check_rights(self, namespace: str) -> None:
+        """Check that everything that is watched can be listed: it is there, and the operator may.
 
         Args:
-            namespace: the one to look into; None means the whole cluster.
+            namespace: the one to look into; `*` means all.
         """
+        for resource in (_JobQueueResource, Deployment, HorizontalPodAutoscaler):
+            with _translated_errors():
+                async for _ in self._client.list(resource, namespace=namespace, chunk_size=1):
+                    break
+
+    async def list_jobqueues(self, namespace: str) -> list[JobQueue]:
+        """Return the JobQueues of a namespace, or of all of them if it is `*`."""
         with _translated_errors():
-            async for _ in self._client.list(
-                _JobQueueResource, namespace=namespace or "*", chunk_size=1
-            ):
-                break
+            return [
+                JobQueue.from_body(found)
+                async for found in self._client.list(
+                    _JobQueueResource, namespace=namespace, chunk_size=500
+                )
+            ]
 
     async def find_deployment(self, key: ObjectKey) -> DeploymentView | None:
         """Return a Deployment, or None if there is none."""
@@ -133,7 +146,8 @@ class Cluster:
                 field_manager=FIELD_MANAGER,
                 force=True,
             )
-        return int(scaled.metadata.resourceVersion)
+        metadata = scaled.metadata
+        return int((metadata and metadata.resourceVersion) or 0)
 
     async def list_pods(self, namespace: str, selector: Sequence[LabelTerm]) -> list[PodView]:
         """Return the pods that a selector finds and that are not on their way out."""
@@ -141,7 +155,10 @@ class Cluster:
             found = self._client.list(
                 Pod,
                 namespace=namespace,
-                labels=[(term.key, _OPERATORS[term.operator](term.values)) for term in selector],
+                # A list, since a key may have several terms; the signature knows only a dict.
+                labels=[  # type: ignore[call-overload]
+                    (term.key, _OPERATORS[term.operator](term.values)) for term in selector
+                ],
                 chunk_size=500,
             )
             return [
@@ -218,28 +235,23 @@ class Cluster:
         self, key: ObjectKey, uid: str, *, is_warning: bool, reason: str, message: str
     ) -> None:
         """Add an event to a JobQueue."""
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        event = Event.from_dict(
-            {
-                "metadata": {
-                    "name": f"{key.name}.{secrets.token_hex(8)}",
-                    "namespace": key.namespace,
-                },
-                "involvedObject": {
-                    "apiVersion": API_VERSION,
-                    "kind": KIND,
-                    "namespace": key.namespace,
-                    "name": key.name,
-                    "uid": uid,
-                },
-                "type": "Warning" if is_warning else "Normal",
-                "reason": reason,
-                "message": message[:_MAX_MESSAGE],
-                "source": {"component": FIELD_MANAGER},
-                "firstTimestamp": now,
-                "lastTimestamp": now,
-                "count": 1,
-            }
+        now = datetime.now(UTC)
+        event = Event(
+            metadata=ObjectMeta(name=f"{key.name}.{secrets.token_hex(8)}", namespace=key.namespace),
+            involvedObject=ObjectReference(
+                apiVersion=API_VERSION,
+                kind=KIND,
+                namespace=key.namespace,
+                name=key.name,
+                uid=uid,
+            ),
+            type="Warning" if is_warning else "Normal",
+            reason=reason,
+            message=message[:_MAX_MESSAGE],
+            source=EventSource(component=FIELD_MANAGER),
+            firstTimestamp=now,
+            lastTimestamp=now,
+            count=1,
         )
         with _translated_errors():
             await self._client.create(event)

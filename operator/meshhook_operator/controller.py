@@ -144,10 +144,11 @@ class QueueController:
                 await self._let_go(found, source)
                 return True
             if spec is None:
-                ready = Finding(holds=False, reason="InvalidSpec", message=self.jobqueue.problem)
-                await self._report(ready, NOT_PAUSED, found)
+                invalid = Finding(holds=False, reason="InvalidSpec", message=self.jobqueue.problem)
+                await self._report(invalid, NOT_PAUSED, found)
                 return False
             paused = _pause(spec, found)
+            ready: Finding | None
             try:
                 ready = await self._keep(spec, found, source, paused)
             except MeshHookError as error:
@@ -161,7 +162,7 @@ class QueueController:
             self._back_off(now)
             _log.warning("step failed", jobqueue=str(self.jobqueue.key), error=str(error))
             return False
-        except Exception:
+        except Exception:  # noqa: BLE001 - a fault of ours must not end other queues' ticks
             self._back_off(now)
             _log.exception("step failed", jobqueue=str(self.jobqueue.key))
             return False
@@ -231,7 +232,7 @@ class QueueController:
         if self._scaler is None:
             self._scaler = ScalerState.begin(now, learned_before(self.jobqueue.status))
         if isinstance(found, QueueDemand):
-            self._metrics.last_success.set(now)
+            self._metrics.set(last_success_timestamp_seconds=now)
         fleet = fleet_of(
             self.jobqueue,
             self._fleet.view,
@@ -258,7 +259,7 @@ class QueueController:
         if change is None:
             return
         self._last_scale_time = timestamp(self._clock())
-        self._metrics.events[change.direction].inc()
+        self._metrics.scaled(change.direction)
         _log.info(
             "scaled",
             queue=self.queue_name,
@@ -270,9 +271,8 @@ class QueueController:
         await self._reporter.scaled(change, decision.message)
 
     def _ready(self, spec: JobQueueSpec, found: Found) -> Finding:
-        if isinstance(found, QueueDemand):
-            ready = OPERATING
-        else:
+        ready = OPERATING
+        if not isinstance(found, QueueDemand):
             ready = not_ready(_failure(found))
         if self._fleet.view is None and spec.deployment_ref is not None:
             message = f"spec.deploymentRef: Deployment {spec.deployment_ref.name!r} does not exist"
@@ -291,13 +291,16 @@ class QueueController:
         view, decision, last = self._fleet.view, self._decision, self._reporter.status
         replicas = view.replicas if view else 0
         ready_replicas = view.ready_replicas if view else 0
-        self._metrics.ready.set(ready.holds)
-        self._metrics.paused.set(paused.holds)
-        self._metrics.replicas.set(replicas)
-        self._metrics.ready_replicas.set(ready_replicas)
+        self._metrics.set(
+            ready=ready.holds,
+            paused=paused.holds,
+            replicas=replicas,
+            ready_replicas=ready_replicas,
+        )
         if spec := self.jobqueue.spec:
-            self._metrics.min_replicas.set(spec.scaling.min_replicas)
-            self._metrics.max_replicas.set(spec.scaling.max_replicas)
+            self._metrics.set(
+                min_replicas=spec.scaling.min_replicas, max_replicas=spec.scaling.max_replicas
+            )
         findings = findings_of(
             ready,
             decision=decision,
@@ -306,7 +309,6 @@ class QueueController:
             paused=paused,
         )
         generation = self.jobqueue.generation
-        is_demand = isinstance(found, QueueDemand)
         await self._reporter.write(
             JobQueueStatus(
                 observed_generation=generation,
@@ -315,7 +317,7 @@ class QueueController:
                 ready_replicas=ready_replicas,
                 desired_replicas=decision.desired_replicas if decision else None,
                 last_scale_time=self._last_scale_time,
-                queue=rounded_queue(found.status) if is_demand else last.queue,
+                queue=rounded_queue(found.status) if isinstance(found, QueueDemand) else last.queue,
                 scaling=scaling_status(decision) if decision else last.scaling,
                 conditions=conditions(last, findings, generation=generation, now=self._clock()),
             )
@@ -357,7 +359,7 @@ class QueueController:
 
 
 _GONE_SECRET = ("SecretNotFound", "SecretKeyMissing")
-"""With the Secret gone, as when its namespace is deleted, there is no way to the queue: it stays."""
+"""With the Secret gone, as when its namespace goes, there is no way to the queue: it stays."""
 
 
 def _pause(spec: JobQueueSpec, found: Found) -> Finding:

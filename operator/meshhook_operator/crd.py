@@ -21,7 +21,9 @@ from meshhook_operator.resources import (
     JobQueueStatus,
 )
 
-_DROPPED = frozenset({"title", "additionalProperties", "$defs"})
+_DROPPED = frozenset({"title", "additionalProperties", "$defs", "default"})
+_VERBATIM = frozenset({"anyOf"})
+"""Of an integer or a text: the API server knows this very form."""
 
 
 def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -41,44 +43,46 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:
     if not isinstance(node, dict):
         return node
     node = _without_reference(_without_alternatives(node), definitions)
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in node.items():
         if key == "properties":
             result[key] = {name: _structural(part, definitions) for name, part in value.items()}
         elif key == "description":
             result[key] = " ".join(value.split())
-        elif key == "anyOf":
-            result[key] = value  # of an integer or a text: the API server knows this very form
-        elif key not in _DROPPED or isinstance(value, dict):
+        elif key in _VERBATIM:
+            result[key] = value
+        elif key not in _DROPPED or (key == "additionalProperties" and isinstance(value, dict)):
             result[key] = _structural(value, definitions)
-    result.pop("$defs", None)
-    if node.get("default") in (None, [], ""):
-        result.pop("default", None)
-    elif isinstance(node["default"], dict):
-        # The API server checks a default against the rules before it fills in what is missing.
-        result["default"] = _defaults(result.get("properties", {}))
-        if "properties" not in node:
-            del result["default"]
     if result.get("type") == "integer":
         result["format"] = "int64"
-    return result
+    default = _default(node, result.get("properties"))
+    return result if default is None else result | {"default": default}
 
 
-def _defaults(properties: dict[str, Any]) -> dict[str, Any]:
-    return {name: part["default"] for name, part in properties.items() if "default" in part}
+def _default(node: dict[str, Any], properties: dict[str, Any] | None) -> Any:
+    """Return a node's default; None if it has none, or one that an absent field means as well."""
+    default = node.get("default")
+    if isinstance(default, dict):
+        if properties is None:
+            return None
+        # The API server checks a default against the rules before it fills in what is missing.
+        return {name: part["default"] for name, part in properties.items() if "default" in part}
+    return None if default in ([], "") else default
 
 
 def _without_reference(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     if "$ref" not in node:
         return node
     target: dict[str, Any] = definitions[node["$ref"].removeprefix("#/$defs/")]
-    return target | {key: value for key, value in node.items() if key != "$ref"}
+    more = {key: value for key, value in node.items() if key != "$ref"}
+    return target | more
 
 
 def _without_alternatives(node: dict[str, Any]) -> dict[str, Any]:
     """Take the one alternative that is not null: a field that is not required may be absent."""
     if "anyOf" not in node or "x-kubernetes-int-or-string" in node:
         return node
+    only: dict[str, Any]
     (only,) = [option for option in node["anyOf"] if option != {"type": "null"}]
     return only | {key: value for key, value in node.items() if key != "anyOf"}
 

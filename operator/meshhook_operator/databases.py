@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.administration import set_queue_config
 from meshhook.database import Database, connect, translated_errors
-from meshhook.errors import (
-    DatabaseError,
-    DatabaseReadOnlyError,
-    DatabaseUnavailableError,
-    SchemaMissingError,
-)
+from meshhook.errors import DatabaseError, DatabaseUnavailableError
+from meshhook.exporter import QueueExporter
 from meshhook.queries import load as load_library_query
 from meshhook.schema import check_schema
 from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem, load, read_demand
@@ -22,11 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     import asyncpg
+    from prometheus_client import CollectorRegistry
 
-POOL_CONNECTIONS = 2
+POOL_CONNECTIONS = 3
+"""One reads the demand, one the metrics, and one changes a queue."""
 TICK_TIMEOUT_SECONDS = 2.0
 FIRST_TICK_TIMEOUT_SECONDS = 10.0
 """A new session has to read the catalog of all the queues once."""
+LISTEN_TIMEOUT_SECONDS = 3.0
 CHANGE_TIMEOUT_SECONDS = 15.0
 WAKE_PREFIX = "meshhook_wake_"
 
@@ -43,18 +42,33 @@ class DatabaseAddress(NamedTuple):
 
 
 class QueueDatabase:
-    """One database, shared by all its queues: at most two connections, and one that listens.
+    """One database, shared by all its queues: at most three connections, and one that listens.
 
     It connects when it is first needed, and again after a failure. Every method raises what
-    `meshhook.database` says.
+    `meshhook.database` says, and an InvalidSettingError where the URL is not one.
     """
 
-    def __init__(self, address: DatabaseAddress, on_wake: Callable[[str], None]) -> None:
-        """Take the address, and what to call with a queue's name when a message wakes it."""
+    def __init__(
+        self,
+        address: DatabaseAddress,
+        *,
+        on_wake: Callable[[str], None],
+        registry: CollectorRegistry,
+    ) -> None:
+        """Take where it is.
+
+        Args:
+            address: where it is.
+            on_wake: called with a queue's name when a message wakes it.
+            registry: where the metrics of all its queues go.
+        """
         self._address = address
         self._on_wake = on_wake
+        self._registry = registry
+        self._opening = asyncio.Lock()
         self._database: Database | None = None
-        self._connecting = asyncio.Lock()
+        self._exporter: QueueExporter | None = None
+        self._is_checked = False
         self._is_warm = False
         self._listener: asyncpg.Connection[Any] | None = None
         self._heard: set[str] = set()
@@ -64,10 +78,21 @@ class QueueDatabase:
     ) -> dict[str, QueueDemand | QueueProblem]:
         """Read all these queues in one statement of at most two seconds."""
         limit = TICK_TIMEOUT_SECONDS if self._is_warm else FIRST_TICK_TIMEOUT_SECONDS
-        async with self._in_time(limit), self._connected() as database:
+        async with self._opened(limit) as database:
             found = await read_demand(database, requests, waiting_seconds=waiting_seconds)
         self._is_warm = True
         return found
+
+    async def ensure_queue(self, queue_name: str, settings: Mapping[str, Any]) -> None:
+        """Create the queue where it is missing, and give it these settings."""
+        async with self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            await database.fetchval(load_library_query("create_queue"), queue_name)
+            await set_queue_config(database, queue_name, **settings)
+
+    async def drop_queue_if_empty(self, queue_name: str) -> bool:
+        """Drop the queue if it holds nothing; return whether it is gone."""
+        async with self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            return bool(await database.fetchval(load("drop_queue_if_empty"), queue_name))
 
     async def listen(self, queue_names: set[str]) -> None:
         """Listen for messages to these queues, and to no others; nothing where it is pooled."""
@@ -76,10 +101,10 @@ class QueueDatabase:
         if self._listener is not None and self._listener.is_closed():
             self._listener = None
         if self._listener is None:
-            self._heard = set()
+            self._heard.clear()
             if not queue_names:
                 return
-        async with self._in_time(TICK_TIMEOUT_SECONDS * 2):
+        async with _in_time(LISTEN_TIMEOUT_SECONDS):
             if self._listener is None:
                 self._listener = await connect(
                     self._address.url, application_name="meshhook-operator"
@@ -92,22 +117,13 @@ class QueueDatabase:
                     await self._listener.remove_listener(WAKE_PREFIX + name, self._woken)
                     self._heard.discard(name)
 
-    async def ensure_queue(self, queue_name: str, settings: Mapping[str, Any]) -> None:
-        """Create the queue where it is missing, and give it these settings."""
-        async with self._in_time(CHANGE_TIMEOUT_SECONDS), self._connected() as database:
-            await database.fetchval(load_library_query("create_queue"), queue_name)
-            await set_queue_config(database, queue_name, **settings)
-
-    async def drop_queue_if_empty(self, queue_name: str) -> bool:
-        """Drop the queue if it holds nothing; return whether it is gone."""
-        async with self._in_time(CHANGE_TIMEOUT_SECONDS), self._connected() as database:
-            return bool(await database.fetchval(load("drop_queue_if_empty"), queue_name))
-
     async def close(self) -> None:
-        """Close all connections; it may be used again afterwards."""
+        """Close all connections; the series of its queues vanish."""
         database, self._database = self._database, None
+        exporter, self._exporter = self._exporter, None
         listener, self._listener = self._listener, None
-        self._is_warm = False
+        if exporter is not None:
+            await exporter.stop()
         if listener is not None:
             listener.terminate()
         if database is not None:
@@ -118,38 +134,39 @@ class QueueDatabase:
                 database.source.terminate()
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Database]:
-        async with self._connecting:
-            if self._database is None:
-                database = await Database.connect(
-                    self._address.url,
-                    min_size=0,
-                    max_size=POOL_CONNECTIONS,
-                    pooled=self._address.pooled,
-                )
-                try:
-                    await check_schema(database)
-                except BaseException:
-                    with suppress(DatabaseError):
-                        await database.close()
-                    raise
-                self._database = database
+    async def _opened(self, seconds: float) -> AsyncIterator[Database]:
+        """Lend the pool for so long, once it is sure that the schema is there."""
         try:
-            yield self._database
-        except (DatabaseUnavailableError, DatabaseReadOnlyError, SchemaMissingError):
-            # The next tick makes everything sure again: a login, the migrations, the primary.
-            await self.close()
+            async with _in_time(seconds):
+                async with self._opening:
+                    if self._database is None:
+                        self._database = await Database.connect(
+                            self._address.url,
+                            min_size=0,
+                            max_size=POOL_CONNECTIONS,
+                            pooled=self._address.pooled,
+                        )
+                    if not self._is_checked:
+                        await check_schema(self._database)
+                        self._is_checked = True
+                if self._exporter is None:
+                    self._exporter = QueueExporter(self._database, registry=self._registry)
+                    self._exporter.start()
+                yield self._database
+        except DatabaseError:
+            # It may be another server now, or one that was restored: look at all of it again.
+            self._is_checked = self._is_warm = False
             raise
-
-    @asynccontextmanager
-    async def _in_time(self, seconds: float) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except TimeoutError as error:
-            await self.close()
-            message = f"the database did not answer within {seconds:g} seconds"
-            raise DatabaseUnavailableError(message) from error
 
     def _woken(self, _: Any, __: int, channel: str, ___: object) -> None:
         self._on_wake(channel.removeprefix(WAKE_PREFIX))
+
+
+@asynccontextmanager
+async def _in_time(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        message = f"the database did not answer within {seconds:g} seconds"
+        raise DatabaseUnavailableError(message) from error

@@ -79,7 +79,7 @@ async def read_demand(
         waiting_seconds,
         max(MIN_COUNTED, min(MAX_COUNTED, COUNTED_IN_ALL // len(requests))),
     )
-    return {row["queue_name"]: _found(row) for row in rows}
+    return {row["queue_name"]: _found(dict(row)) for row in rows}
 
 
 @cache

@@ -55,9 +55,7 @@ class DeploymentView:
         status = body.get("status") or {}
         updated = status.get("updatedReplicas", 0)
         existing = status.get("replicas", 0)
-        owner = next(
-            (each for each in metadata.get("ownerReferences") or () if each.get("controller")), {}
-        )
+        owners = metadata.get("ownerReferences") or ()
         return cls(
             key=ObjectKey(metadata["namespace"], metadata["name"]),
             uid=metadata["uid"],
@@ -68,7 +66,7 @@ class DeploymentView:
             existing_replicas=existing,
             # Pods that are still to come are no rollout; pods of an older template are.
             rolling_out=existing > updated,
-            owner_uid=owner.get("uid"),
+            owner_uid=next((each["uid"] for each in owners if each.get("controller")), None),
             selector=_selector(spec.get("selector") or {}),
             replicas_managers=_replicas_managers(metadata.get("managedFields") or ()),
             labels=frozenset((metadata.get("labels") or {}).items()),

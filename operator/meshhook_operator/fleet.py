@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook_operator.fleet")
 
 CONTEST_SECONDS = 600.0
+LOOK_AGAIN_SECONDS = 300.0
 PARALLEL_PATCHES = 8
 
 
@@ -56,6 +57,7 @@ class WorkerFleet:
         """The Deployment as it was last seen; None if there is none, or before `look_up`."""
         self.is_known = False
         """Whether it was looked for."""
+        self._seen_at = float("-inf")
         self._applied: _Applied | None = None
         self._wrote_replicas: int | None = None
         self._contest: tuple[float, str] | None = None
@@ -71,6 +73,7 @@ class WorkerFleet:
 
     def see(self, view: DeploymentView | None) -> bool:
         """Take what a watch has seen, None if it is gone; return whether something must be done."""
+        self._seen_at = self._clock()
         if view is None:
             self.view, self._applied, self._wrote_replicas = None, None, None
             return True
@@ -84,11 +87,18 @@ class WorkerFleet:
         return self._has_drifted(view)
 
     async def look_up(self) -> None:
-        """Ask for the Deployment, if that was not done yet."""
+        """Ask for the Deployment, at first and now and then.
+
+        A watch that was away does not tell what is gone.
+        """
         key = self._jobqueue.deployment_key
-        if not self.is_known and key is not None:
-            self.view = await self._cluster.find_deployment(key)
-            self.is_known = True
+        now = self._clock()
+        if key is None or (self.is_known and now - self._seen_at < LOOK_AGAIN_SECONDS):
+            return
+        found = await self._cluster.find_deployment(key)
+        self._seen_at = now
+        self.see(found)
+        self.is_known = True
 
     @property
     def contested_by(self) -> str | None:
@@ -99,7 +109,7 @@ class WorkerFleet:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether there is a Deployment of the name that ours would have, but not of this JobQueue."""
+        """Whether a Deployment has the name that ours would have, but does not belong to us."""
         if self.view is None or not self._jobqueue.owns_deployment:
             return False
         return self.view.owner_uid != self._jobqueue.uid

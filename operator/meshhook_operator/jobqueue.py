@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +38,7 @@ class JobQueue:
     """None if it is not valid: `problem` says why."""
     problem: str = ""
     """What is wrong with the spec, naming the field; empty if nothing is."""
-    status: JobQueueStatus = JobQueueStatus()
+    status: JobQueueStatus = field(default_factory=JobQueueStatus)
     """What an operator wrote last."""
     finalizers: tuple[str, ...] = ()
     is_deleting: bool = False

@@ -8,23 +8,27 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.errors import MeshHookError
+from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
+from meshhook.observability.loops import WatchedLoop
 from meshhook_operator.addresses import AddressBook, FoundAddress, SecretReference, reference_of
 from meshhook_operator.conflicts import Claims
 from meshhook_operator.controller import AT_ONCE, QueueController, Source
 from meshhook_operator.databases import DatabaseAddress, QueueDatabase
+from meshhook_operator.metrics import OperatorMetrics
 from meshhook_operator.problems import is_login_problem, problem_of
 from meshhook_operator.scaling import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from prometheus_client import CollectorRegistry
 
     from meshhook_operator.cluster import Cluster
     from meshhook_operator.conflicts import Conflict
     from meshhook_operator.controller import Found
     from meshhook_operator.deployments import DeploymentView
     from meshhook_operator.jobqueue import JobQueue, ObjectKey
-    from meshhook_operator.metrics import OperatorMetrics
 
 _log = get_logger("meshhook_operator.operator")
 
@@ -33,6 +37,7 @@ FAILURES_BEFORE_BACKOFF = 3
 MAX_BACKOFF_SECONDS = 30.0
 NEWLY_WAITING_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
+LISTING_SECONDS = 120.0
 
 
 class Operator:
@@ -42,11 +47,22 @@ class Operator:
         self,
         *,
         cluster: Cluster,
-        metrics: OperatorMetrics,
+        registry: CollectorRegistry,
+        namespaces: Sequence[str],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """Take what it works with.
+
+        Args:
+            cluster: the Kubernetes API.
+            registry: where its metrics go, and those of the queues.
+            namespaces: where its JobQueues are; `*` means everywhere.
+            clock: seconds since 1970.
+        """
         self._cluster = cluster
-        self._metrics = metrics
+        self._registry = registry
+        self._namespaces = namespaces
+        self._metrics = OperatorMetrics(registry)
         self._clock = clock
         self._controllers: dict[ObjectKey, QueueController] = {}
         self._scaling: dict[ObjectKey, list[QueueController]] = {}
@@ -59,8 +75,22 @@ class Operator:
         self._claims = Claims((), {})
         self._waiting: set[ObjectKey] = set()
         self._changed = asyncio.Event()
-        self.last_turn_at = self._clock()
-        """When `run` last looked what is due, on the operator's clock."""
+        self._loop = WatchedLoop("operator")
+        self._is_watching = False
+
+    # --- Health --------------------------------------------------------------------------------
+
+    def liveness(self) -> list[Check]:
+        """Return whether the loop still turns, whatever the databases and the API server do."""
+        return check_loops([self._loop])
+
+    def readiness(self) -> list[Check]:
+        """Return whether the watches have begun."""
+        return [Check("watches", None if self._is_watching else "have not begun")]
+
+    def begin(self) -> None:
+        """Take note that the watches have begun."""
+        self._is_watching = True
 
     # --- What the watches tell it --------------------------------------------------------------
 
@@ -116,15 +146,38 @@ class Operator:
                 self._addresses = AddressBook(
                     self._cluster, tasks, on_change=self._address_changed, clock=self._clock
                 )
+                tasks.create_task(self._keep_in_step(), name="keep in step")
                 while True:
                     self._changed.clear()
-                    self.last_turn_at = self._clock()
+                    self._loop.turn()
                     self._start_ticks(tasks, self._addresses)
                     await self._pause()
         finally:
             for database in self._databases.values():
                 await database.close()
             self._databases.clear()
+
+    async def _keep_in_step(self) -> None:
+        """List the JobQueues now and then: a watch that was away does not tell what is gone."""
+        while True:
+            await asyncio.sleep(LISTING_SECONDS)
+            known = {key: each.jobqueue.uid for key, each in self._controllers.items()}
+            try:
+                found = [
+                    jobqueue
+                    for namespace in self._namespaces
+                    for jobqueue in await self._cluster.list_jobqueues(namespace)
+                ]
+            except MeshHookError as error:
+                _log.warning("jobqueues not listed", error=str(error))
+                continue
+            for jobqueue in found:
+                if known.pop(jobqueue.key, None) != jobqueue.uid:
+                    self.see_jobqueue(jobqueue)
+            for key, uid in known.items():
+                controller = self._controllers.get(key)
+                if controller is not None and controller.jobqueue.uid == uid:
+                    self.lose_jobqueue(key)
 
     def _start_ticks(self, tasks: asyncio.TaskGroup, addresses: AddressBook) -> None:
         """Start one tick for each database that has queues which are due."""
@@ -178,17 +231,17 @@ class Operator:
         if address is not None:
             self._ticking[address] += 1
         try:
-            with self._metrics.tick_duration.time():
-                database = None if address is None else self._database(address)
-                found = await self._look(address, database, turns)
-                line = asyncio.Semaphore(PARALLEL_STEPS)
-                async with asyncio.TaskGroup() as steps:
-                    for key, turn in turns.items():
-                        steps.create_task(
-                            self._step(line, turn, found[key], database), name=f"step {key}"
-                        )
-        except Exception:
-            # A fault of ours in one database's tick must not end the others.
+            began_at = time.monotonic()
+            database = None if address is None else self._database(address)
+            found = await self._look(address, database, turns)
+            line = asyncio.Semaphore(PARALLEL_STEPS)
+            async with asyncio.TaskGroup() as steps:
+                for key, turn in turns.items():
+                    steps.create_task(
+                        self._step(line, turn, found[key], database), name=f"step {key}"
+                    )
+            self._metrics.tick_duration.observe_now(time.monotonic() - began_at)
+        except Exception:  # noqa: BLE001 - a fault of ours must not end the others' ticks
             _log.exception("tick failed", queues=len(turns))
             for turn in turns.values():
                 turn.controller.due_at = self._clock() + MAX_BACKOFF_SECONDS
@@ -214,7 +267,7 @@ class Operator:
             }
         controllers = [turn.controller for turn in turns.values()]
         try:
-            await database.listen(self._names_to_hear(address))
+            await self._listen(address, database)
             rows = await database.read_demand(
                 [controller.request() for controller in controllers],
                 waiting_seconds=2 * max(each.tick_seconds for each in controllers) + 5,
@@ -223,6 +276,18 @@ class Operator:
             return self._not_read(address, controllers, problem_of(error))
         self._failures[address] = 0
         return {key: rows[turn.controller.queue_name] for key, turn in turns.items()}
+
+    async def _listen(self, address: DatabaseAddress, database: QueueDatabase) -> None:
+        """Be told of messages to queues without workers; where that fails, the ticks find them."""
+        names = {
+            controller.queue_name
+            for controller in self._controllers.values()
+            if controller.wants_wake_up and self._address_of(controller) == address
+        }
+        try:
+            await database.listen(names)
+        except MeshHookError as error:
+            _log.warning("not listening", error=str(error), queues=len(names))
 
     def _not_read(
         self, address: DatabaseAddress, controllers: list[QueueController], failure: Failure
@@ -246,9 +311,10 @@ class Operator:
         controller, entry = turn
         checksum = entry.checksum if isinstance(entry, FoundAddress) else None
         async with line:
-            with self._metrics.reconcile_duration.time():
-                is_well = await controller.step(found, Source(database, checksum))
-        self._metrics.reconciles["ok" if is_well else "error"].inc()
+            began_at = time.monotonic()
+            is_well = await controller.step(found, Source(database, checksum))
+            self._metrics.reconcile_duration.observe_now(time.monotonic() - began_at)
+        self._metrics.reconciled(is_well=is_well)
         self._space_out(controller, _address(entry))
 
     def _space_out(self, controller: QueueController, address: DatabaseAddress | None) -> None:
@@ -270,16 +336,11 @@ class Operator:
     def _database(self, address: DatabaseAddress) -> QueueDatabase:
         if address not in self._databases:
             self._databases[address] = QueueDatabase(
-                address, lambda queue_name: self._wake(address, queue_name)
+                address,
+                on_wake=lambda queue_name: self._wake(address, queue_name),
+                registry=self._registry,
             )
         return self._databases[address]
-
-    def _names_to_hear(self, address: DatabaseAddress) -> set[str]:
-        return {
-            controller.queue_name
-            for controller in self._controllers.values()
-            if controller.wants_wake_up and self._address_of(controller) == address
-        }
 
     def _wake(self, address: DatabaseAddress, queue_name: str) -> None:
         for controller in self._controllers.values():

@@ -1,4 +1,4 @@
-"""Settings of the operator, from environment variables: `MESHHOOK_OPERATOR_NAMESPACES` and its like."""
+"""Settings of the operator, from environment variables such as `MESHHOOK_OPERATOR_NAMESPACES`."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshhook.errors import InvalidSettingError
 
-_PREFIX = "MESHHOOK_OPERATOR_"
+_PREFIX = "MESHHOOK_"
 
 
 class OperatorSettings(BaseSettings):
-    """What the operator reads from the environment; every name starts with `MESHHOOK_OPERATOR_`."""
+    """What the operator reads from the environment; every name starts with `MESHHOOK_`."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
-    namespaces: Annotated[str, Field(pattern=r"^\s*([a-z0-9-]+\s*(,\s*[a-z0-9-]+\s*)*)?$")] = ""
+    operator_namespaces: Annotated[
+        str, Field(pattern=r"^\s*([a-z0-9-]+\s*(,\s*[a-z0-9-]+\s*)*)?$")
+    ] = ""
     """The namespaces to serve, parted by commas. Default: empty, the whole cluster."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
-    """Where metrics are served, at /metrics; 0 serves none. Default 9464."""
-    health_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
-    """Where health is served, at /healthz; 0 serves none. Default 8080."""
+    """Where /metrics, /healthz and /readyz are served; 0 takes a free port and logs it.
+    Default 9464."""
+    metrics_address: str = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet come from elsewhere
+    """The address that this port is opened on; `::` is all of IPv6 and IPv4. Default 0.0.0.0."""
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
     """`json`, `console`, or `auto`: console on a terminal. Default auto."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """The lowest level that is logged: debug, info, warning or error. Default info."""
 
     @property
-    def namespace_list(self) -> list[str]:
-        """The namespaces to serve; empty means the whole cluster."""
-        return [name.strip() for name in self.namespaces.split(",") if name.strip()]
+    def namespaces(self) -> list[str]:
+        """The namespaces to serve; none means the whole cluster."""
+        return [name.strip() for name in self.operator_namespaces.split(",") if name.strip()]
 
 
 def load_operator_settings() -> OperatorSettings:

@@ -173,5 +173,5 @@ def _merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[st
 
 
 def _rounded(value: float) -> float:
-    """Return a number with two significant digits."""
-    return float(f"{value:.2g}")
+    """Return a number with two significant digits, and what is below a hundredth as zero."""
+    return float(f"{value:.2g}") if value >= 0.01 else 0.0  # noqa: PLR2004
