@@ -1,0 +1,138 @@
+"""Fixtures for tests on a real control plane: one a session, a namespace for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import asyncpg
+import pytest
+
+from support.cluster.api import Api, ApiError
+from support.cluster.control_plane import ControlPlane, obstacle
+from support.cluster.objects import custom_resource_definition, database_secret
+from support.cluster.operator_process import OperatorProcess, operator_kubeconfig
+from support.cluster.programs import CONTROL_PLANE, ProgramsMissingError, build, missing
+from support.databases import server_directory
+from support.waiting import eventually
+
+_MISSING = pytest.StashKey[str]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the programs before the first test, whose time is limited; the build may take long."""
+    if session.config.option.collectonly or not any(
+        "control_plane" in getattr(item, "fixturenames", ()) for item in session.items
+    ):
+        return
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    say = terminal.write_line if terminal is not None else print
+    try:
+        if missing(CONTROL_PLANE):
+            build(CONTROL_PLANE, say=say)
+    except ProgramsMissingError as error:
+        session.config.stash[_MISSING] = str(error)
+
+
+def _refuse(reason: str) -> NoReturn:
+    """Skip the test; where the environment says that this is CI, fail it."""
+    if os.environ.get("CI", "false").lower() not in {"", "0", "false"}:
+        pytest.fail(f"may not be skipped in CI: {reason}")
+    pytest.skip(reason)
+
+
+def administrator(control_plane: ControlPlane, namespace: str) -> Api:
+    """Return the requests of an administrator."""
+    return Api(
+        control_plane.url,
+        token=control_plane.admin_token,
+        certificate=control_plane.certificate,
+        namespace=namespace,
+    )
+
+
+@pytest.fixture(scope="session")
+def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
+    """A control plane with one node, for all tests."""
+    if reason := pytestconfig.stash.get(_MISSING, None) or obstacle():
+        _refuse(reason)
+    with server_directory(in_memory=True) as directory, ControlPlane(directory) as control_plane:
+        yield control_plane
+
+
+@pytest.fixture(scope="session")
+def job_queues_are_known(control_plane: ControlPlane) -> None:
+    """The API server knows JobQueues."""
+
+    async def install() -> None:
+        async with administrator(control_plane, "default") as api:
+            await api.apply(custom_resource_definition())
+            await eventually(lambda: _serves_job_queues(api), timeout=60)
+
+    asyncio.run(install())
+
+
+async def _serves_job_queues(api: Api) -> bool:
+    try:
+        await api.list("JobQueue")
+    except ApiError:
+        return False
+    return True
+
+
+@pytest.fixture
+async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
+    """An administrator's requests, for a namespace that this test has for itself."""
+    async with administrator(control_plane, f"test-{secrets.token_hex(4)}") as api:
+        await api.create({"kind": "Namespace", "metadata": {"name": api.namespace}})
+        yield api
+        await api.delete("Namespace", api.namespace)
+
+
+@pytest.fixture(scope="module")
+def operator(
+    control_plane: ControlPlane,
+    job_queues_are_known: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[OperatorProcess]:
+    """An operator for all namespaces, shared by the tests of a module: none may disturb it."""
+    directory = tmp_path_factory.mktemp("operator")
+    namespace = f"operator-{secrets.token_hex(4)}"
+
+    async def install() -> Path:
+        async with administrator(control_plane, namespace) as api:
+            await api.create({"kind": "Namespace", "metadata": {"name": namespace}})
+            return await operator_kubeconfig(api, control_plane, directory, cluster_wide=True)
+
+    async def uninstall() -> None:
+        async with administrator(control_plane, namespace) as api:
+            await api.delete("Namespace", namespace)
+
+    process = OperatorProcess(
+        kubeconfig=asyncio.run(install()), directory=directory, namespace=None
+    )
+    process.start()
+    try:
+        yield process
+    finally:
+        process.stop()
+        asyncio.run(uninstall())
+
+
+@pytest.fixture
+async def database(api: Api, database_url: str) -> str:
+    """A migrated database of this test; a Secret in its namespace has its URL."""
+    await api.create(database_secret(database_url))
+    return database_url
+
+
+@pytest.fixture
+async def sql(database: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection to `database`."""
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
