@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from meshhook_operator.scaling.spec import ScalingSpec
 
 STANDING_SHARE = 0.6
+LOW_SHARE = 0.4
 LATE_SHARE = 0.8
 SHORTEST_SHARE = 0.25
+LONG_RUNS = 4.0
+"""Few jobs run so many times longer than the mean."""
 ROUNDING = 1e-9
 
 
@@ -29,10 +32,12 @@ class Demand:
     lost: int
     due_soon: int
     running: int
-    oldest_ready_seconds: float
+    waiting: tuple[tuple[float, float], ...]
+    """Ages in seconds, and how many of the ready messages are at least so old."""
     arrivals_per_second: float
     ready_replicas: int
     slots_a_replica: int | None
+    run_seconds: float | None
     replica_jobs_per_second: float | None
     lead_seconds: float
 
@@ -58,7 +63,7 @@ def targets(spec: ScalingSpec, demand: Demand) -> Targets:
         up, down = _by_length(spec, demand)
     else:
         up, down = _by_deadline(spec, demand, demand.replica_jobs_per_second)
-    up[Signal.RUNNING] = _running(demand)
+    up[Signal.RUNNING] = _running(spec, demand)
     up[Signal.FALLBACK] = 0
     if demand.ready:
         up[Signal.BACKLOG] = max(up[Signal.BACKLOG], 1)
@@ -68,10 +73,17 @@ def targets(spec: ScalingSpec, demand: Demand) -> Targets:
     return Targets(up=up, down=max(down, at_least))
 
 
-def _running(demand: Demand) -> int:
+def _running(spec: ScalingSpec, demand: Demand) -> int:
+    """Return how many replicas must stay so that what runs is not cut off.
+
+    A replica that goes finishes its jobs first, within its grace period. Only where that may be
+    too short for them must there be a slot for each running job.
+    """
     if not (demand.running or demand.lost):
         return 0
     if demand.slots_a_replica is None:
+        return 1
+    if demand.run_seconds is not None and demand.run_seconds * LONG_RUNS <= spec.drain_seconds:
         return 1
     return max(1, ceil(demand.running / demand.slots_a_replica))
 
@@ -92,29 +104,41 @@ def _by_length(spec: ScalingSpec, demand: Demand) -> tuple[dict[Signal, int], in
 def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[Signal, int], int]:
     age, tick, lead = spec.target_age_seconds, spec.tick_seconds, demand.lead_seconds
     horizon = lead + 2 * tick
-    standing = STANDING_SHARE * age
+    shortest = SHORTEST_SHARE * age
     arriving = demand.arrivals_per_second * horizon
-    left = max(age - lead - tick, SHORTEST_SHARE * age)
-    growth = (demand.arrivals_per_second - rate * demand.ready_replicas) * lead
+    served = rate * demand.ready_replicas * lead
+    growth = demand.arrivals_per_second * lead - served
 
-    def balance(waiting: float) -> float:
-        return (waiting + arriving) / (rate * (standing + horizon))
+    def balance(waiting: float, standing: float) -> float:
+        return (waiting + arriving) / (rate * (standing * age + horizon))
 
     def in_time(waiting: float) -> float:
-        return waiting / (rate * left)
+        return waiting / (rate * max(age - lead - tick, shortest))
 
     waiting = max(0.0, demand.ready + growth)
     with_due = max(0.0, demand.ready + demand.due_soon + growth)
-    late = 0.0
-    if demand.oldest_ready_seconds > LATE_SHARE * age:
-        late = demand.ready / (rate * max(SHORTEST_SHARE * age, tick))
+    late = max(
+        (
+            (still - served) / max(age - old - lead - tick, shortest)
+            for old, still in demand.waiting
+        ),
+        default=0.0,
+    )
     up = {
-        Signal.BACKLOG: ceil(in_time(waiting) - ROUNDING),
-        Signal.DEADLINE: ceil(late - ROUNDING),
-        Signal.ARRIVALS: ceil(balance(waiting) - ROUNDING),
-        Signal.SCHEDULED: ceil(max(balance(with_due), in_time(with_due)) - ROUNDING)
+        Signal.BACKLOG: _whole(in_time(waiting)),
+        Signal.DEADLINE: _whole(late / rate),
+        Signal.ARRIVALS: _whole(balance(waiting, STANDING_SHARE)),
+        Signal.SCHEDULED: _whole(max(balance(with_due, STANDING_SHARE), in_time(with_due)))
         if demand.due_soon
         else 0,
     }
-    down = max(balance(demand.ready + demand.due_soon), demand.ready / (rate * standing))
-    return up, ceil(down - ROUNDING)
+    here = demand.ready + demand.due_soon
+    due = max(
+        (still / max(LATE_SHARE * age - old, shortest) for old, still in demand.waiting),
+        default=0.0,
+    )
+    return up, _whole(max(balance(here, LOW_SHARE), due / rate))
+
+
+def _whole(replicas: float) -> int:
+    return max(0, ceil(replicas - ROUNDING))
