@@ -1,0 +1,99 @@
+"""KEDA's postgresql scaler, and the HorizontalPodAutoscaler that it drives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+from world import REPLICA_RATE
+
+if TYPE_CHECKING:
+    from world import World
+
+SYNC_SECONDS = 15
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KedaSettings:
+    target: float
+    """targetQueryValue: jobs a replica."""
+    polling_seconds: int = 30
+    cooldown_seconds: int = 300
+    scale_down_window_seconds: int = 300
+    scale_up_percent: int = 100
+    scale_up_pods: int = 4
+
+
+class Keda:
+    def __init__(self, world: World, settings: KedaSettings) -> None:
+        self.settings = settings
+        self.active_at = 0
+        self.recommended: list[tuple[int, int]] = []
+        self.raised: list[tuple[int, int]] = []
+
+    def act(self, world: World) -> int | None:
+        settings, now, current = self.settings, world.now, len(world.pods)
+        lowest = max(1, world.min_replicas)
+        if now % settings.polling_seconds == 0 and world.is_readable:
+            jobs = self.query(world)
+            if jobs:
+                self.active_at = now
+                if not current:
+                    return lowest
+            elif not world.min_replicas and now - self.active_at > settings.cooldown_seconds:
+                self.recommended.clear()
+                return 0 if current else None
+        if not current:
+            return lowest if world.min_replicas else None
+        if now % SYNC_SECONDS or not world.is_readable:
+            return None
+        return self._sync(world, current, lowest)
+
+    @staticmethod
+    def query(world: World) -> int:
+        """The count of an expert's query: what is ready and what runs."""
+        lost = sum(group.count for group in world.lost)
+        return world.ready_jobs + world.running + lost + world.leased_by_lost_workers
+
+    def _sync(self, world: World, current: int, lowest: int) -> int:
+        settings, now = self.settings, world.now
+        jobs = self.query(world)
+        ratio = jobs / (settings.target * current)
+        desired = current if abs(ratio - 1) <= TOLERANCE else ceil(jobs / settings.target)
+        window = settings.scale_down_window_seconds
+        self.recommended = [(at, n) for at, n in self.recommended if at > now - window]
+        self.recommended.append((now, desired))
+        # Up: the lowest of a window of 0 seconds, which is the newest. Down: the highest.
+        if desired < current:
+            desired = min(current, max(n for _, n in self.recommended))
+        desired = max(lowest, min(desired, world.max_replicas))
+        if desired > current:
+            self.raised = [(at, n) for at, n in self.raised if at > now - SYNC_SECONDS]
+            base = current - sum(n for _, n in self.raised)
+            highest = max(
+                base + settings.scale_up_pods, ceil(base * (1 + settings.scale_up_percent / 100))
+            )
+            desired = max(current, min(desired, highest))
+            self.raised.append((now, desired - current))
+        return desired
+
+
+def by_default(world: World) -> Keda:
+    """Nobody tuned anything; 10 jobs a replica."""
+    return Keda(world, KedaSettings(target=10))
+
+
+def tuned(world: World, share: float = 0.5) -> Keda:
+    """Tuned by one who knows the rate of a replica, and wants half of the target age to wait."""
+    return Keda(
+        world,
+        KedaSettings(
+            target=REPLICA_RATE * world.target_age_seconds * share,
+            polling_seconds=5,
+            cooldown_seconds=60,
+            scale_down_window_seconds=60,
+            scale_up_percent=900,
+        ),
+    )

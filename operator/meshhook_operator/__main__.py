@@ -1,0 +1,99 @@
+"""`meshhook-operator`, or `python -m meshhook_operator`: the operator as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import kopf
+from lightkube import ConfigError
+from prometheus_client import REGISTRY, disable_created_metrics
+
+from meshhook.errors import InvalidSettingError, MeshHookError
+from meshhook.observability.loggers import get_logger
+from meshhook.observability.logs import configure_logging
+from meshhook.observability.monitoring_server import MonitoringServer
+from meshhook_operator.cluster import Cluster
+from meshhook_operator.handlers import configure, make_registry
+from meshhook_operator.operator import Operator
+from meshhook_operator.settings import load_operator_settings
+
+if TYPE_CHECKING:
+    from meshhook_operator.settings import OperatorSettings
+
+_log = get_logger("meshhook_operator")
+
+
+def main() -> None:
+    """Run the operator until SIGTERM or SIGINT."""
+    # kopf asks for the name of the user, and a container may run as one that has none.
+    os.environ.setdefault("USER", "meshhook-operator")
+    try:
+        settings = load_operator_settings()
+        configure_logging(settings.log_format, settings.log_level)
+        if settings.log_level != "debug":
+            # A line for each request to the API server, and for each event, is too much.
+            for chatty in ("httpx2", "kopf.objects"):
+                logging.getLogger(chatty).setLevel(logging.WARNING)
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        asyncio.run(run(settings))
+    except (InvalidSettingError, ConfigError) as error:
+        sys.exit(f"meshhook-operator: {error}")
+    except MeshHookError as error:
+        _log.error("stopped", error=str(error))
+        sys.exit(1)
+
+
+async def run(settings: OperatorSettings) -> None:
+    """Run the operator until a signal, or until something essential has failed.
+
+    Raises:
+        lightkube.ConfigError: if there is no way to a cluster.
+        ClusterError: if JobQueues cannot be listed.
+        PortUnavailableError: if the port for metrics and health cannot be had.
+    """
+    cluster = Cluster.connect()
+    operator = Operator(cluster=cluster, registry=REGISTRY)
+    server = MonitoringServer(
+        settings.metrics_port, address=settings.metrics_address, health=[operator]
+    )
+    try:
+        for namespace in settings.namespaces or ["*"]:
+            await cluster.check_jobqueues(namespace)
+        with server:
+            await _run_both(operator, settings.namespaces)
+    finally:
+        await cluster.close()
+
+
+async def _run_both(operator: Operator, namespaces: list[str]) -> None:
+    settings = kopf.OperatorSettings()
+    configure(settings)
+    is_watching = asyncio.Event()
+
+    async def tell_when_watching() -> None:
+        await is_watching.wait()
+        operator.begin()
+
+    async with asyncio.TaskGroup() as tasks:
+        own = [
+            tasks.create_task(operator.run(), name="operator"),
+            tasks.create_task(tell_when_watching(), name="readiness"),
+        ]
+        await kopf.operator(
+            registry=make_registry(operator),
+            settings=settings,
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            ready_flag=is_watching,
+        )
+        for task in own:
+            task.cancel()
+
+
+if __name__ == "__main__":
+    main()

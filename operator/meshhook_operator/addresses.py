@@ -1,0 +1,148 @@
+"""The URLs of the databases, read from Secrets and read again when they may have changed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from meshhook.errors import MeshHookError
+from meshhook.observability.loggers import get_logger
+from meshhook_operator.databases import DatabaseAddress
+from meshhook_operator.jobqueue import ObjectKey
+from meshhook_operator.problems import problem_of
+from meshhook_operator.scaling import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshhook_operator.cluster import Cluster
+    from meshhook_operator.jobqueue import JobQueue
+
+_log = get_logger("meshhook_operator.addresses")
+
+FRESH_SECONDS = 30.0
+RETRY_SECONDS = 5.0
+PARALLEL_READS = 8
+_CHECKSUM_COST = 2**14
+
+
+class SecretReference(NamedTuple):
+    """Where a URL stands."""
+
+    secret: ObjectKey
+    key: str
+    pooled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FoundAddress:
+    """What a Secret holds."""
+
+    address: DatabaseAddress
+    checksum: str
+    """Changes with the URL, and tells nobody what it is."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    found: FoundAddress | Failure | None = None
+    read_at: float = float("-inf")
+    is_reading: bool = False
+
+
+def reference_of(jobqueue: JobQueue) -> SecretReference | None:
+    """Return where the URL of a JobQueue's database stands; None if its spec is not valid."""
+    if jobqueue.spec is None:
+        return None
+    database = jobqueue.spec.database
+    return SecretReference(
+        ObjectKey(jobqueue.key.namespace, database.secret_ref.name),
+        database.secret_ref.key,
+        database.pooled,
+    )
+
+
+class AddressBook:
+    """What the Secrets say. A look costs nothing: what is old is read again in the background."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        tasks: asyncio.TaskGroup,
+        *,
+        on_change: Callable[[SecretReference], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._cluster = cluster
+        self._tasks = tasks
+        self._on_change = on_change
+        self._clock = clock
+        self._entries: dict[SecretReference, _Entry] = {}
+        self._line = asyncio.Semaphore(PARALLEL_READS)
+
+    def look_up(self, reference: SecretReference) -> FoundAddress | Failure | None:
+        """Return what was read last; None if nothing was yet: `on_change` says when it is."""
+        entry = self._entries.setdefault(reference, _Entry())
+        fresh_seconds = FRESH_SECONDS if isinstance(entry.found, FoundAddress) else RETRY_SECONDS
+        if not entry.is_reading and self._clock() - entry.read_at >= fresh_seconds:
+            entry.is_reading = True
+            self._tasks.create_task(self._read(reference, entry), name=f"read {reference.secret}")
+        return entry.found
+
+    def distrust(self, reference: SecretReference) -> None:
+        """Read it again soon: it did not work."""
+        entry = self._entries.get(reference)
+        if entry is not None:
+            entry.read_at = min(entry.read_at, self._clock() - FRESH_SECONDS + RETRY_SECONDS)
+
+    def forget_all_but(self, references: set[SecretReference]) -> None:
+        """Forget what is not in use any more."""
+        for reference in self._entries.keys() - references:
+            if not self._entries[reference].is_reading:
+                del self._entries[reference]
+
+    async def _read(self, reference: SecretReference, entry: _Entry) -> None:
+        try:
+            async with self._line:
+                found = await self._read_now(reference, entry)
+        finally:
+            entry.is_reading = False
+            entry.read_at = self._clock()
+        if found != entry.found:
+            entry.found = found
+            self._on_change(reference)
+
+    async def _read_now(self, reference: SecretReference, entry: _Entry) -> FoundAddress | Failure:
+        secret, key = reference.secret, reference.key
+        try:
+            values = await self._cluster.read_secret(secret)
+        except MeshHookError as error:
+            if isinstance(entry.found, FoundAddress):
+                # What was read before still counts: the API server's troubles are not the queue's.
+                _log.warning("secret not read", secret=str(secret), reason=str(error))
+                return entry.found
+            return problem_of(error)
+        if values is None:
+            return Failure(
+                reason="SecretNotFound", message=f"Secret {secret.name!r} does not exist"
+            )
+        url = values.get(key, "").strip()
+        if not url:
+            there = ", ".join(sorted(values)) or "none"
+            return Failure(
+                reason="SecretKeyMissing",
+                message=f"Secret {secret.name!r} has no text under the key {key!r}; keys: {there}",
+            )
+        address = DatabaseAddress(url, reference.pooled)
+        if isinstance(entry.found, FoundAddress) and entry.found.address == address:
+            return entry.found
+        checksum = await asyncio.to_thread(_checksum, url, str(secret))
+        return FoundAddress(address, checksum)
+
+
+def _checksum(url: str, salt: str) -> str:
+    """Return a short hash that is slow to make, since it stands where many may read it."""
+    digest = hashlib.scrypt(url.encode(), salt=salt.encode(), n=_CHECKSUM_COST, r=8, p=1, dklen=4)
+    return digest.hex()

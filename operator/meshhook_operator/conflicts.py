@@ -1,0 +1,73 @@
+"""Who else lays hands on the queue or the Deployment of a JobQueue. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping
+
+    from meshhook_operator.jobqueue import JobQueue, ObjectKey
+
+
+class Conflict(NamedTuple):
+    """Why a JobQueue must keep its hands off."""
+
+    message: str
+    is_about_queue: bool
+    """Whether it is about the queue in the database too, not only about the Deployment."""
+
+
+class Claims:
+    """What every JobQueue lays claim to, at one moment. Of two JobQueues the older one goes on."""
+
+    def __init__(
+        self,
+        jobqueues: Iterable[tuple[JobQueue, Hashable | None]],
+        autoscalers: Mapping[ObjectKey, Iterable[str]],
+    ) -> None:
+        """Take all JobQueues, and the HorizontalPodAutoscalers of each Deployment.
+
+        Args:
+            jobqueues: each with the address of its database, None if that is not known.
+            autoscalers: names by the Deployment that they scale.
+        """
+        self._autoscalers = autoscalers
+        self._of_deployment: dict[ObjectKey, JobQueue] = {}
+        self._of_queue: dict[tuple[Hashable, str], JobQueue] = {}
+        for jobqueue, address in sorted(jobqueues, key=lambda each: _age(each[0])):
+            if jobqueue.spec is None or jobqueue.deployment_key is None:
+                continue
+            self._of_deployment.setdefault(jobqueue.deployment_key, jobqueue)
+            if address is not None:
+                self._of_queue.setdefault((address, jobqueue.spec.queue_name), jobqueue)
+
+    def conflict_of(self, jobqueue: JobQueue, address: Hashable | None) -> Conflict | None:
+        """Return the conflict that a JobQueue must yield to; None if there is none."""
+        spec, target = jobqueue.spec, jobqueue.deployment_key
+        if spec is None or target is None:
+            return None
+        holder = None if address is None else self._of_queue.get((address, spec.queue_name))
+        if holder is not None and holder.uid != jobqueue.uid:
+            return Conflict(
+                f"JobQueue {holder.key} is older and keeps queue {spec.queue_name!r} of the same "
+                "database already",
+                is_about_queue=True,
+            )
+        holder = self._of_deployment.get(target)
+        if holder is not None and holder.uid != jobqueue.uid:
+            return Conflict(
+                f"JobQueue {holder.key} is older and scales Deployment {target.name!r} already",
+                is_about_queue=False,
+            )
+        for name in self._autoscalers.get(target, ()):
+            return Conflict(
+                f"HorizontalPodAutoscaler {name!r} scales Deployment {target.name!r} as well: "
+                "delete it, or the ScaledObject that made it",
+                is_about_queue=False,
+            )
+        return None
+
+
+def _age(jobqueue: JobQueue) -> tuple[float, str]:
+    return jobqueue.created_at, jobqueue.uid

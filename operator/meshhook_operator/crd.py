@@ -1,0 +1,189 @@
+"""The CustomResourceDefinition of `JobQueue`, generated from the models in `resources`.
+
+`python -m meshhook_operator.crd` prints it; `operator/crds/` holds what it printed.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from meshhook_operator.resources import (
+    GROUP,
+    KIND,
+    MAX_NAME_LENGTH,
+    PLURAL,
+    VERSION,
+    JobQueueSpec,
+    JobQueueStatus,
+)
+
+_DROPPED = frozenset({"title", "additionalProperties", "$defs", "default"})
+_VERBATIM = frozenset({"anyOf"})
+"""Of an integer or a text: the API server knows this very form."""
+
+
+def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's schema as the API server takes it: no alternatives, no null.
+
+    Unknown fields are not mentioned: the API server drops them, and refuses them where the client
+    asks for strict validation, as kubectl does.
+    """
+    schema = model.model_json_schema(by_alias=True)
+    found: dict[str, Any] = _structural(schema, schema.get("$defs", {}))
+    return found
+
+
+def _structural(node: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_structural(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = _without_reference(_without_alternatives(node), definitions)
+    result: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == "properties":
+            result[key] = {name: _structural(part, definitions) for name, part in value.items()}
+        elif key == "description":
+            result[key] = " ".join(value.split())
+        elif key in _VERBATIM:
+            result[key] = value
+        elif key not in _DROPPED or (key == "additionalProperties" and isinstance(value, dict)):
+            result[key] = _structural(value, definitions)
+    if result.get("type") == "integer":
+        result["format"] = "int64"
+    default = _default(node, result.get("properties"))
+    return result if default is None else result | {"default": default}
+
+
+def _default(node: dict[str, Any], properties: dict[str, Any] | None) -> Any:
+    """Return a node's default; None if it has none, or one that an absent field means as well."""
+    default = node.get("default")
+    if isinstance(default, dict):
+        if properties is None:
+            return None
+        # The API server checks a default against the rules before it fills in what is missing.
+        return {name: part["default"] for name, part in properties.items() if "default" in part}
+    return None if default in ([], "") else default
+
+
+def _without_reference(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in node:
+        return node
+    target: dict[str, Any] = definitions[node["$ref"].removeprefix("#/$defs/")]
+    more = {key: value for key, value in node.items() if key != "$ref"}
+    return target | more
+
+
+def _without_alternatives(node: dict[str, Any]) -> dict[str, Any]:
+    """Take the one alternative that is not null: a field that is not required may be absent."""
+    if "anyOf" not in node or "x-kubernetes-int-or-string" in node:
+        return node
+    only: dict[str, Any]
+    (only,) = [option for option in node["anyOf"] if option != {"type": "null"}]
+    return only | {key: value for key, value in node.items() if key != "anyOf"}
+
+
+def _column(
+    name: str, path: str, kind: str = "integer", *, wide: bool = False, text: str = ""
+) -> dict[str, Any]:
+    column: dict[str, Any] = {"name": name, "type": kind, "jsonPath": path}
+    if text:
+        column["description"] = text
+    if wide:
+        column["priority"] = 1
+    return column
+
+
+_READY = '.status.conditions[?(@.type=="Ready")]'
+
+PRINTER_COLUMNS = [
+    _column("Healthy", f"{_READY}.status", "string", text="The condition Ready."),
+    _column("Ready", ".status.queue.ready", text="Messages that wait for a worker."),
+    _column("Running", ".status.queue.running", text="Messages that are leased."),
+    _column("Dead", ".status.queue.deadLetters", text="Dead letters."),
+    _column(
+        "Oldest", ".status.queue.oldestReadySeconds", text="Seconds that the oldest one waits."
+    ),
+    _column("Replicas", ".status.replicas", text="Workers that there are."),
+    _column("Desired", ".status.desiredReplicas", text="Workers that were decided on."),
+    _column("Age", ".metadata.creationTimestamp", "date"),
+    _column("Queue", ".spec.queueName", "string", wide=True),
+    _column("Min", ".spec.scaling.minReplicas", wide=True),
+    _column("Max", ".spec.scaling.maxReplicas", wide=True),
+    _column("Scheduled", ".status.queue.scheduled", wide=True),
+    _column("Retrying", ".status.queue.retrying", wide=True),
+    _column("Paused", ".spec.paused", "boolean", wide=True),
+    _column("Reason", f"{_READY}.reason", "string", wide=True),
+    _column("Decision", ".status.scaling.message", "string", wide=True),
+]
+
+
+def custom_resource_definition() -> dict[str, Any]:
+    """Return the whole CustomResourceDefinition."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["jobq"],
+                "categories": ["meshhook"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    # No scale subresource: an HPA could then fight the operator.
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": PRINTER_COLUMNS,
+                    "schema": {"openAPIV3Schema": _root_schema()},
+                }
+            ],
+        },
+    }
+
+
+def _root_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": (
+            "A queue in PostgreSQL with PGMQ, its settings, and workers scaled to its load."
+        ),
+        "required": ["spec"],
+        "x-kubernetes-validations": [
+            {
+                "rule": f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
+                "message": f"the name may have at most {MAX_NAME_LENGTH} characters",
+            }
+        ],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": structural_schema(JobQueueSpec),
+            "status": structural_schema(JobQueueStatus),
+        },
+    }
+
+
+def crd_yaml() -> str:
+    """Return the CustomResourceDefinition as YAML."""
+    head = "# Generated from operator/meshhook_operator/resources.py; do not edit.\n"
+    return head + yaml.safe_dump(
+        custom_resource_definition(), sort_keys=False, width=100, allow_unicode=True
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(crd_yaml())

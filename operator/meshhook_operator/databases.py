@@ -1,0 +1,171 @@
+"""One database with queues: its small pool, what is read and written there, and its wake-ups."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from meshhook.administration import set_queue_config
+from meshhook.database import Database, connect, translated_errors
+from meshhook.errors import DatabaseError, DatabaseUnavailableError
+from meshhook.exporter import QueueExporter
+from meshhook.queries import load as load_library_query
+from meshhook.schema import check_schema
+from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem, load, read_demand
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    import asyncpg
+    from prometheus_client import CollectorRegistry
+
+POOL_CONNECTIONS = 3
+"""One reads the demand, one the metrics, and one changes a queue."""
+TICK_TIMEOUT_SECONDS = 2.0
+FIRST_TICK_TIMEOUT_SECONDS = 10.0
+"""A new session has to read the catalog of all the queues once."""
+CHANGE_TIMEOUT_SECONDS = 15.0
+WAKE_PREFIX = "meshhook_wake_"
+
+
+class DatabaseAddress(NamedTuple):
+    """Which database, and by which way: what JobQueues must share to share a pool."""
+
+    url: str
+    pooled: bool
+
+    def __repr__(self) -> str:
+        """Show nothing: the URL holds a password."""
+        return "DatabaseAddress(...)"
+
+
+class QueueDatabase:
+    """One database, shared by all its queues: at most three connections, and one that listens.
+
+    It connects when it is first needed, and again after a failure. Every method raises what
+    `meshhook.database` says, and an InvalidSettingError where the URL is not one.
+    """
+
+    def __init__(
+        self,
+        address: DatabaseAddress,
+        *,
+        on_wake: Callable[[str], None],
+        registry: CollectorRegistry,
+    ) -> None:
+        """Take where it is.
+
+        Args:
+            address: where it is.
+            on_wake: called with a queue's name when a message wakes it.
+            registry: where the metrics of all its queues go.
+        """
+        self._address = address
+        self._on_wake = on_wake
+        self._registry = registry
+        self._opening = asyncio.Lock()
+        self._database: Database | None = None
+        self._exporter: QueueExporter | None = None
+        self._is_checked = False
+        self._is_warm = False
+        self._listener: asyncpg.Connection[Any] | None = None
+        self._heard: set[str] = set()
+
+    async def read_demand(
+        self, requests: Sequence[DemandRequest], *, waiting_seconds: float
+    ) -> dict[str, QueueDemand | QueueProblem]:
+        """Read all these queues in one statement of at most two seconds."""
+        limit = TICK_TIMEOUT_SECONDS if self._is_warm else FIRST_TICK_TIMEOUT_SECONDS
+        async with self._opened(limit) as database:
+            found = await read_demand(database, requests, waiting_seconds=waiting_seconds)
+        self._is_warm = True
+        return found
+
+    async def ensure_queue(self, queue_name: str, settings: Mapping[str, Any]) -> None:
+        """Create the queue where it is missing, and give it these settings."""
+        async with self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            await database.fetchval(load_library_query("create_queue"), queue_name)
+            await set_queue_config(database, queue_name, **settings)
+
+    async def drop_queue_if_empty(self, queue_name: str) -> bool:
+        """Drop the queue if it holds nothing; return whether it is gone."""
+        async with self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            return bool(await database.fetchval(load("drop_queue_if_empty"), queue_name))
+
+    async def listen(self, queue_names: set[str]) -> None:
+        """Listen for messages to these queues, and to no others; nothing where it is pooled."""
+        if self._address.pooled:
+            return
+        if self._listener is not None and self._listener.is_closed():
+            self._listener = None
+        if self._listener is None:
+            self._heard.clear()
+            if not queue_names:
+                return
+        async with _in_time(FIRST_TICK_TIMEOUT_SECONDS):
+            if self._listener is None:
+                self._listener = await connect(
+                    self._address.url, application_name="meshhook-operator"
+                )
+            with translated_errors():
+                for name in sorted(queue_names - self._heard):
+                    await self._listener.add_listener(WAKE_PREFIX + name, self._woken)
+                    self._heard.add(name)
+                for name in sorted(self._heard - queue_names):
+                    await self._listener.remove_listener(WAKE_PREFIX + name, self._woken)
+                    self._heard.discard(name)
+
+    async def close(self) -> None:
+        """Close all connections; the series of its queues vanish."""
+        database, self._database = self._database, None
+        exporter, self._exporter = self._exporter, None
+        listener, self._listener = self._listener, None
+        if exporter is not None:
+            await exporter.stop()
+        if listener is not None:
+            listener.terminate()
+        if database is not None:
+            try:
+                async with asyncio.timeout(2):
+                    await database.close()
+            except (TimeoutError, DatabaseError):
+                database.source.terminate()
+
+    @asynccontextmanager
+    async def _opened(self, seconds: float) -> AsyncIterator[Database]:
+        """Lend the pool for so long, once it is sure that the schema is there."""
+        try:
+            async with _in_time(seconds):
+                async with self._opening:
+                    if self._database is None:
+                        self._database = await Database.connect(
+                            self._address.url,
+                            min_size=0,
+                            max_size=POOL_CONNECTIONS,
+                            pooled=self._address.pooled,
+                        )
+                    if not self._is_checked:
+                        await check_schema(self._database)
+                        self._is_checked = True
+                if self._exporter is None:
+                    self._exporter = QueueExporter(self._database, registry=self._registry)
+                    self._exporter.start()
+                yield self._database
+        except DatabaseError:
+            # It may be another server now, or one that was restored: look at all of it again.
+            self._is_checked = self._is_warm = False
+            raise
+
+    def _woken(self, _: Any, __: int, channel: str, ___: object) -> None:
+        self._on_wake(channel.removeprefix(WAKE_PREFIX))
+
+
+@asynccontextmanager
+async def _in_time(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        message = f"the database did not answer within {seconds:g} seconds"
+        raise DatabaseUnavailableError(message) from error

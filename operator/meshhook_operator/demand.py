@@ -1,0 +1,128 @@
+"""The demand of all queues of a database, from one statement a tick."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from meshhook_operator.resources import QueueStatus
+from meshhook_operator.scaling import Sample, WorkerReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from meshhook.database import Database
+
+MISSING = "MHQ02"
+"""The SQLSTATE that a queue which is missing has in `problem_state`."""
+
+MAX_COUNTED = 10_000
+MIN_COUNTED = 1_000
+COUNTED_IN_ALL = 400_000
+
+
+@dataclass(frozen=True, slots=True)
+class DemandRequest:
+    """One queue to look at."""
+
+    queue_name: str
+    lookahead_seconds: float
+    """How far ahead messages that fall due are counted."""
+    is_waiting: bool = False
+    """Whether an insert is to notify."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDemand:
+    """What was found of one queue."""
+
+    sample: Sample
+    status: QueueStatus
+    settings: Mapping[str, Any]
+    """Its row of `queue_config`."""
+    running_by_host: Mapping[str, int] = field(default_factory=dict)
+    """How many jobs the workers of each host run."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueProblem:
+    """Why one queue could not be read while others could."""
+
+    message: str
+    is_missing: bool
+    """Whether it is not there, or only in part."""
+
+
+async def read_demand(
+    database: Database, requests: Sequence[DemandRequest], *, waiting_seconds: float
+) -> dict[str, QueueDemand | QueueProblem]:
+    """Read many queues of a database in one statement, and return what was found, by queue.
+
+    Args:
+        database: with the migrations applied.
+        requests: the queues.
+        waiting_seconds: for how long an insert into the waiting ones is to notify.
+
+    Raises:
+        DatabaseError: as `meshhook.database` says.
+    """
+    if not requests:
+        return {}
+    rows = await database.fetch(
+        load("queue_demand"),
+        [each.queue_name for each in requests],
+        [each.lookahead_seconds for each in requests],
+        [each.queue_name for each in requests if each.is_waiting],
+        waiting_seconds,
+        max(MIN_COUNTED, min(MAX_COUNTED, COUNTED_IN_ALL // len(requests))),
+    )
+    return {row["queue_name"]: _found(dict(row)) for row in rows}
+
+
+@cache
+def load(name: str) -> str:
+    """Return the statement `sql/<name>.sql`."""
+    return resources.files("meshhook_operator").joinpath("sql", f"{name}.sql").read_text("utf-8")
+
+
+def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
+    if row["problem"] is not None:
+        return QueueProblem(row["problem"], is_missing=row["problem_state"] == MISSING)
+    reports = json.loads(row["workers"] or "[]")
+    hosts: dict[str, int] = {}
+    for report in reports:
+        hosts[report["host"]] = hosts.get(report["host"], 0) + report["running"]
+    is_capped = row["ready_is_capped"] or row["hidden_is_capped"]
+    hidden = row["running"] + row["scheduled"] + row["retrying"]
+    return QueueDemand(
+        sample=Sample(
+            sampled_at=row["sampled_at"],
+            ready=row["ready"],
+            ready_is_capped=row["ready_is_capped"],
+            lost=row["lost"],
+            due_soon=row["due_soon"],
+            next_due_seconds=row["next_due_seconds"],
+            leased=row["running"],
+            oldest_ready_seconds=max(0.0, row["oldest_ready_seconds"]),
+            enqueued_total=row["enqueued_total"],
+            unfinished=None if is_capped else row["ready"] + row["lost"] + hidden,
+            workers=tuple(_report(report) for report in reports),
+        ),
+        status=QueueStatus(
+            ready=row["ready"] + row["lost"],
+            running=row["running"],
+            scheduled=row["scheduled"],
+            retrying=row["retrying"],
+            dead_letters=row["dead_letters"],
+            oldest_ready_seconds=int(max(0.0, row["oldest_ready_seconds"])),
+        ),
+        settings=json.loads(row["config"]),
+        running_by_host=hosts,
+    )
+
+
+def _report(report: Mapping[str, Any]) -> WorkerReport:
+    return WorkerReport(**{name: value for name, value in report.items() if name != "host"})

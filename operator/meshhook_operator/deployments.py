@@ -1,0 +1,95 @@
+"""What the operator needs to know of a Deployment, taken from the object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from meshhook_operator.jobqueue import ObjectKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FIELD_MANAGER = "meshhook-operator"
+
+
+class LabelTerm(NamedTuple):
+    """One term of a label selector, as `matchExpressions` has it."""
+
+    key: str
+    operator: str
+    """In, NotIn, Exists or DoesNotExist."""
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentView:
+    """One version of a Deployment."""
+
+    key: ObjectKey
+    uid: str
+    resource_version: int
+    """Grows with every change."""
+    generation: int
+    """Grows with every change of its spec."""
+    replicas: int
+    """What its spec asks for."""
+    ready_replicas: int
+    existing_replicas: int
+    """Pods that there are, those of a rollout's surge included."""
+    rolling_out: bool
+    """Whether pods of an older template are left, or the spec was not acted on yet."""
+    owner_uid: str | None
+    """The uid of the controller that owns it."""
+    selector: tuple[LabelTerm, ...]
+    """What its pods have in common."""
+    replicas_managers: tuple[str, ...]
+    """Who set `spec.replicas`, this operator left out."""
+    labels: frozenset[tuple[str, str]]
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> DeploymentView:
+        """Take an object as the API server gives it."""
+        metadata = body["metadata"]
+        spec = body["spec"]
+        status = body.get("status") or {}
+        updated = status.get("updatedReplicas", 0)
+        existing = status.get("replicas", 0)
+        owners = metadata.get("ownerReferences") or ()
+        return cls(
+            key=ObjectKey(metadata["namespace"], metadata["name"]),
+            uid=metadata["uid"],
+            resource_version=int(metadata["resourceVersion"]),
+            generation=metadata.get("generation", 0),
+            replicas=spec.get("replicas", 1),
+            ready_replicas=status.get("readyReplicas", 0),
+            existing_replicas=existing,
+            # Pods that are still to come are no rollout; pods of an older template are.
+            rolling_out=existing > updated,
+            owner_uid=next((each["uid"] for each in owners if each.get("controller")), None),
+            selector=_selector(spec.get("selector") or {}),
+            replicas_managers=_replicas_managers(metadata.get("managedFields") or ()),
+            labels=frozenset((metadata.get("labels") or {}).items()),
+        )
+
+
+def _selector(selector: Mapping[str, Any]) -> tuple[LabelTerm, ...]:
+    labels = selector.get("matchLabels") or {}
+    expressions = selector.get("matchExpressions") or ()
+    return tuple(LabelTerm(key, "In", (value,)) for key, value in labels.items()) + tuple(
+        LabelTerm(each["key"], each["operator"], tuple(each.get("values") or ()))
+        for each in expressions
+    )
+
+
+def _replicas_managers(managed_fields: Any) -> tuple[str, ...]:
+    return tuple(
+        sorted(
+            {
+                entry.get("manager", "unknown")
+                for entry in managed_fields
+                if entry.get("manager") != FIELD_MANAGER
+                and "f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {})
+            }
+        )
+    )

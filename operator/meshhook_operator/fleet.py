@@ -1,0 +1,191 @@
+"""The Deployment of one JobQueue: what is known of it, and every write to it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+from meshhook.errors import MeshHookError
+from meshhook.observability.loggers import get_logger
+from meshhook_operator.deletion_costs import changed_costs
+from meshhook_operator.manifests import worker_deployment, worker_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from meshhook_operator.cluster import Cluster
+    from meshhook_operator.deployments import DeploymentView
+    from meshhook_operator.jobqueue import JobQueue, ObjectKey
+
+_log = get_logger("meshhook_operator.fleet")
+
+CONTEST_SECONDS = 600.0
+PARALLEL_PATCHES = 8
+
+
+class Rescale(NamedTuple):
+    """A change of the replicas that was written."""
+
+    before: int
+    after: int
+
+    @property
+    def direction(self) -> str:
+        """`up` or `down`."""
+        return "up" if self.after > self.before else "down"
+
+
+class _Applied(NamedTuple):
+    """What the last write to the Deployment was made from, and what became of it."""
+
+    jobqueue_generation: int
+    checksum: str
+    deployment_uid: str
+    deployment_generation: int
+
+
+class WorkerFleet:
+    """The Deployment of one JobQueue. It writes only when something is not as it should be."""
+
+    def __init__(self, jobqueue: JobQueue, *, cluster: Cluster, clock: Callable[[], float]) -> None:
+        self._jobqueue = jobqueue
+        self._cluster = cluster
+        self._clock = clock
+        self.view: DeploymentView | None = None
+        """The Deployment as it was last seen; None if there is none, or before `look_up`."""
+        self.is_known = False
+        """Whether it was looked for."""
+        self._applied: _Applied | None = None
+        self._wrote_replicas: int | None = None
+        self._contest: tuple[float, str] | None = None
+
+    def follow(self, jobqueue: JobQueue) -> bool:
+        """Take a newer version of the JobQueue; return whether it is now another Deployment."""
+        moved = jobqueue.deployment_key != self._jobqueue.deployment_key
+        self._jobqueue = jobqueue
+        if moved:
+            self.view, self.is_known = None, False
+            self._applied = self._wrote_replicas = self._contest = None
+        return moved
+
+    def see(self, view: DeploymentView | None) -> bool:
+        """Take what a watch has seen, None if it is gone; return whether something must be done."""
+        if view is None:
+            self.view, self._applied, self._wrote_replicas = None, None, None
+            return True
+        known = self.view
+        if known and known.uid == view.uid and view.resource_version <= known.resource_version:
+            return False  # older than what a write of ours has returned
+        self.view, self.is_known = view, True
+        wrote = self._wrote_replicas
+        if wrote is not None and view.replicas != wrote and view.replicas_managers:
+            self._contest = (self._clock(), ", ".join(view.replicas_managers))
+        return self._has_drifted(view)
+
+    async def look_up(self) -> None:
+        """Ask for the Deployment, if that was not done yet."""
+        key = self._jobqueue.deployment_key
+        if not self.is_known and key is not None:
+            self.view = await self._cluster.find_deployment(key)
+            self.is_known = True
+
+    @property
+    def contested_by(self) -> str | None:
+        """Who else has set the replicas lately; None if nobody has."""
+        if self._contest is None or self._clock() - self._contest[0] > CONTEST_SECONDS:
+            return None
+        return self._contest[1]
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a Deployment has the name that ours would have, but does not belong to us."""
+        if self.view is None or not self._jobqueue.owns_deployment:
+            return False
+        return self.view.owner_uid != self._jobqueue.uid
+
+    async def keep(
+        self, replicas: int, *, checksum: str | None, running_by_host: Mapping[str, int] | None
+    ) -> Rescale | None:
+        """Make the Deployment what it should be; return the change of the replicas, if any.
+
+        Args:
+            replicas: how many there are to be.
+            checksum: of the database's URL; None if it is not known now: the last one stays.
+            running_by_host: how busy the pods are; None if it is not known.
+        """
+        before = self.view
+        if before is not None and replicas < before.replicas:
+            await self._mark_idle_pods(before, replicas, running_by_host)
+        if self._jobqueue.owns_deployment:
+            after = await self._apply(replicas, checksum)
+        else:
+            after = await self._scale(replicas)
+        if after is None:
+            return None
+        self.view, self.is_known, self._wrote_replicas = after, True, after.replicas
+        change = Rescale(before.replicas if before else 0, after.replicas)
+        return None if change.before == change.after else change
+
+    async def _apply(self, replicas: int, checksum: str | None) -> DeploymentView | None:
+        view, last = self.view, self._applied
+        if checksum is None:
+            checksum = last.checksum if last else ""
+        is_current = (
+            view is not None
+            and last is not None
+            and view.replicas == replicas
+            and (last.jobqueue_generation, last.checksum) == (self._jobqueue.generation, checksum)
+            and not self._has_drifted(view)
+        )
+        if is_current:
+            return None
+        generation = self._jobqueue.generation
+        applied = await self._cluster.apply_deployment(
+            worker_deployment(self._jobqueue, replicas=replicas, database_url_checksum=checksum)
+        )
+        self._applied = _Applied(generation, checksum, applied.uid, applied.generation)
+        return applied
+
+    async def _scale(self, replicas: int) -> DeploymentView | None:
+        view = self.view
+        if view is None or view.replicas == replicas:
+            return None
+        version = await self._cluster.scale_deployment(view.key, replicas)
+        return dataclasses.replace(
+            view, replicas=replicas, resource_version=max(version, view.resource_version)
+        )
+
+    def _has_drifted(self, view: DeploymentView) -> bool:
+        """Whether somebody else has changed it since the last write."""
+        if self._wrote_replicas is not None and view.replicas != self._wrote_replicas:
+            return True
+        if not self._jobqueue.owns_deployment or self._applied is None:
+            return False
+        return (view.uid, view.generation) != (
+            self._applied.deployment_uid,
+            self._applied.deployment_generation,
+        ) or not view.labels.issuperset(worker_labels(self._jobqueue.key.name).items())
+
+    async def _mark_idle_pods(
+        self, view: DeploymentView, replicas: int, running_by_host: Mapping[str, int] | None
+    ) -> None:
+        """Let the pods that do the least go first. A failure here must not stop the scaling."""
+        if not running_by_host or replicas == 0:
+            return
+        try:
+            pods = await self._cluster.list_pods(view.key.namespace, view.selector)
+            changes = changed_costs(pods, running_by_host, surplus=len(pods) - replicas)
+            line = asyncio.Semaphore(PARALLEL_PATCHES)
+            async with asyncio.TaskGroup() as tasks:
+                for pod, cost in changes.items():
+                    tasks.create_task(self._mark(line, pod.key, cost), name=f"mark {pod.key}")
+        except MeshHookError as error:
+            _log.warning("pods not marked", deployment=str(view.key), error=str(error))
+
+    async def _mark(self, line: asyncio.Semaphore, pod: ObjectKey, cost: int | None) -> None:
+        async with line:
+            try:
+                await self._cluster.set_deletion_cost(pod, cost)
+            except MeshHookError as error:  # it may be gone already
+                _log.debug("pod not marked", pod=str(pod), error=str(error))

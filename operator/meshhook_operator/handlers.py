@@ -1,0 +1,74 @@
+"""What kopf calls: each event is handed on, and nothing is decided here.
+
+Only event and index handlers, which leave neither a finalizer nor an annotation on any object. They
+are coroutines, since kopf calls plain functions in threads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import kopf
+
+from meshhook_operator.deployments import DeploymentView
+from meshhook_operator.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.resources import GROUP, PLURAL, VERSION
+
+if TYPE_CHECKING:
+    from meshhook_operator.operator import Operator
+
+_GONE = "DELETED"
+_AUTOSCALERS = "autoscalers"
+
+
+def make_registry(operator: Operator) -> kopf.OperatorRegistry:
+    """Return the handlers that hand everything on to an operator."""
+    registry = kopf.OperatorRegistry()
+
+    # Inside of a cluster the first finds something, outside the second.
+    kopf.on.login(registry=registry, id="service-account")(_login_with_service_account)
+    kopf.on.login(registry=registry, id="kubeconfig")(_login_with_kubeconfig)
+
+    # All of these are listed before the first event of a JobQueue is handled.
+    @kopf.index("autoscaling", "v2", "horizontalpodautoscalers", registry=registry, id=_AUTOSCALERS)
+    async def autoscalers(*, spec: kopf.Spec, namespace: str | None, name: str, **_: Any) -> Any:
+        target = spec.get("scaleTargetRef", {})
+        if target.get("kind") != "Deployment":
+            return None
+        return {ObjectKey(namespace or "", target.get("name", "")): name}
+
+    @kopf.on.event("apps", "v1", "deployments", registry=registry)
+    async def deployment(*, event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
+        view = DeploymentView.from_body(body)
+        operator.see_deployment(view.key, None if event["type"] == _GONE else view)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def jobqueue(*, event: kopf.RawEvent, body: kopf.Body, **indices: Any) -> None:
+        operator.use_autoscalers(indices[_AUTOSCALERS])
+        seen = JobQueue.from_body(body)
+        if event["type"] == _GONE:
+            operator.lose_jobqueue(seen.key)
+        else:
+            operator.see_jobqueue(seen)
+
+    return registry
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Set kopf up for handlers that only watch."""
+    settings.posting.enabled = False  # events are written by the operator itself
+    settings.scanning.disabled = True  # no rights on namespaces and CRDs are needed
+    # A watch that died silently is noticed within this time.
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.networking.request_timeout = 30
+    # The API server may be away for long, and a watch must come back soon afterwards.
+    settings.networking.error_backoffs = (0.5, 1, 2, 4, 5, 5, 5, 5, 5, 5)
+
+
+def _login_with_service_account(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_service_account(**kwargs)
+
+
+def _login_with_kubeconfig(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_kubeconfig(**kwargs)

@@ -1,0 +1,104 @@
+"""The operator's series; what each family is stands in the library's table of metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from meshhook.observability.families import families_of
+from meshhook_operator.scaling import Limit, Signal
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Counter, Gauge
+
+    from meshhook.observability.families import Families
+    from meshhook_operator.scaling import Decision
+
+_GAUGES = (
+    "replicas",
+    "desired_replicas",
+    "ready_replicas",
+    "min_replicas",
+    "max_replicas",
+    "paused",
+    "ready",
+    "last_success_timestamp_seconds",
+)
+_DIRECTIONS = ("up", "down")
+
+
+class OperatorMetrics:
+    """The operator's metrics; the series of a queue appear and vanish with its JobQueue."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._families = families_of(registry)
+        self._families.show_build()
+        self.reconcile_duration = self._families.histogram(
+            "meshhook_operator_reconcile_duration_seconds"
+        ).labels()
+        self.tick_duration = self._families.histogram(
+            "meshhook_operator_tick_duration_seconds"
+        ).labels()
+        reconciles = self._families.counter("meshhook_operator_reconciles_total")
+        self._reconciles = {outcome: reconciles.labels(outcome) for outcome in ("ok", "error")}
+
+    def reconciled(self, *, is_well: bool) -> None:
+        """Count the work on one queue in a tick."""
+        self._reconciles["ok" if is_well else "error"].inc()
+
+    def of_queue(self, queue_name: str, jobqueue: str) -> QueueMetrics:
+        """Return the series of one JobQueue, at zero.
+
+        Args:
+            queue_name: the queue.
+            jobqueue: as namespace/name.
+        """
+        return QueueMetrics(self._families, queue_name, jobqueue)
+
+
+class QueueMetrics:
+    """The series of one JobQueue."""
+
+    def __init__(self, families: Families, queue_name: str, jobqueue: str) -> None:
+        self._labels = (queue_name, jobqueue)
+        self._families: list[tuple[Counter | Gauge, list[tuple[str, ...]]]] = []
+
+        def gauge(name: str, values: tuple[str, ...] = ()) -> dict[str, Gauge]:
+            family = families.gauge(f"meshhook_scaler_{name}")
+            return self._series(family, values)
+
+        self._gauges = {name: gauge(name)[""] for name in _GAUGES}
+        self._recommended = gauge("recommended_replicas", tuple(each.value for each in Signal))
+        self._limited = gauge("limited", tuple(each.value for each in Limit))
+        self._scaled: dict[str, Counter] = self._series(
+            families.counter("meshhook_scaler_events_total"), _DIRECTIONS
+        )
+
+    def set(self, **values: float) -> None:
+        """Set gauges, by their names without `meshhook_scaler_`."""
+        for name, value in values.items():
+            self._gauges[name].set(value)
+
+    def scaled(self, direction: str) -> None:
+        """Count a change of the replicas: `up` or `down`."""
+        self._scaled[direction].inc()
+
+    def decided(self, decision: Decision) -> None:
+        """Take what a decision says."""
+        self._gauges["desired_replicas"].set(decision.desired_replicas)
+        for signal in Signal:
+            self._recommended[signal.value].set(decision.recommended.get(signal, 0))
+        for limit in Limit:
+            self._limited[limit.value].set(decision.limit is limit)
+
+    def remove(self) -> None:
+        """Take the series away: the JobQueue is gone."""
+        for family, series in self._families:
+            for labels in series:
+                family.remove(*labels)
+
+    def _series(self, family: Any, values: tuple[str, ...]) -> dict[str, Any]:
+        """Make a series for each value of the last label, or one, under no name, without it."""
+        labels: list[tuple[str, ...]] = [(*self._labels, value) for value in values]
+        labels = labels or [self._labels]
+        self._families.append((family, labels))
+        return dict(zip(values or ("",), (family.labels(*each) for each in labels), strict=True))

@@ -1,0 +1,350 @@
+"""All JobQueues: which are due, which database each is in, and one look a tick at each database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from meshhook.errors import MeshHookError
+from meshhook.observability.health import Check, check_loops
+from meshhook.observability.loggers import get_logger
+from meshhook.observability.loops import WatchedLoop
+from meshhook_operator.addresses import AddressBook, FoundAddress, SecretReference, reference_of
+from meshhook_operator.conflicts import Claims
+from meshhook_operator.controller import AT_ONCE, QueueController, Source
+from meshhook_operator.databases import DatabaseAddress, QueueDatabase
+from meshhook_operator.metrics import OperatorMetrics
+from meshhook_operator.problems import is_login_problem, problem_of
+from meshhook_operator.scaling import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from prometheus_client import CollectorRegistry
+
+    from meshhook_operator.cluster import Cluster
+    from meshhook_operator.conflicts import Conflict
+    from meshhook_operator.controller import Found
+    from meshhook_operator.deployments import DeploymentView
+    from meshhook_operator.jobqueue import JobQueue, ObjectKey
+
+_log = get_logger("meshhook_operator.operator")
+
+PARALLEL_STEPS = 16
+FAILURES_BEFORE_BACKOFF = 3
+MAX_BACKOFF_SECONDS = 30.0
+NEWLY_WAITING_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 10.0
+
+
+class Operator:
+    """Keeps every JobQueue that it is told of. `run` works until cancelled."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        registry: CollectorRegistry,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            cluster: the Kubernetes API.
+            registry: where its metrics go, and those of the queues.
+            clock: seconds since 1970.
+        """
+        self._cluster = cluster
+        self._registry = registry
+        self._metrics = OperatorMetrics(registry)
+        self._clock = clock
+        self._controllers: dict[ObjectKey, QueueController] = {}
+        self._scaling: dict[ObjectKey, list[QueueController]] = {}
+        self._autoscalers: Mapping[ObjectKey, Iterable[str]] = {}
+        self._addresses: AddressBook | None = None
+        self._databases: dict[DatabaseAddress, QueueDatabase] = {}
+        self._failures: dict[DatabaseAddress, int] = {}
+        self._ticking: Counter[DatabaseAddress] = Counter()
+        self._busy: set[ObjectKey] = set()
+        self._claims = Claims((), {})
+        self._waiting: set[ObjectKey] = set()
+        self._changed = asyncio.Event()
+        self._loop = WatchedLoop("operator")
+        self._is_watching = False
+
+    # --- Health --------------------------------------------------------------------------------
+
+    def liveness(self) -> list[Check]:
+        """Return whether the loop still turns, whatever the databases and the API server do."""
+        return check_loops([self._loop])
+
+    def readiness(self) -> list[Check]:
+        """Return whether the watches have begun."""
+        return [Check("watches", None if self._is_watching else "have not begun")]
+
+    def begin(self) -> None:
+        """Take note that the watches have begun."""
+        self._is_watching = True
+
+    # --- What the watches tell it --------------------------------------------------------------
+
+    def use_autoscalers(self, autoscalers: Mapping[ObjectKey, Iterable[str]]) -> None:
+        """Take the live index of HorizontalPodAutoscalers, by the Deployment that they scale."""
+        self._autoscalers = autoscalers
+
+    def see_jobqueue(self, jobqueue: JobQueue) -> None:
+        """Take a new or newer JobQueue."""
+        controller = self._controllers.get(jobqueue.key)
+        if controller is not None and controller.jobqueue.uid != jobqueue.uid:
+            self.lose_jobqueue(jobqueue.key)
+            controller = None
+        if controller is None:
+            self._controllers[jobqueue.key] = QueueController(
+                jobqueue,
+                cluster=self._cluster,
+                metrics=self._metrics,
+                find_conflict=self._find_conflict,
+                clock=self._clock,
+            )
+        else:
+            controller.update(jobqueue)
+        self._jobqueues_changed()
+
+    def lose_jobqueue(self, key: ObjectKey) -> None:
+        """Forget a JobQueue that is gone; Kubernetes deletes what it owns."""
+        controller = self._controllers.pop(key, None)
+        self._waiting.discard(key)
+        if controller is not None:
+            controller.close()
+            self._jobqueues_changed()
+
+    def see_deployment(self, key: ObjectKey, view: DeploymentView | None) -> None:
+        """Take a newer version of any Deployment; None means that it is gone."""
+        for controller in self._scaling.get(key, ()):
+            controller.see_deployment(view)
+            self._changed.set()
+
+    def _jobqueues_changed(self) -> None:
+        self._scaling = defaultdict(list)
+        for controller in self._controllers.values():
+            if (target := controller.jobqueue.deployment_key) is not None:
+                self._scaling[target].append(controller)
+        self._changed.set()
+
+    # --- The loop ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look at each queue when it is due, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._addresses = AddressBook(
+                    self._cluster, tasks, on_change=self._address_changed, clock=self._clock
+                )
+                while True:
+                    self._changed.clear()
+                    self._loop.turn()
+                    self._start_ticks(tasks, self._addresses)
+                    await self._pause()
+        finally:
+            for database in self._databases.values():
+                await database.close()
+            self._databases.clear()
+
+    def _start_ticks(self, tasks: asyncio.TaskGroup, addresses: AddressBook) -> None:
+        """Start one tick for each database that has queues which are due."""
+        now = self._clock()
+        entries = {
+            key: _entry(controller, addresses) for key, controller in self._controllers.items()
+        }
+        self._claims = Claims(
+            (
+                (controller.jobqueue, _address(entries[key]))
+                for key, controller in self._controllers.items()
+            ),
+            self._autoscalers,
+        )
+        due: dict[DatabaseAddress | None, dict[ObjectKey, _Turn]] = defaultdict(dict)
+        for key, controller in self._controllers.items():
+            entry = entries[key]
+            if entry is not None and controller.due_at <= now and key not in self._busy:
+                due[_address(entry)][key] = _Turn(controller, entry)
+        for address, turns in due.items():
+            self._busy.update(turns)
+            tasks.create_task(self._tick(address, turns), name=f"tick of {len(turns)} queues")
+        addresses.forget_all_but(
+            {
+                reference
+                for controller in self._controllers.values()
+                if (reference := reference_of(controller.jobqueue)) is not None
+            }
+        )
+        in_use = {address for entry in entries.values() if (address := _address(entry))}
+        for address in self._databases.keys() - in_use - self._ticking.keys():
+            self._failures.pop(address, None)
+            tasks.create_task(self._databases.pop(address).close(), name="close database")
+
+    async def _pause(self) -> None:
+        """Wait until something changes or falls due."""
+        now = self._clock()
+        # What is due and cannot start yet is taken up when what it waits for is done.
+        later = [each.due_at for each in self._controllers.values() if each.due_at > now]
+        due_in = min(later, default=now + LONGEST_PAUSE_SECONDS) - now
+        try:
+            async with asyncio.timeout(min(due_in, LONGEST_PAUSE_SECONDS)):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    async def _tick(
+        self, address: DatabaseAddress | None, turns: Mapping[ObjectKey, _Turn]
+    ) -> None:
+        """Look at the queues of one database that are due, and act on each."""
+        if address is not None:
+            self._ticking[address] += 1
+        try:
+            began_at = time.monotonic()
+            database = None if address is None else self._database(address)
+            found = await self._look(address, database, turns)
+            line = asyncio.Semaphore(PARALLEL_STEPS)
+            async with asyncio.TaskGroup() as steps:
+                for key, turn in turns.items():
+                    steps.create_task(
+                        self._step(line, turn, found[key], database), name=f"step {key}"
+                    )
+            self._metrics.tick_duration.observe_now(time.monotonic() - began_at)
+        except Exception:  # noqa: BLE001 - a fault of ours must not end the others' ticks
+            _log.exception("tick failed", queues=len(turns))
+            for turn in turns.values():
+                turn.controller.due_at = self._clock() + MAX_BACKOFF_SECONDS
+        finally:
+            self._busy.difference_update(turns)
+            if address is not None:
+                self._ticking[address] -= 1
+                self._ticking += Counter()  # drops what is at zero
+            self._changed.set()
+
+    async def _look(
+        self,
+        address: DatabaseAddress | None,
+        database: QueueDatabase | None,
+        turns: Mapping[ObjectKey, _Turn],
+    ) -> dict[ObjectKey, Found]:
+        """Read the demand of all these queues in one statement."""
+        if address is None or database is None:
+            nowhere = Failure(reason="InvalidSpec", message="the spec is not valid")
+            return {
+                key: turn.entry if isinstance(turn.entry, Failure) else nowhere
+                for key, turn in turns.items()
+            }
+        controllers = [turn.controller for turn in turns.values()]
+        try:
+            await database.listen(self._names_to_hear(address))
+            rows = await database.read_demand(
+                [controller.request() for controller in controllers],
+                waiting_seconds=2 * max(each.tick_seconds for each in controllers) + 5,
+            )
+        except MeshHookError as error:
+            return self._not_read(address, controllers, problem_of(error))
+        self._failures[address] = 0
+        return {key: rows[turn.controller.queue_name] for key, turn in turns.items()}
+
+    def _not_read(
+        self, address: DatabaseAddress, controllers: list[QueueController], failure: Failure
+    ) -> dict[ObjectKey, Found]:
+        self._failures[address] = self._failures.get(address, 0) + 1
+        if is_login_problem(failure) and self._addresses is not None:
+            for controller in controllers:
+                if reference := reference_of(controller.jobqueue):
+                    self._addresses.distrust(reference)
+        _log.warning(
+            "database not read",
+            reason=failure.reason,
+            error=failure.message,
+            queues=len(controllers),
+        )
+        return {controller.jobqueue.key: failure for controller in controllers}
+
+    async def _step(
+        self, line: asyncio.Semaphore, turn: _Turn, found: Found, database: QueueDatabase | None
+    ) -> None:
+        controller, entry = turn
+        checksum = entry.checksum if isinstance(entry, FoundAddress) else None
+        async with line:
+            began_at = time.monotonic()
+            is_well = await controller.step(found, Source(database, checksum))
+            self._metrics.reconcile_duration.observe_now(time.monotonic() - began_at)
+        self._metrics.reconciled(is_well=is_well)
+        self._space_out(controller, _address(entry))
+
+    def _space_out(self, controller: QueueController, address: DatabaseAddress | None) -> None:
+        """Look less often at a database that is away, and soon again at a queue that waits."""
+        now, key = self._clock(), controller.jobqueue.key
+        excess = self._failures.get(address, 0) - FAILURES_BEFORE_BACKOFF if address else 0
+        if excess > 0:
+            pause_seconds = min(MAX_BACKOFF_SECONDS, controller.tick_seconds * 2.0**excess)
+            controller.due_at = max(controller.due_at, now + pause_seconds)
+        if not controller.wants_wake_up:
+            self._waiting.discard(key)
+        elif key not in self._waiting:
+            # What is being sent right now may not have seen yet that somebody waits.
+            self._waiting.add(key)
+            controller.due_at = min(controller.due_at, now + NEWLY_WAITING_SECONDS)
+
+    # --- Databases -----------------------------------------------------------------------------
+
+    def _database(self, address: DatabaseAddress) -> QueueDatabase:
+        if address not in self._databases:
+            self._databases[address] = QueueDatabase(
+                address,
+                on_wake=lambda queue_name: self._wake(address, queue_name),
+                registry=self._registry,
+            )
+        return self._databases[address]
+
+    def _names_to_hear(self, address: DatabaseAddress) -> set[str]:
+        return {
+            controller.queue_name
+            for controller in self._controllers.values()
+            if controller.wants_wake_up and self._address_of(controller) == address
+        }
+
+    def _wake(self, address: DatabaseAddress, queue_name: str) -> None:
+        for controller in self._controllers.values():
+            is_it = controller.queue_name == queue_name and controller.wants_wake_up
+            if is_it and self._address_of(controller) == address:
+                controller.due_at = AT_ONCE
+                self._changed.set()
+
+    def _address_of(self, controller: QueueController) -> DatabaseAddress | None:
+        if self._addresses is None:
+            return None
+        return _address(_entry(controller, self._addresses))
+
+    def _address_changed(self, reference: SecretReference) -> None:
+        for controller in self._controllers.values():
+            if reference_of(controller.jobqueue) == reference:
+                controller.due_at = AT_ONCE
+        self._changed.set()
+
+    def _find_conflict(self, controller: QueueController) -> Conflict | None:
+        return self._claims.conflict_of(controller.jobqueue, self._address_of(controller))
+
+
+class _Turn(NamedTuple):
+    """A queue that is due, and what is known of the way to its database."""
+
+    controller: QueueController
+    entry: FoundAddress | Failure
+
+
+def _entry(controller: QueueController, addresses: AddressBook) -> FoundAddress | Failure | None:
+    reference = reference_of(controller.jobqueue)
+    if reference is None:
+        return Failure(reason="InvalidSpec", message="the spec is not valid")
+    return addresses.look_up(reference)
+
+
+def _address(entry: FoundAddress | Failure | None) -> DatabaseAddress | None:
+    return entry.address if isinstance(entry, FoundAddress) else None

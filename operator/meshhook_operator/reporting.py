@@ -1,0 +1,86 @@
+"""The status and the events of one JobQueue: written when there is something new to say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshhook.errors import MeshHookError
+from meshhook.observability.loggers import get_logger
+from meshhook_operator.status import READY, pending_patch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshhook_operator.cluster import Cluster
+    from meshhook_operator.fleet import Rescale
+    from meshhook_operator.jobqueue import JobQueue
+    from meshhook_operator.resources import Condition, JobQueueStatus
+
+_log = get_logger("meshhook_operator.reporting")
+
+SCALED_EVENT_SECONDS = 60.0
+
+
+class Reporter:
+    """Writes the status and the events of one JobQueue."""
+
+    def __init__(self, jobqueue: JobQueue, *, cluster: Cluster, clock: Callable[[], float]) -> None:
+        self._key = jobqueue.key
+        self._uid = jobqueue.uid
+        self._cluster = cluster
+        self._clock = clock
+        self.status: JobQueueStatus = jobqueue.status
+        """What was written last."""
+        self._wrote_at = float("-inf")
+        self._scaled_at: dict[str, float] = {}
+
+    async def write(self, status: JobQueueStatus) -> None:
+        """Write what is new in a status, now or when there is enough of it.
+
+        Raises:
+            ClusterError: if it cannot be written; the next call tries again.
+        """
+        now = self._clock()
+        patch = pending_patch(self.status, status, seconds_since_write=now - self._wrote_at)
+        if patch is None:
+            return
+        before, after = _ready(self.status), _ready(status)
+        await self._cluster.patch_status(self._key, patch)
+        self.status, self._wrote_at = status, now
+        if after is None:
+            return
+        if after.status == "False" and (
+            before is None or (before.status, before.reason) != (after.status, after.reason)
+        ):
+            await self.event(after.reason, after.message, is_warning=True)
+        elif before is not None and before.status == "False" and after.status == "True":
+            await self.event("Recovered", after.message)
+        elif after.reason != "Operating" and (before is None or before.reason != after.reason):
+            await self.event(after.reason, after.message, is_warning=True)
+
+    async def scaled(self, change: Rescale, message: str) -> None:
+        """Tell of a change of the replicas, once a minute and direction; of zero always."""
+        now = self._clock()
+        last = self._scaled_at.get(change.direction, float("-inf"))
+        if now - last < SCALED_EVENT_SECONDS and 0 not in change:
+            return
+        self._scaled_at[change.direction] = now
+        await self.event(
+            f"Scaled{change.direction.capitalize()}",
+            f"{change.before} to {change.after} replicas: {message}",
+        )
+
+    async def event(self, reason: str, message: str, *, is_warning: bool = False) -> None:
+        """Add an event; one that cannot be written is logged and left at that."""
+        try:
+            await self._cluster.create_event(
+                self._key, self._uid, is_warning=is_warning, reason=reason, message=message
+            )
+        except MeshHookError as error:
+            _log.warning(
+                "event not written", jobqueue=str(self._key), reason=reason, error=str(error)
+            )
+
+
+def _ready(status: JobQueueStatus) -> Condition | None:
+    return next((each for each in status.conditions if each.type == READY), None)

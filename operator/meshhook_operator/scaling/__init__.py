@@ -1,0 +1,28 @@
+"""How many workers a queue needs: pure decisions from what was read, with the time passed in.
+
+`decide` is called once a tick for each queue. It reads no clock, no database and no cluster.
+"""
+
+from meshhook_operator.scaling.decision import Decision, Estimates, Limit, Signal
+from meshhook_operator.scaling.observations import Failure, Fleet, Sample, WorkerReport
+from meshhook_operator.scaling.scaler import decide, lookahead_seconds
+from meshhook_operator.scaling.spec import ScalingSpec, StepLimit, default_tick_seconds
+from meshhook_operator.scaling.state import Learned, ScalerState
+
+__all__ = [
+    "Decision",
+    "Estimates",
+    "Failure",
+    "Fleet",
+    "Learned",
+    "Limit",
+    "Sample",
+    "ScalerState",
+    "ScalingSpec",
+    "Signal",
+    "StepLimit",
+    "WorkerReport",
+    "decide",
+    "default_tick_seconds",
+    "lookahead_seconds",
+]

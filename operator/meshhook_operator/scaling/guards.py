@@ -1,0 +1,128 @@
+"""Guard rails that remember: windows, step limits, and steps that gained nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshhook_operator.scaling.rates import Throughput
+    from meshhook_operator.scaling.spec import ScalingSpec, StepLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A number of replicas at a moment of the operator's clock."""
+
+    at: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeedWindow:
+    """What was needed lately; replicas go down only to the most of it."""
+
+    moments: tuple[Moment, ...] = ()
+
+    def add(self, replicas: int, now: float, window_seconds: float) -> NeedWindow:
+        """Note what is needed now, and forget what is older than the window."""
+        # A moment that no later one exceeds is all that can ever be the maximum.
+        kept = tuple(
+            m for m in self.moments if m.at > now - window_seconds and m.replicas > replicas
+        )
+        return NeedWindow((*kept, Moment(now, replicas)))
+
+    @property
+    def most(self) -> int:
+        """The most that was needed within the window."""
+        return self.moments[0].replicas
+
+    def falls_at(self, replicas: int, window_seconds: float) -> float:
+        """Return when the most falls below that many, if no more is needed until then."""
+        above = [moment.at for moment in self.moments if moment.replicas >= replicas]
+        return above[-1] + window_seconds if above else float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How many replicas there were at recent changes, for limits on the steps."""
+
+    moments: tuple[Moment, ...] = ()
+
+    def note(self, before: int, now: float, spec: ScalingSpec) -> Steps:
+        """Note how many there were before a change."""
+        limits = (spec.scale_up, spec.scale_down)
+        longest = max((limit.period_seconds for limit in limits if limit), default=0.0)
+        kept = tuple(moment for moment in self.moments if moment.at > now - longest)
+        return Steps((*kept, Moment(now, before)) if longest else ())
+
+    def highest(self, limit: StepLimit, replicas: int, now: float) -> int:
+        """Return up to how many may be asked for now."""
+        base = min((replicas, *self._within(limit, now)))
+        return max(replicas, base + limit.step(base))
+
+    def lowest(self, limit: StepLimit, replicas: int, now: float) -> int:
+        """Return down to how many it may go now."""
+        base = max((replicas, *self._within(limit, now)))
+        return min(replicas, max(0, base - limit.step(base)))
+
+    def _within(self, limit: StepLimit, now: float) -> list[int]:
+        return [m.replicas for m in self.moments if m.at > now - limit.period_seconds]
+
+
+SETTLED_TICKS = 2
+STRIKES = 2
+LEAST_GROWTH = 1.2
+LEAST_GAIN = 0.2
+HOLD_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """Whether more replicas finish more jobs.
+
+    Each time the fleet has grown by a fifth and then run full for two ticks, its throughput is
+    compared with that before. Two steps in a row that gained less than a fifth of what they should
+    have mean that something else is the bottleneck, such as a database that the jobs share. More
+    replicas would make that worse.
+    """
+
+    replicas: int = 0
+    """The last number of replicas whose throughput is known; 0: none."""
+    jobs_per_second: float = 0.0
+    seen: tuple[float, ...] = ()
+    """What the present number finished, tick by tick, while it ran full."""
+    seen_replicas: int = 0
+    strikes: int = 0
+    held_until: float | None = None
+
+    def observe(self, ready_replicas: int, seen: Throughput | None, now: float) -> Gain:
+        """Take what a fleet finished between two samples."""
+        if self.held_until is not None and now >= self.held_until:
+            return Gain()
+        if seen is None or not seen.is_saturated or not ready_replicas:
+            return replace(self, seen=(), seen_replicas=0)
+        if ready_replicas != self.seen_replicas:
+            # The first tick of a new number is a mixture of both.
+            return replace(self, seen=(), seen_replicas=ready_replicas)
+        rates = (*self.seen, seen.jobs_per_second)[-SETTLED_TICKS:]
+        if len(rates) < SETTLED_TICKS:
+            return replace(self, seen=rates)
+        return self._judge(ready_replicas, sum(rates) / len(rates), now)
+
+    def _judge(self, replicas: int, per_second: float, now: float) -> Gain:
+        known = replace(
+            self, replicas=replicas, jobs_per_second=per_second, seen=(), seen_replicas=replicas
+        )
+        if not self.replicas or replicas < self.replicas:
+            return replace(known, strikes=0)
+        if replicas < self.replicas * LEAST_GROWTH:
+            if replicas == self.replicas:
+                return known
+            return replace(self, seen=(), seen_replicas=replicas)
+        gained = per_second / self.jobs_per_second - 1.0
+        if gained >= LEAST_GAIN * (replicas / self.replicas - 1.0):
+            return replace(known, strikes=0, held_until=None)
+        strikes = self.strikes + 1
+        held = now + HOLD_SECONDS if strikes >= STRIKES else self.held_until
+        return replace(known, strikes=strikes, held_until=held)

@@ -1,0 +1,263 @@
+"""The decision of one tick: what was seen, what it calls for, and what the guard rails allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from meshhook_operator.scaling.decision import Decision, Estimates, Limit, Signal
+from meshhook_operator.scaling.observations import Failure
+from meshhook_operator.scaling.rates import throughput
+from meshhook_operator.scaling.targets import Demand, Targets, targets
+
+if TYPE_CHECKING:
+    from meshhook_operator.scaling.observations import Fleet, Sample
+    from meshhook_operator.scaling.spec import ScalingSpec
+    from meshhook_operator.scaling.state import ScalerState
+
+
+def lookahead_seconds(spec: ScalingSpec, state: ScalerState) -> float:
+    """Return how far ahead `Sample.due_soon` should count: until a pod asked for now is Ready."""
+    return state.lead.seconds + spec.tick_seconds
+
+
+def decide(
+    spec: ScalingSpec, sample: Sample | Failure, fleet: Fleet, state: ScalerState, now: float
+) -> tuple[Decision, ScalerState]:
+    """Return how many replicas a queue should have, and what to remember for the next tick.
+
+    It may be called at any moment, also between ticks, as when a message wakes an idle queue. The
+    replicas decided last count as the present ones, not what the Deployment says: when somebody
+    else changes them, the next decision puts them back.
+
+    Args:
+        spec: what the user asks for.
+        sample: the queue, read just now; a `Failure` if it could not be read. A sample that is not
+            newer than the last one counts as a failure.
+        fleet: the worker Deployment.
+        state: what `decide` returned last, or `ScalerState.begin`.
+        now: seconds of the operator's clock.
+    """
+    current = fleet.replicas if state.desired is None else state.desired
+    current = _within_limits(spec, current)
+    if isinstance(sample, Failure) or _is_stale(sample, state):
+        state = replace(state, seeing_since=None, failures=state.failures + 1)
+        choice = _blind(spec, state, current)
+    else:
+        state = _observe(sample, fleet, state, now)
+        demand = _demand(spec, sample, fleet, state)
+        wanted = targets(spec, demand)
+        tick = _Tick(spec, fleet, demand, wanted, current, now)
+        state, choice = tick.choose(state)
+    if fleet.paused or fleet.conflict:
+        return _untouched(fleet, choice, state)
+    if choice.replicas != current:
+        state = replace(state, steps=state.steps.note(current, now, spec))
+    lead = state.lead.ask(choice.replicas, now) if choice.replicas != current else state.lead
+    state = replace(state, desired=choice.replicas, lead=lead)
+    return _explain(choice, state), state
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    replicas: int
+    recommended: dict[Signal, int]
+    limit: Limit | None = None
+    next_scale_down_at: float | None = None
+
+
+def _within_limits(spec: ScalingSpec, replicas: int) -> int:
+    return max(spec.min_replicas, min(spec.max_replicas, replicas))
+
+
+def _is_stale(sample: Sample, state: ScalerState) -> bool:
+    return state.previous is not None and sample.sampled_at == state.previous.sampled_at
+
+
+def _blind(spec: ScalingSpec, state: ScalerState, current: int) -> _Choice:
+    fallback = 0
+    if spec.fallback_replicas is not None and state.failures >= spec.fallback_after_failures:
+        fallback = spec.fallback_replicas
+    replicas = max(current, _within_limits(spec, fallback))
+    recommended = dict.fromkeys(Signal, 0) | {Signal.FALLBACK: fallback}
+    return _Choice(replicas, recommended, Limit.SOURCE_UNAVAILABLE)
+
+
+def _observe(sample: Sample, fleet: Fleet, state: ScalerState, now: float) -> ScalerState:
+    before, ready_before = state.previous, state.ready_replicas
+    # The surge pods of a rollout are no capacity that stays.
+    ready = min(fleet.ready_replicas, fleet.replicas)
+    seen_state = replace(
+        state,
+        seeing_since=now if state.seeing_since is None else state.seeing_since,
+        failures=0,
+        previous=sample,
+        ready_replicas=ready,
+        backlog=float(sample.ready),
+        lead=state.lead.observe(ready, now),
+    )
+    if before is None or sample.sampled_at < before.sampled_at:
+        return seen_state
+    elapsed_seconds = sample.sampled_at - before.sampled_at
+    # A queue that was made anew counts from the start.
+    arrived = max(sample.enqueued_total - before.enqueued_total, 0)
+    is_steady = ready == ready_before and not fleet.rolling_out
+    seen = throughput(before, sample, ready if is_steady else None)
+    if sample.ready_is_capped:
+        finished = seen.jobs_per_second * elapsed_seconds if seen else 0.0
+        estimate = state.backlog + arrived - finished
+        seen_state = replace(seen_state, backlog=max(float(sample.ready), estimate))
+    return replace(
+        seen_state,
+        last_arrival_at=now if arrived else state.last_arrival_at,
+        arrivals=state.arrivals.observe(arrived, elapsed_seconds),
+        rate=state.rate.observe(seen) if seen else state.rate,
+        gain=state.gain if fleet.rolling_out else state.gain.observe(ready, seen, now),
+    )
+
+
+def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState) -> Demand:
+    slots = spec.concurrency
+    if slots is None:
+        slots = max((report.concurrency for report in sample.workers), default=None)
+    running = sample.leased
+    if slots is not None:
+        # Somebody may hold leases that no worker of ours will ever finish.
+        running = min(running, slots * max(fleet.replicas, 1))
+    return Demand(
+        ready=state.backlog,
+        lost=sample.lost,
+        due_soon=sample.due_soon,
+        running=running,
+        oldest_ready_seconds=sample.oldest_ready_seconds,
+        arrivals_per_second=state.arrivals.per_second,
+        ready_replicas=min(fleet.ready_replicas, fleet.replicas),
+        slots_a_replica=slots,
+        replica_jobs_per_second=state.rate.per_second,
+        lead_seconds=state.lead.seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    """The guard rails of one tick."""
+
+    spec: ScalingSpec
+    fleet: Fleet
+    demand: Demand
+    wanted: Targets
+    current: int
+    now: float
+
+    def choose(self, state: ScalerState) -> tuple[ScalerState, _Choice]:
+        spec, current = self.spec, self.current
+        up = max(self.wanted.up.values())
+        need = max(self.wanted.down, min(up, current))
+        need = _within_limits(spec, need)
+        needs = state.needs.add(need, self.now, spec.scale_down_window_seconds)
+        state = replace(state, needs=needs)
+        if up > current:
+            return state, self._up(state, up)
+        return state, self._down(state, need)
+
+    def _up(self, state: ScalerState, wanted: int) -> _Choice:
+        spec, current = self.spec, self.current
+        replicas, limit = wanted, None
+        if wanted > spec.max_replicas:
+            replicas, limit = spec.max_replicas, Limit.MAX_REPLICAS
+        if spec.scale_up is not None:
+            highest = state.steps.highest(spec.scale_up, current, self.now)
+            if replicas > highest:
+                replicas, limit = highest, Limit.SCALE_UP_LIMIT
+        if state.gain.held_until is not None and replicas > current > 0:
+            replicas, limit = current, Limit.NO_THROUGHPUT_GAIN
+        return _Choice(replicas, self.wanted.up, limit)
+
+    def _down(self, state: ScalerState, need: int) -> _Choice:
+        spec, current = self.spec, self.current
+        if need >= current:
+            floor = max(self.wanted.down, *self.wanted.up.values())
+            limit = Limit.MIN_REPLICAS if floor < current == spec.min_replicas else None
+            return _Choice(current, self.wanted.up, limit)
+        free_at, limit = self._free_at(state, current)
+        if self.now < free_at:
+            return _Choice(current, self.wanted.up, limit, next_scale_down_at=free_at)
+        if self.fleet.rolling_out:
+            return _Choice(current, self.wanted.up, Limit.ROLLOUT)
+        replicas, limit = max(state.needs.most, current // 2), None
+        if spec.scale_down is not None:
+            lowest = state.steps.lowest(spec.scale_down, current, self.now)
+            if replicas < lowest:
+                replicas, limit = lowest, Limit.SCALE_DOWN_LIMIT
+        zero_at = self._zero_at(state)
+        if replicas == 0 and self.now < zero_at:
+            return _Choice(1, self.wanted.up, Limit.COOLDOWN, next_scale_down_at=zero_at)
+        following = self.now + spec.tick_seconds if replicas > need else None
+        return _Choice(replicas, self.wanted.up, limit, next_scale_down_at=following)
+
+    def _free_at(self, state: ScalerState, current: int) -> tuple[float, Limit]:
+        window = self.spec.scale_down_window_seconds
+        since = self.now if state.seeing_since is None else state.seeing_since
+        falls_at = state.needs.falls_at(current, window)
+        return max((since + window, Limit.STARTING), (falls_at, Limit.SCALE_DOWN_WINDOW))
+
+    def _zero_at(self, state: ScalerState) -> float:
+        last = max(
+            self.fleet.created_at, state.started_at, state.last_arrival_at or state.started_at
+        )
+        return last + self.spec.cooldown_seconds
+
+
+def _untouched(fleet: Fleet, choice: _Choice, state: ScalerState) -> tuple[Decision, ScalerState]:
+    limit = Limit.CONFLICT if fleet.conflict else Limit.PAUSED
+    state = replace(state, desired=None, lead=replace(state.lead, asks=()))
+    choice = _Choice(fleet.replicas, choice.recommended, limit)
+    decision = _explain(choice, state)
+    return replace(decision, may_write=False, message=fleet.conflict or decision.message), state
+
+
+SENTENCES = {
+    Limit.MAX_REPLICAS: "The maximum is reached; the signals call for more.",
+    Limit.MIN_REPLICAS: "The minimum is kept; the signals call for fewer.",
+    Limit.SCALE_UP_LIMIT: "The limit on steps up is reached; the signals call for more.",
+    Limit.SCALE_DOWN_LIMIT: "The limit on steps down is reached; the signals call for fewer.",
+    Limit.SCALE_DOWN_WINDOW: "Fewer are needed now; more were needed within the window.",
+    Limit.COOLDOWN: "Nothing is left to do; the last replica stays for the cooldown.",
+    Limit.ROLLOUT: "Fewer are needed now; nothing is scaled down during a rollout.",
+    Limit.STARTING: "Fewer are needed now; nothing is scaled down before a whole window was seen.",
+    Limit.SOURCE_UNAVAILABLE: "The queue cannot be read; nothing is scaled down.",
+    Limit.NO_THROUGHPUT_GAIN: (
+        "The last steps up did not finish more jobs: something else is the bottleneck, such as a "
+        "database or a service that the jobs share. The signals call for more."
+    ),
+    Limit.PAUSED: "The scaling is paused.",
+    Limit.CONFLICT: "Somebody else scales the Deployment.",
+}
+ASKS_FOR_MORE = frozenset({Limit.MAX_REPLICAS, Limit.SCALE_UP_LIMIT, Limit.NO_THROUGHPUT_GAIN})
+
+
+def _explain(choice: _Choice, state: ScalerState) -> Decision:
+    signal = max(choice.recommended, key=choice.recommended.__getitem__)
+    leading = signal if choice.recommended[signal] else None
+    if choice.limit is not None:
+        message = SENTENCES[choice.limit]
+    elif leading is None:
+        message = "Nothing is left to do."
+    else:
+        message = f"The signal {leading} calls for the most."
+    return Decision(
+        desired_replicas=choice.replicas,
+        recommended=choice.recommended,
+        signal=leading,
+        limit=choice.limit,
+        message=message,
+        scaling_limited=choice.limit in ASKS_FOR_MORE,
+        next_scale_down_at=choice.next_scale_down_at,
+        estimates=Estimates(
+            arrivals_per_second=state.arrivals.per_second,
+            replica_jobs_per_second=state.rate.per_second,
+            lead_seconds=state.lead.seconds,
+            backlog=round(state.backlog),
+        ),
+        learned=state.learned,
+    )

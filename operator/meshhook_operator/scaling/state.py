@@ -1,0 +1,72 @@
+"""What the scaler remembers from one tick to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from meshhook_operator.scaling.guards import Gain, NeedWindow, Steps
+from meshhook_operator.scaling.rates import ArrivalRate, LeadTime, ReplicaRate
+
+if TYPE_CHECKING:
+    from meshhook_operator.scaling.observations import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What took a while to measure and is worth keeping over a restart."""
+
+    replica_jobs_per_second: float | None = None
+    """What one busy replica finishes; None if it was never measured."""
+    lead_seconds: float | None = None
+    """From asking for a pod to its being Ready; None if it was never measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalerState:
+    """The memory of one queue's scaler. Opaque to callers: pass back what `decide` returned."""
+
+    started_at: float
+    """When this operator began to look at the queue, on its own clock."""
+    seeing_since: float | None = None
+    """Since when every read succeeded; None while they fail."""
+    failures: int = 0
+    desired: int | None = None
+    """The last decision; None before the first, and while nothing may be written."""
+    previous: Sample | None = None
+    ready_replicas: int | None = None
+    backlog: float = 0.0
+    last_arrival_at: float | None = None
+    arrivals: ArrivalRate = field(default_factory=ArrivalRate)
+    rate: ReplicaRate = field(default_factory=ReplicaRate)
+    lead: LeadTime = field(default_factory=LeadTime)
+    needs: NeedWindow = field(default_factory=NeedWindow)
+    steps: Steps = field(default_factory=Steps)
+    gain: Gain = field(default_factory=Gain)
+
+    @classmethod
+    def begin(cls, now: float, learned: Learned | None = None) -> ScalerState:
+        """Return the memory of a scaler that has seen nothing yet.
+
+        Nothing is scaled down until a scale-down window has passed, and nothing goes to zero until
+        a cooldown has: an operator that was restarted cannot know what it missed.
+
+        Args:
+            now: seconds of the operator's clock.
+            learned: what the last operator had learned, if it is known.
+        """
+        learned = learned or Learned()
+        return cls(
+            started_at=now,
+            rate=ReplicaRate.learned(learned.replica_jobs_per_second),
+            lead=LeadTime.learned(learned.lead_seconds),
+        )
+
+    @property
+    def learned(self) -> Learned:
+        """What is worth keeping, in two digits."""
+        rate = self.rate.per_second
+        return Learned(
+            replica_jobs_per_second=None if rate is None else float(f"{rate:.2g}"),
+            lead_seconds=float(f"{self.lead.seconds:.2g}") if self.lead.measured else None,
+        )

@@ -1,0 +1,54 @@
+"""Settings of the operator, from environment variables such as `MESHHOOK_OPERATOR_NAMESPACES`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from meshhook.errors import InvalidSettingError
+
+_PREFIX = "MESHHOOK_"
+
+
+class OperatorSettings(BaseSettings):
+    """What the operator reads from the environment; every name starts with `MESHHOOK_`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    operator_namespaces: Annotated[
+        str, Field(pattern=r"^\s*([a-z0-9-]+\s*(,\s*[a-z0-9-]+\s*)*)?$")
+    ] = ""
+    """The namespaces to serve, parted by commas. Default: empty, the whole cluster."""
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
+    """Where /metrics, /healthz and /readyz are served; 0 takes a free port and logs it.
+    Default 9464."""
+    metrics_address: str = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet come from elsewhere
+    """The address that this port is opened on; `::` is all of IPv6 and IPv4. Default 0.0.0.0."""
+    log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
+    """`json`, `console`, or `auto`: console on a terminal. Default auto."""
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    """The lowest level that is logged: debug, info, warning or error. Default info."""
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The namespaces to serve; none means the whole cluster."""
+        return [name.strip() for name in self.operator_namespaces.split(",") if name.strip()]
+
+
+def load_operator_settings() -> OperatorSettings:
+    """Read the settings from the environment.
+
+    Raises:
+        InvalidSettingError: naming the variable, the value received and the rule.
+    """
+    try:
+        return OperatorSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = _PREFIX + str(first["loc"][0]).upper()
+        message = f"environment variable {variable}={first['input']!r}: {first['msg']}"
+        raise InvalidSettingError(message) from None

@@ -1,0 +1,98 @@
+"""Objects that tests make: JobQueues and what belongs to them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from support.cluster.api import Api, Object
+
+OPERATOR = Path(__file__).parents[3] / "operator"
+SECRET = "database"
+
+
+def job_queue(name: str = "emails", **spec: Any) -> Object:
+    """Return a JobQueue that ticks every second, and with these fields of its spec besides.
+
+    Args:
+        name: its name, and that of its queue.
+        spec: replaces fields of the spec; None takes a field away. What is given for `scaling`
+            and `worker` is added to what is there.
+    """
+    scaling = {"minReplicas": 1, "maxReplicas": 10, "tickSeconds": 1}
+    found: Object = {
+        "queueName": name,
+        "database": {"secretRef": {"name": SECRET}},
+        "worker": {"image": "none:1", "handler": "tests:handle", "concurrency": 10},
+        "scaling": scaling | spec.pop("scaling", {}),
+    }
+    if spec.get("worker"):
+        found["worker"] |= spec.pop("worker")
+    found |= spec
+    return {
+        "kind": "JobQueue",
+        "metadata": {"name": name},
+        "spec": {key: value for key, value in found.items() if value is not None},
+    }
+
+
+def database_secret(url: str, name: str = SECRET) -> Object:
+    """Return a Secret with the URL of a database."""
+    return {"kind": "Secret", "metadata": {"name": name}, "stringData": {"uri": url}}
+
+
+def deployment(
+    name: str, *, replicas: int | None = 1, pod: Mapping[str, Any] | None = None
+) -> Object:
+    """Return a Deployment of somebody else's making.
+
+    Args:
+        name: its name, and the value of the label `app` that it selects.
+        replicas: left out if it is None.
+        pod: added to the spec of its pods.
+    """
+    labels = {"app": name}
+    spec: Object = {
+        "selector": {"matchLabels": labels},
+        "template": {
+            "metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "main", "image": "none:1"}]} | dict(pod or {}),
+        },
+    }
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return {"kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+
+
+def custom_resource_definition() -> Object:
+    """Return the definition of JobQueues, as it is installed."""
+    (file,) = (OPERATOR / "crds").glob("*.yaml")
+    found: Object = yaml.safe_load(file.read_text())
+    return found
+
+
+def operator_rules() -> list[Object]:
+    """Return what the operator may do."""
+    found: list[Object] = yaml.safe_load((OPERATOR / "rbac.yaml").read_text())["rules"]
+    return found
+
+
+async def grant(api: Api, account: str, rules: list[Object], *, cluster_wide: bool = False) -> None:
+    """Make a service account with exactly these rules, in the namespace of `api` or everywhere."""
+    await api.create({"kind": "ServiceAccount", "metadata": {"name": account}})
+    name = f"{api.namespace}-{account}" if cluster_wide else account
+    prefix = "Cluster" if cluster_wide else ""
+    role = f"{prefix}Role"
+    await api.create({"kind": role, "metadata": {"name": name}, "rules": copy.deepcopy(rules)})
+    await api.create(
+        {
+            "kind": f"{role}Binding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": api.namespace}],
+        }
+    )
