@@ -6,13 +6,16 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import NoReturn
 
+import asyncpg
 import pytest
 
 from support.cluster.api import Api, ApiError
 from support.cluster.control_plane import ControlPlane, obstacle
-from support.cluster.objects import custom_resource_definition
+from support.cluster.objects import custom_resource_definition, database_secret
+from support.cluster.operator_process import OperatorProcess, operator_kubeconfig
 from support.cluster.programs import CONTROL_PLANE, ProgramsMissingError, build, missing
 from support.databases import server_directory
 from support.waiting import eventually
@@ -42,6 +45,16 @@ def _refuse(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def administrator(control_plane: ControlPlane, namespace: str) -> Api:
+    """Return the requests of an administrator."""
+    return Api(
+        control_plane.url,
+        token=control_plane.admin_token,
+        certificate=control_plane.certificate,
+        namespace=namespace,
+    )
+
+
 @pytest.fixture(scope="session")
 def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
     """A control plane with one node, for all tests."""
@@ -56,12 +69,7 @@ def job_queues_are_known(control_plane: ControlPlane) -> None:
     """The API server knows JobQueues."""
 
     async def install() -> None:
-        async with Api(
-            control_plane.url,
-            token=control_plane.admin_token,
-            certificate=control_plane.certificate,
-            namespace="default",
-        ) as api:
+        async with administrator(control_plane, "default") as api:
             await api.apply(custom_resource_definition())
             await eventually(lambda: _serves_job_queues(api), timeout=60)
 
@@ -79,12 +87,52 @@ async def _serves_job_queues(api: Api) -> bool:
 @pytest.fixture
 async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
     """An administrator's requests, for a namespace that this test has for itself."""
-    async with Api(
-        control_plane.url,
-        token=control_plane.admin_token,
-        certificate=control_plane.certificate,
-        namespace=f"test-{secrets.token_hex(4)}",
-    ) as api:
+    async with administrator(control_plane, f"test-{secrets.token_hex(4)}") as api:
         await api.create({"kind": "Namespace", "metadata": {"name": api.namespace}})
         yield api
         await api.delete("Namespace", api.namespace)
+
+
+@pytest.fixture(scope="module")
+def operator(
+    control_plane: ControlPlane,
+    job_queues_are_known: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[OperatorProcess]:
+    """An operator for all namespaces, shared by the tests of a module: none may disturb it."""
+    directory = tmp_path_factory.mktemp("operator")
+    namespace = f"operator-{secrets.token_hex(4)}"
+
+    async def install() -> Path:
+        async with administrator(control_plane, namespace) as api:
+            await api.create({"kind": "Namespace", "metadata": {"name": namespace}})
+            return await operator_kubeconfig(api, control_plane, directory, cluster_wide=True)
+
+    async def uninstall() -> None:
+        async with administrator(control_plane, namespace) as api:
+            await api.delete("Namespace", namespace)
+
+    process = OperatorProcess(
+        kubeconfig=asyncio.run(install()), directory=directory, namespace=None
+    )
+    process.start()
+    try:
+        yield process
+    finally:
+        process.stop()
+        asyncio.run(uninstall())
+
+
+@pytest.fixture
+async def database(api: Api, database_url: str) -> str:
+    """A migrated database of this test; a Secret in its namespace has its URL."""
+    await api.create(database_secret(database_url))
+    return database_url
+
+
+@pytest.fixture
+async def sql(database: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection to `database`."""
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()

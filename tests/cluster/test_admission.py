@@ -105,7 +105,7 @@ async def test_long_names_are_refused(api: Api):
     """A name that is too long for the label of a pod is refused at once."""
     manifest = job_queue()
     manifest["metadata"]["name"] = "e" * 60
-    assert "metadata.name" in await refusal(api, manifest)
+    assert "at most 52 characters" in await refusal(api, manifest)
 
 
 async def test_the_longest_names_are_taken(api: Api):

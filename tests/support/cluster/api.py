@@ -122,9 +122,14 @@ class Api:
             data=None if body is None else json.dumps(body),
             headers={"Content-Type": content_type},
         ) as response:
-            answer: Object = await response.json(content_type=None)
+            text = await response.text()
             if response.status >= 400:
-                raise ApiError(response.status, answer)
+                # Before a kind is served, its path is answered in plain text.
+                is_status = response.content_type == "application/json"
+                raise ApiError(
+                    response.status, json.loads(text) if is_status else {"message": text}
+                )
+            answer: Object = json.loads(text)
             return answer
 
     async def create(self, manifest: Mapping[str, Any], *, strict: bool = True) -> Object:

@@ -65,6 +65,11 @@ class Component:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_status(self) -> int | None:
+        """The status with which it ended last; negative: the signal that ended it."""
+        return None if self._process is None else self._process.poll()
+
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start it; nothing happens if it runs.
 
@@ -90,14 +95,14 @@ class Component:
 
     def stop(self, *, seconds: float = STOP_SECONDS) -> None:
         """Ask it to end, and kill it if it has not after `seconds`."""
-        if self._process is None:
+        if not self.running:
             return
+        assert self._process is not None
         self._process.terminate()
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-        self._process = None
 
     def kill(self) -> None:
         """Kill it at once, as a crash would, and wait until it is gone."""

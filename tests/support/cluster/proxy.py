@@ -69,17 +69,24 @@ class Proxy:
         """Go on after `stall`."""
         self._flowing.set()
 
+    def forget(self) -> None:
+        """Stall the connections of now for ever; later ones work. So do firewalls."""
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        flowing = self._flowing
         self._tasks.add(task)
         self.connections += 1
         try:
             target_reader, target_writer = await asyncio.open_connection(*self._target)
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._pump(reader, target_writer))
-                    group.create_task(self._pump(target_reader, writer))
+                    group.create_task(self._pump(reader, target_writer, flowing))
+                    group.create_task(self._pump(target_reader, writer, flowing))
             finally:
                 target_writer.transport.abort()
         except* (OSError, asyncio.CancelledError):
@@ -88,9 +95,12 @@ class Proxy:
             writer.transport.abort()
             self._tasks.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    @staticmethod
+    async def _pump(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
         while data := await reader.read(65536):
-            await self._flowing.wait()
+            await flowing.wait()
             writer.write(data)
             await writer.drain()
         with contextlib.suppress(OSError, NotImplementedError, RuntimeError):

@@ -1,0 +1,367 @@
+"""Workers follow the queue: up, down, to zero and back, and what must not move them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from support.cluster.api import Api
+from support.cluster.objects import deployment, job_queue
+from support.cluster.operator_process import OperatorProcess
+from support.cluster.views import JobQueueView
+from support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+Connection = asyncpg.Connection[asyncpg.Record]
+
+QUICK: dict[str, Any] = {"scaleDown": {"windowSeconds": 1}, "cooldownSeconds": 1}
+"""Scales down as soon as it can."""
+
+
+async def ready_job_queue(api: Api, **spec: Any) -> JobQueueView:
+    """Make a JobQueue, and wait until it is ready."""
+    await api.create(job_queue(**spec))
+    deployment = spec["deploymentRef"]["name"] if "deploymentRef" in spec else "emails-worker"
+    view = JobQueueView(api, deployment=deployment)
+    await view.until_condition("Ready", "True")
+    return view
+
+
+async def send(sql: Connection, count: int, *, delay_seconds: int = 0) -> None:
+    """Send messages to the queue, all at once."""
+    await sql.execute(
+        "select pgmq.send_batch('emails', array_fill('{}'::jsonb, array[$1::int]), $2::int)",
+        count,
+        delay_seconds,
+    )
+
+
+async def ticks(operator: OperatorProcess, count: int) -> None:
+    """Wait until the operator has looked so many times more."""
+    name = "meshhook_operator_tick_duration_seconds_count"
+    start = operator.metric(name) or 0
+    await eventually(
+        lambda: (operator.metric(name) or 0) >= start + count, 30 + count, message=f"{count} ticks"
+    )
+
+
+async def replicas_over_time(view: JobQueueView, until: int) -> list[int]:
+    """Return the replicas that the Deployment had, one after another, up to `until`."""
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for _, found in view.api.watch("Deployment"):
+            replicas = found["spec"]["replicas"]
+            if found["metadata"]["name"] == view.deployment and seen[-1:] != [replicas]:
+                seen.append(replicas)
+            if seen[-1:] == [until]:
+                return
+
+    await asyncio.wait_for(follow(), 60)
+    return seen
+
+
+async def test_a_backlog_calls_for_workers(api: Api, database: str, sql: Connection):
+    """80 ready messages at a targetLength of 10 make 8 workers, and the status says why."""
+    view = await ready_job_queue(api)
+    await send(sql, 80)
+    await view.until_replicas(8)
+    await view.until_ready_replicas(8)
+
+    async def is_told() -> bool:
+        status = await view.status()
+        return bool(status["desiredReplicas"] == 8 and status["queue"]["ready"] == 80)
+
+    await eventually(is_told)
+    status = await view.status()
+    assert status["scaling"]["signals"]["backlog"] == 8
+    assert "backlog" in status["scaling"]["message"]
+    assert status["lastScaleTime"]
+
+
+async def test_a_scale_up_is_an_event(api: Api, database: str, sql: Connection):
+    """`kubectl describe` shows from how many to how many, and why."""
+    view = await ready_job_queue(api)
+    await send(sql, 50)
+    await view.until_replicas(5)
+
+    async def is_told() -> bool:
+        return any("1 to 5" in event["note"] for event in await view.events())
+
+    await eventually(is_told)
+
+
+async def test_never_more_than_the_maximum(api: Api, database: str, sql: Connection):
+    """A backlog for 100 workers makes as many as are allowed, and ScalingLimited says so."""
+    view = await ready_job_queue(api)
+    await send(sql, 1000)
+    await view.until_replicas(10)
+    await view.until_condition("ScalingLimited", "True", reason="MaxReplicas")
+
+
+async def test_a_drained_queue_goes_down_to_the_minimum(api: Api, database: str, sql: Connection):
+    """Without messages the workers go, down to minReplicas."""
+    view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 2})
+    await send(sql, 60)
+    await view.until_replicas(6)
+    await sql.execute("select pgmq.purge_queue('emails')")
+    await view.until_replicas(2)
+
+
+async def test_down_in_steps(api: Api, database: str, sql: Connection):
+    """Eight workers of an empty queue go in steps, never all at once (KEDA 7770)."""
+    view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
+    await send(sql, 80)
+    await view.until_replicas(8)
+    watching = asyncio.create_task(replicas_over_time(view, until=0))
+    await sql.execute("select pgmq.purge_queue('emails')")
+    seen = await watching
+    steps = [replicas for replicas in seen if replicas not in {0, 8}]
+    assert len(steps) >= 2
+    assert seen == sorted(seen, reverse=True)
+
+
+async def test_from_zero_at_the_first_message(api: Api, database: str, sql: Connection):
+    """A message to a queue without workers wakes it at once, long before the next tick."""
+    view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0, "tickSeconds": 60})
+    await view.until_replicas(0)
+    await view.until_condition("Active", "False", reason="ScaledToZero")
+
+    async def waits() -> bool:
+        waiting = await sql.fetchval("select last_value from meshhook.waiting_emails")
+        return bool(waiting > 0)
+
+    await eventually(waits)
+    await send(sql, 1)
+    await view.until_replicas(1)
+
+    async def has_pod() -> bool:
+        return len(await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")) == 1
+
+    await eventually(has_pod)
+
+
+async def test_a_message_that_runs_keeps_its_worker(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """One leased message for ten minutes, nothing ready: one worker stays (KEDA 1663, 356)."""
+    view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
+    await send(sql, 1)
+    await view.until_replicas(1)
+    msg_id = await sql.fetchval("select msg_id from pgmq.read('emails', 600, 1)")
+    await ticks(operator, 6)
+    assert await view.replicas() == 1
+    await sql.execute("select pgmq.delete('emails', $1::bigint)", msg_id)
+    await view.until_replicas(0)
+
+
+async def test_a_scheduled_message_wakes_ahead(api: Api, database: str, sql: Connection):
+    """Workers are there before a scheduled message falls due."""
+    view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
+    await view.until_replicas(0)
+    await send(sql, 1, delay_seconds=12)
+    await view.until_replicas(1)
+    assert await sql.fetchval("select count(*) from pgmq.q_emails where vt > now()") == 1
+
+
+@pytest.mark.parametrize("moment", ["9999-01-01", "infinity"])
+async def test_a_far_future_stops_nothing(api: Api, database: str, sql: Connection, moment: str):
+    """A message for the end of time calls for no worker, and others are served as ever."""
+    view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
+    await send(sql, 1)
+    await sql.execute("update pgmq.q_emails set vt = $1::text::timestamptz", moment)
+    await view.until_replicas(0)
+    await send(sql, 30)
+    await view.until_replicas(3)
+    assert (await view.condition("Ready"))["status"] == "True"
+
+
+async def test_pending_pods_count(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """Pods that find no node are waited for; no more are asked for (KEDA 1323)."""
+    view = await ready_job_queue(
+        api, scaling={"maxReplicas": 50}, worker={"nodeSelector": {"no": "node"}}
+    )
+    await send(sql, 100)
+    await view.until_replicas(10)
+    await ticks(operator, 10)
+    assert await view.replicas() == 10
+
+
+async def test_two_on_one_deployment(api: Api, database: str, sql: Connection):
+    """Of two JobQueues with one target the younger yields and says to whom (KEDA 3755)."""
+    await api.create(deployment("shared"))
+    view = await ready_job_queue(api, worker=None, deploymentRef={"name": "shared"})
+    second = job_queue("letters", worker=None, deploymentRef={"name": "shared"})
+    second["spec"]["scaling"]["minReplicas"] = 7
+    await asyncio.sleep(1.1)  # ages are told apart by the second
+    await api.create(second)
+    other = JobQueueView(api, name="letters", deployment="shared")
+    condition = await other.until_condition("Ready", "False", reason="Conflict")
+    assert "emails" in condition["message"]
+    assert await view.replicas() == 1
+    assert (await view.condition("Ready"))["status"] == "True"
+    await api.delete("JobQueue", "emails")
+    await other.until_replicas(7)
+
+
+async def test_beside_an_autoscaler(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """With an HPA on the target nothing is written until the HPA is gone (KEDA 3755)."""
+    await api.create(deployment("shared", replicas=2))
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shared"}
+    await api.create(
+        {
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "hpa"},
+            "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 2},
+        }
+    )
+    await api.create(
+        job_queue(worker=None, deploymentRef={"name": "shared"}, scaling={"minReplicas": 5})
+    )
+    view = JobQueueView(api, deployment="shared")
+    condition = await view.until_condition("Ready", "False", reason="Conflict")
+    assert "'hpa'" in condition["message"]
+    await ticks(operator, 3)
+    assert await view.replicas() == 2
+    await api.delete("HorizontalPodAutoscaler", "hpa")
+    await view.until_replicas(5)
+
+
+async def test_a_rollout_does_not_distort(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """Pods that a rollout adds for a while change no decision (Kubernetes 84142)."""
+    view = await ready_job_queue(api, scaling={"scaleDown": {"windowSeconds": 60}})
+    await send(sql, 50)
+    await view.until_replicas(5)
+    await view.until_ready_replicas(5)
+    await api.patch("JobQueue", "emails", {"spec": {"worker": {"image": "none:2"}}})
+
+    async def rolled_out() -> bool:
+        found = await api.get("Deployment", "emails-worker")
+        status = found["status"]
+        return bool(
+            found["spec"]["template"]["spec"]["containers"][0]["image"] == "none:2"
+            and status.get("updatedReplicas") == status.get("readyReplicas") == 5
+            and status["replicas"] == 5
+        )
+
+    await eventually(rolled_out, 30)
+    await ticks(operator, 3)
+    assert await view.replicas() == 5
+
+
+async def test_replicas_set_by_others(api: Api, database: str, sql: Connection):
+    """Replicas that a GitOps tool applies are put back, and it is named (KEDA 5572)."""
+    await api.create(deployment("shared", replicas=None))
+    view = await ready_job_queue(
+        api, worker=None, deploymentRef={"name": "shared"}, scaling={"minReplicas": 3}
+    )
+    await view.until_replicas(3)
+    await api.apply(deployment("shared", replicas=1), manager="argocd", force=True)
+    await view.until_replicas(3)
+
+    async def is_named() -> bool:
+        found = await view.condition("Ready")
+        return "argocd" in found["message"] or any(
+            "argocd" in event["note"] for event in await view.events()
+        )
+
+    await eventually(is_named)
+
+
+async def test_idle_pods_go_first(api: Api, database: str, sql: Connection):
+    """Of four pods the one that runs a job stays when three have to go."""
+    view = await ready_job_queue(api, scaling=QUICK)
+    await send(sql, 40)
+    await view.until_replicas(4)
+    await view.until_ready_replicas(4)
+    pods = await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")
+    names = [pod["metadata"]["name"] for pod in pods]
+    busy = names[0]
+    for name in names:
+        await sql.execute(
+            "insert into meshhook.workers (queue, worker, host, concurrency, running, processed,"
+            " busy_seconds, seen_at) values ('emails', $1, $1, 10, $2, 0, 0,"
+            " now() + interval '10 minutes')",
+            name,
+            int(name == busy),
+        )
+    await sql.execute("select pgmq.purge_queue('emails')")
+    await send(sql, 1)
+    await sql.execute("select pgmq.read('emails', 600, 1)")
+    await view.until_replicas(1)
+
+    async def one_is_left() -> list[str]:
+        left = [
+            pod["metadata"]["name"]
+            for pod in await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")
+            if "deletionTimestamp" not in pod["metadata"]
+        ]
+        assert len(left) == 1, left
+        return left
+
+    assert await eventually(one_is_left, 30) == [busy]
+
+
+async def test_a_paused_queue_is_not_scaled(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """While the queue is paused the workers stay as many as they are; then they follow again."""
+    view = await ready_job_queue(api, scaling=QUICK)
+    await sql.execute("update meshhook.queue_config set paused = true")
+    await view.until_condition("Paused", "True")
+    await send(sql, 50)
+    await ticks(operator, 3)
+    assert await view.replicas() == 1
+    await sql.execute("update meshhook.queue_config set paused = false")
+    await view.until_replicas(5)
+
+
+async def test_nothing_is_written_while_nothing_changes(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """Ten looks at steady queues write no status (KEDA 7998, 6955)."""
+    for name in ("emails", "letters", "pages"):
+        await api.create(job_queue(name))
+    views = [
+        JobQueueView(api, name=name, deployment=f"{name}-worker")
+        for name in ("emails", "letters", "pages")
+    ]
+    for view in views:
+        await view.until_condition("Active", "True")
+
+    async def versions() -> list[str]:
+        found = await api.list("JobQueue")
+        return [each["metadata"]["resourceVersion"] for each in found]
+
+    async def is_quiet() -> bool:
+        before = await versions()
+        await ticks(operator, 3)
+        return await versions() == before
+
+    await eventually(is_quiet, 30)
+    before = await versions()
+    await ticks(operator, 10)
+    assert await versions() == before
+
+
+async def test_series_come_and_go(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """A JobQueue's metrics are there with its first decision, and vanish with it."""
+    view = await ready_job_queue(api)
+    labels = {"queue": "emails", "jobqueue": f"{api.namespace}/emails"}
+    await eventually(lambda: operator.metric("meshhook_scaler_desired_replicas", **labels) == 1)
+    await eventually(lambda: operator.metric("meshhook_scaler_ready", **labels) == 1)
+    assert operator.metric("meshhook_scaler_events_total", direction="up", **labels) == 0
+    await api.delete("JobQueue", view.name)
+    await eventually(lambda: operator.metric("meshhook_scaler_desired_replicas", **labels) is None)

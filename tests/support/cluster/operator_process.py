@@ -1,0 +1,145 @@
+"""The operator as a process of its own, with the rights of a service account and no others."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from support.cluster.api import Api, Object
+from support.cluster.components import Component, free_port
+from support.cluster.control_plane import ControlPlane
+from support.cluster.objects import grant, operator_rules
+
+READY_SECONDS = 60
+ACCOUNT = "operator"
+
+
+class OperatorProcess:
+    """`python -m meshhook_operator`, which can be killed and started again.
+
+    Attributes:
+        log: the file with what it logs.
+    """
+
+    def __init__(self, *, kubeconfig: Path, directory: Path, namespace: str | None) -> None:
+        """Describe it; nothing runs yet.
+
+        Args:
+            kubeconfig: who it is, and where the API server is.
+            directory: for its log.
+            namespace: the one that it serves; None means all.
+        """
+        self._port = free_port()
+        self._environment = {
+            "KUBECONFIG": str(kubeconfig),
+            "MESHHOOK_OPERATOR_HTTP_PORT": str(self._port),
+            "MESHHOOK_OPERATOR_HTTP_HOST": "127.0.0.1",
+            "MESHHOOK_OPERATOR_NAMESPACE": namespace or "",
+        }
+        self.log = directory / f"operator-{secrets.token_hex(4)}.log"
+        self._component = Component(
+            "the operator",
+            [sys.executable, "-m", "meshhook_operator"],
+            log=self.log,
+            directory=directory,
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether the process runs."""
+        return self._component.running
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._component.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """The status with which it ended last; negative: the signal that ended it."""
+        return self._component.exit_status
+
+    def start(self) -> None:
+        """Start it, and wait until it says that it is ready."""
+        self._component.start(self._environment)
+        self._component.wait_until(self._is_ready, seconds=READY_SECONDS)
+
+    def stop(self) -> None:
+        """Ask it to end, as Kubernetes does, and wait until it has."""
+        self._component.stop(seconds=20)
+
+    def kill(self) -> None:
+        """Kill it, as a lost node would."""
+        self._component.kill()
+
+    def metrics(self) -> str:
+        """Return its metrics, as Prometheus would read them."""
+        return self._get("/metrics")
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """Return a value from its metrics, or None if there is no such series."""
+        return metric_value(self.metrics(), name, **labels)
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            self._get("/readyz")
+            return True
+        return False
+
+    def _get(self, path: str) -> str:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{self._port}{path}", timeout=5) as response:
+            text: str = response.read().decode()
+            return text
+
+
+def metric_value(text: str, name: str, **labels: str) -> float | None:
+    """Return a value from metrics in Prometheus' text format, or None if there is no such series.
+
+    Args:
+        text: the metrics.
+        name: of the metric.
+        labels: those that the series must have; it may have others.
+    """
+    for line in text.splitlines():
+        match = re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line)
+        if match is None:
+            continue
+        found = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match[1] or ""))
+        if labels.items() <= found.items():
+            return float(match[2])
+    return None
+
+
+async def operator_kubeconfig(
+    api: Api,
+    control_plane: ControlPlane,
+    directory: Path,
+    *,
+    rules: list[Object] | None = None,
+    cluster_wide: bool = False,
+    url: str | None = None,
+) -> Path:
+    """Make the operator's service account and its rights, and return a kubeconfig for it.
+
+    Args:
+        api: an administrator, and the namespace of the account.
+        control_plane: where.
+        directory: for the file.
+        rules: what it may do; by default what is installed.
+        cluster_wide: whether it may do so in all namespaces.
+        url: the address of a proxy before the API server.
+    """
+    granted = operator_rules() if rules is None else rules
+    await grant(api, ACCOUNT, granted, cluster_wide=cluster_wide)
+    return control_plane.write_kubeconfig(
+        directory / f"{api.namespace}.kubeconfig",
+        token=await api.token_of(ACCOUNT),
+        namespace=api.namespace,
+        url=url,
+    )

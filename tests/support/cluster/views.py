@@ -1,0 +1,85 @@
+"""What a test asks of the objects in its namespace, to wait for an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from support.cluster.api import Api, Object
+from support.waiting import eventually
+
+TIMEOUT_SECONDS = 30.0
+"""Enough for a loaded machine; nothing waits for so long that works."""
+
+
+@dataclass(frozen=True)
+class JobQueueView:
+    """A JobQueue and its Deployment, as the API server has them at each call."""
+
+    api: Api
+    name: str = "emails"
+    deployment: str = "emails-worker"
+
+    async def status(self) -> Object:
+        """Return the status; empty if there is none yet."""
+        status: Object = (await self.api.get("JobQueue", self.name)).get("status", {})
+        return status
+
+    async def condition(self, kind: str) -> Object:
+        """Return a condition of the status; empty if there is none of that type yet."""
+        found = (await self.status()).get("conditions", [])
+        return next((each for each in found if each["type"] == kind), {})
+
+    async def replicas(self) -> int | None:
+        """Return how many replicas the Deployment should have; None if there is no Deployment."""
+        found = await self.api.find("Deployment", self.deployment)
+        return None if found is None else found["spec"]["replicas"]
+
+    async def ready_replicas(self) -> int:
+        """Return how many of them are ready."""
+        found = await self.api.find("Deployment", self.deployment)
+        return 0 if found is None else found.get("status", {}).get("readyReplicas", 0)
+
+    async def until_condition(
+        self,
+        kind: str,
+        status: str,
+        *,
+        reason: str | None = None,
+        timeout: float = TIMEOUT_SECONDS,  # noqa: ASYNC109 - passed on
+    ) -> Object:
+        """Wait until a condition has a status, and a reason if one is given; return it."""
+
+        async def holds() -> Object | None:
+            found = await self.condition(kind)
+            assert found.get("status") == status, found
+            assert reason in {None, found.get("reason")}, found
+            return found
+
+        found: Object = await eventually(holds, timeout, message=f"{kind}={status}/{reason}")
+        return found
+
+    async def until_replicas(self, replicas: int, *, timeout: float = TIMEOUT_SECONDS) -> None:  # noqa: ASYNC109 - passed on
+        """Wait until the Deployment should have so many replicas."""
+
+        async def holds() -> bool:
+            found = await self.replicas()
+            assert found == replicas, f"{found} replicas; {await self.status()}"
+            return True
+
+        await eventually(holds, timeout, message=f"{replicas} replicas")
+
+    async def until_ready_replicas(self, replicas: int) -> None:
+        """Wait until so many replicas are ready."""
+
+        async def holds() -> bool:
+            return await self.ready_replicas() == replicas
+
+        await eventually(holds, TIMEOUT_SECONDS, message=f"{replicas} ready replicas")
+
+    async def events(self) -> list[Object]:
+        """Return the events about the JobQueue."""
+        return [
+            event
+            for event in await self.api.list("Event")
+            if event["regarding"]["name"] == self.name and event["regarding"]["kind"] == "JobQueue"
+        ]
