@@ -26,6 +26,16 @@ app.kubernetes.io/part-of: meshhook
 {{- end }}
 {{- end }}
 
+{{- /* The labels of a pod: none that change with the chart's version alone. */}}
+{{- define "meshhook.podLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/part-of: meshhook
+{{ include "meshhook.selector" . }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "meshhook.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "meshhook.name" $root }}
