@@ -50,7 +50,7 @@ def test_the_operators_rights_are_the_operators():
 
 def test_the_dashboards_are_grafanas():
     """Each file of grafana/dashboards is in a ConfigMap of its own, byte for byte."""
-    found = {}
+    found: dict[str, str] = {}
     for each in select(render(), "ConfigMap"):
         if each["metadata"]["labels"].get("grafana_dashboard") == "1":
             found |= each["data"]

@@ -16,7 +16,13 @@ IGNORED = {
     "container-image-pull-policy": "images have fixed tags; image.pullPolicy can be Always",
     "container-ephemeral-storage-request-and-limit": "the root is read-only; volumes have a limit",
     "container-resources": "a limit of cpu would throttle; test_pod_security.py checks the others",
-    "pod-probes": "liveness and readiness of a database are both: its port is open",
+    "deployment-replicas": "a second operator would have nothing to do",
+    "deployment-strategy": "an operator ends before the next one starts, so that one decides",
+    "networkpolicy-targets-pod": "the operator makes the pods of the workers",
+    "pod-networkpolicy": "nobody knows where your databases are; networkPolicy.operatorEgress",
+    "pod-probes-identical": "a database is alive and ready by the same sign: its open port",
+    "pod-topology-spread-constraints": "there is one pod of each kind",
+    "statefulset-has-servicename": "one pod needs no name of its own, but an address that stays",
 }
 KINDS = {"CustomResourceDefinition", "JobQueue"}  # kube-score takes them for something else
 

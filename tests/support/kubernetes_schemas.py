@@ -82,10 +82,15 @@ def _strict(schema: Any) -> Any:
         return [_strict(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {key: _strict(value) for key, value in schema.items()}
+    found = {}
+    for key, value in schema.items():
+        # The names in a table of properties may be words of JSON schemas too.
+        is_table = key in {"properties", "definitions"} and isinstance(value, dict)
+        found[key] = (
+            {name: _strict(part) for name, part in value.items()} if is_table else _strict(value)
+        )
     is_open = found.pop("x-kubernetes-preserve-unknown-fields", False)
-    # A field may be called `properties` too; then it is a schema itself, and not a table of them.
-    if isinstance(found.get("properties"), dict) and found.get("type") == "object":
+    if "properties" in found:
         found.setdefault("additionalProperties", bool(is_open))
     if found.pop("x-kubernetes-int-or-string", False):
         found.pop("type", None)
