@@ -75,7 +75,7 @@ def test_without_values_everything_to_start_with_is_there(defaults):
         "ServiceAccount",
         "StatefulSet",
     }
-    assert {kind for kind, hook in kinds if hook} == {"ConfigMap", "JobQueue", "Pod"}
+    assert {kind for kind, hook in kinds if hook} == {"JobQueue", "Pod"}
 
 
 def test_objects_are_in_the_namespace_of_the_release(defaults):
@@ -565,13 +565,15 @@ def test_dashboards_can_be_labelled_or_left_out():
     """monitoring.dashboards sets labels and annotations of the ConfigMaps, or leaves them out."""
     dashboards = {"labels": {"grafana_dashboard": None, "board": "yes"}, "annotations": {"f": "x"}}
     objects = render({"monitoring": {"dashboards": dashboards}})
-    found = [each for each in select(objects, "ConfigMap") if not is_hook(each)]
+    found = [
+        each for each in select(objects, "ConfigMap") if "-dashboard-" in str(each["metadata"])
+    ]
     assert found
     for each in found:
         assert each["metadata"]["labels"]["board"] == "yes"
         assert annotations(each) | {"f": "x"} == annotations(each)
     off = render({"monitoring": {"dashboards": {"enabled": False}}})
-    assert [each for each in select(off, "ConfigMap") if not is_hook(each)] == []
+    assert [each["metadata"]["name"] for each in select(off, "ConfigMap")] == [f"{NAME}-test"]
 
 
 # --- The rest ------------------------------------------------------------------------------------
