@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -80,7 +81,10 @@ class SendBuffer:
         self._pending.append((body, headers, delay_seconds, future))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(
-                self._send_pending(), name=f"meshhook-send-{self._queue_name}"
+                self._send_pending(),
+                name=f"meshhook-send-{self._queue_name}",
+                # Not the caller's: it sends for others as well.
+                context=Context(),
             )
         return await future
 

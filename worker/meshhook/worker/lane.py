@@ -13,6 +13,7 @@ from meshhook.database import Database
 from meshhook.errors import DatabaseError
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WatchedLoop
+from meshhook.observability.tracing import AttemptTracer, ProducerTrace
 from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
 from meshhook.worker.claiming import Claimer
@@ -24,6 +25,8 @@ from meshhook.worker.settling import Settled, Settler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from opentelemetry.trace import Tracer
 
     from meshhook.jobs import Job
     from meshhook.queue_config import QueueConfig
@@ -52,6 +55,10 @@ class Shared:
     """Says whether the worker is stopping."""
     stall_seconds: float
     """How long a loop may take for a turn."""
+    tracer: Tracer | None
+    """Makes spans; None: there are none."""
+    producer_trace: ProducerTrace
+    """How an attempt's trace belongs to that of its producer."""
     leases_loop: WatchedLoop
     """The loop that keeps the leases of all queues."""
     claims_line: asyncio.Lock
@@ -104,6 +111,7 @@ class Lane:
             worker_name=shared.worker_name,
             on_settled=self._on_settled,
             metrics=metrics,
+            tracer=shared.tracer,
             loop=settler_loop,
         )
         self.runner = Runner(
@@ -114,6 +122,7 @@ class Lane:
             settings=self._settings,
             leases=self._leases,
             metrics=metrics,
+            tracer=self._attempt_tracer(),
             on_ended=self.settler.put,
             on_released=self.release_soon,
             share=share,
@@ -236,6 +245,14 @@ class Lane:
         if releasing:
             await asyncio.wait(releasing)
 
+    def _attempt_tracer(self) -> AttemptTracer | None:
+        shared = self._shared
+        if shared.tracer is None:
+            return None
+        return AttemptTracer(
+            shared.tracer, self.queue_name, shared.worker_name, shared.producer_trace
+        )
+
     def _settings(self) -> QueueConfig:
         return self.config
 
@@ -298,6 +315,7 @@ class Lane:
                 msg_id=settlement.msg_id,
                 attempt=settlement.attempt,
                 outcome=str(settlement.outcome),
+                **({"trace_id": settlement.trace_id} if settlement.trace_id else {}),
             )
         self._leases.discard(
             (settlement.msg_id, settlement.attempt)

@@ -16,6 +16,7 @@ from meshhook.names import CONFIG_CHANNEL, wake_channel
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
+from meshhook.observability.tracing import ProducerTrace, TracerFinder
 from meshhook.observability.worker_metrics import WorkerMetrics
 from meshhook.worker.assignments import assignments
 from meshhook.worker.connections import WorkerConnection
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     import asyncpg
+    from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
 _log = get_logger("meshhook.worker")
@@ -63,6 +65,8 @@ class Worker:
         registry: CollectorRegistry | None = None,
         name: str | None = None,
         stall_seconds: float = STALL_SECONDS,
+        tracer_provider: TracerProvider | None = None,
+        producer_trace: ProducerTrace | str = ProducerTrace.LINK,
     ) -> None:
         """Take what it works on.
 
@@ -84,6 +88,10 @@ class Worker:
             stall_seconds: how long a loop of the worker may take for a turn until `liveness`
                 says that it has stalled, 10 to 86400. Nothing turns while a handler blocks the
                 event loop. Default 60.
+            tracer_provider: makes the spans of the attempts. Default: the global one of
+                OpenTelemetry, if one is set when the worker starts; else there are no spans.
+            producer_trace: `link`: an attempt is a trace of its own, linked to the one that its
+                job was enqueued in; `parent`: it goes on in that one. Default link.
 
         Raises:
             InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming the argument.
@@ -100,6 +108,12 @@ class Worker:
         self._concurrency = concurrency
         self._grace_seconds = float(grace_seconds)
         self._stall_seconds = float(stall_seconds)
+        if producer_trace not in list(ProducerTrace):
+            raise InvalidSettingError(
+                f"producer_trace is {' or '.join(ProducerTrace)}, got {producer_trace!r}"
+            )
+        self._producer_trace = ProducerTrace(producer_trace)
+        self._tracer_provider = tracer_provider
         self._pooled = pooled
         self._metrics = {each: WorkerMetrics(each, registry) for each in self.queue_names}
         self._tallies = {each: Tally() for each in self.queue_names}
@@ -257,6 +271,8 @@ class Worker:
             listens=not self._pooled,
             is_draining=self._stop_requested.is_set,
             stall_seconds=self._stall_seconds,
+            tracer=TracerFinder(self._tracer_provider).find(),
+            producer_trace=self._producer_trace,
             leases_loop=WatchedLoop("leases", stall_seconds=self._stall_seconds),
             claims_line=asyncio.Lock(),
             all_ended=partial(all_ended, lanes),
