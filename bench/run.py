@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from document import check_document, write_document
 from lines import lines
-from plan import FULL, QUICK, SUBJECTS, TINY, ModePlan, modes
+from plan import SUBJECTS, ModePlan, modes
 from progress import Steps
 from rich.console import Console
 from runner import BENCH, FORMAT, ProbeError, Report, Run, prepare
+from sizes import FULL, QUICK, TINY
 from tables import show
 
 from meshhook.embedded import EmbeddedPostgres

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 import asyncpg
 from environments import EnvironmentUnavailableError, prepare_environment, read_pins
 from machine import OtherUse, describe_machine, describe_settings, describe_versions, is_quiet
-from plan import ModePlan, Size, SubjectPlan
+from plan import ModePlan, SubjectPlan
+from sizes import Size
 from summary import Round, summarize
 
 if TYPE_CHECKING:
@@ -222,12 +223,10 @@ class Run:
             if number >= self._rounds_of(plan):
                 continue
             try:
-                found = await self._mode(bench, plan, order, number)
+                self._taken[plan.mode].append(await self._mode(bench, plan, order, number))
             except TimeUpError:
-                self._skipped.append(plan.mode)
-                continue
-            self._taken[plan.mode].append(found)
-            if number == self._rounds_of(plan) - 1:
+                self._skipped.append(f"{plan.mode} in round {number + 1}")
+            if number == self._rounds_of(plan) - 1 and self._taken[plan.mode]:
                 self._on_mode(self._result(plan), self._described)
 
     async def _mode(
