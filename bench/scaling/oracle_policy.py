@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from world import World
 
 LOOK_SECONDS = 3
-LEAD_SECONDS = 12
-MARGIN = 0.9
-SPARE = 1.03
+LEAD_SECONDS = 8
+MARGIN = 0.85
+SPARE = 1.02
 """Replicas do not run at exactly their mean rate."""
 
 
@@ -38,7 +38,9 @@ def _plan(world: World) -> list[int]:
     arrivals = _work(world)
     wait = max(2, int(world.target_age_seconds * MARGIN) - 1)
     total = sum(arrivals)
-    high = [0, *accumulate(arrivals), *[total] * wait]
+    # A moment of idleness is no reason to change.
+    idle = wait // 8 + 1
+    high = [0, *[*accumulate(arrivals)][idle:], *[total] * (wait + idle)]
     low = [0] * (wait + 1) + [*accumulate(arrivals)]
     rates = [REPLICA_RATE * world.speed(t) / SPARE for t in range(len(high))]
     work = [0.0, *accumulate(rates)]

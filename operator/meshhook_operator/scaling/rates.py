@@ -56,9 +56,8 @@ class Sent:
         """Take a sample, and forget what is older than that age."""
         now, total = sample.sampled_at, sample.enqueued_total
         kept = [m for m in self.moments if now - age_seconds <= m[0] < now and m[1] <= total]
-        # Moments closer to each other than this say the same.
-        apart = age_seconds / KEPT_AGES
-        if len(kept) >= 2 and kept[-1][0] - kept[-2][0] < apart:
+        # The last two may be so close to each other that they say the same.
+        if kept[1:] and kept[-1][0] - kept[-2][0] < age_seconds / KEPT_AGES:
             kept.pop()
         return Sent((*kept, (now, total)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.decision import Decision, Estimates, Limit, Signal
@@ -76,12 +77,15 @@ def _is_stale(sample: Sample, state: ScalerState) -> bool:
 
 
 def _blind(spec: ScalingSpec, state: ScalerState, current: int) -> _Choice:
-    fallback = 0
+    """Hold what is there, and no less than what arrived last needs for as long as it may take."""
+    recommended = dict.fromkeys(Signal, 0)
+    rate = state.rate.per_second
+    if rate is not None:
+        recommended[Signal.ARRIVALS] = ceil(state.arrivals.per_second / rate)
     if spec.fallback_replicas is not None and state.failures >= spec.fallback_after_failures:
-        fallback = spec.fallback_replicas
-    replicas = max(current, _within_limits(spec, fallback))
-    recommended = dict.fromkeys(Signal, 0) | {Signal.FALLBACK: fallback}
-    return _Choice(replicas, recommended, Limit.SOURCE_UNAVAILABLE)
+        recommended[Signal.FALLBACK] = spec.fallback_replicas
+    wanted = _within_limits(spec, max(recommended.values()))
+    return _Choice(max(current, wanted), recommended, Limit.SOURCE_UNAVAILABLE)
 
 
 def _observe(

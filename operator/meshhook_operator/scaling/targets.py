@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from meshhook_operator.scaling.spec import ScalingSpec
 
 STANDING_SHARE = 0.6
-LOW_SHARE = 0.4
+"""So much of the target age may wait in front of full replicas."""
+LOW_SHARE = 0.5
+"""A replica is let go when one fewer would leave no more than so much of that."""
 LATE_SHARE = 0.8
+"""Replicas that stay start everything within this share of the target age."""
 SHORTEST_SHARE = 0.25
+"""What is about to be late is caught up within this share of the target age."""
 LONG_RUNS = 4.0
 """Few jobs run so many times longer than the mean."""
 ROUNDING = 1e-9
@@ -103,41 +107,31 @@ def _by_length(spec: ScalingSpec, demand: Demand) -> tuple[dict[Signal, int], in
 
 def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[Signal, int], int]:
     age, tick, lead = spec.target_age_seconds, spec.tick_seconds, demand.lead_seconds
-    horizon = lead + 2 * tick
     shortest = SHORTEST_SHARE * age
+    horizon = lead + 2 * tick
+    # What stands must not be late before pods that are found missing now are Ready.
+    standing = min(STANDING_SHARE * age, max(age - horizon, shortest))
     arriving = demand.arrivals_per_second * horizon
     served = rate * demand.ready_replicas * lead
     growth = demand.arrivals_per_second * lead - served
 
-    def balance(waiting: float, standing: float) -> float:
-        return (waiting + arriving) / (rate * (standing * age + horizon))
+    def balance(waiting: float, standing_seconds: float) -> int:
+        replica_seconds = (max(0.0, waiting) + arriving) / rate
+        return _whole(replica_seconds / (standing_seconds + horizon))
 
-    def in_time(waiting: float) -> float:
-        return waiting / (rate * max(age - lead - tick, shortest))
-
-    waiting = max(0.0, demand.ready + growth)
-    with_due = max(0.0, demand.ready + demand.due_soon + growth)
-    late = max(
-        (
-            (still - served) / max(age - old - lead - tick, shortest)
-            for old, still in demand.waiting
-        ),
-        default=0.0,
+    late = (
+        (still - served) / max(age - old - lead - tick, shortest) for old, still in demand.waiting
     )
+    due = (still / max(LATE_SHARE * age - old, shortest) for old, still in demand.waiting)
+    with_due = demand.ready + demand.due_soon
     up = {
-        Signal.BACKLOG: _whole(in_time(waiting)),
-        Signal.DEADLINE: _whole(late / rate),
-        Signal.ARRIVALS: _whole(balance(waiting, STANDING_SHARE)),
-        Signal.SCHEDULED: _whole(max(balance(with_due, STANDING_SHARE), in_time(with_due)))
-        if demand.due_soon
-        else 0,
+        Signal.BACKLOG: _whole(demand.ready / (rate * standing)),
+        Signal.DEADLINE: _whole(max(late, default=0.0) / rate),
+        Signal.ARRIVALS: balance(demand.ready + growth, standing),
+        Signal.SCHEDULED: balance(with_due + growth, standing) if demand.due_soon else 0,
     }
-    here = demand.ready + demand.due_soon
-    due = max(
-        (still / max(LATE_SHARE * age - old, shortest) for old, still in demand.waiting),
-        default=0.0,
-    )
-    return up, _whole(max(balance(here, LOW_SHARE), due / rate))
+    down = max(balance(with_due, LOW_SHARE * standing), _whole(max(due, default=0.0) / rate))
+    return up, down
 
 
 def _whole(replicas: float) -> int:
