@@ -103,7 +103,7 @@ def target(context: typer.Context, *, or_embedded: bool = False) -> Iterator[Tar
         InvalidSettingError: naming an environment variable that is wrong.
     """
     settings = load_settings()
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     secret = settings.database_url
     url = None if secret is None else secret.get_secret_value().strip()
     if program_options(context).embedded or (or_embedded and not url):
@@ -133,7 +133,8 @@ def with_database(
         return asyncio.run(run(found))
 
 
-def _log_to_stderr(settings: Settings) -> None:
+def log_to_stderr(settings: Settings) -> None:
+    """Let what the library logs go to standard error, as the settings say."""
     from meshhook.observability.logs import configure_logging
 
     configure_logging(settings.log_format, settings.log_level)
