@@ -11,13 +11,16 @@ from itertools import accumulate
 from math import ceil, floor
 from typing import TYPE_CHECKING
 
-from world import REPLICA_RATE
+from world import ATTEMPTS, LEASE_SECONDS, REPLICA_RATE, RESTART_SECONDS, SLOTS
 
 if TYPE_CHECKING:
     from world import World
 
-LEAD_SECONDS = 12
-MARGIN = 0.9
+LOOK_SECONDS = 3
+LEAD_SECONDS = 8
+MARGIN = 0.85
+SPARE = 1.02
+"""Replicas do not run at exactly their mean rate."""
 
 
 class Oracle:
@@ -31,43 +34,55 @@ class Oracle:
 
 
 def _plan(world: World) -> list[int]:
-    arrivals = world.trace.arrivals
+    """Whole replicas, changed only when the string must bend by one."""
+    arrivals = _work(world)
     wait = max(2, int(world.target_age_seconds * MARGIN) - 1)
-    arrived = [0, *accumulate(arrivals), *[sum(arrivals)] * wait]
-    due = [0] * (wait + 1) + [0, *accumulate(arrivals)][1:]
-    seconds = len(due)
-    arrived = (arrived + [arrived[-1]] * seconds)[:seconds]
-    work = [0.0, *accumulate(REPLICA_RATE * world.speed(t) for t in range(seconds))]
-    corners = _taut(work[:seconds], due, arrived)
+    total = sum(arrivals)
+    # A moment of idleness is no reason to change.
+    idle = wait // 8 + 1
+    high = [0, *[*accumulate(arrivals)][idle:], *[total] * (wait + idle)]
+    low = [0] * (wait + 1) + [*accumulate(arrivals)]
+    rates = [REPLICA_RATE * world.speed(t) / SPARE for t in range(len(high))]
+    work = [0.0, *accumulate(rates)]
     plan: list[int] = []
-    for (start, low), (end, high) in zip(corners, corners[1:], strict=False):
-        slope = (high - low) / (work[end] - work[start])
-        few, length = floor(slope + 1e-9), end - start
-        many = ceil((slope - few) * length - 1e-9)
-        plan += [few + 1] * many + [few] * (length - many)
+    served, replicas = 0.0, 0
+    for t in range(len(low) - 1):
+        if t % LOOK_SECONDS == 0 or not low[t + 1] <= served + replicas * rates[t] <= high[t + 1]:
+            slope = _slope(t, served, work, low, high)
+            if slope >= replicas + 1 or served + replicas * rates[t] < low[t + 1]:
+                replicas = ceil(slope - 1e-9)
+            elif slope <= replicas - 1 or served + replicas * rates[t] > high[t + 1]:
+                replicas = floor(slope + 1e-9)
+        served = min(served + replicas * rates[t], float(high[t + 1]))
+        plan.append(replicas)
     return plan
 
 
-def _taut(x: list[float], low: list[int], high: list[int]) -> list[tuple[int, float]]:
-    corners = [(0, 0.0)]
-    last = len(x) - 1
-    while corners[-1][0] < last:
-        start, y = corners[-1]
-        steepest, flattest = float("-inf"), float("inf")
-        at_steepest = at_flattest = start
-        corner = (last, float(low[last]))
-        for i in range(start + 1, last + 1):
-            up = (low[i] - y) / (x[i] - x[start])
-            down = (high[i] - y) / (x[i] - x[start])
-            if up > flattest:
-                corner = (at_flattest, float(high[at_flattest]))
-                break
-            if down < steepest:
-                corner = (at_steepest, float(low[at_steepest]))
-                break
-            if up >= steepest:
-                steepest, at_steepest = up, i
-            if down <= flattest:
-                flattest, at_flattest = down, i
-        corners.append(corner)
-    return corners
+def _slope(start: int, served: float, work: list[float], low: list[int], high: list[int]) -> float:
+    """Return the slope of the string where it leaves that point."""
+    steepest, flattest = float("-inf"), float("inf")
+    for t in range(start + 1, len(low)):
+        length = work[t] - work[start]
+        rise, fall = (low[t] - served) / length, (high[t] - served) / length
+        if rise > flattest:
+            return flattest
+        if fall < steepest:
+            return steepest
+        steepest, flattest = max(steepest, rise), min(flattest, fall)
+    return max(steepest, 0.0)
+
+
+def _work(world: World) -> list[int]:
+    """What arrives, retries and the cost of crashes included."""
+    trace = world.trace
+    work = [*trace.arrivals, *[0] * 600]
+    for second, count in enumerate(trace.arrivals):
+        if trace.failing and second in trace.failing:
+            for delay in (1, 3, 7, 15):
+                work[second + delay] += count // 10
+    for second in trace.poison:
+        work[second + LEASE_SECONDS] += SLOTS * (SLOTS - 1)
+        for attempt in range(ATTEMPTS):
+            lost = SLOTS + round(REPLICA_RATE * RESTART_SECONDS)
+            work[second + LEASE_SECONDS * attempt] += lost
+    return work

@@ -70,7 +70,9 @@ class Steps:
         return [m.replicas for m in self.moments if m.at > now - limit.period_seconds]
 
 
-SETTLED_TICKS = 2
+SETTLING_SECONDS = 10.0
+"""So long after its size changed, what a fleet finishes still says something of the old size."""
+SEEN_SECONDS = 10.0
 STRIKES = 2
 LEAST_GROWTH = 1.2
 LEAST_GAIN = 0.2
@@ -81,18 +83,21 @@ HOLD_SECONDS = 300.0
 class Gain:
     """Whether more replicas finish more jobs.
 
-    Each time the fleet has grown by a fifth and then run full for two ticks, its throughput is
+    Each time the fleet has grown by a fifth and has then run full for a while, its throughput is
     compared with that before. Two steps in a row that gained less than a fifth of what they should
     have mean that something else is the bottleneck, such as a database that the jobs share. More
     replicas would make that worse.
     """
 
-    replicas: int = 0
+    known_replicas: int = 0
     """The last number of replicas whose throughput is known; 0: none."""
-    jobs_per_second: float = 0.0
-    seen: tuple[float, ...] = ()
-    """What the present number finished, tick by tick, while it ran full."""
-    seen_replicas: int = 0
+    known_jobs_per_second: float = 0.0
+    replicas: int = 0
+    """The present number."""
+    since: float = 0.0
+    """When the number last changed, or the fleet last ran idle."""
+    rates: tuple[float, ...] = ()
+    """What a replica has finished since the fleet settled."""
     strikes: int = 0
     held_until: float | None = None
 
@@ -100,29 +105,27 @@ class Gain:
         """Take what a fleet finished between two samples."""
         if self.held_until is not None and now >= self.held_until:
             return Gain()
-        if seen is None or not seen.is_saturated or not ready_replicas:
-            return replace(self, seen=(), seen_replicas=0)
-        if ready_replicas != self.seen_replicas:
-            # The first tick of a new number is a mixture of both.
-            return replace(self, seen=(), seen_replicas=ready_replicas)
-        rates = (*self.seen, seen.jobs_per_second)[-SETTLED_TICKS:]
-        if len(rates) < SETTLED_TICKS:
-            return replace(self, seen=rates)
-        return self._judge(ready_replicas, sum(rates) / len(rates), now)
+        if ready_replicas != self.replicas or (seen is not None and not seen.is_saturated):
+            return replace(self, replicas=ready_replicas, since=now, rates=())
+        settled_at = self.since + SETTLING_SECONDS
+        if seen is None or not ready_replicas or now < settled_at:
+            return self
+        rates = (*self.rates, seen.replica_jobs_per_second)
+        if now < settled_at + SEEN_SECONDS:
+            return replace(self, rates=rates)
+        return self._judge(ready_replicas * sum(rates) / len(rates), now)
 
-    def _judge(self, replicas: int, per_second: float, now: float) -> Gain:
-        known = replace(
-            self, replicas=replicas, jobs_per_second=per_second, seen=(), seen_replicas=replicas
-        )
-        if not self.replicas or replicas < self.replicas:
-            return replace(known, strikes=0)
-        if replicas < self.replicas * LEAST_GROWTH:
-            if replicas == self.replicas:
-                return known
-            return replace(self, seen=(), seen_replicas=replicas)
-        gained = per_second / self.jobs_per_second - 1.0
-        if gained >= LEAST_GAIN * (replicas / self.replicas - 1.0):
+    def _judge(self, jobs_per_second: float, now: float) -> Gain:
+        growth = self.replicas / self.known_replicas if self.known_replicas else 0.0
+        anew = replace(self, since=now - SETTLING_SECONDS, rates=())
+        if 1.0 < growth < LEAST_GROWTH:
+            return anew
+        known = replace(anew, known_replicas=self.replicas, known_jobs_per_second=jobs_per_second)
+        if growth == 1.0:
+            return known
+        gained = jobs_per_second / self.known_jobs_per_second - 1.0 if growth else 0.0
+        if growth < 1.0 or gained >= LEAST_GAIN * (growth - 1.0):
             return replace(known, strikes=0, held_until=None)
         strikes = self.strikes + 1
-        held = now + HOLD_SECONDS if strikes >= STRIKES else self.held_until
-        return replace(known, strikes=strikes, held_until=held)
+        held_until = now + HOLD_SECONDS if strikes >= STRIKES else self.held_until
+        return replace(known, strikes=strikes, held_until=held_until)

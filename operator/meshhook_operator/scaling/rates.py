@@ -11,13 +11,17 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meshhook_operator.scaling.observations import Sample
+    from collections.abc import Iterator
+
+    from meshhook_operator.scaling.observations import Sample, WorkerReport
 
 ARRIVAL_HALF_LIFE_SECONDS = 20.0
 KEPT_RATES = 8
 TRUSTED_RATES = 2
 SATURATED_SHARE = 0.8
 """From this share of their slots on, workers run as many jobs as they can."""
+KEPT_AGES = 60
+RUN_TIME_HALF_LIFE_SECONDS = 60.0
 SLOWEST_JOBS_PER_SECOND = 1e-3
 KEPT_LEADS = 10
 FIRST_LEAD_SECONDS = 10.0
@@ -36,6 +40,34 @@ class ArrivalRate:
         weight = 1.0 - 0.5 ** (elapsed_seconds / ARRIVAL_HALF_LIFE_SECONDS)
         seen = arrived / elapsed_seconds
         return ArrivalRate(self.per_second + weight * (seen - self.per_second))
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How many messages had been sent at recent moments: the ages of those that wait.
+
+    Workers take the oldest first, so what waits is what was sent last.
+    """
+
+    moments: tuple[tuple[float, int], ...] = ()
+    """Moment and total, oldest first."""
+
+    def observe(self, sample: Sample, age_seconds: float) -> Sent:
+        """Take a sample, and forget what is older than that age."""
+        now, total = sample.sampled_at, sample.enqueued_total
+        kept = [m for m in self.moments if now - age_seconds <= m[0] < now and m[1] <= total]
+        # The last two may be so close to each other that they say the same.
+        if kept[1:] and kept[-1][0] - kept[-2][0] < age_seconds / KEPT_AGES:
+            kept.pop()
+        return Sent((*kept, (now, total)))
+
+    def waiting(self, ready: float, oldest_seconds: float) -> Iterator[tuple[float, float]]:
+        """Return ages, and how many of that many ready messages are at least so old."""
+        now, total = self.moments[-1]
+        for at, sent in self.moments:
+            still = ready - (total - sent)
+            if now - at <= oldest_seconds and still > 0:
+                yield now - at, still
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,41 +95,68 @@ def throughput(before: Sample, after: Sample, replicas: int | None) -> Throughpu
 
 
 def _reported(before: Sample, after: Sample) -> Throughput | None:
+    processed, busy_seconds, slot_seconds, worker_seconds, per_second = 0, 0.0, 0.0, 0.0, 0.0
+    for then, now in _pairs(before, after):
+        elapsed_seconds = now.seen_at - then.seen_at
+        processed += now.processed - then.processed
+        busy_seconds += now.busy_seconds - then.busy_seconds
+        slot_seconds += elapsed_seconds * now.concurrency
+        worker_seconds += elapsed_seconds
+        per_second += (now.processed - then.processed) / elapsed_seconds
+    if processed <= 0 or busy_seconds <= 0:
+        return None
+    slots = sum(report.concurrency for report in after.workers)
+    if min(before.ready, after.ready) > slots:
+        # They take work as fast as they can. Slots may be empty for a moment between two jobs.
+        return Throughput(per_second, processed / worker_seconds, is_saturated=True)
+    if_full = processed / busy_seconds * slot_seconds / worker_seconds
+    is_saturated = busy_seconds >= SATURATED_SHARE * slot_seconds
+    return Throughput(per_second, if_full, is_saturated)
+
+
+def _pairs(before: Sample, after: Sample) -> Iterator[tuple[WorkerReport, WorkerReport]]:
+    """Return the reports of each worker that has reported anew."""
     earlier = {report.worker: report for report in before.workers}
-    processed = 0
-    busy = slot_seconds = worker_seconds = per_second = 0.0
     for report in after.workers:
         then = earlier.get(report.worker)
-        if then is None or report.draining or report.seen_at <= then.seen_at:
-            continue
-        elapsed = report.seen_at - then.seen_at
-        finished = report.processed - then.processed
-        processed += finished
-        per_second += finished / elapsed
-        busy += report.busy_seconds - then.busy_seconds
-        slot_seconds += elapsed * report.concurrency
-        worker_seconds += elapsed
-    if processed <= 0 or busy <= 0:
-        return None
-    is_saturated = busy >= SATURATED_SHARE * slot_seconds
-    per_replica = (
-        processed / worker_seconds
-        if is_saturated
-        else processed / busy * slot_seconds / worker_seconds
-    )
-    return Throughput(per_second, per_replica, is_saturated)
+        if then is not None and report.seen_at > then.seen_at and not report.draining:
+            yield then, report
 
 
 def _counted(before: Sample, after: Sample, replicas: int | None) -> Throughput | None:
     if not replicas or before.unfinished is None or after.unfinished is None:
         return None
-    finished = (after.enqueued_total - before.enqueued_total) - (
-        after.unfinished - before.unfinished
-    )
+    arrived = after.enqueued_total - before.enqueued_total
+    finished = arrived - (after.unfinished - before.unfinished)
     if finished <= 0 or not (before.ready and after.ready):
         return None
     per_second = finished / (after.sampled_at - before.sampled_at)
     return Throughput(per_second, per_second / replicas, is_saturated=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RunTime:
+    """How long a job runs on average; what is older counts half as much every minute."""
+
+    busy_seconds: float = 0.0
+    processed: float = 0.0
+
+    def observe(self, before: Sample, after: Sample) -> RunTime:
+        """Take what the workers reported in two samples."""
+        pairs = list(_pairs(before, after))
+        if not pairs:
+            return self
+        weight = 0.5 ** ((after.sampled_at - before.sampled_at) / RUN_TIME_HALF_LIFE_SECONDS)
+        busy = sum(now.busy_seconds - then.busy_seconds for then, now in pairs)
+        processed = sum(now.processed - then.processed for then, now in pairs)
+        return RunTime(self.busy_seconds * weight + busy, self.processed * weight + processed)
+
+    @property
+    def seconds(self) -> float | None:
+        """The mean; None if nothing was reported yet."""
+        if self.busy_seconds <= 0:
+            return None
+        return self.busy_seconds / self.processed if self.processed >= 1 else self.busy_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +216,12 @@ class LeadTime:
         """Return the estimate that an earlier operator had."""
         return cls() if seconds is None else cls(measured=(seconds,))
 
-    def ask(self, replicas: int, now: float) -> LeadTime:
-        """Note how many replicas were decided."""
+    def ask(self, replicas: int, ready_replicas: int, now: float) -> LeadTime:
+        """Note how many replicas were decided, when so many pods were Ready."""
         asks = tuple(ask for ask in self.asks if ask.replicas < replicas)
-        if len(asks) < len(self.asks):
-            return replace(self, asks=asks)
-        return replace(self, asks=(*asks, Ask(replicas, now)))
+        if len(asks) == len(self.asks) and replicas > ready_replicas:
+            asks = (*asks, Ask(replicas, now))
+        return replace(self, asks=asks)
 
     def observe(self, ready_replicas: int, now: float) -> LeadTime:
         """Take how many pods are Ready."""

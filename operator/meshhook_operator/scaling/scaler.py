@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.decision import Decision, Estimates, Limit, Signal
@@ -44,7 +45,7 @@ def decide(
         state = replace(state, seeing_since=None, failures=state.failures + 1)
         choice = _blind(spec, state, current)
     else:
-        state = _observe(sample, fleet, state, now)
+        state = _observe(spec, sample, fleet, state, now)
         demand = _demand(spec, sample, fleet, state)
         wanted = targets(spec, demand)
         tick = _Tick(spec, fleet, demand, wanted, current, now)
@@ -53,8 +54,9 @@ def decide(
         return _untouched(fleet, choice, state)
     if choice.replicas != current:
         state = replace(state, steps=state.steps.note(current, now, spec))
-    lead = state.lead.ask(choice.replicas, now) if choice.replicas != current else state.lead
-    state = replace(state, desired=choice.replicas, lead=lead)
+        lead = state.lead.ask(choice.replicas, fleet.ready_replicas, now)
+        state = replace(state, lead=lead)
+    state = replace(state, desired=choice.replicas)
     return _explain(choice, state), state
 
 
@@ -75,15 +77,20 @@ def _is_stale(sample: Sample, state: ScalerState) -> bool:
 
 
 def _blind(spec: ScalingSpec, state: ScalerState, current: int) -> _Choice:
-    fallback = 0
+    """Hold what is there, and no less than what arrived last needs for as long as it may take."""
+    recommended = dict.fromkeys(Signal, 0)
+    rate = state.rate.per_second
+    if rate is not None:
+        recommended[Signal.ARRIVALS] = ceil(state.arrivals.per_second / rate)
     if spec.fallback_replicas is not None and state.failures >= spec.fallback_after_failures:
-        fallback = spec.fallback_replicas
-    replicas = max(current, _within_limits(spec, fallback))
-    recommended = dict.fromkeys(Signal, 0) | {Signal.FALLBACK: fallback}
-    return _Choice(replicas, recommended, Limit.SOURCE_UNAVAILABLE)
+        recommended[Signal.FALLBACK] = spec.fallback_replicas
+    wanted = _within_limits(spec, max(recommended.values()))
+    return _Choice(max(current, wanted), recommended, Limit.SOURCE_UNAVAILABLE)
 
 
-def _observe(sample: Sample, fleet: Fleet, state: ScalerState, now: float) -> ScalerState:
+def _observe(
+    spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState, now: float
+) -> ScalerState:
     before, ready_before = state.previous, state.ready_replicas
     # The surge pods of a rollout are no capacity that stays.
     ready = min(fleet.ready_replicas, fleet.replicas)
@@ -94,6 +101,7 @@ def _observe(sample: Sample, fleet: Fleet, state: ScalerState, now: float) -> Sc
         previous=sample,
         ready_replicas=ready,
         backlog=float(sample.ready),
+        sent=state.sent.observe(sample, spec.target_age_seconds),
         lead=state.lead.observe(ready, now),
     )
     if before is None or sample.sampled_at < before.sampled_at:
@@ -112,6 +120,7 @@ def _observe(sample: Sample, fleet: Fleet, state: ScalerState, now: float) -> Sc
         last_arrival_at=now if arrived else state.last_arrival_at,
         arrivals=state.arrivals.observe(arrived, elapsed_seconds),
         rate=state.rate.observe(seen) if seen else state.rate,
+        run_time=state.run_time.observe(before, sample),
         gain=state.gain if fleet.rolling_out else state.gain.observe(ready, seen, now),
     )
 
@@ -129,10 +138,11 @@ def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState)
         lost=sample.lost,
         due_soon=sample.due_soon,
         running=running,
-        oldest_ready_seconds=sample.oldest_ready_seconds,
+        waiting=tuple(state.sent.waiting(state.backlog, sample.oldest_ready_seconds)),
         arrivals_per_second=state.arrivals.per_second,
         ready_replicas=min(fleet.ready_replicas, fleet.replicas),
         slots_a_replica=slots,
+        run_seconds=state.run_time.seconds,
         replica_jobs_per_second=state.rate.per_second,
         lead_seconds=state.lead.seconds,
     )

@@ -62,6 +62,9 @@ class ScalingSpec:
     """Messages a replica, used until the rate of a replica was measured."""
     concurrency: int | None = None
     """How many jobs a replica runs at once; None takes it from the workers' reports."""
+    drain_seconds: float = 25.0
+    """How long a replica that is told to stop has for its running jobs: the pod's grace period
+    less what the worker keeps for itself."""
     tick_seconds: float = 5.0
     """How often `decide` is called; see `default_tick_seconds`."""
     scale_up: StepLimit | None = None
@@ -88,7 +91,12 @@ class ScalingSpec:
         for name in ("target_age_seconds", "target_length", "tick_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("scale_down_window_seconds", "cooldown_seconds", "fallback_replicas"):
+        for name in (
+            "drain_seconds",
+            "scale_down_window_seconds",
+            "cooldown_seconds",
+            "fallback_replicas",
+        ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("concurrency", "fallback_after_failures"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.guards import Gain, NeedWindow, Steps
-from meshhook_operator.scaling.rates import ArrivalRate, LeadTime, ReplicaRate
+from meshhook_operator.scaling.rates import ArrivalRate, LeadTime, ReplicaRate, RunTime, Sent
 
 if TYPE_CHECKING:
     from meshhook_operator.scaling.observations import Sample
@@ -38,7 +38,9 @@ class ScalerState:
     backlog: float = 0.0
     last_arrival_at: float | None = None
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
+    sent: Sent = field(default_factory=Sent)
     rate: ReplicaRate = field(default_factory=ReplicaRate)
+    run_time: RunTime = field(default_factory=RunTime)
     lead: LeadTime = field(default_factory=LeadTime)
     needs: NeedWindow = field(default_factory=NeedWindow)
     steps: Steps = field(default_factory=Steps)

@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from meshhook_operator.scaling.spec import ScalingSpec
 
 STANDING_SHARE = 0.6
+"""So much of the target age may wait in front of full replicas."""
+LOW_SHARE = 0.5
+"""A replica is let go when one fewer would leave no more than so much of that."""
 LATE_SHARE = 0.8
+"""Replicas that stay start everything within this share of the target age."""
 SHORTEST_SHARE = 0.25
+"""What is about to be late is caught up within this share of the target age."""
+LONG_RUNS = 4.0
+"""Few jobs run so many times longer than the mean."""
 ROUNDING = 1e-9
 
 
@@ -29,10 +36,12 @@ class Demand:
     lost: int
     due_soon: int
     running: int
-    oldest_ready_seconds: float
+    waiting: tuple[tuple[float, float], ...]
+    """Ages in seconds, and how many of the ready messages are at least so old."""
     arrivals_per_second: float
     ready_replicas: int
     slots_a_replica: int | None
+    run_seconds: float | None
     replica_jobs_per_second: float | None
     lead_seconds: float
 
@@ -58,7 +67,7 @@ def targets(spec: ScalingSpec, demand: Demand) -> Targets:
         up, down = _by_length(spec, demand)
     else:
         up, down = _by_deadline(spec, demand, demand.replica_jobs_per_second)
-    up[Signal.RUNNING] = _running(demand)
+    up[Signal.RUNNING] = _running(spec, demand)
     up[Signal.FALLBACK] = 0
     if demand.ready:
         up[Signal.BACKLOG] = max(up[Signal.BACKLOG], 1)
@@ -68,10 +77,17 @@ def targets(spec: ScalingSpec, demand: Demand) -> Targets:
     return Targets(up=up, down=max(down, at_least))
 
 
-def _running(demand: Demand) -> int:
+def _running(spec: ScalingSpec, demand: Demand) -> int:
+    """Return how many replicas must stay so that what runs is not cut off.
+
+    A replica that goes finishes its jobs first, within its grace period. Only where that may be
+    too short for them must there be a slot for each running job.
+    """
     if not (demand.running or demand.lost):
         return 0
     if demand.slots_a_replica is None:
+        return 1
+    if demand.run_seconds is not None and demand.run_seconds * LONG_RUNS <= spec.drain_seconds:
         return 1
     return max(1, ceil(demand.running / demand.slots_a_replica))
 
@@ -91,30 +107,32 @@ def _by_length(spec: ScalingSpec, demand: Demand) -> tuple[dict[Signal, int], in
 
 def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[Signal, int], int]:
     age, tick, lead = spec.target_age_seconds, spec.tick_seconds, demand.lead_seconds
+    shortest = SHORTEST_SHARE * age
     horizon = lead + 2 * tick
-    standing = STANDING_SHARE * age
+    # What stands must not be late before pods that are found missing now are Ready.
+    standing = min(STANDING_SHARE * age, max(age - horizon, shortest))
     arriving = demand.arrivals_per_second * horizon
-    left = max(age - lead - tick, SHORTEST_SHARE * age)
-    growth = (demand.arrivals_per_second - rate * demand.ready_replicas) * lead
+    served = rate * demand.ready_replicas * lead
+    growth = demand.arrivals_per_second * lead - served
 
-    def balance(waiting: float) -> float:
-        return (waiting + arriving) / (rate * (standing + horizon))
+    def balance(waiting: float, standing_seconds: float) -> int:
+        replica_seconds = (max(0.0, waiting) + arriving) / rate
+        return _whole(replica_seconds / (standing_seconds + horizon))
 
-    def in_time(waiting: float) -> float:
-        return waiting / (rate * left)
-
-    waiting = max(0.0, demand.ready + growth)
-    with_due = max(0.0, demand.ready + demand.due_soon + growth)
-    late = 0.0
-    if demand.oldest_ready_seconds > LATE_SHARE * age:
-        late = demand.ready / (rate * max(SHORTEST_SHARE * age, tick))
+    late = (
+        (still - served) / max(age - old - lead - tick, shortest) for old, still in demand.waiting
+    )
+    due = (still / max(LATE_SHARE * age - old, shortest) for old, still in demand.waiting)
+    with_due = demand.ready + demand.due_soon
     up = {
-        Signal.BACKLOG: ceil(in_time(waiting) - ROUNDING),
-        Signal.DEADLINE: ceil(late - ROUNDING),
-        Signal.ARRIVALS: ceil(balance(waiting) - ROUNDING),
-        Signal.SCHEDULED: ceil(max(balance(with_due), in_time(with_due)) - ROUNDING)
-        if demand.due_soon
-        else 0,
+        Signal.BACKLOG: _whole(demand.ready / (rate * standing)),
+        Signal.DEADLINE: _whole(max(late, default=0.0) / rate),
+        Signal.ARRIVALS: balance(demand.ready + growth, standing),
+        Signal.SCHEDULED: balance(with_due + growth, standing) if demand.due_soon else 0,
     }
-    down = max(balance(demand.ready + demand.due_soon), demand.ready / (rate * standing))
-    return up, ceil(down - ROUNDING)
+    down = max(balance(with_due, LOW_SHARE * standing), _whole(max(due, default=0.0) / rate))
+    return up, down
+
+
+def _whole(replicas: float) -> int:
+    return max(0, ceil(replicas - ROUNDING))
