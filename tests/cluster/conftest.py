@@ -115,8 +115,8 @@ def operator(
     process = OperatorProcess(
         kubeconfig=asyncio.run(install()), directory=directory, namespace=None
     )
-    process.start()
     try:
+        process.start()
         yield process
     finally:
         process.stop()

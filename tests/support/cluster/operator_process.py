@@ -34,12 +34,11 @@ class OperatorProcess:
             directory: for its log.
             namespace: the one that it serves; None means all.
         """
-        self._metrics_port = free_port()
-        self._health_port = free_port()
+        self._port = free_port()
         self._environment = {
             "KUBECONFIG": str(kubeconfig),
-            "MESHHOOK_OPERATOR_METRICS_PORT": str(self._metrics_port),
-            "MESHHOOK_OPERATOR_HEALTH_PORT": str(self._health_port),
+            "MESHHOOK_METRICS_PORT": str(self._port),
+            "MESHHOOK_METRICS_ADDRESS": "127.0.0.1",
             "MESHHOOK_OPERATOR_NAMESPACES": namespace or "",
         }
         self.log = directory / f"operator-{secrets.token_hex(4)}.log"
@@ -80,7 +79,7 @@ class OperatorProcess:
 
     def metrics(self) -> str:
         """Return its metrics, as Prometheus would read them."""
-        return self._get(self._metrics_port, "/metrics")
+        return self._get("/metrics")
 
     def metric(self, name: str, **labels: str) -> float | None:
         """Return a value from its metrics, or None if there is no such series."""
@@ -88,13 +87,13 @@ class OperatorProcess:
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(urllib.error.URLError, OSError):
-            self._get(self._health_port, "/healthz")
+            self._get("/readyz")
             return True
         return False
 
-    def _get(self, port: int, path: str) -> str:
+    def _get(self, path: str) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+        with opener.open(f"http://127.0.0.1:{self._port}{path}", timeout=5) as response:
             text: str = response.read().decode()
             return text
 
