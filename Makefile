@@ -15,10 +15,10 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench bench-quick lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'demo, test, bench and lock pass ARGS on: make test ARGS="-k retry"'
 	@echo 'Another Python: make setup PYTHON=python3.13'
@@ -42,8 +42,11 @@ format: $(SETUP) ## Format the code and mend what can be mended safely
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: $(SETUP) ## Run the benchmarks
+bench: $(SETUP) ## Run the benchmarks, and write docs/benchmarks.md
 	@$(BIN)/python bench/run.py $(ARGS)
+
+bench-quick: $(SETUP) ## Run a small round of at most 5 minutes; a JSON object a line
+	@$(BIN)/python bench/run.py --quick --lines $(ARGS)
 
 lock: $(UV_STAMP) ## Write requirements.lock anew (ARGS=--upgrade: newest versions)
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \

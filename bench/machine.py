@@ -109,3 +109,8 @@ def _with_ended_children(process: psutil.Process) -> float:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
+
+
+def is_quiet(other_cpu_percent: list[float]) -> bool:
+    """Say whether others left the machine to the benchmark."""
+    return max(other_cpu_percent) <= QUIET_PERCENT

@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 BASELINE = "pgmq"
+OWN = "meshhook"
 
 
 @dataclass(frozen=True, slots=True)
 class SubjectPlan:
-    """One subject of the benchmark."""
+    """One subject of the benchmark. How it is set up stands in the docstring of its module."""
 
     name: str
-    """Its module in `subjects/`."""
+    """Its module in `subjects/`, and its environment in `peers.toml` if it is a peer."""
     title: str
-    tracking: bool
-    """Whether it keeps a history of every attempt."""
-    metrics: bool
-    """Whether it keeps metrics of every job."""
     note: str
     """How it is used, for the reader of the figures."""
-    python: str = sys.executable
-    """The interpreter that runs it. A peer gets one with its own packages."""
+    tracking: bool
+    """Whether it keeps a record of every job that has run."""
+    metrics: bool
+    """Whether it keeps metrics of every job in its process."""
+    tracing: bool = False
+    """Whether it traces jobs."""
+    peer: bool = True
+    """Whether it is another job queue, with an environment of its own."""
+    share: float = 1.0
+    """The part of the jobs that it is given to drain or to store in bulk: rates are compared, and
+    a slow one would take minutes for what others do in a second."""
 
 
 @dataclass(frozen=True, slots=True)
-class MeasurePlan:
-    """One measurement, taken of each subject in each round."""
+class ModePlan:
+    """One measurement, taken of each of its subjects in each round."""
 
+    mode: str
+    """Its name in results."""
     group: str
     title: str
     measure: str
-    """The function in `measures.py`."""
+    """The function that measures; see `probe.py`."""
     figures: tuple[str, ...]
     """The keys of its result that are published; see `FIGURES`."""
     parameters: dict[str, Any] = field(default_factory=dict)
+    subjects: tuple[str, ...] = ()
+    """Only these; empty means all."""
+    against: str = ""
+    """The mode that it is compared with, subject by subject; empty for raw PGMQ in this mode."""
+    own_ratio: str = ""
+    """The figure that is itself a ratio to the subject's own baseline, if there is one."""
+    rounds: int | None = None
+    """In how many rounds at most; None means in all."""
+
+    def measures(self, subject: SubjectPlan) -> bool:
+        """Say whether the subject is measured."""
+        return not self.subjects or subject.name in self.subjects
+
+    def parameters_for(self, subject: SubjectPlan) -> dict[str, Any]:
+        """Return the parameters, with the subject's share of the jobs."""
+        if self.measure not in {"drain", "enqueue_many"}:
+            return self.parameters
+        return self.parameters | {"jobs": max(1, round(self.parameters["jobs"] * subject.share))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +75,140 @@ class Size:
     callers: tuple[int, ...]
     enqueue_seconds: float
     pickups: int
-    delayed: int
+    offered: tuple[str, ...]
+    """The payloads of end to end."""
+    offered_seconds: float
+    degradation_jobs: int
+    degradation_seconds: float
+    """The longest that such a drain is watched."""
+    degradation_rounds: int
+    delayed: tuple[int, ...]
+    backlog: int
+    finished: int
+    held_seconds: float
+    held_window_seconds: float
+    held_rounds: int
+    consumers: tuple[int, ...]
+    budget_seconds: float | None = None
+    """When it is used up, what is not measured yet is left out."""
 
 
 SUBJECTS = (
     SubjectPlan(
         "pgmq",
         "raw PGMQ",
+        "PGMQ's SQL functions through asyncpg, 100 a read; no payload is parsed, nothing is kept",
         tracking=False,
         metrics=False,
-        note="PGMQ's SQL functions through asyncpg; no payload is parsed, nothing is recorded",
+        peer=False,
     ),
     SubjectPlan(
         "meshhook",
         "MeshHook Queue",
+        "defaults, one worker of concurrency 50; every attempt is recorded",
         tracking=True,
         metrics=True,
-        note="defaults, one worker process of concurrency 50; every attempt is recorded",
+        peer=False,
+    ),
+    SubjectPlan(
+        "pgqueuer",
+        "PgQueuer",
+        "asyncpg, `pgq autovac`, two managers of batch 100 (pickup: one of 10); logs every job; the"
+        " handler gets bytes, and leaves them undecoded",
+        tracking=True,
+        metrics=False,
+    ),
+    SubjectPlan(
+        "awa",
+        "Awa",
+        "queue storage, 1,024 jobs at once, pool of 20, poll every 50 ms; completed jobs are"
+        " dropped after seconds and counted",
+        tracking=False,
+        metrics=False,
+        share=0.4,
+    ),
+    SubjectPlan(
+        "oban",
+        "Oban for Python",
+        "pool of 10, limit 1,000 (pickup: 20); finished jobs stay for a day",
+        tracking=True,
+        metrics=False,
+        share=0.1,
+    ),
+    SubjectPlan(
+        "procrastinate",
+        "Procrastinate",
+        "psycopg, concurrency 10, pool of 20; finished jobs and their events stay",
+        tracking=True,
+        metrics=False,
+        share=0.03,
     ),
 )
 
-FULL = Size("full", 5, 50_000, 10_000, (1, 16, 64, 256), 3.0, 200, 100_000)
-QUICK = Size("quick", 1, 20_000, 4_000, (1, 16, 64, 256), 1.0, 100, 100_000)
-TINY = Size("tiny", 1, 200, 50, (16,), 0.1, 3, 500)
+FULL = Size(
+    name="full",
+    rounds=5,
+    small_jobs=100_000,
+    webhook_jobs=20_000,
+    callers=(1, 16, 64, 256),
+    enqueue_seconds=3.0,
+    pickups=200,
+    offered=("small", "webhooks"),
+    offered_seconds=15.0,
+    degradation_jobs=100_000,
+    degradation_seconds=20.0,
+    degradation_rounds=3,
+    delayed=(0, 10_000, 100_000, 1_000_000),
+    backlog=1_000_000,
+    finished=350_000,
+    held_seconds=240.0,
+    held_window_seconds=10.0,
+    held_rounds=1,
+    consumers=(1, 4, 16, 64, 128),
+)
+QUICK = Size(
+    name="quick",
+    rounds=1,
+    small_jobs=20_000,
+    webhook_jobs=3_000,
+    callers=(1, 16, 64, 256),
+    enqueue_seconds=0.5,
+    pickups=30,
+    offered=("small",),
+    offered_seconds=2.0,
+    degradation_jobs=10_000,
+    degradation_seconds=4.0,
+    degradation_rounds=1,
+    delayed=(0, 10_000, 100_000),
+    backlog=100_000,
+    finished=30_000,
+    held_seconds=6.0,
+    held_window_seconds=1.0,
+    held_rounds=1,
+    consumers=(1, 16, 64),
+    budget_seconds=285.0,
+)
+TINY = Size(
+    name="tiny",
+    rounds=1,
+    small_jobs=200,
+    webhook_jobs=50,
+    callers=(1, 16),
+    enqueue_seconds=0.1,
+    pickups=3,
+    offered=("small",),
+    offered_seconds=0.1,
+    degradation_jobs=200,
+    degradation_seconds=10.0,
+    degradation_rounds=1,
+    delayed=(0, 500),
+    backlog=1_000,
+    finished=300,
+    held_seconds=1.0,
+    held_window_seconds=0.25,
+    held_rounds=1,
+    consumers=(1, 3),
+)
 
 FIGURES = {
     "per_second": "jobs a second",
@@ -80,30 +216,69 @@ FIGURES = {
     "wal_bytes_per_job": "WAL, bytes a job",
     "p50_ms": "p50, ms",
     "p99_ms": "p99, ms",
+    "lowest_share": "lowest window, part of the rate before",
+    "memory_start_mib": "memory at start, MiB",
+    "memory_peak_mib": "memory at peak, MiB",
 }
-"""What a figure of a result is called. Only of `per_second` is more better."""
+"""What a figure of a result is called. Only of `per_second` and shares is more better."""
 
+OFFERED_PER_SECOND = 800
+OFFERED_TIMEOUT_FACTOR = 3.0
+WORK_SECONDS = 0.001
+SCRAPE_SECONDS = 1.0
+HELD_BASELINE_SHARE = 0.25
+
+DEGRADATION = "Degradation"
+HELD = "A transaction id held by another session"
+CONNECTIONS = "Worker connections"
+METRICS_COST = "Cost of metrics"
+_PGMQ_BASED = (BASELINE, OWN)
 _THROUGHPUT = ("per_second", "client_cpu_us_per_job", "wal_bytes_per_job")
 _LATENCY = ("p50_ms", "p99_ms")
+_MEMORY = ("memory_start_mib", "memory_peak_mib")
 _KINDS = {"small": "256-byte payload", "webhooks": "real webhooks, median 8 KB"}
 
 
-def measures(size: Size, *, degradation: bool) -> list[MeasurePlan]:
+def modes(size: Size) -> list[ModePlan]:
     """Return what to measure, in order."""
+    return [*_throughput(size), *_latency(size), *_degradation(size)]
+
+
+def _throughput(size: Size) -> list[ModePlan]:
     counts = {"small": size.small_jobs, "webhooks": size.webhook_jobs}
-    plans = [
-        MeasurePlan(
-            group,
-            title,
-            measure,
+    drains = [
+        ModePlan(
+            f"drain_{kind}",
+            "Drain",
+            f"{title}, no-op handler",
+            "drain",
             _THROUGHPUT,
             {"payload": kind, "jobs": counts[kind]},
         )
-        for group, measure in (("Drain", "drain"), ("Bulk enqueue", "enqueue_many"))
         for kind, title in _KINDS.items()
     ]
-    plans += [
-        MeasurePlan(
+    waiting = ModePlan(
+        "drain_small_1ms",
+        "Drain",
+        "256-byte payload, handler waits 1 ms",
+        "drain",
+        _THROUGHPUT,
+        {"payload": "small", "jobs": size.small_jobs // 2, "work_seconds": WORK_SECONDS},
+    )
+    bulk = [
+        ModePlan(
+            f"enqueue_many_{kind}",
+            "Bulk enqueue",
+            title,
+            "enqueue_many",
+            _THROUGHPUT,
+            {"payload": kind, "jobs": counts[kind]},
+        )
+        for kind, title in _KINDS.items()
+    ]
+    single = [
+        ModePlan(
+            f"enqueue_{callers}",
             "Single enqueue",
             f"{callers} callers" if callers > 1 else "1 caller",
             "enqueue",
@@ -112,17 +287,122 @@ def measures(size: Size, *, degradation: bool) -> list[MeasurePlan]:
         )
         for callers in size.callers
     ]
-    plans.append(
-        MeasurePlan("Idle pickup", "one job at a time", "pick_up", _LATENCY, {"jobs": size.pickups})
+    return [*drains, waiting, *bulk, *single]
+
+
+def _latency(size: Size) -> list[ModePlan]:
+    pickup = ModePlan(
+        "pick_up", "Idle pickup", "one job at a time", "pick_up", _LATENCY, {"jobs": size.pickups}
     )
-    if degradation:
-        plans.append(
-            MeasurePlan(
-                "Degradation",
-                f"drain behind {size.delayed:,} delayed messages",
-                "drain",
-                _THROUGHPUT,
-                {"payload": "small", "jobs": size.small_jobs, "delayed": size.delayed},
-            )
+    offered = [
+        ModePlan(
+            f"end_to_end_{kind}",
+            f"End to end at {OFFERED_PER_SECOND} jobs a second",
+            _KINDS[kind],
+            "end_to_end",
+            (*_LATENCY, "per_second"),
+            {
+                "payload": kind,
+                "per_second": OFFERED_PER_SECOND,
+                "seconds": size.offered_seconds,
+                "timeout_seconds": size.offered_seconds * OFFERED_TIMEOUT_FACTOR + 2,
+            },
         )
-    return plans
+        for kind in size.offered
+    ]
+    return [pickup, *offered]
+
+
+def _degradation(size: Size) -> list[ModePlan]:
+    def behind(mode: str, title: str, **parameters: int) -> ModePlan:
+        return ModePlan(
+            mode,
+            DEGRADATION,
+            title,
+            "drain_behind",
+            ("per_second", *_MEMORY),
+            {"jobs": size.degradation_jobs, "seconds": size.degradation_seconds} | parameters,
+            subjects=_PGMQ_BASED,
+            against="delayed_0",
+            rounds=size.degradation_rounds,
+        )
+
+    scraped = ModePlan(
+        "metrics_cost",
+        METRICS_COST,
+        f"drain, metrics read over HTTP every {SCRAPE_SECONDS:g} s",
+        "drain_scraped",
+        ("per_second",),
+        {
+            "jobs": size.degradation_jobs,
+            "seconds": size.degradation_seconds,
+            "scrape_seconds": SCRAPE_SECONDS,
+        },
+        subjects=(OWN,),
+        against="delayed_0",
+        rounds=size.degradation_rounds,
+    )
+    return [
+        *(
+            behind(
+                f"delayed_{count}",
+                f"{count:,} delayed messages in front" if count else "nothing in the way",
+                delayed=count,
+            )
+            for count in size.delayed
+        ),
+        behind(
+            f"backlog_{size.backlog}", f"backlog of {size.backlog:,} jobs", backlog=size.backlog
+        ),
+        behind(
+            f"finished_{size.finished}", f"{size.finished:,} finished jobs", finished=size.finished
+        ),
+        scraped,
+        *_held(size),
+        *_connections(size),
+    ]
+
+
+def _held(size: Size) -> list[ModePlan]:
+    loads = {f"{OFFERED_PER_SECOND}": OFFERED_PER_SECOND, "full_speed": None}
+    return [
+        ModePlan(
+            f"held_{name}",
+            HELD,
+            f"{size.held_seconds:g} s, "
+            + (f"{per_second} jobs a second offered" if per_second else "at full speed"),
+            "held_transaction",
+            ("per_second", "lowest_share"),
+            {
+                "per_second": per_second,
+                "baseline_seconds": size.held_seconds * HELD_BASELINE_SHARE,
+                "held_seconds": size.held_seconds,
+                "window_seconds": size.held_window_seconds,
+            },
+            subjects=_PGMQ_BASED,
+            own_ratio="lowest_share",
+            rounds=size.held_rounds,
+        )
+        for name, per_second in loads.items()
+    ]
+
+
+def _connections(size: Size) -> list[ModePlan]:
+    return [
+        ModePlan(
+            f"connections_{count}",
+            CONNECTIONS,
+            f"{count} that claim" if count > 1 else "1 that claims",
+            "connections",
+            ("per_second",),
+            {
+                "jobs": size.degradation_jobs,
+                "consumers": count,
+                "seconds": size.degradation_seconds,
+            },
+            subjects=_PGMQ_BASED,
+            against=f"connections_{size.consumers[0]}",
+            rounds=size.degradation_rounds,
+        )
+        for count in size.consumers
+    ]

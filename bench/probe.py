@@ -8,27 +8,51 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import platform
 import sys
 from typing import Any
 
-from measures import MEASURES
+from degradation import connections, drain_behind, drain_scraped, held_transaction
+from latency import end_to_end, pick_up
+from measures import drain, enqueue, enqueue_many
 
 try:
     import uvloop
 except ImportError:  # not every peer's environment has it
     uvloop = None
 
+MEASURES = {
+    measure.__name__: measure
+    for measure in (
+        connections,
+        drain,
+        drain_behind,
+        drain_scraped,
+        end_to_end,
+        enqueue,
+        enqueue_many,
+        held_transaction,
+        pick_up,
+    )
+}
+OWN_SUBJECTS = {"meshhook", "pgmq"}
+"""Those that may use MeshHook Queue; raw PGMQ does so to install PGMQ, and for nothing else."""
 
-async def answer(request: dict[str, Any]) -> dict[str, Any]:
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Measure, and return the result."""
     subject = importlib.import_module(f"subjects.{request['subject']}").Subject
+    run = uvloop.run if uvloop is not None and subject.uvloop else asyncio.run
     if request["measure"] == "install":
-        versions: dict[str, Any] = await subject.install(request["url"])
-        return versions
-    measure = MEASURES[request["measure"]]
-    return await measure(subject(request["url"]), **request["parameters"])
+        versions: dict[str, Any] = run(subject.install(request["url"]))
+        result = {"versions": versions, "python": platform.python_version()}
+    else:
+        measure = MEASURES[request["measure"]]
+        result = run(measure(subject(request["url"]), **request["parameters"]))
+    if request["subject"] not in OWN_SUBJECTS and "meshhook" in sys.modules:
+        raise RuntimeError(f"{request['subject']} ran with MeshHook Queue in its process")
+    return result
 
 
 if __name__ == "__main__":
-    run = asyncio.run if uvloop is None else uvloop.run
-    print(json.dumps(run(answer(json.load(sys.stdin)))))
+    print(json.dumps(answer(json.load(sys.stdin))))

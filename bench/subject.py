@@ -1,22 +1,42 @@
 """What the benchmark asks of a subject: one queue, as its own documentation says to use it.
 
-A subject is a module in `subjects/` with a class `Subject` made from this one. It runs in a process
-of its own, under the interpreter that `plan.py` names, and imports nothing of MeshHook Queue unless
-it is MeshHook Queue: a peer may live in a virtual environment of its own.
+A subject is a module in `subjects/` with a class `Subject` made from one of these. It runs in a
+process of its own, under the interpreter of its environment, and imports nothing of MeshHook Queue
+unless it is MeshHook Queue or raw PGMQ.
 """
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
 
+class Work:
+    """What a job does: nothing, or wait as a handler waits for somebody else."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        """Take how long each job waits, in seconds; 0 means not at all."""
+        self.seconds = seconds
+        self.runs = 0
+        """How many handlers ran to their end."""
+
+    async def run(self) -> None:
+        """Do one job."""
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+        self.runs += 1
+
+
 class BenchSubject(ABC):
     """One queue in one database. Only one process uses it at a time."""
+
+    uvloop: ClassVar[bool] = True
+    """Whether it runs on uvloop; false for what does not work there."""
 
     def __init__(self, url: str) -> None:
         """Take the URL of a database in which `install` ran."""
@@ -44,24 +64,67 @@ class BenchSubject(ABC):
         """Store one job; return when it is durable. Called by many tasks at once."""
 
     @abstractmethod
-    async def enqueue_many(self, jobs: Sequence[Any], delay_seconds: int = 0) -> None:
+    async def enqueue_many(self, jobs: Sequence[Any]) -> None:
         """Store one batch; return when it is durable."""
 
     @abstractmethod
-    async def drain(self, jobs: int, on_done: Callable[[], None]) -> None:
-        """Connect a consumer, run that many jobs that do nothing, record how they ended.
+    async def drain(self, jobs: int, work: Work, on_done: Callable[[], None]) -> None:
+        """Connect a consumer, run that many jobs, record how they ended.
 
-        `on_done` is called when the last outcome is stored, before the consumer disconnects.
+        Each job is `work.run()`. `on_done` is called when the last outcome is stored, before the
+        consumer disconnects.
         """
 
     @abstractmethod
-    def consuming(self, on_job: Callable[[], None]) -> AbstractAsyncContextManager[None]:
-        """Keep a consumer at work; it calls `on_job` first thing in each job."""
+    def consuming(self, on_job: Callable[[str], None]) -> AbstractAsyncContextManager[None]:
+        """Keep a consumer at work; first thing in each job it calls `on_job` with its `run_id`."""
 
     @abstractmethod
     async def check(self, finished: int, left: int) -> None:
-        """Check that so many jobs were finished and so many messages are left.
+        """Check that so many jobs were finished and so many are left.
 
         Raises:
             RuntimeError: if not: the figure would be worth nothing.
         """
+
+
+class DegradationSubject(BenchSubject):
+    """A subject on the tables of PGMQ, which is also measured with much in the way.
+
+    Its queue is `bench`; the measures fill it with SQL.
+    """
+
+    @abstractmethod
+    async def finish(self, jobs: int) -> None:
+        """Run that many jobs that are there, and keep the record of them."""
+
+    @abstractmethod
+    def working(self, consumers: int) -> AbstractAsyncContextManager[Callable[[], int]]:
+        """Keep so many consumers at work on jobs that do nothing, each with its own connections.
+
+        They are connected once it is entered. It gives a function that says how many outcomes are
+        stored by now; it may be called afterwards, too.
+        """
+
+    async def serve_metrics(self) -> str:
+        """Serve the metrics of this process over HTTP, and return the URL.
+
+        Raises:
+            NotImplementedError: it has none.
+        """
+        raise NotImplementedError(f"{type(self).__module__} has no metrics to serve")
+
+
+def compare_counts(title: str, expected: dict[str, int], found: dict[str, int]) -> None:
+    """Compare what `check` found with what it should have found.
+
+    Raises:
+        RuntimeError: naming every count that differs.
+    """
+    wrong = [
+        f"{name}: {found[name]:,} found, {count:,} expected"
+        for name, count in expected.items()
+        if found[name] != count
+    ]
+    if wrong:
+        raise RuntimeError(f"{title} lost or repeated jobs. {'; '.join(wrong)}")

@@ -330,14 +330,16 @@ async def test_what_was_not_sent_is_sent_again(
     service = QueueService[Any](pool, queue_name)
     await service.get_config()
     failures = [DatabaseUnavailableError("away"), DatabaseUnavailableError("still away")]
-    fetch = Database(pool).fetch
+    acquire = Database(pool).acquire
 
-    async def away(sql: str, *arguments: object) -> Any:
+    @asynccontextmanager
+    async def away() -> AsyncIterator[Any]:
         if failures:
             raise failures.pop()
-        return await fetch(sql, *arguments)
+        async with acquire() as lent:
+            yield lent
 
-    service._database.fetch = away  # type: ignore[method-assign]
+    service._send_buffer._database.acquire = away  # type: ignore[method-assign]
     await service.enqueue({})
     assert failures == []
     assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1

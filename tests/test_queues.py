@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeAlias
@@ -37,6 +38,25 @@ Service: TypeAlias = "QueueService[Any]"
 pytestmark = pytest.mark.usefixtures("queue_name")
 
 
+class CountingConnection:
+    """Notes each statement, and runs it when it may."""
+
+    def __init__(self, connection: Any, database: CountingDatabase) -> None:
+        self._connection = connection
+        self._database = database
+
+    async def fetch(self, sql: str, *arguments: object) -> Any:
+        """Run a statement and return its rows."""
+        self._database.statements.append(sql)
+        await self._database.go_on.wait()
+        return await self._connection.fetch(sql, *arguments)
+
+    async def fetchrow(self, sql: str, *arguments: object) -> Any:
+        """Run a statement and return its first row."""
+        self._database.statements.append(sql)
+        return await self._connection.fetchrow(sql, *arguments)
+
+
 class CountingDatabase(Database):
     """Counts statements, and can hold them back."""
 
@@ -46,20 +66,11 @@ class CountingDatabase(Database):
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    def __call__(self) -> CountingDatabase:
-        """Return itself: a service makes a Database of what it is given."""
-        return self
-
-    async def fetch(self, sql: str, *arguments: object) -> Any:
-        """Note the statement, and run it when it may."""
-        self.statements.append(sql)
-        await self.go_on.wait()
-        return await super().fetch(sql, *arguments)
-
-    async def fetchrow(self, sql: str, *arguments: object) -> Any:
-        """Note the statement, and run it."""
-        self.statements.append(sql)
-        return await super().fetchrow(sql, *arguments)
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        """Lend a connection that counts."""
+        async with super().acquire() as connection:
+            yield CountingConnection(connection, self)
 
     @property
     def inserts(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from subject import BenchSubject
+from prometheus_client import start_http_server
+from subject import DegradationSubject, Work, compare_counts
 
 from meshhook import (
     Database,
@@ -28,7 +29,7 @@ CONCURRENCY = 50
 LOOK_SECONDS = 0.002
 
 
-class Subject(BenchSubject):
+class Subject(DegradationSubject):
     """A `QueueService` to enqueue and a `Worker` to run."""
 
     _pool: asyncpg.Pool
@@ -62,45 +63,67 @@ class Subject(BenchSubject):
         """Store one job."""
         await self._queue.enqueue(job)
 
-    async def enqueue_many(self, jobs: Sequence[WorkflowJob], delay_seconds: int = 0) -> None:
+    async def enqueue_many(self, jobs: Sequence[WorkflowJob]) -> None:
         """Store a batch."""
-        await self._queue.enqueue_many(jobs, delay_seconds)
+        await self._queue.enqueue_many(jobs)
 
-    async def drain(self, jobs: int, on_done: Callable[[], None]) -> None:
+    async def drain(self, jobs: int, work: Work, on_done: Callable[[], None]) -> None:
         """Run a worker until the outcomes of all jobs are recorded."""
 
         @create_job_handler
-        async def do_nothing(_: Job[Any]) -> None:
-            pass
+        async def run(_: Job[Any]) -> None:
+            await work.run()
 
-        async with Worker(self.url, "bench", do_nothing, concurrency=CONCURRENCY) as worker:
+        async with self._worker(run) as worker:
             # No event says that it is done; looking every 2 ms is exact enough.
             while worker.get_stats().processed < jobs:
                 await asyncio.sleep(LOOK_SECONDS)
             on_done()
 
     @asynccontextmanager
-    async def consuming(self, on_job: Callable[[], None]) -> AsyncIterator[None]:
+    async def consuming(self, on_job: Callable[[str], None]) -> AsyncIterator[None]:
         """Keep a worker running."""
 
         @create_job_handler
-        async def tell(_: Job[Any]) -> None:
-            on_job()
+        async def tell(job: Job[Any]) -> None:
+            on_job(job.run_id)
 
-        async with Worker(self.url, "bench", tell, concurrency=CONCURRENCY):
+        async with self._worker(tell):
             yield
+
+    @asynccontextmanager
+    async def working(self, consumers: int) -> AsyncIterator[Callable[[], int]]:
+        """Keep so many workers running: each has one connection that claims."""
+        workers = [self._worker(_do_nothing) for _ in range(consumers)]
+        async with AsyncExitStack() as stack:
+            for worker in workers:
+                await stack.enter_async_context(worker)
+            yield lambda: sum(worker.get_stats().processed for worker in workers)
+
+    async def finish(self, jobs: int) -> None:
+        """Run a worker: the history is the record that it keeps."""
+        await self.drain(jobs, Work(), on_done=lambda: None)
+
+    async def serve_metrics(self) -> str:
+        """Serve what the worker registers, from a thread of this process."""
+        server, _ = start_http_server(0, addr="127.0.0.1")
+        return f"http://127.0.0.1:{server.server_port}/metrics"
+
+    def _worker(self, handler: Any) -> Worker:
+        return Worker(self.url, "bench", handler, concurrency=CONCURRENCY)
 
     async def check(self, finished: int, left: int) -> None:
         """Count the messages that are left, and the finished jobs in the history."""
-        found = await self._pool.fetchval("select count(*) from pgmq.q_bench")
-        recorded = await self._pool.fetchval(
-            "select count(distinct msg_id) from meshhook.job_attempts where outcome = 'succeeded'"
+        row = await self._pool.fetchrow(
+            "select (select count(*) from pgmq.q_bench) as left, (select count(distinct msg_id)"
+            " from meshhook.job_attempts where outcome = 'succeeded') as finished"
         )
-        if (recorded, found) != (finished, left):
-            raise RuntimeError(
-                f"MeshHook Queue recorded {recorded} jobs, not {finished}; "
-                f"{found} messages are left, not {left}"
-            )
+        compare_counts("MeshHook Queue", {"finished": finished, "left": left}, dict(row))
+
+
+@create_job_handler
+async def _do_nothing(_: Job[Any]) -> None:
+    pass
 
 
 logging.getLogger("meshhook").setLevel(logging.WARNING)

@@ -11,16 +11,22 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from subject import BenchSubject
+from subject import DegradationSubject, Work, compare_counts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 LEASE_SECONDS = 30
 BATCH = 100
+FINISH_BATCH = 1_000
+LOOK_SECONDS = 0.002
+_READ = "select * from pgmq.read('bench', $1, $2)"
+_POLL = "select * from pgmq.read_with_poll('bench', $1, $2)"
+_DELETE = "select pgmq.delete('bench', $1::bigint[])"
+_ARCHIVE = "select pgmq.archive('bench', $1::bigint[])"
 
 
-class Subject(BenchSubject):
+class Subject(DegradationSubject):
     """The functions of PGMQ on a queue that `pgmq.create` made."""
 
     _pool: asyncpg.Pool
@@ -53,53 +59,82 @@ class Subject(BenchSubject):
         """Run one statement."""
         await self._pool.fetchval("select pgmq.send('bench', $1::jsonb)", job)
 
-    async def enqueue_many(self, jobs: Sequence[str], delay_seconds: int = 0) -> None:
+    async def enqueue_many(self, jobs: Sequence[str]) -> None:
         """Run one statement for all."""
-        await self._pool.fetch(
-            "select pgmq.send_batch('bench', $1::jsonb[], $2::integer)", jobs, delay_seconds
-        )
+        await self._pool.fetch("select pgmq.send_batch('bench', $1::jsonb[])", jobs)
 
-    async def drain(self, jobs: int, on_done: Callable[[], None]) -> None:
-        """Read and delete batches on one connection."""
+    async def drain(self, jobs: int, work: Work, on_done: Callable[[], None]) -> None:
+        """Read and delete batches on one connection; jobs that wait do so a batch at a time."""
         connection = await asyncpg.connect(self.url)
-        left = jobs
-        while left:
-            rows = await connection.fetch(
-                "select * from pgmq.read('bench', $1, $2)", LEASE_SECONDS, BATCH
-            )
+        while work.runs < jobs:
+            rows = await connection.fetch(_READ, LEASE_SECONDS, BATCH)
             if not rows:
-                raise RuntimeError(f"the queue is empty, with {left} of {jobs} jobs not read")
-            ids = [row["msg_id"] for row in rows]
-            await connection.fetch("select pgmq.delete('bench', $1::bigint[])", ids)
-            left -= len(rows)
+                raise RuntimeError(f"the queue is empty, with {work.runs} of {jobs} jobs read")
+            if work.seconds:
+                await asyncio.gather(*(work.run() for _ in rows))
+            else:
+                work.runs += len(rows)
+            await connection.fetch(_DELETE, [row["msg_id"] for row in rows])
         on_done()
         await connection.close()
 
     @asynccontextmanager
-    async def consuming(self, on_job: Callable[[], None]) -> AsyncIterator[None]:
+    async def consuming(self, on_job: Callable[[str], None]) -> AsyncIterator[None]:
         """Wait with pgmq.read_with_poll, which looks every 100 ms unless told otherwise."""
         connection = await asyncpg.connect(self.url)
 
         async def consume() -> None:
             while True:
-                for row in await connection.fetch(
-                    "select * from pgmq.read_with_poll('bench', $1, 1)", LEASE_SECONDS
-                ):
-                    on_job()
-                    await connection.fetchval(
-                        "select pgmq.delete('bench', $1::bigint)", row["msg_id"]
-                    )
+                rows = await connection.fetch(_POLL, LEASE_SECONDS, BATCH)
+                for row in rows:
+                    on_job(json.loads(row["message"])["run_id"])
+                await connection.fetch(_DELETE, [row["msg_id"] for row in rows])
 
+        task = asyncio.create_task(consume(), name="consume")
         try:
-            async with asyncio.TaskGroup() as group:
-                task = group.create_task(consume())
-                yield
-                task.cancel()
+            yield
         finally:
+            task.cancel()
+            await asyncio.wait([task])
             connection.terminate()
+            if not task.cancelled():
+                task.result()
+
+    @asynccontextmanager
+    async def working(self, consumers: int) -> AsyncIterator[Callable[[], int]]:
+        """Read and delete on each connection; one that finds nothing looks again in 2 ms."""
+        connections = [await asyncpg.connect(self.url) for _ in range(consumers)]
+        deleted = 0
+        stopping = False
+
+        async def consume(connection: asyncpg.Connection) -> None:
+            nonlocal deleted
+            while not stopping:
+                rows = await connection.fetch(_READ, LEASE_SECONDS, BATCH)
+                if not rows:
+                    await asyncio.sleep(LOOK_SECONDS)
+                    continue
+                await connection.fetch(_DELETE, [row["msg_id"] for row in rows])
+                deleted += len(rows)
+
+        async with asyncio.TaskGroup() as group:
+            for connection in connections:
+                group.create_task(consume(connection))
+            try:
+                yield lambda: deleted
+            finally:
+                stopping = True
+        for connection in connections:
+            await connection.close()
+
+    async def finish(self, jobs: int) -> None:
+        """Read and archive: the archive is the record that PGMQ keeps."""
+        while jobs > 0:
+            rows = await self._pool.fetch(_READ, LEASE_SECONDS, FINISH_BATCH)
+            await self._pool.fetch(_ARCHIVE, [row["msg_id"] for row in rows])
+            jobs -= len(rows)
 
     async def check(self, finished: int, left: int) -> None:
-        """Count the messages that are left; PGMQ keeps no record of the others."""
+        """Count the messages that are left; PGMQ keeps no record of those that were deleted."""
         found = await self._pool.fetchval("select count(*) from pgmq.q_bench")
-        if found != left:
-            raise RuntimeError(f"raw PGMQ finished {finished} jobs: {found} left, not {left}")
+        compare_counts(f"Raw PGMQ, {finished:,} finished,", {"left": left}, {"left": found})

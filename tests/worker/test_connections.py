@@ -97,7 +97,7 @@ async def test_a_dead_listening_connection_is_listened_on_again(
 
         await eventually(listens)
         woken = asyncio.Event()
-        worker._parts.claimer.wake = woken.set  # type: ignore[method-assign]
+        worker._parts.lanes[0].claimer.wake = woken.set  # type: ignore[method-assign]
         await connection.execute("select pg_notify('meshhook_wake_jobs', '')")
         await asyncio.wait_for(woken.wait(), 10)
 
@@ -126,7 +126,9 @@ async def test_a_database_that_goes_away_is_waited_for() -> None:
                 await asyncio.to_thread(server.stop)
                 go_on.set()
                 await eventually(
-                    lambda: worker._parts is not None and worker._parts.settler.backlog == 1
+                    lambda: (
+                        worker._parts is not None and worker._parts.lanes[0].settler.backlog == 1
+                    )
                 )
                 with pytest.raises(DatabaseUnavailableError):
                     await Database.connect(url)
@@ -180,7 +182,7 @@ async def test_a_queue_that_is_dropped_and_made_again_is_worked_on(
     async with make_worker(database_url, nothing) as worker:
         await drop_queue(database, "jobs")
         assert worker._parts is not None
-        worker._parts.claimer.wake()
+        worker._parts.lanes[0].claimer.wake()
         await create_queue(database, "jobs")
         await QueueService(pool, "jobs").enqueue({})
         await eventually(lambda: worker.get_stats().processed == 1, timeout=20)

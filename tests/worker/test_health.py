@@ -91,7 +91,7 @@ async def test_a_claimer_that_is_dead_is_named(
         async with worker:
             await is_stuck.wait()
             assert worker._parts is not None
-            for loop in worker._parts.gauges.loops:
+            for loop in worker._parts.lanes[0].gauges.loops:
                 loop.stall_seconds = 4.0
             assert (await ask_aside(server.port, "/healthz")).status == 200
 
@@ -121,7 +121,7 @@ async def test_a_long_job_that_runs_alone_stalls_nothing(
     async with make_worker(database_url, handler) as worker:
         await asyncio.wait_for(runs.wait(), 10)
         assert worker._parts is not None
-        claimer = worker._parts.gauges.loops[0]
+        claimer = worker._parts.lanes[0].gauges.loops[0]
         before = claimer._turned_at
         await eventually(lambda: claimer._turned_at > before)
         go_on.set()

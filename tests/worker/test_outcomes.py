@@ -472,7 +472,9 @@ async def test_settings_are_followed_without_a_restart(
 
         async def change(**changes: Any) -> None:
             config = await set_queue_config(database, "jobs", **changes)
-            await eventually(lambda: worker._parts is not None and worker._parts.config == config)
+            await eventually(
+                lambda: worker._parts is not None and worker._parts.lanes[0].config == config
+            )
 
         await change(paused=True)
         msg_id = await queue.enqueue({})

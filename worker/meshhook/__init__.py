@@ -1,28 +1,36 @@
-"""MeshHook Queue: a job queue for workflow jobs on PostgreSQL and PGMQ."""
+"""MeshHook Queue: a job queue for workflow jobs on PostgreSQL and PGMQ.
 
-from meshhook.administration import (
-    QueueSnapshot,
-    create_queue,
-    drop_queue,
-    get_queue_config,
-    get_queue_snapshot,
-    list_queues,
-    set_queue_config,
-)
-from meshhook.database import Database
-from meshhook.dead_letter_jobs import DeadLetterJob, DlqMetrics, ErrorGroup
-from meshhook.dead_letters import DLQService
-from meshhook.errors import MeshHookError
-from meshhook.exporter import QueueExporter
-from meshhook.jobs import Job, WorkflowJob
-from meshhook.live_workers import LiveWorker, list_workers
-from meshhook.observability.monitoring_server import MonitoringServer
-from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
-from meshhook.queue_config import QueueConfig
-from meshhook.queues import QueueMetrics, QueueService
-from meshhook.retry import RetryInfo, RetryStrategy
-from meshhook.schema import migrate
-from meshhook.worker import JobHandler, Worker, WorkerStats, create_job_handler
+A name is imported when it is first asked for, so that a command that needs one of them does not
+wait for all.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meshhook.administration import (
+        QueueSnapshot,
+        create_queue,
+        drop_queue,
+        get_queue_config,
+        get_queue_snapshot,
+        list_queues,
+        set_queue_config,
+    )
+    from meshhook.database import Database
+    from meshhook.dead_letter_jobs import DeadLetterJob, DlqMetrics, ErrorGroup
+    from meshhook.dead_letters import DLQService
+    from meshhook.errors import MeshHookError
+    from meshhook.exporter import QueueExporter
+    from meshhook.jobs import Job, WorkflowJob
+    from meshhook.live_workers import LiveWorker, list_workers
+    from meshhook.observability.monitoring_server import MonitoringServer
+    from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
+    from meshhook.queue_config import QueueConfig
+    from meshhook.queues import QueueMetrics, QueueService
+    from meshhook.retry import RetryInfo, RetryStrategy
+    from meshhook.schema import migrate
+    from meshhook.worker import JobHandler, Worker, WorkerStats, create_job_handler
 
 __all__ = [
     "Cancel",
@@ -60,3 +68,54 @@ __all__ = [
     "migrate",
     "set_queue_config",
 ]
+
+_HOMES = {
+    "Cancel": "meshhook.outcomes",
+    "DLQService": "meshhook.dead_letters",
+    "Database": "meshhook.database",
+    "DeadLetter": "meshhook.outcomes",
+    "DeadLetterJob": "meshhook.dead_letter_jobs",
+    "DlqMetrics": "meshhook.dead_letter_jobs",
+    "Done": "meshhook.outcomes",
+    "ErrorGroup": "meshhook.dead_letter_jobs",
+    "Job": "meshhook.jobs",
+    "JobHandler": "meshhook.worker",
+    "LiveWorker": "meshhook.live_workers",
+    "MeshHookError": "meshhook.errors",
+    "MonitoringServer": "meshhook.observability.monitoring_server",
+    "QueueConfig": "meshhook.queue_config",
+    "QueueExporter": "meshhook.exporter",
+    "QueueMetrics": "meshhook.queues",
+    "QueueService": "meshhook.queues",
+    "QueueSnapshot": "meshhook.administration",
+    "RetryAfter": "meshhook.outcomes",
+    "RetryInfo": "meshhook.retry",
+    "RetryStrategy": "meshhook.retry",
+    "Snooze": "meshhook.outcomes",
+    "Worker": "meshhook.worker",
+    "WorkerStats": "meshhook.worker",
+    "WorkflowJob": "meshhook.jobs",
+    "create_job_handler": "meshhook.worker",
+    "create_queue": "meshhook.administration",
+    "drop_queue": "meshhook.administration",
+    "get_queue_config": "meshhook.administration",
+    "get_queue_snapshot": "meshhook.administration",
+    "list_queues": "meshhook.administration",
+    "list_workers": "meshhook.live_workers",
+    "migrate": "meshhook.schema",
+    "set_queue_config": "meshhook.administration",
+}
+"""The module of each name; the imports above say the same to type checkers."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name. Raises AttributeError for any other."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'meshhook' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, and what a module always has."""
+    return sorted({*globals(), *__all__})

@@ -70,8 +70,30 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     return text
 
 
+def _no_form(value: object) -> object:
+    message = f"{type(value).__name__} has no form in JSON"
+    raise TypeError(message)
+
+
+_PLAIN_ENCODER = json.JSONEncoder(
+    allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_no_form
+)
+
+
 def _encode(value: object, what: str) -> tuple[str, int]:
     """Return the JSON text of `value` and its length in bytes; `what` names it in errors."""
+    try:
+        # Not a copy: a WorkflowJob holds its fields, and nothing else, in its dictionary.
+        text = _PLAIN_ENCODER.encode(value.__dict__ if type(value) is WorkflowJob else value)
+        if "\\u0000" not in text:
+            return text, len(text) if text.isascii() else len(text.encode())
+    except (TypeError, ValueError, RecursionError):
+        pass
+    return _encode_with_care(value, what)
+
+
+def _encode_with_care(value: object, what: str) -> tuple[str, int]:
+    """Do as `_encode` for values that have no form in JSON as they are, or none at all."""
     has_model = isinstance(value, BaseModel) and type(value) is not WorkflowJob
 
     def as_json(item: object) -> Any:
@@ -118,8 +140,7 @@ def _as_json(value: object) -> Any:
         return to_jsonable_python(value, inf_nan_mode="constants")
     if isinstance(value, Mapping):
         return dict(value)
-    message = f"{type(value).__name__} has no form in JSON"
-    raise TypeError(message)
+    return _no_form(value)
 
 
 def _first_fault(value: object, place: str, depth: int = 0) -> str | None:

@@ -62,6 +62,8 @@ def translated_errors() -> Iterator[None]:
     try:
         with translated_driver_errors():
             yield
+    except errors.MeshHookError:
+        raise  # an unavailable database is an OSError, too
     except _NETWORK as error:
         message = f"the database cannot be reached: {error or type(error).__name__}"
         raise errors.DatabaseUnavailableError(message) from error
@@ -116,6 +118,8 @@ def translated_statement_errors() -> Iterator[None]:
     try:
         with translated_driver_errors():
             yield
+    except errors.MeshHookError:
+        raise  # an unavailable database is an OSError, too
     except _NETWORK as error:
         reason = error if str(error) else "no answer in time"
         message = f"the connection broke while a statement was under way: {reason}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LIVE_STATES = ("ready", "scheduled", "running", "retrying", "lost")
 """The states of a job that is in its queue."""
-FINAL_OUTCOMES = tuple(
+FINAL_STATES = tuple(
     outcome.value
     for outcome in AttemptOutcome
     if outcome in outcomes.FINAL_OUTCOMES or outcome is AttemptOutcome.REPLAYED
@@ -140,7 +140,7 @@ def life_from(
     last = rows[0] if rows else None
     replayed = last if last is not None and last["outcome"] == AttemptOutcome.REPLAYED else None
     attempts = [row for row in reversed(rows) if row["outcome"] != AttemptOutcome.REPLAYED]
-    if last is not None and last["outcome"] in FINAL_OUTCOMES:
+    if last is not None and last["outcome"] in FINAL_STATES:
         live = None
     if replayed is not None:
         dead = None

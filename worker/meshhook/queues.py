@@ -22,12 +22,15 @@ from meshhook.errors import (
 )
 from meshhook.jobs import Job, PayloadT
 from meshhook.names import validate_queue_name
+from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
 from meshhook.outcomes import AttemptOutcome, delay_in_seconds
 from meshhook.sending import MAX_BATCH_MESSAGES, Message, SendBuffer, insert_messages
 from meshhook.settlements import Settlement, settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+    from opentelemetry.trace import TracerProvider
 
     from meshhook.queue_config import QueueConfig
 
@@ -72,6 +75,7 @@ class QueueService(Generic[PayloadT]):
         *,
         payload_model: Any = None,
         worker_name: str | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         """Take an asyncpg pool or connection, and the queue's name.
 
@@ -80,6 +84,8 @@ class QueueService(Generic[PayloadT]):
             queue_name: the queue; see `meshhook.names`.
             payload_model: the type of `Job.payload` of dequeued jobs. Default: plain JSON.
             worker_name: who settles, for the history. Default none.
+            tracer_provider: makes the spans of sends, and puts their trace into the headers.
+                Default: the global one of OpenTelemetry, once one is set; else there are none.
 
         Raises:
             InvalidQueueNameError: if no queue may have that name.
@@ -89,6 +95,7 @@ class QueueService(Generic[PayloadT]):
         self._database = Database(source)
         self._decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
         self._worker_name = worker_name
+        self._tracing = TracerFinder(tracer_provider)
         self._tables: queries.QueueTables | None = None
         self._config: QueueConfig | None = None
         self._config_read_at = 0.0
@@ -120,10 +127,13 @@ class QueueService(Generic[PayloadT]):
             UncertainCommitError: the connection broke; the job may or may not be stored.
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
-        message = await self._encode(job, headers, delay_seconds)
-        if connection is not None:
-            return (await self._insert_in_batches(connection, [message]))[0]
-        return await self._send_buffer.send(*message)
+        tracer = self._tracing.find()
+        if tracer is None:
+            return await self._enqueue(job, delay_seconds, headers, connection)
+        with sending(tracer, self.queue_name, headers) as (traced, span):
+            msg_id = await self._enqueue(job, delay_seconds, traced, connection)
+            note_sent(span, [msg_id])
+        return msg_id
 
     async def enqueue_many(
         self,
@@ -138,12 +148,38 @@ class QueueService(Generic[PayloadT]):
         Arguments and errors are those of `enqueue`; the message of an error that one job causes
         says which one. For a very large number call it with a few thousand at a time.
         """
-        encoded = []
-        for position, job in enumerate(jobs):
+        tracer = self._tracing.find()
+        if tracer is None:
+            return await self._enqueue_many(jobs, delay_seconds, headers, connection)
+        with sending(tracer, self.queue_name, headers) as (traced, span):
+            msg_ids = await self._enqueue_many(jobs, delay_seconds, traced, connection)
+            note_sent(span, msg_ids)
+        return msg_ids
+
+    async def _enqueue(
+        self, job: object, delay_seconds: float, headers: Mapping[str, Any] | None, connection: Any
+    ) -> int:
+        message = await self._encode(job, headers, delay_seconds)
+        if connection is not None:
+            return (await self._insert_in_batches(connection, [message]))[0]
+        return await self._send_buffer.send(*message)
+
+    async def _enqueue_many(
+        self,
+        jobs: Iterable[object],
+        delay_seconds: float,
+        headers: Mapping[str, Any] | None,
+        connection: Any,
+    ) -> list[int]:
+        delay = delay_in_seconds(delay_seconds)
+        header_text = encode_headers(headers)
+        max_bytes = (await self.get_config()).max_payload_bytes
+        encoded: list[Message] = []
+        for job in jobs:
             try:
-                encoded.append(await self._encode(job, headers, delay_seconds))
+                encoded.append((encode_body(job, max_bytes), header_text, delay))
             except ValueError as error:
-                error.add_note(f"job {position} of the batch, counted from 0")
+                error.add_note(f"job {len(encoded)} of the batch, counted from 0")
                 raise
         if not encoded:
             return []
@@ -344,5 +380,6 @@ class QueueService(Generic[PayloadT]):
             for job in jobs
         ]
         async with self._existing_tables() as tables:
-            settled = await settle(self._database, tables, self._worker_name, settlements)
+            with settling(self._tracing.find(), self.queue_name, len(jobs)):
+                settled = await settle(self._database, tables, self._worker_name, settlements)
         return [position in settled for position in range(len(jobs))]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 import asyncpg
 import stamina
 
 from meshhook import queries
+from meshhook.database import translated_statement_errors
 from meshhook.errors import (
     DatabaseError,
     DatabaseUnavailableError,
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH_MESSAGES = 1_000
 MAX_BATCH_BYTES = 8_388_608
+HOLD_SECONDS = 0.05
 
 Message = tuple[str, str | None, float]
 """A message to store: its body and headers as JSON text, and its delay in seconds."""
@@ -46,7 +50,11 @@ async def insert_messages(
     bodies, headers, delays = zip(*messages, strict=True)
     try:
         rows = await connection.fetch(  # type: ignore[attr-defined]
-            queries.load("enqueue", queue_name), bodies, headers, delays
+            queries.load("enqueue", queue_name),
+            bodies,
+            # A column without values costs nothing as null.
+            headers if any(headers) else None,
+            delays if any(delays) else None,
         )
     except (SchemaMissingError, asyncpg.UndefinedTableError) as error:
         raise QueueNotFoundError(queue_name) from error
@@ -73,7 +81,10 @@ class SendBuffer:
         self._pending.append((body, headers, delay_seconds, future))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(
-                self._send_pending(), name=f"meshhook-send-{self._queue_name}"
+                self._send_pending(),
+                name=f"meshhook-send-{self._queue_name}",
+                # Not the caller's: it sends for others as well.
+                context=Context(),
             )
         return await future
 
@@ -85,11 +96,49 @@ class SendBuffer:
     async def _send_pending(self) -> None:
         while batch := self._take_batch():
             try:
-                await self._send(batch)
+                await self._send_from(batch)
             except asyncio.CancelledError:
                 for *_, future in batch + self._pending:
                     future.cancel()
                 raise
+
+    async def _send_from(self, batch: list[_Pending]) -> None:
+        """Send a batch, and what gathers meanwhile, on one connection.
+
+        Giving a connection back to its pool costs a round trip, so it is kept for a moment.
+        """
+        try:
+            async with self._database.acquire() as connection:
+                ends_at = time.monotonic() + HOLD_SECONDS
+                while batch:
+                    await self._send(batch, connection)
+                    batch = []
+                    # Those whose messages are stored may have more.
+                    await asyncio.sleep(0)
+                    if time.monotonic() < ends_at:
+                        batch = self._take_batch()
+        except DatabaseUnavailableError as error:
+            if batch and _was_not_sent(error):
+                await self._send_again(batch)
+            else:
+                self._refuse(batch, error)
+        except (MeshHookError, OSError) as error:
+            self._refuse(batch, error)
+        except asyncio.CancelledError:
+            for *_, future in batch:
+                future.cancel()
+            raise
+
+    async def _send_again(self, batch: list[_Pending]) -> None:
+        """Send what failed before anything was sent; only that is safe to repeat."""
+        try:
+            async for attempt in stamina.retry_context(
+                on=_was_not_sent, attempts=4, timeout=15, wait_initial=0.05, wait_max=2
+            ):
+                with attempt:
+                    await self._send(batch, self._database)
+        except (MeshHookError, OSError) as error:
+            self._refuse(batch, error)
 
     def _take_batch(self) -> list[_Pending]:
         size_bytes = 0
@@ -103,38 +152,33 @@ class SendBuffer:
         batch = [item for item in batch if not item[3].done()]
         return batch if batch or not self._pending else self._take_batch()
 
-    async def _send(self, batch: list[_Pending]) -> None:
+    async def _send(self, batch: list[_Pending], connection: object) -> None:
+        """Send a batch.
+
+        Raises:
+            DatabaseUnavailableError: none of it was sent, or it is not known what was stored.
+        """
         try:
-            ids = await self._insert([item[:3] for item in batch])
+            with translated_statement_errors():
+                ids = await insert_messages(
+                    connection, self._queue_name, [item[:3] for item in batch]
+                )
+        except DatabaseUnavailableError:
+            raise
         except DatabaseError as error:
-            is_refused = not isinstance(error, DatabaseUnavailableError | SchemaMissingError)
-            if is_refused and len(batch) > 1:
+            if len(batch) > 1 and not isinstance(error, SchemaMissingError):
                 # The server took none of them. One message it cannot store must not cost the
                 # others theirs: send each alone.
                 for item in batch:
-                    await self._send([item])
+                    await self._send([item], connection)
                 return
             self._refuse(batch, error)
-        except (MeshHookError, OSError) as error:
+        except MeshHookError as error:
             self._refuse(batch, error)
         else:
             for (*_, future), msg_id in zip(batch, ids, strict=True):
                 if not future.done():
                     future.set_result(msg_id)
-
-    async def _insert(self, messages: list[Message]) -> list[int]:
-        try:
-            return await insert_messages(self._database, self._queue_name, messages)
-        except DatabaseUnavailableError as error:
-            if not _was_not_sent(error):
-                raise
-        # Only what failed before anything was sent is tried again.
-        async for attempt in stamina.retry_context(
-            on=_was_not_sent, attempts=5, timeout=15, wait_initial=0.05, wait_max=2
-        ):
-            with attempt:
-                return await insert_messages(self._database, self._queue_name, messages)
-        raise AssertionError  # pragma: no cover - the loop returns or raises
 
     @staticmethod
     def _refuse(batch: list[_Pending], error: BaseException) -> None:

@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     """`json`, `console`, or `auto`: console on a terminal. Default auto."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """The lowest level that is logged: debug, info, warning or error. Default info."""
+    postgres_password: SecretStr | None = None
+    """The password that `meshhook serve-postgres` sets for the role `meshhook`."""
     pooled: bool = False
     """Whether the URL leads through a pooler in transaction mode, such as PgBouncer.
     Statements are then not prepared under a name, and waiting workers poll. Default false."""
@@ -40,6 +42,7 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         variable = "MESHHOOK_" + str(first["loc"][0]).upper()
-        shown = "(hidden)" if "URL" in variable else repr(first["input"])
+        is_secret = variable.endswith(("_URL", "_PASSWORD"))
+        shown = "(hidden)" if is_secret else repr(first["input"])
         message = f"environment variable {variable}={shown}: {first['msg']}"
         raise InvalidSettingError(message) from None

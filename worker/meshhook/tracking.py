@@ -13,7 +13,7 @@ from meshhook.database import Database
 from meshhook.dead_letter_jobs import dead_letter_from
 from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFoundError
 from meshhook.job_lives import (
-    FINAL_OUTCOMES,
+    FINAL_STATES,
     LIVE_STATES,
     JobKey,
     JobLife,
@@ -95,7 +95,7 @@ async def find_jobs(
         queue_name: only jobs of this queue. Default: of all.
         run_id: only jobs of this run. Default: of all.
         workflow_id: only jobs of this workflow. Default: of all.
-        state: only jobs in this state, one of `LIVE_STATES` and `FINAL_OUTCOMES`. Default: all.
+        state: only jobs in this state, one of `LIVE_STATES` and `FINAL_STATES`. Default: all.
         limit: how many at the most, 1 to 1,000. Default 50.
 
     Raises:
@@ -104,15 +104,15 @@ async def find_jobs(
         DatabaseError: if they cannot be read.
     """
     check_range("limit", limit, MAX_JOBS)
-    if state is not None and state not in LIVE_STATES + FINAL_OUTCOMES:
+    if state is not None and state not in LIVE_STATES + FINAL_STATES:
         raise InvalidSettingError(
-            f"state is one of {', '.join(LIVE_STATES + FINAL_OUTCOMES)}, got {state!r}"
+            f"state is one of {', '.join(LIVE_STATES + FINAL_STATES)}, got {state!r}"
         )
     known = await _known_queues(database)
     names = list(known) if queue_name is None else [validate_queue_name(queue_name)]
     scanned = _SCANNED_IN_EACH_QUEUE if queue_name is None else _SCANNED_IN_ONE_QUEUE
     jobs: dict[JobKey, JobSummary] = {}
-    if state not in FINAL_OUTCOMES:
+    if state not in FINAL_STATES:
         statement = "find_live_jobs" if state is None else "find_live_jobs_by_state"
         by_state = () if state is None else (state, state in _WAITING_STATES)
         for name in names:
@@ -121,7 +121,7 @@ async def find_jobs(
                 rows = await database.fetch(sql, run_id, workflow_id, scanned, limit, *by_state)
                 jobs |= by_key(summary_from(row, name) for row in rows)
     if run_id is not None or state not in LIVE_STATES:
-        outcome = state if state in FINAL_OUTCOMES else None
+        outcome = state if state in FINAL_STATES else None
         if run_id is None:
             rows = await database.fetch(
                 queries.load("find_recorded_jobs"), names, workflow_id, outcome, scanned, limit
@@ -133,7 +133,7 @@ async def find_jobs(
             )
         recorded = by_key(summary_from(row, row["queue"]) for row in rows)
         # Live messages were read before: where both know a job, a final outcome is the later word.
-        jobs |= {k: job for k, job in recorded.items() if job.state in FINAL_OUTCOMES}
+        jobs |= {k: job for k, job in recorded.items() if job.state in FINAL_STATES}
         unsettled = [job for k, job in recorded.items() if k not in jobs]
         jobs |= await _still_live(database, known, unsettled)
     if not jobs and queue_name is not None and queue_name not in known:

@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from meshhook.cli import demo, dlq, enqueue, exporter, jobs, migrate, queue, stats, worker, workers
+from meshhook.cli import (
+    demo,
+    dlq,
+    enqueue,
+    exporter,
+    jobs,
+    migrate,
+    queue,
+    serve_postgres,
+    stats,
+    worker,
+    workers,
+)
 from meshhook.cli.failures import EXIT_CODES_HELP, ExitCode, UsageError, describe, exit_code
 from meshhook.cli.options import PROGRAM, ProgramOptions, example
 
@@ -41,6 +53,7 @@ for group, name in ((jobs, "jobs"), (dlq, "dlq")):
 stats.add_to(app)
 workers.add_to(app)
 demo.add_to(app)
+serve_postgres.add_to(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meshhook.cli.options import JsonOption, QueueArgument, example
+from meshhook.cli.tracing import traced
 
 if TYPE_CHECKING:
     from meshhook.cli.json_lines import JsonLines, Line
@@ -80,7 +81,7 @@ def enqueue(
         headers=_headers(header or []),
         ids=_ids(run_id=run_id, workflow_id=workflow_id, project_id=project_id),
     )
-    with open_lines(job, file) as lines:
+    with traced("meshhook-enqueue"), open_lines(job, file) as lines:
         with_database(context, lambda database: sender.send(database, lines))
     ids = sender.msg_ids
     if as_json:

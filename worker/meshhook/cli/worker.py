@@ -18,6 +18,7 @@ from meshhook.cli.monitoring import (
     monitored,
 )
 from meshhook.cli.options import QueueArgument, example
+from meshhook.cli.tracing import flush_traces, traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,14 @@ def worker(
             help="How long its event loop may stand still until /healthz fails, 10 to 86400.",
         ),
     ] = 60,
+    producer_trace: Annotated[
+        str,
+        typer.Option(
+            metavar="link|parent",
+            envvar="MESHHOOK_PRODUCER_TRACE",
+            help="How a job's trace belongs to that of its producer; see OTEL_* below.",
+        ),
+    ] = "link",
 ) -> None:
     """Work on the jobs of a queue until SIGTERM or SIGINT (Ctrl-C).
 
@@ -74,6 +83,9 @@ def worker(
 
     It logs to standard error: MESHHOOK_LOG_FORMAT is json, console or auto, and
     MESHHOOK_LOG_LEVEL debug, info, warning or error.
+
+    It exports traces if OTEL_TRACES_EXPORTER or OTEL_EXPORTER_OTLP_ENDPOINT is set, as the standard
+    OTEL_* variables say; OTLP needs the extra otlp: pip install 'meshhook-queue[otlp]'.
     """
     from meshhook.cli.connecting import target
     from meshhook.cli.handler_loader import load_handler
@@ -91,14 +103,17 @@ def worker(
             pooled=found.pooled,
             name=name,
             stall_seconds=stall_seconds,
+            producer_trace=producer_trace,
         )
         with (
+            traced("meshhook-worker"),
             monitored(metrics_port, metrics_address, library_worker),
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
             runner.run(_work(found, library_worker))
             if library_worker.has_stuck_jobs:
                 # They take no notice of being cancelled, and the loop's end would wait for them.
+                flush_traces()
                 _exit_at_once(0)
 
 

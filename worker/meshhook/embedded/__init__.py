@@ -4,6 +4,7 @@ Only the programs of the wheel are used. They run as the calling user or, for ro
 unprivileged account, since PostgreSQL refuses to run as root.
 """
 
+from meshhook.embedded.network import NetworkPostgres
 from meshhook.embedded.server import DATABASE, EmbeddedPostgres
 
-__all__ = ["DATABASE", "EmbeddedPostgres"]
+__all__ = ["DATABASE", "EmbeddedPostgres", "NetworkPostgres"]

@@ -27,7 +27,7 @@ set read_ct = q.read_ct + 1, {set_last_read_at} vt = now() + make_interval(secs 
 from chosen c
 where q.msg_id = c.msg_id
 -- Times as seconds since 1970: the driver makes a time of each in ten times the time of a number.
-returning q.msg_id, q.read_ct, extract(epoch from q.enqueued_at)::float8 as enqueued,
-    extract(epoch from c.vt)::float8 as ready, c.class,
+returning q.msg_id, q.read_ct, date_part('epoch', q.enqueued_at) as enqueued,
+    date_part('epoch', c.vt) as ready, c.class,
     q.message::text as body, q.headers::text as headers,
-    extract(epoch from now())::float8 as claimed
+    date_part('epoch', now()) as claimed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import stamina
@@ -14,15 +14,17 @@ from meshhook import queries
 from meshhook.claims import EVERYTHING, Claim, ClaimClass, claim
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.observability.loggers import get_logger
+from meshhook.observability.loops import WAIT_SECONDS
 from meshhook.worker.claim_plan import (
     ClaimWindow,
     FinishRate,
     claim_size,
     claimed_ahead,
 )
+from meshhook.worker.wake_delay import WakeDelay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from meshhook.jobs import Job
     from meshhook.observability.loops import WatchedLoop
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from meshhook.worker.leases import LeaseTable
     from meshhook.worker.running import Runner
     from meshhook.worker.settling import Settler
+    from meshhook.worker.slots import Share
 
 _log = get_logger("meshhook.worker.claiming")
 
@@ -62,7 +65,28 @@ class Claimer:
         metrics: WorkerMetrics,
         loop: WatchedLoop,
         listens: bool,
+        line: asyncio.Lock,
+        all_ended: Callable[[], Awaitable[None]],
+        share: Share | None = None,
     ) -> None:
+        """Take what it works with.
+
+        Args:
+            connection: where to claim.
+            tables: the queue's tables.
+            handler: decodes suspects, for their identifiers.
+            runner: takes the jobs.
+            settler: holds up claims while too much is unsettled.
+            leases: is told of every lease.
+            settings: returns the queue's settings now.
+            metrics: counts claims.
+            loop: is told at every turn.
+            listens: whether inserts can wake it.
+            line: the claimers of a worker claim one after the other; one that runs suspects apart
+                keeps the others waiting.
+            all_ended: waits until nothing runs in this process, and all outcomes are recorded.
+            share: the queue's share of the worker's slots. Default: it has them all.
+        """
         self._connection = connection
         self._tables = tables
         self._handler = handler
@@ -73,8 +97,15 @@ class Claimer:
         self._metrics = metrics
         self._loop = loop
         self._listens = listens
+        self._line = line
+        self._all_ended = all_ended
+        self._share = share
+        self._patience: asyncio.Timeout | None = None
         self._window = ClaimWindow()
         self._rate = FinishRate()
+        self.wake_delay = WakeDelay()
+        """How long to wait after a wake-up; knows how many workers the queue has."""
+        self._was_notified = False
         self._woken = asyncio.Event()
         self._waiting_until = 0.0
         self._clock_offset: float | None = None
@@ -83,8 +114,13 @@ class Claimer:
         self._wait_sql = queries.load("wait", tables)
         self._waiting_sequence = f'meshhook."waiting_{tables.queue_name}"'
 
+    def notify(self) -> None:
+        """End a wait: something was inserted, and every waiting worker knows."""
+        self._was_notified = True
+        self._woken.set()
+
     def wake(self) -> None:
-        """End a wait: something was inserted, or the settings have changed."""
+        """End a wait: this worker has reason to look."""
         self._woken.set()
 
     def wake_in(self, seconds: float) -> None:
@@ -97,6 +133,8 @@ class Claimer:
         self._is_stopping = True
         self._woken.set()
         self._runner.has_room.set()
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Claim until stopped or cancelled. A database that is away is waited for."""
@@ -126,29 +164,43 @@ class Claimer:
         self._loop.turn()
         if self._settings().paused:
             self._woken.clear()
+            self._ask(for_more=False)
             await self._sleep(POLL_SECONDS)
             return
-        limit = await self._wait_for_room()
-        if limit == 0:
-            return
-        # A wake-up from here on speaks of what this claim may not see.
-        self._woken.clear()
-        claimed = await self._claim(limit)
-        if claimed.jobs:
-            await self._hand_over(claimed, limit)
-            return
-        await self._wait_for_messages(limit)
+        try:
+            self._ask(for_more=self._settler.backlog < MAX_UNSETTLED)
+            if not await self._has_room():
+                return
+            # A wake-up from here on speaks of what this claim may not see.
+            self._woken.clear()
+            if await self._claim_and_hand_over():
+                return
+            await self._wait_for_messages()
+        except BaseException:
+            self._ask(for_more=False)
+            raise
 
-    async def _wait_for_room(self) -> int:
-        runner = self._runner
-        self._rate.update(runner.finished, time.monotonic())
-        limit = claim_size(
-            free_slots=max(0, runner.free_slots),
-            unstarted=runner.unstarted,
+    def _ask(self, *, for_more: bool) -> None:
+        # Of several queues one that has no more work leaves its slots to the others.
+        if self._share is not None:
+            self._share.wants_more = for_more
+
+    def _room(self) -> int:
+        """Return how many messages to claim now."""
+        if self._is_stopping or self._settler.backlog >= MAX_UNSETTLED:
+            return 0
+        return claim_size(
+            free_slots=max(0, self._runner.free_slots),
+            unstarted=self._runner.unstarted,
             finished_per_second=self._rate.per_second,
         )
-        if limit and self._settler.backlog < MAX_UNSETTLED:
-            return limit
+
+    async def _has_room(self) -> bool:
+        """Say whether there is room for more jobs; if not, wait for some, or for a second."""
+        runner = self._runner
+        self._rate.update(runner.finished, time.monotonic())
+        if self._room():
+            return True
         runner.room_mark = claimed_ahead(self._rate.per_second) // 2
         runner.has_room.clear()
         try:
@@ -156,7 +208,37 @@ class Claimer:
                 await runner.has_room.wait()
         except TimeoutError:
             pass
-        return 0
+        return False
+
+    async def _claim_and_hand_over(self, *, everything: bool = False) -> bool:
+        """Claim, hand over what was found, and say whether to go on claiming."""
+        async with self._place_in_line():
+            # What others have claimed meanwhile may have taken the room.
+            self._ask(for_more=True)
+            limit = self._room()
+            if limit == 0:
+                return True
+            claimed = await self._claim(limit, everything=everything)
+            if len(claimed.jobs) < limit:
+                self._ask(for_more=False)
+            if claimed.jobs:
+                await self._hand_over(claimed, limit)
+        return bool(claimed.jobs)
+
+    @asynccontextmanager
+    async def _place_in_line(self) -> AsyncIterator[None]:
+        # Another queue's suspect may run for long before its claimer leaves the line.
+        while True:
+            try:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await self._line.acquire()
+                break
+            except TimeoutError:
+                self._loop.turn()
+        try:
+            yield
+        finally:
+            self._line.release()
 
     async def _claim(self, limit: int, *, everything: bool = False) -> Claim:
         settings = self._settings()
@@ -173,6 +255,9 @@ class Claimer:
                 from_vt=from_vt,
             )
         self._metrics.claimed(len(claimed.jobs))
+        if self._was_notified:
+            self._was_notified = False
+            self.wake_delay.found(len(claimed.jobs))
         ended_at = time.monotonic()
         if sweep:
             self._window.swept(began_at, ended_at)
@@ -217,11 +302,21 @@ class Claimer:
         """Run suspects while nothing else runs here, so that a crash takes no neighbour along."""
         if not jobs:
             return
+        self._ask(for_more=False)
         try:
-            await self._loop.wait_for(self._runner.wait_idle())
-            await self._loop.wait_for(self._settler.flush())
+            async with asyncio.timeout(0 if self._is_stopping else None) as self._patience:
+                await self._loop.wait_for(self._all_ended())
+        except TimeoutError:
+            pass  # stopping
+        except BaseException:
+            self._runner.give_back(jobs)
+            raise
         finally:
-            self._runner.put(jobs, received_at)
+            self._patience = None
+        if self._is_stopping:
+            self._runner.give_back(jobs)
+            return
+        self._runner.put(jobs, received_at)
         await self._loop.wait_for(self._runner.wait_idle())
 
     async def _record_lost(self, jobs: list[Job[Any]]) -> None:
@@ -252,7 +347,7 @@ class Claimer:
             # The jobs are leased and must run all the same.
             _log.warning("lost attempts not recorded", jobs=len(jobs), error=str(error))
 
-    async def _wait_for_messages(self, limit: int) -> None:
+    async def _wait_for_messages(self) -> None:
         """Wait for a wake-up, for the next message that falls due, or for a second."""
         now = time.monotonic()
         was_waiting = self._waiting_until > now
@@ -260,16 +355,19 @@ class Claimer:
             self._wait_sql, WAITING_SECONDS, self._waiting_sequence
         )
         self._waiting_until = now + WAITING_SECONDS
-        if not was_waiting:
-            # What was inserted before anybody waited did not notify.
-            claimed = await self._claim(limit, everything=True)
-            if claimed.jobs:
-                await self._hand_over(claimed, limit)
-                return
+        # What was inserted before anybody waited did not notify.
+        if not was_waiting and await self._claim_and_hand_over(everything=True):
+            return
         pause = POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the fleet
         if row is not None and row["next_due_seconds"] is not None:
             pause = min(pause, max(row["next_due_seconds"], 0.0) + 0.001)
         await self._sleep(pause)
+        if self._was_notified and not self._is_stopping:
+            runner = self._runner
+            utilisation = 1 - max(0, runner.free_slots) / runner.concurrency
+            delay = self.wake_delay.seconds(random.random(), utilisation)  # noqa: S311 - spreads
+            if delay:
+                await asyncio.sleep(delay)
 
     async def _sleep(self, seconds: float) -> None:
         if self._is_stopping:

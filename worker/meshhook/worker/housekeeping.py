@@ -12,7 +12,7 @@ from meshhook.observability.loggers import get_logger
 from meshhook.queue_config import QueueConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from meshhook.worker.connections import WorkerConnection
 
@@ -72,11 +72,10 @@ class Housekeeper:
         self,
         *,
         connection: WorkerConnection,
-        tables: queries.QueueTables,
-        dlq_retention_days: Callable[[], int | None],
+        dlq_retention_days: Mapping[queries.QueueTables, Callable[[], int | None]],
     ) -> None:
+        """Take the connection, and what says how long each queue's dead letters are kept."""
         self._connection = connection
-        self._tables = tables
         self._dlq_retention_days = dlq_retention_days
 
     async def run(self) -> None:
@@ -93,10 +92,11 @@ class Housekeeper:
         await self._connection.fetch(queries.load("create_attempt_partitions"))
         await self._connection.fetch(queries.load("drop_expired_attempt_partitions"))
         await self._in_chunks(queries.load("delete_expired_attempts"))
-        days = self._dlq_retention_days()
-        if days is not None:
-            sql = queries.load("delete_expired_dead_letters", self._tables)
-            await self._in_chunks(sql, CHUNK_ROWS, days)
+        for tables, retention_days in self._dlq_retention_days.items():
+            days = retention_days()
+            if days is not None:
+                sql = queries.load("delete_expired_dead_letters", tables)
+                await self._in_chunks(sql, CHUNK_ROWS, days)
 
     async def _in_chunks(self, sql: str, *arguments: object) -> None:
         # Claims on the same connection take their turn in between.

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshhook import queries
-from meshhook.errors import DatabaseError
+from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.connections import WorkerConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from meshhook.observability.loops import WatchedLoop
     from meshhook.observability.worker_metrics import WorkerMetrics
@@ -86,8 +87,22 @@ class LeaseTable:
                     self._held[msg_id] = (attempt, extended_at, held[2])
 
 
+@dataclass(frozen=True, slots=True)
+class KeptQueue:
+    """The leases of one queue, and what their keeper needs to know."""
+
+    tables: queries.QueueTables
+    leases: LeaseTable
+    lease_seconds: Callable[[], float]
+    """Returns how long a lease lasts now."""
+    on_lost: Callable[[dict[int, int]], None]
+    """Is called in the worker's event loop with leases that were lost, as msg_id → attempt."""
+    metrics: WorkerMetrics
+    """Counts extensions."""
+
+
 class LeaseKeeper:
-    """Extends the leases of a table until it is stopped. `start` and `stop` are idempotent."""
+    """Extends the leases of a worker's queues until stopped. `start` and `stop` are idempotent."""
 
     def __init__(
         self,
@@ -95,11 +110,7 @@ class LeaseKeeper:
         url: str,
         pooled: bool,
         application_name: str,
-        tables: queries.QueueTables,
-        leases: LeaseTable,
-        lease_seconds: Callable[[], float],
-        on_lost: Callable[[dict[int, int]], None],
-        metrics: WorkerMetrics,
+        queues: Sequence[KeptQueue],
         loop: WatchedLoop,
     ) -> None:
         """Take what it needs.
@@ -108,12 +119,7 @@ class LeaseKeeper:
             url: the database.
             pooled: whether a pooler in transaction mode stands between.
             application_name: what `pg_stat_activity` shows.
-            tables: the queue's tables.
-            leases: the leases to keep.
-            lease_seconds: returns how long a lease lasts now.
-            on_lost: is called in the worker's event loop with leases that were lost, as
-                msg_id → attempt.
-            metrics: counts extensions.
+            queues: the queues whose leases it keeps.
             loop: is told at every turn.
         """
         self._connection_options = {
@@ -121,11 +127,7 @@ class LeaseKeeper:
             "pooled": pooled,
             "application_name": application_name,
         }
-        self._extend_sql = queries.load("extend", tables)
-        self._leases = leases
-        self._lease_seconds = lease_seconds
-        self._on_lost = on_lost
-        self._metrics = metrics
+        self._queues = queues
         self._loop = loop
         self._thread: threading.Thread | None = None
         self._keeper_loop: asyncio.AbstractEventLoop | None = None
@@ -166,30 +168,43 @@ class LeaseKeeper:
         try:
             while True:
                 self._loop.turn()
-                lease_seconds = self._lease_seconds()
-                await self._extend_due(connection, lease_seconds)
-                await asyncio.sleep(min(1.0, lease_seconds / 8))
+                shortest_seconds = min(queue.lease_seconds() for queue in self._queues)
+                try:
+                    for queue in self._queues:
+                        await self._extend_due(connection, queue)
+                except DatabaseUnavailableError:
+                    pass  # said already; the other queues' turn is no better
+                await asyncio.sleep(min(1.0, shortest_seconds / 8))
         finally:
             await connection.close()
 
-    async def _extend_due(self, connection: WorkerConnection, lease_seconds: float) -> None:
-        due = list(self._leases.due(time.monotonic(), lease_seconds / 3).items())
+    async def _extend_due(self, connection: WorkerConnection, queue: KeptQueue) -> None:
+        lease_seconds = queue.lease_seconds()
+        due = list(queue.leases.due(time.monotonic(), lease_seconds / 3).items())
+        sql = queries.load("extend", queue.tables) if due else ""
         for start in range(0, len(due), MAX_BATCH_LEASES):
             batch = dict(due[start : start + MAX_BATCH_LEASES])
             asked_at = time.monotonic()
             self._loop.turn()
             try:
-                with self._metrics.operation("extend"):
+                with queue.metrics.operation("extend"):
                     rows = await connection.fetch(
-                        self._extend_sql, list(batch), list(batch.values()), lease_seconds
+                        sql, list(batch), list(batch.values()), lease_seconds
                     )
             except DatabaseError as error:
-                self._metrics.lease_extensions("error", len(batch))
-                _log.warning("leases not extended", leases=len(batch), error=str(error))
+                queue.metrics.lease_extensions("error", len(batch))
+                _log.warning(
+                    "leases not extended",
+                    queue=queue.tables.queue_name,
+                    leases=len(batch),
+                    error=str(error),
+                )
+                if isinstance(error, DatabaseUnavailableError):
+                    raise
                 return
             held = {row[0] for row in rows}
-            self._leases.extended({i: a for i, a in batch.items() if i in held}, asked_at)
+            queue.leases.extended({i: a for i, a in batch.items() if i in held}, asked_at)
             lost = {i: a for i, a in batch.items() if i not in held}
-            self._metrics.lease_extensions("extended", len(held))
+            queue.metrics.lease_extensions("extended", len(held))
             if lost and self._worker_loop is not None:
-                self._worker_loop.call_soon_threadsafe(self._on_lost, lost)
+                self._worker_loop.call_soon_threadsafe(queue.on_lost, lost)

@@ -49,6 +49,7 @@ class Reporter:
         connection: WorkerConnection,
         worker_name: str,
         read: Callable[[], Sequence[QueueReport]],
+        on_counted: Callable[[dict[str, int]], None],
     ) -> None:
         """Take what it needs.
 
@@ -56,11 +57,13 @@ class Reporter:
             connection: the worker's connection; reports take their turn on it.
             worker_name: the worker's name in the history.
             read: returns what the worker does now, one report a queue.
+            on_counted: is told after each report how many workers each queue has.
         """
         self._connection = connection
         self._worker_name = worker_name
         self._host = socket.gethostname()
         self._read = read
+        self._on_counted = on_counted
         self._is_draining = False
         self._is_due = asyncio.Event()
         self._began_at = time.monotonic()
@@ -107,7 +110,8 @@ class Reporter:
 
     async def _report(self) -> None:
         now = time.monotonic()
-        columns = zip(*self._read(), strict=True)
+        reports = self._read()
+        columns = zip(*reports, strict=True)
         await self._connection.fetch(
             queries.load("report_workers"),
             self._worker_name,
@@ -116,6 +120,9 @@ class Reporter:
             now - self._began_at,
             *map(list, columns),
         )
+        names = [report.queue_name for report in reports]
+        rows = await self._connection.fetch(queries.load("count_workers"), names)
+        self._on_counted({row["queue"]: row["workers"] for row in rows})
         if now >= self._forget_at:
             self._forget_at = now + FORGET_EVERY_SECONDS
             await self._connection.fetch(queries.load("forget_workers"), FORGET_AFTER_SECONDS)

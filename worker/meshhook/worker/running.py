@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import random
 import time
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 from meshhook.database import translated_errors
 from meshhook.errors import InvalidPayloadError, InvalidSettingError, LeaseLostError
 from meshhook.jobs import Job
+from meshhook.observability.job_context import fields_of as _fields
+from meshhook.observability.job_context import set_current_job
 from meshhook.observability.loggers import get_logger
+from meshhook.observability.tracing import settling
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome, Outcome
 from meshhook.settlements import Settlement, settle
 from meshhook.worker.coroutines import StartedCoroutine
@@ -33,10 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from meshhook import queries
+    from meshhook.observability.tracing import AttemptSpan, AttemptTracer
     from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.handlers import JobHandler
     from meshhook.worker.leases import LeaseTable
+    from meshhook.worker.slots import Share
 
 _log = get_logger("meshhook.worker.running")
 
@@ -60,6 +66,7 @@ class _Running:
         "job",
         "refusal",
         "settings",
+        "span",
         "timeout",
         "under_way",
         "was_completed",
@@ -78,6 +85,7 @@ class _Running:
         self.timeout: asyncio.Timeout | None = None
         self.abort: _Abort | None = None
         self.was_completed = False
+        self.span: AttemptSpan | None = None
 
     def stop(self, reason: _Abort) -> None:
         # An expired timeout cancels the handler, and nothing else: the slot lives on.
@@ -104,10 +112,14 @@ class Runner:
         settings: Callable[[], QueueSettings],
         leases: LeaseTable,
         metrics: WorkerMetrics,
+        tracer: AttemptTracer | None,
         on_ended: Callable[[PendingSettlement], None],
         on_released: Callable[[list[Job[Any]], float], None],
+        share: Share | None = None,
     ) -> None:
         self.concurrency = concurrency
+        self._share = share
+        """The queue's share of the worker's slots; None where it is the only queue."""
         self.finished = 0
         """How many attempts have ended since the start."""
         self._ended_seconds = 0.0
@@ -121,6 +133,7 @@ class Runner:
         self._settings = settings
         self._leases = leases
         self._metrics = metrics
+        self._tracer = tracer
         self._on_ended = on_ended
         self._on_released = on_released
         self._unstarted: deque[tuple[Job[Any], float]] = deque()
@@ -150,8 +163,15 @@ class Runner:
         return self._ended_seconds + sum(now - each.began_at for each in self._running.values())
 
     @property
+    def taken_slots(self) -> int:
+        """How many slots are taken: by jobs that run, and by threads that were given up."""
+        return len(self._running) + len(self._zombies)
+
+    @property
     def free_slots(self) -> int:
         """How many jobs could start at once."""
+        if self._share is not None:
+            return self._share.free
         return self.concurrency - len(self._running) - len(self._zombies)
 
     @property
@@ -169,7 +189,7 @@ class Runner:
         for job in jobs:
             running = self._running.get(job.msg_id)
             if running is not None and running.abort is None:
-                _log.warning("lease taken up again", **_names(job))
+                _log.warning("lease taken up again", **_fields(job))
                 running.job.attempt = job.attempt
             elif running is not None or job.msg_id in self._zombies:
                 delay_seconds = self._settings().retry_strategy().get_delay_seconds(1)
@@ -188,6 +208,17 @@ class Runner:
                 break
         self._update_room()
 
+    def look_again(self) -> None:
+        """Start what may start now: another queue of the worker has left a slot."""
+        for _ in range(min(len(self._unstarted), self.free_slots)):
+            if not self._wake_slot():
+                break
+        self._update_room()
+
+    def give_back(self, jobs: list[Job[Any]]) -> None:
+        """Give jobs back that were claimed and are not to run here."""
+        self._on_released(jobs, 0.0)
+
     def take_unstarted(self) -> list[Job[Any]]:
         """Take back every job that has not started."""
         jobs = [job for job, _ in self._unstarted]
@@ -199,7 +230,7 @@ class Runner:
         """Stop a job whose lease is lost: another worker may run it."""
         running = self._running.get(msg_id)
         if running is not None and running.job.attempt == attempt:
-            _log.warning("lease lost", **_names(running.job))
+            _log.warning("lease lost", **_fields(running.job))
             running.stop(_Abort.LEASE_LOST)
             return
         kept = [item for item in self._unstarted if item[0].msg_id != msg_id]
@@ -253,7 +284,7 @@ class Runner:
     async def _slot(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            while not self._unstarted:
+            while not self._unstarted or not (self._share is None or self._share.may_start):
                 waiting = loop.create_future()
                 self._idle_slots.append(waiting)
                 await waiting
@@ -269,6 +300,8 @@ class Runner:
                 self._update_idle()
             self._finish(running)
             self._update_room()
+            if self._share is not None:
+                self._share.freed()
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """Return what ends when the event loop has seen to everything else.
@@ -305,6 +338,9 @@ class Runner:
         settings = self._settings()
         running = _Running(job, began_at, settings)
         self._running[job.msg_id] = running
+        set_current_job(job)
+        if self._tracer is not None:
+            running.span = self._tracer.begin(job)
         running.refusal = self._refusal(job, settings)
         if running.refusal is None:
             job._complete = functools.partial(self._complete, running)  # noqa: SLF001 - made here
@@ -371,29 +407,42 @@ class Runner:
             return _ended_with(error)
 
     def _finish(self, running: _Running) -> None:
-        """Hand over how an attempt ended."""
+        """Hand over how an attempt ended, in the context where it was started."""
         self.finished += 1
         ran_seconds = time.monotonic() - running.began_at
         self._ended_seconds += ran_seconds
-        job, ended = running.job, running.ended
-        if ended is _Abort.LEASE_LOST:
-            return
-        if ended is _Abort.SHUTDOWN:
-            self._on_released([job], 0.0)
+        job, ended, span = running.job, running.ended, running.span
+        if isinstance(ended, _Abort):
+            if span is not None:
+                span.end_without_outcome(is_lost=ended is _Abort.LEASE_LOST)
+            if ended is _Abort.SHUTDOWN:
+                self._on_released([job], 0.0)
+            set_current_job(None)
             return
         started = job.started_timestamp
         end = running.refusal
         if end is None:
             end = self._end(running, ended)
+            wait_seconds = max(0.0, started - job.ready_timestamp)
             self._metrics.duration.observe(ran_seconds)
-            self._metrics.wait.observe(max(0.0, started - job.ready_timestamp))
+            self._metrics.wait.observe(wait_seconds)
+            if span is not None and span.exemplar is not None:
+                self._metrics.duration.note_exemplar(ran_seconds, span.exemplar)
+                self._metrics.wait.note_exemplar(wait_seconds, span.exemplar)
         if end.outcome in FINAL_OUTCOMES:
-            age_seconds = started + ran_seconds - job.enqueued_timestamp
-            self._metrics.age.observe(max(0.0, age_seconds))
+            age_seconds = max(0.0, started + ran_seconds - job.enqueued_timestamp)
+            self._metrics.age.observe(age_seconds)
+            if span is not None and span.exemplar is not None:
+                self._metrics.age.note_exemplar(age_seconds, span.exemplar)
         settlement = settlement_of(
             job, end, started if running.refusal is None else None, started + ran_seconds
         )
-        self._on_ended(PendingSettlement(settlement, running.was_completed))
+        attempt = None
+        if span is not None:
+            span.end(end.outcome, end.error_type, end.error_message, ended)
+            attempt = span.context
+        set_current_job(None)
+        self._on_ended(PendingSettlement(settlement, running.was_completed, attempt))
 
     def _end(self, running: _Running, ended: object) -> Verdict:
         """Return what becomes of a job that ran."""
@@ -417,7 +466,8 @@ class Runner:
     async def _run_in_thread(self, job: Job[Any]) -> object:
         assert self._threads is not None  # noqa: S101 - for the type checker
         loop = asyncio.get_running_loop()
-        thread = self._threads.submit(self._handler.function, job)
+        context = contextvars.copy_context()  # the job and its span, for what the handler logs
+        thread = self._threads.submit(context.run, self._handler.function, job)
         try:
             return await asyncio.wrap_future(thread)
         except asyncio.CancelledError:
@@ -432,6 +482,8 @@ class Runner:
     def _bury(self, msg_id: int) -> None:
         self._zombies.discard(msg_id)
         self._update_room()
+        if self._share is not None:
+            self._share.freed()
 
     async def _complete(self, running: _Running, connection: Any) -> None:
         if not connection.is_in_transaction():
@@ -441,7 +493,8 @@ class Runner:
         started = job.started_timestamp
         finished = started + time.monotonic() - running.began_at
         settlement = settlement_of(job, DONE, started, finished)
-        with translated_errors():
+        tracer = None if self._tracer is None else self._tracer.tracer
+        with translated_errors(), settling(tracer, job.queue, 1):
             recorded = await settle(connection, self._tables, self._worker_name, [settlement])
         if not recorded:
             raise LeaseLostError(job.queue, job.msg_id, job.attempt)
@@ -491,18 +544,9 @@ def _log_end(job: Job[Any], end: Verdict, ended: object = None) -> None:
     is_failure = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
     log(
         f"attempt {end.outcome}",
-        **_names(job),
+        **_fields(job),
         delay_seconds=round(end.delay_seconds, 3),
         error_type=end.error_type,
         error=end.error_message,
         **({"exc_info": ended} if is_failure else {}),
     )
-
-
-def _names(job: Job[Any]) -> dict[str, Any]:
-    return {
-        "queue": job.queue,
-        "msg_id": job.msg_id,
-        "attempt": job.attempt,
-        "run_id": job.run_id,
-    }

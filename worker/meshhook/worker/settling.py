@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import stamina
+from opentelemetry.context import Context
 
 from meshhook.errors import DatabaseError, DatabaseUnavailableError, UncertainCommitError
 from meshhook.observability.loggers import get_logger
+from meshhook.observability.tracing import settling
 from meshhook.outcomes import AttemptOutcome
 from meshhook.settlements import Settlement, find_settled, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from opentelemetry.trace import SpanContext, Tracer
 
     from meshhook import queries
     from meshhook.observability.loops import WatchedLoop
@@ -34,6 +38,8 @@ class PendingSettlement(NamedTuple):
     was_completed: bool = False
     """Whether the handler settled the job in its own transaction: if that was committed, the
     message is gone and the job is done; if it was rolled back, this settlement holds."""
+    attempt: SpanContext | None = None
+    """The span of the attempt, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Settler:
         worker_name: str,
         on_settled: Callable[[Settled], None],
         metrics: WorkerMetrics,
+        tracer: Tracer | None,
         loop: WatchedLoop,
     ) -> None:
         self._connection = connection
@@ -69,6 +76,7 @@ class Settler:
         self._worker_name = worker_name
         self._on_settled = on_settled
         self._metrics = metrics
+        self._tracer = tracer
         self._loop = loop
         self._succeeded: list[PendingSettlement] = []
         self._others: list[PendingSettlement] = []
@@ -187,7 +195,16 @@ class Settler:
                 if not rest:
                     break
                 try:
-                    with self._metrics.operation("settle"):
+                    with (
+                        self._metrics.operation("settle"),
+                        settling(
+                            self._tracer,
+                            self._tables.queue_name,
+                            len(rest),
+                            attempts=[batch[i].attempt for i in rest],
+                            context=Context(),
+                        ),
+                    ):
                         positions = await settle(
                             self._connection,
                             self._tables,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from meshhook.outcomes import AttemptOutcome
@@ -42,6 +43,17 @@ class Tally:
     )
     leases_lost: int = 0
     released: int = 0
+
+    @classmethod
+    def sum(cls, tallies: Iterable[Tally]) -> Tally:
+        """Return the counts of several queues added up."""
+        total = cls()
+        for tally in tallies:
+            for outcome, count in tally.outcomes.items():
+                total.outcomes[outcome] += count
+            total.leases_lost += tally.leases_lost
+            total.released += tally.released
+        return total
 
     @property
     def processed(self) -> int:

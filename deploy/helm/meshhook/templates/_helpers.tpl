@@ -1,0 +1,90 @@
+{{- define "meshhook.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* At most 40 characters, so that a suffix still fits. */}}
+{{- define "meshhook.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "meshhook.name" .) .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "meshhook.name" .) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- /* The labels of an object: (list $ "component"). */}}
+{{- define "meshhook.labels" -}}
+{{- $root := index . 0 -}}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/part-of: meshhook
+{{ include "meshhook.selector" . }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* The labels of a pod: none that change with the chart's version alone. */}}
+{{- define "meshhook.podLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/part-of: meshhook
+{{ include "meshhook.selector" . }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "meshhook.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "meshhook.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- define "meshhook.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "meshhook.serviceAccountName" -}}
+{{- if .Values.operator.serviceAccount.create }}
+{{- .Values.operator.serviceAccount.name | default (printf "%s-operator" (include "meshhook.fullname" .)) }}
+{{- else }}
+{{- .Values.operator.serviceAccount.name | default "default" }}
+{{- end }}
+{{- end }}
+
+{{- define "meshhook.isEmbedded" -}}
+{{- if not .Values.database.existingSecret }}true{{ end }}
+{{- end }}
+
+{{- define "meshhook.databaseSecret" -}}
+{{- .Values.database.existingSecret | default (printf "%s-database" (include "meshhook.fullname" .)) }}
+{{- end }}
+
+{{- define "meshhook.databaseKey" -}}
+{{- if include "meshhook.isEmbedded" . }}uri{{ else }}{{ .Values.database.key }}{{ end }}
+{{- end }}
+
+{{- /* What the pods of the chart have in common; the operator's can be changed by values. */}}
+{{- define "meshhook.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "meshhook.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}

@@ -1,0 +1,1 @@
+"""The Grafana dashboards of MeshHook Queue, as code. Not part of the installed package."""

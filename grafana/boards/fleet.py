@@ -1,0 +1,256 @@
+"""All queues at a glance: what is wrong, and which queue to open."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana import links, variables
+from grafana.layout import Section, lay_out
+from grafana.panels import PER_SECOND, Column, Levels, Panel, figure, graph, rows
+from grafana.queries import (
+    FINAL,
+    SELECTED,
+    Query,
+    counted,
+    enqueued,
+    error_share,
+    firing,
+    gauge,
+    quantile,
+    rate,
+    total,
+)
+
+_LAG = Levels(60, 300)
+_ERRORS = Levels(0.05, 0.2)
+_NAMESPACE = 'namespace=~"$namespace"'
+_ALERT = "alertname, severity, queue, jobqueue"
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    return lay_out(
+        uid=links.FLEET,
+        title="MeshHook / Fleet",
+        description="Start here. The top row says what is wrong; the table says with which queue.",
+        variables=[
+            variables.datasource(),
+            variables.namespace("meshhook_queue_messages"),
+            variables.queues("meshhook_queue_messages"),
+        ],
+        sections=[
+            Section("What is wrong", _wrong(), height=4),
+            Section("Alerts and queues", [_alerts(), _queues()], height=9, per_line=1),
+            Section("Load", _load()),
+            Section("Waiting and failing", _waiting()),
+            Section("Workers", _workers()),
+        ],
+    )
+
+
+def _wrong() -> list[Panel]:
+    waiting = gauge("meshhook_queue_messages", 'state=~"ready|lost"')
+    no_worker = f"({gauge('meshhook_queue_workers')} == 0) and on (queue) ({waiting} > 0)"
+    return [
+        figure(
+            "Alerts firing",
+            "Alerts of MeshHook Queue that fire now. The table below lists them; each leads to its "
+            "runbook.",
+            counted(firing()),
+            levels=Levels(1, 1),
+        ),
+        figure(
+            "Worst lag",
+            "How long the message that has been ready the longest has waited, over all queues. "
+            "Above 60 s jobs start late; MeshHookQueueLagHigh fires at 300 s.",
+            f"max({gauge('meshhook_queue_oldest_ready_seconds')})",
+            unit="s",
+            levels=_LAG,
+        ),
+        figure(
+            "Failing attempts",
+            "Share of attempts that failed (retried, dead-lettered or lost) of all that ended. "
+            "MeshHookErrorRateHigh fires at 20% of a queue.",
+            error_share(),
+            unit="percentunit",
+            levels=_ERRORS,
+            no_value="idle",
+        ),
+        figure(
+            "Dead letters",
+            "Messages in all dead letter queues: jobs that failed for good and wait for someone to "
+            "replay or delete them.",
+            total("meshhook_queue_dlq_messages"),
+            levels=Levels(1),
+        ),
+        figure(
+            "Queues without worker",
+            "Queues with messages that are ready, or lost by a worker that died, but no worker "
+            "seen in the last 30 s.",
+            counted(no_worker),
+            levels=Levels(1, 1),
+        ),
+        figure(
+            "Age of these figures",
+            "Seconds since the exporter last read the database. If this is high, every figure "
+            "about queues is old: see MeshHookExporterStale first.",
+            f"time() - max(meshhook_exporter_last_collection_timestamp_seconds{{{_NAMESPACE}}})",
+            unit="s",
+            levels=Levels(30, 120),
+        ),
+    ]
+
+
+def _alerts() -> Panel:
+    return rows(
+        "Alerts firing now",
+        "Empty when all is well. A click on the name opens the runbook: meaning, impact, "
+        "diagnosis, mitigation.",
+        [
+            Column("alertname", link=links.to_runbook()),
+            Column("severity"),
+            Column("queue", link=links.to_dashboard("Open the queue", links.QUEUE, queue="queue")),
+            Column("jobqueue"),
+        ],
+        [Column("firing", f"max by ({_ALERT}) ({firing()})")],
+    )
+
+
+def _queues() -> Panel:
+    attempts = "meshhook_worker_messages_total"
+
+    def count(state: str) -> str:
+        return gauge("meshhook_queue_messages", f'state="{state}"')
+
+    return rows(
+        "Queues",
+        "One row a queue, the one that waits the longest first. A click on its name opens it. "
+        "Counts stop at 10,000.",
+        [Column("queue", link=links.to_dashboard("Open the queue", links.QUEUE, queue="queue"))],
+        [
+            Column("lag", gauge("meshhook_queue_oldest_ready_seconds"), "s", _LAG),
+            Column("ready", count("ready")),
+            Column("running", count("running")),
+            Column("retrying", count("retrying")),
+            Column("lost", count("lost"), levels=Levels(1, 100)),
+            Column("dead letters", gauge("meshhook_queue_dlq_messages"), levels=Levels(1)),
+            Column("enqueued/s", enqueued("queue"), PER_SECOND),
+            Column("finished/s", rate(attempts, FINAL, by="queue"), PER_SECOND),
+            Column("failing", error_share("queue"), "percentunit", _ERRORS),
+            Column("workers", gauge("meshhook_queue_workers"), levels=Levels(1, falling=True)),
+            Column(
+                "claims",
+                gauge("meshhook_queue_paused"),
+                texts={"0": "yes", "1": "paused"},
+                levels=Levels(1),
+            ),
+        ],
+        sort_by="lag",
+    )
+
+
+def _load() -> list[Panel]:
+    attempts = "meshhook_worker_messages_total"
+    return [
+        graph(
+            "Enqueued and finished",
+            "Messages enqueued a second against jobs that came to their end. Where the first stays "
+            "above the second, a backlog grows.",
+            [
+                Query(f"sum({enqueued()})", "enqueued"),
+                Query(rate(attempts, FINAL), "finished"),
+            ],
+            unit=PER_SECOND,
+        ),
+        graph(
+            "Finished by queue",
+            "Jobs a second that came to their end: succeeded, dead-lettered, cancelled, archived.",
+            [Query(rate(attempts, FINAL, by="queue"), "{{queue}}")],
+            unit=PER_SECOND,
+            stacked=True,
+        ),
+        graph(
+            "Failing attempts by queue",
+            "Share of attempts that failed. The line is where MeshHookErrorRateHigh fires.",
+            [Query(error_share("queue"), "{{queue}}")],
+            unit="percentunit",
+            levels=Levels(0.2),
+            maximum=1,
+        ),
+    ]
+
+
+def _waiting() -> list[Panel]:
+    return [
+        graph(
+            "Lag by queue",
+            "Age of the message that has been ready the longest: how late the queue is.",
+            [Query(gauge("meshhook_queue_oldest_ready_seconds"), "{{queue}}")],
+            unit="s",
+            levels=_LAG,
+        ),
+        graph(
+            "Wait p95 by queue",
+            "95% of attempts started sooner than this after they were ready. Dots are traces.",
+            [
+                Query(
+                    quantile(0.95, "meshhook_worker_message_wait_seconds", by="queue"),
+                    "{{queue}}",
+                    exemplars=True,
+                )
+            ],
+            unit="s",
+            levels=Levels(60),
+        ),
+        graph(
+            "Dead letters by queue",
+            "Messages in the dead letter queue. A step up is an incident; a slope is a bug that "
+            "fails a share of all jobs.",
+            [Query(gauge("meshhook_queue_dlq_messages"), "{{queue}}")],
+        ),
+    ]
+
+
+def _workers() -> list[Panel]:
+    limit = f"sum by (queue) (meshhook_worker_concurrency_limit{{{SELECTED}}})"
+    running = f"sum by (queue) (meshhook_worker_running_messages{{{SELECTED}}})"
+    return [
+        graph(
+            "Workers by queue",
+            "Worker processes that reported in the last 30 s.",
+            [Query(gauge("meshhook_queue_workers"), "{{queue}}")],
+        ),
+        graph(
+            "Slots in use by queue",
+            "Handlers that run, of all that may run at once. Near 100% with a growing lag, the "
+            "queue needs more workers or a higher --concurrency.",
+            [Query(f"{running} / {limit}", "{{queue}}")],
+            unit="percentunit",
+            levels=Levels(0.95),
+            maximum=1,
+        ),
+        graph(
+            "Replicas of scaled queues",
+            "Sum over all JobQueues: what the operator wants, what is there, what is ready. Empty "
+            "without the operator.",
+            [
+                Query(f"sum(max by (jobqueue) (meshhook_scaler_{name}{{{SELECTED}}}))", legend)
+                for name, legend in (
+                    ("desired_replicas", "desired"),
+                    ("replicas", "there"),
+                    ("ready_replicas", "ready"),
+                )
+            ],
+        ),
+        graph(
+            "Versions",
+            "Processes by version of MeshHook Queue: more than one line is a rollout under way, or "
+            "stuck.",
+            [
+                Query(
+                    'count by (version) (meshhook_build_info{namespace=~"$namespace"})',
+                    "{{version}}",
+                )
+            ],
+        ),
+    ]

@@ -1,0 +1,246 @@
+"""The operator: what it scales, why, and whether it works."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana import links, variables
+from grafana.layout import Section, lay_out
+from grafana.panels import Column, Levels, Panel, figure, graph, rows
+from grafana.queries import Query, counted, quantile
+
+_ALL = 'namespace=~"$namespace"'
+_ONE = 'namespace=~"$namespace", jobqueue=~"$jobqueue"'
+_LATE = Levels(60, 300)
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    return lay_out(
+        uid=links.OPERATOR,
+        title="MeshHook / Operator",
+        description="Every JobQueue, one in detail, and the operator itself.",
+        variables=[
+            variables.datasource(),
+            variables.namespace("meshhook_scaler_replicas"),
+            variables.one(
+                "jobqueue",
+                "JobQueue",
+                "meshhook_scaler_replicas",
+                "The JobQueue of the detailed rows, as namespace/name.",
+            ),
+        ],
+        sections=[
+            Section("What is wrong", _wrong(), height=4),
+            Section("JobQueues", [_jobqueues()], height=9),
+            Section("Replicas of $jobqueue", _replicas()),
+            Section("Decisions for $jobqueue", _decisions()),
+            Section("The operator itself", _operator()),
+        ],
+    )
+
+
+def _wrong() -> list[Panel]:
+    missing = f"({_max('desired_replicas', _ALL)} - {_max('ready_replicas', _ALL)}) > 0"
+    at_max = f"{_max('desired_replicas', _ALL)} >= {_max('max_replicas', _ALL)}"
+    return [
+        figure(
+            "JobQueues not ready",
+            "JobQueues whose condition Ready is false; `kubectl describe jobqueue` says why.",
+            counted(f"{_max('ready', _ALL)} == 0"),
+            levels=Levels(1, 1),
+        ),
+        figure(
+            "Replicas missing",
+            "Replicas that the operator wants and that are not ready yet, over all JobQueues.",
+            f"sum({missing}) or vector(0)",
+            levels=Levels(1),
+        ),
+        figure(
+            "At their maximum",
+            "JobQueues that want all the replicas they may have. With a growing lag, raise "
+            "spec.maxReplicas.",
+            counted(at_max),
+            levels=Levels(1),
+        ),
+        figure(
+            "Paused",
+            "JobQueues that the operator leaves alone: it makes no writes for them.",
+            counted(f"{_max('paused', _ALL)} == 1"),
+            levels=Levels(1),
+        ),
+        figure(
+            "Oldest success",
+            "Seconds since the JobQueue that is worst off was last reconciled. "
+            "MeshHookReconcileFailing fires at 300 s.",
+            f"time() - min({_max('last_success_timestamp_seconds', _ALL)})",
+            unit="s",
+            levels=_LATE,
+        ),
+        figure(
+            "Failing reconciles",
+            "Share of reconciles that ended in an error.",
+            f'sum(rate(meshhook_operator_reconciles_total{{{_ALL}, outcome="error"}}'
+            f"[$__rate_interval])) / (sum(rate(meshhook_operator_reconciles_total{{{_ALL}}}"
+            "[$__rate_interval])) > 0)",
+            unit="percentunit",
+            levels=Levels(0.01, 0.2),
+            no_value="idle",
+        ),
+    ]
+
+
+def _jobqueues() -> Panel:
+    def column(title: str, name: str) -> Column:
+        return Column(title, _max(name, _ALL))
+
+    return rows(
+        "JobQueues",
+        "One row a JobQueue. A click on its name shows it in the rows below.",
+        [
+            Column(
+                "jobqueue",
+                link=links.to_dashboard("Show it below", links.OPERATOR, jobqueue="jobqueue"),
+            ),
+            Column("queue", link=links.to_dashboard("Open the queue", links.QUEUE, queue="queue")),
+        ],
+        [
+            column("desired", "desired_replicas"),
+            column("there", "replicas"),
+            column("ready", "ready_replicas"),
+            column("min", "min_replicas"),
+            column("max", "max_replicas"),
+            Column(
+                "condition",
+                _max("ready", _ALL),
+                texts={"0": "not ready", "1": "ready"},
+                levels=Levels(1, falling=True),
+            ),
+            Column("scaling", _max("paused", _ALL), texts={"0": "on", "1": "paused"}),
+            Column(
+                "last success",
+                f"time() - {_max('last_success_timestamp_seconds', _ALL)}",
+                "s",
+                _LATE,
+            ),
+        ],
+        sort_by="desired",
+    )
+
+
+def _replicas() -> list[Panel]:
+    return [
+        graph(
+            "Desired against actual",
+            "desired: what the operator asked for. there: pods of the target, pending ones too. "
+            "ready: those that work. The dashed pair are spec.minReplicas and spec.maxReplicas.",
+            [
+                Query(_max("desired_replicas", _ONE), "desired"),
+                Query(_max("replicas", _ONE), "there"),
+                Query(_max("ready_replicas", _ONE), "ready"),
+                Query(_max("min_replicas", _ONE), "min"),
+                Query(_max("max_replicas", _ONE), "max"),
+            ],
+            colors={
+                "desired": "blue",
+                "there": "orange",
+                "ready": "green",
+                "min": "gray",
+                "max": "red",
+            },
+        ),
+        graph(
+            "Scale events",
+            "Changes of the number of replicas, by direction. Ups and downs in turn: the load "
+            "swings faster than the scale-down window.",
+            [
+                Query(
+                    "sum by (direction) (increase(meshhook_scaler_events_total"
+                    f"{{{_ONE}}}[$__rate_interval]))",
+                    "{{direction}}",
+                )
+            ],
+            colors={"up": "blue", "down": "purple"},
+        ),
+    ]
+
+
+def _decisions() -> list[Panel]:
+    return [
+        graph(
+            "Recommendation by signal",
+            "How many replicas each signal asks for; the operator follows the largest, within its "
+            "limits.",
+            [
+                Query(
+                    f"max by (signal) (meshhook_scaler_recommended_replicas{{{_ONE}}})",
+                    "{{signal}}",
+                )
+            ],
+        ),
+        graph(
+            "Limited",
+            "1 while a rule keeps the operator from what the signals ask for.",
+            [Query(f"max by (reason) (meshhook_scaler_limited{{{_ONE}}})", "{{reason}}")],
+            maximum=1,
+        ),
+        graph(
+            "Ready and paused",
+            "The condition Ready, and whether scaling is paused; 1 is yes.",
+            [
+                Query(_max("ready", _ONE), "ready"),
+                Query(_max("paused", _ONE), "paused"),
+            ],
+            maximum=1,
+            colors={"ready": "green", "paused": "orange"},
+        ),
+    ]
+
+
+def _operator() -> list[Panel]:
+    return [
+        graph(
+            "Reconciles",
+            "Reconciles a second by outcome.",
+            [
+                Query(
+                    "sum by (outcome) (rate(meshhook_operator_reconciles_total"
+                    f"{{{_ALL}}}[$__rate_interval]))",
+                    "{{outcome}}",
+                )
+            ],
+            unit="ops",
+            colors={"ok": "green", "error": "red"},
+        ),
+        graph(
+            "Reconcile duration",
+            "How long one JobQueue takes, most of it the API server.",
+            _quantiles("meshhook_operator_reconcile_duration_seconds"),
+            unit="s",
+        ),
+        graph(
+            "Tick duration",
+            "How long one look at all queues of a database takes. Near the tick (5 s) the operator "
+            "falls behind.",
+            _quantiles("meshhook_operator_tick_duration_seconds"),
+            unit="s",
+            levels=Levels(5),
+        ),
+        graph(
+            "Last success",
+            "Seconds since each JobQueue was last reconciled.",
+            [Query(f"time() - {_max('last_success_timestamp_seconds', _ALL)}", "{{jobqueue}}")],
+            unit="s",
+            levels=_LATE,
+        ),
+    ]
+
+
+def _max(name: str, selected: str) -> str:
+    return f"max by (jobqueue, queue) (meshhook_scaler_{name}{{{selected}}})"
+
+
+def _quantiles(name: str) -> list[Query]:
+    return [
+        Query(quantile(share, name, selected=_ALL), f"p{share * 100:.0f}") for share in (0.5, 0.95)
+    ]

@@ -1,0 +1,187 @@
+"""What the queues do to PostgreSQL: sizes, dead tuples, statement times; and the exporter."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana import links, variables
+from grafana.layout import Section, lay_out
+from grafana.panels import Levels, Panel, figure, graph
+from grafana.queries import Query, counted, gauge, quantile, quantiles, rate
+
+_OPERATIONS = "meshhook_worker_operation_duration_seconds"
+_NAMESPACE = 'namespace=~"$namespace"'
+_TABLE = "queue, table"
+_COLLECTED = f"meshhook_exporter_last_collection_timestamp_seconds{{{_NAMESPACE}}}"
+_SLOW = Levels(0.25, 0.5)
+_OLD = Levels(30, 120)
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    return lay_out(
+        uid=links.POSTGRES,
+        title="MeshHook / PostgreSQL",
+        description="The tables of the queues, the statements of the workers, and the exporter.",
+        variables=[
+            variables.datasource(),
+            variables.namespace("meshhook_queue_table_bytes"),
+            variables.queues("meshhook_queue_table_bytes"),
+        ],
+        sections=[
+            Section("What is wrong", _wrong(), height=4),
+            Section("Tables", _tables()),
+            Section("Statements of the workers", _statements()),
+            Section("The exporter", _exporter()),
+        ],
+    )
+
+
+def _wrong() -> list[Panel]:
+    return [
+        figure(
+            "Claim p95",
+            "95% of claims are quicker than this. MeshHookClaimsSlow fires at 0.5 s.",
+            quantile(0.95, _OPERATIONS, 'operation="claim"'),
+            unit="s",
+            levels=_SLOW,
+            no_value="idle",
+        ),
+        figure(
+            "Without database",
+            "Workers that cannot reach PostgreSQL now.",
+            counted('meshhook_worker_db_connected{namespace=~"$namespace", queue=~"$queue"} == 0'),
+            levels=Levels(1, 1),
+        ),
+        figure(
+            "Most dead tuples",
+            "In the worst table. Autovacuum starts at about 1,000; more for long means that an old "
+            "transaction holds it up.",
+            f"max({gauge('meshhook_queue_dead_tuples', by=_TABLE)})",
+            levels=Levels(100_000, 1_000_000),
+        ),
+        figure(
+            "Queues on disk",
+            "All queues and dead letter queues: heap, indexes and TOAST.",
+            f"sum({gauge('meshhook_queue_table_bytes', by='namespace, queue, table')})",
+            unit="bytes",
+        ),
+        figure(
+            "History on disk",
+            "All partitions of meshhook.job_attempts. history_retention_days bounds it.",
+            f"max(meshhook_history_bytes{{{_NAMESPACE}}})",
+            unit="bytes",
+        ),
+        figure(
+            "Age of these figures",
+            "Seconds since the exporter last read the database. MeshHookExporterStale fires at "
+            "120 s.",
+            f"time() - max({_COLLECTED})",
+            unit="s",
+            levels=_OLD,
+        ),
+    ]
+
+
+def _tables() -> list[Panel]:
+    return [
+        graph(
+            "Bytes by table",
+            "Heap, indexes and TOAST. A queue that stays large when it is empty is bloated.",
+            [Query(gauge("meshhook_queue_table_bytes", by=_TABLE), "{{queue}} {{table}}")],
+            unit="bytes",
+        ),
+        graph(
+            "Dead tuples by table",
+            "Rows that are gone but not vacuumed. A saw is healthy; a ramp is an old transaction.",
+            [Query(gauge("meshhook_queue_dead_tuples", by=_TABLE), "{{queue}} {{table}}")],
+        ),
+        graph(
+            "History",
+            "Bytes of meshhook.job_attempts. It falls once a day when a partition is dropped.",
+            [Query(f"max(meshhook_history_bytes{{{_NAMESPACE}}})", "history")],
+            unit="bytes",
+        ),
+    ]
+
+
+def _statements() -> list[Panel]:
+    return [
+        graph(
+            "Claim",
+            "Leasing a batch. Dots are traces.",
+            quantiles(_OPERATIONS, 'operation="claim"'),
+            unit="s",
+            levels=Levels(0.5),
+        ),
+        graph(
+            "Settle",
+            "Recording outcomes, history rows and dead letters; waits for the commit on disk. Dots "
+            "are traces.",
+            quantiles(_OPERATIONS, 'operation="settle"'),
+            unit="s",
+        ),
+        graph(
+            "Extend and release, p95",
+            "Prolonging leases, and giving them back.",
+            [
+                Query(
+                    quantile(0.95, _OPERATIONS, 'operation=~"extend|release"', by="operation"),
+                    "{{operation}}",
+                )
+            ],
+            unit="s",
+        ),
+        graph(
+            "Statements that failed",
+            "Failed statements a second, by operation.",
+            [
+                Query(
+                    rate(f"{_OPERATIONS}_count", 'outcome="error"', by="operation"),
+                    "{{operation}}",
+                )
+            ],
+            unit="ops",
+        ),
+    ]
+
+
+def _exporter() -> list[Panel]:
+    return [
+        graph(
+            "Collection duration",
+            "How long reading all queues takes. It is one statement, bounded whatever the depth.",
+            [
+                Query(
+                    quantile(
+                        share, "meshhook_exporter_collection_duration_seconds", selected=_NAMESPACE
+                    ),
+                    f"p{share * 100:.0f}",
+                )
+                for share in (0.5, 0.95)
+            ],
+            unit="s",
+        ),
+        graph(
+            "Collections that failed",
+            "Errors a second by type. The figures about queues grow old meanwhile.",
+            [
+                Query(
+                    rate(
+                        "meshhook_exporter_collection_errors_total",
+                        by="error_type",
+                        selected=_NAMESPACE,
+                    ),
+                    "{{error_type}}",
+                )
+            ],
+            unit="ops",
+        ),
+        graph(
+            "Age of the figures",
+            "Seconds since the exporter last read the database.",
+            [Query(f"time() - max({_COLLECTED})", "age")],
+            unit="s",
+            levels=_OLD,
+        ),
+    ]

@@ -1,0 +1,267 @@
+"""One queue: its backlog, its times, its errors, its dead letters."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana import links, variables
+from grafana.layout import Section, lay_out
+from grafana.panels import PER_SECOND, Column, Levels, Panel, figure, graph, rows
+from grafana.queries import (
+    ENDED,
+    FINAL,
+    Query,
+    enqueued,
+    error_share,
+    firing,
+    gauge,
+    quantiles,
+    rate,
+    total,
+)
+
+_ATTEMPTS = "meshhook_worker_messages_total"
+_WAIT = "meshhook_worker_message_wait_seconds"
+_LAG = Levels(60, 300)
+_STATES = {
+    "ready": "blue",
+    "scheduled": "purple",
+    "running": "green",
+    "retrying": "orange",
+    "lost": "red",
+}
+_OUTCOMES = {
+    "succeeded": "green",
+    "retried": "orange",
+    "dead_lettered": "red",
+    "lost": "dark-red",
+    "snoozed": "purple",
+    "released": "light-blue",
+    "cancelled": "gray",
+    "archived": "dark-green",
+}
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    return lay_out(
+        uid=links.QUEUE,
+        title="MeshHook / Queue",
+        description="One queue: what waits, how long it takes, what fails, what became of it.",
+        variables=[
+            variables.datasource(),
+            variables.namespace("meshhook_queue_messages"),
+            variables.one("queue", "Queue", "meshhook_queue_messages", "The queue to show."),
+        ],
+        sections=[
+            Section("What is wrong with $queue", _wrong(), height=4),
+            Section("Alerts", [_alerts()], height=5),
+            Section("Backlog", _backlog()),
+            Section("Times", _times()),
+            Section("Outcomes", _outcomes()),
+            Section("Dead letters and capacity", _capacity()),
+        ],
+    )
+
+
+def _wrong() -> list[Panel]:
+    return [
+        figure(
+            "Lag",
+            "How long the message that has been ready the longest has waited. "
+            "MeshHookQueueLagHigh fires at 300 s.",
+            f"max({gauge('meshhook_queue_oldest_ready_seconds')})",
+            unit="s",
+            levels=_LAG,
+        ),
+        figure(
+            "Ready",
+            "Messages that may be claimed now. The count stops at 10,000; then the lag and the "
+            "rates say more.",
+            total("meshhook_queue_messages", 'state="ready"'),
+        ),
+        figure(
+            "Lost",
+            "Messages whose lease ran out with no outcome: their worker died or lost the database. "
+            "The next claim takes them.",
+            total("meshhook_queue_messages", 'state="lost"'),
+            levels=Levels(1, 100),
+        ),
+        figure(
+            "Failing attempts",
+            "Share of attempts that failed. MeshHookErrorRateHigh fires at 20%.",
+            error_share(),
+            unit="percentunit",
+            levels=Levels(0.05, 0.2),
+            no_value="idle",
+        ),
+        figure(
+            "Started late",
+            "Share of attempts that started more than 60 s after they were ready. The objective "
+            "is 1% at most; MeshHookSLOBurnFast and MeshHookSLOBurnSlow watch it.",
+            _late(),
+            unit="percentunit",
+            levels=Levels(0.01, 0.144),
+            no_value="idle",
+        ),
+        figure(
+            "Dead letters",
+            "Jobs that failed for good: `meshhook dlq errors` groups them by error.",
+            total("meshhook_queue_dlq_messages"),
+            levels=Levels(1),
+        ),
+        figure(
+            "Workers",
+            "Worker processes that reported in the last 30 s.",
+            total("meshhook_queue_workers"),
+            levels=Levels(1, falling=True),
+        ),
+        figure(
+            "Claims",
+            "Whether workers may claim from this queue. `meshhook queue resume` ends a pause.",
+            f"max({gauge('meshhook_queue_paused')})",
+            levels=Levels(1),
+            texts={"0": "allowed", "1": "paused"},
+        ),
+    ]
+
+
+def _late() -> str:
+    # The text of a bound depends on the format that was scraped: 60 or 60.0.
+    in_time = rate(f"{_WAIT}_bucket", 'le=~"60(\\\\.0)?"')
+    return f"1 - {in_time} / ({rate(f'{_WAIT}_count')} > 0)"
+
+
+def _alerts() -> Panel:
+    here = firing('queue=~"$queue|"')
+    return rows(
+        "Alerts firing now",
+        "Those of this queue, and those that concern every queue. A click on the name opens the "
+        "runbook.",
+        [Column("alertname", link=links.to_runbook()), Column("severity"), Column("queue")],
+        [Column("firing", f"max by (alertname, severity, queue) ({here})")],
+    )
+
+
+def _backlog() -> list[Panel]:
+    return [
+        graph(
+            "Messages by state",
+            "ready: may be claimed. scheduled: due later. running: leased. retrying: failed, waits "
+            "for its next attempt. lost: the lease ran out. Counts stop at 10,000.",
+            [Query(gauge("meshhook_queue_messages", by="state"), "{{state}}")],
+            stacked=True,
+            colors=_STATES,
+        ),
+        graph(
+            "Lag over time",
+            "Age of the message that has been ready the longest. A straight line at 45 degrees "
+            "means that nothing is claimed at all.",
+            [Query(f"max({gauge('meshhook_queue_oldest_ready_seconds')})", "oldest ready")],
+            unit="s",
+            levels=_LAG,
+        ),
+        graph(
+            "In and out",
+            "Enqueued: all messages that came in, from any client. By our producers: those that "
+            "processes with the library sent. Finished: jobs that came to their end.",
+            [
+                Query(f"sum({enqueued()})", "enqueued"),
+                Query(rate("meshhook_producer_messages_total"), "by our producers"),
+                Query(rate(_ATTEMPTS, FINAL), "finished"),
+            ],
+            unit=PER_SECOND,
+        ),
+        graph(
+            "Counts that stopped at 10,000",
+            "1 while a state has more messages than are counted; trust the lag and the rates then.",
+            [Query(f"max({gauge('meshhook_queue_messages_capped')})", "more than counted")],
+            maximum=1,
+        ),
+    ]
+
+
+def _times() -> list[Panel]:
+    return [
+        graph(
+            "Wait: ready to start",
+            "What the queue adds. Grows when workers are too few or too slow. Dots are traces.",
+            quantiles(_WAIT),
+            unit="s",
+            levels=Levels(60),
+        ),
+        graph(
+            "Run: start to end of an attempt",
+            "What the handler takes. Dots are traces.",
+            quantiles("meshhook_worker_message_duration_seconds"),
+            unit="s",
+        ),
+        graph(
+            "Total: enqueue to final outcome",
+            "What the producer sees, retries and delays included. Dots are traces.",
+            quantiles("meshhook_worker_message_age_seconds"),
+            unit="s",
+        ),
+    ]
+
+
+def _outcomes() -> list[Panel]:
+    return [
+        graph(
+            "Attempts by outcome",
+            "What attempts came to, a second. Released: given back unused by a worker that stops.",
+            [Query(rate(_ATTEMPTS, by="outcome"), "{{outcome}}")],
+            unit=PER_SECOND,
+            stacked=True,
+            colors=_OUTCOMES,
+        ),
+        graph(
+            "Attempts a job",
+            "Attempts for each job that came to its end. 1 means that nothing is retried.",
+            [Query(f"{rate(_ATTEMPTS, ENDED)} / ({rate(_ATTEMPTS, FINAL)} > 0)", "attempts")],
+        ),
+        graph(
+            "Errors by type",
+            "The ten most frequent error types. _OTHER stands for all after the first twenty that "
+            "a worker met.",
+            [
+                Query(
+                    f"topk(10, {rate('meshhook_worker_errors_total', by='error_type')})",
+                    "{{error_type}}",
+                )
+            ],
+            unit=PER_SECOND,
+            stacked=True,
+        ),
+    ]
+
+
+def _capacity() -> list[Panel]:
+    return [
+        graph(
+            "Dead letters over time",
+            "Messages in the dead letter queue.",
+            [Query(total("meshhook_queue_dlq_messages"), "dead letters")],
+        ),
+        graph(
+            "Oldest dead letter",
+            "How long the oldest one has waited for someone to replay or delete it. "
+            "MeshHookDeadLettersOld fires after three days.",
+            [Query(f"max({gauge('meshhook_queue_dlq_oldest_seconds')})", "oldest")],
+            unit="s",
+            levels=Levels(259_200),
+        ),
+        graph(
+            "Slots",
+            "Leased messages against what all workers may run at once.",
+            [
+                Query(total("meshhook_queue_messages", 'state="running"'), "leased"),
+                Query(total("meshhook_queue_worker_slots"), "slots"),
+            ],
+        ),
+        graph(
+            "Workers over time",
+            "Worker processes that reported in the last 30 s.",
+            [Query(total("meshhook_queue_workers"), "workers")],
+        ),
+    ]

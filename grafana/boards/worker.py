@@ -1,0 +1,272 @@
+"""The worker processes: slots, claims, database operations, leases, loops, memory."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana import links, variables
+from grafana.layout import Section, lay_out
+from grafana.panels import PER_SECOND, Levels, Panel, figure, graph
+from grafana.queries import Query, counted, quantile, rate
+
+_SELECTED = 'namespace=~"$namespace", queue=~"$queue", instance=~"$instance"'
+_NAME = "{{pod}} {{instance}}"
+_BY = "pod, instance"
+_STUCK = Levels(30, 60)
+_LOOP_AGE = f"time() - meshhook_worker_last_loop_timestamp_seconds{{{_SELECTED}}}"
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    return lay_out(
+        uid=links.WORKER,
+        title="MeshHook / Worker",
+        description="The worker processes of one or more queues, one line each.",
+        variables=[
+            variables.datasource(),
+            variables.namespace("meshhook_worker_db_connected"),
+            variables.queues("meshhook_worker_db_connected"),
+            variables.instances("meshhook_worker_db_connected"),
+        ],
+        sections=[
+            Section("What is wrong", _wrong(), height=4),
+            Section("Work", _work()),
+            Section("Claims", _claims()),
+            Section("Database operations", _database()),
+            Section("Leases and outcomes", _leases()),
+            Section("Process", _process()),
+        ],
+    )
+
+
+def _wrong() -> list[Panel]:
+    return [
+        figure(
+            "Workers",
+            "Worker processes that Prometheus reaches. Draining ones count too.",
+            f"count(count by ({_BY}) (meshhook_worker_db_connected{{{_SELECTED}}}))",
+            levels=Levels(1, falling=True),
+            no_value="none",
+        ),
+        figure(
+            "Without database",
+            "Workers that cannot reach PostgreSQL now. They keep their outcomes and try again; "
+            "MeshHookDatabaseUnreachable fires after two minutes.",
+            counted(f"meshhook_worker_db_connected{{{_SELECTED}}} == 0"),
+            levels=Levels(1, 1),
+        ),
+        figure(
+            "Oldest loop turn",
+            "How long ago the slowest loop of any worker last turned. Loops turn at least every "
+            "few seconds; MeshHookWorkerStuck fires at 60 s.",
+            f"max({_LOOP_AGE})",
+            unit="s",
+            levels=_STUCK,
+        ),
+        figure(
+            "Slots in use",
+            "Handlers that run, of all that may. Full is good while the lag is low.",
+            f"{_sum('running_messages')} / {_sum('concurrency_limit')}",
+            unit="percentunit",
+            levels=Levels(0.95),
+        ),
+        figure(
+            "Unsettled",
+            "Outcomes that are not in the database yet. More than a batch for long means that "
+            "settling fails.",
+            _sum("unsettled_messages"),
+            levels=Levels(1000, 10_000),
+        ),
+        figure(
+            "Draining",
+            "Workers that are stopping: they claim nothing more and finish what runs.",
+            f"{_sum('draining')}",
+        ),
+    ]
+
+
+def _work() -> list[Panel]:
+    return [
+        graph(
+            "Running, and the limit",
+            "Handlers that run in each worker. The limit is its --concurrency.",
+            [
+                Query(_each("running_messages"), _NAME),
+                Query(f"max(meshhook_worker_concurrency_limit{{{_SELECTED}}})", "limit"),
+            ],
+        ),
+        graph(
+            "Leased",
+            "Messages that each worker holds: those that run, and those claimed ahead, about "
+            "100 ms of work.",
+            [Query(_each("inflight_messages"), _NAME)],
+        ),
+        graph(
+            "Attempts by worker",
+            "Attempts a second. One worker far below the others is on a slow node, or stuck.",
+            [Query(_rate("messages_total", by=_BY), _NAME)],
+            unit=PER_SECOND,
+            stacked=True,
+        ),
+    ]
+
+
+def _claims() -> list[Panel]:
+    batch = "meshhook_worker_claim_batch_messages"
+    return [
+        graph(
+            "Messages a claim",
+            "How many messages one claim brings. Small with a long backlog means slow jobs; small "
+            "with none means that the queue keeps up.",
+            [
+                Query(quantile(share, batch, selected=_SELECTED), f"p{share * 100:.0f}")
+                for share in (0.5, 0.95)
+            ],
+        ),
+        graph(
+            "Claims that found nothing",
+            "Empty polls a second, the cost of being idle: about one for an idle worker.",
+            [Query(_rate("empty_claims_total", by=_BY), _NAME)],
+            unit="ops",
+        ),
+        graph(
+            "Claim duration",
+            "How long the database takes to lease a batch. MeshHookClaimsSlow fires when the p95 "
+            "is above 0.5 s. Dots are traces.",
+            [
+                Query(
+                    quantile(
+                        share,
+                        "meshhook_worker_operation_duration_seconds",
+                        'operation="claim"',
+                        selected=_SELECTED,
+                    ),
+                    f"p{share * 100:.0f}",
+                    exemplars=share == 0.95,  # noqa: PLR2004 - once a panel
+                )
+                for share in (0.5, 0.95)
+            ],
+            unit="s",
+            levels=Levels(0.5),
+        ),
+    ]
+
+
+def _database() -> list[Panel]:
+    operations = "meshhook_worker_operation_duration_seconds"
+    return [
+        graph(
+            "Duration p95 by operation",
+            "claim leases a batch, settle records outcomes, extend prolongs leases, release gives "
+            "them back.",
+            [
+                Query(
+                    quantile(0.95, operations, by="operation", selected=_SELECTED), "{{operation}}"
+                )
+            ],
+            unit="s",
+        ),
+        graph(
+            "Operations",
+            "Statements a second by kind.",
+            [
+                Query(
+                    rate(f"{operations}_count", by="operation", selected=_SELECTED), "{{operation}}"
+                )
+            ],
+            unit="ops",
+        ),
+        graph(
+            "Operations that failed",
+            "Failed statements a second. Anything but zero: look at the workers' logs and at "
+            "PostgreSQL.",
+            [
+                Query(
+                    rate(
+                        f"{operations}_count", 'outcome="error"', by="operation", selected=_SELECTED
+                    ),
+                    "{{operation}}",
+                )
+            ],
+            unit="ops",
+        ),
+        graph(
+            "Connected",
+            "1 while a worker reaches the database.",
+            [Query(f"min by ({_BY}) (meshhook_worker_db_connected{{{_SELECTED}}})", _NAME)],
+            maximum=1,
+        ),
+    ]
+
+
+def _leases() -> list[Panel]:
+    return [
+        graph(
+            "Lease extensions",
+            "Leases by what their extension came to. lost: another worker has the message now, and "
+            "this worker's outcome will not count.",
+            [Query(_rate("lease_extensions_total", by="outcome"), "{{outcome}}")],
+            unit="ops",
+            colors={"extended": "green", "lost": "red", "error": "orange"},
+        ),
+        graph(
+            "Lost attempts",
+            "Attempts a second that ended with no outcome, found when the message was claimed "
+            "again. By the worker that found them, not the one that died.",
+            [Query(_rate("messages_total", 'outcome="lost"', by=_BY), _NAME)],
+            unit=PER_SECOND,
+        ),
+        graph(
+            "Unsettled outcomes",
+            "Outcomes that are not recorded yet. It is kept and tried again while the database is "
+            "away; it is lost, and the job runs again, if the process dies.",
+            [Query(_each("unsettled_messages"), _NAME)],
+        ),
+    ]
+
+
+def _process() -> list[Panel]:
+    # The process's own metrics have no queue; the worker's metrics of the same target say which.
+    mine = f"and on (job, instance) meshhook_worker_draining{{{_SELECTED}}}"
+    here = 'namespace=~"$namespace", instance=~"$instance"'
+    return [
+        graph(
+            "Age of the loops",
+            "Seconds since each loop last turned, the worst worker. claimer takes messages, "
+            "settler records outcomes, leases extends them.",
+            [Query(f"max by (loop) ({_LOOP_AGE})", "{{loop}}")],
+            unit="s",
+            levels=_STUCK,
+        ),
+        graph(
+            "Memory",
+            "Resident memory of each process. A steady rise ends in the pod's limit, a kill and "
+            "lost leases.",
+            [Query(f"process_resident_memory_bytes{{{here}}} {mine}", _NAME)],
+            unit="bytes",
+        ),
+        graph(
+            "Processor",
+            "Processor seconds a second. At 1 the event loop is full: more workers help, more "
+            "concurrency does not.",
+            [
+                Query(
+                    f"rate(process_cpu_seconds_total{{{here}}}[$__rate_interval]) {mine}",
+                    _NAME,
+                )
+            ],
+            levels=Levels(0.95),
+        ),
+    ]
+
+
+def _each(name: str) -> str:
+    return f"sum by ({_BY}) (meshhook_worker_{name}{{{_SELECTED}}})"
+
+
+def _sum(name: str) -> str:
+    return f"sum(meshhook_worker_{name}{{{_SELECTED}}})"
+
+
+def _rate(name: str, *extra: str, by: str) -> str:
+    return rate(f"meshhook_worker_{name}", *extra, by=by, selected=_SELECTED)

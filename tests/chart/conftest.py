@@ -1,0 +1,40 @@
+"""Fixtures for tests of the chart: the programs that they run."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from support.cluster.programs import ProgramsMissingError, build, missing
+
+_PROGRAMS = ("helm", "kubeconform", "kube-score")
+_MISSING = pytest.StashKey[str]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the programs before the first test, whose time is limited; the build may take long."""
+    here = os.path.dirname(__file__)  # noqa: PTH120 - a prefix of a string
+    if session.config.option.collectonly or not any(
+        str(item.path).startswith(here) for item in session.items
+    ):
+        return
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    say: Any = terminal.write_line if terminal is not None else print
+    try:
+        if missing(_PROGRAMS):
+            build(_PROGRAMS, say=say)
+    except ProgramsMissingError as error:
+        session.config.stash[_MISSING] = str(error)
+
+
+@pytest.fixture(autouse=True)
+def _programs(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
+    """Skip tests that lack their programs; in CI, fail them."""
+    reason = pytestconfig.stash.get(_MISSING, None)
+    if reason is None:
+        return
+    if os.environ.get("CI", "false").lower() not in {"", "0", "false"}:
+        pytest.fail(f"may not be skipped in CI: {reason}")
+    pytest.skip(reason)

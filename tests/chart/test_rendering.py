@@ -1,0 +1,621 @@
+"""What the chart renders: by default, and for each switch."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from support.helm import (
+    CHART,
+    NAMESPACE,
+    RELEASE,
+    HelmError,
+    Object,
+    helm,
+    one,
+    pods,
+    render,
+    select,
+)
+
+NAME = f"{RELEASE}-meshhook"
+DIGEST = f"sha256:{'0' * 64}"
+OWN_DATABASE = {"database": {"existingSecret": "pg", "key": "url"}}
+QUEUE = {
+    "name": "orders",
+    "spec": {"worker": {"handler": "shop:handle"}, "scaling": {"maxReplicas": 3}},
+}
+
+
+@pytest.fixture(scope="module")
+def defaults() -> list[Object]:
+    """What an install without values renders."""
+    return render()
+
+
+def environment(container: Object) -> dict[str, Any]:
+    """Return the environment of a container by name."""
+    return {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
+
+
+def operator_pod(objects: list[Object]) -> Object:
+    """Return the spec of the operator's pod."""
+    return pods(objects)[f"Deployment/{NAME}-operator"]
+
+
+def annotations(each: Object) -> dict[str, str]:
+    """Return the annotations of an object."""
+    found: dict[str, str] = each["metadata"].get("annotations", {})
+    return found
+
+
+def is_hook(each: Object) -> bool:
+    """Whether helm makes an object apart from the release."""
+    return "helm.sh/hook" in annotations(each)
+
+
+# --- Whole renderings ----------------------------------------------------------------------------
+
+
+def test_without_values_everything_to_start_with_is_there(defaults):
+    """The operator with its rights, the database, the resource, dashboards and the test."""
+    kinds = {(each["kind"], is_hook(each)) for each in defaults}
+    assert {kind for kind, hook in kinds if not hook} == {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "CustomResourceDefinition",
+        "Deployment",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Secret",
+        "Service",
+        "ServiceAccount",
+        "StatefulSet",
+    }
+    assert {kind for kind, hook in kinds if hook} == {"JobQueue", "Pod"}
+
+
+def test_objects_are_in_the_namespace_of_the_release(defaults):
+    """Every object names its namespace, except those that have none."""
+    for each in defaults:
+        if each["kind"] in {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}:
+            assert "namespace" not in each["metadata"]
+        else:
+            assert each["metadata"]["namespace"] == NAMESPACE, each["metadata"]["name"]
+
+
+def test_names_are_unique_and_short_enough(defaults):
+    """No two objects of a kind share a name, also where the release's is very long."""
+    keys = [(each["kind"], each["metadata"]["name"]) for each in defaults]
+    assert len(keys) == len(set(keys))
+    long = render({"fullnameOverride": "a" * 40})
+    assert all(len(each["metadata"]["name"]) <= 63 for each in long)
+    assert len(one(long, "JobQueue")["metadata"]["name"]) <= 52
+
+
+def test_labels_select_what_they_should(defaults):
+    """Services, budgets and policies of one component select its pods alone."""
+    for component, kind in (("operator", "Deployment"), ("database", "StatefulSet")):
+        labels = one(defaults, kind)["spec"]["template"]["metadata"]["labels"]
+        selector = one(defaults, "Service", f"{NAME}-{component}")["spec"]["selector"]
+        assert selector.items() <= labels.items()
+        assert labels["app.kubernetes.io/component"] == component
+        policy = one(defaults, "NetworkPolicy", f"{NAME}-{component}")["spec"]["podSelector"]
+        assert policy["matchLabels"] == selector
+
+
+def test_common_labels_are_on_objects_and_pods():
+    """`commonLabels` go everywhere."""
+    objects = render({"commonLabels": {"team": "payments"}})
+    assert all(each["metadata"]["labels"]["team"] == "payments" for each in objects)
+    template = one(objects, "Deployment")["spec"]["template"]["metadata"]
+    assert template["labels"]["team"] == "payments"
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"nameOverride": "queues"}, f"{RELEASE}-queues"),
+        ({"fullnameOverride": "queues"}, "queues"),
+        ({"nameOverride": "shop"}, RELEASE),
+    ],
+)
+def test_names_can_be_overridden(values, name):
+    """`nameOverride` and `fullnameOverride` name the objects; a name is not doubled."""
+    assert one(render(values), "Deployment")["metadata"]["name"] == f"{name}-operator"
+
+
+# --- The image -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, "localhost/meshhook-queue:0.1.0"),
+        ({"repository": "registry.example/q", "tag": "7"}, "registry.example/q:7"),
+        (
+            {"tag": "7", "digest": f"sha256:{'0' * 64}"},
+            f"localhost/meshhook-queue@sha256:{'0' * 64}",
+        ),
+    ],
+)
+def test_all_pods_run_one_image(image, expected):
+    """Tag and digest reach every container; the digest wins."""
+    values = {"image": image | {"pullPolicy": "Never"}, "imagePullSecrets": [{"name": "pull"}]}
+    objects = render(values) + render(values | OWN_DATABASE)
+    for name, pod in pods(objects).items():
+        for container in pod["containers"]:
+            assert container["image"] == expected, name
+            assert container["imagePullPolicy"] == "Never"
+        assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    worker = select(objects, "JobQueue")[0]["spec"]["worker"]
+    assert worker["image"] == expected
+    assert worker["imagePullSecrets"] == [{"name": "pull"}]
+
+
+# --- The database --------------------------------------------------------------------------------
+
+
+def test_the_embedded_database_is_there_only_without_one_of_your_own(defaults):
+    """database.existingSecret takes its pod, Service, Secret and policy away."""
+    assert select(defaults, "StatefulSet")
+    objects = render(OWN_DATABASE)
+    assert not select(objects, "StatefulSet")
+    assert not select(objects, "Secret")
+    assert not [each for each in objects if each["metadata"]["name"] == f"{NAME}-database"]
+
+
+def test_the_url_of_the_embedded_database_has_its_password():
+    """Secret, Service and pod agree, and the password is quoted where a URL needs it."""
+    objects = render({"embedded": {"password": "a b:c/d@e+f%".replace(" ", "_")}})
+    secret = one(objects, "Secret")
+    service = one(objects, "Service", f"{NAME}-database")
+    assert secret["stringData"]["password"] == "a_b:c/d@e+f%"
+    assert secret["stringData"]["uri"] == (
+        f"postgresql://meshhook:a_b%3Ac%2Fd%40e%2Bf%25@{service['metadata']['name']}.{NAMESPACE}"
+        ".svc:5432/meshhook"
+    )
+    (container,) = pods(objects)[f"StatefulSet/{NAME}-database"]["containers"]
+    reference = environment(container)["MESHHOOK_POSTGRES_PASSWORD"]["secretKeyRef"]
+    assert reference == {"name": secret["metadata"]["name"], "key": "password"}
+
+
+def test_the_embedded_password_is_random():
+    """Two releases do not share a password."""
+    first, second = (
+        one(render({"commonLabels": {"rendering": n}}), "Secret")["stringData"]["password"]
+        for n in ("1", "2")
+    )
+    assert first != second
+    assert len(first) == 32
+
+
+def test_data_and_password_of_the_embedded_database_outlive_the_release(defaults):
+    """The volume is a claim of the StatefulSet, which helm leaves; the Secret is marked to stay."""
+    assert annotations(one(defaults, "Secret"))["helm.sh/resource-policy"] == "keep"
+    (claim,) = one(defaults, "StatefulSet")["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "8Gi"
+    assert "storageClassName" not in claim["spec"]
+
+
+def test_the_volume_can_be_chosen_or_left_out():
+    """embedded.persistence sets size, class and modes; disabled, the data are in an emptyDir."""
+    persistence = {"size": "1Gi", "storageClass": "fast", "accessModes": ["ReadWriteOncePod"]}
+    stateful_set = one(render({"embedded": {"persistence": persistence}}), "StatefulSet")
+    (claim,) = stateful_set["spec"]["volumeClaimTemplates"]
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteOncePod"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "1Gi"}},
+    }
+    bare = one(render({"embedded": {"persistence": {"enabled": False}}}), "StatefulSet")["spec"]
+    assert "volumeClaimTemplates" not in bare
+    assert {"name": "data", "emptyDir": {"sizeLimit": "8Gi"}} in bare["template"]["spec"]["volumes"]
+
+
+def test_settings_of_the_embedded_database_are_passed_on():
+    """embedded.settings become options of `meshhook serve-postgres`."""
+    objects = render({"embedded": {"settings": {"work_mem": "8MB", "shared_buffers": "1GB"}}})
+    (container,) = pods(objects)[f"StatefulSet/{NAME}-database"]["containers"]
+    assert container["args"] == [
+        "serve-postgres",
+        "/data/postgresql",
+        "--set=max_connections=200",
+        "--set=shared_buffers=1GB",
+        "--set=work_mem=8MB",
+    ]
+
+
+def test_where_the_embedded_database_runs_can_be_chosen():
+    """nodeSelector, tolerations and resources of the embedded database reach its pod."""
+    values = {"nodeSelector": {"disk": "ssd"}, "tolerations": [{"operator": "Exists"}]}
+    objects = render({"embedded": values | {"resources": {"limits": {"memory": "2Gi"}}}})
+    pod = pods(objects)[f"StatefulSet/{NAME}-database"]
+    assert pod["nodeSelector"] == {"disk": "ssd"}
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["containers"][0]["resources"]["limits"]["memory"] == "2Gi"
+
+
+# --- Migrations ----------------------------------------------------------------------------------
+
+
+def test_migrations_run_before_an_install_and_an_upgrade():
+    """With a database of your own, a hook migrates it, with the Secret of the database."""
+    job = one(render(OWN_DATABASE), "Job")
+    assert annotations(job)["helm.sh/hook"] == "pre-install,pre-upgrade"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert [*container["command"], *container["args"]] == ["meshhook", "migrate"]
+    reference = environment(container)["MESHHOOK_DATABASE_URL"]["secretKeyRef"]
+    assert reference == {"name": "pg", "key": "url"}
+
+
+def test_migrations_may_have_a_role_of_their_own():
+    """migrations.existingSecret replaces that of the database, and leads past its pooler."""
+    values = {
+        "database": {"existingSecret": "pg", "pooled": True},
+        "migrations": {"existingSecret": "owner", "key": "dsn", "retries": 1, "timeoutSeconds": 60}
+        | {"podAnnotations": {"mesh": "no"}},
+    }
+    job = one(render(values), "Job")["spec"]
+    variables = environment(job["template"]["spec"]["containers"][0])
+    assert variables["MESHHOOK_DATABASE_URL"]["secretKeyRef"] == {"name": "owner", "key": "dsn"}
+    assert "MESHHOOK_POOLED" not in variables
+    assert (job["backoffLimit"], job["activeDeadlineSeconds"]) == (1, 60)
+    assert job["template"]["metadata"]["annotations"] == {"mesh": "no"}
+
+
+def test_migrations_are_left_out_where_they_are_not_wanted(defaults):
+    """The embedded database migrates itself; migrations.enabled turns the hook off."""
+    assert not select(defaults, "Job")
+    assert not select(render(OWN_DATABASE | {"migrations": {"enabled": False}}), "Job")
+
+
+def test_a_pooler_is_told_to_everything_that_connects():
+    """database.pooled reaches migrations, test and queues."""
+    values = {"database": {"existingSecret": "pg", "pooled": True}, "queues": [QUEUE]}
+    objects = render(values)
+    for name, pod in pods(objects).items():
+        if "operator" not in name:
+            assert environment(pod["containers"][0])["MESHHOOK_POOLED"] == "true", name
+    assert all(each["spec"]["database"]["pooled"] for each in select(objects, "JobQueue"))
+
+
+# --- The operator --------------------------------------------------------------------------------
+
+
+def test_the_operator_may_do_what_its_rules_say_in_the_whole_cluster(defaults):
+    """By default a ClusterRole, whose name tells releases of different namespaces apart."""
+    role = one(defaults, "ClusterRole")
+    binding = one(defaults, "ClusterRoleBinding")
+    assert role["metadata"]["name"] == f"{NAMESPACE}-{NAME}-operator"
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": f"{NAME}-operator", "namespace": NAMESPACE}
+    ]
+
+
+def test_the_operator_can_be_kept_to_some_namespaces():
+    """`watchNamespaces` makes a Role in each, no ClusterRole, and tells the operator."""
+    objects = render({"operator": {"watchNamespaces": ["a", "b"]}})
+    assert not select(objects, "ClusterRole")
+    assert [each["metadata"]["namespace"] for each in select(objects, "Role")] == ["a", "b"]
+    for binding in select(objects, "RoleBinding"):
+        assert binding["roleRef"] == {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "Role",
+            "name": f"{NAME}-operator",
+        }
+        assert binding["subjects"][0]["namespace"] == NAMESPACE
+    (container,) = operator_pod(objects)["containers"]
+    assert environment(container)["MESHHOOK_OPERATOR_NAMESPACES"] == "a,b"
+
+
+def test_rights_and_account_can_be_made_elsewhere():
+    """rbac.create and serviceAccount.create turn them off; the account's name is then yours."""
+    operator = {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}}
+    objects = render({"operator": operator})
+    for kind in ("ClusterRole", "ClusterRoleBinding", "ServiceAccount"):
+        assert not select(objects, kind)
+    assert operator_pod(objects)["serviceAccountName"] == "mine"
+    default = render({"operator": {"serviceAccount": {"create": False}}})
+    assert operator_pod(default)["serviceAccountName"] == "default"
+
+
+def test_the_account_can_have_a_name_and_annotations():
+    """serviceAccount.name and annotations reach it, and the pod and the binding use it."""
+    account = {"name": "mine", "annotations": {"cloud": "role"}}
+    objects = render({"operator": {"serviceAccount": account}})
+    found = one(objects, "ServiceAccount")
+    assert found["metadata"]["name"] == "mine"
+    assert annotations(found) == {"cloud": "role"}
+    assert one(objects, "ClusterRoleBinding")["subjects"][0]["name"] == "mine"
+    assert operator_pod(objects)["serviceAccountName"] == "mine"
+
+
+def test_the_operators_pod_can_be_shaped():
+    """What operator.* sets reaches the pod beside what the chart puts there."""
+    operator = {
+        "logLevel": "debug",
+        "extraEnv": [{"name": "A", "value": "b"}],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
+        "podLabels": {"tier": "control"},
+        "podAnnotations": {"note": "x"},
+        "priorityClassName": "high",
+        "nodeSelector": {"pool": "system"},
+        "tolerations": [{"operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "terminationGracePeriodSeconds": 7,
+        "resources": {"limits": {"memory": "1Gi"}},
+    }
+    objects = render({"operator": operator})
+    metadata = one(objects, "Deployment")["spec"]["template"]["metadata"]
+    assert metadata["labels"]["tier"] == "control"
+    assert metadata["annotations"] == {"note": "x"}
+    pod = operator_pod(objects)
+    (container,) = pod["containers"]
+    assert environment(container) | {"A": "b", "MESHHOOK_LOG_LEVEL": "debug"} == environment(
+        container
+    )
+    assert {each["mountPath"] for each in container["volumeMounts"]} == {"/tmp", "/ca"}
+    assert {each["name"] for each in pod["volumes"]} == {"tmp", "ca"}
+    assert container["resources"]["limits"] == {"memory": "1Gi"}
+    shaped = ("priorityClassName", "nodeSelector", "tolerations", "affinity")
+    assert {key: pod[key] for key in (*shaped, "terminationGracePeriodSeconds")} == {
+        key: operator[key] for key in (*shaped, "terminationGracePeriodSeconds")
+    }
+
+
+def test_two_operators_never_run_side_by_side(defaults):
+    """One replica, and an upgrade ends the old pod first."""
+    spec = one(defaults, "Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+
+
+def test_the_operators_service_can_have_annotations():
+    """operator.service.annotations, for scrapers that go by them."""
+    objects = render({"operator": {"service": {"annotations": {"prometheus.io/scrape": "true"}}}})
+    service = one(objects, "Service", f"{NAME}-operator")
+    assert annotations(service) == {"prometheus.io/scrape": "true"}
+    assert service["spec"]["ports"][0]["name"] == "metrics"
+
+
+# --- The resource definition ---------------------------------------------------------------------
+
+
+def test_the_resource_definition_stays_unless_told_otherwise(defaults):
+    """crds.keep marks it to stay at an uninstall; crds.enabled leaves it out."""
+    definition = one(defaults, "CustomResourceDefinition")
+    assert annotations(definition)["helm.sh/resource-policy"] == "keep"
+    loose = one(render({"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert "helm.sh/resource-policy" not in annotations(loose)
+    assert not select(render({"crds": {"enabled": False}}), "CustomResourceDefinition")
+
+
+# --- Queues --------------------------------------------------------------------------------------
+
+
+def queue_of(values: dict[str, Any], **options: Any) -> Object:
+    """Return the JobQueue `orders` of these values."""
+    return one(render(values, **options), "JobQueue", "orders")
+
+
+def test_a_queue_takes_database_and_image_from_the_release():
+    """A queue that names none gets the release's database, the chart's image, and its own name."""
+    spec = queue_of({"queues": [QUEUE]})["spec"]
+    assert spec["queueName"] == "orders"
+    assert spec["database"] == {
+        "secretRef": {"name": f"{NAME}-database", "key": "uri"},
+        "pooled": False,
+    }
+    assert spec["worker"]["image"] == "localhost/meshhook-queue:0.1.0"
+    own = queue_of({"queues": [QUEUE]} | OWN_DATABASE)["spec"]
+    assert own["database"]["secretRef"] == {"name": "pg", "key": "url"}
+
+
+def test_what_a_queue_says_itself_wins():
+    """A queue's own database, image, name, namespace, labels and annotations stay."""
+    spec = {
+        "queueName": "other",
+        "database": {"secretRef": {"name": "mine"}},
+        "worker": {"image": "shop:1", "handler": "shop:handle"},
+        "scaling": {"minReplicas": 0, "maxReplicas": 3},
+    }
+    queue = {"name": "orders", "namespace": "shop", "labels": {"a": "b"}, "annotations": {"c": "d"}}
+    found = queue_of({"queues": [queue | {"spec": spec}]})
+    assert found["spec"] == spec
+    assert found["metadata"]["namespace"] == "shop"
+    assert found["metadata"]["labels"]["a"] == "b"
+    assert annotations(found) == {"c": "d"}
+
+
+def test_a_queue_with_a_deployment_of_its_own_gets_no_worker():
+    """`deploymentRef` is left alone."""
+    spec = {"deploymentRef": {"name": "mine"}, "scaling": {"maxReplicas": 3}}
+    found = queue_of({"queues": [{"name": "orders", "spec": spec}]})["spec"]
+    assert "worker" not in found
+
+
+def test_queues_of_a_first_install_come_by_a_hook():
+    """While the cluster does not know JobQueues, helm could not install them with the rest."""
+    found = queue_of({"queues": [QUEUE]}, knows_job_queues=False)
+    assert annotations(found) == {
+        "helm.sh/hook": "post-install",
+        # The next upgrade takes it over, which needs these and the label.
+        "meta.helm.sh/release-name": RELEASE,
+        "meta.helm.sh/release-namespace": NAMESPACE,
+    }
+    assert found["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+    assert not is_hook(queue_of({"queues": [QUEUE]}))
+
+
+def test_each_queue_has_a_disruption_budget():
+    """A share of its worker pods may be away at once; the switch leaves the budgets out."""
+    objects = render({"queues": [QUEUE, QUEUE | {"name": "mails", "namespace": "mail"}]})
+    budget = one(objects, "PodDisruptionBudget", "mails-worker")
+    assert budget["metadata"]["namespace"] == "mail"
+    assert budget["spec"]["maxUnavailable"] == "25%"
+    assert budget["spec"]["selector"] == {"matchLabels": {"meshhook.io/jobqueue": "mails"}}
+    off = {"queues": [QUEUE], "workers": {"podDisruptionBudget": {"enabled": False}}}
+    assert not select(render(off), "PodDisruptionBudget", "orders-worker")
+    two = {"queues": [QUEUE], "workers": {"podDisruptionBudget": {"maxUnavailable": 2}}}
+    assert one(render(two), "PodDisruptionBudget", "orders-worker")["spec"]["maxUnavailable"] == 2
+
+
+def test_the_operators_budget_never_stops_a_drain(defaults):
+    """Its one pod may be away; the switch leaves the budget out."""
+    assert one(defaults, "PodDisruptionBudget", f"{NAME}-operator")["spec"]["maxUnavailable"] == 1
+    off = render({"operator": {"podDisruptionBudget": {"enabled": False}}})
+    assert not select(off, "PodDisruptionBudget")
+
+
+# --- The network ---------------------------------------------------------------------------------
+
+
+def test_network_policies_are_on_and_can_be_turned_off(defaults):
+    """Operator, workers, jobs and database each have one; the switch leaves all out."""
+    names = {each["metadata"]["name"] for each in select(defaults, "NetworkPolicy")}
+    assert names == {f"{NAME}-{part}" for part in ("operator", "workers", "jobs", "database")}
+    assert not select(render({"networkPolicy": {"enabled": False}}), "NetworkPolicy")
+
+
+def test_who_may_read_metrics_can_be_narrowed():
+    """`metricsFrom` goes to operator and workers, on the port of the metrics alone."""
+    source = [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    objects = render({"networkPolicy": {"metricsFrom": source}})
+    for part in ("operator", "workers"):
+        (rule,) = one(objects, "NetworkPolicy", f"{NAME}-{part}")["spec"]["ingress"]
+        assert rule == {"ports": [{"port": "metrics", "protocol": "TCP"}], "from": source}
+
+
+def test_the_database_lets_in_its_namespace_and_asks_nobody(defaults):
+    """By default pods of the namespace; databaseFrom says otherwise."""
+    spec = one(defaults, "NetworkPolicy", f"{NAME}-database")["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert "egress" not in spec
+    assert spec["ingress"][0]["from"] == [{"podSelector": {}}]
+    other = render({"networkPolicy": {"databaseFrom": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}})
+    (rule,) = one(other, "NetworkPolicy", f"{NAME}-database")["spec"]["ingress"]
+    assert rule["from"] == [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
+
+
+def test_what_the_operator_reaches_can_be_narrowed(defaults):
+    """`operatorEgress` makes its policy one for egress too."""
+    assert one(defaults, "NetworkPolicy", f"{NAME}-operator")["spec"]["policyTypes"] == ["Ingress"]
+    rules = [{"ports": [{"port": 53, "protocol": "UDP"}]}]
+    spec = one(
+        render({"networkPolicy": {"operatorEgress": rules}}), "NetworkPolicy", f"{NAME}-operator"
+    )["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["egress"] == rules
+
+
+# --- Monitoring ----------------------------------------------------------------------------------
+
+
+def test_prometheus_objects_are_opt_in(defaults):
+    """They need the Prometheus operator's definitions, so an install without values has none."""
+    assert not [each for each in defaults if each["apiVersion"].startswith("monitoring")]
+
+
+def test_monitors_find_operator_and_workers():
+    """The selectors and ports are those of the Service, and of the workers' pods."""
+    extra = {"enabled": True, "labels": {"release": "prom"}, "interval": "5s"}
+    relabelings = [{"targetLabel": "cluster", "replacement": "one"}]
+    monitor = extra | {"relabelings": relabelings}
+    objects = render({"monitoring": {"serviceMonitor": monitor, "podMonitor": monitor}})
+    service = one(objects, "ServiceMonitor")
+    target = one(objects, "Service", f"{NAME}-operator")
+    selector = service["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= target["metadata"]["labels"].items()
+    endpoint = {"port": "metrics", "path": "/metrics", "interval": "5s", "relabelings": relabelings}
+    assert service["spec"]["endpoints"] == [endpoint]
+    pod = one(objects, "PodMonitor")
+    assert pod["spec"]["podMetricsEndpoints"] == [endpoint]
+    assert pod["spec"]["namespaceSelector"] == {"any": True}
+    for each in (service, pod):
+        assert each["metadata"]["labels"]["release"] == "prom"
+
+
+def test_only_one_service_is_monitored():
+    """The database's Service, which has no metrics, is not selected."""
+    objects = render({"monitoring": {"serviceMonitor": {"enabled": True}}})
+    selector = one(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    selected = [
+        each["metadata"]["name"]
+        for each in select(objects, "Service")
+        if selector.items() <= each["metadata"]["labels"].items()
+    ]
+    assert selected == [f"{NAME}-operator"]
+
+
+def test_workers_are_looked_for_where_the_operator_looks():
+    """`watchNamespaces` narrows the PodMonitor too."""
+    values = {
+        "operator": {"watchNamespaces": ["a"]},
+        "monitoring": {"podMonitor": {"enabled": True}},
+    }
+    assert one(render(values), "PodMonitor")["spec"]["namespaceSelector"] == {"matchNames": ["a"]}
+
+
+def test_dashboards_can_be_labelled_or_left_out():
+    """monitoring.dashboards sets labels and annotations of the ConfigMaps, or leaves them out."""
+    dashboards = {"labels": {"grafana_dashboard": None, "board": "yes"}, "annotations": {"f": "x"}}
+    objects = render({"monitoring": {"dashboards": dashboards}})
+    found = [
+        each for each in select(objects, "ConfigMap") if "-dashboard-" in str(each["metadata"])
+    ]
+    assert found
+    for each in found:
+        assert each["metadata"]["labels"]["board"] == "yes"
+        assert annotations(each) | {"f": "x"} == annotations(each)
+    off = render({"monitoring": {"dashboards": {"enabled": False}}})
+    assert [each["metadata"]["name"] for each in select(off, "ConfigMap")] == [f"{NAME}-test"]
+
+
+# --- The rest ------------------------------------------------------------------------------------
+
+
+def test_the_test_waits_as_long_as_it_is_told():
+    """test.timeoutSeconds reaches the pod, which may live a minute longer."""
+    pod = pods(render({"test": {"timeoutSeconds": 30}}))[f"Pod/{NAME}-test"]
+    assert pod["containers"][0]["args"] == [f"{NAME}-test", "30"]
+    assert pod["activeDeadlineSeconds"] == 90
+
+
+def test_the_test_uses_a_queue_that_starts_without_workers(defaults):
+    """`helm test` sees a worker pod started, not one that waited."""
+    queue = one(defaults, "JobQueue")
+    assert annotations(queue)["helm.sh/hook"] == "test"
+    assert queue["spec"]["scaling"]["minReplicas"] == 0
+    assert (
+        queue["spec"]["queueName"] == pods(defaults)[f"Pod/{NAME}-test"]["containers"][0]["args"][0]
+    )
+
+
+def test_extra_objects_may_be_yaml_or_text_with_templates():
+    """Both forms are rendered as templates."""
+    text = "kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: '{{ .Release.Name }}-a'"
+    plain = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "{{ .Release.Name }}-b"}}
+    objects = render({"extraObjects": [text, plain]})
+    assert one(objects, "ConfigMap", f"{RELEASE}-a")
+    assert one(objects, "ConfigMap", f"{RELEASE}-b")
+
+
+def test_an_older_kubernetes_is_refused():
+    """The chart says which versions it is for."""
+    with pytest.raises(HelmError, match="kubeVersion"):
+        helm("template", RELEASE, CHART, "--kube-version", "1.26.0")
+
+
+def test_nothing_secret_is_in_plain_sight(defaults):
+    """The password stands in the Secret, and in no other object."""
+    password = one(defaults, "Secret")["stringData"]["password"]
+    encoded = base64.b64encode(password.encode()).decode()
+    for each in defaults:
+        if each["kind"] != "Secret":
+            assert password not in str(each)
+            assert encoded not in str(each)

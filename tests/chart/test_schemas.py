@@ -1,0 +1,108 @@
+"""What the chart renders, checked against the schemas of Kubernetes and of JobQueue."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.cluster.programs import program_path
+from support.helm import ROOT, Object, render
+from support.kubernetes_schemas import LOCATION, write_schemas
+
+# The definitions of the Prometheus operator are not part of Kubernetes; test_rendering.py looks at
+# every field of these instead.
+UNKNOWN_KINDS = "PodMonitor,ServiceMonitor,PrometheusRule"
+EVERYTHING = {
+    "commonLabels": {"team": "payments"},
+    "imagePullSecrets": [{"name": "pull"}],
+    "database": {"existingSecret": "pg", "pooled": True},
+    "operator": {
+        "watchNamespaces": ["a", "b"],
+        "extraEnv": [{"name": "A", "value": "b"}],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
+        "tolerations": [{"operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {}},
+        "priorityClassName": "high",
+        "nodeSelector": {"a": "b"},
+    },
+    "queues": [
+        {
+            "name": "orders",
+            "spec": {
+                "worker": {"handler": "shop:handle", "env": [{"name": "A", "value": "b"}]},
+                "scaling": {"minReplicas": 0, "maxReplicas": 3},
+            },
+        }
+    ],
+    "networkPolicy": {
+        "metricsFrom": [{"namespaceSelector": {}}],
+        "operatorEgress": [{"ports": [{"port": 5432}]}],
+    },
+    "monitoring": {
+        "serviceMonitor": {"enabled": True},
+        "podMonitor": {"enabled": True},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of schemas."""
+    directory = tmp_path_factory.mktemp("schemas")
+    (definition,) = (ROOT / "operator/crds").glob("*.yaml")
+    write_schemas(directory, yaml.safe_load(definition.read_text()))
+    return directory
+
+
+def check(objects: list[Object], schemas: Path) -> dict[str, Any]:
+    """Return what kubeconform says of objects."""
+    done = subprocess.run(
+        [
+            program_path("kubeconform"),
+            *("-strict", "-summary", "-output", "json", "-skip", UNKNOWN_KINDS),
+            *("-schema-location", f"{schemas}/{LOCATION}"),
+        ],
+        input=yaml.safe_dump_all(objects),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_objects_are_what_their_schemas_say(values, schemas):
+    """Every object is valid, with no field that Kubernetes does not know."""
+    objects = render(values)
+    found = check(objects, schemas)
+    assert found.get("resources", []) == []
+    unknown = [each for each in objects if each["kind"] in UNKNOWN_KINDS.split(",")]
+    assert found["summary"]["valid"] == len(objects) - len(unknown)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("Deployment", ("spec", "template", "spec")),
+        ("StatefulSet", ("spec",)),
+        ("JobQueue", ("spec", "scaling")),
+        ("NetworkPolicy", ("spec",)),
+    ],
+)
+def test_a_misplaced_field_would_be_found(kind, path, schemas):
+    """The schemas are strict: a field that is not known is an error."""
+    objects = [json.loads(json.dumps(each)) for each in render() if each["kind"] == kind][:1]
+    part = objects[0]
+    for key in path:
+        part = part[key]
+    part["replicaz"] = 2
+    found = check(objects, schemas)
+    assert found["summary"]["invalid"] == 1
+    assert "replicaz" in str(found["resources"])

@@ -1,0 +1,3 @@
+module meshhook.io/pause
+
+go 1.21

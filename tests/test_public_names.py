@@ -1,0 +1,37 @@
+"""What `import meshhook` gives."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import meshhook
+
+
+@pytest.mark.parametrize("name", meshhook.__all__)
+def test_each_public_name_is_there(name: str) -> None:
+    """A name of `__all__` is imported from its home when it is asked for."""
+    home = importlib.import_module(meshhook._HOMES[name])
+    assert getattr(meshhook, name) is getattr(home, name)
+    assert name in dir(meshhook)
+
+
+def test_the_homes_are_those_of_the_public_names() -> None:
+    """Neither list has a name that the other lacks."""
+    assert sorted(meshhook._HOMES) == sorted(meshhook.__all__)
+
+
+def test_another_name_is_an_error() -> None:
+    """As of any module, with the name that was asked for."""
+    with pytest.raises(AttributeError, match="'meshhook' has no attribute 'Wroker'"):
+        _ = meshhook.Wroker
+
+
+def test_importing_the_package_imports_none_of_its_modules() -> None:
+    """`meshhook --help` does not wait for pydantic, asyncpg and the rest."""
+    code = "import sys, meshhook; print(sorted(set(sys.modules) & {'asyncpg', 'pydantic'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

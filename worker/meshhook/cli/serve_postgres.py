@@ -1,0 +1,116 @@
+"""`meshhook serve-postgres`: the embedded PostgreSQL, for other machines to connect to."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meshhook.cli.failures import UsageError
+from meshhook.cli.options import example
+
+if TYPE_CHECKING:
+    from meshhook.embedded import NetworkPostgres
+
+_PASSWORD_VARIABLE = "MESHHOOK_POSTGRES_PASSWORD"  # noqa: S105 - its name, not the password
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        "serve-postgres",
+        short_help="Serve the embedded PostgreSQL to other machines, until SIGTERM.",
+        epilog=example(
+            f"{_PASSWORD_VARIABLE}=... meshhook serve-postgres /data",
+            f"{_PASSWORD_VARIABLE}=... meshhook serve-postgres /data --set shared_buffers=256MB",
+        ),
+    )(serve_postgres)
+
+
+def serve_postgres(
+    directory: Annotated[Path, typer.Argument(help="Where the data live; made if missing.")],
+    *,
+    port: Annotated[int, typer.Option(help="The port to listen on, 1 to 65535.")] = 5432,
+    host: Annotated[str, typer.Option(help="The address to listen on; * for all.")] = "*",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A PostgreSQL setting; may be repeated."),
+    ] = None,
+) -> None:
+    """Serve the embedded PostgreSQL to other machines until SIGTERM or SIGINT.
+
+    It is migrated first; its port opens when it is ready. Others connect as the role meshhook to
+    the database meshhook, with the password in MESHHOOK_POSTGRES_PASSWORD.
+
+    It is for trying things out: one server, no TLS, no backups.
+    """
+    from meshhook.cli.output import note
+    from meshhook.embedded import NetworkPostgres
+    from meshhook.settings import load_settings
+
+    secret = load_settings().postgres_password
+    if secret is None:
+        raise UsageError(
+            f"no password is set: export {_PASSWORD_VARIABLE} (not an option, which any user of "
+            "the machine could read)"
+        )
+    server = NetworkPostgres(
+        directory,
+        password=secret.get_secret_value(),
+        port=port,
+        host=host,
+        settings=dict(map(_setting, settings or [])),
+    )
+    with _interrupted_by_sigterm():
+        _prepare(server)
+        note(f"PostgreSQL is ready, and opens port {port}.")
+        code = server.run()
+    if code:
+        raise typer.Exit(1)
+
+
+def _prepare(server: NetworkPostgres) -> None:
+    """Start, migrate; a failure or a signal meanwhile leaves nothing running."""
+    import asyncio
+
+    from meshhook.database import Database
+    from meshhook.schema import migrate
+
+    async def bring_up_to_date(url: str) -> None:
+        database = await Database.connect(url, min_size=1, max_size=2)
+        try:
+            async with database.acquire() as connection:
+                await migrate(connection)
+        finally:
+            await database.close()
+
+    try:
+        asyncio.run(bring_up_to_date(server.prepare()))
+    except BaseException:
+        server.stop()
+        raise
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    # The first process of a container would otherwise take no notice of SIGTERM at all.
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text!r}: must be NAME=VALUE, for example shared_buffers=256MB")
+    return name, value

@@ -1,0 +1,52 @@
+"""Traces of the commands that enqueue or run jobs, if the environment asks for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+@contextmanager
+def traced(service_name: str) -> Iterator[None]:
+    """Export the traces of this process while the block runs, if the environment asks for it.
+
+    It does if OTEL_TRACES_EXPORTER names an exporter (`otlp`, `console`, or another that is
+    installed), or if an OTLP endpoint is set, unless OTEL_SDK_DISABLED is true.
+
+    Args:
+        service_name: the service, where neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES
+            name one.
+
+    Raises:
+        InvalidSettingError: if an exporter is not installed, or is set up wrongly.
+    """
+    names = exporter_names(os.environ)
+    if not names:
+        yield
+        return
+    # The SDK takes a moment to load.
+    from meshhook.observability.trace_export import exported_traces
+
+    with exported_traces(names, service_name):
+        yield
+
+
+def flush_traces() -> None:
+    """Send the spans that are not sent yet: for a process that ends without ending the block."""
+    if exporter_names(os.environ):
+        from meshhook.observability.trace_export import flush_traces as flush
+
+        flush()
+
+
+def exporter_names(environment: Mapping[str, str]) -> list[str]:
+    """Return the trace exporters that an environment asks for."""
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return []
+    default = "otlp" if any(environment.get(name) for name in _ENDPOINTS) else "none"
+    wanted = environment.get("OTEL_TRACES_EXPORTER", "").strip() or default
+    names = [name.strip() for name in wanted.split(",")]
+    return [name for name in names if name not in ("", "none")]

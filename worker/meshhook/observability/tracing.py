@@ -1,0 +1,287 @@
+"""Traces of jobs, by the messaging conventions of OpenTelemetry: sent, processed, settled.
+
+Without a provider no span object is ever made, and nothing is asked a second time in a hot path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NoOpTracerProvider,
+    ProxyTracerProvider,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from meshhook.observability.loggers import get_logger
+from meshhook.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+    from opentelemetry.trace import Span, Tracer, TracerProvider
+
+    from meshhook.jobs import Job
+
+_log = get_logger("meshhook.tracing")
+
+SYSTEM = "pgmq"
+LOOK_AGAIN_SECONDS = 1.0
+MAX_LINKS = 128
+"""How many links a span may have by the defaults of the specification."""
+
+# W3C only, whatever OTEL_PROPAGATORS says: other PGMQ clients read and write these headers.
+_propagator = TraceContextTextMapPropagator()
+
+
+class ProducerTrace(StrEnum):
+    """How the trace of an attempt belongs to the trace that its job was enqueued in."""
+
+    LINK = "link"
+    """A trace of its own, linked to it: a job may run much later, and often."""
+    PARENT = "parent"
+    """The same trace: it goes on in the worker."""
+
+
+class TracerFinder:
+    """Finds the tracer to use, None while there is no provider."""
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        """Take a provider. None: the global one, once there is one; it is looked for again."""
+        self._tracer = None if provider is None else _tracer_of(provider)
+        self._looked_at = float("-inf")
+
+    def find(self) -> Tracer | None:
+        """Return the tracer; asks for a global provider at most once a second."""
+        if self._tracer is None:
+            now = time.monotonic()
+            if now - self._looked_at >= LOOK_AGAIN_SECONDS:
+                self._looked_at = now
+                self._tracer = _tracer_of(trace.get_tracer_provider())
+        return self._tracer
+
+
+def _tracer_of(provider: TracerProvider) -> Tracer | None:
+    if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+        return None
+    return provider.get_tracer("meshhook", version("meshhook-queue"))
+
+
+def _attributes(operation: str, queue_name: str) -> dict[str, Any]:
+    return {
+        "messaging.system": SYSTEM,
+        "messaging.destination.name": queue_name,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+    }
+
+
+@contextmanager
+def sending(
+    tracer: Tracer, queue_name: str, headers: Mapping[str, Any] | None
+) -> Iterator[tuple[Any, Span]]:
+    """Trace sending messages: yield their headers with the trace in them, and the span.
+
+    Headers that name a trace already keep it.
+    """
+    attributes = _attributes("send", queue_name)
+    with _current_span(tracer, f"send {queue_name}", SpanKind.PRODUCER, attributes) as span:
+        carrier: dict[str, str] = {}
+        _propagator.inject(carrier)
+        # What is no mapping is refused where headers are encoded.
+        is_mapping = headers is None or isinstance(headers, Mapping)
+        yield ({**carrier, **(headers or {})} if is_mapping else headers), span
+
+
+def note_sent(span: Span, msg_ids: list[int]) -> None:
+    """Say which message a send has stored, or how many."""
+    if len(msg_ids) == 1:
+        span.set_attribute("messaging.message.id", str(msg_ids[0]))
+    else:
+        span.set_attribute("messaging.batch.message_count", len(msg_ids))
+
+
+@contextmanager
+def settling(
+    tracer: Tracer | None,
+    queue_name: str,
+    count: int,
+    *,
+    attempts: Iterable[SpanContext | None] = (),
+    context: Context | None = None,
+) -> Iterator[None]:
+    """Trace settling `count` jobs in one statement.
+
+    Args:
+        tracer: makes the span; None: there is none.
+        queue_name: the queue.
+        count: how many jobs.
+        attempts: the spans of their attempts, to link to. Default none.
+        context: what it belongs to. Default: what is current.
+    """
+    if tracer is None:
+        yield
+        return
+    links = [Link(attempt) for attempt in attempts if attempt is not None][:MAX_LINKS]
+    attributes = _attributes("settle", queue_name) | {"messaging.batch.message_count": count}
+    name = f"settle {queue_name}"
+    with _current_span(tracer, name, SpanKind.CLIENT, attributes, links=links, context=context):
+        yield
+
+
+@contextmanager
+def _current_span(
+    tracer: Tracer,
+    name: str,
+    kind: SpanKind,
+    attributes: dict[str, Any],
+    *,
+    links: Sequence[Link] = (),
+    context: Context | None = None,
+) -> Iterator[Span]:
+    """Make a span current. Where tracing itself fails, the work goes on without it."""
+    try:
+        span = tracer.start_span(
+            name, context=context, kind=kind, attributes=attributes, links=links
+        )
+    except Exception as failure:  # noqa: BLE001 - whatever a processor of spans raises
+        _log.warning("span not begun", error=str(failure))
+        yield trace.INVALID_SPAN
+        return
+    token = otel_context.attach(trace.set_span_in_context(span))
+    try:
+        yield span
+    except Exception as error:
+        _note_error(span, type(error).__qualname__, None, error)
+        raise
+    finally:
+        otel_context.detach(token)
+        _end_quietly(span)
+
+
+def _note_error(span: Span, error_type: str, message: str | None, error: object) -> None:
+    span.set_attribute("error.type", error_type)
+    span.set_status(Status(StatusCode.ERROR, message))
+    if isinstance(error, BaseException) and not isinstance(error, Outcome):
+        try:
+            span.record_exception(error)
+        except Exception as failure:  # noqa: BLE001 - an exception that cannot even be shown
+            _log.warning("exception not traced", error_type=error_type, error=str(failure))
+
+
+def _end_quietly(span: Span) -> None:
+    try:
+        span.end()
+    except Exception as failure:  # noqa: BLE001 - whatever a processor of spans raises
+        _log.warning("span not ended", error=str(failure))
+
+
+class AttemptSpan:
+    """The span of an attempt, current in the context where it was begun until it is ended."""
+
+    __slots__ = ("_span", "_token", "context", "exemplar")
+
+    def __init__(self, span: Span, token: Token[Context]) -> None:
+        self._span = span
+        self._token = token
+        self.context = span.get_span_context()
+        self.exemplar: dict[str, str] | None = None
+        """The labels of an exemplar; None if the trace is not sampled, and so not to be found."""
+        if self.context.trace_flags.sampled:
+            self.exemplar = {
+                "trace_id": trace.format_trace_id(self.context.trace_id),
+                "span_id": trace.format_span_id(self.context.span_id),
+            }
+
+    def end(
+        self,
+        outcome: str,
+        error_type: str | None = None,
+        error_message: str | None = None,
+        error: object = None,
+    ) -> None:
+        """End it, in the context where it was begun.
+
+        Args:
+            outcome: what the attempt came to.
+            error_type: what it failed with; None: it did not.
+            error_message: what the failure says. Default none.
+            error: the exception that the handler raised, if any.
+        """
+        self._span.set_attribute("meshhook.outcome", outcome)
+        if error_type is not None:
+            _note_error(self._span, error_type, error_message, error)
+        _end_quietly(self._span)
+        otel_context.detach(self._token)
+
+    def end_without_outcome(self, *, is_lost: bool) -> None:
+        """End it where the worker has lost the lease, or has given the job back unused."""
+        if is_lost:
+            self.end("lost", "LeaseLost", "the lease was lost: another worker may run the job")
+        else:
+            self.end("released")
+
+
+class AttemptTracer:
+    """Makes the spans of the attempts of one worker's queue."""
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        queue_name: str,
+        worker_name: str,
+        producer_trace: ProducerTrace = ProducerTrace.LINK,
+    ) -> None:
+        self.tracer = tracer
+        self._name = f"process {queue_name}"
+        self._attributes = _attributes("process", queue_name) | {"messaging.client.id": worker_name}
+        self._producer_trace = producer_trace
+
+    def begin(self, job: Job[Any]) -> AttemptSpan | None:
+        """Begin the span of an attempt and make it current; None if that fails."""
+        try:
+            return self._begin(job)
+        except Exception as error:  # noqa: BLE001 - whatever a processor of spans raises
+            _log.warning("span not begun", error=str(error))
+            return None
+
+    def _begin(self, job: Job[Any]) -> AttemptSpan:
+        producer_context, producer = _producer_of(job)
+        is_parent = self._producer_trace is ProducerTrace.PARENT
+        span = self.tracer.start_span(
+            self._name,
+            # Not the current context: a worker may have been started within some span.
+            context=producer_context if is_parent else Context(),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                **self._attributes,
+                "messaging.message.id": str(job.msg_id),
+                "meshhook.attempt": job.attempt,
+            },
+            links=[Link(producer)] if producer.is_valid and not is_parent else None,
+        )
+        token = otel_context.attach(trace.set_span_in_context(span, Context()))
+        return AttemptSpan(span, token)
+
+
+def _producer_of(job: Job[Any]) -> tuple[Context, SpanContext]:
+    carrier = {
+        name: value
+        for name in ("traceparent", "tracestate")
+        if isinstance(value := job.headers.get(name), str)
+    }
+    context = _propagator.extract(carrier, Context()) if carrier else Context()
+    return context, trace.get_current_span(context).get_span_context()

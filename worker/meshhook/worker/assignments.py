@@ -1,0 +1,84 @@
+"""Which queues a worker works on, with what handler and what weight: checked arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from meshhook.errors import InvalidHandlerError, InvalidSettingError
+from meshhook.names import validate_queue_name
+from meshhook.worker.handlers import JobHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_QUEUES = 100
+MAX_WEIGHT = 1_000
+
+
+class Assignment(NamedTuple):
+    """One queue of a worker."""
+
+    queue_name: str
+    weight: int
+    """Its part of the worker's slots, beside those of the other queues."""
+    handler: JobHandler[Any]
+
+
+def assignments(queues: Any, handler: Any) -> list[Assignment]:
+    """Return what a worker is to do.
+
+    Args:
+        queues: a queue's name, several of them, or a mapping of names to weights.
+        handler: the handler of all queues, or a mapping of every queue's name to its own.
+
+    Raises:
+        InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming what is wrong.
+    """
+    weights = _weights(queues)
+    if isinstance(handler, Mapping):
+        missing = sorted(set(weights) - set(handler))
+        if missing:
+            raise InvalidHandlerError(f"queue {missing[0]!r} has no handler")
+        unknown = sorted(map(str, set(handler) - set(weights)))
+        if unknown:
+            raise InvalidHandlerError(
+                f"there is a handler of {unknown[0]!r}, which is none of the worker's queues: "
+                + ", ".join(weights)
+            )
+        handlers = {name: _handler(each) for name, each in handler.items()}
+    else:
+        handlers = dict.fromkeys(weights, _handler(handler))
+    return [Assignment(name, weight, handlers[name]) for name, weight in weights.items()]
+
+
+def _weights(queues: Any) -> dict[str, int]:
+    if isinstance(queues, Mapping):
+        weights = {validate_queue_name(name): _weight(name, each) for name, each in queues.items()}
+    elif isinstance(queues, Iterable) and not isinstance(queues, str):
+        names: Sequence[str] = [validate_queue_name(name) for name in queues]
+        weights = dict.fromkeys(names, 1)
+        if len(weights) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InvalidSettingError(f"queue {twice!r} is named twice")
+    else:
+        weights = {validate_queue_name(queues): 1}
+    if not 1 <= len(weights) <= MAX_QUEUES:
+        raise InvalidSettingError(f"a worker has 1 to {MAX_QUEUES} queues, got {len(weights)}")
+    return weights
+
+
+def _weight(name: str, weight: Any) -> int:
+    if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= MAX_WEIGHT:
+        raise InvalidSettingError(
+            f"the weight of queue {name!r} is a whole number from 1 to {MAX_WEIGHT}, got {weight!r}"
+        )
+    return weight
+
+
+def _handler(handler: Any) -> JobHandler[Any]:
+    if isinstance(handler, JobHandler):
+        return handler
+    if not callable(handler):
+        raise InvalidHandlerError(f"a handler is a function of one job, got {handler!r}")
+    return JobHandler(handler)

@@ -1,0 +1,324 @@
+"""A lane: one queue's part in a worker, over connections that all its queues share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from meshhook import queries
+from meshhook.administration import describe_tables, get_queue_config
+from meshhook.database import Database
+from meshhook.errors import DatabaseError
+from meshhook.observability.loggers import get_logger
+from meshhook.observability.loops import WatchedLoop
+from meshhook.observability.tracing import AttemptTracer, ProducerTrace
+from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
+from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
+from meshhook.worker.claiming import Claimer
+from meshhook.worker.housekeeping import ConfigWatcher
+from meshhook.worker.leases import KeptQueue, LeaseTable
+from meshhook.worker.reporting import QueueReport
+from meshhook.worker.running import Runner
+from meshhook.worker.settling import Settled, Settler
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from opentelemetry.trace import Tracer
+
+    from meshhook.jobs import Job
+    from meshhook.queue_config import QueueConfig
+    from meshhook.worker.assignments import Assignment
+    from meshhook.worker.connections import WorkerConnection
+    from meshhook.worker.slots import Share
+    from meshhook.worker.stats import Tally
+
+_log = get_logger("meshhook.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the lanes of a worker have in common."""
+
+    worker_name: str
+    concurrency: int
+    """How many slots there are for all queues together."""
+    main_connection: WorkerConnection
+    """For claims, notifications, settings, reports and housekeeping."""
+    settle_connection: WorkerConnection
+    """For outcomes and releases."""
+    listens: bool
+    """Whether the main connection hears notifications."""
+    is_draining: Callable[[], bool]
+    """Says whether the worker is stopping."""
+    stall_seconds: float
+    """How long a loop may take for a turn."""
+    tracer: Tracer | None
+    """Makes spans; None: there are none."""
+    producer_trace: ProducerTrace
+    """How an attempt's trace belongs to that of its producer."""
+    leases_loop: WatchedLoop
+    """The loop that keeps the leases of all queues."""
+    claims_line: asyncio.Lock
+    """Lets one lane claim at a time."""
+    all_ended: Callable[[], Awaitable[None]]
+    """Waits until nothing runs in any lane, and all outcomes are recorded."""
+
+
+class Lane:
+    """Claims, runs and settles the jobs of one queue. Made anew at each start of a worker."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        *,
+        tables: queries.QueueTables,
+        config: QueueConfig,
+        shared: Shared,
+        metrics: WorkerMetrics,
+        tally: Tally,
+        share: Share | None = None,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            assignment: the queue and its handler.
+            tables: the queue's tables.
+            config: the queue's settings at the start.
+            shared: what it has in common with the other lanes.
+            metrics: the queue's.
+            tally: counts what the worker does for the queue.
+            share: the queue's share of the slots. Default: all of them.
+        """
+        self.queue_name = assignment.queue_name
+        self.tables = tables
+        self.config = config
+        self._shared = shared
+        self._metrics = metrics
+        self._tally = tally
+        self._leases = LeaseTable()
+        self._release_sql = queries.load("release", tables)
+        self._releasing: set[asyncio.Task[None]] = set()
+        claimer_loop, settler_loop = (
+            WatchedLoop(name, stall_seconds=shared.stall_seconds) for name in ("claimer", "settler")
+        )
+        self.loops: Sequence[WatchedLoop] = (claimer_loop, settler_loop)
+        self.settler = Settler(
+            connection=shared.settle_connection,
+            tables=tables,
+            worker_name=shared.worker_name,
+            on_settled=self._on_settled,
+            metrics=metrics,
+            tracer=shared.tracer,
+            loop=settler_loop,
+        )
+        self.runner = Runner(
+            handler=assignment.handler,
+            concurrency=shared.concurrency,
+            tables=tables,
+            worker_name=shared.worker_name,
+            settings=self._settings,
+            leases=self._leases,
+            metrics=metrics,
+            tracer=self._attempt_tracer(),
+            on_ended=self.settler.put,
+            on_released=self.release_soon,
+            share=share,
+        )
+        if share is not None:
+            share.user = self.runner
+        self.claimer = Claimer(
+            connection=shared.main_connection,
+            tables=tables,
+            handler=assignment.handler,
+            runner=self.runner,
+            settler=self.settler,
+            leases=self._leases,
+            settings=self._settings,
+            metrics=metrics,
+            loop=claimer_loop,
+            listens=shared.listens,
+            line=shared.claims_line,
+            all_ended=shared.all_ended,
+            share=share,
+        )
+        self.config_watcher = ConfigWatcher(
+            connection=shared.main_connection,
+            queue_name=self.queue_name,
+            on_change=self._on_config_read,
+        )
+        self.gauges = WorkerGauges(
+            inflight=lambda: len(self._leases),
+            running=lambda: self.runner.running,
+            limit=lambda: shared.concurrency,
+            unsettled=lambda: self.settler.backlog,
+            is_connected=lambda: shared.main_connection.fault is None,
+            is_draining=shared.is_draining,
+            loops=(*self.loops, shared.leases_loop),
+        )
+
+    @classmethod
+    async def open(cls, assignment: Assignment, *, shared: Shared, **rest: Any) -> Lane:
+        """Look at the queue, and return a lane for it.
+
+        Args:
+            assignment: the queue and its handler.
+            shared: what it has in common with the other lanes.
+            **rest: the other arguments of the constructor.
+
+        Raises:
+            QueueNotFoundError, SchemaMissingError, DatabaseError: it cannot be worked on.
+        """
+        database = Database(shared.main_connection)
+        return cls(
+            assignment,
+            tables=await describe_tables(database, assignment.queue_name),
+            config=await get_queue_config(database, assignment.queue_name),
+            shared=shared,
+            **rest,
+        )
+
+    @property
+    def kept(self) -> KeptQueue:
+        """What the keeper of leases needs to know."""
+        return KeptQueue(
+            tables=self.tables,
+            leases=self._leases,
+            lease_seconds=lambda: float(self.config.visibility_timeout_seconds),
+            on_lost=self._on_leases_lost,
+            metrics=self._metrics,
+        )
+
+    def show_gauges(self) -> None:
+        """Let the metrics read what happens here."""
+        self._metrics.attach(self.gauges)
+
+    def hide_gauges(self) -> None:
+        """Let the metrics read it no longer."""
+        self._metrics.detach(self.gauges)
+
+    def parts(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """Return what is to run beside the claimer until it is cancelled, by name."""
+        return {
+            "settler": self.settler.run(),
+            "runner": self.runner.run(),
+            "config": self.config_watcher.run(),
+        }
+
+    def report(self) -> QueueReport:
+        """Return what the worker does for the queue now."""
+        return QueueReport(
+            self.queue_name,
+            self._shared.concurrency,
+            self.runner.running,
+            self._tally.processed,
+            self.runner.busy_seconds,
+        )
+
+    def release_unstarted(self) -> None:
+        """Give back every job that has not started."""
+        self.release_soon(self.runner.take_unstarted(), 0.0)
+
+    def release_soon(self, jobs: list[Job[Any]], delay_seconds: float) -> None:
+        """Give leases back. Where that fails they run out by themselves."""
+        if not jobs:
+            return
+        leases = [(job.msg_id, job.attempt) for job in jobs]
+        self._leases.discard(leases)
+        task = asyncio.create_task(self._release(leases, delay_seconds), name="meshhook-release")
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+
+    async def all_recorded(self) -> None:
+        """Wait until every release is done and every outcome recorded."""
+        while self._releasing:
+            await asyncio.wait(self._releasing)
+        await self.settler.flush()
+
+    async def give_up_releases(self) -> None:
+        """Stop giving leases back, before the connection is closed; they run out by themselves."""
+        releasing = list(self._releasing)
+        for task in releasing:
+            task.cancel()
+        if releasing:
+            await asyncio.wait(releasing)
+
+    def _attempt_tracer(self) -> AttemptTracer | None:
+        shared = self._shared
+        if shared.tracer is None:
+            return None
+        return AttemptTracer(
+            shared.tracer, self.queue_name, shared.worker_name, shared.producer_trace
+        )
+
+    def _settings(self) -> QueueConfig:
+        return self.config
+
+    def _on_config_read(self, config: QueueConfig) -> None:
+        if config != self.config:
+            self.config = config
+            self.claimer.wake()
+            _log.info("settings changed", queue=self.queue_name, paused=config.paused)
+
+    def _on_leases_lost(self, lost: dict[int, int]) -> None:
+        # What was settled while the extension was under way is no longer held, and not lost.
+        lost = {i: a for i, a in lost.items() if self._leases.holds(i, a)}
+        if not lost:
+            return
+        self._metrics.lease_extensions("lost", len(lost))
+        self._tally.leases_lost += len(lost)
+        self._leases.discard(lost.items())
+        for msg_id, attempt in lost.items():
+            self.runner.lease_lost(msg_id, attempt)
+
+    async def _release(self, leases: list[tuple[int, int]], delay_seconds: float) -> None:
+        msg_ids, attempts = zip(*leases, strict=True)
+        try:
+            with self._metrics.operation("release"):
+                rows = await self._shared.settle_connection.fetch(
+                    self._release_sql, msg_ids, attempts, delay_seconds
+                )
+        except DatabaseError as error:
+            _log.warning(
+                "leases not given back",
+                queue=self.queue_name,
+                leases=len(leases),
+                error=str(error),
+            )
+            return
+        self._tally.released += len(rows)
+        self._metrics.attempts("released", len(rows))
+
+    def _on_settled(self, settled: Settled) -> None:
+        outcomes = [settlement.outcome for settlement in settled.recorded]
+        outcomes += [AttemptOutcome.SUCCEEDED] * len(settled.completed)
+        for outcome, count in Counter(outcomes).items():
+            self._tally.outcomes[outcome] += count
+            self._metrics.attempts(outcome, count)
+        failures = Counter(s.error_type for s in settled.recorded if s.error_type is not None)
+        for error_type, count in failures.items():
+            self._metrics.errors(error_type, count)
+        delays = [
+            settlement.delay_seconds
+            for settlement in settled.recorded
+            if settlement.outcome not in FINAL_OUTCOMES
+        ]
+        if delays:
+            self.claimer.wake_in(min(delays))
+        for settlement in settled.lost:
+            self._tally.leases_lost += 1
+            _log.warning(
+                "outcome not recorded: the lease was lost",
+                queue=self.queue_name,
+                msg_id=settlement.msg_id,
+                attempt=settlement.attempt,
+                outcome=str(settlement.outcome),
+                **({"trace_id": settlement.trace_id} if settlement.trace_id else {}),
+            )
+        self._leases.discard(
+            (settlement.msg_id, settlement.attempt)
+            for settlement in (*settled.recorded, *settled.completed, *settled.lost)
+        )
+        self._metrics.count_observations()

@@ -1,0 +1,104 @@
+"""Stopping a worker's lanes in order, within the grace period."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from meshhook.observability.loggers import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshhook.worker.lane import Lane
+
+_log = get_logger("meshhook.worker")
+
+RELEASE_MARGIN_SECONDS = 2.0
+LEAST_SECONDS = 1.0
+
+
+async def shut_down(
+    lanes: Sequence[Lane], claiming: Sequence[asyncio.Task[None]], *, grace_seconds: float
+) -> None:
+    """Stop claiming, give back what has not started, let jobs finish, and record all outcomes.
+
+    Args:
+        lanes: of all queues.
+        claiming: the tasks of their claimers.
+        grace_seconds: how long it may take. Jobs that run have two seconds less; recording has
+            at least one second from the start, however short the grace period is.
+    """
+    began_at = time.monotonic()
+    deadline = began_at + grace_seconds
+    margin = min(RELEASE_MARGIN_SECONDS, grace_seconds / 4)
+    for lane in lanes:
+        _log.info(
+            "worker stops",
+            queue=lane.queue_name,
+            running=lane.runner.running,
+            unstarted=lane.runner.unstarted,
+        )
+        lane.claimer.stop()
+        lane.release_unstarted()
+    # A claim that is under way hands its jobs over still; they are given back as well.
+    await _until(deadline - margin, asyncio.wait(claiming))
+    for task in claiming:
+        task.cancel()
+    await _until(deadline - margin / 2, asyncio.wait(claiming))
+    for lane in lanes:
+        lane.release_unstarted()
+    await _until(deadline - margin, _all_idle(lanes))
+    if any(lane.runner.running for lane in lanes):
+        for lane in lanes:
+            lane.runner.abort_all()
+        await _until(deadline - margin / 2, _all_idle(lanes))
+        for lane in lanes:
+            _release_stuck(lane)
+    await _until(max(deadline, began_at + LEAST_SECONDS), _all_recorded(lanes))
+    for lane in lanes:
+        await lane.give_up_releases()
+        if lane.settler.backlog:
+            _log.error(
+                "outcomes not recorded; their jobs run again when the leases end",
+                queue=lane.queue_name,
+                outcomes=lane.settler.backlog,
+            )
+
+
+async def all_ended(lanes: Sequence[Lane]) -> None:
+    """Wait until nothing runs in any lane, and all outcomes are recorded."""
+    await _all_idle(lanes)
+    for lane in lanes:
+        await lane.settler.flush()
+
+
+async def _all_idle(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        await lane.runner.wait_idle()
+
+
+async def _all_recorded(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        await lane.all_recorded()
+
+
+def _release_stuck(lane: Lane) -> None:
+    stuck = lane.runner.running_jobs()
+    if stuck:
+        _log.error(
+            "jobs take no notice of being stopped; they are given back",
+            queue=lane.queue_name,
+            msg_ids=[job.msg_id for job in stuck][:20],
+        )
+        lane.release_soon(stuck, 0.0)
+
+
+async def _until(deadline: float, awaitable: Any) -> None:
+    """Wait for something until a moment of the monotonic clock, and no longer."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            await awaitable
+    except TimeoutError:
+        pass
