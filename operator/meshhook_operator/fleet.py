@@ -119,6 +119,8 @@ class WorkerFleet:
     ) -> Rescale | None:
         """Make the Deployment what it should be; return the change of the replicas, if any.
 
+        Making a new Deployment is no change.
+
         Args:
             replicas: how many there are to be.
             checksum: of the database's URL; None if it is not known now: the last one stays.
@@ -134,8 +136,9 @@ class WorkerFleet:
         if after is None:
             return None
         self.view, self.is_known, self._wrote_replicas = after, True, after.replicas
-        change = Rescale(before.replicas if before else 0, after.replicas)
-        return None if change.before == change.after else change
+        if before is None or before.replicas == after.replicas:
+            return None
+        return Rescale(before.replicas, after.replicas)
 
     async def _apply(self, replicas: int, checksum: str | None) -> DeploymentView | None:
         view, last = self.view, self._applied

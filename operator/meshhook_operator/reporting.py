@@ -59,10 +59,11 @@ class Reporter:
             await self.event(after.reason, after.message, is_warning=True)
 
     async def scaled(self, change: Rescale, message: str) -> None:
-        """Tell of a change of the replicas, once a minute and direction; of zero always."""
+        """Tell of a change of the replicas: of a great one always, else once a minute."""
         now = self._clock()
         last = self._scaled_at.get(change.direction, float("-inf"))
-        if now - last < SCALED_EVENT_SECONDS and 0 not in change:
+        is_great = max(change) >= 2 * min(change)
+        if not is_great and now - last < SCALED_EVENT_SECONDS:
             return
         self._scaled_at[change.direction] = now
         await self.event(
