@@ -181,6 +181,8 @@ def _supervise(arguments: Sequence[str], processes: int) -> int:
 
 
 async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> None:
+    from meshhook.worker.garbage import leave_program_alone
+
     stopping = asyncio.Event()
 
     def request_stop() -> None:
@@ -203,6 +205,7 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> No
         async with found.open():
             pass  # checked: it is there, and migrated
         if not stopping.is_set():
+            leave_program_alone()
             await worker.start()
             supervisor.say_ready()
             await worker.run(handle_signals=False)
