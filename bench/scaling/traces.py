@@ -1,5 +1,6 @@
 """What arrives, second by second, and what goes wrong meanwhile. A trace and a seed give the same
-numbers always."""
+numbers always.
+"""
 
 from __future__ import annotations
 
