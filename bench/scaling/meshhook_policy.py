@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from world import SLOTS, World
+
 from meshhook_operator.scaling import (
     Failure,
     Fleet,
@@ -13,7 +15,6 @@ from meshhook_operator.scaling import (
     default_tick_seconds,
     lookahead_seconds,
 )
-from world import SLOTS, World
 
 COUNT_CAP = 10_000
 REPORT_SECONDS = 5

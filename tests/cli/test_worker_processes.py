@@ -219,6 +219,36 @@ async def test_each_process_has_its_metrics_port(
         assert process.returncode == 0
 
 
+async def test_a_worker_process_has_at_most_three_connections(
+    pool: Pool[Any], database_url: str, tmp_path: Path
+) -> None:
+    """From its start on, whatever the number of its queues; seen where the server counts them."""
+    arguments = ["--handler", "handlers:endless", "--grace-seconds", "0"]
+    for name in ("a", "b", "c"):
+        await pool.execute("select meshhook.create_queue($1)", name)
+        await pool.execute("update meshhook.queue_config set visibility_timeout_seconds = 1")
+        await QueueService[Any](pool, name).enqueue({})
+        arguments += ["--queue", name]
+    most = 0
+
+    async def leases_are_kept() -> bool:
+        nonlocal most
+        names = await pool.fetch(
+            "select application_name as name from pg_stat_activity "
+            "where datname = current_database() and application_name like 'meshhook%'"
+        )
+        most = max(most, len(names))
+        return any(row["name"] == "meshhook leases a, b, c" for row in names)
+
+    async with workers(tmp_path, database_url, *arguments) as process:
+        await eventually(leases_are_kept, timeout=60)
+        await eventually(lambda: len(ledger(tmp_path)) == 3, timeout=30)
+        process.terminate()
+        await said(process)
+        assert process.returncode == 0
+    assert 2 <= most <= 3
+
+
 def two_free_ports() -> int:
     """Return a port that is free and whose successor is free as well."""
     while True:

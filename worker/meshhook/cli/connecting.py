@@ -36,6 +36,8 @@ class Target:
     url: str
     pooled: bool
     is_embedded: bool
+    listen_url: str | None = None
+    """The same database without a pooler, for a worker."""
 
     @asynccontextmanager
     async def open(self, *, needs_schema: bool = True) -> AsyncIterator[Database]:
@@ -112,7 +114,15 @@ def target(context: typer.Context, *, or_embedded: bool = False) -> Iterator[Tar
         with embedded_database(settings.embedded_directory) as embedded_url:
             yield Target(embedded_url, pooled=False, is_embedded=True)
     elif url:
-        yield Target(url, pooled=settings.pooled, is_embedded=False)
+        listen_url = settings.listen_url
+        yield Target(
+            url,
+            pooled=settings.pooled,
+            is_embedded=False,
+            listen_url=None
+            if listen_url is None
+            else listen_url.get_secret_value().strip() or None,
+        )
     else:
         raise DatabaseNotSetError
 

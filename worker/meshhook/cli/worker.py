@@ -140,6 +140,7 @@ def worker(
             concurrency=concurrency,
             grace_seconds=grace_seconds,
             pooled=found.pooled,
+            listen_url=found.listen_url,
             name=name if name is None or process_index is None else f"{name}-{process_index}",
             stall_seconds=stall_seconds,
             producer_trace=producer_trace,
