@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sizes import Size
 
 BASELINE = "pgmq"
@@ -137,6 +139,19 @@ WORK_SECONDS = 0.001
 SCRAPE_SECONDS = 1.0
 HELD_BASELINE_SHARE = 0.25
 
+FIRST = (
+    "drain_small",
+    "enqueue_64",
+    "pick_up",
+    "end_to_end_small",
+    "enqueue_many_small",
+    "drain_webhooks",
+    "enqueue_1",
+    "delayed_0",
+    "delayed_100000",
+)
+"""The modes that are measured before the others: time may be up before all are done."""
+
 DEGRADATION = "Degradation"
 HELD = "A transaction id held by another session"
 CONNECTIONS = "Worker connections"
@@ -149,8 +164,14 @@ _KINDS = {"small": "256-byte payload", "webhooks": "real webhooks, median 8 KB"}
 
 
 def modes(size: Size) -> list[ModePlan]:
-    """Return what to measure, in order."""
+    """Return what there is to measure, in the order of a report."""
     return [*_throughput(size), *_latency(size), *_degradation(size)]
+
+
+def by_importance(plans: Iterable[ModePlan]) -> list[ModePlan]:
+    """Return modes in the order in which they are measured."""
+    ranks = {mode: rank for rank, mode in enumerate(FIRST)}
+    return sorted(plans, key=lambda plan: ranks.get(plan.mode, len(FIRST)))
 
 
 def _throughput(size: Size) -> list[ModePlan]:
