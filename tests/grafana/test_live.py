@@ -132,11 +132,17 @@ async def _running(fleet: MonitoredFleet, queue: str, count: int) -> bool:
 
 
 async def _ask(fleet: MonitoredFleet) -> Answers:
-    """Ask all there is to ask, again until nothing is missing; at most a minute."""
+    """Ask all there is to ask, and what gave nothing again, at most for a minute."""
     deadline = time.monotonic() + 60
+    panels: dict[str, list[dict[str, Any]]] = {}
+    alerts: dict[str, list[list[dict[str, Any]]]] = {}
     while True:
-        panels = {query.name: await _ask_panel(fleet, query) for query in queries()}
-        alerts = {stem: await _ask_alert(fleet, stem) for stem in ALERTS}
+        for query in queries():
+            if not panels.get(query.name):
+                panels[query.name] = await _ask_panel(fleet, query)
+        for stem in ALERTS:
+            if not all(alerts.get(stem, [[]])):
+                alerts[stem] = await _ask_alert(fleet, stem)
         missing = {name for name, series in panels.items() if not series} - set(WITHOUT_DATA)
         missing |= {n for n, found in alerts.items() if not all(found)} - set(
             EXPRESSIONS_WITHOUT_DATA
@@ -153,7 +159,7 @@ async def _ask(fleet: MonitoredFleet) -> Answers:
             each["metric"]["alertname"]
             for each in await ask('last_over_time(ALERTS{alertstate="firing"}[5m])')
         },
-        {each["metric"]["pod"] for each in await ask("up == 0")},
+        {each["metric"]["pod"] for each in await ask("max_over_time(up[20s]) == 0")},
         dict(
             await fleet.connection.fetch(
                 "select outcome, count(*) from meshhook.job_attempts group by 1"

@@ -112,7 +112,7 @@ class MonitoredFleet:
                 stdin=asyncio.subprocess.PIPE,
                 stderr=stream,
             )
-        port = await eventually(lambda: _port(log), 60, message=f"{name} serves its metrics")
+        port = await eventually(lambda: _port(log), 120, message=f"{name} serves its metrics")
         self.prometheus.add_target(port, namespace=namespace, pod=name)
 
 
@@ -140,7 +140,7 @@ def hasty_rules(folder: Path) -> list[Path]:
 
 @asynccontextmanager
 async def monitored_fleet(
-    url: str, folder: Path, *, rules: list[Path]
+    url: str, folder: Path, *, rules: list[Path], interval_seconds: int = 1
 ) -> AsyncIterator[MonitoredFleet]:
     """Run the exporter, the stand-in operator and Prometheus on a migrated database.
 
@@ -164,7 +164,9 @@ async def monitored_fleet(
         await connection.execute(
             "select pgmq.send('imports', '{}'::jsonb) from generate_series(1, 25)"
         )
-        prometheus = await stack.enter_async_context(PrometheusServer(folder, rules))
+        prometheus = await stack.enter_async_context(
+            PrometheusServer(folder, rules, interval_seconds)
+        )
         fleet = MonitoredFleet(url, folder, prometheus, connection)
         stack.push_async_callback(fleet.close)
         registry = CollectorRegistry()

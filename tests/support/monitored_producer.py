@@ -10,6 +10,7 @@ import json
 import os
 import random
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,26 +51,34 @@ async def _send(database: Database, flow: Flow) -> None:
     chance = random.Random(flow.queue)  # the same messages in each run
     number = 0
     for seconds, per_second, failing in flow.phases:
-        due = 0.0
-        for _ in range(round(seconds / _TICK_SECONDS)):
-            due += per_second * _TICK_SECONDS
-            while due >= 1:
-                due -= 1
-                number += 1
-                payload: dict[str, Any] = {"seconds": chance.expovariate(1 / flow.seconds)}
-                if chance.random() < failing:
-                    error = flow.errors[number % len(flow.errors)]
-                    payload |= {"fails": chance.choice([1, 1, 2, 9]), "error": error}
-                payload |= {"gone": chance.random() < flow.gone_share, "snoozes": number % 50 == 0}
-                job = WorkflowJob(
-                    run_id=f"{flow.queue}-{number}",
-                    workflow_id=flow.queue,
-                    project_id="preview",
-                    payload=payload,
+        started = time.monotonic()
+        sent = 0
+        while sent < int(seconds * per_second):
+            elapsed = min(time.monotonic() - started, seconds)
+            due = int(elapsed * per_second) - sent
+            jobs = [_job(flow, number + ahead, failing, chance) for ahead in range(due)]
+            await asyncio.gather(
+                *(
+                    queue.enqueue(job, delay_seconds=5 * (chance.random() < flow.delayed_share))
+                    for job in jobs
                 )
-                delay = 5 if chance.random() < flow.delayed_share else 0
-                await queue.enqueue(job, delay_seconds=delay)
+            )
+            number, sent = number + due, sent + due
             await asyncio.sleep(_TICK_SECONDS)
+
+
+def _job(flow: Flow, number: int, failing: float, chance: random.Random) -> WorkflowJob:
+    payload: dict[str, Any] = {"seconds": chance.expovariate(1 / flow.seconds)}
+    if chance.random() < failing:
+        error = flow.errors[number % len(flow.errors)]
+        payload |= {"fails": chance.choice([1, 1, 2, 9]), "error": error}
+    payload |= {"gone": chance.random() < flow.gone_share, "snoozes": number % 50 == 0}
+    return WorkflowJob(
+        run_id=f"{flow.queue}-{number}",
+        workflow_id=flow.queue,
+        project_id="preview",
+        payload=payload,
+    )
 
 
 async def main() -> None:

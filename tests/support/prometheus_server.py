@@ -1,4 +1,4 @@
-"""A real Prometheus on loopback, scraping once a second what it is told to."""
+"""A real Prometheus on loopback that scrapes what it is told to."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ class PrometheusServer:
 
     Args:
         folder: where its configuration, its data and its log go.
-        rules: rule files to evaluate, once a second.
+        rules: rule files to evaluate.
+        interval_seconds: from one scrape, and from one evaluation, to the next. Default 1.
     """
 
     folder: Path
     rules: list[Path] = field(default_factory=list)
+    interval_seconds: int = 1
     port: int = 0
     _targets: list[dict[str, Any]] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = None
@@ -40,7 +42,10 @@ class PrometheusServer:
     async def __aenter__(self) -> Self:
         """Start, and wait until it listens."""
         configuration = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "global": {
+                "scrape_interval": f"{self.interval_seconds}s",
+                "evaluation_interval": f"{self.interval_seconds}s",
+            },
             "rule_files": [str(rule) for rule in self.rules],
             "scrape_configs": [
                 {

@@ -69,6 +69,15 @@ def grouped_labels(tree: promql_parser.Expr) -> list[tuple[set[str], list[Select
     return found
 
 
+def made_labels(tree: promql_parser.Expr) -> set[str]:
+    """Return the labels that a query makes itself."""
+    return {
+        node.args[1].val
+        for node in _nodes(tree, promql_parser.Call)
+        if node.func.name in {"label_replace", "label_join"}
+    }
+
+
 def compared(tree: promql_parser.Expr) -> list[str]:
     """Return what a query compares with something, where that compares nothing itself."""
     comparisons = [
