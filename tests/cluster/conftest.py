@@ -116,7 +116,7 @@ def operator(
         kubeconfig=asyncio.run(install()), directory=directory, namespace=None
     )
     try:
-        process.start()
+        asyncio.run(process.start())
         yield process
     finally:
         process.stop()

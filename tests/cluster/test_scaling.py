@@ -85,12 +85,13 @@ async def test_a_backlog_calls_for_workers(api: Api, database: str, sql: Connect
 
 async def test_a_scale_up_is_an_event(api: Api, database: str, sql: Connection):
     """`kubectl describe` shows from how many to how many, and why."""
-    view = await ready_job_queue(api)
+    view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
+    await view.until_replicas(0)
     await send(sql, 50)
     await view.until_replicas(5)
 
     async def is_told() -> bool:
-        return any("1 to 5" in event["note"] for event in await view.events())
+        return any("0 to 5 replicas" in event["note"] for event in await view.events())
 
     await eventually(is_told)
 
@@ -362,6 +363,6 @@ async def test_series_come_and_go(
     labels = {"queue": "emails", "jobqueue": f"{api.namespace}/emails"}
     await eventually(lambda: operator.metric("meshhook_scaler_desired_replicas", **labels) == 1)
     await eventually(lambda: operator.metric("meshhook_scaler_ready", **labels) == 1)
-    assert operator.metric("meshhook_scaler_events_total", direction="up", **labels) == 0
+    assert operator.metric("meshhook_scaler_events_total", direction="down", **labels) == 0
     await api.delete("JobQueue", view.name)
     await eventually(lambda: operator.metric("meshhook_scaler_desired_replicas", **labels) is None)

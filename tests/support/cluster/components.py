@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 STOP_SECONDS = 5
 _LOG_TAIL_LINES = 15
+_PAUSE_SECONDS = 0.03
 
 
 class ComponentError(RuntimeError):
@@ -121,15 +123,25 @@ class Component:
             ComponentError: the program ended, or the time did.
         """
         deadline = time.monotonic() + seconds
-        while not ready():
-            if self._process is None or self._process.poll() is not None:
-                status = None if self._process is None else self._process.returncode
-                raise ComponentError(f"{self.name} ended with status {status}:\n{self.log_tail()}")
-            if time.monotonic() > deadline:
-                raise ComponentError(
-                    f"{self.name} was not ready after {seconds:g} s:\n{self.log_tail()}"
-                )
-            time.sleep(0.02)
+        while not self._is_ready(ready, deadline, seconds):
+            time.sleep(_PAUSE_SECONDS)
+
+    async def until(self, ready: Callable[[], bool], *, seconds: float) -> None:
+        """Do what `wait_until` does, and let the event loop go on meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not self._is_ready(ready, deadline, seconds):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _is_ready(self, ready: Callable[[], bool], deadline: float, seconds: float) -> bool:
+        if ready():
+            return True
+        if not self.running:
+            message = f"{self.name} ended with status {self.exit_status}"
+            raise ComponentError(f"{message}:\n{self.log_tail()}")
+        if time.monotonic() > deadline:
+            message = f"{self.name} was not ready after {seconds:g} s"
+            raise ComponentError(f"{message}:\n{self.log_tail()}")
+        return False
 
     def log_tail(self) -> str:
         """Return the last lines of the log."""

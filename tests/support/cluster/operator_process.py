@@ -64,10 +64,10 @@ class OperatorProcess:
         """The status with which it ended last; negative: the signal that ended it."""
         return self._component.exit_status
 
-    def start(self) -> None:
-        """Start it, and wait until it says that it is ready."""
+    async def start(self) -> None:
+        """Start it, and wait until it says that it is ready; a proxy of the test may go on."""
         self._component.start(self._environment)
-        self._component.wait_until(self._is_ready, seconds=READY_SECONDS)
+        await self._component.until(self._is_ready, seconds=READY_SECONDS)
 
     def stop(self) -> None:
         """Ask it to end, as Kubernetes does, and wait until it has."""

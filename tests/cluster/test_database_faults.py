@@ -1,0 +1,187 @@
+"""Secrets and databases that are missing, wrong or away: a condition, and recovery by itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from meshhook.schema import migrate
+from support.cluster.api import Api
+from support.cluster.objects import database_secret, job_queue
+from support.cluster.proxy import Proxy
+from support.cluster.views import JobQueueView
+from support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+
+@pytest.fixture
+async def database_proxy(database_url: str) -> AsyncIterator[Proxy]:
+    """A proxy before the database."""
+    async with Proxy(database_url, default_port=5432) as proxy:
+        yield proxy
+
+
+def through(proxy: Proxy, url: str) -> str:
+    """Return a URL that leads through a proxy."""
+    parts = urlsplit(url)
+    login = parts.netloc.rpartition("@")[0]
+    return urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{proxy.port}"))
+
+
+async def is_served(api: Api, name: str) -> None:
+    """Make another JobQueue, on a Secret `other`, and wait until it is served."""
+    await api.create(job_queue(name, database={"secretRef": {"name": "other"}}))
+    view = JobQueueView(api, name=name, deployment=f"{name}-worker")
+    await view.until_condition("Ready", "True")
+    await view.until_replicas(1)
+
+
+async def test_a_missing_secret(api: Api, database_url: str):
+    """A Secret that is not there is named; once it is there, all goes on."""
+    await api.create(job_queue())
+    view = JobQueueView(api)
+    condition = await view.until_condition("Ready", "False")
+    assert "'database'" in condition["message"] or "database" in condition["message"]
+    await api.create(database_secret(database_url))
+    await view.until_condition("Ready", "True")
+
+
+async def test_a_secret_without_the_key(api: Api, database_url: str):
+    """A key that the Secret lacks is named; once it is there, all goes on."""
+    await api.create({"kind": "Secret", "metadata": {"name": "database"}, "stringData": {"x": "y"}})
+    await api.create(job_queue())
+    view = JobQueueView(api)
+    condition = await view.until_condition("Ready", "False")
+    assert "uri" in condition["message"]
+    await api.patch("Secret", "database", {"stringData": {"uri": database_url}})
+    await view.until_condition("Ready", "True")
+
+
+@pytest.mark.parametrize("url", ["not a URL", "mysql://host/db", ""])
+async def test_a_secret_with_nonsense(api: Api, database_url: str, url: str):
+    """A value that is no URL of a database is told, and what it was is not."""
+    await api.create(database_secret(url))
+    await api.create(job_queue())
+    view = JobQueueView(api)
+    condition = await view.until_condition("Ready", "False")
+    assert not url or url not in condition["message"]
+    await api.patch("Secret", "database", {"stringData": {"uri": database_url}})
+    await view.until_condition("Ready", "True")
+
+
+async def test_a_wrong_password(api: Api, database_url: str):
+    """A password that the database refuses is told, without the password; then it is mended."""
+    password = urlsplit(database_url).password or ""
+    await api.create(database_secret(database_url.replace(password, "letmein")))
+    await api.create(database_secret(database_url, "other"))
+    await api.create(job_queue())
+    view = JobQueueView(api)
+    condition = await view.until_condition("Ready", "False")
+    assert "password" in condition["message"]
+    assert "letmein" not in condition["message"]
+    await is_served(api, "letters")
+    await api.patch("Secret", "database", {"stringData": {"uri": database_url}})
+    await view.until_condition("Ready", "True")
+
+
+async def test_missing_migrations(
+    api: Api,
+    database_url: str,
+    empty_database_url: str,
+):
+    """A database that was never migrated is told, with what to do; once it is, all goes on."""
+    await api.create(database_secret(empty_database_url))
+    await api.create(database_secret(database_url, "other"))
+    await api.create(job_queue())
+    view = JobQueueView(api)
+    condition = await view.until_condition("Ready", "False")
+    assert "migrate" in condition["message"]
+    await is_served(api, "letters")
+    connection = await asyncpg.connect(empty_database_url)
+    await migrate(connection)
+    await connection.close()
+    await view.until_condition("Ready", "True")
+
+
+async def test_an_unreachable_database(
+    api: Api,
+    database_proxy: Proxy,
+    database_url: str,
+):
+    """A database that refuses connections is told; others are served; it comes back by itself."""
+    await database_proxy.refuse()
+    await api.create(database_secret(through(database_proxy, database_url)))
+    await api.create(database_secret(database_url, "other"))
+    await api.create(job_queue())
+    view = JobQueueView(api)
+    await view.until_condition("Ready", "False", reason="SourceUnavailable")
+    await is_served(api, "letters")
+    await database_proxy.accept()
+    await view.until_condition("Ready", "True", timeout=60)
+
+
+@pytest.mark.parametrize("fault", ["refuses", "stalls"])
+async def test_a_database_that_goes_away(
+    api: Api,
+    database_proxy: Proxy,
+    database_url: str,
+    fault: str,
+):
+    """Without its database a queue keeps its workers, and goes on without a dip (1850, 2244)."""
+    connection = await asyncpg.connect(database_url)
+    await api.create(database_secret(through(database_proxy, database_url)))
+    await api.create(database_secret(database_url, "other"))
+    await api.create(job_queue(scaling={"scaleDown": {"windowSeconds": 5}}))
+    view = JobQueueView(api)
+    await view.until_condition("Ready", "True")
+    await connection.execute("select pgmq.send_batch('emails', array_fill('{}'::jsonb, array[50]))")
+    await view.until_replicas(5)
+    if fault == "refuses":
+        await database_proxy.refuse()
+    else:
+        database_proxy.stall()
+    await view.until_condition("Ready", "False", reason="SourceUnavailable")
+    await is_served(api, "letters")
+    assert await view.replicas() == 5
+    await database_proxy.accept()
+    database_proxy.resume()
+    await view.until_condition("Ready", "True", timeout=60)
+    assert await view.replicas() == 5
+    await connection.execute("select pgmq.purge_queue('emails')")
+    await connection.close()
+    await view.until_replicas(1)
+
+
+async def test_the_fallback(api: Api, database_proxy: Proxy, database_url: str):
+    """A queue at zero goes up to its fallback when its database is away (KEDA 7239)."""
+    await api.create(database_secret(through(database_proxy, database_url)))
+    fallback = {"replicas": 2, "afterFailures": 3}
+    scaling: dict[str, Any] = {"minReplicas": 0, "cooldownSeconds": 0, "fallback": fallback}
+    await api.create(job_queue(scaling=scaling | {"scaleDown": {"windowSeconds": 1}}))
+    view = JobQueueView(api)
+    await view.until_replicas(0)
+    await database_proxy.refuse()
+    await view.until_replicas(2)
+
+
+async def test_a_rotated_secret(api: Api, database_proxy: Proxy, database_url: str):
+    """A new URL is taken up, and the workers are made anew with it."""
+    await api.create(database_secret(database_url))
+    await api.create(job_queue())
+    view = JobQueueView(api)
+    await view.until_ready_replicas(1)
+    (before,) = await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")
+    url = through(database_proxy, database_url)
+    await api.patch("Secret", "database", {"stringData": {"uri": url}})
+
+    async def is_another() -> bool:
+        pods = await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")
+        return [pod["metadata"]["uid"] for pod in pods] != [before["metadata"]["uid"]]
+
+    await eventually(is_another, 60)
+    await eventually(lambda: database_proxy.connections > 0)
