@@ -45,7 +45,7 @@ def operator_pod(objects: list[Object]) -> Object:
     return pods(objects)[f"Deployment/{NAME}-operator"]
 
 
-def annotations(each: Object) -> dict[str, str]:
+def annotations_of(each: Object) -> dict[str, str]:
     """Return the annotations of an object."""
     found: dict[str, str] = each["metadata"].get("annotations", {})
     return found
@@ -53,7 +53,7 @@ def annotations(each: Object) -> dict[str, str]:
 
 def is_hook(each: Object) -> bool:
     """Whether helm makes an object apart from the release."""
-    return "helm.sh/hook" in annotations(each)
+    return "helm.sh/hook" in annotations_of(each)
 
 
 # --- Whole renderings ----------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_the_embedded_password_is_random():
 
 def test_data_and_password_of_the_embedded_database_outlive_the_release(defaults):
     """The volume is a claim of the StatefulSet, which helm leaves; the Secret is marked to stay."""
-    assert annotations(one(defaults, "Secret"))["helm.sh/resource-policy"] == "keep"
+    assert annotations_of(one(defaults, "Secret"))["helm.sh/resource-policy"] == "keep"
     (claim,) = one(defaults, "StatefulSet")["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "8Gi"
     assert "storageClassName" not in claim["spec"]
@@ -245,7 +245,7 @@ def test_where_the_embedded_database_runs_can_be_chosen():
 def test_migrations_run_before_an_install_and_an_upgrade():
     """With a database of your own, a hook migrates it, with the Secret of the database."""
     job = one(render(OWN_DATABASE), "Job")
-    assert annotations(job)["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert annotations_of(job)["helm.sh/hook"] == "pre-install,pre-upgrade"
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert [*container["command"], *container["args"]] == ["meshhook", "migrate"]
     reference = environment(container)["MESHHOOK_DATABASE_URL"]["secretKeyRef"]
@@ -324,13 +324,13 @@ def test_rights_and_account_can_be_made_elsewhere():
     assert operator_pod(default)["serviceAccountName"] == "default"
 
 
-def test_the_account_can_have_a_name_and_annotations():
+def test_the_account_can_have_a_name_and_annotations_of():
     """serviceAccount.name and annotations reach it, and the pod and the binding use it."""
     account = {"name": "mine", "annotations": {"cloud": "role"}}
     objects = render({"operator": {"serviceAccount": account}})
     found = one(objects, "ServiceAccount")
     assert found["metadata"]["name"] == "mine"
-    assert annotations(found) == {"cloud": "role"}
+    assert annotations_of(found) == {"cloud": "role"}
     assert one(objects, "ClusterRoleBinding")["subjects"][0]["name"] == "mine"
     assert operator_pod(objects)["serviceAccountName"] == "mine"
 
@@ -375,11 +375,11 @@ def test_two_operators_never_run_side_by_side(defaults):
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
 
 
-def test_the_operators_service_can_have_annotations():
+def test_the_operators_service_can_have_annotations_of():
     """operator.service.annotations, for scrapers that go by them."""
     objects = render({"operator": {"service": {"annotations": {"prometheus.io/scrape": "true"}}}})
     service = one(objects, "Service", f"{NAME}-operator")
-    assert annotations(service) == {"prometheus.io/scrape": "true"}
+    assert annotations_of(service) == {"prometheus.io/scrape": "true"}
     assert service["spec"]["ports"][0]["name"] == "metrics"
 
 
@@ -389,9 +389,9 @@ def test_the_operators_service_can_have_annotations():
 def test_the_resource_definition_stays_unless_told_otherwise(defaults):
     """crds.keep marks it to stay at an uninstall; crds.enabled leaves it out."""
     definition = one(defaults, "CustomResourceDefinition")
-    assert annotations(definition)["helm.sh/resource-policy"] == "keep"
+    assert annotations_of(definition)["helm.sh/resource-policy"] == "keep"
     loose = one(render({"crds": {"keep": False}}), "CustomResourceDefinition")
-    assert "helm.sh/resource-policy" not in annotations(loose)
+    assert "helm.sh/resource-policy" not in annotations_of(loose)
     assert not select(render({"crds": {"enabled": False}}), "CustomResourceDefinition")
 
 
@@ -429,7 +429,7 @@ def test_what_a_queue_says_itself_wins():
     assert found["spec"] == spec
     assert found["metadata"]["namespace"] == "shop"
     assert found["metadata"]["labels"]["a"] == "b"
-    assert annotations(found) == {"c": "d"}
+    assert annotations_of(found) == {"c": "d"}
 
 
 def test_a_queue_with_a_deployment_of_its_own_gets_no_worker():
@@ -442,7 +442,7 @@ def test_a_queue_with_a_deployment_of_its_own_gets_no_worker():
 def test_queues_of_a_first_install_come_by_a_hook():
     """While the cluster does not know JobQueues, helm could not install them with the rest."""
     found = queue_of({"queues": [QUEUE]}, knows_job_queues=False)
-    assert annotations(found) == {
+    assert annotations_of(found) == {
         "helm.sh/hook": "post-install",
         # The next upgrade takes it over, which needs these and the label.
         "meta.helm.sh/release-name": RELEASE,
@@ -571,7 +571,7 @@ def test_dashboards_can_be_labelled_or_left_out():
     assert found
     for each in found:
         assert each["metadata"]["labels"]["board"] == "yes"
-        assert annotations(each) | {"f": "x"} == annotations(each)
+        assert annotations_of(each) | {"f": "x"} == annotations_of(each)
     off = render({"monitoring": {"dashboards": {"enabled": False}}})
     assert [each["metadata"]["name"] for each in select(off, "ConfigMap")] == [f"{NAME}-test"]
 
@@ -589,7 +589,7 @@ def test_the_test_waits_as_long_as_it_is_told():
 def test_the_test_uses_a_queue_that_starts_without_workers(defaults):
     """`helm test` sees a worker pod started, not one that waited."""
     queue = one(defaults, "JobQueue")
-    assert annotations(queue)["helm.sh/hook"] == "test"
+    assert annotations_of(queue)["helm.sh/hook"] == "test"
     assert queue["spec"]["scaling"]["minReplicas"] == 0
     assert (
         queue["spec"]["queueName"] == pods(defaults)[f"Pod/{NAME}-test"]["containers"][0]["args"][0]

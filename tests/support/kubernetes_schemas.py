@@ -82,7 +82,7 @@ def _strict(schema: Any) -> Any:
         return [_strict(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in schema.items():
         # The names in a table of properties may be words of JSON schemas too.
         is_table = key in {"properties", "definitions"} and isinstance(value, dict)

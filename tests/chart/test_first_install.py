@@ -1,0 +1,94 @@
+"""helm on a real API server that has never seen a JobQueue: install, upgrade, uninstall."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.cluster.control_plane import ControlPlane, obstacle
+from support.cluster.programs import program_path
+from support.databases import server_directory
+from support.helm import CHART, NAMESPACE, RELEASE
+from support.kube import Kube, KubeError
+
+pytestmark = pytest.mark.timeout(300)
+
+QUEUE = {
+    "name": "orders",
+    "spec": {
+        "worker": {"handler": "shop:handle"},
+        "scaling": {"minReplicas": 0, "maxReplicas": 3},
+    },
+}
+
+
+@pytest.fixture
+def kube(tmp_path: Path) -> Iterator[Kube]:
+    """A control plane of its own: JobQueues, once known, would be known to all tests."""
+    reason = obstacle() or (
+        None if program_path("kubectl").exists() else "not built: kubectl; see obstacle"
+    )
+    if reason:
+        if os.environ.get("CI", "false").lower() not in {"", "0", "false"}:
+            pytest.fail(f"may not be skipped in CI: {reason}")
+        pytest.skip(reason)
+    with server_directory(in_memory=True) as directory, ControlPlane(directory) as control_plane:
+        config = control_plane.write_kubeconfig(
+            tmp_path / "kubeconfig", token=control_plane.admin_token, namespace=NAMESPACE
+        )
+        yield Kube(config, NAMESPACE)
+
+
+def names(kube: Kube, resource: str) -> set[str]:
+    """Return the names of the objects of a kind."""
+    return {each["metadata"]["name"] for each in kube.get(resource)}
+
+
+def test_a_first_install_with_queues_works_and_an_upgrade_takes_them_over(kube):
+    """Queues come with the very install that brings their definition, and belong to the release."""
+    kube.helm("install", RELEASE, CHART, "--create-namespace", values={"queues": [QUEUE]})
+    first = kube.get("jobqueue", "orders")
+    assert first["spec"]["queueName"] == "orders"
+
+    changed = QUEUE | {"spec": QUEUE["spec"] | {"visibilityTimeoutSeconds": 77}}
+    kube.helm("upgrade", RELEASE, CHART, values={"queues": [changed]})
+    second = kube.get("jobqueue", "orders")
+    assert second["metadata"]["uid"] == first["metadata"]["uid"]
+    assert second["spec"]["visibilityTimeoutSeconds"] == 77
+
+    kube.helm("uninstall", RELEASE)
+    assert names(kube, "jobqueues") == set()
+    assert "jobqueues.meshhook.io" in names(kube, "crd")
+
+
+def test_the_password_outlives_upgrade_and_uninstall(kube):
+    """The embedded database's random password is made once, and the Secret stays."""
+    kube.helm("install", RELEASE, CHART, "--create-namespace")
+    secret = f"{RELEASE}-meshhook-database"
+    first = kube.get("secret", secret)["data"]
+    kube.helm("upgrade", RELEASE, CHART)
+    kube.helm("uninstall", RELEASE)
+    assert kube.get("secret", secret)["data"] == first
+    kube.helm("install", RELEASE, CHART)
+    assert kube.get("secret", secret)["data"] == first
+
+
+def test_a_definition_that_is_not_kept_goes(kube):
+    """With crds.keep false an uninstall takes the definition, and all JobQueues with it."""
+    kube.helm("install", RELEASE, CHART, "--create-namespace", values={"crds": {"keep": False}})
+    assert "jobqueues.meshhook.io" in names(kube, "crd")
+    kube.helm("uninstall", RELEASE, "--wait")
+    assert "jobqueues.meshhook.io" not in names(kube, "crd")
+
+
+def test_a_failed_migration_stops_the_install(kube):
+    """Without its Secret the hook's pod cannot start; nothing of the release is made."""
+    values = {"database": {"existingSecret": "absent"}, "migrations": {"timeoutSeconds": 5}}
+    with pytest.raises(KubeError, match="pre-install"):
+        kube.helm(
+            "install", RELEASE, CHART, "--create-namespace", "--timeout", "15s", values=values
+        )
+    assert names(kube, "deployments") == set()

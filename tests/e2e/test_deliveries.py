@@ -1,0 +1,80 @@
+"""Real webhooks through real pods: from none to some and back, dead letters, and a replay."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import pytest
+
+from support.e2e import Receiver, all_accepted, job_queue, produced, producer, worker_selector
+from support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def delivery(delivery_id: str) -> str:
+    """Return a message: one webhook."""
+    payload = {
+        "url": Receiver.url,
+        "event": "push",
+        "delivery_id": delivery_id,
+        "body": {"ref": "refs/heads/main"},
+    }
+    return json.dumps(
+        {"run_id": delivery_id, "workflow_id": "push", "project_id": "e2e", "payload": payload}
+    )
+
+
+async def test_a_queue_wakes_from_zero_and_goes_back(
+    installed, receiver, image, record_testsuite_property
+):
+    """One job starts a worker pod; many start more; without any, all pods go."""
+    selector = worker_selector("from-zero")
+    queue = job_queue("from-zero", image, cooldownSeconds=5, scaleDown={"windowSeconds": 5})
+    installed.apply(queue)
+    await eventually(
+        lambda: installed.get("jobqueue", "from-zero")["status"]["conditions"], timeout=60
+    )
+    await eventually(lambda: not installed.pods(selector), timeout=60)
+
+    sent = json.loads(installed.meshhook("enqueue", "from-zero", delivery("first-0"), "--json"))
+    await all_accepted(receiver, "first", 1, seconds=60)
+    (msg_id,) = sent["msg_ids"]
+    job = json.loads(installed.meshhook("jobs", "show", "from-zero", str(msg_id), "--json"))
+    (attempt,) = job["attempts"]
+    waited = datetime.fromisoformat(attempt["finished_at"]) - datetime.fromisoformat(
+        job["enqueued_at"]
+    )
+    record_testsuite_property("seconds_from_zero_to_first_job_done", waited.total_seconds())
+    print(f"from zero to the first job done: {waited.total_seconds():.2f} s")
+
+    installed.apply(producer(image, "from-zero", "many", 400, 200))
+    await eventually(lambda: len(installed.pods(selector)) > 1, timeout=90)
+    await all_accepted(receiver, "many", 400)
+    await eventually(lambda: not installed.pods(selector), timeout=120)
+    await produced(installed, "producer-many")
+    installed.kubectl("delete", "jobqueue", "from-zero")
+
+
+async def test_dead_letters_are_replayed_from_the_command_line(installed, receiver, deliveries):
+    """What the receiver refuses becomes dead letters; replayed once it accepts, they arrive."""
+    lines = "\n".join(delivery(f"refused-{number}") for number in range(20))
+    installed.meshhook("enqueue", deliveries, "--file", "-", stdin=lines)
+
+    def dead_letters() -> list[dict[str, object]]:
+        found: list[dict[str, object]] = json.loads(
+            installed.meshhook("dlq", "list", deliveries, "--json")
+        )
+        return found
+
+    await eventually(lambda: len(dead_letters()) == 20, timeout=60)
+    errors = installed.meshhook("dlq", "errors", deliveries)
+    assert "HTTP 410" in errors
+    assert not any(each.startswith("refused-") for each in receiver.ledger())
+
+    receiver.be_friendly()
+    installed.meshhook("dlq", "replay", deliveries, "--error-type", "HTTP 410")
+    accepted = await all_accepted(receiver, "refused", 20)
+    assert set(accepted.values()) == {1}
+    assert dead_letters() == []

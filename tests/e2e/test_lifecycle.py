@@ -1,0 +1,80 @@
+"""Upgrades and uninstalls: what stays, and what a later install finds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from support.e2e import RELEASE
+from support.helm import CHART
+from support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def waiting_jobs(installed, receiver):
+    """Three jobs in a queue that nobody works on; checks that they are there."""
+    installed.meshhook("queue", "create", "kept")
+    for number in range(3):
+        installed.meshhook("enqueue", "kept", json.dumps({"n": number}))
+
+    def count() -> int:
+        found = json.loads(installed.meshhook("jobs", "list", "--queue", "kept", "--json"))
+        return len(found)
+
+    assert count() == 3
+    yield count
+    installed.meshhook("queue", "drop", "kept", "--yes")
+
+
+async def test_an_upgrade_keeps_queues_and_messages(installed, values, deliveries, waiting_jobs):
+    """After an upgrade that restarts everything, JobQueues, password and jobs are the same."""
+    before = installed.get("jobqueue", deliveries)["metadata"]["uid"]
+    secret = installed.get("secret", f"{RELEASE}-database")["data"]
+    changed = values | {"commonLabels": {"round": "two"}, "operator": {"logLevel": "debug"}}
+    installed.helm("upgrade", RELEASE, CHART, "--wait", "--timeout", "5m", values=changed)
+    assert installed.get("jobqueue", deliveries)["metadata"]["uid"] == before
+    assert installed.get("secret", f"{RELEASE}-database")["data"] == secret
+    await eventually(lambda: waiting_jobs() == 3, timeout=60)
+
+
+async def test_an_uninstall_keeps_definition_and_data(installed, values, deliveries, waiting_jobs):
+    """Workers work on without the release; a new install finds queues, password and jobs."""
+    workers = set(installed.ready_pods(f"meshhook.io/jobqueue={deliveries}"))
+    installed.helm("uninstall", RELEASE, "--wait", "--timeout", "5m")
+    assert installed.get("crd", "jobqueues.meshhook.io")
+    assert installed.get("jobqueue", deliveries)
+    assert installed.get("secret", f"{RELEASE}-database")
+    assert installed.get("pvc", f"data-{RELEASE}-database-0")
+    assert not installed.pods("app.kubernetes.io/component in (operator,database)")
+
+    installed.helm("install", RELEASE, CHART, "--wait", "--timeout", "5m", values=values)
+    await eventually(lambda: waiting_jobs() == 3, timeout=60)
+    await eventually(
+        lambda: len(installed.ready_pods(f"meshhook.io/jobqueue={deliveries}")) >= len(workers),
+        timeout=120,
+    )
+
+
+async def test_queues_of_a_release_are_made_changed_and_taken_away(installed, values):
+    """`queues` become JobQueues of the release: an upgrade changes them, or deletes them."""
+    spec = {
+        "worker": {"handler": "handlers:none", "concurrency": 1},
+        "scaling": {"minReplicas": 0, "maxReplicas": 1},
+    }
+
+    def upgrade(*queues: dict[str, object]) -> None:
+        changed = values | {"queues": list(queues)}
+        installed.helm("upgrade", RELEASE, CHART, "--wait", "--timeout", "5m", values=changed)
+
+    upgrade({"name": "declared", "spec": spec})
+    uid = installed.get("jobqueue", "declared")["metadata"]["uid"]
+    upgrade({"name": "declared", "spec": spec | {"visibilityTimeoutSeconds": 77}})
+    found = installed.get("jobqueue", "declared")
+    assert found["metadata"]["uid"] == uid
+    assert found["spec"]["visibilityTimeoutSeconds"] == 77
+    upgrade()
+    names = [each["metadata"]["name"] for each in installed.get("jobqueues")]
+    assert "declared" not in names

@@ -1,0 +1,167 @@
+"""What the end-to-end tests install: JobQueues, a receiver of webhooks, and pods to use."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from support.kube import Kube, KubeError, Object
+from support.waiting import eventually
+
+NAMESPACE = "meshhook-e2e"
+RELEASE = "meshhook"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def next_image(image: str) -> str:
+    """Return the name under which the local cluster has the same image again."""
+    return f"{image}-next"
+
+
+def worker_selector(queue: str) -> str:
+    """Return the selector of the worker pods of a JobQueue."""
+    return f"meshhook.io/jobqueue={queue}"
+
+
+def pod(name: str, image: str, command: list[str], **container: Any) -> Object:
+    """Return a pod that meets the restricted standard, with the scripts at /pods."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {
+                "runAsNonRoot": True,
+                # Not the account of the image: any will do.
+                "runAsUser": 1234567,
+                "runAsGroup": 0,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "main",
+                    "image": image,
+                    "command": command,
+                    "env": [
+                        {"name": "WEBHOOK_SECRET", "value": SECRET},
+                        {
+                            "name": "MESHHOOK_DATABASE_URL",
+                            "valueFrom": {
+                                "secretKeyRef": {"name": f"{RELEASE}-database", "key": "uri"}
+                            },
+                        },
+                    ],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": [
+                        {"name": "pods", "mountPath": "/pods"},
+                        {"name": "tmp", "mountPath": "/tmp"},
+                    ],
+                }
+                | container
+            ],
+            "volumes": [
+                {"name": "pods", "configMap": {"name": "pods"}},
+                {"name": "tmp", "emptyDir": {}},
+            ],
+        },
+    }
+
+
+class Receiver:
+    """The receiver of webhooks, a pod behind a Service."""
+
+    url = "http://receiver:8080/hooks"
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+
+    def ledger(self) -> dict[str, int]:
+        """Return how often each id was accepted."""
+        found: dict[str, int] = json.loads(self._ask("GET", "ledger"))
+        return found
+
+    def be_friendly(self) -> None:
+        """Let it accept what it refused."""
+        self._ask("POST", "friendly")
+
+    def _ask(self, method: str, path: str) -> str:
+        code = (
+            "import sys, urllib.request as u;"
+            f"print(u.urlopen(u.Request('http://receiver:8080/{path}', method='{method}'))"
+            ".read().decode())"
+        )
+        return self._kube.kubectl("exec", "client", "--", "python", "-c", code)
+
+
+def job_queue(name: str, image: str, **scaling: Any) -> Object:
+    """Return a JobQueue whose workers deliver webhooks."""
+    return {
+        "apiVersion": "meshhook.io/v1alpha1",
+        "kind": "JobQueue",
+        "metadata": {"name": name},
+        "spec": {
+            "queueName": name,
+            "database": {"secretRef": {"name": f"{RELEASE}-database"}},
+            "visibilityTimeoutSeconds": 10,
+            "retry": {"maxAttempts": 10, "backoffBaseMs": 500, "backoffMaxMs": 5000},
+            "worker": {
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "handler": "meshhook.demo.webhook_delivery:deliver",
+                "concurrency": 5,
+                "env": [{"name": "WEBHOOK_SECRET", "value": SECRET}],
+                "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}},
+                "terminationGracePeriodSeconds": 15,
+            },
+            "scaling": {"minReplicas": 0, "maxReplicas": 4, "tickSeconds": 1} | scaling,
+        },
+    }
+
+
+async def produced(kube: Kube, name: str, seconds: float = 240) -> None:
+    """Wait until a producer has enqueued everything."""
+
+    def phase() -> str:
+        found: str = kube.get("pod", name)["status"]["phase"]
+        assert found != "Failed", kube.kubectl("logs", name)
+        return found
+
+    await eventually(lambda: phase() == "Succeeded", timeout=seconds)
+
+
+def producer(image: str, queue: str, prefix: str, count: int, rate: int) -> Object:
+    """Return a pod that enqueues webhooks with the ids PREFIX-0 and so on, at a rate a second."""
+    arguments = [queue, Receiver.url, prefix, str(count), str(rate)]
+    return pod(f"producer-{prefix}", image, ["python", "/pods/producer.py", *arguments])
+
+
+async def all_accepted(
+    receiver: Receiver, prefix: str, count: int, seconds: float = 240
+) -> dict[str, int]:
+    """Wait until every id of a producer was accepted, and return how often each was."""
+    expected = {f"{prefix}-{number}" for number in range(count)}
+    found: dict[str, int] = {}
+
+    def lost() -> set[str]:
+        nonlocal found
+        try:
+            found = receiver.ledger()
+        except KubeError as error:  # the node is busy, or the API server restarts
+            raise AssertionError(str(error)) from error
+        return expected - found.keys()
+
+    def is_complete() -> bool:
+        missing = lost()
+        assert not missing, f"{len(missing)} of {count} jobs are missing: {sorted(missing)[:10]}"
+        return True
+
+    await eventually(is_complete, timeout=seconds)
+    return {each: times for each, times in found.items() if each in expected}
