@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from meshhook.exporter import QueueExporter
     from meshhook.jobs import Job, WorkflowJob
     from meshhook.live_workers import LiveWorker, list_workers
+    from meshhook.observability.job_context import get_current_job
     from meshhook.observability.monitoring_server import MonitoringServer
     from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
     from meshhook.queue_config import QueueConfig
@@ -61,6 +62,7 @@ __all__ = [
     "create_job_handler",
     "create_queue",
     "drop_queue",
+    "get_current_job",
     "get_queue_config",
     "get_queue_snapshot",
     "list_queues",
@@ -98,6 +100,7 @@ _HOMES = {
     "create_job_handler": "meshhook.worker",
     "create_queue": "meshhook.administration",
     "drop_queue": "meshhook.administration",
+    "get_current_job": "meshhook.observability.job_context",
     "get_queue_config": "meshhook.administration",
     "get_queue_snapshot": "meshhook.administration",
     "list_queues": "meshhook.administration",

@@ -25,24 +25,35 @@ def get_current_job() -> Job[Any] | None:
     return _current.get()
 
 
+def current_fields() -> dict[str, Any]:
+    """Return what a line logged here carries of its job and its span; nothing if there is none."""
+    job = _current.get()
+    if job is not None:
+        return fields_of(job)
+    return _span_fields()
+
+
 def fields_of(job: Job[Any]) -> dict[str, Any]:
-    """Return what a line about a job carries: queue, msg_id, attempt, run_id, and its trace."""
-    return {
-        "queue": job.queue,
-        "msg_id": job.msg_id,
-        "attempt": job.attempt,
-        "run_id": job.run_id,
-        **trace_fields(job),
-    }
+    """Return what a line about a job carries: queue, msg_id, attempt, run_id and trace_id.
+
+    The trace is the one of the attempt where that is traced and current, else the one that the job
+    was enqueued in, if any. What there is not, is left out.
+    """
+    fields: dict[str, Any] = {"queue": job.queue, "msg_id": job.msg_id, "attempt": job.attempt}
+    if job.run_id is not None:
+        fields["run_id"] = job.run_id
+    span_fields = _span_fields()
+    if span_fields:
+        return fields | span_fields
+    trace_id = job.trace_id if job.headers else None
+    return fields if trace_id is None else fields | {"trace_id": trace_id}
 
 
-def trace_fields(job: Job[Any] | None) -> dict[str, str]:
-    """Return the trace and span that are current, else the trace that a job was enqueued in."""
+def _span_fields() -> dict[str, str]:
     span = trace.get_current_span().get_span_context()
-    if span.is_valid:
-        return {
-            "trace_id": trace.format_trace_id(span.trace_id),
-            "span_id": trace.format_span_id(span.span_id),
-        }
-    trace_id = job.trace_id if job is not None and job.headers else None
-    return {} if trace_id is None else {"trace_id": trace_id}
+    if not span.is_valid:
+        return {}
+    return {
+        "trace_id": trace.format_trace_id(span.trace_id),
+        "span_id": trace.format_span_id(span.span_id),
+    }

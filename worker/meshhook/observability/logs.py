@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import structlog
 
 from meshhook.errors import InvalidSettingError
+from meshhook.observability.job_context import current_fields
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
@@ -56,6 +57,7 @@ def configure_logging(
     for_people = log_format == "console" or (log_format == "auto" and is_terminal)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_job_fields,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
@@ -88,6 +90,31 @@ def configure_logging(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def add_job_fields(_: object, __: str, event: EventDict) -> EventDict:
+    """Add queue, msg_id, attempt, run_id and trace_id of the job that the caller works on.
+
+    A processor of structlog, for a program with a set-up of its own; `configure_logging` has it.
+    What the event says itself stands.
+    """
+    for name, value in current_fields().items():
+        event.setdefault(name, value)
+    return event
+
+
+class JobFilter(logging.Filter):
+    """Does the same for the standard `logging`: add it to a handler, and name the fields there.
+
+    `%(msg_id)s` needs a default for lines that are about no job: `Formatter(defaults=...)`.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the fields as attributes, and let every record through."""
+        for name, value in current_fields().items():
+            if not hasattr(record, name):
+                setattr(record, name, value)
+        return True
 
 
 def _people_renderer(*, colors: bool) -> Processor:
@@ -147,7 +174,7 @@ def _escape_controls(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def _render_json(_: object, __: str, event: EventDict) -> str:
-    first = ("timestamp", "level", "event", "logger")
+    first = ("timestamp", "level", "event", "logger", "queue", "msg_id", "attempt", "trace_id")
     ordered = {name: event[name] for name in first if name in event} | dict(event)
     try:
         return json.dumps(ordered, default=str, ensure_ascii=False, allow_nan=False)

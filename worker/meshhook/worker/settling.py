@@ -168,6 +168,7 @@ class Settler:
             attempt=settlement.attempt,
             outcome=str(settlement.outcome),
             error=str(error),
+            **({"trace_id": settlement.trace_id} if settlement.trace_id else {}),
         )
         self._refused += 1
 
