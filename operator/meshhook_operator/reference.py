@@ -30,8 +30,8 @@ def with_tables(document: str) -> str:
     for name, model in _TABLES.items():
         table = "\n".join(_lines(structural_schema(model)))
         document = re.sub(
-            rf"(<!-- table: {name} -->\n).*?(\n<!-- end of table -->)",
-            lambda found, table=table: f"{found[1]}\n{table}\n{found[2]}",  # type: ignore[misc]
+            rf"(<!-- table: {name} -->).*?(<!-- end of table -->)",
+            lambda found, table=table: f"{found[1]}\n\n{table}\n\n{found[2]}",  # type: ignore[misc]
             document,
             flags=re.DOTALL,
         )
