@@ -84,6 +84,7 @@ class QueueController:
         self._decision: Decision | None = None
         self._last_scale_time = jobqueue.status.last_scale_time
         self._failures = 0
+        self._was_read = False
 
     @property
     def queue_name(self) -> str:
@@ -156,7 +157,7 @@ class QueueController:
                 ready = not_ready(problem_of(error))
             else:
                 self._failures = 0
-            if ready is not None:
+            if ready is not None and not self._is_first_failure(found):
                 await self._report(ready, paused, found)
         except MeshHookError as error:
             self._back_off(now)
@@ -322,6 +323,14 @@ class QueueController:
                 conditions=conditions(last, findings, generation=generation, now=self._clock()),
             )
         )
+
+    def _is_first_failure(self, found: Found) -> bool:
+        """Whether this is the first look in a row that failed: one alone is worth no word.
+
+        Hundreds of queues share a database, and would each be written to twice.
+        """
+        was_read, self._was_read = self._was_read, not isinstance(found, Failure)
+        return was_read and not self._was_read
 
     # --- Deletion ------------------------------------------------------------------------------
 

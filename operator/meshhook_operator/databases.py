@@ -7,27 +7,25 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.administration import set_queue_config
-from meshhook.database import Database, connect, translated_errors
+from meshhook.database import Database
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.exporter import QueueExporter
 from meshhook.queries import load as load_library_query
 from meshhook.schema import check_schema
 from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem, load, read_demand
+from meshhook_operator.wakeups import WakeUps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-    import asyncpg
     from prometheus_client import CollectorRegistry
 
 POOL_CONNECTIONS = 3
-"""One reads the demand, one the metrics, and one changes a queue."""
+"""One reads the demand, one the metrics, and one changes a queue: none waits for another."""
 TICK_TIMEOUT_SECONDS = 2.0
 FIRST_TICK_TIMEOUT_SECONDS = 10.0
 """A new session has to read the catalog of all the queues once."""
-LISTEN_TIMEOUT_SECONDS = 3.0
 CHANGE_TIMEOUT_SECONDS = 15.0
-WAKE_PREFIX = "meshhook_wake_"
 
 
 class DatabaseAddress(NamedTuple):
@@ -63,20 +61,19 @@ class QueueDatabase:
             registry: where the metrics of all its queues go.
         """
         self._address = address
-        self._on_wake = on_wake
         self._registry = registry
         self._opening = asyncio.Lock()
         self._database: Database | None = None
         self._exporter: QueueExporter | None = None
         self._is_checked = False
         self._is_warm = False
-        self._listener: asyncpg.Connection[Any] | None = None
-        self._heard: set[str] = set()
+        self._changing = asyncio.Semaphore(1)
+        self._wake_ups = WakeUps(address.url, on_wake)
 
     async def read_demand(
         self, requests: Sequence[DemandRequest], *, waiting_seconds: float
     ) -> dict[str, QueueDemand | QueueProblem]:
-        """Read all these queues in one statement of at most two seconds."""
+        """Read all these queues in one statement of at most two seconds; one call at a time."""
         limit = TICK_TIMEOUT_SECONDS if self._is_warm else FIRST_TICK_TIMEOUT_SECONDS
         async with self._opened(limit) as database:
             found = await read_demand(database, requests, waiting_seconds=waiting_seconds)
@@ -85,47 +82,27 @@ class QueueDatabase:
 
     async def ensure_queue(self, queue_name: str, settings: Mapping[str, Any]) -> None:
         """Create the queue where it is missing, and give it these settings."""
-        async with self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
             await database.fetchval(load_library_query("create_queue"), queue_name)
             await set_queue_config(database, queue_name, **settings)
 
     async def drop_queue_if_empty(self, queue_name: str) -> bool:
         """Drop the queue if it holds nothing; return whether it is gone."""
-        async with self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
             return bool(await database.fetchval(load("drop_queue_if_empty"), queue_name))
 
-    async def listen(self, queue_names: set[str]) -> None:
-        """Listen for messages to these queues, and to no others; nothing where it is pooled."""
-        if self._address.pooled:
-            return
-        if self._listener is not None and self._listener.is_closed():
-            self._listener = None
-        if self._listener is None:
-            self._heard.clear()
-            if not queue_names:
-                return
-        async with _in_time(LISTEN_TIMEOUT_SECONDS):
-            if self._listener is None:
-                self._listener = await connect(
-                    self._address.url, application_name="meshhook-operator"
-                )
-            with translated_errors():
-                for name in sorted(queue_names - self._heard):
-                    await self._listener.add_listener(WAKE_PREFIX + name, self._woken)
-                    self._heard.add(name)
-                for name in sorted(self._heard - queue_names):
-                    await self._listener.remove_listener(WAKE_PREFIX + name, self._woken)
-                    self._heard.discard(name)
+    def listen(self, queue_names: frozenset[str]) -> None:
+        """Be told of messages to these queues, and to no others; not where it is pooled."""
+        if not self._address.pooled:
+            self._wake_ups.want(queue_names)
 
     async def close(self) -> None:
         """Close all connections; the series of its queues vanish."""
         database, self._database = self._database, None
         exporter, self._exporter = self._exporter, None
-        listener, self._listener = self._listener, None
+        await self._wake_ups.close()
         if exporter is not None:
             await exporter.stop()
-        if listener is not None:
-            listener.terminate()
         if database is not None:
             try:
                 async with asyncio.timeout(2):
@@ -157,9 +134,6 @@ class QueueDatabase:
             # It may be another server now, or one that was restored: look at all of it again.
             self._is_checked = self._is_warm = False
             raise
-
-    def _woken(self, _: Any, __: int, channel: str, ___: object) -> None:
-        self._on_wake(channel.removeprefix(WAKE_PREFIX))
 
 
 @asynccontextmanager

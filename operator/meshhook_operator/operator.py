@@ -71,6 +71,7 @@ class Operator:
         self._databases: dict[DatabaseAddress, QueueDatabase] = {}
         self._failures: dict[DatabaseAddress, int] = {}
         self._ticking: Counter[DatabaseAddress] = Counter()
+        self._reading: set[DatabaseAddress | None] = set()
         self._busy: set[ObjectKey] = set()
         self._claims = Claims((), {})
         self._waiting: set[ObjectKey] = set()
@@ -198,6 +199,9 @@ class Operator:
             if entry is not None and controller.due_at <= now and key not in self._busy:
                 due[_address(entry)][key] = _Turn(controller, entry)
         for address, turns in due.items():
+            if address in self._reading:
+                continue  # they are taken up together when that is done
+            self._reading.add(address)
             self._busy.update(turns)
             tasks.create_task(self._tick(address, turns), name=f"tick of {len(turns)} queues")
         addresses.forget_all_but(
@@ -233,7 +237,11 @@ class Operator:
         try:
             began_at = time.monotonic()
             database = None if address is None else self._database(address)
-            found = await self._look(address, database, turns)
+            try:
+                found = await self._look(address, database, turns)
+            finally:
+                self._reading.discard(address)
+                self._changed.set()
             line = asyncio.Semaphore(PARALLEL_STEPS)
             async with asyncio.TaskGroup() as steps:
                 for key, turn in turns.items():
@@ -267,7 +275,7 @@ class Operator:
             }
         controllers = [turn.controller for turn in turns.values()]
         try:
-            await self._listen(address, database)
+            database.listen(self._names_to_hear(address))
             rows = await database.read_demand(
                 [controller.request() for controller in controllers],
                 waiting_seconds=2 * max(each.tick_seconds for each in controllers) + 5,
@@ -277,17 +285,12 @@ class Operator:
         self._failures[address] = 0
         return {key: rows[turn.controller.queue_name] for key, turn in turns.items()}
 
-    async def _listen(self, address: DatabaseAddress, database: QueueDatabase) -> None:
-        """Be told of messages to queues without workers; where that fails, the ticks find them."""
-        names = {
+    def _names_to_hear(self, address: DatabaseAddress) -> frozenset[str]:
+        return frozenset(
             controller.queue_name
             for controller in self._controllers.values()
             if controller.wants_wake_up and self._address_of(controller) == address
-        }
-        try:
-            await database.listen(names)
-        except MeshHookError as error:
-            _log.warning("not listening", error=str(error), queues=len(names))
+        )
 
     def _not_read(
         self, address: DatabaseAddress, controllers: list[QueueController], failure: Failure

@@ -121,6 +121,11 @@ def program_path(program: str) -> Path:
     return cache_directory() / f"{name}-{_key(name)}" / program
 
 
+def version(program: str) -> str:
+    """Return the version of a program, such as v1.36.3."""
+    return _version(_MODULE_OF[program])
+
+
 def missing(programs: Sequence[str]) -> list[str]:
     """Return those of the programs that are not built yet."""
     return [program for program in programs if not program_path(program).exists()]
@@ -154,8 +159,7 @@ def _build(program: str, say: Callable[[str], object]) -> Path:
                 f"{program} can't be built: that takes up to {module.disk_bytes / 1e9:.0f} GB below"
                 f" {cache_directory()} and Go's caches, and {free_bytes / 1e9:.1f} GB are free."
             )
-        version = _version(name)
-        say(f"building {program} {version} into {path.parent} (once; it may take minutes)")
+        say(f"building {program} {version(program)} into {path.parent} (once; it may take minutes)")
         for folder in module.files:
             _copy_from_module(name, folder, path.parent)
         unfinished = path.with_name(f".{program}")
@@ -180,9 +184,9 @@ def _locked(directory: Path, say: Callable[[str], object]) -> Iterator[None]:
 def _ldflags(name: str) -> str:
     flags = ["-s", "-w"]
     if variable := _MODULES[name].version_variable:
-        version = _version(name)
-        major, minor, _ = version.removeprefix("v").split(".", 2)
-        for key, value in {"gitVersion": version, "gitMajor": major, "gitMinor": minor}.items():
+        full = _version(name)
+        major, minor, _ = full.removeprefix("v").split(".", 2)
+        for key, value in {"gitVersion": full, "gitMajor": major, "gitMinor": minor}.items():
             flags += ["-X", f"{variable}.{key}={value}"]
     return " ".join(flags)
 

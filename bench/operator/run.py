@@ -1,0 +1,130 @@
+"""The benchmark of the operator: many JobQueues on a real control plane; see README.md beside it.
+
+python bench/operator/run.py [--queues N] [--pods N] [--json FILE] [--section FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).parent
+sys.path += [str(HERE.parent), str(HERE.parents[1] / "tests")]
+
+from machine import describe_machine  # noqa: E402 - from bench/
+from measurements import (  # noqa: E402 - needs tests/ on the path
+    measure_restart,
+    measure_start,
+    measure_steady,
+    measure_surge,
+    measure_wakes,
+    percentile,
+)
+from section import section  # noqa: E402 - the same
+from stage import running_stage  # noqa: E402 - the same
+
+from support.cluster.programs import CONTROL_PLANE, build, version  # noqa: E402 - the same
+
+FORMAT = 1
+"""The version of the JSON's shape."""
+
+
+async def run(*, queues: int, pods: int, steady_seconds: float, wakes: int) -> dict[str, Any]:
+    """Measure everything, and return the report."""
+    names = [f"queue-{number:04}" for number in range(queues)]
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine(HERE),
+        "kubernetes": version("kube-apiserver"),
+        "queues": queues,
+        "pods": pods,
+    }
+    async with running_stage() as stage:
+        others = _Others(stage.postmaster_pid)
+        report["wake_alone"] = _say("wake, alone", await measure_wakes(stage, count=wakes))
+        report["start"] = _say("start", await measure_start(stage, names, pods=pods))
+        report["steady"] = _say("steady", await measure_steady(stage, seconds=steady_seconds))
+        report["wake"] = _say("wake", await measure_wakes(stage, count=wakes))
+        report["restart"] = _say("restart", await measure_restart(stage, queues))
+        report["surge"] = _say("surge", await measure_surge(stage, names, pods=pods))
+        report["others_percent"] = others.percent()
+    return report
+
+
+def _say(what: str, figures: dict[str, Any]) -> dict[str, Any]:
+    shown = {
+        key: f"p50 {percentile(value, 50):.2f}, max {max(value):.2f}"
+        if key.endswith("_seconds") and isinstance(value, list)
+        else value
+        for key, value in figures.items()
+    }
+    print(f"{what}: {json.dumps(shown, indent=1)}", file=sys.stderr, flush=True)
+    return figures
+
+
+class _Others:
+    """How much of the processors is used by what this benchmark did not start."""
+
+    def __init__(self, postmaster_pid: int) -> None:
+        self._roots = [psutil.Process(), psutil.Process(postmaster_pid)]
+        self._last = self._look()
+
+    def percent(self) -> float:
+        """Return their share since the start, in percent of all processors."""
+        total, busy, own = (now - then for now, then in zip(self._look(), self._last, strict=True))
+        return max(0.0, (busy - own) / total * 100)
+
+    def _look(self) -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        total = sum(times) - times.guest - times.guest_nice
+        own = 0.0
+        for root in self._roots:
+            for process in [root, *root.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    spent = process.cpu_times()
+                    own += spent.user + spent.system + spent.children_user + spent.children_system
+        return total, total - times.idle - times.iowait, own
+
+
+def main() -> None:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(description="Benchmark the operator.")
+    parser.add_argument("--queues", type=int, default=500)
+    parser.add_argument("--pods", type=int, default=2000)
+    parser.add_argument("--steady-seconds", type=float, default=180)
+    parser.add_argument("--wakes", type=int, default=30)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--section", type=Path)
+    parser.add_argument("--from-json", type=Path)
+    options = parser.parse_args()
+    if options.from_json:
+        report = json.loads(options.from_json.read_text())
+    else:
+        build(CONTROL_PLANE, say=print)
+        report = asyncio.run(
+            run(
+                queues=options.queues,
+                pods=options.pods,
+                steady_seconds=options.steady_seconds,
+                wakes=options.wakes,
+            )
+        )
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    if options.section:
+        options.section.write_text(section(report))
+    else:
+        print(section(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Being told of messages to queues that have no workers, over one connection a database."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from meshhook.database import connect, translated_errors
+from meshhook.errors import MeshHookError
+from meshhook.observability.loggers import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import asyncpg
+
+_log = get_logger("meshhook_operator.wakeups")
+
+CHANNEL_PREFIX = "meshhook_wake_"
+RETRY_SECONDS = 5.0
+STATEMENT_SECONDS = 10.0
+
+
+class WakeUps:
+    """Listens for the queues that are wanted. Where that fails, the ticks find the messages.
+
+    The connection is opened with the first queue that is wanted, and again after it broke.
+    """
+
+    def __init__(self, url: str, on_wake: Callable[[str], None]) -> None:
+        """Take the database, and what to call with the name of a queue that got a message."""
+        self._url = url
+        self._on_wake = on_wake
+        self._wanted: frozenset[str] = frozenset()
+        self._heard: set[str] = set()
+        self._changed = asyncio.Event()
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def want(self, queue_names: frozenset[str]) -> None:
+        """Listen for these queues and no others, soon."""
+        if self._task is None and queue_names:
+            self._task = asyncio.create_task(self._run(), name="wake-ups")
+        if queue_names != self._wanted or (self._connection and self._connection.is_closed()):
+            self._wanted = queue_names
+            self._changed.set()
+
+    async def close(self) -> None:
+        """Listen no more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        self._disconnect()
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                await self._catch_up()
+            except MeshHookError as error:
+                self._disconnect()
+                _log.warning("not listening", error=str(error), queues=len(self._wanted))
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            await self._changed.wait()
+
+    async def _catch_up(self) -> None:
+        if self._connection is None or self._connection.is_closed():
+            self._disconnect()
+            self._connection = await connect(self._url, application_name="meshhook-operator")
+        while (missing := self._wanted - self._heard) or self._heard - self._wanted:
+            name = min(missing or self._heard - self._wanted)
+            # The driver's own calls take no timeout, and one that was cut must not be followed.
+            with translated_errors():
+                async with asyncio.timeout(STATEMENT_SECONDS):
+                    if missing:
+                        await self._connection.add_listener(CHANNEL_PREFIX + name, self._woken)
+                        self._heard.add(name)
+                    else:
+                        await self._connection.remove_listener(CHANNEL_PREFIX + name, self._woken)
+                        self._heard.discard(name)
+
+    def _woken(self, _: Any, __: int, channel: str, ___: object) -> None:
+        self._on_wake(channel.removeprefix(CHANNEL_PREFIX))
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._heard.clear()
+        if connection is not None:
+            connection.terminate()

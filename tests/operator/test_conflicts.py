@@ -1,0 +1,78 @@
+"""Who yields to whom."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from meshhook_operator.conflicts import Claims
+from meshhook_operator.jobqueue import JobQueue, ObjectKey
+from support.jobqueues import jobqueue
+
+DATABASE, OTHER_DATABASE = "database", "other database"
+
+
+def aged(name: str, created_at: float, **spec: Any) -> JobQueue:
+    """Return a JobQueue of that age, with a uid of its own."""
+    return dataclasses.replace(jobqueue(name, **spec), uid=name, created_at=created_at)
+
+
+def referring(name: str, created_at: float, target: str) -> JobQueue:
+    """Return a JobQueue of that age, for a queue of its own, that scales somebody's Deployment."""
+    return aged(name, created_at, queueName=name, worker=None, deploymentRef={"name": target})
+
+
+def test_the_younger_yields_a_deployment():
+    """Two JobQueues with one Deployment: the older goes on, whatever their order."""
+    old, young = referring("old", 1, "mail"), referring("young", 2, "mail")
+    for order in ([(old, DATABASE), (young, DATABASE)], [(young, DATABASE), (old, DATABASE)]):
+        claims = Claims(order, {})
+        assert claims.conflict_of(old, DATABASE) is None
+        conflict = claims.conflict_of(young, DATABASE)
+        assert conflict is not None
+        assert "shop/old" in conflict.message
+        assert not conflict.is_about_queue
+
+
+def test_the_younger_yields_a_queue():
+    """Two JobQueues for one queue of one database would undo each other's settings."""
+    old, young = aged("old", 1), aged("young", 2)
+    claims = Claims([(old, DATABASE), (young, DATABASE)], {})
+    assert claims.conflict_of(old, DATABASE) is None
+    conflict = claims.conflict_of(young, DATABASE)
+    assert conflict is not None
+    assert conflict.is_about_queue
+
+
+def test_one_name_in_two_databases_is_no_conflict():
+    """Queues of one name in different databases have nothing to do with each other."""
+    old, young = aged("old", 1), aged("young", 2)
+    claims = Claims([(old, DATABASE), (young, OTHER_DATABASE)], {})
+    assert claims.conflict_of(young, OTHER_DATABASE) is None
+
+
+def test_an_unknown_database_is_no_conflict():
+    """As long as a Secret was not read, nothing is claimed of a queue."""
+    old, young = aged("old", 1), aged("young", 2)
+    claims = Claims([(old, None), (young, None)], {})
+    assert claims.conflict_of(young, None) is None
+
+
+def test_an_autoscaler_on_the_deployment():
+    """A HorizontalPodAutoscaler on the target is named, and keeps the operator's hands off."""
+    mine = referring("mine", 1, "mail")
+    claims = Claims([(mine, DATABASE)], {ObjectKey("shop", "mail"): ["mail-hpa"]})
+    conflict = claims.conflict_of(mine, DATABASE)
+    assert conflict is not None
+    assert "mail-hpa" in conflict.message
+    elsewhere = Claims([(mine, DATABASE)], {ObjectKey("other", "mail"): ["mail-hpa"]})
+    assert elsewhere.conflict_of(mine, DATABASE) is None
+
+
+def test_an_invalid_spec_claims_nothing():
+    """A JobQueue that cannot work must not keep another from it."""
+    invalid, young = aged("old", 1, scaling={}), aged("young", 2)
+    assert invalid.spec is None
+    claims = Claims([(invalid, DATABASE), (young, DATABASE)], {})
+    assert claims.conflict_of(young, DATABASE) is None
+    assert claims.conflict_of(invalid, DATABASE) is None

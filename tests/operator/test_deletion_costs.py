@@ -1,0 +1,48 @@
+"""Idle pods go first."""
+
+from __future__ import annotations
+
+from meshhook_operator.cluster import PodView
+from meshhook_operator.deletion_costs import FIRST_TO_GO, changed_costs
+from meshhook_operator.jobqueue import ObjectKey
+
+
+def pod(name: str, cost: int = 0) -> PodView:
+    """Return a pod."""
+    return PodView(ObjectKey("shop", name), cost)
+
+
+A, B, C = pod("a"), pod("b"), pod("c")
+
+
+def test_the_least_busy_are_marked():
+    """As many as are to go are marked, those that do the least."""
+    changed = changed_costs([A, B, C], {"a": 5, "b": 0, "c": 3}, surplus=2)
+    assert changed == {B: FIRST_TO_GO, C: FIRST_TO_GO}
+
+
+def test_a_pod_that_has_not_reported_is_idle():
+    """A pod that nobody has heard of does nothing yet."""
+    assert changed_costs([A, B], {"a": 1}, surplus=1) == {B: FIRST_TO_GO}
+
+
+def test_a_mark_that_is_right_is_left_alone():
+    """What is marked already costs no request."""
+    marked = pod("b", FIRST_TO_GO)
+    assert changed_costs([A, marked], {"a": 1, "b": 0}, surplus=1) == {}
+
+
+def test_a_mark_that_is_wrong_is_taken_back():
+    """A pod that was marked once and is busy now is no longer the first to go."""
+    marked = pod("b", FIRST_TO_GO)
+    assert changed_costs([A, marked], {"a": 0, "b": 9}, surplus=1) == {A: FIRST_TO_GO, marked: None}
+
+
+def test_the_marks_of_others_stay():
+    """A cost that somebody else has set is not the operator's to take back."""
+    assert changed_costs([A, pod("b", 7)], {"a": 0, "b": 9}, surplus=1) == {A: FIRST_TO_GO}
+
+
+def test_no_surplus():
+    """With too few pods nothing is marked."""
+    assert changed_costs([A, B], {}, surplus=-1) == {}

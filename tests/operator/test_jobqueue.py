@@ -1,0 +1,72 @@
+"""JobQueues as they come from the API server, or from whoever got past it."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshhook.queue_config import SETTING_NAMES, QueueSettings
+from meshhook_operator.jobqueue import JobQueue, ObjectKey
+from support.jobqueues import jobqueue, jobqueue_body
+
+
+def test_what_is_taken_in():
+    """Identity, generation and times."""
+    body = jobqueue_body()
+    body["metadata"] |= {"finalizers": ["a"], "deletionTimestamp": "2026-01-02T03:04:06Z"}
+    found = JobQueue.from_body(body)
+    assert found.key == ObjectKey("shop", "emails")
+    assert str(found.key) == "shop/emails"
+    assert found.created_at == 1767323045
+    assert found.finalizers == ("a",)
+    assert found.is_deleting
+
+
+def test_the_deployment():
+    """Its own has a name of its own; a reference names somebody else's."""
+    own = jobqueue()
+    assert own.deployment_key == ObjectKey("shop", "emails-worker")
+    assert own.owns_deployment
+    other = jobqueue(worker=None, deploymentRef={"name": "mail"})
+    assert other.deployment_key == ObjectKey("shop", "mail")
+    assert not other.owns_deployment
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"scaling": {}}, "spec.scaling.maxReplicas"),
+        ({"scaling": {"maxReplicas": 0}}, "spec.scaling.maxReplicas"),
+        ({"queueName": "No"}, "spec.queueName"),
+        ({"queuename": "emails"}, "spec.queuename"),
+        ({"retry": {"attempts": 3}}, "spec.retry.attempts"),
+        ({"worker": None}, "spec: give exactly one"),
+        ({"deploymentRef": {"name": "a"}}, "spec: give exactly one"),
+    ],
+)
+def test_an_invalid_spec_is_named(spec, field):
+    """What is wrong is named by its field, and does not raise."""
+    found = jobqueue(**spec)
+    assert found.spec is None
+    assert field in found.problem
+    assert found.deployment_key is None
+
+
+def test_a_status_of_another_version_is_no_obstacle():
+    """A status that is not understood is written anew."""
+    body = jobqueue_body() | {"status": {"conditions": "none", "replicas": "many"}}
+    assert JobQueue.from_body(body).status.replicas is None
+
+
+def test_every_setting_of_a_queue_is_decided():
+    """All settings of a queue are in the resource, with their defaults; `paused` is for people."""
+    spec = jobqueue().spec
+    assert spec is not None
+    assert spec.queue_settings.keys() == set(SETTING_NAMES) - {"paused"}
+    assert QueueSettings(**spec.queue_settings) == QueueSettings()
+
+
+def test_a_timeout_of_zero_means_none():
+    """0 stands for no limit, since null is no value in a resource."""
+    spec = jobqueue(jobTimeoutSeconds=0).spec
+    assert spec is not None
+    assert spec.queue_settings["job_timeout_seconds"] is None

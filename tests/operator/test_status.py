@@ -1,0 +1,171 @@
+"""The status: what is written, and above all when it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshhook_operator.resources import Condition, JobQueueStatus, QueueStatus, ScalingStatus
+from meshhook_operator.scaling import Decision, Estimates, Learned, Limit, Signal
+from meshhook_operator.status import (
+    NOT_PAUSED,
+    OPERATING,
+    Finding,
+    conditions,
+    findings_of,
+    pending_patch,
+    rounded_queue,
+    scaling_status,
+    timestamp,
+)
+
+NOW = 1_800_000_000.0
+FAULT = Finding(holds=False, reason="SourceUnavailable", message="the database is away")
+
+
+def queue_status(**numbers: int) -> QueueStatus:
+    """Return the numbers of a queue, 0 where none is given."""
+    return QueueStatus(**dict.fromkeys(QueueStatus.model_fields, 0) | numbers)
+
+
+def status(**fields: Any) -> JobQueueStatus:
+    """Return a status of a queue that is well."""
+    found: dict[str, Any] = {
+        "replicas": 1,
+        "queue": queue_status(),
+        "scaling": ScalingStatus(message="ok"),
+    }
+    return JobQueueStatus(**found | fields)
+
+
+def decision(**fields: Any) -> Decision:
+    """Return a decision for three replicas."""
+    found: dict[str, Any] = {
+        "desired_replicas": 3,
+        "estimates": Estimates(),
+        "learned": Learned(),
+    }
+    return Decision(**found | fields)
+
+
+def condition(kind: str, found: list[Condition]) -> Condition:
+    """Return the condition of a type."""
+    (only,) = [each for each in found if each.type == kind]
+    return only
+
+
+def test_nothing_new_is_not_written():
+    """A queue at rest costs no request, however long it rests."""
+    assert pending_patch(status(), status(), seconds_since_write=1e9) is None
+
+
+def test_numbers_alone_wait_half_a_minute():
+    """Messages that come and go are worth a write now and then."""
+    new = status(queue=queue_status(ready=5))
+    assert pending_patch(status(), new, seconds_since_write=29) is None
+    assert pending_patch(status(), new, seconds_since_write=30) == {"queue": {"ready": 5}}
+
+
+@pytest.mark.parametrize(
+    ("change", "patch"),
+    [
+        ({"replicas": 2}, {"replicas": 2}),
+        ({"scaling": ScalingStatus(message="more")}, {"scaling": {"message": "more"}}),
+        ({"deployment": "emails-worker"}, {"deployment": "emails-worker"}),
+    ],
+)
+def test_what_matters_is_written_at_once(change, patch):
+    """Replicas, decisions and conditions do not wait."""
+    assert pending_patch(status(), status(**change), seconds_since_write=0) == patch
+
+
+def test_what_is_gone_is_removed():
+    """A field and a signal that are no longer there are taken away, as a merge patch does it."""
+    old = status(deployment="emails-worker", scaling=ScalingStatus(signals={"backlog": 2}))
+    new = status(scaling=ScalingStatus(signals={"arrivals": 1}))
+    assert pending_patch(old, new, seconds_since_write=60) == {
+        "deployment": None,
+        "scaling": {"signals": {"backlog": None, "arrivals": 1}},
+    }
+
+
+def test_a_condition_keeps_its_time_while_its_status_stays():
+    """`lastTransitionTime` is about the status, not about reason and message."""
+    first = conditions(JobQueueStatus(), {"Ready": FAULT}, generation=1, now=NOW)
+    other = Finding(holds=False, reason="LoginRefused", message="the password is wrong")
+    last = JobQueueStatus(conditions=first)
+    second = conditions(last, {"Ready": other}, generation=2, now=NOW + 60)
+    assert condition("Ready", second).last_transition_time == timestamp(NOW)
+    assert condition("Ready", second).reason == "LoginRefused"
+    assert condition("Ready", second).observed_generation == 2
+    last = JobQueueStatus(conditions=second)
+    third = conditions(last, {"Ready": OPERATING}, generation=2, now=NOW + 90)
+    assert condition("Ready", third).status == "True"
+    assert condition("Ready", third).last_transition_time == timestamp(NOW + 90)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "ready_replicas", "holds", "reason"),
+    [
+        (0, 0, False, "ScaledToZero"),
+        (3, 0, False, "WorkersNotReady"),
+        (3, 1, True, "WorkersReady"),
+    ],
+)
+def test_active(replicas, ready_replicas, holds, reason):
+    """Active says whether anybody works."""
+    found = findings_of(
+        OPERATING,
+        decision=None,
+        replicas=replicas,
+        ready_replicas=ready_replicas,
+        paused=NOT_PAUSED,
+    )["Active"]
+    assert (found.holds, found.reason) == (holds, reason)
+
+
+def test_scaling_limited():
+    """ScalingLimited names what limits, and only where work may wait longer for it."""
+    limited = decision(limit=Limit.MAX_REPLICAS, scaling_limited=True, message="at the maximum")
+    harmless = decision(limit=Limit.MIN_REPLICAS, scaling_limited=False)
+    found = [
+        findings_of(OPERATING, decision=each, replicas=1, ready_replicas=1, paused=NOT_PAUSED)
+        for each in (limited, harmless, None)
+    ]
+    assert found[0]["ScalingLimited"] == Finding(
+        holds=True, reason="MaxReplicas", message="at the maximum"
+    )
+    assert not found[1]["ScalingLimited"].holds
+    assert not found[2]["ScalingLimited"].holds
+
+
+def test_a_decision_explains_itself():
+    """The status says which signal asked for what, what limited it, and when it may go down."""
+    found = scaling_status(
+        decision(
+            recommended={Signal.BACKLOG: 4, Signal.ARRIVALS: 0},
+            limit=Limit.SCALE_DOWN_WINDOW,
+            message="waits",
+            next_scale_down_at=NOW,
+            estimates=Estimates(arrivals_per_second=1.2345),
+            learned=Learned(replica_jobs_per_second=7.5, lead_seconds=2.0),
+        )
+    )
+    assert found.signals == {"backlog": 4}
+    assert found.limited_by == "ScaleDownWindow"
+    assert found.arrivals_per_second == 1.2
+    assert found.next_scale_down_time == timestamp(NOW) == "2027-01-15T08:00:00Z"
+    assert (found.jobs_per_second_per_replica, found.lead_seconds) == (7.5, 2.0)
+
+
+def test_numbers_are_rounded():
+    """What jitters in the third digit is worth no write; dead letters are counted one by one."""
+    found = rounded_queue(queue_status(ready=1234, dead_letters=1234))
+    assert (found.ready, found.dead_letters) == (1200, 1234)
+
+
+def test_a_rate_that_fades_comes_to_zero():
+    """Else its ever smaller values would be written for ever."""
+    found = scaling_status(decision(estimates=Estimates(arrivals_per_second=0.004)))
+    assert found.arrivals_per_second == 0
