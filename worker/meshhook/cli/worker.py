@@ -19,7 +19,7 @@ from meshhook.cli.monitoring import (
     port_of_process,
 )
 from meshhook.cli.options import example, program_options
-from meshhook.cli.tracing import flush_traces, traced
+from meshhook.cli.tracing import end_traces, traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -154,7 +154,7 @@ def worker(
             runner.run(_work(found, library_worker, SupervisorLink.from_environment()))
             if library_worker.has_stuck_jobs:
                 # They take no notice of being cancelled, and the loop's end would wait for them.
-                flush_traces()
+                end_traces()
                 _exit_at_once(0)
 
 
