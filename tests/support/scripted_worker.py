@@ -21,9 +21,9 @@ from meshhook import Cancel, DeadLetter, Job, RetryAfter, Snooze, Worker
 from meshhook.worker import run_worker_process
 
 DELAY_SECONDS = 0.02
-LONG_SECONDS = 1.5
+LONG_SECONDS = 4.0
 CONCURRENCY = 5
-GRACE_SECONDS = 4
+GRACE_SECONDS = 8
 
 
 def note_run(folder: Path, key: str) -> int:

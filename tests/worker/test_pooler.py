@@ -10,7 +10,9 @@ import asyncpg
 import pytest
 
 from meshhook import Database, DLQService, Job, QueueService, set_queue_config
+from meshhook.database import connect
 from meshhook.errors import InvalidSettingError
+from meshhook.schema import available_migrations, migrate
 from meshhook.worker import claiming
 from support.databases import Databases, server_directory
 from support.pgbouncer import PgBouncer, pgbouncer
@@ -206,3 +208,20 @@ async def test_a_pooler_that_is_started_again_is_waited_for(
         pooler.start()
         await eventually(lambda: worker.get_stats().succeeded == 2, timeout=60)
     await direct.close()
+
+
+@pytest.mark.usefixtures("connection")
+async def test_migrations_run_through_the_pooler(
+    pooler: PgBouncer, empty_database_url: str
+) -> None:
+    """Each is a transaction, and so is what keeps others from migrating at the same time."""
+    url = pooler.url(empty_database_url)
+    first, second = [
+        await connect(url, application_name="meshhook migrate", pooled=True) for _ in range(2)
+    ]
+    try:
+        one, other = await asyncio.gather(migrate(first), migrate(second))
+        assert len(one.applied) + len(other.applied) == len(available_migrations())
+    finally:
+        await first.close()
+        await second.close()
