@@ -89,7 +89,7 @@ SUBJECTS = (
     SubjectPlan(
         "pgqueuer",
         "PgQueuer",
-        "asyncpg, `pgq autovac`, two managers of batch 100 (pickup: one of 10); logs every job; the"
+        "asyncpg, `pgq autovac`, two managers of batch 250 (pickup: one of 10); logs every job; the"
         " handler gets bytes, and leaves them undecoded",
         tracking=True,
         metrics=False,

@@ -130,6 +130,8 @@ def _measure(arguments: argparse.Namespace, progress: Steps) -> Report:
     )
     for name, reason in left_out.items():
         progress.note(f"{name} is left out: {reason}")
+    if not interpreters:
+        raise ProbeError("none of the subjects can be measured")
 
     def on_mode(mode: dict[str, Any], subjects: list[dict[str, Any]]) -> None:
         if arguments.lines:
