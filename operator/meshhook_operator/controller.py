@@ -10,9 +10,9 @@ from meshhook_operator.conflicts import Conflict
 from meshhook_operator.decisions import fleet_of, learned_before, scaling_rules, tick_seconds
 from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem
 from meshhook_operator.fleet import WorkerFleet
+from meshhook_operator.observed import JobQueueStatus
 from meshhook_operator.problems import not_ready, problem_of
 from meshhook_operator.reporting import Reporter
-from meshhook_operator.resources import JobQueueStatus
 from meshhook_operator.scaling import Failure, Sample, ScalerState, decide, lookahead_seconds
 from meshhook_operator.status import (
     NOT_PAUSED,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from meshhook_operator.resources import JobQueueSpec, JobQueueStatus
+from meshhook_operator.observed import JobQueueStatus
+from meshhook_operator.resources import JobQueueSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -38,6 +38,7 @@ MAX_BACKOFF_SECONDS = 30.0
 NEWLY_WAITING_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
 LISTING_SECONDS = 120.0
+TURN_SECONDS = 0.02
 
 
 class Operator:
@@ -114,7 +115,11 @@ class Operator:
                 clock=self._clock,
             )
         else:
+            old_target = controller.jobqueue.deployment_key
             controller.update(jobqueue)
+            if jobqueue.deployment_key == old_target:
+                self._changed.set()
+                return
         self._jobqueues_changed()
 
     def lose_jobqueue(self, key: ObjectKey) -> None:
@@ -152,6 +157,7 @@ class Operator:
                     self._changed.clear()
                     self._loop.turn()
                     self._start_ticks(tasks, self._addresses)
+                    await asyncio.sleep(TURN_SECONDS)  # what happens meanwhile is one turn's work
                     await self._pause()
         finally:
             for database in self._databases.values():
@@ -239,6 +245,9 @@ class Operator:
             database = None if address is None else self._database(address)
             try:
                 found = await self._look(address, database, turns)
+            except BaseException:
+                self._busy.difference_update(turns)
+                raise
             finally:
                 self._reading.discard(address)
                 self._changed.set()
@@ -254,7 +263,6 @@ class Operator:
             for turn in turns.values():
                 turn.controller.due_at = self._clock() + MAX_BACKOFF_SECONDS
         finally:
-            self._busy.difference_update(turns)
             if address is not None:
                 self._ticking[address] -= 1
                 self._ticking += Counter()  # drops what is at zero
@@ -313,12 +321,17 @@ class Operator:
     ) -> None:
         controller, entry = turn
         checksum = entry.checksum if isinstance(entry, FoundAddress) else None
-        async with line:
-            began_at = time.monotonic()
-            is_well = await controller.step(found, Source(database, checksum))
-            self._metrics.reconcile_duration.observe_now(time.monotonic() - began_at)
-        self._metrics.reconciled(is_well=is_well)
-        self._space_out(controller, _address(entry))
+        try:
+            async with line:
+                began_at = time.monotonic()
+                is_well = await controller.step(found, Source(database, checksum))
+                self._metrics.reconcile_duration.observe_now(time.monotonic() - began_at)
+            self._metrics.reconciled(is_well=is_well)
+            self._space_out(controller, _address(entry))
+        finally:
+            # It may be looked at again while others of its tick are still at work.
+            self._busy.discard(controller.jobqueue.key)
+            self._changed.set()
 
     def _space_out(self, controller: QueueController, address: DatabaseAddress | None) -> None:
         """Look less often at a database that is away, and soon again at a queue that waits."""
