@@ -189,9 +189,14 @@ class ReplicaRate:
         if len(self.saturated) < TRUSTED_RATES:
             return None
         rate = median(self.saturated)
-        if len(self.bounds) >= TRUSTED_RATES:
-            rate = min(rate, median(self.bounds))
+        if self.bound:
+            rate = min(rate, self.bound)
         return max(rate, SLOWEST_JOBS_PER_SECOND)
+
+    @property
+    def bound(self) -> float:
+        """The upper bound seen since replicas were full; 0 if there is none."""
+        return median(self.bounds) if len(self.bounds) >= TRUSTED_RATES else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,7 @@ def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState)
         slots_a_replica=slots,
         run_seconds=state.run_time.seconds,
         replica_jobs_per_second=state.rate.per_second,
+        highest_rate=state.rate.bound,
         lead_seconds=state.lead.seconds,
     )
 

@@ -7,7 +7,7 @@ waiting for work. Why these terms: docs/scaling.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.decision import Signal
@@ -43,6 +43,8 @@ class Demand:
     slots_a_replica: int | None
     run_seconds: float | None
     replica_jobs_per_second: float | None
+    highest_rate: float
+    """What a replica may be able to do, as far as replicas with empty slots tell."""
     lead_seconds: float
 
     @property
@@ -67,6 +69,10 @@ def targets(spec: ScalingSpec, demand: Demand) -> Targets:
         up, down = _by_length(spec, demand)
     else:
         up, down = _by_deadline(spec, demand, demand.replica_jobs_per_second)
+    if demand.is_empty:
+        # Arrivals that a single replica would handle hold none, or the last would never go.
+        up[Signal.ARRIVALS] = up[Signal.ARRIVALS] if up[Signal.ARRIVALS] > 1 else 0
+        down = down if down > 1 else 0
     up[Signal.RUNNING] = _running(spec, demand)
     up[Signal.FALLBACK] = 0
     if demand.ready:
@@ -130,7 +136,11 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
         Signal.ARRIVALS: balance(demand.ready + growth, standing),
         Signal.SCHEDULED: balance(with_due + growth, standing) if demand.due_soon else 0,
     }
-    down = max(balance(with_due, LOW_SHARE * standing), _whole(max(due, default=0.0) / rate))
+    down = max(
+        balance(with_due, LOW_SHARE * standing),
+        _whole(max(due, default=0.0) / rate),
+        floor(demand.arrivals_per_second / max(rate, demand.highest_rate) + ROUNDING),
+    )
     return up, down
 
 
