@@ -61,7 +61,9 @@ def configure(settings: kopf.OperatorSettings) -> None:
     """Set kopf up for handlers that only watch."""
     settings.posting.enabled = False  # events are written by the operator itself
     settings.scanning.disabled = True  # no rights on namespaces and CRDs are needed
-    # A watch that died silently is noticed within this time.
+    # A watch that died silently is noticed within this time: the API server says something at
+    # least once a minute.
+    settings.watching.inactivity_timeout = 70
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.networking.request_timeout = 30

@@ -119,7 +119,7 @@ def operator(
         asyncio.run(process.start())
         yield process
     finally:
-        process.stop()
+        process.kill()
         asyncio.run(uninstall())
 
 

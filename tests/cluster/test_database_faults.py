@@ -62,7 +62,7 @@ async def test_a_secret_without_the_key(api: Api, database_url: str):
     await view.until_condition("Ready", "True")
 
 
-@pytest.mark.parametrize("url", ["not a URL", "mysql://host/db", ""])
+@pytest.mark.parametrize("url", ["mysql://host/db", ""])
 async def test_a_secret_with_nonsense(api: Api, database_url: str, url: str):
     """A value that is no URL of a database is told, and what it was is not."""
     await api.create(database_secret(url))

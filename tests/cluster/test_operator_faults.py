@@ -41,7 +41,7 @@ async def start_operator(
 
     yield start
     for process in started:
-        process.stop()
+        process.kill()
 
 
 @pytest.fixture
