@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
+from meshhook_operator.addresses import reference_of
 from meshhook_operator.conflicts import Conflict
 from meshhook_operator.decisions import fleet_of, learned_before, scaling_rules, tick_seconds
 from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem
 from meshhook_operator.fleet import WorkerFleet
+from meshhook_operator.observed import JobQueueStatus
 from meshhook_operator.problems import not_ready, problem_of
 from meshhook_operator.reporting import Reporter
-from meshhook_operator.resources import JobQueueStatus
 from meshhook_operator.scaling import Failure, Sample, ScalerState, decide, lookahead_seconds
 from meshhook_operator.status import (
     NOT_PAUSED,
@@ -71,6 +72,8 @@ class QueueController:
         clock: Callable[[], float],
     ) -> None:
         self.jobqueue = jobqueue
+        self.reference = reference_of(jobqueue)
+        """Where the URL of its database stands; None if its spec is not valid."""
         self.due_at = AT_ONCE
         """When it is to be looked at again, on the operator's clock."""
         self._cluster = cluster
@@ -108,6 +111,7 @@ class QueueController:
         """Take a newer version of the JobQueue."""
         old, old_name = self.jobqueue, self.queue_name
         self.jobqueue = jobqueue
+        self.reference = reference_of(jobqueue)
         if self._fleet.follow(jobqueue):
             self._scaler = None
         if self.queue_name != old_name:

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition of `JobQueue`, generated from the models in `resources`.
+"""The CustomResourceDefinition of `JobQueue`, generated from `resources` and `observed`.
 
 `python -m meshhook_operator.crd` prints it; `operator/crds/` holds what it printed.
 """
@@ -11,15 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from meshhook_operator.resources import (
-    GROUP,
-    KIND,
-    MAX_NAME_LENGTH,
-    PLURAL,
-    VERSION,
-    JobQueueSpec,
-    JobQueueStatus,
-)
+from meshhook_operator.observed import JobQueueStatus
+from meshhook_operator.resources import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, JobQueueSpec
 
 _DROPPED = frozenset({"title", "additionalProperties", "$defs", "default"})
 _VERBATIM = frozenset({"anyOf"})

@@ -9,7 +9,8 @@ from meshhook_operator import resources, scaling
 if TYPE_CHECKING:
     from meshhook_operator.deployments import DeploymentView
     from meshhook_operator.jobqueue import JobQueue
-    from meshhook_operator.resources import JobQueueSpec, JobQueueStatus
+    from meshhook_operator.observed import JobQueueStatus
+    from meshhook_operator.resources import JobQueueSpec
 
 
 def scaling_rules(spec: JobQueueSpec) -> scaling.ScalingSpec:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from meshhook_operator.resources import QueueStatus
+from meshhook_operator.observed import QueueStatus
 from meshhook_operator.scaling import Sample, WorkerReport
 
 if TYPE_CHECKING:

@@ -123,15 +123,18 @@ class WorkerFleet:
 
         Args:
             replicas: how many there are to be.
-            checksum: of the database's URL; None if it is not known now: the last one stays.
+            checksum: of the database's URL; None if it is not known now: the pods stay as they are.
             running_by_host: how busy the pods are; None if it is not known.
         """
         before = self.view
         if before is not None and replicas < before.replicas:
             await self._mark_idle_pods(before, replicas, running_by_host)
-        if self._jobqueue.owns_deployment:
+        if checksum is None and self._applied is not None:
+            checksum = self._applied.checksum
+        if self._jobqueue.owns_deployment and checksum is not None:
             after = await self._apply(replicas, checksum)
         else:
+            # Without the checksum, the whole would be another template: a rollout for nothing.
             after = await self._scale(replicas)
         if after is None:
             return None
@@ -140,10 +143,8 @@ class WorkerFleet:
             return None
         return Rescale(before.replicas, after.replicas)
 
-    async def _apply(self, replicas: int, checksum: str | None) -> DeploymentView | None:
+    async def _apply(self, replicas: int, checksum: str) -> DeploymentView | None:
         view, last = self.view, self._applied
-        if checksum is None:
-            checksum = last.checksum if last else ""
         is_current = (
             view is not None
             and last is not None

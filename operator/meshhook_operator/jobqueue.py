@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from meshhook_operator.resources import JobQueueSpec, JobQueueStatus
+from meshhook_operator.observed import JobQueueStatus
+from meshhook_operator.resources import JobQueueSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,21 +37,14 @@ class JobQueue:
     """Seconds since 1970."""
     spec: JobQueueSpec | None
     """None if it is not valid: `problem` says why."""
+    deployment_key: ObjectKey | None = None
+    """The Deployment that is scaled; None if the spec is not valid."""
     problem: str = ""
     """What is wrong with the spec, naming the field; empty if nothing is."""
     status: JobQueueStatus = field(default_factory=JobQueueStatus)
     """What an operator wrote last."""
     finalizers: tuple[str, ...] = ()
     is_deleting: bool = False
-
-    @property
-    def deployment_key(self) -> ObjectKey | None:
-        """The Deployment that is scaled; None if the spec is not valid."""
-        if self.spec is None:
-            return None
-        if self.spec.deployment_ref is not None:
-            return ObjectKey(self.key.namespace, self.spec.deployment_ref.name)
-        return ObjectKey(self.key.namespace, f"{self.key.name}-worker")
 
     @property
     def owns_deployment(self) -> bool:
@@ -62,17 +56,25 @@ class JobQueue:
         """Take an object as the API server gives it."""
         metadata = body["metadata"]
         spec, problem = _parsed_spec(body.get("spec", {}))
+        key = ObjectKey(metadata["namespace"], metadata["name"])
         return cls(
-            key=ObjectKey(metadata["namespace"], metadata["name"]),
+            key=key,
             uid=metadata["uid"],
             generation=metadata.get("generation", 0),
             created_at=datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
             spec=spec,
+            deployment_key=None if spec is None else _deployment_key(key, spec),
             problem=problem,
             status=_parsed_status(body.get("status") or {}),
             finalizers=tuple(metadata.get("finalizers") or ()),
             is_deleting=metadata.get("deletionTimestamp") is not None,
         )
+
+
+def _deployment_key(key: ObjectKey, spec: JobQueueSpec) -> ObjectKey:
+    if spec.deployment_ref is not None:
+        return ObjectKey(key.namespace, spec.deployment_ref.name)
+    return ObjectKey(key.namespace, f"{key.name}-worker")
 
 
 def _parsed_spec(found: Mapping[str, Any]) -> tuple[JobQueueSpec | None, str]:

@@ -11,7 +11,7 @@ from meshhook.errors import MeshHookError
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WatchedLoop
-from meshhook_operator.addresses import AddressBook, FoundAddress, SecretReference, reference_of
+from meshhook_operator.addresses import AddressBook, FoundAddress, SecretReference
 from meshhook_operator.conflicts import Claims
 from meshhook_operator.controller import AT_ONCE, QueueController, Source
 from meshhook_operator.databases import DatabaseAddress, QueueDatabase
@@ -38,6 +38,7 @@ MAX_BACKOFF_SECONDS = 30.0
 NEWLY_WAITING_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
 LISTING_SECONDS = 120.0
+TURN_SECONDS = 0.05
 
 
 class Operator:
@@ -65,7 +66,7 @@ class Operator:
         self._metrics = OperatorMetrics(registry)
         self._clock = clock
         self._controllers: dict[ObjectKey, QueueController] = {}
-        self._scaling: dict[ObjectKey, list[QueueController]] = {}
+        self._scaling: defaultdict[ObjectKey, list[QueueController]] = defaultdict(list)
         self._autoscalers: Mapping[ObjectKey, Iterable[str]] = {}
         self._addresses: AddressBook | None = None
         self._databases: dict[DatabaseAddress, QueueDatabase] = {}
@@ -106,7 +107,7 @@ class Operator:
             self.lose_jobqueue(jobqueue.key)
             controller = None
         if controller is None:
-            self._controllers[jobqueue.key] = QueueController(
+            controller = self._controllers[jobqueue.key] = QueueController(
                 jobqueue,
                 cluster=self._cluster,
                 metrics=self._metrics,
@@ -114,16 +115,20 @@ class Operator:
                 clock=self._clock,
             )
         else:
+            self._forget_target(controller)
             controller.update(jobqueue)
-        self._jobqueues_changed()
+        if jobqueue.deployment_key is not None:
+            self._scaling[jobqueue.deployment_key].append(controller)
+        self._changed.set()
 
     def lose_jobqueue(self, key: ObjectKey) -> None:
         """Forget a JobQueue that is gone; Kubernetes deletes what it owns."""
         controller = self._controllers.pop(key, None)
         self._waiting.discard(key)
         if controller is not None:
+            self._forget_target(controller)
             controller.close()
-            self._jobqueues_changed()
+            self._changed.set()
 
     def see_deployment(self, key: ObjectKey, view: DeploymentView | None) -> None:
         """Take a newer version of any Deployment; None means that it is gone."""
@@ -131,12 +136,12 @@ class Operator:
             controller.see_deployment(view)
             self._changed.set()
 
-    def _jobqueues_changed(self) -> None:
-        self._scaling = defaultdict(list)
-        for controller in self._controllers.values():
-            if (target := controller.jobqueue.deployment_key) is not None:
-                self._scaling[target].append(controller)
-        self._changed.set()
+    def _forget_target(self, controller: QueueController) -> None:
+        target = controller.jobqueue.deployment_key
+        if target is not None:
+            self._scaling[target].remove(controller)
+            if not self._scaling[target]:
+                del self._scaling[target]
 
     # --- The loop ------------------------------------------------------------------------------
 
@@ -152,6 +157,7 @@ class Operator:
                     self._changed.clear()
                     self._loop.turn()
                     self._start_ticks(tasks, self._addresses)
+                    await asyncio.sleep(TURN_SECONDS)  # what happens meanwhile is one turn's work
                     await self._pause()
         finally:
             for database in self._databases.values():
@@ -205,11 +211,7 @@ class Operator:
             self._busy.update(turns)
             tasks.create_task(self._tick(address, turns), name=f"tick of {len(turns)} queues")
         addresses.forget_all_but(
-            {
-                reference
-                for controller in self._controllers.values()
-                if (reference := reference_of(controller.jobqueue)) is not None
-            }
+            {each.reference for each in self._controllers.values() if each.reference is not None}
         )
         in_use = {address for entry in entries.values() if (address := _address(entry))}
         for address in self._databases.keys() - in_use - self._ticking.keys():
@@ -239,6 +241,9 @@ class Operator:
             database = None if address is None else self._database(address)
             try:
                 found = await self._look(address, database, turns)
+            except BaseException:
+                self._busy.difference_update(turns)
+                raise
             finally:
                 self._reading.discard(address)
                 self._changed.set()
@@ -254,7 +259,6 @@ class Operator:
             for turn in turns.values():
                 turn.controller.due_at = self._clock() + MAX_BACKOFF_SECONDS
         finally:
-            self._busy.difference_update(turns)
             if address is not None:
                 self._ticking[address] -= 1
                 self._ticking += Counter()  # drops what is at zero
@@ -298,8 +302,8 @@ class Operator:
         self._failures[address] = self._failures.get(address, 0) + 1
         if is_login_problem(failure) and self._addresses is not None:
             for controller in controllers:
-                if reference := reference_of(controller.jobqueue):
-                    self._addresses.distrust(reference)
+                if controller.reference:
+                    self._addresses.distrust(controller.reference)
         _log.warning(
             "database not read",
             reason=failure.reason,
@@ -313,12 +317,17 @@ class Operator:
     ) -> None:
         controller, entry = turn
         checksum = entry.checksum if isinstance(entry, FoundAddress) else None
-        async with line:
-            began_at = time.monotonic()
-            is_well = await controller.step(found, Source(database, checksum))
-            self._metrics.reconcile_duration.observe_now(time.monotonic() - began_at)
-        self._metrics.reconciled(is_well=is_well)
-        self._space_out(controller, _address(entry))
+        try:
+            async with line:
+                began_at = time.monotonic()
+                is_well = await controller.step(found, Source(database, checksum))
+                self._metrics.reconcile_duration.observe_now(time.monotonic() - began_at)
+            self._metrics.reconciled(is_well=is_well)
+            self._space_out(controller, _address(entry))
+        finally:
+            # It may be looked at again while others of its tick are still at work.
+            self._busy.discard(controller.jobqueue.key)
+            self._changed.set()
 
     def _space_out(self, controller: QueueController, address: DatabaseAddress | None) -> None:
         """Look less often at a database that is away, and soon again at a queue that waits."""
@@ -359,7 +368,7 @@ class Operator:
 
     def _address_changed(self, reference: SecretReference) -> None:
         for controller in self._controllers.values():
-            if reference_of(controller.jobqueue) == reference:
+            if controller.reference == reference:
                 controller.due_at = AT_ONCE
         self._changed.set()
 
@@ -375,10 +384,9 @@ class _Turn(NamedTuple):
 
 
 def _entry(controller: QueueController, addresses: AddressBook) -> FoundAddress | Failure | None:
-    reference = reference_of(controller.jobqueue)
-    if reference is None:
+    if controller.reference is None:
         return Failure(reason="InvalidSpec", message="the spec is not valid")
-    return addresses.look_up(reference)
+    return addresses.look_up(controller.reference)
 
 
 def _address(entry: FoundAddress | Failure | None) -> DatabaseAddress | None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from meshhook_operator.crd import structural_schema
-from meshhook_operator.resources import JobQueueSpec, JobQueueStatus
+from meshhook_operator.observed import JobQueueStatus
+from meshhook_operator.resources import JobQueueSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from meshhook_operator.cluster import Cluster
     from meshhook_operator.fleet import Rescale
     from meshhook_operator.jobqueue import JobQueue
-    from meshhook_operator.resources import Condition, JobQueueStatus
+    from meshhook_operator.observed import Condition, JobQueueStatus
 
 _log = get_logger("meshhook_operator.reporting")
 

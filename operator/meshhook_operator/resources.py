@@ -1,4 +1,4 @@
-"""What a `JobQueue` is: the models of its spec and status, from which the CRD is generated.
+"""What a `JobQueue` asks for: the models of its spec, from which the CRD is generated.
 
 The names in YAML are these in camel case. The docstring under a field is its description in the
 CRD, in `kubectl explain jobqueue.spec`, and in the reference.
@@ -58,7 +58,7 @@ _ObjectName = Annotated[
 _Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """A part of the spec: what it does not know it refuses, and says so."""
 
     model_config = ConfigDict(
@@ -74,7 +74,7 @@ class _Part(BaseModel):
 # --- The queue ---------------------------------------------------------------------------------
 
 
-class SecretKey(_Part):
+class SecretKey(Part):
     """A key of a Secret in the namespace of the JobQueue."""
 
     name: _ObjectName
@@ -84,7 +84,7 @@ class SecretKey(_Part):
     uri, as CloudNativePG writes it."""
 
 
-class DatabaseSpec(_Part):
+class DatabaseSpec(Part):
     """The database that holds the queue."""
 
     secret_ref: SecretKey
@@ -96,7 +96,7 @@ class DatabaseSpec(_Part):
     false."""
 
 
-class RetrySpec(_Part):
+class RetrySpec(Part):
     """When a job that failed is tried again."""
 
     model_config = ConfigDict(
@@ -115,7 +115,7 @@ class RetrySpec(_Part):
     """The share of each delay that is random, 0 to 1. Default 0.5."""
 
 
-class DeadLetterSpec(_Part):
+class DeadLetterSpec(Part):
     """What becomes of jobs that failed for good."""
 
     enabled: bool = DEFAULTS.dlq_enabled
@@ -124,7 +124,7 @@ class DeadLetterSpec(_Part):
     """How long dead letters are kept, in days. Default: for ever."""
 
 
-class HistorySpec(_Part):
+class HistorySpec(Part):
     """The record of attempts."""
 
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = DEFAULTS.history_retention_days
@@ -134,7 +134,7 @@ class HistorySpec(_Part):
 # --- The workers -------------------------------------------------------------------------------
 
 
-class EnvVar(_Part):
+class EnvVar(Part):
     """An environment variable of the worker."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
@@ -146,7 +146,7 @@ class EnvVar(_Part):
     """Where its value comes from, as in a pod."""
 
 
-class EnvFromSource(_Part):
+class EnvFromSource(Part):
     """Environment variables from all keys of a ConfigMap or Secret, as in a pod."""
 
     prefix: str | None = None
@@ -157,14 +157,14 @@ class EnvFromSource(_Part):
     """The Secret."""
 
 
-class LocalObject(_Part):
+class LocalObject(Part):
     """An object in the namespace of the JobQueue."""
 
     name: _ObjectName
     """Its name."""
 
 
-class ResourceRequirements(_Part):
+class ResourceRequirements(Part):
     """What the worker's container asks for and may use, as in a pod."""
 
     requests: dict[str, _Quantity] | None = None
@@ -175,7 +175,7 @@ class ResourceRequirements(_Part):
     """Dynamic resources, as in a pod."""
 
 
-class Toleration(_Part):
+class Toleration(Part):
     """A taint that the worker's pods tolerate, as in a pod."""
 
     key: str | None = None
@@ -193,7 +193,7 @@ class Toleration(_Part):
 _WORKER_ENVIRONMENT = ("MESHHOOK_DATABASE_URL", "MESHHOOK_POOLED", "MESHHOOK_METRICS_PORT")
 
 
-class WorkerSpec(_Part):
+class WorkerSpec(Part):
     """The Deployment that the operator makes: `meshhook worker` in an image of yours."""
 
     image: Annotated[str, Field(min_length=1, max_length=1024)]
@@ -255,7 +255,7 @@ class WorkerSpec(_Part):
     what is left is given back, ready at once and with its attempt unspent. Default 30."""
 
 
-class DeploymentReference(_Part):
+class DeploymentReference(Part):
     """A Deployment of yours whose replicas the operator sets, and of which it touches nothing else.
 
     Its containers run `meshhook worker` on the queue.
@@ -268,7 +268,7 @@ class DeploymentReference(_Part):
 # --- Scaling -----------------------------------------------------------------------------------
 
 
-class StepLimit(_Part):
+class StepLimit(Part):
     """How far the replicas may move within a period. The larger of replicas and percent counts."""
 
     model_config = ConfigDict(
@@ -299,7 +299,7 @@ class ScaleDownSpec(StepLimit):
     """Down to the most that was needed within this time, in seconds. Default 30."""
 
 
-class FallbackSpec(_Part):
+class FallbackSpec(Part):
     """What to do while the database cannot be read."""
 
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
@@ -308,7 +308,7 @@ class FallbackSpec(_Part):
     """After how many ticks in a row that failed. Default 3."""
 
 
-class ScalingSpec(_Part):
+class ScalingSpec(Part):
     """How many workers there are."""
 
     model_config = ConfigDict(
@@ -350,7 +350,7 @@ class ScalingSpec(_Part):
     """What to do while the database cannot be read. Default: keep what there is."""
 
 
-class JobQueueSpec(_Part):
+class JobQueueSpec(Part):
     """A queue, its settings and its workers."""
 
     model_config = ConfigDict(
@@ -423,99 +423,3 @@ class JobQueueSpec(_Part):
             "history_retention_days": self.history.retention_days,
             "max_payload_bytes": self.max_payload_bytes,
         }
-
-
-# --- Status ------------------------------------------------------------------------------------
-
-
-class _StatusPart(_Part):
-    # An older operator may find what a newer one wrote.
-    model_config = ConfigDict(extra="ignore")
-
-
-class Condition(_StatusPart):
-    """One condition, as Kubernetes has them."""
-
-    type: Annotated[str, Field(max_length=316)]
-    """Ready, Active, ScalingLimited or Paused."""
-    status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
-    reason: Annotated[str, Field(max_length=1024)]
-    """Why, in one word."""
-    message: Annotated[str, Field(max_length=32_768)]
-    """Why, in a sentence."""
-    observed_generation: Annotated[int, Field(ge=0)]
-    """The generation of the spec that it is about."""
-    last_transition_time: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
-    """When `status` last changed."""
-
-
-class QueueStatus(_StatusPart):
-    """The queue as it was seen lately: at most every 30 seconds, and with each decision."""
-
-    ready: int
-    """Messages that wait for a worker."""
-    running: int
-    """Messages that are leased."""
-    scheduled: int
-    """Messages that were sent for later."""
-    retrying: int
-    """Messages that failed and wait for their next attempt."""
-    dead_letters: int
-    """Dead letters."""
-    oldest_ready_seconds: int
-    """For how long the oldest ready message waits, in seconds."""
-
-
-class ScalingStatus(_StatusPart):
-    """The last decision, and what led to it."""
-
-    signals: dict[str, int] = {}
-    """How many replicas each signal asked for."""
-    message: str = ""
-    """The decision in a sentence."""
-    limited_by: str | None = None
-    """What kept the replicas from what the signals asked for; absent if nothing did."""
-    arrivals_per_second: float | None = None
-    """Messages that arrive, a second."""
-    jobs_per_second_per_replica: float | None = None
-    """Jobs that a busy replica does, a second; absent until it is measured."""
-    lead_seconds: float | None = None
-    """From asking for a pod to its being Ready, in seconds; absent until it is measured."""
-    next_scale_down_time: (
-        Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})] | None
-    ) = None
-    """When the next scale-down may come; absent while none is wanted."""
-
-
-class JobQueueStatus(_StatusPart):
-    """What the operator has found and done."""
-
-    observed_generation: int | None = None
-    """The generation of the spec that was last acted on."""
-    deployment: str | None = None
-    """The Deployment that is scaled."""
-    replicas: int | None = None
-    """The replicas that there are."""
-    ready_replicas: int | None = None
-    """Those that are ready."""
-    desired_replicas: int | None = None
-    """The replicas that the last decision asked for."""
-    last_scale_time: (
-        Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})] | None
-    ) = None
-    """When the operator last changed the number of replicas."""
-    queue: QueueStatus | None = None
-    """The queue as it was seen lately."""
-    scaling: ScalingStatus | None = None
-    """The last decision, and what led to it."""
-    conditions: Annotated[
-        list[Condition],
-        Field(
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-            }
-        ),
-    ] = []
-    """Ready, Active, ScalingLimited and Paused."""

@@ -6,12 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from meshhook_operator.resources import (
-    Condition,
-    JobQueueStatus,
-    QueueStatus,
-    ScalingStatus,
-)
+from meshhook_operator.observed import Condition, JobQueueStatus, QueueStatus, ScalingStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshhook_operator.resources import Condition, JobQueueStatus, QueueStatus, ScalingStatus
+from meshhook_operator.observed import Condition, JobQueueStatus, QueueStatus, ScalingStatus
 from meshhook_operator.scaling import Decision, Estimates, Learned, Limit, Signal
 from meshhook_operator.status import (
     NOT_PAUSED,

@@ -1,0 +1,173 @@
+"""URLs from Secrets: found, missing, changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from meshhook_operator.addresses import (
+    FRESH_SECONDS,
+    RETRY_SECONDS,
+    AddressBook,
+    FoundAddress,
+    SecretReference,
+)
+from meshhook_operator.errors import ClusterUnavailableError
+from meshhook_operator.jobqueue import ObjectKey
+from meshhook_operator.scaling import Failure
+from support.waiting import eventually
+
+SECRET = ObjectKey("shop", "emails-db")
+REFERENCE = SecretReference(SECRET, "uri", pooled=False)
+
+
+class Secrets:
+    """What the API server would say of Secrets, and the time."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] | None = {"uri": "postgresql://a:first@db/app"}
+        self.is_away = False
+        self.reads = 0
+        self.now = 1000.0
+
+    async def read_secret(self, key: ObjectKey) -> dict[str, str] | None:
+        """Return what is in the Secret."""
+        assert key == SECRET
+        self.reads += 1
+        if self.is_away:
+            raise ClusterUnavailableError("the API server is away")
+        return self.values
+
+
+@pytest.fixture
+def secrets() -> Secrets:
+    """The Secrets."""
+    return Secrets()
+
+
+@pytest.fixture
+def changes() -> list[SecretReference]:
+    """The references that the book has told of."""
+    return []
+
+
+@pytest.fixture
+async def book(secrets: Secrets, changes: list[SecretReference]) -> AsyncIterator[AddressBook]:
+    """A book that reads them."""
+    async with asyncio.TaskGroup() as tasks:
+        yield AddressBook(
+            secrets,  # type: ignore[arg-type]
+            tasks,
+            on_change=changes.append,
+            clock=lambda: secrets.now,
+        )
+
+
+async def first_look(book: AddressBook) -> FoundAddress | Failure:
+    """Return what is found at first."""
+    found = await eventually(lambda: book.look_up(REFERENCE))
+    assert isinstance(found, FoundAddress | Failure)
+    return found
+
+
+async def test_found(book, secrets, changes):
+    """The first look starts the reading, which is told of."""
+    assert book.look_up(REFERENCE) is None
+    found = await first_look(book)
+    assert isinstance(found, FoundAddress)
+    assert found.address.url == "postgresql://a:first@db/app"
+    assert changes == [REFERENCE]
+    assert secrets.reads == 1
+
+
+async def test_what_is_fresh_is_not_read_again(book, secrets):
+    """Any number of looks within half a minute costs one request."""
+    await first_look(book)
+    secrets.now += FRESH_SECONDS - 1
+    book.look_up(REFERENCE)
+    await asyncio.sleep(0)
+    assert secrets.reads == 1
+
+
+async def test_a_rotated_password_is_found(book, secrets, changes):
+    """A Secret that changed gives another address and another checksum; until then the old one."""
+    old = await first_look(book)
+    secrets.values = {"uri": "postgresql://a:second@db/app"}
+    secrets.now += FRESH_SECONDS
+    assert book.look_up(REFERENCE) == old
+    await eventually(lambda: len(changes) == 2)
+    new = book.look_up(REFERENCE)
+    assert isinstance(old, FoundAddress)
+    assert isinstance(new, FoundAddress)
+    assert new.address.url == "postgresql://a:second@db/app"
+    assert new.checksum != old.checksum
+    assert "second" not in new.checksum
+
+
+async def test_another_key_that_changes_is_no_change(book, secrets, changes):
+    """The workers are not rolled out for what they do not read."""
+    old = await first_look(book)
+    assert secrets.values is not None
+    secrets.values |= {"note": "new"}
+    secrets.now += FRESH_SECONDS
+    book.look_up(REFERENCE)
+    await eventually(lambda: secrets.reads == 2)
+    assert book.look_up(REFERENCE) == old
+    assert len(changes) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (None, "SecretNotFound"),
+        ({}, "SecretKeyMissing"),
+        ({"url": "postgresql://db"}, "SecretKeyMissing"),
+        ({"uri": "  "}, "SecretKeyMissing"),
+    ],
+)
+async def test_what_is_missing_is_named(book, secrets, values, reason):
+    """The reason says whether it is the Secret or its key, and the message names it."""
+    secrets.values = values
+    found = await first_look(book)
+    assert isinstance(found, Failure)
+    assert found.reason == reason
+    assert "emails-db" in found.message
+    assert "postgresql" not in found.message
+
+
+async def test_what_is_missing_is_looked_for_soon(book, secrets):
+    """A Secret that is made later is found within seconds."""
+    secrets.values = None
+    await first_look(book)
+    secrets.values = {"uri": "postgresql://db"}
+    secrets.now += RETRY_SECONDS
+    await eventually(lambda: isinstance(book.look_up(REFERENCE), FoundAddress))
+
+
+async def test_the_api_server_is_away(book, secrets):
+    """What was read before still counts."""
+    old = await first_look(book)
+    secrets.is_away = True
+    secrets.now += FRESH_SECONDS
+    book.look_up(REFERENCE)
+    await eventually(lambda: secrets.reads == 2)
+    assert book.look_up(REFERENCE) == old
+
+
+async def test_what_did_not_work_is_read_again_soon(book, secrets):
+    """After a login that was refused, a new password is not waited for half a minute."""
+    await first_look(book)
+    book.distrust(REFERENCE)
+    secrets.now += RETRY_SECONDS
+    book.look_up(REFERENCE)
+    await eventually(lambda: secrets.reads == 2)
+
+
+async def test_what_is_not_in_use_is_forgotten(book, secrets):
+    """Passwords are not kept for longer than they are needed."""
+    await first_look(book)
+    book.forget_all_but(set())
+    assert book.look_up(REFERENCE) is None
+    await eventually(lambda: secrets.reads == 2)

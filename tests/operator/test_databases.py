@@ -1,0 +1,155 @@
+"""One database with its queues: settings, demand and wake-ups, against a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from prometheus_client import CollectorRegistry
+
+from meshhook.errors import DatabaseError, DatabaseUnavailableError, SchemaMissingError
+from meshhook.queue_config import QueueSettings
+from meshhook_operator.databases import DatabaseAddress, QueueDatabase
+from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem
+from support.waiting import eventually
+
+SETTINGS = QueueSettings().model_dump(exclude={"paused"})
+REQUEST = DemandRequest("jobs", 5, is_waiting=True)
+
+
+@pytest.fixture
+def woken() -> asyncio.Queue[str]:
+    """The names of the queues that were woken."""
+    return asyncio.Queue()
+
+
+@pytest.fixture
+async def database(database_url: str, woken: asyncio.Queue[str]) -> AsyncIterator[QueueDatabase]:
+    """The operator's view of the database."""
+    database = make(database_url, woken)
+    yield database
+    await database.close()
+
+
+def make(url: str, woken: asyncio.Queue[str], *, pooled: bool = False) -> QueueDatabase:
+    """Return the operator's view of a database."""
+    return QueueDatabase(
+        DatabaseAddress(url, pooled), on_wake=woken.put_nowait, registry=CollectorRegistry()
+    )
+
+
+async def listening(connection: asyncpg.Connection[asyncpg.Record], channel: str) -> bool:
+    """Whether the operator's session listens; its last statement says so."""
+    return bool(
+        await connection.fetchval(
+            "select exists (select from pg_stat_activity where state = 'idle' "
+            "and application_name = 'meshhook-operator' and query like $1)",
+            f'LISTEN%"{channel}"%',
+        )
+    )
+
+
+async def test_a_queue_is_made_with_its_settings(database, connection):
+    """A queue that is missing is made, and has the settings asked for."""
+    found = (await database.read_demand([REQUEST], waiting_seconds=5))["jobs"]
+    assert isinstance(found, QueueProblem)
+    assert found.is_missing
+    await database.ensure_queue("jobs", SETTINGS | {"max_retry_attempts": 9})
+    found = (await database.read_demand([REQUEST], waiting_seconds=5))["jobs"]
+    assert isinstance(found, QueueDemand)
+    assert found.settings["max_retry_attempts"] == 9
+
+
+async def test_making_a_queue_twice_changes_nothing(database, connection):
+    """It may be done at each tick; messages stay, and so does a pause by hand."""
+    await database.ensure_queue("jobs", SETTINGS)
+    await connection.execute("select pgmq.send('jobs', '{}')")
+    await connection.execute("update meshhook.queue_config set paused = true")
+    await database.ensure_queue("jobs", SETTINGS)
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1
+    assert await connection.fetchval("select paused from meshhook.queue_config")
+
+
+async def test_a_message_wakes(database, connection, queue_name, woken):
+    """A message to a queue that waits is told of at once."""
+    database.listen(frozenset({"jobs"}))
+    await eventually(lambda: listening(connection, "meshhook_wake_jobs"))
+    await database.read_demand([REQUEST], waiting_seconds=30)
+    await connection.execute("select pgmq.send('jobs', '{}')")
+    async with asyncio.timeout(10):
+        assert await woken.get() == "jobs"
+
+
+async def test_a_listener_that_was_cut_off_comes_back(database, connection, queue_name, woken):
+    """Whoever ends its session does not end the wake-ups."""
+    database.listen(frozenset({"jobs"}))
+    await eventually(lambda: listening(connection, "meshhook_wake_jobs"))
+    await connection.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where application_name = 'meshhook-operator'"
+    )
+
+    async def is_back() -> bool:
+        database.listen(frozenset({"jobs"}))  # as each tick does
+        return await listening(connection, "meshhook_wake_jobs")
+
+    await eventually(is_back, timeout=30)
+    await connection.execute("select pg_notify('meshhook_wake_jobs', '')")
+    async with asyncio.timeout(10):
+        assert await woken.get() == "jobs"
+
+
+@pytest.mark.parametrize(("pooled", "listens"), [(False, True), (True, False)])
+async def test_no_listening_through_a_pooler(database_url, woken, pooled, listens):
+    """A pooler would give the session to others."""
+    database = make(database_url, woken, pooled=pooled)
+    database.listen(frozenset({"jobs"}))
+    assert (database._wake_ups._task is not None) == listens
+    await database.close()
+
+
+async def test_few_connections(database, connection):
+    """However many queues there are, the connections are few."""
+    names = [f"queue_{number}" for number in range(10)]
+    async with asyncio.TaskGroup() as tasks:
+        for name in names:
+            tasks.create_task(database.ensure_queue(name, SETTINGS))
+    await database.read_demand([DemandRequest(name, 5) for name in names], waiting_seconds=5)
+    count = await connection.fetchval(
+        "select count(*) from pg_stat_activity where datname = current_database() "
+        "and application_name like 'meshhook%'"
+    )
+    assert 1 <= count <= 3
+
+
+async def test_missing_migrations(empty_database_url, woken):
+    """A database without the schema is told apart, and taken once it is migrated."""
+    database = make(empty_database_url, woken)
+    with pytest.raises(SchemaMissingError, match="meshhook migrate"):
+        await database.read_demand([REQUEST], waiting_seconds=5)
+    await database.close()
+
+
+async def test_a_wrong_password(database_url, woken):
+    """A login that is refused says so, and not the password."""
+    wrong = database_url.replace("postgres:", "nobody_like_that:")
+    database = make(wrong, woken)
+    with pytest.raises(DatabaseError, match="refused the login") as caught:
+        await database.read_demand([REQUEST], waiting_seconds=5)
+    assert database_url.split(":")[2].split("@")[0] not in str(caught.value)
+    await database.close()
+
+
+async def test_nobody_there(woken):
+    """A server that is not there is a DatabaseUnavailableError."""
+    database = make("postgresql://postgres@127.0.0.1:1/postgres", woken)
+    with pytest.raises(DatabaseUnavailableError):
+        await database.read_demand([REQUEST], waiting_seconds=5)
+    await database.close()
+
+
+async def test_an_address_shows_nothing():
+    """It stands in names of tasks and in logs, and holds a password."""
+    assert "secret" not in repr(DatabaseAddress("postgresql://a:secret@b/c", pooled=False))
