@@ -168,5 +168,5 @@ async def deliveries(receiver: Receiver, installed: Kube, image) -> str:
     """A queue with two workers that are Ready; its name."""
     installed.apply(job_queue("deliveries", image, minReplicas=2))
     selector = "meshhook.io/jobqueue=deliveries"
-    await eventually(lambda: len(installed.ready_pods(selector)) >= 2, timeout=120)
+    await eventually(lambda: len(installed.ready_pods(selector)) >= 2, timeout=240)
     return "deliveries"

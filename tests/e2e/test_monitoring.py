@@ -15,7 +15,7 @@ from support.kube import Kube, KubeError
 from support.prometheus_tools import tool
 from support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 ADDRESS = "127.0.0.1:9199"
 # Panels that are rightly empty while nothing is wrong.
@@ -106,7 +106,7 @@ async def prometheus(installed, is_local, deliveries, tmp_path):
         log=tmp_path / "prometheus.log",
     )
     try:
-        await eventually(lambda: found.query("vector(1)"), timeout=60)
+        await eventually(lambda: found.query("vector(1)"), timeout=180)
         yield found
     finally:
         process.terminate()
@@ -121,7 +121,7 @@ async def test_worker_pods_are_scraped_and_the_fleet_dashboard_has_data(
     installed.apply(producer(image, deliveries, "scraped", 300, 20))
     await eventually(
         lambda: prometheus.scraped_pods("workers") >= set(installed.ready_pods(selector)),
-        timeout=60,
+        timeout=180,
     )
     assert len(prometheus.scraped_pods("operator")) == 1
 
@@ -142,7 +142,7 @@ async def test_worker_pods_are_scraped_and_the_fleet_dashboard_has_data(
         assert not missing, missing
         return True
 
-    await eventually(has_data, timeout=90)
+    await eventually(has_data, timeout=180)
     await all_accepted(receiver, "scraped", 300)
     done = prometheus.query(
         f'sum(meshhook_worker_messages_total{{queue="{deliveries}", outcome="succeeded"}})'
