@@ -24,6 +24,8 @@ SPARE = 1.02
 
 
 class Oracle:
+    """Follows a plan that was made before the first job came."""
+
     def __init__(self, world: World) -> None:
         self.plan = _plan(world)
 
