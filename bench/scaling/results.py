@@ -48,27 +48,37 @@ def show(rows: list[Row]) -> None:
         )
 
 
+def check_document(document: Path) -> None:
+    """Look for the markers of a document.
+
+    Raises:
+        ValueError: if they are not there.
+    """
+    text = document.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
+        raise ValueError(f"{document} needs the lines {BEGIN} and {END}; the figures go between")
+
+
 def write(rows: list[Row], document: Path, *, seeds: int) -> None:
     """Replace what stands between the markers of a document.
 
     Raises:
         ValueError: if the markers are not there.
     """
-    text = document.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
-        raise ValueError(f"{document} needs the lines {BEGIN} and {END}; the figures go between")
-    before, rest = text.split(BEGIN, 1)
+    check_document(document)
+    before, rest = document.read_text(encoding="utf-8").split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     tables = "\n".join(_document(rows, seeds))
     document.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
 
 
 def _document(rows: list[Row], seeds: int) -> Iterator[str]:
-    yield (
-        f"Of {seeds} runs with different seeds each: the worst share and wait, and the mean cost."
-    )
+    if seeds > 1:
+        yield f"Of {seeds} runs with different seeds: the worst share and wait, the mean cost."
     for peer in ("keda tuned", "keda hindsight"):
         ratio, row = worst_ratio(rows, peer)
+        if row is None:
+            continue
         yield (
             f"On steady traces where {NAMES[peer]} keeps the target age, MeshHook costs at most "
             f"{ratio:.2f} times as much ({row.trace}, {row.target_age_seconds} s, {row.drift})."
@@ -119,7 +129,7 @@ def _traces(rows: list[Row]) -> Iterator[str]:
             )
 
 
-def worst_ratio(rows: list[Row], peer: str) -> tuple[float, Row]:
+def worst_ratio(rows: list[Row], peer: str) -> tuple[float, Row | None]:
     """Return our highest cost over a peer's, of the steady traces where that peer keeps the age."""
     peers = {_key(row): row for row in rows if row.policy == peer}
     ratios = [
@@ -128,7 +138,7 @@ def worst_ratio(rows: list[Row], peer: str) -> tuple[float, Row]:
         if row.policy == "meshhook" and row.is_steady
         if _key(row) in peers and peers[_key(row)].late_share <= KEPT_SHARE
     ]
-    return max(ratios, key=lambda pair: pair[0])
+    return max(ratios, key=lambda pair: pair[0], default=(0.0, None))
 
 
 def _oracle_costs(rows: list[Row]) -> dict[tuple[str, int, str], int]:

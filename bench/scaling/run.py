@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from keda_policy import TUNINGS, by_default, in_hindsight, tuned
 from meshhook_policy import MeshHook
 from oracle_policy import Oracle
-from results import Row, show, write
+from results import Row, check_document, show, write
 from traces import Trace, traces
 from world import Policy, Result, World, run
 
@@ -115,18 +115,21 @@ def main() -> None:
     names = [trace.name for trace in traces(0)]
     policies = [*POLICIES, HINDSIGHT]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=2, help="how many of each trace; default 2")
+    parser.add_argument("--seeds", type=int, default=1, help="how many of each trace; default 1")
     parser.add_argument("--trace", action="append", choices=names, help="only this trace")
     parser.add_argument("--age", action="append", type=int, help="only this target age, in seconds")
     parser.add_argument("--drift", action="append", choices=[*DRIFTS], help="only this drift")
     parser.add_argument("--policy", action="append", choices=policies, help="only this scaler")
-    parser.add_argument("--read", type=Path, help="play nothing; take the figures of this file")
+    parser.add_argument("--read", action="append", type=Path, help="take the figures of this file")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--document", type=Path, help="write the tables between its markers")
     parser.add_argument("--plot", type=Path, help="draw into this folder; needs matplotlib")
     options = parser.parse_args()
+    if options.document:
+        check_document(options.document)
     if options.read:
-        played = [Row(**row) for row in json.loads(options.read.read_text(encoding="utf-8"))]
+        texts = [file.read_text(encoding="utf-8") for file in options.read]
+        played = [Row(**row) for text in texts for row in json.loads(text)]
     else:
         played = rows(
             range(1, options.seeds + 1),

