@@ -15,16 +15,25 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench bench-quick lock clean
+.PHONY: help setup packages demo test lint format bench bench-quick dashboards dashboards-preview \
+	cluster cluster-down e2e lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'demo, test, bench and lock pass ARGS on: make test ARGS="-k retry"'
+	@echo 'demo, test, bench, e2e and lock pass ARGS on: make test ARGS="-k retry"'
 	@echo 'Another Python: make setup PYTHON=python3.13'
 
 setup: $(SETUP) ## Install the tools and the package into .venv
 	@echo "Ready: $(BIN)/meshhook"
+
+packages: ## Install what the tests of Kubernetes, PgBouncer and Prometheus need (Debian, root)
+	@command -v apt-get >/dev/null || { \
+		echo "make packages is for Debian. Install what tests/packages.txt lists." >&2; exit 1; }
+	@test "`id -u`" = 0 || { echo "make packages needs root" >&2; exit 1; }
+	@dpkg-query -W $$(cat tests/packages.txt) >/dev/null 2>&1 || { apt-get update -q && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+			$$(cat tests/packages.txt); }
 
 demo: $(SETUP) ## Run the demonstration
 	@$(BIN)/meshhook demo $(ARGS)
@@ -47,6 +56,21 @@ bench: $(SETUP) ## Run the benchmarks, and write docs/benchmarks.md
 
 bench-quick: $(SETUP) ## Run a small round of at most 5 minutes; a JSON object a line
 	@$(BIN)/python bench/run.py --quick --lines $(ARGS)
+
+dashboards: $(SETUP) ## Write grafana/dashboards/*.json from their source
+	@$(BIN)/python -m grafana.dashboards
+
+dashboards-preview: $(SETUP) ## Draw the dashboards from a real Prometheus into docs/dashboards
+	@PYTHONPATH=tests $(BIN)/python -m grafana.preview $(ARGS)
+
+cluster: $(SETUP) ## Start a real one-node Kubernetes with the chart installed (Linux, root, Go)
+	@tests/e2e/play up
+
+cluster-down: ## Stop it, and remove all of it
+	@tests/e2e/play down
+
+e2e: $(SETUP) ## Run the end-to-end tests on that node, or on the cluster of KUBECONFIG
+	@$(BIN)/python -m pytest tests/e2e -v -s $(ARGS)
 
 lock: $(UV_STAMP) ## Write requirements.lock anew (ARGS=--upgrade: newest versions)
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \

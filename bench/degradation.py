@@ -24,6 +24,8 @@ FILL_BATCH = 10_000
 DELAY_SECONDS = 86_400
 LOOK_SECONDS = 0.002
 MEMORY_SECONDS = 0.05
+FIRST_SECONDS = 300.0
+"""The longest that the first outcome may take: without one there is no rate."""
 # As in messages.py: about 256 bytes of payload. Made by the server, since a client of its own
 # would take minutes for a million.
 _FILL = """
@@ -74,6 +76,7 @@ async def drain_behind(
         memory = Memory()
         async with memory.sampled(), subject.working(1) as stored:
             await _until(lambda: stored() >= jobs, seconds)
+            await _until(lambda: stored() > 0, FIRST_SECONDS)
             meter.stop()
             done = stored()
     await subject.check(stored() + finished, ready + delayed - stored())
@@ -92,6 +95,7 @@ async def connections(
             await _send(connection, jobs)
         began = time.perf_counter()
         await _until(lambda: stored() >= jobs, seconds)
+        await _until(lambda: stored() > 0, FIRST_SECONDS)
         taken = time.perf_counter() - began
         done = stored()
     await subject.check(stored(), jobs - stored())

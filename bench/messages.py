@@ -7,7 +7,10 @@ import json
 import random
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 WEBHOOKS = Path(__file__).parent.parent / "examples" / "data" / "github-webhooks.jsonl.gz"
 SMALL_TEXT_BYTES = 240
@@ -22,6 +25,7 @@ def messages(kind: str, count: int) -> list[dict[str, Any]]:
         count: how many; the webhooks are repeated.
     """
     load = random.Random(1)
+    payloads: Iterable[dict[str, Any]]
     if kind == "small":
         payloads = (
             {"i": i, "text": load.randbytes(SMALL_TEXT_BYTES // 2).hex()} for i in range(count)

@@ -1,9 +1,14 @@
-"""What is measured, how large, and on whom."""
+"""What is measured, and on whom."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sizes import Size
 
 BASELINE = "pgmq"
 OWN = "meshhook"
@@ -64,35 +69,6 @@ class ModePlan:
         return self.parameters | {"jobs": max(1, round(self.parameters["jobs"] * subject.share))}
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How much of everything."""
-
-    name: str
-    rounds: int
-    small_jobs: int
-    webhook_jobs: int
-    callers: tuple[int, ...]
-    enqueue_seconds: float
-    pickups: int
-    offered: tuple[str, ...]
-    """The payloads of end to end."""
-    offered_seconds: float
-    degradation_jobs: int
-    degradation_seconds: float
-    """The longest that such a drain is watched."""
-    degradation_rounds: int
-    delayed: tuple[int, ...]
-    backlog: int
-    finished: int
-    held_seconds: float
-    held_window_seconds: float
-    held_rounds: int
-    consumers: tuple[int, ...]
-    budget_seconds: float | None = None
-    """When it is used up, what is not measured yet is left out."""
-
-
 SUBJECTS = (
     SubjectPlan(
         "pgmq",
@@ -113,7 +89,7 @@ SUBJECTS = (
     SubjectPlan(
         "pgqueuer",
         "PgQueuer",
-        "asyncpg, `pgq autovac`, two managers of batch 100 (pickup: one of 10); logs every job; the"
+        "asyncpg, `pgq autovac`, two managers of batch 250 (pickup: one of 10); logs every job; the"
         " handler gets bytes, and leaves them undecoded",
         tracking=True,
         metrics=False,
@@ -145,71 +121,6 @@ SUBJECTS = (
     ),
 )
 
-FULL = Size(
-    name="full",
-    rounds=5,
-    small_jobs=100_000,
-    webhook_jobs=20_000,
-    callers=(1, 16, 64, 256),
-    enqueue_seconds=3.0,
-    pickups=200,
-    offered=("small", "webhooks"),
-    offered_seconds=15.0,
-    degradation_jobs=100_000,
-    degradation_seconds=20.0,
-    degradation_rounds=3,
-    delayed=(0, 10_000, 100_000, 1_000_000),
-    backlog=1_000_000,
-    finished=350_000,
-    held_seconds=240.0,
-    held_window_seconds=10.0,
-    held_rounds=1,
-    consumers=(1, 4, 16, 64, 128),
-)
-QUICK = Size(
-    name="quick",
-    rounds=1,
-    small_jobs=20_000,
-    webhook_jobs=3_000,
-    callers=(1, 16, 64, 256),
-    enqueue_seconds=0.5,
-    pickups=30,
-    offered=("small",),
-    offered_seconds=2.0,
-    degradation_jobs=10_000,
-    degradation_seconds=4.0,
-    degradation_rounds=1,
-    delayed=(0, 10_000, 100_000),
-    backlog=100_000,
-    finished=30_000,
-    held_seconds=6.0,
-    held_window_seconds=1.0,
-    held_rounds=1,
-    consumers=(1, 16, 64),
-    budget_seconds=285.0,
-)
-TINY = Size(
-    name="tiny",
-    rounds=1,
-    small_jobs=200,
-    webhook_jobs=50,
-    callers=(1, 16),
-    enqueue_seconds=0.1,
-    pickups=3,
-    offered=("small",),
-    offered_seconds=0.1,
-    degradation_jobs=200,
-    degradation_seconds=10.0,
-    degradation_rounds=1,
-    delayed=(0, 500),
-    backlog=1_000,
-    finished=300,
-    held_seconds=1.0,
-    held_window_seconds=0.25,
-    held_rounds=1,
-    consumers=(1, 3),
-)
-
 FIGURES = {
     "per_second": "jobs a second",
     "client_cpu_us_per_job": "client CPU, µs a job",
@@ -228,6 +139,19 @@ WORK_SECONDS = 0.001
 SCRAPE_SECONDS = 1.0
 HELD_BASELINE_SHARE = 0.25
 
+FIRST = (
+    "drain_small",
+    "enqueue_64",
+    "pick_up",
+    "end_to_end_small",
+    "enqueue_many_small",
+    "drain_webhooks",
+    "enqueue_1",
+    "delayed_0",
+    "delayed_100000",
+)
+"""The modes that are measured before the others: time may be up before all are done."""
+
 DEGRADATION = "Degradation"
 HELD = "A transaction id held by another session"
 CONNECTIONS = "Worker connections"
@@ -240,8 +164,14 @@ _KINDS = {"small": "256-byte payload", "webhooks": "real webhooks, median 8 KB"}
 
 
 def modes(size: Size) -> list[ModePlan]:
-    """Return what to measure, in order."""
+    """Return what there is to measure, in the order of a report."""
     return [*_throughput(size), *_latency(size), *_degradation(size)]
+
+
+def by_importance(plans: Iterable[ModePlan]) -> list[ModePlan]:
+    """Return modes in the order in which they are measured."""
+    ranks = {mode: rank for rank, mode in enumerate(FIRST)}
+    return sorted(plans, key=lambda plan: ranks.get(plan.mode, len(FIRST)))
 
 
 def _throughput(size: Size) -> list[ModePlan]:

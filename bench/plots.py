@@ -23,7 +23,7 @@ _INK = "#7a7a7a"
 _OTHERS = "#8c959f"
 _OWN = "#2f81f7"
 _BASE = "#db6d28"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "meshhook",  # the same report gives the same file
     "font.family": "sans-serif",

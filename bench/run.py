@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from document import check_document, write_document
 from lines import lines
-from plan import FULL, QUICK, SUBJECTS, TINY, ModePlan, modes
+from plan import SUBJECTS, ModePlan, modes
 from progress import Steps
 from rich.console import Console
 from runner import BENCH, FORMAT, ProbeError, Report, Run, prepare
+from sizes import FULL, QUICK, TINY
 from tables import show
 
 from meshhook.embedded import EmbeddedPostgres
@@ -129,6 +130,8 @@ def _measure(arguments: argparse.Namespace, progress: Steps) -> Report:
     )
     for name, reason in left_out.items():
         progress.note(f"{name} is left out: {reason}")
+    if not interpreters:
+        raise ProbeError("none of the subjects can be measured")
 
     def on_mode(mode: dict[str, Any], subjects: list[dict[str, Any]]) -> None:
         if arguments.lines:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 import asyncpg
 from environments import EnvironmentUnavailableError, prepare_environment, read_pins
 from machine import OtherUse, describe_machine, describe_settings, describe_versions, is_quiet
-from plan import ModePlan, Size, SubjectPlan
+from plan import ModePlan, SubjectPlan, by_importance
+from sizes import Size
 from summary import Round, summarize
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Run:
         Args:
             size: how much of everything.
             rounds: how often each measurement is taken; some modes say that fewer are enough.
-            plans: the modes, in order.
+            plans: the modes, in the order of the report.
             subjects: those that can be measured.
             interpreters: what runs each.
             left_out: why others cannot be measured.
@@ -218,16 +219,15 @@ class Run:
         # Each goes first as often as the others.
         first = number % len(self._subjects)
         order = self._subjects[first:] + self._subjects[:first]
-        for plan in self._plans:
+        for plan in by_importance(self._plans):
             if number >= self._rounds_of(plan):
                 continue
             try:
-                found = await self._mode(bench, plan, order, number)
+                self._taken[plan.mode].append(await self._mode(bench, plan, order, number))
             except TimeUpError:
-                self._skipped.append(plan.mode)
-                continue
-            self._taken[plan.mode].append(found)
-            if number == self._rounds_of(plan) - 1:
+                which = f" in round {number + 1}" if self._rounds > 1 else ""
+                self._skipped.append(f"{plan.mode}{which}")
+            if number == self._rounds_of(plan) - 1 and self._taken[plan.mode]:
                 self._on_mode(self._result(plan), self._described)
 
     async def _mode(

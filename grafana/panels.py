@@ -36,8 +36,8 @@ from grafana.variables import DATASOURCE
 
 Panel = stat.Panel | table.Panel | timeseries.Panel
 
-PER_SECOND = "mps"
-"""Messages a second."""
+PER_SECOND = "count:/s"
+"""So many a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,12 @@ def total(name: str, *extra: str) -> str:
     return f"sum({gauge(name, *extra, by='namespace, queue')})"
 
 
+def lag() -> str:
+    """Return how long the oldest ready message of each queue has waited; not of paused queues."""
+    oldest = gauge("meshhook_queue_oldest_ready_seconds")
+    return f"({oldest} unless on (queue) {gauge('meshhook_queue_paused')} == 1)"
+
+
 def rate(name: str, *extra: str, by: str = "", selected: str = SELECTED) -> str:
     """Return how much a counter rises a second, summed over the workers."""
     grouping = f" by ({by})" if by else ""

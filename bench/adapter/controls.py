@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 if TYPE_CHECKING:
     import asyncio
@@ -83,8 +83,8 @@ def read_controls(environment: Mapping[str, str] = os.environ) -> Controls:
     choice("SCENARIO", SCENARIO, (SCENARIO,))
     instance = int(number("BENCH_INSTANCE_ID", 0, 0))
     only_first = number("PRODUCER_ONLY_INSTANCE_ZERO", 0, 0) > 0
-    mode = choice("PRODUCER_MODE", "fixed", ("fixed", "depth-target"))
-    pacing = choice("PRODUCER_PACING", "either", ("harness", "adapter", "either"))
+    mode = cast("ProducerMode", choice("PRODUCER_MODE", "fixed", get_args(ProducerMode)))
+    pacing = cast("Pacing", choice("PRODUCER_PACING", "either", get_args(Pacing)))
     return Controls(
         database_url=url.replace("postgres://", "postgresql://", 1),
         producer_mode=mode,

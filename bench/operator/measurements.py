@@ -103,8 +103,15 @@ async def measure_restart(stage: Stage, count: int) -> dict[str, Any]:
     }
 
 
-async def measure_wakes(stage: Stage, *, count: int) -> dict[str, Any]:
-    """Send a message to a queue at zero, again and again."""
+async def measure_wakes(stage: Stage, *, count: int, asleep_seconds: float) -> dict[str, Any]:
+    """Send a message to a queue at zero, again and again.
+
+    Args:
+        stage: where.
+        count: how often.
+        asleep_seconds: for how long the queue has been at zero, at least; just after it came to
+            zero the operator does not listen yet, and looks again within a second.
+    """
     name = "sleeper"
     scaling = {"minReplicas": 0, "maxReplicas": 5, "cooldownSeconds": 0}
     await stage.make_job_queues([name], scaling=scaling | {"scaleDown": {"windowSeconds": 1}})
@@ -115,6 +122,7 @@ async def measure_wakes(stage: Stage, *, count: int) -> dict[str, Any]:
         ready_seconds: list[float] = []
         for _ in range(count):
             await eventually(lambda: _sleeps(stage, name), LONG_SECONDS)
+            await asyncio.sleep(asleep_seconds)
             seen = pods.expect()
             await stage.sql.execute("select pgmq.send($1, '{}')", name)
             sent = time.monotonic()

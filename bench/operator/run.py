@@ -33,6 +33,7 @@ from stage import running_stage  # noqa: E402 - the same
 
 from support.cluster.programs import CONTROL_PLANE, build, version  # noqa: E402 - the same
 
+ASLEEP_SECONDS = 3.0
 FORMAT = 1
 """The version of the JSON's shape."""
 
@@ -50,12 +51,13 @@ async def run(*, queues: int, pods: int, steady_seconds: float, wakes: int) -> d
     }
     async with running_stage() as stage:
         others = _Others(stage.postmaster_pid)
-        report["wake_alone"] = _say("wake, alone", await measure_wakes(stage, count=wakes))
         report["start"] = _say("start", await measure_start(stage, names, pods=pods))
         report["steady"] = _say("steady", await measure_steady(stage, seconds=steady_seconds))
-        report["wake"] = _say("wake", await measure_wakes(stage, count=wakes))
         report["restart"] = _say("restart", await measure_restart(stage, queues))
         report["surge"] = _say("surge", await measure_surge(stage, names, pods=pods))
+        for key, asleep_seconds in (("wake", ASLEEP_SECONDS), ("wake_just_asleep", 0.0)):
+            figures = await measure_wakes(stage, count=wakes, asleep_seconds=asleep_seconds)
+            report[key] = _say(key, figures)
         report["others_percent"] = others.percent()
     return report
 
@@ -101,7 +103,7 @@ def main() -> None:
     parser.add_argument("--queues", type=int, default=500)
     parser.add_argument("--pods", type=int, default=2000)
     parser.add_argument("--steady-seconds", type=float, default=180)
-    parser.add_argument("--wakes", type=int, default=30)
+    parser.add_argument("--wakes", type=int, default=20)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--section", type=Path)
     parser.add_argument("--from-json", type=Path)

@@ -51,10 +51,10 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"| restarted: all looked at after | {restart['all_looked_at_seconds']:.1f} s |"
     if surge := report.get("surge"):
         yield f"| a backlog everywhere: all scaled after | {surge['all_scaled_seconds']:.0f} s |"
-    for key, among in (("wake_alone", "the only JobQueue"), ("wake", "among all of them")):
+    for key, when in (("wake", "asleep"), ("wake_just_asleep", "that has just come to zero")):
         if wake := report.get(key):
             seconds = wake["pod_object_seconds"]
             yield (
-                f"| from enqueue to a pod object, queue at zero, {among}: p50 / p99 |"
+                f"| from enqueue to a pod object, queue at zero, {when}: p50 / p99 |"
                 f" {percentile(seconds, 50):.2f} / {percentile(seconds, 99):.2f} s |"
             )

@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from prometheus_client import start_http_server
 from subject import DegradationSubject, Work, compare_counts
 
 from meshhook import (
     Database,
     Job,
+    MonitoringServer,
     QueueService,
     Worker,
     WorkflowJob,
@@ -105,9 +105,10 @@ class Subject(DegradationSubject):
         await self.drain(jobs, Work(), on_done=lambda: None)
 
     async def serve_metrics(self) -> str:
-        """Serve what the worker registers, from a thread of this process."""
-        server, _ = start_http_server(0, addr="127.0.0.1")
-        return f"http://127.0.0.1:{server.server_port}/metrics"
+        """Serve the metrics as `meshhook worker --metrics-port` does."""
+        server = MonitoringServer(0, address="127.0.0.1")
+        server.start()
+        return f"http://127.0.0.1:{server.port}/metrics"
 
     def _worker(self, handler: Any) -> Worker:
         return Worker(self.url, "bench", handler, concurrency=CONCURRENCY)

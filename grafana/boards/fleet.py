@@ -16,6 +16,7 @@ from grafana.queries import (
     error_share,
     firing,
     gauge,
+    lag,
     quantile,
     rate,
     total,
@@ -40,7 +41,8 @@ def build() -> Dashboard:
         ],
         sections=[
             Section("What is wrong", _wrong(), height=4),
-            Section("Alerts and queues", [_alerts(), _queues()], height=9, per_line=1),
+            Section("Alerts", [_alerts()], height=6),
+            Section("Queues", [_queues()], height=9),
             Section("Load", _load()),
             Section("Waiting and failing", _waiting()),
             Section("Workers", _workers()),
@@ -50,7 +52,10 @@ def build() -> Dashboard:
 
 def _wrong() -> list[Panel]:
     waiting = gauge("meshhook_queue_messages", 'state=~"ready|lost"')
-    no_worker = f"({gauge('meshhook_queue_workers')} == 0) and on (queue) ({waiting} > 0)"
+    no_worker = (
+        f"({gauge('meshhook_queue_workers')} == 0) and on (queue) ({waiting} > 0) "
+        f"unless on (queue) {gauge('meshhook_queue_paused')} == 1"
+    )
     return [
         figure(
             "Alerts firing",
@@ -61,9 +66,9 @@ def _wrong() -> list[Panel]:
         ),
         figure(
             "Worst lag",
-            "How long the message that has been ready the longest has waited, over all queues. "
-            "Above 60 s jobs start late; MeshHookQueueLagHigh fires at 300 s.",
-            f"max({gauge('meshhook_queue_oldest_ready_seconds')})",
+            "How long the message that has been ready the longest has waited, over all queues that "
+            "are not paused. Above 60 s jobs start late; MeshHookQueueLagHigh fires at 300 s.",
+            f"max({lag()})",
             unit="s",
             levels=_LAG,
         ),
@@ -86,7 +91,7 @@ def _wrong() -> list[Panel]:
         figure(
             "Queues without worker",
             "Queues with messages that are ready, or lost by a worker that died, but no worker "
-            "seen in the last 30 s.",
+            "seen in the last 30 s. Paused queues do not count.",
             counted(no_worker),
             levels=Levels(1, 1),
         ),
@@ -184,8 +189,9 @@ def _waiting() -> list[Panel]:
     return [
         graph(
             "Lag by queue",
-            "Age of the message that has been ready the longest: how late the queue is.",
-            [Query(gauge("meshhook_queue_oldest_ready_seconds"), "{{queue}}")],
+            "Age of the message that has been ready the longest: how late the queue is. Without "
+            "paused queues.",
+            [Query(lag(), "{{queue}}")],
             unit="s",
             levels=_LAG,
         ),

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from grafana import links, variables
 from grafana.layout import Section, lay_out
-from grafana.panels import Column, Levels, Panel, figure, graph, rows
+from grafana.panels import PER_SECOND, Column, Levels, Panel, figure, graph, rows
 from grafana.queries import Query, counted, quantile
 
 _ALL = 'namespace=~"$namespace"'
@@ -209,7 +209,7 @@ def _operator() -> list[Panel]:
                     "{{outcome}}",
                 )
             ],
-            unit="ops",
+            unit=PER_SECOND,
             colors={"ok": "green", "error": "red"},
         ),
         graph(

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from grafana import links, variables
 from grafana.layout import Section, lay_out
-from grafana.panels import Levels, Panel, figure, graph
+from grafana.panels import PER_SECOND, Levels, Panel, figure, graph
 from grafana.queries import Query, counted, gauge, quantile, quantiles, rate
 
 _OPERATIONS = "meshhook_worker_operation_duration_seconds"
@@ -141,7 +141,7 @@ def _statements() -> list[Panel]:
                     "{{operation}}",
                 )
             ],
-            unit="ops",
+            unit=PER_SECOND,
         ),
     ]
 
@@ -175,7 +175,7 @@ def _exporter() -> list[Panel]:
                     "{{error_type}}",
                 )
             ],
-            unit="ops",
+            unit=PER_SECOND,
         ),
         graph(
             "Age of the figures",

@@ -10,7 +10,7 @@ from grafana.panels import PER_SECOND, Levels, Panel, figure, graph
 from grafana.queries import Query, counted, quantile, rate
 
 _SELECTED = 'namespace=~"$namespace", queue=~"$queue", instance=~"$instance"'
-_NAME = "{{pod}} {{instance}}"
+_NAME = "{{worker}}"
 _BY = "pod, instance"
 _STUCK = Levels(30, 60)
 _LOOP_AGE = f"time() - meshhook_worker_last_loop_timestamp_seconds{{{_SELECTED}}}"
@@ -104,7 +104,7 @@ def _work() -> list[Panel]:
         graph(
             "Attempts by worker",
             "Attempts a second. One worker far below the others is on a slow node, or stuck.",
-            [Query(_rate("messages_total", by=_BY), _NAME)],
+            [Query(_named(_rate("messages_total", by=_BY)), _NAME)],
             unit=PER_SECOND,
             stacked=True,
         ),
@@ -126,8 +126,8 @@ def _claims() -> list[Panel]:
         graph(
             "Claims that found nothing",
             "Empty polls a second, the cost of being idle: about one for an idle worker.",
-            [Query(_rate("empty_claims_total", by=_BY), _NAME)],
-            unit="ops",
+            [Query(_named(_rate("empty_claims_total", by=_BY)), _NAME)],
+            unit=PER_SECOND,
         ),
         graph(
             "Claim duration",
@@ -174,7 +174,7 @@ def _database() -> list[Panel]:
                     rate(f"{operations}_count", by="operation", selected=_SELECTED), "{{operation}}"
                 )
             ],
-            unit="ops",
+            unit=PER_SECOND,
         ),
         graph(
             "Operations that failed",
@@ -188,12 +188,12 @@ def _database() -> list[Panel]:
                     "{{operation}}",
                 )
             ],
-            unit="ops",
+            unit=PER_SECOND,
         ),
         graph(
             "Connected",
             "1 while a worker reaches the database.",
-            [Query(f"min by ({_BY}) (meshhook_worker_db_connected{{{_SELECTED}}})", _NAME)],
+            [Query(_named(f"min by ({_BY}) (meshhook_worker_db_connected{{{_SELECTED}}})"), _NAME)],
             maximum=1,
         ),
     ]
@@ -206,14 +206,14 @@ def _leases() -> list[Panel]:
             "Leases by what their extension came to. lost: another worker has the message now, and "
             "this worker's outcome will not count.",
             [Query(_rate("lease_extensions_total", by="outcome"), "{{outcome}}")],
-            unit="ops",
+            unit=PER_SECOND,
             colors={"extended": "green", "lost": "red", "error": "orange"},
         ),
         graph(
             "Lost attempts",
             "Attempts a second that ended with no outcome, found when the message was claimed "
             "again. By the worker that found them, not the one that died.",
-            [Query(_rate("messages_total", 'outcome="lost"', by=_BY), _NAME)],
+            [Query(_named(_rate("messages_total", 'outcome="lost"', by=_BY)), _NAME)],
             unit=PER_SECOND,
         ),
         graph(
@@ -242,7 +242,7 @@ def _process() -> list[Panel]:
             "Memory",
             "Resident memory of each process. A steady rise ends in the pod's limit, a kill and "
             "lost leases.",
-            [Query(f"process_resident_memory_bytes{{{here}}} {mine}", _NAME)],
+            [Query(_named(f"process_resident_memory_bytes{{{here}}} {mine}"), _NAME)],
             unit="bytes",
         ),
         graph(
@@ -251,7 +251,7 @@ def _process() -> list[Panel]:
             "concurrency does not.",
             [
                 Query(
-                    f"rate(process_cpu_seconds_total{{{here}}}[$__rate_interval]) {mine}",
+                    _named(f"rate(process_cpu_seconds_total{{{here}}}[$__rate_interval]) {mine}"),
                     _NAME,
                 )
             ],
@@ -260,8 +260,15 @@ def _process() -> list[Panel]:
     ]
 
 
+def _named(expr: str) -> str:
+    """Add the label `worker`: the pod, or where there is none the address of the process."""
+    for label in ("instance", "pod"):
+        expr = f'label_replace({expr}, "worker", "$1", "{label}", "(.+)")'
+    return expr
+
+
 def _each(name: str) -> str:
-    return f"sum by ({_BY}) (meshhook_worker_{name}{{{_SELECTED}}})"
+    return _named(f"sum by ({_BY}) (meshhook_worker_{name}{{{_SELECTED}}})")
 
 
 def _sum(name: str) -> str:

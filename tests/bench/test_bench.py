@@ -38,14 +38,16 @@ BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end -->"
 pytestmark = pytest.mark.timeout(TIMEOUT_SECONDS)
 
 
-def run_bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the program and return what became of it."""
+def run_bench(
+    *arguments: object, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the program, with more environment, and return what became of it."""
     return subprocess.run(
         [sys.executable, str(BENCH), *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
-        env=os.environ | {"COLUMNS": "200"},
+        env=os.environ | {"COLUMNS": "200"} | (environment or {}),
         timeout=TIMEOUT_SECONDS - 10,
     )
 
@@ -165,9 +167,9 @@ def test_every_result_says_what_was_on(report):
 def test_lines_are_one_object_a_mode_and_system(directory, report):
     """Standard output is nothing but JSON; people are told on standard error."""
     lines = [json.loads(line) for line in (directory / "lines.txt").read_text().splitlines()]
-    assert [(line["mode"], line["system"]) for line in lines] == [
+    assert sorted((line["mode"], line["system"]) for line in lines) == sorted(
         (mode["mode"], system) for mode in report["modes"] for system in mode["summary"]
-    ]
+    )
     for line in lines:
         assert "rate" in line or {"p50", "p99"} <= set(line)
         assert {"ratio", "ratio_to", "tracking", "metrics", "tracing"} <= set(line)
@@ -270,6 +272,29 @@ def test_a_peer_runs_in_an_environment_of_its_own(peer_report, peer):
     for mode in peer_report["modes"]:
         assert mode["summary"][peer]
     assert peer_report["versions"].get(peer) or peer_report["versions"]["awa-pg"]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python is new enough for Oban")
+def test_a_peer_without_a_python_is_left_out_with_a_note(tmp_path):
+    """The others are measured, and the report says why it is missing."""
+    path = tmp_path / "result.json"
+    done = run_bench(
+        "--tiny",
+        *only("drain_small"),
+        "--subjects",
+        "pgmq,oban",
+        "--json",
+        path,
+        "--directory",
+        tmp_path / "database",
+        environment={"PATH": str(tmp_path), "PYENV_ROOT": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    reason = "it needs Python 3.12 or newer; none was found"
+    assert f"oban is left out: {reason}" in done.stderr
+    report = json.loads(path.read_text())
+    assert report["left_out"] == {"oban": reason}
+    assert [list(mode["summary"]) for mode in report["modes"]] == [["pgmq"]]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from support.kube import Kube, KubeError
 
 pytestmark = pytest.mark.timeout(300)
 
-QUEUE = {
+QUEUE: dict[str, Any] = {
     "name": "orders",
     "spec": {
         "worker": {"handler": "shop:handle"},
@@ -47,9 +48,12 @@ def names(kube: Kube, resource: str) -> set[str]:
     return {each["metadata"]["name"] for each in kube.get(resource)}
 
 
-def test_a_first_install_with_queues_works_and_an_upgrade_takes_them_over(kube):
-    """Queues come with the very install that brings their definition, and belong to the release."""
-    kube.helm("install", RELEASE, CHART, "--create-namespace", values={"queues": [QUEUE]})
+def test_queues_wait_for_their_definition(kube):
+    """A first install with queues says what to do; then upgrades make, change and delete them."""
+    with pytest.raises(KubeError, match="Install without `queues` first"):
+        kube.helm("install", RELEASE, CHART, "--create-namespace", values={"queues": [QUEUE]})
+    kube.helm("install", RELEASE, CHART, "--create-namespace")
+    kube.helm("upgrade", RELEASE, CHART, values={"queues": [QUEUE]})
     first = kube.get("jobqueue", "orders")
     assert first["spec"]["queueName"] == "orders"
 
@@ -82,13 +86,3 @@ def test_a_definition_that_is_not_kept_goes(kube):
     assert "jobqueues.meshhook.io" in names(kube, "crd")
     kube.helm("uninstall", RELEASE, "--wait")
     assert "jobqueues.meshhook.io" not in names(kube, "crd")
-
-
-def test_a_failed_migration_stops_the_install(kube):
-    """Without its Secret the hook's pod cannot start; nothing of the release is made."""
-    values = {"database": {"existingSecret": "absent"}, "migrations": {"timeoutSeconds": 5}}
-    with pytest.raises(KubeError, match="pre-install"):
-        kube.helm(
-            "install", RELEASE, CHART, "--create-namespace", "--timeout", "15s", values=values
-        )
-    assert names(kube, "deployments") == set()

@@ -429,7 +429,7 @@ def test_what_a_queue_says_itself_wins():
     assert found["spec"] == spec
     assert found["metadata"]["namespace"] == "shop"
     assert found["metadata"]["labels"]["a"] == "b"
-    assert annotations_of(found) == {"c": "d"}
+    assert annotations_of(found)["c"] == "d"
 
 
 def test_a_queue_with_a_deployment_of_its_own_gets_no_worker():
@@ -439,17 +439,12 @@ def test_a_queue_with_a_deployment_of_its_own_gets_no_worker():
     assert "worker" not in found
 
 
-def test_queues_of_a_first_install_come_by_a_hook():
-    """While the cluster does not know JobQueues, helm could not install them with the rest."""
+def test_queues_are_rendered_where_there_is_no_cluster_to_ask():
+    """A tool that renders charts by itself gets the queues before the cluster knows JobQueues."""
     found = queue_of({"queues": [QUEUE]}, knows_job_queues=False)
-    assert annotations_of(found) == {
-        "helm.sh/hook": "post-install",
-        # The next upgrade takes it over, which needs these and the label.
-        "meta.helm.sh/release-name": RELEASE,
-        "meta.helm.sh/release-namespace": NAMESPACE,
-    }
-    assert found["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
-    assert not is_hook(queue_of({"queues": [QUEUE]}))
+    assert not is_hook(found)
+    options = annotations_of(found)["argocd.argoproj.io/sync-options"]
+    assert options == "SkipDryRunOnMissingResource=true"
 
 
 def test_each_queue_has_a_disruption_budget():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,24 @@ def test_the_console_exporter_writes_to_standard_error(database_url: str, queue_
     )
     assert '"name": "send jobs"' in done.stderr
     assert '"send jobs"' not in done.stdout
+
+
+def test_a_collector_that_does_not_answer_holds_nothing_up(
+    database_url: str, queue_name: str
+) -> None:
+    """The job is stored and the command ends; that spans are missing is told."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = subprocess.run(
+            [sys.executable, "-m", "meshhook", "enqueue", queue_name, "{}"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env=os.environ
+            | {
+                "MESHHOOK_DATABASE_URL": database_url,
+                OTLP: f"http://127.0.0.1:{silent.getsockname()[1]}",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "3600",
+            },
+        )
+    assert "the last spans were not exported" in done.stderr

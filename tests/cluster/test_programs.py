@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from support.cluster import programs
+from support.workers import TESTS
 
 needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go to build with")
 
@@ -85,3 +89,21 @@ def test_no_registry_is_named():
         text = file.read_text()
         assert "://" not in text
         assert "proxy." not in text
+
+
+@pytest.mark.parametrize(
+    ("ci", "status", "outcome"), [("", 0, "1 skipped"), ("true", 1, "1 error")]
+)
+async def test_where_tests_cannot_run(tmp_path: Path, ci: str, status: int, outcome: str):
+    """Where there is no Go, tests are skipped with the reason; in CI they fail."""
+    test = f"{TESTS}/cluster/test_control_plane.py::test_pods_become_ready"
+    pytest_process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", test),
+        cwd=TESTS.parent,
+        env=os.environ | {"PATH": str(tmp_path), "CI": ci},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output = (await pytest_process.communicate())[0].decode()
+    assert pytest_process.returncode == status, output
+    assert outcome in output
+    assert "There is no `go` on the PATH" in output

@@ -287,11 +287,17 @@ async def test_kubectl_get_shows_the_queue(emails: JobQueueView, sql: Connection
     assert (shown["Replicas"], shown["Desired"]) == (1, 1)
 
 
-async def test_several_queues_share_a_database(api: Api, database: str):
-    """Two JobQueues on one database are both served, over one small pool."""
-    for name in ("emails", "letters"):
+async def test_several_queues_share_a_database(api: Api, database: str, sql: Connection):
+    """Five JobQueues on one database are all served, over three connections at most (KEDA 7998)."""
+    names = ["emails", "letters", "pages", "calls", "faxes"]
+    for name in names:
         await api.create(job_queue(name))
-    for name in ("emails", "letters"):
+    for name in names:
         view = JobQueueView(api, name=name, deployment=f"{name}-worker")
         await view.until_condition("Ready", "True")
         assert await view.replicas() == 1
+    connections = await sql.fetchval(
+        "select count(*) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    assert 1 <= connections <= 3

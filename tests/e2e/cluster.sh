@@ -8,6 +8,7 @@
 #   cluster.sh down                end it, and remove all that it left
 #   cluster.sh exec COMMAND...     run a command in its network: kubectl, helm, a browser, a test
 #   cluster.sh load ARCHIVE...     import images from archives
+#   cluster.sh install [HELM'S OPTIONS...]   build the image, load it, install the chart
 #   cluster.sh kill NAME [SIGNAL]  signal a component, which is started again: kubelet, kube-apiserver
 #   cluster.sh status              show its node and pods
 #
@@ -21,7 +22,7 @@ SELF=$(readlink -f "$0")
 HERE=$(dirname "$SELF")
 S=${CLUSTER_STATE:-/run/meshhook-cluster}
 NODE=node1 NODE_IP=198.18.0.1 POD_CIDR=198.18.0.0/24 SERVICE_CIDR=198.19.0.0/24 API_IP=198.19.0.1
-PROGRAMS=(etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns)
+PROGRAMS=(etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy coredns kubectl helm)
 PACKAGES='runc containerd containernetworking-plugins iptables conntrack iproute2 ethtool socat'
 export KUBECONFIG=$S/admin.conf PATH=$S/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/go/bin
 
@@ -331,6 +332,22 @@ load() {
       images import --all-platforms "$archive" >/dev/null
   done
 }
+install() {
+  local root=$HERE/../..
+  "$root/deploy/image/build" --debian --output "$S/image.tar"
+  load "$S/image.tar"
+  rm "$S/image.tar"
+  inside helm install meshhook "$root/deploy/helm/meshhook" --wait --timeout 5m "$@" 2>"$S/log/helm.log" ||
+    die "$(tail -3 "$S/log/helm.log")"
+  cat <<T
+
+The cluster is up. What is in its network is reached from there:
+  $0 exec kubectl get jobqueues --watch
+  $0 exec helm test meshhook --logs
+  $0 exec bash
+It ends with: $0 down
+T
+}
 down() {
   [ -e "$S" ] || return 0
   local first try file
@@ -378,6 +395,11 @@ case ${1:-} in
     shift
     alive || die "it is not up"
     load "$@"
+    ;;
+  install)
+    shift
+    alive || die "it is not up"
+    install "$@"
     ;;
   kill)
     alive || die "it is not up"

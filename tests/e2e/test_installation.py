@@ -48,7 +48,8 @@ async def test_jobqueues_explain_themselves(installed, deliveries):
     """`kubectl get jobqueues` and `kubectl explain` work, and the condition Ready comes true."""
 
     def is_ready() -> bool:
-        conditions = installed.get("jobqueue", deliveries)["status"]["conditions"]
+        status = installed.get("jobqueue", deliveries).get("status", {})
+        conditions = status.get("conditions", ())
         return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
     await eventually(is_ready, timeout=60)

@@ -8,6 +8,7 @@ import pytest
 
 from support.e2e import RELEASE
 from support.helm import CHART
+from support.kube import KubeError
 from support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)
@@ -56,6 +57,21 @@ async def test_an_uninstall_keeps_definition_and_data(installed, values, deliver
         lambda: len(installed.ready_pods(f"meshhook.io/jobqueue={deliveries}")) >= len(workers),
         timeout=120,
     )
+
+
+def test_a_migration_that_fails_stops_the_install(installed, values):
+    """Without its Secret the hook's pod cannot start, and nothing of the release is made."""
+    changed = values | {
+        "database": {"existingSecret": "absent"},
+        "migrations": {"timeoutSeconds": 5},
+        "crds": {"enabled": False},
+        "operator": {"watchNamespaces": ["elsewhere"]},
+    }
+    with pytest.raises(KubeError, match="pre-install"):
+        installed.helm("install", "second", CHART, "--timeout", "60s", values=changed)
+    names = [each["metadata"]["name"] for each in installed.get("deployments")]
+    assert not [name for name in names if name.startswith("second")]
+    installed.helm("uninstall", "second")
 
 
 async def test_queues_of_a_release_are_made_changed_and_taken_away(installed, values):

@@ -159,12 +159,10 @@ def test_query_obeys_the_variables(query: PanelQuery):
 @with_each_query
 def test_legend_names_labels_of_the_result(query: PanelQuery):
     """A legend names only labels that the metric has."""
-    known = set().union(
-        *(
-            promql.labels_of(each.metric) or set()
-            for each in promql.selectors(promql.parse(query.expr))
-        )
-    )
+    tree = promql.parse(query.expr)
+    known = promql.made_labels(tree)
+    for each in promql.selectors(tree):
+        known |= promql.labels_of(each.metric) or set()
 
     assert set(re.findall(r"{{(\w+)}}", query.target["legendFormat"])) <= known
 

@@ -69,6 +69,29 @@ def grouped_labels(tree: promql_parser.Expr) -> list[tuple[set[str], list[Select
     return found
 
 
+def made_labels(tree: promql_parser.Expr) -> set[str]:
+    """Return the labels that a query makes itself."""
+    return {
+        node.args[1].val
+        for node in _nodes(tree, promql_parser.Call)
+        if node.func.name in {"label_replace", "label_join"}
+    }
+
+
+def compared(tree: promql_parser.Expr) -> list[str]:
+    """Return what a query compares with something, where that compares nothing itself."""
+    comparisons = [
+        node
+        for node in _nodes(tree, promql_parser.BinaryExpr)
+        if str(node.op) in {"==", "!=", ">", ">=", "<", "<="}
+    ]
+    return [
+        node.lhs.prettify()
+        for node in comparisons
+        if not any(other is not node and _within(other, node.lhs) for other in comparisons)
+    ]
+
+
 def rate_ranges(tree: promql_parser.Expr) -> list[timedelta]:
     """Return the ranges over which a query takes rates."""
     return [
@@ -128,6 +151,10 @@ def _selector(node: promql_parser.VectorSelector) -> Selector:
     matchers = node.matchers.matchers
     name = node.name or next(each.value for each in matchers if each.name == "__name__")
     return Selector(name, frozenset(each.name for each in matchers) - {"__name__"})
+
+
+def _within(node: promql_parser.Expr, tree: promql_parser.Expr) -> bool:
+    return node.prettify() in [each.prettify() for each in _nodes(tree, promql_parser.BinaryExpr)]
 
 
 def _nodes(tree: promql_parser.Expr, kind: type[Any]) -> list[Any]:

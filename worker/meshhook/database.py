@@ -155,6 +155,10 @@ async def connect(
         )
 
 
+async def _leave_as_it_is(_: object) -> None:
+    """Do nothing."""
+
+
 @contextmanager
 def _checked_url() -> Iterator[None]:
     try:
@@ -212,6 +216,8 @@ class Database:
                 timeout=CONNECT_TIMEOUT_SECONDS,
                 statement_cache_size=0 if pooled else 100,
                 server_settings={"application_name": "meshhook"},
+                # Behind a pooler there is no session to put back into order.
+                reset=_leave_as_it_is if pooled else None,
             )
         return cls(pool, owns_source=True)
 

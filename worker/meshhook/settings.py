@@ -29,6 +29,12 @@ class Settings(BaseSettings):
     pooled: bool = False
     """Whether the URL leads through a pooler in transaction mode, such as PgBouncer.
     Statements are then not prepared under a name, and waiting workers poll. Default false."""
+    listen_url: SecretStr | None = None
+    """The same database without the pooler, for a worker's claims and notifications.
+    Default: none; with `pooled`, a waiting worker then polls."""
+    process_index: Annotated[int, Field(ge=0)] | None = None
+    """Which of the processes of `meshhook worker --processes` this is, from 0; set by it for each
+    of them. Default: none, a worker by itself."""
 
 
 def load_settings() -> Settings:

@@ -223,7 +223,7 @@ def _copy_from_module(name: str, folder: str, directory: Path) -> None:
 
 def _go(name: str, *arguments: str) -> str:
     """Run Go within a module and return what it prints."""
-    program = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+    program = shutil.which("go")
     if program is None:
         raise ProgramsMissingError(
             "There is no `go` on the PATH, and the programs of Kubernetes are built with it."

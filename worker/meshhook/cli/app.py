@@ -90,14 +90,16 @@ def _program(
     ] = False,
 ) -> None:
     del version
-    context.obj = ProgramOptions(embedded=embedded)
+    context.obj = ProgramOptions(embedded=embedded, arguments=tuple(context.obj or ()))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command, print what went wrong, and return the exit code."""
     command = typer.main.get_command(app)
     try:
-        result = command.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        result = command.main(
+            args=list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=arguments
+        )
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:
         # typer makes the first into the second.

@@ -36,6 +36,8 @@ class Target:
     url: str
     pooled: bool
     is_embedded: bool
+    listen_url: str | None = None
+    """The same database without a pooler, for a worker."""
 
     @asynccontextmanager
     async def open(self, *, needs_schema: bool = True) -> AsyncIterator[Database]:
@@ -103,7 +105,7 @@ def target(context: typer.Context, *, or_embedded: bool = False) -> Iterator[Tar
         InvalidSettingError: naming an environment variable that is wrong.
     """
     settings = load_settings()
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     secret = settings.database_url
     url = None if secret is None else secret.get_secret_value().strip()
     if program_options(context).embedded or (or_embedded and not url):
@@ -112,7 +114,15 @@ def target(context: typer.Context, *, or_embedded: bool = False) -> Iterator[Tar
         with embedded_database(settings.embedded_directory) as embedded_url:
             yield Target(embedded_url, pooled=False, is_embedded=True)
     elif url:
-        yield Target(url, pooled=settings.pooled, is_embedded=False)
+        listen_url = settings.listen_url
+        yield Target(
+            url,
+            pooled=settings.pooled,
+            is_embedded=False,
+            listen_url=None
+            if listen_url is None
+            else listen_url.get_secret_value().strip() or None,
+        )
     else:
         raise DatabaseNotSetError
 
@@ -133,7 +143,8 @@ def with_database(
         return asyncio.run(run(found))
 
 
-def _log_to_stderr(settings: Settings) -> None:
+def log_to_stderr(settings: Settings) -> None:
+    """Let what the library logs go to standard error, as the settings say."""
     from meshhook.observability.logs import configure_logging
 
     configure_logging(settings.log_format, settings.log_level)

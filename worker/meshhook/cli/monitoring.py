@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meshhook.errors import InvalidSettingError
+
 if TYPE_CHECKING:
     from meshhook.observability.health import HealthSource
+
+MAX_PORT = 65_535
 
 MetricsPortOption = Annotated[
     int | None,
@@ -17,7 +21,7 @@ MetricsPortOption = Annotated[
         metavar="PORT",
         envvar="MESHHOOK_METRICS_PORT",
         min=0,
-        max=65_535,
+        max=MAX_PORT,
         help="Serve /metrics, /healthz and /readyz here; 0 takes a free port and logs it. "
         "Default: not at all.",
     ),
@@ -31,6 +35,24 @@ MetricsAddressOption = Annotated[
     ),
 ]
 DEFAULT_METRICS_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet come from elsewhere
+
+
+def port_of_process(port: int | None, process_index: int) -> int | None:
+    """Return the port of one of several processes: the first has the one given, and so on.
+
+    None and 0, which is any free port, are for all of them.
+
+    Raises:
+        InvalidSettingError: if there is no such port.
+    """
+    if not port:
+        return port
+    if port + process_index > MAX_PORT:
+        raise InvalidSettingError(
+            f"--metrics-port {port}: process {process_index} would have port "
+            f"{port + process_index}, and {MAX_PORT} is the last one"
+        )
+    return port + process_index
 
 
 @contextmanager

@@ -16,6 +16,8 @@ class ProgramOptions:
 
     embedded: bool = False
     """Whether to use the embedded PostgreSQL, whatever database is set."""
+    arguments: tuple[str, ...] = ()
+    """The program's arguments, all of them, as they were given."""
 
 
 def program_options(context: typer.Context) -> ProgramOptions:

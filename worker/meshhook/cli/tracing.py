@@ -34,12 +34,12 @@ def traced(service_name: str) -> Iterator[None]:
         yield
 
 
-def flush_traces() -> None:
+def end_traces() -> None:
     """Send the spans that are not sent yet: for a process that ends without ending the block."""
     if exporter_names(os.environ):
-        from meshhook.observability.trace_export import flush_traces as flush
+        from meshhook.observability.trace_export import end_traces as end
 
-        flush()
+        end()
 
 
 def exporter_names(environment: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`meshhook worker`: one process's part in draining a queue."""
+"""`meshhook worker`: one process's part in draining queues, or that of several."""
 
 from __future__ import annotations
 
@@ -16,47 +16,78 @@ from meshhook.cli.monitoring import (
     MetricsAddressOption,
     MetricsPortOption,
     monitored,
+    port_of_process,
 )
-from meshhook.cli.options import QueueArgument, example
-from meshhook.cli.tracing import flush_traces, traced
+from meshhook.cli.options import example, program_options
+from meshhook.cli.tracing import end_traces, traced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from meshhook.cli.connecting import Target
     from meshhook.worker import Worker
+    from meshhook.worker.supervised import SupervisorLink
+
+MAX_PROCESSES = 256
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command(
         "worker",
-        short_help="Work on the jobs of a queue until SIGTERM or Ctrl-C.",
+        short_help="Work on the jobs of queues until SIGTERM or Ctrl-C.",
         epilog=example(
-            "meshhook worker workflow_jobs --handler webhook_delivery:deliver --concurrency 100"
+            "meshhook worker workflow_jobs --handler webhook_delivery:deliver --concurrency 100",
+            "meshhook worker --queue orders:3 --queue mails --handler shop.jobs:handle",
         ),
     )(worker)
 
 
 def worker(
     context: typer.Context,
-    queue: QueueArgument,
+    queue: Annotated[str | None, typer.Argument(metavar="QUEUE", help="The queue.")] = None,
     *,
-    handler: Annotated[
-        str,
+    queues: Annotated[
+        list[str] | None,
         typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="The function that does a job; the current directory is searched first.",
+            "--queue",
+            metavar="NAME[:WEIGHT]",
+            help=(
+                "A queue, and its part of the slots while all queues have work: 1 to 1000, by "
+                "default 1. May be repeated."
+            ),
+        ),
+    ] = None,
+    handlers: Annotated[
+        list[str],
+        typer.Option(
+            "--handler",
+            metavar="[QUEUE=]MODULE:FUNCTION",
+            help=(
+                "The function that does a job, of all queues or of one; the current directory is "
+                "searched first. May be repeated."
+            ),
         ),
     ],
-    concurrency: Annotated[int, typer.Option(help="How many jobs run at once, 1 to 10000.")] = 50,
+    concurrency: Annotated[
+        int, typer.Option(help="How many jobs a process runs at once, 1 to 10000.")
+    ] = 50,
     grace_seconds: Annotated[
         float,
         typer.Option(help="How long jobs that run may take to finish at the end, 0 to 3600."),
     ] = 25,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, max=MAX_PROCESSES, help="How many worker processes to run, 1 to 256."),
+    ] = 1,
     name: Annotated[
         str | None,
-        typer.Option(help="Its name in the history. Default: host, process and a random part."),
+        typer.Option(
+            help=(
+                "Its name in the history; with several processes their numbers are added. "
+                "Default: host, process and a random part."
+            )
+        ),
     ] = None,
     metrics_port: MetricsPortOption = None,
     metrics_address: MetricsAddressOption = DEFAULT_METRICS_ADDRESS,
@@ -76,10 +107,14 @@ def worker(
         ),
     ] = "link",
 ) -> None:
-    """Work on the jobs of a queue until SIGTERM or SIGINT (Ctrl-C).
+    """Work on the jobs of queues until SIGTERM or SIGINT (Ctrl-C).
 
     It then claims nothing more, lets jobs finish within the grace period, gives back what is left,
     ready at once and with its attempt unspent, and exits with 0. A second Ctrl-C ends it at once.
+
+    With --processes it starts that many, passes signals on to them, and starts one that crashes
+    again; each has --concurrency slots, three connections, and a metrics port of its own: the one
+    given, and those that follow.
 
     It logs to standard error: MESHHOOK_LOG_FORMAT is json, console or auto, and
     MESHHOOK_LOG_LEVEL debug, info, warning or error.
@@ -88,32 +123,38 @@ def worker(
     OTEL_* variables say; OTLP needs the extra otlp: pip install 'meshhook-queue[otlp]'.
     """
     from meshhook.cli.connecting import target
-    from meshhook.cli.handler_loader import load_handler
-    from meshhook.names import validate_queue_name
+    from meshhook.cli.worker_queues import queue_handlers, queue_weights
+    from meshhook.settings import load_settings
     from meshhook.worker import Worker
+    from meshhook.worker.supervised import SupervisorLink
 
-    queue_name = validate_queue_name(queue)
+    weights = queue_weights(queue, queues or [])
+    process_index = load_settings().process_index
+    if processes > 1 and process_index is None:
+        raise typer.Exit(_supervise(program_options(context).arguments, processes))
     with target(context) as found:
         library_worker = Worker(
             found.url,
-            queue_name,
-            load_handler(handler),
+            weights,
+            queue_handlers(list(weights), handlers),
             concurrency=concurrency,
             grace_seconds=grace_seconds,
             pooled=found.pooled,
-            name=name,
+            listen_url=found.listen_url,
+            name=name if name is None or process_index is None else f"{name}-{process_index}",
             stall_seconds=stall_seconds,
             producer_trace=producer_trace,
         )
+        port = port_of_process(metrics_port, process_index or 0)
         with (
             traced("meshhook-worker"),
-            monitored(metrics_port, metrics_address, library_worker),
+            monitored(port, metrics_address, library_worker),
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            runner.run(_work(found, library_worker))
+            runner.run(_work(found, library_worker, SupervisorLink.from_environment()))
             if library_worker.has_stuck_jobs:
                 # They take no notice of being cancelled, and the loop's end would wait for them.
-                flush_traces()
+                end_traces()
                 _exit_at_once(0)
 
 
@@ -125,8 +166,29 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _work(found: Target, worker: Worker) -> None:
+def _supervise(arguments: Sequence[str], processes: int) -> int:
+    """Run this same command in several processes, and return the exit code."""
+    from meshhook.cli.connecting import log_to_stderr
+    from meshhook.settings import load_settings
+    from meshhook.worker.supervisor import Supervisor
+
+    log_to_stderr(load_settings())
+    command = [sys.executable, "-m", "meshhook", *arguments]
+
+    async def supervise() -> int:
+        return await Supervisor(command, processes=processes).run()
+
+    return asyncio.run(supervise())
+
+
+async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> None:
+    from meshhook.worker.garbage import leave_program_alone
+
     stopping = asyncio.Event()
+
+    def request_stop() -> None:
+        stopping.set()
+        worker.request_stop()
 
     def stop(number: int) -> None:
         if stopping.is_set() and number == signal.SIGINT:
@@ -134,16 +196,22 @@ async def _work(found: Target, worker: Worker) -> None:
             _exit_at_once(130)
         if number == signal.SIGINT and sys.stderr.isatty():
             sys.stderr.write("stopping; Ctrl-C again stops at once\n")
-        stopping.set()
-        worker.request_stop()
+        request_stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    async with found.open():
-        pass  # checked: it is there, and migrated
-    if not stopping.is_set():
-        await worker.run(handle_signals=False)
+    supervisor.watch(request_stop)
+    try:
+        async with found.open():
+            pass  # checked: it is there, and migrated
+        if not stopping.is_set():
+            leave_program_alone()
+            await worker.start()
+            supervisor.say_ready()
+            await worker.run(handle_signals=False)
+    finally:
+        supervisor.close()
 
 
 def _exit_at_once(code: int) -> NoReturn:

@@ -54,7 +54,7 @@ async def run_demo(
         workers: how many worker processes to start, from 1. Default 2.
         queue_name: the queue, which the demo drops and makes again if it is the demo's own.
             Default `workflow_jobs`.
-        time_limit_seconds: how long it may take. Default 85.
+        time_limit_seconds: how long it may take. Default 300.
 
     Raises:
         DemoError: if the queue belongs to somebody else, a program fails, or time runs out.

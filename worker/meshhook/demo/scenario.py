@@ -23,7 +23,7 @@ ENQUEUE_BATCH = 250
 """How many jobs one call of `enqueue_many` stores."""
 KILL_AT_SHARE = 0.4
 """One worker is killed when this share of the jobs is done."""
-TIME_LIMIT_SECONDS = 85.0
+TIME_LIMIT_SECONDS = 300.0
 """The demo gives up after this long."""
 HTTP_TIMEOUT_SECONDS = 1.0
 """How long a worker waits for the receiver's answer."""

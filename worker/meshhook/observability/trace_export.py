@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("meshhook.tracing")
 
-FLUSH_SECONDS = 5.0
+END_SECONDS = 5.0
 
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
@@ -53,24 +54,30 @@ def exported_traces(exporter_names: Sequence[str], service_name: str) -> Iterato
     resource = Resource.create()
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": service_name}))
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for name in exporter_names:
         provider.add_span_processor(BatchSpanProcessor(_exporter(name)))
     trace.set_tracer_provider(provider)
     try:
         yield
     finally:
-        flush_traces()
-        provider.shutdown()
+        end_traces()
 
 
-def flush_traces() -> None:
-    """Send what is not sent yet, if that can be done within five seconds."""
+def end_traces() -> None:
+    """Send what is not sent yet, within five seconds, and make no more spans.
+
+    In a thread, since neither flushing nor shutting down keeps to a time: a collector that does
+    not answer would hold up the end of the process.
+    """
     provider = trace.get_tracer_provider()
-    if isinstance(provider, TracerProvider):
-        is_sent = provider.force_flush(round(FLUSH_SECONDS * 1_000))
-        if not is_sent:
-            _log.warning("the last spans were not exported")
+    if not isinstance(provider, TracerProvider):
+        return
+    ending = threading.Thread(target=provider.shutdown, name="meshhook-traces", daemon=True)
+    ending.start()
+    ending.join(END_SECONDS)
+    if ending.is_alive():
+        _log.warning("the last spans were not exported: no answer in time", seconds=END_SECONDS)
 
 
 def _exporter(name: str) -> SpanExporter:

@@ -6,8 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from meshhook import queries
 from meshhook.database import connect, translated_errors, translated_statement_errors
-from meshhook.errors import DatabaseUnavailableError
+from meshhook.errors import DatabaseUnavailableError, InvalidSettingError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -122,3 +123,18 @@ class WorkerConnection:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+
+async def check_same_database(direct: WorkerConnection, pooled: WorkerConnection) -> None:
+    """Check that a connection to listen on leads where the other one does.
+
+    Raises:
+        InvalidSettingError: if not: jobs claimed in one database could not be settled in another.
+        DatabaseUnavailableError, DatabaseError: as `meshhook.database` says.
+    """
+    sql = queries.load("identify_database")
+    if await direct.fetchrow(sql) != await pooled.fetchrow(sql):
+        raise InvalidSettingError(
+            "the URL to listen on (listen_url, MESHHOOK_LISTEN_URL) leads to another database than "
+            "the database URL; it must be the same database of the same server, without the pooler"
+        )

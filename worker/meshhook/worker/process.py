@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from meshhook.worker.garbage import leave_program_alone
+
 if TYPE_CHECKING:
     from meshhook.worker.worker import Worker
 
@@ -19,6 +21,7 @@ async def run_worker_process(worker: Worker) -> None:
     Raises:
         QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
     """
+    leave_program_alone()
     await worker.run()
     if worker.has_stuck_jobs:
         logging.shutdown()

@@ -30,6 +30,8 @@ class Verdict:
     error_stack: str | None = None
 
 
+_OWN_MODULES = ("meshhook.worker.running", "meshhook.worker.coroutines")
+
 DONE = Verdict(AttemptOutcome.SUCCEEDED)
 
 
@@ -141,4 +143,8 @@ def _shown(value: object) -> str:
 
 
 def _stack(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    # From the handler on: how the worker came to call it tells a reader nothing.
+    tail = error.__traceback__
+    while tail is not None and tail.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
+        tail = tail.tb_next
+    return "".join(traceback.format_exception(type(error), error, tail))

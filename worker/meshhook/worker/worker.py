@@ -19,7 +19,7 @@ from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
 from meshhook.observability.tracing import ProducerTrace, TracerFinder
 from meshhook.observability.worker_metrics import WorkerMetrics
 from meshhook.worker.assignments import assignments
-from meshhook.worker.connections import WorkerConnection
+from meshhook.worker.connections import WorkerConnection, check_same_database
 from meshhook.worker.housekeeping import Housekeeper
 from meshhook.worker.lane import Lane, Shared
 from meshhook.worker.leases import LeaseKeeper
@@ -30,7 +30,7 @@ from meshhook.worker.slots import SharedSlots
 from meshhook.worker.stats import Tally, WorkerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     import asyncpg
     from opentelemetry.trace import TracerProvider
@@ -62,6 +62,7 @@ class Worker:
         concurrency: int = 50,
         grace_seconds: float = 25.0,
         pooled: bool = False,
+        listen_url: str | None = None,
         registry: CollectorRegistry | None = None,
         name: str | None = None,
         stall_seconds: float = STALL_SECONDS,
@@ -80,8 +81,10 @@ class Worker:
                 fewer than queues. Default 50.
             grace_seconds: how long `stop` may take, 0 to 3600; keep it under the pod's
                 terminationGracePeriodSeconds. Default 25.
-            pooled: whether the URL leads through a pooler in transaction mode; waiting workers
-                then poll, once a second. Default false.
+            pooled: whether the URL leads through a pooler in transaction mode; a waiting worker
+                then polls, once a second, unless it has a `listen_url`. Default false.
+            listen_url: the same database without the pooler. The connection that claims, one of
+                the worker's three, then goes there, and hears notifications. Default: none.
             registry: where the metrics go. Default: the process's own.
             name: the worker's name in the history. Default: host, process id and a random part,
                 so that a restarted pod of the same name is a new worker.
@@ -115,6 +118,7 @@ class Worker:
         self._producer_trace = ProducerTrace(producer_trace)
         self._tracer_provider = tracer_provider
         self._pooled = pooled
+        self._listen_url = listen_url
         self._metrics = {each: WorkerMetrics(each, registry) for each in self.queue_names}
         self._tallies = {each: Tally() for each in self.queue_names}
         self._parts: _Parts | None = None
@@ -260,15 +264,23 @@ class Worker:
         return ", ".join(self.queue_names)
 
     async def _make_parts(self) -> _Parts:
-        main = self._connection("worker", on_connect=None if self._pooled else self._listen)
-        settle_connection = self._connection("settle")
+        listens = self._listen_url is not None or not self._pooled
+        main = WorkerConnection(
+            self._listen_url or self._url,
+            application_name=self._application_name("worker"),
+            pooled=not listens,
+            on_connect=self._listen if listens else None,
+        )
+        settle_connection = WorkerConnection(
+            self._url, application_name=self._application_name("settle"), pooled=self._pooled
+        )
         lanes: list[Lane] = []
         shared = Shared(
             worker_name=self.name,
             concurrency=self._concurrency,
             main_connection=main,
             settle_connection=settle_connection,
-            listens=not self._pooled,
+            listens=listens,
             is_draining=self._stop_requested.is_set,
             stall_seconds=self._stall_seconds,
             tracer=TracerFinder(self._tracer_provider).find(),
@@ -281,6 +293,8 @@ class Worker:
         # One queue has all the slots, and nobody to ask.
         shares = SharedSlots(self._concurrency, weights).shares if len(weights) > 1 else {}
         try:
+            if self._listen_url is not None:
+                await check_same_database(main, settle_connection)
             for assignment in self._assignments:
                 name = assignment.queue_name
                 lane = await Lane.open(
@@ -293,6 +307,7 @@ class Worker:
                 lanes.append(lane)
         except BaseException:
             await main.close()
+            await settle_connection.close()
             raise
         schema_watch = SchemaWatch(main)
         await schema_watch.check()
@@ -321,18 +336,6 @@ class Worker:
                 read=lambda: [lane.report() for lane in lanes],
                 on_counted=partial(_note_fleet, lanes),
             ),
-        )
-
-    def _connection(
-        self,
-        part: str,
-        on_connect: Callable[[asyncpg.Connection[Any]], Awaitable[None]] | None = None,
-    ) -> WorkerConnection:
-        return WorkerConnection(
-            self._url,
-            application_name=self._application_name(part),
-            pooled=self._pooled,
-            on_connect=on_connect,
         )
 
     def _application_name(self, part: str) -> str:

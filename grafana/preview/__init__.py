@@ -1,0 +1,1 @@
+"""Pictures of the dashboards with real data, drawn without Grafana."""

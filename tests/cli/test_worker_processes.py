@@ -1,0 +1,284 @@
+"""`meshhook worker --processes`: a supervisor and its processes, by signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from meshhook import QueueService
+from meshhook.worker.supervisor import Supervisor, restart_delay_seconds
+from support.waiting import eventually
+
+Pool = asyncpg.Pool
+
+HANDLERS = """
+import asyncio, os
+
+def note(word):
+    file = os.open("ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.write(file, f"{word} {os.getpid()}\\n".encode())
+    os.close(file)
+
+async def slow(job):
+    note("ran")
+    await asyncio.sleep(0.02)
+
+async def endless(job):
+    note("started")
+    await asyncio.Event().wait()
+"""
+
+
+@asynccontextmanager
+async def workers(folder: Path, url: str, *arguments: str, **more: str) -> AsyncIterator[Any]:
+    """Run `meshhook worker` in a folder with handlers; killed at the end if it still runs."""
+    (folder / "handlers.py").write_text(HANDLERS)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MESHHOOK_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "meshhook", "worker", *arguments),
+        cwd=folder,
+        env=kept | {"MESHHOOK_DATABASE_URL": url, "MESHHOOK_LOG_FORMAT": "json"} | more,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def said(process: Any) -> list[str]:
+    """Return the lines that a process that is ending says to the end."""
+    _, text = await asyncio.wait_for(process.communicate(), 60)
+    return [line for line in text.decode().splitlines() if line]
+
+
+def ledger(folder: Path) -> list[list[str]]:
+    """Return what the handlers noted, each with the number of its process."""
+    file = folder / "ledger"
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+async def alive(pool: Pool[Any], count: int) -> list[str]:
+    """Wait until so many workers report, and return their names."""
+
+    async def are_there() -> Any:
+        rows = await pool.fetch("select worker from meshhook.workers order by worker")
+        return [row["worker"] for row in rows] if len(rows) == count else None
+
+    found: list[str] = await eventually(are_there, timeout=60)
+    return found
+
+
+async def none_reports(pool: Pool[Any]) -> bool:
+    """Say whether every worker has taken its report back."""
+    return not await pool.fetchval("select count(*) from meshhook.workers")
+
+
+async def all_gone(pool: Pool[Any]) -> bool:
+    """Say whether no worker has a connection any more."""
+    return not await pool.fetchval(
+        "select count(*) from pg_stat_activity where datname = current_database() "
+        "and application_name like 'meshhook worker%'"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_all_processes_in_order(
+    pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Each gives back what it holds and takes its report back; the code is 0."""
+    queue = QueueService[Any](pool, queue_name)
+    arguments = ["jobs", "--handler", "handlers:endless", "--processes", "2"]
+    arguments += ["--concurrency", "3", "--grace-seconds", "1", "--name", "w"]
+    async with workers(tmp_path, database_url, *arguments) as process:
+        assert await alive(pool, 2) == ["w-0", "w-1"]
+        await queue.enqueue_many([{}] * 6)
+        await eventually(lambda: len(ledger(tmp_path)) == 6, timeout=30)
+        assert len({pid for _, pid in ledger(tmp_path)}) == 2
+        process.send_signal(number)
+        lines = await said(process)
+        assert process.returncode == 0, lines
+    assert await pool.fetchval("select count(*) from meshhook.workers") == 0
+    rows = await pool.fetch("select read_ct, vt <= now() as ready from pgmq.q_jobs")
+    assert {tuple(row) for row in rows} == {(0, True)}
+
+
+async def test_a_process_that_is_killed_is_started_again(
+    pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path
+) -> None:
+    """The others go on; the new one is another worker, and takes part."""
+    queue = QueueService[Any](pool, queue_name)
+    arguments = ["jobs", "--handler", "handlers:slow", "--processes", "2", "--concurrency", "1"]
+    async with workers(tmp_path, database_url, *arguments) as process:
+        before = await alive(pool, 2)
+        await queue.enqueue_many([{}] * 50)
+        await eventually(lambda: len({pid for _, pid in ledger(tmp_path)}) == 2, timeout=30)
+        os.kill(int(ledger(tmp_path)[0][1]), signal.SIGKILL)
+        await queue.enqueue_many([{}] * 500)
+        # The row of the killed one stays for a while.
+        assert set(before) < set(await alive(pool, 3))
+        await eventually(lambda: len({pid for _, pid in ledger(tmp_path)}) == 3, timeout=60)
+        process.terminate()
+        lines = [json.loads(line) for line in await said(process)]
+        assert process.returncode == 0
+    [ended] = [
+        line for line in lines if line["event"] == "worker process ended; it is started again"
+    ]
+    assert (ended["code"], ended["delay_seconds"]) == (-signal.SIGKILL, 0.5)
+
+
+async def test_what_keeps_all_from_starting_is_said_once(database_url: str, tmp_path: Path) -> None:
+    """A queue that is not there ends all of them, with the code of the one worker's failure."""
+    arguments = ["jobs", "--handler", "handlers:slow", "--processes", "3"]
+    async with workers(tmp_path, database_url, *arguments) as process:
+        lines = await said(process)
+        assert process.returncode == 3
+    assert len([line for line in lines if "meshhook queue create jobs" in line]) == 1
+
+
+async def test_a_database_that_cannot_be_reached_is_said_once(tmp_path: Path) -> None:
+    """So is a wrong URL; the code is that of every command."""
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    arguments = ["jobs", "--handler", "handlers:slow", "--processes", "2"]
+    async with workers(tmp_path, url, *arguments) as process:
+        lines = await said(process)
+        assert process.returncode == 4
+    assert len([line for line in lines if "MESHHOOK_DATABASE_URL" in line]) == 1
+
+
+async def test_a_second_ctrl_c_ends_all_processes_at_once(
+    pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path
+) -> None:
+    """The first is passed on once to each, the second as well."""
+    queue = QueueService[Any](pool, queue_name)
+    arguments = ["jobs", "--handler", "handlers:endless", "--processes", "2"]
+    arguments += ["--concurrency", "1", "--grace-seconds", "600"]
+    async with workers(tmp_path, database_url, *arguments) as process:
+        await alive(pool, 2)
+        await queue.enqueue_many([{}] * 2)
+        await eventually(lambda: len(ledger(tmp_path)) == 2, timeout=30)
+        process.send_signal(signal.SIGINT)
+
+        async def both_stop() -> bool:
+            rows = await pool.fetch("select draining from meshhook.workers")
+            return [row["draining"] for row in rows] == [True, True]
+
+        await eventually(both_stop, timeout=30)
+        process.send_signal(signal.SIGINT)
+        await said(process)
+        assert process.returncode == 130
+
+
+async def test_processes_whose_supervisor_was_killed_stop(
+    pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path
+) -> None:
+    """They give back what they hold, as at SIGTERM."""
+    queue = QueueService[Any](pool, queue_name)
+    arguments = ["jobs", "--handler", "handlers:endless", "--processes", "2"]
+    arguments += ["--grace-seconds", "0.5"]
+    async with workers(tmp_path, database_url, *arguments) as process:
+        await alive(pool, 2)
+        await queue.enqueue({})
+        await eventually(lambda: ledger(tmp_path), timeout=30)
+        process.kill()
+        await eventually(lambda: none_reports(pool), timeout=60)
+        await eventually(lambda: all_gone(pool), timeout=30)
+    assert await pool.fetchval("select read_ct = 0 and vt <= now() from pgmq.q_jobs")
+
+
+async def test_each_process_has_its_metrics_port(
+    pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path
+) -> None:
+    """The first has the one given, the second the next."""
+    first = two_free_ports()
+    arguments = ["jobs", "--handler", "handlers:slow", "--processes", "2"]
+    arguments += ["--metrics-address", "127.0.0.1", "--metrics-port", str(first)]
+    async with workers(tmp_path, database_url, *arguments) as process:
+        await alive(pool, 2)
+        for port in (first, first + 1):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert b" 200 " in await asyncio.wait_for(reader.readline(), 10)
+            writer.close()
+            await writer.wait_closed()
+        process.terminate()
+        await said(process)
+        assert process.returncode == 0
+
+
+async def test_a_worker_process_has_at_most_three_connections(
+    pool: Pool[Any], database_url: str, tmp_path: Path
+) -> None:
+    """From its start on, whatever the number of its queues; seen where the server counts them."""
+    arguments = ["--handler", "handlers:endless", "--grace-seconds", "0"]
+    for name in ("a", "b", "c"):
+        await pool.execute("select meshhook.create_queue($1)", name)
+        await pool.execute("update meshhook.queue_config set visibility_timeout_seconds = 1")
+        await QueueService[Any](pool, name).enqueue({})
+        arguments += ["--queue", name]
+    most = 0
+
+    async def leases_are_kept() -> bool:
+        nonlocal most
+        names = await pool.fetch(
+            "select application_name as name from pg_stat_activity "
+            "where datname = current_database() and application_name like 'meshhook%'"
+        )
+        most = max(most, len(names))
+        return any(row["name"] == "meshhook leases a, b, c" for row in names)
+
+    async with workers(tmp_path, database_url, *arguments) as process:
+        await eventually(leases_are_kept, timeout=60)
+        await eventually(lambda: len(ledger(tmp_path)) == 3, timeout=30)
+        process.terminate()
+        await said(process)
+        assert process.returncode == 0
+    assert 2 <= most <= 3
+
+
+def two_free_ports() -> int:
+    """Return a port that is free and whose successor is free as well."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            try:
+                other.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+
+
+async def test_a_process_that_does_not_start_ends_the_others() -> None:
+    """The code is its own; those that run already are stopped."""
+    program = (
+        "import os, signal, socket, sys\n"
+        "link = socket.socket(fileno=int(os.environ['MESHHOOK_SUPERVISOR_FD']))\n"
+        "if os.environ['MESHHOOK_PROCESS_INDEX'] == '1': sys.exit(7)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+        "link.send(b'ready\\n')\n"
+        "signal.pause()\n"
+    )
+    supervisor = Supervisor([sys.executable, "-c", program], processes=2)
+    assert await asyncio.wait_for(supervisor.run(), 30) == 7
+
+
+@pytest.mark.parametrize(
+    ("quick_ends", "seconds"), [(0, 0.5), (1, 1), (2, 2), (5, 16), (6, 30), (10_000, 30)]
+)
+def test_a_process_that_keeps_ending_is_started_ever_later(quick_ends: int, seconds: float) -> None:
+    """The delay doubles, up to half a minute."""
+    assert restart_delay_seconds(quick_ends) == seconds

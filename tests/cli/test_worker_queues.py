@@ -1,0 +1,94 @@
+"""The queues and handlers that `meshhook worker` is given."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshhook.cli.failures import UsageError
+from meshhook.cli.worker_queues import queue_handlers, queue_weights
+from meshhook.errors import InvalidSettingError
+
+HANDLERS = """
+async def one(job): ...
+async def other(job): ...
+"""
+
+
+@pytest.fixture
+def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module `shop_handlers` in the current directory, and the module itself."""
+    (tmp_path / "shop_handlers.py").write_text(HANDLERS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "shop_handlers", raising=False)
+    import shop_handlers  # type: ignore[import-not-found]  # noqa: PLC0415 - made above
+
+    return shop_handlers
+
+
+@pytest.mark.parametrize(
+    ("argument", "options", "expected"),
+    [
+        ("jobs", [], {"jobs": 1}),
+        ("jobs:2", [], {"jobs": 2}),
+        (None, ["a:3", "b"], {"a": 3, "b": 1}),
+        ("a", ["b:2"], {"a": 1, "b": 2}),
+    ],
+)
+def test_a_queue_may_have_a_weight(
+    argument: str | None, options: list[str], expected: dict[str, int]
+) -> None:
+    """One is the argument, or an option, as the others are."""
+    assert queue_weights(argument, options) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ([], UsageError, "name a queue"),
+        (["a", "a:2"], UsageError, "'a' is named twice"),
+        (["a:x"], InvalidSettingError, "--queue a:x: a weight is a whole number"),
+        (["a:"], InvalidSettingError, "--queue a:: a weight"),
+        (["a:-1"], InvalidSettingError, "--queue a:-1: a weight"),
+        (["a:²"], InvalidSettingError, "a weight is a whole number"),
+    ],
+)
+def test_what_is_no_queue_is_named(
+    options: list[str], error: type[Exception], message: str
+) -> None:
+    """The message repeats what was given."""
+    with pytest.raises(error, match=message):
+        queue_weights(None, options)
+
+
+def test_a_queue_may_have_a_handler_of_its_own(handlers: Any) -> None:
+    """The others have the one without a name."""
+    found = queue_handlers(["a", "b"], ["shop_handlers:one", "b=shop_handlers:other"])
+    assert found == {"a": handlers.one, "b": handlers.other}
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["a=shop_handlers:one"], "queue 'b' has no --handler"),
+        (["shop_handlers:one", "shop_handlers:other"], "every queue has one already"),
+        (["a=shop_handlers:one", "a=shop_handlers:other"], "queue 'a' has one already"),
+        (["shop_handlers:one", "c=shop_handlers:other"], "the worker has no queue 'c'"),
+    ],
+)
+def test_each_queue_has_one_handler(options: list[str], message: str) -> None:
+    """None, two, or one for a queue of nobody are refused."""
+    with pytest.raises(UsageError, match=message):
+        queue_handlers(["a", "b"], options)
+
+
+def test_bad_queues_end_the_command_at_once(bare_cli: Any) -> None:
+    """Before anything is started, also with several processes."""
+    said = bare_cli.fails(2, "worker", "--handler", "a:b", "--processes", "2")
+    assert "name a queue" in said
+    assert "256" in bare_cli.fails(2, "worker", "a", "--handler", "a:b", "--processes", "257")
