@@ -217,11 +217,17 @@ class Runner:
                 break
         self._update_room()
 
+    @property
+    def waits_for_slots(self) -> bool:
+        """Whether it could do something with a slot that another queue of the worker leaves."""
+        return not self.has_room.is_set() or bool(self._unstarted and self._idle_slots)
+
     def look_again(self) -> None:
         """Start what may start now: another queue of the worker has left a slot."""
-        for _ in range(min(len(self._unstarted), self.free_slots)):
-            if not self._wake_slot():
-                break
+        if self._unstarted and self._idle_slots:
+            for _ in range(min(len(self._unstarted), self.free_slots)):
+                if not self._wake_slot():
+                    break
         self._update_room()
 
     def give_back(self, jobs: list[Job[Any]]) -> None:
@@ -333,7 +339,8 @@ class Runner:
 
     def _update_room(self) -> None:
         if not self.has_room.is_set() and (
-            len(self._unstarted) <= self.room_mark or self.free_slots > len(self._unstarted)
+            len(self._unstarted) <= self.room_mark
+            or (len(self._unstarted) < self.concurrency and self.free_slots > len(self._unstarted))
         ):
             self.has_room.set()
 
