@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 POOL_CONNECTIONS = 3
 """One reads the demand, one the metrics, and one changes a queue: none waits for another."""
 TICK_TIMEOUT_SECONDS = 2.0
+TICK_TIMEOUT_SECONDS_A_QUEUE = 0.01
+"""On top, for each queue: hundreds of them may share a database on a busy machine."""
 FIRST_TICK_TIMEOUT_SECONDS = 10.0
 """A new session has to read the catalog of all the queues once."""
 CHANGE_TIMEOUT_SECONDS = 15.0
@@ -73,8 +75,9 @@ class QueueDatabase:
     async def read_demand(
         self, requests: Sequence[DemandRequest], *, waiting_seconds: float
     ) -> dict[str, QueueDemand | QueueProblem]:
-        """Read all these queues in one statement of at most two seconds; one call at a time."""
+        """Read all these queues in one statement of limited time; one call at a time."""
         limit = TICK_TIMEOUT_SECONDS if self._is_warm else FIRST_TICK_TIMEOUT_SECONDS
+        limit += TICK_TIMEOUT_SECONDS_A_QUEUE * len(requests)
         async with self._opened(limit) as database:
             found = await read_demand(database, requests, waiting_seconds=waiting_seconds)
         self._is_warm = True
