@@ -97,7 +97,7 @@ def cluster(pytestconfig: pytest.Config, is_local) -> Iterator[Kube]:
     if reason := pytestconfig.stash.get(_OBSTACLE, None):
         _refuse(reason)
     if not is_local:
-        kube = Kube(Path(KUBECONFIG), NAMESPACE)
+        kube = Kube(Path(str(KUBECONFIG)), NAMESPACE)
         yield from _in_namespace(kube)
         return
     with Path("/run/meshhook-e2e.lock").open("w") as lock:

@@ -187,7 +187,7 @@ class Claimer:
 
     def _room(self) -> int:
         """Return how many messages to claim now."""
-        if self._is_stopping or self._settler.backlog >= MAX_UNSETTLED:
+        if self._is_stopping or self._settings().paused or self._settler.backlog >= MAX_UNSETTLED:
             return 0
         return claim_size(
             free_slots=max(0, self._runner.free_slots),
