@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages demo test lint format bench bench-quick dashboards dashboards-preview \
+.PHONY: help setup packages demo test lint format bench bench-quick generate dashboards-preview \
 	cluster cluster-down e2e lock clean
 
 help: ## List the targets
@@ -57,8 +57,12 @@ bench: $(SETUP) ## Run the benchmarks, and write docs/benchmarks.md
 bench-quick: $(SETUP) ## Run a small round of at most 5 minutes; a JSON object a line
 	@$(BIN)/python bench/run.py --quick --lines $(ARGS)
 
-dashboards: $(SETUP) ## Write grafana/dashboards/*.json from their source
+generate: $(SETUP) ## Write what is made from code: dashboards, JobQueue definition, tables of docs
 	@$(BIN)/python -m grafana.dashboards
+	@$(BIN)/python -m meshhook_operator.crd > operator/crds/jobqueues.meshhook.io.yaml
+	@$(BIN)/python -m meshhook_operator.reference docs/operator.md
+	@$(BIN)/python -m meshhook.observability.metrics_page > docs/metrics.md
+	@$(BIN)/python deploy/helm/values_table.py
 
 dashboards-preview: $(SETUP) ## Draw the dashboards from a real Prometheus into docs/dashboards
 	@PYTHONPATH=tests $(BIN)/python -m grafana.preview $(ARGS)
