@@ -75,7 +75,7 @@ QUICK = Size(
     held_window_seconds=1.0,
     held_rounds=1,
     consumers=(1, 16, 64),
-    budget_seconds=265.0,
+    budget_seconds=240.0,
 )
 TINY = Size(
     name="tiny",
