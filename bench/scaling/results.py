@@ -15,9 +15,9 @@ END = "<!-- end -->"
 KEPT_SHARE = 0.001
 NAMES = {
     "meshhook": "MeshHook",
-    "keda": "KEDA, defaults",
-    "keda tuned": "KEDA, tuned",
-    "keda hindsight": "KEDA, tuned in hindsight",
+    "keda": "KEDA at its defaults",
+    "keda tuned": "tuned KEDA",
+    "keda hindsight": "KEDA tuned in hindsight",
     "oracle": "oracle",
 }
 

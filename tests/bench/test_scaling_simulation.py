@@ -42,8 +42,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     chosen = options(
         seeds=(1,),
         trace=("step", "spike"),
-        age=(15, 60),
-        drift=("halves",),
+        age=(60,),
+        drift=("constant", "halves"),
         policy=("meshhook", "keda tuned"),
         json=(file,),
     )
