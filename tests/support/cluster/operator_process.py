@@ -15,7 +15,7 @@ from support.cluster.components import Component, free_port
 from support.cluster.control_plane import ControlPlane
 from support.cluster.objects import grant, operator_rules
 
-READY_SECONDS = 60
+READY_SECONDS = 100
 ACCOUNT = "operator"
 
 
