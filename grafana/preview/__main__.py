@@ -24,7 +24,7 @@ _PICTURES = GRAFANA.parent / "docs" / "dashboards"
 _INTERVAL_SECONDS = 5
 _CHOSEN = {"datasource": "Prometheus", "queue": "orders", "jobqueue": "shop/orders"}
 _ONE_QUEUE = ("queue",)
-_STAND_IN = "the operator is a stand-in"
+_STAND_IN = "scaler without Kubernetes"
 
 
 async def _gather(fleet: MonitoredFleet, stem: str, end: float) -> dict[str, Any]:

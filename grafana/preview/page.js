@@ -90,11 +90,14 @@ function drawGraph(panel, body) {
   found.forEach((each, index) => {
     each.color = NAMED[fixed[each.name]] ?? PALETTE[index % PALETTE.length];
   });
+  if (stacked) align(found);
   const box = element(body, "div", "chart");
   const top = Math.max(...found.flatMap((each) => each.points.map((point) => point[1])));
   const lines = (custom.thresholdsStyle?.mode === "dashed" ? thresholds.steps : [])
     .filter((step) => step.value != null && (stacked || step.value <= Math.max(top * 3, 1e-9)));
-  const bars = elementLegend(body, found);
+  elementLegend(body, found);
+  const every = distance(top, unit, max ?? (top === 0 ? 1 : undefined));
+  const limit = max ?? (top === 0 ? 1 : every && Math.ceil(top / every) * every);
   chart(box, {
     grid: { left: 8, right: 14, top: 12, bottom: 4, containLabel: true },
     xAxis: {
@@ -103,8 +106,7 @@ function drawGraph(panel, body) {
       axisLine: { lineStyle: { color: "#2d2e36" } },
     },
     yAxis: {
-      type: "value", min: 0, max: max ?? (top === 0 ? 1 : undefined), splitNumber: 4,
-      interval: distance(top, unit, max ?? (top === 0 ? 1 : undefined)),
+      type: "value", min: 0, max: limit, splitNumber: 4, interval: every,
       axisLabel: { color: "#8e8e99", fontSize: 11, formatter: (value) => formatted(value, unit) },
       splitLine: { lineStyle: { color: "#25272d" } },
     },
@@ -120,17 +122,27 @@ function drawGraph(panel, body) {
       },
     })),
   });
-  return bars;
+}
+
+// Stacked series must have their points at the same moments; one that is not there counts as none.
+function align(found) {
+  const moments = [...new Set(found.flatMap((each) => each.points.map(([at]) => at)))].sort((a, b) => a - b);
+  for (const each of found) {
+    const values = new Map(each.points);
+    each.points = moments.map((at) => [at, values.get(at) ?? 0]);
+  }
 }
 
 function elementLegend(body, found) {
   const box = element(body, "div", "legend");
-  for (const each of found) {
+  // Grafana's legends scroll; a picture does not. Of many, name those that are not flat at zero.
+  const named = found.length <= 8 ? found : found.filter((each) => each.points.some((point) => point[1]));
+  for (const each of named) {
     const item = element(box, "div");
     element(item, "i").style.background = each.color;
     item.append(each.name);
   }
-  return box;
+  if (named.length < found.length) element(box, "div", "", `and ${found.length - named.length} at zero`);
 }
 
 // A series that ends or pauses is not joined over the gap.

@@ -239,6 +239,21 @@ def test_where_the_embedded_database_runs_can_be_chosen():
     assert pod["containers"][0]["resources"]["limits"]["memory"] == "2Gi"
 
 
+def test_the_authoritys_certificate_reaches_everything_that_connects():
+    """database.caSecret is mounted at /database in operator, migrations, test and workers."""
+    values = {"database": {"existingSecret": "pg", "caSecret": "ca"}, "queues": [QUEUE]}
+    objects = render(values)
+    workers = [each["spec"]["worker"] for each in select(objects, "JobQueue")]
+    found = [(pod["volumes"], pod["containers"][0]) for pod in pods(objects).values()]
+    found += [(worker["volumes"], worker) for worker in workers]
+    assert len(found) == 5
+    volume = {"secretName": "ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    mount = {"name": "database-ca", "mountPath": "/database", "readOnly": True}
+    for volumes, container in found:
+        assert {"name": "database-ca", "secret": volume} in volumes
+        assert mount in container["volumeMounts"]
+
+
 # --- Migrations ----------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ UNKNOWN_KINDS = "PodMonitor,ServiceMonitor,PrometheusRule"
 EVERYTHING = {
     "commonLabels": {"team": "payments"},
     "imagePullSecrets": [{"name": "pull"}],
-    "database": {"existingSecret": "pg", "pooled": True},
+    "database": {"existingSecret": "pg", "pooled": True, "caSecret": "ca"},
     "operator": {
         "watchNamespaces": ["a", "b"],
         "extraEnv": [{"name": "A", "value": "b"}],

@@ -266,7 +266,7 @@ init() {
 
 # --- Commands -----------------------------------------------------------------------------------
 up() {
-  alive && die "it is up already"
+  alive && die "it is up already; end it with: $0 down"
   local reasons
   reasons=$(missing)
   [ -z "$reasons" ] || die "$reasons"

@@ -25,6 +25,8 @@ HERE = Path(__file__).parent
 CLUSTER = HERE / "cluster.sh"
 STATE = Path(os.environ.get("CLUSTER_STATE", "/run/meshhook-cluster"))
 IMAGE = "localhost/meshhook-queue:e2e"
+# Not KUBECONFIG itself: whoever runs all tests does not mean the cluster they happen to work with.
+KUBECONFIG = os.environ.get("E2E_KUBECONFIG")
 _NEEDED = [name for name in PROGRAMS if name not in {"kwok", "kubeconform", "kube-score"}]
 _OBSTACLE = pytest.StashKey[str]()
 
@@ -38,7 +40,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     say: Any = terminal.write_line if terminal is not None else print
-    if "E2E_KUBECONFIG" in os.environ:
+    if KUBECONFIG:
         return
     checked = subprocess.run([CLUSTER, "check"], check=False, capture_output=True, text=True)
     if checked.returncode:
@@ -75,7 +77,7 @@ def _refuse(reason: str) -> NoReturn:
 @pytest.fixture(scope="session")
 def is_local() -> bool:
     """Whether the cluster is that of cluster.sh."""
-    return "E2E_KUBECONFIG" not in os.environ
+    return not KUBECONFIG
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +97,7 @@ def cluster(pytestconfig: pytest.Config, is_local) -> Iterator[Kube]:
     if reason := pytestconfig.stash.get(_OBSTACLE, None):
         _refuse(reason)
     if not is_local:
-        kube = Kube(Path(os.environ["E2E_KUBECONFIG"]), NAMESPACE)
+        kube = Kube(Path(KUBECONFIG), NAMESPACE)
         yield from _in_namespace(kube)
         return
     with Path("/run/meshhook-e2e.lock").open("w") as lock:
@@ -166,5 +168,5 @@ async def deliveries(receiver: Receiver, installed: Kube, image) -> str:
     """A queue with two workers that are Ready; its name."""
     installed.apply(job_queue("deliveries", image, minReplicas=2))
     selector = "meshhook.io/jobqueue=deliveries"
-    await eventually(lambda: len(installed.ready_pods(selector)) >= 2, timeout=120)
+    await eventually(lambda: len(installed.ready_pods(selector)) >= 2, timeout=240)
     return "deliveries"

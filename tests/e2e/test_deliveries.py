@@ -10,7 +10,7 @@ import pytest
 from support.e2e import Receiver, all_accepted, job_queue, produced, producer, worker_selector
 from support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def delivery(delivery_id: str) -> str:
@@ -35,12 +35,12 @@ async def test_a_queue_wakes_from_zero_and_goes_back(
     installed.apply(queue)
     await eventually(
         lambda: "conditions" in installed.get("jobqueue", "from-zero").get("status", {}),
-        timeout=60,
+        timeout=180,
     )
-    await eventually(lambda: not installed.pods(selector), timeout=60)
+    await eventually(lambda: not installed.pods(selector), timeout=180)
 
     sent = json.loads(installed.meshhook("enqueue", "from-zero", delivery("first-0"), "--json"))
-    await all_accepted(receiver, "first", 1, seconds=60)
+    await all_accepted(receiver, "first", 1, seconds=180)
     (msg_id,) = sent["msg_ids"]
     job = json.loads(installed.meshhook("jobs", "show", "from-zero", str(msg_id), "--json"))
     (attempt,) = job["attempts"]
@@ -51,9 +51,9 @@ async def test_a_queue_wakes_from_zero_and_goes_back(
     print(f"from zero to the first job done: {waited.total_seconds():.2f} s")
 
     installed.apply(producer(image, "from-zero", "many", 400, 200))
-    await eventually(lambda: len(installed.pods(selector)) > 1, timeout=90)
+    await eventually(lambda: len(installed.pods(selector)) > 1, timeout=180)
     await all_accepted(receiver, "many", 400)
-    await eventually(lambda: not installed.pods(selector), timeout=120)
+    await eventually(lambda: not installed.pods(selector), timeout=300)
     await produced(installed, "producer-many")
     installed.kubectl("delete", "jobqueue", "from-zero")
 
@@ -69,7 +69,7 @@ async def test_dead_letters_are_replayed_from_the_command_line(installed, receiv
         )
         return found
 
-    await eventually(lambda: len(dead_letters()) == 20, timeout=60)
+    await eventually(lambda: len(dead_letters()) == 20, timeout=180)
     errors = installed.meshhook("dlq", "errors", deliveries)
     assert "HTTP 410" in errors
     assert not any(each.startswith("refused-") for each in receiver.ledger())

@@ -18,7 +18,7 @@ from support.e2e import (
 )
 from support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 RATE = 40
 COUNT = 800
@@ -34,7 +34,7 @@ class Load:
 
     async def is_flowing(self) -> None:
         """Wait until the first deliveries have arrived."""
-        await eventually(self._some_arrived, timeout=120)
+        await eventually(self._some_arrived, timeout=240)
 
     def _some_arrived(self) -> bool:
         return any(each.startswith(f"{self._prefix}-") for each in self._receiver.ledger())
@@ -107,7 +107,7 @@ async def test_node_drained(installed, load, is_local):
     drain = ["drain", node, "--pod-selector", SELECTOR, "--force", "--delete-emptydir-data"]
     try:
         installed.kubectl(*drain, "--timeout=120s")
-        await eventually(lambda: not installed.ready_pods(SELECTOR), timeout=60)
+        await eventually(lambda: not installed.ready_pods(SELECTOR), timeout=180)
     finally:
         installed.kubectl("uncordon", node)
     await load.nothing_is_lost()
@@ -119,7 +119,7 @@ async def test_operator_pod_deleted(installed, load):
     selector = "app.kubernetes.io/component=operator"
     (old,) = installed.ready_pods(selector)
     installed.kubectl("delete", "pod", old)
-    await eventually(lambda: set(installed.ready_pods(selector)) - {old}, timeout=120)
+    await eventually(lambda: set(installed.ready_pods(selector)) - {old}, timeout=240)
     await load.nothing_is_lost()
     assert before <= set(installed.ready_pods(SELECTOR))
 

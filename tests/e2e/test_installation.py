@@ -9,7 +9,7 @@ import pytest
 from support.e2e import RELEASE, pod
 from support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def test_helm_test_sees_a_job_done(installed):
@@ -52,7 +52,7 @@ async def test_jobqueues_explain_themselves(installed, deliveries):
         conditions = status.get("conditions", ())
         return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
-    await eventually(is_ready, timeout=60)
+    await eventually(is_ready, timeout=180)
     assert deliveries in installed.kubectl("get", "jobqueues")
     assert "targetAgeSeconds" in installed.kubectl("explain", "jobqueue.spec.scaling")
 

@@ -11,7 +11,7 @@ from support.helm import CHART
 from support.kube import KubeError
 from support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def test_an_upgrade_keeps_queues_and_messages(installed, values, deliverie
     installed.helm("upgrade", RELEASE, CHART, "--wait", "--timeout", "5m", values=changed)
     assert installed.get("jobqueue", deliveries)["metadata"]["uid"] == before
     assert installed.get("secret", f"{RELEASE}-database")["data"] == secret
-    await eventually(lambda: waiting_jobs() == 3, timeout=60)
+    await eventually(lambda: waiting_jobs() == 3, timeout=180)
 
 
 async def test_an_uninstall_keeps_definition_and_data(installed, values, deliveries, waiting_jobs):
@@ -52,7 +52,7 @@ async def test_an_uninstall_keeps_definition_and_data(installed, values, deliver
     assert not installed.pods("app.kubernetes.io/component in (operator,database)")
 
     installed.helm("install", RELEASE, CHART, "--wait", "--timeout", "5m", values=values)
-    await eventually(lambda: waiting_jobs() == 3, timeout=60)
+    await eventually(lambda: waiting_jobs() == 3, timeout=180)
     await eventually(
         lambda: len(installed.ready_pods(f"meshhook.io/jobqueue={deliveries}")) >= len(workers),
         timeout=120,

@@ -93,3 +93,11 @@ def test_rule_fires_and_stays_quiet(stem):
 
     assert {True, False} == set(expected)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@with_each_alert
+def test_readme_lists_the_alert(stem):
+    """The table of alerts names each with its severity and a link to its runbook."""
+    severity = alert(stem)["labels"]["severity"]
+
+    assert f"| [{stem}](runbooks/{stem}.md) | {severity} |" in (GRAFANA / "README.md").read_text()

@@ -221,3 +221,13 @@ def _data_links(panel: dict[str, Any]) -> list[dict[str, Any]]:
 def _thresholds(panel: dict[str, Any]) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     return steps
+
+
+@with_each_dashboard
+def test_dashboard_has_a_picture(stem):
+    """The preview of each dashboard is there, shown by the README, and small."""
+    picture = FOLDER.parents[1] / "docs" / "dashboards" / f"{stem}.png"
+
+    assert f"](../docs/dashboards/{stem}.png)" in (FOLDER.parent / "README.md").read_text()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 200_000

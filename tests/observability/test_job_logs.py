@@ -58,7 +58,7 @@ def shows(line: str, **fields: object) -> bool:
 async def run(url: str, handler: Any, **options: Any) -> None:
     """Run a worker until it has recorded an outcome."""
     async with make_worker(url, handler, **options) as worker:
-        await eventually(lambda: worker.get_stats().processed >= 1)
+        await eventually(lambda: worker.get_stats().processed >= 1, timeout=30)
 
 
 async def test_what_a_handler_logs_names_its_job(
@@ -149,6 +149,26 @@ async def test_the_current_job(pool: Pool[Any], database_url: str) -> None:
         await eventually(lambda: worker.get_stats().processed == 3)
     assert seen == [True] * 6
     assert get_current_job() is None
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_a_handler_binds_stays_with_its_job(
+    pool: Pool[Any], database_url: str, waits: bool
+) -> None:
+    """A context variable that a handler sets is there after a wait, and not in the next job."""
+    seen: list[Any] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append(dict(structlog.contextvars.get_contextvars()))
+        structlog.contextvars.bind_contextvars(order=job.payload)
+        if waits:
+            await asyncio.sleep(0)
+        seen.append(dict(structlog.contextvars.get_contextvars()))
+
+    await QueueService[Any](pool, "jobs").enqueue_many([{"payload": n} for n in range(3)])
+    async with make_worker(database_url, handler, concurrency=1) as worker:
+        await eventually(lambda: worker.get_stats().processed == 3)
+    assert seen == [{}, {"order": 0}, {}, {"order": 1}, {}, {"order": 2}]
 
 
 async def test_a_program_with_logging_of_its_own(pool: Pool[Any], database_url: str) -> None:

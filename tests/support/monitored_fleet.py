@@ -1,6 +1,6 @@
 """Workers, a producer, the exporter and a Prometheus: real processes, in various kinds of trouble.
 
-The operator is a stand-in, see `support.stand_in_operator`.
+Kubernetes is missing; for the operator see `support.stand_in_operator`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ class MonitoredFleet:
     connection: asyncpg.Connection[Any]
     started_at: float = field(default_factory=time.time)
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    scaled: dict[str, int] = field(default_factory=dict)
+    """The queues whose workers the stand-in starts and stops, with their concurrency. Without any,
+    it looks at all queues and scales none."""
+    _hired: dict[str, list[str]] = field(default_factory=dict)
+    _number: int = 0
 
     async def start_worker(self, name: str, queue: str, concurrency: int) -> None:
         """Start a worker as a process of its own, and watch it."""
@@ -71,6 +76,17 @@ class MonitoredFleet:
     def stop(self, name: str) -> None:
         """Ask a process to end."""
         self.processes[name].send_signal(signal.SIGTERM)
+
+    def hire(self, queue: str, count: int) -> list[str]:
+        """Stop workers of a queue that are too many, and return the names of those to start."""
+        hired = self._hired.setdefault(queue, [])
+        while len(hired) > count and all(name in self.processes for name in hired):
+            self.stop(hired.pop())
+        missing = range(count - len(hired))
+        new = [f"{queue}-{self._number + ahead + 1}" for ahead in missing]
+        self._number += len(new)
+        hired += new
+        return new
 
     async def snapshot(self) -> dict[str, asyncpg.Record]:
         """Return the queues as they are now, by name."""
@@ -174,32 +190,24 @@ async def monitored_fleet(
         prometheus.add_target(server.port, namespace="meshhook", pod="stand-in-operator")
         await fleet.start_exporter()
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(
-                _operate(url, StandInOperator(registry)), name="stand-in-operator"
-            )
+            watching = tasks.create_task(_operate(fleet, registry), name="stand-in-operator")
             try:
                 yield fleet
             finally:
                 watching.cancel()
 
 
-async def _operate(url: str, operator: StandInOperator) -> None:
-    """Let the stand-in look at the queues once a second."""
-    connection = await asyncpg.connect(url)
+async def _operate(fleet: MonitoredFleet, registry: CollectorRegistry) -> None:
+    """Let the stand-in look at the queues once a second, and start and stop workers as it says."""
+    connection = await asyncpg.connect(fleet.url)
+    operator = StandInOperator(connection, registry)
     try:
-        while True:
-            rows = await connection.fetch(
-                "select s.queue, ready, running, (select count(*) from meshhook.workers w"
-                "  where w.queue = s.queue and seen_at > now() - interval '30 seconds') as workers"
-                " from meshhook.queue_monitoring s"
-            )
-            for row in rows:
-                operator.look(
-                    row["queue"],
-                    ready=row["ready"],
-                    running=row["running"],
-                    workers=row["workers"],
-                )
-            await asyncio.sleep(1)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                desired = await operator.tick(fleet.scaled)
+                for queue, concurrency in fleet.scaled.items():
+                    for name in fleet.hire(queue, desired[queue]):
+                        tasks.create_task(fleet.start_worker(name, queue, concurrency), name=name)
+                await asyncio.sleep(1)
     finally:
         await connection.close()

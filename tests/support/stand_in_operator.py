@@ -1,83 +1,110 @@
-"""A stand-in for the operator: its metrics from the table, without the operator.
+"""A stand-in for the operator where there is no Kubernetes.
 
-It reads the queues and says how many replicas a rule of thumb would ask for. It scales nothing.
+It decides with the operator's own scaler and exports the operator's own metrics. Only the cluster
+is missing: the workers are processes, and it counts as replicas those that report.
 """
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import asyncpg
+from prometheus_client import CollectorRegistry
 
-from meshhook.observability.metrics import METRICS, SIGNALS, Kind, Source
+from meshhook_operator.metrics import OperatorMetrics, QueueMetrics
+from meshhook_operator.scaling import (
+    Fleet,
+    Sample,
+    ScalerState,
+    ScalingSpec,
+    WorkerReport,
+    decide,
+)
 
-MIN_REPLICAS, MAX_REPLICAS = 1, 4
-REASONS = ("MaxReplicas", "MinReplicas", "ScaleDownWindow")
-MESSAGES_A_REPLICA = 30
+SPEC = ScalingSpec(max_replicas=4, target_age_seconds=20, tick_seconds=1)
+NAMESPACE = "shop"
+
+_WORKERS = """
+    select worker, concurrency, running, processed, busy_seconds, draining,
+        extract(epoch from seen_at)::float8 as seen_at
+    from meshhook.workers
+    where queue = $1 and seen_at > now() - interval '30 seconds'
+"""
 
 
 class StandInOperator:
-    """Fills every metric that only an operator exports."""
+    """Decides how many workers each queue needs, once a call."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Take the registry to add them to."""
-        self._families = {
-            name: _make(name, registry)
-            for name, metric in METRICS.items()
-            if metric.sources == (Source.OPERATOR,)
-        }
-        for outcome in ("ok", "error"):
-            self._families["meshhook_operator_reconciles_total"].labels(outcome)
-        self._replicas: dict[str, int] = {}
+    def __init__(self, connection: asyncpg.Connection[Any], registry: CollectorRegistry) -> None:
+        """Take a connection of its own and the registry to add its metrics to."""
+        self._connection = connection
+        self._metrics = OperatorMetrics(registry)
+        self._queues: dict[str, tuple[QueueMetrics, ScalerState]] = {}
+        self._started_at = time.monotonic()
 
-    def look(self, queue: str, *, ready: int, running: int, workers: int) -> None:
-        """Take what a queue is like now."""
+    async def tick(self, only: Collection[str] = ()) -> Mapping[str, int]:
+        """Look at queues, all or only some, and return how many workers each should have."""
         started = time.perf_counter()
-        jobqueue = f"shop/{queue}"
-        signals = dict.fromkeys(SIGNALS, 0) | {
-            "backlog": math.ceil(ready / MESSAGES_A_REPLICA),
-            "deadline": math.ceil(ready / MESSAGES_A_REPLICA / 2),
-            "arrivals": math.ceil(running / 5),
-            "running": int(ready + running > 0),
-        }
-        asked = max(signals.values())
-        desired = min(max(asked, MIN_REPLICAS), MAX_REPLICAS)
-        before = self._replicas.get(queue, desired)
-        self._replicas[queue] = desired
-        for name, value in {
-            "replicas": max(workers, before),
-            "desired_replicas": desired,
-            "ready_replicas": workers,
-            "min_replicas": MIN_REPLICAS,
-            "max_replicas": MAX_REPLICAS,
-            "paused": 0,
-            "ready": 1,
-            "last_success_timestamp_seconds": time.time(),
-        }.items():
-            self._of(name, queue, jobqueue).set(value)
-        for signal, replicas in signals.items():
-            self._of("recommended_replicas", queue, jobqueue, signal).set(replicas)
-        limits = {"MaxReplicas": asked > MAX_REPLICAS, "MinReplicas": asked < MIN_REPLICAS}
-        for reason in REASONS:
-            self._of("limited", queue, jobqueue, reason).set(limits.get(reason, False))
-        self._of("events_total", queue, jobqueue, "up").inc(desired > before)
-        self._of("events_total", queue, jobqueue, "down").inc(desired < before)
-        self._families["meshhook_operator_reconciles_total"].labels("ok").inc()
-        elapsed = time.perf_counter() - started
-        self._families["meshhook_operator_reconcile_duration_seconds"].observe(elapsed)
-        self._families["meshhook_operator_tick_duration_seconds"].observe(elapsed)
-
-    def _of(self, name: str, *labels: str) -> Any:
-        return self._families[f"meshhook_scaler_{name}"].labels(*labels)
-
-
-def _make(name: str, registry: CollectorRegistry) -> Any:
-    metric = METRICS[name]
-    if metric.kind is Kind.HISTOGRAM:
-        return Histogram(
-            name, metric.help, metric.labels, buckets=metric.buckets, registry=registry
+        rows = await self._connection.fetch(
+            "select *, extract(epoch from sampled_at)::float8 as moment"
+            " from meshhook.queue_monitoring"
         )
-    kind: Any = Counter if metric.kind is Kind.COUNTER else Gauge
-    return kind(name, metric.help, metric.labels, registry=registry)
+        desired = {
+            row["queue"]: await self._reconcile(row)
+            for row in rows
+            if not only or row["queue"] in only
+        }
+        self._metrics.tick_duration.observe(time.perf_counter() - started)
+        return desired
+
+    async def _reconcile(self, row: asyncpg.Record) -> int:
+        started, queue = time.perf_counter(), row["queue"]
+        workers = [
+            WorkerReport(**dict(worker.items()))
+            for worker in await self._connection.fetch(_WORKERS, queue)
+        ]
+        if queue not in self._queues:
+            metrics = self._metrics.of_queue(queue, f"{NAMESPACE}/{queue}")
+            state = ScalerState.begin(time.monotonic())
+            self._queues[queue] = metrics, state
+        metrics, state = self._queues[queue]
+        before = len(workers) if state.desired is None else state.desired
+        fleet = Fleet(
+            replicas=before,
+            ready_replicas=len(workers),
+            created_at=self._started_at,
+            paused=row["paused"],
+        )
+        decision, state = decide(SPEC, _sample(row, workers), fleet, state, time.monotonic())
+        self._queues[queue] = metrics, state
+        metrics.decided(decision)
+        metrics.set(
+            replicas=before,
+            ready_replicas=len(workers),
+            min_replicas=SPEC.min_replicas,
+            max_replicas=SPEC.max_replicas,
+            paused=row["paused"],
+            ready=1,
+            last_success_timestamp_seconds=time.time(),
+        )
+        if decision.desired_replicas != before:
+            metrics.scaled("up" if decision.desired_replicas > before else "down")
+        self._metrics.reconciled(is_well=True)
+        self._metrics.reconcile_duration.observe(time.perf_counter() - started)
+        return decision.desired_replicas
+
+
+def _sample(row: asyncpg.Record, workers: list[WorkerReport]) -> Sample:
+    return Sample(
+        sampled_at=row["moment"],
+        ready=row["ready"],
+        ready_is_capped=row["capped"],
+        lost=row["lost"],
+        due_soon=row["retrying"],
+        leased=row["running"],
+        oldest_ready_seconds=row["oldest_ready_seconds"],
+        enqueued_total=row["enqueued_total"],
+        workers=tuple(workers),
+    )

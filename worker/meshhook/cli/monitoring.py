@@ -22,8 +22,7 @@ MetricsPortOption = Annotated[
         envvar="MESHHOOK_METRICS_PORT",
         min=0,
         max=MAX_PORT,
-        help="Serve /metrics, /healthz and /readyz here; 0 takes a free port and logs it. "
-        "Default: not at all.",
+        help="Serve /metrics, /healthz and /readyz here; 0 takes a free port and logs it.",
     ),
 ]
 MetricsAddressOption = Annotated[

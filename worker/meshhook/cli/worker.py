@@ -103,7 +103,7 @@ def worker(
         typer.Option(
             metavar="link|parent",
             envvar="MESHHOOK_PRODUCER_TRACE",
-            help="How a job's trace belongs to that of its producer; see OTEL_* below.",
+            help="How a job's trace belongs to that of its producer.",
         ),
     ] = "link",
 ) -> None:
@@ -114,7 +114,7 @@ def worker(
 
     With --processes it starts that many, passes signals on to them, and starts one that crashes
     again; each has --concurrency slots, three connections, and a metrics port of its own: the one
-    given, and those that follow.
+    given, and those that follow. Without --metrics-port there is none.
 
     It logs to standard error: MESHHOOK_LOG_FORMAT is json, console or auto, and
     MESHHOOK_LOG_LEVEL debug, info, warning or error.

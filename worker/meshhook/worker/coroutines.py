@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
+    from contextvars import Context
 
 
 class StartedCoroutine:
@@ -15,15 +17,20 @@ class StartedCoroutine:
     Await it at once: what the first step waits for has been asked for and must reach the task.
     """
 
-    __slots__ = ("_coroutine", "_waits_for")
+    __slots__ = ("_context", "_coroutine", "_waits_for")
 
-    def __init__(self, awaitable: Awaitable[object]) -> None:
+    def __init__(self, awaitable: Awaitable[object], context: Context | None = None) -> None:
         """Take the first step.
+
+        Args:
+            awaitable: what to run.
+            context: where all further steps are taken. Default: where it is awaited.
 
         Raises:
             StopIteration: it returned without waiting; the value is in `value`.
             BaseException: what it raised without waiting.
         """
+        self._context = context
         is_coroutine = type(awaitable) is CoroutineType
         self._coroutine = cast(
             "CoroutineType[Any, Any, object]", awaitable if is_coroutine else _awaited(awaitable)
@@ -32,15 +39,18 @@ class StartedCoroutine:
 
     def __await__(self) -> Generator[Any, Any, object]:
         """Pass on what the coroutine waits for, and give it what comes of that, to its end."""
-        coroutine, waits_for = self._coroutine, self._waits_for
+        send, throw = self._coroutine.send, self._coroutine.throw
+        if self._context is not None:
+            send, throw = partial(self._context.run, send), partial(self._context.run, throw)
+        waits_for = self._waits_for
         try:
             while True:
                 try:
                     value = yield waits_for
                 except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
-                    waits_for = coroutine.throw(error)
+                    waits_for = throw(error)
                 else:
-                    waits_for = coroutine.send(value)
+                    waits_for = send(value)
         except StopIteration as returned:
             return returned.value
 

@@ -62,6 +62,7 @@ class _Running:
     __slots__ = (
         "abort",
         "began_at",
+        "context",
         "ended",
         "job",
         "refusal",
@@ -72,10 +73,18 @@ class _Running:
         "was_completed",
     )
 
-    def __init__(self, job: Job[Any], began_at: float, settings: QueueSettings) -> None:
+    def __init__(
+        self,
+        job: Job[Any],
+        began_at: float,
+        settings: QueueSettings,
+        context: contextvars.Context,
+    ) -> None:
         self.job = job
         self.began_at = began_at
         self.settings = settings
+        self.context = context
+        """The context variables of the attempt: its job, its span, and what the handler sets."""
         self.refusal: Verdict | None = None
         """What becomes of the job without a run."""
         self.under_way: Awaitable[object] | None = None
@@ -208,11 +217,17 @@ class Runner:
                 break
         self._update_room()
 
+    @property
+    def waits_for_slots(self) -> bool:
+        """Whether it could do something with a slot that another queue of the worker leaves."""
+        return not self.has_room.is_set() or bool(self._unstarted and self._idle_slots)
+
     def look_again(self) -> None:
         """Start what may start now: another queue of the worker has left a slot."""
-        for _ in range(min(len(self._unstarted), self.free_slots)):
-            if not self._wake_slot():
-                break
+        if self._unstarted and self._idle_slots:
+            for _ in range(min(len(self._unstarted), self.free_slots)):
+                if not self._wake_slot():
+                    break
         self._update_room()
 
     def give_back(self, jobs: list[Job[Any]]) -> None:
@@ -291,14 +306,16 @@ class Runner:
             if time.monotonic() >= self._turn_ends_at:
                 await self._next_turn(loop)
                 continue
-            running = self._start(*self._unstarted.popleft())
+            # Of its own, so that what a handler sets does not reach the next one in this slot.
+            context = contextvars.copy_context()
+            running = context.run(self._start, *self._unstarted.popleft(), context)
             try:
                 if running.under_way is not None:
                     running.ended = await self._rest(running, running.under_way)
             finally:
                 del self._running[running.job.msg_id]
                 self._update_idle()
-            self._finish(running)
+            context.run(self._finish, running)
             self._update_room()
             if self._share is not None:
                 self._share.freed()
@@ -322,7 +339,8 @@ class Runner:
 
     def _update_room(self) -> None:
         if not self.has_room.is_set() and (
-            len(self._unstarted) <= self.room_mark or self.free_slots > len(self._unstarted)
+            len(self._unstarted) <= self.room_mark
+            or (len(self._unstarted) < self.concurrency and self.free_slots > len(self._unstarted))
         ):
             self.has_room.set()
 
@@ -330,13 +348,13 @@ class Runner:
         if not self._unstarted and not self._running:
             self._idle.set()
 
-    def _start(self, job: Job[Any], claimed_at: float) -> _Running:
-        """Start an attempt and take it as far as it goes without waiting."""
+    def _start(self, job: Job[Any], claimed_at: float, context: contextvars.Context) -> _Running:
+        """Start an attempt, in its context, and take it as far as it goes without waiting."""
         began_at = time.monotonic()
         # The database's clock: the moment of the claim by it, and what has passed since.
         job.started_timestamp = job.claimed_timestamp + began_at - claimed_at
         settings = self._settings()
-        running = _Running(job, began_at, settings)
+        running = _Running(job, began_at, settings, context)
         self._running[job.msg_id] = running
         set_current_job(job)
         if self._tracer is not None:
@@ -374,11 +392,11 @@ class Runner:
         Many never wait. They need no timer, which costs more than all the rest of an attempt.
         """
         if self._threads is not None:
-            running.under_way = self._run_in_thread(running.job)
+            running.under_way = self._run_in_thread(running)
             return
         try:
             awaitable = self._handler.function(running.job)
-            started = StartedCoroutine(awaitable)
+            started = StartedCoroutine(awaitable, running.context)
         except StopIteration as returned:
             running.ended = returned.value
         except BaseException as error:  # noqa: BLE001 - sorted out there
@@ -407,7 +425,7 @@ class Runner:
             return _ended_with(error)
 
     def _finish(self, running: _Running) -> None:
-        """Hand over how an attempt ended, in the context where it was started."""
+        """Hand over how an attempt ended, in its context."""
         self.finished += 1
         ran_seconds = time.monotonic() - running.began_at
         self._ended_seconds += ran_seconds
@@ -417,7 +435,6 @@ class Runner:
                 span.end_without_outcome(is_lost=ended is _Abort.LEASE_LOST)
             if ended is _Abort.SHUTDOWN:
                 self._on_released([job], 0.0)
-            set_current_job(None)
             return
         started = job.started_timestamp
         end = running.refusal
@@ -441,7 +458,6 @@ class Runner:
         if span is not None:
             span.end(end.outcome, end.error_type, end.error_message, ended)
             attempt = span.context
-        set_current_job(None)
         self._on_ended(PendingSettlement(settlement, running.was_completed, attempt))
 
     def _end(self, running: _Running, ended: object) -> Verdict:
@@ -463,10 +479,12 @@ class Runner:
             jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
         )
 
-    async def _run_in_thread(self, job: Job[Any]) -> object:
+    async def _run_in_thread(self, running: _Running) -> object:
         assert self._threads is not None  # noqa: S101 - for the type checker
         loop = asyncio.get_running_loop()
-        context = contextvars.copy_context()  # the job and its span, for what the handler logs
+        job = running.job
+        # A copy: a thread that was given up may be in it for long.
+        context = running.context.copy()
         thread = self._threads.submit(context.run, self._handler.function, job)
         try:
             return await asyncio.wrap_future(thread)

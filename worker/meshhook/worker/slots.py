@@ -21,6 +21,10 @@ class SlotUser(Protocol):
     def unstarted(self) -> int:
         """How many jobs wait for a slot."""
 
+    @property
+    def waits_for_slots(self) -> bool:
+        """Whether it could do something with a slot that has come free."""
+
     def look_again(self) -> None:
         """Start what may start now, and say whether there is room."""
 
@@ -44,7 +48,12 @@ class SharedSlots:
     @property
     def free(self) -> int:
         """How many slots nobody has taken."""
-        return self.count - sum(share.taken for share in self.shares.values())
+        # A loop, since every start of a job asks.
+        free = self.count
+        for share in self.shares.values():
+            if share.user is not None:
+                free -= share.user.taken_slots
+        return free
 
     def look_again(self, besides: Share | None = None) -> None:
         """Let the queues, all but one, start what may start now."""
@@ -104,10 +113,19 @@ class Share:
         return taken < self.part or taken < self._limit()
 
     def _limit(self) -> int:
-        shares = list(self._slots.shares.values())
+        # Asked for at every start of a job: the two usual cases need no sharing out.
+        shares = self._slots.shares.values()
+        if all(share.wants_more for share in shares):
+            return self.part
+        if not any(share.wants_more for share in shares if share is not self):
+            others = sum(share.demand.wanted for share in shares if share is not self)
+            if others + self.part <= self._slots.count:
+                return min(self._slots.count - others, self.demand.wanted)
         limits = share_out(self._slots.count, [share.demand for share in shares])
-        return limits[shares.index(self)]
+        return limits[list(shares).index(self)]
 
     def freed(self) -> None:
         """Let the others know that a slot has come free."""
-        self._slots.look_again(besides=self)
+        for share in self._slots.shares.values():
+            if share is not self and share.user is not None and share.user.waits_for_slots:
+                share.user.look_again()

@@ -73,6 +73,20 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if include "meshhook.isEmbedded" . }}uri{{ else }}{{ .Values.database.key }}{{ end }}
 {{- end }}
 
+{{- /* The certificate of the database's authority, at /database/ca.crt. */}}
+{{- define "meshhook.caVolume" -}}
+name: database-ca
+secret:
+  secretName: {{ .Values.database.caSecret }}
+  items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
+
+{{- define "meshhook.caMount" -}}
+name: database-ca
+mountPath: /database
+readOnly: true
+{{- end }}
+
 {{- /* What the pods of the chart have in common; the operator's can be changed by values. */}}
 {{- define "meshhook.podSecurityContext" -}}
 runAsNonRoot: true
