@@ -27,7 +27,8 @@ STATE = Path(os.environ.get("CLUSTER_STATE", "/run/meshhook-cluster"))
 IMAGE = "localhost/meshhook-queue:e2e"
 # Not KUBECONFIG itself: whoever runs all tests does not mean the cluster they happen to work with.
 KUBECONFIG = os.environ.get("E2E_KUBECONFIG")
-_NEEDED = [name for name in PROGRAMS if name not in {"kwok", "kubeconform", "kube-score"}]
+_UNUSED = {"kwok", "kubeconform", "kube-score"}
+_NEEDED = ["kubectl", "helm"] if KUBECONFIG else [name for name in PROGRAMS if name not in _UNUSED]
 _OBSTACLE = pytest.StashKey[str]()
 
 
@@ -40,17 +41,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     say: Any = terminal.write_line if terminal is not None else print
-    if KUBECONFIG:
-        return
-    checked = subprocess.run([CLUSTER, "check"], check=False, capture_output=True, text=True)
-    if checked.returncode:
-        session.config.stash[_OBSTACLE] = checked.stderr.strip()
-        return
+    if not KUBECONFIG:
+        checked = subprocess.run([CLUSTER, "check"], check=False, capture_output=True, text=True)
+        if checked.returncode:
+            session.config.stash[_OBSTACLE] = checked.stderr.strip()
+            return
     try:
         if missing(_NEEDED):
             build(_NEEDED, say=say)
     except ProgramsMissingError as error:
         session.config.stash[_OBSTACLE] = str(error)
+        return
+    if KUBECONFIG:
         return
     say("building the image")
     archive = _archive()
@@ -92,13 +94,12 @@ def image(is_local) -> str:
 
 
 @pytest.fixture(scope="session")
-def cluster(pytestconfig: pytest.Config, is_local) -> Iterator[Kube]:
+def cluster(pytestconfig: pytest.Config) -> Iterator[Kube]:
     """A cluster with an empty namespace that enforces the restricted Pod Security Standard."""
     if reason := pytestconfig.stash.get(_OBSTACLE, None):
         _refuse(reason)
-    if not is_local:
-        kube = Kube(Path(str(KUBECONFIG)), NAMESPACE)
-        yield from _in_namespace(kube)
+    if KUBECONFIG:
+        yield from _in_namespace(Kube(Path(KUBECONFIG), NAMESPACE))
         return
     with Path("/run/meshhook-e2e.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # there is one such cluster at a time on a machine
@@ -132,10 +133,13 @@ def values(image) -> Object:
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: Kube, values) -> Kube:
+def installed(cluster: Kube, values, is_local) -> Iterator[Kube]:
     """The cluster with the chart installed, with a database of its own."""
     cluster.helm("install", RELEASE, CHART, "--wait", "--timeout", "5m", values=values)
-    return cluster
+    yield cluster
+    if not is_local:  # which would go anyway
+        cluster.kubectl("delete", "jobqueues", "--all", "--timeout=2m")
+        cluster.helm("uninstall", RELEASE, "--wait", "--timeout", "5m")
 
 
 @pytest.fixture(scope="session")
