@@ -13,6 +13,6 @@ def tool(name: str) -> str:
     Without it the test is skipped.
     """
     found = shutil.which(name)
-    if found:
-        return found
-    skip(f"{name} was not found; on Debian: apt-get install --no-install-recommends prometheus")
+    if not found:
+        skip(f"{name} was not found; on Debian: apt-get install --no-install-recommends prometheus")
+    return found
