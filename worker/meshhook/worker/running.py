@@ -184,6 +184,12 @@ class Runner:
         return self.concurrency - len(self._running) - len(self._zombies)
 
     @property
+    def utilisation(self) -> float:
+        """The share of the worker's slots, those of all its queues, that are taken, 0 to 1."""
+        free = self.free_slots if self._share is None else self._share.unused
+        return 1 - max(0, free) / self.concurrency
+
+    @property
     def is_stuck(self) -> bool:
         """Whether a job still runs after it was given up: a thread, or one that takes no notice."""
         return bool(self._zombies or self._running)
