@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import base64
 import secrets
+import signal
 import tempfile
 import time
 from contextlib import AsyncExitStack
