@@ -16,7 +16,7 @@ export UV_PYTHON_DOWNLOADS := never
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup packages demo test lint format bench bench-quick generate dashboards-preview \
-	cluster cluster-down e2e lock clean
+	cluster cluster-down e2e bench-operator tools lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,12 @@ cluster-down: ## Stop it, and remove all of it
 
 e2e: $(SETUP) ## Run the end-to-end tests on that node, or on the cluster of KUBECONFIG
 	@$(BIN)/python -m pytest tests/e2e -v -s $(ARGS)
+
+bench-operator: $(SETUP) ## Measure the operator with 500 JobQueues on a real API server
+	@$(BIN)/python bench/operator/run.py $(ARGS)
+
+tools: ## Build the programs of Kubernetes ahead of the tests (Go; once)
+	@$(PYTHON) tests/support/cluster/programs.py
 
 lock: $(UV_STAMP) ## Write requirements.lock anew (ARGS=--upgrade: newest versions)
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
