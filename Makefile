@@ -74,7 +74,7 @@ cluster-down: ## Stop it, and remove all of it
 	@tests/e2e/play down
 
 e2e: $(SETUP) ## Run the end-to-end tests on that node, or on the cluster of KUBECONFIG
-	@$(BIN)/python -m pytest tests/e2e -v -s $(ARGS)
+	@E2E_KUBECONFIG="$${E2E_KUBECONFIG-$$KUBECONFIG}" $(BIN)/python -m pytest tests/e2e -v -s $(ARGS)
 
 bench-operator: $(SETUP) ## Measure the operator with 500 JobQueues on a real API server
 	@$(BIN)/python bench/operator/run.py $(ARGS)
