@@ -247,6 +247,13 @@ class Runner:
         self._update_idle()
         return jobs
 
+    def holds(self, msg_id: int, attempt: int) -> bool:
+        """Say whether an attempt runs or waits for its start; one that has ended does neither."""
+        running = self._running.get(msg_id)
+        if running is not None and running.job.attempt == attempt:
+            return True
+        return any(job.msg_id == msg_id and job.attempt == attempt for job, _ in self._unstarted)
+
     def lease_lost(self, msg_id: int, attempt: int) -> None:
         """Stop a job whose lease is lost: another worker may run it."""
         running = self._running.get(msg_id)
