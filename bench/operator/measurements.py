@@ -112,7 +112,7 @@ async def measure_wakes(stage: Stage, *, count: int, asleep_seconds: float) -> d
         asleep_seconds: for how long the queue has been at zero, at least; just after it came to
             zero the operator does not listen yet, and looks again within a second.
     """
-    name = "sleeper"
+    name = f"sleeper-{round(asleep_seconds)}"  # none finds what another left
     scaling = {"minReplicas": 0, "maxReplicas": 5, "cooldownSeconds": 0}
     await stage.make_job_queues([name], scaling=scaling | {"scaleDown": {"windowSeconds": 1}})
     pods = _PodWatch(stage, name)
@@ -195,7 +195,7 @@ async def _sleeps(stage: Stage, name: str) -> bool:
     found = await stage.api.find("Deployment", f"{name}-worker")
     if pods or found is None or found["spec"]["replicas"]:
         return False
-    until_ms = await stage.sql.fetchval(f"select last_value from meshhook.waiting_{name}")
+    until_ms = await stage.sql.fetchval(f'select last_value from meshhook."waiting_{name}"')
     return bool(until_ms > time.time() * 1000)
 
 
