@@ -15,8 +15,8 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages demo test lint format bench bench-quick dashboards dashboards-preview \
-	cluster cluster-down e2e lock clean
+.PHONY: help setup packages demo test lint format bench bench-quick generate dashboards-preview \
+	cluster cluster-down e2e bench-operator tools lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -57,8 +57,12 @@ bench: $(SETUP) ## Run the benchmarks, and write docs/benchmarks.md
 bench-quick: $(SETUP) ## Run a small round of at most 5 minutes; a JSON object a line
 	@$(BIN)/python bench/run.py --quick --lines $(ARGS)
 
-dashboards: $(SETUP) ## Write grafana/dashboards/*.json from their source
+generate: $(SETUP) ## Write what is made from code: dashboards, JobQueue definition, tables of docs
 	@$(BIN)/python -m grafana.dashboards
+	@$(BIN)/python -m meshhook_operator.crd > operator/crds/jobqueues.meshhook.io.yaml
+	@$(BIN)/python -m meshhook_operator.reference docs/operator.md
+	@$(BIN)/python -m meshhook.observability.metrics_page > docs/metrics.md
+	@$(BIN)/python deploy/helm/values_table.py
 
 dashboards-preview: $(SETUP) ## Draw the dashboards from a real Prometheus into docs/dashboards
 	@PYTHONPATH=tests $(BIN)/python -m grafana.preview $(ARGS)
@@ -70,7 +74,13 @@ cluster-down: ## Stop it, and remove all of it
 	@tests/e2e/play down
 
 e2e: $(SETUP) ## Run the end-to-end tests on that node, or on the cluster of KUBECONFIG
-	@$(BIN)/python -m pytest tests/e2e -v -s $(ARGS)
+	@E2E_KUBECONFIG="$${E2E_KUBECONFIG-$$KUBECONFIG}" $(BIN)/python -m pytest tests/e2e -v -s $(ARGS)
+
+bench-operator: $(SETUP) ## Measure the operator with 500 JobQueues on a real API server
+	@$(BIN)/python bench/operator/run.py $(ARGS)
+
+tools: ## Build the programs of Kubernetes ahead of the tests (Go; once)
+	@$(PYTHON) tests/support/cluster/programs.py
 
 lock: $(UV_STAMP) ## Write requirements.lock anew (ARGS=--upgrade: newest versions)
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \

@@ -1,6 +1,6 @@
 """The benchmark: MeshHook Queue beside raw PGMQ and its peers, on a PostgreSQL of its own.
 
-python bench/run.py [--quick] [--rounds N] [--only MODE] [--subjects NAMES] [--lines]
+python bench/run.py [--quick | --short] [--rounds N] [--only MODE] [--subjects NAMES] [--lines]
     [--json FILE] [--document FILE] [--from-json FILE]
 """
 
@@ -25,7 +25,7 @@ from plan import SUBJECTS, ModePlan, modes
 from progress import Steps
 from rich.console import Console
 from runner import BENCH, FORMAT, ProbeError, Report, Run, prepare
-from sizes import FULL, QUICK, TINY
+from sizes import FULL, QUICK, SHORT, TINY
 from tables import show
 
 from meshhook.embedded import EmbeddedPostgres
@@ -42,11 +42,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="MeshHook Queue beside raw PGMQ and its peers")
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="one small round, at most 5 minutes")
+    sizes.add_argument("--short", action="store_true", help="three rounds, in 20 minutes or so")
     sizes.add_argument("--tiny", action="store_true", help="only to see that it works")
     sizes.add_argument(
         "--from-json", type=Path, metavar="FILE", help="measure nothing; show and write that report"
     )
-    parser.add_argument("--rounds", type=int, help="default 5; 1 with --quick")
+    parser.add_argument("--rounds", type=int, help="default 5; 3 with --short, 1 with --quick")
     parser.add_argument(
         "--only",
         action="append",
@@ -92,7 +93,10 @@ def _arguments() -> argparse.Namespace:
 def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error(f"--rounds is 1 or more, got {arguments.rounds}")
-    arguments.size = QUICK if arguments.quick else TINY if arguments.tiny else FULL
+    arguments.size = next(
+        (size for size in (QUICK, SHORT, TINY) if getattr(arguments, size.name)),
+        FULL,
+    )
     names = arguments.subjects.split(",")
     known = [subject.name for subject in SUBJECTS]
     if unknown := [name for name in names if name not in known]:

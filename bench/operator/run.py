@@ -12,9 +12,12 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "tests")]
@@ -34,14 +37,17 @@ from stage import running_stage  # noqa: E402 - the same
 from support.cluster.programs import CONTROL_PLANE, build, version  # noqa: E402 - the same
 
 ASLEEP_SECONDS = 3.0
+Report = dict[str, Any]
 FORMAT = 1
 """The version of the JSON's shape."""
 
 
-async def run(*, queues: int, pods: int, steady_seconds: float, wakes: int) -> dict[str, Any]:
-    """Measure everything, and return the report."""
+async def run(
+    *, queues: int, pods: int, steady_seconds: float, wakes: int, keep: Callable[[Report], None]
+) -> Report:
+    """Measure everything, and return the report; `keep` is given what there is after each part."""
     names = [f"queue-{number:04}" for number in range(queues)]
-    report: dict[str, Any] = {
+    report: Report = {
         "format": FORMAT,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(HERE),
@@ -51,14 +57,18 @@ async def run(*, queues: int, pods: int, steady_seconds: float, wakes: int) -> d
     }
     async with running_stage() as stage:
         others = _Others(stage.postmaster_pid)
-        report["start"] = _say("start", await measure_start(stage, names, pods=pods))
-        report["steady"] = _say("steady", await measure_steady(stage, seconds=steady_seconds))
-        report["restart"] = _say("restart", await measure_restart(stage, queues))
-        report["surge"] = _say("surge", await measure_surge(stage, names, pods=pods))
-        for key, asleep_seconds in (("wake", ASLEEP_SECONDS), ("wake_just_asleep", 0.0)):
-            figures = await measure_wakes(stage, count=wakes, asleep_seconds=asleep_seconds)
-            report[key] = _say(key, figures)
-        report["others_percent"] = others.percent()
+        parts = {
+            "start": lambda: measure_start(stage, names, pods=pods),
+            "steady": lambda: measure_steady(stage, seconds=steady_seconds),
+            "restart": lambda: measure_restart(stage, queues),
+            "surge": lambda: measure_surge(stage, names, pods=pods),
+            "wake": lambda: measure_wakes(stage, count=wakes, asleep_seconds=ASLEEP_SECONDS),
+            "wake_just_asleep": lambda: measure_wakes(stage, count=wakes, asleep_seconds=0.0),
+        }
+        for name, measure in parts.items():
+            report[name] = _say(name, await measure())
+            report["others_percent"] = others.percent()
+            keep(report)
     return report
 
 
@@ -108,6 +118,11 @@ def main() -> None:
     parser.add_argument("--section", type=Path)
     parser.add_argument("--from-json", type=Path)
     options = parser.parse_args()
+
+    def keep(report: Report) -> None:
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=1) + "\n")
+
     if options.from_json:
         report = json.loads(options.from_json.read_text())
     else:
@@ -118,10 +133,9 @@ def main() -> None:
                 pods=options.pods,
                 steady_seconds=options.steady_seconds,
                 wakes=options.wakes,
+                keep=keep,
             )
         )
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.section:
         options.section.write_text(section(report))
     else:

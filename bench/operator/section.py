@@ -17,6 +17,12 @@ def section(report: dict[str, Any]) -> str:
     return "\n".join(_lines(report)) + "\n"
 
 
+def _conditions(report: dict[str, Any]) -> str:
+    if note := report.get("note"):
+        return str(note)
+    return f"Other programs used {report['others_percent']:.0f}% of the processors meanwhile."
+
+
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     start, steady = report["start"], report["steady"]
     memory = steady["memory_bytes"]
@@ -26,8 +32,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{report['queues']} JobQueues on one database with {report['pods']} worker pods, on a real"
         " control plane with kwok for the pods, all on this machine"
-        f" ({report['machine']['cores']} processors, Kubernetes {report['kubernetes']},"
-        f" other programs used {report['others_percent']:.0f}% of them meanwhile)."
+        f" ({report['machine']['cores']} processors, Kubernetes {report['kubernetes']})."
+        f" {_conditions(report)}"
     )
     yield ""
     yield "| what | measured |"

@@ -1,8 +1,19 @@
-"""KEDA's postgresql scaler, and the HorizontalPodAutoscaler that it drives."""
+"""KEDA's postgresql scaler, and the HorizontalPodAutoscaler that it drives.
+
+From Kubernetes, pkg/controller/podautoscaler: `GetExternalPerPodMetricReplicas` (an average value
+a pod, ceil(value / target), nothing within a tolerance of 0.1 of the present replicas, pods that
+are not ready counted too), then `stabilizeRecommendationWithBehaviors` (down: the most of 300 s;
+up: no window), then `convertDesiredReplicasWithBehaviorRate` (up: 100% or 4 pods in 15 s,
+whichever is more; down: free), every 15 s. From KEDA, pkg/scaling/executor: `RequestScale`
+(from zero to one as soon as a poll, each 30 s, finds something; to zero when no poll found anything
+for 300 s). Between one and the maximum the HPA asks the scaler itself, so the polling interval
+does not matter there.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -17,6 +28,8 @@ TOLERANCE = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KedaSettings:
+    """The settings of a ScaledObject; the defaults are KEDA's and Kubernetes'."""
+
     target: float
     """targetQueryValue: jobs a replica."""
     polling_seconds: int = 30
@@ -27,7 +40,9 @@ class KedaSettings:
 
 
 class Keda:
-    def __init__(self, world: World, settings: KedaSettings) -> None:
+    """What KEDA does between no replica and one, and its HorizontalPodAutoscaler above."""
+
+    def __init__(self, settings: KedaSettings) -> None:
         self.settings = settings
         self.active_at = 0
         self.recommended: list[tuple[int, int]] = []
@@ -80,20 +95,31 @@ class Keda:
         return desired
 
 
-def by_default(world: World) -> Keda:
+def by_default(_world: World) -> Keda:
     """Nobody tuned anything; 10 jobs a replica."""
-    return Keda(world, KedaSettings(target=10))
+    return Keda(KedaSettings(target=10))
 
 
-def tuned(world: World, share: float = 0.5) -> Keda:
-    """Tuned by one who knows the rate of a replica, and wants half of the target age to wait."""
+def tuned(world: World) -> Keda:
+    """Tuned by one who knows the rate of a replica, and lets half of the target age wait."""
+    return _tuned(world, 0.5, 60)
+
+
+def in_hindsight(world: World, tuning: int) -> Keda:
+    """One of many tunings, of which the best may be taken for each trace when it is over."""
+    return _tuned(world, *TUNINGS[tuning])
+
+
+TUNINGS = tuple(product((0.125, 0.25, 0.5, 0.75), (60, 300)))
+
+
+def _tuned(world: World, share: float, window_seconds: int) -> Keda:
     return Keda(
-        world,
         KedaSettings(
             target=REPLICA_RATE * world.target_age_seconds * share,
             polling_seconds=5,
             cooldown_seconds=60,
-            scale_down_window_seconds=60,
+            scale_down_window_seconds=window_seconds,
             scale_up_percent=900,
         ),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from world import SLOTS, World
 
 from meshhook_operator.scaling import (
+    Decision,
     Failure,
     Fleet,
     Sample,
@@ -15,6 +18,9 @@ from meshhook_operator.scaling import (
     default_tick_seconds,
     lookahead_seconds,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 COUNT_CAP = 10_000
 REPORT_SECONDS = 5
@@ -33,7 +39,7 @@ class MeshHook:
         self.state = ScalerState.begin(0.0)
         self.created_at = 0.0
         self.next_tick = 0.0
-        self.decision = None
+        self.decision: Decision | None = None
 
     def act(self, world: World) -> int | None:
         wakes = not world.pods and world.ready_jobs > 0
@@ -61,7 +67,7 @@ class MeshHook:
         )
 
 
-def _reports(world: World):
+def _reports(world: World) -> Iterator[WorkerReport]:
     for pod in world.pods:
         if pod.ready_at > world.now:
             break

@@ -19,17 +19,22 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 3
 LEAD_SECONDS = 8
 MARGIN = 0.85
-SPARE = 1.02
-"""Replicas do not run at exactly their mean rate."""
+LATE_SHARE = 0.75
+"""From this share of the target age on there is one replica more than planned: replicas do not run
+at exactly their mean rate."""
 
 
 class Oracle:
+    """Follows a plan that was made before the first job came."""
+
     def __init__(self, world: World) -> None:
         self.plan = _plan(world)
 
     def act(self, world: World) -> int | None:
         ahead = self.plan[world.now : world.now + LEAD_SECONDS + 1]
         wanted = max(ahead, default=world.min_replicas)
+        if world.oldest_ready_seconds > LATE_SHARE * world.target_age_seconds:
+            wanted = max(wanted + 1, len(world.pods))
         return max(world.min_replicas, min(wanted, world.max_replicas))
 
 
@@ -42,13 +47,13 @@ def _plan(world: World) -> list[int]:
     idle = wait // 8 + 1
     high = [0, *[*accumulate(arrivals)][idle:], *[total] * (wait + idle)]
     low = [0] * (wait + 1) + [*accumulate(arrivals)]
-    rates = [REPLICA_RATE * world.speed(t) / SPARE for t in range(len(high))]
+    rates = [REPLICA_RATE * world.speed(t) for t in range(len(high))]
     work = [0.0, *accumulate(rates)]
     plan: list[int] = []
-    served, replicas = 0.0, 0
+    served, replicas, stride = 0.0, 0, max(1, wait // 20)
     for t in range(len(low) - 1):
         if t % LOOK_SECONDS == 0 or not low[t + 1] <= served + replicas * rates[t] <= high[t + 1]:
-            slope = _slope(t, served, work, low, high)
+            slope = _slope(t, served, work, low, high, stride)
             if slope >= replicas + 1 or served + replicas * rates[t] < low[t + 1]:
                 replicas = ceil(slope - 1e-9)
             elif slope <= replicas - 1 or served + replicas * rates[t] > high[t + 1]:
@@ -58,10 +63,12 @@ def _plan(world: World) -> list[int]:
     return plan
 
 
-def _slope(start: int, served: float, work: list[float], low: list[int], high: list[int]) -> float:
+def _slope(  # noqa: PLR0917 - two lines, and where to look
+    start: int, served: float, work: list[float], low: list[int], high: list[int], stride: int
+) -> float:
     """Return the slope of the string where it leaves that point."""
     steepest, flattest = float("-inf"), float("inf")
-    for t in range(start + 1, len(low)):
+    for t in range(start + 1, len(low), stride):
         length = work[t] - work[start]
         rise, fall = (low[t] - served) / length, (high[t] - served) / length
         if rise > flattest:

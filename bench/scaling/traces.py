@@ -92,9 +92,7 @@ def traces(seed: int) -> tuple[Trace, ...]:
     )
 
 
-def _random(
-    name: str, about: str, seed: int, rate: Callable[[int], float], **more: Any
-) -> Trace:
+def _random(name: str, about: str, seed: int, rate: Callable[[int], float], **more: Any) -> Trace:
     random_ = random.Random(f"{name} {seed}")
     arrivals = tuple(_poisson(random_, rate(t)) for t in range(SECONDS))
     return Trace(name=name, about=about, arrivals=arrivals, is_steady=True, **more)

@@ -6,7 +6,7 @@ import random
 from bisect import bisect_right, insort
 from collections import deque
 from dataclasses import dataclass, field
-from math import exp, inf
+from math import exp
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Policy(Protocol):
 
 @dataclass(slots=True, order=True)
 class Pod:
+    """A pod, Ready from a second on."""
+
     ready_at: int
     number: int
 
@@ -52,6 +54,8 @@ class Group:
 
 @dataclass(slots=True)
 class Result:
+    """What came of one run."""
+
     late_share: float
     p99_wait_seconds: int
     replica_seconds: int
@@ -257,4 +261,4 @@ def _quantile(waits: dict[int, int], share: float) -> int:
         left -= waits[wait]
         if left <= 0:
             return wait
-    return int(inf)
+    raise ValueError("no job was ever started")

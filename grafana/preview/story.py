@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from support.monitored_fleet import MonitoredFleet
 from support.monitored_producer import Flow
 
-_SPARE = 120
-"""So that load is still there when the picture is taken, on a slow machine too."""
 _CALM, _SURGE, _DRAIN, _FAILURE = 60, 90, 120, 110
+_SPARE = 120  # so that load is still there when the pictures' data are asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +17,6 @@ class Story:
     """A calm start, a surge that outgrows the workers, a killed worker, and a failing service.
 
     The workers of `orders` and `mails` are started and stopped as the operator's scaler decides.
-
 
     Args:
         speed: how many times shorter it is told. Default 1: some six minutes.

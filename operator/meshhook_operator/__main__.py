@@ -40,8 +40,13 @@ def main() -> None:
                 logging.getLogger(chatty).setLevel(logging.WARNING)
         disable_created_metrics()  # type: ignore[no-untyped-call]
         asyncio.run(run(settings))
-    except (InvalidSettingError, ConfigError) as error:
+    except InvalidSettingError as error:
         sys.exit(f"meshhook-operator: {error}")
+    except ConfigError as error:
+        sys.exit(
+            f"meshhook-operator: there is no way to a cluster ({error}); run it in a pod with a "
+            "service account, or set KUBECONFIG"
+        )
     except MeshHookError as error:
         _log.error("stopped", error=str(error))
         sys.exit(1)

@@ -87,7 +87,8 @@ class JobQueueStatus(_StatusPart):
     ) = None
     """When the operator last changed the number of replicas."""
     queue: QueueStatus | None = None
-    """The queue as it was seen lately."""
+    """The queue as it was seen lately. Counting stops at 10,000 messages, and earlier, down to at
+    1,000, where hundreds of queues share a database."""
     scaling: ScalingStatus | None = None
     """The last decision, and what led to it."""
     conditions: Annotated[

@@ -31,7 +31,8 @@ class Reporter:
         self._clock = clock
         self.status: JobQueueStatus = jobqueue.status
         """What was written last."""
-        self._wrote_at = float("-inf")
+        # What an earlier operator wrote is as good as written now: a restart alone is no news.
+        self._wrote_at = clock() if jobqueue.status.conditions else float("-inf")
         self._scaled_at: dict[str, float] = {}
 
     async def write(self, status: JobQueueStatus) -> None:

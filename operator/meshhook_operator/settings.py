@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshhook.errors import InvalidSettingError
 
 _PREFIX = "MESHHOOK_"
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class OperatorSettings(BaseSettings):
@@ -19,9 +21,7 @@ class OperatorSettings(BaseSettings):
         env_prefix=_PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True
     )
 
-    operator_namespaces: Annotated[
-        str, Field(pattern=r"^\s*([a-z0-9-]+\s*(,\s*[a-z0-9-]+\s*)*)?$")
-    ] = ""
+    operator_namespaces: str = ""
     """The namespaces to serve, parted by commas. Default: empty, the whole cluster."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
     """Where /metrics, /healthz and /readyz are served; 0 takes a free port and logs it.
@@ -32,6 +32,15 @@ class OperatorSettings(BaseSettings):
     """`json`, `console`, or `auto`: console on a terminal. Default auto."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """The lowest level that is logged: debug, info, warning or error. Default info."""
+
+    @field_validator("operator_namespaces")
+    @classmethod
+    def _are_names(cls, value: str) -> str:
+        for name in value.split(","):
+            if name.strip() and not _NAMESPACE.fullmatch(name.strip()):
+                message = f"{name.strip()!r} is no name of a namespace; part several by commas"
+                raise ValueError(message)
+        return value
 
     @property
     def namespaces(self) -> list[str]:
@@ -49,6 +58,7 @@ def load_operator_settings() -> OperatorSettings:
         return OperatorSettings()
     except ValidationError as error:
         first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
         variable = _PREFIX + str(first["loc"][0]).upper()
-        message = f"environment variable {variable}={first['input']!r}: {first['msg']}"
+        message = f"environment variable {variable}={first['input']!r}: {reason}"
         raise InvalidSettingError(message) from None

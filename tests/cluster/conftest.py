@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import asyncpg
 import pytest
@@ -18,6 +16,7 @@ from support.cluster.objects import custom_resource_definition, database_secret
 from support.cluster.operator_process import OperatorProcess, operator_kubeconfig
 from support.cluster.programs import CONTROL_PLANE, ProgramsMissingError, build, missing
 from support.databases import server_directory
+from support.skipping import skip
 from support.waiting import eventually
 
 _MISSING = pytest.StashKey[str]()
@@ -38,13 +37,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         session.config.stash[_MISSING] = str(error)
 
 
-def _refuse(reason: str) -> NoReturn:
-    """Skip the test; where the environment says that this is CI, fail it."""
-    if os.environ.get("CI", "false").lower() not in {"", "0", "false"}:
-        pytest.fail(f"may not be skipped in CI: {reason}")
-    pytest.skip(reason)
-
-
 def administrator(control_plane: ControlPlane, namespace: str) -> Api:
     """Return the requests of an administrator."""
     return Api(
@@ -59,7 +51,7 @@ def administrator(control_plane: ControlPlane, namespace: str) -> Api:
 def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
     """A control plane with one node, for all tests."""
     if reason := pytestconfig.stash.get(_MISSING, None) or obstacle():
-        _refuse(reason)
+        skip(reason)
     with server_directory(in_memory=True) as directory, ControlPlane(directory) as control_plane:
         yield control_plane
 

@@ -389,7 +389,8 @@ case ${1:-} in
   exec)
     shift
     alive || die "it is not up"
-    inside "$@"
+    # In place of this shell, so that a signal to it reaches the command.
+    exec nsenter -t "$(cat "$S/pid")" -n -- "$@"
     ;;
   load)
     shift

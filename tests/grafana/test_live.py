@@ -23,7 +23,7 @@ from support.monitored_producer import Flow
 from support.rule_files import ALERTS, RECORDING, alert, rules
 from support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(400)  # the fleet runs until all queries have data
+pytestmark = pytest.mark.timeout(900)  # the fleet runs until all queries have data
 
 VARIABLES = {
     "$__rate_interval": "15s",
@@ -123,7 +123,7 @@ async def _run(url: str, folder: Path) -> Answers:
         # It gives back what it has not begun, and goes.
         fleet.stop("mails-1")
         await fleet.start_worker("mails-2", "mails", 20)
-        await eventually(fleet.is_drained, 180, message="the queues are drained")
+        await eventually(fleet.is_drained, 400, message="the queues are drained")
         return await _ask(fleet)
 
 

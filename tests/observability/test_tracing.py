@@ -61,7 +61,7 @@ def provider(received: Collector) -> Iterator[TracerProvider]:
 
 async def one(received: Collector, name: str) -> ReceivedSpan:
     """Wait for the only span of a name."""
-    await eventually(lambda: received.named(name))
+    await eventually(lambda: received.named(name), timeout=30)
     (span,) = received.named(name)
     return span
 
@@ -75,7 +75,7 @@ async def run_one(
 ) -> None:
     """Run a worker until it has recorded an outcome."""
     async with make_worker(database_url, handler, tracer_provider=provider, **options) as worker:
-        await eventually(lambda: worker.get_stats().processed >= 1)
+        await eventually(lambda: worker.get_stats().processed >= 1, timeout=30)
 
 
 async def test_a_job_from_its_producer_to_its_end(

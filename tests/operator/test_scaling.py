@@ -293,6 +293,12 @@ def test_a_limit_on_steps_up():
     assert queue.decision.limit is Limit.SCALE_UP_LIMIT
 
 
+def test_a_percentage_lets_the_first_replica_come():
+    """A limit that is only a percentage still allows one replica where there is none."""
+    queue = Queue(spec(scale_up=StepLimit(percent=100, period_seconds=5)))
+    assert queue.ticks(4, ready=9_000, arrived=100) == [1, 2, 4, 8]
+
+
 def test_a_limit_on_steps_down():
     """No more replicas go within a period than the limit allows."""
     limit = StepLimit(percent=10, period_seconds=20)

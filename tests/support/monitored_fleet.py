@@ -122,14 +122,21 @@ class MonitoredFleet:
         if arguments:
             arguments = [*arguments, "--metrics-address", "127.0.0.1"]
         with log.open("wb") as stream:
-            self.processes[name] = await asyncio.create_subprocess_exec(
+            process = self.processes[name] = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", module, *arguments),
                 env=environment,
                 stdin=asyncio.subprocess.PIPE,
                 stderr=stream,
             )
-        port = await eventually(lambda: _port(log), 120, message=f"{name} serves its metrics")
-        self.prometheus.add_target(port, namespace=namespace, pod=name)
+        # One that is stopped while it starts ends without.
+        await eventually(
+            lambda: _port(log) or process.returncode in (0, -signal.SIGTERM),
+            120,
+            message=f"{name} serves its metrics",
+        )
+        port = _port(log)
+        if port is not None:
+            self.prometheus.add_target(port, namespace=namespace, pod=name)
 
 
 def _port(log: Path) -> int | None:

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from support.skipping import skip
+
 # Debian installs it where only root looks.
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 _START_SECONDS = 20
@@ -79,7 +81,7 @@ class PgBouncer:
 def pgbouncer(folder: Path, server_url: str, *, pool_size: int) -> Iterator[PgBouncer]:
     """Run PgBouncer while the block runs; the test is skipped where it is not installed."""
     if shutil.which("pgbouncer", path=_PATH) is None:
-        pytest.skip("PgBouncer is not installed (on Debian: apt-get install pgbouncer)")
+        skip("PgBouncer is not installed (on Debian: apt-get install pgbouncer)")
     pooler = PgBouncer(folder, server_url, pool_size=pool_size)
     pooler.start()
     try:

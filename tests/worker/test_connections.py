@@ -97,7 +97,7 @@ async def test_a_dead_listening_connection_is_listened_on_again(
 
         await eventually(listens)
         woken = asyncio.Event()
-        worker._parts.lanes[0].claimer.wake = woken.set  # type: ignore[method-assign]
+        worker._parts.lanes[0].claimer.notify = woken.set  # type: ignore[method-assign]
         await connection.execute("select pg_notify('meshhook_wake_jobs', '')")
         await asyncio.wait_for(woken.wait(), 10)
 

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from meshhook import Job, MonitoringServer, QueueService
+from meshhook import Database, Job, MonitoringServer, QueueService, Worker, create_queue
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.errors import InvalidSettingError
 from meshhook.schema import migrate
@@ -228,3 +228,34 @@ def test_a_stall_limit_out_of_range(stall_seconds: Any) -> None:
     """The error gives the range and the value."""
     with pytest.raises(InvalidSettingError, match="stall_seconds is 10 to 86400, got"):
         make_worker("postgresql://localhost/x", nothing, stall_seconds=stall_seconds)
+
+
+async def test_every_loop_of_several_queues_is_watched(
+    pool: Pool[Any], queue_name: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each queue has its claimer and settler, and all turn while a suspect of one runs alone."""
+    monkeypatch.setattr("meshhook.observability.loops.WAIT_SECONDS", 0.05)
+    runs = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> None:
+        runs.set()
+        await go_on.wait()
+
+    await create_queue(Database(pool), "other")
+    await QueueService[Any](pool, queue_name).enqueue({})
+    await pool.execute("update pgmq.q_jobs set read_ct = 2")
+    worker = Worker(
+        database_url, ["jobs", "other"], handler, registry=CollectorRegistry(), grace_seconds=5
+    )
+    async with worker:
+        await asyncio.wait_for(runs.wait(), 10)
+        names = {check.name for check in worker.liveness()}
+        assert {"jobs claimer", "jobs settler", "other claimer", "other settler"} < names
+        assert worker._parts is not None
+        loops = [loop for lane in worker._parts.lanes for loop in lane.loops]
+        before = [loop._turned_at for loop in loops]
+        await eventually(
+            lambda: all(loop._turned_at > at for loop, at in zip(loops, before, strict=True))
+        )
+        go_on.set()

@@ -11,6 +11,7 @@ import pytest
 
 from meshhook import Job, QueueService, set_queue_config
 from meshhook.database import Database
+from meshhook.worker.lane import Lane
 from support.waiting import eventually
 from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
 
@@ -138,6 +139,45 @@ async def test_a_job_whose_lease_is_lost_is_cancelled(
         await asyncio.wait_for(cancelled.wait(), 10)
         await eventually(lambda: worker.get_stats().running == 0)
     assert worker.get_stats().leases_lost == 1
+
+
+async def test_a_job_that_is_being_settled_has_not_lost_its_lease(
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An extension that finds the message gone, since its success is recorded, says nothing."""
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    looked = asyncio.Event()
+    go_on = asyncio.Event()
+    on_leases_lost = Lane._on_leases_lost
+
+    def note(lane: Lane, lost: dict[int, int]) -> None:
+        on_leases_lost(lane, lost)
+        looked.set()
+
+    async def nothing(_: Job[Any]) -> None:
+        pass
+
+    monkeypatch.setattr(Lane, "_on_leases_lost", note)
+    async with make_worker(database_url, nothing) as worker:
+        assert worker._parts is not None
+        settling = worker._parts.settle_connection
+        fetch = settling.fetch
+
+        async def answer_late(sql: str, *arguments: object) -> Any:
+            rows = await fetch(sql, *arguments)
+            await go_on.wait()
+            return rows
+
+        monkeypatch.setattr(settling, "fetch", answer_late)
+        await QueueService(pool, "jobs").enqueue({})
+        await asyncio.wait_for(looked.wait(), 20)
+        go_on.set()
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+        assert worker.get_stats().leases_lost == 0
+    assert await live(connection) == {}
 
 
 async def test_a_completion_that_races_a_rescue_stays_completed(

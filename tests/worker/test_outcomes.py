@@ -479,6 +479,11 @@ async def test_settings_are_followed_without_a_restart(
             )
 
         await change(paused=True)
+        assert worker._parts is not None
+        # A claim may have been under way; at the next turn the claimer sees the pause.
+        claimer = worker._parts.lanes[0].gauges.loops[0]
+        before = claimer._turned_at
+        await eventually(lambda: claimer._turned_at > before)
         msg_id = await queue.enqueue({})
         await change(visibility_timeout_seconds=31)
         await change(visibility_timeout_seconds=30)

@@ -235,6 +235,14 @@ async def test_settings_are_each_queues_own(
         assert a.config.max_retry_attempts == c.config.max_retry_attempts == 5
 
 
+async def test_each_queue_has_its_loops_looked_at(database_url: str) -> None:
+    """Health names a claimer and a settler a queue, and the leases of all of them."""
+    async with make(database_url, ["a", "b"], Running()) as worker:
+        names = {check.name for check in worker.liveness() if check.fault is None}
+        assert names == {"a claimer", "a settler", "b claimer", "b settler", "a, b leases"}
+        assert [check.fault for check in worker.readiness()] == [None] * 3
+
+
 async def test_leases_of_all_queues_are_kept(
     queues: dict[str, QueueService[Any]], pool: Pool[Any], database_url: str
 ) -> None:

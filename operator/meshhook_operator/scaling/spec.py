@@ -40,8 +40,9 @@ class StepLimit:
             raise ValueError(f"period_seconds must be above 0, got {self.period_seconds}")
 
     def step(self, replicas: int) -> int:
-        """Return how many replicas may come or go within a period that began at that many."""
-        return max(self.replicas, -(-replicas * self.percent // 100))
+        """Return how many may come or go within a period that began at that many; at least 1."""
+        # A percentage of nothing would never let the first one come.
+        return max(1, self.replicas, -(-replicas * self.percent // 100))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

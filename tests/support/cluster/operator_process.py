@@ -15,8 +15,9 @@ from support.cluster.components import Component, free_port
 from support.cluster.control_plane import ControlPlane
 from support.cluster.objects import grant, operator_rules
 
-READY_SECONDS = 60
+READY_SECONDS = 100
 ACCOUNT = "operator"
+_HTTP_SECONDS = 30
 
 
 class OperatorProcess:
@@ -93,7 +94,7 @@ class OperatorProcess:
 
     def _get(self, path: str) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{self._port}{path}", timeout=5) as response:
+        with opener.open(f"http://127.0.0.1:{self._port}{path}", timeout=_HTTP_SECONDS) as response:
             text: str = response.read().decode()
             return text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
+import signal
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -236,7 +237,8 @@ class _Run:
         codes = await asyncio.gather(*(each.stop() for each in running))
         for program, code in zip(running, codes, strict=True):
             self._states[program.pid] = WorkerState.STOPPED
-            if code != 0:
+            # One that had hardly started ends by the signal itself, and held nothing yet.
+            if code not in (0, -signal.SIGTERM):
                 raise DemoError(
                     f"{program.name} (pid {program.pid}) ended with exit code {code} after "
                     f"SIGTERM; the end of its output:\n{program.log_tail()}"

@@ -187,7 +187,7 @@ class Claimer:
 
     def _room(self) -> int:
         """Return how many messages to claim now."""
-        if self._is_stopping or self._settler.backlog >= MAX_UNSETTLED:
+        if self._is_stopping or self._settings().paused or self._settler.backlog >= MAX_UNSETTLED:
             return 0
         return claim_size(
             free_slots=max(0, self._runner.free_slots),
@@ -363,8 +363,7 @@ class Claimer:
             pause = min(pause, max(row["next_due_seconds"], 0.0) + 0.001)
         await self._sleep(pause)
         if self._was_notified and not self._is_stopping:
-            runner = self._runner
-            utilisation = 1 - max(0, runner.free_slots) / runner.concurrency
+            utilisation = self._runner.utilisation
             delay = self.wake_delay.seconds(random.random(), utilisation)  # noqa: S311 - spreads
             if delay:
                 await asyncio.sleep(delay)

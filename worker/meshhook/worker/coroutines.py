@@ -7,7 +7,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator
+    from collections.abc import Awaitable, Callable, Generator
     from contextvars import Context
 
 
@@ -39,9 +39,11 @@ class StartedCoroutine:
 
     def __await__(self) -> Generator[Any, Any, object]:
         """Pass on what the coroutine waits for, and give it what comes of that, to its end."""
-        send, throw = self._coroutine.send, self._coroutine.throw
+        send: Callable[[Any], object] = self._coroutine.send
+        throw: Callable[[BaseException], object] = self._coroutine.throw
         if self._context is not None:
-            send, throw = partial(self._context.run, send), partial(self._context.run, throw)
+            run: Callable[..., object] = self._context.run
+            send, throw = partial(run, send), partial(run, throw)
         waits_for = self._waits_for
         try:
             while True:

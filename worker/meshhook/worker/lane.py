@@ -263,8 +263,8 @@ class Lane:
             _log.info("settings changed", queue=self.queue_name, paused=config.paused)
 
     def _on_leases_lost(self, lost: dict[int, int]) -> None:
-        # What was settled while the extension was under way is no longer held, and not lost.
-        lost = {i: a for i, a in lost.items() if self._leases.holds(i, a)}
+        # What is being settled may be gone from the queue already; settling finds out what is lost.
+        lost = {i: a for i, a in lost.items() if self.runner.holds(i, a)}
         if not lost:
             return
         self._metrics.lease_extensions("lost", len(lost))

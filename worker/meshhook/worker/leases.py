@@ -63,12 +63,6 @@ class LeaseTable:
                 if held is not None and held[0] == attempt:
                     del self._held[msg_id]
 
-    def holds(self, msg_id: int, attempt: int) -> bool:
-        """Say whether a lease is held."""
-        with self._lock:
-            held = self._held.get(msg_id)
-            return held is not None and held[0] == attempt
-
     def due(self, now: float, age_seconds: float) -> dict[int, int]:
         """Return the leases last extended `age_seconds` ago or earlier: msg_id → attempt."""
         with self._lock:

@@ -184,6 +184,12 @@ class Runner:
         return self.concurrency - len(self._running) - len(self._zombies)
 
     @property
+    def utilisation(self) -> float:
+        """The share of the worker's slots, those of all its queues, that are taken, 0 to 1."""
+        free = self.free_slots if self._share is None else self._share.unused
+        return 1 - max(0, free) / self.concurrency
+
+    @property
     def is_stuck(self) -> bool:
         """Whether a job still runs after it was given up: a thread, or one that takes no notice."""
         return bool(self._zombies or self._running)
@@ -240,6 +246,13 @@ class Runner:
         self._unstarted.clear()
         self._update_idle()
         return jobs
+
+    def holds(self, msg_id: int, attempt: int) -> bool:
+        """Say whether an attempt runs or waits for its start; one that has ended does neither."""
+        running = self._running.get(msg_id)
+        if running is not None and running.job.attempt == attempt:
+            return True
+        return any(job.msg_id == msg_id and job.attempt == attempt for job, _ in self._unstarted)
 
     def lease_lost(self, msg_id: int, attempt: int) -> None:
         """Stop a job whose lease is lost: another worker may run it."""

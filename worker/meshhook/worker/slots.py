@@ -105,6 +105,11 @@ class Share:
         return max(0, min(free, max(self._limit(), self.part) - self.taken)) if free > 0 else 0
 
     @property
+    def unused(self) -> int:
+        """How many slots no queue has taken, whosever they are."""
+        return self._slots.free
+
+    @property
     def may_start(self) -> bool:
         """Whether the queue may take one more slot now."""
         if self._slots.free <= 0:

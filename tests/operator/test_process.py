@@ -1,0 +1,60 @@
+"""The operator as a program: its settings, and how it says what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshhook.errors import InvalidSettingError
+from meshhook_operator.settings import load_operator_settings
+
+
+def test_defaults(monkeypatch):
+    """Without any variable it serves the whole cluster, and metrics on 9464."""
+    for name in os.environ:
+        if name.startswith("MESHHOOK_"):
+            monkeypatch.delenv(name)
+    settings = load_operator_settings()
+    assert settings.namespaces == []
+    assert settings.metrics_port == 9464
+
+
+def test_namespaces(monkeypatch):
+    """Several namespaces are parted by commas."""
+    monkeypatch.setenv("MESHHOOK_OPERATOR_NAMESPACES", " shop, mail-2 ,")
+    assert load_operator_settings().namespaces == ["shop", "mail-2"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MESHHOOK_OPERATOR_NAMESPACES", "shop mail"),
+        ("MESHHOOK_OPERATOR_NAMESPACES", "Shop"),
+        ("MESHHOOK_METRICS_PORT", "65536"),
+        ("MESHHOOK_LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch, variable, value):
+    """The message has the variable and the value."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidSettingError, match=f"{variable}='{value}'"):
+        load_operator_settings()
+
+
+async def test_without_a_cluster(tmp_path: Path):
+    """Without a service account and a kubeconfig it says so in one line, and fails."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "meshhook_operator",
+        env=os.environ | {"KUBECONFIG": str(tmp_path / "none"), "HOME": str(tmp_path)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, error = await process.communicate()
+    assert process.returncode == 1
+    assert error.decode().startswith("meshhook-operator: there is no way to a cluster")
+    assert error.decode().count("\n") == 1
