@@ -49,7 +49,8 @@ def woken_at(kube: Kube, queue: str) -> datetime:
 async def test_a_queue_wakes_from_zero_and_goes_back(installed, receiver, image):
     """One job starts a worker pod; many start more; without any, all pods go."""
     selector = worker_selector("from-zero")
-    queue = job_queue("from-zero", image, cooldownSeconds=5, scaleDown={"windowSeconds": 5})
+    scaling = {"targetAgeSeconds": 5, "cooldownSeconds": 5, "scaleDown": {"windowSeconds": 5}}
+    queue = job_queue("from-zero", image, **scaling)
     installed.apply(queue)
     await eventually(
         lambda: "conditions" in installed.get("jobqueue", "from-zero").get("status", {}),
@@ -71,11 +72,11 @@ async def test_a_queue_wakes_from_zero_and_goes_back(installed, receiver, image)
     )
     assert decided <= waited
 
-    installed.apply(producer(image, "from-zero", "many", 400, 200))
+    installed.apply(producer(image, "from-zero", "slow", 600, 300))
     await eventually(lambda: len(installed.pods(selector)) > 1, timeout=180)
-    await all_accepted(receiver, "many", 400)
+    await all_accepted(receiver, "slow", 600)
     await eventually(lambda: not installed.pods(selector), timeout=300)
-    await produced(installed, "producer-many")
+    await produced(installed, "producer-slow")
     installed.kubectl("delete", "jobqueue", "from-zero")
 
 

@@ -1,13 +1,14 @@
 """The receiver of the tests: takes signed webhooks, and keeps a ledger of their ids.
 
 POST /hooks      a delivery; one whose id begins with `refused-` is answered with 410 while the
-                 receiver is unfriendly, which it is at first
+                 receiver is unfriendly, which it is at first; `slow-` takes a quarter of a second
 GET  /ledger     {id: how often it was accepted}
 POST /friendly   accept everything from now on
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 
@@ -31,6 +32,8 @@ async def take(request: web.Request) -> web.Response:
     delivery_id = request.headers["webhook-id"]
     if delivery_id.startswith("refused-") and not mood["friendly"]:
         return web.Response(status=410)
+    if delivery_id.startswith("slow-"):
+        await asyncio.sleep(0.25)
     accepted[delivery_id] += 1
     return web.Response()
 
