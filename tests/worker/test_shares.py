@@ -24,6 +24,7 @@ SLOTS = st.integers(0, 300)
         (50, [Demand(1000, 50), Demand(1, 50)], [49, 1]),
         (10, [Demand(1, 50), Demand(1, 50), Demand(1, 50)], [4, 3, 3]),
         (3, [Demand(5, 9), Demand(1, 9), Demand(1, 9)], [1, 1, 1]),
+        (3, [Demand(1, 2), Demand(3, 1)], [2, 1]),
         (50, [], []),
     ],
 )

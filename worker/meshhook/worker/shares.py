@@ -45,7 +45,19 @@ def share_out(slots: int, demands: Sequence[Demand]) -> list[int]:
             shares[i] = share
             slots -= share
         waiting = [i for i in waiting if i not in settled]
-    return shares
+    return _with_rest(slots, demands, shares)
+
+
+def _with_rest(slots: int, demands: Sequence[Demand], shares: list[int]) -> list[int]:
+    """Share what is left among queues that were given one slot and want more."""
+    wanted = [
+        Demand(demand.weight, demand.wanted - share)
+        for demand, share in zip(demands, shares, strict=True)
+    ]
+    if slots == 0 or not any(demand.wanted for demand in wanted):
+        return shares
+    rest = share_out(slots, wanted)
+    return [share + more for share, more in zip(shares, rest, strict=True)]
 
 
 def _by_weight(
