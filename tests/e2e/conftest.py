@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -19,6 +19,7 @@ from support.cluster.programs import PROGRAMS, ProgramsMissingError, build, miss
 from support.e2e import NAMESPACE, RELEASE, Receiver, job_queue, next_image, pod
 from support.helm import CHART, ROOT
 from support.kube import Kube, Object
+from support.skipping import skip
 from support.waiting import eventually
 
 HERE = Path(__file__).parent
@@ -69,13 +70,6 @@ def _archive() -> Path:
     return cache / "meshhook" / "e2e-image.tar"
 
 
-def _refuse(reason: str) -> NoReturn:
-    """Skip the test; where the environment says that this is CI, fail it."""
-    if os.environ.get("CI", "false").lower() not in {"", "0", "false"}:
-        pytest.fail(f"may not be skipped in CI: {reason}")
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def is_local() -> bool:
     """Whether the cluster is that of cluster.sh."""
@@ -97,7 +91,7 @@ def image(is_local) -> str:
 def cluster(pytestconfig: pytest.Config) -> Iterator[Kube]:
     """A cluster with an empty namespace that enforces the restricted Pod Security Standard."""
     if reason := pytestconfig.stash.get(_OBSTACLE, None):
-        _refuse(reason)
+        skip(reason)
     if KUBECONFIG:
         yield from _in_namespace(Kube(Path(KUBECONFIG), NAMESPACE))
         return

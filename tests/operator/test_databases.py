@@ -86,19 +86,25 @@ async def test_a_listener_that_was_cut_off_comes_back(database, connection, queu
     """Whoever ends its session does not end the wake-ups."""
     database.listen(frozenset({"jobs"}))
     await eventually(lambda: listening(connection, "meshhook_wake_jobs"))
-    await connection.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity "
+    ended = await connection.fetch(
+        "select pid, pg_terminate_backend(pid) from pg_stat_activity "
         "where application_name = 'meshhook-operator'"
     )
 
-    async def is_back() -> bool:
-        database.listen(frozenset({"jobs"}))  # as each tick does
-        return await listening(connection, "meshhook_wake_jobs")
+    async def is_cut_off() -> bool:
+        pids = [row["pid"] for row in ended]
+        sql = "select count(*) from pg_stat_activity where pid = any($1)"
+        return await connection.fetchval(sql, pids) == 0
 
-    await eventually(is_back, timeout=30)
-    await connection.execute("select pg_notify('meshhook_wake_jobs', '')")
-    async with asyncio.timeout(10):
-        assert await woken.get() == "jobs"
+    async def is_woken() -> bool:
+        database.listen(frozenset({"jobs"}))  # as each tick does
+        await connection.execute("select pg_notify('meshhook_wake_jobs', '')")
+        return not woken.empty()
+
+    assert ended
+    await eventually(is_cut_off, timeout=30)
+    await eventually(is_woken, timeout=30)
+    assert woken.get_nowait() == "jobs"
 
 
 @pytest.mark.parametrize(("pooled", "listens"), [(False, True), (True, False)])

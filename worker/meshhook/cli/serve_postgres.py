@@ -26,8 +26,8 @@ def add_to(app: typer.Typer) -> None:
         "serve-postgres",
         short_help="Serve the embedded PostgreSQL to other machines, until SIGTERM.",
         epilog=example(
-            f"{_PASSWORD_VARIABLE}=... meshhook serve-postgres /data",
-            f"{_PASSWORD_VARIABLE}=... meshhook serve-postgres /data --set shared_buffers=256MB",
+            "meshhook serve-postgres /data",
+            "meshhook serve-postgres /data --set shared_buffers=256MB",
         ),
     )(serve_postgres)
 

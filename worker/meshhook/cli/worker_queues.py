@@ -8,6 +8,7 @@ from typing import Any
 from meshhook.cli.failures import UsageError
 from meshhook.cli.handler_loader import load_handler
 from meshhook.errors import InvalidSettingError
+from meshhook.names import validate_queue_name
 
 
 def queue_weights(argument: str | None, options: Sequence[str]) -> dict[str, int]:
@@ -19,6 +20,7 @@ def queue_weights(argument: str | None, options: Sequence[str]) -> dict[str, int
 
     Raises:
         UsageError: if there is none, or a name stands there twice.
+        InvalidQueueNameError: if no queue may have a name.
         InvalidSettingError: if a weight is not a number.
     """
     given = [*([] if argument is None else [argument]), *options]
@@ -27,6 +29,7 @@ def queue_weights(argument: str | None, options: Sequence[str]) -> dict[str, int
     weights: dict[str, int] = {}
     for each in given:
         name, colon, weight = each.partition(":")
+        validate_queue_name(name)
         if name in weights:
             raise UsageError(f"queue {name!r} is named twice")
         if colon and not (weight.isascii() and weight.isdigit()):
