@@ -94,7 +94,7 @@ async def test_a_listener_that_was_cut_off_comes_back(database, connection, queu
     async def is_cut_off() -> bool:
         pids = [row["pid"] for row in ended]
         sql = "select count(*) from pg_stat_activity where pid = any($1)"
-        return await connection.fetchval(sql, pids) == 0
+        return bool(await connection.fetchval(sql, pids) == 0)
 
     async def is_woken() -> bool:
         database.listen(frozenset({"jobs"}))  # as each tick does
