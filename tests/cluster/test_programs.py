@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from support.cluster import programs
+from support.skipping import skip
 from support.workers import TESTS
 
-needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go to build with")
+needs_go = pytest.mark.usefixtures("go")
 
 SOURCE = 'package main\n\nimport "fmt"\n\nfunc main() { fmt.Println("hello") }\n'
 
@@ -35,6 +36,13 @@ def greeter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     programs._key.cache_clear()
     yield folder
     programs._key.cache_clear()
+
+
+@pytest.fixture
+def go() -> None:
+    """Go, to build with; the test is skipped without it."""
+    if shutil.which("go") is None:
+        skip("there is no Go to build with")
 
 
 @needs_go
