@@ -114,6 +114,7 @@ FORMS = {
         (math.inf, "job.payload is inf, which is not JSON"),
         ({"a": [1, {"b": -math.inf}]}, "job.payload.a[1].b is -inf, which is not JSON"),
         ((1, math.nan), "job.payload[1] is nan, which is not JSON"),
+        ({"a": None, "b": "NaN", "c": [math.nan]}, "job.payload.c[0] is nan, which is not JSON"),
         ({math.nan: 1}, "job.payload: the key nan is nan, which is not JSON"),
         (Order(number=1, price=math.nan), "job.payload.price is nan, which is not JSON"),
         (Order(number=1, extra=math.nan), "job.payload.extra is nan, which is not JSON"),
@@ -125,6 +126,12 @@ def test_a_number_that_is_not_json_is_refused(form: str, payload: Any, place: st
     """Case 13: NaN and infinities never become null in silence; the place is named."""
     with pytest.raises(InvalidJobError, match=re.escape(place)):
         encode_body(FORMS[form](payload), MEBIBYTE)
+
+
+@pytest.mark.parametrize("payload", [["NaN", None], {"Infinity": None}])
+def test_a_text_that_reads_like_such_a_number_is_a_text(payload: Any) -> None:
+    """Case 13: only numbers are refused."""
+    assert json.loads(encode_body({"payload": payload}, MEBIBYTE)) == {"payload": payload}
 
 
 def test_a_model_as_the_job_may_not_hold_nan() -> None:

@@ -12,8 +12,9 @@ from enum import Enum
 from typing import Any, Generic
 from uuid import UUID
 
+import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_jsonable_python
+from pydantic_core import from_json, to_json, to_jsonable_python
 
 from meshhook.errors import InvalidJobError, InvalidPayloadError, JobTooLargeError
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
@@ -70,26 +71,27 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     return text
 
 
-def _no_form(value: object) -> object:
-    message = f"{type(value).__name__} has no form in JSON"
-    raise TypeError(message)
-
-
-_PLAIN_ENCODER = json.JSONEncoder(
-    allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_no_form
-)
+_ORJSON_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def _encode(value: object, what: str) -> tuple[str, int]:
     """Return the JSON text of `value` and its length in bytes; `what` names it in errors."""
     try:
         # Not a copy: a WorkflowJob holds its fields, and nothing else, in its dictionary.
-        text = _PLAIN_ENCODER.encode(value.__dict__ if type(value) is WorkflowJob else value)
-        if "\\u0000" not in text:
-            return text, len(text) if text.isascii() else len(text.encode())
+        plain = value.__dict__ if type(value) is WorkflowJob else value
+        # Takes nothing but what JSON has, and some types with one obvious form.
+        text = orjson.dumps(plain, option=_ORJSON_OPTIONS)
+        if b"\\u0000" not in text and not (b"null" in text and _may_hold_lost_float(plain)):
+            return text.decode(), len(text)
     except (TypeError, ValueError, RecursionError):
         pass
     return _encode_with_care(value, what)
+
+
+def _may_hold_lost_float(plain: object) -> bool:
+    """Say whether a null may stand for NaN or an infinity, of which orjson makes one."""
+    text = to_json(plain, inf_nan_mode="constants")
+    return b"NaN" in text or b"Infinity" in text
 
 
 def _encode_with_care(value: object, what: str) -> tuple[str, int]:
@@ -125,6 +127,11 @@ def _encode_with_care(value: object, what: str) -> tuple[str, int]:
         place = _first_fault(body, what) or f"the {what}"
         message = f"{place}: holds half of a surrogate pair, which is no character; remove it"
         raise InvalidJobError(message) from None
+
+
+def _no_form(value: object) -> object:
+    message = f"{type(value).__name__} has no form in JSON"
+    raise TypeError(message)
 
 
 def _as_mapping(model: BaseModel) -> dict[str, Any]:

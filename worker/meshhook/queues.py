@@ -185,6 +185,9 @@ class QueueService(Generic[PayloadT]):
             return []
         if connection is not None:
             return await self._insert_in_batches(connection, encoded)
+        if len(encoded) <= MAX_BATCH_MESSAGES:
+            # One statement is all or none by itself.
+            return await self._insert_in_batches(self._database, encoded)
         async with self._database.transaction() as own:
             return await self._insert_in_batches(own, encoded)
 
