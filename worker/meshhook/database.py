@@ -234,8 +234,10 @@ class Database:
                 with translated_driver_errors():
                     yield self.source
             return
+        # One that is there comes at once: a timer for it would take longer than it does.
+        timeout = None if self.source.get_idle_size() else CONNECT_TIMEOUT_SECONDS
         with translated_errors():
-            connection = await self.source.acquire(timeout=CONNECT_TIMEOUT_SECONDS)
+            connection = await self.source.acquire(timeout=timeout)
         try:
             with translated_driver_errors():
                 yield connection

@@ -174,6 +174,8 @@ class Claimer:
             # A wake-up from here on speaks of what this claim may not see.
             self._woken.clear()
             if await self._claim_and_hand_over():
+                # The jobs start before the next claim is written.
+                await asyncio.sleep(0)
                 return
             await self._wait_for_messages()
         except BaseException:

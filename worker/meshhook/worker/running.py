@@ -152,8 +152,9 @@ class Runner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._threads: ThreadPoolExecutor | None = None
-        self._turn: asyncio.Future[None] | None = None
+        self._next: asyncio.Future[None] | None = None
         self._turn_ends_at = 0.0
+        self._loop_has_turned = True
 
     @property
     def unstarted(self) -> int:
@@ -317,8 +318,10 @@ class Runner:
                 self._idle_slots.append(waiting)
                 await waiting
             if time.monotonic() >= self._turn_ends_at:
-                await self._next_turn(loop)
-                continue
+                if not self._loop_has_turned:
+                    await self._next_turn(loop)
+                    continue
+                self._begin_turn(loop)
             # Of its own, so that what a handler sets does not reach the next one in this slot.
             context = contextvars.copy_context()
             running = context.run(self._start, *self._unstarted.popleft(), context)
@@ -339,16 +342,21 @@ class Runner:
         Jobs that never wait would keep it from claiming, settling and listening to signals. All
         slots together get a few milliseconds at a time.
         """
-        if self._turn is None:
-            self._turn = loop.create_future()
-            loop.call_soon(self._begin_turn, self._turn)
-        return self._turn
+        if self._next is None:
+            self._next = loop.create_future()
+        return self._next
 
-    def _begin_turn(self, turn: asyncio.Future[None]) -> None:
-        self._turn = None
+    def _begin_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop_has_turned = False
         self._turn_ends_at = time.monotonic() + TURN_SECONDS
-        if not turn.done():
-            turn.set_result(None)
+        loop.call_soon(self._note_turn_of_loop)
+
+    def _note_turn_of_loop(self) -> None:
+        self._loop_has_turned = True
+        if self._next is not None:
+            if not self._next.done():
+                self._next.set_result(None)
+            self._next = None
 
     def _update_room(self) -> None:
         if not self.has_room.is_set() and (
