@@ -21,7 +21,8 @@ BATCH = 100
 FINISH_BATCH = 1_000
 LOOK_SECONDS = 0.002
 _READ = "select * from pgmq.read('bench', $1, $2)"
-_POLL = "select * from pgmq.read_with_poll('bench', $1, $2)"
+_NOTIFY = "select pgmq.enable_notify_insert('bench', 0)"
+_CHANNEL = "pgmq.q_bench.INSERT"
 _DELETE = "select pgmq.delete('bench', $1::bigint[])"
 _ARCHIVE = "select pgmq.archive('bench', $1::bigint[])"
 
@@ -80,15 +81,22 @@ class Subject(DegradationSubject):
 
     @asynccontextmanager
     async def consuming(self, on_job: Callable[[str], None]) -> AsyncIterator[None]:
-        """Wait with pgmq.read_with_poll, which looks every 100 ms unless told otherwise."""
+        """Read when PGMQ's own notification says that there is something, until all is read."""
         connection = await asyncpg.connect(self.url)
+        await connection.execute(_NOTIFY)
+        notified = asyncio.Event()
+        await connection.add_listener(_CHANNEL, lambda *_: notified.set())
 
         async def consume() -> None:
             while True:
-                rows = await connection.fetch(_POLL, LEASE_SECONDS, BATCH)
+                notified.clear()
+                rows = await connection.fetch(_READ, LEASE_SECONDS, BATCH)
                 for row in rows:
                     on_job(json.loads(row["message"])["run_id"])
-                await connection.fetch(_DELETE, [row["msg_id"] for row in rows])
+                if rows:
+                    await connection.fetch(_DELETE, [row["msg_id"] for row in rows])
+                else:
+                    await notified.wait()
 
         task = asyncio.create_task(consume(), name="consume")
         try:
