@@ -81,7 +81,8 @@ SUBJECTS = (
     SubjectPlan(
         "meshhook",
         "MeshHook Queue",
-        "defaults, one worker of concurrency 50; every attempt is recorded",
+        "defaults, one worker of concurrency 50, in a process set up like that of"
+        " `meshhook worker`; every attempt is recorded",
         tracking=True,
         metrics=True,
         peer=False,

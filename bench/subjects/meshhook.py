@@ -21,6 +21,7 @@ from meshhook import (
     create_queue,
 )
 from meshhook.schema import migrate
+from meshhook.worker.garbage import leave_program_alone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -46,7 +47,8 @@ class Subject(DegradationSubject):
         return {}
 
     async def open(self, connections: int) -> None:
-        """Open a pool and a queue service on it."""
+        """Open a pool and a queue service on it, in a process set up like `meshhook worker`."""
+        leave_program_alone()
         self._pool = await asyncpg.create_pool(self.url, min_size=connections, max_size=connections)
         self._queue = QueueService(self._pool, "bench")
 
