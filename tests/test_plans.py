@@ -26,7 +26,7 @@ SETTLEMENT = (
     "array[0,0,0]::float8[], null, null, null, null, null, null, null, 'jobs'"
 )
 STATEMENTS = {
-    "claim": "30, '2000-01-01', 100, 5",
+    "claim": "30, '2000-01-01', 100, 5, null",
     "settle": f"null, {SETTLEMENT}",
     "settle_succeeded": "null, array[1,2,3]::bigint[], array[1,1,1], array[0,1,0]::float8[], "
     "array[1,1,1]::float8[], null, null, null, null, 'jobs'",
@@ -100,7 +100,7 @@ def buffers(plan: dict[str, Any]) -> int:
 
 async def claim_buffers(connection: Connection, from_vt: str = "2000-01-01") -> int:
     """Return how many pages a claim of ten looks at."""
-    plan = await explained(connection, "claim", f"30, '{from_vt}', 10, 5")
+    plan = await explained(connection, "claim", f"30, '{from_vt}', 10, 5, null")
     assert scans_of(plan) == {"Index Scan"}
     return buffers(plan)
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshhook.claims import EVERYTHING
 from meshhook.worker.claim_plan import (
     LOW_MARGIN,
     MAX_CLAIM_MESSAGES,
@@ -15,6 +16,7 @@ from meshhook.worker.claim_plan import (
     FinishRate,
     claim_size,
 )
+from meshhook.worker.sweep import VtRange
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -70,7 +72,7 @@ def test_sweeps_take_a_twentieth_of_the_time(durations: list[float]) -> None:
     now = 0.0
     for seconds in durations:
         assert window.sweep_is_due(now)
-        window.swept(now, now + seconds)
+        window.swept(window.sweep_range(), now, now + seconds, took_all=True)
         now += seconds
         pause = min(seconds * 20, MAX_SWEEP_INTERVAL_SECONDS)
         assert not window.sweep_is_due(now + pause * 0.99)
@@ -80,10 +82,11 @@ def test_sweeps_take_a_twentieth_of_the_time(durations: list[float]) -> None:
 def test_a_bounded_claim_starts_just_below_the_smallest_seen() -> None:
     """The first claim looks at everything; later ones start below the last one's oldest."""
     window = ClaimWindow()
-    window.swept(0, 1)
+    assert window.sweep_range() == window.claim_range() == VtRange(EVERYTHING)
+    window.swept(window.sweep_range(), 0, 1, took_all=True)
     assert window.sweep_is_due(1.5)
     window.found(NOW)
-    assert window.low == NOW - LOW_MARGIN
+    assert window.claim_range() == VtRange(NOW - LOW_MARGIN)
     assert not window.sweep_is_due(1.5)
     window.found(NOW - timedelta(hours=1))
-    assert window.low == NOW - timedelta(hours=1) - LOW_MARGIN
+    assert window.claim_range() == VtRange(NOW - timedelta(hours=1) - LOW_MARGIN)

@@ -46,8 +46,9 @@ async def claim(
     limit: int,
     max_attempts: int,
     from_vt: datetime = EVERYTHING,
+    to_vt: datetime | None = None,
 ) -> Claim:
-    """Lease up to `limit` ready messages whose `vt` is at least `from_vt`.
+    """Lease up to `limit` ready messages whose `vt` is at least `from_vt` and at most `to_vt`.
 
     Args:
         database: where the queue is.
@@ -56,9 +57,10 @@ async def claim(
         limit: how many messages at the most, from 1.
         max_attempts: how many attempts a job has in all.
         from_vt: a lower bound, so that dead index entries are not walked again. Default: none.
+        to_vt: an upper bound beside now. Default: none.
     """
     rows = await database.fetch(
-        queries.load("claim", tables), lease_seconds, from_vt, limit, max_attempts
+        queries.load("claim", tables), lease_seconds, from_vt, limit, max_attempts, to_vt
     )
     if not rows:
         return Claim([], ClaimClass.HEALTHY)

@@ -1,7 +1,7 @@
--- Leases up to $3 ready messages from $2 on, oldest first, all of one class: 0 healthy; 1 lost once
--- and with an attempt to spare; 2 lost more than that, taken alone. The class is that of the oldest
--- ready message, so that none waits for ever. Locks: the rows it looks at, skipping locked ones.
--- Index: q_<queue>_vt_idx.
+-- Leases up to $3 ready messages from $2 to $5 (null: to now), oldest first, all of one class: 0
+-- healthy; 1 lost once and with an attempt to spare; 2 lost more than that, taken alone. The class
+-- is that of the oldest ready message, so that none waits for ever.
+-- Locks: the rows it looks at, skipping locked ones. Index: q_<queue>_vt_idx.
 with locked as materialized (
     select q.msg_id, q.vt, case
         when q.read_ct = 0 then 0
@@ -9,7 +9,7 @@ with locked as materialized (
         when q.read_ct = meshhook.settled_attempts(q.headers) + 1 and q.read_ct + 1 < $4::int then 1
         else 2 end as class
     from {queue_table} q
-    where q.vt >= $2::timestamptz and q.vt <= now()
+    where q.vt >= $2::timestamptz and q.vt <= least(now(), $5::timestamptz)
     order by q.vt
     limit $3::int
     for update skip locked

@@ -1,6 +1,9 @@
 -- Says that somebody waits for messages of this queue, for the next $1 seconds, and returns how
--- many seconds remain until the next one falls due. Locks: none. Index: q_<queue>_vt_idx.
+-- many seconds remain until the next one falls due within that time, else null.
+-- Locks: none. Index: q_<queue>_vt_idx.
 select setval(to_regclass($2::text), (extract(epoch from clock_timestamp() +
         make_interval(secs => $1::float8)) * 1000)::bigint),
-    extract(epoch from (select q.vt from {queue_table} q where q.vt > now() order by q.vt limit 1)
-        - clock_timestamp())::float8 as next_due_seconds
+    -- Not beyond: there lie the dead entries of all that was leased lately.
+    extract(epoch from (select q.vt from {queue_table} q
+        where q.vt > now() and q.vt <= now() + make_interval(secs => $1::float8)
+        order by q.vt limit 1) - clock_timestamp())::float8 as next_due_seconds

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from meshhook.claims import EVERYTHING
+from meshhook.worker.sweep import Sweep, VtRange
+
 AHEAD_SECONDS = 0.1
 MAX_CLAIM_MESSAGES = 1_000
 LOW_MARGIN = timedelta(milliseconds=100)
@@ -65,21 +68,32 @@ class ClaimWindow:
 
     Dead index entries of settled messages lie below those that are ready, and pile up while any
     transaction in the database is old. A claim therefore starts just below the smallest `vt` seen
-    lately, and a sweep of everything now and then finds what was committed late. Sweeps take at
-    most 5 percent of the time, or one in 30 seconds.
+    lately, and a sweep of what lies below finds what was committed late. Sweeps take at most 5
+    percent of the time, or one look in 30 seconds.
     """
 
     low: datetime | None = None
-    """Where a bounded claim starts; None until the first message was seen."""
+    """Where a claim starts; None until the first message was seen."""
+    _sweep: Sweep = field(default_factory=Sweep)
     _next_sweep_at: float = field(default=float("-inf"))
 
     def sweep_is_due(self, now: float) -> bool:
-        """Say whether the next claim should look at everything."""
+        """Say whether the next claim should look below."""
         return self.low is None or now >= self._next_sweep_at
 
-    def swept(self, began_at: float, ended_at: float) -> None:
-        """Note a sweep."""
-        pause = min((ended_at - began_at) / SWEEP_SHARE, MAX_SWEEP_INTERVAL_SECONDS)
+    def sweep_range(self) -> VtRange:
+        """Return where a sweep looks now. Where it ends before now it finds nothing, as a rule."""
+        return self._sweep.next_range(self.low)
+
+    def claim_range(self) -> VtRange:
+        """Return where a claim looks that is no sweep."""
+        return VtRange(EVERYTHING if self.low is None else self.low)
+
+    def swept(self, swept: VtRange, began_at: float, ended_at: float, *, took_all: bool) -> None:
+        """Note a sweep, and whether it took all that was ready there."""
+        seconds = ended_at - began_at
+        self._sweep.looked(swept, seconds, took_all=took_all)
+        pause = min(seconds / SWEEP_SHARE, MAX_SWEEP_INTERVAL_SECONDS)
         self._next_sweep_at = ended_at + pause
 
     def found(self, oldest_ready_at: datetime) -> None:

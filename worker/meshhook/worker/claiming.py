@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import stamina
 
 from meshhook import queries
-from meshhook.claims import EVERYTHING, Claim, ClaimClass, claim
+from meshhook.claims import Claim, ClaimClass, claim
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WAIT_SECONDS
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from meshhook.worker.running import Runner
     from meshhook.worker.settling import Settler
     from meshhook.worker.slots import Share
+    from meshhook.worker.sweep import VtRange
 
 _log = get_logger("meshhook.worker.claiming")
 
@@ -212,7 +213,7 @@ class Claimer:
             pass
         return False
 
-    async def _claim_and_hand_over(self, *, everything: bool = False) -> bool:
+    async def _claim_and_hand_over(self) -> bool:
         """Claim, hand over what was found, and say whether to go on claiming."""
         async with self._place_in_line():
             # What others have claimed meanwhile may have taken the room.
@@ -220,7 +221,7 @@ class Claimer:
             limit = self._room()
             if limit == 0:
                 return True
-            claimed = await self._claim(limit, everything=everything)
+            claimed = await self._claim(limit)
             if len(claimed.jobs) < limit:
                 self._ask(for_more=False)
             if claimed.jobs:
@@ -242,11 +243,20 @@ class Claimer:
         finally:
             self._line.release()
 
-    async def _claim(self, limit: int, *, everything: bool = False) -> Claim:
+    async def _claim(self, limit: int) -> Claim:
+        if self._window.sweep_is_due(time.monotonic()):
+            sweep = self._window.sweep_range()
+            began_at = time.monotonic()
+            claimed = await self._claim_from(sweep, limit)
+            took_all = _took_all(claimed, limit)
+            self._window.swept(sweep, began_at, time.monotonic(), took_all=took_all)
+            if claimed.jobs or sweep.to_vt is None:
+                return claimed
+        return await self._claim_from(self._window.claim_range(), limit)
+
+    async def _claim_from(self, vt_range: VtRange, limit: int) -> Claim:
         settings = self._settings()
         began_at = time.monotonic()
-        sweep = everything or self._window.sweep_is_due(began_at)
-        from_vt = EVERYTHING if sweep or self._window.low is None else self._window.low
         with self._metrics.operation("claim"):
             claimed = await claim(
                 self._connection,
@@ -254,23 +264,22 @@ class Claimer:
                 lease_seconds=float(settings.visibility_timeout_seconds),
                 limit=limit,
                 max_attempts=settings.max_retry_attempts,
-                from_vt=from_vt,
+                from_vt=vt_range.from_vt,
+                to_vt=vt_range.to_vt,
             )
         self._metrics.claimed(len(claimed.jobs))
+        if claimed.jobs:
+            self._window.found(claimed.jobs[0].ready_at)
+            self._note_visibility(claimed, time.monotonic())
+            self._leases.add(((job.msg_id, job.attempt) for job in claimed.jobs), began_at)
+        if vt_range.to_vt is not None:
+            return claimed
         if self._was_notified:
             self._was_notified = False
             self.wake_delay.found(len(claimed.jobs))
-        ended_at = time.monotonic()
-        if sweep:
-            self._window.swept(began_at, ended_at)
-        if claimed.jobs:
-            self._window.found(claimed.jobs[0].ready_at)
-            self._note_visibility(claimed, ended_at)
-            self._leases.add(((job.msg_id, job.attempt) for job in claimed.jobs), began_at)
-        # A claim of suspects leaves healthy messages where they are.
-        took_all = len(claimed.jobs) < limit and claimed.claim_class is ClaimClass.HEALTHY
-        if took_all and self._clock_offset is not None:
-            self._drained = from_vt.timestamp(), _moment(claimed, began_at + self._clock_offset)
+        if _took_all(claimed, limit) and self._clock_offset is not None:
+            drained_at = _moment(claimed, began_at + self._clock_offset)
+            self._drained = vt_range.from_vt.timestamp(), drained_at
         return claimed
 
     def _note_visibility(self, claimed: Claim, now: float) -> None:
@@ -358,7 +367,7 @@ class Claimer:
         )
         self._waiting_until = now + WAITING_SECONDS
         # What was inserted before anybody waited did not notify.
-        if not was_waiting and await self._claim_and_hand_over(everything=True):
+        if not was_waiting and await self._claim_and_hand_over():
             return
         pause = POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the fleet
         if row is not None and row["next_due_seconds"] is not None:
@@ -378,6 +387,11 @@ class Claimer:
                 await self._woken.wait()
         except TimeoutError:
             pass
+
+
+def _took_all(claimed: Claim, limit: int) -> bool:
+    # A claim of suspects leaves healthy messages where they are.
+    return len(claimed.jobs) < limit and claimed.claim_class is ClaimClass.HEALTHY
 
 
 def _moment(claimed: Claim, estimate: float) -> float:

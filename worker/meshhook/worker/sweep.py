@@ -1,0 +1,77 @@
+"""Looking below what claims look at, in slices that hold no claim up: a pure decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from meshhook.claims import EVERYTHING
+
+WHOLE_SECONDS = 0.2
+SLICE_SECONDS = 0.02
+FIRST_WIDTH = timedelta(seconds=1)
+MOST_NARROWING = 0.1
+MOST_WIDENING = 2.0
+
+
+class VtRange(NamedTuple):
+    """From which `vt` to which a claim looks."""
+
+    from_vt: datetime
+    to_vt: datetime | None = None
+    """None means now."""
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Which part of the past to look at next.
+
+    As a rule the whole of it costs nothing, and is one with a claim. But dead index entries pile
+    up there while any transaction in the database is old, and to walk over millions of them takes
+    seconds in which nothing is claimed. Then the past is looked at in slices, each about as wide
+    as 20 ms allow. What is committed late is new as a rule: so the newest slice comes by turns
+    with those that go back, one after the other, to the oldest.
+    """
+
+    _newest_width: timedelta | None = None
+    """How wide the newest slice is; None: it is the whole."""
+    _older_width: timedelta = FIRST_WIDTH
+    _older_edge: datetime | None = None
+    """Where the next older slice ends; None: all was looked at."""
+    _is_turn_of_older: bool = False
+
+    def next_range(self, low: datetime | None) -> VtRange:
+        """Return where to look, beside claims that start at `low`; None: none was made yet."""
+        if low is None or self._newest_width is None:
+            return VtRange(EVERYTHING)
+        if self._is_turn_of_older and self._older_edge is not None:
+            return _slice(self._older_edge, self._older_width)
+        return _slice(low, self._newest_width)
+
+    def looked(self, looked_at: VtRange, seconds: float, *, took_all: bool) -> None:
+        """Note what a look cost, and whether it took all that is ready there."""
+        from_vt, to_vt = looked_at
+        if to_vt is None:
+            if seconds > WHOLE_SECONDS:
+                self._newest_width, self._older_edge = FIRST_WIDTH, None
+            return
+        factor = min(max(SLICE_SECONDS / max(seconds, 1e-6), MOST_NARROWING), MOST_WIDENING)
+        width = (to_vt - from_vt) * factor
+        if self._is_turn_of_older:
+            self._older_width = width
+            if took_all:
+                self._older_edge = from_vt
+        else:
+            is_whole = from_vt <= EVERYTHING and seconds <= WHOLE_SECONDS
+            self._newest_width = None if is_whole else width
+            if self._older_edge is None:
+                self._older_edge, self._older_width = from_vt, width
+        if self._older_edge is not None and self._older_edge <= EVERYTHING:
+            self._older_edge = None
+        self._is_turn_of_older = self._older_edge is not None and not self._is_turn_of_older
+
+
+def _slice(to_vt: datetime, width: timedelta) -> VtRange:
+    from_vt = EVERYTHING if width >= to_vt - EVERYTHING else to_vt - width
+    return VtRange(from_vt, to_vt)
