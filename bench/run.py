@@ -47,7 +47,7 @@ def _arguments() -> argparse.Namespace:
     sizes.add_argument(
         "--from-json", type=Path, metavar="FILE", help="measure nothing; show and write that report"
     )
-    parser.add_argument("--rounds", type=int, help="default 5; 3 with --short, 1 with --quick")
+    parser.add_argument("--rounds", type=int, help="default 3, with --quick 1")
     parser.add_argument(
         "--only",
         action="append",
