@@ -1,4 +1,4 @@
-"""Writes a report into a document, between two markers; what people wrote around them stays."""
+"""Writes a report into a document."""
 
 from __future__ import annotations
 
@@ -7,26 +7,15 @@ from typing import TYPE_CHECKING, Any
 import plots
 import tables
 import targets
+from marked import MarkedPart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-BEGIN = "<!-- begin: written by make bench -->"
-END = "<!-- end -->"
+PART = MarkedPart("make bench")
 
 Report = dict[str, Any]
-
-
-def check_document(document: Path) -> None:
-    """Look for the markers of a document.
-
-    Raises:
-        ValueError: if they are not there.
-    """
-    text = document.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
-        raise ValueError(f"{document} needs the lines {BEGIN} and {END}; the figures go between")
 
 
 def write_document(report: Report, document: Path) -> None:
@@ -35,11 +24,8 @@ def write_document(report: Report, document: Path) -> None:
     Raises:
         ValueError: if the markers are not there.
     """
-    check_document(document)
-    before, rest = document.read_text(encoding="utf-8").split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    figures = "\n".join(_markdown(report, document))
-    document.write_text(f"{before}{BEGIN}\n\n{figures}\n{END}{after}", encoding="utf-8")
+    PART.check(document)
+    PART.replace(document, "\n".join(_markdown(report, document)))
 
 
 def _markdown(report: Report, document: Path) -> Iterator[str]:

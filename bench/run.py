@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from document import check_document, write_document
+from document import PART, write_document
 from lines import lines
 from plan import SUBJECTS, ModePlan, modes
 from progress import Steps
@@ -112,7 +112,7 @@ def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         arguments.document = arguments.document or DOCS / "benchmarks.md"
     if arguments.document is not None:
         try:
-            check_document(arguments.document)
+            PART.check(arguments.document)
         except (OSError, ValueError) as error:
             parser.error(str(error))
 

@@ -149,6 +149,7 @@ async def measure_surge(stage: Stage, names: list[str], *, pods: int) -> dict[st
     async def all_have_grown() -> bool:
         found = await stage.api.list("Deployment")
         grown = [item for item in found if item["spec"]["replicas"] > each]
+        await asyncio.sleep(0.5)
         return len(grown) >= len(names)
 
     await eventually(all_have_grown, LONG_SECONDS)

@@ -1,6 +1,6 @@
 """The benchmark of the operator: many JobQueues on a real control plane; see README.md beside it.
 
-python bench/operator/run.py [--queues N] [--pods N] [--json FILE] [--section FILE]
+python bench/operator/run.py [--queues N] [--pods N] [--json FILE] [--document FILE]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from measurements import (  # noqa: E402 - needs tests/ on the path
     measure_wakes,
     percentile,
 )
-from section import section  # noqa: E402 - the same
+from section import PART, section  # noqa: E402 - the same
 from stage import running_stage  # noqa: E402 - the same
 
 from support.cluster.programs import CONTROL_PLANE, build, version  # noqa: E402 - the same
@@ -115,9 +115,15 @@ def main() -> None:
     parser.add_argument("--steady-seconds", type=float, default=180)
     parser.add_argument("--wakes", type=int, default=20)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--section", type=Path)
+    parser.add_argument("--document", type=Path)
     parser.add_argument("--from-json", type=Path)
     options = parser.parse_args()
+
+    if options.document:
+        try:
+            PART.check(options.document)
+        except ValueError as error:
+            parser.error(str(error))
 
     def keep(report: Report) -> None:
         if options.json:
@@ -136,8 +142,8 @@ def main() -> None:
                 keep=keep,
             )
         )
-    if options.section:
-        options.section.write_text(section(report))
+    if options.document:
+        PART.replace(options.document, section(report))
     else:
         print(section(report))
 

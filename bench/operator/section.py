@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from marked import MarkedPart
 from measurements import percentile, quantile_bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PART = MarkedPart("bench/operator/run.py")
 MEGABYTE = 1_000_000
 
 
@@ -27,8 +29,6 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     start, steady = report["start"], report["steady"]
     memory = steady["memory_bytes"]
     demand = next(each for each in steady["statements"] if "queue_demand" in each["query"])
-    yield "## The operator"
-    yield ""
     yield (
         f"{report['queues']} JobQueues on one database with {report['pods']} worker pods, on a real"
         " control plane with kwok for the pods, all on this machine"

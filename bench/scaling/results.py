@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import TYPE_CHECKING
 
+from marked import MarkedPart
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-BEGIN = "<!-- begin: written by bench/scaling/run.py -->"
-END = "<!-- end -->"
+PART = MarkedPart("bench/scaling/run.py")
 KEPT_SHARE = 0.001
 NAMES = {
     "meshhook": "MeshHook",
@@ -48,28 +49,13 @@ def show(rows: list[Row]) -> None:
         )
 
 
-def check_document(document: Path) -> None:
-    """Look for the markers of a document.
-
-    Raises:
-        ValueError: if they are not there.
-    """
-    text = document.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
-        raise ValueError(f"{document} needs the lines {BEGIN} and {END}; the figures go between")
-
-
 def write(rows: list[Row], document: Path, *, seeds: int) -> None:
     """Replace what stands between the markers of a document.
 
     Raises:
         ValueError: if the markers are not there.
     """
-    check_document(document)
-    before, rest = document.read_text(encoding="utf-8").split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    tables = "\n".join(_document(rows, seeds))
-    document.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
+    PART.replace(document, "\n".join(_document(rows, seeds)) + "\n")
 
 
 def _document(rows: list[Row], seeds: int) -> Iterator[str]:

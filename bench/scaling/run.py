@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+sys.path.append(str(Path(__file__).parents[1]))
+
 from keda_policy import TUNINGS, by_default, in_hindsight, tuned
 from meshhook_policy import MeshHook
 from oracle_policy import Oracle
-from results import Row, check_document, show, write
+from results import PART, Row, show, write
 from traces import Trace, traces
 from world import Policy, Result, World, run
 
@@ -126,7 +129,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw into this folder; needs matplotlib")
     options = parser.parse_args()
     if options.document:
-        check_document(options.document)
+        PART.check(options.document)
     if options.read:
         texts = [file.read_text(encoding="utf-8") for file in options.read]
         played = [Row(**row) for text in texts for row in json.loads(text)]
