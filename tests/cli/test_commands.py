@@ -271,6 +271,16 @@ def test_a_job_is_followed_through_its_replay(cli, dead_letters):
     assert "replayed as:" in text
 
 
+def test_an_attempt_tells_its_trace(cli, dead_letters, sql):
+    """The id is what a tracing system looks it up by; without tracing there is none."""
+    assert "trace " not in cli.ok("jobs", "show", "jobs", "1").out
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    sql("update meshhook.job_attempts set trace_id = $1 where msg_id = 1", trace_id)
+    assert re.search(rf"trace +{trace_id}\n", cli.ok("jobs", "show", "jobs", "1").out)
+    (attempt,) = cli.ok("jobs", "show", "jobs", "1", "--json").json["attempts"]
+    assert attempt["trace_id"] == trace_id
+
+
 def test_dead_letters_are_listed_shown_and_grouped(cli, dead_letters):
     """What a terminal would act on is escaped for people, and kept in the JSON."""
     listed = cli.ok("dlq", "list", "jobs", "--json").json

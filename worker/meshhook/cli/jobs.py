@@ -190,4 +190,6 @@ def _print_attempts(attempts: Sequence[Attempt]) -> None:
         if attempt.retry_at is not None:
             wait = (attempt.retry_at - attempt.finished_at).total_seconds()
             fields.append(("then", f"waited {duration(wait)}"))
+        if attempt.trace_id is not None:
+            fields.append(("trace", attempt.trace_id))
         print_fields(fields, indent=2)
