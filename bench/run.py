@@ -1,7 +1,7 @@
 """The benchmark: MeshHook Queue beside raw PGMQ and its peers, on a PostgreSQL of its own.
 
-python bench/run.py [--quick | --short] [--rounds N] [--only MODE] [--subjects NAMES] [--lines]
-    [--json FILE] [--document FILE] [--from-json FILE]
+python bench/run.py [--quick | --short] [--rounds N] [--minutes N] [--only MODE] [--subjects NAMES]
+    [--lines] [--json FILE] [--document FILE] [--from-json FILE]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,11 @@ def _arguments() -> argparse.Namespace:
     sizes.add_argument("--tiny", action="store_true", help="only to see that it works")
     sizes.add_argument(
         "--from-json", type=Path, metavar="FILE", help="measure nothing; show and write that report"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="leave out what is not measured by then; default 4 with --quick, 20 with --short",
     )
     parser.add_argument("--rounds", type=int, help="default 3, with --quick 1")
     parser.add_argument(
@@ -97,6 +103,10 @@ def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         (size for size in (QUICK, SHORT, TINY) if getattr(arguments, size.name)),
         FULL,
     )
+    if arguments.minutes is not None:
+        if not arguments.minutes > 0:
+            parser.error(f"--minutes is more than 0, got {arguments.minutes:g}")
+        arguments.size = replace(arguments.size, budget_seconds=arguments.minutes * 60)
     names = arguments.subjects.split(",")
     known = [subject.name for subject in SUBJECTS]
     if unknown := [name for name in names if name not in known]:

@@ -301,6 +301,7 @@ def test_a_peer_without_a_python_is_left_out_with_a_note(tmp_path):
     ("arguments", "message"),
     [
         (["--rounds", "0"], "--rounds is 1 or more, got 0"),
+        (["--minutes", "0"], "--minutes is more than 0, got 0"),
         (["--subjects", "pgmq,redis"], "--subjects: redis not found"),
         (["--only", "swim"], "--only: no such mode; there are drain_small"),
     ],
