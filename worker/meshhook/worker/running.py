@@ -8,8 +8,6 @@ import functools
 import random
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from meshhook.database import translated_errors
@@ -19,9 +17,18 @@ from meshhook.observability.job_context import fields_of as _fields
 from meshhook.observability.job_context import set_current_job
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
-from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome, Outcome
-from meshhook.settlements import Settlement, settle
+from meshhook.outcomes import FINAL_OUTCOMES
+from meshhook.settlements import settle
+from meshhook.worker.attempts import (
+    Abort,
+    RunningAttempt,
+    ended_with,
+    log_end,
+    settlement_of,
+)
 from meshhook.worker.coroutines import StartedCoroutine
+from meshhook.worker.handler_threads import HandlerThreads
+from meshhook.worker.loop_turns import LoopTurns
 from meshhook.worker.settling import PendingSettlement
 from meshhook.worker.verdicts import (
     DONE,
@@ -34,10 +41,10 @@ from meshhook.worker.verdicts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from meshhook import queries
-    from meshhook.observability.tracing import AttemptSpan, AttemptTracer
+    from meshhook.observability.tracing import AttemptTracer
     from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.handlers import JobHandler
@@ -46,62 +53,8 @@ if TYPE_CHECKING:
 
 _log = get_logger("meshhook.worker.running")
 
-TURN_SECONDS = 0.005
 CANCEL_SECONDS = 1.0
 TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
-
-
-class _Abort(Enum):
-    LEASE_LOST = auto()
-    SHUTDOWN = auto()
-
-
-class _Running:
-    """One attempt under way."""
-
-    __slots__ = (
-        "abort",
-        "began_at",
-        "context",
-        "ended",
-        "job",
-        "refusal",
-        "settings",
-        "span",
-        "timeout",
-        "under_way",
-        "was_completed",
-    )
-
-    def __init__(
-        self,
-        job: Job[Any],
-        began_at: float,
-        settings: QueueSettings,
-        context: contextvars.Context,
-    ) -> None:
-        self.job = job
-        self.began_at = began_at
-        self.settings = settings
-        self.context = context
-        """The context variables of the attempt: its job, its span, and what the handler sets."""
-        self.refusal: Verdict | None = None
-        """What becomes of the job without a run."""
-        self.under_way: Awaitable[object] | None = None
-        """The rest of an attempt that waits for something."""
-        self.ended: object = None
-        """What the handler returned or raised, or why it was stopped."""
-        self.timeout: asyncio.Timeout | None = None
-        self.abort: _Abort | None = None
-        self.was_completed = False
-        self.span: AttemptSpan | None = None
-
-    def stop(self, reason: _Abort) -> None:
-        # An expired timeout cancels the handler, and nothing else: the slot lives on.
-        if self.abort is None:
-            self.abort = reason
-            if self.timeout is not None and not self.timeout.expired():
-                self.timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class Runner:
@@ -146,15 +99,14 @@ class Runner:
         self._on_ended = on_ended
         self._on_released = on_released
         self._unstarted: deque[tuple[Job[Any], float]] = deque()
-        self._running: dict[int, _Running] = {}
-        self._zombies: set[int] = set()
+        self._running: dict[int, RunningAttempt] = {}
         self._idle_slots: deque[asyncio.Future[None]] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._threads: ThreadPoolExecutor | None = None
-        self._next: asyncio.Future[None] | None = None
-        self._turn_ends_at = 0.0
-        self._loop_has_turned = True
+        self._threads = (
+            None if handler.is_async else HandlerThreads(concurrency, on_end=self._slot_freed)
+        )
+        self._turns = LoopTurns()
 
     @property
     def unstarted(self) -> int:
@@ -175,14 +127,14 @@ class Runner:
     @property
     def taken_slots(self) -> int:
         """How many slots are taken: by jobs that run, and by threads that were given up."""
-        return len(self._running) + len(self._zombies)
+        return len(self._running) + len(self._given_up)
 
     @property
     def free_slots(self) -> int:
         """How many jobs could start at once."""
         if self._share is not None:
             return self._share.free
-        return self.concurrency - len(self._running) - len(self._zombies)
+        return self.concurrency - self.taken_slots
 
     @property
     def utilisation(self) -> float:
@@ -193,7 +145,11 @@ class Runner:
     @property
     def is_stuck(self) -> bool:
         """Whether a job still runs after it was given up: a thread, or one that takes no notice."""
-        return bool(self._zombies or self._running)
+        return bool(self.taken_slots)
+
+    @property
+    def _given_up(self) -> Collection[int]:
+        return () if self._threads is None else self._threads.given_up
 
     def adopt(self, jobs: Iterable[Job[Any]]) -> list[Job[Any]]:
         """Deal with claimed jobs that this process still has, and return the others.
@@ -207,7 +163,7 @@ class Runner:
             if running is not None and running.abort is None:
                 _log.warning("lease taken up again", **_fields(job))
                 running.job.attempt = job.attempt
-            elif running is not None or job.msg_id in self._zombies:
+            elif running is not None or job.msg_id in self._given_up:
                 delay_seconds = self._settings().retry_strategy().get_delay_seconds(1)
                 self._on_released([job], max(delay_seconds, 1.0))
             else:
@@ -260,7 +216,7 @@ class Runner:
         running = self._running.get(msg_id)
         if running is not None and running.job.attempt == attempt:
             _log.warning("lease lost", **_fields(running.job))
-            running.stop(_Abort.LEASE_LOST)
+            running.stop(Abort.LEASE_LOST)
             return
         kept = [item for item in self._unstarted if item[0].msg_id != msg_id]
         if len(kept) != len(self._unstarted):
@@ -274,7 +230,7 @@ class Runner:
     def abort_all(self) -> None:
         """Stop every running job; each is given back."""
         for running in list(self._running.values()):
-            running.stop(_Abort.SHUTDOWN)
+            running.stop(Abort.SHUTDOWN)
 
     def running_jobs(self) -> list[Job[Any]]:
         """Return the jobs that run; after `abort_all`, those that take no notice of it."""
@@ -285,8 +241,6 @@ class Runner:
 
         Not a TaskGroup: it would wait for ever for a handler that takes no notice.
         """
-        if not self._handler.is_async:
-            self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix="meshhook-job")
         slots = [
             asyncio.create_task(self._slot(), name=f"meshhook-slot-{number}")
             for number in range(self.concurrency)
@@ -300,7 +254,7 @@ class Runner:
                 slot.cancel()
             await asyncio.wait(slots, timeout=CANCEL_SECONDS)
             if self._threads is not None:
-                self._threads.shutdown(wait=False, cancel_futures=True)
+                self._threads.shutdown()
 
     def _wake_slot(self) -> bool:
         while self._idle_slots:
@@ -312,16 +266,14 @@ class Runner:
 
     async def _slot(self) -> None:
         loop = asyncio.get_running_loop()
+        turns = self._turns
         while True:
             while not self._unstarted or not (self._share is None or self._share.may_start):
                 waiting = loop.create_future()
                 self._idle_slots.append(waiting)
                 await waiting
-            if time.monotonic() >= self._turn_ends_at:
-                if not self._loop_has_turned:
-                    await self._next_turn(loop)
-                    continue
-                self._begin_turn(loop)
+            if time.monotonic() >= turns.ends_at and not await turns.begin():
+                continue
             # Of its own, so that what a handler sets does not reach the next one in this slot.
             context = contextvars.copy_context()
             running = context.run(self._start, *self._unstarted.popleft(), context)
@@ -332,31 +284,12 @@ class Runner:
                 del self._running[running.job.msg_id]
                 self._update_idle()
             context.run(self._finish, running)
-            self._update_room()
-            if self._share is not None:
-                self._share.freed()
+            self._slot_freed()
 
-    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-        """Return what ends when the event loop has seen to everything else.
-
-        Jobs that never wait would keep it from claiming, settling and listening to signals. All
-        slots together get a few milliseconds at a time.
-        """
-        if self._next is None:
-            self._next = loop.create_future()
-        return self._next
-
-    def _begin_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop_has_turned = False
-        self._turn_ends_at = time.monotonic() + TURN_SECONDS
-        loop.call_soon(self._note_turn_of_loop)
-
-    def _note_turn_of_loop(self) -> None:
-        self._loop_has_turned = True
-        if self._next is not None:
-            if not self._next.done():
-                self._next.set_result(None)
-            self._next = None
+    def _slot_freed(self) -> None:
+        self._update_room()
+        if self._share is not None:
+            self._share.freed()
 
     def _update_room(self) -> None:
         if not self.has_room.is_set() and (
@@ -369,13 +302,15 @@ class Runner:
         if not self._unstarted and not self._running:
             self._idle.set()
 
-    def _start(self, job: Job[Any], claimed_at: float, context: contextvars.Context) -> _Running:
+    def _start(
+        self, job: Job[Any], claimed_at: float, context: contextvars.Context
+    ) -> RunningAttempt:
         """Start an attempt, in its context, and take it as far as it goes without waiting."""
         began_at = time.monotonic()
         # The database's clock: the moment of the claim by it, and what has passed since.
         job.started_timestamp = job.claimed_timestamp + began_at - claimed_at
         settings = self._settings()
-        running = _Running(job, began_at, settings, context)
+        running = RunningAttempt(job, began_at, settings, context)
         self._running[job.msg_id] = running
         set_current_job(job)
         if self._tracer is not None:
@@ -395,25 +330,25 @@ class Runner:
             self._handler.decoder.decode(job)
         except InvalidPayloadError as error:
             refusal = invalid_payload(str(error), settings)
-            _log_end(job, refusal)
+            log_end(job, refusal)
             return refusal
         except Exception as error:  # noqa: BLE001 - whatever a model's own validators raise
             refusal = self._verdict(error, job, settings)
-            _log_end(job, refusal, error)
+            log_end(job, refusal, error)
             return refusal
         if job.attempt > settings.max_retry_attempts and job.lost_attempts:
             refusal = lease_lost(job.lost_attempts, settings)
-            _log_end(job, refusal)
+            log_end(job, refusal)
             return refusal
         return None
 
-    def _take_first_step(self, running: _Running) -> None:
+    def _take_first_step(self, running: RunningAttempt) -> None:
         """Run a handler up to where it waits for the first time.
 
         Many never wait. They need no timer, which costs more than all the rest of an attempt.
         """
         if self._threads is not None:
-            running.under_way = self._run_in_thread(running)
+            running.under_way = self._threads.run(self._handler.function, running)
             return
         try:
             awaitable = self._handler.function(running.job)
@@ -421,11 +356,11 @@ class Runner:
         except StopIteration as returned:
             running.ended = returned.value
         except BaseException as error:  # noqa: BLE001 - sorted out there
-            running.ended = _ended_with(error)
+            running.ended = ended_with(error)
         else:
             running.under_way = started
 
-    async def _rest(self, running: _Running, under_way: Awaitable[object]) -> object:
+    async def _rest(self, running: RunningAttempt, under_way: Awaitable[object]) -> object:
         """Wait for an attempt, and return what its handler returned or raised, or why not."""
         timeout_seconds = running.settings.job_timeout_seconds
         rest_seconds = (
@@ -443,18 +378,18 @@ class Runner:
                 return JobTimeoutError(f"the attempt ran longer than {timeout_seconds:g} seconds")
             return error
         except BaseException as error:  # noqa: BLE001 - sorted out there
-            return _ended_with(error)
+            return ended_with(error)
 
-    def _finish(self, running: _Running) -> None:
+    def _finish(self, running: RunningAttempt) -> None:
         """Hand over how an attempt ended, in its context."""
         self.finished += 1
         ran_seconds = time.monotonic() - running.began_at
         self._ended_seconds += ran_seconds
         job, ended, span = running.job, running.ended, running.span
-        if isinstance(ended, _Abort):
+        if isinstance(ended, Abort):
             if span is not None:
-                span.end_without_outcome(is_lost=ended is _Abort.LEASE_LOST)
-            if ended is _Abort.SHUTDOWN:
+                span.end_without_outcome(is_lost=ended is Abort.LEASE_LOST)
+            if ended is Abort.SHUTDOWN:
                 self._on_released([job], 0.0)
             return
         started = job.started_timestamp
@@ -481,14 +416,14 @@ class Runner:
             attempt = span.context
         self._on_ended(PendingSettlement(settlement, running.was_completed, attempt))
 
-    def _end(self, running: _Running, ended: object) -> Verdict:
+    def _end(self, running: RunningAttempt, ended: object) -> Verdict:
         """Return what becomes of a job that ran."""
         if running.was_completed and not isinstance(ended, BaseException):
             # Holds only if the message is still there: then the transaction was rolled back.
             ended = CompletionRolledBackError()
         end = self._verdict(ended, running.job, running.settings)
         if end is not DONE and not running.was_completed:
-            _log_end(running.job, end, ended)
+            log_end(running.job, end, ended)
         return end
 
     @staticmethod
@@ -500,31 +435,7 @@ class Runner:
             jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
         )
 
-    async def _run_in_thread(self, running: _Running) -> object:
-        assert self._threads is not None  # noqa: S101 - for the type checker
-        loop = asyncio.get_running_loop()
-        job = running.job
-        # A copy: a thread that was given up may be in it for long.
-        context = running.context.copy()
-        thread = self._threads.submit(context.run, self._handler.function, job)
-        try:
-            return await asyncio.wrap_future(thread)
-        except asyncio.CancelledError:
-            # A thread cannot be stopped. Its place stays taken until it ends.
-            if not thread.cancelled() and not thread.done():
-                self._zombies.add(job.msg_id)
-                thread.add_done_callback(
-                    lambda _: loop.call_soon_threadsafe(self._bury, job.msg_id)
-                )
-            raise
-
-    def _bury(self, msg_id: int) -> None:
-        self._zombies.discard(msg_id)
-        self._update_room()
-        if self._share is not None:
-            self._share.freed()
-
-    async def _complete(self, running: _Running, connection: Any) -> None:
+    async def _complete(self, running: RunningAttempt, connection: Any) -> None:
         if not connection.is_in_transaction():
             message = "job.complete() needs a connection inside a transaction"
             raise InvalidSettingError(message)
@@ -538,54 +449,3 @@ class Runner:
         if not recorded:
             raise LeaseLostError(job.queue, job.msg_id, job.attempt)
         running.was_completed = True
-
-
-def settlement_of(
-    job: Job[Any], end: Verdict, started: float | None, finished: float
-) -> Settlement:
-    """Return the settlement of a job; times are seconds since 1970 by the database's clock."""
-    # By position, since it is made for every job: the fields are those of `Settlement`, in order.
-    return Settlement(
-        job.msg_id,
-        job.attempt,
-        end.outcome,
-        started,
-        finished,
-        end.delay_seconds,
-        job.run_id,
-        job.workflow_id,
-        job.project_id,
-        end.error_type,
-        end.error_message,
-        end.error_stack,
-        job.trace_id if job.headers else None,
-    )
-
-
-def _ended_with(error: BaseException) -> BaseException:
-    """Return what a handler raised; raise what is meant for the process or the slot instead."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise error
-        return error
-    if isinstance(error, Exception | SystemExit | BaseExceptionGroup):
-        return error
-    raise error
-
-
-def _log_end(job: Job[Any], end: Verdict, ended: object = None) -> None:
-    log = _log.info
-    if end.outcome in (AttemptOutcome.DEAD_LETTERED, AttemptOutcome.ARCHIVED):
-        log = _log.error
-    elif end.outcome is AttemptOutcome.RETRIED:
-        log = _log.warning
-    is_failure = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
-    log(
-        f"attempt {end.outcome}",
-        **_fields(job),
-        delay_seconds=round(end.delay_seconds, 3),
-        error_type=end.error_type,
-        error=end.error_message,
-        **({"exc_info": ended} if is_failure else {}),
-    )

@@ -30,7 +30,11 @@ class Verdict:
     error_stack: str | None = None
 
 
-_OWN_MODULES = ("meshhook.worker.running", "meshhook.worker.coroutines")
+_OWN_MODULES = (
+    "meshhook.worker.running",
+    "meshhook.worker.coroutines",
+    "meshhook.worker.handler_threads",
+)
 
 DONE = Verdict(AttemptOutcome.SUCCEEDED)
 
