@@ -100,7 +100,11 @@ class Runner:
         self._on_released = on_released
         self._unstarted: deque[tuple[Job[Any], float]] = deque()
         self._running: dict[int, RunningAttempt] = {}
+        self._slots: list[asyncio.Task[None]] = []
         self._idle_slots: deque[asyncio.Future[None]] = deque()
+        self._context: contextvars.Context | None = None
+        """What the slots run in; None: none may be opened."""
+        self._failure: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._threads = (
@@ -183,11 +187,11 @@ class Runner:
     @property
     def waits_for_slots(self) -> bool:
         """Whether it could do something with a slot that another queue of the worker leaves."""
-        return not self.has_room.is_set() or bool(self._unstarted and self._idle_slots)
+        return not self.has_room.is_set() or bool(self._unstarted and self._has_spare_slot)
 
     def look_again(self) -> None:
         """Start what may start now: another queue of the worker has left a slot."""
-        if self._unstarted and self._idle_slots:
+        if self._unstarted and self._has_spare_slot:
             for _ in range(min(len(self._unstarted), self.free_slots)):
                 if not self._wake_slot():
                     break
@@ -241,20 +245,23 @@ class Runner:
 
         Not a TaskGroup: it would wait for ever for a handler that takes no notice.
         """
-        slots = [
-            asyncio.create_task(self._slot(), name=f"meshhook-slot-{number}")
-            for number in range(self.concurrency)
-        ]
+        self._context = contextvars.copy_context()
+        self._failure = asyncio.get_running_loop().create_future()
+        self.look_again()
         try:
-            done, _ = await asyncio.wait(slots, return_when=asyncio.FIRST_EXCEPTION)
-            for slot in done:
-                slot.result()
+            await self._failure
         finally:
-            for slot in slots:
+            self._context = None
+            for slot in self._slots:
                 slot.cancel()
-            await asyncio.wait(slots, timeout=CANCEL_SECONDS)
+            if self._slots:
+                await asyncio.wait(self._slots, timeout=CANCEL_SECONDS)
             if self._threads is not None:
                 self._threads.shutdown()
+
+    @property
+    def _has_spare_slot(self) -> bool:
+        return bool(self._idle_slots) or len(self._slots) < self.concurrency
 
     def _wake_slot(self) -> bool:
         while self._idle_slots:
@@ -262,7 +269,23 @@ class Runner:
             if not waiting.done():
                 waiting.set_result(None)
                 return True
-        return False
+        if self._context is None or len(self._slots) >= self.concurrency:
+            return False
+        # Not before it is needed: a worker of many queues has as many slots for each of them.
+        slot = asyncio.create_task(
+            self._slot(),
+            name=f"meshhook-slot-{len(self._slots)}",
+            context=self._context.copy(),
+        )
+        slot.add_done_callback(self._slot_ended)
+        self._slots.append(slot)
+        return True
+
+    def _slot_ended(self, slot: asyncio.Task[None]) -> None:
+        if slot.cancelled() or self._failure is None or self._failure.done():
+            return
+        if (error := slot.exception()) is not None:
+            self._failure.set_exception(error)
 
     async def _slot(self) -> None:
         loop = asyncio.get_running_loop()
