@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from document import PART, write_document
+from headline import write_headline
 from lines import lines
 from plan import SUBJECTS, ModePlan, modes
 from progress import Steps
@@ -80,6 +81,12 @@ def _arguments() -> argparse.Namespace:
         help="write tables and plots there; default docs/benchmarks.md, as with --json",
     )
     parser.add_argument(
+        "--headline",
+        type=Path,
+        metavar="FILE",
+        help="write the few figures of a README there; default README.md, as with --json",
+    )
+    parser.add_argument(
         "--directory",
         type=Path,
         default=BENCH.parent / ".meshhook" / "bench",
@@ -116,13 +123,16 @@ def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
     if not arguments.plans:
         parser.error(f"--only: no such mode; there are {', '.join(plan.mode for plan in plans)}")
     arguments.chosen = [subject for subject in SUBJECTS if subject.name in names]
-    everything = arguments.size is FULL and not arguments.only and len(names) == len(known)
+    everything = (
+        arguments.size.name == FULL.name and not arguments.only and len(names) == len(known)
+    )
     if arguments.from_json is None and everything:
         arguments.json = arguments.json or DOCS / "benchmarks.json"
         arguments.document = arguments.document or DOCS / "benchmarks.md"
-    if arguments.document is not None:
+        arguments.headline = arguments.headline or BENCH.parent / "README.md"
+    for document in filter(None, (arguments.document, arguments.headline)):
         try:
-            PART.check(arguments.document)
+            PART.check(document)
         except (OSError, ValueError) as error:
             parser.error(str(error))
 
@@ -212,6 +222,8 @@ def main() -> int:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.document:
         write_document(report, arguments.document)
+    if arguments.headline:
+        write_headline(report, arguments.headline)
     show(report, Console(stderr=arguments.lines))
     for failure in report["failures"]:
         print(f"FAILED: {failure}", file=sys.stderr)

@@ -215,6 +215,19 @@ def test_the_database_is_gone_afterwards(directory):
     assert not (directory / "database").exists()
 
 
+def test_what_is_published_is_what_was_measured(tmp_path):
+    """The tables of the documents are those of the report, and nobody has touched them."""
+    root = Path(__file__).parents[2]
+    document, readme = tmp_path / "benchmarks.md", tmp_path / "README.md"
+    document.write_text((root / "docs" / "benchmarks.md").read_text())
+    readme.write_text((root / "README.md").read_text())
+    report = root / "docs" / "benchmarks.json"
+    done = run_bench("--from-json", report, "--document", document, "--headline", readme)
+    assert done.returncode == 0, done.stderr
+    assert document.read_text() == (root / "docs" / "benchmarks.md").read_text()
+    assert readme.read_text() == (root / "README.md").read_text()
+
+
 def document_of(report: dict[str, Any], tmp_path: Path) -> str:
     """Write a document from a report, without measuring, and return its text."""
     path = tmp_path / "report.json"
