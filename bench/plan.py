@@ -327,7 +327,8 @@ def _connections(size: Size) -> list[ModePlan]:
             "connections",
             ("per_second",),
             {
-                "jobs": size.degradation_jobs,
+                # A rate, not how long so many consumers take to start.
+                "jobs": 2 * size.degradation_jobs,
                 "consumers": count,
                 "seconds": size.degradation_seconds,
             },

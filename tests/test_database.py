@@ -288,22 +288,26 @@ async def test_a_terminated_enqueue_says_that_it_is_uncertain(
     assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1
 
 
-@pytest.mark.parametrize("method", ["enqueue", "enqueue_many"])
+@pytest.mark.parametrize(
+    ("jobs", "swallowed"), [(1, b"needle"), (2, b"needle"), (1_001, b"COMMIT")]
+)
 async def test_a_commit_whose_answer_is_lost_is_not_repeated(
-    connection: Connection, database_url: str, queue_name: str, method: str
+    connection: Connection, database_url: str, queue_name: str, jobs: int, swallowed: bytes
 ) -> None:
     """Case 9: the job is stored once, although its caller was told that this is uncertain."""
     async with proxied(database_url) as (url, proxy), pool_of(url, size=1) as pool:
         service = QueueService[Any](pool, queue_name)
         warm = (service.enqueue({}), service.enqueue_many([{}]))
         await asyncio.gather(*warm)
-        proxy.swallows_at = b"needle" if method == "enqueue" else b"COMMIT"
+        proxy.swallows_at = swallowed
+        headers = {"needle": 1}
         with pytest.raises(UncertainCommitError):
-            await getattr(service, method)(
-                {} if method == "enqueue" else [{}], headers={"needle": 1}
-            )
+            if jobs == 1:
+                await service.enqueue({}, headers=headers)
+            else:
+                await service.enqueue_many([{}] * jobs, headers=headers)
         assert proxy.cut == 1
-    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 3
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 2 + jobs
 
 
 async def test_no_answer_in_time_is_uncertain(

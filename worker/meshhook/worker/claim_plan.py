@@ -11,30 +11,40 @@ from datetime import datetime, timedelta
 from meshhook.claims import EVERYTHING
 from meshhook.worker.sweep import Sweep, VtRange
 
-AHEAD_SECONDS = 0.1
+LEAST_AHEAD_SECONDS = 0.1
+MOST_AHEAD_SECONDS = 0.5
+AHEAD_CLAIMS = 2.0
+"""So many claims' time of work is ahead: with half of it left, the next claim is made."""
 MAX_CLAIM_MESSAGES = 1_000
 LOW_MARGIN = timedelta(milliseconds=100)
 SWEEP_SHARE = 0.05
 MAX_SWEEP_INTERVAL_SECONDS = 30.0
 
 
-def claimed_ahead(finished_per_second: float) -> int:
-    """Return how much unstarted work to have, at that many finished jobs a second."""
-    return int(min(finished_per_second * AHEAD_SECONDS, MAX_CLAIM_MESSAGES))
+def claimed_ahead(finished_per_second: float, claim_seconds: float = 0.0) -> int:
+    """Return how much unstarted work to have.
+
+    Args:
+        finished_per_second: how many jobs finish a second.
+        claim_seconds: how long a claim takes. Where that is long, as with a database far away or
+            a busy one, more is ahead, so that the handlers need not wait for it.
+    """
+    ahead_seconds = max(AHEAD_CLAIMS * claim_seconds, LEAST_AHEAD_SECONDS)
+    jobs = finished_per_second * min(ahead_seconds, MOST_AHEAD_SECONDS)
+    return int(min(jobs, MAX_CLAIM_MESSAGES))
 
 
-def claim_size(*, free_slots: int, unstarted: int, finished_per_second: float) -> int:
+def claim_size(*, free_slots: int, unstarted: int, ahead: int) -> int:
     """Return how many messages to claim now; 0 means not yet.
 
-    Unstarted work stays under what the handlers finish in 100 ms, beside what can start at once:
-    slow jobs are spread evenly over the fleet, and fast ones come in large batches.
+    Unstarted work stays under what should be ahead, beside what can start at once: slow jobs are
+    spread evenly over the fleet, and fast ones come in large batches.
 
     Args:
         free_slots: how many jobs could start at once.
         unstarted: how many claimed jobs have not started.
-        finished_per_second: how many jobs finish a second.
+        ahead: what `claimed_ahead` says.
     """
-    ahead = claimed_ahead(finished_per_second)
     wanted = free_slots + ahead - unstarted
     is_worth_it = wanted > 0 and (unstarted < free_slots or wanted * 2 >= ahead)
     return min(wanted, MAX_CLAIM_MESSAGES) if is_worth_it else 0

@@ -44,6 +44,7 @@ POLL_SECONDS = 1.0
 WAITING_SECONDS = 2.0
 REFUSED_RETRY_SECONDS = 5.0
 MAX_UNSETTLED = 10_000
+CLAIM_WEIGHT = 0.2
 
 
 class Claimer:
@@ -104,6 +105,8 @@ class Claimer:
         self._patience: asyncio.Timeout | None = None
         self._window = ClaimWindow()
         self._rate = FinishRate()
+        self._claim_seconds = 0.0
+        """How long a claim takes, smoothed."""
         self.wake_delay = WakeDelay()
         """How long to wait after a wake-up; knows how many workers the queue has."""
         self._was_notified = False
@@ -195,8 +198,12 @@ class Claimer:
         return claim_size(
             free_slots=max(0, self._runner.free_slots),
             unstarted=self._runner.unstarted,
-            finished_per_second=self._rate.per_second,
+            ahead=self._ahead,
         )
+
+    @property
+    def _ahead(self) -> int:
+        return claimed_ahead(self._rate.per_second, self._claim_seconds)
 
     async def _has_room(self) -> bool:
         """Say whether there is room for more jobs; if not, wait for some, or for a second."""
@@ -204,7 +211,7 @@ class Claimer:
         self._rate.update(runner.finished, time.monotonic())
         if self._room():
             return True
-        runner.room_mark = claimed_ahead(self._rate.per_second) // 2
+        runner.room_mark = self._ahead // 2
         runner.has_room.clear()
         try:
             async with asyncio.timeout(POLL_SECONDS):
@@ -269,8 +276,10 @@ class Claimer:
             )
         self._metrics.claimed(len(claimed.jobs))
         if claimed.jobs:
+            ended_at = time.monotonic()
+            self._claim_seconds += (ended_at - began_at - self._claim_seconds) * CLAIM_WEIGHT
             self._window.found(claimed.jobs[0].ready_at)
-            self._note_visibility(claimed, time.monotonic())
+            self._note_visibility(claimed, ended_at)
             self._leases.add(((job.msg_id, job.attempt) for job in claimed.jobs), began_at)
         if vt_range.to_vt is not None:
             return claimed
