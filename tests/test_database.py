@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -301,11 +301,13 @@ async def test_a_commit_whose_answer_is_lost_is_not_repeated(
         await asyncio.gather(*warm)
         proxy.swallows_at = swallowed
         headers = {"needle": 1}
+        sending: Awaitable[Any] = (
+            service.enqueue({}, headers=headers)
+            if jobs == 1
+            else service.enqueue_many([{}] * jobs, headers=headers)
+        )
         with pytest.raises(UncertainCommitError):
-            if jobs == 1:
-                await service.enqueue({}, headers=headers)
-            else:
-                await service.enqueue_many([{}] * jobs, headers=headers)
+            await sending
         assert proxy.cut == 1
     assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 2 + jobs
 
