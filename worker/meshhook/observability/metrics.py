@@ -156,7 +156,11 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             ),
             _worker("inflight_messages", _G, "Messages that the worker has leased."),
             _worker("running_messages", _G, "Messages whose handler runs now."),
-            _worker("concurrency_limit", _G, "How many handlers may run at once."),
+            _worker(
+                "concurrency_limit",
+                _G,
+                "How many handlers may run at once; the queues of a worker share them.",
+            ),
             _worker(
                 "claim_batch_messages",
                 _H,
