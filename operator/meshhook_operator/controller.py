@@ -138,12 +138,16 @@ class QueueController:
         """Take its metrics away: the JobQueue is gone."""
         self._metrics.remove()
 
+    def take_up(self) -> None:
+        """Note that a tick begins to look at it: what happens from now on is for the next one."""
+        self.due_at = self._next_beat()
+
     async def step(self, found: Found, source: Source) -> bool:
         """Act on what a tick found, and return whether all is well."""
         now = self._clock()
         spec = self.jobqueue.spec
-        # On a common beat, so that the queues of a database are read in one statement.
-        self.due_at = (now // self.tick_seconds + 1) * self.tick_seconds
+        if self.due_at != AT_ONCE:  # a message may have woken it since
+            self.due_at = self._next_beat()
         try:
             if self.jobqueue.is_deleting:
                 await self._let_go(found, source)
@@ -356,6 +360,10 @@ class QueueController:
         await self._cluster.apply_finalizers(jobqueue.key, [])
 
     # --- The rest ------------------------------------------------------------------------------
+
+    def _next_beat(self) -> float:
+        # A common one, so that the queues of a database are read in one statement.
+        return (self._clock() // self.tick_seconds + 1) * self.tick_seconds
 
     def _back_off(self, now: float) -> None:
         self._failures += 1

@@ -209,6 +209,8 @@ class Operator:
                 continue  # they are taken up together when that is done
             self._reading.add(address)
             self._busy.update(turns)
+            for turn in turns.values():
+                turn.controller.take_up()
             tasks.create_task(self._tick(address, turns), name=f"tick of {len(turns)} queues")
         addresses.forget_all_but(
             {each.reference for each in self._controllers.values() if each.reference is not None}

@@ -25,11 +25,12 @@ STATEMENT_SECONDS = 10.0
 class WakeUps:
     """Listens for the queues that are wanted. Where that fails, the ticks find the messages.
 
-    The connection is opened with the first queue that is wanted, and again after it broke.
+    The connection is opened with the first queue that is wanted, and again after it broke. Each
+    queue is looked at once when listening for it begins.
     """
 
     def __init__(self, url: str, on_wake: Callable[[str], None]) -> None:
-        """Take the database, and what to call with the name of a queue that got a message."""
+        """Take the database, and what to call with the name of a queue to look at."""
         self._url = url
         self._on_wake = on_wake
         self._wanted: frozenset[str] = frozenset()
@@ -79,6 +80,8 @@ class WakeUps:
                     if missing:
                         await self._connection.add_listener(CHANNEL_PREFIX + name, self._woken)
                         self._heard.add(name)
+                        # What was sent before was told to nobody.
+                        self._on_wake(name)
                     else:
                         await self._connection.remove_listener(CHANNEL_PREFIX + name, self._woken)
                         self._heard.discard(name)

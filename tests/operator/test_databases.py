@@ -75,7 +75,10 @@ async def test_making_a_queue_twice_changes_nothing(database, connection):
 async def test_a_message_wakes(database, connection, queue_name, woken):
     """A message to a queue that waits is told of at once."""
     database.listen(frozenset({"jobs"}))
-    await eventually(lambda: listening(connection, "meshhook_wake_jobs"))
+    async with asyncio.timeout(30):
+        assert await woken.get() == "jobs", "what came before it listened is looked for"
+    assert await listening(connection, "meshhook_wake_jobs")
+    assert woken.empty()
     await database.read_demand([REQUEST], waiting_seconds=30)
     await connection.execute("select pgmq.send('jobs', '{}')")
     async with asyncio.timeout(10):
@@ -83,9 +86,11 @@ async def test_a_message_wakes(database, connection, queue_name, woken):
 
 
 async def test_a_listener_that_was_cut_off_comes_back(database, connection, queue_name, woken):
-    """Whoever ends its session does not end the wake-ups."""
+    """Whoever ends its session does not end the wake-ups; what came meanwhile is looked for."""
     database.listen(frozenset({"jobs"}))
-    await eventually(lambda: listening(connection, "meshhook_wake_jobs"))
+    async with asyncio.timeout(30):
+        assert await woken.get() == "jobs"
+    assert await listening(connection, "meshhook_wake_jobs")
     ended = await connection.fetch(
         "select pid, pg_terminate_backend(pid) from pg_stat_activity "
         "where application_name = 'meshhook-operator'"
@@ -98,7 +103,6 @@ async def test_a_listener_that_was_cut_off_comes_back(database, connection, queu
 
     async def is_woken() -> bool:
         database.listen(frozenset({"jobs"}))  # as each tick does
-        await connection.execute("select pg_notify('meshhook_wake_jobs', '')")
         return not woken.empty()
 
     assert ended
