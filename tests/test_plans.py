@@ -124,6 +124,23 @@ async def test_a_deep_queue_costs_no_more_than_a_shallow_one(steady: Connection)
         assert deep <= 2 * few + 100, f"{name}: {few} pages at 2,000 messages, {deep} at {DEPTH}"
 
 
+async def test_a_queue_that_was_emptied_and_vacuumed_costs_no_more(
+    steady: Connection, connection: Connection
+) -> None:
+    """Case 17: planned anew for a table known to be empty, each statement keeps its index."""
+    await fill(steady, 2_000)
+    await connection.execute("delete from pgmq.q_jobs")
+    await connection.execute("vacuum analyze pgmq.q_jobs")
+    for name, arguments in STATEMENTS.items():
+        await steady.execute(f"execute {name} ({arguments})")
+    await fill(steady, 2_000)
+    shallow = {name: buffers(await explained(steady, name)) for name in STATEMENTS}
+    await fill(steady, DEPTH)
+    for name, few in shallow.items():
+        deep = buffers(await explained(steady, name))
+        assert deep <= 2 * few + 100, f"{name}: {few} pages at 2,000 messages, {deep} at {DEPTH}"
+
+
 @pytest.mark.parametrize("function", ["queue_snapshot", "list_queue_snapshots", "queue_metrics"])
 @pytest.mark.parametrize("is_steady", [True, False])
 async def test_a_snapshot_reads_no_more_than_its_limit(

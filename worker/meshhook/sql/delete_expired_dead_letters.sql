@@ -3,11 +3,12 @@
 -- A day is 24 hours, whatever time zone the session is in.
 with gone as (
     delete from {dlq_table} q
-    where q.msg_id in (
+    -- An array, so that it is chosen once: as a join it might be chosen anew for each row.
+    where q.msg_id = any (array(
         select old.msg_id
         from (select p.msg_id, p.enqueued_at from {dlq_table} p order by p.msg_id limit $1::int
               for update skip locked) old
-        where old.enqueued_at < now() - make_interval(hours => 24 * $2::int))
+        where old.enqueued_at < now() - make_interval(hours => 24 * $2::int)))
     returning 1
 )
 select count(*) from gone

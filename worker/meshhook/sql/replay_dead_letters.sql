@@ -13,7 +13,7 @@ with moment as materialized (
     for update skip locked
 ), gone as (
     delete from {dlq_table} d using chosen c
-    where d.msg_id = c.msg_id
+    where d.msg_id = any (array[c.msg_id])
     returning d.msg_id, d.message, meshhook.headers_object(d.headers) as headers
 ), dead as materialized (
     -- Whatever stands under our header, every one of these is null or a sound value.

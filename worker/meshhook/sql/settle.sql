@@ -11,7 +11,8 @@ with item as materialized (
         run_id, workflow_id, project_id, error_type, error_message, error_stack, trace_id, position)
 ), removed as (
     delete from {queue_table} q using item
-    where q.msg_id = item.msg_id and q.read_ct = item.attempt
+    -- Not a plain =, as in sql/claim.sql.
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.attempt
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
     returning item.*, q.enqueued_at, q.vt,
@@ -26,7 +27,8 @@ with item as materialized (
             else meshhook.headers_object(q.headers) || jsonb_build_object('meshhook-settled',
                 case item.outcome when 'snoozed' then q.read_ct - 1 else q.read_ct end) end
     from item
-    where q.msg_id = item.msg_id and q.read_ct = item.attempt
+    -- Not a plain =, as in sql/claim.sql.
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.attempt
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('retried', 'snoozed')
     returning item.*, q.enqueued_at, q.vt

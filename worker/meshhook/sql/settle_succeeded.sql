@@ -9,7 +9,8 @@ with removed as (
     ) with ordinality as item (
         msg_id, attempt, started_at, finished_at, run_id, workflow_id, project_id, trace_id,
         position)
-    where q.msg_id = item.msg_id and q.read_ct = item.attempt
+    -- Not a plain =, as in sql/claim.sql.
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.attempt
       and q.read_ct <> meshhook.settled_attempts(q.headers)
     returning item.*, q.enqueued_at
 ), recorded as (
