@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Collection, Hashable, Iterable, Mapping
 
     from meshhook_operator.jobqueue import JobQueue, ObjectKey
 
@@ -29,25 +29,25 @@ class Claims:
         """Take all JobQueues, and the HorizontalPodAutoscalers of each Deployment.
 
         Args:
-            jobqueues: each with the address of its database, None if that is not known.
+            jobqueues: each with its database, None if that is not known.
             autoscalers: names by the Deployment that they scale.
         """
         self._autoscalers = autoscalers
         self._of_deployment: dict[ObjectKey, JobQueue] = {}
         self._of_queue: dict[tuple[Hashable, str], JobQueue] = {}
-        for jobqueue, address in sorted(jobqueues, key=lambda each: _age(each[0])):
+        for jobqueue, database in sorted(jobqueues, key=lambda each: _age(each[0])):
             if jobqueue.spec is None or jobqueue.deployment_key is None:
                 continue
             self._of_deployment.setdefault(jobqueue.deployment_key, jobqueue)
-            if address is not None:
-                self._of_queue.setdefault((address, jobqueue.spec.queue_name), jobqueue)
+            if database is not None:
+                self._of_queue.setdefault((database, jobqueue.spec.queue_name), jobqueue)
 
-    def conflict_of(self, jobqueue: JobQueue, address: Hashable | None) -> Conflict | None:
+    def conflict_of(self, jobqueue: JobQueue, database: Hashable | None) -> Conflict | None:
         """Return the conflict that a JobQueue must yield to; None if there is none."""
         spec, target = jobqueue.spec, jobqueue.deployment_key
         if spec is None or target is None:
             return None
-        holder = None if address is None else self._of_queue.get((address, spec.queue_name))
+        holder = None if database is None else self._of_queue.get((database, spec.queue_name))
         if holder is not None and holder.uid != jobqueue.uid:
             return Conflict(
                 f"JobQueue {holder.key} is older and keeps queue {spec.queue_name!r} of the same "
@@ -67,6 +67,24 @@ class Claims:
                 is_about_queue=False,
             )
         return None
+
+
+def known_by_one_name(
+    databases: Mapping[Hashable, Collection[Hashable]],
+) -> dict[Hashable, Hashable]:
+    """Return one address for all those that lead to the same database.
+
+    Args:
+        databases: by address, what tells each from every other; those that share any of it are
+            one. With none it is one of its own.
+    """
+    groups: list[tuple[set[Hashable], list[Hashable]]] = []
+    for address, identities in databases.items():
+        same = [group for group in groups if group[0] & set(identities)]
+        groups = [group for group in groups if group not in same]
+        together = set(identities).union(*(known for known, _ in same))
+        groups.append((together, [*(each for _, these in same for each in these), address]))
+    return {address: addresses[0] for _, addresses in groups for address in addresses}
 
 
 def _age(jobqueue: JobQueue) -> tuple[float, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem, l
 from meshhook_operator.wakeups import WakeUps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -28,6 +29,9 @@ TICK_TIMEOUT_SECONDS_A_QUEUE = 0.01
 FIRST_TICK_TIMEOUT_SECONDS = 10.0
 """A new session has to read the catalog of all the queues once."""
 CHANGE_TIMEOUT_SECONDS = 15.0
+OLD_IDENTITY_SECONDS = 300.0
+"""For so long a database is also the one that it was before: its server may have restarted, and
+who else knows it by another URL has not noticed yet."""
 
 
 class DatabaseAddress(NamedTuple):
@@ -53,6 +57,7 @@ class QueueDatabase:
         address: DatabaseAddress,
         *,
         on_wake: Callable[[str], None],
+        on_identity: Callable[[], None],
         registry: CollectorRegistry,
     ) -> None:
         """Take where it is.
@@ -60,10 +65,13 @@ class QueueDatabase:
         Args:
             address: where it is.
             on_wake: called with a queue's name when a message wakes it.
+            on_identity: called when `identities` has changed.
             registry: where the metrics of all its queues go.
         """
         self._address = address
         self._registry = registry
+        self._on_identity = on_identity
+        self._replaced_at: dict[Hashable, float] = {}
         self._opening = asyncio.Lock()
         self._database: Database | None = None
         self._exporter: QueueExporter | None = None
@@ -71,6 +79,12 @@ class QueueDatabase:
         self._is_warm = False
         self._changing = asyncio.Semaphore(1)
         self._wake_ups = WakeUps(address.url, on_wake)
+
+    @property
+    def identities(self) -> frozenset[Hashable]:
+        """What tells it from every other database, whatever URL leads there; empty at first."""
+        oldest = time.monotonic() - OLD_IDENTITY_SECONDS
+        return frozenset(each for each, at in self._replaced_at.items() if at > oldest)
 
     async def read_demand(
         self, requests: Sequence[DemandRequest], *, waiting_seconds: float
@@ -128,6 +142,7 @@ class QueueDatabase:
                         )
                     if not self._is_checked:
                         await check_schema(self._database)
+                        await self._identify(self._database)
                         self._is_checked = True
                 if self._exporter is None:
                     self._exporter = QueueExporter(self._database, registry=self._registry)
@@ -137,6 +152,19 @@ class QueueDatabase:
             # It may be another server now, or one that was restored: look at all of it again.
             self._is_checked = self._is_warm = False
             raise
+
+    async def _identify(self, database: Database) -> None:
+        row = await database.fetchrow(load_library_query("identify_database"))
+        assert row is not None  # noqa: S101 - it has one row
+        identity = tuple(row.values())
+        if self._replaced_at.get(identity) == _IS_CURRENT:
+            return
+        now = time.monotonic()
+        self._replaced_at = dict.fromkeys(self.identities, now) | {identity: _IS_CURRENT}
+        self._on_identity()
+
+
+_IS_CURRENT = float("inf")
 
 
 @asynccontextmanager

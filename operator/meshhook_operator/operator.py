@@ -12,7 +12,7 @@ from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WatchedLoop
 from meshhook_operator.addresses import AddressBook, FoundAddress, SecretReference
-from meshhook_operator.conflicts import Claims
+from meshhook_operator.conflicts import Claims, known_by_one_name
 from meshhook_operator.controller import AT_ONCE, QueueController, Source
 from meshhook_operator.databases import DatabaseAddress, QueueDatabase
 from meshhook_operator.metrics import OperatorMetrics
@@ -20,7 +20,7 @@ from meshhook_operator.problems import is_login_problem, problem_of
 from meshhook_operator.scaling import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -75,6 +75,8 @@ class Operator:
         self._reading: set[DatabaseAddress | None] = set()
         self._busy: set[ObjectKey] = set()
         self._claims = Claims((), {})
+        self._names: dict[Hashable, Hashable] = {}
+        """One address for all those of the same database."""
         self._waiting: set[ObjectKey] = set()
         self._changed = asyncio.Event()
         self._loop = WatchedLoop("operator")
@@ -192,13 +194,7 @@ class Operator:
         entries = {
             key: _entry(controller, addresses) for key, controller in self._controllers.items()
         }
-        self._claims = Claims(
-            (
-                (controller.jobqueue, _address(entries[key]))
-                for key, controller in self._controllers.items()
-            ),
-            self._autoscalers,
-        )
+        self._claim()
         due: dict[DatabaseAddress | None, dict[ObjectKey, _Turn]] = defaultdict(dict)
         for key, controller in self._controllers.items():
             entry = entries[key]
@@ -219,6 +215,19 @@ class Operator:
         for address in self._databases.keys() - in_use - self._ticking.keys():
             self._failures.pop(address, None)
             tasks.create_task(self._databases.pop(address).close(), name="close database")
+
+    def _claim(self) -> None:
+        """See anew who lays claim to what."""
+        self._names = known_by_one_name(
+            {address: database.identities for address, database in self._databases.items()}
+        )
+        self._claims = Claims(
+            (
+                (controller.jobqueue, self._database_name(controller))
+                for controller in self._controllers.values()
+            ),
+            self._autoscalers,
+        )
 
     async def _pause(self) -> None:
         """Wait until something changes or falls due."""
@@ -352,6 +361,7 @@ class Operator:
             self._databases[address] = QueueDatabase(
                 address,
                 on_wake=lambda queue_name: self._wake(address, queue_name),
+                on_identity=self._claim,
                 registry=self._registry,
             )
         return self._databases[address]
@@ -375,7 +385,12 @@ class Operator:
         self._changed.set()
 
     def _find_conflict(self, controller: QueueController) -> Conflict | None:
-        return self._claims.conflict_of(controller.jobqueue, self._address_of(controller))
+        return self._claims.conflict_of(controller.jobqueue, self._database_name(controller))
+
+    def _database_name(self, controller: QueueController) -> Hashable | None:
+        """Return what its database is known by, whichever URL leads there."""
+        address = self._address_of(controller)
+        return self._names.get(address, address)
 
 
 class _Turn(NamedTuple):

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from support.cluster.api import Api
-from support.cluster.objects import deployment, job_queue
+from support.cluster.objects import database_secret, deployment, job_queue
 from support.cluster.operator_process import OperatorProcess
 from support.cluster.views import JobQueueView
 from support.waiting import eventually
@@ -209,6 +209,23 @@ async def test_two_on_one_deployment(api: Api, database: str, sql: Connection):
     assert (await view.condition("Ready"))["status"] == "True"
     await api.delete("JobQueue", "emails")
     await other.until_replicas(7)
+
+
+async def test_two_for_one_queue_by_two_urls(api: Api, database: str, sql: Connection):
+    """Whatever URL leads there, of two JobQueues for one queue the younger yields."""
+    view = await ready_job_queue(api)
+    await api.create(database_secret(f"{database}?application_name=other", "other-way"))
+    second = job_queue("letters", queueName="emails", retry={"maxAttempts": 9})
+    second["spec"]["database"] = {"secretRef": {"name": "other-way"}}
+    await asyncio.sleep(1.1)  # ages are told apart by the second
+    await api.create(second)
+    other = JobQueueView(api, name="letters")
+    condition = await other.until_condition("Ready", "False", reason="Conflict")
+    assert "emails" in condition["message"]
+    assert await api.find("Deployment", "letters-worker") is None
+    config = "select max_retry_attempts from meshhook.queue_config where queue_name = 'emails'"
+    assert await sql.fetchval(config) != 9
+    assert (await view.condition("Ready"))["status"] == "True"
 
 
 async def test_beside_an_autoscaler(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from meshhook_operator.conflicts import Claims
+from meshhook_operator.conflicts import Claims, known_by_one_name
 from meshhook_operator.jobqueue import JobQueue, ObjectKey
 from support.jobqueues import jobqueue
 
@@ -49,6 +49,19 @@ def test_one_name_in_two_databases_is_no_conflict():
     old, young = aged("old", 1), aged("young", 2)
     claims = Claims([(old, DATABASE), (young, OTHER_DATABASE)], {})
     assert claims.conflict_of(young, OTHER_DATABASE) is None
+
+
+def test_urls_that_lead_to_one_database_are_one():
+    """By another user, or through a pooler: it is the same database."""
+    names = known_by_one_name({"direct": ["a"], "other": ["b"], "pooled": ["a"], "unread": []})
+    assert (names["direct"], names["pooled"]) == ("direct", "direct")
+    assert (names["other"], names["unread"]) == ("other", "unread")
+
+
+def test_a_restart_is_noticed_by_one_after_the_other():
+    """Between, one still knows the server by its old start, and one by its new one only."""
+    names = known_by_one_name({"late": ["old"], "new": ["new"], "first": ["old", "new"]})
+    assert len(set(names.values())) == 1
 
 
 def test_an_unknown_database_is_no_conflict():

@@ -36,7 +36,10 @@ async def database(database_url: str, woken: asyncio.Queue[str]) -> AsyncIterato
 def make(url: str, woken: asyncio.Queue[str], *, pooled: bool = False) -> QueueDatabase:
     """Return the operator's view of a database."""
     return QueueDatabase(
-        DatabaseAddress(url, pooled), on_wake=woken.put_nowait, registry=CollectorRegistry()
+        DatabaseAddress(url, pooled),
+        on_wake=woken.put_nowait,
+        on_identity=lambda: None,
+        registry=CollectorRegistry(),
     )
 
 
@@ -70,6 +73,17 @@ async def test_making_a_queue_twice_changes_nothing(database, connection):
     await database.ensure_queue("jobs", SETTINGS)
     assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1
     assert await connection.fetchval("select paused from meshhook.queue_config")
+
+
+async def test_it_is_known_whatever_url_leads_there(database_url, database, woken):
+    """Two ways to one database have an identity in common."""
+    other_way = make(f"{database_url}?application_name=other", woken)
+    assert not database.identities
+    for each in (database, other_way):
+        await each.read_demand([REQUEST], waiting_seconds=5)
+    assert len(database.identities) == 1
+    assert database.identities == other_way.identities
+    await other_way.close()
 
 
 async def test_a_message_wakes(database, connection, queue_name, woken):
