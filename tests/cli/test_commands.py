@@ -137,8 +137,17 @@ def test_a_queue_is_purged_and_dropped(cli, jobs):
     cli.ok("enqueue", jobs, stdin="1\n2\n3\n")
     assert cli.ok("queue", "purge", jobs, "--yes").out == "deleted 3 messages of queue jobs\n"
     assert cli.ok("queue", "purge", jobs, "--yes", "--json").json["purged"] == 0
-    cli.ok("queue", "drop", jobs, "--yes")
-    cli.fails(3, "queue", "drop", jobs, "--yes")
+    dropped = cli.ok("queue", "drop", jobs, "--yes", "--json").json
+    assert dropped == {"queue_name": jobs, "dropped": True}
+    cli.ok("queue", "create", jobs)
+    assert cli.ok("queue", "drop", jobs, "--yes").out == "dropped queue jobs\n"
+
+
+@pytest.mark.parametrize("words", [["queue", "purge"], ["queue", "drop"], ["dlq", "purge"]])
+def test_nothing_is_asked_about_a_queue_that_is_not_there(cli, words):
+    """Code 3, with `--yes` and without."""
+    assert "'other'" in cli.fails(3, *words, "other", "--yes")
+    assert "'other'" in cli.fails(3, *words, "other")
 
 
 def test_one_job_is_enqueued(cli, jobs, sql):
