@@ -114,7 +114,8 @@ def worker(
 
     With --processes it starts that many, passes signals on to them, and starts one that crashes
     again; each has --concurrency slots, three connections, and a metrics port of its own: the one
-    given, and those that follow. Without --metrics-port there is none.
+    given, and those that follow. Without --metrics-port there is none. With --embedded there may be
+    30 processes.
 
     It logs to standard error: MESHHOOK_LOG_FORMAT is json, console or auto, and
     MESHHOOK_LOG_LEVEL debug, info, warning or error.
@@ -131,7 +132,12 @@ def worker(
     weights = queue_weights(queue, queues or [])
     process_index = load_settings().process_index
     if processes > 1 and process_index is None:
-        raise typer.Exit(_supervise(program_options(context).arguments, processes))
+        options = program_options(context)
+        if options.embedded:
+            from meshhook.cli.embedded_use import check_processes
+
+            check_processes(processes)
+        raise typer.Exit(_supervise(options.arguments, processes))
     with target(context) as found:
         library_worker = Worker(
             found.url,
