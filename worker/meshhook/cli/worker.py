@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meshhook.cli.failures import ExitCode
 from meshhook.cli.monitoring import (
     DEFAULT_METRICS_ADDRESS,
     MetricsAddressOption,
@@ -127,6 +126,7 @@ def worker(
     from meshhook.cli.worker_queues import queue_handlers, queue_weights
     from meshhook.settings import load_settings
     from meshhook.worker import Worker
+    from meshhook.worker.process import end_process
     from meshhook.worker.supervised import SupervisorLink
 
     weights = queue_weights(queue, queues or [])
@@ -161,7 +161,7 @@ def worker(
             if library_worker.has_stuck_jobs:
                 # They take no notice of being cancelled, and the loop's end would wait for them.
                 end_traces()
-                _exit_at_once(0)
+                end_process(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -189,6 +189,7 @@ def _supervise(arguments: Sequence[str], processes: int) -> int:
 
 async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> None:
     from meshhook.worker.garbage import leave_program_alone
+    from meshhook.worker.process import end_process
 
     stopping = asyncio.Event()
 
@@ -199,7 +200,7 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> No
     def stop(number: int) -> None:
         if stopping.is_set() and number == signal.SIGINT:
             sys.stderr.write("stopped at once; jobs that ran come back when their leases end\n")
-            _exit_at_once(130)
+            end_process(ExitCode.INTERRUPTED)
         if number == signal.SIGINT and sys.stderr.isatty():
             sys.stderr.write("stopping; Ctrl-C again stops at once\n")
         request_stop()
@@ -218,10 +219,3 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> No
             await worker.run(handle_signals=False)
     finally:
         supervisor.close()
-
-
-def _exit_at_once(code: int) -> NoReturn:
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
