@@ -210,8 +210,7 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> No
         loop.add_signal_handler(number, stop, number)
     supervisor.watch(request_stop)
     try:
-        async with found.open():
-            pass  # checked: it is there, and migrated
+        await found.check()
         if not stopping.is_set():
             leave_program_alone()
             await worker.start()
