@@ -113,6 +113,14 @@ def test_queues_are_listed(cli):
     assert "STATE" not in lines[0]
 
 
+@pytest.mark.parametrize("words", [["queue", "list"], ["stats"]], ids=" ".join)
+def test_where_there_is_no_queue_it_says_how_to_make_one(cli, words):
+    """On standard error: there is nothing to print."""
+    ended = cli.ok(*words)
+    assert not ended.out
+    assert "meshhook queue create NAME" in ended.err
+
+
 def test_a_queue_is_shown_with_its_settings(cli, jobs):
     """As JSON, and as names and values."""
     cli.ok("queue", "set", jobs, "job_timeout_seconds=none", "paused=true")

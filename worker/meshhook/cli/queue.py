@@ -74,16 +74,14 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the queues, with their messages by state."""
     from meshhook import administration
     from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import note, print_json
+    from meshhook.cli.output import print_json
     from meshhook.cli.snapshots import print_snapshots
 
     snapshots = with_database(context, administration.list_queues)
     if as_json:
         print_json(snapshots)
-    elif snapshots:
-        print_snapshots(snapshots)
     else:
-        note("There is no queue yet. Make one: meshhook queue create NAME")
+        print_snapshots(snapshots)
 
 
 @app.command("show", epilog=example("meshhook queue show workflow_jobs"))
