@@ -8,6 +8,8 @@ from meshhook.errors import InvalidSettingError
 
 MAX_ID = 2**63 - 1
 """The largest id that the database can count to."""
+MAX_PORT = 65_535
+"""The last port of TCP."""
 
 
 def check_range(name: str, value: int, maximum: int) -> None:
