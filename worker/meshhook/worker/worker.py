@@ -305,12 +305,12 @@ class Worker:
                     share=shares.get(name),
                 )
                 lanes.append(lane)
+            schema_watch = SchemaWatch(main)
+            await schema_watch.check()
         except BaseException:
             await main.close()
             await settle_connection.close()
             raise
-        schema_watch = SchemaWatch(main)
-        await schema_watch.check()
         return _Parts(
             main_connection=main,
             settle_connection=settle_connection,
