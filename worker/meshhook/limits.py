@@ -22,6 +22,18 @@ def check_range(name: str, value: int, maximum: int) -> None:
         raise InvalidSettingError(f"{name} is a whole number from 1 to {maximum}, got {value!r}")
 
 
+def checked_seconds(name: str, value: float, least: float, most: float) -> float:
+    """Return a duration in seconds that lies between `least` and `most`.
+
+    Raises:
+        InvalidSettingError: if it does not, or is no number.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        raise InvalidSettingError(f"{name} is {least:g} to {most:g} seconds, got {value!r}")
+    return float(value)
+
+
 def checked_id(name: str, value: int) -> int:
     """Return an id as the database can look it up; one out of its range becomes one that is free.
 
