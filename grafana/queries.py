@@ -7,6 +7,9 @@ from dataclasses import dataclass
 SELECTED = 'namespace=~"$namespace", queue=~"$queue"'
 """Matchers for what the variables in the head select."""
 
+PROCESS = "namespace, pod, instance"
+"""The labels of the scrape that tell processes apart."""
+
 FAILED = 'outcome=~"retried|dead_lettered|lost"'
 """The outcomes of attempts that failed."""
 
@@ -77,6 +80,11 @@ def quantiles(name: str, *extra: str, selected: str = SELECTED) -> list[Query]:
         )
         for share in (0.5, 0.95, 0.99)
     ]
+
+
+def of_processes(name: str, *, selected: str = SELECTED) -> str:
+    """Return a gauge of the worker that each of its queues shows alike, once for each process."""
+    return f"max by ({PROCESS}) ({name}{{{selected}}})"
 
 
 def enqueued(by: str = "namespace, queue") -> str:

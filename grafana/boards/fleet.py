@@ -9,6 +9,7 @@ from grafana.layout import Section, lay_out
 from grafana.panels import PER_SECOND, Column, Levels, Panel, figure, graph, rows
 from grafana.queries import (
     FINAL,
+    PROCESS,
     SELECTED,
     Query,
     counted,
@@ -218,8 +219,10 @@ def _waiting() -> list[Panel]:
 
 
 def _workers() -> list[Panel]:
-    limit = f"sum by (queue) (meshhook_worker_concurrency_limit{{{SELECTED}}})"
-    running = f"sum by (queue) (meshhook_worker_running_messages{{{SELECTED}}})"
+    limit = f"meshhook_worker_concurrency_limit{{{SELECTED}}}"
+    # Of all queues: a slot that another queue of the process has taken is in use, too.
+    running = f"sum by ({PROCESS}) (meshhook_worker_running_messages{{{_NAMESPACE}}})"
+    taken = f"({limit} > bool 0) * on ({PROCESS}) group_left () {running}"
     return [
         graph(
             "Workers by queue",
@@ -228,9 +231,9 @@ def _workers() -> list[Panel]:
         ),
         graph(
             "Slots in use by queue",
-            "Handlers that run, of all that may run at once. Near 100% with a growing lag, the "
-            "queue needs more workers or a higher --concurrency.",
-            [Query(f"{running} / {limit}", "{{queue}}")],
+            "Slots of the queue's workers that are taken, by any of their queues. Near 100% with a "
+            "growing lag, the queue needs more workers or a higher --concurrency.",
+            [Query(f"sum by (queue) ({taken}) / sum by (queue) ({limit})", "{{queue}}")],
             unit="percentunit",
             levels=Levels(0.95),
             maximum=1,

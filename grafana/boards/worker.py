@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana import links, variables
 from grafana.layout import Section, lay_out
 from grafana.panels import PER_SECOND, Levels, Panel, figure, graph
-from grafana.queries import Query, counted, quantile, rate
+from grafana.queries import Query, counted, of_processes, quantile, rate
 
 _SELECTED = 'namespace=~"$namespace", queue=~"$queue", instance=~"$instance"'
 _NAME = "{{worker}}"
@@ -52,7 +52,7 @@ def _wrong() -> list[Panel]:
             "Without database",
             "Workers that cannot reach PostgreSQL now. They keep their outcomes and try again; "
             "MeshHookDatabaseUnreachable fires after two minutes.",
-            counted(f"meshhook_worker_db_connected{{{_SELECTED}}} == 0"),
+            counted(f"{_of_processes('db_connected')} == 0"),
             levels=Levels(1, 1),
         ),
         figure(
@@ -66,7 +66,7 @@ def _wrong() -> list[Panel]:
         figure(
             "Slots in use",
             "Handlers that run, of all that may. Full is good while the lag is low.",
-            f"{_sum('running_messages')} / {_sum('concurrency_limit')}",
+            f"{_sum('running_messages')} / sum({_of_processes('concurrency_limit')})",
             unit="percentunit",
             levels=Levels(0.95),
         ),
@@ -80,7 +80,7 @@ def _wrong() -> list[Panel]:
         figure(
             "Draining",
             "Workers that are stopping: they claim nothing more and finish what runs.",
-            f"{_sum('draining')}",
+            f"sum({_of_processes('draining')})",
         ),
     ]
 
@@ -273,6 +273,10 @@ def _each(name: str) -> str:
 
 def _sum(name: str) -> str:
     return f"sum(meshhook_worker_{name}{{{_SELECTED}}})"
+
+
+def _of_processes(name: str) -> str:
+    return of_processes(f"meshhook_worker_{name}", selected=_SELECTED)
 
 
 def _rate(name: str, *extra: str, by: str) -> str:

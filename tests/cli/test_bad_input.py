@@ -295,3 +295,13 @@ def test_a_server_that_goes_away_between_two_batches_is_code_1(
     assert "1,000 jobs stored, up to line 1000" in message
     assert said in message
     assert sql("select count(*) from pgmq.q_jobs") == 1_000
+
+
+def test_the_embedded_server_has_connections_for_30_processes(bare_cli, tmp_path, monkeypatch):
+    """More are refused before anything is made."""
+    monkeypatch.setenv("MESHHOOK_EMBEDDED_DIRECTORY", str(tmp_path / "none"))
+    command = ["--embedded", "worker", "jobs", "--handler", "json:loads", "--processes", "31"]
+    said = bare_cli.fails(2, *command)
+    assert "at most 30" in said
+    assert "MESHHOOK_DATABASE_URL" in said
+    assert not (tmp_path / "none").exists()

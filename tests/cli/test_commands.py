@@ -113,6 +113,14 @@ def test_queues_are_listed(cli):
     assert "STATE" not in lines[0]
 
 
+@pytest.mark.parametrize("words", [["queue", "list"], ["stats"]], ids=" ".join)
+def test_where_there_is_no_queue_it_says_how_to_make_one(cli, words):
+    """On standard error: there is nothing to print."""
+    ended = cli.ok(*words)
+    assert not ended.out
+    assert "meshhook queue create NAME" in ended.err
+
+
 def test_a_queue_is_shown_with_its_settings(cli, jobs):
     """As JSON, and as names and values."""
     cli.ok("queue", "set", jobs, "job_timeout_seconds=none", "paused=true")
@@ -137,8 +145,17 @@ def test_a_queue_is_purged_and_dropped(cli, jobs):
     cli.ok("enqueue", jobs, stdin="1\n2\n3\n")
     assert cli.ok("queue", "purge", jobs, "--yes").out == "deleted 3 messages of queue jobs\n"
     assert cli.ok("queue", "purge", jobs, "--yes", "--json").json["purged"] == 0
-    cli.ok("queue", "drop", jobs, "--yes")
-    cli.fails(3, "queue", "drop", jobs, "--yes")
+    dropped = cli.ok("queue", "drop", jobs, "--yes", "--json").json
+    assert dropped == {"queue_name": jobs, "dropped": True}
+    cli.ok("queue", "create", jobs)
+    assert cli.ok("queue", "drop", jobs, "--yes").out == "dropped queue jobs\n"
+
+
+@pytest.mark.parametrize("words", [["queue", "purge"], ["queue", "drop"], ["dlq", "purge"]])
+def test_nothing_is_asked_about_a_queue_that_is_not_there(cli, words):
+    """Code 3, with `--yes` and without."""
+    assert "'other'" in cli.fails(3, *words, "other", "--yes")
+    assert "'other'" in cli.fails(3, *words, "other")
 
 
 def test_one_job_is_enqueued(cli, jobs, sql):

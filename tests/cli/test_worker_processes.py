@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ import asyncpg
 import pytest
 
 from meshhook import QueueService
+from meshhook.embedded import EmbeddedPostgres
 from meshhook.worker.supervisor import Supervisor, restart_delay_seconds
+from support.databases import server_directory
 from support.waiting import eventually
 
 # Starting Python four times takes long on a busy machine.
@@ -44,12 +46,14 @@ async def endless(job):
 
 
 @asynccontextmanager
-async def workers(folder: Path, url: str, *arguments: str, **more: str) -> AsyncIterator[Any]:
+async def workers(
+    folder: Path, url: str, *arguments: str, before: Sequence[str] = (), **more: str
+) -> AsyncIterator[Any]:
     """Run `meshhook worker` in a folder with handlers; killed at the end if it still runs."""
     (folder / "handlers.py").write_text(HANDLERS)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MESHHOOK_")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "meshhook", "worker", *arguments),
+        *(sys.executable, "-m", "meshhook", *before, "worker", *arguments),
         cwd=folder,
         env=kept | {"MESHHOOK_DATABASE_URL": url, "MESHHOOK_LOG_FORMAT": "json"} | more,
         stderr=asyncio.subprocess.PIPE,
@@ -200,6 +204,47 @@ async def test_processes_whose_supervisor_was_killed_stop(
         await eventually(lambda: none_reports(pool), timeout=60)
         await eventually(lambda: all_gone(pool), timeout=30)
     assert await pool.fetchval("select read_ct = 0 and vt <= now() from pgmq.q_jobs")
+
+
+async def test_processes_share_the_embedded_server(tmp_path: Path) -> None:
+    """The first starts it and migrates it, one that is killed leaves it, the last stops it."""
+    with server_directory() as parent:
+        server = EmbeddedPostgres(parent / "meshhook")
+        environment = {"MESHHOOK_EMBEDDED_DIRECTORY": str(server.directory)}
+        arguments = ["jobs", "--handler", "handlers:slow", "--processes", "2", "--concurrency", "1"]
+        await embedded(environment, "queue", "create", "jobs")
+        assert server.pid is None
+        try:
+            url = "postgresql://nobody@127.0.0.1:1/none"
+            async with workers(
+                tmp_path, url, *arguments, before=["--embedded"], **environment
+            ) as process:
+                await eventually(lambda: server.pid, timeout=60)
+                await embedded(environment, "enqueue", "jobs", stdin=b"1\n" * 50)
+                await eventually(lambda: len({pid for _, pid in ledger(tmp_path)}) == 2, timeout=60)
+                os.kill(int(ledger(tmp_path)[0][1]), signal.SIGKILL)
+                await embedded(environment, "enqueue", "jobs", stdin=b"1\n" * 500)
+                await eventually(lambda: len({pid for _, pid in ledger(tmp_path)}) == 3, timeout=60)
+                assert server.pid is not None
+                process.terminate()
+                lines = await said(process)
+                assert process.returncode == 0, lines
+            assert server.pid is None, "the last process did not stop the server"
+        finally:
+            server.stop()
+
+
+async def embedded(environment: Mapping[str, str], *arguments: str, stdin: bytes = b"") -> None:
+    """Run a command on an embedded server, to its good end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "meshhook", "--embedded", *arguments),
+        env=os.environ | environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, text = await process.communicate(stdin)
+    assert process.returncode == 0, text.decode()
 
 
 async def test_each_process_has_its_metrics_port(

@@ -22,6 +22,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from meshhook import MonitoringServer
+from meshhook.database import Database
 from support.monitored_producer import Flow, plan
 from support.prometheus_server import PrometheusServer
 from support.rule_files import GRAFANA
@@ -206,8 +207,8 @@ async def monitored_fleet(
 
 async def _operate(fleet: MonitoredFleet, registry: CollectorRegistry) -> None:
     """Let the stand-in look at the queues once a second, and start and stop workers as it says."""
-    connection = await asyncpg.connect(fleet.url)
-    operator = StandInOperator(connection, registry)
+    database = await Database.connect(fleet.url, max_size=1)
+    operator = StandInOperator(database, registry)
     try:
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -217,4 +218,4 @@ async def _operate(fleet: MonitoredFleet, registry: CollectorRegistry) -> None:
                         tasks.create_task(fleet.start_worker(name, queue, concurrency), name=name)
                 await asyncio.sleep(1)
     finally:
-        await connection.close()
+        await database.close()

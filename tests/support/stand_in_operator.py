@@ -8,38 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
 
-import asyncpg
 from prometheus_client import CollectorRegistry
 
+from meshhook.database import Database
+from meshhook_operator.demand import DemandRequest, QueueDemand, read_demand
 from meshhook_operator.metrics import OperatorMetrics, QueueMetrics
-from meshhook_operator.scaling import (
-    Fleet,
-    Sample,
-    ScalerState,
-    ScalingSpec,
-    WorkerReport,
-    decide,
-)
+from meshhook_operator.scaling import Fleet, ScalerState, ScalingSpec, decide, lookahead_seconds
 
 SPEC = ScalingSpec(max_replicas=4, target_age_seconds=20, tick_seconds=1)
 NAMESPACE = "shop"
-
-_WORKERS = """
-    select worker, concurrency, running, processed, busy_seconds, draining,
-        extract(epoch from seen_at)::float8 as seen_at
-    from meshhook.workers
-    where queue = $1 and seen_at > now() - interval '30 seconds'
-"""
 
 
 class StandInOperator:
     """Decides how many workers each queue needs, once a call."""
 
-    def __init__(self, connection: asyncpg.Connection[Any], registry: CollectorRegistry) -> None:
-        """Take a connection of its own and the registry to add its metrics to."""
-        self._connection = connection
+    def __init__(self, database: Database, registry: CollectorRegistry) -> None:
+        """Take the database and the registry to add its metrics to."""
+        self._database = database
         self._metrics = OperatorMetrics(registry)
         self._queues: dict[str, tuple[QueueMetrics, ScalerState]] = {}
         self._started_at = time.monotonic()
@@ -47,37 +33,39 @@ class StandInOperator:
     async def tick(self, only: Collection[str] = ()) -> Mapping[str, int]:
         """Look at queues, all or only some, and return how many workers each should have."""
         started = time.perf_counter()
-        rows = await self._connection.fetch(
-            "select *, extract(epoch from sampled_at)::float8 as moment"
-            " from meshhook.queue_monitoring"
-        )
-        desired = {
-            row["queue"]: await self._reconcile(row)
+        rows = await self._database.fetch("select queue_name from meshhook.queue_config")
+        requests = [
+            self._request(row["queue_name"])
             for row in rows
-            if not only or row["queue"] in only
-        }
+            if not only or row["queue_name"] in only
+        ]
+        found = await read_demand(self._database, requests, waiting_seconds=SPEC.tick_seconds)
+        desired = {}
+        for queue, demand in found.items():
+            assert isinstance(demand, QueueDemand), demand
+            desired[queue] = self._reconcile(queue, demand)
         self._metrics.tick_duration.observe(time.perf_counter() - started)
         return desired
 
-    async def _reconcile(self, row: asyncpg.Record) -> int:
-        started, queue = time.perf_counter(), row["queue"]
-        workers = [
-            WorkerReport(**dict(worker.items()))
-            for worker in await self._connection.fetch(_WORKERS, queue)
-        ]
+    def _request(self, queue: str) -> DemandRequest:
         if queue not in self._queues:
             metrics = self._metrics.of_queue(queue, f"{NAMESPACE}/{queue}")
-            state = ScalerState.begin(time.monotonic())
-            self._queues[queue] = metrics, state
+            self._queues[queue] = metrics, ScalerState.begin(time.monotonic())
+        _, state = self._queues[queue]
+        return DemandRequest(queue, lookahead_seconds(SPEC, state))
+
+    def _reconcile(self, queue: str, demand: QueueDemand) -> int:
+        started = time.perf_counter()
         metrics, state = self._queues[queue]
+        workers, paused = demand.sample.workers, bool(demand.settings["paused"])
         before = len(workers) if state.desired is None else state.desired
         fleet = Fleet(
             replicas=before,
             ready_replicas=len(workers),
             created_at=self._started_at,
-            paused=row["paused"],
+            paused=paused,
         )
-        decision, state = decide(SPEC, _sample(row, workers), fleet, state, time.monotonic())
+        decision, state = decide(SPEC, demand.sample, fleet, state, time.monotonic())
         self._queues[queue] = metrics, state
         metrics.decided(decision)
         metrics.set(
@@ -85,7 +73,7 @@ class StandInOperator:
             ready_replicas=len(workers),
             min_replicas=SPEC.min_replicas,
             max_replicas=SPEC.max_replicas,
-            paused=row["paused"],
+            paused=paused,
             ready=1,
             last_success_timestamp_seconds=time.time(),
         )
@@ -94,17 +82,3 @@ class StandInOperator:
         self._metrics.reconciled(is_well=True)
         self._metrics.reconcile_duration.observe(time.perf_counter() - started)
         return decision.desired_replicas
-
-
-def _sample(row: asyncpg.Record, workers: list[WorkerReport]) -> Sample:
-    return Sample(
-        sampled_at=row["moment"],
-        ready=row["ready"],
-        ready_is_capped=row["capped"],
-        lost=row["lost"],
-        due_soon=row["retrying"],
-        leased=row["running"],
-        oldest_ready_seconds=row["oldest_ready_seconds"],
-        enqueued_total=row["enqueued_total"],
-        workers=tuple(workers),
-    )

@@ -19,6 +19,7 @@ from meshhook.errors import (
     SchemaMissingError,
 )
 from meshhook.schema import migrate
+from meshhook.worker.schema_watch import SchemaWatch
 from support.databases import server_directory
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
@@ -165,6 +166,37 @@ async def test_starting_on_a_read_only_database_says_so(
     await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
     with pytest.raises(DatabaseReadOnlyError, match="primary"):
         await make_worker(database_url, nothing).start()
+
+
+async def test_a_start_that_is_cancelled_leaves_no_connection(
+    pool: Pool[Any], queue_name: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at its last step, when everything is open."""
+    reached = asyncio.Event()
+
+    async def wait(_: SchemaWatch) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    async def is_connected() -> bool:
+        return bool(
+            await pool.fetchval(
+                "select count(*) from pg_stat_activity where datname = current_database() "
+                "and application_name in ('meshhook worker jobs', 'meshhook settle jobs')"
+            )
+        )
+
+    async def has_left() -> bool:
+        return not await is_connected()
+
+    monkeypatch.setattr(SchemaWatch, "check", wait)
+    starting = asyncio.create_task(make_worker(database_url, nothing).start(), name="starting")
+    await reached.wait()
+    assert await is_connected()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await eventually(has_left)
 
 
 async def test_an_unreachable_database_says_so() -> None:

@@ -223,11 +223,17 @@ async def test_a_database_that_is_away_makes_a_worker_unready_and_not_dead() -> 
             server.stop()
 
 
-@pytest.mark.parametrize("stall_seconds", [0, 9, 86_401, "60"])
-def test_a_stall_limit_out_of_range(stall_seconds: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "limits", "value"),
+    [
+        *(("stall_seconds", "10 to 86400", value) for value in (0, 9, 86_401, "60")),
+        *(("grace_seconds", "0 to 3600", value) for value in (-1, 3_601, True, float("nan"))),
+    ],
+)
+def test_a_duration_out_of_its_range(name: str, limits: str, value: Any) -> None:
     """The error gives the range and the value."""
-    with pytest.raises(InvalidSettingError, match="stall_seconds is 10 to 86400, got"):
-        make_worker("postgresql://localhost/x", nothing, stall_seconds=stall_seconds)
+    with pytest.raises(InvalidSettingError, match=f"{name} is {limits} seconds, got {value!r}"):
+        make_worker("postgresql://localhost/x", nothing, **{name: value})
 
 
 async def test_every_loop_of_several_queues_is_watched(

@@ -9,8 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import Job, QueueService, set_queue_config
+from meshhook import Job, QueueService, queries, set_queue_config
 from meshhook.database import Database
+from meshhook.outcomes import AttemptOutcome
+from meshhook.settlements import Settlement, settle
 from meshhook.worker.lane import Lane
 from support.waiting import eventually
 from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
@@ -216,10 +218,6 @@ async def test_extending_does_not_touch_a_job_that_waits_for_its_retry(
     pool: Pool[Any], connection: Connection[Any]
 ) -> None:
     """A late extension, release or second settlement of a settled attempt changes nothing."""
-    from meshhook import queries  # noqa: PLC0415
-    from meshhook.outcomes import AttemptOutcome  # noqa: PLC0415
-    from meshhook.settlements import Settlement, settle  # noqa: PLC0415
-
     queue = QueueService[Any](pool, "jobs")
     await queue.enqueue({})
     job = await queue.dequeue()

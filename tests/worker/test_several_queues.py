@@ -106,6 +106,20 @@ async def test_each_queue_has_its_handler_its_metrics_and_its_statistics(
         assert registry.get_sample_value("meshhook_worker_messages_total", labels) == count
 
 
+async def test_each_queue_shows_all_the_slots_that_it_may_take(
+    queues: dict[str, QueueService[Any]], database_url: str
+) -> None:
+    """The limit is the worker's: alone, a queue may take every slot."""
+    registry = CollectorRegistry()
+
+    def limits() -> list[float | None]:
+        name = "meshhook_worker_concurrency_limit"
+        return [registry.get_sample_value(name, {"queue": queue}) for queue in ("a", "b")]
+
+    async with make(database_url, ["a", "b"], lambda _: None, registry=registry, concurrency=7):
+        await eventually(lambda: limits() == [7, 7])
+
+
 async def test_slots_are_shared_by_weight_while_all_have_work(
     queues: dict[str, QueueService[Any]], database_url: str
 ) -> None:

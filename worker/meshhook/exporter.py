@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 
 from meshhook import queries
 from meshhook.database import Database, translated_statement_errors
-from meshhook.errors import DatabaseError, InvalidSettingError, MeshHookError
-from meshhook.limits import check_range
+from meshhook.errors import DatabaseError, MeshHookError
+from meshhook.limits import check_range, checked_seconds
 from meshhook.observability.families import families_of
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
@@ -77,12 +77,12 @@ class QueueExporter:
             InvalidSettingError: naming the argument and its range.
         """
         check_range("count_limit", count_limit, MAX_COUNT_LIMIT)
-        _check_seconds("interval_seconds", interval_seconds, 3_600)
-        _check_seconds("statement_timeout_seconds", statement_timeout_seconds, 60)
         self._database = database
-        self._interval_seconds = float(interval_seconds)
+        self._interval_seconds = checked_seconds("interval_seconds", interval_seconds, 0.1, 3_600)
         self._count_limit = count_limit
-        self._timeout_seconds = float(statement_timeout_seconds)
+        self._timeout_seconds = checked_seconds(
+            "statement_timeout_seconds", statement_timeout_seconds, 0.1, 60
+        )
         self._stale_seconds = max(60.0, STALE_INTERVALS * self._interval_seconds)
         self._rows: Sequence[asyncpg.Record] = ()
         self._read_at: float | None = None
@@ -208,12 +208,6 @@ class QueueExporter:
             if self._problems.get(queue) != problem:
                 _log.warning("queue not read", queue=queue, error=problem)
         self._problems = problems
-
-
-def _check_seconds(name: str, value: float, maximum: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0.1 <= value <= maximum:  # noqa: PLR2004
-        raise InvalidSettingError(f"{name} is 0.1 to {maximum} seconds, got {value!r}")
 
 
 _NUMBERS = {

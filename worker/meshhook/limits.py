@@ -8,6 +8,8 @@ from meshhook.errors import InvalidSettingError
 
 MAX_ID = 2**63 - 1
 """The largest id that the database can count to."""
+MAX_PORT = 65_535
+"""The last port of TCP."""
 
 
 def check_range(name: str, value: int, maximum: int) -> None:
@@ -18,6 +20,18 @@ def check_range(name: str, value: int, maximum: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
         raise InvalidSettingError(f"{name} is a whole number from 1 to {maximum}, got {value!r}")
+
+
+def checked_seconds(name: str, value: float, least: float, most: float) -> float:
+    """Return a duration in seconds that lies between `least` and `most`.
+
+    Raises:
+        InvalidSettingError: if it does not, or is no number.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        raise InvalidSettingError(f"{name} is {least:g} to {most:g} seconds, got {value!r}")
+    return float(value)
 
 
 def checked_id(name: str, value: int) -> int:

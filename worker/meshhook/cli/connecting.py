@@ -67,6 +67,16 @@ class Target:
         finally:
             await database.close()
 
+    async def check(self) -> None:
+        """Connect once, to see that it is there and migrated.
+
+        Raises:
+            InvalidDatabaseUrlError, DatabaseNotOpenedError: if there is no way to it.
+            SchemaMissingError, UnsupportedPgmqError: if it is not migrated.
+        """
+        async with self.open():
+            pass
+
     async def _check_schema(self, database: Database) -> None:
         from meshhook.schema import check_schema, migrate
 

@@ -44,8 +44,7 @@ def demo(
     from meshhook.demo.run import run_demo
 
     async def play(found: Target, reporter: Reporter) -> DemoResult:
-        async with found.open():
-            pass  # checked: it is there, and migrated
+        await found.check()
         return await run_demo(found.url, reporter=reporter, jobs=jobs, workers=workers)
 
     with target(context, or_embedded=True) as found:

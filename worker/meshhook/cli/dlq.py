@@ -262,26 +262,21 @@ def purge(
     as_json: JsonOption = False,
 ) -> None:
     """Delete all dead letters of a queue for good."""
-    from meshhook.cli.confirmation import confirm
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import count, counted, print_json, say
+    from meshhook.cli.deletion import Deleted, delete_for_good
+    from meshhook.cli.output import count, counted
     from meshhook.dead_letters import DLQService
-    from meshhook.names import validate_queue_name
 
-    name = validate_queue_name(queue)
-
-    async def work(database: Database) -> int:
-        service = DLQService(database, name)
-        metrics = await service.get_dlq_metrics()
+    async def question(database: Database, name: str) -> str:
+        metrics = await DLQService(database, name).get_dlq_metrics()
         dead = count(metrics.dead_letters, capped=metrics.capped)
-        confirm(f"Delete all dead letters of queue {name!r} ({dead}) for good?", yes=yes)
-        return await service.purge_dlq()
+        return f"Delete all dead letters of queue {name!r} ({dead}) for good?"
 
-    purged = with_database(context, work)
-    if as_json:
-        print_json({"queue_name": name, "purged": purged})
-    else:
-        say(f"deleted {counted(purged, 'dead letter')} of queue {name}")
+    async def delete(database: Database, name: str) -> Deleted:
+        purged = await DLQService(database, name).purge_dlq()
+        sentence = f"deleted {counted(purged, 'dead letter')} of queue {name}"
+        return Deleted("purged", purged, sentence)
+
+    delete_for_good(context, queue, question=question, delete=delete, yes=yes, as_json=as_json)
 
 
 def _print_dead_letter(dead: DeadLetterJob) -> None:

@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from meshhook.cli.failures import UsageError
 from meshhook.cli.output import note
 from meshhook.errors import DatabaseError
 
 if TYPE_CHECKING:
     from meshhook.embedded import EmbeddedPostgres
+
+MAX_PROCESSES = 30
+"""How many worker processes may share it: each has three of its 100 connections."""
 
 _OTHERS_SQL = """
 select count(*) from pg_stat_activity
@@ -53,6 +57,20 @@ def embedded_database(directory: Path) -> Iterator[str]:
             yield url
         finally:
             _leave(server, mark, users, url)
+
+
+def check_processes(processes: int) -> None:
+    """Check that the embedded PostgreSQL has connections for so many worker processes.
+
+    Raises:
+        UsageError: if it has not.
+    """
+    if processes > MAX_PROCESSES:
+        raise UsageError(
+            f"--processes {processes}: the embedded PostgreSQL has connections for at most "
+            f"{MAX_PROCESSES} worker processes; for more, use a server of your own: "
+            "export MESHHOOK_DATABASE_URL=..."
+        )
 
 
 def _leave(server: EmbeddedPostgres, mark: Path, users: IO[str], url: str) -> None:

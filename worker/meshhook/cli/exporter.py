@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +20,8 @@ from meshhook.cli.options import example
 
 if TYPE_CHECKING:
     from meshhook.cli.connecting import Target
+    from meshhook.database import Database
+    from meshhook.exporter import QueueExporter
 
 DEFAULT_PORT = 9464
 
@@ -53,24 +57,23 @@ def exporter(
     waits for a database that is away.
     """
     from meshhook.cli.connecting import target
+    from meshhook.exporter import QueueExporter
 
+    make = partial(
+        QueueExporter,
+        interval_seconds=interval_seconds,
+        count_limit=count_limit,
+        statement_timeout_seconds=statement_timeout_seconds,
+    )
     with target(context) as found:
-        asyncio.run(
-            _export(
-                found,
-                metrics_port,
-                metrics_address,
-                interval_seconds=interval_seconds,
-                count_limit=count_limit,
-                statement_timeout_seconds=statement_timeout_seconds,
-            )
-        )
+        asyncio.run(_export(found, make, metrics_port, metrics_address))
 
 
-async def _export(found: Target, port: int | None, address: str, **options: float) -> None:
+async def _export(
+    found: Target, make: Callable[[Database], QueueExporter], port: int | None, address: str
+) -> None:
     from meshhook.cli.failures import DatabaseNotOpenedError
     from meshhook.database import Database
-    from meshhook.exporter import QueueExporter
     from meshhook.observability.loggers import get_logger
 
     stop = asyncio.Event()
@@ -78,13 +81,12 @@ async def _export(found: Target, port: int | None, address: str, **options: floa
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        async with found.open():
-            pass  # checked: it is there, and migrated
+        await found.check()
     except DatabaseNotOpenedError as error:
         get_logger("meshhook.exporter").warning("waits for the database", error=str(error))
     database = await Database.connect(found.url, min_size=0, max_size=1, pooled=found.pooled)
     try:
-        exporter = QueueExporter(database, **options)  # type: ignore[arg-type]
+        exporter = make(database)
         with monitored(port, address, exporter):
             async with exporter:
                 await stop.wait()

@@ -9,6 +9,7 @@ from meshhook import errors
 
 _URL_SHAPE = "postgresql://user:password@host:5432/name"
 _MAX_MESSAGE_CHARACTERS = 2_000
+_SHOWN_IDS = 10
 
 
 class ExitCode(IntEnum):
@@ -77,8 +78,8 @@ class DeadLettersNotFoundError(errors.MeshHookError, LookupError):
 
     def __init__(self, queue_name: str, ids: Sequence[int]) -> None:
         """Name the queue and the dead letters."""
-        shown = ", ".join(str(each) for each in ids[:10])
-        more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""  # noqa: PLR2004
+        shown = ", ".join(str(each) for each in ids[:_SHOWN_IDS])
+        more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
         super().__init__(
             f"queue {queue_name!r} has no dead letters {shown}{more}; they may have been replayed "
             f"or deleted meanwhile: meshhook dlq list {queue_name}"

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meshhook.errors import InvalidSettingError
+from meshhook.limits import MAX_PORT
 
 if TYPE_CHECKING:
     from meshhook.observability.health import HealthSource
-
-MAX_PORT = 65_535
 
 MetricsPortOption = Annotated[
     int | None,

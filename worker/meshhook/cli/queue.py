@@ -74,16 +74,14 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the queues, with their messages by state."""
     from meshhook import administration
     from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import note, print_json
+    from meshhook.cli.output import print_json
     from meshhook.cli.snapshots import print_snapshots
 
     snapshots = with_database(context, administration.list_queues)
     if as_json:
         print_json(snapshots)
-    elif snapshots:
-        print_snapshots(snapshots)
     else:
-        note("There is no queue yet. Make one: meshhook queue create NAME")
+        print_snapshots(snapshots)
 
 
 @app.command("show", epilog=example("meshhook queue show workflow_jobs"))
@@ -169,29 +167,22 @@ def purge(
 ) -> None:
     """Delete all messages of a queue for good, running ones too; dead letters stay."""
     from meshhook import administration
-    from meshhook.cli.confirmation import confirm
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import count, counted, print_json, say
-    from meshhook.names import validate_queue_name
+    from meshhook.cli.deletion import Deleted, delete_for_good
+    from meshhook.cli.output import count, counted
     from meshhook.queues import QueueService
 
-    name = validate_queue_name(queue)
+    async def question(database: Database, name: str) -> str:
+        found = await administration.get_queue_snapshot(database, name)
+        messages = count(found.queue_length, capped=found.capped)
+        running = count(found.running)
+        return f"Delete all messages of queue {name!r}? It has {messages}, {running} running."
 
-    async def work(database: Database) -> int:
-        snapshot = await administration.get_queue_snapshot(database, name)
-        messages = count(snapshot.queue_length, capped=snapshot.capped)
-        running = count(snapshot.running)
-        confirm(
-            f"Delete all messages of queue {name!r}? It has {messages}, {running} running.",
-            yes=yes,
-        )
-        return await QueueService[Any](database, name).purge_queue()
+    async def delete(database: Database, name: str) -> Deleted:
+        purged = await QueueService[Any](database, name).purge_queue()
+        sentence = f"deleted {counted(purged, 'message')} of queue {name}"
+        return Deleted("purged", purged, sentence)
 
-    purged = with_database(context, work)
-    if as_json:
-        print_json({"queue_name": name, "purged": purged})
-    else:
-        say(f"deleted {counted(purged, 'message')} of queue {name}")
+    delete_for_good(context, queue, question=question, delete=delete, yes=yes, as_json=as_json)
 
 
 @app.command("drop", epilog=example("meshhook queue drop workflow_jobs --yes"))
@@ -203,30 +194,22 @@ def drop(
 ) -> None:
     """Drop a queue with its messages, dead letters and settings; its history stays."""
     from meshhook import administration
-    from meshhook.cli.confirmation import confirm
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import count, print_json, say
+    from meshhook.cli.deletion import Deleted, delete_for_good
+    from meshhook.cli.output import count
     from meshhook.errors import QueueNotFoundError
-    from meshhook.names import validate_queue_name
 
-    name = validate_queue_name(queue)
-
-    async def work(database: Database) -> None:
+    async def question(database: Database, name: str) -> str:
         found = await administration.get_queue_snapshot(database, name)
         messages = count(found.queue_length, capped=found.capped)
         dead = count(found.dead_letters, capped=found.dead_letters_capped)
-        confirm(
-            f"Drop queue {name!r} with its messages ({messages}) and dead letters ({dead})?",
-            yes=yes,
-        )
+        return f"Drop queue {name!r} with its messages ({messages}) and dead letters ({dead})?"
+
+    async def delete(database: Database, name: str) -> Deleted:
         if not await administration.drop_queue(database, name):
             raise QueueNotFoundError(name)
+        return Deleted("dropped", value=True, sentence=f"dropped queue {name}")
 
-    with_database(context, work)
-    if as_json:
-        print_json({"queue_name": name, "dropped": True})
-    else:
-        say(f"dropped queue {name}")
+    delete_for_good(context, queue, question=question, delete=delete, yes=yes, as_json=as_json)
 
 
 def _set(context: typer.Context, queue: str, changes: dict[str, Any]) -> QueueConfig:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from meshhook.administration import COUNT_LIMIT
-from meshhook.cli.output import count, duration
+from meshhook.cli.output import count, duration, note
 from meshhook.cli.tables import Column, print_fields, print_table
 
 if TYPE_CHECKING:
@@ -52,8 +52,11 @@ def _counts(snapshot: QueueSnapshot) -> dict[str, str]:
 
 
 def print_snapshots(snapshots: Sequence[QueueSnapshot]) -> None:
-    """Print queues, one a row."""
-    print_table(COLUMNS, [snapshot_row(snapshot) for snapshot in snapshots])
+    """Print queues, one a row; where there is none, how to make one."""
+    if snapshots:
+        print_table(COLUMNS, [snapshot_row(snapshot) for snapshot in snapshots])
+    else:
+        note("There is no queue yet. Make one: meshhook queue create NAME")
 
 
 def print_snapshot(snapshot: QueueSnapshot) -> None:

@@ -79,10 +79,7 @@ def _print(snapshots: Sequence[QueueSnapshot], hours: Sequence[HourStatistics]) 
     from meshhook.cli.output import note, say
     from meshhook.cli.snapshots import print_snapshots
 
-    if not snapshots:
-        note("There is no queue yet. Make one: meshhook queue create NAME")
-    else:
-        print_snapshots(snapshots)
+    print_snapshots(snapshots)
     if hours:
         say("")
         _print_hours(hours)

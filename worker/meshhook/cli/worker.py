@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meshhook.cli.failures import ExitCode
 from meshhook.cli.monitoring import (
     DEFAULT_METRICS_ADDRESS,
     MetricsAddressOption,
@@ -114,7 +113,8 @@ def worker(
 
     With --processes it starts that many, passes signals on to them, and starts one that crashes
     again; each has --concurrency slots, three connections, and a metrics port of its own: the one
-    given, and those that follow. Without --metrics-port there is none.
+    given, and those that follow. Without --metrics-port there is none. With --embedded there may be
+    30 processes.
 
     It logs to standard error: MESHHOOK_LOG_FORMAT is json, console or auto, and
     MESHHOOK_LOG_LEVEL debug, info, warning or error.
@@ -126,12 +126,18 @@ def worker(
     from meshhook.cli.worker_queues import queue_handlers, queue_weights
     from meshhook.settings import load_settings
     from meshhook.worker import Worker
+    from meshhook.worker.process import end_process
     from meshhook.worker.supervised import SupervisorLink
 
     weights = queue_weights(queue, queues or [])
     process_index = load_settings().process_index
     if processes > 1 and process_index is None:
-        raise typer.Exit(_supervise(program_options(context).arguments, processes))
+        options = program_options(context)
+        if options.embedded:
+            from meshhook.cli.embedded_use import check_processes
+
+            check_processes(processes)
+        raise typer.Exit(_supervise(options.arguments, processes))
     with target(context) as found:
         library_worker = Worker(
             found.url,
@@ -155,7 +161,7 @@ def worker(
             if library_worker.has_stuck_jobs:
                 # They take no notice of being cancelled, and the loop's end would wait for them.
                 end_traces()
-                _exit_at_once(0)
+                end_process(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -183,6 +189,7 @@ def _supervise(arguments: Sequence[str], processes: int) -> int:
 
 async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> None:
     from meshhook.worker.garbage import leave_program_alone
+    from meshhook.worker.process import end_process
 
     stopping = asyncio.Event()
 
@@ -193,7 +200,7 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> No
     def stop(number: int) -> None:
         if stopping.is_set() and number == signal.SIGINT:
             sys.stderr.write("stopped at once; jobs that ran come back when their leases end\n")
-            _exit_at_once(130)
+            end_process(ExitCode.INTERRUPTED)
         if number == signal.SIGINT and sys.stderr.isatty():
             sys.stderr.write("stopping; Ctrl-C again stops at once\n")
         request_stop()
@@ -203,8 +210,7 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> No
         loop.add_signal_handler(number, stop, number)
     supervisor.watch(request_stop)
     try:
-        async with found.open():
-            pass  # checked: it is there, and migrated
+        await found.check()
         if not stopping.is_set():
             leave_program_alone()
             await worker.start()
@@ -212,10 +218,3 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> No
             await worker.run(handle_signals=False)
     finally:
         supervisor.close()
-
-
-def _exit_at_once(code: int) -> NoReturn:
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

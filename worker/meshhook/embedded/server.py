@@ -22,6 +22,7 @@ from meshhook.embedded.postmaster import (
 )
 from meshhook.embedded.programs import HOST, SUPERUSER, Account, Programs, give
 from meshhook.errors import DatabaseUnavailableError, InvalidSettingError
+from meshhook.limits import MAX_PORT
 
 DATABASE = "meshhook"
 """The database whose URL `EmbeddedPostgres.start` returns."""
@@ -65,8 +66,8 @@ class EmbeddedPostgres:
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        if port is not None and not 1 <= port <= 65_535:  # noqa: PLR2004 - the last port there is
-            raise InvalidSettingError(f"port: 1 to 65535, got {port!r}")
+        if port is not None and not 1 <= port <= MAX_PORT:
+            raise InvalidSettingError(f"port: 1 to {MAX_PORT}, got {port!r}")
         self.directory = Path(directory).absolute()
         self._port = port
         self._settings = MappingProxyType(dict(settings or {}))

@@ -26,15 +26,18 @@ class Families:
 
     def counter(self, name: str) -> Counter:
         """Return the counter of that name in the table."""
-        return self._family(name, Kind.COUNTER)  # type: ignore[no-any-return]
+        found: Counter = self._family(name, Kind.COUNTER)
+        return found
 
     def gauge(self, name: str) -> Gauge:
         """Return the gauge of that name in the table."""
-        return self._family(name, Kind.GAUGE)  # type: ignore[no-any-return]
+        found: Gauge = self._family(name, Kind.GAUGE)
+        return found
 
     def histogram(self, name: str) -> Histogram:
         """Return the histogram of that name in the table."""
-        return self._family(name, Kind.HISTOGRAM)  # type: ignore[no-any-return]
+        found: Histogram = self._family(name, Kind.HISTOGRAM)
+        return found
 
     def show_build(self) -> None:
         """Export the version that runs."""

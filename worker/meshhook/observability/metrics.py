@@ -228,7 +228,11 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             ),
             _queue("paused", _G, "Whether the queue is paused: 1 or 0."),
             _queue("workers", _G, "Workers that have reported in the last 30 seconds."),
-            _queue("worker_slots", _G, "How many messages these workers may run at once."),
+            _queue(
+                "worker_slots",
+                _G,
+                "How many messages these workers may run at once; their queues share them.",
+            ),
             _queue(
                 "table_bytes",
                 _G,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from prometheus_client import REGISTRY, CollectorRegistry, MetricsHandler
 
 from meshhook.errors import InvalidSettingError, PortUnavailableError
+from meshhook.limits import MAX_PORT
 from meshhook.observability.health import Check, HealthSource, report
 from meshhook.observability.loggers import get_logger
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.monitoring")
 
 DEFAULT_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet come from elsewhere
-MAX_PORT = 65_535
 MAX_CONNECTIONS = 32
 CLIENT_SECONDS = 10.0
 """How long a client may take in all; then its connection is cut."""

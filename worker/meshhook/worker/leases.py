@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from meshhook import queries
@@ -116,11 +117,9 @@ class LeaseKeeper:
             queues: the queues whose leases it keeps.
             loop: is told at every turn.
         """
-        self._connection_options = {
-            "url": url,
-            "pooled": pooled,
-            "application_name": application_name,
-        }
+        self._new_connection = partial(
+            WorkerConnection, url, pooled=pooled, application_name=application_name
+        )
         self._queues = queues
         self._loop = loop
         self._thread: threading.Thread | None = None
@@ -158,7 +157,7 @@ class LeaseKeeper:
             _log.error("leases are no longer extended", exc_info=error)
 
     async def _keep(self) -> None:
-        connection = WorkerConnection(**self._connection_options)  # type: ignore[arg-type]
+        connection = self._new_connection()
         try:
             while True:
                 self._loop.turn()

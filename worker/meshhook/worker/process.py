@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from meshhook.worker.garbage import leave_program_alone
 
@@ -24,7 +24,12 @@ async def run_worker_process(worker: Worker) -> None:
     leave_program_alone()
     await worker.run()
     if worker.has_stuck_jobs:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        end_process(0)
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process at once with an exit code, whatever runs; what was printed is written."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

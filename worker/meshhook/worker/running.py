@@ -4,57 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
-import random
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from meshhook.database import translated_errors
-from meshhook.errors import InvalidPayloadError, InvalidSettingError, LeaseLostError
-from meshhook.jobs import Job
-from meshhook.observability.job_context import fields_of as _fields
-from meshhook.observability.job_context import set_current_job
+from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
-from meshhook.observability.tracing import settling
-from meshhook.outcomes import FINAL_OUTCOMES
-from meshhook.settlements import settle
-from meshhook.worker.attempts import (
-    Abort,
-    RunningAttempt,
-    ended_with,
-    log_end,
-    settlement_of,
-)
-from meshhook.worker.coroutines import StartedCoroutine
+from meshhook.worker.attempting import Attempter
+from meshhook.worker.attempts import Abort
 from meshhook.worker.handler_threads import HandlerThreads
 from meshhook.worker.loop_turns import LoopTurns
-from meshhook.worker.settling import PendingSettlement
-from meshhook.worker.verdicts import (
-    DONE,
-    CompletionRolledBackError,
-    JobTimeoutError,
-    Verdict,
-    invalid_payload,
-    lease_lost,
-    verdict,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from meshhook import queries
+    from meshhook.jobs import Job
     from meshhook.observability.tracing import AttemptTracer
     from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.handlers import JobHandler
     from meshhook.worker.leases import LeaseTable
+    from meshhook.worker.settling import PendingSettlement
     from meshhook.worker.slots import Share
 
 _log = get_logger("meshhook.worker.running")
 
 CANCEL_SECONDS = 1.0
-TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
 
 
 class Runner:
@@ -82,24 +58,13 @@ class Runner:
         self.concurrency = concurrency
         self._share = share
         """The queue's share of the worker's slots; None where it is the only queue."""
-        self.finished = 0
-        """How many attempts have ended since the start."""
-        self._ended_seconds = 0.0
         self.has_room = asyncio.Event()
         """Set whenever a slot is free or little work is left unstarted."""
         self.room_mark = 0
         """How little unstarted work makes room."""
-        self._handler = handler
-        self._tables = tables
-        self._worker_name = worker_name
         self._settings = settings
-        self._leases = leases
-        self._metrics = metrics
-        self._tracer = tracer
-        self._on_ended = on_ended
         self._on_released = on_released
         self._unstarted: deque[tuple[Job[Any], float]] = deque()
-        self._running: dict[int, RunningAttempt] = {}
         self._slots: list[asyncio.Task[None]] = []
         self._idle_slots: deque[asyncio.Future[None]] = deque()
         self._context: contextvars.Context | None = None
@@ -111,6 +76,19 @@ class Runner:
             None if handler.is_async else HandlerThreads(concurrency, on_end=self._slot_freed)
         )
         self._turns = LoopTurns()
+        self._attempter = Attempter(
+            handler=handler,
+            threads=self._threads,
+            tables=tables,
+            worker_name=worker_name,
+            settings=settings,
+            leases=leases,
+            metrics=metrics,
+            tracer=tracer,
+            on_ended=on_ended,
+            on_released=on_released,
+        )
+        self._running = self._attempter.running
 
     @property
     def unstarted(self) -> int:
@@ -123,10 +101,17 @@ class Runner:
         return len(self._running)
 
     @property
+    def finished(self) -> int:
+        """How many attempts have ended since the start."""
+        return self._attempter.finished
+
+    @property
     def busy_seconds(self) -> float:
         """How long jobs have run since the start, added up, those that still run included."""
         now = time.monotonic()
-        return self._ended_seconds + sum(now - each.began_at for each in self._running.values())
+        return self._attempter.finished_seconds + sum(
+            now - each.began_at for each in self._running.values()
+        )
 
     @property
     def taken_slots(self) -> int:
@@ -165,7 +150,7 @@ class Runner:
         for job in jobs:
             running = self._running.get(job.msg_id)
             if running is not None and running.abort is None:
-                _log.warning("lease taken up again", **_fields(job))
+                _log.warning("lease taken up again", **fields_of(job))
                 running.job.attempt = job.attempt
             elif running is not None or job.msg_id in self._given_up:
                 delay_seconds = self._settings().retry_strategy().get_delay_seconds(1)
@@ -219,7 +204,7 @@ class Runner:
         """Stop a job whose lease is lost: another worker may run it."""
         running = self._running.get(msg_id)
         if running is not None and running.job.attempt == attempt:
-            _log.warning("lease lost", **_fields(running.job))
+            _log.warning("lease lost", **fields_of(running.job))
             running.stop(Abort.LEASE_LOST)
             return
         kept = [item for item in self._unstarted if item[0].msg_id != msg_id]
@@ -289,7 +274,7 @@ class Runner:
 
     async def _slot(self) -> None:
         loop = asyncio.get_running_loop()
-        turns = self._turns
+        turns, attempter = self._turns, self._attempter
         while True:
             while not self._unstarted or not (self._share is None or self._share.may_start):
                 waiting = loop.create_future()
@@ -299,14 +284,14 @@ class Runner:
                 continue
             # Of its own, so that what a handler sets does not reach the next one in this slot.
             context = contextvars.copy_context()
-            running = context.run(self._start, *self._unstarted.popleft(), context)
+            running = context.run(attempter.start, *self._unstarted.popleft(), context)
             try:
                 if running.under_way is not None:
-                    running.ended = await self._rest(running, running.under_way)
+                    running.ended = await attempter.rest(running, running.under_way)
             finally:
                 del self._running[running.job.msg_id]
                 self._update_idle()
-            context.run(self._finish, running)
+            context.run(attempter.finish, running)
             self._slot_freed()
 
     def _slot_freed(self) -> None:
@@ -324,151 +309,3 @@ class Runner:
     def _update_idle(self) -> None:
         if not self._unstarted and not self._running:
             self._idle.set()
-
-    def _start(
-        self, job: Job[Any], claimed_at: float, context: contextvars.Context
-    ) -> RunningAttempt:
-        """Start an attempt, in its context, and take it as far as it goes without waiting."""
-        began_at = time.monotonic()
-        # The database's clock: the moment of the claim by it, and what has passed since.
-        job.started_timestamp = job.claimed_timestamp + began_at - claimed_at
-        settings = self._settings()
-        running = RunningAttempt(job, began_at, settings, context)
-        self._running[job.msg_id] = running
-        set_current_job(job)
-        if self._tracer is not None:
-            running.span = self._tracer.begin(job)
-        running.refusal = self._refusal(job, settings)
-        if running.refusal is None:
-            job._complete = functools.partial(self._complete, running)  # noqa: SLF001 - made here
-            if settings.job_timeout_seconds is not None:
-                lease_ends_at = began_at + settings.job_timeout_seconds
-                self._leases.limit(job.msg_id, lease_ends_at + TIMEOUT_LEASE_MARGIN_SECONDS)
-            self._take_first_step(running)
-        return running
-
-    def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
-        """Return what becomes of a job that must not run, or None."""
-        try:
-            self._handler.decoder.decode(job)
-        except InvalidPayloadError as error:
-            refusal = invalid_payload(str(error), settings)
-            log_end(job, refusal)
-            return refusal
-        except Exception as error:  # noqa: BLE001 - whatever a model's own validators raise
-            refusal = self._verdict(error, job, settings)
-            log_end(job, refusal, error)
-            return refusal
-        if job.attempt > settings.max_retry_attempts and job.lost_attempts:
-            refusal = lease_lost(job.lost_attempts, settings)
-            log_end(job, refusal)
-            return refusal
-        return None
-
-    def _take_first_step(self, running: RunningAttempt) -> None:
-        """Run a handler up to where it waits for the first time.
-
-        Many never wait. They need no timer, which costs more than all the rest of an attempt.
-        """
-        if self._threads is not None:
-            running.under_way = self._threads.run(self._handler.function, running)
-            return
-        try:
-            awaitable = self._handler.function(running.job)
-            started = StartedCoroutine(awaitable, running.context)
-        except StopIteration as returned:
-            running.ended = returned.value
-        except BaseException as error:  # noqa: BLE001 - sorted out there
-            running.ended = ended_with(error)
-        else:
-            running.under_way = started
-
-    async def _rest(self, running: RunningAttempt, under_way: Awaitable[object]) -> object:
-        """Wait for an attempt, and return what its handler returned or raised, or why not."""
-        timeout_seconds = running.settings.job_timeout_seconds
-        rest_seconds = (
-            None
-            if timeout_seconds is None
-            else timeout_seconds - (time.monotonic() - running.began_at)
-        )
-        try:
-            async with asyncio.timeout(rest_seconds) as running.timeout:
-                return await under_way
-        except TimeoutError as error:
-            if running.abort is not None:
-                return running.abort
-            if running.timeout is not None and running.timeout.expired():
-                return JobTimeoutError(f"the attempt ran longer than {timeout_seconds:g} seconds")
-            return error
-        except BaseException as error:  # noqa: BLE001 - sorted out there
-            return ended_with(error)
-
-    def _finish(self, running: RunningAttempt) -> None:
-        """Hand over how an attempt ended, in its context."""
-        self.finished += 1
-        ran_seconds = time.monotonic() - running.began_at
-        self._ended_seconds += ran_seconds
-        job, ended, span = running.job, running.ended, running.span
-        if isinstance(ended, Abort):
-            if span is not None:
-                span.end_without_outcome(is_lost=ended is Abort.LEASE_LOST)
-            if ended is Abort.SHUTDOWN:
-                self._on_released([job], 0.0)
-            return
-        started = job.started_timestamp
-        end = running.refusal
-        if end is None:
-            end = self._end(running, ended)
-            wait_seconds = max(0.0, started - job.ready_timestamp)
-            self._metrics.duration.observe(ran_seconds)
-            self._metrics.wait.observe(wait_seconds)
-            if span is not None and span.exemplar is not None:
-                self._metrics.duration.note_exemplar(ran_seconds, span.exemplar)
-                self._metrics.wait.note_exemplar(wait_seconds, span.exemplar)
-        if end.outcome in FINAL_OUTCOMES:
-            age_seconds = max(0.0, started + ran_seconds - job.enqueued_timestamp)
-            self._metrics.age.observe(age_seconds)
-            if span is not None and span.exemplar is not None:
-                self._metrics.age.note_exemplar(age_seconds, span.exemplar)
-        settlement = settlement_of(
-            job, end, started if running.refusal is None else None, started + ran_seconds
-        )
-        attempt = None
-        if span is not None:
-            span.end(end.outcome, end.error_type, end.error_message, ended)
-            attempt = span.context
-        self._on_ended(PendingSettlement(settlement, running.was_completed, attempt))
-
-    def _end(self, running: RunningAttempt, ended: object) -> Verdict:
-        """Return what becomes of a job that ran."""
-        if running.was_completed and not isinstance(ended, BaseException):
-            # Holds only if the message is still there: then the transaction was rolled back.
-            ended = CompletionRolledBackError()
-        end = self._verdict(ended, running.job, running.settings)
-        if end is not DONE and not running.was_completed:
-            log_end(running.job, end, ended)
-        return end
-
-    @staticmethod
-    def _verdict(ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
-        return verdict(
-            ended,
-            attempt=job.attempt,
-            settings=settings,
-            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
-        )
-
-    async def _complete(self, running: RunningAttempt, connection: Any) -> None:
-        if not connection.is_in_transaction():
-            message = "job.complete() needs a connection inside a transaction"
-            raise InvalidSettingError(message)
-        job = running.job
-        started = job.started_timestamp
-        finished = started + time.monotonic() - running.began_at
-        settlement = settlement_of(job, DONE, started, finished)
-        tracer = None if self._tracer is None else self._tracer.tracer
-        with translated_errors(), settling(tracer, job.queue, 1):
-            recorded = await settle(connection, self._tables, self._worker_name, [settlement])
-        if not recorded:
-            raise LeaseLostError(job.queue, job.msg_id, job.attempt)
-        running.was_completed = True

@@ -26,7 +26,7 @@ class SlotUser(Protocol):
         """Whether it could do something with a slot that has come free."""
 
     def look_again(self) -> None:
-        """Start what may start now, and say whether there is room."""
+        """Start what may start now, and let the claimer know if there is room for more."""
 
 
 class SharedSlots:

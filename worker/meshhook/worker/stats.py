@@ -10,7 +10,7 @@ from meshhook.outcomes import AttemptOutcome
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """What a worker has done since it was started."""
+    """What a worker has done since it was made, however often it was started."""
 
     processed: int
     """Attempts whose outcome this worker recorded."""

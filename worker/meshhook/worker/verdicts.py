@@ -31,7 +31,7 @@ class Verdict:
 
 
 _OWN_MODULES = (
-    "meshhook.worker.running",
+    "meshhook.worker.attempting",
     "meshhook.worker.coroutines",
     "meshhook.worker.handler_threads",
 )

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
+from meshhook.limits import checked_seconds
 from meshhook.names import CONFIG_CHANNEL, wake_channel
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
@@ -102,15 +103,11 @@ class Worker:
         self._assignments = assignments(queues, handler)
         self.queue_names = tuple(assignment.queue_name for assignment in self._assignments)
         _check_concurrency(concurrency, self.queue_names)
-        if not isinstance(grace_seconds, int | float) or not 0 <= grace_seconds <= 3600:  # noqa: PLR2004
-            raise InvalidSettingError(f"grace_seconds is 0 to 3600, got {grace_seconds!r}")
-        if not isinstance(stall_seconds, int | float) or not 10 <= stall_seconds <= 86_400:  # noqa: PLR2004
-            raise InvalidSettingError(f"stall_seconds is 10 to 86400, got {stall_seconds!r}")
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._url = database_url
         self._concurrency = concurrency
-        self._grace_seconds = float(grace_seconds)
-        self._stall_seconds = float(stall_seconds)
+        self._grace_seconds = checked_seconds("grace_seconds", grace_seconds, 0, 3_600)
+        self._stall_seconds = checked_seconds("stall_seconds", stall_seconds, 10, 86_400)
         if producer_trace not in list(ProducerTrace):
             raise InvalidSettingError(
                 f"producer_trace is {' or '.join(ProducerTrace)}, got {producer_trace!r}"
@@ -305,12 +302,12 @@ class Worker:
                     share=shares.get(name),
                 )
                 lanes.append(lane)
+            schema_watch = SchemaWatch(main)
+            await schema_watch.check()
         except BaseException:
             await main.close()
             await settle_connection.close()
             raise
-        schema_watch = SchemaWatch(main)
-        await schema_watch.check()
         return _Parts(
             main_connection=main,
             settle_connection=settle_connection,

@@ -1,0 +1,230 @@
+"""Making attempts: a job's handler is started, waited for, and what came of it handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from meshhook.database import translated_errors
+from meshhook.errors import InvalidPayloadError, InvalidSettingError, LeaseLostError
+from meshhook.observability.job_context import set_current_job
+from meshhook.observability.tracing import settling
+from meshhook.outcomes import FINAL_OUTCOMES
+from meshhook.settlements import settle
+from meshhook.worker.attempts import Abort, RunningAttempt, ended_with, log_end, settlement_of
+from meshhook.worker.coroutines import StartedCoroutine
+from meshhook.worker.settling import PendingSettlement
+from meshhook.worker.verdicts import (
+    DONE,
+    CompletionRolledBackError,
+    JobTimeoutError,
+    Verdict,
+    invalid_payload,
+    lease_lost,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Awaitable, Callable
+
+    from meshhook import queries
+    from meshhook.jobs import Job
+    from meshhook.observability.tracing import AttemptTracer
+    from meshhook.observability.worker_metrics import WorkerMetrics
+    from meshhook.queue_config import QueueSettings
+    from meshhook.worker.handler_threads import HandlerThreads
+    from meshhook.worker.handlers import JobHandler
+    from meshhook.worker.leases import LeaseTable
+
+TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
+
+
+class Attempter:
+    """Makes the attempts of one queue's jobs: `start`, then `rest` if it waits, then `finish`.
+
+    How an attempt ended goes to `on_ended`, or to `on_released` where it is to be given back.
+    """
+
+    def __init__(
+        self,
+        *,
+        handler: JobHandler[Any],
+        threads: HandlerThreads | None,
+        tables: queries.QueueTables,
+        worker_name: str,
+        settings: Callable[[], QueueSettings],
+        leases: LeaseTable,
+        metrics: WorkerMetrics,
+        tracer: AttemptTracer | None,
+        on_ended: Callable[[PendingSettlement], None],
+        on_released: Callable[[list[Job[Any]], float], None],
+    ) -> None:
+        self.running: dict[int, RunningAttempt] = {}
+        """Those that were started, by msg_id; whoever finishes one takes it out."""
+        self.finished = 0
+        """How many attempts have ended since the start."""
+        self.finished_seconds = 0.0
+        """How long these ran, added up."""
+        self.tracer = tracer
+        self._handler = handler
+        self._threads = threads
+        """Where a handler runs that is a plain function; None: it is async."""
+        self._tables = tables
+        self._worker_name = worker_name
+        self._settings = settings
+        self._leases = leases
+        self._metrics = metrics
+        self._on_ended = on_ended
+        self._on_released = on_released
+
+    def start(
+        self, job: Job[Any], claimed_at: float, context: contextvars.Context
+    ) -> RunningAttempt:
+        """Start an attempt, in its context, and take it as far as it goes without waiting."""
+        began_at = time.monotonic()
+        # The database's clock: the moment of the claim by it, and what has passed since.
+        job.started_timestamp = job.claimed_timestamp + began_at - claimed_at
+        settings = self._settings()
+        running = RunningAttempt(job, began_at, settings, context)
+        self.running[job.msg_id] = running
+        set_current_job(job)
+        if self.tracer is not None:
+            running.span = self.tracer.begin(job)
+        running.refusal = self._refusal(job, settings)
+        if running.refusal is None:
+            job._complete = functools.partial(self._complete, running)  # noqa: SLF001 - made here
+            if settings.job_timeout_seconds is not None:
+                lease_ends_at = began_at + settings.job_timeout_seconds
+                self._leases.limit(job.msg_id, lease_ends_at + TIMEOUT_LEASE_MARGIN_SECONDS)
+            self._take_first_step(running)
+        return running
+
+    def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
+        """Return what becomes of a job that must not run, or None."""
+        try:
+            self._handler.decoder.decode(job)
+        except InvalidPayloadError as error:
+            refusal = invalid_payload(str(error), settings)
+            log_end(job, refusal)
+            return refusal
+        except Exception as error:  # noqa: BLE001 - whatever a model's own validators raise
+            refusal = self._verdict(error, job, settings)
+            log_end(job, refusal, error)
+            return refusal
+        if job.attempt > settings.max_retry_attempts and job.lost_attempts:
+            refusal = lease_lost(job.lost_attempts, settings)
+            log_end(job, refusal)
+            return refusal
+        return None
+
+    def _take_first_step(self, running: RunningAttempt) -> None:
+        """Run a handler up to where it waits for the first time.
+
+        Many never wait. They need no timer, which costs more than all the rest of an attempt.
+        """
+        if self._threads is not None:
+            running.under_way = self._threads.run(self._handler.function, running)
+            return
+        try:
+            awaitable = self._handler.function(running.job)
+            started = StartedCoroutine(awaitable, running.context)
+        except StopIteration as returned:
+            running.ended = returned.value
+        except BaseException as error:  # noqa: BLE001 - sorted out there
+            running.ended = ended_with(error)
+        else:
+            running.under_way = started
+
+    async def rest(self, running: RunningAttempt, under_way: Awaitable[object]) -> object:
+        """Wait for an attempt, and return what its handler returned or raised, or why not."""
+        timeout_seconds = running.settings.job_timeout_seconds
+        rest_seconds = (
+            None
+            if timeout_seconds is None
+            else timeout_seconds - (time.monotonic() - running.began_at)
+        )
+        try:
+            async with asyncio.timeout(rest_seconds) as running.timeout:
+                return await under_way
+        except TimeoutError as error:
+            if running.abort is not None:
+                return running.abort
+            if running.timeout is not None and running.timeout.expired():
+                return JobTimeoutError(f"the attempt ran longer than {timeout_seconds:g} seconds")
+            return error
+        except BaseException as error:  # noqa: BLE001 - sorted out there
+            return ended_with(error)
+
+    def finish(self, running: RunningAttempt) -> None:
+        """Hand over how an attempt ended, in its context."""
+        self.finished += 1
+        ran_seconds = time.monotonic() - running.began_at
+        self.finished_seconds += ran_seconds
+        job, ended, span = running.job, running.ended, running.span
+        if isinstance(ended, Abort):
+            if span is not None:
+                span.end_without_outcome(is_lost=ended is Abort.LEASE_LOST)
+            if ended is Abort.SHUTDOWN:
+                self._on_released([job], 0.0)
+            return
+        started = job.started_timestamp
+        end = running.refusal
+        if end is None:
+            end = self._end(running, ended)
+            wait_seconds = max(0.0, started - job.ready_timestamp)
+            self._metrics.duration.observe(ran_seconds)
+            self._metrics.wait.observe(wait_seconds)
+            if span is not None and span.exemplar is not None:
+                self._metrics.duration.note_exemplar(ran_seconds, span.exemplar)
+                self._metrics.wait.note_exemplar(wait_seconds, span.exemplar)
+        if end.outcome in FINAL_OUTCOMES:
+            age_seconds = max(0.0, started + ran_seconds - job.enqueued_timestamp)
+            self._metrics.age.observe(age_seconds)
+            if span is not None and span.exemplar is not None:
+                self._metrics.age.note_exemplar(age_seconds, span.exemplar)
+        settlement = settlement_of(
+            job, end, started if running.refusal is None else None, started + ran_seconds
+        )
+        attempt = None
+        if span is not None:
+            span.end(end.outcome, end.error_type, end.error_message, ended)
+            attempt = span.context
+        self._on_ended(PendingSettlement(settlement, running.was_completed, attempt))
+
+    def _end(self, running: RunningAttempt, ended: object) -> Verdict:
+        """Return what becomes of a job that ran."""
+        if running.was_completed and not isinstance(ended, BaseException):
+            # Holds only if the message is still there: then the transaction was rolled back.
+            ended = CompletionRolledBackError()
+        end = self._verdict(ended, running.job, running.settings)
+        if end is not DONE and not running.was_completed:
+            log_end(running.job, end, ended)
+        return end
+
+    @staticmethod
+    def _verdict(ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
+        return verdict(
+            ended,
+            attempt=job.attempt,
+            settings=settings,
+            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+
+    async def _complete(self, running: RunningAttempt, connection: Any) -> None:
+        if not connection.is_in_transaction():
+            message = "job.complete() needs a connection inside a transaction"
+            raise InvalidSettingError(message)
+        job = running.job
+        started = job.started_timestamp
+        finished = started + time.monotonic() - running.began_at
+        settlement = settlement_of(job, DONE, started, finished)
+        tracer = None if self.tracer is None else self.tracer.tracer
+        with translated_errors(), settling(tracer, job.queue, 1):
+            recorded = await settle(connection, self._tables, self._worker_name, [settlement])
+        if not recorded:
+            raise LeaseLostError(job.queue, job.msg_id, job.attempt)
+        running.was_completed = True
