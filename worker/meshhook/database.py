@@ -243,7 +243,7 @@ class Database:
                 yield connection
         finally:
             with translated_errors():
-                await self.source.release(connection)
+                await self.source.release(connection, timeout=CONNECT_TIMEOUT_SECONDS)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
