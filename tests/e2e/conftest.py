@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from support import image as images
 from support.cluster.programs import PROGRAMS, ProgramsMissingError, build, missing
 from support.e2e import NAMESPACE, RELEASE, Receiver, job_queue, next_image, pod
-from support.helm import CHART, ROOT
+from support.helm import CHART
+from support.image import IMAGE, ImageError
 from support.kube import Kube, Object
 from support.skipping import skip
 from support.waiting import eventually
@@ -25,12 +27,12 @@ from support.waiting import eventually
 HERE = Path(__file__).parent
 CLUSTER = HERE / "cluster.sh"
 STATE = Path(os.environ.get("CLUSTER_STATE", "/run/meshhook-cluster"))
-IMAGE = "localhost/meshhook-queue:e2e"
 # Not KUBECONFIG itself: whoever runs all tests does not mean the cluster they happen to work with.
 KUBECONFIG = os.environ.get("E2E_KUBECONFIG")
 _UNUSED = {"kwok", "kubeconform", "kube-score"}
 _NEEDED = ["kubectl", "helm"] if KUBECONFIG else [name for name in PROGRAMS if name not in _UNUSED]
 _OBSTACLE = pytest.StashKey[str]()
+_FAILURE = pytest.StashKey[str]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -55,14 +57,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if KUBECONFIG:
         return
+    if reason := images.obstacle():
+        session.config.stash[_OBSTACLE] = reason
+        return
     say("building the image")
-    archive = _archive()
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    build_image = str(ROOT / "deploy/image/build")
-    command = [build_image, "--debian", "--tag", IMAGE, "--output", str(archive)]
-    built = subprocess.run(command, check=False, capture_output=True, text=True)
-    if built.returncode:
-        session.config.stash[_OBSTACLE] = f"the image cannot be built: {built.stderr.strip()}"
+    try:
+        images.build(_archive())
+    except ImageError as error:
+        session.config.stash[_FAILURE] = str(error)
 
 
 def _archive() -> Path:
@@ -92,6 +94,8 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Kube]:
     """A cluster with an empty namespace that enforces the restricted Pod Security Standard."""
     if reason := pytestconfig.stash.get(_OBSTACLE, None):
         skip(reason)
+    if failure := pytestconfig.stash.get(_FAILURE, None):
+        pytest.fail(failure)
     if KUBECONFIG:
         yield from _in_namespace(Kube(Path(KUBECONFIG), NAMESPACE))
         return
