@@ -114,5 +114,5 @@ $(SETUP): requirements.lock pyproject.toml $(UV_STAMP)
 	@echo "Installing the packages of requirements.lock into $(VENV)"
 	@$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
 	@echo "Installing meshhook-queue into $(VENV) (editable)"
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@

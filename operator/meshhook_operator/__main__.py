@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -19,7 +20,7 @@ from meshhook.observability.monitoring_server import MonitoringServer
 from meshhook_operator.cluster import ALL_NAMESPACES, Cluster
 from meshhook_operator.handlers import configure, make_registry
 from meshhook_operator.operator import Operator
-from meshhook_operator.settings import load_operator_settings
+from meshhook_operator.settings import describe_operator_settings, load_operator_settings
 
 if TYPE_CHECKING:
     from meshhook_operator.settings import OperatorSettings
@@ -28,7 +29,13 @@ _log = get_logger("meshhook_operator")
 
 
 def main() -> None:
-    """Run the operator until SIGTERM or SIGINT."""
+    """Run the operator until SIGTERM or SIGINT; its only argument is `--help`."""
+    argparse.ArgumentParser(
+        prog="meshhook-operator",
+        description="Run the queues and workers of JobQueues, until SIGTERM or SIGINT.",
+        epilog=f"Settings are variables of the environment:\n{describe_operator_settings()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     # kopf asks for the name of the user, and a container may run as one that has none.
     os.environ.setdefault("USER", "meshhook-operator")
     try:

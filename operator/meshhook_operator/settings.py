@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator
@@ -46,6 +47,19 @@ class OperatorSettings(BaseSettings):
     def namespaces(self) -> list[str]:
         """The namespaces to serve; none means the whole cluster."""
         return [name.strip() for name in self.operator_namespaces.split(",") if name.strip()]
+
+
+def describe_operator_settings() -> str:
+    """Return the variables and what each is for, as text for a terminal."""
+    return "\n".join(
+        textwrap.fill(
+            f"{_PREFIX}{name.upper()}: {field.description}",
+            width=80,
+            initial_indent="  ",
+            subsequent_indent="      ",
+        )
+        for name, field in OperatorSettings.model_fields.items()
+    )
 
 
 def load_operator_settings() -> OperatorSettings:

@@ -1,23 +1,27 @@
 """A cluster with the chart installed, a receiver of webhooks, and a pod to run commands in.
 
 By default the cluster is that of cluster.sh: a real node on this machine. With E2E_KUBECONFIG and
-E2E_IMAGE set it is yours; everything happens in one namespace of it, and the JobQueue definition.
+E2E_IMAGE set it is yours. It then gets a namespace and what the chart brings for a whole cluster,
+which is the JobQueue definition and a role; they go when the tests are over.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import image as images
 from support.cluster.programs import PROGRAMS, ProgramsMissingError, build, missing
 from support.e2e import NAMESPACE, RELEASE, Receiver, job_queue, next_image, pod
-from support.helm import CHART, ROOT
+from support.helm import CHART
+from support.image import IMAGE, ImageError
 from support.kube import Kube, Object
 from support.skipping import skip
 from support.waiting import eventually
@@ -25,12 +29,13 @@ from support.waiting import eventually
 HERE = Path(__file__).parent
 CLUSTER = HERE / "cluster.sh"
 STATE = Path(os.environ.get("CLUSTER_STATE", "/run/meshhook-cluster"))
-IMAGE = "localhost/meshhook-queue:e2e"
+DEFINITION = "jobqueues.meshhook.io"
 # Not KUBECONFIG itself: whoever runs all tests does not mean the cluster they happen to work with.
 KUBECONFIG = os.environ.get("E2E_KUBECONFIG")
 _UNUSED = {"kwok", "kubeconform", "kube-score"}
 _NEEDED = ["kubectl", "helm"] if KUBECONFIG else [name for name in PROGRAMS if name not in _UNUSED]
 _OBSTACLE = pytest.StashKey[str]()
+_FAILURE = pytest.StashKey[str]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -55,14 +60,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if KUBECONFIG:
         return
+    if reason := images.obstacle():
+        session.config.stash[_OBSTACLE] = reason
+        return
     say("building the image")
-    archive = _archive()
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    build_image = str(ROOT / "deploy/image/build")
-    command = [build_image, "--debian", "--tag", IMAGE, "--output", str(archive)]
-    built = subprocess.run(command, check=False, capture_output=True, text=True)
-    if built.returncode:
-        session.config.stash[_OBSTACLE] = f"the image cannot be built: {built.stderr.strip()}"
+    try:
+        images.build(_archive())
+    except ImageError as error:
+        session.config.stash[_FAILURE] = str(error)
 
 
 def _archive() -> Path:
@@ -81,9 +86,12 @@ def image(is_local) -> str:
     """The image of everything."""
     if is_local:
         return IMAGE
-    found = os.environ.get("E2E_IMAGE")
-    if found is None:
-        pytest.fail("E2E_KUBECONFIG is set, and E2E_IMAGE is not: an image that the cluster has")
+    found = os.environ.get("E2E_IMAGE", "")
+    if not re.fullmatch(r".+(@sha256:[0-9a-f]+|:[^:/]+)", found):
+        pytest.fail(
+            f"E2E_KUBECONFIG is set, and E2E_IMAGE is {found!r}: name an image that the nodes of "
+            "the cluster have or can pull, as NAME:TAG or NAME@DIGEST"
+        )
     return found
 
 
@@ -92,8 +100,13 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Kube]:
     """A cluster with an empty namespace that enforces the restricted Pod Security Standard."""
     if reason := pytestconfig.stash.get(_OBSTACLE, None):
         skip(reason)
+    if failure := pytestconfig.stash.get(_FAILURE, None):
+        pytest.fail(failure)
     if KUBECONFIG:
-        yield from _in_namespace(Kube(Path(KUBECONFIG), NAMESPACE))
+        kube = Kube(Path(KUBECONFIG), NAMESPACE)
+        _make_namespace(kube)
+        yield kube
+        kube.kubectl("delete", "namespace", NAMESPACE, "--timeout=5m")
         return
     with Path("/run/meshhook-e2e.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # there is one such cluster at a time on a machine
@@ -102,26 +115,47 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Kube]:
             pytest.fail(f"the cluster does not start: {started.stderr.strip()}")
         try:
             subprocess.run([CLUSTER, "load", _archive()], check=True)
-            socket = str(STATE / "run-containerd/containerd.sock")
-            ctr = ["ctr", "--address", socket, "--namespace", "k8s.io", "images"]
-            subprocess.run([*ctr, "tag", IMAGE, next_image(IMAGE)], check=True, capture_output=True)
+            _ctr("images", "tag", IMAGE, next_image(IMAGE))
             kube = Kube(STATE / "admin.conf", NAMESPACE, prefix=[str(CLUSTER), "exec"])
-            yield from _in_namespace(kube)
+            _make_namespace(kube)
+            yield kube
         finally:
             subprocess.run([CLUSTER, "down"], check=True)
 
 
-def _in_namespace(kube: Kube) -> Iterator[Kube]:
+def _ctr(*arguments: str) -> None:
+    """Tell the local cluster's containerd something."""
+    socket = str(STATE / "run-containerd/containerd.sock")
+    command = ["ctr", "--address", socket, "--namespace", "k8s.io", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def kill(is_local) -> Callable[[Object], None]:
+    """Kill the container of a pod with SIGKILL, which is not possible from within."""
+    if not is_local:
+        pytest.skip("kills processes on the node of the local cluster only")
+
+    def kill(pod: Object) -> None:
+        (status,) = pod["status"]["containerStatuses"]
+        container = status["containerID"].removeprefix("containerd://")
+        _ctr("tasks", "kill", "--signal", "SIGKILL", container)
+
+    return kill
+
+
+def _make_namespace(kube: Kube) -> None:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     metadata = {"name": kube.namespace, "labels": labels}
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-    yield kube
-    kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
 
 
 @pytest.fixture(scope="session")
 def values(image) -> Object:
     """The values that the chart is installed with: the image, and no more."""
+    repository, _, digest = image.partition("@")
+    if digest:
+        return {"image": {"repository": repository, "digest": digest}}
     repository, _, tag = image.rpartition(":")
     return {"image": {"repository": repository, "tag": tag}}
 
@@ -129,11 +163,25 @@ def values(image) -> Object:
 @pytest.fixture(scope="session")
 def installed(cluster: Kube, values, is_local) -> Iterator[Kube]:
     """The cluster with the chart installed, with a database of its own."""
-    cluster.helm("install", RELEASE, CHART, "--wait", "--timeout", "5m", values=values)
-    yield cluster
-    if not is_local:  # which would go anyway
+    had_definition = _has_definition(cluster)
+    try:
+        cluster.helm("install", RELEASE, CHART, "--wait", "--timeout", "5m", values=values)
+        yield cluster
+    finally:
+        if not is_local:  # which goes as a whole
+            _uninstall(cluster, keep_definition=had_definition)
+
+
+def _has_definition(cluster: Kube) -> bool:
+    return cluster.kubectl("get", "crd", DEFINITION, "--ignore-not-found") != ""
+
+
+def _uninstall(cluster: Kube, *, keep_definition: bool) -> None:
+    if _has_definition(cluster):  # the operator takes their finalizers away
         cluster.kubectl("delete", "jobqueues", "--all", "--timeout=2m")
-        cluster.helm("uninstall", RELEASE, "--wait", "--timeout", "5m")
+    cluster.helm("uninstall", RELEASE, "--wait", "--timeout", "5m", "--ignore-not-found")
+    if not keep_definition:
+        cluster.kubectl("delete", "crd", DEFINITION, "--ignore-not-found", "--timeout=2m")
 
 
 @pytest.fixture(scope="session")

@@ -72,11 +72,11 @@ async def test_a_queue_wakes_from_zero_and_goes_back(installed, receiver, image)
     )
     assert decided <= waited
 
-    installed.apply(producer(image, "from-zero", "slow", 600, 300))
+    installed.apply(producer(image, "from-zero", "slow", rate=300, count=600))
     await eventually(lambda: len(installed.pods(selector)) > 1, timeout=180)
+    assert await produced(installed, "slow") == 600
     await all_accepted(receiver, "slow", 600)
     await eventually(lambda: not installed.pods(selector), timeout=300)
-    await produced(installed, "producer-slow")
     installed.kubectl("delete", "jobqueue", "from-zero")
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from support.e2e import (
     RELEASE,
+    accepted,
     all_accepted,
+    enqueued,
     job_queue,
     next_image,
     produced,
@@ -20,32 +22,37 @@ from support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(1200)
 
-RATE = 40
-COUNT = 800
+RATE = 25
+"""Jobs a second. Each takes a quarter of one, so that some run whenever something is taken away."""
+AFTERWARDS = 2 * RATE
 SELECTOR = worker_selector("deliveries")
 
 
 class Load:
-    """A producer at work: what it enqueues is counted at the receiver."""
+    """A producer at work, before and while something is taken away, and after it is back."""
 
     def __init__(self, kube, receiver, image, queue, prefix) -> None:
         self._kube, self._receiver, self._prefix = kube, receiver, prefix
-        kube.apply(producer(image, queue, prefix, COUNT, RATE))
+        kube.apply(producer(image, queue, prefix, rate=RATE))
 
-    async def is_flowing(self) -> None:
-        """Wait until the first deliveries have arrived."""
-        await eventually(self._some_arrived, timeout=240)
-
-    def _some_arrived(self) -> bool:
-        return any(each.startswith(f"{self._prefix}-") for each in self._receiver.ledger())
+    async def has_arrived(self, number: int) -> None:
+        """Wait until the receiver has accepted the job of that number."""
+        await accepted(self._receiver, {f"{self._prefix}-{number}"})
 
     async def nothing_is_lost(self) -> None:
-        """Wait until all has arrived, and say how many arrived more than once, and why."""
-        await produced(self._kube, f"producer-{self._prefix}", 400)
-        accepted = await all_accepted(self._receiver, self._prefix, COUNT, 300)
-        doubled = [each for each, times in accepted.items() if times > 1]
-        print(f"{self._prefix}: {COUNT} accepted, 0 lost, {len(doubled)} more than once")
-        for each in doubled[:3]:
+        """Wait until jobs of two more seconds have arrived, end the load, and miss none of it.
+
+        The queue is empty then: what a worker held that died is done too, for the second time if
+        the receiver had accepted it.
+        """
+        await self.has_arrived(enqueued(self._kube, self._prefix) + AFTERWARDS)
+        self._kube.kubectl("exec", f"producer-{self._prefix}", "--", "sh", "-c", "kill 1")
+        count = await produced(self._kube, self._prefix)
+        await eventually(lambda: not unsettled(self._kube), timeout=240)
+        arrived = await all_accepted(self._receiver, self._prefix, count, 300)
+        doubled = [each for each, times in arrived.items() if times > 1]
+        print(f"{self._prefix}: {count} accepted, 0 lost, {len(doubled)} more than once")
+        for each in doubled[:1]:
             jobs = json.loads(self._kube.meshhook("jobs", "list", "--run-id", each, "--json"))
             for job in jobs:
                 shown = self._kube.meshhook("jobs", "show", job["queue"], str(job["msg_id"]))
@@ -55,10 +62,20 @@ class Load:
 @pytest.fixture
 async def load(installed, receiver, image, deliveries, request) -> Load:
     """A load on two workers, under way."""
-    prefix = request.node.name.removeprefix("test_").replace("_", "-")[:30].strip("-")
-    load = Load(installed, receiver, image, deliveries, prefix)
-    await load.is_flowing()
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:30].strip("-")
+    load = Load(installed, receiver, image, deliveries, f"slow-{name}")
+    await load.has_arrived(RATE)
     return load
+
+
+async def replaced(kube, old: set[str]) -> None:
+    """Wait until two workers are Ready, and none of the old ones is."""
+
+    def is_replaced() -> bool:
+        ready = set(kube.ready_pods(SELECTOR))
+        return len(ready) >= 2 and not old & ready
+
+    await eventually(is_replaced, timeout=180)
 
 
 async def test_worker_image_rolled_out(installed, image, load, is_local):
@@ -69,19 +86,14 @@ async def test_worker_image_rolled_out(installed, image, load, is_local):
         queue["spec"]["worker"]["image"] = next_image(image)
     queue["spec"]["worker"]["podAnnotations"] = {"rollout": "2"}
     installed.apply(queue)
-    await eventually(
-        lambda: (
-            len(set(installed.ready_pods(SELECTOR)) - old) >= 2
-            and not old & set(installed.ready_pods(SELECTOR))
-        ),
-        timeout=180,
-    )
+    await replaced(installed, old)
     await load.nothing_is_lost()
 
 
 async def test_worker_pods_evicted(installed, load):
     """Evictions end pods in an orderly way: their jobs go on elsewhere."""
-    for name in installed.ready_pods(SELECTOR):
+    old = installed.ready_pods(SELECTOR)
+    for name in old:
         eviction = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -89,14 +101,38 @@ async def test_worker_pods_evicted(installed, load):
         }
         path = f"/api/v1/namespaces/{installed.namespace}/pods/{name}/eviction"
         await asyncio.to_thread(post, installed, path, eviction)
+    await replaced(installed, set(old))
     await load.nothing_is_lost()
 
 
-async def test_worker_pod_killed(installed, load):
-    """A pod that is killed leaves its leases to run out; its jobs are done again."""
+async def test_worker_pod_deleted_by_force(installed, load):
+    """A pod whose grace period is taken away is replaced, and its jobs go on elsewhere."""
     name = installed.ready_pods(SELECTOR)[0]
     installed.kubectl("delete", "pod", name, "--grace-period=0", "--force")
+    await replaced(installed, {name})
     await load.nothing_is_lost()
+
+
+async def test_workers_killed(installed, load, kill):
+    """Workers that are killed at work leave their leases to run out; their jobs are done again."""
+    before = lost_attempts(installed)
+    for pod in installed.pods(SELECTOR):
+        kill(pod)
+    await load.nothing_is_lost()
+    assert lost_attempts(installed) > before
+
+
+def unsettled(kube) -> int:
+    """Return how many jobs are in the queue or are dead letters."""
+    (queue,) = json.loads(kube.meshhook("stats", "deliveries", "--json"))["queues"]
+    states = ("ready", "scheduled", "running", "retrying", "lost", "dead_letters")
+    return sum(queue[state] for state in states)
+
+
+def lost_attempts(kube) -> int:
+    """Return how many attempts at jobs of the queue ended because their lease ran out."""
+    hours = json.loads(kube.meshhook("stats", "deliveries", "--json"))["hours"]
+    return sum(hour["lost"] for hour in hours if hour["queue"] == "deliveries")
 
 
 async def test_node_drained(installed, load, is_local):

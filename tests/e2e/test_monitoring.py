@@ -118,7 +118,7 @@ async def test_worker_pods_are_scraped_and_the_fleet_dashboard_has_data(
 ):
     """Every pod is up, and each query of the fleet dashboard returns something."""
     selector = f"meshhook.io/jobqueue={deliveries}"
-    installed.apply(producer(image, deliveries, "scraped", 300, 20))
+    installed.apply(producer(image, deliveries, "scraped", rate=60, count=300))
     await eventually(
         lambda: prometheus.scraped_pods("workers") >= set(installed.ready_pods(selector)),
         timeout=180,

@@ -45,6 +45,25 @@ def test_a_wrong_setting_is_named(monkeypatch, variable, value):
         load_operator_settings()
 
 
+@pytest.mark.parametrize(
+    ("argument", "code", "said"),
+    [("--help", 0, "MESHHOOK_OPERATOR_NAMESPACES: The namespaces to serve"), ("--no", 2, "--no")],
+)
+async def test_arguments(argument, code, said):
+    """`--help` lists the variables; what is not known is refused, and nothing is started."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "meshhook_operator",
+        argument,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == code
+    assert said in output.decode()
+
+
 async def test_without_a_cluster(tmp_path: Path):
     """Without a service account and a kubeconfig it says so in one line, and fails."""
     process = await asyncio.create_subprocess_exec(

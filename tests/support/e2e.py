@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from support.kube import Kube, KubeError, Object
@@ -126,8 +127,31 @@ def job_queue(name: str, image: str, **scaling: Any) -> Object:
     }
 
 
-async def produced(kube: Kube, name: str, seconds: float = 240) -> None:
-    """Wait until a producer has enqueued everything."""
+def producer(image: str, queue: str, prefix: str, *, rate: int, count: int | None = None) -> Object:
+    """Return a pod that enqueues webhooks with the ids PREFIX-0 and so on.
+
+    Args:
+        image: with meshhook.
+        queue: where they go.
+        prefix: of their ids, and of the pod's name: `producer-<prefix>`.
+        rate: how many a second.
+        count: how many in all; by default there is no end before SIGTERM.
+    """
+    arguments = [queue, Receiver.url, prefix, str(rate), *([] if count is None else [str(count)])]
+    return pod(f"producer-{prefix}", image, ["python", "/pods/producer.py", *arguments])
+
+
+def enqueued(kube: Kube, prefix: str) -> int:
+    """Return how many jobs the producer of a prefix has stored so far."""
+    said = kube.kubectl("logs", f"producer-{prefix}")
+    return max(
+        (int(found) for found in re.findall(r"^enqueued (\d+)$", said, re.MULTILINE)), default=0
+    )
+
+
+async def produced(kube: Kube, prefix: str, seconds: float = 240) -> int:
+    """Wait until a producer has ended, and return how many jobs it stored."""
+    name = f"producer-{prefix}"
 
     def phase() -> str:
         found: str = kube.get("pod", name)["status"]["phase"]
@@ -135,33 +159,29 @@ async def produced(kube: Kube, name: str, seconds: float = 240) -> None:
         return found
 
     await eventually(lambda: phase() == "Succeeded", timeout=seconds)
-
-
-def producer(image: str, queue: str, prefix: str, count: int, rate: int) -> Object:
-    """Return a pod that enqueues webhooks with the ids PREFIX-0 and so on, at a rate a second."""
-    arguments = [queue, Receiver.url, prefix, str(count), str(rate)]
-    return pod(f"producer-{prefix}", image, ["python", "/pods/producer.py", *arguments])
+    return enqueued(kube, prefix)
 
 
 async def all_accepted(
     receiver: Receiver, prefix: str, count: int, seconds: float = 240
 ) -> dict[str, int]:
     """Wait until every id of a producer was accepted, and return how often each was."""
-    expected = {f"{prefix}-{number}" for number in range(count)}
+    return await accepted(receiver, {f"{prefix}-{number}" for number in range(count)}, seconds)
+
+
+async def accepted(receiver: Receiver, ids: set[str], seconds: float = 240) -> dict[str, int]:
+    """Wait until deliveries were accepted, and return how often each was."""
     found: dict[str, int] = {}
 
-    def lost() -> set[str]:
+    def is_complete() -> bool:
         nonlocal found
         try:
             found = receiver.ledger()
         except KubeError as error:  # the node is busy, or the API server restarts
             raise AssertionError(str(error)) from error
-        return expected - found.keys()
-
-    def is_complete() -> bool:
-        missing = lost()
-        assert not missing, f"{len(missing)} of {count} jobs are missing: {sorted(missing)[:10]}"
+        missing = ids - found.keys()
+        assert not missing, f"{len(missing)} of {len(ids)} are missing: {sorted(missing)[:10]}"
         return True
 
     await eventually(is_complete, timeout=seconds)
-    return {each: times for each, times in found.items() if each in expected}
+    return {each: found[each] for each in ids}
