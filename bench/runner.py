@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import time
@@ -31,9 +32,19 @@ FORMAT = 2
 
 Report = dict[str, Any]
 
+logger = logging.getLogger("bench")
+
 
 class ProbeError(Exception):
     """A measurement failed."""
+
+    def in_short(self) -> str:
+        """Return what was measured and the last line of what the probe wrote: the error itself.
+
+        Without the trace, which names the paths of a machine.
+        """
+        lines = str(self).strip().splitlines()
+        return " ".join(dict.fromkeys((lines[0], lines[-1])))
 
 
 class TimeUpError(Exception):
@@ -245,7 +256,8 @@ class Run:
                 found[subject.name] = await bench.measure(subject, plan, limit)
             except ProbeError as error:
                 # The others' figures are as good as before.
-                self._failures.append(str(error))
+                logger.error("%s", error)  # noqa: TRY400 - the trace is the probe's, in the text
+                self._failures.append(error.in_short())
             except TimeoutError as error:
                 if limit < PROBE_TIMEOUT_SECONDS:
                     raise TimeUpError from error

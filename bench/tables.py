@@ -82,7 +82,7 @@ def conditions(report: Report) -> Iterator[str]:
     if report["skipped"]:
         yield f"Left out, since the time was up: {', '.join(report['skipped'])}."
     for failure in report["failures"]:
-        yield f"FAILED, and left out: {failure.splitlines()[0]}"
+        yield f"FAILED, and left out: {failure}"
 
 
 _PACKAGES = {"awa": "awa-pg"}

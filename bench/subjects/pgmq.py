@@ -122,8 +122,9 @@ class Subject(DegradationSubject):
                 if not rows:
                     await asyncio.sleep(LOOK_SECONDS * consumers)
                     continue
-                await connection.fetch(_DELETE, [row["msg_id"] for row in rows])
-                deleted += len(rows)
+                gone = await connection.fetch(_DELETE, [row["msg_id"] for row in rows])
+                # Fewer than were read, if the read took so long that another consumer had them too.
+                deleted += len(gone)
 
         async with asyncio.TaskGroup() as group:
             for connection in connections:

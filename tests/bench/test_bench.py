@@ -267,7 +267,9 @@ def test_what_is_left_out_is_said(report, tmp_path):
     report = copy.deepcopy(report)
     report["left_out"] = {"oban": "it needs Python 3.12 or newer; none was found"}
     report["skipped"] = ["connections_128"]
+    report["failures"] = ["raw PGMQ, drain {'jobs': 600}: RuntimeError: lost or repeated jobs"]
     text = document_of(report, tmp_path)
+    assert f"- FAILED, and left out: {report['failures'][0]}" in text
     assert "- oban is left out: it needs Python 3.12 or newer; none was found" in text
     assert "- Left out, since the time was up: connections_128." in text
 
