@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from meshhook import QueueService
+from meshhook import QueueService, sending
 from meshhook.database import STEADY_PLANS, Database, connect
 from meshhook.errors import (
     DatabaseError,
@@ -21,6 +21,7 @@ from meshhook.errors import (
     SchemaMissingError,
     UncertainCommitError,
 )
+from meshhook.sending import insert_messages
 from support.waiting import eventually
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -329,6 +330,75 @@ async def test_no_answer_in_time_is_uncertain(
                     await service.enqueue_many([{}])
 
 
+async def test_a_pool_without_a_time_limit_waits_no_longer_than_ours(
+    connection: Connection, database_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 9: a statement that is never answered holds up those of one batch, not all to come."""
+    async with pool_of(database_url) as pool:
+        service = QueueService[Any](pool, queue_name)
+        async with connection.transaction():
+            await connection.execute("lock table meshhook.queue_config")
+            with monkeypatch.context() as patch:
+                patch.setattr("meshhook.database.ANSWER_TIMEOUT_SECONDS", 0.05)
+                with pytest.raises(DatabaseUnavailableError) as caught:
+                    await service.enqueue({})
+                assert not isinstance(caught.value, UncertainCommitError)
+        await service.get_config()
+        async with connection.transaction():
+            await connection.execute("lock table pgmq.q_jobs")
+            with monkeypatch.context() as patch:
+                patch.setattr("meshhook.database.ANSWER_TIMEOUT_SECONDS", 0.05)
+                with pytest.raises(UncertainCommitError, match="no answer in time"):
+                    await service.enqueue({})
+        await service.enqueue({})
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1
+
+
+async def test_a_connection_that_cannot_be_given_back_changes_no_outcome(
+    connection: Connection, database_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 9: neither what was stored nor what is uncertain passes for what was not sent."""
+    release = asyncpg.Pool.release
+
+    async def fail(self: Pool, lent: Any, **options: Any) -> None:
+        await release(self, lent, **options)
+        raise TimeoutError
+
+    async with pool_of(database_url) as pool:
+        service = QueueService[Any](pool, queue_name)
+        monkeypatch.setattr(asyncpg.Pool, "release", fail)
+        assert await service.enqueue_many([{}, {}]) == [1, 2]
+        assert await service.enqueue_many([{}] * 1_001) == list(range(3, 1_004))
+        async with connection.transaction():
+            await connection.execute("lock table pgmq.q_jobs")
+            task = asyncio.create_task(service.enqueue({}))
+            await eventually(lambda: is_waiting(connection))
+            await terminate(connection)
+            with pytest.raises(UncertainCommitError):
+                await task
+        monkeypatch.undo()
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1_003
+
+
+async def test_what_was_stored_before_the_database_went_away_is_not_sent_again(
+    pool: Pool, queue_name: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 9: of a batch that is sent one by one only the rest is sent again."""
+    service = QueueService[Any](pool, queue_name)
+    await service.get_config()
+    failures = [DatabaseError("one of them"), None, DatabaseUnavailableError("away")]
+
+    async def insert(*arguments: Any) -> list[int]:
+        if failures and (failure := failures.pop(0)) is not None:
+            raise failure
+        return await insert_messages(*arguments)
+
+    monkeypatch.setattr(sending, "insert_messages", insert)
+    assert await asyncio.gather(*(service.enqueue({}) for _ in range(3))) == [1, 2, 3]
+    assert failures == []
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 3
+
+
 async def test_what_was_not_sent_is_sent_again(
     pool: Pool, queue_name: str, connection: Connection
 ) -> None:
@@ -398,6 +468,22 @@ async def test_statements_on_one_connection_are_put_in_line(connection: Connecti
     database = Database(connection)
     values = await asyncio.gather(*(database.fetchval("select $1::int", n) for n in range(20)))
     assert values == list(range(20))
+
+
+async def test_those_who_share_a_connection_stay_out_of_a_transaction(
+    connection: Connection,
+) -> None:
+    """A statement of one waits until the other's transaction has ended."""
+    await connection.execute("create table x (y int)")
+    first = Database(connection)
+    second = Database(first)
+    async with first.transaction() as own:
+        task = asyncio.create_task(second.fetch("insert into x values (1)"))
+        await asyncio.sleep(0)
+        await own.execute("insert into x values (2)")
+        assert not task.done()
+    await task
+    assert [row["y"] for row in await second.fetch("table x")] == [2, 1]
 
 
 @pytest.mark.parametrize("single", [True, False])

@@ -33,7 +33,7 @@ STATEMENTS = {
     "extend": "array[1,2,3]::bigint[], array[1,1,1], 30",
     "release": "array[1,2,3]::bigint[], array[1,1,1], 0",
     "wait": "2, 'meshhook.waiting_jobs'",
-    "find_settled": "'jobs', 'w', array[1]::bigint[], array[1]",
+    "find_settled": "'jobs', 'w', array[1]::bigint[], array[1], array[0]::float8[]",
     "find_live_job": "5",
     "find_live_jobs_by_id": "array[1,2,3]::bigint[]",
     "find_live_jobs": "null, null, 1000, 50",

@@ -9,7 +9,7 @@ import asyncpg
 
 from meshhook import QueueService, queries
 from meshhook.outcomes import AttemptOutcome
-from meshhook.settlements import Settlement, settle, storable_text
+from meshhook.settlements import Settlement, find_settled, settle, storable_text
 
 TABLES = queries.QueueTables("jobs")
 
@@ -75,6 +75,33 @@ async def test_successes_say_which_leases_held(
     assert await settle(connection, TABLES, "w", [lost]) == set()
     assert await settle(connection, TABLES, "w", []) == set()
     assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 1
+
+
+async def test_a_snooze_is_not_taken_for_a_later_outcome_of_its_attempt(
+    pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any], queue_name: str
+) -> None:
+    """A snooze gives the attempt back: the next outcome is of the same one, and not recorded yet."""
+    queue = QueueService[Any](pool, "jobs")
+    msg_id = await queue.enqueue({})
+
+    async def attempt(outcome: AttemptOutcome) -> Settlement:
+        job = await queue.dequeue()
+        assert job is not None
+        started = job.started_timestamp
+        return Settlement(msg_id, job.attempt, outcome, started, started + 0.001)
+
+    snoozed = await attempt(AttemptOutcome.SNOOZED)
+    assert await find_settled(connection, "jobs", "w", [snoozed]) == set()
+    assert await settle(connection, TABLES, "w", [snoozed]) == {0}
+    assert await find_settled(connection, "jobs", "w", [snoozed]) == {0}
+    succeeded = await attempt(AttemptOutcome.SUCCEEDED)
+    assert succeeded.attempt == snoozed.attempt
+    assert await find_settled(connection, "jobs", "w", [succeeded, snoozed]) == {1}
+    assert await settle(connection, TABLES, "w", [succeeded]) == {0}
+    assert await find_settled(connection, "jobs", "w", [succeeded, snoozed]) == {0, 1}
+    assert await find_settled(connection, "jobs", "another", [succeeded]) == set()
+    refused = Settlement(msg_id, succeeded.attempt, AttemptOutcome.DEAD_LETTERED, None, 1.0)
+    assert await find_settled(connection, "jobs", "w", [refused]) == set()
 
 
 def test_storable_text_cuts_the_middle() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+ANSWER_TIMEOUT_SECONDS = 30.0
 
 STEADY_PLANS = {
     "plan_cache_mode": "force_generic_plan",
@@ -188,8 +189,10 @@ class Database:
         Raises:
             InvalidSettingError: if it is none of these.
         """
+        line = asyncio.Lock()
         if isinstance(source, Database):
-            source = source.source
+            # One line for one connection, or a statement could slip into another's transaction.
+            source, line = source.source, source._line  # noqa: SLF001 - of the same class
         if not hasattr(source, "fetch"):
             message = f"expected an asyncpg pool or connection, got {type(source).__name__}"
             raise errors.InvalidSettingError(message)
@@ -197,7 +200,7 @@ class Database:
         """The pool or connection."""
         self._owns_source = owns_source
         self._is_pool = hasattr(source, "acquire")
-        self._line = asyncio.Lock()
+        self._line = line
 
     @classmethod
     async def connect(
@@ -242,8 +245,23 @@ class Database:
             with translated_driver_errors():
                 yield connection
         finally:
-            with translated_errors():
+            # A connection that cannot be given back is closed by its pool. What its statements did
+            # holds all the same: an error from here would say that nothing was done.
+            with suppress(errors.DatabaseError), translated_errors():
                 await self.source.release(connection, timeout=CONNECT_TIMEOUT_SECONDS)
+
+    @asynccontextmanager
+    async def answer_limit(self) -> AsyncIterator[None]:
+        """Limit what is inside to 30 seconds, if the connection is a pool's.
+
+        For what others wait for as well: a connection whose network is silently gone would hold
+        them all up until the kernel gives up. A connection of the caller's is the caller's to time.
+
+        Raises:
+            TimeoutError: no answer in time.
+        """
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS if self._is_pool else None):
+            yield
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:

@@ -13,7 +13,7 @@ import stamina
 from meshhook import administration, queries
 from meshhook.bodies import BodyDecoder, encode_body, encode_headers
 from meshhook.claims import claim
-from meshhook.database import Database, translated_statement_errors
+from meshhook.database import Database, translated_errors, translated_statement_errors
 from meshhook.errors import (
     DatabaseUnavailableError,
     InvalidJobError,
@@ -310,8 +310,11 @@ class QueueService(Generic[PayloadT]):
             async for attempt in stamina.retry_context(
                 on=DatabaseUnavailableError, attempts=3, timeout=5, wait_initial=0.05, wait_max=0.5
             ):
-                with attempt:
-                    read = await administration.get_queue_config(self._database, self.queue_name)
+                with attempt, translated_errors():
+                    async with self._database.answer_limit():
+                        read = await administration.get_queue_config(
+                            self._database, self.queue_name
+                        )
             self._config, self._config_read_at = read, now
             return read
 

@@ -136,7 +136,10 @@ class SendBuffer:
                 on=_was_not_sent, attempts=4, timeout=15, wait_initial=0.05, wait_max=2
             ):
                 with attempt:
-                    await self._send(batch, self._database)
+                    # Of a batch that is sent one by one some may be stored already.
+                    rest = [item for item in batch if not item[3].done()]
+                    if rest:
+                        await self._send(rest, self._database)
         except (MeshHookError, OSError) as error:
             self._refuse(batch, error)
 
@@ -160,9 +163,10 @@ class SendBuffer:
         """
         try:
             with translated_statement_errors():
-                ids = await insert_messages(
-                    connection, self._queue_name, [item[:3] for item in batch]
-                )
+                async with self._database.answer_limit():
+                    ids = await insert_messages(
+                        connection, self._queue_name, [item[:3] for item in batch]
+                    )
         except DatabaseUnavailableError:
             raise
         except DatabaseError as error:

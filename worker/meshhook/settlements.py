@@ -104,6 +104,7 @@ async def find_settled(
         worker_name,
         [settlement.msg_id for settlement in settlements],
         [settlement.attempt for settlement in settlements],
+        [settlement.started_at for settlement in settlements],
     )
     return {row[0] - 1 for row in rows}
 
