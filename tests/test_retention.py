@@ -11,6 +11,8 @@ import pytest
 
 from meshhook import QueueService, create_queue, queries, set_queue_config
 from meshhook.database import Database
+from meshhook.worker.connections import WorkerConnection
+from meshhook.worker.housekeeping import Housekeeper
 from support.waiting import eventually
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -213,3 +215,31 @@ async def test_expired_dead_letters_go_in_chunks(connection: Connection) -> None
     deleted = [await connection.fetchval(sql, 5, 2) for _ in range(3)]
     assert deleted == [5, 3, 0]
     assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 2
+
+
+async def test_a_step_that_the_database_refuses_holds_up_no_other(
+    pool: Pool, connection: Connection, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dropping partitions needs their owner; expired attempts and dead letters go all the same."""
+    await set_queue_config(Database(pool), "jobs", history_retention_days=1)
+    await add_partition(connection, 9)
+    await add_attempts(connection, 3, timedelta(days=5))
+    await connection.execute("select pgmq.send('jobs_dlq', '{}')")
+    await connection.execute("update pgmq.q_jobs_dlq set enqueued_at = now() - interval '40 days'")
+    await connection.execute(
+        "create or replace function meshhook.drop_expired_attempt_partitions() returns integer "
+        "language plpgsql as $$begin raise insufficient_privilege using message = 'not yours'; "
+        "end$$"
+    )
+    own = WorkerConnection(database_url, application_name="under test")
+    tables = queries.QueueTables("jobs")
+    try:
+        await Housekeeper(connection=own, dlq_retention_days={tables: lambda: 30}).keep_house()
+    finally:
+        await own.close()
+    assert await attempts(connection) == 0
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 0
+    [record] = caplog.records
+    assert record.getMessage() == "housekeeping put off"
+    assert record.__dict__["step"] == "drop_expired_attempt_partitions"
+    assert "not yours" in record.__dict__["error"]

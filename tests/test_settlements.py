@@ -80,7 +80,7 @@ async def test_successes_say_which_leases_held(
 async def test_a_snooze_is_not_taken_for_a_later_outcome_of_its_attempt(
     pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any], queue_name: str
 ) -> None:
-    """A snooze gives the attempt back: the next outcome is of the same one, and not recorded yet."""
+    """A snooze gives the attempt back: the next outcome is of the same one, and not there yet."""
     queue = QueueService[Any](pool, "jobs")
     msg_id = await queue.enqueue({})
 

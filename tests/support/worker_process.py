@@ -57,6 +57,12 @@ async def stubborn(job: Job[Any]) -> None:
             note("cancelled", job.msg_id)
 
 
+async def threaded(job: Job[Any]) -> None:
+    """Blocks a thread of the event loop for a minute."""
+    note("start", job.msg_id, job.attempt, os.getpid())
+    await asyncio.to_thread(time.sleep, 60)
+
+
 async def crashing(job: Job[Any]) -> None:
     """Makes the interpreter itself crash."""
     note("start", job.msg_id, job.attempt, os.getpid())

@@ -168,6 +168,58 @@ async def test_starting_on_a_read_only_database_says_so(
         await make_worker(database_url, nothing).start()
 
 
+@pytest.mark.usefixtures("queue_name")
+async def test_connections_to_a_primary_that_became_a_replica_are_replaced(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Case 11: a connection that only reads from now on is dropped, and the next one may write."""
+    running = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> None:
+        running.set()
+        await go_on.wait()
+
+    queue = QueueService[Any](pool, "jobs")
+    msg_id = await queue.enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await asyncio.wait_for(running.wait(), 10)
+        assert worker._parts is not None
+        read_only = "set session characteristics as transaction read only"
+        await worker._parts.settle_connection.fetch(read_only)
+        await worker._parts.main_connection.fetch(read_only)
+        go_on.set()
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+        assert await outcomes(connection, msg_id) == [("succeeded", 1)]
+        await queue.enqueue({})
+        await eventually(lambda: worker.get_stats().succeeded == 2, timeout=20)
+        assert [check.fault for check in worker.readiness()] == [None] * 3
+
+
+async def test_outcomes_that_cannot_be_recorded_are_a_fault(
+    pool: Pool[Any], connection: Connection[Any], queue_name: str, database_url: str
+) -> None:
+    """Case 11: a worker that claims and cannot settle is not ready, and says why."""
+    name = await connection.fetchval("select current_database()")
+    queue = QueueService[Any](pool, queue_name)
+    async with make_worker(database_url, nothing) as worker:
+        await queue.enqueue({})
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+        assert worker._parts is not None
+        # Those that are open write on, but for the one that settles.
+        await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
+        await worker._parts.settle_connection.close()
+        await queue.enqueue({})
+
+        def fault() -> str:
+            return str(worker.readiness()[0].fault)
+
+        await eventually(lambda: "takes no writes" in fault())
+        await connection.execute(f'alter database "{name}" reset default_transaction_read_only')
+        await eventually(lambda: worker.get_stats().succeeded == 2, timeout=20)
+        assert worker.readiness()[0].fault is None
+
+
 async def test_a_start_that_is_cancelled_leaves_no_connection(
     pool: Pool[Any], queue_name: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

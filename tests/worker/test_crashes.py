@@ -12,7 +12,8 @@ import pytest
 
 from meshhook import DLQService, Job, QueueService, queries, set_queue_config
 from meshhook.database import Database
-from meshhook.errors import UncertainCommitError
+from meshhook.errors import DatabaseError, UncertainCommitError
+from meshhook.worker import settling
 from meshhook.worker.connections import WorkerConnection
 from support.waiting import eventually
 from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
@@ -131,13 +132,49 @@ async def test_suspects_run_although_their_lost_attempts_cannot_be_recorded(
     worker = make_worker(database_url, handler)
     fetch = WorkerConnection.fetch
 
-    async def refusing(self: WorkerConnection, sql: str, *arguments: object) -> Any:
+    async def refusing(self: WorkerConnection, sql: str, *arguments: Any, **options: Any) -> Any:
         if sql == statement:
             raise UncertainCommitError("broken")
-        return await fetch(self, sql, *arguments)
+        return await fetch(self, sql, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WorkerConnection, "fetch", refusing)
         async with worker:
             await eventually(lambda: worker.get_stats().succeeded == 1)
     assert await outcomes(connection, msg_id) == [("succeeded", 2)]
+
+
+async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the database will not record, for whatever reason, holds up no other job."""
+    queue = QueueService[Any](pool, "jobs")
+    refused = await queue.enqueue({})
+    is_refusing = True
+    settle = settling.settle
+
+    async def refusing(database: Any, tables: Any, name: Any, settlements: Any) -> set[int]:
+        if is_refusing and refused in [settlement.msg_id for settlement in settlements]:
+            raise DatabaseError("refused")
+        return await settle(database, tables, name, settlements)
+
+    async def handler(_: Job[Any]) -> None:
+        """Do nothing."""
+
+    monkeypatch.setattr(settling, "settle", refusing)
+    monkeypatch.setattr(settling, "REFUSED_RETRY_SECONDS", 1.0)
+    async with make_worker(database_url, handler) as worker:
+        assert worker._parts is not None
+        settler = worker._parts.lanes[0].settler
+        await eventually(lambda: settler._refused == 1)
+        suspect = await queue.enqueue({}, delay_seconds=0.5)
+        await connection.execute("update pgmq.q_jobs set read_ct = 1 where msg_id = $1", suspect)
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+        assert await outcomes(connection, suspect) == [("lost", 1), ("succeeded", 2)]
+        assert await outcomes(connection, refused) == []
+        is_refusing = False
+        await eventually(lambda: worker.get_stats().succeeded == 2)
+    assert await outcomes(connection, refused) == [("succeeded", 1)]

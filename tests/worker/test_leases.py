@@ -168,8 +168,8 @@ async def test_a_job_that_is_being_settled_has_not_lost_its_lease(
         settling = worker._parts.settle_connection
         fetch = settling.fetch
 
-        async def answer_late(sql: str, *arguments: object) -> Any:
-            rows = await fetch(sql, *arguments)
+        async def answer_late(sql: str, *arguments: Any, **options: Any) -> Any:
+            rows = await fetch(sql, *arguments, **options)
             await go_on.wait()
             return rows
 
@@ -180,6 +180,78 @@ async def test_a_job_that_is_being_settled_has_not_lost_its_lease(
         await eventually(lambda: worker.get_stats().succeeded == 1)
         assert worker.get_stats().leases_lost == 0
     assert await live(connection) == {}
+
+
+async def test_a_long_completion_costs_no_lease(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """A handler that completes its job in a transaction of its own may take long before and after.
+
+    The message is locked meanwhile. The other jobs' leases are extended all the same, and the job
+    is not stopped for a lease that it no longer needs.
+    """
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    ended: list[str] = []
+
+    async def handler(job: Job[Any]) -> None:
+        if job.payload == "completes":
+            async with pool.acquire() as own, own.transaction():
+                await job.complete(connection=own)
+                await asyncio.sleep(2.5)
+            await asyncio.sleep(1.5)
+        else:
+            await asyncio.sleep(3)
+        ended.append(job.payload)
+
+    queue = QueueService[Any](pool, "jobs")
+    ids = await queue.enqueue_many([{"payload": "completes"}, {"payload": "neighbour"}])
+    async with make_worker(database_url, handler) as worker, make_worker(database_url, handler):
+        await eventually(lambda: len(ended) == 2, timeout=20)
+    assert worker.get_stats().leases_lost == 0
+    assert sorted(ended) == ["completes", "neighbour"]
+    for msg_id in ids:
+        assert await outcomes(connection, msg_id) == [("succeeded", 1)]
+
+
+async def test_a_completion_that_is_rolled_back_keeps_its_lease(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """The job is not done after all: its lease is extended as long as the handler goes on."""
+    await set_queue_config(
+        Database(pool), "jobs", visibility_timeout_seconds=1, retry_backoff_base_ms=300_000
+    )
+
+    async def handler(job: Job[Any]) -> None:
+        async with pool.acquire() as own:
+            transaction = own.transaction()
+            await transaction.start()
+            await job.complete(connection=own)
+            await asyncio.sleep(0.5)
+            await transaction.rollback()
+        await asyncio.sleep(2.5)
+
+    msg_id = await QueueService(pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as one, make_worker(database_url, handler) as two:
+        await eventually(lambda: one.get_stats().processed + two.get_stats().processed == 1)
+    assert await outcomes(connection, msg_id) == [("retried", 1)]
+
+
+async def test_extending_waits_for_no_lock_and_says_what_it_left(
+    pool: Pool[Any], connection: Connection[Any]
+) -> None:
+    """A locked message is held and not extended; one that another has claimed since is not held."""
+    queue = QueueService[Any](pool, "jobs")
+    ids = await queue.enqueue_many([{}] * 3)
+    jobs = [job for _ in ids if (job := await queue.dequeue()) is not None]
+    sql = queries.load("extend", "jobs")
+    before = await live(connection)
+    async with connection.transaction():
+        await connection.execute("select from pgmq.q_jobs where msg_id = $1 for update", ids[0])
+        await pool.execute("update pgmq.q_jobs set read_ct = 2 where msg_id = $1", ids[1])
+        rows = await pool.fetch(sql, ids, [job.attempt for job in jobs], 600.0)
+    assert {row["msg_id"]: row["is_extended"] for row in rows} == {ids[0]: False, ids[2]: True}
+    after = await live(connection)
+    assert [after[i]["vt"] > before[i]["vt"] for i in ids] == [False, False, True]
 
 
 async def test_a_completion_that_races_a_rescue_stays_completed(

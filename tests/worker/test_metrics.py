@@ -176,3 +176,23 @@ async def test_a_refused_claim_is_an_error(
             )
         )
         await pool.execute("alter table pgmq.q_jobs_away rename to q_jobs")
+
+
+async def test_an_attempt_is_lost_once(pool: Pool[Any], queue_name: str, database_url: str) -> None:
+    """What an earlier claim has recorded as lost is not counted again at the next one."""
+    registry = CollectorRegistry()
+    queue = QueueService[Any](pool, queue_name)
+    msg_id = await queue.enqueue({})
+    for _ in range(2):
+        assert await queue.dequeue(0.001) is not None
+    await pool.execute(
+        "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, enqueued_at, "
+        "finished_at) select 'jobs', msg_id, 1, 'lost', enqueued_at, now() from pgmq.q_jobs"
+    )
+    async with make_worker(database_url, nothing, registry=registry) as worker:
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+    lost = await pool.fetch(
+        "select attempt from meshhook.job_attempts where msg_id = $1 and outcome = 'lost'", msg_id
+    )
+    assert sorted(row["attempt"] for row in lost) == [1, 2]
+    assert value(registry, "messages_total", outcome="lost") == 1

@@ -329,6 +329,34 @@ async def test_a_thread_that_outlives_its_timeout_is_not_run_twice_at_once(
     assert at_once == [0, 1]
 
 
+async def test_jobs_wait_for_threads_that_were_given_up(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Case 3: a job for which there is no thread has not started, so its time does not run."""
+    await set_queue_config(
+        Database(pool), "jobs", job_timeout_seconds=0.3, retry_backoff_base_ms=300_000
+    )
+    go_on = threading.Event()
+    ran: list[int] = []
+
+    def handler(job: Job[Any]) -> None:
+        ran.append(job.msg_id)
+        if job.msg_id == stuck:
+            go_on.wait(20)
+
+    stuck, healthy = await QueueService(pool, "jobs").enqueue_many([{}, {}])
+    async with make_worker(database_url, handler, concurrency=1) as worker:
+        await eventually(lambda: worker.get_stats().retried == 1)
+        # More than the time limit of the other one.
+        await asyncio.sleep(0.6)
+        assert ran == [stuck]
+        assert worker.get_stats().processed == 1
+        go_on.set()
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+    assert ran == [stuck, healthy]
+    assert await outcomes(connection, healthy) == [("succeeded", 1)]
+
+
 async def test_a_payload_that_the_model_rejects_is_a_dead_letter_at_once(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:

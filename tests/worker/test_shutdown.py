@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,21 @@ async def test_jobs_that_take_no_notice_do_not_hold_up_the_end(
     assert ["cancelled", "1"] in ledger_lines(ledger)
     [row] = (await live(connection)).values()
     assert (row["state"], row["read_ct"]) == ("ready", 0)
+
+
+async def test_threads_that_jobs_have_blocked_do_not_hold_up_the_end(
+    pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
+) -> None:
+    """Handlers that have all threads of `asyncio.to_thread` at work are stopped in time, too."""
+    count = min(32, (os.cpu_count() or 1) + 4)
+    await QueueService(pool, "jobs").enqueue_many([{}] * count)
+    ledger = tmp_path / "ledger"
+    async with worker_process(database_url, "threaded", ledger=ledger, grace_seconds=3) as process:
+        await eventually(lambda: len(ledger_lines(ledger)) == count, timeout=20)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+    rows = (await live(connection)).values()
+    assert [(row["state"], row["read_ct"]) for row in rows] == [("ready", 0)] * count
 
 
 async def test_running_jobs_finish_within_the_grace_period(

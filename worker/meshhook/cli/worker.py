@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from meshhook.cli.connecting import Target
     from meshhook.worker import Worker
+    from meshhook.worker.process import LoopThreads
     from meshhook.worker.supervised import SupervisorLink
 
 MAX_PROCESSES = 256
@@ -157,8 +158,8 @@ def worker(
             monitored(port, metrics_address, library_worker),
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            runner.run(_work(found, library_worker, SupervisorLink.from_environment()))
-            if library_worker.has_stuck_jobs:
+            threads = runner.run(_work(found, library_worker, SupervisorLink.from_environment()))
+            if library_worker.has_stuck_jobs or threads.are_busy:
                 # They take no notice of being cancelled, and the loop's end would wait for them.
                 end_traces()
                 end_process(0)
@@ -187,9 +188,9 @@ def _supervise(arguments: Sequence[str], processes: int) -> int:
     return asyncio.run(supervise())
 
 
-async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> None:
+async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> LoopThreads:
     from meshhook.worker.garbage import leave_program_alone
-    from meshhook.worker.process import end_process
+    from meshhook.worker.process import LoopThreads, end_process
 
     stopping = asyncio.Event()
 
@@ -205,6 +206,7 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> No
             sys.stderr.write("stopping; Ctrl-C again stops at once\n")
         request_stop()
 
+    threads = LoopThreads.install()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
@@ -218,3 +220,4 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> No
             await worker.run(handle_signals=False)
     finally:
         supervisor.close()
+    return threads

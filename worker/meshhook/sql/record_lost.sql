@@ -1,4 +1,4 @@
--- Adds to the history the attempts whose lease ran out with no outcome, once each.
+-- Adds to the history the attempts whose lease ran out with no outcome, once each, and returns them.
 -- Locks: none but the new rows. Index: job_attempts_job_idx.
 insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id, project_id,
     enqueued_at, finished_at, error_type, error_message)
@@ -12,3 +12,4 @@ where not exists (
     select from meshhook.job_attempts a
     where a.queue = $1::text and a.msg_id = item.msg_id and a.attempt = lost.attempt
       and a.enqueued_at = item.enqueued_at and a.outcome not in ('snoozed', 'replayed'))
+returning attempt

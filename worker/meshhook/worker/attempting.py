@@ -97,11 +97,16 @@ class Attempter:
         running.refusal = self._refusal(job, settings)
         if running.refusal is None:
             job._complete = functools.partial(self._complete, running)  # noqa: SLF001 - made here
-            if settings.job_timeout_seconds is not None:
-                lease_ends_at = began_at + settings.job_timeout_seconds
-                self._leases.limit(job.msg_id, lease_ends_at + TIMEOUT_LEASE_MARGIN_SECONDS)
+            self.limit_lease(running)
             self._take_first_step(running)
         return running
+
+    def limit_lease(self, running: RunningAttempt) -> None:
+        """Let the lease of a job with a time limit end soon after it, whatever the handler does."""
+        timeout_seconds = running.settings.job_timeout_seconds
+        if timeout_seconds is not None:
+            ends_at = running.began_at + timeout_seconds + TIMEOUT_LEASE_MARGIN_SECONDS
+            self._leases.limit(running.job.msg_id, ends_at)
 
     def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
         """Return what becomes of a job that must not run, or None."""

@@ -350,9 +350,8 @@ class Claimer:
             msg_ids=[job.msg_id for job in jobs][:20],
             jobs=len(jobs),
         )
-        self._metrics.attempts("lost", sum(job.lost_attempts for job in jobs))
         try:
-            await self._connection.fetch(
+            recorded = await self._connection.fetch(
                 queries.load("record_lost"),
                 self._tables.queue_name,
                 [job.msg_id for job in jobs],
@@ -366,6 +365,9 @@ class Claimer:
         except DatabaseError as error:
             # The jobs are leased and must run all the same.
             _log.warning("lost attempts not recorded", jobs=len(jobs), error=str(error))
+        else:
+            # Some may have been recorded at an earlier claim.
+            self._metrics.attempts("lost", len(recorded))
 
     async def _wait_for_messages(self) -> None:
         """Wait for a wake-up, for the next message that falls due, or for a second."""

@@ -7,8 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
-from meshhook.database import connect, translated_errors, translated_statement_errors
-from meshhook.errors import DatabaseUnavailableError, InvalidSettingError
+from meshhook.database import (
+    CONNECT_TIMEOUT_SECONDS,
+    connect,
+    translated_errors,
+    translated_statement_errors,
+)
+from meshhook.errors import DatabaseReadOnlyError, DatabaseUnavailableError, InvalidSettingError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -48,6 +53,11 @@ class WorkerConnection:
         return self._connection is not None and not self._connection.is_closed()
 
     @property
+    def failure(self) -> str | None:
+        """Why the last statement did not reach a database that takes writes; None if it did."""
+        return self._failure
+
+    @property
     def fault(self) -> str | None:
         """Why the database counts as out of reach, None if it is not. Any thread may look."""
         if self._failure is not None:
@@ -59,11 +69,16 @@ class WorkerConnection:
             return f"not heard from for {silence_seconds:.0f} s"
         return None
 
-    async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
+    async def fetch(
+        self, sql: str, *arguments: object, timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS
+    ) -> Sequence[asyncpg.Record]:
         """Run a statement and return its rows.
 
         Raises:
-            UncertainCommitError: the connection broke, or did not answer in 30 seconds.
+            UncertainCommitError: the connection broke, or there was no answer in
+                `timeout_seconds`. Default 30.
+            DatabaseReadOnlyError: what was the primary is a replica now; the next statement
+                connects again, and may find the new primary.
             DatabaseUnavailableError, DatabaseError: as `meshhook.database` says.
         """
         async with self._line:
@@ -71,9 +86,9 @@ class WorkerConnection:
                 connection = await self._connected()
                 with translated_statement_errors():
                     rows: Sequence[asyncpg.Record] = await connection.fetch(
-                        sql, *arguments, timeout=STATEMENT_TIMEOUT_SECONDS
+                        sql, *arguments, timeout=timeout_seconds
                     )
-            except DatabaseUnavailableError as error:
+            except (DatabaseUnavailableError, DatabaseReadOnlyError) as error:
                 self._failure = str(error)
                 self._drop()
                 raise
@@ -113,7 +128,8 @@ class WorkerConnection:
             if self._on_connect is not None:
                 try:
                     with translated_errors():
-                        await self._on_connect(self._connection)
+                        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+                            await self._on_connect(self._connection)
                 except BaseException:
                     self._drop()
                     raise

@@ -12,7 +12,7 @@ from meshhook.observability.loggers import get_logger
 from meshhook.queue_config import QueueConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from meshhook.worker.connections import WorkerConnection
 
@@ -81,23 +81,36 @@ class Housekeeper:
     async def run(self) -> None:
         """Keep house until cancelled."""
         while True:
-            try:
-                await self.keep_house()
-            except DatabaseError as error:
-                _log.warning("housekeeping put off", error=str(error))
+            await self.keep_house()
             spread = random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, keeps no secret
             await asyncio.sleep(MAINTENANCE_SECONDS * spread)
 
     async def keep_house(self) -> None:
-        """Do it all once."""
-        await self._connection.fetch(queries.load("create_attempt_partitions"))
-        await self._connection.fetch(queries.load("drop_expired_attempt_partitions"))
-        await self._in_chunks(queries.load("delete_expired_attempts"))
+        """Do it all once. What the database refuses holds up nothing else, and is tried later."""
+        await self._try("create_attempt_partitions", self._once("create_attempt_partitions"))
+        await self._try(
+            "drop_expired_attempt_partitions", self._once("drop_expired_attempt_partitions")
+        )
+        await self._try(
+            "delete_expired_attempts", self._in_chunks(queries.load("delete_expired_attempts"))
+        )
         for tables, retention_days in self._dlq_retention_days.items():
             days = retention_days()
             if days is not None:
                 sql = queries.load("delete_expired_dead_letters", tables)
-                await self._in_chunks(sql, CHUNK_ROWS, days)
+                await self._try(
+                    "delete_expired_dead_letters", self._in_chunks(sql, CHUNK_ROWS, days)
+                )
+
+    @staticmethod
+    async def _try(step: str, doing: Awaitable[None]) -> None:
+        try:
+            await doing
+        except DatabaseError as error:
+            _log.warning("housekeeping put off", step=step, error=str(error))
+
+    async def _once(self, query: str) -> None:
+        await self._connection.fetch(queries.load(query))
 
     async def _in_chunks(self, sql: str, *arguments: object) -> None:
         # Claims on the same connection take their turn in between.

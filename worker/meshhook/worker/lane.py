@@ -64,7 +64,7 @@ class Shared:
     claims_line: asyncio.Lock
     """Lets one lane claim at a time."""
     all_ended: Callable[[], Awaitable[None]]
-    """Waits until nothing runs in any lane, and all outcomes are recorded."""
+    """Waits until nothing runs in any lane, and all outcomes are recorded or refused."""
 
 
 class Lane:
@@ -263,13 +263,14 @@ class Lane:
             _log.info("settings changed", queue=self.queue_name, paused=config.paused)
 
     def _on_leases_lost(self, lost: dict[int, int]) -> None:
-        # What is being settled may be gone from the queue already; settling finds out what is lost.
+        self._leases.discard(lost.items())
+        # What is being settled, or was completed by its handler in a transaction of its own, may be
+        # gone from the queue already; settling finds out what is lost.
         lost = {i: a for i, a in lost.items() if self.runner.holds(i, a)}
         if not lost:
             return
         self._metrics.lease_extensions("lost", len(lost))
         self._tally.leases_lost += len(lost)
-        self._leases.discard(lost.items())
         for msg_id, attempt in lost.items():
             self.runner.lease_lost(msg_id, attempt)
 

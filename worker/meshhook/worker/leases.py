@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from meshhook import queries
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.observability.loggers import get_logger
-from meshhook.worker.connections import WorkerConnection
+from meshhook.worker.connections import STATEMENT_TIMEOUT_SECONDS, WorkerConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.worker.leases")
 
 MAX_BATCH_LEASES = 1_000
+STOP_SECONDS = 5.0
 
 
 class LeaseTable:
@@ -126,27 +128,42 @@ class LeaseKeeper:
         self._keeper_loop: asyncio.AbstractEventLoop | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._worker_loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
 
     def start(self) -> None:
         """Start the thread, from within the worker's event loop."""
         if self._thread is not None:
             return
         self._worker_loop = asyncio.get_running_loop()
+        self._ended.clear()
         ready = threading.Event()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._run(ready)), name="meshhook-leases", daemon=True
+            target=self._run_loop, args=(ready,), name="meshhook-leases", daemon=True
         )
         self._thread.start()
         ready.wait()
 
     async def stop(self) -> None:
-        """Stop the thread, also in the middle of an extension, and wait for it."""
+        """Stop the thread, also in the middle of an extension, and wait up to 5 seconds for it."""
         thread, self._thread = self._thread, None
         if thread is None or self._keeper_loop is None or self._keeping is None:
             return
         if thread.is_alive():
             self._keeper_loop.call_soon_threadsafe(self._keeping.cancel)
-        await asyncio.to_thread(thread.join)
+        # Not a join in a thread: handlers may have blocked all of those. One that hangs, as in
+        # looking up a name, is a daemon and holds up nothing.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._ended.wait()
+
+    def _run_loop(self, ready: threading.Event) -> None:
+        try:
+            asyncio.run(self._run(ready))
+        finally:
+            # A loop that is closed has nobody who waits.
+            with suppress(RuntimeError):
+                if self._worker_loop is not None:
+                    self._worker_loop.call_soon_threadsafe(self._ended.set)
 
     async def _run(self, ready: threading.Event) -> None:
         self._keeper_loop = asyncio.get_running_loop()
@@ -182,7 +199,12 @@ class LeaseKeeper:
             try:
                 with queue.metrics.operation("extend"):
                     rows = await connection.fetch(
-                        sql, list(batch), list(batch.values()), lease_seconds
+                        sql,
+                        list(batch),
+                        list(batch.values()),
+                        lease_seconds,
+                        # So that there is time to try again before a lease ends.
+                        timeout_seconds=min(STATEMENT_TIMEOUT_SECONDS, lease_seconds / 4),
                     )
             except DatabaseError as error:
                 queue.metrics.lease_extensions("error", len(batch))
@@ -195,9 +217,10 @@ class LeaseKeeper:
                 if isinstance(error, DatabaseUnavailableError):
                     raise
                 return
-            held = {row[0] for row in rows}
-            queue.leases.extended({i: a for i, a in batch.items() if i in held}, asked_at)
+            extended = {row["msg_id"]: batch[row["msg_id"]] for row in rows if row["is_extended"]}
+            queue.leases.extended(extended, asked_at)
+            held = {row["msg_id"] for row in rows}
             lost = {i: a for i, a in batch.items() if i not in held}
-            queue.metrics.lease_extensions("extended", len(held))
+            queue.metrics.lease_extensions("extended", len(extended))
             if lost and self._worker_loop is not None:
                 self._worker_loop.call_soon_threadsafe(queue.on_lost, lost)

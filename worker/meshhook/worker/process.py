@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from meshhook.worker.garbage import leave_program_alone
 
@@ -13,17 +15,50 @@ if TYPE_CHECKING:
     from meshhook.worker.worker import Worker
 
 
+class LoopThreads(ThreadPoolExecutor):
+    """The threads behind `asyncio.to_thread` in a worker's loop, which handlers may block.
+
+    Such a thread outlives the attempt that was cancelled, and would hold up a normal exit.
+    """
+
+    def __init__(self) -> None:
+        """Have as many threads as asyncio's own."""
+        super().__init__(thread_name_prefix="meshhook-loop")
+        self._under_way: set[Future[Any]] = set()
+
+    @classmethod
+    def install(cls) -> LoopThreads:
+        """Make them those of the loop that runs, and return them."""
+        threads = cls()
+        asyncio.get_running_loop().set_default_executor(threads)
+        return threads
+
+    def submit(self, *arguments: Any, **keywords: Any) -> Future[Any]:
+        """Run something in a thread."""
+        future = super().submit(*arguments, **keywords)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
+
+    @property
+    def are_busy(self) -> bool:
+        """Whether one of them is at work."""
+        return any(future.running() for future in list(self._under_way))
+
+
 async def run_worker_process(worker: Worker) -> None:
     """Run a worker as what a process is there for: until a signal.
 
-    Leaves the process at once, with 0, where a job that was given up would keep it from ending.
+    Leaves the process at once, with 0, where a job that was given up, or a thread of one, would
+    keep it from ending.
 
     Raises:
         QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
     """
     leave_program_alone()
+    threads = LoopThreads.install()
     await worker.run()
-    if worker.has_stuck_jobs:
+    if worker.has_stuck_jobs or threads.are_busy:
         end_process(0)
 
 

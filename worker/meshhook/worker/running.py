@@ -73,7 +73,7 @@ class Runner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._threads = (
-            None if handler.is_async else HandlerThreads(concurrency, on_end=self._slot_freed)
+            None if handler.is_async else HandlerThreads(concurrency, on_end=self._thread_ended)
         )
         self._turns = LoopTurns()
         self._attempter = Attempter(
@@ -152,6 +152,7 @@ class Runner:
             if running is not None and running.abort is None:
                 _log.warning("lease taken up again", **fields_of(job))
                 running.job.attempt = job.attempt
+                self._attempter.limit_lease(running)
             elif running is not None or job.msg_id in self._given_up:
                 delay_seconds = self._settings().retry_strategy().get_delay_seconds(1)
                 self._on_released([job], max(delay_seconds, 1.0))
@@ -194,10 +195,13 @@ class Runner:
         return jobs
 
     def holds(self, msg_id: int, attempt: int) -> bool:
-        """Say whether an attempt runs or waits for its start; one that has ended does neither."""
+        """Say whether an attempt needs its lease: it runs or waits for its start.
+
+        One that has ended does neither, and one that was completed has nothing more to lose.
+        """
         running = self._running.get(msg_id)
         if running is not None and running.job.attempt == attempt:
-            return True
+            return not running.was_completed
         return any(job.msg_id == msg_id and job.attempt == attempt for job, _ in self._unstarted)
 
     def lease_lost(self, msg_id: int, attempt: int) -> None:
@@ -276,7 +280,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         turns, attempter = self._turns, self._attempter
         while True:
-            while not self._unstarted or not (self._share is None or self._share.may_start):
+            while not self._unstarted or not self._may_start():
                 waiting = loop.create_future()
                 self._idle_slots.append(waiting)
                 await waiting
@@ -293,6 +297,17 @@ class Runner:
                 self._update_idle()
             context.run(attempter.finish, running)
             self._slot_freed()
+
+    def _may_start(self) -> bool:
+        if self._share is not None:
+            return self._share.may_start
+        # A thread that was given up has no slot, and keeps its place all the same.
+        return self._threads is None or self.free_slots > 0
+
+    def _thread_ended(self) -> None:
+        """Let a job start in the place of a thread that was given up."""
+        self._slot_freed()
+        self.look_again()
 
     def _slot_freed(self) -> None:
         self._update_room()

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import stamina
 from opentelemetry.context import Context
 
-from meshhook.errors import DatabaseError, DatabaseUnavailableError, UncertainCommitError
+from meshhook.errors import (
+    DatabaseError,
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    UncertainCommitError,
+)
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import AttemptOutcome
@@ -57,7 +62,8 @@ class Settled:
 class Settler:
     """Records how attempts end. Nothing handed over is dropped: it waits for the database.
 
-    `put` never blocks. `run` works until cancelled; `flush` waits until all is recorded.
+    `put` never blocks. `run` works until cancelled; `flush` waits until all is recorded, and
+    `wait_idle` until all is that the database does not refuse.
     """
 
     def __init__(
@@ -84,6 +90,8 @@ class Settler:
         self._in_flight = 0
         self._refused = 0
         self._has_pending = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
 
@@ -97,11 +105,19 @@ class Settler:
         self._of_the_kind(pending).append(pending)
         if not self._has_pending.is_set():
             self._has_pending.set()
+            self._is_idle.clear()
             self._is_empty.clear()
 
     async def flush(self) -> None:
         """Wait until everything handed over is recorded."""
         await self._is_empty.wait()
+
+    async def wait_idle(self) -> None:
+        """Wait until everything handed over is recorded, or refused and waiting to be tried again.
+
+        Who waits for other jobs' sake must not wait for one that is refused for good.
+        """
+        await self._is_idle.wait()
 
     async def run(self) -> None:
         """Record what is handed over, until cancelled."""
@@ -142,6 +158,8 @@ class Settler:
     def _update_events(self) -> None:
         if not self._succeeded and not self._others:
             self._has_pending.clear()
+            if not self._in_flight:
+                self._is_idle.set()
         if not self.backlog:
             self._is_empty.set()
 
@@ -186,7 +204,11 @@ class Settler:
         is_uncertain = False
         recorded: set[int] = set()
         async for retry in stamina.retry_context(
-            on=DatabaseUnavailableError, attempts=None, timeout=None, wait_initial=0.1, wait_max=5
+            on=(DatabaseUnavailableError, DatabaseReadOnlyError),
+            attempts=None,
+            timeout=None,
+            wait_initial=0.1,
+            wait_max=5,
         ):
             with retry:
                 self._loop.turn()

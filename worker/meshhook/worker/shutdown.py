@@ -68,10 +68,10 @@ async def shut_down(
 
 
 async def all_ended(lanes: Sequence[Lane]) -> None:
-    """Wait until nothing runs in any lane, and all outcomes are recorded."""
+    """Wait until nothing runs in any lane, and all outcomes are recorded or refused."""
     await _all_idle(lanes)
     for lane in lanes:
-        await lane.settler.flush()
+        await lane.settler.wait_idle()
 
 
 async def _all_idle(lanes: Sequence[Lane]) -> None:

@@ -233,8 +233,10 @@ class Worker:
         if parts is None or self._main is None or self._stopped.is_set():
             return [Check("worker", "does not run")]
         is_draining = self._stop_requested.is_set()
+        has_outcomes = any(lane.settler.backlog for lane in parts.lanes)
+        unsettled = parts.settle_connection.failure if has_outcomes else None
         return [
-            Check("database", parts.main_connection.fault),
+            Check("database", parts.main_connection.fault or unsettled),
             Check("migrations", parts.schema_watch.fault),
             Check("draining", "the worker stops" if is_draining else None),
         ]
