@@ -112,6 +112,21 @@ async def test_expired_attempts_go_in_chunks(connection: Connection) -> None:
     assert await attempts(connection) == 3
 
 
+async def test_the_last_day_that_is_kept_goes_with_its_partition(connection: Connection) -> None:
+    """Case 15: attempts of that day are not deleted one by one as they grow old."""
+    await add_partition(connection, 7)
+    await connection.execute(
+        "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, finished_at) "
+        "select 'jobs', n, 1, 'succeeded', (date_trunc('day', now() at time zone 'UTC') "
+        "- interval '7 days' + make_interval(secs => n)) at time zone 'UTC' "
+        "from unnest(array[-1, 0, 1]) n"
+    )
+    assert await connection.fetchval(queries.load("delete_expired_attempts")) == 1
+    left = await connection.fetch("select msg_id from meshhook.job_attempts order by 1")
+    assert [row["msg_id"] for row in left] == [0, 1]
+    assert await connection.fetchval(DROP) == 0
+
+
 async def test_each_queue_keeps_its_own_days(connection: Connection) -> None:
     """Case 15: what one queue no longer keeps goes, although its day's partition stays."""
     database = Database(connection)

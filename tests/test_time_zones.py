@@ -202,13 +202,13 @@ async def test_dead_letters_are_kept_for_whole_days(
 async def test_attempts_are_kept_for_whole_days(
     database_url: str, connection: Connection, zone: str
 ) -> None:
-    """Case 21: the same holds for the history."""
+    """Case 21: the history goes by the day of UTC, wherever the worker's session lives."""
     days = await days_across_a_jump(connection, zone)
     await connection.execute("update meshhook.queue_config set history_retention_days = $1", days)
     await connection.execute(
         "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, finished_at) "
-        "select 'jobs', 1, 1, 'succeeded', now() - make_interval(hours => 24 * $1::int, mins => m) "
-        "from unnest(array[-15, 15]) m",
+        "select 'jobs', 1, 1, 'succeeded', date_trunc('day', now(), 'UTC') "
+        "- make_interval(hours => 24 * $1::int, mins => m) from unnest(array[-15, 15]) m",
         days,
     )
     async with session(database_url, zone) as own:

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import DLQService, Job, QueueService, queries, set_queue_config
+from meshhook import DLQService, Job, QueueService, queries, set_queue_config, settlements
 from meshhook.database import Database
 from meshhook.errors import DatabaseError, UncertainCommitError
 from meshhook.worker import settling
@@ -154,12 +154,12 @@ async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
     queue = QueueService[Any](pool, "jobs")
     refused = await queue.enqueue({})
     is_refusing = True
-    settle = settling.settle
+    settle = settlements.settle
 
-    async def refusing(database: Any, tables: Any, name: Any, settlements: Any) -> set[int]:
-        if is_refusing and refused in [settlement.msg_id for settlement in settlements]:
+    async def refusing(database: Any, tables: Any, name: Any, batch: Any) -> set[int]:
+        if is_refusing and refused in [settlement.msg_id for settlement in batch]:
             raise DatabaseError("refused")
-        return await settle(database, tables, name, settlements)
+        return await settle(database, tables, name, batch)
 
     async def handler(_: Job[Any]) -> None:
         """Do nothing."""
