@@ -38,8 +38,8 @@ packages: ## Install what the tests of Kubernetes, PgBouncer and Prometheus need
 demo: $(SETUP) ## Run the demonstration
 	@$(BIN)/meshhook demo $(ARGS)
 
-test: $(SETUP) ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(SETUP) ## Run the tests, two at a time (one at a time: ARGS=-n0)
+	@$(BIN)/python -m pytest -n 2 --max-worker-restart=0 $(ARGS)
 
 lint: $(SETUP) ## Check style, types and layers
 	$(BIN)/ruff check

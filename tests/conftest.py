@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, date, datetime
 from functools import cache
+from typing import Any
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.schema import migrate
 from support import released_migrations
 from support.databases import TEST_SETTINGS, Databases, server_directory
+from support.lanes import Lanes
 from support.pgmq_versions import PGMQ_VERSIONS, pgmq_sql
+
+# Other processes may hold up an example for any time.
+settings.register_profile("meshhook", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("meshhook")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +36,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """Record new migrations before any test looks at them."""
     if config.getoption("add_migrations") and not hasattr(config, "workerinput"):
         released_migrations.add_new()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+    """Share the tests out by files and lanes, whatever `--dist` says."""
+    return Lanes(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Let captured text travel between processes, also halves of surrogate pairs."""
+    report.sections[:] = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -51,9 +73,20 @@ def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
 
 
 @pytest.fixture(scope="session")
-def template(databases: Databases) -> str:
-    """The name of a migrated database to clone."""
-    return databases.create_template(migrate)
+def template_of_day(databases: Databases) -> Callable[[date], str]:
+    """Returns the name of a database that was migrated on a day of UTC, made at the first call."""
+
+    @cache
+    def get(_: date) -> str:
+        return databases.create_template(migrate)
+
+    return get
+
+
+@pytest.fixture
+def template(template_of_day: Callable[[date], str]) -> str:
+    """The name of a migrated database to clone: of today, since the history has days."""
+    return template_of_day(datetime.now(UTC).date())
 
 
 @pytest.fixture
@@ -109,14 +142,14 @@ def pgmq_template(databases: Databases) -> Callable[[str], str]:
     """Returns the name of a migrated database on a version of PGMQ, made at the first call."""
 
     @cache
-    def get(version: str) -> str:
+    def get(version: str, _: date) -> str:
         async def prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
             await connection.execute(pgmq_sql(version))
             await migrate(connection)
 
         return databases.create_template(prepare)
 
-    return get
+    return lambda version: get(version, datetime.now(UTC).date())
 
 
 @pytest.fixture(params=PGMQ_VERSIONS, ids=lambda version: f"pgmq-{version}")

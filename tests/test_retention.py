@@ -82,7 +82,7 @@ async def test_expired_partitions_are_dropped(connection: Connection) -> None:
     kept.insert(0, await add_partition(connection, 7))
     for days_ago in (8, 9, 30):
         await add_partition(connection, days_ago)
-    await add_attempts(connection, 5, timedelta(days=9, hours=1))
+    await add_attempts(connection, 5, timedelta(days=9))
     assert await connection.fetchval(DROP) == 3
     assert await partitions(connection) == kept
     assert await attempts(connection) == 0

@@ -77,14 +77,15 @@ async def run(settings: OperatorSettings) -> None:
         for namespace in namespaces:
             await cluster.check_rights(namespace)
         with server:
-            await _run_both(operator, settings.namespaces)
+            await _run_both(operator, settings)
     finally:
         await cluster.close()
 
 
-async def _run_both(operator: Operator, namespaces: list[str]) -> None:
+async def _run_both(operator: Operator, own_settings: OperatorSettings) -> None:
     settings = kopf.OperatorSettings()
-    configure(settings)
+    configure(settings, watch_silence_seconds=own_settings.watch_silence_seconds)
+    namespaces = own_settings.namespaces
     is_watching = asyncio.Event()
 
     async def tell_when_watching() -> None:

@@ -57,13 +57,11 @@ def make_registry(operator: Operator) -> kopf.OperatorRegistry:
     return registry
 
 
-def configure(settings: kopf.OperatorSettings) -> None:
-    """Set kopf up for handlers that only watch."""
+def configure(settings: kopf.OperatorSettings, *, watch_silence_seconds: float) -> None:
+    """Set kopf up for handlers that only watch; a silent watch is opened again after so long."""
     settings.posting.enabled = False  # events are written by the operator itself
     settings.scanning.disabled = True  # no rights on namespaces and CRDs are needed
-    # A watch that died silently is noticed within this time: the API server says something at
-    # least once a minute.
-    settings.watching.inactivity_timeout = 70
+    settings.watching.inactivity_timeout = watch_silence_seconds
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.networking.request_timeout = 30

@@ -29,6 +29,9 @@ class OperatorSettings(BaseSettings):
     Default 9464."""
     metrics_address: str = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet come from elsewhere
     """The address that this port is opened on; `::` is all of IPv6 and IPv4. Default 0.0.0.0."""
+    watch_silence_seconds: Annotated[float, Field(ge=5, le=3600)] = 70
+    """How long a watch may be silent until it is opened again, 5 to 3600; the API server says
+    something at least once a minute. Default 70."""
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
     """`json`, `console`, or `auto`: console on a terminal. Default auto."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ import pytest
 
 from meshhook import QueueService
 from meshhook.embedded import EmbeddedPostgres
+from meshhook.embedded.postmaster import free_port, is_free
 from meshhook.worker.supervisor import Supervisor, restart_delay_seconds
 from support.databases import server_directory
 from support.waiting import eventually
@@ -300,13 +300,8 @@ async def test_a_worker_process_has_at_most_three_connections(
 def two_free_ports() -> int:
     """Return a port that is free and whose successor is free as well."""
     while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            try:
-                other.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
+        port = free_port()
+        if is_free(port + 1):
             return port
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
@@ -19,7 +20,9 @@ from support.databases import server_directory
 from support.skipping import skip
 from support.waiting import eventually
 
+HERE = Path(__file__).parent
 _MISSING = pytest.StashKey[str]()
+_CONTROL_PLANE = pytest.StashKey[ExitStack]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -52,8 +55,17 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
     """A control plane with one node, for all tests."""
     if reason := pytestconfig.stash.get(_MISSING, None) or obstacle():
         skip(reason)
-    with server_directory(in_memory=True) as directory, ControlPlane(directory) as control_plane:
-        yield control_plane
+    with ExitStack() as stack:
+        pytestconfig.stash[_CONTROL_PLANE] = stack
+        directory = stack.enter_context(server_directory(in_memory=True))
+        yield stack.enter_context(ControlPlane(directory))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop the control plane after its last test: it would slow down the tests of other things."""
+    if nextitem is None or HERE not in nextitem.path.parents:
+        item.config.stash.get(_CONTROL_PLANE, ExitStack()).close()
 
 
 @pytest.fixture(scope="session")

@@ -30,10 +30,10 @@ async def start_operator(
     """Starts an operator for this test's namespace alone, with rights in no other."""
     started: list[OperatorProcess] = []
 
-    async def start(url: str | None = None) -> OperatorProcess:
+    async def start(url: str | None = None, **variables: str) -> OperatorProcess:
         kubeconfig = await operator_kubeconfig(api, control_plane, tmp_path, url=url)
         process = OperatorProcess(
-            kubeconfig=kubeconfig, directory=tmp_path, namespace=api.namespace
+            kubeconfig=kubeconfig, directory=tmp_path, namespace=api.namespace, **variables
         )
         started.append(process)
         await process.start()
@@ -173,7 +173,7 @@ async def test_a_lost_watch(
 ):
     """When the watches are dropped, or go silent without a word, later changes are still seen."""
     url = f"https://127.0.0.1:{control_plane_proxy.port}"
-    operator = await start_operator(url)
+    operator = await start_operator(url, MESHHOOK_WATCH_SILENCE_SECONDS="10")
     await api.create(job_queue())
     view = JobQueueView(api)
     await view.until_replicas(1)

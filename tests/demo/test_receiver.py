@@ -136,7 +136,7 @@ async def test_a_held_answer_does_not_come_in_time(receiver, url, session):
             url,
             data=b"{}",
             headers=signed(delivery_id),
-            timeout=aiohttp.ClientTimeout(total=0.1),
+            timeout=aiohttp.ClientTimeout(total=0.5),
         )
     assert receiver.ledger.statuses == {"no answer": 1}
     assert not receiver.ledger.accepted

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ KUBECONFIG = os.environ.get("E2E_KUBECONFIG")
 _UNUSED = {"kwok", "kubeconform", "kube-score"}
 _NEEDED = ["kubectl", "helm"] if KUBECONFIG else [name for name in PROGRAMS if name not in _UNUSED]
 _OBSTACLE = pytest.StashKey[str]()
-_FAILURE = pytest.StashKey[str]()
+_LOCAL_CLUSTER = pytest.StashKey[ExitStack]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build programs and image before the first test, whose time is limited."""
+    """Build programs before the first test, whose time is limited."""
     here = f"{HERE}{os.sep}"
     if session.config.option.collectonly or not any(
         str(item.path).startswith(here) for item in session.items
@@ -57,17 +58,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             build(_NEEDED, say=say)
     except ProgramsMissingError as error:
         session.config.stash[_OBSTACLE] = str(error)
-        return
-    if KUBECONFIG:
-        return
-    if reason := images.obstacle():
-        session.config.stash[_OBSTACLE] = reason
-        return
-    say("building the image")
-    try:
-        images.build(_archive())
-    except ImageError as error:
-        session.config.stash[_FAILURE] = str(error)
 
 
 def _archive() -> Path:
@@ -100,14 +90,32 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Kube]:
     """A cluster with an empty namespace that enforces the restricted Pod Security Standard."""
     if reason := pytestconfig.stash.get(_OBSTACLE, None):
         skip(reason)
-    if failure := pytestconfig.stash.get(_FAILURE, None):
-        pytest.fail(failure)
     if KUBECONFIG:
         kube = Kube(Path(KUBECONFIG), NAMESPACE)
         _make_namespace(kube)
         yield kube
         kube.kubectl("delete", "namespace", NAMESPACE, "--timeout=5m")
         return
+    if reason := images.obstacle():
+        skip(reason)
+    try:
+        images.build(_archive())
+    except ImageError as error:
+        pytest.fail(str(error))
+    with ExitStack() as stack:
+        pytestconfig.stash[_LOCAL_CLUSTER] = stack
+        yield stack.enter_context(_local_cluster())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop the local cluster after its last test: it would slow down the tests of other things."""
+    if nextitem is None or HERE not in nextitem.path.parents:
+        item.config.stash.get(_LOCAL_CLUSTER, ExitStack()).close()
+
+
+@contextmanager
+def _local_cluster() -> Iterator[Kube]:
     with Path("/run/meshhook-e2e.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # there is one such cluster at a time on a machine
         started = subprocess.run([CLUSTER, "up"], check=False, capture_output=True, text=True)

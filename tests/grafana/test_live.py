@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,12 @@ class Answers:
 
 @pytest.fixture(scope="module")
 def answers(
-    databases: Databases, template: str, tmp_path_factory: pytest.TempPathFactory
+    databases: Databases,
+    template_of_day: Callable[[date], str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Answers]:
     """What Prometheus says after a run of the fleet in which everything happened."""
-    url = databases.create(template=template)
+    url = databases.create(template=template_of_day(datetime.now(UTC).date()))
     yield asyncio.run(_run(url, tmp_path_factory.mktemp("fleet")))
     databases.drop(url)
 

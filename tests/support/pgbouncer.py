@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from meshhook.embedded.postmaster import free_port
 from support.skipping import skip
 
 # Debian installs it where only root looks.
@@ -28,9 +29,7 @@ class PgBouncer:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         parts = urlsplit(server_url)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._config = folder / "pgbouncer.ini"
         self._config.write_text(
             "[databases]\n"

@@ -31,11 +31,11 @@ async def test_a_job_of_three_visibility_timeouts_runs_once(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
     """Case 1: the lease is extended as long as the job runs, and `read_ct` stays 1."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=2)
     read_counts: list[int] = []
 
     async def handler(job: Job[Any]) -> None:
-        first_end = await connection.fetchval("select vt + interval '2 s' from pgmq.q_jobs")
+        first_end = await connection.fetchval("select vt + interval '4 s' from pgmq.q_jobs")
 
         async def three_timeouts_have_passed() -> bool:
             row = (await live(connection))[job.msg_id]
@@ -56,8 +56,8 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
     pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
 ) -> None:
     """Case 2: leases are kept by a thread, so a healthy job that blocks for long runs once."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
-    msg_id = await QueueService(pool, "jobs").enqueue({"payload": {"seconds": 5}})
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=2)
+    msg_id = await QueueService(pool, "jobs").enqueue({"payload": {"seconds": 6}})
     ledger = tmp_path / "ledger"
     async with (
         worker_process(database_url, "blocking", ledger=ledger),

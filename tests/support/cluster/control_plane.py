@@ -21,7 +21,8 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from support.cluster.components import Component, free_port
+from meshhook.embedded.postmaster import free_port
+from support.cluster.components import Component
 from support.cluster.programs import (
     CONTROL_PLANE,
     ProgramsMissingError,

@@ -10,8 +10,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from meshhook.embedded.postmaster import free_port
 from support.cluster.api import Api, Object
-from support.cluster.components import Component, free_port
+from support.cluster.components import Component
 from support.cluster.control_plane import ControlPlane
 from support.cluster.objects import grant, operator_rules
 
@@ -27,13 +28,16 @@ class OperatorProcess:
         log: the file with what it logs.
     """
 
-    def __init__(self, *, kubeconfig: Path, directory: Path, namespace: str | None) -> None:
+    def __init__(
+        self, *, kubeconfig: Path, directory: Path, namespace: str | None, **variables: str
+    ) -> None:
         """Describe it; nothing runs yet.
 
         Args:
             kubeconfig: who it is, and where the API server is.
             directory: for its log.
             namespace: the one that it serves; None means all.
+            variables: more of its environment.
         """
         self._port = free_port()
         self._environment = {
@@ -41,6 +45,7 @@ class OperatorProcess:
             "MESHHOOK_METRICS_PORT": str(self._port),
             "MESHHOOK_METRICS_ADDRESS": "127.0.0.1",
             "MESHHOOK_OPERATOR_NAMESPACES": namespace or "",
+            **variables,
         }
         self.log = directory / f"operator-{secrets.token_hex(4)}.log"
         self._component = Component(

@@ -1,6 +1,6 @@
--- Extends leases to $3 seconds from now. Returns those that still hold, and whether each was extended:
--- one is not whose message a transaction has locked, such as that in which a handler completes its
--- job. It is not waited for: the others' leases would run out meanwhile.
+-- Extends leases to $3 seconds from now. Returns those that still hold, and whether each was
+-- extended: one is not whose message a transaction has locked, such as that in which a handler
+-- completes its job. It is not waited for: the others' leases would run out meanwhile.
 -- Locks: the extended rows, skipping locked ones. Index: the primary key of the queue's table.
 with held as materialized (
     select q.msg_id, item.attempt

@@ -1,4 +1,5 @@
--- Adds to the history the attempts whose lease ran out with no outcome, once each, and returns them.
+-- Adds to the history the attempts whose lease ran out with no outcome, once each, and returns
+-- them.
 -- Locks: none but the new rows. Index: job_attempts_job_idx.
 insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id, project_id,
     enqueued_at, finished_at, error_type, error_message)

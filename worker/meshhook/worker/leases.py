@@ -204,7 +204,7 @@ class LeaseKeeper:
                         list(batch.values()),
                         lease_seconds,
                         # So that there is time to try again before a lease ends.
-                        timeout_seconds=min(STATEMENT_TIMEOUT_SECONDS, lease_seconds / 4),
+                        timeout_seconds=min(STATEMENT_TIMEOUT_SECONDS, max(0.5, lease_seconds / 4)),
                     )
             except DatabaseError as error:
                 queue.metrics.lease_extensions("error", len(batch))
