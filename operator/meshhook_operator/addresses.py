@@ -107,6 +107,9 @@ class AddressBook:
         try:
             async with self._line:
                 found = await self._read_now(reference, entry)
+        except Exception:  # noqa: BLE001 - an answer that makes no sense ends nothing else
+            _log.exception("secret not read", secret=str(reference.secret))
+            return
         finally:
             entry.is_reading = False
             entry.read_at = self._clock()

@@ -29,7 +29,7 @@ from meshhook_operator.status import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from meshhook_operator.cluster import Cluster
     from meshhook_operator.databases import QueueDatabase
@@ -84,6 +84,7 @@ class QueueController:
         self._fleet = WorkerFleet(jobqueue, cluster=cluster, clock=clock)
         self._reporter = Reporter(jobqueue, cluster=cluster, clock=clock)
         self._scaler: ScalerState | None = None
+        self._sampled_from: Hashable | None = None
         self._decision: Decision | None = None
         self._last_scale_time = jobqueue.status.last_scale_time
         self._failures = 0
@@ -104,6 +105,10 @@ class QueueController:
         """Whether a message should wake the queue: it has no workers, and may have some."""
         spec, view = self.jobqueue.spec, self._fleet.view
         if spec is None or spec.paused or spec.scaling.min_replicas > 0:
+            return False
+        if self._failures or (self._decision is not None and not self._decision.may_write):
+            return False  # no message could start a worker; the ticks go on
+        if view is None and spec.deployment_ref is not None:
             return False
         return self._fleet.is_known and (view is None or view.replicas == 0)
 
@@ -191,6 +196,7 @@ class QueueController:
             if await self._keep_queue(spec, found, source.database):
                 self.due_at = AT_ONCE  # it is there now, and can be read
                 return None
+        self._note_database(source.database)
         self._decide(spec, found, paused, conflict)
         if conflict is not None:
             return Finding(holds=False, reason="Conflict", message=conflict.message)
@@ -233,6 +239,14 @@ class QueueController:
                 "settings written", queue=spec.queue_name, settings=differing, **self._log_fields()
             )
         return False
+
+    def _note_database(self, database: QueueDatabase | None) -> None:
+        """Compare no sample with one of another database, whose numbers begin elsewhere."""
+        if database is None or database.generation == self._sampled_from:
+            return
+        if self._scaler is not None and self._sampled_from is not None:
+            self._scaler = self._scaler.elsewhere()
+        self._sampled_from = database.generation
 
     def _decide(
         self, spec: JobQueueSpec, found: Found, paused: Finding, conflict: Conflict | None
@@ -348,9 +362,16 @@ class QueueController:
         if FINALIZER not in jobqueue.finalizers:
             return
         conflict = self._find_conflict(self)
-        if spec is not None and not spec.paused and not (conflict and conflict.is_about_queue):
+        is_theirs = conflict is not None and conflict.is_about_queue
+        # What the spec says now: it may have been changed while there was a finalizer already.
+        drops = spec is not None and spec.deletion_policy == "DeleteIfEmpty" and not spec.paused
+        if spec is not None and drops and not is_theirs:
             if source.database is not None:
-                gone = await source.database.drop_queue_if_empty(spec.queue_name)
+                try:
+                    gone = await source.database.drop_queue_if_empty(spec.queue_name)
+                except MeshHookError as error:
+                    await self._report(not_ready(problem_of(error)), NOT_PAUSED, found)
+                    raise
                 reason = "QueueDropped" if gone else "QueueKept"
                 message = "was empty and is dropped" if gone else "is not empty and stays"
                 await self._reporter.event(reason, f"queue {spec.queue_name!r} {message}")

@@ -11,6 +11,7 @@ from meshhook.administration import set_queue_config
 from meshhook.database import Database
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.exporter import QueueExporter
+from meshhook.observability.loggers import get_logger
 from meshhook.queries import load as load_library_query
 from meshhook.schema import check_schema
 from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem, load, read_demand
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
+
+_log = get_logger("meshhook_operator.databases")
 
 POOL_CONNECTIONS = 3
 """One reads the demand, one the metrics, and one changes a queue: none waits for another."""
@@ -81,6 +84,12 @@ class QueueDatabase:
         self._wake_ups = WakeUps(address.url, on_wake)
 
     @property
+    def generation(self) -> Hashable:
+        """Changes when another database is found where this one was."""
+        current = [each for each, at in self._replaced_at.items() if at == _IS_CURRENT]
+        return (id(self), *current)
+
+    @property
     def identities(self) -> frozenset[Hashable]:
         """What tells it from every other database, whatever URL leads there; empty at first."""
         oldest = time.monotonic() - OLD_IDENTITY_SECONDS
@@ -117,14 +126,17 @@ class QueueDatabase:
         """Close all connections; the series of its queues vanish."""
         database, self._database = self._database, None
         exporter, self._exporter = self._exporter, None
-        await self._wake_ups.close()
-        if exporter is not None:
-            await exporter.stop()
-        if database is not None:
-            try:
+        try:
+            await self._wake_ups.close()
+            if exporter is not None:
+                await exporter.stop()
+            if database is not None:
                 async with asyncio.timeout(2):
                     await database.close()
-            except (TimeoutError, DatabaseError):
+        except Exception as error:  # noqa: BLE001 - whatever it is, the operator goes on
+            if not isinstance(error, TimeoutError | DatabaseError):
+                _log.exception("database not closed in order")
+            if database is not None:
                 database.source.terminate()
 
     @asynccontextmanager

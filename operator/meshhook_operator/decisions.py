@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshhook_operator import resources, scaling
+from meshhook_operator.manifests import grace_seconds
 
 if TYPE_CHECKING:
     from meshhook_operator.deployments import DeploymentView
@@ -23,6 +24,7 @@ def scaling_rules(spec: JobQueueSpec) -> scaling.ScalingSpec:
         target_age_seconds=asked.target_age_seconds,
         target_length=asked.target_length,
         concurrency=spec.worker.concurrency if spec.worker else None,
+        **_drain(spec.worker),
         tick_seconds=tick_seconds(spec),
         scale_up=_step_limit(asked.scale_up),
         scale_down=_step_limit(asked.scale_down),
@@ -62,6 +64,10 @@ def fleet_of(
         paused=paused,
         conflict=conflict,
     )
+
+
+def _drain(worker: resources.WorkerSpec | None) -> dict[str, Any]:
+    return {"drain_seconds": float(grace_seconds(worker))} if worker else {}
 
 
 def _step_limit(limit: resources.StepLimit) -> scaling.StepLimit | None:

@@ -95,8 +95,13 @@ def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
     hosts: dict[str, int] = {}
     for report in reports:
         hosts[report["host"]] = hosts.get(report["host"], 0) + report["running"]
+    # Leases that end late stand behind what is scheduled, where the count may not come to. Their
+    # workers say how many there are at least.
+    running = (
+        max(row["running"], sum(hosts.values())) if row["hidden_is_capped"] else row["running"]
+    )
     is_capped = row["ready_is_capped"] or row["hidden_is_capped"]
-    hidden = row["running"] + row["scheduled"] + row["retrying"]
+    hidden = running + row["scheduled"] + row["retrying"]
     return QueueDemand(
         sample=Sample(
             sampled_at=row["sampled_at"],
@@ -105,7 +110,7 @@ def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
             lost=row["lost"],
             due_soon=row["due_soon"],
             next_due_seconds=row["next_due_seconds"],
-            leased=row["running"],
+            leased=running,
             oldest_ready_seconds=max(0.0, row["oldest_ready_seconds"]),
             enqueued_total=row["enqueued_total"],
             unfinished=None if is_capped else row["ready"] + row["lost"] + hidden,
@@ -113,7 +118,7 @@ def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
         ),
         status=QueueStatus(
             ready=row["ready"] + row["lost"],
-            running=row["running"],
+            running=running,
             scheduled=row["scheduled"],
             retrying=row["retrying"],
             dead_letters=row["dead_letters"],

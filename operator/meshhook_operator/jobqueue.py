@@ -86,6 +86,9 @@ def _parsed_spec(found: Mapping[str, Any]) -> tuple[JobQueueSpec | None, str]:
         return None, f"{field}: {first['msg']}"
     if (spec.worker is None) == (spec.deployment_ref is None):
         return None, "spec: give exactly one of worker and deploymentRef"
+    low, high = spec.scaling.min_replicas, spec.scaling.max_replicas
+    if low > high:  # older than the rule of the API server that rules it out
+        return None, f"spec.scaling: minReplicas ({low}) is more than maxReplicas ({high})"
     return spec, ""
 
 

@@ -112,8 +112,12 @@ def _pod(spec: JobQueueSpec, worker: WorkerSpec, selector: dict[str, str]) -> di
     )
 
 
+def grace_seconds(worker: WorkerSpec) -> int:
+    """Return how long a worker that is told to stop lets its jobs run, in seconds."""
+    return worker.termination_grace_period_seconds - GRACE_MARGIN_SECONDS
+
+
 def _container(spec: JobQueueSpec, worker: WorkerSpec) -> dict[str, Any]:
-    grace_seconds = worker.termination_grace_period_seconds - GRACE_MARGIN_SECONDS
     return _without_empty(
         {
             "name": "worker",
@@ -125,7 +129,7 @@ def _container(spec: JobQueueSpec, worker: WorkerSpec) -> dict[str, Any]:
                 spec.queue_name,
                 f"--handler={worker.handler}",
                 f"--concurrency={worker.concurrency}",
-                f"--grace-seconds={grace_seconds}",
+                f"--grace-seconds={grace_seconds(worker)}",
             ],
             "env": [*_environment(spec.database), *(_dumped(each) for each in worker.env)],
             "envFrom": [_dumped(each) for each in worker.env_from],

@@ -50,7 +50,7 @@ class Operator:
         cluster: Cluster,
         registry: CollectorRegistry,
         namespaces: Sequence[str],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Take what it works with.
 
@@ -58,13 +58,13 @@ class Operator:
             cluster: the Kubernetes API.
             registry: where its metrics go, and those of the queues.
             namespaces: where its JobQueues are; `*` means everywhere.
-            clock: seconds since 1970.
+            clock: seconds since 1970. Default: `steady_clock()`.
         """
         self._cluster = cluster
         self._registry = registry
         self._namespaces = namespaces
         self._metrics = OperatorMetrics(registry)
-        self._clock = clock
+        self._clock = clock or steady_clock()
         self._controllers: dict[ObjectKey, QueueController] = {}
         self._scaling: defaultdict[ObjectKey, list[QueueController]] = defaultdict(list)
         self._autoscalers: Mapping[ObjectKey, Iterable[str]] = {}
@@ -179,6 +179,9 @@ class Operator:
                 ]
             except MeshHookError as error:
                 _log.warning("jobqueues not listed", error=str(error))
+                continue
+            except Exception:  # noqa: BLE001 - an answer that makes no sense ends nothing else
+                _log.exception("jobqueues not listed")
                 continue
             for jobqueue in found:
                 if known.pop(jobqueue.key, None) != jobqueue.uid:
@@ -391,6 +394,15 @@ class Operator:
         """Return what its database is known by, whichever URL leads there."""
         address = self._address_of(controller)
         return self._names.get(address, address)
+
+
+def steady_clock() -> Callable[[], float]:
+    """Return a clock that tells seconds since 1970 and is never set back.
+
+    A node whose time is corrected by hours would else leave every queue alone for as long.
+    """
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
 
 
 class _Turn(NamedTuple):

@@ -359,6 +359,10 @@ class JobQueueSpec(Part):
                 "has(self.worker) != has(self.deploymentRef)",
                 "give exactly one of worker and deploymentRef",
             ),
+            (
+                "has(self.worker) == has(oldSelf.worker)",
+                "worker and deploymentRef cannot take each other's place: make another JobQueue",
+            ),
         )
     )
 

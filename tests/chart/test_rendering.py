@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import pytest
+import yaml
 
 from support.helm import (
     CHART,
@@ -482,6 +484,33 @@ def test_the_operators_budget_never_stops_a_drain(defaults):
     assert not select(off, "PodDisruptionBudget")
 
 
+def test_queues_that_nobody_would_serve_are_refused():
+    """With `watchNamespaces` a queue in another namespace is an error that names both."""
+    watched = {"operator": {"watchNamespaces": ["mail"]}}
+    with pytest.raises(HelmError, match=f'"orders" is in namespace "{NAMESPACE}"'):
+        render(watched | {"queues": [QUEUE]})
+    objects = render(watched | {"queues": [QUEUE | {"namespace": "mail"}]})
+    assert one(objects, "JobQueue", "orders")["metadata"]["namespace"] == "mail"
+
+
+def test_the_test_is_left_out_where_its_queue_would_not_be_served():
+    """`helm test` would wait for ever; with the release's namespace among them it is there."""
+    for others, is_there in (([], False), ([NAMESPACE], True)):
+        objects = render({"operator": {"watchNamespaces": ["mail", *others]}})
+        assert bool(select(objects, "JobQueue")) is is_there
+        assert bool(select(objects, "Pod")) is is_there
+
+
+def test_the_queue_of_the_test_has_a_name_that_a_queue_may_have():
+    """Also where the release's name is long, or has dots."""
+    objects = render({"fullnameOverride": "a" * 19 + "." + "b" * 20})
+    (queue,) = select(objects, "JobQueue")
+    (pod,) = select(objects, "Pod")
+    name = queue["spec"]["queueName"]
+    assert re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,42}", name)
+    assert pod["spec"]["containers"][0]["args"][0] == name
+
+
 # --- The network ---------------------------------------------------------------------------------
 
 
@@ -490,6 +519,20 @@ def test_network_policies_are_on_and_can_be_turned_off(defaults):
     names = {each["metadata"]["name"] for each in select(defaults, "NetworkPolicy")}
     assert names == {f"{NAME}-{part}" for part in ("operator", "workers", "jobs", "database")}
     assert not select(render({"networkPolicy": {"enabled": False}}), "NetworkPolicy")
+
+
+def test_workers_are_kept_apart_in_each_namespace_that_is_watched():
+    """The policy of the workers is where the workers are."""
+    objects = render({"operator": {"watchNamespaces": ["shop", "mail"]}})
+    policies = select(objects, "NetworkPolicy", f"{NAME}-workers")
+    assert [each["metadata"]["namespace"] for each in policies] == ["shop", "mail"]
+    assert len({yaml.safe_dump(each["spec"]) for each in policies}) == 1
+
+
+def test_a_database_that_nobody_may_reach_is_refused():
+    """An empty `from` of a NetworkPolicy means everyone: that cannot be what was meant."""
+    with pytest.raises(HelmError, match="databaseFrom"):
+        render({"networkPolicy": {"databaseFrom": []}})
 
 
 def test_who_may_read_metrics_can_be_narrowed():

@@ -34,6 +34,7 @@ EVERYTHING = {
     "queues": [
         {
             "name": "orders",
+            "namespace": "a",
             "spec": {
                 "worker": {"handler": "shop:handle", "env": [{"name": "A", "value": "b"}]},
                 "scaling": {"minReplicas": 0, "maxReplicas": 3},

@@ -101,6 +101,14 @@ async def test_the_queue_cannot_be_changed(api: Api):
         await api.patch("JobQueue", "emails", {"spec": {"queueName": "letters"}})
 
 
+async def test_the_deployment_cannot_become_somebody_elses(api: Api):
+    """A worker that becomes a deploymentRef would leave its pods behind, at work and unattended."""
+    await api.create(job_queue())
+    change = {"spec": {"worker": None, "deploymentRef": {"name": "mail"}}}
+    with pytest.raises(ApiError, match="cannot take each other's place"):
+        await api.patch("JobQueue", "emails", change)
+
+
 async def test_long_names_are_refused(api: Api):
     """A name that is too long for the label of a pod is refused at once."""
     manifest = job_queue()

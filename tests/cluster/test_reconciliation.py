@@ -211,6 +211,41 @@ async def test_an_empty_queue_may_go_with_its_resource(api: Api, database: str, 
     assert await sql.fetchval("select to_regclass('pgmq.q_emails')") is None
 
 
+async def test_the_policy_at_the_end_is_the_one_that_counts(
+    api: Api, database: str, sql: Connection
+):
+    """A queue that may go no more when its resource is deleted stays, empty as it is."""
+    await api.create(job_queue(deletionPolicy="DeleteIfEmpty"))
+    await JobQueueView(api).until_condition("Ready", "True")
+    # Before the operator looks again, with its finalizer still there.
+    await api.patch("JobQueue", "emails", {"spec": {"deletionPolicy": "Retain"}})
+    await api.delete("JobQueue", "emails")
+
+    async def is_gone() -> bool:
+        return await api.find("JobQueue", "emails") is None
+
+    await eventually(is_gone, 30)
+    assert await sql.fetchval("select to_regclass('pgmq.q_emails')") is not None
+
+
+async def test_a_deletion_that_cannot_reach_the_database_says_so(
+    api: Api, database: str, sql: Connection
+):
+    """The condition names the reason, and Retain is the way out."""
+    await api.create(job_queue(deletionPolicy="DeleteIfEmpty"))
+    view = JobQueueView(api)
+    await view.until_condition("Ready", "True")
+    await sql.execute("alter table meshhook.queue_config rename to queue_config_away")
+    await api.delete("JobQueue", "emails")
+    await view.until_condition("Ready", "False")
+    await api.patch("JobQueue", "emails", {"spec": {"deletionPolicy": "Retain"}})
+
+    async def is_gone() -> bool:
+        return await api.find("JobQueue", "emails") is None
+
+    await eventually(is_gone, 60)
+
+
 async def test_a_queue_with_messages_stays(api: Api, database: str, sql: Connection):
     """With deletionPolicy DeleteIfEmpty a queue that holds a dead letter stays as it is."""
     await api.create(job_queue(deletionPolicy="DeleteIfEmpty"))

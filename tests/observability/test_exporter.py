@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -106,6 +108,24 @@ async def test_what_the_series_say(
         assert value(registry, "table_bytes", table=table) > 8192
         assert value(registry, "dead_tuples", table=table) == 0
     assert (registry.get_sample_value("meshhook_history_bytes") or 0) > 8192
+
+
+async def test_a_database_that_never_answers_is_given_up(
+    pool: Pool[Any], registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is the beginning of the transaction that is not answered."""
+    monkeypatch.setattr("meshhook.exporter.ANSWER_MARGIN_SECONDS", 0.05)
+    database = Database(pool)
+
+    @asynccontextmanager
+    async def hanging() -> AsyncIterator[Any]:
+        await asyncio.Event().wait()
+        yield
+
+    monkeypatch.setattr(database, "transaction", hanging)
+    exporter = QueueExporter(database, registry=registry, statement_timeout_seconds=0.1)
+    assert not await exporter.collect()
+    assert exporter.readiness()[0].fault is not None
 
 
 async def test_counts_stop_at_the_limit(

@@ -86,6 +86,22 @@ async def test_it_is_known_whatever_url_leads_there(database_url, database, woke
     await other_way.close()
 
 
+async def test_another_database_in_its_place_is_told_of(database, monkeypatch):
+    """What counts samples may not compare those of two databases, one URL or not."""
+    await database.read_demand([REQUEST], waiting_seconds=5)
+    before = database.generation
+    database._is_checked = False
+    await database.read_demand([REQUEST], waiting_seconds=5)
+    assert database.generation == before
+    monkeypatch.setattr(
+        "meshhook_operator.databases.load_library_query",
+        lambda _: "select 'another' as system, 'database' as name",
+    )
+    database._is_checked = False
+    await database.read_demand([REQUEST], waiting_seconds=5)
+    assert database.generation != before
+
+
 async def test_a_message_wakes(database, connection, queue_name, woken):
     """A message to a queue that waits is told of at once."""
     database.listen(frozenset({"jobs"}))

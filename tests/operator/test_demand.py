@@ -9,6 +9,7 @@ import pytest
 
 from meshhook.database import Database
 from meshhook_operator.demand import (
+    MAX_COUNTED,
     DemandRequest,
     QueueDemand,
     QueueProblem,
@@ -78,6 +79,25 @@ async def test_states(database, connection, queue_name):
     assert sample.enqueued_total == 6
     assert sample.next_due_seconds == pytest.approx(3, abs=2)
     assert sample.oldest_ready_seconds == pytest.approx(100, abs=2)
+
+
+async def test_jobs_that_run_behind_a_long_schedule_are_not_overlooked(
+    database, connection, queue_name
+):
+    """Their leases may end later than so many scheduled messages fall due that the count stops."""
+    await connection.execute(
+        "insert into pgmq.q_jobs (vt, message) select now() + interval '10 minutes', '{}' "
+        "from generate_series(1, $1)",
+        MAX_COUNTED + 1,
+    )
+    await send(connection, vt="now() + interval '30 minutes'", read_ct="1")
+    await connection.execute(
+        "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
+        "busy_seconds, seen_at) values ('jobs', 'a', 'pod-a', 10, 1, 0, 0, now())"
+    )
+    found = await demand_of(database, queue_name)
+    assert found.sample.leased == found.status.running == 1
+    assert found.sample.unfinished is None
 
 
 async def test_lost_messages_do_not_age_the_queue(database, connection, queue_name):

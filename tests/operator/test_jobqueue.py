@@ -36,6 +36,7 @@ def test_the_deployment():
     [
         ({"scaling": {}}, "spec.scaling.maxReplicas"),
         ({"scaling": {"maxReplicas": 0}}, "spec.scaling.maxReplicas"),
+        ({"scaling": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas (3) is more than"),
         ({"queueName": "No"}, "spec.queueName"),
         ({"queuename": "emails"}, "spec.queuename"),
         ({"retry": {"attempts": 3}}, "spec.retry.attempts"),

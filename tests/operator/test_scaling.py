@@ -405,6 +405,20 @@ def test_a_queue_made_anew_is_no_burst():
     assert queue.decision.desired_replicas >= 0
 
 
+def test_another_database_is_no_burst():
+    """Where the sequence is further on, nothing has arrived for it."""
+    queue = Queue(spec(), replicas=1)
+    queue.ticks(12, arrived=40)
+    before = queue.decision
+    queue.sent += 100_000
+    queue.state = queue.state.elsewhere()
+    after = [(queue.tick(arrived=40), queue.decision) for _ in range(12)]
+    assert {replicas for replicas, _ in after} == {before.desired_replicas}
+    assert after[-1][1].estimates.arrivals_per_second == pytest.approx(
+        before.estimates.arrivals_per_second, rel=0.2
+    )
+
+
 def shared_bottleneck(queue, ticks, jobs_per_second):
     """Workers that share something: more of them finish no more."""
     done: dict[int, float] = {}

@@ -178,7 +178,11 @@ class QueueExporter:
 
     async def _read(self) -> Sequence[asyncpg.Record]:
         milliseconds = round(self._timeout_seconds * 1_000)
-        async with self._database.transaction() as connection:
+        # Each step has a limit of its own but for the first: a connection that is silently gone.
+        async with (
+            asyncio.timeout(self._timeout_seconds + 2 * ANSWER_MARGIN_SECONDS),
+            self._database.transaction() as connection,
+        ):
             with translated_statement_errors():
                 await connection.fetch(
                     queries.load("limit_statement"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.guards import Gain, NeedWindow, Steps
@@ -63,6 +63,13 @@ class ScalerState:
             rate=ReplicaRate.learned(learned.replica_jobs_per_second),
             lead=LeadTime.learned(learned.lead_seconds),
         )
+
+    def elsewhere(self) -> ScalerState:
+        """Return the memory for a queue that is in another database from now on.
+
+        What was counted there is not compared with what is counted here.
+        """
+        return replace(self, previous=None, sent=Sent())
 
     @property
     def learned(self) -> Learned:

@@ -1,0 +1,67 @@
+"""When a message should wake a queue that has no workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from meshhook_operator.controller import QueueController
+from meshhook_operator.metrics import OperatorMetrics
+from meshhook_operator.scaling import Fleet, Sample, ScalerState, ScalingSpec, decide
+from support.jobqueues import deployment, jobqueue
+
+SCALING = {"minReplicas": 0, "maxReplicas": 20}
+
+
+def controller(**spec: Any) -> QueueController:
+    """Return a controller that has looked for the Deployment; it writes nothing here."""
+    found = QueueController(
+        jobqueue(scaling=SCALING, **spec),
+        cluster=cast("Any", None),
+        metrics=OperatorMetrics(CollectorRegistry()),
+        find_conflict=lambda _: None,
+        clock=lambda: 1_000.0,
+    )
+    found._fleet.is_known = True
+    return found
+
+
+@pytest.fixture
+def asleep() -> QueueController:
+    """The controller of a queue at zero."""
+    found = controller()
+    found.see_deployment(deployment(replicas=0))
+    return found
+
+
+def test_a_queue_at_zero_wants_to_be_woken(asleep):
+    """Also before its Deployment was made, and not while it has workers."""
+    assert asleep.wants_wake_up
+    assert controller().wants_wake_up
+    asleep._fleet.view = deployment(replicas=1)
+    assert not asleep.wants_wake_up
+
+
+def test_what_no_message_could_start_is_not_woken(asleep):
+    """Each message would cost a look at the database, and maybe a write that is refused again."""
+    asleep._back_off(1_000.0)
+    assert not asleep.wants_wake_up
+    asleep._failures = 0
+    assert asleep.wants_wake_up
+    sample = Sample(sampled_at=1_000.0, ready=1, enqueued_total=1)
+    paused = Fleet(replicas=0, ready_replicas=0, created_at=0.0, paused=True)
+    state = ScalerState.begin(990.0)
+    rules = ScalingSpec(max_replicas=20, min_replicas=0)
+    for fleet, is_woken in ((paused, False), (replace(paused, paused=False), True)):
+        asleep._decision, state = decide(rules, sample, fleet, state, 1_000.0)
+        assert asleep.wants_wake_up is is_woken
+        sample = replace(sample, sampled_at=1_005.0)
+
+
+def test_a_deployment_that_is_not_there_is_not_woken():
+    """Nobody knows which pods to start until somebody makes it."""
+    found = controller(worker=None, deploymentRef={"name": "mail"})
+    assert not found.wants_wake_up
