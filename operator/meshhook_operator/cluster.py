@@ -102,6 +102,19 @@ class Cluster:
                 )
             ]
 
+    async def list_autoscalers(self, namespace: str) -> list[tuple[ObjectKey, str]]:
+        """Return what the HorizontalPodAutoscalers of Deployments scale, and their names."""
+        with _translated_errors():
+            return [
+                (ObjectKey(metadata.namespace or "", spec.scaleTargetRef.name), metadata.name or "")
+                async for found in self._client.list(
+                    HorizontalPodAutoscaler, namespace=namespace, chunk_size=500
+                )
+                if (metadata := found.metadata) is not None
+                and (spec := found.spec) is not None
+                and spec.scaleTargetRef.kind == "Deployment"
+            ]
+
     async def find_deployment(self, key: ObjectKey) -> DeploymentView | None:
         """Return a Deployment, or None if there is none."""
         try:

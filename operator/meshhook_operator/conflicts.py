@@ -25,13 +25,16 @@ class Claims:
         self,
         jobqueues: Iterable[tuple[JobQueue, Hashable | None]],
         autoscalers: Mapping[ObjectKey, Iterable[str]],
+        gone: Collection[tuple[ObjectKey, str]] = (),
     ) -> None:
         """Take all JobQueues, and the HorizontalPodAutoscalers of each Deployment.
 
         Args:
             jobqueues: each with its database, None if that is not known.
             autoscalers: names by the Deployment that they scale.
+            gone: of these, the Deployment and the name of each that is not there any more.
         """
+        self._gone = gone
         self._autoscalers = autoscalers
         self._of_deployment: dict[ObjectKey, JobQueue] = {}
         self._of_queue: dict[tuple[Hashable, str], JobQueue] = {}
@@ -61,6 +64,8 @@ class Claims:
                 is_about_queue=False,
             )
         for name in self._autoscalers.get(target, ()):
+            if (target, name) in self._gone:
+                continue
             return Conflict(
                 f"HorizontalPodAutoscaler {name!r} scales Deployment {target.name!r} as well: "
                 "delete it, or the ScaledObject that made it",

@@ -68,6 +68,7 @@ class Operator:
         self._controllers: dict[ObjectKey, QueueController] = {}
         self._scaling: defaultdict[ObjectKey, list[QueueController]] = defaultdict(list)
         self._autoscalers: Mapping[ObjectKey, Iterable[str]] = {}
+        self._gone_autoscalers: frozenset[tuple[ObjectKey, str]] = frozenset()
         self._addresses: AddressBook | None = None
         self._databases: dict[DatabaseAddress, QueueDatabase] = {}
         self._failures: dict[DatabaseAddress, int] = {}
@@ -167,9 +168,12 @@ class Operator:
             self._databases.clear()
 
     async def _keep_in_step(self) -> None:
-        """List the JobQueues now and then: a watch that was away does not tell what is gone."""
+        """List what is watched now and then: a watch that was away does not tell what is gone."""
         while True:
             await asyncio.sleep(LISTING_SECONDS)
+            autoscalers = {
+                (target, name) for target, names in self._autoscalers.items() for name in names
+            }
             known = {key: each.jobqueue.uid for key, each in self._controllers.items()}
             try:
                 found = [
@@ -177,12 +181,15 @@ class Operator:
                     for namespace in self._namespaces
                     for jobqueue in await self._cluster.list_jobqueues(namespace)
                 ]
+                for namespace in self._namespaces:
+                    autoscalers.difference_update(await self._cluster.list_autoscalers(namespace))
             except MeshHookError as error:
-                _log.warning("jobqueues not listed", error=str(error))
+                _log.warning("objects not listed", error=str(error))
                 continue
             except Exception:  # noqa: BLE001 - an answer that makes no sense ends nothing else
-                _log.exception("jobqueues not listed")
+                _log.exception("objects not listed")
                 continue
+            self._gone_autoscalers = frozenset(autoscalers)
             for jobqueue in found:
                 if known.pop(jobqueue.key, None) != jobqueue.uid:
                     self.see_jobqueue(jobqueue)
@@ -230,6 +237,7 @@ class Operator:
                 for controller in self._controllers.values()
             ),
             self._autoscalers,
+            self._gone_autoscalers,
         )
 
     async def _pause(self) -> None:

@@ -78,6 +78,9 @@ def test_an_autoscaler_on_the_deployment():
     conflict = claims.conflict_of(mine, DATABASE)
     assert conflict is not None
     assert "mail-hpa" in conflict.message
+    deleted = {(ObjectKey("shop", "mail"), "mail-hpa")}
+    gone = Claims([(mine, DATABASE)], {ObjectKey("shop", "mail"): ["mail-hpa"]}, deleted)
+    assert gone.conflict_of(mine, DATABASE) is None
     elsewhere = Claims([(mine, DATABASE)], {ObjectKey("other", "mail"): ["mail-hpa"]})
     assert elsewhere.conflict_of(mine, DATABASE) is None
 

@@ -1,0 +1,92 @@
+"""What the operator finds out although no watch told it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from meshhook_operator import operator as module
+from meshhook_operator.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.operator import Operator, steady_clock
+from support.jobqueues import jobqueue
+from support.waiting import eventually
+
+TARGET = ObjectKey("shop", "mail")
+
+
+class Listings:
+    """What the API server has; it knows nothing else here."""
+
+    def __init__(self) -> None:
+        self.autoscalers: list[tuple[ObjectKey, str]] = []
+        self.nonsense = 0
+
+    async def list_jobqueues(self, namespace: str) -> list[JobQueue]:
+        """Return no JobQueue; at first maybe what makes no sense."""
+        if self.nonsense:
+            self.nonsense -= 1
+            raise ValueError(namespace)
+        return []
+
+    async def list_autoscalers(self, _: str) -> list[tuple[ObjectKey, str]]:
+        """Return what there is."""
+        return self.autoscalers
+
+
+@pytest.fixture
+def listings() -> Listings:
+    """What the API server has."""
+    return Listings()
+
+
+@pytest.fixture
+async def operator(listings: Listings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Operator]:
+    """An operator at work that lists often."""
+    monkeypatch.setattr(module, "LISTING_SECONDS", 0.02)
+    found = Operator(
+        cluster=cast("Any", listings), registry=CollectorRegistry(), namespaces=["shop"]
+    )
+    task = asyncio.create_task(found.run(), name="operator")
+    yield found
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_an_autoscaler_whose_end_was_not_told_is_no_conflict(operator, listings):
+    """A watch that broke off forgets to say what was deleted meanwhile; a listing shows it."""
+    listings.autoscalers = [(TARGET, "mail")]
+    operator.use_autoscalers({TARGET: ["mail"]})
+    mine = jobqueue(worker=None, deploymentRef={"name": "mail"})
+
+    def conflict() -> Any:
+        operator._claim()
+        return operator._claims.conflict_of(mine, None)
+
+    await asyncio.sleep(0.1)
+    assert "HorizontalPodAutoscaler" in conflict().message
+    listings.autoscalers = []
+    await eventually(lambda: conflict() is None)
+    listings.autoscalers = [(TARGET, "mail")]
+    await eventually(conflict)
+
+
+async def test_an_answer_that_makes_no_sense_ends_nothing(operator, listings):
+    """The next one counts."""
+    listings.nonsense = 3
+    await eventually(lambda: listings.nonsense == 0)
+    operator.use_autoscalers({TARGET: ["mail"]})
+    await eventually(lambda: operator._gone_autoscalers == {(TARGET, "mail")})
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up(monkeypatch):
+    """Whatever becomes of the node's time, the operator's goes on."""
+    clock = steady_clock()
+    before = clock()
+    assert before == pytest.approx(time.time(), abs=5)
+    monkeypatch.setattr(time, "time", lambda: before - 7_200)
+    assert clock() >= before
