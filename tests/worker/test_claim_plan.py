@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from meshhook.claims import EVERYTHING
 from meshhook.worker.claim_plan import (
+    HOPELESS_SECONDS,
     LOW_MARGIN,
     MAX_CLAIM_MESSAGES,
     MAX_SWEEP_INTERVAL_SECONDS,
@@ -103,3 +104,32 @@ def test_a_bounded_claim_starts_just_below_the_smallest_seen() -> None:
     assert not window.sweep_is_due(1.5)
     window.found(NOW - timedelta(hours=1))
     assert window.claim_range() == VtRange(NOW - timedelta(hours=1) - LOW_MARGIN)
+
+
+def test_a_first_look_that_is_hopeless_is_not_repeated() -> None:
+    """Claims start a minute ago then, and the past is looked at in slices, to its beginning."""
+    window = ClaimWindow()
+    whole = window.sweep_range()
+    window.gave_up(whole, HOPELESS_SECONDS / 2, NOW)
+    assert window.low is None
+    window.gave_up(whole, HOPELESS_SECONDS, NOW)
+    assert window.claim_range() == VtRange(NOW - timedelta(minutes=1))
+    seen = []
+    for second in range(100):
+        swept = window.sweep_range()
+        assert swept.to_vt is not None
+        assert swept.to_vt <= NOW
+        seen.append(swept)
+        if swept.from_vt == EVERYTHING:
+            break
+        window.swept(swept, second, second + 0.01, took_all=True)
+    assert seen[-1].from_vt == EVERYTHING
+    covered_from = window.low
+    for swept in sorted(seen, key=lambda each: each.to_vt or NOW, reverse=True):
+        assert covered_from is not None
+        assert swept.to_vt is not None
+        assert swept.to_vt >= covered_from
+        covered_from = min(covered_from, swept.from_vt)
+    assert covered_from == EVERYTHING
+    window.gave_up(whole, HOPELESS_SECONDS, NOW + timedelta(hours=1))
+    assert window.low == NOW - timedelta(minutes=1)

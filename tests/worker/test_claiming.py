@@ -9,7 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import Job, QueueService
+from meshhook import Job, QueueService, claims
+from meshhook.claims import EVERYTHING, Claim
+from meshhook.errors import UncertainCommitError
+from meshhook.worker import claiming
 from meshhook.worker.claiming import WAITING_SECONDS
 from support.waiting import eventually
 from support.workers import make_worker
@@ -110,3 +113,36 @@ async def test_a_delayed_job_is_ready_when_it_falls_due(
         await eventually(lambda: "delayed" in seen)
     assert seen["delayed"].ready_at == due_at
     assert seen["delayed"].enqueued_at < due_at <= seen["delayed"].claimed_at
+
+
+async def test_a_worker_starts_above_what_it_cannot_walk_over(
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Case 17: where a first look is never answered, new jobs run at once, and old ones in time."""
+    service = QueueService[Any](pool, "jobs")
+    old = await service.enqueue({"payload": "old"})
+    await connection.execute("update pgmq.q_jobs set vt = vt - interval '70 seconds'")
+    gone_wrong = 0
+
+    async def claim(*arguments: Any, **options: Any) -> Claim:
+        nonlocal gone_wrong
+        if options["from_vt"] == EVERYTHING and options["to_vt"] is None and gone_wrong < 2:
+            gone_wrong += 1
+            raise UncertainCommitError("no answer in time")
+        return await claims.claim(*arguments, **options)
+
+    monkeypatch.setattr(claiming, "claim", claim)
+    monkeypatch.setattr("meshhook.worker.claim_plan.HOPELESS_SECONDS", 0.0)
+    done: list[int] = []
+
+    async def handler(job: Job[Any]) -> None:
+        done.append(job.msg_id)
+
+    async with make_worker(database_url, handler):
+        new = await service.enqueue({"payload": "new"})
+        await eventually(lambda: new in done)
+        await eventually(lambda: old in done)
+    assert gone_wrong >= 1

@@ -19,6 +19,8 @@ MAX_CLAIM_MESSAGES = 1_000
 LOW_MARGIN = timedelta(milliseconds=100)
 SWEEP_SHARE = 0.05
 MAX_SWEEP_INTERVAL_SECONDS = 30.0
+HOPELESS_SECONDS = 10.0
+FIRST_PAST = timedelta(minutes=1)
 
 
 def claimed_ahead(finished_per_second: float, claim_seconds: float = 0.0) -> int:
@@ -105,6 +107,18 @@ class ClaimWindow:
         self._sweep.looked(swept, seconds, took_all=took_all)
         pause = min(seconds / SWEEP_SHARE, MAX_SWEEP_INTERVAL_SECONDS)
         self._next_sweep_at = ended_at + pause
+
+    def gave_up(self, swept: VtRange, seconds: float, now: datetime) -> None:
+        """Note a sweep that was not answered in time, and that it is `now` by some clock.
+
+        The first look of a worker has no lower end. Where it takes too long, tens of millions of
+        dead entries lie there, and so it would the next time: claims then start a minute ago, and
+        what lies below is looked at in slices. A clock that is wrong costs only time: what it
+        leaves out is found by the slices.
+        """
+        if self.low is None and swept.to_vt is None and seconds >= HOPELESS_SECONDS:
+            self.low = now - FIRST_PAST
+            self._sweep.go_in_slices()
 
     def found(self, oldest_ready_at: datetime) -> None:
         """Note the smallest `vt` of the messages just claimed."""

@@ -6,13 +6,14 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import stamina
 
 from meshhook import queries
 from meshhook.claims import Claim, ClaimClass, claim
-from meshhook.errors import DatabaseError, DatabaseUnavailableError
+from meshhook.errors import DatabaseError, DatabaseUnavailableError, UncertainCommitError
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WAIT_SECONDS
 from meshhook.worker.claim_plan import (
@@ -254,7 +255,12 @@ class Claimer:
         if self._window.sweep_is_due(time.monotonic()):
             sweep = self._window.sweep_range()
             began_at = time.monotonic()
-            claimed = await self._claim_from(sweep, limit)
+            try:
+                claimed = await self._claim_from(sweep, limit)
+            except UncertainCommitError:
+                seconds = time.monotonic() - began_at
+                self._window.gave_up(sweep, seconds, datetime.now(UTC))
+                raise
             took_all = _took_all(claimed, limit)
             self._window.swept(sweep, began_at, time.monotonic(), took_all=took_all)
             if claimed.jobs or sweep.to_vt is None:

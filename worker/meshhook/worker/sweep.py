@@ -49,12 +49,16 @@ class Sweep:
             return _slice(self._older_edge, self._older_width)
         return _slice(low, self._newest_width)
 
+    def go_in_slices(self) -> None:
+        """Look at the past in slices from the next look on."""
+        self._newest_width, self._older_edge = FIRST_WIDTH, None
+
     def looked(self, looked_at: VtRange, seconds: float, *, took_all: bool) -> None:
         """Note what a look cost, and whether it took all that is ready there."""
         from_vt, to_vt = looked_at
         if to_vt is None:
             if seconds > WHOLE_SECONDS:
-                self._newest_width, self._older_edge = FIRST_WIDTH, None
+                self.go_in_slices()
             return
         factor = min(max(SLICE_SECONDS / max(seconds, 1e-6), MOST_NARROWING), MOST_WIDENING)
         width = (to_vt - from_vt) * factor
