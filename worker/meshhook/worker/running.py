@@ -75,6 +75,8 @@ class Runner:
         self._threads = (
             None if handler.is_async else HandlerThreads(concurrency, on_end=self._thread_ended)
         )
+        self._is_limited = share is not None or self._threads is not None
+        """Whether an idle slot may have to wait all the same; every start of a job asks."""
         self._turns = LoopTurns()
         self._attempter = Attempter(
             handler=handler,
@@ -280,7 +282,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         turns, attempter = self._turns, self._attempter
         while True:
-            while not self._unstarted or not self._may_start():
+            while not self._unstarted or (self._is_limited and not self._may_start()):
                 waiting = loop.create_future()
                 self._idle_slots.append(waiting)
                 await waiting
@@ -302,7 +304,7 @@ class Runner:
         if self._share is not None:
             return self._share.may_start
         # A thread that was given up has no slot, and keeps its place all the same.
-        return self._threads is None or self.free_slots > 0
+        return self.free_slots > 0
 
     def _thread_ended(self) -> None:
         """Let a job start in the place of a thread that was given up."""
