@@ -397,7 +397,8 @@ class JobQueueSpec(Part):
     history: HistorySpec = HistorySpec()
     """The record of attempts."""
     worker: WorkerSpec | None = None
-    """The Deployment that the operator makes. This or deploymentRef."""
+    """The Deployment that the operator makes. This or deploymentRef; which of the two cannot be
+    changed."""
     deployment_ref: DeploymentReference | None = None
     """A Deployment of yours that the operator only scales. This or worker."""
     scaling: ScalingSpec
