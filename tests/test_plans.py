@@ -38,7 +38,7 @@ STATEMENTS = {
     "find_live_jobs_by_id": "array[1,2,3]::bigint[]",
     "find_live_jobs": "null, null, 1000, 50",
     "find_live_jobs_by_state": "null, null, 1000, 50, 'ready', true",
-    "purge_queue": "1000",
+    "purge_queue": "1000, -1, 1000000",
 }
 """Statements of a worker and of administration, with arguments as an EXECUTE takes them."""
 

@@ -655,6 +655,29 @@ async def test_purging_goes_in_chunks(
     assert await service.purge_queue() == 11
 
 
+async def test_a_purge_leaves_what_is_enqueued_meanwhile(
+    pool: Pool, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends, and takes what was there when it was asked for: in chunks, the rest included."""
+    monkeypatch.setattr("meshhook.administration.PURGE_CHUNK_MESSAGES", 2)
+    service = QueueService[Any](pool, queue_name)
+    assert await service.purge_queue() == 0
+    await service.enqueue_many([{}] * 5)
+    database = service._database
+    fetchrow = database.fetchrow
+
+    async def busy(sql: str, *arguments: object) -> Any:
+        await service.enqueue({"payload": "meanwhile"})
+        return await fetchrow(sql, *arguments)
+
+    monkeypatch.setattr(database, "fetchrow", busy)
+    assert await service.purge_queue() == 5
+    monkeypatch.undo()
+    left = await pool.fetch("select message->>'payload' as payload from pgmq.q_jobs")
+    assert {row["payload"] for row in left} == {"meanwhile"}
+    assert len(left) == 4
+
+
 async def test_purging_leaves_dead_letters_and_history(
     service: Service, connection: Connection
 ) -> None:

@@ -267,7 +267,19 @@ async def test_a_changed_migration_is_refused(empty_connection, act):
     assert await empty_connection.fetchval("select to_regclass('meshhook.second')") is None
 
 
-@pytest.mark.parametrize("act", [migrate, plan, check_schema])
+async def test_a_newer_database_will_do_for_work(empty_connection):
+    """Workers of the version before start while an upgrade is under way."""
+    await migrate(empty_connection)
+    newest = available_migrations()[-1].version
+    await empty_connection.execute(
+        "insert into meshhook.migrations (version, name, checksum, duration_ms, library_version) "
+        "values ($1, 'next', 'x', 0, '99')",
+        newest + 1,
+    )
+    await check_schema(empty_connection)
+
+
+@pytest.mark.parametrize("act", [migrate, plan])
 async def test_a_newer_database_is_refused(empty_connection, act):
     """A migration that this library does not know is named, with what to do."""
     await migrate(empty_connection, migrations=[FIRST, SECOND])

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from meshhook import queries
-from meshhook.administration import describe_tables
+from meshhook.administration import describe_tables, purge_in_chunks
 from meshhook.database import Database
 from meshhook.dead_letter_jobs import (
     DeadLetterError,
@@ -41,7 +41,6 @@ MAX_DEAD_LETTERS = 1_000
 GROUPED_DEAD_LETTERS = 10_000
 """How many of the newest dead letters are looked at to group them by error type."""
 
-_PURGE_CHUNK_MESSAGES = 10_000
 _NEWEST_ERRORS = 5
 
 
@@ -265,17 +264,17 @@ class DLQService:
         return [ErrorGroup(**dict(row)) for row in rows]
 
     async def purge_dlq(self) -> int:
-        """Delete all dead letters for good, and return how many went.
+        """Delete all dead letters that there are for good, and return how many went.
 
-        They go in chunks, each durable by itself; those that are being replayed stay.
+        They go in chunks, each durable by itself; those that are being replayed, and those that
+        come meanwhile, stay.
 
         Raises:
             QueueNotFoundError, DatabaseError: those that went before stay deleted.
         """
-        purged = 0
-        while deleted := (await self._fetch("purge_dlq", _PURGE_CHUNK_MESSAGES))[0][0]:
-            purged += int(deleted)
-        return purged
+        newest = (await self._fetch("newest_dead_letter"))[0][0]
+        sql = queries.load("purge_dlq", self.queue_name)
+        return await purge_in_chunks(self._database, sql, newest)
 
     async def _lock_oldest(self, connection: Any, error_type: str | None, limit: int) -> list[int]:
         if error_type is None:

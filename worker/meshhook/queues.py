@@ -285,13 +285,15 @@ class QueueService(Generic[PayloadT]):
         )
 
     async def purge_queue(self) -> int:
-        """Delete all messages, those that are leased included, and return how many went.
+        """Delete all messages that there are, the leased ones included; return how many went.
 
-        Dead letters and history stay. Messages go in chunks, each durable by itself.
+        Dead letters, history and what is enqueued meanwhile stay. Messages go in chunks, each
+        durable by itself.
         """
         async with self._existing_tables() as tables:
+            newest = await self._database.fetchval(queries.load("newest_message", tables))
             sql = queries.load("purge_queue", tables)
-            return await administration.purge_in_chunks(self._database, sql)
+            return await administration.purge_in_chunks(self._database, sql, newest)
 
     async def get_config(self) -> QueueConfig:
         """Return the queue's settings, at most five seconds old.

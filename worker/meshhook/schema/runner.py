@@ -25,7 +25,6 @@ from meshhook.schema.migrations import (
     Reader,
     applied_checksums,
     available_migrations,
-    check_not_newer,
     library_version,
     pending_migrations,
 )
@@ -138,17 +137,18 @@ async def migrate(
 
 
 async def check_schema(reader: Reader, *, migrations: Sequence[Migration] | None = None) -> None:
-    """Check that the database has exactly the migrations that this version needs, and PGMQ.
+    """Check that the database has the migrations that this version needs, and PGMQ.
 
-    Reads a few rows, so that a worker can do it at each start. Whether a migration was changed
-    after it ran is left to `migrate`.
+    Reads a few rows, so that a worker can do it at each start. Newer ones are no obstacle, so that
+    workers of the version before start and go on until all are replaced. Whether a migration was
+    changed after it ran is left to `migrate`.
 
     Args:
         reader: an asyncpg connection or pool, or a `Database`; it may be read-only.
         migrations: by default, those of this version of the library.
 
     Raises:
-        SchemaMissingError: if migrations are missing, naming them, or the database is newer.
+        SchemaMissingError: if migrations are missing, naming them.
         UnsupportedPgmqError: if PGMQ is missing or older than 1.5.0.
         DatabaseError: if the role may not read the record of migrations.
     """
@@ -162,7 +162,6 @@ async def check_schema(reader: Reader, *, migrations: Sequence[Migration] | None
                 "run as its owner: grant usage on schema meshhook to ROLE; "
                 "grant select on all tables in schema meshhook to ROLE"
             ) from error
-        check_not_newer(applied, migrations)
         missing = [each for each in migrations if each.version not in applied]
         if missing:
             names = ", ".join(f"{each.version:04}_{each.name}" for each in missing)

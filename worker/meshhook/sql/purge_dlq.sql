@@ -1,10 +1,12 @@
--- Deletes up to $1 dead letters, and returns how many went: repeated until none is left.
+-- Deletes up to $1 dead letters with ids above $2 and up to $3, and returns how many went, and the
+-- last of them: repeated from there until none is left, so that no lock is held for long.
 -- Locks: the deleted rows, skipping locked ones. Index: the primary key.
 with gone as (
     delete from {dlq_table} q
     -- An array, so that it is chosen once: as a join it might be chosen anew for each row.
-    where q.msg_id = any (array(select p.msg_id from {dlq_table} p order by p.msg_id limit $1::int
-                                for update skip locked))
-    returning 1
+    where q.msg_id = any (array(select p.msg_id from {dlq_table} p
+                                where p.msg_id > $2::bigint and p.msg_id <= $3::bigint
+                                order by p.msg_id limit $1::int for update skip locked))
+    returning q.msg_id
 )
-select count(*) from gone
+select count(*) as gone, max(msg_id) as last from gone
