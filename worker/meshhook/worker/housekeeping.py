@@ -87,10 +87,8 @@ class Housekeeper:
 
     async def keep_house(self) -> None:
         """Do it all once. What the database refuses holds up nothing else, and is tried later."""
-        await self._try("create_attempt_partitions", self._once("create_attempt_partitions"))
-        await self._try(
-            "drop_expired_attempt_partitions", self._once("drop_expired_attempt_partitions")
-        )
+        for query in ("create_attempt_partitions", "drop_expired_attempt_partitions"):
+            await self._try(query, self._once(query))
         await self._try(
             "delete_expired_attempts", self._in_chunks(queries.load("delete_expired_attempts"))
         )
