@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tomllib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -278,6 +279,13 @@ def test_the_script_without_the_package_is_refused(no_package):
     """The SQL of PGMQ can only be printed where it is installed."""
     with pytest.raises(UnsupportedPgmqError, match="pip install pgmq"):
         script(pgmq_sql=True)
+
+
+def test_a_plain_installation_brings_the_sql_of_pgmq():
+    """`pip install meshhook-queue` is enough for `meshhook migrate` on a stock PostgreSQL."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[^\w-]", each)[0] for each in project["dependencies"]}
+    assert "pgmq" in names
 
 
 def test_the_installed_package_is_the_newest_version_tested():

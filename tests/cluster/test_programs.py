@@ -91,6 +91,20 @@ def test_a_missing_go_is_said(greeter: Path, monkeypatch: pytest.MonkeyPatch):
         programs.build(["greeter"], say=lambda _: None)
 
 
+def test_without_names_all_programs_are_built(monkeypatch: pytest.MonkeyPatch, capsys):
+    """`make tools` names none."""
+    monkeypatch.setattr(programs, "build", lambda names, say: {names[0]: f"/bin/{names[0]}"})
+    programs.main([])
+    assert capsys.readouterr().out.split() == [f"/bin/{name}" for name in programs.PROGRAMS]
+
+
+def test_a_name_that_is_no_program_is_refused(capsys):
+    """With those that there are."""
+    with pytest.raises(SystemExit, match="2"):
+        programs.main(["etcd", "docker"])
+    assert "no such program: docker; there are: etcd, " in capsys.readouterr().err
+
+
 def test_no_registry_is_named():
     """No file of the modules holds the address of a proxy."""
     for file in Path(programs.__file__).parent.glob("tools/*/*"):

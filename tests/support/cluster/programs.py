@@ -247,12 +247,16 @@ def _go(name: str, *arguments: str) -> str:
     return result.stdout.strip()
 
 
-def main() -> None:
-    """Build the programs that the command line names, and print their paths."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build the programs that the command line names, all by default, and print their paths."""
     parser = argparse.ArgumentParser(description="Build programs of Kubernetes, print their paths.")
-    parser.add_argument("program", nargs="*", choices=[*PROGRAMS, []], default=list(PROGRAMS))
+    parser.add_argument("program", nargs="*", metavar="PROGRAM", help=f"{', '.join(PROGRAMS)}")
+    # Not `choices`: with nargs="*" some releases of Python hold the default itself against them.
+    chosen = parser.parse_args(arguments).program or list(PROGRAMS)
+    if unknown := [name for name in chosen if name not in PROGRAMS]:
+        parser.error(f"no such program: {', '.join(unknown)}; there are: {', '.join(PROGRAMS)}")
     try:
-        for program in parser.parse_args().program:
+        for program in chosen:
             path = build([program], say=lambda text: sys.stderr.write(f"{text}\n"))[program]
             sys.stdout.write(f"{path}\n")
             sys.stdout.flush()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,7 +68,13 @@ def demo(
 
 def _program(*, is_embedded: bool) -> str:
     """Return how to call this program from here, for the commands to try next."""
-    program = PROGRAM if shutil.which(PROGRAM) else sys.argv[0]
+    own, on_path = Path(sys.argv[0]), shutil.which(PROGRAM)
+    if own.name == "__main__.py":
+        program = f"{shlex.quote(sys.executable)} -m {PROGRAM}"
+    elif on_path is not None and own.exists() and Path(on_path).samefile(own):
+        program = PROGRAM
+    else:  # what the shell would find by the name alone is nothing, or another installation
+        program = shlex.quote(sys.argv[0])
     return f"{program} --embedded" if is_embedded else program
 
 

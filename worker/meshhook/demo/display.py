@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Self
@@ -178,7 +179,7 @@ def next_commands(result: DemoResult) -> list[tuple[str, str]]:
         commands += [
             (job, "the whole life of a job that was given up"),
             (
-                f"meshhook dlq replay {queue} --error-type '{error}'",
+                f"meshhook dlq replay {queue} --error-type {shlex.quote(error)}",
                 "make jobs of those again, for the next worker",
             ),
         ]
