@@ -12,9 +12,11 @@ import asyncpg
 import pytest
 
 from meshhook import QueueService, sending
-from meshhook.database import STEADY_PLANS, Database, connect
+from meshhook.database import STEADY_PLANS, Database, connect, translated_errors
 from meshhook.errors import (
+    DatabaseConflictError,
     DatabaseError,
+    DatabaseLockedError,
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
     InvalidSettingError,
@@ -555,3 +557,20 @@ async def test_steady_plans_are_set_where_no_pooler_stands(database_url: str) ->
                 assert (found == value) is is_set, name
         finally:
             await own.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("55P03", DatabaseLockedError),
+        ("40001", DatabaseConflictError),
+        ("40P01", DatabaseConflictError),
+    ],
+)
+async def test_what_may_be_tried_again_is_told_from_what_is_refused(
+    connection: Connection, code: str, expected: type[Exception]
+) -> None:
+    """A lock that is held, and a conflict of transactions, have errors of their own."""
+    with pytest.raises(expected) as found, translated_errors():
+        await connection.execute(f"do $$ begin raise exception using errcode = '{code}'; end $$")
+    assert isinstance(found.value, DatabaseError)

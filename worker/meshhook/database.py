@@ -57,6 +57,8 @@ def translated_errors() -> Iterator[None]:
         UncertainCommitError: the connection broke while a statement was under way.
         DatabaseUnavailableError: the database cannot be reached, or is closed for now.
         DatabaseReadOnlyError: the session may only read.
+        DatabaseLockedError: a lock was not granted in time.
+        DatabaseConflictError: a deadlock, or a transaction that cannot be serialized.
         SchemaMissingError: a table or function of the schema is missing.
         DatabaseError: anything else that the server refused.
     """
@@ -102,6 +104,15 @@ def translated_driver_errors() -> Iterator[None]:
             f"the database lacks something that this version needs ({error}); run: meshhook migrate"
         )
         raise errors.SchemaMissingError(message) from error
+    except asyncpg.LockNotAvailableError as error:
+        message = (
+            f"another session holds a lock for too long: {error}. Find it in pg_locks and "
+            "pg_stat_activity"
+        )
+        raise errors.DatabaseLockedError(message) from error
+    except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
+        message = f"another transaction got in the way: {error} (SQLSTATE {error.sqlstate})"
+        raise errors.DatabaseConflictError(message) from error
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         message = f"the database refused the login: {error}"
         raise errors.DatabaseError(message) from error

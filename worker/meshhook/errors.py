@@ -128,6 +128,14 @@ class DatabaseReadOnlyError(DatabaseError):
     """The database takes no writes: a replica, or a session set to read-only."""
 
 
+class DatabaseLockedError(DatabaseError):
+    """Somebody held a lock for longer than a statement may wait for it: nothing was done."""
+
+
+class DatabaseConflictError(DatabaseError):
+    """Two transactions got into each other's way: nothing was done, and it may be tried again."""
+
+
 class SchemaMissingError(DatabaseError):
     """The database lacks migrations that this version needs, or has newer ones."""
 
