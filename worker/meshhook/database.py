@@ -48,6 +48,46 @@ _UNAVAILABLE = (
     asyncpg.exceptions.IdleSessionTimeoutError,
 )
 
+_REFUSALS: tuple[tuple[tuple[type[Exception], ...], type[errors.DatabaseError], str], ...] = (
+    (
+        (asyncpg.ReadOnlySQLTransactionError,),
+        errors.DatabaseReadOnlyError,
+        (
+            "the database takes no writes here: {error}. Use the primary server, not a replica, "
+            "and a session without default_transaction_read_only"
+        ),
+    ),
+    (
+        (
+            asyncpg.UndefinedTableError,
+            asyncpg.UndefinedFunctionError,
+            asyncpg.UndefinedColumnError,
+            asyncpg.InvalidSchemaNameError,
+        ),
+        errors.SchemaMissingError,
+        "the database lacks something that this version needs ({error}); run: meshhook migrate",
+    ),
+    (
+        (asyncpg.LockNotAvailableError,),
+        errors.DatabaseLockedError,
+        (
+            "another session holds a lock for too long: {error} (SQLSTATE 55P03). Find it in pg_locks and "
+            "pg_stat_activity"
+        ),
+    ),
+    (
+        (asyncpg.SerializationError, asyncpg.DeadlockDetectedError),
+        errors.DatabaseConflictError,
+        "another transaction got in the way: {error}",
+    ),
+    (
+        (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
+        errors.DatabaseError,
+        "the database refused the login: {error}",
+    ),
+)
+"""What a refusal by the server means, by its type: the first that fits."""
+
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
@@ -88,37 +128,18 @@ def translated_driver_errors() -> Iterator[None]:
     except asyncpg.InterfaceError as error:
         message = f"the connection cannot be used: {error}"
         raise errors.DatabaseUnavailableError(message) from error
-    except asyncpg.ReadOnlySQLTransactionError as error:
-        message = (
-            f"the database takes no writes here: {error}. Use the primary server, not a replica, "
-            "and a session without default_transaction_read_only"
-        )
-        raise errors.DatabaseReadOnlyError(message) from error
-    except (
-        asyncpg.UndefinedTableError,
-        asyncpg.UndefinedFunctionError,
-        asyncpg.UndefinedColumnError,
-        asyncpg.InvalidSchemaNameError,
-    ) as error:
-        message = (
-            f"the database lacks something that this version needs ({error}); run: meshhook migrate"
-        )
-        raise errors.SchemaMissingError(message) from error
-    except asyncpg.LockNotAvailableError as error:
-        message = (
-            f"another session holds a lock for too long: {error}. Find it in pg_locks and "
-            "pg_stat_activity"
-        )
-        raise errors.DatabaseLockedError(message) from error
-    except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
-        message = f"another transaction got in the way: {error} (SQLSTATE {error.sqlstate})"
-        raise errors.DatabaseConflictError(message) from error
-    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-        message = f"the database refused the login: {error}"
-        raise errors.DatabaseError(message) from error
     except asyncpg.PostgresError as error:
-        message = f"the database refused a statement: {error} (SQLSTATE {error.sqlstate})"
-        raise errors.DatabaseError(message) from error
+        raise _refusal(error) from error
+
+
+def _refusal(error: asyncpg.PostgresError) -> errors.DatabaseError:
+    """Return what a refusal by the server means, by its type."""
+    for kinds, meaning, text in _REFUSALS:
+        if isinstance(error, kinds):
+            return meaning(text.format(error=error))
+    return errors.DatabaseError(
+        f"the database refused a statement: {error} (SQLSTATE {error.sqlstate})"
+    )
 
 
 @contextmanager
