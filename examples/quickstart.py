@@ -31,8 +31,8 @@ async def greet(job: Job[Greeting]) -> None:
 async def main() -> None:
     url = os.environ["MESHHOOK_DATABASE_URL"]
     database = await Database.connect(url)
-    await create_queue(database, "greetings")
-    async with QueueService(database, "greetings") as queue, Worker(url, "greetings", greet):
+    await create_queue(database)
+    async with QueueService(database) as queue, Worker(url, handler=greet):
         for number, name in enumerate(["Ada", "Grace", "Barbara"]):
             payload = {"name": name}
             job = WorkflowJob(

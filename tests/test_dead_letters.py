@@ -128,8 +128,40 @@ async def test_a_lost_lease_makes_no_dead_letter(
     """A job that another has claimed meanwhile is left alone, and the caller told."""
     job = await claimed(pool)
     await connection.execute("update pgmq.q_jobs set read_ct = read_ct + 1")
-    assert not await DLQService(pool, queue_name).move_to_dead_letter(job, "late")
+    assert await DLQService(pool, queue_name).move_to_dead_letter(job, "late") is None
     assert (await count(connection, "q_jobs"), await count(connection)) == (1, 0)
+
+
+async def test_moving_returns_the_dead_letters_id(pool: Pool, queue_name: str):
+    """With it the dead letter can be read at once, also where others died before."""
+    await dead(pool)
+    job = await claimed(pool, {"order": 2})
+    service = DLQService(pool, queue_name)
+    dead_letter_id = await service.move_to_dead_letter(job, "broken")
+    await dead(pool)
+    assert dead_letter_id is not None
+    assert (await service.get_dead_letter_job(dead_letter_id)).payload == {"order": 2}
+
+
+@pytest.mark.parametrize(
+    ("received", "shown"), [(17, "int 17"), ("17", "str '17'"), (None, "NoneType"), ({}, "dict")]
+)
+@pytest.mark.parametrize("error", [InvalidJobError, TypeError, ValueError])
+async def test_what_is_no_job_is_refused(
+    pool: Pool, queue_name: str, received: Any, shown: str, error: type[Exception]
+):
+    """An id in place of a job is a library error and a TypeError, and says what to give."""
+    with pytest.raises(error, match=rf"a job that dequeue\(\) returned .*, got {shown}:"):
+        await DLQService(pool, queue_name).move_to_dead_letter(received, "wrong")
+
+
+async def test_the_queue_to_replay_into_may_stand_second(pool: Pool, queue_name: str):
+    """Without its name, as the first argument of both is the dead letter."""
+    await create_queue(Database(pool), "other")
+    msg_id = await DLQService(pool, queue_name).replay_dead_letter_job(await dead(pool), "other")
+    replayed = await QueueService[Any](pool, "other").dequeue()
+    assert replayed is not None
+    assert replayed.msg_id == msg_id
 
 
 async def test_moving_holds_where_dead_letters_are_off(

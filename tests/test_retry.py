@@ -89,13 +89,18 @@ def test_a_job_is_retried_or_dead(strategy: RetryStrategy, attempt: int) -> None
 def test_the_info_agrees_with_the_rest(strategy: RetryStrategy, attempt: int) -> None:
     """The info says what the other methods say, without jitter."""
     can_retry = strategy.can_retry(attempt)
-    assert strategy.get_retry_info(attempt) == RetryInfo(
+    delay_ms = without_jitter(strategy, attempt) if can_retry else None
+    info = strategy.get_retry_info(attempt)
+    assert info == RetryInfo(
         attempt=attempt,
         max_attempts=strategy.max_attempts,
         remaining_attempts=max(0, strategy.max_attempts - attempt),
         can_retry=can_retry,
-        next_delay_ms=without_jitter(strategy, attempt) if can_retry else None,
+        should_move_to_dead_letter=strategy.should_move_to_dead_letter(attempt),
+        delay_ms=delay_ms,
+        delay_seconds=None if delay_ms is None else delay_ms / 1000,
     )
+    assert info.next_delay_ms == info.delay_ms
 
 
 @given(strategies())

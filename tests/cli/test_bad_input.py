@@ -125,7 +125,7 @@ def test_a_delay_out_of_range_is_code_2(bare_cli, delay):
         (["nothing"], "nothing"),
         (["queue", "list", "--embedded"], "meshhook --embedded queue list"),
         (["queue", "list", "--colour"], "--colour"),
-        (["queue", "create"], "QUEUE"),
+        (["queue", "drop"], "QUEUE"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )

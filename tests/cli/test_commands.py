@@ -78,6 +78,14 @@ def test_migrate_says_what_it_would_do_and_does_it(bare_cli, empty_database_url)
     assert bare_cli.ok("migrate", "--dry-run").out.startswith("up to date")
 
 
+def test_migrate_says_how_to_make_a_first_queue(bare_cli, empty_database_url):
+    """On standard error, and no longer once there is one."""
+    bare_cli.use(empty_database_url)
+    assert "meshhook queue create" in bare_cli.ok("migrate").err
+    bare_cli.ok("queue", "create")
+    assert not bare_cli.ok("migrate").err
+
+
 def test_the_script_for_an_administrator_needs_no_database(bare_cli):
     """Standard output is the script and nothing else."""
     script = bare_cli.ok("migrate", "sql").out
@@ -130,6 +138,34 @@ def test_a_queue_is_shown_with_its_settings(cli, jobs):
     text = cli.ok("queue", "show", jobs).out
     assert re.search(r"job_timeout_seconds +none\n", text)
     assert "(paused)" in text
+
+
+def test_commands_without_a_queue_mean_workflow_jobs(cli, sql):
+    """A setting or a job in the queue's place is told from a name."""
+    created = cli.ok("queue", "create", "max_retry_attempts=3", "--json").json
+    assert created["queue_name"] == "workflow_jobs"
+    assert (
+        cli.ok("queue", "set", "max_payload_bytes=4096", "retry_jitter=0", "--json").json
+        == (cli.ok("queue", "show", "workflow_jobs", "--json").json["config"])
+    )
+    assert cli.ok("queue", "show", "--json").json["config"]["max_retry_attempts"] == 3
+    for job in ('{"n": 1}', ' ["n"]', '"n"'):
+        assert cli.ok("enqueue", job).out.endswith("in workflow_jobs\n")
+    assert cli.ok("enqueue", stdin="4\n5\n").out == "enqueued 2 jobs in workflow_jobs\n"
+    assert sql("select count(*) from pgmq.q_workflow_jobs") == 5
+    for words in (["list"], ["errors"]):
+        assert "Queue workflow_jobs has no dead letters" in cli.ok("dlq", *words).err
+
+
+def test_a_name_by_itself_is_a_queue_and_no_job(cli):
+    """Words and numbers are names, also where they could be JSON."""
+    for word in ("true", "17"):
+        assert f"queue {word!r} does not exist" in cli.fails(3, "enqueue", word, stdin="1\n")
+
+
+def test_settings_need_a_setting(cli, jobs):
+    """`queue set` without one shows what one looks like."""
+    assert "meshhook queue set jobs max_retry_attempts=10" in cli.fails(2, "queue", "set", jobs)
 
 
 def test_a_queue_is_paused_and_resumed(cli, jobs):

@@ -49,7 +49,6 @@ def test_a_queue_may_have_a_weight(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ([], UsageError, "name a queue"),
         (["a", "a:2"], UsageError, "'a' is named twice"),
         (["a:x"], InvalidSettingError, "--queue a:x: a weight is a whole number"),
         (["a:"], InvalidSettingError, "--queue a:: a weight"),
@@ -89,6 +88,6 @@ def test_each_queue_has_one_handler(options: list[str], message: str) -> None:
 
 def test_bad_queues_end_the_command_at_once(bare_cli: Any) -> None:
     """Before anything is started, also with several processes."""
-    said = bare_cli.fails(2, "worker", "--handler", "a:b", "--processes", "2")
-    assert "name a queue" in said
+    said = bare_cli.fails(2, "worker", "A", "--handler", "a:b", "--processes", "2")
+    assert "must be lower case" in said
     assert "256" in bare_cli.fails(2, "worker", "a", "--handler", "a:b", "--processes", "257")

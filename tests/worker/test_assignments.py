@@ -75,3 +75,24 @@ def test_each_queue_needs_a_slot() -> None:
     """With fewer slots than queues one could wait for ever, so that is refused."""
     with pytest.raises(InvalidSettingError, match="concurrency is 1, and the worker has 2 queues"):
         Worker(NOWHERE, ["a", "b"], handle, concurrency=1)
+
+
+def test_a_worker_without_queues_works_on_the_default_one() -> None:
+    """Only the handler has to be named; by position the queues still come first."""
+    assert Worker(NOWHERE, handler=handle).queue_names == ("workflow_jobs",)
+    assert Worker(NOWHERE, "a", handle).queue_names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), r"needs a handler.*Worker\(database_url, handler=\.\.\.\)"),
+        (("a",), r"needs a handler"),
+        ((handle,), r"second argument is its queues.*handler=\.\.\."),
+        ((other,), r"second argument is its queues.*handler=\.\.\."),
+    ],
+)
+def test_a_worker_without_a_handler_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    """The message shows how to name it, also where it stands in the place of the queues."""
+    with pytest.raises(InvalidHandlerError, match=message):
+        Worker(NOWHERE, *arguments)

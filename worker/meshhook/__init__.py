@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meshhook.database import Database
     from meshhook.dead_letter_jobs import DeadLetterJob, DlqMetrics, ErrorGroup
     from meshhook.dead_letters import DLQService
-    from meshhook.errors import MeshHookError
+    from meshhook.errors import MeshHookError, NotAJobError
     from meshhook.exporter import QueueExporter
     from meshhook.jobs import Job, WorkflowJob
     from meshhook.live_workers import LiveWorker, list_workers
@@ -47,6 +47,7 @@ __all__ = [
     "LiveWorker",
     "MeshHookError",
     "MonitoringServer",
+    "NotAJobError",
     "QueueConfig",
     "QueueExporter",
     "QueueMetrics",
@@ -85,6 +86,7 @@ _HOMES = {
     "LiveWorker": "meshhook.live_workers",
     "MeshHookError": "meshhook.errors",
     "MonitoringServer": "meshhook.observability.monitoring_server",
+    "NotAJobError": "meshhook.errors",
     "QueueConfig": "meshhook.queue_config",
     "QueueExporter": "meshhook.exporter",
     "QueueMetrics": "meshhook.queues",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from meshhook import queries
 from meshhook.errors import DatabaseReadOnlyError, QueueNotFoundError
 from meshhook.limits import check_range
-from meshhook.names import validate_queue_name
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
 
 if TYPE_CHECKING:
@@ -65,8 +65,12 @@ class QueueSnapshot:
         return self.ready + self.scheduled + self.running + self.retrying + self.lost
 
 
-async def create_queue(database: Database, queue_name: str) -> bool:
+async def create_queue(database: Database, queue_name: str = DEFAULT_QUEUE_NAME) -> bool:
     """Create a queue with its dead letter queue and settings, or adopt a PGMQ queue.
+
+    Args:
+        database: where the queue is to be.
+        queue_name: the queue. Default `workflow_jobs`.
 
     Returns:
         Whether anything was new; repeating it is safe.
@@ -110,13 +114,13 @@ async def list_queues(database: Database, *, count_limit: int = COUNT_LIMIT) -> 
 
 
 async def get_queue_snapshot(
-    database: Database, queue_name: str, *, count_limit: int = COUNT_LIMIT
+    database: Database, queue_name: str = DEFAULT_QUEUE_NAME, *, count_limit: int = COUNT_LIMIT
 ) -> QueueSnapshot:
     """Return one queue, counted up to `count_limit` messages a state.
 
     Args:
         database: where the queue is.
-        queue_name: the queue.
+        queue_name: the queue. Default `workflow_jobs`.
         count_limit: 1 to 10 million. Default 10,000.
 
     Raises:
@@ -131,8 +135,8 @@ async def get_queue_snapshot(
     return snapshot_from(row)
 
 
-async def get_queue_config(database: Database, queue_name: str) -> QueueConfig:
-    """Return the settings of a queue.
+async def get_queue_config(database: Database, queue_name: str = DEFAULT_QUEUE_NAME) -> QueueConfig:
+    """Return the settings of a queue, by default of `workflow_jobs`.
 
     Raises:
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
@@ -144,12 +148,14 @@ async def get_queue_config(database: Database, queue_name: str) -> QueueConfig:
     return QueueConfig(**dict(row))
 
 
-async def set_queue_config(database: Database, queue_name: str, **changes: Any) -> QueueConfig:
+async def set_queue_config(
+    database: Database, queue_name: str = DEFAULT_QUEUE_NAME, **changes: Any
+) -> QueueConfig:
     """Change settings of a queue; running workers follow.
 
     Args:
         database: where the queue is.
-        queue_name: the queue.
+        queue_name: the queue. Default `workflow_jobs`.
         **changes: names and values of `QueueSettings`; values may be text.
 
     Raises:

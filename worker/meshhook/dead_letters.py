@@ -22,10 +22,11 @@ from meshhook.errors import (
     DeadLetterNotFoundError,
     InvalidJobError,
     InvalidSettingError,
+    NotAJobError,
 )
 from meshhook.jobs import Job
 from meshhook.limits import MAX_ID, check_range, checked_id, checked_ids
-from meshhook.names import validate_queue_name
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.outcomes import AttemptOutcome
 from meshhook.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
@@ -47,12 +48,18 @@ _NEWEST_ERRORS = 5
 class DLQService:
     """The dead letters of one queue. Several tasks may share one service."""
 
-    def __init__(self, source: Any, queue_name: str, *, worker_name: str | None = None) -> None:
+    def __init__(
+        self,
+        source: Any,
+        queue_name: str = DEFAULT_QUEUE_NAME,
+        *,
+        worker_name: str | None = None,
+    ) -> None:
         """Take an asyncpg pool or connection, and the queue's name.
 
         Args:
             source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
-            queue_name: the queue itself, without `_dlq`.
+            queue_name: the queue itself, without `_dlq`. Default `workflow_jobs`.
             worker_name: who moves jobs to the dead letters, for the history. Default none.
 
         Raises:
@@ -71,7 +78,7 @@ class DLQService:
         error_stack: str | None = None,
         *,
         error_type: str = "DeadLetter",
-    ) -> bool:
+    ) -> int | None:
         """Settle a dequeued job as a dead letter, even where the queue's `dlq_enabled` is false.
 
         Args:
@@ -81,12 +88,17 @@ class DLQService:
             error_type: what to group it under, at most 200 characters. Default "DeadLetter".
 
         Returns:
-            False if its lease is lost: nothing was changed, and another may run it.
+            The id of the dead letter. None if the job's lease is lost: nothing was changed, and
+            another may run it.
 
         Raises:
             InvalidJobError: if it is a job of another queue.
+            NotAJobError: if it is no job, but its msg_id for example.
             QueueNotFoundError, DatabaseError: nothing was changed.
+            UncertainCommitError: the connection broke; it is a dead letter, or still leased.
         """
+        if not isinstance(job, Job):
+            raise NotAJobError(job)
         if job.queue != self.queue_name:
             raise InvalidJobError(
                 f"job {job.msg_id} is of queue {job.queue!r}, and this service is for "
@@ -108,7 +120,12 @@ class DLQService:
             error_message=storable_text(error_message, MAX_ERROR_MESSAGE_LENGTH),
             error_stack=stack,
         )
-        return bool(await settle(self._database, tables, self._worker_name, [settlement]))
+        async with self._database.transaction() as connection:
+            if not await settle(connection, tables, self._worker_name, [settlement]):
+                return None
+            sought = queries.load("find_dead_letter_of_job", tables)
+            dead_letter_id: int = await connection.fetchval(sought, job.msg_id)
+        return dead_letter_id
 
     async def list_dead_letter_jobs(
         self,
@@ -150,7 +167,7 @@ class DLQService:
         raise DeadLetterNotFoundError(self.queue_name, dead_letter_id)
 
     async def replay_dead_letter_job(
-        self, dead_letter_id: int, *, target_queue: str | None = None
+        self, dead_letter_id: int, target_queue: str | None = None
     ) -> int:
         """Make a dead letter a job again: ready now, with all its attempts before it.
 

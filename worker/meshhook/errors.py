@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 
@@ -11,6 +12,12 @@ class MeshHookError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes as it is, whatever the constructor takes."""
         return type(self).__new__, (type(self), *self.args), self.__dict__
+
+
+def _shown(received: object) -> str:
+    """Return a value as messages show it: its type, and the value where it is short."""
+    kind = type(received).__name__
+    return f"{kind} {reprlib.repr(received)}" if isinstance(received, int | str) else kind
 
 
 class InvalidQueueNameError(MeshHookError, ValueError):
@@ -25,6 +32,18 @@ class InvalidQueueNameError(MeshHookError, ValueError):
 
 class InvalidJobError(MeshHookError, ValueError):
     """A job that cannot be stored as a PGMQ message, found before anything was sent."""
+
+
+class NotAJobError(InvalidJobError, TypeError):
+    """Something else, such as a msg_id, where a claimed job is needed."""
+
+    def __init__(self, received: object) -> None:
+        """Take what was given in the job's place."""
+        super().__init__(
+            f"expected a job that dequeue() returned or that a handler was given, "
+            f"got {_shown(received)}: a job is settled by its lease, which its msg_id alone "
+            "does not prove"
+        )
 
 
 class JobTooLargeError(InvalidJobError):

@@ -6,6 +6,8 @@ import re
 
 from meshhook.errors import InvalidQueueNameError
 
+DEFAULT_QUEUE_NAME = "workflow_jobs"
+"""The queue that is meant where none is named."""
 DEAD_LETTER_SUFFIX = "_dlq"
 MAX_PGMQ_NAME_LENGTH = 47
 MAX_QUEUE_NAME_LENGTH = MAX_PGMQ_NAME_LENGTH - len(DEAD_LETTER_SUFFIX)

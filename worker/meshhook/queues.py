@@ -21,7 +21,7 @@ from meshhook.errors import (
     SchemaMissingError,
 )
 from meshhook.jobs import Job, PayloadT
-from meshhook.names import validate_queue_name
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
 from meshhook.outcomes import AttemptOutcome, delay_in_seconds
 from meshhook.sending import MAX_BATCH_MESSAGES, Message, SendBuffer, insert_messages
@@ -71,7 +71,7 @@ class QueueService(Generic[PayloadT]):
     def __init__(
         self,
         source: Any,
-        queue_name: str,
+        queue_name: str = DEFAULT_QUEUE_NAME,
         *,
         payload_model: Any = None,
         worker_name: str | None = None,
@@ -81,7 +81,7 @@ class QueueService(Generic[PayloadT]):
 
         Args:
             source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
-            queue_name: the queue; see `meshhook.names`.
+            queue_name: the queue; see `meshhook.names`. Default `workflow_jobs`.
             payload_model: the type of `Job.payload` of dequeued jobs. Default: plain JSON.
             worker_name: who settles, for the history. Default none.
             tracer_provider: makes the spans of sends, and puts their trace into the headers.

@@ -26,9 +26,20 @@ class RetryInfo:
     remaining_attempts: int
     """How many attempts are left."""
     can_retry: bool
-    """Whether the job is tried again; otherwise it becomes a dead letter."""
-    next_delay_ms: int | None
-    """The delay before the next attempt in milliseconds without jitter; None after the last."""
+    """Whether the job is tried again."""
+    should_move_to_dead_letter: bool
+    """Whether that was the last attempt, so that the job becomes a dead letter: the opposite of
+    `can_retry`."""
+    delay_ms: int | None
+    """The longest delay before the next attempt, in milliseconds; None after the last attempt.
+    The delay itself is up to `jitter` of it shorter."""
+    delay_seconds: float | None
+    """`delay_ms` in seconds; None after the last attempt."""
+
+    @property
+    def next_delay_ms(self) -> int | None:
+        """The same as `delay_ms`."""
+        return self.delay_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +97,15 @@ class RetryStrategy:
     def get_retry_info(self, attempt: int) -> RetryInfo:
         """Return what happens after failed attempt `attempt` (from 1)."""
         can_retry = self.can_retry(attempt)
+        delay_ms = self._ceiling_ms(attempt) if can_retry else None
         return RetryInfo(
             attempt=attempt,
             max_attempts=self.max_attempts,
             remaining_attempts=max(0, self.max_attempts - attempt),
             can_retry=can_retry,
-            next_delay_ms=self._ceiling_ms(attempt) if can_retry else None,
+            should_move_to_dead_letter=not can_retry,
+            delay_ms=delay_ms,
+            delay_seconds=None if delay_ms is None else delay_ms / 1000,
         )
 
     def get_all_retry_delays(self) -> list[int]:

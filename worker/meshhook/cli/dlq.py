@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meshhook.cli.options import JsonOption, QueueArgument, YesOption, example
+from meshhook.cli.options import DefaultQueueArgument, JsonOption, QueueArgument, YesOption, example
+from meshhook.names import DEFAULT_QUEUE_NAME
 
 if TYPE_CHECKING:
     from meshhook.database import Database
@@ -26,7 +27,7 @@ _SHOWN_PAIRS = 20
 @app.command("list", epilog=example("meshhook dlq list workflow_jobs --error-type TimeoutError"))
 def list_(
     context: typer.Context,
-    queue: QueueArgument,
+    queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     *,
     error_type: Annotated[str | None, typer.Option(help="Only those of this error type.")] = None,
     before: Annotated[
@@ -115,7 +116,7 @@ def show(
 @app.command("errors", epilog=example("meshhook dlq errors workflow_jobs"))
 def errors(
     context: typer.Context,
-    queue: QueueArgument,
+    queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     limit: Annotated[int, typer.Option(help="How many types at the most, 1 to 1000.")] = 20,
     as_json: JsonOption = False,
 ) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meshhook.cli.options import JsonOption, QueueArgument, example
+from meshhook.cli.options import DefaultQueueArgument, JsonOption, example
 from meshhook.cli.tracing import traced
+from meshhook.names import DEFAULT_QUEUE_NAME
 
 if TYPE_CHECKING:
     from meshhook.cli.json_lines import JsonLines, Line
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from meshhook.queues import QueueService
 
 BATCH_JOBS = 1_000
+_STARTS_OF_JSON = ("{", "[", '"')
+"""What a job may start with and a queue's name may not. Numbers and words are names, too."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,16 +27,17 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         "enqueue",
         epilog=example(
-            "meshhook enqueue workflow_jobs '{\"order\": 17}' --delay 60",
-            "meshhook enqueue workflow_jobs --file jobs.jsonl",
-            "generate | meshhook enqueue workflow_jobs",
+            "meshhook enqueue '{\"order\": 17}' --delay 60",
+            "meshhook enqueue orders '{\"order\": 17}'",
+            "meshhook enqueue orders --file jobs.jsonl",
+            "generate | meshhook enqueue orders",
         ),
     )(enqueue)
 
 
 def enqueue(
     context: typer.Context,
-    queue: QueueArgument,
+    queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     job: Annotated[
         str | None,
         typer.Argument(metavar="JSON", help="One job. Default: JSON lines on standard input."),
@@ -65,6 +69,8 @@ def enqueue(
     anything else, which is then its own payload. With one of the id options, JSON without a
     payload key becomes the payload.
 
+    A single argument that starts with {, [ or " is a job for workflow_jobs; any other is a queue.
+
     Lines are stored in batches of 1,000, each durable by itself. At a bad line it stops, and says
     how many were stored before.
     """
@@ -74,6 +80,8 @@ def enqueue(
     from meshhook.names import validate_queue_name
     from meshhook.outcomes import delay_in_seconds
 
+    if job is None and queue.lstrip().startswith(_STARTS_OF_JSON):
+        queue, job = DEFAULT_QUEUE_NAME, queue
     name = validate_queue_name(queue)
     sender = _Sender(
         queue_name=name,

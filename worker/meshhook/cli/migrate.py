@@ -89,15 +89,17 @@ def _show_plan(context: typer.Context, as_json: bool) -> None:
 
 
 def _run(context: typer.Context, as_json: bool) -> None:
+    from meshhook import queries
     from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import print_json, say
+    from meshhook.cli.output import note, print_json, say
     from meshhook.schema import migrate
 
-    async def work(database: Database) -> MigrationReport:
+    async def work(database: Database) -> tuple[MigrationReport, bool]:
         async with database.acquire() as connection:
-            return await migrate(connection)
+            report = await migrate(connection)
+        return report, bool(await database.fetch(queries.load("list_queue_names")))
 
-    report = with_database(context, work, needs_schema=False)
+    report, has_queues = with_database(context, work, needs_schema=False)
     if as_json:
         print_json(
             {
@@ -116,6 +118,11 @@ def _run(context: typer.Context, as_json: bool) -> None:
     total = len(report.applied_before) + len(report.applied)
     say(f"up to date: PGMQ {report.pgmq}, {_migrations(total)}")
     _tell_newer(report.pgmq_newer, report.pgmq)
+    if not has_queues:
+        note(
+            "There is no queue yet. For workflow_jobs, the one that is meant where none is named: "
+            "meshhook queue create"
+        )
 
 
 def _named(migrations: Iterable[Migration]) -> list[dict[str, Any]]:

@@ -33,5 +33,8 @@ def example(*commands: str) -> str:
 
 
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")]
+DefaultQueueArgument = Annotated[
+    str, typer.Argument(metavar="[QUEUE]", help="The queue. Default: workflow_jobs.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meshhook.cli.options import JsonOption, QueueArgument, YesOption, example
+from meshhook.cli.options import (
+    DefaultQueueArgument,
+    JsonOption,
+    QueueArgument,
+    YesOption,
+    example,
+)
+from meshhook.names import DEFAULT_QUEUE_NAME
 
 if TYPE_CHECKING:
     from meshhook.administration import QueueSnapshot
@@ -30,11 +37,11 @@ SettingsArgument = Annotated[
 
 @app.command(
     "create",
-    epilog=example("meshhook queue create workflow_jobs max_retry_attempts=3"),
+    epilog=example("meshhook queue create", "meshhook queue create orders max_retry_attempts=3"),
 )
 def create(
     context: typer.Context,
-    queue: QueueArgument,
+    queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     settings: SettingsArgument = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,8 +55,9 @@ def create(
     from meshhook.names import validate_queue_name
     from meshhook.queue_config import QueueConfig, changed_settings
 
+    queue, settings = _queue_and_settings(queue, settings)
     name = validate_queue_name(queue)
-    changes = _pairs(settings or [])
+    changes = _pairs(settings)
     now = datetime.now(UTC)
     # Checked before there is a queue that would have other settings.
     changed_settings(QueueConfig(queue_name=name, created_at=now, updated_at=now), changes)
@@ -85,7 +93,11 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
 
 
 @app.command("show", epilog=example("meshhook queue show workflow_jobs"))
-def show(context: typer.Context, queue: QueueArgument, as_json: JsonOption = False) -> None:
+def show(
+    context: typer.Context,
+    queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
+    as_json: JsonOption = False,
+) -> None:
     """Show one queue: its messages by state, and its settings."""
     from meshhook import administration
     from meshhook.cli.connecting import with_database
@@ -116,10 +128,11 @@ def show(context: typer.Context, queue: QueueArgument, as_json: JsonOption = Fal
 )
 def set_(
     context: typer.Context,
-    queue: QueueArgument,
+    queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     settings: Annotated[
-        list[str], typer.Argument(metavar="SETTING=VALUE", help="What to set, and to what.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="SETTING=VALUE", help="What to set, and to what."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change settings of a queue; running workers follow within seconds.
@@ -137,6 +150,14 @@ def set_(
     max_payload_bytes           the longest message that the library enqueues
     paused                      true: workers claim nothing
     """  # noqa: D301 - the command line keeps lines as they are after \b
+    from meshhook.cli.failures import UsageError
+
+    queue, settings = _queue_and_settings(queue, settings)
+    if not settings:
+        raise UsageError(
+            f"name what to set, for example: meshhook queue set {queue} max_retry_attempts=10\n"
+            "see: meshhook queue set --help"
+        )
     config = _set(context, queue, _pairs(settings))
     if as_json:
         from meshhook.cli.output import print_json
@@ -235,6 +256,13 @@ def _set_paused(context: typer.Context, queue: str, *, paused: bool, as_json: bo
         say(f"paused queue {queue}; resume it: meshhook queue resume {queue}")
     else:
         say(f"resumed queue {queue}")
+
+
+def _queue_and_settings(queue: str, settings: list[str] | None) -> tuple[str, list[str]]:
+    """Tell a setting of the default queue from a queue, whose name has no `=`."""
+    if "=" in queue:
+        return DEFAULT_QUEUE_NAME, [queue, *(settings or [])]
+    return queue, settings or []
 
 
 def _pairs(settings: Sequence[str]) -> dict[str, Any]:

@@ -45,7 +45,12 @@ def add_to(app: typer.Typer) -> None:
 
 def worker(
     context: typer.Context,
-    queue: Annotated[str | None, typer.Argument(metavar="QUEUE", help="The queue.")] = None,
+    queue: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="QUEUE", help="The queue. Without it and --queue it is workflow_jobs."
+        ),
+    ] = None,
     *,
     queues: Annotated[
         list[str] | None,

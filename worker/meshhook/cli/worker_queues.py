@@ -8,24 +8,22 @@ from typing import Any
 from meshhook.cli.failures import UsageError
 from meshhook.cli.handler_loader import load_handler
 from meshhook.errors import InvalidSettingError
-from meshhook.names import validate_queue_name
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 
 
 def queue_weights(argument: str | None, options: Sequence[str]) -> dict[str, int]:
-    """Return the weights of the queues, by name.
+    """Return the weights of the queues, by name; of `workflow_jobs` if none is given.
 
     Args:
         argument: the queue given as the command's argument.
         options: those given as `--queue NAME` or `--queue NAME:WEIGHT`.
 
     Raises:
-        UsageError: if there is none, or a name stands there twice.
+        UsageError: if a name stands there twice.
         InvalidQueueNameError: if no queue may have a name.
         InvalidSettingError: if a weight is not a number.
     """
-    given = [*([] if argument is None else [argument]), *options]
-    if not given:
-        raise UsageError("name a queue: meshhook worker QUEUE, or --queue NAME:WEIGHT, repeated")
+    given = [*([] if argument is None else [argument]), *options] or [DEFAULT_QUEUE_NAME]
     weights: dict[str, int] = {}
     for each in given:
         name, colon, weight = each.partition(":")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.errors import InvalidHandlerError, InvalidSettingError
-from meshhook.names import validate_queue_name
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.worker.handlers import JobHandler
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def assignments(queues: Any, handler: Any) -> list[Assignment]:
     Raises:
         InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming what is wrong.
     """
+    if handler is None:
+        raise InvalidHandlerError(_no_handler(queues))
     weights = _weights(queues)
     if isinstance(handler, Mapping):
         missing = sorted(set(weights) - set(handler))
@@ -74,6 +76,15 @@ def _weight(name: str, weight: Any) -> int:
             f"the weight of queue {name!r} is a whole number from 1 to {MAX_WEIGHT}, got {weight!r}"
         )
     return weight
+
+
+def _no_handler(queues: Any) -> str:
+    if callable(queues) or isinstance(queues, JobHandler):
+        return (
+            "a worker's second argument is its queues, got a handler; name the handler to work on "
+            f"queue {DEFAULT_QUEUE_NAME!r}: Worker(database_url, handler=...)"
+        )
+    return "a worker needs a handler, a function of one job: Worker(database_url, handler=...)"
 
 
 def _handler(handler: Any) -> JobHandler[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
 from meshhook.limits import checked_seconds
-from meshhook.names import CONFIG_CHANNEL, wake_channel
+from meshhook.names import CONFIG_CHANNEL, DEFAULT_QUEUE_NAME, wake_channel
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
@@ -57,8 +57,8 @@ class Worker:
     def __init__(
         self,
         database_url: str,
-        queues: str | Iterable[str] | Mapping[str, int],
-        handler: Any,
+        queues: str | Iterable[str] | Mapping[str, int] = DEFAULT_QUEUE_NAME,
+        handler: Any = None,
         *,
         concurrency: int = 50,
         grace_seconds: float = 25.0,
@@ -75,9 +75,10 @@ class Worker:
         Args:
             database_url: postgresql://user:password@host:port/database.
             queues: a queue's name, several of them, or a mapping of names to weights from 1 to
-                1000; at most 100 queues.
+                1000; at most 100 queues. Default `workflow_jobs`.
             handler: what `create_job_handler` made, or a function of one job; or a mapping of each
-                queue's name to its own.
+                queue's name to its own. There is no default: without queues it is named, as in
+                `Worker(url, handler=...)`.
             concurrency: how many jobs run at once, of all queues together, 1 to 10000, and no
                 fewer than queues. Default 50.
             grace_seconds: how long `stop` may take, 0 to 3600; keep it under the pod's
