@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -574,3 +574,23 @@ async def test_what_may_be_tried_again_is_told_from_what_is_refused(
     with pytest.raises(expected) as found, translated_errors():
         await connection.execute(f"do $$ begin raise exception using errcode = '{code}'; end $$")
     assert isinstance(found.value, DatabaseError)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://abc.supabase.co", r"starts with https://.*connection string.*under Connect"),
+        ("HTTP://localhost:54321", r"starts with HTTP://.*connection string"),
+        ("postgresql+asyncpg://a:hunter2@h/n", r"postgresql\+asyncpg://.*name of a driver"),
+        ("jdbc:postgresql://h/n", r"starts with jdbc:postgresql://.*name of a driver"),
+        ("mysql://a:hunter2@h/n", r"starts with mysql://.*a PostgreSQL database"),
+    ],
+)
+@pytest.mark.parametrize("opened", [connect, Database.connect], ids=["connection", "pool"])
+async def test_a_url_of_something_else_says_where_the_right_one_is(
+    opened: Callable[[str], Awaitable[object]], url: str, message: str
+):
+    """The scheme is named and nothing behind it, which may be a password."""
+    with pytest.raises(InvalidSettingError, match=message) as raised:
+        await opened(url)
+    assert "hunter2" not in str(raised.value)

@@ -206,6 +206,16 @@ def test_a_url_that_cannot_be_read_is_code_2_and_not_shown(bare_cli, url):
     assert "hunter2" not in said
 
 
+def test_the_address_of_an_api_is_code_2_with_the_place_of_the_right_one(bare_cli):
+    """Supabase's SUPABASE_URL is what users have at hand."""
+    bare_cli.use("https://abc.supabase.co")
+    said = bare_cli.fails(2, "queue", "list")
+    assert "MESHHOOK_DATABASE_URL" in said
+    assert "starts with https:// and must start with postgresql://" in said
+    assert "SUPABASE_URL" in said
+    assert "under Connect" in said
+
+
 def test_a_database_that_does_not_exist_or_refuses_the_login_is_code_4(cli, database_url):
     """The message says which database, and what the server said."""
     base, _, _ = database_url.rpartition("/")

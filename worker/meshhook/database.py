@@ -6,6 +6,7 @@ Nothing here is tried again on its own; what is safe to repeat is decided by the
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,7 @@ async def connect(
     """
     # A pooler refuses settings at connect, and plans afresh each time: no plan grows stale there.
     settings = {} if pooled else dict(STEADY_PLANS if steady_plans else {})
-    with translated_errors(), _checked_url():
+    with translated_errors(), _checked_url(url):
         return await asyncpg.connect(
             url,
             timeout=CONNECT_TIMEOUT_SECONDS,
@@ -192,8 +193,15 @@ async def _leave_as_it_is(_: object) -> None:
     """Do nothing."""
 
 
+_SCHEME = re.compile(r"((?:jdbc:)?[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_SCHEMES = {"postgresql", "postgres"}
+
+
 @contextmanager
-def _checked_url() -> Iterator[None]:
+def _checked_url(url: str) -> Iterator[None]:
+    found = _SCHEME.match(url.strip())
+    if found is not None and found[1].lower() not in _SCHEMES:
+        raise errors.WrongSchemeError(found[1])
     try:
         yield
     except ValueError as error:
@@ -243,7 +251,7 @@ class Database:
         Raises:
             DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
         """
-        with translated_errors(), _checked_url():
+        with translated_errors(), _checked_url(url):
             pool = await asyncpg.create_pool(
                 url,
                 min_size=min_size,

@@ -68,6 +68,26 @@ class InvalidSettingError(MeshHookError, ValueError):
     """A setting, argument or environment variable outside its range."""
 
 
+class WrongSchemeError(InvalidSettingError):
+    """A URL in the place of a database's whose scheme is not that of PostgreSQL."""
+
+    def __init__(self, scheme: str) -> None:
+        """Take the scheme found, and say where the right URL is to be had."""
+        way_out = (
+            "That is the address of a website or an API, such as SUPABASE_URL. A provider shows the "
+            "other one as the connection string; Supabase, in its dashboard under Connect"
+            if scheme.lower() in {"http", "https"}
+            else "Leave out the name of a driver"
+            if "+" in scheme or scheme.lower().startswith("jdbc:")
+            else "Name a PostgreSQL database"
+        )
+        super().__init__(
+            f"the database URL (MESHHOOK_DATABASE_URL) starts with {scheme}:// and must start with "
+            f"postgresql://, as in postgresql://user:password@host:port/database. {way_out}"
+        )
+        self.scheme = scheme
+
+
 class PortUnavailableError(MeshHookError, OSError):
     """A port for metrics and health that cannot be listened on."""
 

@@ -23,6 +23,7 @@ from meshhook.errors import (
     InvalidSettingError,
     SchemaMissingError,
     UnsupportedPgmqError,
+    WrongSchemeError,
 )
 from meshhook.settings import Settings, load_settings
 
@@ -47,11 +48,14 @@ class Target:
             needs_schema: whether to check that the migrations have run. Default true.
 
         Raises:
-            InvalidDatabaseUrlError, DatabaseNotOpenedError: if there is no way to it.
+            InvalidDatabaseUrlError, WrongSchemeError, DatabaseNotOpenedError: if there is no
+                way to it.
             SchemaMissingError, UnsupportedPgmqError: if it is not migrated.
         """
         try:
             database = await Database.connect(self.url, min_size=1, max_size=2, pooled=self.pooled)
+        except WrongSchemeError:
+            raise
         except InvalidSettingError:
             raise InvalidDatabaseUrlError from None
         except DatabaseError as error:
@@ -71,7 +75,8 @@ class Target:
         """Connect once, to see that it is there and migrated.
 
         Raises:
-            InvalidDatabaseUrlError, DatabaseNotOpenedError: if there is no way to it.
+            InvalidDatabaseUrlError, WrongSchemeError, DatabaseNotOpenedError: if there is no
+                way to it.
             SchemaMissingError, UnsupportedPgmqError: if it is not migrated.
         """
         async with self.open():
