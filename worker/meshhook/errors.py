@@ -74,8 +74,8 @@ class WrongSchemeError(InvalidSettingError):
     def __init__(self, scheme: str) -> None:
         """Take the scheme found, and say where the right URL is to be had."""
         way_out = (
-            "That is the address of a website or an API, such as SUPABASE_URL. A provider shows the "
-            "other one as the connection string; Supabase, in its dashboard under Connect"
+            "That is the address of a website or an API, such as SUPABASE_URL. Providers show the "
+            "right one as the connection string; Supabase, in its dashboard under Connect"
             if scheme.lower() in {"http", "https"}
             else "Leave out the name of a driver"
             if "+" in scheme or scheme.lower().startswith("jdbc:")
