@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
 import re
 import signal
 import socket
@@ -14,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import asyncpg
 import pytest
@@ -23,6 +21,7 @@ from meshhook import QueueService
 from meshhook.embedded import EmbeddedPostgres
 from support.databases import server_directory
 from support.scraping import ask
+from support.terminal import OnTerminal, environment
 from support.waiting import eventually
 
 HANDLERS = """
@@ -43,12 +42,6 @@ def stubborn(job):
     note("started")
     time.sleep(600)
 """
-
-
-def environment(url: str | None, **more: str) -> dict[str, str]:
-    """Return an environment in which only what a test says is set."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MESHHOOK_")}
-    return kept | ({} if url is None else {"MESHHOOK_DATABASE_URL": url}) | more
 
 
 def meshhook(
@@ -156,6 +149,36 @@ async def test_a_worker_runs_jobs_and_ends_with_0_at_sigterm(
     assert records[-1]["event"] == "worker stopped"
 
 
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]])
+async def test_a_worker_whose_terminal_goes_away_stops_in_order(
+    database_url, pool, queue_name, tmp_path, options
+):
+    """At SIGHUP it gives its jobs back, and ends with 0, as at SIGTERM."""
+    await QueueService[Any](pool, queue_name).enqueue({})
+    async with worker(
+        tmp_path, database_url, "endless", "--grace-seconds", "1", *options
+    ) as process:
+        await eventually(lambda: ledger(tmp_path) == ["started"], timeout=20)
+        process.send_signal(signal.SIGHUP)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await pool.fetchval("select vt <= now() and read_ct = 0 from pgmq.q_jobs")
+
+
+async def test_a_worker_that_ignores_hangups_works_on(database_url, pool, queue_name, tmp_path):
+    """Started with `nohup`, it outlives its terminal."""
+    queue = QueueService[Any](pool, queue_name)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a new process inherits
+    try:
+        async with worker(tmp_path, database_url, "quick") as process:
+            await queue.enqueue({"n": 1})
+            await eventually(lambda: ledger(tmp_path) == ["ran"], timeout=20)
+            process.send_signal(signal.SIGHUP)
+            await queue.enqueue({"n": 2})
+            await eventually(lambda: ledger(tmp_path) == ["ran", "ran"], timeout=20)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 async def test_a_second_ctrl_c_ends_a_worker_at_once(database_url, pool, queue_name, tmp_path):
     """The first one waits for the jobs; the second exits with 130."""
     await QueueService[Any](pool, queue_name).enqueue({})
@@ -212,50 +235,6 @@ async def test_ctrl_c_during_an_enqueue_says_how_many_are_stored(database_url, p
     stored = int(found[1].replace(",", ""))
     assert stored == int(found[2])
     assert await pool.fetchval("select count(*) from pgmq.q_jobs") - stored in {0, 1_000}
-
-
-class OnTerminal:
-    """A command on a terminal of 80 columns."""
-
-    def __init__(self, url: str, *arguments: str) -> None:
-        self.master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "meshhook", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environment(url, TERM="xterm", COLUMNS="80", LINES="24"),
-        )
-        os.close(slave)
-        self.shown = ""
-
-    def read_until(self, text: str) -> str:
-        """Read what it shows until there is `text`, or it has ended."""
-        while text not in self.shown:
-            try:
-                self.shown += os.read(self.master, 65_536).decode()
-            except OSError:  # the terminal's other end is closed
-                break
-        return self.shown
-
-    def type(self, text: str) -> None:
-        """Type something."""
-        os.write(self.master, text.encode())
-
-    def end(self) -> int:
-        """Wait for its end, and return its code."""
-        self.read_until("\0never")
-        return self.process.wait(20)
-
-    def __enter__(self) -> Self:
-        """Use it."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave neither the process nor the terminal behind."""
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 0), ("n", 1, 1), ("", 1, 1)])

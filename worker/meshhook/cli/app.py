@@ -114,6 +114,8 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - a command ends here, with a message and a code
         return _fail(error)
+    if result == ExitCode.INTERRUPTED:  # newer versions of typer make a code of it, and say nothing
+        _print_error(describe(KeyboardInterrupt()))
     return result if isinstance(result, int) else ExitCode.OK
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from meshhook.cli.failures import UsageError
+from meshhook.cli.interrupts import interruptible
 from meshhook.errors import MeshHookError
 
 
@@ -18,12 +19,19 @@ def confirm(question: str, *, yes: bool) -> None:
     Raises:
         UsageError: if there is no terminal to ask on.
         DeclinedError: if the answer is not yes.
+        KeyboardInterrupt: at Ctrl-C, at once.
     """
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(f"{question} There is no terminal to ask on: confirm it with --yes")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+    try:
+        with interruptible():
+            sys.stderr.write(f"{question} [y/N] ")
+            sys.stderr.flush()
+            answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")  # behind the ^C that the terminal shows
+        raise
+    if answer.strip().lower() not in {"y", "yes"}:
         raise DeclinedError("not confirmed: nothing was changed")

@@ -16,6 +16,7 @@ from meshhook.cli.failures import (
     DatabaseNotSetError,
     InvalidDatabaseUrlError,
 )
+from meshhook.cli.interrupts import clean_up_first
 from meshhook.cli.options import program_options
 from meshhook.database import Database
 from meshhook.errors import (
@@ -119,6 +120,7 @@ def target(context: typer.Context, *, or_embedded: bool = False) -> Iterator[Tar
         DatabaseUnavailableError: if the embedded one does not start.
         InvalidSettingError: naming an environment variable that is wrong.
     """
+    clean_up_first()
     settings = load_settings()
     log_to_stderr(settings)
     secret = settings.database_url

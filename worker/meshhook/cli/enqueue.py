@@ -117,15 +117,25 @@ class _Sender:
         self._headers = headers
         self._ids = ids
         self._last_line = 0
+        self._is_storing = False
 
     async def send(self, database: Database, lines: JsonLines) -> None:
+        import asyncio
+        from contextlib import suppress
+
         from meshhook.cli.failures import PartlyDoneError
 
         try:
             await self._send_all(database, lines)
         except BaseException as error:
-            if not self.msg_ids or isinstance(error, GeneratorExit):
+            is_uncertain = _is_interrupt(error) and self._is_storing
+            if isinstance(error, GeneratorExit) or not (self.msg_ids or is_uncertain):
                 raise
+            if isinstance(error, KeyboardInterrupt):
+                # The task may have been cancelled too, and would be at its next wait: when it
+                # closes the connection, in the place of this error.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
             raise PartlyDoneError(self._how_far(error), _cause(error)) from error
 
     async def _send_all(self, database: Database, lines: JsonLines) -> None:
@@ -164,10 +174,12 @@ class _Sender:
 
     async def _store(self, service: QueueService[Any], batch: list[Line]) -> None:
         if batch:
+            self._is_storing = True
             self.msg_ids += await service.enqueue_many(
                 [line.value for line in batch], self._delay_seconds, headers=self._headers
             )
             self._last_line = batch[-1].number
+            self._is_storing = False
 
     def _with_ids(self, value: Any) -> Any:
         if not self._ids:
@@ -181,8 +193,10 @@ class _Sender:
         from meshhook.errors import UncertainCommitError
 
         reason = "interrupted" if _is_interrupt(error) else str(error)
+        if not self.msg_ids:
+            return f"{reason}\nwhether the first {BATCH_JOBS:,} lines were stored is not known"
         stored = f"{counted(len(self.msg_ids), 'job')} stored, up to line {self._last_line}"
-        if isinstance(error, UncertainCommitError) or _is_interrupt(error):
+        if isinstance(error, UncertainCommitError) or (_is_interrupt(error) and self._is_storing):
             return (
                 f"{reason}\n{stored}; whether the batch after that "
                 f"(up to {BATCH_JOBS:,} lines) was stored is not known"

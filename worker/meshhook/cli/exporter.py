@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -75,10 +74,11 @@ async def _export(
     from meshhook.cli.failures import DatabaseNotOpenedError
     from meshhook.database import Database
     from meshhook.observability.loggers import get_logger
+    from meshhook.worker.stop_signals import stop_signals
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         loop.add_signal_handler(number, stop.set)
     try:
         await found.check()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from meshhook.cli.failures import UsageError
+from meshhook.cli.interrupts import interruptible
 from meshhook.errors import InvalidJobError
 
 _STANDARD_INPUT = Path("-")
@@ -74,7 +75,13 @@ class JsonLines:
 
     def _read(self) -> Iterator[bytes]:
         try:
-            yield from self._lines
+            while True:
+                # The next line of a pipe may never come.
+                with interruptible():
+                    line = next(self._lines, None)
+                if line is None:
+                    return
+                yield line
         except (OSError, EOFError, zlib.error) as error:
             raise UsageError(f"{self._name}: cannot be read: {error}") from error
 

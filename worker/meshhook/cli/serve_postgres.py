@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meshhook.cli.failures import UsageError
+from meshhook.cli.interrupts import clean_up_first
 from meshhook.cli.options import example
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def serve_postgres(
         host=host,
         settings=dict(map(_setting, settings or [])),
     )
+    clean_up_first()
     with _interrupted_by_sigterm():
         _prepare(server)
         note(f"PostgreSQL is ready, and opens port {port}.")

@@ -112,7 +112,7 @@ def worker(
         ),
     ] = "link",
 ) -> None:
-    """Work on the jobs of queues until SIGTERM or SIGINT (Ctrl-C).
+    """Work on the jobs of queues until SIGTERM, SIGINT (Ctrl-C) or SIGHUP.
 
     It then claims nothing more, lets jobs finish within the grace period, gives back what is left,
     ready at once and with its attempt unspent, and exits with 0. A second Ctrl-C ends it at once.
@@ -196,6 +196,7 @@ def _supervise(arguments: Sequence[str], processes: int) -> int:
 async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> LoopThreads:
     from meshhook.worker.garbage import leave_program_alone
     from meshhook.worker.process import LoopThreads, end_process
+    from meshhook.worker.stop_signals import stop_signals
 
     stopping = asyncio.Event()
 
@@ -213,7 +214,7 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> Lo
 
     threads = LoopThreads.install()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         loop.add_signal_handler(number, stop, number)
     supervisor.watch(request_stop)
     try:

@@ -12,6 +12,7 @@ from asyncio.subprocess import Process
 from typing import TYPE_CHECKING
 
 from meshhook.observability.loggers import get_logger
+from meshhook.worker.stop_signals import stop_signals
 from meshhook.worker.supervised import INDEX_VARIABLE, LINK_VARIABLE, READY
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _log = get_logger("meshhook.worker.supervisor")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
 STEADY_SECONDS = 60.0
@@ -40,7 +40,7 @@ class Supervisor:
     The first process starts alone, so that what is wrong with all of them is said once. One that
     fails before it was ready ends the whole; one that ends later is started again, at first after
     half a second, and ever later, up to 30 seconds, where that does not help. SIGTERM and SIGINT
-    are passed on to all; a process whose supervisor is gone stops as at SIGTERM.
+    are passed on to all, SIGHUP as SIGTERM; a process whose supervisor is gone stops as at SIGTERM.
     """
 
     def __init__(
@@ -74,8 +74,11 @@ class Supervisor:
             The exit code: 0, or that of the first process that failed.
         """
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self.stop, number)
+        signals = stop_signals()
+        for number in signals:
+            # The processes have no terminal that could hang up.
+            passed_on = signal.SIGTERM if number == signal.SIGHUP else number
+            loop.add_signal_handler(number, self.stop, passed_on)
         try:
             async with asyncio.TaskGroup() as group:
                 for index in range(self._count):
@@ -83,7 +86,7 @@ class Supervisor:
                     if index == 0:
                         await self._looked_at[0].wait()
         finally:
-            for number in SIGNALS:
+            for number in signals:
                 loop.remove_signal_handler(number)
         return self._code
 

@@ -1,0 +1,68 @@
+"""Ctrl-C, from the first moment of the program to its last: one line, exit code 130, no trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_CODE = 130
+
+
+def leave_at_once() -> None:
+    """Let Ctrl-C end the process on the spot: for as long as there is nothing to clean up.
+
+    An exception would do the same, but for those that are raised where Python can only print
+    them: in the middle of an import, or at the interpreter's end.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def clean_up_first() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, or cancel what an event loop runs."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt in a block that waits for input.
+
+    Inside an event loop it would otherwise only cancel the task, which learns of it once the input
+    is there. Not from another thread than the main one. Where Ctrl-C is ignored, it stays so.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        if _is_cancelled():  # a moment ago, when it still was the loop's to handle
+            raise KeyboardInterrupt
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _is_cancelled() -> bool:
+    # Without an event loop there is no need to load asyncio.
+    if "asyncio" not in sys.modules:
+        return False
+    import asyncio
+
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    try:
+        os.write(2, b"error: interrupted\n")
+    finally:
+        os._exit(_CODE)
