@@ -1,11 +1,12 @@
--- Attempts are counted from what workers did, not from `read_ct` alone: other clients read messages,
--- and write numbers of their own. Locks: ACCESS EXCLUSIVE on queue_config for the new column, which
--- rewrites nothing. Time at size: milliseconds.
+-- Attempts are counted from what workers did, not from `read_ct` alone: other clients read
+-- messages, and write numbers of their own.
+-- Locks: ACCESS EXCLUSIVE on queue_config for the new column, which rewrites nothing. Time at size:
+-- milliseconds.
 
 alter table meshhook.queue_config add column adopted_msg_id bigint not null default 0;
 
 comment on column meshhook.queue_config.adopted_msg_id is
-    'The newest message that was there when the queue was adopted; 0 for a queue that was made new. '
+    'The newest message that was there when the queue was adopted; 0 for one that was made new. '
     'Reads of messages up to it are not attempts, until a worker has claimed them.';
 
 create function meshhook.note_adopted_messages() returns trigger
@@ -39,11 +40,11 @@ $$;
 --   read_ct   what the claim sets `read_ct` to;
 --   attempt   which attempt the claim makes, from 1;
 --   lost      how many attempts in a row, just before this one, ended with no outcome;
---   is_recorded  whether the last of these stands in the history already.
--- At most one of the reads that no mark explains was an attempt: every later claim would have left a
--- mark. The rest were other clients', or those of workers of an older version, of which the history
--- tells. Without one of these, a message that was there when its queue was adopted was never
--- attempted. Costs the same whatever number stands in `read_ct`.
+--   is_recorded  whether the last of these stands in the history already, if there is one.
+-- At most one of the reads that no mark explains was an attempt: every later claim would have left
+-- a mark. The rest were other clients', or those of workers of an older version, of which the
+-- history tells. Without one of these, a message that was there when its queue was adopted was
+-- never attempted. Costs the same whatever number stands in `read_ct`.
 -- Locks: none. Index: job_attempts_job_idx.
 create function meshhook.claim_mark(
     queue_name text, msg_id bigint, enqueued_at timestamptz, read_ct integer, headers jsonb,
@@ -71,6 +72,7 @@ begin
         attempt := marked_attempt + (not is_recorded)::integer;
         lost := marked_lost + (not is_recorded)::integer;
     elsif not is_marked and settled = 0 and msg_id <= adopted_msg_id then
+        is_recorded := true;
         attempt := 1;
         lost := 0;
     else

@@ -21,19 +21,22 @@ FILL = """
     from generate_series(1, $1::int)
 """
 SETTLEMENT = (
-    "array[1,2,3]::bigint[], array[1,1,1], array['succeeded','retried','dead_lettered'], "
+    "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], null, "
+    "array['succeeded','retried','dead_lettered'], "
     "array[0,1,0]::float8[], array[null,null,null]::float8[], "
     "array[0,0,0]::float8[], null, null, null, null, null, null, null, 'jobs'"
 )
 STATEMENTS = {
-    "claim": "30, '2000-01-01', 100, 5, null",
+    "claim": "30, '2000-01-01', 100, 5, null, 'jobs'",
     "settle": f"null, {SETTLEMENT}",
-    "settle_succeeded": "null, array[1,2,3]::bigint[], array[1,1,1], array[0,1,0]::float8[], "
-    "array[1,1,1]::float8[], null, null, null, null, 'jobs'",
-    "extend": "array[1,2,3]::bigint[], array[1,1,1], 30",
-    "release": "array[1,2,3]::bigint[], array[1,1,1], 0",
+    "settle_succeeded": "null, array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], "
+    "null, array[0,1,0]::float8[], array[1,1,1]::float8[], null, null, null, null, 'jobs'",
+    "extend": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 30",
+    "release": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 0",
+    "find_locked": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[]",
     "wait": "2, 'meshhook.waiting_jobs'",
-    "find_settled": "'jobs', 'w', array[1]::bigint[], array[1], array[0]::float8[]",
+    "find_settled": "'jobs', 'w', array[1]::bigint[], array[1], array[0]::float8[], "
+    "array[0]::float8[]",
     "find_live_job": "5",
     "find_live_jobs_by_id": "array[1,2,3]::bigint[]",
     "find_live_jobs": "null, null, 1000, 50",
@@ -100,7 +103,7 @@ def buffers(plan: dict[str, Any]) -> int:
 
 async def claim_buffers(connection: Connection, from_vt: str = "2000-01-01") -> int:
     """Return how many pages a claim of ten looks at."""
-    plan = await explained(connection, "claim", f"30, '{from_vt}', 10, 5, null")
+    plan = await explained(connection, "claim", f"30, '{from_vt}', 10, 5, null, 'jobs'")
     assert scans_of(plan) == {"Index Scan"}
     return buffers(plan)
 

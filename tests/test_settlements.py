@@ -7,11 +7,24 @@ from typing import Any
 
 import asyncpg
 
-from meshhook import QueueService, queries
+from meshhook import Job, QueueService, queries
 from meshhook.outcomes import AttemptOutcome
 from meshhook.settlements import Settlement, find_settled, settle, storable_text
 
 TABLES = queries.QueueTables("jobs")
+
+
+def settlement(job: Job[Any], outcome: AttemptOutcome, started: float) -> Settlement:
+    """The outcome of a job that has just run for a millisecond."""
+    return Settlement(
+        msg_id=job.msg_id,
+        read_ct=job.read_ct,
+        enqueued=job.enqueued_timestamp,
+        attempt=job.attempt,
+        outcome=outcome,
+        started_at=started,
+        finished_at=started + 0.001,
+    )
 
 
 def test_the_fields_are_the_parameters_of_the_statement() -> None:
@@ -43,15 +56,11 @@ async def test_successes_alone_leave_the_history_that_a_mixed_batch_leaves(
     started = jobs[0].started_timestamp
 
     def success(position: int) -> Settlement:
-        return Settlement(
-            *(jobs[position].msg_id, 1, AttemptOutcome.SUCCEEDED, started, started + 0.001),
-            run_id="r",
-            project_id="p",
-            trace_id="t",
-        )
+        success = settlement(jobs[position], AttemptOutcome.SUCCEEDED, started)
+        return success._replace(run_id="r", project_id="p", trace_id="t")
 
     assert await settle(connection, TABLES, "w", [success(0)]) == {0}
-    retried = Settlement(jobs[2].msg_id, 1, AttemptOutcome.RETRIED, started, started + 0.001)
+    retried = settlement(jobs[2], AttemptOutcome.RETRIED, started)
     assert await settle(connection, TABLES, "w", [success(1), retried]) == {0, 1}
     alone, mixed = await connection.fetch(
         "select (to_jsonb(a) - 'msg_id' - 'enqueued_at')::text from meshhook.job_attempts a "
@@ -67,10 +76,8 @@ async def test_successes_say_which_leases_held(
     queue = QueueService[Any](pool, "jobs")
     await queue.enqueue_many([{}] * 2)
     jobs = [job for _ in range(2) if (job := await queue.dequeue()) is not None]
-    held, lost = (
-        Settlement(job.msg_id, attempt, AttemptOutcome.SUCCEEDED, 1.0, 2.0)
-        for job, attempt in zip(jobs, (1, 2), strict=True)
-    )
+    held, lost = (settlement(job, AttemptOutcome.SUCCEEDED, 1.0) for job in jobs)
+    lost = lost._replace(read_ct=2)
     assert await settle(connection, TABLES, "w", [lost, held]) == {1}
     assert await settle(connection, TABLES, "w", [lost]) == set()
     assert await settle(connection, TABLES, "w", []) == set()
@@ -82,26 +89,31 @@ async def test_a_snooze_is_not_taken_for_a_later_outcome_of_its_attempt(
 ) -> None:
     """A snooze gives the attempt back: the next outcome is of the same one, and not there yet."""
     queue = QueueService[Any](pool, "jobs")
-    msg_id = await queue.enqueue({})
+    await queue.enqueue({})
 
     async def attempt(outcome: AttemptOutcome) -> Settlement:
         job = await queue.dequeue()
         assert job is not None
-        started = job.started_timestamp
-        return Settlement(msg_id, job.attempt, outcome, started, started + 0.001)
+        return settlement(job, outcome, job.started_timestamp)
 
+    found = {"snoozed": AttemptOutcome.SNOOZED, "succeeded": AttemptOutcome.SUCCEEDED}
     snoozed = await attempt(AttemptOutcome.SNOOZED)
-    assert await find_settled(connection, "jobs", "w", [snoozed]) == set()
+    assert await find_settled(connection, "jobs", "w", [snoozed]) == {}
     assert await settle(connection, TABLES, "w", [snoozed]) == {0}
-    assert await find_settled(connection, "jobs", "w", [snoozed]) == {0}
+    assert await find_settled(connection, "jobs", "w", [snoozed]) == {0: found["snoozed"]}
     succeeded = await attempt(AttemptOutcome.SUCCEEDED)
     assert succeeded.attempt == snoozed.attempt
-    assert await find_settled(connection, "jobs", "w", [succeeded, snoozed]) == {1}
+    both = [succeeded, snoozed]
+    assert await find_settled(connection, "jobs", "w", both) == {1: found["snoozed"]}
     assert await settle(connection, TABLES, "w", [succeeded]) == {0}
-    assert await find_settled(connection, "jobs", "w", [succeeded, snoozed]) == {0, 1}
-    assert await find_settled(connection, "jobs", "another", [succeeded]) == set()
-    refused = Settlement(msg_id, succeeded.attempt, AttemptOutcome.DEAD_LETTERED, None, 1.0)
-    assert await find_settled(connection, "jobs", "w", [refused]) == set()
+    assert await find_settled(connection, "jobs", "w", both) == dict(
+        enumerate((found["succeeded"], found["snoozed"]))
+    )
+    assert await find_settled(connection, "jobs", "another", [succeeded]) == {}
+    refused = succeeded._replace(outcome=AttemptOutcome.DEAD_LETTERED, started_at=None)
+    assert await find_settled(connection, "jobs", "w", [refused]) == {}
+    namesake = succeeded._replace(enqueued=succeeded.enqueued + 1)
+    assert await find_settled(connection, "jobs", "w", [namesake]) == {}
 
 
 def test_storable_text_cuts_the_middle() -> None:

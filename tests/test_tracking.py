@@ -62,6 +62,8 @@ async def end(
     failed = outcome in (AttemptOutcome.RETRIED, AttemptOutcome.DEAD_LETTERED)
     settlement = Settlement(
         msg_id=job.msg_id,
+        read_ct=job.read_ct,
+        enqueued=job.enqueued_timestamp,
         attempt=job.attempt,
         outcome=outcome,
         started_at=job.started_at.timestamp(),

@@ -10,11 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import DLQService, Job, QueueService, queries, set_queue_config, settlements
+from meshhook import DLQService, Job, QueueService, set_queue_config, settlements
 from meshhook.database import Database
-from meshhook.errors import DatabaseError, UncertainCommitError
+from meshhook.errors import DatabaseError
 from meshhook.worker import settling
-from meshhook.worker.connections import WorkerConnection
 from support.waiting import eventually
 from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
 
@@ -117,33 +116,6 @@ async def test_a_crash_of_the_interpreter_is_survived_like_a_kill(
         await eventually(is_done, timeout=20)
 
 
-async def test_suspects_run_although_their_lost_attempts_cannot_be_recorded(
-    pool: Pool[Any], connection: Connection[Any], database_url: str
-) -> None:
-    """A history that cannot be written to just then does not leave a claimed job lying."""
-    queue = QueueService[Any](pool, "jobs")
-    msg_id = await queue.enqueue({})
-    assert await queue.dequeue(0.001) is not None
-    statement = queries.load("record_lost")
-
-    async def handler(_: Job[Any]) -> None:
-        """Do nothing."""
-
-    worker = make_worker(database_url, handler)
-    fetch = WorkerConnection.fetch
-
-    async def refusing(self: WorkerConnection, sql: str, *arguments: Any, **options: Any) -> Any:
-        if sql == statement:
-            raise UncertainCommitError("broken")
-        return await fetch(self, sql, *arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WorkerConnection, "fetch", refusing)
-        async with worker:
-            await eventually(lambda: worker.get_stats().succeeded == 1)
-    assert await outcomes(connection, msg_id) == [("succeeded", 2)]
-
-
 async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
     pool: Pool[Any],
     connection: Connection[Any],
@@ -169,7 +141,7 @@ async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
     async with make_worker(database_url, handler) as worker:
         assert worker._parts is not None
         settler = worker._parts.lanes[0].settler
-        await eventually(lambda: settler._refused == 1)
+        await eventually(lambda: len(settler._put_off) == 1)
         suspect = await queue.enqueue({}, delay_seconds=0.5)
         await connection.execute("update pgmq.q_jobs set read_ct = 1 where msg_id = $1", suspect)
         await eventually(lambda: worker.get_stats().succeeded == 1)

@@ -12,8 +12,11 @@ import pytest
 from meshhook import Job, QueueService, queries, set_queue_config
 from meshhook.database import Database
 from meshhook.outcomes import AttemptOutcome
-from meshhook.settlements import Settlement, settle
+from meshhook.settlements import settle
+from meshhook.worker.attempts import settlement_of
 from meshhook.worker.lane import Lane
+from meshhook.worker.leases import Lease
+from meshhook.worker.verdicts import Verdict
 from support.waiting import eventually
 from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
 
@@ -155,7 +158,7 @@ async def test_a_job_that_is_being_settled_has_not_lost_its_lease(
     go_on = asyncio.Event()
     on_leases_lost = Lane._on_leases_lost
 
-    def note(lane: Lane, lost: dict[int, int]) -> None:
+    def note(lane: Lane, lost: list[Lease]) -> None:
         on_leases_lost(lane, lost)
         looked.set()
 
@@ -248,8 +251,9 @@ async def test_extending_waits_for_no_lock_and_says_what_it_left(
     async with connection.transaction():
         await connection.execute("select from pgmq.q_jobs where msg_id = $1 for update", ids[0])
         await pool.execute("update pgmq.q_jobs set read_ct = 2 where msg_id = $1", ids[1])
-        rows = await pool.fetch(sql, ids, [job.attempt for job in jobs], 600.0)
-    assert {row["msg_id"]: row["is_extended"] for row in rows} == {ids[0]: False, ids[2]: True}
+        reads = [job.read_ct for job in jobs]
+        rows = await pool.fetch(sql, ids, reads, [job.enqueued_timestamp for job in jobs], 600.0)
+    assert {row["position"]: row["is_extended"] for row in rows} == {1: False, 3: True}
     after = await live(connection)
     assert [after[i]["vt"] > before[i]["vt"] for i in ids] == [False, False, True]
 
@@ -295,11 +299,12 @@ async def test_extending_does_not_touch_a_job_that_waits_for_its_retry(
     job = await queue.dequeue()
     assert job is not None
     tables = queries.QueueTables("jobs")
-    retry = Settlement(job.msg_id, 1, AttemptOutcome.RETRIED, 1.0, 2.0, delay_seconds=600)
+    retry = settlement_of(job, Verdict(AttemptOutcome.RETRIED, delay_seconds=600), 1.0, 2.0)
     assert await settle(connection, tables, "w", [retry]) == {0}
     before = await live(connection)
     assert await settle(connection, tables, "w", [retry]) == set()
-    assert not await connection.fetch(queries.load("extend", "jobs"), [job.msg_id], [1], 30.0)
+    lease = [job.msg_id], [job.read_ct], [job.enqueued_timestamp]
+    assert not await connection.fetch(queries.load("extend", "jobs"), *lease, 30.0)
     assert not await queue.release(job)
     assert not await queue.acknowledge(job)
     assert await live(connection) == before

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
 from meshhook.bodies import decode_headers
-from meshhook.jobs import Job
+from meshhook.jobs import CLAIM_HEADER, Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EVERYTHING = datetime(2000, 1, 1, tzinfo=UTC)
 """A lower bound of `vt` that leaves no message out."""
+MAX_COUNT = 1_000_000_000
+"""As `meshhook.json_count` has it."""
 
 
 class ClaimClass(IntEnum):
@@ -36,6 +38,8 @@ class Claim:
     jobs: list[Job[Any]]
     claim_class: ClaimClass
     """The class of all of them; HEALTHY if there are none."""
+    new_losses: int = 0
+    """How many lost attempts the statement added to the history."""
 
 
 async def claim(
@@ -60,20 +64,29 @@ async def claim(
         to_vt: an upper bound beside now. Default: none.
     """
     rows = await database.fetch(
-        queries.load("claim", tables), lease_seconds, from_vt, limit, max_attempts, to_vt
+        queries.load("claim", tables),
+        lease_seconds,
+        from_vt,
+        limit,
+        max_attempts,
+        to_vt,
+        tables.queue_name,
     )
     if not rows:
         return Claim([], ClaimClass.HEALTHY)
-    return Claim(jobs_from(rows, tables.queue_name, max_attempts), ClaimClass(rows[0]["class"]))
+    claim_class = ClaimClass(rows[0]["class"])
+    new_losses = 0 if claim_class is ClaimClass.HEALTHY else sum(r["is_new_loss"] for r in rows)
+    return Claim(jobs_from(rows, tables.queue_name, max_attempts), claim_class, new_losses)
 
 
 def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[Job[Any]]:
     """Return the jobs that claimed rows hold, oldest first; their payloads are not decoded yet."""
-    jobs: list[Job[Any]] = [
-        Job(
+    jobs: list[Job[Any]] = []
+    for msg_id, read_ct, enqueued, ready, claim_class, body, headers, claimed, _ in rows:
+        job: Job[Any] = Job(
             queue=queue_name,
             msg_id=msg_id,
-            attempt=attempt,
+            attempt=read_ct,
             max_attempts=max_attempts,
             enqueued_timestamp=enqueued,
             ready_timestamp=ready,
@@ -82,10 +95,25 @@ def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[J
             # A message may be SQL null; as JSON it is null all the same.
             body="null" if body is None else body,
         )
-        for msg_id, attempt, enqueued, ready, _, body, headers, claimed in rows
-    ]
+        if headers is not None and CLAIM_HEADER in job.headers:
+            _count_attempts(job, is_suspect=claim_class != ClaimClass.HEALTHY)
+        jobs.append(job)
     jobs.sort(key=_by_age)
     return jobs
+
+
+def _count_attempts(job: Job[Any], *, is_suspect: bool) -> None:
+    """Tell attempts from reads by the mark that a claim left: see `meshhook.claim_mark`."""
+    mark = job.headers[CLAIM_HEADER]
+    if not isinstance(mark, dict):
+        return  # some other client's nonsense under our name
+    marked_read_ct, attempt, lost = (
+        count if type(count := mark.get(name)) is int else -1
+        for name in ("read_ct", "attempt", "lost")
+    )
+    if 0 < marked_read_ct <= job.read_ct and 0 < attempt <= MAX_COUNT and 0 <= lost <= MAX_COUNT:
+        job.attempt = attempt + job.read_ct - marked_read_ct
+        job.lost_attempts = lost if is_suspect else 0
 
 
 def _by_age(job: Job[Any]) -> tuple[float, int]:

@@ -26,6 +26,8 @@ STEADY_PLANS = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_indexscan": "on",
+    "enable_nestloop": "on",
     "jit": "off",
 }
 """Planner settings of a worker's own connections.
@@ -34,6 +36,12 @@ A queue's table is empty one second and holds a million rows the next. A plan ma
 the empty table would read the whole table at every claim until the next analyze. With these, the
 plan is by index at every depth, and is made once.
 """
+
+SESSION_SETTINGS = {
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+}
+"""What our own sessions need, whatever a database or a role has been told."""
 
 _UNCERTAIN = (
     asyncpg.ConnectionDoesNotExistError,
@@ -72,8 +80,8 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], type[errors.DatabaseError], 
         (asyncpg.LockNotAvailableError,),
         errors.DatabaseLockedError,
         (
-            "another session holds a lock for too long: {error} (SQLSTATE 55P03). Find it in pg_locks and "
-            "pg_stat_activity"
+            "another session holds a lock for too long: {error} (SQLSTATE 55P03). "
+            "Find it in pg_locks and pg_stat_activity"
         ),
     ),
     (
@@ -166,6 +174,7 @@ async def connect(
     application_name: str = "meshhook",
     pooled: bool = False,
     steady_plans: bool = False,
+    lock_timeout_seconds: float | None = None,
 ) -> asyncpg.Connection[asyncpg.Record]:
     """Open one connection.
 
@@ -174,12 +183,17 @@ async def connect(
         application_name: what `pg_stat_activity` shows.
         pooled: whether a pooler in transaction mode stands between.
         steady_plans: whether to plan by index at every depth; see `STEADY_PLANS`.
+        lock_timeout_seconds: how long a statement waits for a lock. Default: as the server says.
 
     Raises:
         DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
     """
     # A pooler refuses settings at connect, and plans afresh each time: no plan grows stale there.
-    settings = {} if pooled else dict(STEADY_PLANS if steady_plans else {})
+    settings: dict[str, str] = {}
+    if not pooled:
+        settings = SESSION_SETTINGS | (STEADY_PLANS if steady_plans else {})
+        if lock_timeout_seconds is not None:
+            settings["lock_timeout"] = f"{lock_timeout_seconds * 1000:.0f}ms"
     with translated_errors(), _checked_url(url):
         return await asyncpg.connect(
             url,

@@ -109,6 +109,8 @@ class DLQService:
         stack = error_stack and storable_text(error_stack, MAX_ERROR_STACK_LENGTH)
         settlement = Settlement(
             msg_id=job.msg_id,
+            read_ct=job.read_ct,
+            enqueued=job.enqueued_timestamp,
             attempt=job.attempt,
             outcome=AttemptOutcome.DEAD_LETTERED,
             started_at=started_at,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 PayloadT = TypeVar("PayloadT")
 
-SETTLED_HEADER = "meshhook-settled"
-"""The header with the number of attempts whose outcome is recorded."""
+JobKey: TypeAlias = tuple[int, float]
+"""Which job it is: its msg_id, and when it was enqueued. An id alone may come again, where a queue
+was dropped and made anew, or a database has lost its latest changes."""
+
+CLAIM_HEADER = "meshhook-claim"
+"""The header with what the claim of a message knew that was read before with no outcome."""
 DEAD_LETTER_HEADER = "meshhook-dead-letter"
 """The header of a dead letter that says how it died."""
 
@@ -65,10 +69,14 @@ class Job(Generic[PayloadT]):
         "claimed_timestamp",
         "enqueued_timestamp",
         "headers",
+        "key",
+        "lease_expired",
+        "lost_attempts",
         "max_attempts",
         "msg_id",
         "project_id",
         "queue",
+        "read_ct",
         "ready_timestamp",
         "run_id",
         "started_timestamp",
@@ -79,8 +87,17 @@ class Job(Generic[PayloadT]):
     """The queue it was claimed from."""
     msg_id: int
     """The message's id, unique in its queue."""
+    key: JobKey
+    """Which job it is, also where its msg_id comes again."""
+    read_ct: int
+    """How often the message was read, by whomever: with the key, which lease this is."""
     attempt: int
-    """Which attempt this is, from 1."""
+    """Which attempt this is, from 1. Reads by others, and leases given back, are not attempts."""
+    lost_attempts: int
+    """How many attempts just before this one ended with no outcome: their lease ran out."""
+    lease_expired: bool
+    """Whether the lease has ended while the database could not be reached to extend it: another
+    worker may run the job now. Look before an effect that must not happen twice."""
     max_attempts: int
     """How many attempts the queue allows in all."""
     enqueued_timestamp: float
@@ -117,7 +134,10 @@ class Job(Generic[PayloadT]):
     ) -> None:
         self.queue = queue
         self.msg_id = msg_id
-        self.attempt = attempt
+        self.key = (msg_id, enqueued_timestamp)
+        self.read_ct = self.attempt = attempt
+        self.lost_attempts = 0
+        self.lease_expired = False
         self.max_attempts = max_attempts
         self.enqueued_timestamp = enqueued_timestamp
         self.ready_timestamp = ready_timestamp
@@ -155,22 +175,22 @@ class Job(Generic[PayloadT]):
     @property
     def enqueued_at(self) -> datetime:
         """When the job was enqueued, by the database's clock."""
-        return datetime.fromtimestamp(self.enqueued_timestamp, UTC)
+        return _as_datetime(self.enqueued_timestamp)
 
     @property
     def ready_at(self) -> datetime:
         """When it last became ready to run, by the database's clock."""
-        return datetime.fromtimestamp(self.ready_timestamp, UTC)
+        return _as_datetime(self.ready_timestamp)
 
     @property
     def claimed_at(self) -> datetime:
         """When its lease began, by the database's clock."""
-        return datetime.fromtimestamp(self.claimed_timestamp, UTC)
+        return _as_datetime(self.claimed_timestamp)
 
     @property
     def started_at(self) -> datetime:
         """When this attempt began to run, by the database's clock."""
-        return datetime.fromtimestamp(self.started_timestamp, UTC)
+        return _as_datetime(self.started_timestamp)
 
     @property
     def is_last_attempt(self) -> bool:
@@ -180,13 +200,7 @@ class Job(Generic[PayloadT]):
     @property
     def settled_attempts(self) -> int:
         """How many earlier attempts have a recorded outcome."""
-        value = self.headers.get(SETTLED_HEADER, 0) if self.headers else 0
-        return max(0, int(value)) if isinstance(value, int | float) else 0
-
-    @property
-    def lost_attempts(self) -> int:
-        """How many earlier attempts ended without an outcome: their lease ran out."""
-        return max(0, self.attempt - 1 - self.settled_attempts)
+        return self.attempt - 1 - self.lost_attempts
 
     @property
     def trace_id(self) -> str | None:
@@ -216,3 +230,12 @@ class Job(Generic[PayloadT]):
     def __repr__(self) -> str:
         """Name the job, and nothing of its payload."""
         return f"<Job {self.queue}/{self.msg_id} attempt {self.attempt} of {self.max_attempts}>"
+
+
+def _as_datetime(timestamp: float) -> datetime:
+    """Return a moment; one that Python has no date for, as the nearest that it has."""
+    try:
+        return datetime.fromtimestamp(timestamp, UTC)
+    except (OverflowError, ValueError, OSError):
+        is_late = timestamp > 0
+        return datetime.max.replace(tzinfo=UTC) if is_late else datetime.min.replace(tzinfo=UTC)

@@ -256,7 +256,11 @@ class QueueService(Generic[PayloadT]):
         """
         async with self._existing_tables() as tables:
             rows = await self._database.fetch(
-                queries.load("release", tables), [self._own(job).msg_id], [job.attempt], 0.0
+                queries.load("release", tables),
+                [self._own(job).msg_id],
+                [job.read_ct],
+                [job.enqueued_timestamp],
+                0.0,
             )
         return bool(rows)
 
@@ -377,6 +381,8 @@ class QueueService(Generic[PayloadT]):
         settlements = [
             Settlement(
                 msg_id=self._own(job).msg_id,
+                read_ct=job.read_ct,
+                enqueued=job.enqueued_timestamp,
                 attempt=job.attempt,
                 outcome=outcome,
                 started_at=job.started_timestamp,

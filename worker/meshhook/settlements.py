@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook import queries
+from meshhook.jobs import JobKey
 from meshhook.outcomes import AttemptOutcome
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ class Settlement(NamedTuple):
     """How one attempt ended. The fields are in the order of the parameters of `sql/settle.sql`."""
 
     msg_id: int
+    read_ct: int
+    """Which lease it was, by the message's `read_ct`."""
+    enqueued: float
+    """When the message was enqueued, in seconds since 1970: tells it from another of its id."""
     attempt: int
     outcome: AttemptOutcome
     started_at: float | None
@@ -38,12 +43,21 @@ class Settlement(NamedTuple):
     error_stack: str | None = None
     trace_id: str | None = None
 
+    @property
+    def key(self) -> JobKey:
+        """Which job it is about."""
+        return self.msg_id, self.enqueued
+
 
 _OUTCOME = Settlement._fields.index("outcome")
+_READ_CT = Settlement._fields.index("read_ct")
+_ATTEMPT = Settlement._fields.index("attempt")
 _COLUMNS_OF_SUCCESS = tuple(
     Settlement._fields.index(name)
     for name in (
         "msg_id",
+        "read_ct",
+        "enqueued",
         "attempt",
         "started_at",
         "finished_at",
@@ -74,6 +88,8 @@ async def settle(
         None if column[0] is None and set(column) == _NOTHING else column
         for column in zip(*settlements, strict=True)
     ]
+    if columns[_ATTEMPT] == columns[_READ_CT]:
+        columns[_ATTEMPT] = None
     if set(columns[_OUTCOME] or ()) == _SUCCESS:
         rows = await database.fetch(
             queries.load("settle_succeeded", tables),
@@ -96,8 +112,11 @@ async def find_settled(
     queue_name: str,
     worker_name: str,
     settlements: Sequence[Settlement],
-) -> set[int]:
-    """Return the positions, from 0, of settlements that this worker has recorded already."""
+) -> dict[int, AttemptOutcome]:
+    """Return which attempts this worker has recorded already: their position, from 0, and as what.
+
+    The outcome may be another than the settlement's where the handler settled its job itself.
+    """
     rows = await database.fetch(
         queries.load("find_settled"),
         queue_name,
@@ -105,8 +124,22 @@ async def find_settled(
         [settlement.msg_id for settlement in settlements],
         [settlement.attempt for settlement in settlements],
         [settlement.started_at for settlement in settlements],
+        [settlement.enqueued for settlement in settlements],
     )
-    return {row[0] - 1 for row in rows}
+    return {row["position"] - 1: AttemptOutcome(row["outcome"]) for row in rows}
+
+
+async def find_locked(
+    database: Any, tables: queries.QueueTables, settlements: Sequence[Settlement]
+) -> set[int]:
+    """Return the positions, from 0, of those whose message some transaction has locked now."""
+    rows = await database.fetch(
+        queries.load("find_locked", tables),
+        [settlement.msg_id for settlement in settlements],
+        [settlement.read_ct for settlement in settlements],
+        [settlement.enqueued for settlement in settlements],
+    )
+    return {row["position"] - 1 for row in rows}
 
 
 def storable_text(text: str, max_length: int) -> str:

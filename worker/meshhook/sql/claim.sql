@@ -1,34 +1,64 @@
 -- Leases up to $3 ready messages from $2 to $5 (null: to now), oldest first, all of one class: 0
 -- healthy; 1 lost once and with an attempt to spare; 2 lost more than that, taken alone. The class
--- is that of the oldest ready message, so that none waits for ever.
+-- is that of the oldest ready message, so that none waits for ever. An attempt that was lost is
+-- added to the history in the same statement. $6 is the queue.
 -- Locks: the rows it looks at, skipping locked ones. Index: q_<queue>_vt_idx.
-with locked as materialized (
+with looked_at as materialized (
     select q.msg_id, q.vt, case
-        when q.read_ct = 0 then 0
-        when q.read_ct <= meshhook.settled_attempts(q.headers) then 0
-        when q.read_ct = meshhook.settled_attempts(q.headers) + 1 and q.read_ct + 1 < $4::int then 1
-        else 2 end as class
+        when q.read_ct > meshhook.settled_attempts(q.headers) and q.read_ct > 0
+        then meshhook.claim_mark($6::text, q.msg_id, q.enqueued_at, q.read_ct, q.headers,
+            (select c.adopted_msg_id from meshhook.queue_config c where c.queue_name = $6::text))
+        end as mark
     from {queue_table} q
     where q.vt >= $2::timestamptz and q.vt <= least(now(), $5::timestamptz)
     order by q.vt
     limit $3::int
     for update skip locked
+), locked as materialized (
+    select l.msg_id, l.vt, l.mark, case
+        when l.mark is null or l.mark -> 'lost' = '0' then 0
+        when l.mark -> 'lost' = '1' and (l.mark ->> 'attempt')::int < $4::int then 1
+        else 2 end as class
+    from looked_at l
 ), head as materialized (
     select l.class, l.msg_id from locked l order by l.vt, l.msg_id limit 1
 ), chosen as materialized (
-    select l.msg_id, l.vt, l.class from locked l cross join head h
+    select l.msg_id, l.vt, l.class, l.mark from locked l cross join head h
     where l.class = h.class and (h.class < 2 or l.msg_id = h.msg_id)
+), claimed as (
+    update {queue_table} q
+    set read_ct = case when c.mark is null then greatest(q.read_ct, 0) + 1
+            else (c.mark ->> 'read_ct')::int end,
+        {set_last_read_at} vt = now() + make_interval(secs => $1::float8),
+        headers = case
+            when c.mark is not null then
+                case when c.mark ->> 'read_ct' = '1'
+                    then meshhook.headers_object(q.headers) - 'meshhook-settled'
+                    else meshhook.headers_object(q.headers) end
+                || jsonb_build_object('meshhook-claim', c.mark - 'is_recorded')
+            -- More settled attempts than reads is other clients' nonsense: settling would fail.
+            when meshhook.settled_attempts(q.headers) > q.read_ct
+                then q.headers - 'meshhook-settled'
+            else q.headers end
+    from chosen c
+    -- A plain = would let the planner walk the whole index where it takes the table for empty.
+    where q.msg_id = any (array[c.msg_id])
+    returning q.msg_id, q.read_ct, q.enqueued_at, c.vt, c.class, q.message, q.headers, c.mark
+), lost as (
+    insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
+        project_id, enqueued_at, finished_at, error_type, error_message)
+    select $6::text, c.msg_id, (c.mark ->> 'attempt')::int - 1, 'lost',
+        meshhook.message_id_text(c.message, 'run_id'),
+        meshhook.message_id_text(c.message, 'workflow_id'),
+        meshhook.message_id_text(c.message, 'project_id'),
+        c.enqueued_at, now(), 'LeaseLost', 'the lease ran out with no outcome'
+    from claimed c
+    where not (c.mark -> 'is_recorded')::boolean
 )
-update {queue_table} q
-set read_ct = q.read_ct + 1, {set_last_read_at} vt = now() + make_interval(secs => $1::float8),
-    -- More settled attempts than attempts is some other client's nonsense: settling would fail.
-    headers = case when meshhook.settled_attempts(q.headers) > q.read_ct
-        then q.headers - 'meshhook-settled' else q.headers end
-from chosen c
--- A plain = would let the planner walk the whole index where it takes the table for empty.
-where q.msg_id = any (array[c.msg_id])
 -- Times as seconds since 1970: the driver makes a time of each in ten times the time of a number.
-returning q.msg_id, q.read_ct, date_part('epoch', q.enqueued_at) as enqueued,
-    date_part('epoch', c.vt) as ready, c.class,
-    q.message::text as body, q.headers::text as headers,
-    date_part('epoch', now()) as claimed
+-- What is said to have fallen due before it was there fell due when it came.
+select c.msg_id, c.read_ct, date_part('epoch', c.enqueued_at) as enqueued,
+    date_part('epoch', greatest(c.vt, c.enqueued_at)) as ready, c.class,
+    c.message::text as body, c.headers::text as headers,
+    date_part('epoch', now()) as claimed, not (c.mark -> 'is_recorded')::boolean as is_new_loss
+from claimed c

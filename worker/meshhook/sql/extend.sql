@@ -1,26 +1,29 @@
--- Extends leases to $3 seconds from now. Returns those that still hold, and whether each was
--- extended: one is not whose message a transaction has locked, such as that in which a handler
--- completes its job. It is not waited for: the others' leases would run out meanwhile.
+-- Extends leases to $4 seconds from now. Returns the positions of those that still hold, and
+-- whether each was extended: one is not whose message a transaction has locked, such as that in
+-- which a handler completes its job. It is not waited for: the others' leases would run out.
 -- Locks: the extended rows, skipping locked ones. Index: the primary key of the queue's table.
 with held as materialized (
-    select q.msg_id, item.attempt
-    from unnest($1::bigint[], $2::int[]) as item (msg_id, attempt), {queue_table} q
+    select q.msg_id, item.read_ct, item.enqueued, item.position
+    from unnest($1::bigint[], $2::int[], $3::float8[]) with ordinality
+        as item (msg_id, read_ct, enqueued, position), {queue_table} q
     -- Not a plain =, as in sql/claim.sql.
-    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.attempt
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
+      and date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
 ), free as materialized (
     -- Asked again of the row that is locked: since the snapshot the lease may have been lost.
     select q.msg_id from held h, {queue_table} q
-    where q.msg_id = any (array[h.msg_id]) and q.read_ct = h.attempt
+    where q.msg_id = any (array[h.msg_id]) and q.read_ct = h.read_ct
+      and date_part('epoch', q.enqueued_at) = h.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
     for update of q skip locked
 ), extended as (
     update {queue_table} q
-    set vt = now() + make_interval(secs => $3::float8)
+    set vt = now() + make_interval(secs => $4::float8)
     from free f
     where q.msg_id = any (array[f.msg_id])
     returning q.msg_id
 )
 -- A join would compare each with each: the planner settings of a worker rule out the others.
-select h.msg_id, h.msg_id in (select e.msg_id from extended e) as is_extended
+select h.position, h.msg_id in (select e.msg_id from extended e) as is_extended
 from held h

@@ -35,7 +35,7 @@ with moment as materialized (
 ), sent as (
     insert into {target_table} (enqueued_at, vt, message, headers)
     select m.at, m.at, d.message,
-        d.headers - 'meshhook-dead-letter' - 'meshhook-settled'
+        d.headers - 'meshhook-dead-letter' - 'meshhook-settled' - 'meshhook-claim'
         || jsonb_build_object('meshhook-replayed-from', jsonb_build_object(
             'queue', coalesce(d.queue, $2::text), 'dead_letter_id', d.msg_id,
             'msg_id', d.origin_msg_id, 'replays', d.replays + 1))

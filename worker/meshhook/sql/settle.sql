@@ -1,18 +1,21 @@
--- Records the outcome of a batch of attempts, each fenced by (msg_id, read_ct), and returns the
--- positions of those whose lease still held and had no outcome yet; the rest change nothing.
+-- Records the outcome of a batch of attempts, each fenced by (msg_id, enqueued, read_ct), and
+-- returns the positions of those whose lease still held and had no outcome yet; the rest change
+-- nothing. An attempt of null is the one that `read_ct` counts.
 -- Deletes, retries, dead letters, archives and history are one statement: all or nothing.
 -- Locks: the settled rows. Index: the primary key of the queue's table.
 with item as materialized (
     select * from unnest(
-        $2::bigint[], $3::int[], $4::text[], $5::float8[], $6::float8[], $7::float8[],
-        $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[]
+        $2::bigint[], $3::int[], $4::float8[], $5::int[], $6::text[], $7::float8[], $8::float8[],
+        $9::float8[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
+        $16::text[]
     ) with ordinality as item (
-        msg_id, attempt, outcome, started_at, finished_at, delay_seconds,
+        msg_id, read_ct, enqueued, attempt, outcome, started_at, finished_at, delay_seconds,
         run_id, workflow_id, project_id, error_type, error_message, error_stack, trace_id, position)
 ), removed as (
     delete from {queue_table} q using item
     -- Not a plain =, as in sql/claim.sql.
-    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.attempt
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
+      and date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
     returning item.*, q.enqueued_at, q.vt,
@@ -28,17 +31,19 @@ with item as materialized (
                 case item.outcome when 'snoozed' then q.read_ct - 1 else q.read_ct end) end
     from item
     -- Not a plain =, as in sql/claim.sql.
-    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.attempt
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
+      and date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('retried', 'snoozed')
     returning item.*, q.enqueued_at, q.vt
 ), dead as (
     insert into {dlq_table} (vt, message, headers)
     select clock_timestamp(), r.message,
-        (meshhook.headers_object(r.headers) - 'meshhook-settled')
+        (meshhook.headers_object(r.headers) - 'meshhook-settled' - 'meshhook-claim')
         || jsonb_build_object('meshhook-dead-letter', jsonb_build_object(
-            'queue', $15::text, 'msg_id', r.msg_id,
-            'attempts', r.attempt - (r.started_at is null and r.error_type = 'LeaseLost')::int,
+            'queue', $17::text, 'msg_id', r.msg_id,
+            'attempts', coalesce(r.attempt, r.read_ct)
+                - (r.started_at is null and r.error_type = 'LeaseLost')::int,
             'error_type', r.error_type, 'error_message', r.error_message,
             'error_stack', r.error_stack, 'worker', $1::text,
             'first_enqueued_at', r.enqueued_at,
@@ -48,22 +53,24 @@ with item as materialized (
     order by r.position
 ), archived as (
     insert into {archive_table} (msg_id, read_ct, enqueued_at, vt, message, headers)
-    select r.msg_id, r.attempt, r.enqueued_at, r.vt, r.message, r.headers
+    select r.msg_id, r.read_ct, r.enqueued_at, r.vt, r.message, r.headers
     from removed r where r.outcome = 'archived'
 ), settled as (
-    select position, msg_id, attempt, outcome, delay_seconds, started_at, finished_at, run_id,
-        workflow_id, project_id, error_type, error_message, error_stack, trace_id, enqueued_at,
+    select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
+        started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
+        error_stack, trace_id, enqueued_at,
         null::timestamptz as retry_at
     from removed
     union all
-    select position, msg_id, attempt, outcome, delay_seconds, started_at, finished_at, run_id,
-        workflow_id, project_id, error_type, error_message, error_stack, trace_id, enqueued_at, vt
+    select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
+        started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
+        error_stack, trace_id, enqueued_at, vt
     from delayed
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, worker, enqueued_at, started_at, finished_at, error_type, error_message,
         error_stack, trace_id, retry_at)
-    select $15::text, s.msg_id, s.attempt, s.outcome, s.run_id, s.workflow_id, s.project_id,
+    select $17::text, s.msg_id, s.attempt, s.outcome, s.run_id, s.workflow_id, s.project_id,
         $1::text, s.enqueued_at, to_timestamp(s.started_at),
         least(to_timestamp(s.finished_at), clock_timestamp()), s.error_type, s.error_message,
         s.error_stack, s.trace_id, s.retry_at

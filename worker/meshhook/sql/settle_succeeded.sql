@@ -4,20 +4,21 @@
 with removed as (
     delete from {queue_table} q
     using unnest(
-        $2::bigint[], $3::int[], $4::float8[], $5::float8[],
-        $6::text[], $7::text[], $8::text[], $9::text[]
+        $2::bigint[], $3::int[], $4::float8[], $5::int[], $6::float8[], $7::float8[],
+        $8::text[], $9::text[], $10::text[], $11::text[]
     ) with ordinality as item (
-        msg_id, attempt, started_at, finished_at, run_id, workflow_id, project_id, trace_id,
-        position)
+        msg_id, read_ct, enqueued, attempt, started_at, finished_at, run_id, workflow_id,
+        project_id, trace_id, position)
     -- Not a plain =, as in sql/claim.sql.
-    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.attempt
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
+      and date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
     returning item.*, q.enqueued_at
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, worker, enqueued_at, started_at, finished_at, trace_id)
-    select $10::text, r.msg_id, r.attempt, 'succeeded', r.run_id, r.workflow_id, r.project_id,
-        $1::text, r.enqueued_at, to_timestamp(r.started_at),
+    select $12::text, r.msg_id, coalesce(r.attempt, r.read_ct), 'succeeded', r.run_id,
+        r.workflow_id, r.project_id, $1::text, r.enqueued_at, to_timestamp(r.started_at),
         least(to_timestamp(r.finished_at), clock_timestamp()), r.trace_id
     from removed r
 )

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from meshhook import queries
-    from meshhook.jobs import Job
-    from meshhook.observability.tracing import AttemptTracer
+    from meshhook.jobs import Job, JobKey
+    from meshhook.observability.tracing import AttemptSpan, AttemptTracer
     from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.handler_threads import HandlerThreads
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from meshhook.worker.leases import LeaseTable
 
 TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
+MAX_AGE_SECONDS = 1e9
 
 
 class Attempter:
@@ -63,8 +64,8 @@ class Attempter:
         on_ended: Callable[[PendingSettlement], None],
         on_released: Callable[[list[Job[Any]], float], None],
     ) -> None:
-        self.running: dict[int, RunningAttempt] = {}
-        """Those that were started, by msg_id; whoever finishes one takes it out."""
+        self.running: dict[JobKey, RunningAttempt] = {}
+        """Those that were started, by job; whoever finishes one takes it out."""
         self.finished = 0
         """How many attempts have ended since the start."""
         self.finished_seconds = 0.0
@@ -90,7 +91,7 @@ class Attempter:
         job.started_timestamp = job.claimed_timestamp + began_at - claimed_at
         settings = self._settings()
         running = RunningAttempt(job, began_at, settings, context)
-        self.running[job.msg_id] = running
+        self.running[job.key] = running
         set_current_job(job)
         if self.tracer is not None:
             running.span = self.tracer.begin(job)
@@ -106,7 +107,7 @@ class Attempter:
         timeout_seconds = running.settings.job_timeout_seconds
         if timeout_seconds is not None:
             ends_at = running.began_at + timeout_seconds + TIMEOUT_LEASE_MARGIN_SECONDS
-            self._leases.limit(running.job.msg_id, ends_at)
+            self._leases.limit(running.job.key, ends_at)
 
     def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
         """Return what becomes of a job that must not run, or None."""
@@ -167,7 +168,8 @@ class Attempter:
     def finish(self, running: RunningAttempt) -> None:
         """Hand over how an attempt ended, in its context."""
         self.finished += 1
-        ran_seconds = time.monotonic() - running.began_at
+        now = time.monotonic()
+        ran_seconds = now - running.began_at
         self.finished_seconds += ran_seconds
         job, ended, span = running.job, running.ended, running.span
         if isinstance(ended, Abort):
@@ -187,10 +189,7 @@ class Attempter:
                 self._metrics.duration.note_exemplar(ran_seconds, span.exemplar)
                 self._metrics.wait.note_exemplar(wait_seconds, span.exemplar)
         if end.outcome in FINAL_OUTCOMES:
-            age_seconds = max(0.0, started + ran_seconds - job.enqueued_timestamp)
-            self._metrics.age.observe(age_seconds)
-            if span is not None and span.exemplar is not None:
-                self._metrics.age.note_exemplar(age_seconds, span.exemplar)
+            self._observe_age(started + ran_seconds - job.enqueued_timestamp, span)
         settlement = settlement_of(
             job, end, started if running.refusal is None else None, started + ran_seconds
         )
@@ -198,7 +197,18 @@ class Attempter:
         if span is not None:
             span.end(end.outcome, end.error_type, end.error_message, ended)
             attempt = span.context
-        self._on_ended(PendingSettlement(settlement, running.was_completed, attempt))
+        if running.settings.job_timeout_seconds is not None:
+            # The limit was for a handler that goes on; an outcome keeps its lease until recorded.
+            self._leases.limit(job.key, float("inf"))
+        self._on_ended(PendingSettlement(settlement, running.was_completed, attempt, now))
+
+    def _observe_age(self, age_seconds: float, span: AttemptSpan | None) -> None:
+        if not 0.0 <= age_seconds <= MAX_AGE_SECONDS:
+            # Another client may say anything of when its message was enqueued.
+            age_seconds = 0.0 if age_seconds < 0.0 else MAX_AGE_SECONDS
+        self._metrics.age.observe(age_seconds)
+        if span is not None and span.exemplar is not None:
+            self._metrics.age.note_exemplar(age_seconds, span.exemplar)
 
     def _end(self, running: RunningAttempt, ended: object) -> Verdict:
         """Return what becomes of a job that ran."""

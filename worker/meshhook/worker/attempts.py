@@ -100,6 +100,8 @@ def settlement_of(
     # By position, since it is made for every job: the fields are those of `Settlement`, in order.
     return Settlement(
         job.msg_id,
+        job.read_ct,
+        job.enqueued_timestamp,
         job.attempt,
         end.outcome,
         started,

@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import stamina
 
 from meshhook import queries
+from meshhook.administration import describe_tables
 from meshhook.claims import Claim, ClaimClass, claim
-from meshhook.errors import DatabaseError, DatabaseUnavailableError, UncertainCommitError
+from meshhook.database import Database
+from meshhook.errors import (
+    DatabaseConflictError,
+    DatabaseError,
+    DatabaseLockedError,
+    DatabaseUnavailableError,
+    QueueNotFoundError,
+    SchemaMissingError,
+    UncertainCommitError,
+)
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WAIT_SECONDS
 from meshhook.worker.claim_plan import (
@@ -22,6 +32,7 @@ from meshhook.worker.claim_plan import (
     claim_size,
     claimed_ahead,
 )
+from meshhook.worker.hand_backs import HandBacks
 from meshhook.worker.wake_delay import WakeDelay
 
 if TYPE_CHECKING:
@@ -46,6 +57,10 @@ WAITING_SECONDS = 2.0
 REFUSED_RETRY_SECONDS = 5.0
 MAX_UNSETTLED = 10_000
 CLAIM_WEIGHT = 0.2
+HAND_BACK_PATIENCE_SECONDS = 1.0
+"""How long suspects wait for what runs here, where another worker may take them."""
+HAND_BACK_DELAY_SECONDS = 1.0
+"""How long suspects that were handed back are out of sight, on average."""
 
 
 class Claimer:
@@ -70,6 +85,7 @@ class Claimer:
         listens: bool,
         line: asyncio.Lock,
         all_ended: Callable[[], Awaitable[None]],
+        longest_run_seconds: Callable[[], float],
         share: Share | None = None,
     ) -> None:
         """Take what it works with.
@@ -88,6 +104,8 @@ class Claimer:
             line: the claimers of a worker claim one after the other; one that runs suspects apart
                 keeps the others waiting.
             all_ended: waits until nothing runs in this process, and all outcomes are recorded.
+            longest_run_seconds: returns how long the job has run in this process that has run
+                longest, 0 if none runs.
             share: the queue's share of the worker's slots. Default: it has them all.
         """
         self._connection = connection
@@ -102,6 +120,10 @@ class Claimer:
         self._listens = listens
         self._line = line
         self._all_ended = all_ended
+        self._longest_run_seconds = longest_run_seconds
+        self._hand_backs = HandBacks()
+        self.fault: str | None = None
+        """Why nothing can be claimed, None if that is not known. Any thread may look."""
         self._share = share
         self._patience: asyncio.Timeout | None = None
         self._window = ClaimWindow()
@@ -149,10 +171,19 @@ class Claimer:
                     await self._turn()
                 except DatabaseUnavailableError:
                     await self._take_turn_when_reachable()
+                self.fault = None
             except DatabaseUnavailableError:
                 return  # stopping
+            except DatabaseConflictError as error:
+                _log.info("claim repeated", queue=self._tables.queue_name, error=str(error))
+            except DatabaseLockedError as error:
+                _log.warning("claim waits", queue=self._tables.queue_name, error=str(error))
+                await self._sleep(POLL_SECONDS)
             except DatabaseError as error:
-                _log.error("claim refused", queue=self._tables.queue_name, error=str(error))
+                reason = await self._reason_of(error)
+                if reason != self.fault:
+                    _log.error("claim refused", queue=self._tables.queue_name, error=reason)
+                self.fault = reason
                 await self._sleep(REFUSED_RETRY_SECONDS)
 
     async def _take_turn_when_reachable(self) -> None:
@@ -161,6 +192,17 @@ class Claimer:
         ):
             with attempt:
                 await self._turn()
+
+    async def _reason_of(self, error: DatabaseError) -> str:
+        """Return why claims are refused; of a queue that was dropped, that it is not there."""
+        if isinstance(error, SchemaMissingError):
+            try:
+                await describe_tables(Database(self._connection), self._tables.queue_name)
+            except QueueNotFoundError as missing:
+                return str(missing)
+            except DatabaseError:
+                pass
+        return str(error)
 
     def _is_away(self, error: Exception) -> bool:
         return isinstance(error, DatabaseUnavailableError) and not self._is_stopping
@@ -195,6 +237,9 @@ class Claimer:
     def _room(self) -> int:
         """Return how many messages to claim now."""
         if self._is_stopping or self._settings().paused or self._settler.backlog >= MAX_UNSETTLED:
+            return 0
+        if self._leases.cannot_be_extended:
+            # What is claimed now might outlive its lease, and run elsewhere at the same time.
             return 0
         return claim_size(
             free_slots=max(0, self._runner.free_slots),
@@ -286,7 +331,9 @@ class Claimer:
             self._claim_seconds += (ended_at - began_at - self._claim_seconds) * CLAIM_WEIGHT
             self._window.found(claimed.jobs[0].ready_at)
             self._note_visibility(claimed, ended_at)
-            self._leases.add(((job.msg_id, job.attempt) for job in claimed.jobs), began_at)
+            self._leases.add(claimed.jobs, began_at)
+            if claimed.new_losses:
+                self._metrics.attempts("lost", claimed.new_losses)
         if vt_range.to_vt is not None:
             return claimed
         if self._was_notified:
@@ -317,7 +364,12 @@ class Claimer:
         if claimed.claim_class is ClaimClass.HEALTHY:
             self._runner.put(jobs, received_at)
         else:
-            await self._record_lost(claimed.jobs)
+            _log.warning(
+                "leases ran out with no outcome",
+                queue=self._tables.queue_name,
+                msg_ids=[job.msg_id for job in claimed.jobs][:20],
+                jobs=len(claimed.jobs),
+            )
             await self._run_apart(jobs, received_at)
         if self._listens and self._waiting_until and len(claimed.jobs) == limit:
             # There is plenty: inserts need not notify.
@@ -330,50 +382,42 @@ class Claimer:
             return
         self._ask(for_more=False)
         try:
-            async with asyncio.timeout(0 if self._is_stopping else None) as self._patience:
-                await self._loop.wait_for(self._all_ended())
-        except TimeoutError:
-            pass  # stopping
+            if not await self._wait_until_alone(jobs):
+                return
         except BaseException:
             self._runner.give_back(jobs)
             raise
-        finally:
-            self._patience = None
         if self._is_stopping:
             self._runner.give_back(jobs)
             return
         self._runner.put(jobs, received_at)
         await self._loop.wait_for(self._runner.wait_idle())
 
-    async def _record_lost(self, jobs: list[Job[Any]]) -> None:
-        for job in jobs:
-            # For the identifiers; what is wrong with a payload, the runner settles.
-            with suppress(Exception):
-                self._handler.decoder.decode(job)
-        _log.warning(
-            "leases ran out with no outcome",
-            queue=self._tables.queue_name,
-            msg_ids=[job.msg_id for job in jobs][:20],
-            jobs=len(jobs),
-        )
+    async def _wait_until_alone(self, jobs: list[Job[Any]]) -> bool:
+        """Wait until nothing runs here; False if suspects were given back, to an idle worker.
+
+        All claims of this process stand still meanwhile. So a worker that is busy for long hands
+        suspects back, for a minute at the most: all workers may be busy at all times.
+        """
+        may_hand_back = self._hand_backs.may_hand_back(jobs, time.monotonic())
+        patience_seconds: float | None = None
+        if may_hand_back:
+            runs_long = self._longest_run_seconds() > HAND_BACK_PATIENCE_SECONDS
+            patience_seconds = 0.0 if runs_long else HAND_BACK_PATIENCE_SECONDS
+        if self._is_stopping:
+            patience_seconds = 0.0
         try:
-            recorded = await self._connection.fetch(
-                queries.load("record_lost"),
-                self._tables.queue_name,
-                [job.msg_id for job in jobs],
-                [job.settled_attempts + 1 for job in jobs],
-                [job.attempt - 1 for job in jobs],
-                [job.enqueued_at for job in jobs],
-                [job.run_id for job in jobs],
-                [job.workflow_id for job in jobs],
-                [job.project_id for job in jobs],
-            )
-        except DatabaseError as error:
-            # The jobs are leased and must run all the same.
-            _log.warning("lost attempts not recorded", jobs=len(jobs), error=str(error))
-        else:
-            # Some may have been recorded at an earlier claim.
-            self._metrics.attempts("lost", len(recorded))
+            async with asyncio.timeout(patience_seconds) as self._patience:
+                await self._loop.wait_for(self._all_ended())
+        except TimeoutError:
+            if may_hand_back and not self._is_stopping:
+                spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads the fleet
+                self._runner.give_back(jobs, HAND_BACK_DELAY_SECONDS * spread)
+                return False
+        finally:
+            self._patience = None
+        self._hand_backs.forget(jobs)
+        return True
 
     async def _wait_for_messages(self) -> None:
         """Wait for a wake-up, for the next message that falls due, or for a second."""

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
+
 from meshhook import queries
 from meshhook.database import (
     CONNECT_TIMEOUT_SECONDS,
@@ -18,10 +20,9 @@ from meshhook.errors import DatabaseReadOnlyError, DatabaseUnavailableError, Inv
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    import asyncpg
-
 STATEMENT_TIMEOUT_SECONDS = 30.0
 SILENCE_SECONDS = 60.0
+LOCK_TIMEOUT_SECONDS = 1.0
 
 
 class WorkerConnection:
@@ -36,8 +37,20 @@ class WorkerConnection:
         *,
         application_name: str,
         pooled: bool = False,
+        lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
         on_connect: Callable[[asyncpg.Connection[Any]], Awaitable[None]] | None = None,
     ) -> None:
+        """Take where to connect.
+
+        Args:
+            url: the database.
+            application_name: what `pg_stat_activity` shows.
+            pooled: whether a pooler in transaction mode stands between. Default false.
+            lock_timeout_seconds: how long a statement waits for a lock that others hold: those in
+                line behind it wait as long. Default 1.
+            on_connect: prepares a connection that was just opened. Default: nothing to prepare.
+        """
+        self._lock_timeout_seconds = lock_timeout_seconds
         self._url = url
         self._application_name = application_name
         self._pooled = pooled
@@ -85,8 +98,10 @@ class WorkerConnection:
             try:
                 connection = await self._connected()
                 with translated_statement_errors():
-                    rows: Sequence[asyncpg.Record] = await connection.fetch(
-                        sql, *arguments, timeout=timeout_seconds
+                    rows: Sequence[asyncpg.Record] = await (
+                        self._fetch_in_transaction(connection, sql, arguments, timeout_seconds)
+                        if self._pooled
+                        else connection.fetch(sql, *arguments, timeout=timeout_seconds)
                     )
             except (DatabaseUnavailableError, DatabaseReadOnlyError) as error:
                 self._failure = str(error)
@@ -95,6 +110,44 @@ class WorkerConnection:
             self._failure = None
             self._heard_at = time.monotonic()
             return rows
+
+    async def _fetch_in_transaction(
+        self,
+        connection: asyncpg.Connection[Any],
+        sql: str,
+        arguments: tuple[object, ...],
+        timeout_seconds: float,
+    ) -> Sequence[asyncpg.Record]:
+        # Behind a pooler each transaction may have another session, with settings of its own.
+        async with asyncio.timeout(timeout_seconds):
+            await connection.execute(
+                "begin isolation level read committed; "
+                f"set local lock_timeout = {self._lock_timeout_seconds * 1000:.0f}"
+            )
+            try:
+                rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
+                await connection.execute("commit")
+            except asyncpg.PostgresError:
+                await connection.execute("rollback")
+                raise
+            except BaseException:
+                # Nobody may find a transaction open here.
+                connection.terminate()
+                raise
+            return rows
+
+    async def open(self) -> None:
+        """Connect now, if it is not connected.
+
+        Raises:
+            DatabaseUnavailableError, DatabaseError: as `meshhook.database` says.
+        """
+        async with self._line:
+            try:
+                await self._connected()
+            except DatabaseUnavailableError as error:
+                self._failure = str(error)
+                raise
 
     async def fetchval(self, sql: str, *arguments: object) -> Any:
         """Run a statement and return the first column of its first row, or None."""
@@ -124,6 +177,7 @@ class WorkerConnection:
                 application_name=self._application_name,
                 pooled=self._pooled,
                 steady_plans=True,
+                lock_timeout_seconds=self._lock_timeout_seconds,
             )
             if self._on_connect is not None:
                 try:

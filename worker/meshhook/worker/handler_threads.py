@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from meshhook.jobs import JobKey
     from meshhook.worker.attempts import RunningAttempt
 
 
@@ -20,15 +21,15 @@ class HandlerThreads:
 
     def __init__(self, count: int, *, on_end: Callable[[], None]) -> None:
         """Take how many there may be, and what to call when one ends that was given up."""
-        self.given_up: set[int] = set()
-        """The msg_ids of jobs whose thread runs on though their attempt has ended."""
+        self.given_up: set[JobKey] = set()
+        """The keys of jobs whose thread runs on though their attempt has ended."""
         self._on_end = on_end
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="meshhook-job")
 
     async def run(self, function: Callable[[Any], object], attempt: RunningAttempt) -> object:
         """Run a handler, and return what it returns or raises."""
         loop = asyncio.get_running_loop()
-        msg_id = attempt.job.msg_id
+        key = attempt.job.key
         # A copy: a thread that was given up may be in it for long.
         context = attempt.context.copy()
         thread = self._threads.submit(context.run, function, attempt.job)
@@ -36,14 +37,14 @@ class HandlerThreads:
             return await asyncio.wrap_future(thread)
         except asyncio.CancelledError:
             if not thread.cancelled() and not thread.done():
-                self.given_up.add(msg_id)
-                thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._bury, msg_id))
+                self.given_up.add(key)
+                thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._bury, key))
             raise
 
     def shutdown(self) -> None:
         """Start no more; those that run are left alone."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _bury(self, msg_id: int) -> None:
-        self.given_up.discard(msg_id)
+    def _bury(self, key: JobKey) -> None:
+        self.given_up.discard(key)
         self._on_end()

@@ -11,6 +11,7 @@ from meshhook import queries
 from meshhook.administration import describe_tables, get_queue_config
 from meshhook.database import Database
 from meshhook.errors import DatabaseError
+from meshhook.observability.health import Check
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WatchedLoop
 from meshhook.observability.tracing import AttemptTracer, ProducerTrace
@@ -18,7 +19,7 @@ from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
 from meshhook.worker.claiming import Claimer
 from meshhook.worker.housekeeping import ConfigWatcher
-from meshhook.worker.leases import KeptQueue, LeaseTable
+from meshhook.worker.leases import KeptQueue, Lease, LeaseTable
 from meshhook.worker.reporting import QueueReport
 from meshhook.worker.running import Runner
 from meshhook.worker.settling import Settled, Settler
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from meshhook.worker.stats import Tally
 
 _log = get_logger("meshhook.worker")
+
+MAX_UNSETTLED_SECONDS = 30.0
+"""How long an outcome may wait to be recorded until the worker says that it is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,9 @@ class Shared:
     claims_line: asyncio.Lock
     """Lets one lane claim at a time."""
     all_ended: Callable[[], Awaitable[None]]
-    """Waits until nothing runs in any lane, and all outcomes are recorded or refused."""
+    """Waits until nothing runs in any lane, and all outcomes are recorded or put off."""
+    longest_run_seconds: Callable[[], float]
+    """Returns how long the job has run in any lane that has run longest."""
 
 
 class Lane:
@@ -125,6 +131,7 @@ class Lane:
             tracer=self._attempt_tracer(),
             on_ended=self.settler.put,
             on_released=self.release_soon,
+            take_up_outcome=self.settler.take_up,
             share=share,
         )
         if share is not None:
@@ -142,6 +149,7 @@ class Lane:
             listens=shared.listens,
             line=shared.claims_line,
             all_ended=shared.all_ended,
+            longest_run_seconds=shared.longest_run_seconds,
             share=share,
         )
         self.config_watcher = ConfigWatcher(
@@ -188,6 +196,7 @@ class Lane:
             leases=self._leases,
             lease_seconds=lambda: float(self.config.visibility_timeout_seconds),
             on_lost=self._on_leases_lost,
+            on_expired=self.runner.leases_expired,
             metrics=self._metrics,
         )
 
@@ -207,6 +216,20 @@ class Lane:
             "config": self.config_watcher.run(),
         }
 
+    def faults(self) -> list[Check]:
+        """Return what keeps the queue from being worked on. Any thread may ask."""
+        unsettled_seconds = self.settler.oldest_seconds
+        faults = {
+            "claims": self.claimer.fault,
+            "leases": "they cannot be extended: nothing is claimed"
+            if self._leases.cannot_be_extended
+            else None,
+            "outcomes": f"the oldest has waited for {unsettled_seconds:.0f} s to be recorded"
+            if unsettled_seconds > MAX_UNSETTLED_SECONDS
+            else None,
+        }
+        return [Check(f"{self.queue_name} {name}", text) for name, text in faults.items() if text]
+
     def report(self) -> QueueReport:
         """Return what the worker does for the queue now."""
         return QueueReport(
@@ -225,8 +248,8 @@ class Lane:
         """Give leases back. Where that fails they run out by themselves."""
         if not jobs:
             return
-        leases = [(job.msg_id, job.attempt) for job in jobs]
-        self._leases.discard(leases)
+        self._leases.discard((job.key, job.read_ct) for job in jobs)
+        leases = [(job.msg_id, job.read_ct, job.enqueued_timestamp) for job in jobs]
         task = asyncio.create_task(self._release(leases, delay_seconds), name="meshhook-release")
         self._releasing.add(task)
         task.add_done_callback(self._releasing.discard)
@@ -262,24 +285,25 @@ class Lane:
             self.claimer.wake()
             _log.info("settings changed", queue=self.queue_name, paused=config.paused)
 
-    def _on_leases_lost(self, lost: dict[int, int]) -> None:
-        self._leases.discard(lost.items())
+    def _on_leases_lost(self, lost: list[Lease]) -> None:
+        self._leases.discard((lease.key, lease.read_ct) for lease in lost)
         # What is being settled, or was completed by its handler in a transaction of its own, may be
         # gone from the queue already; settling finds out what is lost.
-        lost = {i: a for i, a in lost.items() if self.runner.holds(i, a)}
-        if not lost:
+        needed = [lease for lease in lost if self.runner.holds(lease)]
+        if not needed:
             return
-        self._metrics.lease_extensions("lost", len(lost))
-        self._tally.leases_lost += len(lost)
-        for msg_id, attempt in lost.items():
-            self.runner.lease_lost(msg_id, attempt)
+        self._metrics.lease_extensions("lost", len(needed))
+        self._tally.leases_lost += len(needed)
+        for lease in needed:
+            self.runner.lease_lost(lease)
 
-    async def _release(self, leases: list[tuple[int, int]], delay_seconds: float) -> None:
-        msg_ids, attempts = zip(*leases, strict=True)
+    async def _release(
+        self, leases: Sequence[tuple[int, int, float]], delay_seconds: float
+    ) -> None:
         try:
             with self._metrics.operation("release"):
                 rows = await self._shared.settle_connection.fetch(
-                    self._release_sql, msg_ids, attempts, delay_seconds
+                    self._release_sql, *zip(*leases, strict=True), delay_seconds
                 )
         except DatabaseError as error:
             _log.warning(
@@ -319,7 +343,7 @@ class Lane:
                 **({"trace_id": settlement.trace_id} if settlement.trace_id else {}),
             )
         self._leases.discard(
-            (settlement.msg_id, settlement.attempt)
+            (settlement.key, settlement.read_ct)
             for settlement in (*settled.recorded, *settled.completed, *settled.lost)
         )
         self._metrics.count_observations()

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
+from meshhook.jobs import Job, JobKey
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.connections import STATEMENT_TIMEOUT_SECONDS, WorkerConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from meshhook.observability.loops import WatchedLoop
     from meshhook.observability.worker_metrics import WorkerMetrics
@@ -31,57 +33,64 @@ MAX_BATCH_LEASES = 1_000
 STOP_SECONDS = 5.0
 
 
-class LeaseTable:
-    """The leases that a worker holds: msg_id → (attempt, last extended, held until at most).
+class Lease:
+    """A lease that a worker holds. Times are seconds of the process's monotonic clock."""
 
-    Shared by two threads. Times are seconds of the process's monotonic clock; they only say when
-    to ask the database, which alone decides whether a lease still holds.
+    __slots__ = ("extended_at", "key", "read_ct", "until")
+
+    def __init__(self, key: JobKey, read_ct: int, claimed_at: float) -> None:
+        self.key = key
+        self.read_ct = read_ct
+        self.extended_at = claimed_at
+        """When the database was asked for it last, and said yes."""
+        self.until = float("inf")
+        """When to stop extending it: a while after its job's time limit."""
+
+
+class LeaseTable:
+    """The leases that a worker holds, by job.
+
+    Shared by two threads. Times only say when to ask the database, which alone decides whether a
+    lease still holds.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[int, tuple[int, float, float]] = {}
+        self._held: dict[JobKey, Lease] = {}
+        self.cannot_be_extended = False
+        """Whether the database could not be asked lately: what is claimed now might run twice."""
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, leases: Iterable[tuple[int, int]], claimed_at: float) -> None:
-        """Add leases, as (msg_id, attempt), that were claimed at `claimed_at`."""
+    def add(self, jobs: Iterable[Job[Any]], claimed_at: float) -> None:
+        """Add the leases of jobs that were claimed at `claimed_at`."""
         with self._lock:
-            for msg_id, attempt in leases:
-                self._held[msg_id] = (attempt, claimed_at, float("inf"))
+            for job in jobs:
+                self._held[job.key] = Lease(job.key, job.read_ct, claimed_at)
 
-    def limit(self, msg_id: int, until: float) -> None:
-        """Extend a lease no further than `until`: its job has a time limit."""
-        with self._lock:
-            if msg_id in self._held:
-                attempt, extended_at, _ = self._held[msg_id]
-                self._held[msg_id] = (attempt, extended_at, until)
+    def limit(self, key: JobKey, until: float) -> None:
+        """Extend a job's lease no further than `until`; infinity: for as long as it is held."""
+        lease = self._held.get(key)
+        if lease is not None:
+            lease.until = until
 
-    def discard(self, leases: Iterable[tuple[int, int]]) -> None:
-        """Forget leases, as (msg_id, attempt); those of another attempt stay."""
+    def discard(self, leases: Iterable[tuple[JobKey, int]]) -> None:
+        """Forget leases, as (job, read_ct); a newer lease of the same job stays."""
         with self._lock:
-            for msg_id, attempt in leases:
-                held = self._held.get(msg_id)
-                if held is not None and held[0] == attempt:
-                    del self._held[msg_id]
+            for key, read_ct in leases:
+                held = self._held.get(key)
+                if held is not None and held.read_ct == read_ct:
+                    del self._held[key]
 
-    def due(self, now: float, age_seconds: float) -> dict[int, int]:
-        """Return the leases last extended `age_seconds` ago or earlier: msg_id → attempt."""
+    def due(self, now: float, age_seconds: float) -> list[Lease]:
+        """Return the leases last extended `age_seconds` ago or earlier."""
         with self._lock:
-            return {
-                msg_id: attempt
-                for msg_id, (attempt, extended_at, until) in self._held.items()
-                if now - extended_at >= age_seconds and now < until
-            }
-
-    def extended(self, leases: Mapping[int, int], extended_at: float) -> None:
-        """Note that leases, msg_id → attempt, were extended at `extended_at`."""
-        with self._lock:
-            for msg_id, attempt in leases.items():
-                held = self._held.get(msg_id)
-                if held is not None and held[0] == attempt:
-                    self._held[msg_id] = (attempt, extended_at, held[2])
+            return [
+                lease
+                for lease in self._held.values()
+                if now - lease.extended_at >= age_seconds and now < lease.until
+            ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +101,10 @@ class KeptQueue:
     leases: LeaseTable
     lease_seconds: Callable[[], float]
     """Returns how long a lease lasts now."""
-    on_lost: Callable[[dict[int, int]], None]
-    """Is called in the worker's event loop with leases that were lost, as msg_id → attempt."""
+    on_lost: Callable[[list[Lease]], None]
+    """Is called in the worker's event loop with leases that were lost."""
+    on_expired: Callable[[list[Lease]], None]
+    """Is called there with leases that ended while the database could not be asked for more."""
     metrics: WorkerMetrics
     """Counts extensions."""
 
@@ -109,6 +120,7 @@ class LeaseKeeper:
         application_name: str,
         queues: Sequence[KeptQueue],
         loop: WatchedLoop,
+        spare: WorkerConnection | None = None,
     ) -> None:
         """Take what it needs.
 
@@ -118,7 +130,10 @@ class LeaseKeeper:
             application_name: what `pg_stat_activity` shows.
             queues: the queues whose leases it keeps.
             loop: is told at every turn.
+            spare: a connection of the worker's event loop, for when this one's own is broken and
+                the server has no place for another. Default: none.
         """
+        self._spare = spare
         self._new_connection = partial(
             WorkerConnection, url, pooled=pooled, application_name=application_name
         )
@@ -130,18 +145,26 @@ class LeaseKeeper:
         self._worker_loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
 
-    def start(self) -> None:
-        """Start the thread, from within the worker's event loop."""
+    async def start(self) -> None:
+        """Start the thread, and connect.
+
+        Raises:
+            DatabaseUnavailableError, DatabaseError: it did not start.
+        """
         if self._thread is not None:
             return
         self._worker_loop = asyncio.get_running_loop()
         self._ended.clear()
-        ready = threading.Event()
+        connected: Future[None] = Future()
         self._thread = threading.Thread(
-            target=self._run_loop, args=(ready,), name="meshhook-leases", daemon=True
+            target=self._run_loop, args=(connected,), name="meshhook-leases", daemon=True
         )
         self._thread.start()
-        ready.wait()
+        try:
+            await asyncio.wrap_future(connected)
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Stop the thread, also in the middle of an extension, and wait up to 5 seconds for it."""
@@ -156,25 +179,30 @@ class LeaseKeeper:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._ended.wait()
 
-    def _run_loop(self, ready: threading.Event) -> None:
+    def _run_loop(self, connected: Future[None]) -> None:
         try:
-            asyncio.run(self._run(ready))
+            asyncio.run(self._run(connected))
         finally:
             # A loop that is closed has nobody who waits.
             with suppress(RuntimeError):
                 if self._worker_loop is not None:
                     self._worker_loop.call_soon_threadsafe(self._ended.set)
 
-    async def _run(self, ready: threading.Event) -> None:
+    async def _run(self, connected: Future[None]) -> None:
         self._keeper_loop = asyncio.get_running_loop()
-        self._keeping = asyncio.create_task(self._keep(), name="meshhook-leases")
-        ready.set()
-        await asyncio.wait([self._keeping])
-        if not self._keeping.cancelled() and (error := self._keeping.exception()) is not None:
-            _log.error("leases are no longer extended", exc_info=error)
-
-    async def _keep(self) -> None:
         connection = self._new_connection()
+        try:
+            await connection.open()
+        except BaseException as error:  # noqa: BLE001 - whoever starts the keeper is told
+            connected.set_exception(error)
+            return
+        self._keeping = asyncio.create_task(self._keep(connection), name="meshhook-leases")
+        connected.set_result(None)
+        await asyncio.wait([self._keeping])
+        if not self._keeping.cancelled() and (failure := self._keeping.exception()) is not None:
+            _log.error("leases are no longer extended", exc_info=failure)
+
+    async def _keep(self, connection: WorkerConnection) -> None:
         try:
             while True:
                 self._loop.turn()
@@ -183,28 +211,37 @@ class LeaseKeeper:
                     for queue in self._queues:
                         await self._extend_due(connection, queue)
                 except DatabaseUnavailableError:
-                    pass  # said already; the other queues' turn is no better
+                    # Said already; the other queues' turn is no better.
+                    for queue in self._queues:
+                        queue.leases.cannot_be_extended = True
+                        self._note_expired(queue)
                 await asyncio.sleep(min(1.0, shortest_seconds / 8))
         finally:
             await connection.close()
 
     async def _extend_due(self, connection: WorkerConnection, queue: KeptQueue) -> None:
         lease_seconds = queue.lease_seconds()
-        due = list(queue.leases.due(time.monotonic(), lease_seconds / 3).items())
-        sql = queries.load("extend", queue.tables) if due else ""
+        due = queue.leases.due(time.monotonic(), lease_seconds / 3)
+        # So that there is time to try again before a lease ends.
+        limit_seconds = min(STATEMENT_TIMEOUT_SECONDS, max(0.5, lease_seconds / 4))
+        if not due and queue.leases.cannot_be_extended:
+            # Nothing is claimed until this works again.
+            await self._fetch(connection, limit_seconds, "select")
+            queue.leases.cannot_be_extended = False
         for start in range(0, len(due), MAX_BATCH_LEASES):
-            batch = dict(due[start : start + MAX_BATCH_LEASES])
+            batch = due[start : start + MAX_BATCH_LEASES]
             asked_at = time.monotonic()
             self._loop.turn()
             try:
                 with queue.metrics.operation("extend"):
-                    rows = await connection.fetch(
-                        sql,
-                        list(batch),
-                        list(batch.values()),
+                    rows = await self._fetch(
+                        connection,
+                        limit_seconds,
+                        queries.load("extend", queue.tables),
+                        [lease.key[0] for lease in batch],
+                        [lease.read_ct for lease in batch],
+                        [lease.key[1] for lease in batch],
                         lease_seconds,
-                        # So that there is time to try again before a lease ends.
-                        timeout_seconds=min(STATEMENT_TIMEOUT_SECONDS, max(0.5, lease_seconds / 4)),
                     )
             except DatabaseError as error:
                 queue.metrics.lease_extensions("error", len(batch))
@@ -216,11 +253,50 @@ class LeaseKeeper:
                 )
                 if isinstance(error, DatabaseUnavailableError):
                     raise
+                queue.leases.cannot_be_extended = True
+                self._note_expired(queue)
                 return
-            extended = {row["msg_id"]: batch[row["msg_id"]] for row in rows if row["is_extended"]}
-            queue.leases.extended(extended, asked_at)
-            held = {row["msg_id"] for row in rows}
-            lost = {i: a for i, a in batch.items() if i not in held}
-            queue.metrics.lease_extensions("extended", len(extended))
-            if lost and self._worker_loop is not None:
-                self._worker_loop.call_soon_threadsafe(queue.on_lost, lost)
+            queue.leases.cannot_be_extended = False
+            self._note_answer(queue, batch, rows, asked_at)
+
+    def _note_answer(
+        self, queue: KeptQueue, batch: list[Lease], rows: Sequence[Any], asked_at: float
+    ) -> None:
+        extended = [batch[row["position"] - 1] for row in rows if row["is_extended"]]
+        for lease in extended:
+            lease.extended_at = asked_at
+        queue.metrics.lease_extensions("extended", len(extended))
+        held = {row["position"] - 1 for row in rows}
+        lost = [lease for position, lease in enumerate(batch) if position not in held]
+        if lost:
+            self._tell(queue.on_lost, lost)
+
+    def _note_expired(self, queue: KeptQueue) -> None:
+        expired = queue.leases.due(time.monotonic(), queue.lease_seconds())
+        if expired:
+            self._tell(queue.on_expired, expired)
+
+    def _tell(self, callback: Callable[[list[Lease]], None], leases: list[Lease]) -> None:
+        # A loop that is closed has nobody who listens.
+        with suppress(RuntimeError):
+            if self._worker_loop is not None:
+                self._worker_loop.call_soon_threadsafe(callback, leases)
+
+    async def _fetch(
+        self, connection: WorkerConnection, limit_seconds: float, sql: str, *arguments: object
+    ) -> Sequence[Any]:
+        """Run a statement that may be repeated, over another connection where its own fails."""
+        try:
+            return await connection.fetch(sql, *arguments, timeout_seconds=limit_seconds)
+        except DatabaseUnavailableError:
+            if self._spare is None or self._worker_loop is None:
+                raise
+            asked = asyncio.run_coroutine_threadsafe(
+                self._spare.fetch(sql, *arguments, timeout_seconds=limit_seconds),
+                self._worker_loop,
+            )
+            try:
+                # A handler may block the loop that has the other connection.
+                return await asyncio.wait_for(asyncio.wrap_future(asked), 2 * limit_seconds)
+            except TimeoutError:
+                raise DatabaseUnavailableError("no other connection was free") from None

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from meshhook import queries
-    from meshhook.jobs import Job
+    from meshhook.jobs import Job, JobKey
     from meshhook.observability.tracing import AttemptTracer
     from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.handlers import JobHandler
-    from meshhook.worker.leases import LeaseTable
+    from meshhook.worker.leases import Lease, LeaseTable
     from meshhook.worker.settling import PendingSettlement
     from meshhook.worker.slots import Share
 
@@ -53,6 +53,7 @@ class Runner:
         tracer: AttemptTracer | None,
         on_ended: Callable[[PendingSettlement], None],
         on_released: Callable[[list[Job[Any]], float], None],
+        take_up_outcome: Callable[[Job[Any]], bool],
         share: Share | None = None,
     ) -> None:
         self.concurrency = concurrency
@@ -64,6 +65,8 @@ class Runner:
         """How little unstarted work makes room."""
         self._settings = settings
         self._on_released = on_released
+        self._take_up_outcome = take_up_outcome
+        """Says whether a claimed job has ended here already and waits to be recorded."""
         self._unstarted: deque[tuple[Job[Any], float]] = deque()
         self._slots: list[asyncio.Task[None]] = []
         self._idle_slots: deque[asyncio.Future[None]] = deque()
@@ -116,6 +119,12 @@ class Runner:
         )
 
     @property
+    def longest_run_seconds(self) -> float:
+        """How long the job has run that has run longest; 0 if none runs."""
+        now = time.monotonic()
+        return max((now - each.began_at for each in self._running.values()), default=0.0)
+
+    @property
     def taken_slots(self) -> int:
         """How many slots are taken: by jobs that run, and by threads that were given up."""
         return len(self._running) + len(self._given_up)
@@ -139,7 +148,7 @@ class Runner:
         return bool(self.taken_slots)
 
     @property
-    def _given_up(self) -> Collection[int]:
+    def _given_up(self) -> Collection[JobKey]:
         return () if self._threads is None else self._threads.given_up
 
     def adopt(self, jobs: Iterable[Job[Any]]) -> list[Job[Any]]:
@@ -150,14 +159,22 @@ class Runner:
         """
         others: list[Job[Any]] = []
         for job in jobs:
-            running = self._running.get(job.msg_id)
-            if running is not None and running.abort is None:
+            running = self._running.get(job.key)
+            held = None if running is None else running.job
+            if held is None and job.lost_attempts:
+                # Its last lease ran out, perhaps here.
+                held = self._unstarted_job(job.key)
+            if held is not None and (running is None or running.abort is None):
                 _log.warning("lease taken up again", **fields_of(job))
-                running.job.attempt = job.attempt
-                self._attempter.limit_lease(running)
-            elif running is not None or job.msg_id in self._given_up:
+                held.read_ct, held.attempt = job.read_ct, job.attempt
+                held.lost_attempts, held.lease_expired = job.lost_attempts, False
+                if running is not None:
+                    self._attempter.limit_lease(running)
+            elif running is not None or job.key in self._given_up:
                 delay_seconds = self._settings().retry_strategy().get_delay_seconds(1)
                 self._on_released([job], max(delay_seconds, 1.0))
+            elif job.lost_attempts and self._take_up_outcome(job):
+                _log.warning("lease taken up again for an outcome", **fields_of(job))
             else:
                 others.append(job)
         return others
@@ -185,9 +202,9 @@ class Runner:
                     break
         self._update_room()
 
-    def give_back(self, jobs: list[Job[Any]]) -> None:
-        """Give jobs back that were claimed and are not to run here."""
-        self._on_released(jobs, 0.0)
+    def give_back(self, jobs: list[Job[Any]], delay_seconds: float = 0.0) -> None:
+        """Give jobs back that were claimed and are not to run here, ready after a delay."""
+        self._on_released(jobs, delay_seconds)
 
     def take_unstarted(self) -> list[Job[Any]]:
         """Take back every job that has not started."""
@@ -196,27 +213,41 @@ class Runner:
         self._update_idle()
         return jobs
 
-    def holds(self, msg_id: int, attempt: int) -> bool:
-        """Say whether an attempt needs its lease: it runs or waits for its start.
+    def holds(self, lease: Lease) -> bool:
+        """Say whether a job needs its lease: it runs or waits for its start.
 
         One that has ended does neither, and one that was completed has nothing more to lose.
         """
-        running = self._running.get(msg_id)
-        if running is not None and running.job.attempt == attempt:
+        running = self._running.get(lease.key)
+        if running is not None and running.job.read_ct == lease.read_ct:
             return not running.was_completed
-        return any(job.msg_id == msg_id and job.attempt == attempt for job, _ in self._unstarted)
+        unstarted = self._unstarted_job(lease.key)
+        return unstarted is not None and unstarted.read_ct == lease.read_ct
 
-    def lease_lost(self, msg_id: int, attempt: int) -> None:
+    def lease_lost(self, lease: Lease) -> None:
         """Stop a job whose lease is lost: another worker may run it."""
-        running = self._running.get(msg_id)
-        if running is not None and running.job.attempt == attempt:
+        running = self._running.get(lease.key)
+        if running is not None and running.job.read_ct == lease.read_ct:
             _log.warning("lease lost", **fields_of(running.job))
             running.stop(Abort.LEASE_LOST)
             return
-        kept = [item for item in self._unstarted if item[0].msg_id != msg_id]
+        kept = [item for item in self._unstarted if item[0].key != lease.key]
         if len(kept) != len(self._unstarted):
             self._unstarted = deque(kept)
             self._update_idle()
+
+    def leases_expired(self, leases: Iterable[Lease]) -> None:
+        """Tell jobs that their lease has ended while the database could not be asked to extend it.
+
+        They go on: where nobody has claimed them meanwhile, and nobody can while the database is
+        away from all, the lease is taken up again when it is back.
+        """
+        for lease in leases:
+            running = self._running.get(lease.key)
+            job = self._unstarted_job(lease.key) if running is None else running.job
+            if job is not None and job.read_ct == lease.read_ct and not job.lease_expired:
+                job.lease_expired = True
+                _log.warning("lease not extended in time: others may run the job", **fields_of(job))
 
     async def wait_idle(self) -> None:
         """Wait until every job handed over has ended."""
@@ -295,7 +326,7 @@ class Runner:
                 if running.under_way is not None:
                     running.ended = await attempter.rest(running, running.under_way)
             finally:
-                del self._running[running.job.msg_id]
+                del self._running[running.job.key]
                 self._update_idle()
             context.run(attempter.finish, running)
             self._slot_freed()
@@ -322,6 +353,9 @@ class Runner:
             or (len(self._unstarted) < self.concurrency and self.free_slots > len(self._unstarted))
         ):
             self.has_room.set()
+
+    def _unstarted_job(self, key: JobKey) -> Job[Any] | None:
+        return next((job for job, _ in self._unstarted if job.key == key), None)
 
     def _update_idle(self) -> None:
         if not self._unstarted and not self._running:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from meshhook.errors import InvalidSettingError, QueueNotFoundError
+from meshhook.errors import DatabaseUnavailableError, InvalidSettingError, QueueNotFoundError
 from meshhook.limits import checked_seconds
 from meshhook.names import CONFIG_CHANNEL, DEFAULT_QUEUE_NAME, wake_channel
 from meshhook.observability.health import Check, check_loops
@@ -26,12 +26,13 @@ from meshhook.worker.lane import Lane, Shared
 from meshhook.worker.leases import LeaseKeeper
 from meshhook.worker.reporting import Reporter
 from meshhook.worker.schema_watch import SchemaWatch
+from meshhook.worker.settling import LOCK_TIMEOUT_SECONDS
 from meshhook.worker.shutdown import all_ended, shut_down
 from meshhook.worker.slots import SharedSlots
 from meshhook.worker.stats import Tally, WorkerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     import asyncpg
     from opentelemetry.trace import TracerProvider
@@ -238,6 +239,7 @@ class Worker:
         unsettled = parts.settle_connection.failure if has_outcomes else None
         return [
             Check("database", parts.main_connection.fault or unsettled),
+            *(fault for lane in parts.lanes for fault in lane.faults()),
             Check("migrations", parts.schema_watch.fault),
             Check("draining", "the worker stops" if is_draining else None),
         ]
@@ -272,7 +274,10 @@ class Worker:
             on_connect=self._listen if listens else None,
         )
         settle_connection = WorkerConnection(
-            self._url, application_name=self._application_name("settle"), pooled=self._pooled
+            self._url,
+            application_name=self._application_name("settle"),
+            pooled=self._pooled,
+            lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
         )
         lanes: list[Lane] = []
         shared = Shared(
@@ -288,6 +293,7 @@ class Worker:
             leases_loop=WatchedLoop("leases", stall_seconds=self._stall_seconds),
             claims_line=asyncio.Lock(),
             all_ended=partial(all_ended, lanes),
+            longest_run_seconds=partial(_longest_run_seconds, lanes),
         )
         weights = {each.queue_name: each.weight for each in self._assignments}
         # One queue has all the slots, and nobody to ask.
@@ -307,6 +313,16 @@ class Worker:
                 lanes.append(lane)
             schema_watch = SchemaWatch(main)
             await schema_watch.check()
+            lease_keeper = LeaseKeeper(
+                url=self._url,
+                pooled=self._pooled,
+                application_name=self._application_name("leases"),
+                queues=[lane.kept for lane in lanes],
+                loop=shared.leases_loop,
+                spare=settle_connection,
+            )
+            # All of them now: without the second nothing is recorded, without the third leases end.
+            await _open_all(settle_connection.open, lease_keeper.start)
         except BaseException:
             await main.close()
             await settle_connection.close()
@@ -317,13 +333,7 @@ class Worker:
             lanes=lanes,
             leases_loop=shared.leases_loop,
             schema_watch=schema_watch,
-            lease_keeper=LeaseKeeper(
-                url=self._url,
-                pooled=self._pooled,
-                application_name=self._application_name("leases"),
-                queues=[lane.kept for lane in lanes],
-                loop=shared.leases_loop,
-            ),
+            lease_keeper=lease_keeper,
             housekeeper=Housekeeper(
                 connection=main,
                 dlq_retention_days={
@@ -361,7 +371,6 @@ class Worker:
         return next((lane for lane in lanes if lane.queue_name == queue_name), None)
 
     async def _work(self, parts: _Parts) -> None:
-        parts.lease_keeper.start()
         for lane in parts.lanes:
             lane.show_gauges()
         try:
@@ -439,6 +448,18 @@ def _check_concurrency(concurrency: Any, queue_names: tuple[str, ...]) -> None:
 def _note_fleet(lanes: list[Lane], workers: dict[str, int]) -> None:
     for lane in lanes:
         lane.claimer.wake_delay.workers = max(workers.get(lane.queue_name, 1), 1)
+
+
+def _longest_run_seconds(lanes: list[Lane]) -> float:
+    return max(lane.runner.longest_run_seconds for lane in lanes)
+
+
+async def _open_all(*openings: Callable[[], Awaitable[None]]) -> None:
+    for opening in openings:
+        try:
+            await opening()
+        except DatabaseUnavailableError as error:
+            raise DatabaseUnavailableError(f"{error} (a worker takes three connections)") from error
 
 
 def _dlq_retention_days(lane: Lane) -> int | None:
