@@ -217,6 +217,13 @@ def _leases() -> list[Panel]:
             unit=PER_SECOND,
         ),
         graph(
+            "Slots replaced",
+            "Slots a second that ended and were replaced. Anything but zero: a handler cancels the "
+            "task that it runs in; the worker's log names the queue.",
+            [Query(_named(_rate("slots_replaced_total", by=_BY)), _NAME)],
+            unit=PER_SECOND,
+        ),
+        graph(
             "Unsettled outcomes",
             "Outcomes that are not recorded yet. It is kept and tried again while the database is "
             "away; it is lost, and the job runs again, if the process dies.",
@@ -233,7 +240,7 @@ def _process() -> list[Panel]:
         graph(
             "Age of the loops",
             "Seconds since each loop last turned, the worst worker. claimer takes messages, "
-            "settler records outcomes, leases extends them.",
+            "settler records outcomes, slots starts jobs, leases extends them.",
             [Query(f"max by (loop) ({_LOOP_AGE})", "{{loop}}")],
             unit="s",
             levels=_STUCK,

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -61,6 +62,24 @@ async def threaded(job: Job[Any]) -> None:
     """Blocks a thread of the event loop for a minute."""
     note("start", job.msg_id, job.attempt, os.getpid())
     await asyncio.to_thread(time.sleep, 60)
+
+
+async def exiting_aside(job: Job[Any]) -> None:
+    """Lets a task of its own ask for the end of the process."""
+    note("start", job.msg_id, job.attempt, os.getpid())
+
+    async def leave() -> None:
+        sys.exit(3)
+
+    await asyncio.create_task(leave(), name="leave")
+
+
+async def cancelling_all(job: Job[Any]) -> None:
+    """Cancels every task of the event loop."""
+    note("start", job.msg_id, job.attempt, os.getpid())
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.Event().wait()
 
 
 async def crashing(job: Job[Any]) -> None:

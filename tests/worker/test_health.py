@@ -44,6 +44,7 @@ async def test_a_worker_that_works_is_alive_and_ready(queue_name: str, database_
             assert set(alive.text.split("\n")) == {
                 "jobs claimer: ok",
                 "jobs settler: ok",
+                "jobs slots: ok",
                 "jobs leases: ok",
                 "",
             }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
+from concurrent import futures
 from typing import Any
 
 import asyncpg
@@ -24,6 +26,7 @@ from meshhook import (
     set_queue_config,
 )
 from meshhook.database import Database
+from meshhook.errors import InvalidPayloadError
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
 
@@ -243,44 +246,210 @@ class UnshowableError(Exception):
     """Fails even at being shown."""
 
     def __str__(self) -> str:
-        raise RuntimeError
+        raise OwnError
 
     __repr__ = __str__
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        asyncio.CancelledError(),
-        SystemExit(3),
-        TimeoutError("own"),
-        UnshowableError(),
-        BaseExceptionGroup("several", [SystemExit(3), ValueError()]),
-        RetryAfter(600, 42, error_type="RetryAfter"),  # type: ignore[arg-type]
-    ],
-    ids=lambda error: type(error).__name__,
-)
-async def test_whatever_a_handler_raises_is_a_failure_of_its_job_alone(
-    pool: Pool[Any], connection: Connection[Any], database_url: str, error: BaseException
-) -> None:
-    """CancelledError, SystemExit or its own TimeoutError fail the job, and the worker lives on."""
+class OwnError(BaseException):
+    """Neither an Exception nor a request to exit."""
 
-    async def handler(job: Job[Any]) -> None:
+
+class OddMeta(type):
+    """Its classes have no usable name."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name in {"__name__", "__qualname__"}:
+            raise ZeroDivisionError
+        return super().__getattribute__(name)
+
+
+class NamelessError(Exception, metaclass=OddMeta):
+    """Fails at being named."""
+
+
+class BrokenStackError(Exception):
+    """Fails where somebody looks for its stack and its causes."""
+
+    __traceback__ = __cause__ = __context__ = property(lambda _: 1 / 0)
+
+
+class TextError(Exception):
+    """Shown as a text that is no plain one."""
+
+    class Text(str):
+        """Cannot be cut, replaced or encoded."""
+
+        __slots__ = ()
+        replace = encode = __len__ = __getitem__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return self.Text("text")
+
+
+class BareRetry(RetryAfter):
+    """An outcome whose constructor leaves out what is asked of it."""
+
+    def __init__(self) -> None:
+        """Leave it out."""
+
+
+class EndlessSnooze(Snooze):
+    """An outcome with a delay that no database takes."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.delay_seconds = float("nan")
+
+
+def own_cause() -> Exception:
+    """Return an error that is its own cause."""
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    return first
+
+
+def long_story() -> Exception:
+    """Return an error with 100,000 causes."""
+    error = ValueError("first")
+    for _ in range(100_000):
+        later = ValueError("later")
+        later.__context__ = error
+        error = later
+    return error
+
+
+ERRORS: dict[str, tuple[BaseException, str]] = {
+    "CancelledError": (asyncio.CancelledError(), "CancelledError"),
+    "CancelledError of futures": (futures.CancelledError(), "CancelledError"),
+    "SystemExit": (SystemExit(3), "SystemExit"),
+    "KeyboardInterrupt": (KeyboardInterrupt(), "KeyboardInterrupt"),
+    "GeneratorExit": (GeneratorExit(), "GeneratorExit"),
+    "BaseException": (OwnError("own"), "OwnError"),
+    "TimeoutError": (TimeoutError("own"), "TimeoutError"),
+    # A coroutine cannot raise it; Python makes a RuntimeError of it.
+    "StopIteration": (StopIteration("own"), "StopIteration|RuntimeError"),
+    "StopAsyncIteration": (StopAsyncIteration("own"), "StopAsyncIteration"),
+    "unshowable": (UnshowableError(), "UnshowableError"),
+    "nameless": (NamelessError("odd"), r"\(a class that cannot be named\)"),
+    "broken stack": (BrokenStackError("odd"), "BrokenStackError"),
+    "odd text": (TextError("odd"), "TextError"),
+    "cycle of causes": (own_cause(), "ValueError"),
+    "long chain of causes": (long_story(), "ValueError"),
+    "group": (
+        BaseExceptionGroup("several", [SystemExit(3), ValueError()]),
+        "BaseExceptionGroup",
+    ),
+    "group with an outcome": (
+        BaseExceptionGroup("several", [OwnError(), Snooze(1)]),
+        "BaseExceptionGroup",
+    ),
+    "group of two outcomes": (
+        ExceptionGroup("several", [Snooze(1), DeadLetter("no")]),
+        "ExceptionGroup",
+    ),
+    "RetryAfter with a number": (
+        RetryAfter(600, 42, error_type="RetryAfter"),  # type: ignore[arg-type]
+        "RetryAfter",
+    ),
+    "RetryAfter without a delay": (BareRetry(), "AttributeError"),
+    "Snooze without an end": (EndlessSnooze(), "InvalidSettingError"),
+}
+
+
+@pytest.mark.parametrize("handler_is", ["plain", "async", "async after a wait"])
+@pytest.mark.parametrize("name", ERRORS)
+async def test_whatever_a_handler_raises_is_a_failure_of_its_job_alone(
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    *,
+    name: str,
+    handler_is: str,
+) -> None:
+    """Also what ends a process or a task elsewhere, and what cannot be shown; the worker lives on.
+
+    The next job in the same slot runs.
+    """
+    error, recorded = ERRORS[name]
+
+    def plain_handler(job: Job[Any]) -> None:
         if job.payload == "bad":
             raise error
 
+    async def handler(job: Job[Any]) -> None:
+        if handler_is == "async after a wait":
+            await asyncio.sleep(0)
+        plain_handler(job)
+
     queue = QueueService[Any](pool, "jobs")
     bad = await queue.enqueue({"payload": "bad"})
-    async with make_worker(database_url, handler, concurrency=1) as worker:
+    worker = make_worker(
+        database_url, plain_handler if handler_is == "plain" else handler, concurrency=1
+    )
+    async with worker:
         await processed(worker, 1)
         good = await queue.enqueue({"payload": "good"})
         await processed(worker, 2)
     assert await outcomes(connection, bad) == [("retried", 1)]
     assert await outcomes(connection, good) == [("succeeded", 1)]
-    recorded = await connection.fetchval(
+    error_type = await connection.fetchval(
         "select error_type from meshhook.job_attempts where msg_id = $1", bad
     )
-    assert recorded == type(error).__name__
+    assert re.fullmatch(recorded, error_type)
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcome"),
+    [
+        ([Snooze(600)], "snoozed"),
+        ([RetryAfter(600), RetryAfter(1)], "retried"),
+        ([DeadLetter("one"), DeadLetter("two")], "dead_lettered"),
+        ([ExceptionGroup("inner", [Cancel()])], "cancelled"),
+        ([InvalidPayloadError("odd")], "dead_lettered"),
+    ],
+)
+async def test_an_outcome_that_a_task_group_has_wrapped_counts(
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    errors: list[Exception],
+    outcome: str,
+) -> None:
+    """A task of a TaskGroup that raises one ends the handler with a group around it."""
+
+    async def handler(_: Job[Any]) -> None:
+        raise ExceptionGroup("unhandled errors in a TaskGroup", errors)
+
+    msg_id = await QueueService[Any](pool, "jobs").enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 1)
+    assert await outcomes(connection, msg_id) == [(outcome, 1)]
+    delay = await connection.fetchval("select extract(epoch from vt - now()) from pgmq.q_jobs")
+    assert delay is None or delay > 500
+
+
+async def test_a_validator_that_raises_a_base_exception_fails_its_job_alone(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """What a model raises while the payload is read is a failed attempt, whatever it is."""
+
+    class Model(BaseModel):
+        number: int
+
+        @field_validator("number")
+        @classmethod
+        def check(cls, _: int) -> int:
+            raise OwnError
+
+    async def handler(_: Job[Model]) -> None:
+        """Never reached."""
+
+    msg_id = await QueueService[Any](pool, "jobs").enqueue({"payload": {"number": 1}})
+    worker = make_worker(database_url, create_job_handler(handler, payload_model=Model))
+    async with worker:
+        await processed(worker, 1)
+    assert await outcomes(connection, msg_id) == [("retried", 1)]
 
 
 async def test_plain_functions_run_in_threads(pool: Pool[Any], database_url: str) -> None:

@@ -69,30 +69,6 @@ async def test_no_more_slots_than_the_concurrency(
     assert most == 7
 
 
-@pytest.mark.parametrize("waits", [False, True])
-async def test_what_is_meant_for_the_process_fails_the_worker(
-    pool: asyncpg.Pool[Any], database_url: str, *, waits: bool
-) -> None:
-    """It is no outcome of the job: the worker says that it has failed, and `stop` raises it."""
-
-    class Halt(BaseException):
-        """Neither an Exception nor SystemExit."""
-
-    async def handler(_: Job[Any]) -> None:
-        if waits:
-            await asyncio.sleep(0)
-        raise Halt
-
-    worker = make_worker(database_url, handler)
-    await worker.start()
-    await QueueService[Any](pool, "jobs").enqueue({})
-    await eventually(lambda: any(check.fault for check in worker.liveness()))
-    with pytest.raises(BaseExceptionGroup) as raised:
-        await worker.stop()
-    assert raised.value.subgroup(Halt) is not None
-    assert await pool.fetchval("select count(*) from meshhook.job_attempts") == 0
-
-
 async def test_slots_that_never_wait_leave_the_loop_its_turns() -> None:
     """Two slots that only compute: in between, everything else of the loop runs."""
     turns = LoopTurns()

@@ -250,10 +250,11 @@ async def test_settings_are_each_queues_own(
 
 
 async def test_each_queue_has_its_loops_looked_at(database_url: str) -> None:
-    """Health names a claimer and a settler a queue, and the leases of all of them."""
+    """Health names a claimer, a settler and the slots of each queue, and the leases of all."""
     async with make(database_url, ["a", "b"], Running()) as worker:
         names = {check.name for check in worker.liveness() if check.fault is None}
-        assert names == {"a claimer", "a settler", "b claimer", "b settler", "a, b leases"}
+        loops = {f"{queue} {loop}" for queue in "ab" for loop in ("claimer", "settler", "slots")}
+        assert names == loops | {"a, b leases"}
         assert [check.fault for check in worker.readiness()] == [None] * 3
 
 

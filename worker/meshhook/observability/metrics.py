@@ -51,7 +51,7 @@ OUTCOMES: Final = (
     "released",
 )
 OPERATIONS: Final = ("claim", "settle", "extend", "release")
-LOOPS: Final = ("claimer", "settler", "leases")
+LOOPS: Final = ("claimer", "settler", "slots", "leases")
 COLLECTION_ERRORS: Final = (
     "DatabaseUnavailableError",
     "UncertainCommitError",
@@ -160,6 +160,11 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "concurrency_limit",
                 _G,
                 "How many handlers may run at once; the queues of a worker share them.",
+            ),
+            _worker(
+                "slots_replaced_total",
+                _C,
+                "Slots that ended and were replaced: a handler had cancelled their task.",
             ),
             _worker(
                 "claim_batch_messages",

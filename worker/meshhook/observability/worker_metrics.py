@@ -73,6 +73,7 @@ class WorkerMetrics:
         self.age = found.histogram(f"{_PREFIX}message_age_seconds").labels(queue_name)
         self._claim_batch = found.histogram(f"{_PREFIX}claim_batch_messages").labels(queue_name)
         self._empty_claims = found.counter(f"{_PREFIX}empty_claims_total").labels(queue_name)
+        self._slots_replaced = found.counter(f"{_PREFIX}slots_replaced_total").labels(queue_name)
         self._live = _live_gauges_of(registry)
         self._live.know(queue_name)
 
@@ -87,6 +88,10 @@ class WorkerMetrics:
     def lease_extensions(self, outcome: str, count: int) -> None:
         """Count leases whose extension came to `outcome`: extended, lost or error."""
         self._extensions[outcome].inc(count)
+
+    def slot_replaced(self) -> None:
+        """Count a slot that has ended and was replaced."""
+        self._slots_replaced.inc()
 
     def claimed(self, messages: int) -> None:
         """Note a claim and how many messages it leased."""

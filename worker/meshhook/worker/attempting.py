@@ -14,16 +14,32 @@ from meshhook.observability.job_context import set_current_job
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import FINAL_OUTCOMES
 from meshhook.settlements import settle
-from meshhook.worker.attempts import Abort, RunningAttempt, ended_with, log_end, settlement_of
-from meshhook.worker.coroutines import StartedCoroutine
+from meshhook.worker.attempts import (
+    Abort,
+    RunningAttempt,
+    is_ctrl_c,
+    is_meant_for_slot,
+    log_end,
+    settlement_of,
+)
+from meshhook.worker.coroutines import StartedCoroutine, awaited_in
+from meshhook.worker.results import (
+    MAX_NESTED_AWAITABLES,
+    as_awaitable,
+    end_of,
+    is_awaitable,
+    nested_too_deep,
+)
 from meshhook.worker.settling import PendingSettlement
 from meshhook.worker.verdicts import (
     DONE,
     CompletionRolledBackError,
     JobTimeoutError,
+    SlotEndedError,
     Verdict,
     invalid_payload,
     lease_lost,
+    shown,
     verdict,
 )
 
@@ -71,6 +87,8 @@ class Attempter:
         self.finished_seconds = 0.0
         """How long these ran, added up."""
         self.tracer = tracer
+        self.owner: asyncio.Task[object] | None = None
+        """The task that stops the slots; None: they are being stopped, or were never started."""
         self._handler = handler
         self._threads = threads
         """Where a handler runs that is a plain function; None: it is async."""
@@ -117,7 +135,9 @@ class Attempter:
             refusal = invalid_payload(str(error), settings)
             log_end(job, refusal)
             return refusal
-        except Exception as error:  # noqa: BLE001 - whatever a model's own validators raise
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             refusal = self._verdict(error, job, settings)
             log_end(job, refusal, error)
             return refusal
@@ -137,16 +157,37 @@ class Attempter:
             return
         try:
             awaitable = self._handler.function(running.job)
+        except BaseException as error:  # noqa: BLE001 - sorted out there
+            running.ended = _raised_at_once(error)
+            return
+        try:
             started = StartedCoroutine(awaitable, running.context)
         except StopIteration as returned:
             running.ended = returned.value
+            if running.ended is not None:
+                self._look_at_result(running, running.ended)
         except BaseException as error:  # noqa: BLE001 - sorted out there
-            running.ended = ended_with(error)
+            running.ended = _raised_at_once(error)
         else:
             running.under_way = started
 
+    def _look_at_result(self, running: RunningAttempt, result: object) -> None:
+        if is_awaitable(result):
+            running.under_way = self._awaited(running, result)
+        else:
+            running.ended = end_of(result)
+
+    async def _awaited(self, running: RunningAttempt, result: object) -> object:
+        """Await what a handler returned as long as it has to be, and return what it means."""
+        for _ in range(MAX_NESTED_AWAITABLES):
+            if not is_awaitable(result):
+                return end_of(result)
+            result = await awaited_in(running.context, as_awaitable(result))
+        return nested_too_deep(result) if is_awaitable(result) else end_of(result)
+
     async def rest(self, running: RunningAttempt, under_way: Awaitable[object]) -> object:
         """Wait for an attempt, and return what its handler returned or raised, or why not."""
+        slot = asyncio.current_task()
         timeout_seconds = running.settings.job_timeout_seconds
         rest_seconds = (
             None
@@ -155,15 +196,20 @@ class Attempter:
         )
         try:
             async with asyncio.timeout(rest_seconds) as running.timeout:
-                return await under_way
+                result = await under_way
+                return result if result is None else await self._awaited(running, result)
         except TimeoutError as error:
             if running.abort is not None:
                 return running.abort
             if running.timeout is not None and running.timeout.expired():
                 return JobTimeoutError(f"the attempt ran longer than {timeout_seconds:g} seconds")
             return error
-        except BaseException as error:  # noqa: BLE001 - sorted out there
-            return ended_with(error)
+        except BaseException as error:
+            if is_meant_for_slot(error, slot, self.owner):
+                raise
+            if isinstance(error, asyncio.CancelledError) and running.abort is not None:
+                return running.abort
+            return error
 
     def finish(self, running: RunningAttempt) -> None:
         """Hand over how an attempt ended, in its context."""
@@ -229,6 +275,16 @@ class Attempter:
             jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
         )
 
+    def fail(self, job: Job[Any], error: BaseException) -> None:
+        """Hand over that an attempt has failed for which `start`, `rest` or `finish` raised."""
+        settings = self._settings()
+        failure = SlotEndedError(f"the attempt could not be ended: {shown(error)}")
+        end = self._verdict(failure, job, settings)
+        log_end(job, end)
+        started = job.started_timestamp
+        finished = max(started, job.claimed_timestamp)
+        self._on_ended(PendingSettlement(settlement_of(job, end, started, finished)))
+
     async def _complete(self, running: RunningAttempt, connection: Any) -> None:
         if not connection.is_in_transaction():
             message = "job.complete() needs a connection inside a transaction"
@@ -243,3 +299,10 @@ class Attempter:
         if not recorded:
             raise LeaseLostError(job.queue, job.msg_id, job.attempt)
         running.was_completed = True
+
+
+def _raised_at_once(error: BaseException) -> BaseException:
+    """Return what a handler raised before it waited: nobody could cancel or close it by then."""
+    if is_ctrl_c(error):
+        raise error
+    return error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -81,16 +83,48 @@ class RunningAttempt:
                 self.timeout.reschedule(asyncio.get_running_loop().time())
 
 
-def ended_with(error: BaseException) -> BaseException:
-    """Return what a handler raised; raise what is meant for the process or the slot instead."""
+def is_meant_for_slot(
+    error: BaseException, slot: asyncio.Task[object] | None, owner: asyncio.Task[object] | None
+) -> bool:
+    """Say whether what came out of a handler is for the slot that runs it, and no end of its job.
+
+    Args:
+        error: what came out.
+        slot: the slot's task.
+        owner: the task that stops the slots; None: they are being stopped.
+    """
     if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise error
-        return error
-    if isinstance(error, Exception | SystemExit | BaseExceptionGroup):
-        return error
-    raise error
+        # Anybody may cancel the slot's task, the handler first of all; only its owner means it.
+        return owner is None or owner.done() or bool(owner.cancelling())
+    if isinstance(error, GeneratorExit):
+        # Raised by the interpreter where it closes a coroutine that no task runs any more.
+        return not _is_current(slot)
+    return is_ctrl_c(error)
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Say whether an error may come from the keyboard and not from the handler's own code.
+
+    It cannot where a signal handler takes Ctrl-C, as it does in `Worker.run`.
+    """
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        return True
+    tail = error.__traceback__
+    while tail is not None and tail.tb_next is not None:
+        tail = tail.tb_next
+    # The second Ctrl-C where asyncio.run takes the first as a request to stop.
+    return tail is not None and tail.tb_frame.f_globals.get("__name__") == "asyncio.runners"
+
+
+def _is_current(slot: asyncio.Task[object] | None) -> bool:
+    try:
+        return slot is not None and asyncio.current_task() is slot
+    except RuntimeError:  # no event loop runs
+        return False
 
 
 def settlement_of(
@@ -130,12 +164,15 @@ def log_end(job: Job[Any], end: Verdict, ended: object = None) -> None:
         log = _log.error
     elif end.outcome is AttemptOutcome.RETRIED:
         log = _log.warning
+    fields = fields_of(job) | {
+        "delay_seconds": round(end.delay_seconds, 3),
+        "error_type": end.error_type,
+        "error": end.error_message,
+    }
     is_failure = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
-    log(
-        f"attempt {end.outcome}",
-        **fields_of(job),
-        delay_seconds=round(end.delay_seconds, 3),
-        error_type=end.error_type,
-        error=end.error_message,
-        **({"exc_info": ended} if is_failure else {}),
-    )
+    try:
+        log(f"attempt {end.outcome}", **fields, **({"exc_info": ended} if is_failure else {}))
+    except BaseException as error:
+        if not is_failure or is_ctrl_c(error):
+            raise
+        log(f"attempt {end.outcome}", **fields)

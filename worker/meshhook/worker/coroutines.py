@@ -59,3 +59,12 @@ class StartedCoroutine:
 
 async def _awaited(awaitable: Awaitable[object]) -> object:
     return await awaitable
+
+
+async def awaited_in(context: Context, awaitable: Awaitable[object]) -> object:
+    """Await something, with every step of it in a context, and return its result."""
+    try:
+        started = context.run(StartedCoroutine, awaitable, context)
+    except StopIteration as returned:
+        return returned.value
+    return await started

@@ -27,19 +27,24 @@ class HandlerThreads:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="meshhook-job")
 
     async def run(self, function: Callable[[Any], object], attempt: RunningAttempt) -> object:
-        """Run a handler, and return what it returns or raises."""
+        """Run a handler, and return what it returned or raised.
+
+        A context variable that it set holds in what it returned to be awaited.
+        """
         loop = asyncio.get_running_loop()
         key = attempt.job.key
         # A copy: a thread that was given up may be in it for long.
         context = attempt.context.copy()
-        thread = self._threads.submit(context.run, function, attempt.job)
+        thread = self._threads.submit(context.run, _call, function, attempt.job)
         try:
-            return await asyncio.wrap_future(thread)
+            ended = await asyncio.wrap_future(thread)
         except asyncio.CancelledError:
             if not thread.cancelled() and not thread.done():
                 self.given_up.add(key)
                 thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._bury, key))
             raise
+        attempt.context = context
+        return ended
 
     def shutdown(self) -> None:
         """Start no more; those that run are left alone."""
@@ -48,3 +53,11 @@ class HandlerThreads:
     def _bury(self, key: JobKey) -> None:
         self.given_up.discard(key)
         self._on_end()
+
+
+def _call(function: Callable[[Any], object], job: Any) -> object:
+    # Returned and not raised: a future takes no StopIteration, and a coroutine changes it.
+    try:
+        return function(job)
+    except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its job's alone
+        return error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Awaitable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from meshhook.bodies import BodyDecoder
@@ -21,16 +23,20 @@ class JobHandler(Generic[PayloadT]):
         """Take the function and the type of its payload.
 
         Raises:
-            InvalidHandlerError: if it cannot be called with one job.
+            InvalidHandlerError: if it cannot be called with one job, or if a call would not run
+                it: a generator function, an async generator function, a class.
         """
         if not callable(function):
             raise InvalidHandlerError(f"a handler is a function of one job, got {function!r}")
+        _refuse_unfinished(function)
         try:
-            inspect.signature(function).bind(object())
+            # A built-in function may have no signature to look at.
+            with suppress(ValueError):
+                inspect.signature(function).bind(object())
         except TypeError as error:
-            name = getattr(function, "__qualname__", repr(function))
             raise InvalidHandlerError(
-                f"handler {name} cannot be called with one job as its argument: {error}"
+                f"handler {_name_of(function)} cannot be called with one job as its argument: "
+                f"{error}"
             ) from None
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
@@ -55,8 +61,9 @@ def create_job_handler(
 def create_job_handler(function: Any = None, *, payload_model: Any = None) -> Any:
     """Make a handler of a function of one job; usable as a decorator.
 
-    An async function runs in the worker's event loop; a plain one runs in a thread. What it may
-    return or raise stands in `meshhook.outcomes`; nothing means done.
+    An async function runs in the worker's event loop; a plain one runs in a thread, and what it
+    returns to be awaited is awaited in the event loop. What a handler may return or raise stands in
+    `meshhook.outcomes`; nothing means done.
 
     Args:
         function: the function. Default: left out, to decorate one.
@@ -65,8 +72,42 @@ def create_job_handler(function: Any = None, *, payload_model: Any = None) -> An
             run. Default: any JSON.
 
     Raises:
-        InvalidHandlerError: if the function cannot be called with one job.
+        InvalidHandlerError: if the function cannot be called with one job, or if a call would not
+            run it: a generator function, an async generator function, a class.
     """
     if function is None:
         return functools.partial(create_job_handler, payload_model=payload_model)
     return JobHandler(function, payload_model)
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", repr(function)))
+
+
+def _refuse_unfinished(function: Any) -> None:
+    """Refuse what only makes an object when it is called with a job, and runs nothing."""
+    kinds = (function, getattr(function, "__call__", None))  # noqa: B004 - asks what kind it is
+    name = _name_of(function)
+    if isinstance(function, type):
+        if not issubclass(function, Awaitable):
+            raise InvalidHandlerError(
+                f"handler {name} is a class; pass a function, or an instance with __call__"
+            )
+    elif any(inspect.isasyncgenfunction(kind) for kind in kinds):
+        raise InvalidHandlerError(
+            f"handler {name} is an async generator function, whose body would never run; it must "
+            "not contain yield"
+        )
+    elif any(inspect.isgeneratorfunction(kind) and not _is_coroutine(kind) for kind in kinds):
+        raise InvalidHandlerError(
+            f"handler {name} is a generator function, whose body would never run; it must not "
+            "contain yield"
+        )
+
+
+def _is_coroutine(function: Any) -> bool:
+    """Whether a generator function is a coroutine, made by types.coroutine."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)

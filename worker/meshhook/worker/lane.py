@@ -107,10 +107,11 @@ class Lane:
         self._leases = LeaseTable()
         self._release_sql = queries.load("release", tables)
         self._releasing: set[asyncio.Task[None]] = set()
-        claimer_loop, settler_loop = (
-            WatchedLoop(name, stall_seconds=shared.stall_seconds) for name in ("claimer", "settler")
+        claimer_loop, settler_loop, slots_loop = (
+            WatchedLoop(name, stall_seconds=shared.stall_seconds)
+            for name in ("claimer", "settler", "slots")
         )
-        self.loops: Sequence[WatchedLoop] = (claimer_loop, settler_loop)
+        self.loops: Sequence[WatchedLoop] = (claimer_loop, settler_loop, slots_loop)
         self.settler = Settler(
             connection=shared.settle_connection,
             tables=tables,
@@ -132,6 +133,7 @@ class Lane:
             on_ended=self.settler.put,
             on_released=self.release_soon,
             take_up_outcome=self.settler.take_up,
+            loop=slots_loop,
             share=share,
         )
         if share is not None:
@@ -243,6 +245,10 @@ class Lane:
     def release_unstarted(self) -> None:
         """Give back every job that has not started."""
         self.release_soon(self.runner.take_unstarted(), 0.0)
+
+    def release_held(self) -> None:
+        """Give back every job that has not ended."""
+        self.release_soon(self.runner.take_held(), 0.0)
 
     def release_soon(self, jobs: list[Job[Any]], delay_seconds: float) -> None:
         """Give leases back. Where that fails they run out by themselves."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.attempting import Attempter
-from meshhook.worker.attempts import Abort
+from meshhook.worker.attempts import Abort, is_meant_for_slot
 from meshhook.worker.handler_threads import HandlerThreads
 from meshhook.worker.loop_turns import LoopTurns
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from meshhook import queries
     from meshhook.jobs import Job, JobKey
+    from meshhook.observability.loops import WatchedLoop
     from meshhook.observability.tracing import AttemptTracer
     from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.worker.running")
 
 CANCEL_SECONDS = 1.0
+WATCH_SECONDS = 1.0
+UNENDED_DELAY_SECONDS = 30.0
 
 
 class Runner:
@@ -54,9 +57,11 @@ class Runner:
         on_ended: Callable[[PendingSettlement], None],
         on_released: Callable[[list[Job[Any]], float], None],
         take_up_outcome: Callable[[Job[Any]], bool],
+        loop: WatchedLoop,
         share: Share | None = None,
     ) -> None:
         self.concurrency = concurrency
+        self._queue_name = tables.queue_name
         self._share = share
         """The queue's share of the worker's slots; None where it is the only queue."""
         self.has_room = asyncio.Event()
@@ -69,9 +74,14 @@ class Runner:
         """Says whether a claimed job has ended here already and waits to be recorded."""
         self._unstarted: deque[tuple[Job[Any], float]] = deque()
         self._slots: list[asyncio.Task[None]] = []
+        self._slots_made = 0
         self._idle_slots: deque[asyncio.Future[None]] = deque()
         self._context: contextvars.Context | None = None
         """What the slots run in; None: none may be opened."""
+        self._cut_off: list[Job[Any]] = []
+        """Jobs that ran when their slot was stopped."""
+        self._metrics = metrics
+        self._loop = loop
         self._failure: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -258,6 +268,12 @@ class Runner:
         for running in list(self._running.values()):
             running.stop(Abort.SHUTDOWN)
 
+    def take_held(self) -> list[Job[Any]]:
+        """Take back every job that has not ended, also those whose slot was stopped under them."""
+        jobs = [*self.take_unstarted(), *self.running_jobs(), *self._cut_off]
+        self._cut_off.clear()
+        return jobs
+
     def running_jobs(self) -> list[Job[Any]]:
         """Return the jobs that run; after `abort_all`, those that take no notice of it."""
         return [running.job for running in self._running.values()]
@@ -269,17 +285,32 @@ class Runner:
         """
         self._context = contextvars.copy_context()
         self._failure = asyncio.get_running_loop().create_future()
+        self._attempter.owner = asyncio.current_task()
         self.look_again()
         try:
-            await self._failure
+            await self._watch(self._failure)
         finally:
             self._context = None
+            self._attempter.owner = None
             for slot in self._slots:
                 slot.cancel()
             if self._slots:
                 await asyncio.wait(self._slots, timeout=CANCEL_SECONDS)
             if self._threads is not None:
                 self._threads.shutdown()
+
+    async def _watch(self, failure: asyncio.Future[None]) -> None:
+        """Look once a second whether jobs are started, until a failure."""
+        first: object = None
+        while not failure.done():
+            await asyncio.wait([failure], timeout=WATCH_SECONDS)
+            before, first = first, self._unstarted[0] if self._unstarted else None
+            if first is None or first is not before or self.free_slots <= 0:
+                self._loop.turn()
+            else:
+                # It had a second, and a slot is free: nobody has woken it.
+                self.look_again()
+        failure.result()
 
     @property
     def _has_spare_slot(self) -> bool:
@@ -295,24 +326,40 @@ class Runner:
             return False
         # Not before it is needed: a worker of many queues has as many slots for each of them.
         slot = asyncio.create_task(
-            self._slot(),
-            name=f"meshhook-slot-{len(self._slots)}",
-            context=self._context.copy(),
+            self._slot(), name=f"meshhook-slot-{self._slots_made}", context=self._context.copy()
         )
         slot.add_done_callback(self._slot_ended)
         self._slots.append(slot)
+        self._slots_made += 1
         return True
 
     def _slot_ended(self, slot: asyncio.Task[None]) -> None:
-        if slot.cancelled() or self._failure is None or self._failure.done():
+        """Take note of the end of a slot, and let another take its place."""
+        self._slots.remove(slot)
+        error = None if slot.cancelled() else slot.exception()
+        if self._context is None or self._failure is None or self._failure.done():
             return
-        if (error := slot.exception()) is not None:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
             self._failure.set_exception(error)
+            return
+        self._metrics.slot_replaced()
+        _log.error(
+            "a slot has ended; another takes its place",
+            queue=self._queue_name,
+            reason="its task was cancelled, by a handler or by what a handler has started"
+            if error is None
+            else "it failed",
+            **({} if error is None else {"exc_info": error}),
+        )
+        self._slot_freed()
+        self.look_again()
 
     async def _slot(self) -> None:
         loop = asyncio.get_running_loop()
+        slot: Any = asyncio.current_task()
         turns, attempter = self._turns, self._attempter
-        while True:
+        # A handler may have left a request to cancel the task, which would strike the next job.
+        while not slot.cancelling() and not slot._must_cancel:  # noqa: SLF001 - there is no other
             while not self._unstarted or (self._is_limited and not self._may_start()):
                 waiting = loop.create_future()
                 self._idle_slots.append(waiting)
@@ -321,15 +368,33 @@ class Runner:
                 continue
             # Of its own, so that what a handler sets does not reach the next one in this slot.
             context = contextvars.copy_context()
-            running = context.run(attempter.start, *self._unstarted.popleft(), context)
+            job, claimed_at = self._unstarted.popleft()
             try:
+                running = context.run(attempter.start, job, claimed_at, context)
                 if running.under_way is not None:
                     running.ended = await attempter.rest(running, running.under_way)
-            finally:
-                del self._running[running.job.key]
-                self._update_idle()
-            context.run(attempter.finish, running)
+                self._leave(job)
+                context.run(attempter.finish, running)
+            except BaseException as error:
+                self._leave(job)
+                self._cut_short(job, error, slot)
+                raise
             self._slot_freed()
+
+    def _leave(self, job: Job[Any]) -> None:
+        self._running.pop(job.key, None)
+        self._update_idle()
+
+    def _cut_short(self, job: Job[Any], error: BaseException, slot: asyncio.Task[Any]) -> None:
+        """See to a job whose slot ends under it."""
+        if is_meant_for_slot(error, slot, self._attempter.owner):
+            self._cut_off.append(job)
+            return
+        try:
+            self._attempter.fail(job, error)
+        except BaseException:
+            self._on_released([job], UNENDED_DELAY_SECONDS)
+            raise
 
     def _may_start(self) -> bool:
         if self._share is not None:

@@ -17,6 +17,7 @@ _log = get_logger("meshhook.worker")
 
 RELEASE_MARGIN_SECONDS = 2.0
 LEAST_SECONDS = 1.0
+FAILED_SECONDS = 5.0
 
 
 async def shut_down(
@@ -59,12 +60,39 @@ async def shut_down(
     await _until(max(deadline, began_at + LEAST_SECONDS), _all_recorded(lanes))
     for lane in lanes:
         await lane.give_up_releases()
-        if lane.settler.backlog:
-            _log.error(
-                "outcomes not recorded; their jobs run again when the leases end",
-                queue=lane.queue_name,
-                outcomes=lane.settler.backlog,
-            )
+        _tell_unrecorded(lane)
+
+
+async def hand_back(lanes: Sequence[Lane], claiming: Sequence[asyncio.Task[None]]) -> None:
+    """Give back what has not ended, and record what has, after the worker's own parts have ended.
+
+    Where a worker fails, or where its event loop ends with it. It takes up to five seconds; what
+    is left then comes back when its lease runs out.
+
+    Args:
+        lanes: of all queues.
+        claiming: the tasks of their claimers.
+    """
+    deadline = time.monotonic() + FAILED_SECONDS
+    for lane in lanes:
+        lane.claimer.stop()
+    await _until(deadline - FAILED_SECONDS / 2, asyncio.wait(claiming))
+    for task in claiming:
+        task.cancel()
+    await asyncio.wait(claiming)
+    for lane in lanes:
+        lane.release_held()
+    settling = [
+        asyncio.create_task(lane.settler.run(), name=f"meshhook-settler-{lane.queue_name}")
+        for lane in lanes
+    ]
+    await _until(deadline, _all_recorded(lanes))
+    for task in settling:
+        task.cancel()
+    await asyncio.wait(settling)
+    for lane in lanes:
+        await lane.give_up_releases()
+        _tell_unrecorded(lane)
 
 
 async def all_ended(lanes: Sequence[Lane]) -> None:
@@ -82,6 +110,15 @@ async def _all_idle(lanes: Sequence[Lane]) -> None:
 async def _all_recorded(lanes: Sequence[Lane]) -> None:
     for lane in lanes:
         await lane.all_recorded()
+
+
+def _tell_unrecorded(lane: Lane) -> None:
+    if lane.settler.backlog:
+        _log.error(
+            "outcomes not recorded; their jobs run again when the leases end",
+            queue=lane.queue_name,
+            outcomes=lane.settler.backlog,
+        )
 
 
 def _release_stuck(lane: Lane) -> None:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshhook.errors import InvalidPayloadError
-from meshhook.outcomes import AttemptOutcome, Cancel, DeadLetter, Outcome, RetryAfter, Snooze
+from meshhook.outcomes import (
+    AttemptOutcome,
+    Cancel,
+    DeadLetter,
+    Outcome,
+    RetryAfter,
+    Snooze,
+    delay_in_seconds,
+)
 from meshhook.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
     MAX_ERROR_STACK_LENGTH,
@@ -36,11 +44,18 @@ _OWN_MODULES = (
     "meshhook.worker.handler_threads",
 )
 
+MAX_CAUSES = 100
+"""How long a chain of causes may be to be shown; one of 100,000 would block the event loop."""
+
 DONE = Verdict(AttemptOutcome.SUCCEEDED)
 
 
 class JobTimeoutError(TimeoutError):
     """An attempt ran longer than the queue's `job_timeout_seconds`."""
+
+
+class SlotEndedError(Exception):
+    """The worker could not bring an attempt to its end; what its handler did is not known."""
 
 
 class CompletionRolledBackError(Exception):
@@ -61,14 +76,20 @@ def verdict(
         settings: the queue's settings.
         jitter_fraction: a random number from 0 up to 1.
     """
+    if isinstance(ended, BaseExceptionGroup):
+        ended = _meaning(ended)
     if isinstance(ended, Outcome):
-        return _asked_for(ended, attempt, settings)
+        try:
+            return _asked_for(ended, attempt, settings)
+        except Exception as failure:  # noqa: BLE001 - of a subclass that lacks what it is asked
+            ended = failure
     if not isinstance(ended, BaseException):
         return DONE
     if isinstance(ended, InvalidPayloadError):
         # A payload that is read only when it is asked for; another attempt would find the same.
         return invalid_payload(str(ended), settings)
-    error = (type(ended).__qualname__, _shown(ended) or type(ended).__qualname__, _stack(ended))
+    error_type = _type_name(ended)
+    error = (error_type, shown(ended) or error_type, _stack(ended))
     if attempt >= settings.max_retry_attempts:
         return _final(*error, settings)
     strategy = settings.retry_strategy(lambda: jitter_fraction)
@@ -93,6 +114,7 @@ def lease_lost(lost_attempts: int, settings: QueueSettings) -> Verdict:
 
 def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict:
     if isinstance(ended, RetryAfter):
+        delay_seconds = delay_in_seconds(ended.delay_seconds)
         if attempt >= settings.max_retry_attempts:
             return _final(ended.error_type, ended.message, None, settings)
         return _failed(
@@ -100,11 +122,13 @@ def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict
             ended.error_type,
             ended.message,
             None,
-            delay_seconds=ended.delay_seconds,
+            delay_seconds=delay_seconds,
         )
     if isinstance(ended, Snooze):
         return Verdict(
-            AttemptOutcome.SNOOZED, ended.delay_seconds, error_message=_text(ended.message)
+            AttemptOutcome.SNOOZED,
+            delay_in_seconds(ended.delay_seconds),
+            error_message=_text(ended.message),
         )
     if isinstance(ended, DeadLetter):
         return _final(ended.error_type, ended.message, None, settings)
@@ -128,27 +152,73 @@ def _failed(
     return Verdict(
         outcome,
         delay_seconds,
-        storable_text(_shown(error_type), MAX_ERROR_TYPE_LENGTH),
-        storable_text(_shown(message), MAX_ERROR_MESSAGE_LENGTH),
+        storable_text(shown(error_type), MAX_ERROR_TYPE_LENGTH),
+        storable_text(shown(message), MAX_ERROR_MESSAGE_LENGTH),
         None if stack is None else storable_text(stack, MAX_ERROR_STACK_LENGTH),
     )
 
 
 def _text(message: str) -> str | None:
-    return storable_text(_shown(message), MAX_ERROR_MESSAGE_LENGTH) if message else None
+    return storable_text(shown(message), MAX_ERROR_MESSAGE_LENGTH) if message else None
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as text, whatever it does when it is shown."""
     # A handler's own exception may fail even at this; its job must be settled all the same.
     try:
-        return str(value)
-    except Exception:  # noqa: BLE001 - whatever a __str__ raises
-        return f"({type(value).__qualname__} that cannot be shown)"
+        # Of a subclass of str, the text alone.
+        return str.__str__(str(value))
+    except BaseException:  # noqa: BLE001 - whatever a __str__ raises
+        return f"({_type_name(value)} that cannot be shown)"
+
+
+def _type_name(value: object) -> str:
+    try:
+        name = type(value).__qualname__
+        return str.__str__(name) or "(a class without a name)"
+    except BaseException:  # noqa: BLE001 - a metaclass may have made a property of the name
+        return "(a class that cannot be named)"
+
+
+def _meaning(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what a group means: an outcome, if it holds nothing but outcomes of one kind.
+
+    A task of a `TaskGroup` that raises one ends the handler with such a group. Of several the one
+    with the longest delay counts. Anything else in the group makes it a failure.
+    """
+    found: list[BaseException] = []
+    groups: list[BaseExceptionGroup[BaseException]] = [group]
+    while groups:
+        for each in groups.pop().exceptions:
+            if isinstance(each, BaseExceptionGroup):
+                groups.append(each)
+            else:
+                found.append(each)
+    first = found[0]
+    if not isinstance(first, Outcome | InvalidPayloadError):
+        return group
+    if any(type(each) is not type(first) for each in found):
+        return group
+    return max(found, key=lambda each: getattr(each, "delay_seconds", 0.0))
 
 
 def _stack(error: BaseException) -> str:
-    # From the handler on: how the worker came to call it tells a reader nothing.
-    tail = error.__traceback__
-    while tail is not None and tail.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
-        tail = tail.tb_next
-    return "".join(traceback.format_exception(type(error), error, tail))
+    try:
+        # From the handler on: how the worker came to call it tells a reader nothing.
+        tail = error.__traceback__
+        while tail is not None and tail.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
+            tail = tail.tb_next
+        chain = _causes(error) <= MAX_CAUSES
+        return "".join(traceback.format_exception(type(error), error, tail, chain=chain))
+    except BaseException as failure:  # noqa: BLE001 - whatever an exception raises that is shown
+        return f"(the stack cannot be shown: {_type_name(failure)})"
+
+
+def _causes(error: BaseException) -> int:
+    """Count the errors that an error came of, up to one more than are shown."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen and len(seen) <= MAX_CAUSES:
+        seen.add(id(each))
+        each = each.__context__ if each.__cause__ is None else each.__cause__
+    return len(seen) - 1

@@ -27,7 +27,7 @@ from meshhook.worker.leases import LeaseKeeper
 from meshhook.worker.reporting import Reporter
 from meshhook.worker.schema_watch import SchemaWatch
 from meshhook.worker.settling import LOCK_TIMEOUT_SECONDS
-from meshhook.worker.shutdown import all_ended, shut_down
+from meshhook.worker.shutdown import all_ended, hand_back, shut_down
 from meshhook.worker.slots import SharedSlots
 from meshhook.worker.stats import Tally, WorkerStats
 
@@ -373,6 +373,11 @@ class Worker:
     async def _work(self, parts: _Parts) -> None:
         for lane in parts.lanes:
             lane.show_gauges()
+        # Not in the group: where another part fails, a claim under way must hand its jobs over.
+        claiming = [
+            asyncio.create_task(lane.claimer.run(), name=f"meshhook-claimer-{lane.queue_name}")
+            for lane in parts.lanes
+        ]
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -385,13 +390,9 @@ class Worker:
                     group.create_task(parts.reporter.run(), name="meshhook-reporter"),
                     group.create_task(parts.schema_watch.run(), name="meshhook-schema"),
                 ]
-                claiming = [
-                    group.create_task(
-                        lane.claimer.run(), name=f"meshhook-claimer-{lane.queue_name}"
-                    )
-                    for lane in parts.lanes
-                ]
-                await self._asked_to_stop([*tasks, *claiming])
+                for claimer in claiming:
+                    group.create_task(_follow(claimer), name=f"{claimer.get_name()}-watch")
+                await self._asked_to_stop(parts.lanes, [*tasks, *claiming])
                 parts.reporter.drain()
                 await shut_down(parts.lanes, claiming, grace_seconds=self._grace_seconds)
                 for task in tasks:
@@ -399,6 +400,7 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - handed to stop()
             self._failure = error
             _log.error("worker failed", queue=self._queues_shown, worker=self.name, exc_info=error)
+            await hand_back(parts.lanes, claiming)
         finally:
             for lane in parts.lanes:
                 lane.hide_gauges()
@@ -409,13 +411,15 @@ class Worker:
             _log.info("worker stopped", queue=self._queues_shown, worker=self.name)
             self._stopped.set()
 
-    async def _asked_to_stop(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _asked_to_stop(self, lanes: list[Lane], tasks: list[asyncio.Task[None]]) -> None:
         try:
             await self._stop_requested.wait()
         except asyncio.CancelledError:
-            # An event loop that closes cancels every task: that is a way of asking, too. Where a
-            # part has failed there is nothing left to shut down in order.
-            if any(task.done() for task in tasks):
+            # That is a way of asking, too. Where a part has failed, or where the event loop ends
+            # and cancels every task, there is nothing left to shut down in order.
+            if any(task.done() or task.cancelling() for task in tasks):
+                for lane in lanes:
+                    lane.claimer.stop()
                 raise
 
 
@@ -443,6 +447,11 @@ def _check_concurrency(concurrency: Any, queue_names: tuple[str, ...]) -> None:
             f"concurrency is {concurrency}, and the worker has {len(queue_names)} queues; each "
             "needs a slot of its own, or it could wait for ever"
         )
+
+
+async def _follow(task: asyncio.Task[None]) -> None:
+    """Fail where a task fails, and leave it alone where this is cancelled."""
+    await asyncio.shield(task)
 
 
 def _note_fleet(lanes: list[Lane], workers: dict[str, int]) -> None:

@@ -1,0 +1,158 @@
+"""What a handler returned: how its attempt ended, or work that nobody has done yet."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from itertools import islice
+from types import (
+    AsyncGeneratorType,
+    BuiltinFunctionType,
+    CoroutineType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+)
+from typing import Any
+
+from meshhook.outcomes import DeadLetter, Outcome, RetryAfter, Snooze
+from meshhook.worker.handlers import JobHandler
+
+MAX_NESTED_AWAITABLES = 10
+"""How often the result of an awaitable may be an awaitable again."""
+_LOOKED_AT_ITEMS = 100
+"""How many items of a returned list are looked at: a check of a million would block the loop."""
+
+_UNCALLED = (FunctionType, BuiltinFunctionType, MethodType, functools.partial, JobHandler)
+_COLLECTIONS = (list, tuple, set, frozenset)
+_EXAMPLES: dict[type, str] = {
+    RetryAfter: "RetryAfter(30)",
+    Snooze: "Snooze(30)",
+    DeadLetter: 'DeadLetter("why")',
+}
+
+
+class UnusableResultError(Exception):
+    """A handler returned something that is no end of its attempt: work that has not been done."""
+
+
+def is_awaitable(result: object) -> bool:
+    """Say whether a result has to be awaited; a future of a thread or process pool has, too."""
+    # By its type: the object itself may say anything, and a mock says yes to everything.
+    kind = type(result)
+    if issubclass(kind, GeneratorType):
+        return inspect.isawaitable(result)  # a coroutine made by types.coroutine
+    return issubclass(kind, Awaitable | concurrent.futures.Future)
+
+
+def as_awaitable(result: Any) -> Awaitable[object]:
+    """Return a result for which `is_awaitable` is true as something to await, in the event loop."""
+    if isinstance(result, concurrent.futures.Future):
+        return asyncio.wrap_future(result)
+    awaitable: Awaitable[object] = result
+    return awaitable
+
+
+def end_of(result: object) -> object:
+    """Return what a result means that needs not be awaited.
+
+    An outcome's class that needs no arguments becomes an instance. What still has to be called,
+    iterated or awaited becomes an `UnusableResultError`: its work has not been done. All else is
+    returned as it is.
+    """
+    if isinstance(result, type):
+        return _end_of_class(result)
+    fault = _fault_of(result)
+    if fault is None:
+        return result
+    return UnusableResultError(f"the handler returned {fault}")
+
+
+def nested_too_deep(result: Any) -> UnusableResultError:
+    """Return the error for an awaitable that came of an awaitable too often."""
+    _drop(result)
+    return UnusableResultError(
+        f"the handler returned an awaitable whose result is again one, {MAX_NESTED_AWAITABLES} "
+        "times: await the work itself"
+    )
+
+
+def _end_of_class(result: type) -> object:
+    name = result.__qualname__
+    if issubclass(result, Outcome):
+        try:
+            return result()
+        except Exception:  # noqa: BLE001 - whatever a constructor raises that lacks arguments
+            example = _EXAMPLES.get(result, f"{name}(...)")
+        return UnusableResultError(
+            f"the handler returned the class {name}; return an instance of it: {example}"
+        )
+    return UnusableResultError(
+        f"the handler returned the class {name}, which is no outcome. Return nothing where the job "
+        "is done; to fail it, raise an exception"
+    )
+
+
+def _fault_of(result: object) -> str | None:
+    if isinstance(result, _UNCALLED):
+        name = getattr(result, "__qualname__", type(result).__name__)
+        return (
+            f"the function {name} and did not call it. If the handler is made by a decorator that "
+            "takes arguments, write its parentheses"
+        )
+    if isinstance(result, contextlib.ContextDecorator | contextlib.AsyncContextDecorator):
+        generator = getattr(result, "gen", None)
+        if isinstance(generator, GeneratorType | AsyncGeneratorType):
+            return "a context manager that was not entered: its body has not run"
+        return None
+    unfinished = _unfinished(result)
+    if unfinished is not None:
+        return f"{unfinished}, over which the worker does not loop: do so inside the handler"
+    items: Any = ()
+    if type(result) in _COLLECTIONS:
+        items = result
+    elif type(result) is dict:
+        items = result.values()
+    for item in islice(items, _LOOKED_AT_ITEMS):
+        if (is_awaitable(item) and not _is_done(item)) or isinstance(
+            item, GeneratorType | AsyncGeneratorType
+        ):
+            for each in islice(items, _LOOKED_AT_ITEMS):
+                _drop(each)
+            return (
+                f"a {type(result).__name__} that holds {_named(item)}: await such things inside "
+                "the handler, as in await asyncio.gather(*them)"
+            )
+    return None
+
+
+def _unfinished(result: object) -> str | None:
+    kind = type(result)
+    if issubclass(kind, AsyncGeneratorType):
+        return "an async generator"
+    if issubclass(kind, GeneratorType):
+        return "a generator"
+    if issubclass(kind, AsyncIterator):
+        return f"an asynchronous iterator ({kind.__name__})"
+    if issubclass(kind, Iterator):
+        return f"an iterator ({kind.__name__})"
+    return None
+
+
+def _named(item: object) -> str:
+    return _unfinished(item) or f"an awaitable ({type(item).__name__})"
+
+
+def _is_done(item: Any) -> bool:
+    return isinstance(item, asyncio.Future | concurrent.futures.Future) and item.done()
+
+
+def _drop(item: object) -> None:
+    """Close a coroutine that nobody will await; Python would warn of it later, and elsewhere."""
+    if isinstance(item, CoroutineType):
+        with contextlib.suppress(BaseException):
+            item.close()
