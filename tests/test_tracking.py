@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
 
+from meshhook import job_search
 from meshhook.administration import create_queue, describe_tables, drop_queue
 from meshhook.database import Database
 from meshhook.dead_letters import DLQService
@@ -384,3 +386,83 @@ async def test_strange_messages_break_nothing(
     await connection.execute("insert into pgmq.q_jobs (vt) values (now())")
     assert ids(await find_jobs(database)) == [(2, "ready"), (1, "ready")]
     assert (await get_job(database, "jobs", 1)).state == "ready"
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"run_id": "old"},
+        {"workflow_id": "w"},
+        {"project_id": "p"},
+        {"run_id": "old", "state": "ready"},
+        {"run_id": "old", "queue_name": "jobs"},
+    ],
+)
+async def test_a_job_that_waits_is_found_wherever_it_is(
+    database: Database, connection: Connection, filters: dict[str, Any]
+):
+    """Below a hundred thousand newer messages, though no index knows runs that were never tried."""
+    msg_id = await enqueue(database, "old")
+    await connection.execute(
+        "insert into pgmq.q_jobs (vt, message) select now(), '{}' from generate_series(1, 100000)"
+    )
+    found = await find_jobs(database, **filters)
+    assert ids(found) == [(msg_id, "ready")]
+    assert found.is_complete
+
+
+@pytest.mark.parametrize("filters", [{"workflow_id": "w"}, {"state": "succeeded"}])
+async def test_a_job_that_is_over_is_found_wherever_it_is(
+    database: Database, connection: Connection, filters: dict[str, Any]
+):
+    """Below tens of thousands of newer attempts."""
+    msg_id = await run(database, AttemptOutcome.SUCCEEDED)
+    await connection.execute(
+        "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, finished_at) "
+        "select 'jobs', n, 1, 'cancelled', now() from generate_series(10, 30010) n"
+    )
+    found = await find_jobs(database, **filters)
+    assert ids(found) == [(msg_id, "succeeded")]
+    assert found.is_complete
+
+
+async def test_a_search_that_runs_out_of_time_says_so(
+    database: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
+):
+    """What was not looked at may hold the job: the result is not complete."""
+    msg_id = await enqueue(database, "old")
+    await connection.execute(
+        "insert into pgmq.q_jobs (vt, message) select now(), '{}' from generate_series(1, 5000)"
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            job_search, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
+        )
+        found = await find_jobs(database, run_id="old")
+    assert ids(found) == []
+    assert not found.is_complete
+    assert found.seen == 1_000
+    found = await find_jobs(database, run_id="old")
+    assert ids(found) == [(msg_id, "ready")]
+    assert found.is_complete
+
+
+@pytest.mark.parametrize("deep", [0, 20_000])
+async def test_jobs_in_a_state_are_listed_the_newest_first(
+    database: Database, connection: Connection, deep: int
+):
+    """As the list of all jobs, whether few jobs are in that state or many."""
+    await connection.execute(
+        "insert into pgmq.q_jobs (vt, message) select now(), '{}' from generate_series(1, $1)", deep
+    )
+    newest = [await enqueue(database) for _ in range(3)][::-1]
+    assert ids(await find_jobs(database, state="ready", limit=2)) == [
+        (msg_id, "ready") for msg_id in newest[:2]
+    ]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\udc80"])
+async def test_an_id_that_no_database_can_hold_is_refused(database: Database, text: str):
+    """It is an argument of the wrong kind, and no error of the database."""
+    with pytest.raises(InvalidSettingError, match="workflow_id: no text that a database can hold"):
+        await find_jobs(database, workflow_id=text)

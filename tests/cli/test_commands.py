@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -289,6 +291,25 @@ def test_a_damaged_archive_is_code_2(cli, jobs, tmp_path, data):
     file = tmp_path / "jobs.jsonl.gz"
     file.write_bytes(data)
     assert "jobs.jsonl.gz: cannot be read" in cli.fails(2, "enqueue", jobs, "--file", str(file))
+
+
+def test_a_list_that_ran_out_of_time_says_so(cli, jobs, sql, monkeypatch):
+    """What was found is printed, and code 1 says that there may be more."""
+    cli.ok("enqueue", jobs, "1", "--run-id", "old")
+    sql("insert into pgmq.q_jobs (vt, message) select now(), '{}' from generate_series(1, 3000)")
+    cli.ok("enqueue", jobs, "1", "--run-id", "old")
+    listed = ("jobs", "list", "--run-id", "old")
+    assert len(cli.ok(*listed, "--json").json) == 2
+    monkeypatch.setattr(
+        "meshhook.job_search.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
+    )
+    ended = cli(*listed, "--json")
+    assert (ended.code, len(ended.json)) == (1, 1)
+    assert "error: only 1 such jobs were found among the newest 1,000 messages" in ended.err
+    assert "--search-seconds 100" in ended.err
+    ended = cli("jobs", "list", "--workflow-id", "none")
+    assert (ended.code, ended.out) == (1, "")
+    assert "error: no such job was found among the newest 1,000 messages" in ended.err
 
 
 def test_jobs_are_listed_and_shown(cli, jobs):

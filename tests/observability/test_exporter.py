@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from meshhook import (
 from meshhook.database import Database
 from meshhook.errors import InvalidSettingError
 from meshhook.observability.metrics import METRICS, Source
+from support import odd_rows
 from support.waiting import eventually
 
 Pool = asyncpg.Pool
@@ -138,6 +140,30 @@ async def test_counts_stop_at_the_limit(
         assert value(registry, "messages", state="ready") == 10
         assert value(registry, "messages_capped") == 1
         assert value(registry, "enqueued_total") == 12
+
+
+async def test_odd_rows_disturb_no_figure(
+    connection: Connection[Any], pool: Pool[Any], queue_name: str, registry: CollectorRegistry
+) -> None:
+    """Whatever other clients left in the tables: the queue is read, and each figure is a number."""
+    for table in ("q_jobs", "q_jobs_dlq"):
+        for statement, arguments in odd_rows.statements(table):
+            await connection.execute(statement, *arguments)
+    await connection.execute(odd_rows.HISTORY, list(odd_rows.MOMENTS))
+    await connection.execute(odd_rows.WORKERS)
+    exporter = QueueExporter(Database(pool), registry=registry)
+    assert await exporter.collect()
+    (row,) = exporter.rows
+    assert row["problem"] is None
+    async with exporter:
+        figures = [
+            sample.value
+            for family in registry.collect()
+            for sample in family.samples
+            if sample.labels.get("queue") == queue_name
+        ]
+    assert len(figures) > 10
+    assert all(math.isfinite(value) for value in figures)
 
 
 async def test_series_follow_the_queues(

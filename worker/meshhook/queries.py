@@ -5,11 +5,20 @@ This is the only place where SQL is put together from text. The names are checke
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from meshhook.names import dead_letter_queue_name, validate_queue_name
+
+_MOMENT = re.compile(r"\{moment ([a-z_.]+)\}")
+# Other clients write any time that PostgreSQL has: infinity, 4713 BC, 294276 AD. Python has the
+# years 1 to 9999, less a day at each end, which a change of the time zone may need.
+_MOMENT_SQL = (
+    r"case when \1 < '0001-01-02 00:00+00' then '0001-01-02 00:00+00' "
+    r"when \1 > '9999-12-30 00:00+00' then '9999-12-30 00:00+00' else \1 end"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,8 @@ class QueueTables:
 
 def load(name: str, tables: QueueTables | str | None = None, *, target: str | None = None) -> str:
     """Return the statement `sql/<name>.sql`.
+
+    `{moment COLUMN}` in it becomes the time in that column, or the nearest that Python has.
 
     Args:
         name: the file's name without its ending.
@@ -52,4 +63,5 @@ def load(name: str, tables: QueueTables | str | None = None, *, target: str | No
 
 @cache
 def _read(name: str) -> str:
-    return resources.files("meshhook").joinpath("sql", f"{name}.sql").read_text("utf-8")
+    text = resources.files("meshhook").joinpath("sql", f"{name}.sql").read_text("utf-8")
+    return _MOMENT.sub(_MOMENT_SQL, text)

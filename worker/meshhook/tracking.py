@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -25,17 +26,25 @@ from meshhook.job_lives import (
     summary_from,
     with_last_attempt,
 )
-from meshhook.limits import check_range, checked_id
+from meshhook.job_search import (
+    HistoryWalk,
+    MessageWalk,
+    Walk,
+    Wanted,
+    recorded_of_run,
+    walk_all,
+)
+from meshhook.jobs import MAX_ID_LENGTH
+from meshhook.limits import check_range, checked_id, checked_seconds
 from meshhook.names import validate_queue_name
 
 MAX_JOBS = 1_000
 """The most jobs that one call lists."""
+SEARCH_SECONDS = 10.0
+"""After how long a search looks at nothing more, by default."""
 
 _MAX_ATTEMPTS = 1_000
 _MAX_REPLAYS = 100
-_SCANNED_IN_ONE_QUEUE = 10_000
-_SCANNED_IN_EACH_QUEUE = 1_000
-_WAITING_STATES = ("ready", "lost")
 
 
 async def get_job(database: Database, queue_name: str, msg_id: int) -> JobLife:
@@ -75,28 +84,42 @@ async def get_job(database: Database, queue_name: str, msg_id: int) -> JobLife:
     return life
 
 
+class FoundJobs(list[JobSummary]):
+    """Jobs, and whether they are all that there is to find."""
+
+    is_complete: bool = True
+    """Whether everything was looked at, or as many were found as were asked for."""
+    seen: int = 0
+    """How many messages and attempts were looked at."""
+
+
 async def find_jobs(
     database: Database,
     *,
     queue_name: str | None = None,
     run_id: str | None = None,
     workflow_id: str | None = None,
+    project_id: str | None = None,
     state: str | None = None,
     limit: int = 50,
-) -> list[JobSummary]:
-    """Return jobs, the newest first.
+    search_seconds: float = SEARCH_SECONDS,
+) -> FoundJobs:
+    """Return jobs, the newest first: those that were enqueued last.
 
-    The jobs of a run that have had an attempt are found wherever they are. Everything else is
-    sought among the newest 10,000 messages and attempts of the queue (1,000 of each queue, if none
-    is named); for a live state, among the 10,000 that are ready longest or fall due first.
+    Jobs of a run that have had an attempt are found by an index. Everything else is sought among
+    the messages and attempts, from the newest down, until enough are found, all were looked at, or
+    time is up: some 500,000 short messages a second. `is_complete` of the result is false if
+    something may have been missed.
 
     Args:
         database: where the queues are.
         queue_name: only jobs of this queue. Default: of all.
         run_id: only jobs of this run. Default: of all.
         workflow_id: only jobs of this workflow. Default: of all.
+        project_id: only jobs of this project. Default: of all.
         state: only jobs in this state, one of `LIVE_STATES` and `FINAL_STATES`. Default: all.
         limit: how many at the most, 1 to 1,000. Default 50.
+        search_seconds: after how long no further part is looked at, 0.1 to 3,600. Default 10.
 
     Raises:
         InvalidQueueNameError, InvalidSettingError: naming the argument that is wrong.
@@ -104,43 +127,71 @@ async def find_jobs(
         DatabaseError: if they cannot be read.
     """
     check_range("limit", limit, MAX_JOBS)
+    checked_seconds("search_seconds", search_seconds, 0.1, 3_600)
+    deadline = time.monotonic() + search_seconds
     if state is not None and state not in LIVE_STATES + FINAL_STATES:
         raise InvalidSettingError(
             f"state is one of {', '.join(LIVE_STATES + FINAL_STATES)}, got {state!r}"
         )
+    wanted = Wanted(
+        run_id=_checked_job_id("run_id", run_id),
+        workflow_id=_checked_job_id("workflow_id", workflow_id),
+        project_id=_checked_job_id("project_id", project_id),
+        state=state,
+        limit=limit,
+    )
     known = await _known_queues(database)
     names = list(known) if queue_name is None else [validate_queue_name(queue_name)]
-    scanned = _SCANNED_IN_EACH_QUEUE if queue_name is None else _SCANNED_IN_ONE_QUEUE
-    jobs: dict[JobKey, JobSummary] = {}
+    found = FoundJobs()
+    recorded: list[JobSummary] = []
+    messages: list[Walk] = []
+    history: list[Walk] = []
+    if wanted.run_id is not None:
+        recorded, found.is_complete = await recorded_of_run(database, queue_name, wanted)
+    elif state not in LIVE_STATES:
+        history = [HistoryWalk(database, name, wanted) for name in names]
     if state not in FINAL_STATES:
-        statement = "find_live_jobs" if state is None else "find_live_jobs_by_state"
-        by_state = () if state is None else (state, state in _WAITING_STATES)
         for name in names:
             if known.get(name):
-                sql = queries.load(statement, name)
-                rows = await database.fetch(sql, run_id, workflow_id, scanned, limit, *by_state)
-                jobs |= by_key(summary_from(row, name) for row in rows)
-    if run_id is not None or state not in LIVE_STATES:
-        outcome = state if state in FINAL_STATES else None
-        if run_id is None:
-            rows = await database.fetch(
-                queries.load("find_recorded_jobs"), names, workflow_id, outcome, scanned, limit
-            )
-        else:
-            rows = await database.fetch(
-                queries.load("find_recorded_jobs_by_run"),
-                *(run_id, queue_name, workflow_id, outcome, _SCANNED_IN_ONE_QUEUE, limit),
-            )
-        recorded = by_key(summary_from(row, row["queue"]) for row in rows)
-        # Live messages were read before: where both know a job, a final outcome is the later word.
-        jobs |= {k: job for k, job in recorded.items() if job.state in FINAL_STATES}
-        unsettled = [job for k, job in recorded.items() if k not in jobs]
-        jobs |= await _still_live(database, known, unsettled)
+                walk = MessageWalk(database, name, wanted)
+                await walk.start()
+                messages.append(walk)
+    # Messages before attempts: what moves on between two reads is then found later.
+    await walk_all([*messages, *history], deadline)
+    jobs = by_key(job for walk in messages for job in walk.found)
+    rows = by_key([*recorded, *(job for walk in history for job in walk.found)])
+    # Where both know a job, a final outcome is the later word.
+    jobs |= {key: job for key, job in rows.items() if job.state in FINAL_STATES}
+    jobs |= await _still_live(database, known, [job for k, job in rows.items() if k not in jobs])
     if not jobs and queue_name is not None and queue_name not in known:
         raise QueueNotFoundError(queue_name)
     chosen = [job for job in jobs.values() if state is None or job.state == state]
     chosen.sort(key=_newest_first, reverse=True)
-    return await _with_last_attempts(database, chosen[:limit])
+    found += await _with_last_attempts(database, chosen[:limit])
+    found.is_complete &= all(walk.is_over for walk in [*messages, *history])
+    found.seen = sum(walk.seen for walk in [*messages, *history]) + len(recorded)
+    return found
+
+
+def _checked_job_id(name: str, value: str | None) -> str | None:
+    """Return an id as messages and the history have it: in 200 characters.
+
+    Raises:
+        InvalidSettingError: if no job can have it.
+    """
+    if value is None:
+        return None
+    if "\0" in value or _has_surrogates(value):
+        raise InvalidSettingError(f"{name}: no text that a database can hold, got {value!r}")
+    return value[:MAX_ID_LENGTH]
+
+
+def _has_surrogates(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 async def _known_queues(database: Database) -> dict[str, bool]:

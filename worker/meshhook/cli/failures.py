@@ -86,6 +86,19 @@ class DeadLettersNotFoundError(errors.MeshHookError, LookupError):
         )
 
 
+class SearchIncompleteError(errors.MeshHookError):
+    """A search that ran out of time before everything was looked at."""
+
+    def __init__(self, found: int, seen: int, seconds: float) -> None:
+        """Take how many jobs were found, among how many rows, in what time."""
+        what = f"only {found:,} such jobs were found" if found else "no such job was found"
+        super().__init__(
+            f"{what} among the newest {seen:,} messages and attempts, and there was no time for "
+            f"the rest ({seconds:g} s)\n"
+            f"look for longer: --search-seconds {seconds * 10:g}; or in one queue: --queue NAME"
+        )
+
+
 class LostJobsError(errors.MeshHookError):
     """A demo that lost jobs."""
 

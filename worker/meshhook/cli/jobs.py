@@ -35,6 +35,7 @@ def list_(
     ] = None,
     run_id: Annotated[str | None, typer.Option(help="Only jobs of this run.")] = None,
     workflow_id: Annotated[str | None, typer.Option(help="Only jobs of this workflow.")] = None,
+    project_id: Annotated[str | None, typer.Option(help="Only jobs of this project.")] = None,
     state: Annotated[
         str | None,
         typer.Option(
@@ -45,24 +46,37 @@ def list_(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="How many at the most, 1 to 1000.")] = 50,
+    search_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to look for them, 0.1 to 3600.")
+    ] = 10,
     as_json: JsonOption = False,
 ) -> None:
-    """List jobs, the newest first, whether they wait, run or are over."""
+    """List jobs, the newest first, whether they wait, run or are over.
+
+    The newest are those that were enqueued last, in every state.
+
+    Jobs of a run that have had an attempt are found by an index. For all others it reads messages
+    and attempts from the newest down, some 500,000 short ones a second. If time is up before all
+    were read, and fewer were found than --limit, it says so and ends with code 1.
+    """
     from meshhook.cli.connecting import with_database
+    from meshhook.cli.failures import SearchIncompleteError
     from meshhook.cli.output import note, print_json
     from meshhook.names import validate_queue_name
-    from meshhook.tracking import find_jobs
+    from meshhook.tracking import FoundJobs, find_jobs
 
     name = None if queue is None else validate_queue_name(queue)
 
-    async def work(database: Database) -> list[JobSummary]:
+    async def work(database: Database) -> FoundJobs:
         return await find_jobs(
             database,
             queue_name=name,
             run_id=run_id,
             workflow_id=workflow_id,
+            project_id=project_id,
             state=state,
             limit=limit,
+            search_seconds=search_seconds,
         )
 
     found = with_database(context, work)
@@ -72,8 +86,10 @@ def list_(
         _print_list(found, with_queue=name is None)
         if len(found) == limit:
             note(f"The newest {limit}; there may be more: --limit, up to 1000.")
-    else:
+    elif found.is_complete:
         note("No such job was found.")
+    if not found.is_complete and len(found) < limit:
+        raise SearchIncompleteError(len(found), found.seen, search_seconds)
 
 
 @app.command("show", epilog=example("meshhook jobs show workflow_jobs 17"))

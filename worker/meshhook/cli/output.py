@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from datetime import UTC, datetime
 from functools import cache
@@ -63,7 +64,11 @@ def print_json(value: object) -> None:
 
     Dataclasses and models become objects with their fields, moments ISO 8601 in UTC.
     """
-    text = _json(value, ensure_ascii=False)
+    try:
+        text = _json(value, ensure_ascii=False)
+    except ValueError:  # a number that JSON does not have: infinite, or none at all
+        value = _finite(value)
+        text = _json(value, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -87,9 +92,20 @@ def _as_json(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
+def _finite(value: Any) -> Any:
+    """Return a value with null in the place of numbers that JSON does not have."""
+    if dataclasses.is_dataclass(value) or isinstance(value, BaseModel):
+        value = _as_json(value)
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def duration(seconds: float | None) -> str:
-    """Return a length of time as people say it: `3m 12s`, `2h 5m`; `-` for None."""
-    if seconds is None:
+    """Return a length of time as people say it: `3m 12s`, `2h 5m`; `-` for None and infinity."""
+    if seconds is None or not math.isfinite(seconds):
         return "-"
     seconds = max(0.0, float(seconds))
     if seconds < 10:  # noqa: PLR2004 - fractions matter below ten

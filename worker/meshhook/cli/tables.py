@@ -135,7 +135,7 @@ def _fields(
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in fields:
-        grid.add_row(Text(name, style="bold"), _cell(value))
+        grid.add_row(Text(printable(name), style="bold"), _cell(value))
     return Padding(grid, (0, 0, 1 if gap_after else 0, indent), expand=False)
 
 

@@ -1,7 +1,7 @@
 -- The error types of the newest $1 dead letters, most frequent first, up to $2 types.
 -- Locks: none. Index: the primary key.
 with newest as materialized (
-    select d.msg_id, d.enqueued_at,
+    select d.msg_id, {moment d.enqueued_at} as enqueued_at,
         left(d.headers #>> '{meshhook-dead-letter,error_type}', 200) as error_type
     from {dlq_table} d
     order by d.msg_id desc

@@ -3,9 +3,7 @@
 select
     (select count(*) from (select from {dlq_table} d order by d.msg_id limit $1::int) counted)
         as dead_letters,
-    extract(epoch from clock_timestamp() - (
-        select d.enqueued_at from {dlq_table} d order by d.msg_id limit 1
-    ))::float8 as oldest_seconds,
-    extract(epoch from clock_timestamp() - (
-        select d.enqueued_at from {dlq_table} d order by d.msg_id desc limit 1
-    ))::float8 as newest_seconds
+    meshhook.age_seconds((
+        select d.enqueued_at from {dlq_table} d order by d.msg_id limit 1)) as oldest_seconds,
+    meshhook.age_seconds((
+        select d.enqueued_at from {dlq_table} d order by d.msg_id desc limit 1)) as newest_seconds

@@ -1,18 +1,28 @@
--- The newest messages of the queue, up to $4 of run $1 and workflow $2 (null: any) among the newest
--- $3. Locks: none. Index: the primary key.
-select n.msg_id, n.state, n.attempts, n.run_id, n.workflow_id, n.project_id, n.enqueued_at,
-    n.ready_at
-from (
-    select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
-        q.read_ct as attempts, meshhook.message_id_text(q.message, 'run_id') as run_id,
-        meshhook.message_id_text(q.message, 'workflow_id') as workflow_id,
-        meshhook.message_id_text(q.message, 'project_id') as project_id,
-        q.enqueued_at, q.vt as ready_at
+-- Messages of the queue, newest first: of the next $2 with ids up to $1 those of run $3, workflow
+-- $4, project $5 and state $6 (null: any), up to $7; each with the lowest id that was looked at and
+-- how many were. One row without a job if there is none. Locks: none. Index: the primary key.
+with chunk as materialized (
+    select min(i.msg_id) as lowest, count(*) as seen
+    from (
+        select q.msg_id from {queue_table} q where q.msg_id <= $1::bigint
+        order by q.msg_id desc limit $2::int
+    ) i
+)
+select chunk.lowest, chunk.seen, n.msg_id, n.state, n.read_ct as attempts,
+    meshhook.message_id_text(n.message, 'run_id') as run_id,
+    meshhook.message_id_text(n.message, 'workflow_id') as workflow_id,
+    meshhook.message_id_text(n.message, 'project_id') as project_id,
+    {moment n.enqueued_at} as enqueued_at, {moment n.vt} as ready_at
+from chunk
+left join lateral (
+    select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state, q.read_ct,
+        q.message, q.enqueued_at, q.vt
     from {queue_table} q
+    where q.msg_id >= chunk.lowest and q.msg_id <= $1::bigint
+      and ($6::text is null or meshhook.message_state(q.vt, q.read_ct, q.headers) = $6::text)
+      and ($3::text is null or meshhook.message_id_text(q.message, 'run_id') = $3::text)
+      and ($4::text is null or meshhook.message_id_text(q.message, 'workflow_id') = $4::text)
+      and ($5::text is null or meshhook.message_id_text(q.message, 'project_id') = $5::text)
     order by q.msg_id desc
-    limit $3::int
-) n
-where ($1::text is null or n.run_id = $1::text)
-  and ($2::text is null or n.workflow_id = $2::text)
-order by n.msg_id desc
-limit $4::int
+    limit $7::int
+) n on true

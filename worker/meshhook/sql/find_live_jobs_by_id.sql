@@ -4,6 +4,6 @@ select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
     q.read_ct as attempts, meshhook.message_id_text(q.message, 'run_id') as run_id,
     meshhook.message_id_text(q.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(q.message, 'project_id') as project_id,
-    q.enqueued_at, q.vt as ready_at
+    {moment q.enqueued_at} as enqueued_at, {moment q.vt} as ready_at
 from {queue_table} q
 where q.msg_id = any ($1::bigint[])

@@ -1,21 +1,28 @@
--- Messages of the queue in state $5, up to $4 of run $1 and workflow $2 (null: any), among the $3
--- that have been ready longest ($6 true), or that fall due first ($6 false). Locks: none.
--- Index: q_<queue>_vt_idx.
-select n.msg_id, n.state, n.attempts, n.run_id, n.workflow_id, n.project_id, n.enqueued_at,
-    n.ready_at
-from (
-    select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
-        q.read_ct as attempts, meshhook.message_id_text(q.message, 'run_id') as run_id,
-        meshhook.message_id_text(q.message, 'workflow_id') as workflow_id,
-        meshhook.message_id_text(q.message, 'project_id') as project_id,
-        q.enqueued_at, q.vt as ready_at
+-- Messages of the queue in state $5, newest first: of those that are due ($6 true) or are not ($6
+-- false) the ones of run $1, workflow $2 and project $3 (null: any), up to $7. `seen` says how many
+-- were looked at: $4 and one more means that there are others, and that these are not the newest.
+-- One row without a job if there is none. Locks: none. Index: q_<queue>_vt_idx.
+with side as materialized (
+    select q.msg_id, q.vt, q.read_ct, q.headers, q.message, q.enqueued_at
     from {queue_table} q
-    where q.vt > case when $6::boolean then '-infinity' else now() end
+    where q.vt >= case when $6::boolean then '-infinity' else now() end
       and q.vt <= case when $6::boolean then now() else 'infinity' end
     order by q.vt
-    limit $3::int
-) n
-where n.state = $5::text
-  and ($1::text is null or n.run_id = $1::text)
-  and ($2::text is null or n.workflow_id = $2::text)
-limit $4::int
+    limit $4::int + 1
+)
+select c.seen, n.msg_id, n.state, n.read_ct as attempts,
+    meshhook.message_id_text(n.message, 'run_id') as run_id,
+    meshhook.message_id_text(n.message, 'workflow_id') as workflow_id,
+    meshhook.message_id_text(n.message, 'project_id') as project_id,
+    {moment n.enqueued_at} as enqueued_at, {moment n.vt} as ready_at
+from (select count(*) as seen from side) c
+left join lateral (
+    select s.*, meshhook.message_state(s.vt, s.read_ct, s.headers) as state
+    from side s
+    where meshhook.message_state(s.vt, s.read_ct, s.headers) = $5::text
+      and ($1::text is null or meshhook.message_id_text(s.message, 'run_id') = $1::text)
+      and ($2::text is null or meshhook.message_id_text(s.message, 'workflow_id') = $2::text)
+      and ($3::text is null or meshhook.message_id_text(s.message, 'project_id') = $3::text)
+    order by s.msg_id desc
+    limit $7::int
+) n on true

@@ -1,22 +1,33 @@
--- The newest jobs of the queues $1 that the history knows, each with its last outcome: up to $5 of
--- workflow $2 and outcome $3 (null: any), among the newest $4 rows a queue. Locks: none.
+-- Jobs of queue $1 that the history knows, each with its last outcome, newest first: of the next $3
+-- attempts with msg_ids up to $2 those of workflow $4, project $5 and outcome $6 (null: any), up
+-- to $7; each with the lowest msg_id that was looked at, and how many attempts were. One row
+-- without a job if there is none. Locks: none.
 -- Index: job_attempts_job_idx, from the highest msg_id down.
-select j.queue, j.msg_id, j.outcome as state, j.attempt as attempts, j.run_id, j.workflow_id,
-    j.project_id, j.enqueued_at, null::timestamptz as ready_at, j.finished_at, j.error_type,
+with chunk as materialized (
+    select min(i.msg_id) as lowest, count(*) as seen
+    from (
+        select a.msg_id from meshhook.job_attempts a
+        where a.queue = $1::text and a.msg_id <= $2::bigint
+        order by a.msg_id desc limit $3::int
+    ) i
+)
+select chunk.lowest, chunk.seen, j.queue, j.msg_id, j.outcome as state, j.attempt as attempts,
+    j.run_id, j.workflow_id, j.project_id, {moment j.enqueued_at} as enqueued_at,
+    null::timestamptz as ready_at, {moment j.finished_at} as finished_at, j.error_type,
     j.error_message, j.replayed_as
-from (
-    select distinct on (a.queue, a.msg_id, a.enqueued_at) a.*
-    from unnest($1::text[]) as wanted (queue)
-    cross join lateral (
-        select n.queue, n.msg_id, n.outcome, n.attempt, n.run_id, n.workflow_id, n.project_id,
-            n.enqueued_at, n.finished_at, n.error_type, n.error_message, n.replayed_as
-        from meshhook.job_attempts n
-        where n.queue = wanted.queue
-        order by n.msg_id desc
-        limit $4::int
-    ) a
-    order by a.queue, a.msg_id, a.enqueued_at, a.finished_at desc, a.attempt desc
-) j
-where ($2::text is null or j.workflow_id = $2::text) and ($3::text is null or j.outcome = $3::text)
-order by j.enqueued_at desc nulls last, j.msg_id desc
-limit $5::int
+from chunk
+left join lateral (
+    select l.* from (
+        select distinct on (a.msg_id, a.enqueued_at) a.queue, a.msg_id, a.outcome, a.attempt,
+            a.run_id, a.workflow_id, a.project_id, a.enqueued_at, a.finished_at, a.error_type,
+            a.error_message, a.replayed_as
+        from meshhook.job_attempts a
+        where a.queue = $1::text and a.msg_id >= chunk.lowest and a.msg_id <= $2::bigint
+        order by a.msg_id, a.enqueued_at, a.finished_at desc, a.attempt desc
+    ) l
+    where ($4::text is null or l.workflow_id = $4::text)
+      and ($5::text is null or l.project_id = $5::text)
+      and ($6::text is null or l.outcome = $6::text)
+    order by l.msg_id desc, l.enqueued_at desc nulls last
+    limit $7::int
+) j on true

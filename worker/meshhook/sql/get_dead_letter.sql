@@ -1,5 +1,6 @@
 -- One dead letter. Locks: none. Index: the primary key.
-select d.msg_id, d.enqueued_at, d.message::text as body, d.headers::text as headers,
+select d.msg_id, {moment d.enqueued_at} as enqueued_at, d.message::text as body,
+    d.headers::text as headers,
     meshhook.message_id_text(d.message, 'run_id') as run_id,
     meshhook.message_id_text(d.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(d.message, 'project_id') as project_id

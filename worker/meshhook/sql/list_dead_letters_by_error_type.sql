@@ -1,6 +1,7 @@
 -- Dead letters of error type $3 with ids below $1, newest first, up to $2. Locks: none.
 -- Index: q_<queue>_dlq_error_idx; without it the primary key, read until enough are found.
-select d.msg_id, d.enqueued_at, d.message::text as body, d.headers::text as headers,
+select d.msg_id, {moment d.enqueued_at} as enqueued_at, d.message::text as body,
+    d.headers::text as headers,
     meshhook.message_id_text(d.message, 'run_id') as run_id,
     meshhook.message_id_text(d.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(d.message, 'project_id') as project_id

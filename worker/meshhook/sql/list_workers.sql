@@ -1,7 +1,7 @@
 -- The workers that reported in the last $1 seconds, of one queue ($2) or of all.
 -- Locks: none. Index: none, the table is small.
 select w.queue, w.worker, w.host, w.concurrency, w.running, w.processed, w.busy_seconds, w.draining,
-    w.started_at, w.seen_at
+    {moment w.started_at} as started_at, {moment w.seen_at} as seen_at
 from meshhook.workers w
 where w.seen_at >= now() - make_interval(secs => $1::float8)
   and ($2::text is null or w.queue = $2::text)

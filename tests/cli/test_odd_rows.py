@@ -1,0 +1,84 @@
+"""Lists and views of jobs, whatever other clients and administrators left in the tables."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import asyncpg
+import pytest
+
+from support import odd_rows
+
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+
+
+@pytest.fixture
+def odd(cli, jobs: str, database_url: str) -> dict[str, list[int]]:
+    """The queue `jobs` full of odd rows; returns the ids in each table."""
+
+    async def fill() -> dict[str, list[int]]:
+        connection = await asyncpg.connect(database_url)
+        try:
+            for table in ("q_jobs", "q_jobs_dlq"):
+                for statement, arguments in odd_rows.statements(table):
+                    await connection.execute(statement, *arguments)
+            await connection.execute(odd_rows.HISTORY, list(odd_rows.MOMENTS))
+            await connection.execute(odd_rows.WORKERS)
+            return {
+                table: [row[0] for row in await connection.fetch(f"select msg_id from {table}")]
+                for table in ("pgmq.q_jobs", "pgmq.q_jobs_dlq", "meshhook.job_attempts")
+            }
+        finally:
+            await connection.close()
+
+    return asyncio.run(fill())
+
+
+def shown(cli: Any, *arguments: str) -> Any:
+    """Run a command for people, which must show no control characters, and for programs."""
+    text = cli.ok(*arguments).out
+    assert not CONTROLS.search(text)
+    assert text
+    # NaN and Infinity are not JSON, though Python reads them.
+    return json.loads(cli.ok(*arguments, "--json").out, parse_constant=pytest.fail)
+
+
+@pytest.mark.usefixtures("odd")
+def test_figures_of_odd_rows(cli):
+    """Queues, statistics and workers are shown, with what can be said of them."""
+    assert [each["queue"] for each in shown(cli, "queue", "list")] == ["jobs"]
+    assert shown(cli, "queue", "show", "jobs")["snapshot"]["queue"] == "jobs"
+    assert shown(cli, "stats")["hours"][0]["queue"] == "jobs"
+    assert {each["worker"] for each in shown(cli, "workers")} == {"one", "two"}
+
+
+def test_lists_of_odd_rows(cli, odd):
+    """Every one is listed."""
+    listed = shown(cli, "jobs", "list", "--queue", "jobs", "--limit", "1000")
+    assert {each["msg_id"] for each in listed} == {
+        *odd["pgmq.q_jobs"],
+        *odd["meshhook.job_attempts"],
+    }
+    for state in ("ready", "scheduled", "lost"):
+        assert {each["state"] for each in shown(cli, "jobs", "list", "--state", state)} == {state}
+    dead = shown(cli, "dlq", "list", "jobs", "--limit", "1000")
+    assert sorted(each["id"] for each in dead) == odd["pgmq.q_jobs_dlq"]
+    assert sum(group["count"] for group in shown(cli, "dlq", "errors", "jobs")) == len(dead)
+
+
+def test_an_odd_row_can_be_looked_at(cli, odd):
+    """Each job and each dead letter by itself."""
+    for msg_id in {*odd["pgmq.q_jobs"], *odd["meshhook.job_attempts"]}:
+        assert shown(cli, "jobs", "show", "jobs", str(msg_id))["msg_id"] == msg_id
+    for dead_letter_id in odd["pgmq.q_jobs_dlq"]:
+        assert shown(cli, "dlq", "show", "jobs", str(dead_letter_id))["id"] == dead_letter_id
+
+
+@pytest.mark.usefixtures("odd")
+def test_a_job_of_a_long_run_is_found_by_it(cli):
+    """Ids are kept in 200 characters; the filter is cut like them."""
+    found = cli.ok("jobs", "list", "--run-id", "r" * 250, "--json").json
+    assert [len(each["run_id"]) for each in found] == [200]
