@@ -78,6 +78,7 @@ language plpgsql set lock_timeout = '300ms' set search_path = pg_catalog, pg_tem
 declare
     part record;
     privilege record;
+    identity text;
     missed integer := 0;
     todo integer := 0;
 begin
@@ -120,7 +121,7 @@ begin
         end;
     end loop;
     for part in
-        select c.oid::regclass as name, c.relowner
+        select c.oid, c.oid::regclass as name, c.relowner
         from pg_class c
         where c.relreplident = 'd' and c.relpersistence = 'p' and c.relkind in ('r', 'p')
           and (c.oid in (select t.relid from pg_partition_tree('meshhook.job_attempts') t)
@@ -133,7 +134,18 @@ begin
             continue;
         end if;
         begin
-            execute format('alter table %s replica identity full', part.name);
+            -- A unique key where there is one: cheaper, and FULL takes no generated columns.
+            select format('using index %I', x.relname) into identity
+                from pg_index i join pg_class x on x.oid = i.indexrelid
+                where i.indrelid = part.oid and i.indisunique and i.indisvalid
+                  and i.indimmediate and i.indpred is null and i.indexprs is null
+                  and not exists (
+                    select from pg_attribute a
+                    where a.attrelid = part.oid and a.attnum = any (i.indkey)
+                      and not a.attnotnull)
+                order by i.indnatts, x.relname limit 1;
+            execute format('alter table %s replica identity %s',
+                part.name, coalesce(identity, 'full'));
         exception when lock_not_available then
             missed := missed + 1;
             todo := todo + 1;
@@ -548,9 +560,6 @@ language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
     select case when isfinite(moment) then date_part('epoch', now() - moment) end
 $$;
 
--- A guess, so that reading all jobs joins by hash, and those of one run by index.
-alter function meshhook.live_jobs(text, integer) rows 100000;
-
 -- Each job's life: its state now, and what its attempts came to. A job that is gone from its
 -- queue has the outcome of its last attempt as its state. A condition on run_id, or on queue and
 -- msg_id, is looked up in the history by index; live messages are always read, all of them.
@@ -680,7 +689,7 @@ group by a.queue, date_trunc('hour', a.finished_at, 'UTC');
 -- if somebody holds it locked.
 -- Locks: none; waits at most 200 ms.
 create function meshhook.archive_bytes(queue_name text) returns bigint
-language plpgsql stable
+language plpgsql stable strict
 set lock_timeout = '200ms' set search_path = pg_catalog, pg_temp as $$
 declare
     archive_table regclass := to_regclass(format('pgmq.%I', 'a_' || queue_name));

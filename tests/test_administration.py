@@ -251,6 +251,7 @@ async def test_settings_changed_at_one_time_do_not_undo_each_other(
         "retry_jitter": 0.25,
         "job_timeout_seconds": 62.0,
         "dlq_retention_days": 63,
+        "archive_retention_days": 65,
         "history_retention_days": 64,
         "paused": True,
     }

@@ -232,11 +232,45 @@ async def test_expired_dead_letters_go_in_chunks(connection: Connection) -> None
     assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 2
 
 
+async def test_expired_archived_messages_go_in_chunks(connection: Connection) -> None:
+    """Archived messages are kept as long as their queue says."""
+    await connection.execute(
+        "insert into pgmq.a_jobs (msg_id, vt, message, archived_at) select n, now(), '{}', "
+        "now() - make_interval(hours => case when n <= 8 then 49 else 47 end) "
+        "from generate_series(1, 10) n"
+    )
+    sql = queries.load("delete_expired_archived", "jobs")
+    deleted = [await connection.fetchval(sql, 5, 2) for _ in range(3)]
+    assert deleted == [5, 3, 0]
+    assert await connection.fetchval("select count(*) from pgmq.a_jobs") == 2
+
+
+@pytest.mark.parametrize(("days", "left"), [(None, 2), (30, 1)])
+async def test_a_worker_keeps_archives_in_bounds(
+    pool: Pool, connection: Connection, database_url: str, days: int | None, left: int
+) -> None:
+    """An archive grows for ever only if its queue says so."""
+    config = await set_queue_config(Database(pool), "jobs", archive_retention_days=days)
+    await connection.execute(
+        "insert into pgmq.a_jobs (msg_id, vt, message, archived_at) "
+        "values (1, now(), '{}', now() - interval '31 days'), (2, now(), '{}', now())"
+    )
+    own = WorkerConnection(database_url, application_name="under test")
+    try:
+        tables = queries.QueueTables("jobs")
+        await Housekeeper(connection=own, configs={tables: lambda: config}).keep_house()
+    finally:
+        await own.close()
+    assert await connection.fetchval("select count(*) from pgmq.a_jobs") == left
+
+
 async def test_a_step_that_the_database_refuses_holds_up_no_other(
     pool: Pool, connection: Connection, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Dropping partitions needs their owner; expired attempts and dead letters go all the same."""
-    await set_queue_config(Database(pool), "jobs", history_retention_days=1)
+    config = await set_queue_config(
+        Database(pool), "jobs", history_retention_days=1, dlq_retention_days=30
+    )
     await add_partition(connection, 9)
     await add_attempts(connection, 3, timedelta(days=5))
     await connection.execute("select pgmq.send('jobs_dlq', '{}')")
@@ -249,7 +283,7 @@ async def test_a_step_that_the_database_refuses_holds_up_no_other(
     own = WorkerConnection(database_url, application_name="under test")
     tables = queries.QueueTables("jobs")
     try:
-        await Housekeeper(connection=own, dlq_retention_days={tables: lambda: 30}).keep_house()
+        await Housekeeper(connection=own, configs={tables: lambda: config}).keep_house()
     finally:
         await own.close()
     assert await attempts(connection) == 0

@@ -19,7 +19,14 @@ from meshhook.errors import (
     MigrationError,
     SchemaMissingError,
 )
-from meshhook.schema import Migration, available_migrations, check_schema, migrate, plan
+from meshhook.schema import (
+    Migration,
+    available_migrations,
+    check_schema,
+    migrate,
+    plan,
+    runner,
+)
 from meshhook.schema.migrations import MIGRATION_LOCK
 from support import released_migrations
 from support.databases import TEST_SETTINGS, Databases, server_directory
@@ -217,8 +224,12 @@ async def test_after_a_failed_migration_a_mended_one_runs(empty_connection):
     assert report.applied == (SECOND,)
 
 
-async def test_a_migration_waits_briefly_for_a_lock(empty_connection, other_connection):
+async def test_a_migration_waits_briefly_for_a_lock(
+    empty_connection, other_connection, monkeypatch
+):
     """A table in use makes the migration give up with a reason, not block its users."""
+    monkeypatch.setattr(runner, "_LOCK_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(runner, "_LOCK_TRIES", 2)
     await migrate(empty_connection, migrations=[FIRST])
     altering = Migration.from_text(
         "0002_altering.sql",
@@ -226,20 +237,64 @@ async def test_a_migration_waits_briefly_for_a_lock(empty_connection, other_conn
     )
     async with other_connection.transaction():
         await other_connection.execute("lock table meshhook.first in access share mode")
-        with pytest.raises(MigrationError, match="It waits at most 5s for a lock; run it again"):
+        with pytest.raises(
+            MigrationError, match="It waits at most 1s for a lock, 2 times; run it again"
+        ):
             await migrate(empty_connection, migrations=[FIRST, altering])
     await migrate(empty_connection, migrations=[FIRST, altering])
 
 
 async def test_the_time_to_wait_for_a_lock_is_set(empty_connection):
-    """Within a migration lock_timeout is 5 seconds."""
+    """Within a migration lock_timeout is a second: others wait behind the migration."""
     shown = Migration.from_text(
         "0001_shown.sql",
         "create table meshhook.shown as select current_setting('lock_timeout') as value",
     )
     await migrate(empty_connection, migrations=[shown])
-    assert await empty_connection.fetchval("table meshhook.shown") == "5s"
+    assert await empty_connection.fetchval("table meshhook.shown") == "1s"
     assert await empty_connection.fetchval("show lock_timeout") == "0"
+
+
+async def test_a_migration_comes_back_to_a_table_in_use(
+    empty_connection, other_connection, monkeypatch
+):
+    """It lets others pass and is tried again, so that whoever uses the table ends in peace."""
+    monkeypatch.setattr(runner, "_LOCK_PAUSE_SECONDS", 0.02)
+    await migrate(empty_connection, migrations=[FIRST])
+    altering = Migration.from_text(
+        "0002_altering.sql",
+        "set local lock_timeout = '50ms'; alter table meshhook.first add n int;",
+    )
+    tries = 0
+    transaction = other_connection.transaction()
+    apply_next = runner._apply_next
+
+    async def counted(*arguments):
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            await transaction.rollback()
+        return await apply_next(*arguments)
+
+    monkeypatch.setattr(runner, "_apply_next", counted)
+    await transaction.start()
+    await other_connection.execute("lock table meshhook.first in access share mode")
+    assert (await migrate(empty_connection, migrations=[FIRST, altering])).applied == (altering,)
+
+
+async def test_each_of_those_who_race_counts_all_migrations(empty_database_url):
+    """What a report has as run before, and what it ran itself, are all that the database has."""
+    async with asyncpg.create_pool(empty_database_url, min_size=10, max_size=10) as pool:
+
+        async def run():
+            async with pool.acquire() as connection:
+                return await migrate(connection)
+
+        reports = await asyncio.gather(*(run() for _ in range(10)))
+    for report in reports:
+        versions = {*report.applied_before, *(each.version for each in report.applied)}
+        assert versions == {each.version for each in available_migrations()}
+    assert sum(report.pgmq_before is None for report in reports) == 1
 
 
 async def test_a_second_runner_waits_for_the_first(empty_connection, other_connection):

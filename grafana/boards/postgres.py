@@ -62,7 +62,8 @@ def _wrong() -> list[Panel]:
         ),
         figure(
             "Queues on disk",
-            "All queues and dead letter queues: heap, indexes and TOAST.",
+            "All queues, dead letters and archives: heap, indexes and TOAST. "
+            "archive_retention_days bounds archives.",
             f"sum({gauge('meshhook_queue_table_bytes', by='namespace, queue, table')})",
             unit="bytes",
         ),

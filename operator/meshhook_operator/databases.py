@@ -7,7 +7,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from meshhook.administration import set_queue_config
+from meshhook.administration import create_queue, set_queue_config
 from meshhook.database import Database
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.exporter import QueueExporter
@@ -109,7 +109,9 @@ class QueueDatabase:
     async def ensure_queue(self, queue_name: str, settings: Mapping[str, Any]) -> None:
         """Create the queue where it is missing, and give it these settings."""
         async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
-            await database.fetchval(load_library_query("create_queue"), queue_name)
+            # Less than the whole, so that the error can say who holds the tables.
+            wait_seconds = CHANGE_TIMEOUT_SECONDS / 2
+            await create_queue(database, queue_name, wait_seconds=wait_seconds)
             await set_queue_config(database, queue_name, **settings)
 
     async def drop_queue_if_empty(self, queue_name: str) -> bool:

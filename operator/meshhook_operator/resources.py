@@ -124,6 +124,13 @@ class DeadLetterSpec(Part):
     """How long dead letters are kept, in days. Default: for ever."""
 
 
+class ArchiveSpec(Part):
+    """What was archived: jobs that failed for good where dead letters are off, and by programs."""
+
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    """How long archived messages are kept, in days. Default: for ever."""
+
+
 class HistorySpec(Part):
     """The record of attempts."""
 
@@ -394,6 +401,8 @@ class JobQueueSpec(Part):
     """When a job that failed is tried again."""
     dead_letter: DeadLetterSpec = DeadLetterSpec()
     """What becomes of jobs that failed for good."""
+    archive: ArchiveSpec = ArchiveSpec()
+    """How long archived messages are kept."""
     history: HistorySpec = HistorySpec()
     """The record of attempts."""
     worker: WorkerSpec | None = None
@@ -425,6 +434,7 @@ class JobQueueSpec(Part):
             "job_timeout_seconds": self.job_timeout_seconds or None,
             "dlq_enabled": self.dead_letter.enabled,
             "dlq_retention_days": self.dead_letter.retention_days,
+            "archive_retention_days": self.archive.retention_days,
             "history_retention_days": self.history.retention_days,
             "max_payload_bytes": self.max_payload_bytes,
         }

@@ -109,6 +109,7 @@ async def test_what_the_series_say(
     for table in ("queue", "dlq"):
         assert value(registry, "table_bytes", table=table) > 8192
         assert value(registry, "dead_tuples", table=table) == 0
+    assert value(registry, "table_bytes", table="archive") >= 8192
     assert (registry.get_sample_value("meshhook_history_bytes") or 0) > 8192
 
 

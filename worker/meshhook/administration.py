@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
-from meshhook.errors import DatabaseReadOnlyError, QueueNotFoundError
+from meshhook.errors import DatabaseReadOnlyError, HiddenRowsError, QueueNotFoundError
 from meshhook.limits import check_range
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
+from meshhook.table_locks import WAIT_SECONDS, change_tables
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -65,36 +66,67 @@ class QueueSnapshot:
         return self.ready + self.scheduled + self.running + self.retrying + self.lost
 
 
-async def create_queue(database: Database, queue_name: str = DEFAULT_QUEUE_NAME) -> bool:
+async def create_queue(
+    database: Database,
+    queue_name: str = DEFAULT_QUEUE_NAME,
+    *,
+    ignore_fifo_groups: bool = False,
+    wait_seconds: float = WAIT_SECONDS,
+) -> bool:
     """Create a queue with its dead letter queue and settings, or adopt a PGMQ queue.
 
     Args:
         database: where the queue is to be.
         queue_name: the queue. Default `workflow_jobs`.
+        ignore_fifo_groups: whether to adopt a queue with PGMQ's FIFO groups although workers do
+            not keep the order within a group. Default false: it is refused.
+        wait_seconds: for how long it is tried, in pieces of a second, to lock the tables of a
+            queue in use. Default 20.
 
     Returns:
         Whether anything was new; repeating it is safe.
 
     Raises:
         InvalidQueueNameError: if no queue may have that name.
+        UnsuitableQueueError: if PGMQ's queue of that name is unlogged, partitioned, has FIFO
+            groups, or lacks something; the message says what to do.
+        QueueBusyError: if others held its tables for so long, naming them.
         DatabaseError: if the database cannot be used.
     """
     name = validate_queue_name(queue_name)
-    return bool(await database.fetchval(queries.load("create_queue"), name))
+    created = await change_tables(
+        database,
+        name,
+        queries.load("create_queue"),
+        name,
+        ignore_fifo_groups,
+        wait_seconds=wait_seconds,
+    )
+    return bool(created)
 
 
-async def drop_queue(database: Database, queue_name: str) -> bool:
+async def drop_queue(
+    database: Database, queue_name: str, *, wait_seconds: float = WAIT_SECONDS
+) -> bool:
     """Drop a queue with all its messages, dead letters and settings; its history stays.
+
+    Args:
+        database: where the queue is.
+        queue_name: the queue.
+        wait_seconds: for how long it is tried, in pieces of a second, to lock the tables of a
+            queue in use. Default 20.
 
     Returns:
         Whether there was one.
 
     Raises:
         InvalidQueueNameError: if no queue may have that name.
+        QueueBusyError: if others held its tables for so long, naming them.
         DatabaseError: if the database cannot be used.
     """
     name = validate_queue_name(queue_name)
-    return bool(await database.fetchval(queries.load("drop_queue"), name))
+    sql = queries.load("drop_queue")
+    return bool(await change_tables(database, name, sql, name, wait_seconds=wait_seconds))
 
 
 async def list_queues(database: Database, *, count_limit: int = COUNT_LIMIT) -> list[QueueSnapshot]:
@@ -183,6 +215,7 @@ async def describe_tables(database: Database, queue_name: str) -> queries.QueueT
     Raises:
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
         DatabaseReadOnlyError: if this is a replica, or the session may only read.
+        HiddenRowsError: if row level security hides rows from this role, naming the tables.
         SchemaMissingError: if the migrations have not run.
     """
     name = validate_queue_name(queue_name)
@@ -195,6 +228,8 @@ async def describe_tables(database: Database, queue_name: str) -> queries.QueueT
             "Use the URL of the primary server"
         )
         raise DatabaseReadOnlyError(message)
+    if row["hidden_tables"]:
+        raise HiddenRowsError(row["role"], row["hidden_tables"])
     return queries.QueueTables(name, has_last_read_at=row["has_last_read_at"])
 
 

@@ -97,6 +97,9 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], type[errors.DatabaseError], 
 )
 """What a refusal by the server means, by its type: the first that fits."""
 
+_UNSUITABLE_QUEUE = ("MHQ03", "MHQ04")
+"""What meshhook.check_adoptable refuses with."""
+
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
@@ -109,6 +112,7 @@ def translated_errors() -> Iterator[None]:
         DatabaseLockedError: a lock was not granted in time.
         DatabaseConflictError: a deadlock, or a transaction that cannot be serialized.
         SchemaMissingError: a table or function of the schema is missing.
+        UnsuitableQueueError: a queue of PGMQ that MeshHook does not adopt.
         DatabaseError: anything else that the server refused.
     """
     try:
@@ -143,6 +147,8 @@ def translated_driver_errors() -> Iterator[None]:
 
 def _refusal(error: asyncpg.PostgresError) -> errors.DatabaseError:
     """Return what a refusal by the server means, by its type."""
+    if error.sqlstate in _UNSUITABLE_QUEUE:
+        return errors.UnsuitableQueueError(str(error))
     for kinds, meaning, text in _REFUSALS:
         if isinstance(error, kinds):
             return meaning(text.format(error=error))
@@ -282,6 +288,11 @@ class Database:
         """Close the pool or connection if it is ours."""
         if self._owns_source:
             await self.source.close()
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether statements run inside a transaction that the caller has opened."""
+        return not self._is_pool and bool(self.source.is_in_transaction())
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:

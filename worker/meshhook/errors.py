@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class MeshHookError(Exception):
@@ -169,6 +172,39 @@ class DatabaseReadOnlyError(DatabaseError):
 
 class DatabaseLockedError(DatabaseError):
     """Somebody held a lock for longer than a statement may wait for it: nothing was done."""
+
+
+class QueueBusyError(DatabaseLockedError):
+    """A queue whose tables others held for too long, so that nothing of it was changed."""
+
+    def __init__(self, queue_name: str, holders: Sequence[str]) -> None:
+        """Name the queue and those who held its tables, each in words."""
+        who = "; ".join(holders) or "nobody holds them any more"
+        super().__init__(
+            f"queue {queue_name!r} was left as it is: others hold its tables ({who}). "
+            "Let their transactions end, or end them with pg_terminate_backend, and try again"
+        )
+        self.queue_name = queue_name
+        self.holders = tuple(holders)
+
+
+class UnsuitableQueueError(DatabaseError):
+    """A queue of PGMQ that MeshHook does not adopt: it would lose, hide or reorder messages."""
+
+
+class HiddenRowsError(DatabaseError):
+    """A role from which row level security hides rows of a queue."""
+
+    def __init__(self, role: str, tables: Sequence[str]) -> None:
+        """Name the role and the tables."""
+        super().__init__(
+            f"row level security hides rows of {', '.join(tables)} from role {role!r}: jobs would "
+            "wait for ever. Give it a policy that lets it see and change all rows "
+            f"(create policy NAME on TABLE to ROLE using (true) with check (true)), or run: "
+            f"alter role ROLE bypassrls"
+        )
+        self.role = role
+        self.tables = tuple(tables)
 
 
 class DatabaseConflictError(DatabaseError):

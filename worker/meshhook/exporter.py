@@ -296,6 +296,7 @@ def _add(families: dict[str, Any], row: asyncpg.Record) -> None:
         sizes.add_metric([queue, table], row[f"{table}_bytes"] or 0)
         dead = families["meshhook_queue_dead_tuples"]
         dead.add_metric([queue, table], row[f"{table}_dead_tuples"] or 0)
+    families["meshhook_queue_table_bytes"].add_metric([queue, "archive"], row["archive_bytes"] or 0)
 
 
 _collectors: WeakKeyDictionary[CollectorRegistry, _Queues] = WeakKeyDictionary()

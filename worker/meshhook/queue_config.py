@@ -39,6 +39,8 @@ class QueueSettings(BaseModel):
     """Whether jobs that failed for good become dead letters; else they are archived."""
     dlq_retention_days: _Days | None = None
     """How long dead letters are kept, in days; None, the default, means for ever."""
+    archive_retention_days: _Days | None = None
+    """How long archived messages are kept, in days; None, the default, means for ever."""
     history_retention_days: _Days = 7
     """How long attempts are kept, in days. Default 7."""
     max_payload_bytes: Annotated[int, Field(ge=1_024, le=104_857_600)] = 1_048_576

@@ -43,6 +43,13 @@ def create(
     context: typer.Context,
     queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     settings: SettingsArgument = None,
+    ignore_fifo_groups: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-fifo-groups",
+            help="Adopt a queue with FIFO groups, whose order workers do not keep.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Create a queue with its dead letters, or adopt a queue that PGMQ has already.
@@ -63,7 +70,9 @@ def create(
     changed_settings(QueueConfig(queue_name=name, created_at=now, updated_at=now), changes)
 
     async def work(database: Database) -> tuple[bool, QueueConfig]:
-        created = await administration.create_queue(database, name)
+        created = await administration.create_queue(
+            database, name, ignore_fifo_groups=ignore_fifo_groups
+        )
         if changes:
             return created, await administration.set_queue_config(database, name, **changes)
         return created, await administration.get_queue_config(database, name)
@@ -146,6 +155,7 @@ def set_(
     job_timeout_seconds         how long an attempt may run, or none
     dlq_enabled                 true: keep dead letters; false: archive them
     dlq_retention_days          how long dead letters are kept, or none: for ever
+    archive_retention_days      how long archived messages are kept, or none: for ever
     history_retention_days      how long attempts are kept
     max_payload_bytes           the longest message that the library enqueues
     paused                      true: workers claim nothing

@@ -243,7 +243,7 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 _G,
                 "The size of a table with its indexes and large values.",
                 ("table",),
-                table=("queue", "dlq"),
+                table=("queue", "dlq", "archive"),
             ),
             _queue(
                 "dead_tuples",

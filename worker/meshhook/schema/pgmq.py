@@ -17,7 +17,7 @@ MINIMUM_PGMQ_VERSION = "1.5.0"
 # function, with its number of arguments, tells from which version on it must be.
 _FEATURES = {
     "message_record.headers": "1.5.0",
-    "acquire_queue_lock(1)": "1.6.0",
+    "acquire_queue_lock(1)": "1.5.2",
     "pop(2)": "1.7.0",
     "read_grouped(3)": "1.9.0",
     "message_record.last_read_at": "1.10.0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -44,7 +45,14 @@ if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 
 _WAIT_FOR_OTHERS = "60s"
-_WAIT_FOR_LOCKS = "5s"
+_WAIT_FOR_LOCKS = "1s"
+"""Others wait behind a lock that is waited for; then they are let pass."""
+_LOCK_TRIES = 10
+_LOCK_PAUSE_SECONDS = 2.0
+
+
+class _TablesInUseError(MigrationError):
+    """A migration that did not get its locks in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ class MigrationReport:
         pgmq_before: what it had before; None if there was none.
         pgmq_newer: a newer version of PGMQ that is at hand and was not installed; None if there is
             none.
-        applied_before: the versions that the database had already.
+        applied_before: the versions that the database had already, or that others ran meanwhile.
         applied: the migrations that ran, in order.
     """
 
@@ -105,8 +113,9 @@ async def migrate(
     """Install PGMQ where it is missing, and run the migrations that the database lacks.
 
     Any number may run at once: an advisory lock lets one at a time through, and the others find
-    the work done. Each migration is a transaction of its own that waits at most 5 seconds for a
-    lock, so that one which fails leaves the earlier ones applied. Safe through PgBouncer.
+    the work done. Each migration is a transaction of its own, so that one which fails leaves the
+    earlier ones applied. It waits at most a second for a lock, since others wait behind it, and is
+    tried ten times within half a minute. Safe through PgBouncer.
 
     Args:
         connection: an asyncpg connection outside a transaction.
@@ -129,11 +138,15 @@ async def migrate(
             pgmq = await plan_pgmq(connection)
             await _prepare(connection, pgmq)
         done: list[Migration] = []
-        while (migration := await _apply_next(connection, migrations)) is not None:
+        while (migration := await _apply_next_patiently(connection, migrations)) is not None:
             done.append(migration)
+        # Again: others may have run some of them meanwhile.
+        own = {migration.version for migration in done}
+        applied = await applied_checksums(connection)
     now = pgmq.to_install or pgmq.found
     assert now is not None  # noqa: S101 - a plan keeps or installs one
-    return MigrationReport(now, pgmq.found, pgmq.newer, tuple(applied), tuple(done))
+    before = tuple(version for version in applied if version not in own)
+    return MigrationReport(now, pgmq.found, pgmq.newer, before, tuple(done))
 
 
 async def check_schema(reader: Reader, *, migrations: Sequence[Migration] | None = None) -> None:
@@ -236,6 +249,20 @@ async def _prepare(connection: Connection, pgmq: PgmqPlan) -> None:
     )
 
 
+async def _apply_next_patiently(
+    connection: Connection, migrations: Sequence[Migration]
+) -> Migration | None:
+    """Do as `_apply_next`, again and again while tables that it changes are in use."""
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            return await _apply_next(connection, migrations)
+        except _TablesInUseError:
+            if not tries_left:
+                raise
+        await asyncio.sleep(_LOCK_PAUSE_SECONDS)
+    return None
+
+
 async def _apply_next(connection: Connection, migrations: Sequence[Migration]) -> Migration | None:
     """Run the first migration that is missing, and return it; None if none is."""
     async with _locked(connection):
@@ -264,7 +291,9 @@ async def _execute(connection: Connection, what: str, sql: str) -> None:
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         if connection.is_closed() or not isinstance(error, asyncpg.PostgresError):
             raise
-        raise MigrationError(_explain(what, sql, error)) from error
+        is_locked = isinstance(error, asyncpg.LockNotAvailableError)
+        kind = _TablesInUseError if is_locked else MigrationError
+        raise kind(_explain(what, sql, error)) from error
 
 
 def _explain(what: str, sql: str, error: Any) -> str:
@@ -275,7 +304,9 @@ def _explain(what: str, sql: str, error: Any) -> str:
     parts += [f"{text.rstrip('.')}." for text in (error.detail, error.hint) if text]
     parts.append("Nothing of it was kept; what ran before it stays.")
     if isinstance(error, asyncpg.LockNotAvailableError):
-        parts.append(f"It waits at most {_WAIT_FOR_LOCKS} for a lock; run it again.")
+        parts.append(
+            f"It waits at most {_WAIT_FOR_LOCKS} for a lock, {_LOCK_TRIES} times; run it again."
+        )
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         parts.append(
             "Run it as a role that may, or give an administrator the script: meshhook migrate sql"

@@ -1,4 +1,5 @@
--- Says whether a queue is complete, and which optional columns its tables have. Locks: none.
+-- Says whether a queue is complete, which optional columns its tables have, and which of them
+-- this role would see a part of only. Locks: none.
 select
     to_regclass(format('pgmq.%I', 'q_' || $1::text)) is not null
         and to_regclass(format('pgmq.%I', 'q_' || $1::text || '_dlq')) is not null
@@ -7,4 +8,5 @@ select
     exists (select from pg_attribute a
             where a.attrelid = to_regclass(format('pgmq.%I', 'q_' || $1::text))
               and a.attname = 'last_read_at' and not a.attisdropped) as has_last_read_at,
-    pg_is_in_recovery() or current_setting('transaction_read_only')::boolean as is_read_only
+    pg_is_in_recovery() or current_setting('transaction_read_only')::boolean as is_read_only,
+    meshhook.hidden_tables($1::text) as hidden_tables, current_user::text as role

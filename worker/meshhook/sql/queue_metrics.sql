@@ -1,5 +1,5 @@
--- Every queue at one moment, counted up to $1 each, with the size of the history; one row with no
--- queue if there is none. Locks: none. Index: q_<queue>_vt_idx.
-select m.*, h.history_bytes
+-- Every queue at one moment, counted up to $1 each, with the sizes of its archive and the history;
+-- one row with no queue if there is none. Locks: none. Index: q_<queue>_vt_idx.
+select m.*, meshhook.archive_bytes(m.queue) as archive_bytes, h.history_bytes
 from (select meshhook.history_bytes() as history_bytes) h
 left join lateral meshhook.queue_metrics($1::int) m on true

@@ -2,9 +2,9 @@
 -- Index: queue_config_pkey.
 update meshhook.queue_config c set (
     visibility_timeout_seconds, max_retry_attempts, retry_backoff_base_ms, retry_backoff_max_ms,
-    retry_jitter, job_timeout_seconds, dlq_enabled, dlq_retention_days, history_retention_days,
-    max_payload_bytes, paused
+    retry_jitter, job_timeout_seconds, dlq_enabled, dlq_retention_days, archive_retention_days,
+    history_retention_days, max_payload_bytes, paused
 ) = ($2::int, $3::int, $4::bigint, $5::bigint, $6::float8, $7::float8, $8::boolean, $9::int,
-     $10::int, $11::int, $12::boolean)
+     $10::int, $11::int, $12::int, $13::boolean)
 where c.queue_name = $1::text
 returning *

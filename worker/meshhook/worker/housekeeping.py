@@ -72,11 +72,11 @@ class Housekeeper:
         self,
         *,
         connection: WorkerConnection,
-        dlq_retention_days: Mapping[queries.QueueTables, Callable[[], int | None]],
+        configs: Mapping[queries.QueueTables, Callable[[], QueueConfig]],
     ) -> None:
-        """Take the connection, and what says how long each queue's dead letters are kept."""
+        """Take the connection, and what says how long each queue keeps what."""
         self._connection = connection
-        self._dlq_retention_days = dlq_retention_days
+        self._configs = configs
 
     async def run(self) -> None:
         """Keep house until cancelled."""
@@ -87,18 +87,24 @@ class Housekeeper:
 
     async def keep_house(self) -> None:
         """Do it all once. What the database refuses holds up nothing else, and is tried later."""
-        for query in ("create_attempt_partitions", "drop_expired_attempt_partitions"):
+        for query in (
+            "create_attempt_partitions",
+            "drop_expired_attempt_partitions",
+            "mend_tables",
+        ):
             await self._try(query, self._once(query))
         await self._try(
             "delete_expired_attempts", self._in_chunks(queries.load("delete_expired_attempts"))
         )
-        for tables, retention_days in self._dlq_retention_days.items():
-            days = retention_days()
-            if days is not None:
-                sql = queries.load("delete_expired_dead_letters", tables)
-                await self._try(
-                    "delete_expired_dead_letters", self._in_chunks(sql, CHUNK_ROWS, days)
-                )
+        for tables, config in self._configs.items():
+            kept_days = {
+                "delete_expired_dead_letters": config().dlq_retention_days,
+                "delete_expired_archived": config().archive_retention_days,
+            }
+            for query, days in kept_days.items():
+                if days is not None:
+                    sql = queries.load(query, tables)
+                    await self._try(query, self._in_chunks(sql, CHUNK_ROWS, days))
 
     @staticmethod
     async def _try(step: str, doing: Awaitable[None]) -> None:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
+    from meshhook.queue_config import QueueConfig
+
 _log = get_logger("meshhook.worker")
 
 MAX_CONCURRENCY = 10_000
@@ -336,9 +338,7 @@ class Worker:
             lease_keeper=lease_keeper,
             housekeeper=Housekeeper(
                 connection=main,
-                dlq_retention_days={
-                    lane.tables: partial(_dlq_retention_days, lane) for lane in lanes
-                },
+                configs={lane.tables: partial(_config, lane) for lane in lanes},
             ),
             reporter=Reporter(
                 connection=main,
@@ -471,5 +471,5 @@ async def _open_all(*openings: Callable[[], Awaitable[None]]) -> None:
             raise DatabaseUnavailableError(f"{error} (a worker takes three connections)") from error
 
 
-def _dlq_retention_days(lane: Lane) -> int | None:
-    return lane.config.dlq_retention_days
+def _config(lane: Lane) -> QueueConfig:
+    return lane.config

@@ -1,0 +1,79 @@
+"""Changes of a queue's tables that wait for others: a short while at a time, and not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from meshhook import queries
+from meshhook.errors import DatabaseLockedError, QueueBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from meshhook.database import Database
+
+WAIT_SECONDS = 20.0
+"""How long a change of a queue's tables is tried in all, in seconds."""
+_FIRST_PAUSE_SECONDS = 0.2
+_MAX_PAUSE_SECONDS = 2.0
+
+
+async def change_tables(
+    database: Database,
+    queue_name: str,
+    sql: str,
+    *arguments: object,
+    wait_seconds: float = WAIT_SECONDS,
+) -> Any:
+    """Run a statement that locks tables of a queue, and return its first value.
+
+    Everybody who comes later waits behind a lock that is waited for. The statement therefore gives
+    up after a second, lets them pass, and is tried again, with longer and longer pauses. In a
+    transaction of the caller's it is tried once.
+
+    Args:
+        database: where the queue is.
+        queue_name: the queue.
+        sql: a statement that changes nothing where it fails, and waits for locks for a second.
+        *arguments: its arguments.
+        wait_seconds: how long it is tried in all. Default 20.
+
+    Raises:
+        QueueBusyError: naming who held the tables.
+        DatabaseError: if it fails for another reason.
+    """
+    give_up_at = time.monotonic() + wait_seconds
+    pause_seconds = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return await database.fetchval(sql, *arguments)
+        except DatabaseLockedError as error:
+            if database.is_in_transaction:
+                raise QueueBusyError(queue_name, ()) from error
+            holders = await database.fetch(queries.load("find_lock_holders"), queue_name)
+            if time.monotonic() + pause_seconds > give_up_at:
+                raise QueueBusyError(queue_name, _described(holders)) from error
+        spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, keeps no secret
+        await asyncio.sleep(pause_seconds * spread)
+        pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
+
+
+def _described(holders: Sequence[asyncpg.Record]) -> list[str]:
+    return [_holder(row) for row in holders]
+
+
+def _holder(row: asyncpg.Record) -> str:
+    if row["pid"] is None:
+        return "a prepared transaction (see pg_prepared_xacts)"
+    name = f" ({row['application_name']})" if row["application_name"] else ""
+    parts = [row["state"]] if row["state"] else []
+    if row["query_seconds"] is not None:
+        parts.append(f"its statement began {row['query_seconds']:.0f} s ago")
+    if row["transaction_seconds"] is not None:
+        parts.append(f"its transaction {row['transaction_seconds']:.0f} s ago")
+    return f"process {row['pid']}{name}" + (f": {', '.join(parts)}" if parts else "")
