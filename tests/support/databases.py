@@ -76,10 +76,11 @@ class Databases:
         self._thread.join()
         self._loop.close()
 
-    def create(self, *, template: str = "template0") -> str:
-        """Create a database, and return its URL."""
+    def create(self, *, template: str = "template0", encoding: str | None = None) -> str:
+        """Create a database, by default with the encoding of its template; return its URL."""
         name = f"test_{secrets.token_hex(8)}"
-        self._run(self._connection.execute(f"create database {name} template {template}"))
+        other = "" if encoding is None else f" encoding '{encoding}' locale 'C'"
+        self._run(self._connection.execute(f"create database {name} template {template}{other}"))
         return self.server.url(name)
 
     def drop(self, url: str) -> None:

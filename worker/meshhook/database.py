@@ -90,6 +90,14 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], type[errors.DatabaseError], 
         "another transaction got in the way: {error}",
     ),
     (
+        (asyncpg.UntranslatableCharacterError, asyncpg.CharacterNotInRepertoireError),
+        errors.UnstorableTextError,
+        (
+            "the database cannot hold a character of what was sent: {error}. Leave it out, or use "
+            "a database with the encoding UTF8"
+        ),
+    ),
+    (
         (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
         errors.DatabaseError,
         "the database refused the login: {error}",
@@ -111,6 +119,7 @@ def translated_errors() -> Iterator[None]:
         DatabaseReadOnlyError: the session may only read.
         DatabaseLockedError: a lock was not granted in time.
         DatabaseConflictError: a deadlock, or a transaction that cannot be serialized.
+        UnstorableTextError: the database's encoding lacks a character of a text.
         SchemaMissingError: a table or function of the schema is missing.
         UnsuitableQueueError: a queue of PGMQ that MeshHook does not adopt.
         DatabaseError: anything else that the server refused.
@@ -146,7 +155,9 @@ def translated_driver_errors() -> Iterator[None]:
 
 
 def _refusal(error: asyncpg.PostgresError) -> errors.DatabaseError:
-    """Return what a refusal by the server means, by its type."""
+    """Return what a refusal by the server means, by its type, or one by the driver before it."""
+    if isinstance(error.__cause__, UnicodeEncodeError):
+        return errors.UnstorableTextError(f"a text holds what no database can hold: {error}")
     if error.sqlstate in _UNSUITABLE_QUEUE:
         return errors.UnsuitableQueueError(str(error))
     for kinds, meaning, text in _REFUSALS:
@@ -172,6 +183,17 @@ def translated_statement_errors() -> Iterator[None]:
         reason = error if str(error) else "no answer in time"
         message = f"the connection broke while a statement was under way: {reason}"
         raise errors.UncertainCommitError(message) from error
+
+
+def server_encoding(source: Any) -> str | None:
+    """Return the encoding of the database that a connection leads to, None if that is not known.
+
+    Args:
+        source: a connection of asyncpg's, or of a worker's; of a pool it is not known.
+    """
+    if not hasattr(source, "get_settings"):
+        return getattr(source, "server_encoding", None)
+    return getattr(source.get_settings(), "server_encoding", None)
 
 
 async def connect(

@@ -26,7 +26,7 @@ from meshhook.errors import (
 )
 from meshhook.jobs import Job
 from meshhook.limits import MAX_ID, check_range, checked_id, checked_ids
-from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.outcomes import AttemptOutcome
 from meshhook.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
@@ -60,7 +60,8 @@ class DLQService:
         Args:
             source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
             queue_name: the queue itself, without `_dlq`. Default `workflow_jobs`.
-            worker_name: who moves jobs to the dead letters, for the history. Default none.
+            worker_name: who moves jobs to the dead letters, for the history, up to 200 characters.
+                Default none.
 
         Raises:
             InvalidQueueNameError: if no queue may have that name.
@@ -68,7 +69,7 @@ class DLQService:
         """
         self.queue_name = validate_queue_name(queue_name)
         self._database = Database(source)
-        self._worker_name = worker_name
+        self._worker_name = worker_name and validate_worker_name(worker_name)
         self._is_known = False
 
     async def move_to_dead_letter(

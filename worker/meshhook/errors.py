@@ -211,6 +211,10 @@ class DatabaseConflictError(DatabaseError):
     """Two transactions got into each other's way: nothing was done, and it may be tried again."""
 
 
+class UnstorableTextError(DatabaseError, InvalidJobError):
+    """A text that the database cannot hold: its encoding lacks a character of it."""
+
+
 class SchemaMissingError(DatabaseError):
     """The database lacks migrations that this version needs, or has newer ones."""
 

@@ -1,16 +1,23 @@
-"""The names that a queue may have: lower case, and short enough for `<name>_dlq` to fit PGMQ."""
+"""The names of queues and workers.
+
+A queue's is lower case, and short enough for `<name>_dlq` to fit PGMQ.
+"""
 
 from __future__ import annotations
 
 import re
+import socket
 
-from meshhook.errors import InvalidQueueNameError
+from meshhook.errors import InvalidQueueNameError, InvalidSettingError
 
 DEFAULT_QUEUE_NAME = "workflow_jobs"
 """The queue that is meant where none is named."""
 DEAD_LETTER_SUFFIX = "_dlq"
 MAX_PGMQ_NAME_LENGTH = 47
 MAX_QUEUE_NAME_LENGTH = MAX_PGMQ_NAME_LENGTH - len(DEAD_LETTER_SUFFIX)
+
+MAX_WORKER_NAME_LENGTH = 200
+MAX_HOST_NAME_LENGTH = 100
 
 _PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -51,6 +58,32 @@ def validate_queue_name(name: str) -> str:
             f"itself: {name.removesuffix(DEAD_LETTER_SUFFIX)!r}",
         )
     return name
+
+
+def validate_worker_name(name: str) -> str:
+    """Return `name` if a worker may have it: 1 to 200 characters that can be shown.
+
+    Raises:
+        InvalidSettingError: naming the rule that is broken.
+    """
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_WORKER_NAME_LENGTH:
+        what = f"{len(name)} characters" if isinstance(name, str) else repr(name)
+        raise InvalidSettingError(
+            f"a worker's name is text of 1 to {MAX_WORKER_NAME_LENGTH} characters, got {what}"
+        )
+    odd = next((character for character in name if not character.isprintable()), None)
+    if odd is not None:
+        raise InvalidSettingError(
+            f"a worker's name holds only what can be shown, got {name!r}, with {odd!r}"
+        )
+    return name
+
+
+def host_name() -> str:
+    """Return the name of this machine, up to 100 characters of it, with ? for what is no text."""
+    # The system may have any bytes in it.
+    name = socket.gethostname()[:MAX_HOST_NAME_LENGTH]
+    return "".join(each if each.isprintable() else "?" for each in name) or "?"
 
 
 def dead_letter_queue_name(queue_name: str) -> str:

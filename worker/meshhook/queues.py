@@ -21,7 +21,7 @@ from meshhook.errors import (
     SchemaMissingError,
 )
 from meshhook.jobs import Job, PayloadT
-from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
 from meshhook.outcomes import AttemptOutcome, delay_in_seconds
 from meshhook.sending import MAX_BATCH_MESSAGES, Message, SendBuffer, insert_messages
@@ -83,7 +83,7 @@ class QueueService(Generic[PayloadT]):
             source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
             queue_name: the queue; see `meshhook.names`. Default `workflow_jobs`.
             payload_model: the type of `Job.payload` of dequeued jobs. Default: plain JSON.
-            worker_name: who settles, for the history. Default none.
+            worker_name: who settles, for the history, up to 200 characters. Default none.
             tracer_provider: makes the spans of sends, and puts their trace into the headers.
                 Default: the global one of OpenTelemetry, once one is set; else there are none.
 
@@ -94,7 +94,7 @@ class QueueService(Generic[PayloadT]):
         self.queue_name = validate_queue_name(queue_name)
         self._database = Database(source)
         self._decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
-        self._worker_name = worker_name
+        self._worker_name = worker_name and validate_worker_name(worker_name)
         self._tracing = TracerFinder(tracer_provider)
         self._tables: queries.QueueTables | None = None
         self._config: QueueConfig | None = None

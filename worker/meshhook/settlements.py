@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook import queries
+from meshhook.database import server_encoding
+from meshhook.errors import UnstorableTextError
 from meshhook.jobs import JobKey
 from meshhook.outcomes import AttemptOutcome
+from meshhook.text_encodings import ASCII, fitted_text, holds_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +52,7 @@ class Settlement(NamedTuple):
         return self.msg_id, self.enqueued
 
 
+_TEXTS = ("run_id", "workflow_id", "project_id", "error_type", "error_message", "error_stack")
 _OUTCOME = Settlement._fields.index("outcome")
 _READ_CT = Settlement._fields.index("read_ct")
 _ATTEMPT = Settlement._fields.index("attempt")
@@ -78,11 +82,29 @@ async def settle(
 ) -> set[int]:
     """Record settlements in one statement, all or nothing; quickest if all have succeeded.
 
+    What the database's encoding cannot hold of their texts is recorded as question marks.
+
     Returns:
         The positions, from 0, of those whose lease still held. The others changed nothing.
     """
     if not settlements:
         return set()
+    fitted = _fitted(settlements, server_encoding(database))
+    try:
+        return await _settle(database, tables, worker_name, fitted)
+    except UnstorableTextError:
+        # The encoding was not known, or is not quite what Python takes it for. Every one holds
+        # ASCII, so this cannot fail for the same reason.
+        name = worker_name and fitted_text(worker_name, ASCII)
+        return await _settle(database, tables, name, _fitted(settlements, ASCII))
+
+
+async def _settle(
+    database: Any,
+    tables: queries.QueueTables,
+    worker_name: str | None,
+    settlements: Sequence[Settlement],
+) -> set[int]:
     columns = [
         # A column without values costs nothing as null: unnest fills it up.
         None if column[0] is None and set(column) == _NOTHING else column
@@ -140,6 +162,21 @@ async def find_locked(
         [settlement.enqueued for settlement in settlements],
     )
     return {row["position"] - 1 for row in rows}
+
+
+def _fitted(settlements: Sequence[Settlement], encoding: str | None) -> Sequence[Settlement]:
+    """Return settlements whose texts a database of an encoding can hold."""
+    if holds_all(encoding):
+        return settlements
+    fitted = []
+    for settlement in settlements:
+        texts: dict[str, Any] = {
+            name: fitted_text(text, encoding)
+            for name in _TEXTS
+            if (text := getattr(settlement, name)) is not None
+        }
+        fitted.append(settlement._replace(**texts))
+    return fitted
 
 
 def storable_text(text: str, max_length: int) -> str:

@@ -12,6 +12,7 @@ from meshhook import queries
 from meshhook.database import (
     CONNECT_TIMEOUT_SECONDS,
     connect,
+    server_encoding,
     translated_errors,
     translated_statement_errors,
 )
@@ -64,6 +65,11 @@ class WorkerConnection:
     def is_connected(self) -> bool:
         """Whether the connection was open when last used."""
         return self._connection is not None and not self._connection.is_closed()
+
+    @property
+    def server_encoding(self) -> str | None:
+        """The encoding of the database, by PostgreSQL's name; None while it is not connected."""
+        return server_encoding(self._connection) if self.is_connected else None
 
     @property
     def failure(self) -> str | None:

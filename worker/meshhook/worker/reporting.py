@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,6 +47,7 @@ class Reporter:
         *,
         connection: WorkerConnection,
         worker_name: str,
+        host: str,
         read: Callable[[], Sequence[QueueReport]],
         on_counted: Callable[[dict[str, int]], None],
     ) -> None:
@@ -56,12 +56,13 @@ class Reporter:
         Args:
             connection: the worker's connection; reports take their turn on it.
             worker_name: the worker's name in the history.
+            host: the name of this machine.
             read: returns what the worker does now, one report a queue.
             on_counted: is told after each report how many workers each queue has.
         """
         self._connection = connection
         self._worker_name = worker_name
-        self._host = socket.gethostname()
+        self._host = host
         self._read = read
         self._on_counted = on_counted
         self._is_draining = False

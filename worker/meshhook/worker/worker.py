@@ -6,19 +6,25 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from meshhook.errors import DatabaseUnavailableError, InvalidSettingError, QueueNotFoundError
 from meshhook.limits import checked_seconds
-from meshhook.names import CONFIG_CHANNEL, DEFAULT_QUEUE_NAME, wake_channel
+from meshhook.names import (
+    CONFIG_CHANNEL,
+    DEFAULT_QUEUE_NAME,
+    host_name,
+    validate_worker_name,
+    wake_channel,
+)
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
 from meshhook.observability.tracing import ProducerTrace, TracerFinder
 from meshhook.observability.worker_metrics import WorkerMetrics
+from meshhook.text_encodings import fitted_text
 from meshhook.worker.assignments import assignments
 from meshhook.worker.connections import WorkerConnection, check_same_database
 from meshhook.worker.housekeeping import Housekeeper
@@ -91,8 +97,8 @@ class Worker:
             listen_url: the same database without the pooler. The connection that claims, one of
                 the worker's three, then goes there, and hears notifications. Default: none.
             registry: where the metrics go. Default: the process's own.
-            name: the worker's name in the history. Default: host, process id and a random part,
-                so that a restarted pod of the same name is a new worker.
+            name: the worker's name in the history, 1 to 200 characters. Default: host, process id
+                and a random part, so that a restarted pod of the same name is a new worker.
             stall_seconds: how long a loop of the worker may take for a turn until `liveness`
                 says that it has stalled, 10 to 86400. Nothing turns while a handler blocks the
                 event loop. Default 60.
@@ -107,7 +113,11 @@ class Worker:
         self._assignments = assignments(queues, handler)
         self.queue_names = tuple(assignment.queue_name for assignment in self._assignments)
         _check_concurrency(concurrency, self.queue_names)
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.name = (
+            f"{host_name()}-{os.getpid()}-{secrets.token_hex(3)}"
+            if name is None
+            else validate_worker_name(name)
+        )
         self._url = database_url
         self._concurrency = concurrency
         self._grace_seconds = checked_seconds("grace_seconds", grace_seconds, 0, 3_600)
@@ -282,6 +292,8 @@ class Worker:
             lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
         )
         lanes: list[Lane] = []
+        await main.open()
+        self.name = fitted_text(self.name, main.server_encoding)
         shared = Shared(
             worker_name=self.name,
             concurrency=self._concurrency,
@@ -343,6 +355,7 @@ class Worker:
             reporter=Reporter(
                 connection=main,
                 worker_name=self.name,
+                host=fitted_text(host_name(), main.server_encoding),
                 read=lambda: [lane.report() for lane in lanes],
                 on_counted=partial(_note_fleet, lanes),
             ),
