@@ -15,13 +15,13 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages demo test lint format bench bench-quick generate dashboards-preview \
+.PHONY: help setup packages demo test chaos lint format bench bench-quick generate dashboards-preview \
 	cluster cluster-down e2e bench-operator tools lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'demo, test, bench, e2e and lock pass ARGS on: make test ARGS="-k retry"'
+	@echo 'demo, test, chaos, bench, e2e and lock pass ARGS on: make test ARGS="-k retry"'
 	@echo 'Another Python: make setup PYTHON=python3.13'
 
 setup: $(SETUP) ## Install the tools and the package into .venv
@@ -40,6 +40,9 @@ demo: $(SETUP) ## Run the demonstration
 
 test: $(SETUP) ## Run the tests, two at a time (one at a time: ARGS=-n0)
 	@$(BIN)/python -m pytest -n 2 --max-worker-restart=0 $(ARGS)
+
+chaos: $(SETUP) ## Run the storms: processes, servers and networks that fail (20 minutes)
+	@$(BIN)/python -m pytest tests/chaos/storms -m chaos -v $(ARGS)
 
 lint: $(SETUP) ## Check style, types and layers
 	$(BIN)/ruff check
