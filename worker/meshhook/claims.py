@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EVERYTHING = datetime.min.replace(tzinfo=UTC)
-"""A lower bound of `vt` that leaves no message out: asyncpg sends it as -infinity."""
+"""A lower bound of `vt` that leaves no message out."""
 MAX_COUNT = 1_000_000_000
 """As `meshhook.json_count` has it."""
 
@@ -66,7 +66,8 @@ async def claim(
     rows = await database.fetch(
         queries.load("claim", tables),
         lease_seconds,
-        from_vt,
+        # Other clients have earlier times than Python.
+        None if from_vt <= EVERYTHING else from_vt,
         limit,
         max_attempts,
         to_vt,

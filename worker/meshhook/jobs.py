@@ -220,6 +220,9 @@ class Job(Generic[PayloadT]):
         Raises:
             LeaseLostError: if the job is no longer this worker's; let it roll the transaction
                 back.
+            DatabaseConflictError: in a REPEATABLE READ or SERIALIZABLE transaction that began
+                before the lease was last extended; that happens every third of the queue's
+                visibility_timeout_seconds.
             InvalidSettingError: outside a worker, or if no transaction is open.
         """
         if self._complete is None:

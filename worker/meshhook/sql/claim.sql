@@ -1,7 +1,7 @@
--- Leases up to $3 ready messages from $2 to $5 (null: to now), oldest first, all of one class: 0
--- healthy; 1 lost once and with an attempt to spare; 2 lost more than that, taken alone. The class
--- is that of the oldest ready message, so that none waits for ever. An attempt that was lost is
--- added to the history in the same statement. $6 is the queue.
+-- Leases up to $3 ready messages from $2 (null: all) to $5 (null: now), oldest first, all of one
+-- class: 0 healthy; 1 lost once and with an attempt to spare; 2 lost more than that, taken alone.
+-- The class is that of the oldest ready message, so that none waits for ever. An attempt that was
+-- lost is added to the history in the same statement. $6 is the queue.
 -- Locks: the rows it looks at, skipping locked ones. Index: q_<queue>_vt_idx.
 with looked_at as materialized (
     select q.msg_id, q.vt, case
@@ -10,7 +10,7 @@ with looked_at as materialized (
             (select c.adopted_msg_id from meshhook.queue_config c where c.queue_name = $6::text))
         end as mark
     from {queue_table} q
-    where q.vt >= $2::timestamptz and q.vt <= least(now(), $5::timestamptz)
+    where q.vt >= coalesce($2::timestamptz, '-infinity') and q.vt <= least(now(), $5::timestamptz)
     order by q.vt
     limit $3::int
     for update skip locked

@@ -9,7 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from meshhook.database import translated_errors
-from meshhook.errors import InvalidPayloadError, InvalidSettingError, LeaseLostError
+from meshhook.errors import (
+    DatabaseConflictError,
+    InvalidPayloadError,
+    InvalidSettingError,
+    LeaseLostError,
+)
 from meshhook.observability.job_context import set_current_job
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import FINAL_OUTCOMES
@@ -228,7 +233,7 @@ class Attempter:
         end = running.refusal
         if end is None:
             end = self._end(running, ended)
-            wait_seconds = max(0.0, started - job.ready_timestamp)
+            wait_seconds = _bounded(started - job.ready_timestamp)
             self._metrics.duration.observe(ran_seconds)
             self._metrics.wait.observe(wait_seconds)
             if span is not None and span.exemplar is not None:
@@ -249,9 +254,7 @@ class Attempter:
         self._on_ended(PendingSettlement(settlement, running.was_completed, attempt, now))
 
     def _observe_age(self, age_seconds: float, span: AttemptSpan | None) -> None:
-        if not 0.0 <= age_seconds <= MAX_AGE_SECONDS:
-            # Another client may say anything of when its message was enqueued.
-            age_seconds = 0.0 if age_seconds < 0.0 else MAX_AGE_SECONDS
+        age_seconds = _bounded(age_seconds)
         self._metrics.age.observe(age_seconds)
         if span is not None and span.exemplar is not None:
             self._metrics.age.note_exemplar(age_seconds, span.exemplar)
@@ -294,8 +297,17 @@ class Attempter:
         finished = started + time.monotonic() - running.began_at
         settlement = settlement_of(job, DONE, started, finished)
         tracer = None if self.tracer is None else self.tracer.tracer
-        with translated_errors(), settling(tracer, job.queue, 1):
-            recorded = await settle(connection, self._tables, self._worker_name, [settlement])
+        try:
+            with translated_errors(), settling(tracer, job.queue, 1):
+                recorded = await settle(connection, self._tables, self._worker_name, [settlement])
+        except DatabaseConflictError as error:
+            message = (
+                f"job.complete(): {error}. A transaction that is REPEATABLE READ or SERIALIZABLE "
+                "must begin after the job's lease was last extended, which happens every third of "
+                "the queue's visibility_timeout_seconds: begin it right before, or use READ "
+                "COMMITTED"
+            )
+            raise DatabaseConflictError(message) from error
         if not recorded:
             raise LeaseLostError(job.queue, job.msg_id, job.attempt)
         running.was_completed = True
@@ -306,3 +318,10 @@ def _raised_at_once(error: BaseException) -> BaseException:
     if is_ctrl_c(error):
         raise error
     return error
+
+
+def _bounded(seconds: float) -> float:
+    # Other clients may say anything of when their messages were enqueued or fell due.
+    if 0.0 <= seconds <= MAX_AGE_SECONDS:
+        return seconds
+    return 0.0 if seconds < 0.0 else MAX_AGE_SECONDS

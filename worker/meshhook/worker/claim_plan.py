@@ -122,4 +122,4 @@ class ClaimWindow:
 
     def found(self, oldest_ready_at: datetime) -> None:
         """Note the smallest `vt` of the messages just claimed."""
-        self.low = oldest_ready_at - LOW_MARGIN
+        self.low = max(oldest_ready_at, EVERYTHING + LOW_MARGIN) - LOW_MARGIN

@@ -288,7 +288,8 @@ class LeaseKeeper:
         """Run a statement that may be repeated, over another connection where its own fails."""
         try:
             return await connection.fetch(sql, *arguments, timeout_seconds=limit_seconds)
-        except DatabaseUnavailableError:
+        except DatabaseError:
+            # Also where the server lets nobody in: that is a refusal.
             if self._spare is None or self._worker_loop is None:
                 raise
             asked = asyncio.run_coroutine_threadsafe(
