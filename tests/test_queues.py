@@ -784,3 +784,30 @@ def test_a_wrong_source_or_name_is_refused_at_once(pool: Pool) -> None:
         QueueService[Any]("postgresql://localhost/jobs", "jobs")
     with pytest.raises(InvalidQueueNameError):
         QueueService[Any](pool, "Jobs")
+
+
+@pytest.mark.parametrize(("dlq_enabled", "outcome"), [(True, "dead_lettered"), (False, "archived")])
+async def test_a_job_whose_attempts_are_used_up_is_not_handed_out(
+    service: Service, pool: Pool, connection: Connection, dlq_enabled: bool, outcome: str
+) -> None:
+    """By hand as by a worker: after the last lost attempt it is a dead letter, or is archived."""
+    await set_queue_config(Database(pool), "jobs", max_retry_attempts=2, dlq_enabled=dlq_enabled)
+    msg_id = await service.enqueue({"payload": "kills"})
+    for attempt in (1, 2):
+        job = await service.dequeue()
+        assert job is not None
+        assert (job.msg_id, job.attempt) == (msg_id, attempt)
+        await expire(connection, job)
+    healthy = await service.enqueue({"payload": "healthy"})
+    job = await service.dequeue()
+    assert job is not None
+    assert job.msg_id == healthy
+    assert await service.acknowledge(job)
+    assert await service.dequeue() is None
+    assert await live(connection) == {}
+    assert await outcomes(connection, msg_id) == [("lost", 1), ("lost", 2), (outcome, 3)]
+    if dlq_enabled:
+        died = await connection.fetchval(
+            "select headers -> 'meshhook-dead-letter' ->> 'error_type' from pgmq.q_jobs_dlq"
+        )
+        assert died == "LeaseLost"

@@ -39,6 +39,18 @@ FINAL_OUTCOMES = frozenset(
 """The outcomes that end a job's life in its queue."""
 
 
+LEASE_LOST = "LeaseLost"
+"""The error type of a job whose last attempts ended with no outcome."""
+
+
+def lease_lost_message(lost_attempts: int) -> str:
+    """Return what is recorded of a job whose last attempts ended with no outcome."""
+    return (
+        f"the lease ran out with no outcome, {lost_attempts} times: "
+        "the job may kill the process that runs it, or block it for good"
+    )
+
+
 class Outcome(Exception):  # noqa: N818 - these are verdicts, returned as often as raised
     """The end of an attempt, decided by the handler."""
 

@@ -23,7 +23,12 @@ from meshhook.errors import (
 from meshhook.jobs import Job, PayloadT
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
-from meshhook.outcomes import AttemptOutcome, delay_in_seconds
+from meshhook.outcomes import (
+    LEASE_LOST,
+    AttemptOutcome,
+    delay_in_seconds,
+    lease_lost_message,
+)
 from meshhook.sending import MAX_BATCH_MESSAGES, Message, SendBuffer, insert_messages
 from meshhook.settlements import Settlement, settle
 
@@ -194,7 +199,9 @@ class QueueService(Generic[PayloadT]):
     async def dequeue(self, vt_seconds: float | None = None) -> Job[PayloadT] | None:
         """Claim the oldest ready job, or return None if there is none.
 
-        Settle it with `acknowledge`, `archive_job` or `release` before its lease ends.
+        Settle it with `acknowledge`, `archive_job` or `release` before its lease ends. A job whose
+        attempts are used up, the last of them with no outcome, is not handed out: it becomes a
+        dead letter, or is archived where the queue has none, as a worker does it.
 
         Args:
             vt_seconds: how long the lease lasts, from 0.001 seconds to 12 hours. Default: the
@@ -211,18 +218,22 @@ class QueueService(Generic[PayloadT]):
         if not is_number or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
             message = f"vt_seconds is 0.001 to 43200, got {vt_seconds!r}"
             raise InvalidSettingError(message)
-        async with self._existing_tables() as tables:
-            claimed = await claim(
-                self._database,
-                tables,
-                lease_seconds=float(lease_seconds),
-                limit=1,
-                max_attempts=config.max_retry_attempts,
-            )
-        for job in claimed.jobs:
-            self._decoder.decode(job)
-            return job
-        return None
+        while True:
+            async with self._existing_tables() as tables:
+                claimed = await claim(
+                    self._database,
+                    tables,
+                    lease_seconds=float(lease_seconds),
+                    limit=1,
+                    max_attempts=config.max_retry_attempts,
+                )
+            if not claimed.jobs:
+                return None
+            [job] = claimed.jobs
+            if job.attempt <= job.max_attempts or not job.lost_attempts:
+                self._decoder.decode(job)
+                return job
+            await self._bury(job, dlq_enabled=config.dlq_enabled)
 
     async def acknowledge(self, job: Job[Any]) -> bool:
         """Settle a job as done.
@@ -373,6 +384,25 @@ class QueueService(Generic[PayloadT]):
                 batch = messages[start : start + MAX_BATCH_MESSAGES]
                 ids += await insert_messages(connection, self.queue_name, batch)
         return ids
+
+    async def _bury(self, job: Job[Any], *, dlq_enabled: bool) -> None:
+        """Settle a job whose attempts are used up, the last of them with no outcome."""
+        settlement = Settlement(
+            msg_id=job.msg_id,
+            read_ct=job.read_ct,
+            enqueued=job.enqueued_timestamp,
+            attempt=job.attempt,
+            outcome=AttemptOutcome.DEAD_LETTERED if dlq_enabled else AttemptOutcome.ARCHIVED,
+            started_at=None,
+            finished_at=job.claimed_timestamp,
+            run_id=job.run_id,
+            workflow_id=job.workflow_id,
+            project_id=job.project_id,
+            error_type=LEASE_LOST,
+            error_message=lease_lost_message(job.lost_attempts),
+        )
+        async with self._existing_tables() as tables:
+            await settle(self._database, tables, self._worker_name, [settlement])
 
     async def _settle(self, jobs: Sequence[Job[Any]], outcome: AttemptOutcome) -> list[bool]:
         if not jobs:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshhook.errors import InvalidPayloadError
 from meshhook.outcomes import (
+    LEASE_LOST,
     AttemptOutcome,
     Cancel,
     DeadLetter,
@@ -15,6 +16,7 @@ from meshhook.outcomes import (
     RetryAfter,
     Snooze,
     delay_in_seconds,
+    lease_lost_message,
 )
 from meshhook.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
@@ -105,11 +107,7 @@ def invalid_payload(message: str, settings: QueueSettings) -> Verdict:
 
 def lease_lost(lost_attempts: int, settings: QueueSettings) -> Verdict:
     """Decide what becomes of a job whose last attempts ended with no outcome."""
-    message = (
-        f"the lease ran out with no outcome, {lost_attempts} times: "
-        "the job may kill the process that runs it, or block it for good"
-    )
-    return _final("LeaseLost", message, None, settings)
+    return _final(LEASE_LOST, lease_lost_message(lost_attempts), None, settings)
 
 
 def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict:
