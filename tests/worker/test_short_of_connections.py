@@ -93,6 +93,22 @@ async def test_leases_are_extended_over_another_connection(
     assert await outcomes(connection, msg_id) == [("succeeded", 1)]
 
 
+async def test_outcomes_are_recorded_over_another_connection(
+    pool: Pool[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """Where the connection that settles is gone, and no other let in, none waits."""
+
+    async def nothing(_: Job[Any]) -> None:
+        """Do nothing."""
+
+    async with make_worker(database_url, nothing) as worker, no_new_connections(database_url):
+        assert await connection.fetchval(TERMINATE, "meshhook settle jobs")
+        await QueueService(pool, "jobs").enqueue_many([{}] * 100)
+        await eventually(lambda: worker.get_stats().succeeded == 100)
+        assert [check.fault for check in worker.readiness() if check.fault] == []
+    assert await live(connection) == {}
+
+
 async def test_a_worker_that_cannot_extend_leases_claims_no_more(
     pool: Pool[Any],
     connection: Connection[Any],

@@ -16,7 +16,12 @@ from meshhook.database import (
     translated_errors,
     translated_statement_errors,
 )
-from meshhook.errors import DatabaseReadOnlyError, DatabaseUnavailableError, InvalidSettingError
+from meshhook.errors import (
+    DatabaseError,
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    InvalidSettingError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -40,6 +45,7 @@ class WorkerConnection:
         pooled: bool = False,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
         on_connect: Callable[[asyncpg.Connection[Any]], Awaitable[None]] | None = None,
+        spare: WorkerConnection | None = None,
     ) -> None:
         """Take where to connect.
 
@@ -50,7 +56,10 @@ class WorkerConnection:
             lock_timeout_seconds: how long a statement waits for a lock that others hold: those in
                 line behind it wait as long. Default 1.
             on_connect: prepares a connection that was just opened. Default: nothing to prepare.
+            spare: takes the statements while this one cannot be opened, as where the server has no
+                room for it. Default: none.
         """
+        self._spare = spare
         self._lock_timeout_seconds = lock_timeout_seconds
         self._url = url
         self._application_name = application_name
@@ -102,7 +111,12 @@ class WorkerConnection:
         """
         async with self._line:
             try:
-                connection = await self._connected()
+                try:
+                    connection = await self._connected()
+                except DatabaseError:
+                    if self._spare is None or not self._spare.is_connected:
+                        raise
+                    return await self._spare.fetch(sql, *arguments, timeout_seconds=timeout_seconds)
                 with translated_statement_errors():
                     rows: Sequence[asyncpg.Record] = await (
                         self._fetch_in_transaction(connection, sql, arguments, timeout_seconds)

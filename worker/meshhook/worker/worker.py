@@ -290,6 +290,7 @@ class Worker:
             application_name=self._application_name("settle"),
             pooled=self._pooled,
             lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
+            spare=main,
         )
         lanes: list[Lane] = []
         await main.open()
