@@ -35,3 +35,35 @@ def test_importing_the_package_imports_none_of_its_modules() -> None:
     code = "import sys, meshhook; print(sorted(set(sys.modules) & {'asyncpg', 'pydantic'}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+HEAVY = (
+    "rich",
+    "typer",
+    "structlog",  # with its development console, it took half of the time
+    "stamina",  # logs each retry through structlog, which prints it where nobody has set it up
+    "kopf",
+    "lightkube",
+    "yaml",
+    "psutil",
+    "pydantic_settings",
+    "opentelemetry.sdk",
+    "uvloop",
+    "meshhook.cli",
+    "meshhook.embedded",
+    "meshhook.exporter",
+    "meshhook.observability.logs",
+    "meshhook.observability.monitoring_server",
+    "meshhook.observability.trace_export",
+)
+
+
+def test_an_application_imports_only_what_it_needs() -> None:
+    """To enqueue and to work takes neither the command line nor what makes its output pretty."""
+    code = f"""
+import sys
+from meshhook import Database, DLQService, Job, QueueService, Worker, WorkflowJob
+print(sorted(set(sys.modules) & set({HEAVY!r})))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

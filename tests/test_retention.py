@@ -289,6 +289,6 @@ async def test_a_step_that_the_database_refuses_holds_up_no_other(
     assert await attempts(connection) == 0
     assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 0
     [record] = caplog.records
-    assert record.getMessage() == "housekeeping put off"
+    assert record.__dict__["event"] == "housekeeping put off"
     assert record.__dict__["step"] == "drop_expired_attempt_partitions"
     assert "not yours" in record.__dict__["error"]

@@ -145,7 +145,7 @@ async def test_a_report_that_fails_stops_nothing(
         await eventually(lambda: "worker not reported" in caplog.text)
         await connection.execute("alter table meshhook.away rename to workers")
         await eventually(lambda: _report(connection))
-    warnings = [record for record in caplog.records if record.message == "worker not reported"]
+    warnings = [each for each in caplog.records if each.__dict__["event"] == "worker not reported"]
     assert len([record for record in warnings if record.levelname == "WARNING"]) == 1
 
 

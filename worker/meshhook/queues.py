@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
-import stamina
-
 from meshhook import administration, queries
 from meshhook.bodies import BodyDecoder, encode_body, encode_headers
 from meshhook.claims import claim
@@ -31,6 +29,7 @@ from meshhook.outcomes import (
 )
 from meshhook.sending import MAX_BATCH_MESSAGES, Message, SendBuffer, insert_messages
 from meshhook.settlements import Settlement, settle
+from meshhook.tries import Tries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -324,8 +323,14 @@ class QueueService(Generic[PayloadT]):
                 return config
             now = time.monotonic()
             # Reading is safe to repeat, and finds a connection that still stands.
-            async for attempt in stamina.retry_context(
-                on=DatabaseUnavailableError, attempts=3, timeout=5, wait_initial=0.05, wait_max=0.5
+            async for attempt in Tries(
+                on=DatabaseUnavailableError,
+                limit=3,
+                timeout_seconds=5,
+                first_pause_seconds=0.25,
+                max_pause_seconds=0.5,
+                queue=self.queue_name,
+                step="read settings",
             ):
                 with attempt, translated_errors():
                     async with self._database.answer_limit():

@@ -8,7 +8,6 @@ from contextvars import Context
 from typing import TYPE_CHECKING
 
 import asyncpg
-import stamina
 
 from meshhook import queries
 from meshhook.database import translated_statement_errors
@@ -21,6 +20,7 @@ from meshhook.errors import (
     UncertainCommitError,
 )
 from meshhook.observability.producer_metrics import messages_enqueued
+from meshhook.tries import Tries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,8 +132,13 @@ class SendBuffer:
     async def _send_again(self, batch: list[_Pending]) -> None:
         """Send what failed before anything was sent; only that is safe to repeat."""
         try:
-            async for attempt in stamina.retry_context(
-                on=_was_not_sent, attempts=4, timeout=15, wait_initial=0.05, wait_max=2
+            async for attempt in Tries(
+                on=_was_not_sent,
+                limit=4,
+                timeout_seconds=15,
+                first_pause_seconds=0.5,
+                max_pause_seconds=2,
+                step="enqueue",
             ):
                 with attempt:
                     # Of a batch that is sent one by one some may be stored already.

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,20 +14,13 @@ import structlog
 
 from meshhook.errors import InvalidSettingError
 from meshhook.observability.job_context import current_fields
+from meshhook.observability.redaction import hidden
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
 
 LOG_FORMATS = ("auto", "json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-HIDDEN = "(hidden)"
-_SECRET_NAME = re.compile(
-    r"passw|secret|token|authorization|cookie|api_?key|private_?key|credential|database_url|dsn",
-    re.IGNORECASE,
-)
-# What stands between the user's name and the last @ before the host; it may hold @ and / itself.
-_URL_PASSWORD = re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s:/@]*:)\S*(@[^\s@]*)", re.IGNORECASE)
 
 
 def configure_logging(
@@ -71,6 +63,7 @@ def configure_logging(
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
+            # Our own records have their event beside the message, and it replaces that.
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
@@ -145,22 +138,7 @@ def _exception_as_text(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def _hide_secrets(_: object, __: str, event: EventDict) -> EventDict:
-    return {name: _hidden(name, value) for name, value in event.items()}
-
-
-def _hidden(name: object, value: Any) -> Any:
-    # The names that start with an underscore are structlog's own.
-    if str(name).startswith("_") or value is None:
-        return value
-    if isinstance(name, str) and _SECRET_NAME.search(name):
-        return HIDDEN
-    if isinstance(value, str):
-        return _URL_PASSWORD.sub(rf"\1{HIDDEN}\2", value) if "://" in value else value
-    if isinstance(value, dict):
-        return {key: _hidden(key, item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_hidden("", item) for item in value]
-    return value
+    return {name: hidden(name, value) for name, value in event.items()}
 
 
 def _escape_controls(_: object, __: str, event: EventDict) -> EventDict:

@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import stamina
-
 from meshhook import queries
 from meshhook.administration import describe_tables
 from meshhook.claims import Claim, ClaimClass, claim
@@ -26,6 +24,7 @@ from meshhook.errors import (
 )
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WAIT_SECONDS
+from meshhook.tries import Tries
 from meshhook.worker.claim_plan import (
     ClaimWindow,
     FinishRate,
@@ -187,9 +186,7 @@ class Claimer:
                 await self._sleep(REFUSED_RETRY_SECONDS)
 
     async def _take_turn_when_reachable(self) -> None:
-        async for attempt in stamina.retry_context(
-            on=self._is_away, attempts=None, timeout=None, wait_initial=0.1, wait_max=5
-        ):
+        async for attempt in Tries(on=self._is_away, queue=self._tables.queue_name, step="claim"):
             with attempt:
                 await self._turn()
 

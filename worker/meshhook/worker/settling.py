@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import stamina
 from opentelemetry.context import Context
 
 from meshhook.errors import (
@@ -22,6 +21,7 @@ from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import AttemptOutcome
 from meshhook.settlements import Settlement, find_locked, find_settled, settle
+from meshhook.tries import Tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -305,12 +305,10 @@ class Settler:
         settlements = [pending.settlement for pending in batch]
         is_uncertain = False
         recorded: dict[int, AttemptOutcome] = {}
-        async for retry in stamina.retry_context(
+        async for retry in Tries(
             on=(DatabaseUnavailableError, DatabaseReadOnlyError, DatabaseConflictError),
-            attempts=None,
-            timeout=None,
-            wait_initial=0.1,
-            wait_max=5,
+            queue=self._tables.queue_name,
+            step="settle",
         ):
             with retry:
                 self._loop.turn()
