@@ -302,10 +302,9 @@ class Attempter:
                 recorded = await settle(connection, self._tables, self._worker_name, [settlement])
         except DatabaseConflictError as error:
             message = (
-                f"job.complete(): {error}. A transaction that is REPEATABLE READ or SERIALIZABLE "
-                "must begin after the job's lease was last extended, which happens every third of "
-                "the queue's visibility_timeout_seconds: begin it right before, or use READ "
-                "COMMITTED"
+                "job.complete() needs a transaction that is READ COMMITTED, or that began after "
+                "the job's lease was last extended, which happens every third of the queue's "
+                f"visibility_timeout_seconds: {error}"
             )
             raise DatabaseConflictError(message) from error
         if not recorded:
