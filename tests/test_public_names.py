@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +69,27 @@ print(sorted(set(sys.modules) & set({HEAVY!r})))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_reference_names_what_can_be_imported() -> None:
+    """Each class and function that docs/api.md shows by its bare name comes from `meshhook`."""
+    text = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    spans = re.findall(r"`([^`]+)`", prose)
+    classes = {
+        found[1]
+        for span in spans
+        if (found := re.match(r"([A-Z][a-z]+(?:[A-Z]\w*)?|[A-Z]+[a-z]\w*)(?![\w/])", span))
+    }
+    functions = {found[1] for span in spans if (found := re.match(r"([a-z]+_[a-z_]+)\(", span))}
+    imported = {
+        name.strip()
+        for line in re.findall(r"^from meshhook import (.*)$", text, flags=re.MULTILINE)
+        for name in line.split(",")
+    }
+    shown = (classes | functions | imported) - NOT_OURS
+    assert {"UncertainCommitError", "Check", "JobFilter", "list_workers"} <= shown
+    assert sorted(shown - set(meshhook.__all__)) == []
+
+
+NOT_OURS = {"None", "True", "False", "NaN", "TypeAdapter"}

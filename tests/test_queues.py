@@ -89,7 +89,7 @@ async def service(pool: Pool) -> AsyncIterator[Service]:
 def counting(service: Service, pool: Pool) -> CountingDatabase:
     """The database that `service` uses, counted."""
     database = CountingDatabase(pool)
-    service._database = service._send_buffer._database = database
+    service._database = service._send_buffer._database = service._settings._database = database
     return database
 
 
@@ -666,9 +666,9 @@ async def test_a_purge_leaves_what_is_enqueued_meanwhile(
     database = service._database
     fetchrow = database.fetchrow
 
-    async def busy(sql: str, *arguments: object) -> Any:
+    async def busy(sql: str, *arguments: object, **limits: Any) -> Any:
         await service.enqueue({"payload": "meanwhile"})
-        return await fetchrow(sql, *arguments)
+        return await fetchrow(sql, *arguments, **limits)
 
     monkeypatch.setattr(database, "fetchrow", busy)
     assert await service.purge_queue() == 5
@@ -698,7 +698,7 @@ async def test_settings_are_read_now_and_then(
     await set_queue_config(Database(counting.source), "jobs", paused=True)
     assert not (await service.get_config()).paused
     assert len(counting.statements) == 1
-    service._config_read_at -= 5.1
+    service._settings._read_at -= 5.1
     assert (await service.get_config()).paused
     assert len(counting.statements) == 2
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
+from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, translated_statement_errors
 from meshhook.errors import DatabaseReadOnlyError, HiddenRowsError, QueueNotFoundError
 from meshhook.limits import check_range
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from meshhook.database import Database
+    from meshhook.database import DatabaseSource
 
 COUNT_LIMIT = 10_000
 MAX_COUNT_LIMIT = 10_000_000
@@ -67,7 +68,7 @@ class QueueSnapshot:
 
 
 async def create_queue(
-    database: Database,
+    database: DatabaseSource,
     queue_name: str = DEFAULT_QUEUE_NAME,
     *,
     ignore_fifo_groups: bool = False,
@@ -95,7 +96,7 @@ async def create_queue(
     """
     name = validate_queue_name(queue_name)
     created = await change_tables(
-        database,
+        Database.of(database),
         name,
         queries.load("create_queue"),
         name,
@@ -106,7 +107,7 @@ async def create_queue(
 
 
 async def drop_queue(
-    database: Database, queue_name: str, *, wait_seconds: float = WAIT_SECONDS
+    database: DatabaseSource, queue_name: str, *, wait_seconds: float = WAIT_SECONDS
 ) -> bool:
     """Drop a queue with all its messages, dead letters and settings; its history stays.
 
@@ -126,10 +127,14 @@ async def drop_queue(
     """
     name = validate_queue_name(queue_name)
     sql = queries.load("drop_queue")
-    return bool(await change_tables(database, name, sql, name, wait_seconds=wait_seconds))
+    return bool(
+        await change_tables(Database.of(database), name, sql, name, wait_seconds=wait_seconds)
+    )
 
 
-async def list_queues(database: Database, *, count_limit: int = COUNT_LIMIT) -> list[QueueSnapshot]:
+async def list_queues(
+    database: DatabaseSource, *, count_limit: int = COUNT_LIMIT
+) -> list[QueueSnapshot]:
     """Return every queue, counted up to `count_limit` messages a state.
 
     Args:
@@ -141,12 +146,19 @@ async def list_queues(database: Database, *, count_limit: int = COUNT_LIMIT) -> 
         DatabaseError: if they cannot be read.
     """
     check_range("count_limit", count_limit, MAX_COUNT_LIMIT)
-    rows = await database.fetch(queries.load("list_queue_snapshots"), count_limit)
+    rows = await Database.of(database).fetch(
+        queries.load("list_queue_snapshots"),
+        count_limit,
+        answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
+    )
     return [snapshot_from(row) for row in rows]
 
 
 async def get_queue_snapshot(
-    database: Database, queue_name: str = DEFAULT_QUEUE_NAME, *, count_limit: int = COUNT_LIMIT
+    database: DatabaseSource,
+    queue_name: str = DEFAULT_QUEUE_NAME,
+    *,
+    count_limit: int = COUNT_LIMIT,
 ) -> QueueSnapshot:
     """Return one queue, counted up to `count_limit` messages a state.
 
@@ -161,27 +173,29 @@ async def get_queue_snapshot(
     """
     name = validate_queue_name(queue_name)
     check_range("count_limit", count_limit, MAX_COUNT_LIMIT)
-    row = await database.fetchrow(queries.load("queue_snapshot"), name, count_limit)
+    row = await Database.of(database).fetchrow(queries.load("queue_snapshot"), name, count_limit)
     if row is None:
         raise QueueNotFoundError(name)
     return snapshot_from(row)
 
 
-async def get_queue_config(database: Database, queue_name: str = DEFAULT_QUEUE_NAME) -> QueueConfig:
+async def get_queue_config(
+    database: DatabaseSource, queue_name: str = DEFAULT_QUEUE_NAME
+) -> QueueConfig:
     """Return the settings of a queue, by default of `workflow_jobs`.
 
     Raises:
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
     name = validate_queue_name(queue_name)
-    row = await database.fetchrow(queries.load("get_queue_config"), name)
+    row = await Database.of(database).fetchrow(queries.load("get_queue_config"), name)
     if row is None:
         raise QueueNotFoundError(name)
     return QueueConfig(**dict(row))
 
 
 async def set_queue_config(
-    database: Database, queue_name: str = DEFAULT_QUEUE_NAME, **changes: Any
+    database: DatabaseSource, queue_name: str = DEFAULT_QUEUE_NAME, **changes: Any
 ) -> QueueConfig:
     """Change settings of a queue; running workers follow.
 
@@ -195,21 +209,24 @@ async def set_queue_config(
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
     name = validate_queue_name(queue_name)
-    async with database.transaction() as connection:
+
+    async def change(connection: Any) -> asyncpg.Record:
         # Locked, so that changes of different settings at one time do not undo each other.
         current = await connection.fetchrow(queries.load("lock_queue_config"), name)
         if current is None:
             raise QueueNotFoundError(name)
         settings = changed_settings(QueueConfig(**dict(current)), changes)
-        row = await connection.fetchrow(
+        row: asyncpg.Record = await connection.fetchrow(
             queries.load("set_queue_config"),
             name,
             *(getattr(settings, setting) for setting in SETTING_NAMES),
         )
-    return QueueConfig(**dict(row))
+        return row
+
+    return QueueConfig(**dict(await Database.of(database).run_in_transaction(change)))
 
 
-async def describe_tables(database: Database, queue_name: str) -> queries.QueueTables:
+async def describe_tables(database: DatabaseSource, queue_name: str) -> queries.QueueTables:
     """Find out what a queue's tables look like, and that the queue can be written to.
 
     Raises:
@@ -219,17 +236,20 @@ async def describe_tables(database: Database, queue_name: str) -> queries.QueueT
         SchemaMissingError: if the migrations have not run.
     """
     name = validate_queue_name(queue_name)
-    row = await database.fetchrow(queries.load("describe_queue"), name)
-    if row is None or not row["is_complete"]:
-        raise QueueNotFoundError(name)
-    if row["is_read_only"]:
-        message = (
-            "the database takes no writes here: it is a replica, or the session is read-only. "
-            "Use the URL of the primary server"
-        )
-        raise DatabaseReadOnlyError(message)
-    if row["hidden_tables"]:
-        raise HiddenRowsError(row["role"], row["hidden_tables"])
+    # Inside, so that a session that only reads is not kept.
+    async with Database.of(database).acquire() as connection:
+        with translated_statement_errors():
+            row = await connection.fetchrow(queries.load("describe_queue"), name)
+        if row is None or not row["is_complete"]:
+            raise QueueNotFoundError(name)
+        if row["is_read_only"]:
+            message = (
+                "the database takes no writes here: it is a replica, or the session is read-only. "
+                "Use the URL of the primary server"
+            )
+            raise DatabaseReadOnlyError(message)
+        if row["hidden_tables"]:
+            raise HiddenRowsError(row["role"], row["hidden_tables"])
     return queries.QueueTables(name, has_last_read_at=row["has_last_read_at"])
 
 
@@ -245,7 +265,13 @@ async def purge_in_chunks(database: Database, sql: str, newest: int) -> int:
     """
     purged, last = 0, -1
     while True:
-        row = await database.fetchrow(sql, PURGE_CHUNK_MESSAGES, last, newest)
+        row = await database.fetchrow(
+            sql,
+            PURGE_CHUNK_MESSAGES,
+            last,
+            newest,
+            answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
+        )
         if row is None or not row["gone"]:
             return purged
         purged += row["gone"]

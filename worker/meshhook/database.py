@@ -1,24 +1,47 @@
 """The one way to the database: a pool or a connection of the caller's, with errors translated.
 
-Nothing here is tried again on its own; what is safe to repeat is decided by the caller.
+Each statement has a time limit, and a session that is not worth keeping is closed. What the server
+has undone for another transaction's sake is tried again; whether anything else may be repeated is
+decided by the caller.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import random
+import time
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from meshhook import errors
+from meshhook.database_url import parse_database_url
+from meshhook.driver_connections import open_connection
+from meshhook.lent_connection import LentConnection, belongs_to_session, broken
+from meshhook.limits import checked_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+    from meshhook.database_url import DatabaseUrl
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ANSWER_TIMEOUT_SECONDS = 30.0
+"""How long a statement may take, unless its caller says otherwise."""
+LONG_ANSWER_TIMEOUT_SECONDS = 900.0
+"""How long a statement may take that has much to do: a chunk of a purge, statistics, new tables."""
+MIGRATION_TIMEOUT_SECONDS = 86_400.0
+"""How long a step of a migration may take: it may build an index of a large history."""
+
+_CANCEL_TIMEOUT_SECONDS = 2.0
+_EXPIRE_SECONDS = 1.0
+_CONFLICT_TRIES = 6
+_MAX_CONFLICT_PAUSE_SECONDS = 0.02
+
+_Value = TypeVar("_Value")
 
 STEADY_PLANS = {
     "plan_cache_mode": "force_generic_plan",
@@ -57,6 +80,20 @@ _UNAVAILABLE = (
     asyncpg.exceptions.IdleSessionTimeoutError,
 )
 
+_LOST_PLANS = (
+    asyncpg.exceptions.InvalidCachedStatementError,
+    asyncpg.exceptions.OutdatedSchemaCacheError,
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.DuplicatePreparedStatementError,
+)
+"""The statement was not even begun: its session keeps another plan, or none."""
+
+_REFUSED_PARAMETERS = (
+    asyncpg.UndefinedObjectError,
+    asyncpg.InvalidParameterValueError,
+    asyncpg.CantChangeRuntimeParamError,
+)
+
 _REFUSALS: tuple[tuple[tuple[type[Exception], ...], type[errors.DatabaseError], str], ...] = (
     (
         (asyncpg.ReadOnlySQLTransactionError,),
@@ -82,6 +119,20 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], type[errors.DatabaseError], 
         (
             "another session holds a lock for too long: {error} (SQLSTATE 55P03). "
             "Find it in pg_locks and pg_stat_activity"
+        ),
+    ),
+    (
+        (asyncpg.InFailedSQLTransactionError,),
+        errors.DatabaseError,
+        "this transaction has failed already, and takes no more statements: roll it back ({error})",
+    ),
+    (
+        (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError),
+        errors.DatabaseError,
+        (
+            "the session has lost its prepared statements ({error}). Behind a pooler in "
+            "transaction mode say pooled=True (MESHHOOK_POOLED=true), or make your pool with "
+            "statement_cache_size=0"
         ),
     ),
     (
@@ -180,9 +231,55 @@ def translated_statement_errors() -> Iterator[None]:
     except errors.MeshHookError:
         raise  # an unavailable database is an OSError, too
     except _NETWORK as error:
+        raise errors.UncertainCommitError(broken(error)) from error
+
+
+@contextmanager
+def translated_read_errors() -> Iterator[None]:
+    """Let what broke while something was read be an unavailable database, and nothing worse."""
+    try:
+        yield
+    except errors.UncertainCommitError as error:
+        raise errors.DatabaseUnavailableError(str(error)) from error
+
+
+@contextmanager
+def translated_connect_errors() -> Iterator[None]:
+    """Turn the errors of opening a connection into this library's, by their type.
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be reached, or closed the connection; nothing
+            was sent.
+        InvalidSettingError: the URL says what the driver cannot do.
+        DatabaseError: the server refused the login, or a parameter of the URL.
+    """
+    try:
+        yield
+    except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
+        raise errors.DatabaseUnavailableError(
+            f"no host of the database URL is what its target_session_attrs asks for: {error}"
+        ) from error
+    except asyncpg.exceptions.ClientConfigurationError as error:
+        raise errors.InvalidSettingError(f"the database URL is not valid: {error}") from error
+    except (*_UNCERTAIN, *_NETWORK, *_UNAVAILABLE) as error:
+        # A failure of TLS is an OSError, and a ValueError as well.
         reason = error if str(error) else "no answer in time"
-        message = f"the connection broke while a statement was under way: {reason}"
-        raise errors.UncertainCommitError(message) from error
+        raise errors.DatabaseUnavailableError(
+            f"the database cannot be reached: {reason}"
+        ) from error
+    except _REFUSED_PARAMETERS as error:
+        raise errors.DatabaseError(
+            "the server refused a parameter of the database URL: "
+            f"{error} (SQLSTATE {error.sqlstate})"
+        ) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        with translated_driver_errors():
+            raise error from None
+    except (TypeError, ValueError):
+        # The URL holds a password, and the text may quote a part of it.
+        raise errors.InvalidSettingError(
+            "the database URL is not valid (it is not shown, for the password in it)"
+        ) from None
 
 
 def server_encoding(source: Any) -> str | None:
@@ -222,10 +319,11 @@ async def connect(
         settings = SESSION_SETTINGS | (STEADY_PLANS if steady_plans else {})
         if lock_timeout_seconds is not None:
             settings["lock_timeout"] = f"{lock_timeout_seconds * 1000:.0f}ms"
-    with translated_errors(), _checked_url(url):
-        return await asyncpg.connect(
-            url,
-            timeout=CONNECT_TIMEOUT_SECONDS,
+    target = parse_database_url(url)
+    with translated_connect_errors():
+        return await open_connection(
+            target,
+            timeout_seconds=CONNECT_TIMEOUT_SECONDS,
             statement_cache_size=0 if pooled else 100,
             server_settings={"application_name": application_name, **settings},
         )
@@ -235,157 +333,391 @@ async def _leave_as_it_is(_: object) -> None:
     """Do nothing."""
 
 
-_SCHEME = re.compile(r"((?:jdbc:)?[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_SCHEMES = {"postgresql", "postgres"}
-
-
-@contextmanager
-def _checked_url(url: str) -> Iterator[None]:
-    found = _SCHEME.match(url.strip())
-    if found is not None and found[1].lower() not in _SCHEMES:
-        raise errors.WrongSchemeError(found[1])
-    try:
-        yield
-    except ValueError as error:
-        # The URL holds a password, and what urllib says may quote a part of it.
-        is_quiet = isinstance(error, asyncpg.exceptions.ClientConfigurationError)
-        reason = f": {error}" if is_quiet else ""
-        message = (
-            f"the database URL is not valid{reason}. Expected "
-            "postgresql://user:password@host:port/database; write special characters of the "
-            "password as in %23 for #"
-        )
-        raise errors.InvalidSettingError(message) from None
-
-
 class Database:
     """Statements on a pool, or on one connection whose statements are put in line."""
 
-    def __init__(self, source: Any, *, owns_source: bool = False) -> None:
+    def __init__(
+        self,
+        source: Any,
+        *,
+        owns_source: bool = False,
+        answer_timeout_seconds: float | None = None,
+    ) -> None:
         """Take an asyncpg Pool or Connection, or another Database to share.
 
         Args:
             source: the pool or connection.
             owns_source: whether `close` closes it. Default false: it stays the caller's.
+            answer_timeout_seconds: how long a statement may take until the connection counts as
+                broken, 0.001 to 86,400 seconds. What may take long has a limit of its own, and so
+                has a connection with a `command_timeout`. Default 30.
 
         Raises:
-            InvalidSettingError: if it is none of these.
+            InvalidSettingError: if it is none of these, or a limit is out of range.
         """
         line = asyncio.Lock()
         if isinstance(source, Database):
+            if answer_timeout_seconds is None:
+                answer_timeout_seconds = source._answer_timeout_seconds  # noqa: SLF001 - of the same class
             # One line for one connection, or a statement could slip into another's transaction.
             source, line = source.source, source._line  # noqa: SLF001 - of the same class
-        if not hasattr(source, "fetch"):
-            message = f"expected an asyncpg pool or connection, got {type(source).__name__}"
-            raise errors.InvalidSettingError(message)
+        if not hasattr(source, "fetch") or isinstance(source, type):
+            raise errors.InvalidSettingError(
+                f"expected an asyncpg pool or connection, got {kind_of(source)}{_way_out(source)}"
+            )
+        if answer_timeout_seconds is not None:
+            answer_timeout_seconds = checked_seconds(
+                "answer_timeout_seconds", answer_timeout_seconds, 0.001, 86_400
+            )
         self.source: Any = source
         """The pool or connection."""
         self._owns_source = owns_source
         self._is_pool = hasattr(source, "acquire")
         self._line = line
+        self._answer_timeout_seconds: float | None = answer_timeout_seconds
+        self._loop = getattr(source, "_loop", None)
+        self._expired_at = float("-inf")
+
+    @classmethod
+    def of(cls, source: DatabaseSource) -> Database:
+        """Return `source` if it is a Database, and else a new one of it.
+
+        Raises:
+            InvalidSettingError: if it is no pool, connection or Database.
+        """
+        return source if isinstance(source, Database) else cls(source)
+
+    @classmethod
+    def of_caller(
+        cls, connection: object, *, answer_timeout_seconds: float | None = None
+    ) -> Database:
+        """Return a Database of the one connection that a caller has a transaction on.
+
+        Raises:
+            InvalidSettingError: if it is no connection of asyncpg's: on a pool, each statement
+                would be outside of the caller's transaction.
+        """
+        if isinstance(connection, asyncpg.Pool):
+            raise errors.InvalidSettingError(
+                "connection: got a pool, each of whose statements is outside of your transaction. "
+                "Pass the connection that the transaction is on: "
+                "async with pool.acquire() as connection, connection.transaction()"
+            )
+        if isinstance(connection, Database) or not hasattr(connection, "fetch"):
+            raise errors.InvalidSettingError(
+                f"connection: expected an asyncpg connection, got {kind_of(connection)}"
+                f"{_way_out(connection)}"
+            )
+        return cls(connection, answer_timeout_seconds=answer_timeout_seconds)
 
     @classmethod
     async def connect(
-        cls, url: str, *, min_size: int = 1, max_size: int = 4, pooled: bool = False
+        cls,
+        url: str,
+        *,
+        min_size: int = 1,
+        max_size: int = 4,
+        pooled: bool = False,
+        answer_timeout_seconds: float | None = None,
     ) -> Database:
         """Open a pool of `min_size` to `max_size` connections; `close` closes it.
 
+        Args:
+            url: postgresql://user:password@host:port/database, with the parameters of libpq.
+            min_size: how many connections to open at once and to keep. Default 1.
+            max_size: how many connections there may be. Default 4.
+            pooled: whether a pooler in transaction mode stands between. Default false.
+            answer_timeout_seconds: how long a statement may take, as above. Default 30.
+
         Raises:
+            InvalidSettingError: the URL is not valid, or names a parameter that cannot be had.
             DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
         """
-        with translated_errors(), _checked_url(url):
+        target = parse_database_url(url)
+        with translated_connect_errors():
             pool = await asyncpg.create_pool(
-                url,
                 min_size=min_size,
                 max_size=max_size,
-                timeout=CONNECT_TIMEOUT_SECONDS,
-                statement_cache_size=0 if pooled else 100,
-                server_settings={"application_name": "meshhook"},
+                connect=partial(_open_for_pool, target, pooled=pooled),
                 # Behind a pooler there is no session to put back into order.
                 reset=_leave_as_it_is if pooled else None,
             )
-        return cls(pool, owns_source=True)
+        return cls(pool, owns_source=True, answer_timeout_seconds=answer_timeout_seconds)
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether a statement may get a connection of its own."""
+        return self._is_pool
 
     async def close(self) -> None:
-        """Close the pool or connection if it is ours."""
-        if self._owns_source:
-            await self.source.close()
+        """Close the pool or connection if it is ours, by force if it does not answer."""
+        if not self._owns_source:
+            return
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+                await self.source.close()
+        except TimeoutError:
+            self.source.terminate()
 
     @property
     def is_in_transaction(self) -> bool:
         """Whether statements run inside a transaction that the caller has opened."""
-        return not self._is_pool and bool(self.source.is_in_transaction())
+        if self._is_pool or not hasattr(self.source, "is_in_transaction"):
+            return False
+        with translated_driver_errors():
+            return bool(self.source.is_in_transaction())
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
         """Lend one connection, with the driver's errors translated around its use."""
+        self._check_loop()
+        limit_seconds = self._answer_timeout_seconds or ANSWER_TIMEOUT_SECONDS
         if not self._is_pool:
             async with self._line:
                 with translated_driver_errors():
-                    yield self.source
+                    yield _lent(self.source, limit_seconds)
             return
-        # One that is there comes at once: a timer for it would take longer than it does.
-        timeout = None if self.source.get_idle_size() else CONNECT_TIMEOUT_SECONDS
-        with translated_errors():
-            connection = await self.source.acquire(timeout=timeout)
+        connection = await self._acquire_from_pool()
+        lent = LentConnection(connection, limit_seconds)
         try:
             with translated_driver_errors():
-                yield connection
+                yield lent
+        except errors.DatabaseReadOnlyError:
+            lent.is_spoiled = lent.is_read_only = True
+            raise
+        except errors.MeshHookError as error:
+            if belongs_to_session(error.__cause__):
+                lent.is_spoiled = True
+            raise
         finally:
-            # A connection that cannot be given back is closed by its pool. What its statements did
-            # holds all the same: an error from here would say that nothing was done.
-            with suppress(errors.DatabaseError), translated_errors():
-                await self.source.release(connection, timeout=CONNECT_TIMEOUT_SECONDS)
+            await self._give_back(connection, lent)
 
     @asynccontextmanager
-    async def answer_limit(self) -> AsyncIterator[None]:
-        """Limit what is inside to 30 seconds, if the connection is a pool's.
+    async def transaction(
+        self, *, answer_timeout_seconds: float | None = None
+    ) -> AsyncIterator[Any]:
+        """Lend one connection inside a transaction; inside another, it is a savepoint.
 
-        For what others wait for as well: a connection whose network is silently gone would hold
-        them all up until the kernel gives up. A connection of the caller's is the caller's to time.
-
-        Raises:
-            TimeoutError: no answer in time.
+        Args:
+            answer_timeout_seconds: how long each statement may take. Default: the Database's own.
         """
-        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS if self._is_pool else None):
-            yield
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        """Lend one connection inside a transaction."""
         async with self.acquire() as connection:
-            transaction = connection.transaction()
+            allow(connection, answer_timeout_seconds)
+            limit_seconds = getattr(connection, "limit_seconds", None)
+            is_callers = self.is_in_transaction
+            transaction = _Savepoint(connection) if is_callers else connection.transaction()
             with translated_statement_errors():
-                await transaction.start()
+                async with asyncio.timeout(limit_seconds):
+                    await transaction.start()
             try:
                 yield connection
             except BaseException:
                 # A connection that is gone rolls back by itself.
                 with suppress(errors.DatabaseUnavailableError), translated_statement_errors():
-                    await transaction.rollback()
+                    async with asyncio.timeout(limit_seconds):
+                        await transaction.rollback()
                 raise
             with translated_statement_errors():
-                await transaction.commit()
+                async with asyncio.timeout(limit_seconds):
+                    await transaction.commit()
 
-    async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
+    async def run_in_transaction(
+        self,
+        work: Callable[[Any], Awaitable[_Value]],
+        *,
+        answer_timeout_seconds: float | None = None,
+    ) -> _Value:
+        """Do `work` with a connection inside a transaction, and return what it returns.
+
+        It is done again, up to five times, where the server has undone it all for another
+        transaction's sake; not inside the caller's own transaction, which is undone with it.
+
+        Args:
+            work: what to do; it may be done more than once.
+            answer_timeout_seconds: how long each statement may take. Default: the Database's own.
+        """
+
+        async def run() -> _Value:
+            async with self.transaction(
+                answer_timeout_seconds=answer_timeout_seconds
+            ) as connection:
+                return await work(connection)
+
+        return await self._again_after_conflicts(run)
+
+    async def fetch(
+        self, sql: str, *arguments: object, answer_timeout_seconds: float | None = None
+    ) -> Sequence[asyncpg.Record]:
         """Run a statement and return its rows."""
-        async with self._statement() as connection:
-            rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
-            return rows
+        rows: Sequence[asyncpg.Record]
+        rows = await self._run("fetch", sql, arguments, answer_timeout_seconds)
+        return rows
 
-    async def fetchrow(self, sql: str, *arguments: object) -> asyncpg.Record | None:
+    async def fetchrow(
+        self, sql: str, *arguments: object, answer_timeout_seconds: float | None = None
+    ) -> asyncpg.Record | None:
         """Run a statement and return its first row, or None."""
-        async with self._statement() as connection:
-            row: asyncpg.Record | None = await connection.fetchrow(sql, *arguments)
-            return row
+        row: asyncpg.Record | None
+        row = await self._run("fetchrow", sql, arguments, answer_timeout_seconds)
+        return row
 
-    async def fetchval(self, sql: str, *arguments: object) -> Any:
+    async def fetchval(
+        self, sql: str, *arguments: object, answer_timeout_seconds: float | None = None
+    ) -> Any:
         """Run a statement and return the first column of its first row, or None."""
-        async with self._statement() as connection:
-            return await connection.fetchval(sql, *arguments)
+        return await self._run("fetchval", sql, arguments, answer_timeout_seconds)
 
-    @asynccontextmanager
-    async def _statement(self) -> AsyncIterator[Any]:
-        async with self.acquire() as connection:
-            with translated_statement_errors():
-                yield connection
+    async def _run(
+        self,
+        method: str,
+        sql: str,
+        arguments: tuple[object, ...],
+        answer_timeout_seconds: float | None,
+    ) -> Any:
+        async def run() -> Any:
+            async with self.acquire() as connection:
+                allow(connection, answer_timeout_seconds)
+                with translated_statement_errors():
+                    return await getattr(connection, method)(sql, *arguments)
+
+        return await self._again_after_conflicts(run)
+
+    async def _again_after_conflicts(self, run: Callable[[], Awaitable[_Value]]) -> _Value:
+        """Run what is a transaction of its own, and again where the server has undone it."""
+        is_callers = self.is_in_transaction
+        for _ in range(_CONFLICT_TRIES - 1):
+            try:
+                return await run()
+            except errors.DatabaseError as error:
+                if is_callers or not _was_undone(error):
+                    raise
+                # Not all for the same time.
+                await asyncio.sleep(random.uniform(0, _MAX_CONFLICT_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
+        return await run()
+
+    def _check_loop(self) -> None:
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise errors.InvalidSettingError(
+                f"the {kind_of(self.source)} belongs to another event loop than this one; make it "
+                "in the loop that uses it"
+            )
+
+    async def _acquire_from_pool(self) -> Any:
+        # One that is there comes at once: a timer for it would take longer than it does.
+        timeout = None if self.source.get_idle_size() else CONNECT_TIMEOUT_SECONDS
+        try:
+            with translated_connect_errors():
+                return await self.source.acquire(timeout=timeout)
+        except errors.DatabaseUnavailableError as error:
+            size = self.source.get_size()
+            if isinstance(error.__cause__, TimeoutError) and size >= self.source.get_max_size():
+                raise errors.DatabaseUnavailableError(
+                    f"none of the {size} connections of the pool became free within "
+                    f"{CONNECT_TIMEOUT_SECONDS:g} seconds; make it larger (max_size), or hold them "
+                    "for less time"
+                ) from error
+            raise
+
+    async def _give_back(self, connection: Any, lent: LentConnection) -> None:
+        """Give a connection back to its pool, or close it where its session is to blame.
+
+        What its statements did holds all the same: no error of this is passed on, since it would
+        say that nothing was done.
+        """
+        now = time.monotonic()
+        with suppress(errors.DatabaseError), translated_errors():
+            if lent.is_read_only and now - self._expired_at >= _EXPIRE_SECONDS:
+                # The others were opened to the same server. At most once a second, since the pool
+                # is not ours alone, and a new connection may find the same.
+                self._expired_at = now
+                await self.source.expire_connections()
+            if lent.is_spoiled:
+                connection.terminate()
+            # Where there was no answer, the pool waits for the statement to be cancelled.
+            timeout = _CANCEL_TIMEOUT_SECONDS if lent.is_unanswered else CONNECT_TIMEOUT_SECONDS
+            await self.source.release(connection, timeout=timeout)
+
+
+class _Savepoint:
+    """A part of a caller's transaction; the driver's own does not go with a plain `begin`."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def start(self) -> None:
+        await self._connection.execute("savepoint meshhook")
+
+    async def commit(self) -> None:
+        await self._connection.execute("release savepoint meshhook")
+
+    async def rollback(self) -> None:
+        sql = "rollback to savepoint meshhook; release savepoint meshhook"
+        await self._connection.execute(sql)
+
+
+def _was_undone(error: errors.DatabaseError) -> bool:
+    """Say whether the server has undone a transaction that may well succeed on the next try."""
+    return isinstance(error, errors.DatabaseConflictError) or isinstance(
+        error.__cause__, _LOST_PLANS
+    )
+
+
+DatabaseSource: TypeAlias = (
+    "Database | asyncpg.Pool[Any] | asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
+)
+"""Whatever leads to a database: a pool or connection of asyncpg's, or a Database."""
+
+
+def kind_of(value: object) -> str:
+    """Return what to call the type of a value in an error."""
+    kind = value if isinstance(value, type) else type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return f"the class {name}" if isinstance(value, type) else name
+
+
+def _way_out(value: object) -> str:
+    """Return what to do instead of passing a value for a pool or connection."""
+    if value is None or isinstance(value, str | bytes):
+        return "; a pool is opened by await Database.connect(url) or await asyncpg.create_pool(url)"
+    if asyncio.iscoroutine(value):
+        return "; await it first"
+    package = type(value).__module__.partition(".")[0]
+    if package.startswith("sqlalchemy"):
+        return (
+            "; with an engine of postgresql+asyncpg, asyncpg's own connection is "
+            "(await connection.get_raw_connection()).driver_connection"
+        )
+    if package.startswith("psycopg"):
+        return "; MeshHook uses asyncpg, which cannot share a connection with psycopg"
+    if package == "asyncpg":
+        return "; pass the connection itself"
+    return ""
+
+
+def _lent(connection: Any, limit_seconds: float) -> Any:
+    """Return a connection whose statements have a limit; others than asyncpg's have their own."""
+    if isinstance(connection, asyncpg.Connection | PoolConnectionProxy):
+        return LentConnection(connection, limit_seconds)
+    return connection
+
+
+def allow(connection: Any, limit_seconds: float | None) -> Any:
+    """Return a connection each of whose statements may take so long, where the limit is ours."""
+    lent = _lent(connection, limit_seconds or ANSWER_TIMEOUT_SECONDS)
+    if limit_seconds is not None and isinstance(lent, LentConnection):
+        lent.allow(limit_seconds)
+    return lent
+
+
+async def _open_for_pool(
+    target: DatabaseUrl, *_: object, pooled: bool, **arguments: Any
+) -> asyncpg.Connection[asyncpg.Record]:
+    # A pooler refuses settings at connect.
+    settings = {} if pooled else SESSION_SETTINGS
+    return await open_connection(
+        target,
+        timeout_seconds=CONNECT_TIMEOUT_SECONDS,
+        statement_cache_size=0 if pooled else 100,
+        server_settings={"application_name": "meshhook", **settings},
+        **arguments,
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from meshhook import queries
 from meshhook.administration import describe_tables, purge_in_chunks
-from meshhook.database import Database
+from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
 from meshhook.dead_letter_jobs import (
     DeadLetterError,
     DeadLetterJob,
@@ -54,6 +54,7 @@ class DLQService:
         queue_name: str = DEFAULT_QUEUE_NAME,
         *,
         worker_name: str | None = None,
+        answer_timeout_seconds: float | None = None,
     ) -> None:
         """Take an asyncpg pool or connection, and the queue's name.
 
@@ -62,13 +63,15 @@ class DLQService:
             queue_name: the queue itself, without `_dlq`. Default `workflow_jobs`.
             worker_name: who moves jobs to the dead letters, for the history, up to 200 characters.
                 Default none.
+            answer_timeout_seconds: how long a statement may take until its connection counts as
+                broken, 0.001 to 86,400 seconds. Default: that of the Database given, or 30.
 
         Raises:
             InvalidQueueNameError: if no queue may have that name.
-            InvalidSettingError: if `source` is no pool or connection.
+            InvalidSettingError: if `source` is no pool or connection, or a limit is out of range.
         """
         self.queue_name = validate_queue_name(queue_name)
-        self._database = Database(source)
+        self._database = Database(source, answer_timeout_seconds=answer_timeout_seconds)
         self._worker_name = worker_name and validate_worker_name(worker_name)
         self._is_known = False
 
@@ -123,12 +126,15 @@ class DLQService:
             error_message=storable_text(error_message, MAX_ERROR_MESSAGE_LENGTH),
             error_stack=stack,
         )
-        async with self._database.transaction() as connection:
+
+        async def move(connection: Any) -> int | None:
             if not await settle(connection, tables, self._worker_name, [settlement]):
                 return None
             sought = queries.load("find_dead_letter_of_job", tables)
             dead_letter_id: int = await connection.fetchval(sought, job.msg_id)
-        return dead_letter_id
+            return dead_letter_id
+
+        return await self._database.run_in_transaction(move)
 
     async def list_dead_letter_jobs(
         self,
@@ -229,10 +235,17 @@ class DLQService:
         for name in dict.fromkeys((self.queue_name, target)):
             await describe_tables(self._database, name)
         replay = queries.load("replay_dead_letters", self.queue_name, target=target)
-        async with self._database.transaction() as connection:
-            if ids is None:
-                ids = await self._lock_oldest(connection, error_type, limit)
-            rows = await connection.fetch(replay, ids, self.queue_name)
+
+        async def move(connection: Any) -> Sequence[Any]:
+            chosen = ids
+            if chosen is None:
+                chosen = await self._lock_oldest(connection, error_type, limit)
+            rows: Sequence[Any] = await connection.fetch(replay, chosen, self.queue_name)
+            return rows
+
+        rows = await self._database.run_in_transaction(
+            move, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
+        )
         return [(row[0], row[1]) for row in rows]
 
     async def delete_dead_letter_job(self, dead_letter_id: int) -> bool:

@@ -50,14 +50,23 @@ class NotAJobError(InvalidJobError, TypeError):
 
 
 class JobTooLargeError(InvalidJobError):
-    """A job whose JSON is longer than the queue's `max_payload_bytes`."""
+    """A job whose JSON is longer than the queue's `max_payload_bytes`, or than PostgreSQL takes."""
 
-    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
-        """Give the size found and the limit, both in bytes."""
+    def __init__(self, size_bytes: int, limit_bytes: int | None = None) -> None:
+        """Give the size found and the limit, both in bytes; None means that of PostgreSQL."""
+        limit = (
+            "PostgreSQL does not store it as jsonb, which takes no more than 256 MB in its own form"
+            if limit_bytes is None
+            else f"this queue takes at most {limit_bytes}"
+        )
+        way_out = (
+            ""
+            if limit_bytes is None
+            else ", or raise it: meshhook queue set QUEUE max_payload_bytes=N"
+        )
         super().__init__(
-            f"the job is {size_bytes} bytes of JSON; this queue takes at most {limit_bytes}. "
-            "Store the data elsewhere and enqueue a reference, or raise it: "
-            "meshhook queue set QUEUE max_payload_bytes=N"
+            f"the job is {size_bytes} bytes of JSON; {limit}. "
+            f"Store the data elsewhere and enqueue a reference{way_out}"
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.registry import Collector
 
 from meshhook import queries
-from meshhook.database import Database, translated_statement_errors
+from meshhook.database import Database, DatabaseSource, translated_statement_errors
 from meshhook.errors import DatabaseError, MeshHookError
 from meshhook.limits import check_range, checked_seconds
 from meshhook.observability.families import families_of
@@ -55,7 +55,7 @@ class QueueExporter:
 
     def __init__(
         self,
-        database: Database,
+        database: DatabaseSource,
         *,
         registry: CollectorRegistry = REGISTRY,
         interval_seconds: float = INTERVAL_SECONDS,
@@ -77,7 +77,7 @@ class QueueExporter:
             InvalidSettingError: naming the argument and its range.
         """
         check_range("count_limit", count_limit, MAX_COUNT_LIMIT)
-        self._database = database
+        self._database = Database.of(database)
         self._interval_seconds = checked_seconds("interval_seconds", interval_seconds, 0.1, 3_600)
         self._count_limit = count_limit
         self._timeout_seconds = checked_seconds(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from meshhook import queries
-from meshhook.database import Database
+from meshhook.database import Database, DatabaseSource
 from meshhook.names import validate_queue_name
 
 LIVE_SECONDS = 30.0
@@ -37,7 +37,7 @@ class LiveWorker:
     """When it reported, by the database's clock."""
 
 
-async def list_workers(database: Database, queue_name: str | None = None) -> list[LiveWorker]:
+async def list_workers(database: DatabaseSource, queue_name: str | None = None) -> list[LiveWorker]:
     """Return the workers that reported in the last 30 seconds, by queue and host.
 
     A worker of several queues is listed once for each.
@@ -51,5 +51,5 @@ async def list_workers(database: Database, queue_name: str | None = None) -> lis
         DatabaseError: if they cannot be read.
     """
     name = None if queue_name is None else validate_queue_name(queue_name)
-    rows = await database.fetch(queries.load("list_workers"), LIVE_SECONDS, name)
+    rows = await Database.of(database).fetch(queries.load("list_workers"), LIVE_SECONDS, name)
     return [LiveWorker(**dict(row)) for row in rows]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
+from pydantic import BaseModel
+
 from meshhook import administration, queries
 from meshhook.bodies import BodyDecoder, encode_body, encode_headers
 from meshhook.claims import claim
-from meshhook.database import Database, translated_errors, translated_statement_errors
+from meshhook.database import Database, kind_of
 from meshhook.errors import (
-    DatabaseUnavailableError,
     InvalidJobError,
     InvalidSettingError,
+    NotAJobError,
     SchemaMissingError,
 )
 from meshhook.jobs import Job, PayloadT
@@ -27,12 +29,12 @@ from meshhook.outcomes import (
     delay_in_seconds,
     lease_lost_message,
 )
-from meshhook.sending import MAX_BATCH_MESSAGES, Message, SendBuffer, insert_messages
+from meshhook.sending import Message, SendBuffer, insert_batches
+from meshhook.settings_cache import SettingsCache
 from meshhook.settlements import Settlement, settle
-from meshhook.tries import Tries
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from opentelemetry.trace import TracerProvider
 
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 MIN_LEASE_SECONDS = 0.001
 MAX_LEASE_SECONDS = 43_200
-_CONFIG_MAX_AGE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class QueueService(Generic[PayloadT]):
         payload_model: Any = None,
         worker_name: str | None = None,
         tracer_provider: TracerProvider | None = None,
+        answer_timeout_seconds: float | None = None,
     ) -> None:
         """Take an asyncpg pool or connection, and the queue's name.
 
@@ -90,20 +92,22 @@ class QueueService(Generic[PayloadT]):
             worker_name: who settles, for the history, up to 200 characters. Default none.
             tracer_provider: makes the spans of sends, and puts their trace into the headers.
                 Default: the global one of OpenTelemetry, once one is set; else there are none.
+            answer_timeout_seconds: how long a statement may take until its connection counts as
+                broken, also one of the caller's, unless it has a `command_timeout` of its own;
+                0.001 to 86,400 seconds. Default: that of the Database given, or 30.
 
         Raises:
             InvalidQueueNameError: if no queue may have that name.
-            InvalidSettingError: if `source` is no pool or connection.
+            InvalidSettingError: if `source` is no pool or connection, or a limit is out of range.
         """
         self.queue_name = validate_queue_name(queue_name)
-        self._database = Database(source)
+        self._database = Database(source, answer_timeout_seconds=answer_timeout_seconds)
+        self._answer_timeout_seconds = answer_timeout_seconds
         self._decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
         self._worker_name = worker_name and validate_worker_name(worker_name)
         self._tracing = TracerFinder(tracer_provider)
         self._tables: queries.QueueTables | None = None
-        self._config: QueueConfig | None = None
-        self._config_read_at = 0.0
-        self._config_line = asyncio.Lock()
+        self._settings = SettingsCache(self._database, self.queue_name)
         self._send_buffer = SendBuffer(self._database, self.queue_name)
 
     async def enqueue(
@@ -124,7 +128,8 @@ class QueueService(Generic[PayloadT]):
             delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
             headers: message headers, such as a `traceparent`. Default none.
             connection: an asyncpg connection, to enqueue inside the caller's transaction: the
-                job is there if and only if that transaction commits.
+                job is there if and only if that transaction commits. No other connection is needed
+                meanwhile. Where it is in no transaction, the job is stored at once.
 
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
@@ -163,9 +168,12 @@ class QueueService(Generic[PayloadT]):
     async def _enqueue(
         self, job: object, delay_seconds: float, headers: Mapping[str, Any] | None, connection: Any
     ) -> int:
-        message = await self._encode(job, headers, delay_seconds)
-        if connection is not None:
-            return (await self._insert_in_batches(connection, [message]))[0]
+        own = self._own_connection(connection)
+        delay = delay_in_seconds(delay_seconds)
+        max_bytes = (await self._settings.usable(own)).max_payload_bytes
+        message = encode_body(job, max_bytes), encode_headers(headers), delay
+        if own is not None:
+            return (await insert_batches(own, self.queue_name, [message]))[0]
         return await self._send_buffer.send(*message)
 
     async def _enqueue_many(
@@ -175,9 +183,11 @@ class QueueService(Generic[PayloadT]):
         headers: Mapping[str, Any] | None,
         connection: Any,
     ) -> list[int]:
+        own = self._own_connection(connection)
+        _check_several(jobs, "enqueue()")
         delay = delay_in_seconds(delay_seconds)
         header_text = encode_headers(headers)
-        max_bytes = (await self.get_config()).max_payload_bytes
+        max_bytes = (await self._settings.usable(own)).max_payload_bytes
         encoded: list[Message] = []
         for job in jobs:
             try:
@@ -187,13 +197,13 @@ class QueueService(Generic[PayloadT]):
                 raise
         if not encoded:
             return []
-        if connection is not None:
-            return await self._insert_in_batches(connection, encoded)
-        if len(encoded) <= MAX_BATCH_MESSAGES:
-            # One statement is all or none by itself.
-            return await self._insert_in_batches(self._database, encoded)
-        async with self._database.transaction() as own:
-            return await self._insert_in_batches(own, encoded)
+        return await insert_batches(own or self._database, self.queue_name, encoded)
+
+    def _own_connection(self, connection: object) -> Database | None:
+        if connection is None:
+            return None
+        limit_seconds = self._answer_timeout_seconds
+        return Database.of_caller(connection, answer_timeout_seconds=limit_seconds)
 
     async def dequeue(self, vt_seconds: float | None = None) -> Job[PayloadT] | None:
         """Claim the oldest ready job, or return None if there is none.
@@ -248,6 +258,7 @@ class QueueService(Generic[PayloadT]):
         Returns:
             For each job, in order, whether its lease still held; the others changed nothing.
         """
+        _check_several(jobs, "acknowledge()")
         return await self._settle(jobs, AttemptOutcome.SUCCEEDED)
 
     async def archive_job(self, job: Job[Any]) -> bool:
@@ -315,34 +326,12 @@ class QueueService(Generic[PayloadT]):
         Raises:
             QueueNotFoundError: if the queue does not exist.
         """
-        if (config := self._fresh_config()) is not None:
-            return config
-        async with self._config_line:
-            # What came at the same time waits for one read instead of each making its own.
-            if (config := self._fresh_config()) is not None:
-                return config
-            now = time.monotonic()
-            # Reading is safe to repeat, and finds a connection that still stands.
-            async for attempt in Tries(
-                on=DatabaseUnavailableError,
-                limit=3,
-                timeout_seconds=5,
-                first_pause_seconds=0.25,
-                max_pause_seconds=0.5,
-                queue=self.queue_name,
-                step="read settings",
-            ):
-                with attempt, translated_errors():
-                    async with self._database.answer_limit():
-                        read = await administration.get_queue_config(
-                            self._database, self.queue_name
-                        )
-            self._config, self._config_read_at = read, now
-            return read
+        return await self._settings.fresh()
 
     async def close(self) -> None:
         """Wait until everything that is being enqueued is stored or refused."""
         await self._send_buffer.flush()
+        await self._settings.close()
 
     async def __aenter__(self) -> QueueService[PayloadT]:
         """Return the service itself."""
@@ -351,10 +340,6 @@ class QueueService(Generic[PayloadT]):
     async def __aexit__(self, *_: object) -> None:
         """Wait for what is being enqueued."""
         await self.close()
-
-    def _fresh_config(self) -> QueueConfig | None:
-        age_seconds = time.monotonic() - self._config_read_at
-        return self._config if age_seconds <= _CONFIG_MAX_AGE_SECONDS else None
 
     @asynccontextmanager
     async def _existing_tables(self) -> AsyncIterator[queries.QueueTables]:
@@ -368,27 +353,14 @@ class QueueService(Generic[PayloadT]):
             await administration.describe_tables(self._database, self.queue_name)
             raise
 
-    async def _encode(
-        self, job: object, headers: Mapping[str, Any] | None, delay_seconds: float
-    ) -> Message:
-        delay = delay_in_seconds(delay_seconds)
-        config = await self.get_config()
-        return encode_body(job, config.max_payload_bytes), encode_headers(headers), delay
-
     def _own(self, job: Job[Any]) -> Job[Any]:
+        if not isinstance(job, Job):
+            raise NotAJobError(job)
         if job.queue != self.queue_name:
             raise InvalidJobError(
                 f"job {job.msg_id} belongs to queue {job.queue!r}, not to {self.queue_name!r}"
             )
         return job
-
-    async def _insert_in_batches(self, connection: Any, messages: list[Message]) -> list[int]:
-        ids: list[int] = []
-        with translated_statement_errors():
-            for start in range(0, len(messages), MAX_BATCH_MESSAGES):
-                batch = messages[start : start + MAX_BATCH_MESSAGES]
-                ids += await insert_messages(connection, self.queue_name, batch)
-        return ids
 
     async def _bury(self, job: Job[Any], *, dlq_enabled: bool) -> None:
         """Settle a job whose attempts are used up, the last of them with no outcome."""
@@ -432,3 +404,15 @@ class QueueService(Generic[PayloadT]):
             with settling(self._tracing.find(), self.queue_name, len(jobs)):
                 settled = await settle(self._database, tables, self._worker_name, settlements)
         return [position in settled for position in range(len(jobs))]
+
+
+def _check_several(jobs: object, method_for_one: str) -> None:
+    """Refuse one job in the place of several: a text or an object would be taken apart.
+
+    Raises:
+        InvalidJobError: naming the type received.
+    """
+    if isinstance(jobs, str | bytes | Mapping | BaseModel) or not hasattr(jobs, "__iter__"):
+        raise InvalidJobError(
+            f"jobs: expected a list of jobs, got {kind_of(jobs)}; one job is for {method_for_one}"
+        )

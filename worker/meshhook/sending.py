@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from contextvars import Context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from meshhook import queries
 from meshhook.database import translated_statement_errors
 from meshhook.errors import (
+    DatabaseConflictError,
     DatabaseError,
     DatabaseUnavailableError,
+    JobTooLargeError,
     MeshHookError,
     QueueNotFoundError,
     SchemaMissingError,
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 MAX_BATCH_MESSAGES = 1_000
 MAX_BATCH_BYTES = 8_388_608
 HOLD_SECONDS = 0.05
+LARGE_MESSAGE_BYTES = 1_048_576
+"""From this size on a limit of the program that the server met is taken for one of its size."""
+_CONFLICT_TRIES = 5
 
 Message = tuple[str, str | None, float]
 """A message to store: its body and headers as JSON text, and its delay in seconds."""
@@ -60,6 +65,59 @@ async def insert_messages(
         raise QueueNotFoundError(queue_name) from error
     messages_enqueued(queue_name).inc(len(rows))
     return [row[0] for row in rows]
+
+
+def batches_of(messages: Sequence[Message]) -> list[Sequence[Message]]:
+    """Part messages into those that one statement carries, by their number and by their size."""
+    batches: list[Sequence[Message]] = []
+    start = size = 0
+    for position, message in enumerate(messages):
+        size += _size_of(message)
+        if position > start and (size > MAX_BATCH_BYTES or position - start >= MAX_BATCH_MESSAGES):
+            batches.append(messages[start:position])
+            start, size = position, _size_of(message)
+    batches.append(messages[start:])
+    return batches
+
+
+async def insert_batches(database: Database, queue_name: str, messages: list[Message]) -> list[int]:
+    """Store messages, all or none, and return their ids in order.
+
+    Inside a transaction of the caller's they are part of it.
+
+    Raises:
+        QueueNotFoundError, JobTooLargeError, DatabaseError: none is stored.
+        UncertainCommitError: all are stored, or none is.
+    """
+    batches = batches_of(messages)
+
+    async def insert_all(connection: object) -> list[int]:
+        ids: list[int] = []
+        for batch in batches:
+            with translated_statement_errors():
+                ids += await insert_messages(connection, queue_name, batch)
+        return ids
+
+    try:
+        if len(batches) == 1:
+            # One statement is all or none by itself.
+            return await insert_messages(database, queue_name, messages)
+        return await database.run_in_transaction(insert_all)
+    except DatabaseError as error:
+        raise refusal_of(error, messages) from error
+
+
+def refusal_of(error: DatabaseError, messages: Sequence[Message]) -> MeshHookError:
+    """Return what an error means for those whose messages were refused."""
+    largest = max(len(body.encode()) for body, *_ in messages)
+    is_limit = isinstance(error.__cause__, asyncpg.ProgramLimitExceededError)
+    if is_limit and largest >= LARGE_MESSAGE_BYTES:
+        return JobTooLargeError(largest)
+    return error
+
+
+def _size_of(message: Message) -> int:
+    return len(message[0]) + (0 if message[1] is None else len(message[1]))
 
 
 class SendBuffer:
@@ -151,8 +209,8 @@ class SendBuffer:
     def _take_batch(self) -> list[_Pending]:
         size_bytes = 0
         taken = 0
-        for body, *_ in self._pending[:MAX_BATCH_MESSAGES]:
-            size_bytes += len(body)
+        for item in self._pending[:MAX_BATCH_MESSAGES]:
+            size_bytes += _size_of(item[:3])
             if taken and size_bytes > MAX_BATCH_BYTES:
                 break
             taken += 1
@@ -167,11 +225,7 @@ class SendBuffer:
             DatabaseUnavailableError: none of it was sent, or it is not known what was stored.
         """
         try:
-            with translated_statement_errors():
-                async with self._database.answer_limit():
-                    ids = await insert_messages(
-                        connection, self._queue_name, [item[:3] for item in batch]
-                    )
+            ids = await self._insert(batch, connection)
         except DatabaseUnavailableError:
             raise
         except DatabaseError as error:
@@ -181,13 +235,25 @@ class SendBuffer:
                 for item in batch:
                     await self._send([item], connection)
                 return
-            self._refuse(batch, error)
+            self._refuse(batch, refusal_of(error, [item[:3] for item in batch]))
         except MeshHookError as error:
             self._refuse(batch, error)
         else:
             for (*_, future), msg_id in zip(batch, ids, strict=True):
                 if not future.done():
                     future.set_result(msg_id)
+
+    async def _insert(self, batch: list[_Pending], connection: Any) -> list[int]:
+        messages = [item[:3] for item in batch]
+        for tries_left in reversed(range(_CONFLICT_TRIES)):
+            try:
+                with translated_statement_errors():
+                    return await insert_messages(connection, self._queue_name, messages)
+            except DatabaseConflictError:
+                # The server has undone it for another's sake, unless it is the caller's own.
+                if not tries_left or getattr(connection, "is_in_transaction", bool)():
+                    raise
+        raise AssertionError  # the last try returns or raises
 
     @staticmethod
     def _refuse(batch: list[_Pending], error: BaseException) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from meshhook import queries
-from meshhook.database import Database
+from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, DatabaseSource
 from meshhook.names import validate_queue_name
 
 
@@ -37,7 +37,9 @@ class HourStatistics:
     """How long 95% of the attempts ran at the most."""
 
 
-async def job_statistics(database: Database, queue_name: str | None = None) -> list[HourStatistics]:
+async def job_statistics(
+    database: DatabaseSource, queue_name: str | None = None
+) -> list[HourStatistics]:
     """Return the last 24 hours, newest first; hours in which nothing ended are left out.
 
     It reads every attempt of that time, some 1.5 seconds a million.
@@ -51,5 +53,7 @@ async def job_statistics(database: Database, queue_name: str | None = None) -> l
         DatabaseError: if the statistics cannot be read.
     """
     name = None if queue_name is None else validate_queue_name(queue_name)
-    rows = await database.fetch(queries.load("job_statistics"), name)
+    rows = await Database.of(database).fetch(
+        queries.load("job_statistics"), name, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
+    )
     return [HourStatistics(**dict(row)) for row in rows]

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
+from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS
 from meshhook.errors import DatabaseLockedError, QueueBusyError
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ async def change_tables(
     pause_seconds = _FIRST_PAUSE_SECONDS
     while True:
         try:
-            return await database.fetchval(sql, *arguments)
+            return await database.fetchval(
+                sql, *arguments, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
+            )
         except DatabaseLockedError as error:
             if database.is_in_transaction:
                 raise QueueBusyError(queue_name, ()) from error

@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from meshhook import queries
-from meshhook.database import Database
+from meshhook.database import Database, DatabaseSource
 from meshhook.dead_letter_jobs import dead_letter_from
 from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFoundError
 from meshhook.job_lives import (
@@ -47,7 +47,7 @@ _MAX_ATTEMPTS = 1_000
 _MAX_REPLAYS = 100
 
 
-async def get_job(database: Database, queue_name: str, msg_id: int) -> JobLife:
+async def get_job(database: DatabaseSource, queue_name: str, msg_id: int) -> JobLife:
     """Return a job's whole life, and that of the jobs that it was replayed as.
 
     Where a queue was dropped and made again, msg_ids are given twice: it is the newest one.
@@ -64,6 +64,7 @@ async def get_job(database: Database, queue_name: str, msg_id: int) -> JobLife:
         DatabaseError: if it cannot be read.
     """
     name = validate_queue_name(queue_name)
+    database = Database.of(database)
     known = await _known_queues(database)
     life = await _life(database, known, name, checked_id("msg_id", msg_id))
     if life is None and name not in known:
@@ -94,7 +95,7 @@ class FoundJobs(list[JobSummary]):
 
 
 async def find_jobs(
-    database: Database,
+    database: DatabaseSource,
     *,
     queue_name: str | None = None,
     run_id: str | None = None,
@@ -140,6 +141,7 @@ async def find_jobs(
         state=state,
         limit=limit,
     )
+    database = Database.of(database)
     known = await _known_queues(database)
     names = list(known) if queue_name is None else [validate_queue_name(queue_name)]
     found = FoundJobs()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
-from meshhook.database import translated_errors
+from meshhook.database import MIGRATION_TIMEOUT_SECONDS, allow, translated_errors
 from meshhook.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
@@ -130,6 +130,7 @@ async def migrate(
         DatabaseReadOnlyError: on a replica, or in a session that may only read.
     """
     migrations = available_migrations() if migrations is None else migrations
+    connection = allow(connection, MIGRATION_TIMEOUT_SECONDS)
     with translated_errors():
         await _check_writable(connection)
         async with _locked(connection):

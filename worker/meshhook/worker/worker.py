@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from meshhook.database_url import parse_database_url
 from meshhook.errors import DatabaseUnavailableError, InvalidSettingError, QueueNotFoundError
 from meshhook.limits import checked_seconds
 from meshhook.names import (
@@ -82,7 +83,8 @@ class Worker:
         """Take what it works on.
 
         Args:
-            database_url: postgresql://user:password@host:port/database.
+            database_url: postgresql://user:password@host:port/database, with the parameters of
+                libpq. A worker opens connections of its own: it takes no pool.
             queues: a queue's name, several of them, or a mapping of names to weights from 1 to
                 1000; at most 100 queues. Default `workflow_jobs`.
             handler: what `create_job_handler` made, or a function of one job; or a mapping of each
@@ -118,6 +120,8 @@ class Worker:
             if name is None
             else validate_worker_name(name)
         )
+        for url in (database_url,) if listen_url is None else (database_url, listen_url):
+            parse_database_url(url)
         self._url = database_url
         self._concurrency = concurrency
         self._grace_seconds = checked_seconds("grace_seconds", grace_seconds, 0, 3_600)

@@ -1,0 +1,86 @@
+"""Opening connections with the driver: host after host, each with its own time, as a URL says."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import asyncpg
+
+from meshhook.database_url import DatabaseUrl, Host, SocketOptions
+
+_NEXT_HOST_ERRORS = (
+    OSError,
+    TimeoutError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.exceptions.TooManyConnectionsError,
+    asyncpg.exceptions.TargetServerAttributeNotMatched,
+)
+"""What may be otherwise on another host of the same URL."""
+
+
+def attempts(target: DatabaseUrl) -> list[tuple[Host | None, Any]]:
+    """Return the hosts to try, each with what its session must be, in order.
+
+    `prefer-standby` goes through all hosts for a standby, and then takes any.
+    """
+    hosts: tuple[Host | None, ...] = target.hosts or (None,)
+    wanted = target.target_session_attrs
+    rounds = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
+    return [(host, attributes) for attributes in rounds for host in hosts]
+
+
+async def open_connection(
+    target: DatabaseUrl,
+    *,
+    timeout_seconds: float,
+    server_settings: dict[str, str],
+    **arguments: Any,
+) -> asyncpg.Connection[asyncpg.Record]:
+    """Open a connection to the first host that takes it. Errors are the driver's.
+
+    Args:
+        target: where, and as whom.
+        timeout_seconds: how long each host may take, if the URL does not say.
+        server_settings: of the session; they come before those of the URL.
+        **arguments: what else `asyncpg.connect` takes.
+    """
+    settings = {**target.server_settings, **server_settings}
+    if target.application_name is not None:
+        settings["application_name"] = target.application_name
+    left = attempts(target)
+    while True:
+        host, attributes = left.pop(0)
+        place: dict[str, Any] = {} if host is None else {"host": host.name, "port": host.port}
+        try:
+            connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+                **target.driver_arguments(),
+                **place,
+                **arguments,
+                timeout=target.connect_timeout_seconds or timeout_seconds,
+                target_session_attrs=attributes,
+                server_settings=settings,
+            )
+        except _NEXT_HOST_ERRORS:
+            if not left:
+                raise
+        else:
+            set_socket_options(connection, target.socket_options)
+            return connection
+
+
+def set_socket_options(connection: Any, options: SocketOptions) -> None:
+    """Let the kernel look after a connection that is silent, as far as the system can."""
+    transport = getattr(connection, "_transport", None)
+    found = None if transport is None else transport.get_extra_info("socket")
+    if found is None or found.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(options.keepalive))
+    for name, value in (
+        ("TCP_KEEPIDLE", options.idle_seconds),
+        ("TCP_KEEPINTVL", options.interval_seconds),
+        ("TCP_KEEPCNT", options.count),
+        ("TCP_USER_TIMEOUT", options.user_timeout_ms),
+    ):
+        if value is not None and hasattr(socket, name):
+            found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

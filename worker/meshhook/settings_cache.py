@@ -1,0 +1,148 @@
+"""The settings of one queue, as a producer keeps them: read now and then, never in its way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextvars import Context
+from typing import TYPE_CHECKING
+
+from meshhook import administration
+from meshhook.database import Database, translated_read_errors
+from meshhook.errors import DatabaseUnavailableError, MeshHookError, QueueNotFoundError
+from meshhook.observability.loggers import get_logger
+from meshhook.tries import Tries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshhook.queue_config import QueueConfig
+
+_log = get_logger("meshhook.settings")
+
+FRESH_SECONDS = 5.0
+"""So old they count as new."""
+USABLE_SECONDS = 60.0
+"""So old they are still used, while one task reads new ones."""
+RETRY_SECONDS = 1.0
+
+
+class SettingsCache:
+    """Reads the settings of a queue, and keeps them for a while.
+
+    Whoever holds a connection must not wait for a second one: with all connections of a pool held
+    so, nobody would ever get it. `usable` therefore waits for no connection of the pool where one
+    was given, or where the settings that are kept will do.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        queue_name: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take where the queue is.
+
+        Args:
+            database: where to read them.
+            queue_name: the queue.
+            clock: tells the time in seconds, from any beginning.
+        """
+        self._database = database
+        self._queue_name = queue_name
+        self._clock = clock
+        self._config: QueueConfig | None = None
+        self._read_at = float("-inf")
+        self._failed_at = float("-inf")
+        self._line = asyncio.Lock()
+        self._reader: asyncio.Task[None] | None = None
+
+    async def fresh(self) -> QueueConfig:
+        """Return settings that are at most five seconds old, over a connection of the database.
+
+        Raises:
+            QueueNotFoundError, DatabaseError: they cannot be read.
+        """
+        if (config := self._younger_than(FRESH_SECONDS)) is not None:
+            return config
+        async with self._line:
+            # What came at the same time waits for one read instead of each making its own.
+            if (config := self._younger_than(FRESH_SECONDS)) is not None:
+                return config
+            return await self._read_in_line()
+
+    async def usable(self, own: Database | None = None) -> QueueConfig:
+        """Return settings to go by: new ones, or those that are kept while new ones are read.
+
+        Args:
+            own: the connection that the caller holds, to read over if there are none to go by.
+
+        Raises:
+            QueueNotFoundError, DatabaseError: there are none to go by, and they cannot be read.
+        """
+        if (config := self._younger_than(FRESH_SECONDS)) is not None:
+            return config
+        kept = self._younger_than(USABLE_SECONDS)
+        if own is None and (kept is None or not self._database.is_pool):
+            return await self.fresh()
+        if self._database.is_pool:
+            # On a connection of the caller's, a task of ours would get in the way of the caller.
+            self._read_in_background()
+            if kept is not None:
+                return kept
+        assert own is not None  # noqa: S101 - else the settings are fresh
+        with translated_read_errors():
+            config = await administration.get_queue_config(own, self._queue_name)
+        # The caller's transaction may see what was true when it began: to others it is old.
+        is_old = self._database.is_pool
+        self._config, self._read_at = config, self._clock() - (FRESH_SECONDS if is_old else 0)
+        return config
+
+    async def close(self) -> None:
+        """End the task that reads; the settings that are kept stay."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.cancel()
+            await asyncio.wait([reader])
+
+    def _younger_than(self, seconds: float) -> QueueConfig | None:
+        return self._config if self._clock() - self._read_at < seconds else None
+
+    def _read_in_background(self) -> None:
+        is_reading = self._reader is not None and not self._reader.done()
+        if is_reading or self._clock() - self._failed_at < RETRY_SECONDS:
+            return
+        self._reader = asyncio.create_task(
+            self._read_anew(),
+            name=f"meshhook-settings-{self._queue_name}",
+            # Not the caller's: it reads for others as well.
+            context=Context(),
+        )
+
+    async def _read_anew(self) -> None:
+        try:
+            await self.fresh()
+        except QueueNotFoundError:
+            # The next caller is told.
+            self._config = None
+        except MeshHookError as error:
+            self._failed_at = self._clock()
+            _log.warning("settings not read", queue=self._queue_name, error=str(error))
+
+    async def _read_in_line(self) -> QueueConfig:
+        now = self._clock()
+        # Reading is safe to repeat, and finds a connection that still stands.
+        async for attempt in Tries(
+            on=DatabaseUnavailableError,
+            limit=3,
+            timeout_seconds=5,
+            first_pause_seconds=0.25,
+            max_pause_seconds=0.5,
+            queue=self._queue_name,
+            step="read settings",
+        ):
+            with attempt, translated_read_errors():
+                read = await administration.get_queue_config(self._database, self._queue_name)
+        self._config, self._read_at = read, now
+        return read
