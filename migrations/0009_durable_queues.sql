@@ -373,8 +373,14 @@ begin
     perform set_config('lock_timeout', '1s', true);
     -- Reads the catalog afresh: what another made while this waited is not in the cache yet.
     perform from pg_catalog.pg_class limit 0;
+    -- Without the trigger it is another table than the one that was adopted.
     if not exists (
-        select from meshhook.queue_config c where c.queue_name = create_queue.queue_name)
+            select from meshhook.queue_config c where c.queue_name = create_queue.queue_name)
+        or not exists (
+            select from pg_trigger
+            where tgrelid = to_regclass(format('pgmq.%I', queue_table))
+              and tgname = 'meshhook_wake_waiting_workers')
+        or to_regclass(format('pgmq.%I', dlq_table)) is null
     then
         perform meshhook.check_adoptable(queue_name, ignore_fifo_groups);
     end if;

@@ -163,6 +163,17 @@ async def test_an_unlogged_queue_is_adopted_once_it_is_logged(
     assert await connection.fetchval(unlogged) == 0
 
 
+async def test_a_table_that_took_the_place_of_an_adopted_one_is_looked_at(
+    database: Database, connection: Connection
+) -> None:
+    """Its settings are there still; the table is another."""
+    await create_queue(database, "jobs")
+    await connection.execute("select pgmq.drop_queue('jobs')")
+    await connection.execute("select pgmq.create_unlogged('jobs')")
+    with pytest.raises(UnsuitableQueueError, match="unlogged"):
+        await create_queue(database, "jobs")
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -158,6 +158,26 @@ async def test_a_reader_is_not_waited_for_long(
     assert await connection.fetchval(sql) == 1
 
 
+async def test_housekeeping_comes_back_to_a_table_in_use(
+    connection: Connection, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads the history for a while does not put retention off for an hour."""
+    monkeypatch.setattr("meshhook.worker.housekeeping.LOCK_PAUSES_SECONDS", (0.2,) * 20)
+    name = await add_partition(connection, 9)
+    own = WorkerConnection(database_url, application_name="under test")
+    keeping = Housekeeper(connection=own, configs={})
+    try:
+        async with pool.acquire() as reader, reader.transaction():
+            await reader.fetch("select count(*) from meshhook.job_attempts")
+            task = asyncio.create_task(keeping.keep_house())
+            await eventually(lambda: connection.fetchval(IS_WAITING))
+            await eventually(lambda: connection.fetch(f"{IS_WAITING} having count(*) = 0"))
+        await task
+    finally:
+        await own.close()
+    assert name not in await partitions(connection)
+
+
 async def test_the_time_to_wait_for_a_lock_is_set(connection: Connection) -> None:
     """Case 15: whoever queues up behind a drop waits a second at the most."""
     rows = await connection.fetch(

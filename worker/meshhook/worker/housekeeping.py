@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from meshhook import queries
-from meshhook.errors import DatabaseError
+from meshhook.errors import DatabaseError, DatabaseLockedError
 from meshhook.observability.loggers import get_logger
 from meshhook.queue_config import QueueConfig
 
@@ -21,6 +22,8 @@ _log = get_logger("meshhook.worker.housekeeping")
 CONFIG_POLL_SECONDS = 10.0
 MAINTENANCE_SECONDS = 3_600.0
 CHUNK_ROWS = 5_000
+LOCK_PAUSES_SECONDS = (1.0, 5.0, 20.0)
+"""How long others are let pass before a table that they use is locked again."""
 
 
 class ConfigWatcher:
@@ -114,6 +117,12 @@ class Housekeeper:
             _log.warning("housekeeping put off", step=step, error=str(error))
 
     async def _once(self, query: str) -> None:
+        # Each waits a second at the most for its locks, since others wait behind it.
+        for pause_seconds in LOCK_PAUSES_SECONDS:
+            with suppress(DatabaseLockedError):
+                await self._connection.fetch(queries.load(query))
+                return
+            await asyncio.sleep(pause_seconds)
         await self._connection.fetch(queries.load(query))
 
     async def _in_chunks(self, sql: str, *arguments: object) -> None:
