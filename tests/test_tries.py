@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from meshhook.tries import Tries
+from meshhook.tries import tries
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def run(failures: int, error: type[Exception] = OSError, **options: object) -> int:
     """Fail so many times, and return how many tries there were."""
     made = 0
-    async for attempt in Tries(on=OSError, **options):  # type: ignore[arg-type]
+    async for attempt in tries(on=OSError, **options):  # type: ignore[arg-type]
         with attempt:
             made += 1
             if made <= failures:

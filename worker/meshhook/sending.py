@@ -22,7 +22,7 @@ from meshhook.errors import (
     UncertainCommitError,
 )
 from meshhook.observability.producer_metrics import messages_enqueued
-from meshhook.tries import Tries
+from meshhook.tries import tries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,7 +190,7 @@ class SendBuffer:
     async def _send_again(self, batch: list[_Pending]) -> None:
         """Send what failed before anything was sent; only that is safe to repeat."""
         try:
-            async for attempt in Tries(
+            async for attempt in tries(
                 on=_was_not_sent,
                 limit=4,
                 timeout_seconds=15,
@@ -262,7 +262,7 @@ class SendBuffer:
                 future.set_exception(error)
 
 
-def _was_not_sent(error: Exception) -> bool:
+def _was_not_sent(error: BaseException) -> bool:
     return isinstance(error, DatabaseUnavailableError) and not isinstance(
         error, UncertainCommitError
     )

@@ -11,7 +11,7 @@ from meshhook import administration
 from meshhook.database import Database, translated_read_errors
 from meshhook.errors import DatabaseUnavailableError, MeshHookError, QueueNotFoundError
 from meshhook.observability.loggers import get_logger
-from meshhook.tries import Tries
+from meshhook.tries import tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +133,7 @@ class SettingsCache:
     async def _read_in_line(self) -> QueueConfig:
         now = self._clock()
         # Reading is safe to repeat, and finds a connection that still stands.
-        async for attempt in Tries(
+        async for attempt in tries(
             on=DatabaseUnavailableError,
             limit=3,
             timeout_seconds=5,

@@ -24,7 +24,7 @@ from meshhook.errors import (
 )
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WAIT_SECONDS
-from meshhook.tries import Tries
+from meshhook.tries import tries
 from meshhook.worker.claim_plan import (
     ClaimWindow,
     FinishRate,
@@ -186,7 +186,7 @@ class Claimer:
                 await self._sleep(REFUSED_RETRY_SECONDS)
 
     async def _take_turn_when_reachable(self) -> None:
-        async for attempt in Tries(on=self._is_away, queue=self._tables.queue_name, step="claim"):
+        async for attempt in tries(on=self._is_away, queue=self._tables.queue_name, step="claim"):
             with attempt:
                 await self._turn()
 
@@ -201,7 +201,7 @@ class Claimer:
                 pass
         return str(error)
 
-    def _is_away(self, error: Exception) -> bool:
+    def _is_away(self, error: BaseException) -> bool:
         return isinstance(error, DatabaseUnavailableError) and not self._is_stopping
 
     async def _turn(self) -> None:

@@ -21,7 +21,7 @@ from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import AttemptOutcome
 from meshhook.settlements import Settlement, find_locked, find_settled, settle
-from meshhook.tries import Tries
+from meshhook.tries import tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -305,7 +305,7 @@ class Settler:
         settlements = [pending.settlement for pending in batch]
         is_uncertain = False
         recorded: dict[int, AttemptOutcome] = {}
-        async for retry in Tries(
+        async for retry in tries(
             on=(DatabaseUnavailableError, DatabaseReadOnlyError, DatabaseConflictError),
             queue=self._tables.queue_name,
             step="settle",
