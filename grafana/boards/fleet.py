@@ -100,7 +100,7 @@ def _wrong() -> list[Panel]:
             "Age of these figures",
             "Seconds since the exporter last read the database. If this is high, every figure "
             "about queues is old: see MeshHookExporterStale first.",
-            f"time() - max(meshhook_exporter_last_collection_timestamp_seconds{{{_NAMESPACE}}})",
+            f"min(meshhook_exporter_last_collection_age_seconds{{{_NAMESPACE}}})",
             unit="s",
             levels=Levels(30, 120),
         ),

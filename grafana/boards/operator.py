@@ -73,7 +73,7 @@ def _wrong() -> list[Panel]:
             "Oldest success",
             "Seconds since the JobQueue that is worst off was last reconciled. "
             "MeshHookReconcileFailing fires at 300 s.",
-            f"time() - min({_max('last_success_timestamp_seconds', _ALL)})",
+            f"max({_min('last_success_age_seconds', _ALL)})",
             unit="s",
             levels=_LATE,
         ),
@@ -119,7 +119,7 @@ def _jobqueues() -> Panel:
             Column("scaling", _max("paused", _ALL), texts={"0": "on", "1": "paused"}),
             Column(
                 "last success",
-                f"time() - {_max('last_success_timestamp_seconds', _ALL)}",
+                f"{_min('last_success_age_seconds', _ALL)}",
                 "s",
                 _LATE,
             ),
@@ -229,7 +229,7 @@ def _operator() -> list[Panel]:
         graph(
             "Last success",
             "Seconds since each JobQueue was last reconciled.",
-            [Query(f"time() - {_max('last_success_timestamp_seconds', _ALL)}", "{{jobqueue}}")],
+            [Query(f"{_min('last_success_age_seconds', _ALL)}", "{{jobqueue}}")],
             unit="s",
             levels=_LATE,
         ),
@@ -238,6 +238,10 @@ def _operator() -> list[Panel]:
 
 def _max(name: str, selected: str) -> str:
     return f"max by (jobqueue, queue) (meshhook_scaler_{name}{{{selected}}})"
+
+
+def _min(name: str, selected: str) -> str:
+    return f"min by (jobqueue, queue) (meshhook_scaler_{name}{{{selected}}})"
 
 
 def _quantiles(name: str) -> list[Query]:

@@ -12,7 +12,7 @@ from grafana.queries import Query, counted, gauge, quantile, quantiles, rate
 _OPERATIONS = "meshhook_worker_operation_duration_seconds"
 _NAMESPACE = 'namespace=~"$namespace"'
 _TABLE = "queue, table"
-_COLLECTED = f"meshhook_exporter_last_collection_timestamp_seconds{{{_NAMESPACE}}}"
+_COLLECTED = f"meshhook_exporter_last_collection_age_seconds{{{_NAMESPACE}}}"
 _SLOW = Levels(0.25, 0.5)
 _OLD = Levels(30, 120)
 
@@ -77,7 +77,7 @@ def _wrong() -> list[Panel]:
             "Age of these figures",
             "Seconds since the exporter last read the database. MeshHookExporterStale fires at "
             "120 s.",
-            f"time() - max({_COLLECTED})",
+            f"min({_COLLECTED})",
             unit="s",
             levels=_OLD,
         ),
@@ -181,7 +181,7 @@ def _exporter() -> list[Panel]:
         graph(
             "Age of the figures",
             "Seconds since the exporter last read the database.",
-            [Query(f"time() - max({_COLLECTED})", "age")],
+            [Query(f"min({_COLLECTED})", "age")],
             unit="s",
             levels=_OLD,
         ),

@@ -13,7 +13,7 @@ _SELECTED = 'namespace=~"$namespace", queue=~"$queue", instance=~"$instance"'
 _NAME = "{{worker}}"
 _BY = "pod, instance"
 _STUCK = Levels(30, 60)
-_LOOP_AGE = f"time() - meshhook_worker_last_loop_timestamp_seconds{{{_SELECTED}}}"
+_LOOP_AGE = f"meshhook_worker_last_loop_age_seconds{{{_SELECTED}}}"
 
 
 def build() -> Dashboard:

@@ -255,7 +255,7 @@ class QueueController:
         if self._scaler is None:
             self._scaler = ScalerState.begin(now, learned_before(self.jobqueue.status))
         if isinstance(found, QueueDemand):
-            self._metrics.set(last_success_timestamp_seconds=now)
+            self._metrics.succeeded()
         fleet = fleet_of(
             self.jobqueue,
             self._fleet.view,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from meshhook.observability.families import families_of
@@ -21,7 +22,7 @@ _GAUGES = (
     "max_replicas",
     "paused",
     "ready",
-    "last_success_timestamp_seconds",
+    "last_success_age_seconds",
 )
 _DIRECTIONS = ("up", "down")
 
@@ -67,6 +68,10 @@ class QueueMetrics:
             return self._series(family, values)
 
         self._gauges = {name: gauge(name)[""] for name in _GAUGES}
+        self._succeeded_at = time.monotonic()
+        self._gauges["last_success_age_seconds"].set_function(
+            lambda: time.monotonic() - self._succeeded_at
+        )
         self._recommended = gauge("recommended_replicas", tuple(each.value for each in Signal))
         self._limited = gauge("limited", tuple(each.value for each in Limit))
         self._scaled: dict[str, Counter] = self._series(
@@ -77,6 +82,10 @@ class QueueMetrics:
         """Set gauges, by their names without `meshhook_scaler_`."""
         for name, value in values.items():
             self._gauges[name].set(value)
+
+    def succeeded(self) -> None:
+        """Take note that a decision is made from fresh data."""
+        self._succeeded_at = time.monotonic()
 
     def scaled(self, direction: str) -> None:
         """Count a change of the replicas: `up` or `down`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -72,6 +73,13 @@ def errors(registry: CollectorRegistry, error_type: str) -> float:
     """Return how many readings have failed with an error."""
     name = "meshhook_exporter_collection_errors_total"
     return registry.get_sample_value(name, {"error_type": error_type}) or 0
+
+
+def age(registry: CollectorRegistry) -> float:
+    """Return how long ago the queues were read, as it is exported."""
+    found = registry.get_sample_value("meshhook_exporter_last_collection_age_seconds")
+    assert found is not None
+    return found
 
 
 async def test_every_metric_of_the_table_is_exported(
@@ -242,12 +250,23 @@ async def test_values_vanish_rather_than_mislead(
     assert value(registry, "paused") == 0
     exporter._stale_seconds = 0.0
     assert value(registry, "paused") is None
-    name = "meshhook_exporter_last_collection_timestamp_seconds"
-    assert registry.get_sample_value(name) == exporter.last_success_timestamp_seconds
+    assert 0 < age(registry) < exporter.age_seconds
     exporter._stale_seconds = 60.0
     await pool.execute("alter function meshhook.away rename to queue_metrics")
     await eventually(lambda: exporter.readiness()[0].fault is None)
     assert value(registry, "paused") == 0
+
+
+async def test_a_clock_that_is_wrong_changes_no_age(
+    exporter: QueueExporter, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prometheus compares the age with a limit, and no clock with another."""
+    await eventually(lambda: exporter.readiness()[0].fault is None)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    await exporter.collect()
+    assert age(registry) <= exporter.age_seconds
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    assert 0 < age(registry) <= exporter.age_seconds
 
 
 async def test_a_database_that_is_away_is_waited_for(registry: CollectorRegistry) -> None:
@@ -257,8 +276,7 @@ async def test_a_database_that_is_away_is_waited_for(registry: CollectorRegistry
         await eventually(lambda: errors(registry, "DatabaseUnavailableError") >= 2)
         assert [check.fault for check in exporter.liveness()] == [None]
         assert "cannot be reached" in str(exporter.readiness()[0].fault)
-        name = "meshhook_exporter_last_collection_timestamp_seconds"
-        assert registry.get_sample_value(name) == 0
+        assert 0 < age(registry) < exporter.age_seconds
     await database.close()
 
 

@@ -75,8 +75,8 @@ class StandInOperator:
             max_replicas=SPEC.max_replicas,
             paused=paused,
             ready=1,
-            last_success_timestamp_seconds=time.time(),
         )
+        metrics.succeeded()
         if decision.desired_replicas != before:
             metrics.scaled("up" if decision.desired_replicas > before else "down")
         self._metrics.reconciled(is_well=True)

@@ -46,7 +46,7 @@ class QueueExporter:
 
     It reads on a schedule rather than at a scrape: a scrape is then quick whatever the database
     does, two Prometheus servers cost no more than one, and a reading that fails is seen as such,
-    by `meshhook_exporter_last_collection_timestamp_seconds`. The last values stay for six
+    by `meshhook_exporter_last_collection_age_seconds`. The last values stay for six
     intervals, and at least a minute, without success; then they vanish rather than mislead.
 
     One statement a reading, in a transaction with a statement timeout. `start` and `stop` are
@@ -86,6 +86,7 @@ class QueueExporter:
         self._stale_seconds = max(60.0, STALE_INTERVALS * self._interval_seconds)
         self._rows: Sequence[asyncpg.Record] = ()
         self._read_at: float | None = None
+        self._made_at = time.monotonic()
         self._fault: str | None = "nothing was read yet"
         self._problems: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
@@ -100,6 +101,11 @@ class QueueExporter:
         self._collector = _collector_of(registry)
         self.last_success_timestamp_seconds = 0.0
         """When the queues were last read, in seconds since 1970; 0 if never."""
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago the queues were last read, or this was made, by a clock that nobody sets."""
+        return time.monotonic() - (self._made_at if self._read_at is None else self._read_at)
 
     @property
     def rows(self) -> Sequence[asyncpg.Record]:
@@ -250,8 +256,8 @@ class _Queues(Collector):
         exporters = self._exporters
         families = self._families()
         if exporters:
-            families["meshhook_exporter_last_collection_timestamp_seconds"].add_metric(
-                [], min(exporter.last_success_timestamp_seconds for exporter in exporters)
+            families["meshhook_exporter_last_collection_age_seconds"].add_metric(
+                [], max(exporter.age_seconds for exporter in exporters)
             )
         history_bytes = 0
         shown: set[str] = set()
@@ -280,7 +286,7 @@ class _Queues(Collector):
         own = (
             "meshhook_queue_",
             "meshhook_history_bytes",
-            "meshhook_exporter_last_collection_timestamp_seconds",
+            "meshhook_exporter_last_collection_age_seconds",
         )
         return {name: metric.family() for name, metric in METRICS.items() if name.startswith(own)}
 

@@ -61,8 +61,3 @@ class WatchedLoop:
     def has_stalled(self) -> bool:
         """Whether the turn under way takes too long."""
         return self.age_seconds > self.stall_seconds
-
-    @property
-    def last_turn_timestamp_seconds(self) -> float:
-        """When the last turn was, in seconds since 1970."""
-        return time.time() - self.age_seconds

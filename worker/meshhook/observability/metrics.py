@@ -192,9 +192,9 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             ),
             _worker("unsettled_messages", _G, "Attempts whose outcome is not recorded yet."),
             _worker(
-                "last_loop_timestamp_seconds",
+                "last_loop_age_seconds",
                 _G,
-                "When a loop of the worker last turned, in seconds since 1970.",
+                "How long ago a loop of the worker last turned, at the scrape.",
                 ("loop",),
                 loop=LOOPS,
             ),
@@ -260,9 +260,9 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 (),
             ),
             Metric(
-                "meshhook_exporter_last_collection_timestamp_seconds",
+                "meshhook_exporter_last_collection_age_seconds",
                 _G,
-                "When the queues were last read with success, in seconds since 1970; 0 if never.",
+                "How long ago the queues were last read with success, or the exporter was made.",
                 (Source.EXPORTER, Source.OPERATOR),
                 (),
             ),
@@ -310,9 +310,9 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             _scaler("paused", _G, "Whether scaling is paused: 1 or 0."),
             _scaler("ready", _G, "Whether the condition Ready is true: 1 or 0."),
             _scaler(
-                "last_success_timestamp_seconds",
+                "last_success_age_seconds",
                 _G,
-                "When a decision was last made from fresh data, in seconds since 1970.",
+                "How long ago a decision was last made from fresh data, or the JobQueue was seen.",
             ),
             Metric(
                 "meshhook_operator_reconcile_duration_seconds",

@@ -186,12 +186,11 @@ class _LiveGauges(Collector):
             }
             for name, value in values.items():
                 families[name].add_metric([queue_name], float(value))
-            turns: dict[str, float] = {}
+            ages: dict[str, float] = {}
             for loop in (loop for each in workers for loop in each.loops):
-                turned_at = loop.last_turn_timestamp_seconds
-                turns[loop.name] = min(turned_at, turns.get(loop.name, turned_at))
-            for name, turned_at in turns.items():
-                families["last_loop_timestamp_seconds"].add_metric([queue_name, name], turned_at)
+                ages[loop.name] = max(loop.age_seconds, ages.get(loop.name, 0.0))
+            for name, age in ages.items():
+                families["last_loop_age_seconds"].add_metric([queue_name, name], age)
         return families.values()
 
     @staticmethod
@@ -206,7 +205,7 @@ _LIVE = (
     "unsettled_messages",
     "db_connected",
     "draining",
-    "last_loop_timestamp_seconds",
+    "last_loop_age_seconds",
 )
 
 _lock = threading.Lock()
