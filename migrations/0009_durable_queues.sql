@@ -358,9 +358,9 @@ $$;
 -- SHARE ROW EXCLUSIVE on its table; to add the indexes to dead letters that are there, SHARE on
 -- theirs: for at most a second of waiting. Above 64 MB of dead letters the indexes are left to
 -- `meshhook queue create`, which builds them concurrently.
--- Waits ten seconds for another who creates or drops the same queue.
+-- Waits five seconds for another who creates or drops the same queue.
 create function meshhook.create_queue(queue_name text, ignore_fifo_groups boolean) returns boolean
-language plpgsql set lock_timeout = '10s' set search_path = pg_catalog, pg_temp as $$
+language plpgsql set lock_timeout = '5s' set search_path = pg_catalog, pg_temp as $$
 declare
     queue_table text := 'q_' || queue_name;
     dlq_table text := 'q_' || queue_name || '_dlq';
@@ -464,10 +464,10 @@ $$;
 
 -- Drops a queue with all its messages, dead letters and settings; its history stays until its
 -- retention ends. Returns whether there was one.
--- Locks: ACCESS EXCLUSIVE on the tables dropped, for at most a second of waiting. Waits ten seconds
+-- Locks: ACCESS EXCLUSIVE on the tables dropped, for at most a second of waiting. Waits five seconds
 -- for another who creates or drops the same queue.
 create or replace function meshhook.drop_queue(queue_name text) returns boolean
-language plpgsql set lock_timeout = '10s' set search_path = pg_catalog, pg_temp as $$
+language plpgsql set lock_timeout = '5s' set search_path = pg_catalog, pg_temp as $$
 declare
     existed boolean := false;
     name text;
@@ -498,7 +498,7 @@ $$;
 -- Locks: none if it holds any. Else ACCESS EXCLUSIVE on its tables, for a second look and the drop;
 -- waits at most a second for them.
 create or replace function meshhook.drop_queue_if_empty(queue_name text) returns boolean
-language plpgsql set lock_timeout = '10s' set search_path = pg_catalog, pg_temp as $$
+language plpgsql set lock_timeout = '5s' set search_path = pg_catalog, pg_temp as $$
 declare
     name text;
     names text[] := array['q_' || queue_name, 'q_' || queue_name || '_dlq'];

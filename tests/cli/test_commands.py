@@ -106,6 +106,13 @@ def test_a_queue_is_created_once(cli):
     assert cli.ok("queue", "create", "orders", "--json").json["created"] is False
 
 
+def test_a_queue_with_fifo_groups_is_adopted_on_purpose(cli, sql):
+    """The refusal names the option."""
+    sql("select pgmq.create('orders'), pgmq.create_fifo_index('orders')")
+    assert "--ignore-fifo-groups" in cli.fails(1, "queue", "create", "orders")
+    assert "created" in cli.ok("queue", "create", "orders", "--ignore-fifo-groups").out
+
+
 def test_queues_are_listed(cli):
     """JSON has the fields of the snapshot; the table has a line a queue; none is an empty list."""
     assert cli.ok("queue", "list", "--json").json == []
