@@ -20,6 +20,7 @@ from meshhook import (
     QueueService,
     RetryAfter,
     Snooze,
+    create_queue,
     list_workers,
     set_queue_config,
 )
@@ -37,14 +38,20 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 GUIDE = Path(__file__).parent.parent / "docs" / "operations.md"
 DEAD_LETTER = "insert into pgmq.q_orders_dlq (vt, message) values (now(), '{}') returning msg_id"
-ROLES = ("producer", "worker", "reader", "oncall")
+ROLES = (
+    "orders_producer",
+    "orders_worker",
+    "orders_reader",
+    "orders_oncall",
+    "shop_operator",
+    "shop_jobs",
+)
 
 
 def statements() -> str:
     """Return the SQL of the guide's section on permissions."""
     section = GUIDE.read_text().split("## Permissions\n")[1].split("\n## ")[0]
-    [sql] = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
-    return str(sql)
+    return "".join(re.findall(r"```sql\n(.*?)```", section, re.DOTALL))
 
 
 @pytest.fixture
@@ -53,15 +60,16 @@ async def url_of(database_url: str, connection: Connection) -> AsyncIterator[Cal
     await connection.execute("select meshhook.create_queue('orders')")
     await connection.execute(statements())
     for role in ROLES:
-        await connection.execute(f"alter role orders_{role} password 'secret'")
+        await connection.execute(f"alter role {role} password 'secret'")
     parts = urlsplit(database_url)
 
     def url(role: str) -> str:
-        return f"postgresql://orders_{role}:secret@{parts.hostname}:{parts.port}{parts.path}"
+        name = next(each for each in ROLES if each.endswith(f"_{role}"))
+        return f"postgresql://{name}:secret@{parts.hostname}:{parts.port}{parts.path}"
 
     yield url
-    names = ", ".join(f"orders_{role}" for role in ROLES)
-    await connection.execute(f"drop owned by {names}; drop role {names}")
+    for role in ROLES:
+        await connection.execute(f"drop owned by {role}; drop role {role}")
 
 
 @pytest.fixture
@@ -176,6 +184,30 @@ async def test_who_is_on_call_replays_deletes_and_pauses(
     assert (await get_queue_snapshot(database, "orders")).ready == 1
 
 
+async def test_an_operator_makes_reads_and_drops_queues_that_others_work_on(
+    url_of: Callable[[str], str], database_of: Callable[[str], Any], connection: Connection
+) -> None:
+    """What it makes belongs to it, and workers and producers may use it, wake-ups included."""
+    database = await database_of("operator")
+    assert await create_queue(database, "mails")
+    assert (await set_queue_config(database, "mails", max_retry_attempts=3)).queue_name == "mails"
+
+    async def handler(_: Job[Any]) -> None:
+        pass
+
+    async with make_worker(url_of("jobs"), handler, queue_name="mails"):
+        await eventually(lambda: connection.fetchval("select count(*) from meshhook.workers"))
+        await QueueService[Any](await database_of("jobs"), "mails").enqueue({})
+        done = "select count(*) from meshhook.job_attempts where outcome = 'succeeded'"
+        await eventually(lambda: connection.fetchval(done))
+        read = "select * from meshhook.queue_demand('{mails}', '{9}', '{mails}', 5)"
+        assert (await database.fetch(read))[0]["problem"] is None
+    may_read = "select has_sequence_privilege('postgres', 'meshhook.waiting_mails', 'select')"
+    assert await connection.fetchval(may_read)
+    assert await database.fetchval("select meshhook.drop_queue_if_empty('mails')")
+    assert await database.fetchval("select count(*) from pgmq.meta") == 2
+
+
 @pytest.mark.parametrize(
     ("role", "sql"),
     [
@@ -195,6 +227,9 @@ async def test_who_is_on_call_replays_deletes_and_pauses(
         ("oncall", "delete from pgmq.q_orders"),
         ("oncall", "delete from meshhook.job_attempts"),
         ("oncall", "select meshhook.create_queue('another')"),
+        ("operator", "select * from meshhook.job_attempts"),
+        ("operator", "select meshhook.drop_queue('orders')"),
+        ("jobs", "select meshhook.create_queue('another')"),
     ],
 )
 async def test_a_role_may_do_nothing_else(
