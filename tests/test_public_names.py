@@ -92,4 +92,4 @@ def test_the_reference_names_what_can_be_imported() -> None:
     assert sorted(shown - set(meshhook.__all__)) == []
 
 
-NOT_OURS = {"None", "True", "False", "NaN", "TypeAdapter"}
+NOT_OURS = {"None", "True", "False", "NaN", "TypeAdapter", "Json", "SecretStr"}

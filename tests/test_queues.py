@@ -458,7 +458,7 @@ async def test_a_lease_that_ran_out_is_another_attempt(
 async def test_a_payload_that_the_model_rejects(pool: Pool, connection: Connection) -> None:
     """It is an error of the caller; the job stays leased and comes back."""
     service = QueueService[int](pool, "jobs", payload_model=int)
-    msg_id = await service.enqueue({"payload": "text"})
+    msg_id = await QueueService[Any](pool, "jobs").enqueue({"payload": "text"})
     with pytest.raises(InvalidPayloadError, match="does not fit"):
         await service.dequeue()
     assert (await live(connection))[msg_id]["state"] == "running"

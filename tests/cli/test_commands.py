@@ -222,11 +222,12 @@ def test_a_job_may_span_lines(cli, jobs, sql):
     [
         ('{"n": 1}', {"run_id": "r", "payload": {"n": 1}}),
         ("[1]", {"run_id": "r", "payload": [1]}),
-        ('{"payload": 1, "run_id": "x", "more": 2}', {"payload": 1, "run_id": "r", "more": 2}),
+        ('{"payload": 1, "run_id": "x"}', {"payload": 1, "run_id": "r"}),
+        ('{"payload": 1, "more": 2}', {"run_id": "r", "payload": {"payload": 1, "more": 2}}),
     ],
 )
 def test_ids_wrap_the_payload_or_join_the_message(cli, jobs, sql, value, stored):
-    """A payload key says that the JSON is a whole message."""
+    """An envelope is a whole message; anything else becomes the payload of one."""
     cli.ok("enqueue", jobs, value, "--run-id", "r")
     assert json.loads(sql("select message::text from pgmq.q_jobs")) == stored
 

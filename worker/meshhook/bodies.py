@@ -18,8 +18,11 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 
 from meshhook.errors import InvalidJobError, InvalidPayloadError, JobTooLargeError
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
+from meshhook.model_json import UnreadableModelError, describe_faults, model_json
 
 MAX_HEADERS_BYTES = 65_536
+_IDENTIFIERS = ("run_id", "workflow_id", "project_id")
+_ENVELOPE = frozenset((*_IDENTIFIERS, "payload"))
 _MAX_FAULT_DEPTH = 100
 _HEAD = re.compile(r'\{"run_id": "([^"\\]*)", "payload": ')
 _TAIL_START = ', "project_id": "'
@@ -28,19 +31,27 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _SCALARS_AS_TEXT = (UUID, datetime, date, time, timedelta, Decimal, Enum, BaseModel)
 
 
-def encode_body(job: object, max_bytes: int) -> str:
+def encode_body(job: object, max_bytes: int, *, is_payload: bool = False) -> str:
     """Return the JSON text of a job's message.
+
+    A model with a field `payload`, which would be taken for an envelope though it has not all the
+    fields of one, is put into an envelope.
 
     Args:
         job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
         max_bytes: the most bytes of UTF-8 that the text may have.
+        is_payload: whether a model is the payload, also with all the fields of an envelope.
+            Default false.
 
     Raises:
         InvalidJobError: if it is not JSON, or holds NaN, an infinity, or a character that
-            PostgreSQL cannot store; the message names the place.
+            PostgreSQL cannot store; the message names the place. Or if it holds a model that
+            would not read its own JSON back.
         JobTooLargeError: if it is longer than `max_bytes`.
     """
     text, size_bytes = _encode(job, "job")
+    if '"payload"' in text and isinstance(job, BaseModel) and not isinstance(job, WorkflowJob):
+        text, size_bytes = _put_into_envelope(text, size_bytes, is_payload=is_payload)
     if size_bytes > max_bytes:
         raise JobTooLargeError(size_bytes, max_bytes)
     return text
@@ -71,6 +82,20 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     return text
 
 
+def is_envelope(body: object) -> bool:
+    """Say whether a body is a job's envelope: a payload, and nothing beside it but identifiers."""
+    return isinstance(body, dict) and "payload" in body and body.keys() <= _ENVELOPE
+
+
+def _put_into_envelope(text: str, size_bytes: int, *, is_payload: bool) -> tuple[str, int]:
+    """Return a model's JSON so that all of it is the payload, whatever its fields are called."""
+    body = json.loads(text)
+    if not is_envelope(body) or (body.keys() == _ENVELOPE and not is_payload):
+        return text, size_bytes
+    known = {name: body[name] for name in _IDENTIFIERS if isinstance(body.get(name), str)}
+    return _encode({**known, "payload": body}, "job")
+
+
 _ORJSON_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
@@ -79,13 +104,29 @@ def _encode(value: object, what: str) -> tuple[str, int]:
     try:
         # Not a copy: a WorkflowJob holds its fields, and nothing else, in its dictionary.
         plain = value.__dict__ if type(value) is WorkflowJob else value
-        # Takes nothing but what JSON has, and some types with one obvious form.
-        text = orjson.dumps(plain, option=_ORJSON_OPTIONS)
+        # Takes nothing but what JSON has, some types with one obvious form, and models.
+        text = orjson.dumps(plain, default=_fragment, option=_ORJSON_OPTIONS)
         if b"\\u0000" not in text and not (b"null" in text and _may_hold_lost_float(plain)):
             return text.decode(), len(text)
     except (TypeError, ValueError, RecursionError):
         pass
     return _encode_with_care(value, what)
+
+
+def _fragment(item: object) -> orjson.Fragment:
+    """Return the JSON of a model.
+
+    Raises:
+        TypeError: if it is none, or has no JSON that can be read back.
+    """
+    if not isinstance(item, BaseModel):
+        raise TypeError
+    text = model_json(item)
+    # Of a number that is none, pydantic makes a null or a name, as the model says.
+    is_doubtful = b"NaN" in text or b"Infinity" in text
+    if is_doubtful or (b"null" in text and _first_lost_float(item, "") is not None):
+        raise TypeError
+    return orjson.Fragment(text)
 
 
 def _may_hold_lost_float(plain: object) -> bool:
@@ -101,16 +142,19 @@ def _encode_with_care(value: object, what: str) -> tuple[str, int]:
     def as_json(item: object) -> Any:
         nonlocal has_model
         has_model = has_model or isinstance(item, BaseModel)
-        return _as_json(item)
+        return _readable(item) if isinstance(item, BaseModel) else _as_json(item)
 
     try:
-        body = _as_mapping(value) if isinstance(value, BaseModel) else value
+        body = _readable(value) if isinstance(value, BaseModel) else value
         text = json.dumps(
             body, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=as_json
         )
     except RecursionError:
         message = f"the {what} is nested too deeply for JSON, or refers to itself"
         raise InvalidJobError(message) from None
+    except UnreadableModelError as error:
+        fault = _first_fault(value, what) or _first_lost_float(value, what)
+        raise InvalidJobError(fault or str(error)) from None
     except (TypeError, ValueError) as error:
         message = _first_fault(value, what) or f"the {what} is not JSON: {error}"
         raise InvalidJobError(message) from None
@@ -132,6 +176,10 @@ def _encode_with_care(value: object, what: str) -> tuple[str, int]:
 def _no_form(value: object) -> object:
     message = f"{type(value).__name__} has no form in JSON"
     raise TypeError(message)
+
+
+def _readable(model: BaseModel) -> Any:
+    return dict(model) if type(model) is WorkflowJob else from_json(model_json(model))
 
 
 def _as_mapping(model: BaseModel) -> dict[str, Any]:
@@ -217,7 +265,7 @@ def decode_headers(text: str | None) -> dict[str, Any]:
 
 
 class _Envelope(BaseModel, Generic[PayloadT]):
-    model_config = ConfigDict(coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True, extra="forbid")
 
     run_id: str | None = None
     workflow_id: str | None = None
@@ -228,13 +276,16 @@ class _Envelope(BaseModel, Generic[PayloadT]):
 class BodyDecoder(Generic[PayloadT]):
     """Reads message bodies for one payload model.
 
-    A body is an object with `run_id`, `workflow_id`, `project_id` and `payload`. A body without
-    a `payload`, as any other PGMQ client may send, is its own payload.
+    A body is an envelope if it is an object with `payload` and nothing beside it but `run_id`,
+    `workflow_id` and `project_id`, of which any may be missing. Any other body is its own payload,
+    whole, as any other PGMQ client may send it; identifiers in it are seen all the same.
     """
 
     def __init__(self, payload_model: Any = None) -> None:
         """Take a pydantic model, or anything else that a TypeAdapter takes; None means any JSON."""
         model: Any = Any if payload_model is None else payload_model
+        self.model: Any = model
+        """What the payload is; Any for plain JSON."""
         self._takes_anything = model is Any
         envelope: Any = _Envelope
         self._envelope: TypeAdapter[_Envelope[PayloadT]] = TypeAdapter(envelope[model])
@@ -260,13 +311,34 @@ class BodyDecoder(Generic[PayloadT]):
             job.project_id = _cut(envelope.project_id)
             job.payload = envelope.payload
 
+    def check(self, job: object, text: str) -> None:
+        """Check that the JSON of a job to be enqueued can be read by the model.
+
+        Raises:
+            InvalidJobError: naming the fields, and their values unless they may be secret.
+        """
+        payload = job.payload if type(job) is WorkflowJob else job
+        if self._takes_anything or type(payload) is self.model:
+            return  # a model has read its own JSON already
+        try:
+            self._envelope.validate_json(text)
+        except ValidationError:
+            body = json.loads(text)
+            payload = body["payload"] if is_envelope(body) else body
+            try:
+                self._bare.validate_json(json.dumps(payload))
+            except ValidationError as error:
+                faults = describe_faults(error, self._bare)
+                message = f"the payload does not fit the model of this queue's jobs: {faults}"
+                raise InvalidJobError(message) from None
+
     def _decode_slowly(self, job: Job[PayloadT]) -> None:
         payload = body = _read_json(job.body)
         if isinstance(body, dict):
             job.run_id = _scalar_text(body.get("run_id"))
             job.workflow_id = _scalar_text(body.get("workflow_id"))
             job.project_id = _scalar_text(body.get("project_id"))
-            payload = body.get("payload", body)
+            payload = body["payload"] if is_envelope(body) else body
         if self._takes_anything:
             job.payload = payload
             return
@@ -298,8 +370,10 @@ def _read_identifiers(job: Job[Any]) -> bool:
     return True
 
 
-def _plain_payload(body: str) -> Any:
-    return _read_json(body)["payload"]
+def _plain_payload(text: str) -> Any:
+    body = _read_json(text)
+    # What lies between the ends may hold more than a payload.
+    return body["payload"] if is_envelope(body) else body
 
 
 def _read_json(body: str) -> Any:

@@ -88,7 +88,8 @@ class QueueService(Generic[PayloadT]):
         Args:
             source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
             queue_name: the queue; see `meshhook.names`. Default `workflow_jobs`.
-            payload_model: the type of `Job.payload` of dequeued jobs. Default: plain JSON.
+            payload_model: the type of `Job.payload`, of dequeued jobs and of those enqueued: others
+                are refused. Default: plain JSON, and anything may be enqueued.
             worker_name: who settles, for the history, up to 200 characters. Default none.
             tracer_provider: makes the spans of sends, and puts their trace into the headers.
                 Default: the global one of OpenTelemetry, once one is set; else there are none.
@@ -171,7 +172,7 @@ class QueueService(Generic[PayloadT]):
         own = self._own_connection(connection)
         delay = delay_in_seconds(delay_seconds)
         max_bytes = (await self._settings.usable(own)).max_payload_bytes
-        message = encode_body(job, max_bytes), encode_headers(headers), delay
+        message = self._encoded(job, max_bytes), encode_headers(headers), delay
         if own is not None:
             return (await insert_batches(own, self.queue_name, [message]))[0]
         return await self._send_buffer.send(*message)
@@ -191,13 +192,18 @@ class QueueService(Generic[PayloadT]):
         encoded: list[Message] = []
         for job in jobs:
             try:
-                encoded.append((encode_body(job, max_bytes), header_text, delay))
+                encoded.append((self._encoded(job, max_bytes), header_text, delay))
             except ValueError as error:
                 error.add_note(f"job {len(encoded)} of the batch, counted from 0")
                 raise
         if not encoded:
             return []
         return await insert_batches(own or self._database, self.queue_name, encoded)
+
+    def _encoded(self, job: object, max_bytes: int) -> str:
+        text = encode_body(job, max_bytes, is_payload=type(job) is self._decoder.model)
+        self._decoder.check(job, text)
+        return text
 
     def _own_connection(self, connection: object) -> Database | None:
         if connection is None:

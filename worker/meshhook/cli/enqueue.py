@@ -65,9 +65,9 @@ def enqueue(
 ) -> None:
     """Enqueue one job, or one a line.
 
-    The JSON is the whole message: an object with run_id, workflow_id, project_id and payload, or
-    anything else, which is then its own payload. With one of the id options, JSON without a
-    payload key becomes the payload.
+    The JSON is the whole message: an object with payload and no other keys than run_id, workflow_id
+    and project_id, or anything else, which is then its own payload. With one of the id options,
+    anything else becomes the payload of such an object.
 
     A single argument that starts with {, [ or " is a job for workflow_jobs; any other is a queue.
 
@@ -182,9 +182,11 @@ class _Sender:
             self._is_storing = False
 
     def _with_ids(self, value: Any) -> Any:
+        from meshhook.bodies import is_envelope
+
         if not self._ids:
             return value
-        if isinstance(value, dict) and "payload" in value:
+        if is_envelope(value):
             return {**value, **self._ids}
         return {**self._ids, "payload": value}
 
