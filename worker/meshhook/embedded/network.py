@@ -10,8 +10,9 @@ from types import FrameType
 from urllib.parse import quote, urlsplit
 
 from meshhook.embedded.home import account_for
-from meshhook.embedded.programs import Programs, give, translated_os_errors
+from meshhook.embedded.programs import Programs, translated_os_errors, write_as
 from meshhook.embedded.server import DATABASE, EmbeddedPostgres
+from meshhook.embedded.server_lock import server_lock
 from meshhook.errors import DatabaseUnavailableError, InvalidSettingError
 
 ROLE = "meshhook"
@@ -130,18 +131,20 @@ class NetworkPostgres:
             self._server.stop()
             command, programs = self._command()
             account = programs.account
-            try:
-                process = subprocess.Popen(
-                    command,
-                    cwd="/",
-                    user=account.uid if account else None,
-                    group=account.gid if account else None,
-                    extra_groups=[] if account else None,
-                )
-            except OSError as error:
-                raise DatabaseUnavailableError(
-                    f"the embedded PostgreSQL: {command[0]} cannot be run: {error}"
-                ) from error
+            with server_lock(self._server.home) as lock:
+                try:
+                    process = subprocess.Popen(
+                        command,
+                        cwd="/",
+                        pass_fds=[lock],
+                        user=account.uid if account else None,
+                        group=account.gid if account else None,
+                        extra_groups=[] if account else None,
+                    )
+                except OSError as error:
+                    raise DatabaseUnavailableError(
+                        f"the embedded PostgreSQL: {command[0]} cannot be run: {error}"
+                    ) from error
             if stopping:  # the signal came before there was a process to pass it on to
                 process.send_signal(signal.SIGINT)
             return process.wait()
@@ -154,12 +157,13 @@ class NetworkPostgres:
         programs = Programs.find(account_for(home))
         rules = home / "data" / "network_hba.conf"
         with translated_os_errors():
-            rules.write_text(
+            write_as(
+                programs.account,
+                rules,
                 "# Written at each start.\n"
                 f"host {DATABASE} {ROLE} all scram-sha-256\n"
-                "host all postgres 127.0.0.1/32 scram-sha-256\n"
+                "host all postgres 127.0.0.1/32 scram-sha-256\n",
             )
-            give(programs.account, rules)
         options = {"listen_addresses": self._host, "hba_file": str(rules)}
         command: list[str | Path] = [programs.directory / "postgres", "-D", home / "data"]
         for name, value in options.items():

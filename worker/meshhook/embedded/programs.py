@@ -7,11 +7,12 @@ import importlib.metadata
 import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +89,15 @@ class Programs:
             package = _copy(package)
         return cls(package / _PROGRAMS, account)
 
-    def run(self, program: str, *arguments: str | Path) -> tuple[int, str]:
-        """Run a program as the account, to its end; return its exit code and what it said."""
-        return self._run([self.directory / program, *arguments], self.account, {}, "")
+    def run(
+        self, program: str, *arguments: str | Path, inherited: Sequence[int] = ()
+    ) -> tuple[int, str]:
+        """Run a program as the account, to its end; return its exit code and what it said.
+
+        What it starts keeps the descriptors `inherited` open.
+        """
+        command = [self.directory / program, *arguments]
+        return self._run(command, self.account, {}, "", inherited)
 
     def psql(self, port: int, password: str, script: str) -> tuple[int, str]:
         """Run a script of psql as the superuser of the server on `port`."""
@@ -105,6 +112,7 @@ class Programs:
         account: Account | None,
         environment: Mapping[str, str],
         text: str,
+        descriptors: Sequence[int] = (),
     ) -> tuple[int, str]:
         inherited = {name: value for name, value in os.environ.items() if name[:2] != "PG"}
         # A file, not a pipe: the server inherits it, and a pipe would be read until that ends.
@@ -119,6 +127,7 @@ class Programs:
                     text=True,
                     stdout=output,
                     stderr=subprocess.STDOUT,
+                    pass_fds=descriptors,
                     user=account.uid if account else None,
                     group=account.gid if account else None,
                     extra_groups=[] if account else None,
@@ -150,6 +159,21 @@ def give(account: Account | None, *paths: Path) -> None:
     if account:
         for path in paths:
             os.chown(path, account.uid, account.gid)
+
+
+def write_as(account: Account | None, path: Path, text: str) -> None:
+    """Write a file that belongs to `account`, in a directory that does too.
+
+    Not through a link that somebody with that account may have put there: root would change
+    whatever it leads to.
+    """
+    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        if account:
+            os.fchown(descriptor, account.uid, account.gid)
+    new.rename(path)
 
 
 def _copy(package: Path) -> Path:

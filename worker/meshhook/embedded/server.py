@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
@@ -20,7 +21,8 @@ from meshhook.embedded.postmaster import (
     remove_misleading,
     running_postmaster,
 )
-from meshhook.embedded.programs import HOST, SUPERUSER, Account, Programs, give
+from meshhook.embedded.programs import HOST, SUPERUSER, Account, Programs, give, write_as
+from meshhook.embedded.server_lock import ORPHAN_SECONDS, is_locked, server_lock
 from meshhook.errors import DatabaseUnavailableError, InvalidSettingError
 from meshhook.limits import MAX_PORT
 
@@ -29,7 +31,6 @@ DATABASE = "meshhook"
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
-_ORPHAN_SECONDS = 10.0
 _LOG_BYTES = 10_000_000
 _CREATE_DATABASE = r"""
 select 'create database meshhook'
@@ -42,7 +43,8 @@ class EmbeddedPostgres:
     """A PostgreSQL server whose data live in one directory.
 
     It listens on 127.0.0.1 only, on a port that it picks once and then keeps while nobody else
-    takes it. Its superuser `postgres` has a random password, kept with the port in `server.json`
+    takes it. Containers that share the directory cannot both run it: the second one is refused. Its
+    superuser `postgres` has a random password, kept with the port in `server.json`
     (mode 0600) in the directory. The server outlives the process that started it, until `stop`.
 
     Run by root, the server runs as the account `nobody`. Where that account cannot enter the
@@ -92,8 +94,8 @@ class EmbeddedPostgres:
         up to 120 seconds after a crash. Any number of processes may start one directory at once.
 
         Raises:
-            DatabaseUnavailableError: if the wheel is missing, or the server does not start; with
-                the end of its log.
+            DatabaseUnavailableError: if the wheel is missing, a server of another container runs on
+                these data, or the server does not start; with the end of its log.
         """
         with locked(self.directory) as home:
             programs = Programs.find(account_for(home))
@@ -101,7 +103,8 @@ class EmbeddedPostgres:
                 self._initialise(home, programs)
             postmaster = running_postmaster(home / "data")
             if postmaster is None:
-                self._launch(home, programs)
+                with server_lock(home) as lock:
+                    self._launch(home, programs, lock)
             else:
                 self._use(home, postmaster)
             self._create_database(home, programs)
@@ -118,8 +121,12 @@ class EmbeddedPostgres:
         if not (self.home / "data").exists():
             return
         with locked(self.directory) as home:
-            if running_postmaster(home / "data") is None:
-                return
+            # One whose start was interrupted a moment ago has no pid file yet, but holds the lock.
+            deadline = time.monotonic() + ORPHAN_SECONDS
+            while running_postmaster(home / "data") is None:
+                if not is_locked(home) or time.monotonic() >= deadline:
+                    return
+                time.sleep(0.05)
             programs = Programs.find(account_for(home))
             wait = f"--timeout={_STOP_SECONDS:.0f}"
             code, output = programs.run(
@@ -166,11 +173,13 @@ class EmbeddedPostgres:
             raise DatabaseUnavailableError(
                 f"the embedded PostgreSQL could not be made in {home}: {output}"
             )
-        with (unfinished / "postgresql.conf").open("a") as config:
+        # Not through a link: the directory is the unprivileged account's by now.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
+        with os.fdopen(os.open(unfinished / "postgresql.conf", flags), "a") as config:
             config.write("\ninclude_if_exists = 'meshhook.conf'  # written at each start\n")
         unfinished.rename(home / "data")
 
-    def _launch(self, home: Path, programs: Programs) -> None:
+    def _launch(self, home: Path, programs: Programs, lock: int) -> None:
         data, log = home / "data", home / "server.log"
         self._check_version(data, programs)
         pid_file = data / "postmaster.pid"
@@ -182,13 +191,15 @@ class EmbeddedPostgres:
         log.touch(mode=0o600)
         give(programs.account, log)
         log_start = log.stat().st_size
-        deadline = time.monotonic() + _ORPHAN_SECONDS
+        deadline = time.monotonic() + ORPHAN_SECONDS
         attempts_left = 5
         while True:
             port = self._usable_port(home)
             self._write_config(data, port, programs.account)
             wait = f"--timeout={_START_SECONDS:.0f}"
-            code, output = programs.run("pg_ctl", "start", "-D", data, "-l", log, "-w", "-s", wait)
+            code, output = programs.run(
+                "pg_ctl", "start", "-D", data, "-l", log, "-w", "-s", wait, inherited=[lock]
+            )
             if code == 0:
                 return
             # Somebody may have taken the port a moment ago. And after a crash the server's other
@@ -263,9 +274,7 @@ class EmbeddedPostgres:
         for name, value in settings.items():
             escaped = value.replace("\\", "\\\\").replace("'", "''")
             lines.append(f"{name} = '{escaped}'")
-        config = data / "meshhook.conf"
-        config.write_text("\n".join(lines) + "\n")
-        give(account, config)
+        write_as(account, data / "meshhook.conf", "\n".join(lines) + "\n")
 
     def _check_version(self, data: Path, programs: Programs) -> None:
         made_by = (data / "PG_VERSION").read_text().strip()
