@@ -1,0 +1,120 @@
+"""The protocol of claims, leases and outcomes: random histories, held against a model.
+
+docs/protocol.md says what the model checks, and how to play more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from meshhook import queries
+from support.protocol_machine import ProtocolMachine
+from support.protocol_model import ProtocolViolation
+from support.protocol_store import Store
+
+EXAMPLES = int(os.environ.get("MESHHOOK_PROTOCOL_EXAMPLES", "0"))
+"""How many random histories to play, other ones each time. Default 0: the same 150 each time."""
+STEPS = 50
+
+_PLAYED = settings(
+    max_examples=EXAMPLES or 150,
+    stateful_step_count=STEPS,
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+_UNTIL_A_FAULT = settings(
+    _PLAYED, max_examples=EXAMPLES or 1_000, derandomize=True, phases=[Phase.generate]
+)
+
+
+class Fence(NamedTuple):
+    """A part of some statements that keeps the protocol."""
+
+    files: tuple[str, ...]
+    pattern: str
+    replacement: str = ""
+    """What stands in its place where it is taken out."""
+
+
+_SETTLE = ("settle", "settle_succeeded")
+_IDENTITY = r"and date_part\('epoch', \w\.enqueued_at\) = \w+\.enqueued"
+_LEASE = r"and q\.read_ct = \w+\.read_ct"
+_FENCES = {
+    "identity": Fence((*_SETTLE, "extend", "release"), _IDENTITY),
+    "lease": Fence(_SETTLE, _LEASE),
+    "due": Fence(
+        ("claim",),
+        r"and q\.vt <= least\(now\(\), \$5::timestamptz\)",
+        "and $5::timestamptz is null",
+    ),
+    "history of lost attempts": Fence(
+        ("claim",), r"where not \(c\.mark -> 'is_recorded'\)::boolean\n\)", "where false\n)"
+    ),
+    "replay moves": Fence(
+        ("replay_dead_letters",), r"delete from (\S+) d using", r"update \1 d set read_ct = 0 from"
+    ),
+}
+_SELDOM_MISSED = {
+    "lease extended": Fence(("extend",), _LEASE),
+    "lease given back": Fence(("release",), _LEASE),
+    "one outcome": Fence(_SETTLE, r"and q\.read_ct <> meshhook\.settled_attempts\(q\.headers\)"),
+    "found of this worker": Fence(
+        ("find_settled",), r"and a\.worker = \$2::text", "and $2::text is not null"
+    ),
+}
+"""Those that only a rare history needs: it takes up to a minute to find one."""
+FENCES = _FENCES | (_SELDOM_MISSED if EXAMPLES else {})
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """A queue of a database of its own."""
+    store = Store(database_url)
+    yield store
+    store.close()
+
+
+def play(store: Store, how_long: settings) -> None:
+    """Play random histories; the first one that breaks the protocol is an error."""
+
+    class OnStore(ProtocolMachine):
+        def __init__(self) -> None:
+            super().__init__(store)
+
+    run_state_machine_as_test(OnStore, settings=how_long)
+
+
+def test_no_history_breaks_the_protocol(store: Store) -> None:
+    """Whatever workers, other clients and administrators do, the tables are what the model says."""
+    play(store, _PLAYED)
+
+
+@pytest.mark.parametrize("name", FENCES)
+def test_a_fence_that_is_taken_out_is_missed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As soon as the statements lack it, the model finds a history that breaks the protocol."""
+    fence = FENCES[name]
+    load = queries.load
+
+    def load_without(file: str, *arguments: Any, **options: Any) -> str:
+        text = load(file, *arguments, **options)
+        if file not in fence.files:
+            return text
+        text, count = re.subn(fence.pattern, fence.replacement, text)
+        assert count, f"sql/{file}.sql does not have {fence.pattern}"
+        return text
+
+    monkeypatch.setattr(queries, "load", load_without)
+    with pytest.raises(ProtocolViolation):
+        play(store, _UNTIL_A_FAULT)
