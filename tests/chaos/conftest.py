@@ -51,7 +51,7 @@ def make_server(server_template: ServerTemplate) -> Iterator[MakeServer]:
     made: list[Server] = []
 
     def make(**settings: str) -> Server:
-        made.append(server_template.server(**settings))
+        made.append(server_template.server(settings=settings))
         return made[-1].start()
 
     yield make
@@ -68,17 +68,13 @@ def forks() -> Iterator[Forks]:
 
 
 @pytest.fixture
-def make_fleet(forks: Forks, tmp_path: Path) -> Iterator[MakeFleet]:
-    """Makes fleets; what is left of their processes ends with the test."""
-    made: list[Fleet] = []
+def make_fleet(forks: Forks, tmp_path: Path) -> MakeFleet:
+    """Makes fleets, which are there within a `with`."""
 
     def make(server: Server, **options: Any) -> Fleet:
-        made.append(Fleet(server, forks, tmp_path / f"fleet-{len(made)}", **options))
-        return made[-1]
+        return Fleet(server, forks, tmp_path / "fleet", **options)
 
-    yield make
-    for fleet in made:
-        fleet.close()
+    return make
 
 
 @pytest.fixture

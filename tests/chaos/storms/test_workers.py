@@ -1,27 +1,122 @@
-"""Storms over the workers."""
+"""Storms over the workers: they are killed, frozen, eaten up by jobs, or have wrong clocks."""
 
 from __future__ import annotations
 
 import random
 
+import psutil
 import pytest
 
+from support.chaos.clocks import wrong_clock
 from support.chaos.counts import CLEAN
-from support.chaos.faults import at_moments
-from support.chaos.fleet import MakeFleet
+from support.chaos.faults import again_and_again, at_moments, frozen, pause
+from support.chaos.fleet import Fleet, MakeFleet
 from support.chaos.servers import MakeServer
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+MEMORY_LIMIT_BYTES = 350 << 20
 
 
 def test_workers_are_killed_again_and_again(make_server: MakeServer, make_fleet: MakeFleet) -> None:
     """Five workers in a row are killed in the middle of their work, and replaced."""
     chance = random.Random(4)
-    fleet = make_fleet(make_server())
-    fleet.start_workers(3)
-    fleet.produce(1_000, per_second=80)
-    fleet.wait_for_progress()
-    for _ in at_moments(seed=4, count=5, least=1, most=2):
-        fleet.kill(chance.choice(fleet.workers))
-        fleet.start_workers()
-    assert fleet.finish() == CLEAN
+    with make_fleet(make_server()) as fleet:
+        for _ in at_moments(seed=4, count=5, least=1, most=3):
+            fleet.kill(chance.choice(fleet.workers))
+            fleet.start_workers()
+        assert fleet.finish() == CLEAN
+
+
+def test_workers_are_frozen_past_their_leases(
+    make_server: MakeServer, make_fleet: MakeFleet
+) -> None:
+    """Each worker in turn stands still for longer than a lease, and then goes on."""
+    with make_fleet(make_server()) as fleet:
+        for worker in list(fleet.workers):
+            with frozen(worker.process):
+                pause(4)
+        assert fleet.finish() == CLEAN
+
+
+def keep_alive(fleet: Fleet) -> None:
+    """Do what a node does: kill the worker that takes too much memory, replace what has ended."""
+    for worker in list(fleet.workers):
+        if worker.process.code is None:
+            try:
+                has_too_much = psutil.Process(worker.pid).memory_info().rss > MEMORY_LIMIT_BYTES
+            except psutil.NoSuchProcess:
+                continue
+            if not has_too_much:
+                continue
+        fleet.kill(worker)
+        fleet.start_worker()
+
+
+def test_jobs_kill_eat_block_swallow_and_fork(
+    make_server: MakeServer, make_fleet: MakeFleet
+) -> None:
+    """Jobs that always kill their process, or eat its memory, become dead letters; no others do.
+
+    Others kill it once, block its event loop, take no notice of being cancelled, or fork.
+    """
+    settings = {"visibility_timeout_seconds": 1, "max_retry_attempts": 4}
+    with make_fleet(make_server(), mix="deadly", jobs=600, settings=settings) as fleet:
+        with again_and_again(lambda: keep_alive(fleet), 0.2):
+            fleet.wait_for_producers()
+            fleet.wait_until_empty(100)
+        fleet.wait_until_ready()
+        assert fleet.finish() == CLEAN
+
+
+def test_supervisor_and_children_are_killed(make_server: MakeServer, make_fleet: MakeFleet) -> None:
+    """A killed child is replaced; when the supervisor is killed its children stop in order."""
+    with make_fleet(make_server()) as fleet:
+        supervisor = fleet.start_supervisor(2)
+        fleet.wait_until(lambda: len(children(supervisor.pid)) == 2, 60, "two children")
+        killed = children(supervisor.pid)[0]
+        fleet.observed.died.add(killed.pid)
+        killed.kill()
+        fleet.wait_until(
+            lambda: len(children(supervisor.pid)) == 2 and killed not in children(supervisor.pid),
+            30,
+            "another child",
+        )
+        orphans = children(supervisor.pid)
+        fleet.kill_supervisor(supervisor)
+        gone, alive = psutil.wait_procs(orphans, timeout=30)
+        assert (len(gone), alive) == (2, [])
+        assert fleet.finish() == CLEAN
+
+
+def children(pid: int) -> list[psutil.Process]:
+    """Return the child processes of a process."""
+    return psutil.Process(pid).children()
+
+
+def test_clocks_are_wrong_by_ten_minutes(make_server: MakeServer, make_fleet: MakeFleet) -> None:
+    """One worker is ahead of the database, one behind, and one jumps while it works."""
+    with (
+        make_fleet(make_server()) as fleet,
+        wrong_clock(fleet.folder / "ahead") as ahead,
+        wrong_clock(fleet.folder / "behind") as behind,
+        wrong_clock(fleet.folder / "jumping") as jumping,
+    ):
+        ahead.set("+10m")
+        behind.set("-10m")
+        for clock in (ahead, behind, jumping):
+            fleet.start_workers(forks=clock.forks)
+        for number in at_moments(seed=5, count=6, least=1, most=1.5):
+            jumping.set("+10m" if number % 2 else "-10m")
+        assert fleet.finish() == CLEAN
+
+
+def test_ten_workers_and_three_migrations_start_at_once(
+    make_server: MakeServer, make_fleet: MakeFleet
+) -> None:
+    """A whole fleet starts while several jobs of a deployment migrate the database."""
+    with make_fleet(make_server(), workers=0) as fleet:
+        migrations = [fleet.command("migrate") for _ in range(3)]
+        fleet.start_workers(10)
+        assert [migration.wait(60) for migration in migrations] == [0, 0, 0]
+        assert fleet.finish() == CLEAN

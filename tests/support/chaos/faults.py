@@ -87,10 +87,13 @@ def setting(server: Server, name: str, value: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_of_sessions(server: Server) -> Iterator[None]:
+def full_of_sessions(server: Server, *terminated: str) -> Iterator[None]:
     """Take every connection that is free, as a leaking application does; also those given back.
 
-    Superusers too: what the server reserves for them is part of it.
+    Args:
+        server: which.
+        terminated: whose connections are broken once it is full, by patterns of their
+            applications' names.
     """
     stop = threading.Event()
     is_full = threading.Event()
@@ -101,6 +104,9 @@ def full_of_sessions(server: Server) -> Iterator[None]:
             try:
                 held.append(await asyncpg.connect(server.url(), timeout=5))
             except (OSError, asyncpg.PostgresError, TimeoutError):
+                if not is_full.is_set():
+                    for pattern in terminated:
+                        await held[0].execute(TERMINATE, pattern)
                 is_full.set()
                 await asyncio.sleep(0.02)
         for connection in held:
@@ -180,11 +186,17 @@ def small_disk(folder: Path, *, megabytes: int) -> Iterator[Disk]:
         yield Disk(folder)
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()
+
+
+def pause(seconds: float) -> None:
+    """Let a fault last."""
+    time.sleep(seconds)
 
 
 def at_moments(seed: int, count: int, least: float, most: float) -> Iterator[int]:
     """Yield 0 to `count` - 1, each after a pause between `least` and `most` seconds."""
     chance = random.Random(seed)
     for number in range(count):
-        time.sleep(chance.uniform(least, most))
+        pause(chance.uniform(least, most))
         yield number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -9,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from meshhook.embedded.postmaster import free_port
 from support.chaos.books import Books, Observed
@@ -17,7 +18,7 @@ from support.chaos.counts import Counts, Facts
 from support.chaos.ledger import Entry, entries
 from support.chaos.processes import ForkedProcess, Forks
 from support.chaos.scraped import outcomes_in, unsettled_in
-from support.chaos.servers import QUEUE, Server, fetchval
+from support.chaos.servers import QUEUE, Server
 from support.chaos.stored import Stored
 from support.scraping import Answer, ask
 
@@ -26,6 +27,8 @@ LATE_SECONDS = 15.0
 DRAIN_SECONDS = 60.0
 READY_SECONDS = 60.0
 GRACE_SECONDS = 8
+CONCURRENCY = 20
+JOBS_PER_SECOND = 80.0
 
 QUEUE_SETTINGS: Mapping[str, object] = {
     "visibility_timeout_seconds": 3,
@@ -72,8 +75,10 @@ class Fleet:
         name: begins the names of workers and the run_ids of jobs.
         worker_url: where workers and their handlers find the database. Default: the server.
         producer_url: where producers find it. Default: the server.
-        concurrency: of each worker.
-        settings: of the queue, where not as in `QUEUE_SETTINGS`.
+        workers: how many workers there are at first.
+        jobs: how many jobs are enqueued from the start on, at `JOBS_PER_SECOND`.
+        mix: which jobs, of `support.chaos.producer.MIXES`.
+        settings: of the queue, where not as in `QUEUE_SETTINGS`; None leaves it alone.
         environment: variables of all processes.
     """
 
@@ -85,8 +90,10 @@ class Fleet:
         *,
         worker_url: str | None = None,
         producer_url: str | None = None,
-        concurrency: int = 20,
-        settings: Mapping[str, object] | None = None,
+        workers: int = 3,
+        jobs: int = 1_000,
+        mix: str = "mixed",
+        settings: Mapping[str, object] | None = QUEUE_SETTINGS,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.server = server
@@ -94,13 +101,13 @@ class Fleet:
         self.folder = folder
         self.ledger = folder / "ledger"
         self.ledger.mkdir(parents=True)
-        self.concurrency = concurrency
         self.workers: list[WorkerProcess] = []
         self.producers: list[ForkedProcess] = []
         self.observed = Observed(self.ledger)
         self.facts: Facts | None = None
         self._serial = itertools.count(1)
         self._logs: list[Path] = []
+        self._supervisors: list[ForkedProcess] = []
         worker_url = worker_url or server.url()
         self.environment = {
             "LEDGER": str(self.ledger),
@@ -111,7 +118,23 @@ class Fleet:
             "PRODUCER_URL": producer_url or server.url(),
             **(environment or {}),
         }
-        self.set_queue(**{**QUEUE_SETTINGS, **(settings or {})})
+        if settings is not None:
+            self.set_queue(**{**QUEUE_SETTINGS, **settings})
+        self._first_workers, self._first_jobs, self._mix = workers, jobs, mix
+
+    def __enter__(self) -> Self:
+        """Start workers and a producer, and wait until jobs end."""
+        self.start_workers(self._first_workers)
+        if self._first_jobs:
+            self.produce(self._first_jobs, per_second=JOBS_PER_SECOND, mix=self._mix)
+        if self._first_jobs and self._first_workers:
+            self.wait_for_progress()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every process that is left."""
+        for process in [*self.producers, *self._supervisors, *(w.process for w in self.workers)]:
+            process.send(signal.SIGKILL)
 
     def set_queue(self, **settings: object) -> None:
         """Change settings of the queue."""
@@ -123,9 +146,7 @@ class Fleet:
     def start_workers(self, count: int = 1, *options: str, **start: Any) -> list[WorkerProcess]:
         """Start workers, and wait until they are ready."""
         started = [self.start_worker(*options, **start) for _ in range(count)]
-        self.wait_until(
-            lambda: all(worker.is_ready for worker in started), READY_SECONDS, "the workers start"
-        )
+        self.wait_until_ready()
         return started
 
     def start_worker(
@@ -137,22 +158,49 @@ class Fleet:
         """Start a worker, and do not wait for it."""
         name, port = f"w{next(self._serial)}", free_port()
         log = self.folder / f"{name}.log"
-        arguments = [
-            *("--handler", "support.chaos.handlers:handle", "--name", name),
-            *("--concurrency", str(self.concurrency), "--grace-seconds", str(GRACE_SECONDS)),
-            *("--metrics-port", str(port), "--metrics-address", "127.0.0.1", *options),
-        ]
-        process = (forks or self.forks).start(
-            "meshhook",
-            "worker",
-            QUEUE,
-            *arguments,
-            log=log,
-            environment={**self.environment, **(environment or {})},
-        )
+        options = ("--metrics-port", str(port), "--metrics-address", "127.0.0.1", *options)
+        process = self._start_worker(name, log, *options, forks=forks, environment=environment)
         self._logs.append(log)
         self.workers.append(WorkerProcess(name, process, port))
         return self.workers[-1]
+
+    def _start_worker(
+        self,
+        name: str,
+        log: Path,
+        *options: str,
+        forks: Forks | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> ForkedProcess:
+        return (forks or self.forks).start(
+            "meshhook",
+            *("worker", QUEUE, "--handler", "support.chaos.handlers:handle", "--name", name),
+            *("--concurrency", str(CONCURRENCY), "--grace-seconds", str(GRACE_SECONDS), *options),
+            log=log,
+            environment={**self.environment, **(environment or {})},
+        )
+
+    def start_supervisor(self, processes: int) -> ForkedProcess:
+        """Start a supervisor of several workers, and do not wait for it."""
+        name = f"s{next(self._serial)}"
+        log = self.folder / f"{name}.log"
+        self._logs.append(log)
+        supervisor = self._start_worker(name, log, "--processes", str(processes))
+        self._supervisors.append(supervisor)
+        return supervisor
+
+    def kill_supervisor(self, supervisor: ForkedProcess) -> None:
+        """End a supervisor by SIGKILL."""
+        supervisor.send(signal.SIGKILL)
+        supervisor.wait(30)
+        self._supervisors.remove(supervisor)
+
+    def command(self, *arguments: str, forks: Forks | None = None) -> ForkedProcess:
+        """Start another command of `meshhook`."""
+        log = self.folder / f"command{next(self._serial)}.log"
+        return (forks or self.forks).start(
+            "meshhook", *arguments, log=log, environment=self.environment
+        )
 
     def kill(self, worker: WorkerProcess) -> None:
         """End a worker by SIGKILL."""
@@ -164,15 +212,33 @@ class Fleet:
     def stop(self, worker: WorkerProcess) -> None:
         """End a worker by SIGTERM, and count one that does not end well."""
         worker.process.send(signal.SIGTERM)
-        self._await_end(worker)
+        self.await_end(worker)
+
+    def await_end(self, worker: WorkerProcess) -> None:
+        """Wait for a worker that was told to stop, and count one that does not end well."""
+        try:
+            code = worker.process.wait(GRACE_SECONDS + 20)
+        except TimeoutError:
+            worker.process.send(signal.SIGKILL)
+            code = None
+        if code != 0:
+            self.observed.bad_ends += 1
+            self.observed.died.add(worker.pid)
         self.workers.remove(worker)
 
     def produce(
-        self, count: int, *, per_second: float, mix: str = "mixed", seed: int = 1, name: str = ""
+        self,
+        count: int,
+        *,
+        per_second: float,
+        mix: str = "mixed",
+        seed: int = 1,
+        name: str = "",
+        forks: Forks | None = None,
     ) -> ForkedProcess:
         """Start to enqueue jobs, and do not wait for the end."""
         name = name or f"p{len(self.producers)}"
-        producer = self.forks.start(
+        producer = (forks or self.forks).start(
             "support.chaos.producer",
             *(name, str(count), str(per_second), str(seed), mix),
             log=self.folder / f"{name}.log",
@@ -205,17 +271,32 @@ class Fleet:
             lambda: len(self.noted("ended")) >= before + jobs, seconds, f"{jobs} more jobs end"
         )
 
+    def wait_for_producers(self) -> None:
+        """Wait until all jobs were sent."""
+        for producer in self.producers:
+            producer.wait(150)
+
+    def wait_until_empty(self, seconds: float) -> None:
+        """Wait until no message is in the queue."""
+        sql = f"select count(*) from pgmq.q_{QUEUE}"
+        self.wait_until(lambda: not self.server.fetchval(sql), seconds, "the queue is empty")
+
+    def wait_until_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until every worker is ready."""
+        self.wait_until(lambda: all(w.is_ready for w in self.workers), seconds, "all are ready")
+
     def finish(self) -> Counts:
         """Let all jobs end after the fault, stop the workers, and return what is wrong."""
         self.send_jobs_after()
-        for producer in self.producers:
-            producer.wait(150)
-        self._drain()
+        self.wait_for_producers()
+        # The books say what is left.
+        with contextlib.suppress(TimeoutError):
+            self.wait_until_empty(DRAIN_SECONDS)
         self._look_at_workers()
         for worker in self.workers:
             worker.process.send(signal.SIGTERM)
-        for worker in self.workers:
-            self._await_end(worker)
+        for worker in list(self.workers):
+            self.await_end(worker)
         self._read_logs()
         books = Books(self.observed, Stored.read(self.server.url(), QUEUE))
         self.facts, counts = books.facts(), books.counts()
@@ -235,19 +316,6 @@ class Fleet:
                 return
             time.sleep(0.1)
 
-    def close(self) -> None:
-        """End every process that is left."""
-        for process in [*self.producers, *(worker.process for worker in self.workers)]:
-            process.send(signal.SIGKILL)
-
-    def _drain(self) -> None:
-        """Wait until the queue is empty and no outcome waits; the books say what is left."""
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while time.monotonic() < deadline:
-            if not fetchval(self.server.url(), f"select count(*) from pgmq.q_{QUEUE}"):
-                return
-            time.sleep(0.2)
-
     def _look_at_workers(self) -> None:
         """Read metrics and readiness. A worker knows what is done a moment after the database."""
         deadline = time.monotonic() + 10
@@ -263,17 +331,6 @@ class Fleet:
             if is_clean or time.monotonic() > deadline:
                 return
             time.sleep(0.2)
-
-    def _await_end(self, worker: WorkerProcess) -> None:
-        try:
-            code = worker.process.wait(GRACE_SECONDS + 20)
-        except TimeoutError:
-            self.observed.died.add(worker.pid)
-            worker.process.send(signal.SIGKILL)
-            code = None
-        if code != 0:
-            self.observed.bad_ends += 1
-            self.observed.died.add(worker.pid)
 
     def _read_logs(self) -> None:
         for line in itertools.chain.from_iterable(

@@ -130,7 +130,12 @@ async def effect() -> AsyncIterator[Any]:
     pid = os.getpid()
     if pid not in _pools:
         _pools[pid] = asyncpg.create_pool(
-            os.environ["EFFECT_URL"], min_size=0, max_size=4, timeout=5, statement_cache_size=0
+            os.environ["EFFECT_URL"],
+            min_size=0,
+            max_size=4,
+            timeout=5,
+            command_timeout=10,
+            statement_cache_size=0,
         )
     pool = await _pools[pid]
     async with (

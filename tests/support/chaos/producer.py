@@ -37,6 +37,14 @@ MIXES: dict[str, tuple[tuple[float, str], ...]] = {
         (0.28, "snooze"),
         (0.30, "long"),
     ),
+    "deadly": (
+        (0.004, "exit"),
+        (0.008, "eat"),
+        (0.02, "exit_once"),
+        (0.03, "block"),
+        (0.04, "swallow"),
+        (0.06, "fork"),
+    ),
     "endurance": ((0.10, "retry"), (0.11, "dead"), (0.16, "complete")),
 }
 
@@ -87,6 +95,8 @@ class Producer:
         payload: dict[str, Any] = {"kind": kind, "ms": self._chance.choice([1, 2, 5, 10, 20])}
         if kind == "snooze":
             payload["until"] = time.monotonic() + 1
+        if kind in ("block", "swallow"):
+            payload["seconds"] = 2
         if kind == "long":
             payload |= {"kind": "ok", "ms": self._chance.choice([1000, 2000, 3000])}
         return WorkflowJob(run_id=run_id, workflow_id="chaos", project_id="chaos", payload=payload)

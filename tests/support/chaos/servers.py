@@ -29,6 +29,8 @@ SETTINGS = {
     "log_min_messages": "warning",
     "checkpoint_timeout": "60min",
 }
+UNDISTURBED = {"statement_timeout": "0", "default_transaction_read_only": "off"}
+"""What the tests' own sessions set, whatever is wrong with the server's settings."""
 DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 """Where Debian has a folder for each version: 15 on Debian 12."""
 
@@ -59,7 +61,9 @@ def fetch(url: str, sql: str, *arguments: object) -> list[asyncpg.Record]:
     """Run a statement on a connection of its own, and return its rows."""
 
     async def go() -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(url, timeout=15, statement_cache_size=0)
+        connection = await asyncpg.connect(
+            url, timeout=15, statement_cache_size=0, server_settings=UNDISTURBED
+        )
         try:
             return list(await connection.fetch(sql, *arguments, timeout=60))
         finally:
@@ -198,6 +202,17 @@ class Server:
         fetch(self.url("postgres"), f"alter system {change}")
         fetch(self.url("postgres"), "select pg_reload_conf()")
 
+    def move_wal(self, folder: Path) -> None:
+        """Keep the log in another folder, of another file system perhaps."""
+        subprocess.run(["cp", "-a", str(self.data / "pg_wal"), str(folder)], check=True)
+        shutil.rmtree(self.data / "pg_wal")
+        (self.data / "pg_wal").symlink_to(folder / "pg_wal")
+
+    def replace_data(self, data: Path) -> None:
+        """Take other data, a backup for example; the server must be stopped."""
+        shutil.rmtree(self.data)
+        data.rename(self.data)
+
     def _make_home(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         self.log.touch()
@@ -236,10 +251,12 @@ class ServerTemplate:
             self._made.stop("fast")
         return self
 
-    def server(self, **settings: str) -> Server:
-        """Return a copy that is not started."""
+    def server(
+        self, *, folder: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> Server:
+        """Return a copy that is not started, by default in the folder of the template."""
         self._count += 1
-        home = self._folder / f"server-{self._count}"
+        home = (folder or self._folder) / f"server-{self._count}"
         return Server(self._programs, home, settings=settings).copy_from(self._made.data)
 
     @contextlib.contextmanager
