@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -24,6 +25,7 @@ from meshhook.errors import (
     UncertainCommitError,
 )
 from meshhook.sending import insert_messages
+from support.silent_proxy import silent_proxy
 from support.waiting import eventually
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -594,3 +596,79 @@ async def test_a_url_of_something_else_says_where_the_right_one_is(
     with pytest.raises(InvalidSettingError, match=message) as raised:
         await opened(url)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@127.0.0.1:1,127.0.0.1:2/jobs?target_session_attrs=read-write",
+        "postgresql://me:secret@127.0.0.1:1/jobs?sslmode=verify-full&sslrootcert=/no/such/secret",
+        "postgresql://me:secret@127.0.0.1:1/jobs?ssl_min_protocol_version=secret&sslmode=require",
+        "postgresql://me:secret@127.0.0.1:1/jobs?sslnegotiation=direct",
+        "postgresql://me:secret@127.0.0.1:1/jobs?sslnegotiation=secret",
+        "postgresql://me:secret@127.0.0.1:1/jobs?gsslib=secret",
+        "postgresql://me:secret@" + "x" * 300 + "/jobs",
+        "postgresql://me:secret@x..y/jobs",
+        "postgresql://me:secret@,,/jobs?port=1,2,3",
+        "postgresql://me:secret@%2Fno%2Fsuch%2Fsocket/jobs",
+    ],
+)
+async def test_whatever_is_wrong_with_a_url_is_an_error_of_ours(url: str) -> None:
+    """No error of the driver or of Python gets through, and none shows the password."""
+    for attempt in (connect(url), Database.connect(url)):
+        with pytest.raises((InvalidSettingError, DatabaseUnavailableError)) as caught:
+            await attempt
+        assert "me:secret" not in str(caught.value)
+
+
+async def test_the_primary_is_found_among_several_hosts(
+    database_url: str, connection: Connection
+) -> None:
+    """Hosts that refuse, that are silent, and that only read are passed over, each in its time."""
+    parts = urlsplit(database_url)
+    name = await connection.fetchval("select current_database()")
+    async with silent_proxy(database_url) as (silent_url, proxy):
+        proxy.is_silent = True
+        hosts = f"127.0.0.1:1,127.0.0.1:{urlsplit(silent_url).port},{parts.hostname}:{parts.port}"
+        url = database_url.replace(f"{parts.hostname}:{parts.port}", hosts)
+        wanted = f"{url}?connect_timeout=1&target_session_attrs="
+        for attributes in ("read-write", "prefer-standby"):
+            own = await connect(wanted + attributes)
+            assert await own.fetchval("select current_database()") == name
+            await own.close()
+        database = await Database.connect(wanted + "read-write")
+        assert await database.fetchval("select current_database()") == name
+        await database.close()
+        await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
+        with pytest.raises(DatabaseUnavailableError, match="target_session_attrs"):
+            await connect(wanted + "read-write")
+
+
+async def test_what_a_url_says_of_the_session_has_its_effect(database_url: str) -> None:
+    """Settings, `options`, the name of the application and the keepalives of the socket."""
+    url = (
+        f"{database_url}?statement_timeout=9s&options=-c%20work_mem%3D5MB&application_name=shop"
+        "&keepalives_idle=33&gssencmode=prefer&channel_binding=prefer&connect_timeout=5"
+    )
+    own = await connect(url)
+    database = await Database.connect(url)
+    try:
+        for source in (own, database):
+            assert await source.fetchval("show statement_timeout") == "9s"
+            assert await source.fetchval("show work_mem") == "5MB"
+            assert await source.fetchval("show application_name") == "shop"
+        found = own._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+        assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 33
+    finally:
+        await own.close()
+        await database.close()
+
+
+@pytest.mark.parametrize("query", ["no_such_setting=1", "work_mem=much"])
+async def test_a_setting_that_the_server_refuses_is_named(database_url: str, query: str) -> None:
+    """The error says that it comes from the URL."""
+    name = query.partition("=")[0]
+    url = f"{database_url}?{query}"
+    for attempt in (connect(url), Database.connect(url)):
+        with pytest.raises(DatabaseError, match=f"a parameter of the database URL: .*{name}"):
+            await attempt

@@ -8,6 +8,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from meshhook.database import translated_statement_errors
+from meshhook.errors import DatabaseReadOnlyError
 from meshhook_operator.observed import QueueStatus
 from meshhook_operator.scaling import Sample, WorkerReport
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 MISSING = "MHQ02"
 """The SQLSTATE that a queue which is missing has in `problem_state`."""
+
+READ_ONLY = "25006"
+"""The SQLSTATE that a queue has there whose session may only read."""
 
 MAX_COUNTED = 10_000
 MIN_COUNTED = 1_000
@@ -67,18 +72,28 @@ async def read_demand(
         waiting_seconds: for how long an insert into the waiting ones is to notify.
 
     Raises:
+        DatabaseReadOnlyError: if the session may only read; the next call has another.
         DatabaseError: as `meshhook.database` says.
     """
     if not requests:
         return {}
-    rows = await database.fetch(
-        load("queue_demand"),
-        [each.queue_name for each in requests],
-        [each.lookahead_seconds for each in requests],
-        [each.queue_name for each in requests if each.is_waiting],
-        waiting_seconds,
-        max(MIN_COUNTED, min(MAX_COUNTED, COUNTED_IN_ALL // len(requests))),
-    )
+    async with database.acquire() as connection:
+        with translated_statement_errors():
+            rows = await connection.fetch(
+                load("queue_demand"),
+                [each.queue_name for each in requests],
+                [each.lookahead_seconds for each in requests],
+                [each.queue_name for each in requests if each.is_waiting],
+                waiting_seconds,
+                max(MIN_COUNTED, min(MAX_COUNTED, COUNTED_IN_ALL // len(requests))),
+            )
+        for row in rows:
+            # Said of a queue, but true of the session: raised here, it is not kept.
+            if row["problem_state"] == READ_ONLY:
+                raise DatabaseReadOnlyError(
+                    f"the database takes no writes here: {row['problem']}. Use the primary "
+                    "server, and a session without default_transaction_read_only"
+                )
     return {row["queue_name"]: _found(dict(row)) for row in rows}
 
 

@@ -206,6 +206,23 @@ def test_a_url_that_cannot_be_read_is_code_2_and_not_shown(bare_cli, url):
     assert "hunter2" not in said
 
 
+@pytest.mark.parametrize(
+    ("tail", "message"),
+    [
+        ("@127.0.0.1/jobs?gssencmode=require", "the parameter gssencmode of the database URL"),
+        ("@127.0.0.1/jobs?pgbouncer=true", "MESHHOOK_POOLED=true"),
+        ("@y/x@127.0.0.1/jobs", "write special characters as in %40 for @"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_said(bare_cli, tail, message):
+    """The parameter, or how to write the password; nothing of it."""
+    bare_cli.use(f"postgresql://someone:hunter2{tail}")
+    for command in (["queue", "list"], ["worker", "jobs", "--handler", "json:loads"]):
+        said = bare_cli.fails(2, *command)
+        assert message in said
+        assert "hunter2" not in said
+
+
 def test_the_address_of_an_api_is_code_2_with_the_place_of_the_right_one(bare_cli):
     """Supabase's SUPABASE_URL is what users have at hand."""
     bare_cli.use("https://abc.supabase.co")

@@ -9,7 +9,12 @@ import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from meshhook.errors import DatabaseError, DatabaseUnavailableError, SchemaMissingError
+from meshhook.errors import (
+    DatabaseError,
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    SchemaMissingError,
+)
 from meshhook.queue_config import QueueSettings
 from meshhook_operator.databases import DatabaseAddress, QueueDatabase
 from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem
@@ -193,3 +198,38 @@ async def test_nobody_there(woken):
 async def test_an_address_shows_nothing():
     """It stands in names of tasks and in logs, and holds a password."""
     assert "secret" not in repr(DatabaseAddress("postgresql://a:secret@b/c", pooled=False))
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+async def test_sessions_that_only_read_are_replaced(connection, database_url, woken, is_waiting):
+    """After a failover, when the address leads to who takes writes again, so do all ticks."""
+    name = await connection.fetchval("select current_database()")
+    await connection.execute("select meshhook.create_queue('jobs')")
+    await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
+    database = make(database_url, woken)
+    request = DemandRequest("jobs", 5, is_waiting=is_waiting)
+    try:
+        for _ in range(2):
+            with pytest.raises(DatabaseReadOnlyError):
+                await database.read_demand([REQUEST], waiting_seconds=5)
+            with pytest.raises(DatabaseReadOnlyError):
+                await database.ensure_queue("jobs", SETTINGS | {"max_retry_attempts": 9})
+        await connection.execute(f'alter database "{name}" reset default_transaction_read_only')
+        await eventually(lambda: works(database, request))
+        for _ in range(5):
+            assert await works(database, request)
+    finally:
+        await database.close()
+
+
+async def works(database: QueueDatabase, request: DemandRequest) -> bool:
+    """Whether a tick reads the queue, and may change it."""
+    try:
+        found = await database.read_demand([request], waiting_seconds=5)
+        if request.is_waiting:
+            return isinstance(found["jobs"], QueueDemand)
+        await database.ensure_queue("jobs", SETTINGS | {"max_retry_attempts": 9})
+        await database.ensure_queue("jobs", SETTINGS)
+    except DatabaseError:
+        return False
+    return isinstance(found["jobs"], QueueDemand)

@@ -275,10 +275,11 @@ def translated_connect_errors() -> Iterator[None]:
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         with translated_driver_errors():
             raise error from None
-    except (TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         # The URL holds a password, and the text may quote a part of it.
         raise errors.InvalidSettingError(
-            "the database URL is not valid (it is not shown, for the password in it)"
+            "the database URL is not valid, or names no user where the system has no name for the "
+            "account either (it is not shown, for the password in it)"
         ) from None
 
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import typer
 
@@ -57,8 +56,8 @@ class Target:
             database = await Database.connect(self.url, min_size=1, max_size=2, pooled=self.pooled)
         except WrongSchemeError:
             raise
-        except InvalidSettingError:
-            raise InvalidDatabaseUrlError from None
+        except InvalidSettingError as error:
+            raise InvalidDatabaseUrlError(str(error)) from None
         except DatabaseError as error:
             raise DatabaseNotOpenedError(
                 self.place,
@@ -97,14 +96,12 @@ class Target:
     @property
     def place(self) -> str:
         """Where the database is: host, port and name, and nothing secret."""
+        from meshhook.database_url import parse_database_url
+
         try:
-            parts = urlsplit(self.url)
-            host, port = parts.hostname or "", parts.port
-        except ValueError:
+            return parse_database_url(self.url).place
+        except InvalidSettingError:
             return "the database of MESHHOOK_DATABASE_URL"
-        where = host if port is None else f"{host}:{port}"
-        name = parts.path.removeprefix("/")
-        return f"database {name!r} at {where or 'the local socket'}"
 
 
 @contextmanager

@@ -54,15 +54,11 @@ class DatabaseNotSetError(errors.InvalidSettingError):
 
 
 class InvalidDatabaseUrlError(errors.InvalidSettingError):
-    """A database URL that cannot be read. It holds a password, so nothing of it is shown."""
+    """A database URL that cannot be used. It holds a password, so nothing of it is shown."""
 
-    def __init__(self) -> None:
-        """Say what one looks like."""
-        super().__init__(
-            f"MESHHOOK_DATABASE_URL cannot be read (it is not shown, for the password in it); "
-            f"it looks like {_URL_SHAPE}\n"
-            "in user and password, characters such as @ : / # are written as %40 %3A %2F %23"
-        )
+    def __init__(self, reason: str) -> None:
+        """Take why not, which shows nothing of it either."""
+        super().__init__(f"MESHHOOK_DATABASE_URL: {reason}")
 
 
 class DatabaseNotOpenedError(errors.DatabaseUnavailableError):
