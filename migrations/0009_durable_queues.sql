@@ -526,35 +526,52 @@ begin
 end
 $$;
 
+-- Whether the condition of a policy holds for this role, whatever the row. One that names a column
+-- fails here, and may hide rows.
+create function meshhook.policy_holds(condition text) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    holds boolean;
+begin
+    execute format('select (%s)', coalesce(condition, 'true')) into holds;
+    return coalesce(holds, false);
+exception when others then
+    return false;
+end
+$$;
+
 -- The tables of a queue, and the history, of which row level security hides rows from this role:
--- each that has no permissive policy with the condition true for what a worker does with it, or has
--- a restrictive one. Locks: none.
+-- each that has no permissive policy that always holds for what a worker does with it, or has a
+-- restrictive one that may not. Locks: none.
 create function meshhook.hidden_tables(queue_name text) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp as $$
-    select coalesce(array_agg(w.table_name order by w.table_name), '{}')
-    from (values (format('pgmq.%I', 'q_' || queue_name), array['r', 'w', 'd']),
-                 (format('pgmq.%I', 'q_' || queue_name || '_dlq'), array['r', 'a']),
-                 (format('pgmq.%I', 'a_' || queue_name), array['a']),
-                 ('meshhook.job_attempts', array['r', 'a'])) as w (table_name, commands)
-    where row_security_active(to_regclass(w.table_name))
-      and exists (
-        select from unnest(w.commands) as c (command)
-        where not exists (
-            select from pg_policy p
-            where p.polrelid = to_regclass(w.table_name) and p.polpermissive
-              and p.polcmd::text in ('*', c.command)
-              and (0 = any (p.polroles)
-                   or exists (select from unnest(p.polroles) as r (oid)
-                              where pg_has_role(r.oid, 'usage')))
-              and coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') = 'true'
-              and coalesce(pg_get_expr(p.polwithcheck, p.polrelid), 'true') = 'true')
-          or exists (
-            select from pg_policy p
-            where p.polrelid = to_regclass(w.table_name) and not p.polpermissive
-              and p.polcmd::text in ('*', c.command)
-              and (0 = any (p.polroles)
-                   or exists (select from unnest(p.polroles) as r (oid)
-                              where pg_has_role(r.oid, 'usage')))))
+language sql set search_path = pg_catalog, pg_temp as $$
+    with needed as (
+        select to_regclass(t.table_name) as oid, t.table_name, c.command
+        from (values (format('pgmq.%I', 'q_' || queue_name), array['r', 'w', 'd']),
+                     (format('pgmq.%I', 'q_' || queue_name || '_dlq'), array['r', 'a']),
+                     (format('pgmq.%I', 'a_' || queue_name), array['a']),
+                     ('meshhook.job_attempts', array['r', 'a'])) as t (table_name, commands)
+        cross join lateral unnest(t.commands) as c (command)
+        where row_security_active(to_regclass(t.table_name))
+    ), policy as (
+        select n.table_name, n.command, p.polpermissive as is_permissive,
+            meshhook.policy_holds(pg_get_expr(p.polqual, p.polrelid))
+            and meshhook.policy_holds(pg_get_expr(p.polwithcheck, p.polrelid)) as holds
+        from needed n
+        join pg_policy p on p.polrelid = n.oid and p.polcmd::text in ('*', n.command)
+        where 0 = any (p.polroles) or exists (
+            select from unnest(p.polroles) as r (oid) where pg_has_role(r.oid, 'usage'))
+    )
+    select coalesce(array_agg(distinct n.table_name order by n.table_name), '{}')
+    from needed n
+    where not exists (
+            select from policy p
+            where p.table_name = n.table_name and p.command = n.command
+              and p.is_permissive and p.holds)
+        or exists (
+            select from policy p
+            where p.table_name = n.table_name and p.command = n.command
+              and not p.is_permissive and not p.holds)
 $$;
 
 -- * What people and programs look at

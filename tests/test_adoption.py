@@ -233,6 +233,7 @@ async def reader(connection: Connection, pool: Pool, queue_name: str) -> Any:
         "",
         "create policy part on pgmq.q_jobs using (msg_id > 1)",
         "create policy alone on pgmq.q_jobs for select using (true)",
+        "create policy others on pgmq.q_jobs using (current_user = 'somebody')",
         (
             "create policy every on pgmq.q_jobs using (true); "
             "create policy narrow on pgmq.q_jobs as restrictive using (msg_id > 1)"
@@ -260,12 +261,22 @@ async def test_every_table_that_a_worker_uses_counts(
         await reader()
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "create policy every on pgmq.q_jobs to rls_reader using (true) with check (true)",
+        "create policy every on pgmq.q_jobs using (current_user = 'rls_reader')",
+        (
+            "create policy looking on pgmq.q_jobs for select using (true); "
+            "create policy changing on pgmq.q_jobs for update using (1 = 1); "
+            "create policy deleting on pgmq.q_jobs for delete using (true); "
+            "create policy no_more on pgmq.q_jobs as restrictive using (now() > '-infinity')"
+        ),
+    ],
+)
 async def test_row_level_security_that_hides_nothing_is_fine(
-    connection: Connection, reader: Any
+    connection: Connection, reader: Any, policy: str
 ) -> None:
-    """A policy that lets the role see and change every row is enough."""
-    await connection.execute(
-        "alter table pgmq.q_jobs enable row level security; "
-        "create policy every on pgmq.q_jobs to rls_reader using (true) with check (true)"
-    )
+    """Policies that let the role see and change every row are enough, however they say so."""
+    await connection.execute(f"alter table pgmq.q_jobs enable row level security; {policy}")
     await reader()
