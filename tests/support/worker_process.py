@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import time
 from typing import Any
+
+import uvloop
 
 from meshhook import Job, Worker
 from meshhook.worker import run_worker_process
@@ -82,6 +85,84 @@ async def cancelling_all(job: Job[Any]) -> None:
     await asyncio.Event().wait()
 
 
+def process_in_thread(job: Job[Any]) -> None:
+    """Starts a process of its own that would run for a minute, and terminates it."""
+    note("start", job.msg_id, job.attempt, os.getpid())
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join()
+    note("end", job.msg_id, process.exitcode)
+
+
+async def process_in_loop(job: Job[Any]) -> None:
+    """Does the same in the event loop's thread."""
+    process_in_thread(job)
+
+
+def forked(job: Job[Any]) -> bool:
+    """Fork a process, and say whether this is it; the other one notes how it ended."""
+    child = os.fork()
+    if child:
+        note("end", job.msg_id, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return False
+    note("child", job.msg_id)
+    return True
+
+
+def fork_returns(job: Job[Any]) -> None:
+    """Lets a forked process return from the handler."""
+    forked(job)
+
+
+def fork_raises(job: Job[Any]) -> None:
+    """Lets a forked process leave the handler by an error."""
+    if forked(job):
+        raise ValueError
+
+
+async def fork_returns_in_loop(job: Job[Any]) -> None:
+    """Lets a forked process return from the handler in the event loop."""
+    forked(job)
+
+
+async def fork_returns_after_wait(job: Job[Any]) -> None:
+    """Lets a forked process return from the handler in a later step of it."""
+    await asyncio.sleep(0.01)
+    forked(job)
+
+
+async def fork_raises_in_loop(job: Job[Any]) -> None:
+    """Lets a forked process leave the handler in the event loop by an error."""
+    if forked(job):
+        raise ValueError
+
+
+async def fork_waits_in_loop(job: Job[Any]) -> None:
+    """Lets a forked process wait in the event loop."""
+    loop = asyncio.get_running_loop()
+    if forked(job):
+        waiting = loop.create_future()
+        loop.call_later(0.01, waiting.set_result, None)
+        await waiting
+        note("went on", job.msg_id)
+
+
+async def fork_in_loop_thread(job: Job[Any]) -> None:
+    """Lets a forked process return in a thread of the event loop."""
+    await asyncio.to_thread(forked, job)
+
+
+async def fork_in_task(job: Job[Any]) -> None:
+    """Lets a forked process return from a task of the handler's own."""
+
+    async def work() -> None:
+        if forked(job):
+            await asyncio.sleep(0)
+
+    await asyncio.create_task(work(), name="work")
+
+
 async def crashing(job: Job[Any]) -> None:
     """Makes the interpreter itself crash."""
     note("start", job.msg_id, job.attempt, os.getpid())
@@ -98,7 +179,9 @@ def main() -> None:
     worker = Worker(
         os.environ["MESHHOOK_DATABASE_URL"], "jobs", globals()[os.environ["HANDLER"]], **options
     )
-    asyncio.run(run_worker_process(worker))
+    factory = uvloop.new_event_loop if os.environ["LOOP"] == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(run_worker_process(worker))
 
 
 if __name__ == "__main__":

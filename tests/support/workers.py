@@ -51,7 +51,7 @@ async def reports(connection: asyncpg.Connection[Any]) -> dict[str, asyncpg.Reco
 
 @asynccontextmanager
 async def worker_process(
-    url: str, handler: str, *, ledger: Path, **options: Any
+    url: str, handler: str, *, ledger: Path, loop: str = "asyncio", **options: Any
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `support.worker_process` on queue `jobs`; killed at the end if it still runs.
 
@@ -59,6 +59,7 @@ async def worker_process(
         url: the database.
         handler: the name of a handler in `support.worker_process`.
         ledger: the file to which the handler writes a line for each event.
+        loop: which event loop it has, `asyncio` or `uvloop`. Default asyncio.
         options: further arguments of `Worker`.
     """
     environment = os.environ | {
@@ -66,6 +67,7 @@ async def worker_process(
         "PYTHONPATH": str(TESTS),
         "LEDGER": str(ledger),
         "HANDLER": handler,
+        "LOOP": loop,
     }
     for name, value in options.items():
         environment[f"OPTION_{name}"] = str(value)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _log = get_logger("meshhook.worker.attempts")
 
+_RAISE_INTERRUPTS = ("asyncio.runners", "meshhook.worker.signal_handlers")
+"""Where the second Ctrl-C is raised, if the first was taken as a request to stop."""
+
 
 class Abort(Enum):
     """Why an attempt was stopped with no outcome of its own."""
@@ -116,8 +119,7 @@ def is_ctrl_c(error: BaseException) -> bool:
     tail = error.__traceback__
     while tail is not None and tail.tb_next is not None:
         tail = tail.tb_next
-    # The second Ctrl-C where asyncio.run takes the first as a request to stop.
-    return tail is not None and tail.tb_frame.f_globals.get("__name__") == "asyncio.runners"
+    return tail is not None and tail.tb_frame.f_globals.get("__name__") in _RAISE_INTERRUPTS
 
 
 def _is_current(slot: asyncio.Task[object] | None) -> bool:

@@ -81,6 +81,17 @@ class WorkerConnection:
         return server_encoding(self._connection) if self.is_connected else None
 
     @property
+    def socket_number(self) -> int | None:
+        """The number of its socket in this process, None while it has none."""
+        if self._connection is None or self._connection.is_closed():
+            return None
+        # asyncpg shows it to nobody.
+        transport = getattr(self._connection, "_transport", None)
+        socket = None if transport is None else transport.get_extra_info("socket")
+        number: int = -1 if socket is None else socket.fileno()
+        return None if number < 0 else number
+
+    @property
     def failure(self) -> str | None:
         """Why the last statement did not reach a database that takes writes; None if it did."""
         return self._failure

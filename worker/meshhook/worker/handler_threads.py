@@ -6,6 +6,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from meshhook.worker.forks import call_here_only
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -58,6 +60,6 @@ class HandlerThreads:
 def _call(function: Callable[[Any], object], job: Any) -> object:
     # Returned and not raised: a future takes no StopIteration, and a coroutine changes it.
     try:
-        return function(job)
+        return call_here_only(function, job)
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its job's alone
         return error

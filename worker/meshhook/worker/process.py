@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from meshhook.worker.forks import call_here_only
 from meshhook.worker.garbage import leave_program_alone
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class LoopThreads(ThreadPoolExecutor):
 
     def submit(self, *arguments: Any, **keywords: Any) -> Future[Any]:
         """Run something in a thread."""
-        future = super().submit(*arguments, **keywords)
+        future = super().submit(call_here_only, *arguments, **keywords)
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
         return future

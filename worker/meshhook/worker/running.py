@@ -12,6 +12,7 @@ from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.attempting import Attempter
 from meshhook.worker.attempts import Abort, is_meant_for_slot
+from meshhook.worker.forks import end_forked
 from meshhook.worker.handler_threads import HandlerThreads
 from meshhook.worker.loop_turns import LoopTurns
 
@@ -75,6 +76,7 @@ class Runner:
         self._unstarted: deque[tuple[Job[Any], float]] = deque()
         self._slots: list[asyncio.Task[None]] = []
         self._slots_made = 0
+        self._is_forked = False
         self._idle_slots: deque[asyncio.Future[None]] = deque()
         self._context: contextvars.Context | None = None
         """What the slots run in; None: none may be opened."""
@@ -268,6 +270,11 @@ class Runner:
         for running in list(self._running.values()):
             running.stop(Abort.SHUTDOWN)
 
+    def forked(self) -> None:
+        """Start nothing more in this process, which a job has forked, and end it with the job."""
+        self._is_forked = True
+        self._unstarted.clear()
+
     def take_held(self) -> list[Job[Any]]:
         """Take back every job that has not ended, also those whose slot was stopped under them."""
         jobs = [*self.take_unstarted(), *self.running_jobs(), *self._cut_off]
@@ -373,15 +380,17 @@ class Runner:
                 running = context.run(attempter.start, job, claimed_at, context)
                 if running.under_way is not None:
                     running.ended = await attempter.rest(running, running.under_way)
-                self._leave(job)
+                self._leave(job, running.ended)
                 context.run(attempter.finish, running)
             except BaseException as error:
-                self._leave(job)
+                self._leave(job, error)
                 self._cut_short(job, error, slot)
                 raise
             self._slot_freed()
 
-    def _leave(self, job: Job[Any]) -> None:
+    def _leave(self, job: Job[Any], ended: object) -> None:
+        if self._is_forked:
+            end_forked(ended)
         self._running.pop(job.key, None)
         self._update_idle()
 

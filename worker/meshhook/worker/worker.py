@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +28,7 @@ from meshhook.observability.worker_metrics import WorkerMetrics
 from meshhook.text_encodings import fitted_text
 from meshhook.worker.assignments import assignments
 from meshhook.worker.connections import WorkerConnection, check_same_database
+from meshhook.worker.forks import ForkedProcess
 from meshhook.worker.housekeeping import Housekeeper
 from meshhook.worker.lane import Lane, Shared
 from meshhook.worker.leases import LeaseKeeper
@@ -35,6 +36,7 @@ from meshhook.worker.reporting import Reporter
 from meshhook.worker.schema_watch import SchemaWatch
 from meshhook.worker.settling import LOCK_TIMEOUT_SECONDS
 from meshhook.worker.shutdown import all_ended, hand_back, shut_down
+from meshhook.worker.signal_handlers import stopping_at_signals
 from meshhook.worker.slots import SharedSlots
 from meshhook.worker.stats import Tally, WorkerStats
 
@@ -180,26 +182,27 @@ class Worker:
     async def run(self, *, handle_signals: bool = True) -> None:
         """Work until SIGTERM or SIGINT, or until `request_stop`.
 
+        What the process does at these signals besides, it goes on doing: handlers that were set
+        before are called as well, and alone again when this returns. Several workers of one event
+        loop stop at one signal.
+
         Args:
-            handle_signals: whether to stop at a signal. Default true.
+            handle_signals: whether to stop at a signal, also at SIGHUP where that would end the
+                process; in the main thread alone. Default true.
 
         Raises:
+            InvalidSettingError: `handle_signals` outside of the main thread.
             QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
             Exception: what the worker failed with, if it did.
         """
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT) if handle_signals else ()
-        for number in signals:
-            loop.add_signal_handler(number, self.request_stop)
-        try:
-            await self.start()
-            await self._stopped.wait()
-        finally:
-            # Also when the caller is cancelled: outcomes are recorded and leases given back.
-            self.request_stop()
-            await asyncio.shield(self.stop())
-            for number in signals:
-                loop.remove_signal_handler(number)
+        with stopping_at_signals(self.request_stop) if handle_signals else nullcontext():
+            try:
+                await self.start()
+                await self._stopped.wait()
+            finally:
+                # Also when the caller is cancelled: outcomes are recorded and leases given back.
+                self.request_stop()
+                await asyncio.shield(self.stop())
 
     def request_stop(self) -> None:
         """Ask the worker to stop, and return at once."""
@@ -391,6 +394,11 @@ class Worker:
     async def _work(self, parts: _Parts) -> None:
         for lane in parts.lanes:
             lane.show_gauges()
+        forked = ForkedProcess(
+            sockets=partial(_sockets, parts),
+            on_fork=partial(_start_nothing, parts.lanes),
+        )
+        forked.watch()
         # Not in the group: where another part fails, a claim under way must hand its jobs over.
         claiming = [
             asyncio.create_task(lane.claimer.run(), name=f"meshhook-claimer-{lane.queue_name}")
@@ -420,6 +428,7 @@ class Worker:
             _log.error("worker failed", queue=self._queues_shown, worker=self.name, exc_info=error)
             await hand_back(parts.lanes, claiming)
         finally:
+            forked.ignore()
             for lane in parts.lanes:
                 lane.hide_gauges()
             await parts.lease_keeper.stop()
@@ -465,6 +474,17 @@ def _check_concurrency(concurrency: Any, queue_names: tuple[str, ...]) -> None:
             f"concurrency is {concurrency}, and the worker has {len(queue_names)} queues; each "
             "needs a slot of its own, or it could wait for ever"
         )
+
+
+def _start_nothing(lanes: list[Lane]) -> None:
+    for lane in lanes:
+        lane.runner.forked()
+
+
+def _sockets(parts: _Parts) -> list[int]:
+    connections = (parts.main_connection, parts.settle_connection)
+    numbers = (connection.socket_number for connection in connections)
+    return [number for number in numbers if number is not None]
 
 
 async def _follow(task: asyncio.Task[None]) -> None:
