@@ -13,6 +13,8 @@ _SELECTED = 'namespace=~"$namespace", queue=~"$queue", instance=~"$instance"'
 _NAME = "{{worker}}"
 _BY = "pod, instance"
 _STUCK = Levels(30, 60)
+_UNSETTLED = Levels(5, 30)
+_OLDEST_UNSETTLED = f"meshhook_worker_oldest_unsettled_seconds{{{_SELECTED}}}"
 _LOOP_AGE = f"meshhook_worker_last_loop_age_seconds{{{_SELECTED}}}"
 
 
@@ -33,7 +35,8 @@ def build() -> Dashboard:
             Section("Work", _work()),
             Section("Claims", _claims()),
             Section("Database operations", _database()),
-            Section("Leases and outcomes", _leases()),
+            Section("Leases and slots", _leases()),
+            Section("Outcomes", _outcomes()),
             Section("Process", _process()),
         ],
     )
@@ -71,11 +74,12 @@ def _wrong() -> list[Panel]:
             levels=Levels(0.95),
         ),
         figure(
-            "Unsettled",
-            "Outcomes that are not in the database yet. More than a batch for long means that "
-            "settling fails.",
-            _sum("unsettled_messages"),
-            levels=Levels(1000, 10_000),
+            "Oldest unsettled",
+            "How long the oldest outcome has waited to be recorded. If its worker dies, its job "
+            "runs again; MeshHookOutcomesNotRecorded fires after two minutes above 30 s.",
+            f"max({_OLDEST_UNSETTLED})",
+            unit="s",
+            levels=_UNSETTLED,
         ),
         figure(
             "Draining",
@@ -223,11 +227,24 @@ def _leases() -> list[Panel]:
             [Query(_named(_rate("slots_replaced_total", by=_BY)), _NAME)],
             unit=PER_SECOND,
         ),
+    ]
+
+
+def _outcomes() -> list[Panel]:
+    return [
         graph(
             "Unsettled outcomes",
-            "Outcomes that are not recorded yet. It is kept and tried again while the database is "
-            "away; it is lost, and the job runs again, if the process dies.",
+            "Outcomes that are not recorded yet. They are kept and tried again while the database "
+            "is away; they are lost, and the jobs run again, if the process dies.",
             [Query(_each("unsettled_messages"), _NAME)],
+        ),
+        graph(
+            "Oldest unsettled outcome",
+            "How long the oldest outcome of each worker has waited to be recorded, normally "
+            "milliseconds. Above 30 s the worker is not ready.",
+            [Query(_named(f"max by ({_BY}) ({_OLDEST_UNSETTLED})"), _NAME)],
+            unit="s",
+            levels=_UNSETTLED,
         ),
     ]
 

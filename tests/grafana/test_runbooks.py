@@ -99,6 +99,14 @@ def test_sql_works(stem, databases, troubled):
     databases.drop(url)
 
 
+def test_runbook_finds_the_transaction_that_locks_a_message(databases, troubled):
+    """The first statement on outcomes that wait names the session with the lock, and no other."""
+    url = databases.create(template=troubled)
+    [_, _, _, statement], *_ = _words("MeshHookOutcomesNotRecorded", "psql")
+    assert asyncio.run(_found_while_locked(url, statement)) == [("holder", "RowShareLock")]
+    databases.drop(url)
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """A command configures the logging of its process; that is this one here."""
@@ -145,6 +153,20 @@ async def _execute(url: str, statement: str) -> None:
     try:
         await connection.execute(statement)
     finally:
+        await connection.close()
+
+
+async def _found_while_locked(url: str, statement: str) -> list[tuple[str, str]]:
+    """Return the application and locks of each session that a statement finds."""
+    connection = await asyncpg.connect(url)
+    holder = await asyncpg.connect(url, server_settings={"application_name": "holder"})
+    try:
+        await connection.fetch("select * from pgmq.q_orders")
+        await holder.execute("begin; select from pgmq.q_orders where msg_id = 10 for update")
+        rows = await connection.fetch(statement)
+        return [(row["application_name"], row["locks"]) for row in rows]
+    finally:
+        await holder.close()
         await connection.close()
 
 

@@ -61,7 +61,7 @@ def test_error_types_beyond_twenty_are_other() -> None:
 
 
 def test_gauges_of_two_workers_are_added_up() -> None:
-    """Two workers of a queue in one process: counts add up, the oldest turn counts."""
+    """Two workers of a queue in one process: counts add up, the oldest turn and wait count."""
     registry = CollectorRegistry()
     metrics = WorkerMetrics("jobs", registry)
     now = [100.0]
@@ -74,22 +74,27 @@ def test_gauges_of_two_workers_are_added_up() -> None:
             running=lambda: 2,
             limit=lambda: 10,
             unsettled=lambda: 1,
+            oldest_unsettled_seconds=lambda waited=waited: waited,  # type: ignore[misc]
             is_connected=lambda connected=connected: connected,  # type: ignore[misc]
             is_draining=lambda: False,
             loops=(loop,),
         )
-        for loop, connected in ((old, True), (new, False))
+        for loop, connected, waited in ((old, True, 3.0), (new, False, 41.0))
     ]
     for each in gauges:
         metrics.attach(each)
     assert value(registry, "inflight_messages") == 6
     assert value(registry, "concurrency_limit") == 20
     assert value(registry, "db_connected") == 0
+    assert value(registry, "oldest_unsettled_seconds") == 41
     age = value(registry, "last_loop_age_seconds", loop="claimer")
     assert age == old.age_seconds
     metrics.detach(gauges[1])
     assert value(registry, "inflight_messages") == 3
     assert value(registry, "db_connected") == 1
+    assert value(registry, "oldest_unsettled_seconds") == 3
+    metrics.detach(gauges[0])
+    assert value(registry, "oldest_unsettled_seconds") == 0
 
 
 async def test_outcomes_errors_and_times(
@@ -160,6 +165,34 @@ async def test_gauges_while_jobs_run_and_drain(
     await stopping
     assert value(registry, "running_messages") == 0
     assert value(registry, "inflight_messages") == 0
+
+
+async def test_an_outcome_that_waits_to_be_recorded_is_seen(
+    pool: Pool[Any], connection: asyncpg.Connection[Any], queue_name: str, database_url: str
+) -> None:
+    """While a transaction has a message locked, the wait of its outcome grows; then it is zero."""
+    registry = CollectorRegistry()
+    go = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> None:
+        await go.wait()
+
+    def waited_seconds() -> float:
+        return value(registry, "oldest_unsettled_seconds") or 0.0
+
+    await QueueService[Any](pool, queue_name).enqueue({})
+    async with make_worker(database_url, handler, registry=registry):
+        await eventually(lambda: value(registry, "running_messages") == 1)
+        assert value(registry, "oldest_unsettled_seconds") == 0
+        async with connection.transaction():
+            await connection.execute("select from pgmq.q_jobs for update")
+            go.set()
+            await eventually(lambda: waited_seconds() > 0)
+            first = waited_seconds()
+            await eventually(lambda: waited_seconds() > first + 1)
+            assert value(registry, "unsettled_messages") == 1
+        await eventually(lambda: waited_seconds() == 0)
+        assert value(registry, "messages_total", outcome="succeeded") == 1
 
 
 async def test_a_refused_claim_is_an_error(

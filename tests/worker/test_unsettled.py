@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -11,7 +12,13 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import Job, QueueService, settlements
 from meshhook.errors import DatabaseConflictError, DatabaseUnavailableError, UncertainCommitError
+from meshhook.observability.loops import WatchedLoop
+from meshhook.observability.worker_metrics import WorkerMetrics
+from meshhook.outcomes import AttemptOutcome
+from meshhook.settlements import Settlement
 from meshhook.worker import lane, settling
+from meshhook.worker.attempting import Attempter
+from meshhook.worker.settling import PendingSettlement, Settler
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
 
@@ -66,6 +73,49 @@ async def test_a_locked_message_holds_up_no_other_outcome(
         await eventually(lambda: all(check.fault is None for check in worker.readiness()))
     await left_open.close()
     assert await outcomes(connection, locked) == [("retried", 1)]
+
+
+async def test_an_old_outcome_behind_younger_ones_is_the_oldest() -> None:
+    """What was put off and is tried again stands behind younger ones, and its wait goes on."""
+    settler = Settler(
+        connection=cast("Any", None),
+        tables=cast("Any", None),
+        worker_name="worker",
+        on_settled=lambda _: None,
+        metrics=WorkerMetrics("jobs", CollectorRegistry()),
+        tracer=None,
+        loop=WatchedLoop("settler"),
+    )
+    assert settler.oldest_seconds == 0
+    now = time.monotonic()
+    for msg_id, since in ((1, now), (2, now - 60), (3, now)):
+        settlement = Settlement(msg_id, 1, 0.0, 1, AttemptOutcome.SUCCEEDED, None, 0.0)
+        settler.put(PendingSettlement(settlement, since))
+    assert settler.oldest_seconds >= 60
+
+
+async def test_an_attempt_that_cannot_be_ended_has_waited_since_then(
+    pool: Pool[Any], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outcome of an attempt for which the worker itself raises is as old as that, no older."""
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    async def away(*_: Any) -> Any:
+        raise DatabaseConflictError("not now")
+
+    monkeypatch.setattr(Attempter, "finish", broken)
+    monkeypatch.setattr(settling, "settle", away)
+    began_at = time.monotonic()
+    worker = make_worker(database_url, nothing, grace_seconds=0)
+    async with worker:
+        await QueueService[Any](pool, "jobs").enqueue({})
+        assert worker._parts is not None
+        settler = worker._parts.lanes[0].settler
+        await eventually(lambda: settler.backlog == 1)
+        assert settler.oldest_seconds <= time.monotonic() - began_at
+        monkeypatch.undo()
 
 
 async def test_a_table_that_is_locked_against_writes_is_waited_for(

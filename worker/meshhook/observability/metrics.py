@@ -192,6 +192,11 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             ),
             _worker("unsettled_messages", _G, "Attempts whose outcome is not recorded yet."),
             _worker(
+                "oldest_unsettled_seconds",
+                _G,
+                "How long the oldest outcome has waited to be recorded, 0 if none waits.",
+            ),
+            _worker(
                 "last_loop_age_seconds",
                 _G,
                 "How long ago a loop of the worker last turned, at the scrape.",

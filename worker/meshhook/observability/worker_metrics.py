@@ -38,6 +38,7 @@ class WorkerGauges:
     running: Callable[[], int]
     limit: Callable[[], int]
     unsettled: Callable[[], int]
+    oldest_unsettled_seconds: Callable[[], float]
     is_connected: Callable[[], bool]
     is_draining: Callable[[], bool]
     loops: Sequence[WatchedLoop]
@@ -119,7 +120,10 @@ class WorkerMetrics:
         self.age.count()
 
     def attach(self, gauges: WorkerGauges) -> None:
-        """Read the gauges from here, too; where a queue has several, they are added up."""
+        """Read the gauges from here, too.
+
+        Where a queue has several workers, counts are added up; of times the worst one is shown.
+        """
         self._live.attach(self._queue_name, gauges)
 
     def detach(self, gauges: WorkerGauges) -> None:
@@ -181,6 +185,9 @@ class _LiveGauges(Collector):
                 "running_messages": sum(each.running() for each in workers),
                 "concurrency_limit": sum(each.limit() for each in workers),
                 "unsettled_messages": sum(each.unsettled() for each in workers),
+                "oldest_unsettled_seconds": max(
+                    (each.oldest_unsettled_seconds() for each in workers), default=0.0
+                ),
                 "db_connected": bool(workers) and all(each.is_connected() for each in workers),
                 "draining": any(each.is_draining() for each in workers),
             }
@@ -203,6 +210,7 @@ _LIVE = (
     "running_messages",
     "concurrency_limit",
     "unsettled_messages",
+    "oldest_unsettled_seconds",
     "db_connected",
     "draining",
     "last_loop_age_seconds",

@@ -251,7 +251,7 @@ class Attempter:
         if running.settings.job_timeout_seconds is not None:
             # The limit was for a handler that goes on; an outcome keeps its lease until recorded.
             self._leases.limit(job.key, float("inf"))
-        self._on_ended(PendingSettlement(settlement, running.was_completed, attempt, now))
+        self._on_ended(PendingSettlement(settlement, now, running.was_completed, attempt))
 
     def _observe_age(self, age_seconds: float, span: AttemptSpan | None) -> None:
         age_seconds = _bounded(age_seconds)
@@ -286,7 +286,8 @@ class Attempter:
         log_end(job, end)
         started = job.started_timestamp
         finished = max(started, job.claimed_timestamp)
-        self._on_ended(PendingSettlement(settlement_of(job, end, started, finished)))
+        settlement = settlement_of(job, end, started, finished)
+        self._on_ended(PendingSettlement(settlement, time.monotonic()))
 
     async def _complete(self, running: RunningAttempt, connection: Any) -> None:
         if not connection.is_in_transaction():

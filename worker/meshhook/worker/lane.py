@@ -164,6 +164,7 @@ class Lane:
             running=lambda: self.runner.running,
             limit=lambda: shared.concurrency,
             unsettled=lambda: self.settler.backlog,
+            oldest_unsettled_seconds=lambda: self.settler.oldest_seconds,
             is_connected=lambda: shared.main_connection.fault is None,
             is_draining=shared.is_draining,
             loops=(*self.loops, shared.leases_loop),

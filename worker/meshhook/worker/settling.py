@@ -24,7 +24,7 @@ from meshhook.settlements import Settlement, find_locked, find_settled, settle
 from meshhook.tries import tries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import SpanContext, Tracer
 
@@ -48,13 +48,13 @@ class PendingSettlement(NamedTuple):
     """A settlement on its way to the database."""
 
     settlement: Settlement
+    since: float
+    """When the attempt ended, by the monotonic clock."""
     was_completed: bool = False
     """Whether the handler settled the job in its own transaction: if that was committed, the
     message is gone and the job is done; if it was rolled back, this settlement holds."""
     attempt: SpanContext | None = None
     """The span of the attempt, if there is one."""
-    since: float = 0.0
-    """When the attempt ended, by the monotonic clock."""
 
     def under(self, job: Job[Any]) -> PendingSettlement:
         """Return the same outcome under a newer lease of its job."""
@@ -121,10 +121,11 @@ class Settler:
     @property
     def oldest_seconds(self) -> float:
         """How long the oldest of them waits; 0 if there is none. Any thread may look."""
-        # Each list is in the order of the ends, but for what was put off.
-        firsts = [each[0].since for each in self._lists() if each]
-        firsts += [pending.since for pending in list(self._put_off)]
-        return max(0.0, time.monotonic() - min(firsts)) if firsts else 0.0
+        # What was put off comes back behind younger ones, so each is looked at. The lists are
+        # copied, since they change while another thread looks.
+        lists = (self._in_flight, self._succeeded, self._others, self._put_off)
+        ends = [pending.since for each in lists for pending in list(each)]
+        return max(0.0, time.monotonic() - min(ends)) if ends else 0.0
 
     def put(self, pending: PendingSettlement) -> None:
         """Hand a settlement over."""
@@ -180,9 +181,6 @@ class Settler:
                     self._in_flight = ()
                     self._claimed_again.clear()
                     self._update_events()
-
-    def _lists(self) -> Iterator[Sequence[PendingSettlement]]:
-        yield from (self._in_flight, self._succeeded, self._others)
 
     def _take_batch(self) -> list[PendingSettlement]:
         """Take the next ones: successes and the rest by turns, since successes alone cost half."""
