@@ -49,6 +49,7 @@ _WAIT_FOR_LOCKS = "1s"
 """Others wait behind a lock that is waited for; then they are let pass."""
 _LOCK_TRIES = 10
 _LOCK_PAUSE_SECONDS = 2.0
+_HAS_MEND_TABLES = "select pg_catalog.to_regprocedure('meshhook.mend_tables()') is not null"
 
 
 class _TablesInUseError(MigrationError):
@@ -141,6 +142,7 @@ async def migrate(
         done: list[Migration] = []
         while (migration := await _apply_next_patiently(connection, migrations)) is not None:
             done.append(migration)
+        await _mend(connection)
         # Again: others may have run some of them meanwhile.
         own = {migration.version for migration in done}
         applied = await applied_checksums(connection)
@@ -283,6 +285,13 @@ async def _apply_next(connection: Connection, migrations: Sequence[Migration]) -
             library_version(),
         )
         return migration
+
+
+async def _mend(connection: Connection) -> None:
+    """Finish what a migration left undone since a table was in use; see `meshhook.mend_tables`."""
+    if await connection.fetchval(_HAS_MEND_TABLES):
+        async with connection.transaction(isolation="read_committed"):
+            await _execute(connection, "mending tables", "select meshhook.mend_tables()")
 
 
 async def _execute(connection: Connection, what: str, sql: str) -> None:
