@@ -165,6 +165,16 @@ async def test_the_oldest_supported_pgmq_is_kept(empty_connection):
     await check_schema(empty_connection)
 
 
+async def test_the_lock_of_queues_came_with_1_5_2(empty_connection):
+    """1.6.0 brought no function by which it could be told from it."""
+    await empty_connection.execute(pgmq_sql("1.5.1"))
+    await empty_connection.execute(
+        "create function pgmq.acquire_queue_lock(queue_name text) returns void language sql "
+        "as $$ select pg_advisory_xact_lock(hashtext('pgmq.queue_' || queue_name)) $$"
+    )
+    assert (await migrate(empty_connection)).pgmq == PgmqVersion("1.5.2", PgmqSource.OTHER)
+
+
 async def test_a_newer_package_is_reported_and_not_installed(empty_connection, monkeypatch):
     """SQL that we installed is not replaced when the package is newer."""
     await migrate(empty_connection)
