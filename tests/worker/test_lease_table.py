@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 from typing import Any
 
 from meshhook.jobs import Job
+from meshhook.queue_config import QueueSettings
+from meshhook.worker.attempts import RunningAttempt
 from meshhook.worker.leases import LeaseTable
 
 
@@ -39,13 +42,16 @@ def test_a_lease_is_due_by_its_age() -> None:
 
 
 def test_a_limited_lease_is_not_extended_for_ever() -> None:
-    """After its limit a lease is left to run out, unless the limit is lifted."""
+    """A while after its job's time limit it is left to run out, unless the job has ended."""
     table = LeaseTable()
-    table.add([claimed(1)], claimed_at=0)
-    table.limit(claimed(1).key, until=20)
+    job = claimed(1)
+    table.add([job], claimed_at=0)
+    settings = QueueSettings(job_timeout_seconds=10)
+    attempt = RunningAttempt(job, 0.0, settings, contextvars.copy_context())
+    table.running = {job.key: attempt}
     assert due(table, now=19, age_seconds=10) == {1: 1}
     assert due(table, now=20, age_seconds=10) == {}
-    table.limit(claimed(1).key, until=float("inf"))
+    table.running = {}
     assert due(table, now=20, age_seconds=10) == {1: 1}
 
 

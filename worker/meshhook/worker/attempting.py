@@ -54,14 +54,12 @@ if TYPE_CHECKING:
 
     from meshhook import queries
     from meshhook.jobs import Job, JobKey
-    from meshhook.observability.tracing import AttemptSpan, AttemptTracer
+    from meshhook.observability.tracing import AttemptTracer
     from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.handler_threads import HandlerThreads
     from meshhook.worker.handlers import JobHandler
-    from meshhook.worker.leases import LeaseTable
 
-TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
 MAX_AGE_SECONDS = 1e9
 
 
@@ -79,7 +77,6 @@ class Attempter:
         tables: queries.QueueTables,
         worker_name: str,
         settings: Callable[[], QueueSettings],
-        leases: LeaseTable,
         metrics: WorkerMetrics,
         tracer: AttemptTracer | None,
         on_ended: Callable[[PendingSettlement], None],
@@ -100,7 +97,6 @@ class Attempter:
         self._tables = tables
         self._worker_name = worker_name
         self._settings = settings
-        self._leases = leases
         self._metrics = metrics
         self._on_ended = on_ended
         self._on_released = on_released
@@ -121,16 +117,8 @@ class Attempter:
         running.refusal = self._refusal(job, settings)
         if running.refusal is None:
             job._complete = functools.partial(self._complete, running)  # noqa: SLF001 - made here
-            self.limit_lease(running)
             self._take_first_step(running)
         return running
-
-    def limit_lease(self, running: RunningAttempt) -> None:
-        """Let the lease of a job with a time limit end soon after it, whatever the handler does."""
-        timeout_seconds = running.settings.job_timeout_seconds
-        if timeout_seconds is not None:
-            ends_at = running.began_at + timeout_seconds + TIMEOUT_LEASE_MARGIN_SECONDS
-            self._leases.limit(running.job.key, ends_at)
 
     def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
         """Return what becomes of a job that must not run, or None."""
@@ -230,17 +218,8 @@ class Attempter:
                 self._on_released([job], 0.0)
             return
         started = job.started_timestamp
-        end = running.refusal
-        if end is None:
-            end = self._end(running, ended)
-            wait_seconds = _bounded(started - job.ready_timestamp)
-            self._metrics.duration.observe(ran_seconds)
-            self._metrics.wait.observe(wait_seconds)
-            if span is not None and span.exemplar is not None:
-                self._metrics.duration.note_exemplar(ran_seconds, span.exemplar)
-                self._metrics.wait.note_exemplar(wait_seconds, span.exemplar)
-        if end.outcome in FINAL_OUTCOMES:
-            self._observe_age(started + ran_seconds - job.enqueued_timestamp, span)
+        end = self._end(running, ended) if running.refusal is None else running.refusal
+        self._observe(running, end, ran_seconds)
         settlement = settlement_of(
             job, end, started if running.refusal is None else None, started + ran_seconds
         )
@@ -248,19 +227,32 @@ class Attempter:
         if span is not None:
             span.end(end.outcome, end.error_type, end.error_message, ended)
             attempt = span.context
-        if running.settings.job_timeout_seconds is not None:
-            # The limit was for a handler that goes on; an outcome keeps its lease until recorded.
-            self._leases.limit(job.key, float("inf"))
         self._on_ended(PendingSettlement(settlement, now, running.was_completed, attempt))
 
-    def _observe_age(self, age_seconds: float, span: AttemptSpan | None) -> None:
-        age_seconds = _bounded(age_seconds)
-        self._metrics.age.observe(age_seconds)
-        if span is not None and span.exemplar is not None:
-            self._metrics.age.note_exemplar(age_seconds, span.exemplar)
+    def _observe(self, running: RunningAttempt, end: Verdict, ran_seconds: float) -> None:
+        job, metrics = running.job, self._metrics
+        exemplar = None if running.span is None else running.span.exemplar
+        if running.refusal is None:
+            wait_seconds = job.started_timestamp - job.ready_timestamp
+            if not 0.0 <= wait_seconds <= MAX_AGE_SECONDS:
+                wait_seconds = _bounded(wait_seconds)
+            metrics.duration.observe(ran_seconds)
+            metrics.wait.observe(wait_seconds)
+            if exemplar is not None:
+                metrics.duration.note_exemplar(ran_seconds, exemplar)
+                metrics.wait.note_exemplar(wait_seconds, exemplar)
+        if end.outcome in FINAL_OUTCOMES:
+            age_seconds = job.started_timestamp + ran_seconds - job.enqueued_timestamp
+            if not 0.0 <= age_seconds <= MAX_AGE_SECONDS:
+                age_seconds = _bounded(age_seconds)
+            metrics.age.observe(age_seconds)
+            if exemplar is not None:
+                metrics.age.note_exemplar(age_seconds, exemplar)
 
     def _end(self, running: RunningAttempt, ended: object) -> Verdict:
         """Return what becomes of a job that ran."""
+        if ended is None and not running.was_completed:
+            return DONE  # at once, since it is the most usual
         if running.was_completed and not isinstance(ended, BaseException):
             # Holds only if the message is still there: then the transaction was rolled back.
             ended = CompletionRolledBackError()
@@ -322,6 +314,4 @@ def _raised_at_once(error: BaseException) -> BaseException:
 
 def _bounded(seconds: float) -> float:
     # Other clients may say anything of when their messages were enqueued or fell due.
-    if 0.0 <= seconds <= MAX_AGE_SECONDS:
-        return seconds
     return 0.0 if seconds < 0.0 else MAX_AGE_SECONDS

@@ -28,6 +28,9 @@ _RAISE_INTERRUPTS = ("asyncio.runners", "meshhook.worker.signal_handlers")
 """Where the second Ctrl-C is raised, if the first was taken as a request to stop."""
 
 
+TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
+
+
 class Abort(Enum):
     """Why an attempt was stopped with no outcome of its own."""
 
@@ -76,6 +79,16 @@ class RunningAttempt:
         self.was_completed = False
         """Whether the handler recorded the outcome in its own transaction."""
         self.span: AttemptSpan | None = None
+
+    def may_keep_lease(self, now: float) -> bool:
+        """Say whether its lease may still be extended: not long after its time limit is over.
+
+        Whatever the handler does then. `now` is of the monotonic clock. Any thread may ask.
+        """
+        timeout_seconds = self.settings.job_timeout_seconds
+        if timeout_seconds is None:
+            return True
+        return now < self.began_at + timeout_seconds + TIMEOUT_LEASE_MARGIN_SECONDS
 
     def stop(self, reason: Abort) -> None:
         """Stop it where it waits next; the first reason counts."""

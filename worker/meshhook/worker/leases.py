@@ -22,10 +22,11 @@ from meshhook.observability.loggers import get_logger
 from meshhook.worker.connections import STATEMENT_TIMEOUT_SECONDS, WorkerConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from meshhook.observability.loops import WatchedLoop
     from meshhook.observability.worker_metrics import WorkerMetrics
+    from meshhook.worker.attempts import RunningAttempt
 
 _log = get_logger("meshhook.worker.leases")
 
@@ -36,15 +37,13 @@ STOP_SECONDS = 5.0
 class Lease:
     """A lease that a worker holds. Times are seconds of the process's monotonic clock."""
 
-    __slots__ = ("extended_at", "key", "read_ct", "until")
+    __slots__ = ("extended_at", "key", "read_ct")
 
     def __init__(self, key: JobKey, read_ct: int, claimed_at: float) -> None:
         self.key = key
         self.read_ct = read_ct
         self.extended_at = claimed_at
         """When the database was asked for it last, and said yes."""
-        self.until = float("inf")
-        """When to stop extending it: a while after its job's time limit."""
 
 
 class LeaseTable:
@@ -57,6 +56,9 @@ class LeaseTable:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[JobKey, Lease] = {}
+        self.running: Mapping[JobKey, RunningAttempt] = {}
+        """The attempts under way. A lease is not extended for ever for a handler that never ends;
+        that of a job which waits for its start, or has ended and waits to be recorded, is."""
         self.cannot_be_extended = False
         """Whether the database could not be asked lately: what is claimed now might run twice."""
 
@@ -68,12 +70,6 @@ class LeaseTable:
         with self._lock:
             for job in jobs:
                 self._held[job.key] = Lease(job.key, job.read_ct, claimed_at)
-
-    def limit(self, key: JobKey, until: float) -> None:
-        """Extend a job's lease no further than `until`; infinity: for as long as it is held."""
-        lease = self._held.get(key)
-        if lease is not None:
-            lease.until = until
 
     def discard(self, leases: Iterable[tuple[JobKey, int]]) -> None:
         """Forget leases, as (job, read_ct); a newer lease of the same job stays."""
@@ -89,8 +85,12 @@ class LeaseTable:
             return [
                 lease
                 for lease in self._held.values()
-                if now - lease.extended_at >= age_seconds and now < lease.until
+                if now - lease.extended_at >= age_seconds and self._may_be_kept(lease, now)
             ]
+
+    def _may_be_kept(self, lease: Lease, now: float) -> bool:
+        attempt = self.running.get(lease.key)
+        return attempt is None or attempt.may_keep_lease(now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,13 +99,13 @@ class Runner:
             tables=tables,
             worker_name=worker_name,
             settings=settings,
-            leases=leases,
             metrics=metrics,
             tracer=tracer,
             on_ended=on_ended,
             on_released=on_released,
         )
         self._running = self._attempter.running
+        leases.running = self._running
 
     @property
     def unstarted(self) -> int:
@@ -180,8 +180,6 @@ class Runner:
                 _log.warning("lease taken up again", **fields_of(job))
                 held.read_ct, held.attempt = job.read_ct, job.attempt
                 held.lost_attempts, held.lease_expired = job.lost_attempts, False
-                if running is not None:
-                    self._attempter.limit_lease(running)
             elif running is not None or job.key in self._given_up:
                 delay_seconds = self._settings().retry_strategy().get_delay_seconds(1)
                 self._on_released([job], max(delay_seconds, 1.0))
@@ -392,7 +390,9 @@ class Runner:
         if self._is_forked:
             end_forked(ended)
         self._running.pop(job.key, None)
-        self._update_idle()
+        # As in `_update_idle`: the call takes longer than what it does.
+        if not self._unstarted and not self._running:
+            self._idle.set()
 
     def _cut_short(self, job: Job[Any], error: BaseException, slot: asyncio.Task[Any]) -> None:
         """See to a job whose slot ends under it."""
