@@ -112,7 +112,7 @@ async def test_a_job_moved_by_hand_is_recorded(encoded: Connection[Any]) -> None
     await queue.enqueue({})
     job = await queue.dequeue()
     assert job is not None
-    letters = DLQService(encoded, "jobs")
+    letters = DLQService(encoded, "jobs", worker_name="\U0001f600")
     await letters.move_to_dead_letter(job, error_type="Odd", error_message="\U0001f600 gr\u00fcn")
     [dead] = await letters.list_dead_letter_jobs()
     assert dead.error_message == "? gr\u00fcn"

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from meshhook import Job, QueueService
+from meshhook.errors import WorkerFailedError
 from meshhook.worker.housekeeping import Housekeeper
 from support.waiting import eventually
 from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
@@ -62,6 +63,28 @@ async def test_a_worker_that_fails_gives_back_what_it_holds(
     assert set(rows) == set(slow)
     assert {(row["state"], row["read_ct"]) for row in rows.values()} == {("ready", 0)}
     assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 1
+
+
+@pytest.mark.parametrize("part", ["claimer", "settler", "runner", "config"])
+async def test_a_part_that_somebody_cancels_is_missed(
+    pool: Pool[Any], connection: Connection[Any], database_url: str, part: str
+) -> None:
+    """A worker without its settler, say, fails at once instead of working on for nothing."""
+
+    async def handler(_: Job[Any]) -> None:
+        for task in asyncio.all_tasks():
+            if task.get_name() == f"meshhook-{part}-jobs":
+                task.cancel()
+
+    await QueueService[Any](pool, "jobs").enqueue({})
+    worker = make_worker(database_url, handler)
+    await worker.start()
+    await eventually(lambda: any(check.fault for check in worker.liveness()))
+    with pytest.raises(ExceptionGroup) as raised:
+        await worker.stop()
+    assert raised.value.subgroup(WorkerFailedError) is not None
+    # What the handler was done with is recorded all the same.
+    assert await connection.fetchval("select outcome from meshhook.job_attempts") == "succeeded"
 
 
 @pytest.mark.parametrize("handler", ["exiting_aside", "cancelling_all"])

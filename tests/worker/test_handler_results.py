@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
+import sqlite3
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import asyncpg
 import pytest
@@ -28,6 +31,7 @@ from meshhook import (
 )
 from meshhook.database import Database
 from meshhook.errors import InvalidHandlerError
+from meshhook.worker.results import end_of, is_awaitable
 from support.waiting import eventually
 from support.workers import make_worker, outcomes
 
@@ -299,6 +303,25 @@ async def test_what_has_not_run_fails_the_attempt(
     assert (row["outcome"], row["error_type"]) == ("retried", "UnusableResultError")
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(row["error_message"])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        [1, 2],
+        range(3),
+        {"a": 1},
+        io.StringIO(),
+        sqlite3.connect(":memory:").execute("select 1"),
+        MagicMock(),
+        Mock(),
+    ],
+    ids=lambda result: type(result).__name__,
+)
+def test_any_other_value_is_done(result: object) -> None:
+    """A cursor or a file can be iterated, too, but the work is done; a mock is anything."""
+    assert not is_awaitable(result)
+    assert end_of(result) is result
 
 
 class Later(Snooze):

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         UnstorableTextError,
         UnsuitableQueueError,
         UnsupportedPgmqError,
+        WorkerFailedError,
         WrongSchemeError,
     )
     from meshhook.exporter import QueueExporter
@@ -116,6 +117,7 @@ __all__ = [
     "UnsupportedPgmqError",
     "UnusableResultError",
     "Worker",
+    "WorkerFailedError",
     "WorkerStats",
     "WorkflowJob",
     "WrongSchemeError",
@@ -184,6 +186,7 @@ _HOMES = {
     "UnsupportedPgmqError": "meshhook.errors",
     "UnusableResultError": "meshhook.worker.results",
     "Worker": "meshhook.worker",
+    "WorkerFailedError": "meshhook.errors",
     "WorkerStats": "meshhook.worker",
     "WorkflowJob": "meshhook.jobs",
     "WrongSchemeError": "meshhook.errors",

@@ -160,6 +160,10 @@ class LeaseLostError(MeshHookError):
         self.attempt = attempt
 
 
+class WorkerFailedError(MeshHookError):
+    """A worker that cannot go on, since something has ended a part of it."""
+
+
 class DatabaseError(MeshHookError):
     """The database refused a statement or could not be used."""
 

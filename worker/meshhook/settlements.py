@@ -89,9 +89,10 @@ async def settle(
     """
     if not settlements:
         return set()
-    fitted = _fitted(settlements, server_encoding(database))
+    encoding = server_encoding(database)
+    name = worker_name and fitted_text(worker_name, encoding)
     try:
-        return await _settle(database, tables, worker_name, fitted)
+        return await _settle(database, tables, name, _fitted(settlements, encoding))
     except UnstorableTextError:
         # The encoding was not known, or is not quite what Python takes it for. Every one holds
         # ASCII, so this cannot fail for the same reason.

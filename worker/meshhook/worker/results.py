@@ -136,11 +136,19 @@ def _unfinished(result: object) -> str | None:
         return "an async generator"
     if issubclass(kind, GeneratorType):
         return "a generator"
+    if not issubclass(kind, Iterator | AsyncIterator) or _is_resource(result):
+        return None
     if issubclass(kind, AsyncIterator):
         return f"an asynchronous iterator ({kind.__name__})"
-    if issubclass(kind, Iterator):
-        return f"an iterator ({kind.__name__})"
-    return None
+    return f"an iterator ({kind.__name__})"
+
+
+def _is_resource(iterator: object) -> bool:
+    """Whether it is a file, a cursor or the like: its work is done, and what it found is read."""
+    try:
+        return hasattr(iterator, "close") or hasattr(iterator, "aclose")
+    except Exception:  # noqa: BLE001 - whatever an object raises that is asked for an attribute
+        return False
 
 
 def _named(item: object) -> str:

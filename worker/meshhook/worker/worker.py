@@ -11,7 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from meshhook.database_url import parse_database_url
-from meshhook.errors import DatabaseUnavailableError, InvalidSettingError, QueueNotFoundError
+from meshhook.errors import (
+    DatabaseUnavailableError,
+    InvalidSettingError,
+    QueueNotFoundError,
+    WorkerFailedError,
+)
 from meshhook.limits import checked_seconds
 from meshhook.names import (
     CONFIG_CHANNEL,
@@ -439,15 +444,23 @@ class Worker:
             self._stopped.set()
 
     async def _asked_to_stop(self, lanes: list[Lane], tasks: list[asyncio.Task[None]]) -> None:
+        asked = asyncio.create_task(self._stop_requested.wait(), name="meshhook-stop")
         try:
-            await self._stop_requested.wait()
-        except asyncio.CancelledError:
-            # That is a way of asking, too. Where a part has failed, or where the event loop ends
-            # and cancels every task, there is nothing left to shut down in order.
-            if any(task.done() or task.cancelling() for task in tasks):
-                for lane in lanes:
-                    lane.claimer.stop()
-                raise
+            await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            _miss_cancelled(tasks)
+            # Where a part has failed, the group ends the wait.
+            await asked
+        except BaseException as error:
+            # To be cancelled is a way of being asked, too. Where a part has failed, or where the
+            # event loop ends and cancels every task, there is nothing to shut down in order.
+            is_alone = not any(task.done() or task.cancelling() for task in tasks)
+            if isinstance(error, asyncio.CancelledError) and is_alone:
+                return
+            for lane in lanes:
+                lane.claimer.stop()
+            raise
+        finally:
+            asked.cancel()
 
 
 @dataclass(slots=True)
@@ -474,6 +487,13 @@ def _check_concurrency(concurrency: Any, queue_names: tuple[str, ...]) -> None:
             f"concurrency is {concurrency}, and the worker has {len(queue_names)} queues; each "
             "needs a slot of its own, or it could wait for ever"
         )
+
+
+def _miss_cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    """Fail where a task was cancelled on its own, of which a group takes no notice."""
+    for task in tasks:
+        if task.cancelled():
+            raise WorkerFailedError(f"somebody has cancelled its task {task.get_name()}")
 
 
 def _start_nothing(lanes: list[Lane]) -> None:
