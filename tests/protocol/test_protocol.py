@@ -33,7 +33,7 @@ _PLAYED = settings(
     suppress_health_check=list(HealthCheck),
 )
 _UNTIL_A_FAULT = settings(
-    _PLAYED, max_examples=EXAMPLES or 1_000, derandomize=True, phases=[Phase.generate]
+    _PLAYED, max_examples=max(EXAMPLES, 3_000), derandomize=True, phases=[Phase.generate]
 )
 
 
@@ -52,6 +52,8 @@ _LEASE = r"and q\.read_ct = \w+\.read_ct"
 _FENCES = {
     "identity": Fence((*_SETTLE, "extend", "release"), _IDENTITY),
     "lease": Fence(_SETTLE, _LEASE),
+    "lease extended": Fence(("extend",), _LEASE),
+    "lease given back": Fence(("release",), _LEASE),
     "due": Fence(
         ("claim",),
         r"and q\.vt <= least\(now\(\), \$5::timestamptz\)",
@@ -65,8 +67,6 @@ _FENCES = {
     ),
 }
 _SELDOM_MISSED = {
-    "lease extended": Fence(("extend",), _LEASE),
-    "lease given back": Fence(("release",), _LEASE),
     "one outcome": Fence(_SETTLE, r"and q\.read_ct <> meshhook\.settled_attempts\(q\.headers\)"),
     "found of this worker": Fence(
         ("find_settled",), r"and a\.worker = \$2::text", "and $2::text is not null"

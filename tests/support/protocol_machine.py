@@ -53,7 +53,6 @@ class Disturbance(Enum):
     DELETE = "another client of PGMQ deletes a message, whoever holds it"
     DROP = "the queue is dropped and made anew: ids come again"
     COPY = "a replica is as far as this, and hears of nothing after it"
-    FAIL_OVER = "that replica is promoted: all since is lost, and ids come again"
     DRAIN = "a worker does its work until the queue is empty, which must come to an end"
 
 
@@ -321,18 +320,22 @@ class ProtocolMachine(RuleBasedStateMachine):
                 self.model.read(lease.key, lease.read_ct)
         elif disturbance in {Disturbance.ARCHIVE, Disturbance.DELETE} and keys:
             self._remove(_picked(keys, pick), keeps=disturbance is Disturbance.ARCHIVE)
-        elif disturbance in {Disturbance.DROP, Disturbance.FAIL_OVER} and self.completing is None:
-            if disturbance is Disturbance.DROP:
-                self.store.drop_and_create()
-                self.model.dropped()
-            elif self.copied is not None:
-                self.store.restore()
-                self.model = self.copied.copy()
+        elif disturbance is Disturbance.DROP and self.completing is None:
+            self.store.drop_and_create()
+            self.model.dropped()
         elif disturbance is Disturbance.COPY and self.completing is None:
             self.store.copy()
             self.copied = self.model.copy()
         elif disturbance is Disturbance.DRAIN:
             self._drain(self._new_worker())
+
+    @precondition(lambda self: self.completing is None and self.copied is not None)
+    @rule()
+    def fail_over(self) -> None:
+        """The replica is promoted: all since is lost, and ids come again. Workers live on."""
+        assert self.copied is not None
+        self.store.restore()
+        self.model, self.copied = self.copied, None
 
     def _new_worker(self) -> ModelWorker:
         self.names += 1
