@@ -10,7 +10,19 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import QueueService, set_queue_config
+from meshhook import (
+    DLQService,
+    Job,
+    QueueService,
+    Worker,
+    create_queue,
+    get_queue_config,
+    get_queue_snapshot,
+    list_queues,
+    list_workers,
+    migrate,
+    set_queue_config,
+)
 from meshhook.database import Database
 from meshhook.errors import (
     DatabaseError,
@@ -22,6 +34,7 @@ from meshhook.errors import (
     QueueNotFoundError,
 )
 from support.waiting import eventually
+from support.workers import make_worker
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -412,3 +425,66 @@ async def test_enqueuing_many_takes_a_list(
     with pytest.raises(InvalidJobError, match="expected a list of jobs"):
         await service.enqueue_many(given)
     assert await count(connection) == 0
+
+
+async def test_completing_takes_the_callers_connection_only(
+    service: Service, pool: Pool, connection: Connection, database_url: str
+) -> None:
+    """A pool given to `job.complete` fails the attempt, and says why."""
+    faults: list[BaseException] = []
+
+    async def handler(job: Job[Any]) -> None:
+        for given in (pool, None, connection):
+            try:
+                await job.complete(connection=given)
+            except InvalidSettingError as error:
+                faults.append(error)
+
+    await service.enqueue({})
+    async with make_worker(database_url, handler) as worker:
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+    texts = [str(fault) for fault in faults]
+    assert [text.partition(":")[0] for text in texts[:2]] == ["connection", "connection"]
+    assert "inside a transaction" in texts[2]
+
+
+@pytest.mark.parametrize("given", ["pool", "none", "bytes"])
+def test_a_worker_takes_a_url_only(pool: Pool, given: str) -> None:
+    """It opens connections of its own, and says so of anything else."""
+    url: Any = {"pool": pool, "none": None, "bytes": b"postgresql://me:secret@x/y"}[given]
+    with pytest.raises(InvalidSettingError, match="the database URL is text, got ") as caught:
+        Worker(url, "jobs", lambda _: None)
+    assert "secret" not in str(caught.value)
+
+
+async def test_functions_take_whatever_leads_to_the_database(
+    pool: Pool, connection: Connection
+) -> None:
+    """A pool, a connection and a Database are the same to all of them."""
+    for source in (pool, connection, Database(pool)):
+        assert (await migrate(source)).applied == ()
+        assert not await create_queue(source, "jobs")
+        assert (await get_queue_config(source, "jobs")).queue_name == "jobs"
+        assert (await set_queue_config(source, "jobs", paused=False)).queue_name == "jobs"
+        assert (await get_queue_snapshot(source, "jobs")).queue == "jobs"
+        assert [queue.queue for queue in await list_queues(source)] == ["jobs"]
+        assert await list_workers(source) == []
+        assert await DLQService(source, "jobs").list_dead_letter_jobs() == []
+
+
+async def test_a_migration_costs_no_transaction_that_enqueues(
+    pool: Pool, connection: Connection
+) -> None:
+    """Settings that were read in a transaction before are read again after a column was added."""
+    service = QueueService[Any](pool, "jobs")
+    async with pool.acquire() as own:
+        for name in ("added", "more"):
+            async with own.transaction():
+                service._settings._read_at -= 3_600
+                await service.enqueue({}, connection=own)
+            await connection.execute(f"alter table meshhook.queue_config add column {name} int")
+        async with own.transaction():
+            service._settings._read_at -= 3_600
+            await service.enqueue({}, connection=own)
+    assert await count(connection) == 3
+    await service.close()

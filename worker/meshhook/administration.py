@@ -191,7 +191,7 @@ async def get_queue_config(
     row = await Database.of(database).fetchrow(queries.load("get_queue_config"), name)
     if row is None:
         raise QueueNotFoundError(name)
-    return QueueConfig(**dict(row))
+    return QueueConfig.model_validate_json(row["config"])
 
 
 async def set_queue_config(

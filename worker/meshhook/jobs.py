@@ -223,7 +223,8 @@ class Job(Generic[PayloadT]):
             DatabaseConflictError: in a REPEATABLE READ or SERIALIZABLE transaction that began
                 before the lease was last extended; that happens every third of the queue's
                 visibility_timeout_seconds.
-            InvalidSettingError: outside a worker, or if no transaction is open.
+            InvalidSettingError: if it is no connection of asyncpg's, or in no transaction.
+            InvalidJobError: outside a worker's handler.
         """
         if self._complete is None:
             message = "job.complete() works inside a worker's handler; use acknowledge() elsewhere"

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
-from meshhook.database import MIGRATION_TIMEOUT_SECONDS, allow, translated_errors
+from meshhook.database import (
+    MIGRATION_TIMEOUT_SECONDS,
+    Database,
+    DatabaseSource,
+    allow,
+    translated_errors,
+)
 from meshhook.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
@@ -109,7 +115,7 @@ async def plan(reader: Reader, *, migrations: Sequence[Migration] | None = None)
 
 
 async def migrate(
-    connection: Connection, *, migrations: Sequence[Migration] | None = None
+    connection: DatabaseSource, *, migrations: Sequence[Migration] | None = None
 ) -> MigrationReport:
     """Install PGMQ where it is missing, and run the migrations that the database lacks.
 
@@ -119,7 +125,8 @@ async def migrate(
     tried ten times within half a minute. Safe through PgBouncer.
 
     Args:
-        connection: an asyncpg connection outside a transaction.
+        connection: an asyncpg connection outside a transaction, or a pool or `Database`, which
+            lends one.
         migrations: by default, those of this version of the library.
 
     Raises:
@@ -131,7 +138,11 @@ async def migrate(
         DatabaseReadOnlyError: on a replica, or in a session that may only read.
     """
     migrations = available_migrations() if migrations is None else migrations
-    connection = allow(connection, MIGRATION_TIMEOUT_SECONDS)
+    async with Database.of(connection).acquire() as own:
+        return await _migrate(allow(own, MIGRATION_TIMEOUT_SECONDS), migrations)
+
+
+async def _migrate(connection: Connection, migrations: Sequence[Migration]) -> MigrationReport:
     with translated_errors():
         await _check_writable(connection)
         async with _locked(connection):

@@ -1,2 +1,3 @@
--- The settings of one queue. Locks: none. Index: queue_config_pkey.
-select * from meshhook.queue_config where queue_name = $1::text
+-- The settings of one queue, as one JSON object: a plan that is kept, also on a connection of a
+-- caller's, fits whatever columns a migration adds. Locks: none. Index: queue_config_pkey.
+select pg_catalog.to_jsonb(c) as config from meshhook.queue_config c where c.queue_name = $1::text

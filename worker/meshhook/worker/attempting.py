@@ -8,7 +8,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from meshhook.database import translated_errors
+from meshhook.database import Database, translated_errors
 from meshhook.errors import (
     DatabaseConflictError,
     InvalidPayloadError,
@@ -282,7 +282,7 @@ class Attempter:
         self._on_ended(PendingSettlement(settlement, time.monotonic()))
 
     async def _complete(self, running: RunningAttempt, connection: Any) -> None:
-        if not connection.is_in_transaction():
+        if not Database.of_caller(connection).is_in_transaction:
             message = "job.complete() needs a connection inside a transaction"
             raise InvalidSettingError(message)
         job = running.job

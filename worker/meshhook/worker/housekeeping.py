@@ -62,7 +62,7 @@ class ConfigWatcher:
                 _log.warning("settings not read", queue=self._queue_name, error=str(error))
                 continue
             if row is not None:
-                self._on_change(QueueConfig(**dict(row)))
+                self._on_change(QueueConfig.model_validate_json(row["config"]))
 
 
 class Housekeeper:
