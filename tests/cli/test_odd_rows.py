@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
+import sys
 from typing import Any
 
 import asyncpg
@@ -82,3 +84,26 @@ def test_a_job_of_a_long_run_is_found_by_it(cli):
     """Ids are kept in 200 characters; the filter is cut like them."""
     found = cli.ok("jobs", "list", "--run-id", "r" * 250, "--json").json
     assert [len(each["run_id"]) for each in found] == [200]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_of_one_script_shows_them_all(cli, odd, monkeypatch, encoding):
+    """What its encoding lacks is escaped, in tables and in single rows."""
+    commands = [
+        ["queue", "list"],
+        ["stats"],
+        ["jobs", "list", "--limit", "1000"],
+        ["dlq", "list", "jobs"],
+        ["dlq", "errors", "jobs"],
+        ["workers"],
+        *(["jobs", "show", "jobs", str(msg_id)] for msg_id in odd["pgmq.q_jobs"][-9:]),
+        *(["dlq", "show", "jobs", str(dead)] for dead in odd["pgmq.q_jobs_dlq"][-12:]),
+    ]
+    shown = ""
+    for command in commands:
+        output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", output)
+        cli.ok(*command)
+        output.flush()
+        shown += output.buffer.getvalue().decode(encoding)
+    assert "\\u65e5\\u672c" in shown

@@ -136,6 +136,16 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], type[errors.DatabaseError], 
         ),
     ),
     (
+        (asyncpg.InvalidCatalogNameError,),
+        errors.DatabaseError,
+        "the server has no such database: {error}",
+    ),
+    (
+        (asyncpg.QueryCanceledError,),
+        errors.DatabaseError,
+        "the server stopped a statement: {error} (SQLSTATE 57014)",
+    ),
+    (
         (asyncpg.SerializationError, asyncpg.DeadlockDetectedError),
         errors.DatabaseConflictError,
         "another transaction got in the way: {error}",
@@ -420,6 +430,7 @@ class Database:
         max_size: int = 4,
         pooled: bool = False,
         answer_timeout_seconds: float | None = None,
+        lock_timeout_seconds: float | None = None,
     ) -> Database:
         """Open a pool of `min_size` to `max_size` connections; `close` closes it.
 
@@ -429,6 +440,8 @@ class Database:
             max_size: how many connections there may be. Default 4.
             pooled: whether a pooler in transaction mode stands between. Default false.
             answer_timeout_seconds: how long a statement may take, as above. Default 30.
+            lock_timeout_seconds: how long a statement waits for a lock, unless the URL says so
+                itself; not behind a pooler. Default: as the server says.
 
         Raises:
             InvalidSettingError: the URL is not valid, or names a parameter that cannot be had.
@@ -439,7 +452,12 @@ class Database:
             pool = await asyncpg.create_pool(
                 min_size=min_size,
                 max_size=max_size,
-                connect=partial(_open_for_pool, target, pooled=pooled),
+                connect=partial(
+                    _open_for_pool,
+                    target,
+                    pooled=pooled,
+                    lock_timeout_seconds=lock_timeout_seconds,
+                ),
                 # Behind a pooler there is no session to put back into order.
                 reset=_leave_as_it_is if pooled else None,
             )
@@ -711,10 +729,17 @@ def allow(connection: Any, limit_seconds: float | None) -> Any:
 
 
 async def _open_for_pool(
-    target: DatabaseUrl, *_: object, pooled: bool, **arguments: Any
+    target: DatabaseUrl,
+    *_: object,
+    pooled: bool,
+    lock_timeout_seconds: float | None,
+    **arguments: Any,
 ) -> asyncpg.Connection[asyncpg.Record]:
     # A pooler refuses settings at connect.
-    settings = {} if pooled else SESSION_SETTINGS
+    settings = {} if pooled else dict(SESSION_SETTINGS)
+    if lock_timeout_seconds is not None and not pooled:
+        limit = f"{lock_timeout_seconds * 1000:.0f}ms"
+        settings["lock_timeout"] = target.server_settings.get("lock_timeout", limit)
     return await open_connection(
         target,
         timeout_seconds=CONNECT_TIMEOUT_SECONDS,

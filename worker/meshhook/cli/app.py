@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -95,6 +96,10 @@ def _program(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command, print what went wrong, and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # Messages and errors come in every script, and a terminal may have one only.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
     try:
         result = command.main(

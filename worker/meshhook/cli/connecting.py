@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import typer
@@ -29,15 +29,24 @@ from meshhook.settings import Settings, load_settings
 
 _Value = TypeVar("_Value")
 
+_WAY_OUT = "is MESHHOOK_DATABASE_URL right, and does the server run?"
+_WAY_OUT_OF_FULL = (
+    "the server runs, and takes no more connections: end some (select * from pg_stat_activity), "
+    "raise max_connections or the role's limit, or go through a pooler (MESHHOOK_POOLED=true)"
+)
+
+LOCK_TIMEOUT_SECONDS = 10.0
+"""How long a command waits for a table that somebody else holds locked, before it says so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """The database that a command works on."""
 
-    url: str
+    url: str = field(repr=False)
     pooled: bool
     is_embedded: bool
-    listen_url: str | None = None
+    listen_url: str | None = field(default=None, repr=False)
     """The same database without a pooler, for a worker."""
 
     @asynccontextmanager
@@ -53,17 +62,21 @@ class Target:
             SchemaMissingError, UnsupportedPgmqError: if it is not migrated.
         """
         try:
-            database = await Database.connect(self.url, min_size=1, max_size=2, pooled=self.pooled)
+            database = await Database.connect(
+                self.url,
+                min_size=1,
+                max_size=2,
+                pooled=self.pooled,
+                lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
+            )
         except WrongSchemeError:
             raise
         except InvalidSettingError as error:
             raise InvalidDatabaseUrlError(str(error)) from None
         except DatabaseError as error:
-            raise DatabaseNotOpenedError(
-                self.place,
-                str(error),
-                "is MESHHOOK_DATABASE_URL right, and does the server run?",
-            ) from error
+            is_full = getattr(error.__cause__, "sqlstate", None) == "53300"
+            way_out = _WAY_OUT_OF_FULL if is_full else _WAY_OUT
+            raise DatabaseNotOpenedError(self.place, str(error), way_out) from error
         try:
             if needs_schema:
                 await self._check_schema(database)
