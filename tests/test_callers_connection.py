@@ -417,6 +417,20 @@ async def test_settling_many_takes_a_list(service: Service, given: Any) -> None:
         await service.acknowledge_many(job)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("given", [5, "five", {5}, {"id": 5}])
+async def test_replaying_takes_a_list_of_ids(pool: Pool, given: Any) -> None:
+    """One id, or something else, in place of the list is named."""
+    with pytest.raises(InvalidSettingError, match="ids: expected a list of whole numbers, got"):
+        await DLQService(pool, "jobs").replay_multiple_jobs(given)
+
+
+@pytest.mark.parametrize("given", [5, "Invoice", {"n": int}, [int]])
+def test_a_payload_model_is_a_type(pool: Pool, given: Any) -> None:
+    """What pydantic cannot read is refused when the service is made."""
+    with pytest.raises(InvalidSettingError, match="payload_model: expected a type"):
+        QueueService[Any](pool, "jobs", payload_model=given)
+
+
 @pytest.mark.parametrize("given", [5, "text", b"bytes", {"n": 1}, None])
 async def test_enqueuing_many_takes_a_list(
     service: Service, connection: Connection, given: Any

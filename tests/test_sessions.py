@@ -26,6 +26,7 @@ from meshhook import (
 )
 from meshhook.database import Database, connect
 from meshhook.errors import (
+    DatabaseError,
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
     InvalidSettingError,
@@ -34,6 +35,7 @@ from meshhook.errors import (
 from meshhook.schema import check_schema
 from meshhook.statistics import job_statistics
 from meshhook.tracking import find_jobs, get_job
+from meshhook.worker.connections import WorkerConnection
 from support.silent_proxy import silent_proxy
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -152,6 +154,19 @@ async def test_prepared_statements_that_were_lost_are_prepared_anew(database_url
         await service.enqueue_many([{}])
         await pool.execute("deallocate all")
         assert await service.enqueue_many([{}]) == [2]
+
+
+async def test_a_worker_keeps_no_session_that_lost_its_statements(database_url: str) -> None:
+    """The call that found out fails with the reason; the next one has another session."""
+    own = WorkerConnection(database_url, application_name="under test")
+    try:
+        assert await own.fetchval("select $1::int", 1) == 1
+        await own.fetch("deallocate all")
+        with pytest.raises(DatabaseError, match="has lost its prepared statements"):
+            await own.fetchval("select $1::int", 2)
+        assert await own.fetchval("select $1::int", 3) == 3
+    finally:
+        await own.close()
 
 
 # --- The isolation that sessions begin with ----------------------------------------------------

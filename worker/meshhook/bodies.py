@@ -16,7 +16,12 @@ import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json, to_jsonable_python
 
-from meshhook.errors import InvalidJobError, InvalidPayloadError, JobTooLargeError
+from meshhook.errors import (
+    InvalidJobError,
+    InvalidPayloadError,
+    InvalidSettingError,
+    JobTooLargeError,
+)
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
 from meshhook.model_json import UnreadableModelError, describe_faults, model_json
 
@@ -282,14 +287,25 @@ class BodyDecoder(Generic[PayloadT]):
     """
 
     def __init__(self, payload_model: Any = None) -> None:
-        """Take a pydantic model, or anything else that a TypeAdapter takes; None means any JSON."""
+        """Take a pydantic model, or anything else that a TypeAdapter takes; None means any JSON.
+
+        Raises:
+            InvalidSettingError: if it is no type that pydantic can read.
+        """
         model: Any = Any if payload_model is None else payload_model
         self.model: Any = model
         """What the payload is; Any for plain JSON."""
         self._takes_anything = model is Any
         envelope: Any = _Envelope
-        self._envelope: TypeAdapter[_Envelope[PayloadT]] = TypeAdapter(envelope[model])
-        self._bare: TypeAdapter[PayloadT] = TypeAdapter(model)
+        try:
+            if isinstance(model, str):
+                raise TypeError  # noqa: TRY301 - pydantic takes it for a type that comes later
+            self._bare: TypeAdapter[PayloadT] = TypeAdapter(model)
+            self._envelope: TypeAdapter[_Envelope[PayloadT]] = TypeAdapter(envelope[model])
+        except Exception as error:
+            # Of pydantic's own kinds, and others: a mapping makes it raise a KeyError.
+            message = f"payload_model: expected a type that pydantic can read, got {model!r}"
+            raise InvalidSettingError(message) from error
 
     def decode(self, job: Job[PayloadT]) -> None:
         """Fill in the job's payload and identifiers from its body.

@@ -49,8 +49,11 @@ def checked_ids(values: Sequence[int], maximum: int) -> list[int]:
     """Return ids as the database can look them up.
 
     Raises:
-        InvalidSettingError: if one is not a whole number, or if they are more than `maximum`.
+        InvalidSettingError: if one is not a whole number, if they are more than `maximum`, or if
+            it is no list at all.
     """
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise InvalidSettingError(f"ids: expected a list of whole numbers, got {values!r}")
     if len(values) > maximum:
         raise InvalidSettingError(
             f"at most {maximum} ids are taken at once, got {len(values)}; give them in parts"

@@ -22,6 +22,7 @@ from meshhook.errors import (
     DatabaseUnavailableError,
     InvalidSettingError,
 )
+from meshhook.lent_connection import belongs_to_session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -137,6 +138,11 @@ class WorkerConnection:
             except (DatabaseUnavailableError, DatabaseReadOnlyError) as error:
                 self._failure = str(error)
                 self._drop()
+                raise
+            except DatabaseError as error:
+                # Such as prepared statements that the session has lost: they would be missed again.
+                if belongs_to_session(error.__cause__):
+                    self._drop()
                 raise
             self._failure = None
             self._heard_at = time.monotonic()
