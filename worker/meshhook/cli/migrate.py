@@ -120,8 +120,8 @@ def _run(context: typer.Context, as_json: bool) -> None:
     _tell_newer(report.pgmq_newer, report.pgmq)
     if not has_queues:
         note(
-            "There is no queue yet. For workflow_jobs, the one that is meant where none is named: "
-            "meshhook queue create"
+            "There is no queue yet. Make the default one, workflow_jobs: meshhook queue create; or "
+            "one of your own: meshhook queue create NAME"
         )
 
 

@@ -1,0 +1,67 @@
+"""What helm says after an install, and what README and guide say of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.helm import CHART, KUBERNETES, NAMESPACE, RELEASE, ROOT, helm
+
+SCRAPED = {"serviceMonitor": {"enabled": True}}
+RULES = {"prometheusRule": {"enabled": True}}
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart with its notes as a template like any other: without a cluster helm shows none."""
+    copy = tmp_path_factory.mktemp("chart") / "meshhook"
+    shutil.copytree(CHART, copy)
+    notes = (copy / "templates" / "NOTES.txt").read_text()
+    (copy / "templates" / "_notes.tpl").write_text(f'{{{{ define "notes" }}}}{notes}{{{{ end }}}}')
+    (copy / "templates" / "notes.yaml").write_text('notes: {{ include "notes" . | toJson }}')
+    return copy
+
+
+def notes(chart: Path, monitoring: dict[str, Any]) -> str:
+    """Return the notes after an install with values below `monitoring`."""
+    shown = helm(
+        *("template", RELEASE, chart, "--namespace", NAMESPACE),
+        *("--kube-version", KUBERNETES, "--show-only", "templates/notes.yaml"),
+        values={"monitoring": monitoring},
+    )
+    text: str = json.loads(shown.partition("notes: ")[2])
+    return text
+
+
+def test_without_values_nothing_scrapes_and_no_alert_is_installed(chart: Path) -> None:
+    """The notes say so, with what to set."""
+    said = notes(chart, {})
+    assert "Nothing scrapes the metrics yet, and no alert is installed." in said
+    assert "monitoring.prometheusRule.enabled=true" in said
+
+
+def test_alerts_that_are_missing_beside_scraping_are_said(chart: Path) -> None:
+    """Whoever has Prometheus look might take them for installed."""
+    said = notes(chart, SCRAPED)
+    assert "No alert is installed." in said
+    assert "Nothing scrapes" not in said
+
+
+def test_with_all_of_it_there_is_nothing_to_say(chart: Path) -> None:
+    """The notes end with the steps."""
+    said = notes(chart, SCRAPED | RULES)
+    assert "alert" not in said
+    assert "scrapes" not in said
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/kubernetes.md"])
+def test_the_documents_say_what_to_set(document: str) -> None:
+    """No document lets one believe that alerts come by themselves."""
+    text = " ".join((ROOT / document).read_text().split())
+    for name in ("serviceMonitor", "podMonitor", "prometheusRule"):
+        assert f"monitoring.{name}.enabled=true" in text
+    assert "dashboards and alerts, and" not in text
