@@ -98,3 +98,40 @@ begin
         'attempt', attempt, 'lost', lost, 'is_recorded', is_recorded);
 end
 $$;
+
+-- How many attempts a message has had, the one that is running included.
+create function meshhook.attempts_made(read_ct integer, headers jsonb) returns integer
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+    select coalesce(
+        meshhook.json_count(headers -> 'meshhook-claim', 'attempt') + read_ct
+            - meshhook.json_count(headers -> 'meshhook-claim', 'read_ct'),
+        read_ct)
+$$;
+
+-- As before, with attempts in the place of reads.
+create or replace function meshhook.live_jobs(only_queue text default null, row_limit integer default null)
+returns table (
+    queue text, msg_id bigint, state text, attempts integer, run_id text, workflow_id text,
+    project_id text, enqueued_at timestamptz, vt timestamptz, headers jsonb)
+language plpgsql stable as $$
+declare
+    name text;
+begin
+    for name in
+        select c.queue_name from meshhook.queue_config c
+        where only_queue is null or c.queue_name = only_queue
+        order by c.queue_name
+    loop
+        continue when to_regclass(format('pgmq.%I', 'q_' || name)) is null;
+        return query execute format($query$
+            select %L::text, q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers),
+                   meshhook.attempts_made(q.read_ct, q.headers),
+                   meshhook.message_id_text(q.message, 'run_id'),
+                   meshhook.message_id_text(q.message, 'workflow_id'),
+                   meshhook.message_id_text(q.message, 'project_id'),
+                   q.enqueued_at, q.vt, q.headers
+            from pgmq.%I q order by q.msg_id limit $1
+            $query$, name, 'q_' || name) using row_limit;
+    end loop;
+end
+$$;

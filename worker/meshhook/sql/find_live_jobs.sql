@@ -8,14 +8,15 @@ with chunk as materialized (
         order by q.msg_id desc limit $2::int
     ) i
 )
-select chunk.lowest, chunk.seen, n.msg_id, n.state, n.read_ct as attempts,
+select chunk.lowest, chunk.seen, n.msg_id, n.state, n.attempts,
     meshhook.message_id_text(n.message, 'run_id') as run_id,
     meshhook.message_id_text(n.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(n.message, 'project_id') as project_id,
     {moment n.enqueued_at} as enqueued_at, {moment n.vt} as ready_at
 from chunk
 left join lateral (
-    select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state, q.read_ct,
+    select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
+        meshhook.attempts_made(q.read_ct, q.headers) as attempts,
         q.message, q.enqueued_at, q.vt
     from {queue_table} q
     where q.msg_id >= chunk.lowest and q.msg_id <= $1::bigint

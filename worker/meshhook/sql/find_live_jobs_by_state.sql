@@ -10,7 +10,7 @@ with side as materialized (
     order by q.vt
     limit $4::int + 1
 )
-select c.seen, n.msg_id, n.state, n.read_ct as attempts,
+select c.seen, n.msg_id, n.state, meshhook.attempts_made(n.read_ct, n.headers) as attempts,
     meshhook.message_id_text(n.message, 'run_id') as run_id,
     meshhook.message_id_text(n.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(n.message, 'project_id') as project_id,
