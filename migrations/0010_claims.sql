@@ -67,8 +67,8 @@ declare
 begin
     is_marked := coalesce(is_marked, false);
     if is_marked and marked_read_ct > settled then
-        -- Where `read_ct` is less, the marked claim was given back unused.
-        is_recorded := read_ct < marked_read_ct;
+        is_recorded := read_ct = marked_read_ct
+            and coalesce(mark -> 'is_given_back' = 'true', false);
         attempt := marked_attempt + (not is_recorded)::integer;
         lost := marked_lost + (not is_recorded)::integer;
     elsif not is_marked and settled = 0 and msg_id <= adopted_msg_id then
@@ -104,8 +104,30 @@ create function meshhook.attempts_made(read_ct integer, headers jsonb) returns i
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
     select coalesce(
         meshhook.json_count(headers -> 'meshhook-claim', 'attempt') + read_ct
-            - meshhook.json_count(headers -> 'meshhook-claim', 'read_ct'),
+            - meshhook.json_count(headers -> 'meshhook-claim', 'read_ct')
+            - coalesce(headers #> '{meshhook-claim,is_given_back}' = 'true', false)::integer,
         read_ct)
+$$;
+
+-- The headers of a message whose lease is given back unused. A claim that left a mark keeps its
+-- `read_ct`: a lease that was lost before would hold again otherwise. Null: it left none.
+create function meshhook.given_back(read_ct integer, headers jsonb) returns jsonb
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+    select case when meshhook.json_count(headers -> 'meshhook-claim', 'read_ct') = read_ct
+        then jsonb_set(headers, '{meshhook-claim,is_given_back}', 'true') end
+$$;
+
+-- The headers of a message that is put off with its attempt unspent: `read_ct` becomes one less.
+create function meshhook.snoozed_headers(read_ct integer, headers jsonb) returns jsonb
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+    select case
+        when jsonb_typeof(headers -> 'meshhook-claim') = 'object' then
+            headers || jsonb_build_object('meshhook-settled', read_ct - 1,
+                'meshhook-claim', jsonb_build_object('read_ct', read_ct - 1, 'lost', 0,
+                    'attempt', meshhook.attempts_made(read_ct, headers) - 1))
+        when read_ct = 1 then headers
+        else meshhook.headers_object(headers)
+            || jsonb_build_object('meshhook-settled', read_ct - 1) end
 $$;
 
 -- As before, with attempts in the place of reads.

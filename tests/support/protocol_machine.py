@@ -254,7 +254,6 @@ class ProtocolMachine(RuleBasedStateMachine):
                 AttemptOutcome.SUCCEEDED,
                 attempt_id=attempt.id,
                 worker=worker.name,
-                attempt=attempt.job.attempt,
             )
         if not attempt.was_released:
             worker.ended.append(_ended(attempt, AttemptOutcome.RETRIED))
@@ -445,7 +444,6 @@ class ProtocolMachine(RuleBasedStateMachine):
                 attempt_id=each.id,
                 worker=worker.name,
                 delay_seconds=each.settlement.delay_seconds,
-                attempt=each.settlement.attempt,
             )
         if died:
             self._note_dead(died)

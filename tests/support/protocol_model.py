@@ -77,8 +77,6 @@ class Message:
     """Whether a claim may take it."""
     leases: list[int] = field(default_factory=list)
     """The `read_ct` of each attempt without an outcome, oldest first: the last one holds."""
-    revived: set[int] = field(default_factory=set)
-    """Those that may hold again, since a later one was given back."""
 
 
 @dataclass(slots=True)
@@ -91,8 +89,6 @@ class QueueModel:
     """What each dead letter was."""
     archived: Counter[str] = field(default_factory=Counter)
     history: Counter[Entry] = field(default_factory=Counter)
-    late: set[tuple[Key, int]] = field(default_factory=set)
-    """Attempts with an outcome that had been taken for lost before."""
     recorded: dict[int, AttemptOutcome] = field(default_factory=dict)
     """The attempts of workers whose outcome is recorded, and which."""
 
@@ -116,26 +112,21 @@ class QueueModel:
         if lease.read_ct in message.leases:
             raise ProtocolViolation(f"two leases of {run_id} have the read_ct {lease.read_ct}")
         message.leases.append(lease.read_ct)
-        message.revived.discard(lease.read_ct)
         message.is_due = False
 
     def expired(self, key: Key) -> None:
         """Note that a lease or a delay has run out."""
         self.live[key].is_due = True
 
-    def holds(self, lease: Lease) -> bool | None:
-        """Say whether a lease holds; None: it may, since a later one was given back."""
+    def holds(self, lease: Lease) -> bool:
+        """Say whether a lease holds."""
         message = self.live.get(lease.key)
-        if message is None:
-            return False
-        if message.leases and message.leases[-1] == lease.read_ct:
-            return True
-        return None if lease.read_ct in message.revived and not message.leases else False
+        return message is not None and message.leases[-1:] == [lease.read_ct]
 
     def check_lease(self, lease: Lease, *, held: bool, what: str) -> None:
         """Refuse an answer about a lease that is not the right one."""
         expected = self.holds(lease)
-        if expected is not None and expected is not held:
+        if expected is not held:
             raise ProtocolViolation(
                 f"{what} took {lease} for {'held' if held else 'lost'}, and it is the opposite"
             )
@@ -148,13 +139,9 @@ class QueueModel:
         attempt_id: int,
         worker: str,
         delay_seconds: float = 0,
-        attempt: int = 0,
     ) -> None:
         """Note that an outcome was recorded."""
         message = self.live[lease.key]
-        if not message.leases:
-            # Taken for lost by a claim that was given back unused.
-            self.late.add((lease.key, attempt))
         self.history[Entry(lease.key, message.run_id, outcome, worker)] += 1
         self.recorded[attempt_id] = outcome
         if outcome in _FINAL:
@@ -163,7 +150,6 @@ class QueueModel:
                 self.archived[message.run_id] += 1
         else:
             message.leases.clear()
-            message.revived.clear()
             message.is_due = delay_seconds <= 0
 
     def died(self, dead_letter_id: int, run_id: str, key: Key) -> None:
@@ -181,19 +167,12 @@ class QueueModel:
     def released(self, lease: Lease) -> None:
         """Note that a lease was given back."""
         message = self.live[lease.key]
-        if lease.read_ct in message.leases:
-            message.leases.remove(lease.read_ct)
-        message.revived.discard(lease.read_ct)
-        message.revived |= set(message.leases)
         message.leases.clear()
         message.is_due = True
 
     def extended(self, lease: Lease) -> None:
         """Note that a lease was extended."""
         message = self.live[lease.key]
-        if not message.leases:
-            message.leases.append(lease.read_ct)
-            message.revived.discard(lease.read_ct)
         message.is_due = False
 
     def read(self, key: Key, read_ct: int) -> None:
@@ -222,7 +201,7 @@ class QueueModel:
             row.entry for row in found.history if row.entry.outcome is not AttemptOutcome.LOST
         )
         _same("history", of_workers, self.history)
-        _check_attempts(found.history, self.late)
+        _check_attempts(found.history)
 
 
 def _same(what: str, found: object, expected: object) -> None:
@@ -230,7 +209,7 @@ def _same(what: str, found: object, expected: object) -> None:
         raise ProtocolViolation(f"{what}: found {found}, expected {expected}")
 
 
-def _check_attempts(rows: Iterable[Row], late: set[tuple[Key, int]]) -> None:
+def _check_attempts(rows: Iterable[Row]) -> None:
     """Refuse a history with a gap, an attempt twice, two ends, or two runs under one key."""
     lives: dict[Key, list[Row]] = defaultdict(list)
     for row in rows:
@@ -240,11 +219,6 @@ def _check_attempts(rows: Iterable[Row], late: set[tuple[Key, int]]) -> None:
             raise ProtocolViolation(f"the history of {key} is that of several runs: {life}")
         if sum(row.entry.outcome in _FINAL for row in life) > 1:
             raise ProtocolViolation(f"{key} ended more than once: {life}")
-        spent = sorted(
-            row.attempt
-            for row in life
-            if row.entry.outcome not in _SPENDS_NO_ATTEMPT
-            and not (row.entry.outcome is AttemptOutcome.LOST and (key, row.attempt) in late)
-        )
+        spent = sorted(row.attempt for row in life if row.entry.outcome not in _SPENDS_NO_ATTEMPT)
         if spent != list(range(1, len(spent) + 1)):
             raise ProtocolViolation(f"the attempts of {key} are {spent}: {life}")

@@ -12,7 +12,10 @@ with free as materialized (
     for update of q skip locked
 )
 update {queue_table} q
-set vt = clock_timestamp() + make_interval(secs => $4::float8), read_ct = q.read_ct - 1
+set vt = clock_timestamp() + make_interval(secs => $4::float8),
+    read_ct = case when meshhook.given_back(q.read_ct, q.headers) is null
+        then q.read_ct - 1 else q.read_ct end,
+    headers = coalesce(meshhook.given_back(q.read_ct, q.headers), q.headers)
 from free f
 where q.msg_id = any (array[f.msg_id])
 returning q.msg_id

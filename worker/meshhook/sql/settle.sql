@@ -25,10 +25,10 @@ with item as materialized (
     update {queue_table} q
     set vt = clock_timestamp() + make_interval(secs => item.delay_seconds),
         read_ct = case item.outcome when 'snoozed' then q.read_ct - 1 else q.read_ct end,
-        headers = case
-            when item.outcome = 'snoozed' and q.read_ct = 1 then q.headers
-            else meshhook.headers_object(q.headers) || jsonb_build_object('meshhook-settled',
-                case item.outcome when 'snoozed' then q.read_ct - 1 else q.read_ct end) end
+        headers = case item.outcome
+            when 'snoozed' then meshhook.snoozed_headers(q.read_ct, q.headers)
+            else meshhook.headers_object(q.headers)
+                || jsonb_build_object('meshhook-settled', q.read_ct) end
     from item
     -- Not a plain =, as in sql/claim.sql.
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct

@@ -143,10 +143,10 @@ class Settler:
         """
         for pendings in (self._succeeded, self._others, self._put_off):
             for position, pending in enumerate(pendings):
-                if pending.settlement.key == job.key:
+                if _is_lost_outcome(pending, job):
                     pendings[position] = pending.under(job)
                     return True
-        if any(pending.settlement.key == job.key for pending in self._in_flight):
+        if any(_is_lost_outcome(pending, job) for pending in self._in_flight):
             self._claimed_again[job.key] = job
             return True
         return False
@@ -363,3 +363,9 @@ class Settler:
         return await find_settled(
             self._connection, self._tables.queue_name, self._worker_name, settlements
         )
+
+
+def _is_lost_outcome(pending: PendingSettlement, job: Job[Any]) -> bool:
+    """Say whether a claimed job's history counts as lost the attempt whose outcome waits here."""
+    settlement = pending.settlement
+    return settlement.key == job.key and job.attempt - settlement.attempt <= job.lost_attempts
