@@ -13,11 +13,13 @@ from meshhook.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
+    MeshHookError,
     SchemaMissingError,
 )
 from meshhook.queue_config import QueueSettings
 from meshhook_operator.databases import DatabaseAddress, QueueDatabase
 from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem
+from meshhook_operator.problems import problem_of
 from support.waiting import eventually
 
 SETTINGS = QueueSettings().model_dump(exclude={"paused"})
@@ -233,3 +235,31 @@ async def works(database: QueueDatabase, request: DemandRequest) -> bool:
     except DatabaseError:
         return False
     return isinstance(found["jobs"], QueueDemand)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "InvalidDatabaseUrl"),
+        ("hunter2", "InvalidDatabaseUrl"),
+        ("postgresql://me:hunter2/x@127.0.0.1/jobs", "InvalidDatabaseUrl"),
+        ("postgresql://me:1hunter2#@127.0.0.1/jobs", "InvalidDatabaseUrl"),
+        ("postgresql://me:hunter2@127.0.0.1:99999/jobs", "InvalidDatabaseUrl"),
+        ("postgresql://me:hunter2@[::1/jobs", "InvalidDatabaseUrl"),
+        ("postgresql://me:hunter2@127.0.0.1/jobs?sslmode=hunter2", "InvalidDatabaseUrl"),
+        ("postgresql://me:hunter2@127.0.0.1/jobs?channel_binding=require", "InvalidDatabaseUrl"),
+        ("postgresql://me:hunter2@127.0.0.1/jobs?service=none", "InvalidDatabaseUrl"),
+        ("mysql://me:hunter2@127.0.0.1/jobs", "InvalidDatabaseUrl"),
+        ("postgresql://me:hunter2@127.0.0.1:1,127.0.0.1:2/jobs", "SourceUnavailable"),
+        ("postgresql://me:hunter2@" + "x" * 300 + "/jobs", "InvalidDatabaseUrl"),
+    ],
+)
+async def test_any_url_has_a_reason_to_show(woken, url, reason):
+    """Whatever a Secret holds, the condition says what is wrong, and nothing of the password."""
+    database = make(url, woken)
+    with pytest.raises(MeshHookError) as caught:
+        await database.read_demand([REQUEST], waiting_seconds=5)
+    problem = problem_of(caught.value)
+    assert problem.reason == reason
+    assert "hunter2" not in problem.message
+    await database.close()

@@ -285,6 +285,10 @@ def translated_connect_errors() -> Iterator[None]:
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         with translated_driver_errors():
             raise error from None
+    except UnicodeError:
+        raise errors.InvalidSettingError(
+            "the database URL is not valid: a host has a name that none can have"
+        ) from None
     except (LookupError, TypeError, ValueError):
         # The URL holds a password, and the text may quote a part of it.
         raise errors.InvalidSettingError(
