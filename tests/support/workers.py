@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,16 @@ async def worker_process(
     for name, value in options.items():
         environment[f"OPTION_{name}"] = str(value)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "support.worker_process", env=environment
+        *(sys.executable, "-m", "support.worker_process"),
+        env=environment,
+        start_new_session=True,
     )
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
+        # With all that its handlers have forked.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
 

@@ -8,7 +8,7 @@ import io
 import sqlite3
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -31,6 +31,7 @@ from meshhook import (
 )
 from meshhook.database import Database
 from meshhook.errors import InvalidHandlerError
+from meshhook.worker.process import LoopThreads
 from meshhook.worker.results import end_of, is_awaitable
 from support.waiting import eventually
 from support.workers import make_worker, outcomes
@@ -65,6 +66,10 @@ class Work:
 
     def __await__(self) -> Generator[Any, Any, None]:
         return real(self.job).__await__()
+
+
+class Odd(BaseException):
+    """Neither an Exception nor a request to exit."""
 
 
 class Handlers:
@@ -150,6 +155,38 @@ async def test_the_future_of_another_pool_is_waited_for(
         async with make_worker(database_url, handler) as worker:
             await eventually(lambda: worker.get_stats().processed == 1)
     assert await outcomes(connection, msg_id) == [("dead_lettered", 1)]
+
+
+@pytest.mark.usefixtures("queue_name")
+@pytest.mark.parametrize(
+    ("error", "recorded"),
+    [(StopIteration(), "StopIteration"), (CancelledError(), "CancelledError"), (Odd(), "Odd")],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+async def test_the_error_of_another_pool_fails_the_attempt(
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    error: BaseException,
+    recorded: str,
+) -> None:
+    """Whatever it is: also one that a future of asyncio does not take."""
+    future: Future[None] = Future()
+    future.set_exception(error)
+    await QueueService[Any](pool, "jobs").enqueue({})
+    async with make_worker(database_url, lambda _: future) as worker:
+        await eventually(lambda: worker.get_stats().retried == 1)
+    assert await connection.fetchval("select error_type from meshhook.job_attempts") == recorded
+
+
+async def test_a_thread_of_the_event_loop_that_raises_stop_iteration_is_not_waited_for() -> None:
+    """`asyncio.to_thread` of a worker process raises what it becomes in a coroutine, too."""
+    threads = LoopThreads.install()
+    try:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(asyncio.to_thread(next, iter(())), 20)
+    finally:
+        threads.shutdown()
 
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")

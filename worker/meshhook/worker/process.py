@@ -13,6 +13,8 @@ from meshhook.worker.forks import call_here_only
 from meshhook.worker.garbage import leave_program_alone
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshhook.worker.worker import Worker
 
 
@@ -36,7 +38,7 @@ class LoopThreads(ThreadPoolExecutor):
 
     def submit(self, *arguments: Any, **keywords: Any) -> Future[Any]:
         """Run something in a thread."""
-        future = super().submit(call_here_only, *arguments, **keywords)
+        future = super().submit(_call, *arguments, **keywords)
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
         return future
@@ -45,6 +47,14 @@ class LoopThreads(ThreadPoolExecutor):
     def are_busy(self) -> bool:
         """Whether one of them is at work."""
         return any(future.running() for future in list(self._under_way))
+
+
+def _call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    try:
+        return call_here_only(function, *arguments, **keywords)
+    except StopIteration as error:
+        # Whoever waits for it in an event loop would wait for ever.
+        raise RuntimeError("a function in a thread raised StopIteration") from error
 
 
 async def run_worker_process(worker: Worker) -> None:

@@ -52,7 +52,7 @@ def is_awaitable(result: object) -> bool:
 def as_awaitable(result: Any) -> Awaitable[object]:
     """Return a result for which `is_awaitable` is true as something to await, in the event loop."""
     if isinstance(result, concurrent.futures.Future):
-        return asyncio.wrap_future(result)
+        return _ended(result)
     awaitable: Awaitable[object] = result
     return awaitable
 
@@ -79,6 +79,25 @@ def nested_too_deep(result: Any) -> UnusableResultError:
         f"the handler returned an awaitable whose result is again one, {MAX_NESTED_AWAITABLES} "
         "times: await the work itself"
     )
+
+
+async def _ended(future: concurrent.futures.Future[object]) -> object:
+    """Wait for a future of a pool, and return what came of it, be it an error.
+
+    Not `asyncio.wrap_future`, which waits for ever where the error is a StopIteration.
+    """
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
+    try:
+        await done.wait()
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if future.cancelled():
+        return concurrent.futures.CancelledError("the future was cancelled")
+    error = future.exception()
+    return future.result() if error is None else error
 
 
 def _end_of_class(result: type) -> object:
