@@ -41,6 +41,8 @@ _EXPIRE_SECONDS = 1.0
 _CONFLICT_TRIES = 6
 _MAX_CONFLICT_PAUSE_SECONDS = 0.02
 
+_OTHER_LOOP = "the {} belongs to another event loop than this one; make it in the loop that uses it"
+
 _Value = TypeVar("_Value")
 
 STEADY_PLANS = {
@@ -412,17 +414,7 @@ class Database:
             InvalidSettingError: if it is no connection of asyncpg's: on a pool, each statement
                 would be outside of the caller's transaction.
         """
-        if isinstance(connection, asyncpg.Pool):
-            raise errors.InvalidSettingError(
-                "connection: got a pool, each of whose statements is outside of your transaction. "
-                "Pass the connection that the transaction is on: "
-                "async with pool.acquire() as connection, connection.transaction()"
-            )
-        if isinstance(connection, Database) or not hasattr(connection, "fetch"):
-            raise errors.InvalidSettingError(
-                f"connection: expected an asyncpg connection, got {kind_of(connection)}"
-                f"{_way_out(connection)}"
-            )
+        check_callers(connection)
         return cls(connection, answer_timeout_seconds=answer_timeout_seconds)
 
     @classmethod
@@ -559,14 +551,16 @@ class Database:
             work: what to do; it may be done more than once.
             answer_timeout_seconds: how long each statement may take. Default: the Database's own.
         """
-
-        async def run() -> _Value:
-            async with self.transaction(
-                answer_timeout_seconds=answer_timeout_seconds
-            ) as connection:
-                return await work(connection)
-
-        return await self._again_after_conflicts(run)
+        is_callers = self.is_in_transaction
+        for tries_left in reversed(range(_CONFLICT_TRIES)):
+            try:
+                async with self.transaction(
+                    answer_timeout_seconds=answer_timeout_seconds
+                ) as connection:
+                    return await work(connection)
+            except errors.DatabaseError as error:
+                await self._pause_if_undone(error, 0 if is_callers else tries_left)
+        raise AssertionError  # the last try returns or raises
 
     async def fetch(
         self, sql: str, *arguments: object, answer_timeout_seconds: float | None = None
@@ -597,33 +591,32 @@ class Database:
         arguments: tuple[object, ...],
         answer_timeout_seconds: float | None,
     ) -> Any:
-        async def run() -> Any:
-            async with self.acquire() as connection:
-                allow(connection, answer_timeout_seconds)
-                with translated_statement_errors():
-                    return await getattr(connection, method)(sql, *arguments)
-
-        return await self._again_after_conflicts(run)
-
-    async def _again_after_conflicts(self, run: Callable[[], Awaitable[_Value]]) -> _Value:
-        """Run what is a transaction of its own, and again where the server has undone it."""
-        is_callers = self.is_in_transaction
-        for _ in range(_CONFLICT_TRIES - 1):
+        for tries_left in reversed(range(_CONFLICT_TRIES)):
             try:
-                return await run()
+                async with self.acquire() as connection:
+                    if answer_timeout_seconds is not None:
+                        allow(connection, answer_timeout_seconds)
+                    with translated_statement_errors():
+                        return await getattr(connection, method)(sql, *arguments)
             except errors.DatabaseError as error:
-                if is_callers or not _was_undone(error):
-                    raise
-                # Not all for the same time.
-                await asyncio.sleep(random.uniform(0, _MAX_CONFLICT_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
-        return await run()
+                await self._pause_if_undone(error, tries_left)
+        raise AssertionError  # the last try returns or raises
+
+    async def _pause_if_undone(self, error: errors.DatabaseError, tries_left: int) -> None:
+        """Wait a moment before what the server has undone for another's sake is run again.
+
+        Raises:
+            DatabaseError: it was refused for another reason, has been tried enough, or belongs to
+                a transaction of the caller's, which is undone with it.
+        """
+        if not tries_left or not _was_undone(error) or self.is_in_transaction:
+            raise error
+        # Not all for the same time.
+        await asyncio.sleep(random.uniform(0, _MAX_CONFLICT_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
 
     def _check_loop(self) -> None:
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
-            raise errors.InvalidSettingError(
-                f"the {kind_of(self.source)} belongs to another event loop than this one; make it "
-                "in the loop that uses it"
-            )
+            raise errors.InvalidSettingError(_OTHER_LOOP.format(kind_of(self.source)))
 
     async def _acquire_from_pool(self) -> Any:
         # One that is there comes at once: a timer for it would take longer than it does.
@@ -689,6 +682,39 @@ DatabaseSource: TypeAlias = (
     "Database | asyncpg.Pool[Any] | asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 )
 """Whatever leads to a database: a pool or connection of asyncpg's, or a Database."""
+
+
+def check_callers(connection: object) -> None:
+    """Check that a caller's connection is one.
+
+    Raises:
+        InvalidSettingError: if not: on a pool, each statement would be outside of the caller's
+            transaction.
+    """
+    if isinstance(connection, asyncpg.Pool):
+        raise errors.InvalidSettingError(
+            "connection: got a pool, each of whose statements is outside of your transaction. "
+            "Pass the connection that the transaction is on: "
+            "async with pool.acquire() as connection, connection.transaction()"
+        )
+    if isinstance(connection, Database) or not hasattr(connection, "fetch"):
+        raise errors.InvalidSettingError(
+            f"connection: expected an asyncpg connection, got {kind_of(connection)}"
+            f"{_way_out(connection)}"
+        )
+
+
+def lent_by_caller(connection: object, answer_timeout_seconds: float | None) -> Any:
+    """Return the connection that a caller has a transaction on, with a limit to each statement.
+
+    Raises:
+        InvalidSettingError: if it is none, or belongs to another event loop.
+    """
+    check_callers(connection)
+    loop = getattr(connection, "_loop", None)
+    if loop is not None and loop is not asyncio.get_running_loop():
+        raise errors.InvalidSettingError(_OTHER_LOOP.format(kind_of(connection)))
+    return _lent(connection, answer_timeout_seconds or ANSWER_TIMEOUT_SECONDS)
 
 
 def kind_of(value: object) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from meshhook import administration, queries
 from meshhook.bodies import BodyDecoder, encode_body, encode_headers
 from meshhook.claims import claim
-from meshhook.database import Database, kind_of
+from meshhook.database import Database, kind_of, lent_by_caller
 from meshhook.errors import (
     InvalidJobError,
     InvalidSettingError,
@@ -29,7 +29,7 @@ from meshhook.outcomes import (
     delay_in_seconds,
     lease_lost_message,
 )
-from meshhook.sending import Message, SendBuffer, insert_batches
+from meshhook.sending import Message, SendBuffer, insert_batches, insert_over
 from meshhook.settings_cache import SettingsCache
 from meshhook.settlements import Settlement, settle
 
@@ -174,7 +174,7 @@ class QueueService(Generic[PayloadT]):
         max_bytes = (await self._settings.usable(own)).max_payload_bytes
         message = self._encoded(job, max_bytes), encode_headers(headers), delay
         if own is not None:
-            return (await insert_batches(own, self.queue_name, [message]))[0]
+            return (await insert_over(own, self.queue_name, [message]))[0]
         return await self._send_buffer.send(*message)
 
     async def _enqueue_many(
@@ -198,18 +198,19 @@ class QueueService(Generic[PayloadT]):
                 raise
         if not encoded:
             return []
-        return await insert_batches(own or self._database, self.queue_name, encoded)
+        if own is not None:
+            return await insert_over(own, self.queue_name, encoded)
+        return await insert_batches(self._database, self.queue_name, encoded)
 
     def _encoded(self, job: object, max_bytes: int) -> str:
         text = encode_body(job, max_bytes, is_payload=type(job) is self._decoder.model)
         self._decoder.check(job, text)
         return text
 
-    def _own_connection(self, connection: object) -> Database | None:
+    def _own_connection(self, connection: object) -> Any:
         if connection is None:
             return None
-        limit_seconds = self._answer_timeout_seconds
-        return Database.of_caller(connection, answer_timeout_seconds=limit_seconds)
+        return lent_by_caller(connection, self._answer_timeout_seconds)
 
     async def dequeue(self, vt_seconds: float | None = None) -> Job[PayloadT] | None:
         """Claim the oldest ready job, or return None if there is none.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from meshhook import queries
-from meshhook.database import translated_statement_errors
+from meshhook.database import Database, translated_statement_errors
 from meshhook.errors import (
     DatabaseConflictError,
     DatabaseError,
@@ -26,8 +26,6 @@ from meshhook.tries import tries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from meshhook.database import Database
 
 MAX_BATCH_MESSAGES = 1_000
 MAX_BATCH_BYTES = 8_388_608
@@ -105,6 +103,19 @@ async def insert_batches(database: Database, queue_name: str, messages: list[Mes
         return await database.run_in_transaction(insert_all)
     except DatabaseError as error:
         raise refusal_of(error, messages) from error
+
+
+async def insert_over(connection: Any, queue_name: str, messages: list[Message]) -> list[int]:
+    """Do as `insert_batches` over a caller's own connection; the usual, one statement, quickly."""
+    if len(messages) == 1:
+        try:
+            with translated_statement_errors():
+                return await insert_messages(connection, queue_name, messages)
+        except DatabaseError as error:
+            is_again = isinstance(error, DatabaseConflictError)
+            if not is_again or connection.is_in_transaction():
+                raise refusal_of(error, messages) from error
+    return await insert_batches(Database.of_caller(connection), queue_name, messages)
 
 
 def refusal_of(error: DatabaseError, messages: Sequence[Message]) -> MeshHookError:

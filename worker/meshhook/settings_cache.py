@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextvars import Context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshhook import administration
 from meshhook.database import Database, translated_read_errors
@@ -72,7 +72,7 @@ class SettingsCache:
                 return config
             return await self._read_in_line()
 
-    async def usable(self, own: Database | None = None) -> QueueConfig:
+    async def usable(self, own: Any = None) -> QueueConfig:
         """Return settings to go by: new ones, or those that are kept while new ones are read.
 
         Args:
@@ -93,7 +93,8 @@ class SettingsCache:
                 return kept
         assert own is not None  # noqa: S101 - else the settings are fresh
         with translated_read_errors():
-            config = await administration.get_queue_config(own, self._queue_name)
+            database = Database.of_caller(own)
+            config = await administration.get_queue_config(database, self._queue_name)
         # The caller's transaction may see what was true when it began: to others it is old.
         is_old = self._database.is_pool
         self._config, self._read_at = config, self._clock() - (FRESH_SECONDS if is_old else 0)
