@@ -37,6 +37,8 @@ from meshhook.statistics import job_statistics
 from meshhook.tracking import find_jobs, get_job
 from meshhook.worker.connections import WorkerConnection
 from support.silent_proxy import silent_proxy
+from support.waiting import eventually
+from support.workers import make_worker
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -293,6 +295,33 @@ async def test_no_call_waits_for_a_silent_connection(
         finally:
             own.terminate()
             pool.terminate()
+
+
+async def test_completing_a_job_over_a_silent_connection_ends(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler is told that it does not know what became of the job."""
+    told: list[BaseException] = []
+    async with silent_proxy(database_url) as (url, proxy):
+        own = await asyncpg.connect(url)
+
+        async def handler(job: Job[Any]) -> None:
+            async with own.transaction():
+                proxy.is_silent = True
+                monkeypatch.setattr("meshhook.database.ANSWER_TIMEOUT_SECONDS", 0.1)
+                try:
+                    await job.complete(connection=own)
+                except UncertainCommitError as error:
+                    told.append(error)
+                finally:
+                    monkeypatch.undo()
+                    own.terminate()
+                    proxy.is_silent = False
+
+        await QueueService[Any](pool, "jobs").enqueue({})
+        async with make_worker(database_url, handler):
+            await eventually(lambda: told)
+    assert "no answer in time" in str(told[0])
 
 
 async def test_a_silent_connection_stops_no_reading_of_the_exporter(database_url: str) -> None:

@@ -8,7 +8,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from meshhook.database import Database, translated_errors
+from meshhook.database import lent_by_caller, translated_errors
 from meshhook.errors import (
     DatabaseConflictError,
     InvalidPayloadError,
@@ -282,7 +282,10 @@ class Attempter:
         self._on_ended(PendingSettlement(settlement, time.monotonic()))
 
     async def _complete(self, running: RunningAttempt, connection: Any) -> None:
-        if not Database.of_caller(connection).is_in_transaction:
+        own = lent_by_caller(connection, None)
+        with translated_errors():
+            is_in_transaction = own.is_in_transaction()
+        if not is_in_transaction:
             message = "job.complete() needs a connection inside a transaction"
             raise InvalidSettingError(message)
         job = running.job
@@ -292,7 +295,7 @@ class Attempter:
         tracer = None if self.tracer is None else self.tracer.tracer
         try:
             with translated_errors(), settling(tracer, job.queue, 1):
-                recorded = await settle(connection, self._tables, self._worker_name, [settlement])
+                recorded = await settle(own, self._tables, self._worker_name, [settlement])
         except DatabaseConflictError as error:
             message = (
                 "job.complete() needs a transaction that is READ COMMITTED, or that began after "
