@@ -75,6 +75,15 @@ async def cancels_twice_in_a_timeout() -> None:
         await asyncio.sleep(0)
 
 
+async def lets_its_coroutine_be_closed() -> None:
+    """Let a callback close the coroutine of the own task, whose task then has nothing to run."""
+    task = own_task()
+    assert task is not None
+    coroutine: Any = task.get_coro()
+    asyncio.get_running_loop().call_soon(coroutine.close)
+    await asyncio.sleep(0.001)
+
+
 BAD = {
     each.__name__: each
     for each in (
@@ -84,6 +93,7 @@ BAD = {
         cancels_and_takes_it_back,
         cancels_later,
         cancels_twice_in_a_timeout,
+        lets_its_coroutine_be_closed,
     )
 }
 

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from meshhook.observability.job_context import fields_of
@@ -342,11 +343,15 @@ class Runner:
         """Take note of the end of a slot, and let another take its place."""
         self._slots.remove(slot)
         error = None if slot.cancelled() else slot.exception()
-        if self._context is None or self._failure is None or self._failure.done():
+        owner = self._attempter.owner
+        if owner is None or owner.cancelling() or self._failure is None or self._failure.done():
             return
         if isinstance(error, KeyboardInterrupt | SystemExit):
             self._failure.set_exception(error)
             return
+        cut_off, self._cut_off = self._cut_off, []
+        for job in cut_off:
+            self._attempter.fail(job, GeneratorExit("somebody has closed its coroutine"))
         self._metrics.slot_replaced()
         _log.error(
             "a slot has ended; another takes its place",
@@ -398,6 +403,10 @@ class Runner:
         """See to a job whose slot ends under it."""
         if is_meant_for_slot(error, slot, self._attempter.owner):
             self._cut_off.append(job)
+            if isinstance(error, GeneratorExit):
+                # Somebody has closed the coroutine, and its task would wait on for ever.
+                with suppress(RuntimeError):  # or the event loop is closed
+                    slot.cancel()
             return
         try:
             self._attempter.fail(job, error)
