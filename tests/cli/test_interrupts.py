@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import meshhook
 from support.terminal import OnTerminal, environment
 from support.waiting import eventually
 
@@ -39,6 +40,27 @@ def test_ctrl_c_during_the_imports_leaves_no_trace(module: str, tmp_path: Path) 
     assert done.returncode == 130
     assert done.stderr.strip() == "error: interrupted"
     assert done.stdout == ""
+
+
+def test_little_is_imported_before_ctrl_c_is_taken_care_of() -> None:
+    """Our own first modules and nothing else: until they have run, it prints a trace."""
+    code = """
+import os, signal, sys
+before = set(sys.modules)
+import meshhook.cli
+print(sorted(set(sys.modules) - before))
+"""
+    # Without site, which may import anything, as for an editable installation.
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(None, PYTHONPATH=str(Path(meshhook.__file__).parents[1])),
+    )
+    assert done.stdout.strip() == str(
+        ["__future__", "meshhook", "meshhook.cli", "meshhook.cli.interrupts"]
+    )
 
 
 @pytest.mark.parametrize("command", [["queue", "purge", "jobs"], ["dlq", "delete", "jobs", "1"]])

@@ -39,11 +39,16 @@ def odd(cli, jobs: str, database_url: str) -> dict[str, list[int]]:
     return asyncio.run(fill())
 
 
-def shown(cli: Any, *arguments: str) -> Any:
-    """Run a command for people, which must show no control characters, and for programs."""
-    text = cli.ok(*arguments).out
+def shown_to_people(cli: Any, *arguments: str) -> str:
+    """Run a command, which must show no control characters, and return what it shows."""
+    text: str = cli.ok(*arguments).out
     assert not CONTROLS.search(text)
-    assert text
+    return text
+
+
+def shown(cli: Any, *arguments: str) -> Any:
+    """Run a command for people and for programs, and return what it shows those."""
+    assert shown_to_people(cli, *arguments)
     # NaN and Infinity are not JSON, though Python reads them.
     return json.loads(cli.ok(*arguments, "--json").out, parse_constant=pytest.fail)
 
@@ -71,12 +76,21 @@ def test_lists_of_odd_rows(cli, odd):
     assert sum(group["count"] for group in shown(cli, "dlq", "errors", "jobs")) == len(dead)
 
 
-def test_an_odd_row_can_be_looked_at(cli, odd):
-    """Each job and each dead letter by itself."""
-    for msg_id in {*odd["pgmq.q_jobs"], *odd["meshhook.job_attempts"]}:
-        assert shown(cli, "jobs", "show", "jobs", str(msg_id))["msg_id"] == msg_id
-    for dead_letter_id in odd["pgmq.q_jobs_dlq"]:
-        assert shown(cli, "dlq", "show", "jobs", str(dead_letter_id))["id"] == dead_letter_id
+def test_an_odd_job_can_be_looked_at(cli, odd):
+    """By itself, whatever is odd about it."""
+    for msg_id in (*odd["pgmq.q_jobs"], *odd["meshhook.job_attempts"]):
+        assert f"{msg_id} of queue jobs" in shown_to_people(
+            cli, "jobs", "show", "jobs", str(msg_id)
+        )
+    assert shown(cli, "jobs", "show", "jobs", str(odd["pgmq.q_jobs"][0]))["enqueued_at"]
+
+
+def test_an_odd_dead_letter_can_be_looked_at(cli, odd):
+    """By itself, whatever is odd about it."""
+    for dead in odd["pgmq.q_jobs_dlq"]:
+        first, *_ = shown_to_people(cli, "dlq", "show", "jobs", str(dead)).splitlines()
+        assert first.split() == ["dead", "letter", str(dead)]
+    assert shown(cli, "dlq", "show", "jobs", str(odd["pgmq.q_jobs_dlq"][0]))["dead_at"]
 
 
 @pytest.mark.usefixtures("odd")

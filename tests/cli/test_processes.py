@@ -132,6 +132,30 @@ print(sorted(slow & set(sys.modules)), file=sys.stderr)
     assert done.stderr == "[]\n"
 
 
+def test_a_command_that_logs_nothing_loads_nothing_to_log_with(database_url):
+    """What formats records takes as long to load as the rest of a command."""
+    script = """
+import sys
+from meshhook.cli.app import run
+code = run(["queue", "list"])
+print(sorted({"structlog", "rich", "stamina"} & set(sys.modules)), file=sys.stderr)
+import logging
+logging.getLogger("meshhook.x").warning("seen", extra={"queue": "jobs"})
+sys.exit(code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(database_url, MESHHOOK_LOG_FORMAT="json"),
+    )
+    _, loaded, record = done.stderr.splitlines()
+    assert loaded == "[]"
+    assert json.loads(record)["event"] == "seen"
+    assert json.loads(record)["queue"] == "jobs"
+
+
 async def test_a_worker_runs_jobs_and_ends_with_0_at_sigterm(
     database_url, pool, queue_name, tmp_path
 ):

@@ -59,8 +59,10 @@ def statements(table: str) -> list[tuple[str, tuple[object, ...]]]:
             "values ($1::text::timestamptz, $2::text::timestamptz, '{}')",
             (enqueued_at, vt),
         )
-        for enqueued_at in MOMENTS
-        for vt in MOMENTS
+        for enqueued_at, vt in [
+            *((each, "now") for each in MOMENTS),
+            *(("now", each) for each in MOMENTS),
+        ]
     ]
     found += [
         (insert + "(read_ct, vt, message) values ($1::integer, now(), '{}')", (count,))
@@ -80,10 +82,9 @@ HISTORY = """
 insert into meshhook.job_attempts (
     queue, msg_id, attempt, outcome, enqueued_at, started_at, finished_at, retry_at, error_type)
 select 'jobs', 1000 + row_number() over (), 2147483647, 'retried', e, s, f, e, E'\\x1b[31m'
-from unnest($1::text[]::timestamptz[]) e, unnest($1::text[]::timestamptz[]) s,
-    unnest($1::text[]::timestamptz[]) f
+from unnest($1::text[]::timestamptz[]) e, unnest(array[e, now()]) s, unnest(array[e, now()]) f
 """
-"""Attempts with every combination of the times $1."""
+"""Attempts enqueued at each of the times $1, which began and ended then or now."""
 
 WORKERS = """
 insert into meshhook.workers (

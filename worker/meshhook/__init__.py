@@ -4,10 +4,15 @@ A name is imported when it is first asked for, so that a command that needs one 
 wait for all.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
+
+# As typing has it: importing that takes longer than all else here, and until the command line has
+# begun, Ctrl-C prints a trace.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from meshhook.administration import (
         QueueSnapshot,
         create_queue,
@@ -209,6 +214,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name. Raises AttributeError for any other."""
     if name not in _HOMES:
         raise AttributeError(f"module 'meshhook' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - for the same reason
+
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value
 

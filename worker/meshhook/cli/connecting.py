@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -118,12 +119,15 @@ class Target:
 
 
 @contextmanager
-def target(context: typer.Context, *, or_embedded: bool = False) -> Iterator[Target]:
+def target(
+    context: typer.Context, *, or_embedded: bool = False, runs_handlers: bool = False
+) -> Iterator[Target]:
     """Yield the database that the environment or `--embedded` names.
 
     Args:
         context: of the command.
         or_embedded: whether to use the embedded one if no other is set. Default false.
+        runs_handlers: whether code of others runs, which may log through structlog. Default false.
 
     Raises:
         DatabaseNotSetError: if none is named.
@@ -132,7 +136,7 @@ def target(context: typer.Context, *, or_embedded: bool = False) -> Iterator[Tar
     """
     clean_up_first()
     settings = load_settings()
-    log_to_stderr(settings)
+    log_to_stderr(settings, at_once=runs_handlers)
     secret = settings.database_url
     url = None if secret is None else secret.get_secret_value().strip()
     if program_options(context).embedded or (or_embedded and not url):
@@ -170,8 +174,35 @@ def with_database(
         return asyncio.run(run(found))
 
 
-def log_to_stderr(settings: Settings) -> None:
-    """Let what the library logs go to standard error, as the settings say."""
-    from meshhook.observability.logs import configure_logging
+def log_to_stderr(settings: Settings, *, at_once: bool = True) -> None:
+    """Let what the library logs go to standard error, as the settings say.
 
-    configure_logging(settings.log_format, settings.log_level)
+    Args:
+        settings: of the command.
+        at_once: false: at the first record. Most commands log nothing, and loading what formats
+            records takes as long as the rest of them. Default true.
+    """
+    if at_once:
+        from meshhook.observability.logs import configure_logging
+
+        configure_logging(settings.log_format, settings.log_level)
+        return
+    root = logging.getLogger()
+    root.handlers[:] = [_LateHandler(settings)]
+    root.setLevel(settings.log_level.upper())
+    logging.captureWarnings(capture=True)
+
+
+class _LateHandler(logging.Handler):
+    """Sets logging up at the first record, and hands it on."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take what the settings say of it."""
+        super().__init__()
+        self._settings = settings
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put the true handler in the place of this one."""
+        log_to_stderr(self._settings)
+        for handler in logging.getLogger().handlers:
+            handler.handle(record)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+# Nothing else: until this has run, Ctrl-C prints a trace.
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
 
 _CODE = 130
 
@@ -28,24 +31,31 @@ def clean_up_first() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt in a block that waits for input.
+class interruptible:  # noqa: N801 - it reads as a function, as of contextlib
+    """A block that waits for input, and that Ctrl-C ends by KeyboardInterrupt.
 
     Inside an event loop it would otherwise only cancel the task, which learns of it once the input
     is there. Not from another thread than the main one. Where Ctrl-C is ignored, it stays so.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before):
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        if _is_cancelled():  # a moment ago, when it still was the loop's to handle
-            raise KeyboardInterrupt
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+
+    def __enter__(self) -> None:
+        """Take the signal over."""
+        self._before = signal.getsignal(signal.SIGINT)
+        if callable(self._before):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if _is_cancelled():  # a moment ago, when it still was the loop's to handle
+                signal.signal(signal.SIGINT, self._before)
+                raise KeyboardInterrupt
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give it back."""
+        if callable(self._before):
+            signal.signal(signal.SIGINT, self._before)
 
 
 def _is_cancelled() -> bool:

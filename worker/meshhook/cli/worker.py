@@ -144,7 +144,7 @@ def worker(
 
             check_processes(processes)
         raise typer.Exit(_supervise(options.arguments, processes))
-    with target(context) as found:
+    with target(context, runs_handlers=True) as found:
         library_worker = Worker(
             found.url,
             weights,
