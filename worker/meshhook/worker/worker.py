@@ -430,7 +430,12 @@ class Worker:
                     task.cancel()
         except BaseException as error:  # noqa: BLE001 - handed to stop()
             self._failure = error
-            _log.error("worker failed", queue=self._queues_shown, worker=self.name, exc_info=error)
+            if isinstance(error, asyncio.CancelledError):
+                event = "worker cut short: its tasks were cancelled, as where an event loop ends"
+                _log.warning(event, queue=self._queues_shown, worker=self.name)
+            else:
+                event = "worker failed"
+                _log.error(event, queue=self._queues_shown, worker=self.name, exc_info=error)
             await hand_back(parts.lanes, claiming)
         finally:
             forked.ignore()
