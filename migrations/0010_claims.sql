@@ -109,12 +109,14 @@ language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
         read_ct)
 $$;
 
--- The headers of a message whose lease is given back unused. A claim that left a mark keeps its
--- `read_ct`: a lease that was lost before would hold again otherwise. Null: it left none.
+-- The headers of a message whose lease is given back unused, where its claim left a mark; null
+-- where it left none. Then `read_ct` becomes one more instead of one less: a lease that was lost
+-- before would hold again otherwise.
 create function meshhook.given_back(read_ct integer, headers jsonb) returns jsonb
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
     select case when meshhook.json_count(headers -> 'meshhook-claim', 'read_ct') = read_ct
-        then jsonb_set(headers, '{meshhook-claim,is_given_back}', 'true') end
+        then jsonb_set(headers, '{meshhook-claim}', headers -> 'meshhook-claim'
+            || jsonb_build_object('read_ct', read_ct + 1, 'is_given_back', true)) end
 $$;
 
 -- The headers of a message that is put off with its attempt unspent: `read_ct` becomes one less.

@@ -14,7 +14,7 @@ with free as materialized (
 update {queue_table} q
 set vt = clock_timestamp() + make_interval(secs => $4::float8),
     read_ct = case when meshhook.given_back(q.read_ct, q.headers) is null
-        then q.read_ct - 1 else q.read_ct end,
+        then q.read_ct - 1 else q.read_ct + 1 end,
     headers = coalesce(meshhook.given_back(q.read_ct, q.headers), q.headers)
 from free f
 where q.msg_id = any (array[f.msg_id])
