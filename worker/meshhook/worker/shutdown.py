@@ -79,7 +79,7 @@ async def hand_back(lanes: Sequence[Lane], claiming: Sequence[asyncio.Task[None]
     await _until(deadline - FAILED_SECONDS / 2, asyncio.wait(claiming))
     for task in claiming:
         task.cancel()
-    await asyncio.wait(claiming)
+    await _until(deadline - FAILED_SECONDS / 3, asyncio.wait(claiming))
     for lane in lanes:
         lane.release_held()
     settling = [
@@ -89,7 +89,7 @@ async def hand_back(lanes: Sequence[Lane], claiming: Sequence[asyncio.Task[None]
     await _until(deadline, _all_recorded(lanes))
     for task in settling:
         task.cancel()
-    await asyncio.wait(settling)
+    await _until(deadline + LEAST_SECONDS, asyncio.wait(settling))
     for lane in lanes:
         await lane.give_up_releases()
         _tell_unrecorded(lane)
