@@ -232,7 +232,7 @@ async def test_a_pool_with_no_free_connection(
     """Waiting in vain for a connection is an unavailable database; nothing was sent."""
     monkeypatch.setattr("meshhook.database.CONNECT_TIMEOUT_SECONDS", 0.01)
     async with pool_of(database_url, size=1) as pool, pool.acquire():
-        with pytest.raises(DatabaseUnavailableError) as caught:
+        with pytest.raises(DatabaseUnavailableError, match="none of the 1 connections") as caught:
             await Database(pool).fetch("select 1")
     assert not isinstance(caught.value, UncertainCommitError)
 
