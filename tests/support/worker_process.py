@@ -95,6 +95,13 @@ def process_in_thread(job: Job[Any]) -> None:
     note("end", job.msg_id, process.exitcode)
 
 
+def process_that_stays(job: Job[Any]) -> None:
+    """Leaves a process of its own behind that runs for a minute."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    note("end", job.msg_id, process.pid)
+
+
 async def process_in_loop(job: Job[Any]) -> None:
     """Does the same in the event loop's thread."""
     process_in_thread(job)

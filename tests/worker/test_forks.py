@@ -53,6 +53,26 @@ async def test_a_process_of_a_handler_dies_of_a_signal_and_the_worker_does_not(
     assert ends == [str(-signal.SIGTERM)] * JOBS
 
 
+async def test_a_process_that_outlives_the_worker_keeps_no_connection_of_it(
+    connection: asyncpg.Connection[Any], database_url: str, tmp_path: Path
+) -> None:
+    """The server sees at once that a worker was killed, whatever its handlers have forked."""
+    ledger = tmp_path / "ledger"
+    await QueueService[Any](connection, "jobs").enqueue({})
+    async with worker_process(database_url, "process_that_stays", ledger=ledger) as process:
+        await eventually(lambda: ledger_lines(ledger))
+        process.kill()
+        await process.wait()
+
+        async def has_no_session() -> bool:
+            return not await connection.fetchval(
+                "select count(*) from pg_stat_activity where datname = current_database() "
+                "and application_name like 'meshhook %'"
+            )
+
+        await eventually(has_no_session)
+
+
 @pytest.mark.parametrize(
     ("handler", "code", "loop"),
     [

@@ -137,6 +137,8 @@ class LeaseKeeper:
         self._new_connection = partial(
             WorkerConnection, url, pooled=pooled, application_name=application_name
         )
+        self.connection: WorkerConnection | None = None
+        """Its own, used in its thread alone."""
         self._queues = queues
         self._loop = loop
         self._thread: threading.Thread | None = None
@@ -190,7 +192,7 @@ class LeaseKeeper:
 
     async def _run(self, connected: Future[None]) -> None:
         self._keeper_loop = asyncio.get_running_loop()
-        connection = self._new_connection()
+        self.connection = connection = self._new_connection()
         try:
             await connection.open()
         except BaseException as error:  # noqa: BLE001 - whoever starts the keeper is told

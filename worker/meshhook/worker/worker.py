@@ -507,8 +507,8 @@ def _start_nothing(lanes: list[Lane]) -> None:
 
 
 def _sockets(parts: _Parts) -> list[int]:
-    connections = (parts.main_connection, parts.settle_connection)
-    numbers = (connection.socket_number for connection in connections)
+    connections = (parts.main_connection, parts.settle_connection, parts.lease_keeper.connection)
+    numbers = (None if each is None else each.socket_number for each in connections)
     return [number for number in numbers if number is not None]
 
 
