@@ -466,3 +466,20 @@ async def test_an_id_that_no_database_can_hold_is_refused(database: Database, te
     """It is an argument of the wrong kind, and no error of the database."""
     with pytest.raises(InvalidSettingError, match="workflow_id: no text that a database can hold"):
         await find_jobs(database, workflow_id=text)
+
+
+async def test_jobs_of_a_queue_that_was_made_again_are_the_newest(
+    database: Database, connection: Connection
+):
+    """Its ids begin anew, and the many of the queue before are higher."""
+    await connection.execute(
+        "insert into meshhook.job_attempts "
+        "(queue, msg_id, attempt, outcome, run_id, enqueued_at, finished_at) "
+        "select 'jobs', n, 1, 'succeeded', 'before', now() - interval '1 hour', now() "
+        "from generate_series(10, 20000) n"
+    )
+    await run(database, AttemptOutcome.CANCELLED, run_id="after")
+    found = await find_jobs(database, limit=2)
+    assert [(job.msg_id, job.run_id) for job in found] == [(1, "after"), (20_000, "before")]
+    found = await find_jobs(database, queue_name="jobs", limit=1)
+    assert [job.run_id for job in found] == ["after"]

@@ -48,8 +48,10 @@ class Wanted:
 class Walk(ABC):
     """A way through rows from the newest down, a chunk at a time."""
 
-    def __init__(self, database: Database, queue_name: str, wanted: Wanted) -> None:
-        """Take what to look for, and where."""
+    def __init__(
+        self, database: Database, queue_name: str, wanted: Wanted, *, up_to: int = MAX_ID
+    ) -> None:
+        """Take what to look for, and where: in which queue, and from which id down."""
         self.found: list[JobSummary] = []
         self.seen = 0
         """How many rows have been looked at."""
@@ -58,7 +60,7 @@ class Walk(ABC):
         self._database = database
         self._queue_name = queue_name
         self._wanted = wanted
-        self._up_to = MAX_ID
+        self._up_to = up_to
         self._chunk_rows = FIRST_CHUNK_ROWS
 
     async def step(self) -> None:
@@ -124,6 +126,22 @@ class HistoryWalk(Walk):
             *(self._queue_name, up_to, chunk_rows, wanted.workflow_id, wanted.project_id),
             *(wanted.outcome, limit),
         )
+
+
+async def history_walks(
+    database: Database, queue_name: str, wanted: Wanted, *, is_there: bool
+) -> list[Walk]:
+    """Return the ways through the history of a queue.
+
+    A queue that was dropped and made again counts from 1 again. Its own attempts are looked at
+    apart from those with higher ids, which belong to the queue before and are older.
+    """
+    walks: list[Walk] = [HistoryWalk(database, queue_name, wanted)]
+    if is_there:
+        last_id = await database.fetchval(queries.load("last_message_id", queue_name))
+        if last_id is not None:
+            walks.append(HistoryWalk(database, queue_name, wanted, up_to=last_id))
+    return walks
 
 
 async def walk_all(walks: Sequence[Walk], deadline: float) -> None:

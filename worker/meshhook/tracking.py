@@ -27,10 +27,10 @@ from meshhook.job_lives import (
     with_last_attempt,
 )
 from meshhook.job_search import (
-    HistoryWalk,
     MessageWalk,
     Walk,
     Wanted,
+    history_walks,
     recorded_of_run,
     walk_all,
 )
@@ -151,7 +151,9 @@ async def find_jobs(
     if wanted.run_id is not None:
         recorded, found.is_complete = await recorded_of_run(database, queue_name, wanted)
     elif state not in LIVE_STATES:
-        history = [HistoryWalk(database, name, wanted) for name in names]
+        for name in names:
+            is_there = known.get(name, False)
+            history += await history_walks(database, name, wanted, is_there=is_there)
     if state not in FINAL_STATES:
         for name in names:
             if known.get(name):

@@ -49,10 +49,17 @@ def embedded_database(directory: Path) -> Iterator[str]:
         was_stopped = server.pid is None
         if not (server.home / "data").exists():
             note(f"Making a PostgreSQL in {_shown(directory)}; this takes a few seconds.")
-        url = server.start()
         mark = server.directory / "started-by-command"
-        if was_stopped:
-            mark.write_text(str(server.pid))
+        try:
+            url = server.start()
+            if was_stopped:
+                mark.write_text(str(server.pid))
+        except BaseException:
+            # Ctrl-C, say. What it has begun would run on, and no command would stop it.
+            if was_stopped and _is_alone(users):
+                with contextlib.suppress(OSError, DatabaseError):
+                    server.stop()
+            raise
         try:
             yield url
         finally:
@@ -74,9 +81,7 @@ def check_processes(processes: int) -> None:
 
 
 def _leave(server: EmbeddedPostgres, mark: Path, users: IO[str], url: str) -> None:
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not _is_alone(users):
         return  # another command uses it, and stops it at its end
     try:
         if mark.exists() and mark.read_text() == str(server.pid) and not _is_used(url):
@@ -84,6 +89,15 @@ def _leave(server: EmbeddedPostgres, mark: Path, users: IO[str], url: str) -> No
             mark.unlink()
     except (OSError, DatabaseError) as error:
         note(f"The embedded PostgreSQL was left running: {error}")
+
+
+def _is_alone(users: IO[str]) -> bool:
+    """Whether no other command uses the server; from then on none does until this one ends."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _is_used(url: str) -> bool:

@@ -28,6 +28,6 @@ left join lateral (
     where ($4::text is null or l.workflow_id = $4::text)
       and ($5::text is null or l.project_id = $5::text)
       and ($6::text is null or l.outcome = $6::text)
-    order by l.msg_id desc, l.enqueued_at desc nulls last
+    order by l.enqueued_at desc nulls last, l.msg_id desc
     limit $7::int
 ) j on true
