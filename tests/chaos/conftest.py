@@ -68,11 +68,18 @@ def forks() -> Iterator[Forks]:
 
 
 @pytest.fixture
-def make_fleet(forks: Forks, tmp_path: Path) -> MakeFleet:
+def fleets() -> list[Fleet]:
+    """The fleets that the test has made."""
+    return []
+
+
+@pytest.fixture
+def make_fleet(forks: Forks, tmp_path: Path, fleets: list[Fleet]) -> MakeFleet:
     """Makes fleets, which are there within a `with`."""
 
     def make(server: Server, **options: Any) -> Fleet:
-        return Fleet(server, forks, tmp_path / "fleet", **options)
+        fleets.append(Fleet(server, forks, tmp_path / f"fleet-{len(fleets)}", **options))
+        return fleets[-1]
 
     return make
 

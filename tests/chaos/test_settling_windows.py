@@ -173,12 +173,14 @@ async def test_an_outcome_waits_longer_than_its_lease(
         gate.open()
         await eventually(lambda: len(window.ended()) == len(run_ids) + 1)
         await eventually(window.leases_are_over)
-        # Claims are possible before outcomes are.
-        proxy.bar("meshhook settle")
+        # The worker can claim before it can extend leases, and do both before it can settle.
+        proxy.bar("meshhook settle", "meshhook leases")
         proxy.accept()
+        await eventually(lambda: "meshhook worker jobs" in proxy.applications())
+        proxy.bar("meshhook settle")
         await window.enqueue("probe")
         await eventually(lambda: "probe" in {entry.run_id for entry in window.ended()})
-        proxy.bar(None)
+        proxy.bar()
         await window.all_ended()
         await eventually(lambda: worker.get_stats().succeeded == len(run_ids) + 2)
     assert len(window.noted("started")) == len(run_ids) + 2

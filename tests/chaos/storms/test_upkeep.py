@@ -11,7 +11,7 @@ from support.chaos.counts import CLEAN
 from support.chaos.faults import at_moments, locked, pause
 from support.chaos.fleet import MakeFleet
 from support.chaos.release import last_release
-from support.chaos.servers import EFFECTS, QUEUE, MakeServer, fetch
+from support.chaos.servers import QUEUE, MakeServer
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -87,13 +87,10 @@ def test_the_queue_is_dropped_and_made_again(
 def test_an_upgrade_rolls_forth_and_back(make_server: MakeServer, make_fleet: MakeFleet) -> None:
     """Workers of the last release and of this one work side by side, and replace one another."""
     server = make_server()
-    fetch(server.url("postgres"), f"drop database {QUEUE}")
-    fetch(server.url("postgres"), f"create database {QUEUE}")
+    server.empty()
     with last_release() as old, make_fleet(server, workers=0, jobs=0, settings=None) as fleet:
         assert fleet.command("migrate", forks=old).wait(60) == 0
-        assert fleet.command("queue", "create", QUEUE, forks=old).wait(60) == 0
-        server.fetch(EFFECTS)
-        fleet.set_queue(visibility_timeout_seconds=3)
+        fleet.make_queue(forks=old)
         fleet.start_workers(2, forks=old)
         fleet.produce(600, per_second=40, forks=old)
         fleet.wait_for_progress(50)

@@ -11,6 +11,7 @@ from support.chaos.clocks import wrong_clock
 from support.chaos.counts import CLEAN
 from support.chaos.faults import again_and_again, at_moments, frozen, pause
 from support.chaos.fleet import Fleet, MakeFleet
+from support.chaos.processes import ForkedProcess
 from support.chaos.servers import MakeServer
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -114,9 +115,20 @@ def test_clocks_are_wrong_by_ten_minutes(make_server: MakeServer, make_fleet: Ma
 def test_ten_workers_and_three_migrations_start_at_once(
     make_server: MakeServer, make_fleet: MakeFleet
 ) -> None:
-    """A whole fleet starts while several jobs of a deployment migrate the database."""
-    with make_fleet(make_server(), workers=0) as fleet:
-        migrations = [fleet.command("migrate") for _ in range(3)]
+    """Three migrations of an empty database at once, and three more while a whole fleet starts."""
+    server = make_server()
+    server.empty()
+    with make_fleet(server, workers=0, jobs=0, settings=None) as fleet:
+        assert [process.wait(60) for process in migrations(fleet)] == [0, 0, 0]
+        fleet.make_queue()
+        again = migrations(fleet)
         fleet.start_workers(10)
-        assert [migration.wait(60) for migration in migrations] == [0, 0, 0]
+        assert [process.wait(60) for process in again] == [0, 0, 0]
+        fleet.produce(1_000, per_second=80)
+        fleet.wait_for_progress()
         assert fleet.finish() == CLEAN
+
+
+def migrations(fleet: Fleet) -> list[ForkedProcess]:
+    """Start to migrate the database three times at once."""
+    return [fleet.command("migrate") for _ in range(3)]

@@ -190,11 +190,7 @@ class Books:
         if self._observed.went_back is not None:
             return 0
         recorded = Counter((row["worker"], row["outcome"]) for row in self._stored.history)
-        return sum(
-            abs(counted.get(outcome, 0) - recorded[worker, outcome])
-            for worker, counted in self._observed.worker_outcomes.items()
-            for outcome in COUNTED
-        )
+        return metrics_differ(self._observed.worker_outcomes, recorded)
 
     def _life(self, run_id: str) -> str:
         noted = sorted(self._of_job.get(run_id, []))
@@ -204,3 +200,19 @@ class Books:
             for row in self._rows.get(run_id, [])
         ]
         return "; ".join([*told, *["in the queue"] * self._live[run_id]])
+
+
+def metrics_differ(
+    counted: Mapping[str, Mapping[str, int]], recorded: Mapping[tuple[str, str], int]
+) -> int:
+    """Return by how much the metrics of workers differ from the history.
+
+    Args:
+        counted: by worker and outcome.
+        recorded: the same of the history, by pairs of them.
+    """
+    return sum(
+        abs(outcomes.get(outcome, 0) - recorded.get((worker, outcome), 0))
+        for worker, outcomes in counted.items()
+        for outcome in COUNTED
+    )

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -25,7 +24,7 @@ def ledger() -> Ledger:
     """Return the ledger of this process; one that a handler forked has its own."""
     pid = os.getpid()
     if pid not in _ledgers:
-        _ledgers[pid] = Ledger(Path(os.environ["LEDGER"]), "handler")
+        _ledgers[pid] = Ledger.from_environment("handler")
     return _ledgers[pid]
 
 

@@ -27,15 +27,30 @@ class Entry(NamedTuple):
 
 
 class Ledger:
-    """Notes events; a process that is killed loses none of what it noted."""
+    """Notes events; a process that is killed loses none of what it noted.
 
-    def __init__(self, folder: Path, name: str) -> None:
+    Args:
+        folder: where the file goes.
+        name: begins the file's name.
+        only: the events to note; empty: all of them.
+    """
+
+    def __init__(self, folder: Path, name: str, only: frozenset[str] = frozenset()) -> None:
         self._pid = os.getpid()
+        self._only = only
         file = folder / f"{name}-{self._pid}-{time.time_ns()}"
         self._file = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
+    @classmethod
+    def from_environment(cls, name: str) -> Ledger:
+        """Return one as LEDGER, the folder, and LEDGER_ONLY say."""
+        only = frozenset(os.environ.get("LEDGER_ONLY", "").split())
+        return cls(Path(os.environ["LEDGER"]), name, only)
+
     def note(self, event: str, run_id: str, detail: object = "") -> None:
         """Append a line."""
+        if self._only and event not in self._only:
+            return
         line = json.dumps([time.monotonic(), self._pid, event, run_id, str(detail)])
         os.write(self._file, f"{line}\n".encode())
 

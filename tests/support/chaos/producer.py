@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -133,7 +132,7 @@ class Producer:
                     await transaction.commit()
                 except Exception as error:
                     raise UncertainCommitError(str(error)) from error
-            ids.append(msg_id)
+                ids.append(msg_id)
 
     @contextlib.contextmanager
     def _noted(self, jobs: Sequence[WorkflowJob]) -> Iterator[list[int]]:
@@ -149,7 +148,9 @@ class Producer:
         except RolledBackError:
             event = "rolled_back"
         except Exception as error:  # noqa: BLE001 - whatever the library raises is noted
-            event, detail = "refused", f"{type(error).__name__}: {error}"
+            # What breaks while the connection is given back changes nothing any more.
+            if not ids:
+                event, detail = "refused", f"{type(error).__name__}: {error}"
         for position, job in enumerate(jobs):
             self._ledger.note(event, job.run_id, ids[position] if ids else detail)
 
@@ -179,7 +180,7 @@ async def connect(url: str, *, pooled: bool) -> asyncpg.Pool[Any]:
 
 async def main(name: str, count: str, per_second: str, seed: str, mix: str) -> None:
     """Do it, at the latest a minute after the last job was to be sent; SIGTERM ends it sooner."""
-    ledger = Ledger(Path(os.environ["LEDGER"]), f"producer-{name}")
+    ledger = Ledger.from_environment(f"producer-{name}")
     pool = await connect(os.environ["PRODUCER_URL"], pooled="PRODUCER_POOLED" in os.environ)
     producer = Producer(
         name=name, seed=int(seed), mix=mix, ledger=ledger, queue_name=os.environ["QUEUE"]

@@ -64,7 +64,7 @@ class Proxy:
         self._links: set[Link] = set()
         self._delay_seconds = 0.0
         self._loses_new: frozenset[str] = frozenset()
-        self._barred: str | None = None
+        self._barred: tuple[str, ...] = ()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -106,10 +106,10 @@ class Proxy:
         """Break links; new ones are welcome. Returns how many."""
         return self._each(application, Link.reset)
 
-    def bar(self, application: str | None) -> None:
-        """Break all links of an application, also new ones; None lets it in again."""
-        self._barred = application
-        if application is not None:
+    def bar(self, *applications: str) -> None:
+        """Break all links of some applications, also new ones, until the next call."""
+        self._barred = applications
+        for application in applications:
             self.reset(application)
 
     def slow_down(self, delay_seconds: float) -> None:
@@ -181,7 +181,7 @@ class Proxy:
             while data := await reader.read(_CHUNK_BYTES):
                 if what == "questions" and not link.application:
                     link.application = _application_in(data)
-                    if self._barred and link.application.startswith(self._barred):
+                    if link.application.startswith(self._barred):
                         link.reset()
                         return
                 if what in link.loses:

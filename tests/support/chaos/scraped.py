@@ -21,3 +21,20 @@ def outcomes_in(text: str, queue_name: str) -> dict[str, int]:
 def unsettled_in(text: str) -> int:
     """Return how many outcomes a worker has not recorded yet."""
     return sum(int(float(value)) for value in _UNSETTLED.findall(text))
+
+
+def claims_in(text: str) -> tuple[float, float]:
+    """Return how long all claims of a worker took together, in seconds, and how many there were."""
+    seconds, count = (
+        sum(
+            float(value)
+            for labels, value in re.findall(
+                rf"^meshhook_worker_operation_duration_seconds_{part}\{{(.*)\}} (\S+)$",
+                text,
+                re.MULTILINE,
+            )
+            if 'operation="claim"' in labels
+        )
+        for part in ("sum", "count")
+    )
+    return seconds, count

@@ -202,6 +202,11 @@ class Server:
         fetch(self.url("postgres"), f"alter system {change}")
         fetch(self.url("postgres"), "select pg_reload_conf()")
 
+    def empty(self) -> None:
+        """Make the database of the queue anew, with nothing in it."""
+        fetch(self.url("postgres"), f"drop database {QUEUE}")
+        fetch(self.url("postgres"), f"create database {QUEUE}")
+
     def move_wal(self, folder: Path) -> None:
         """Keep the log in another folder, of another file system perhaps."""
         subprocess.run(["cp", "-a", str(self.data / "pg_wal"), str(folder)], check=True)
