@@ -15,13 +15,13 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages demo test chaos lint format bench bench-quick generate dashboards-preview \
+.PHONY: help setup packages demo test chaos soak lint format bench bench-quick generate dashboards-preview \
 	cluster cluster-down e2e bench-operator tools lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'demo, test, chaos, bench, e2e and lock pass ARGS on: make test ARGS="-k retry"'
+	@echo 'demo, test, chaos, soak, bench, e2e and lock pass ARGS on: make test ARGS="-k retry"'
 	@echo 'Another Python: make setup PYTHON=python3.13'
 
 setup: $(SETUP) ## Install the tools and the package into .venv
@@ -41,8 +41,11 @@ demo: $(SETUP) ## Run the demonstration
 test: $(SETUP) ## Run the tests, two at a time (one at a time: ARGS=-n0)
 	@$(BIN)/python -m pytest -n 2 --max-worker-restart=0 $(ARGS)
 
-chaos: $(SETUP) ## Run the storms: processes, servers and networks that fail (20 minutes)
+chaos: $(SETUP) ## Run the storms: processes, servers and networks that fail (15 minutes)
 	@$(BIN)/python -m pytest tests/chaos/storms -m chaos -v $(ARGS)
+
+soak: $(SETUP) ## Run 500 jobs a second for an hour, and see that nothing grows (ARGS="--minutes 5")
+	@PYTHONPATH=tests $(BIN)/python -m support.chaos.soaking $(ARGS)
 
 lint: $(SETUP) ## Check style, types and layers
 	$(BIN)/ruff check
