@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 import pytest
 
+from support.chaos.chances import chance_of
 from support.chaos.counts import CLEAN
 from support.chaos.faults import at_moments, locked, pause
 from support.chaos.fleet import MakeFleet
@@ -55,7 +55,7 @@ def test_tables_are_rewritten(make_server: MakeServer, make_fleet: MakeFleet) ->
 
 def test_settings_change_again_and_again(make_server: MakeServer, make_fleet: MakeFleet) -> None:
     """The queue is paused and resumed, and every setting changes, thirty times."""
-    chance = random.Random(2)
+    chance = chance_of(2)
     with make_fleet(make_server()) as fleet:
         for number in at_moments(seed=2, count=30, least=0.1, most=0.5):
             fleet.set_queue(

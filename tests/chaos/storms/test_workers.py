@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import psutil
 import pytest
 
+from support.chaos.chances import chance_of
 from support.chaos.clocks import wrong_clock
 from support.chaos.counts import CLEAN
 from support.chaos.faults import again_and_again, at_moments, frozen, pause
@@ -21,7 +20,7 @@ MEMORY_LIMIT_BYTES = 350 << 20
 
 def test_workers_are_killed_again_and_again(make_server: MakeServer, make_fleet: MakeFleet) -> None:
     """Five workers in a row are killed in the middle of their work, and replaced."""
-    chance = random.Random(4)
+    chance = chance_of(4)
     with make_fleet(make_server()) as fleet:
         for _ in at_moments(seed=4, count=5, least=1, most=3):
             fleet.kill(chance.choice(fleet.workers))

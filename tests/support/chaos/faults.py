@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import asyncpg
 
+from support.chaos.chances import chance_of
 from support.chaos.processes import ForkedProcess
 from support.chaos.servers import Server, fetch
 from support.skipping import skip
@@ -196,7 +196,7 @@ def pause(seconds: float) -> None:
 
 def at_moments(seed: int, count: int, least: float, most: float) -> Iterator[int]:
     """Yield 0 to `count` - 1, each after a pause between `least` and `most` seconds."""
-    chance = random.Random(seed)
+    chance = chance_of(seed)
     for number in range(count):
         pause(chance.uniform(least, most))
         yield number

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ import asyncpg
 
 from meshhook import QueueService, WorkflowJob
 from meshhook.errors import UncertainCommitError
+from support.chaos.chances import chance_of
 from support.chaos.ledger import Ledger
 
 LATEST_SECONDS = 60.0
@@ -59,7 +59,7 @@ class Producer:
         self._name = name
         self._mix = MIXES[mix]
         self._is_plain = not self._mix
-        self._chance = random.Random(seed)
+        self._chance = chance_of(seed)
         self._ledger = ledger
         self._queue_name = queue_name
         self._made = 0
