@@ -13,7 +13,8 @@ import asyncpg
 import pytest
 
 from meshhook import QueueService, sending
-from meshhook.database import STEADY_PLANS, Database, connect, translated_errors
+from meshhook.database import STEADY_PLANS, Database, connect
+from meshhook.driver_errors import translated_errors
 from meshhook.errors import (
     DatabaseConflictError,
     DatabaseError,

@@ -281,11 +281,12 @@ async def test_no_call_waits_for_a_silent_connection(
         pool = await asyncpg.create_pool(url, min_size=2, max_size=2)
         own = await asyncpg.connect(url)
         try:
-            service = QueueService[Any](pool, "jobs", answer_timeout_seconds=0.1)
+            service = QueueService[Any](pool, "jobs")
             await service.enqueue({})
             job = await service.dequeue()
             assert job is not None
             await own.execute("begin")
+            service._database._answer_timeout_seconds = service._answer_timeout_seconds = 0.1
             proxy.is_silent = True
             stage = Stage(pool, service, job, own)
             writes = call in SILENT_WRITES

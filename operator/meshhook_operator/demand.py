@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from meshhook.database import translated_statement_errors
+from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseReadOnlyError
 from meshhook_operator.observed import QueueStatus
 from meshhook_operator.scaling import Sample, WorkerReport

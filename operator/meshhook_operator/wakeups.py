@@ -6,7 +6,8 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from meshhook.database import connect, translated_errors
+from meshhook.database import connect
+from meshhook.driver_errors import translated_errors
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
 

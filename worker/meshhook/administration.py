@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
-from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, translated_statement_errors
+from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
+from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseReadOnlyError, HiddenRowsError, QueueNotFoundError
 from meshhook.limits import check_range
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -20,11 +20,19 @@ from asyncpg.pool import PoolConnectionProxy
 from meshhook import errors
 from meshhook.database_url import parse_database_url
 from meshhook.driver_connections import open_connection
-from meshhook.lent_connection import LentConnection, belongs_to_session, broken
+from meshhook.driver_errors import (
+    translated_connect_errors,
+    translated_driver_errors,
+    translated_errors,
+    translated_statement_errors,
+    was_undone,
+)
+from meshhook.kinds import kind_of, way_out
+from meshhook.lent_connection import LentConnection, Savepoint
 from meshhook.limits import checked_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from meshhook.database_url import DatabaseUrl
 
@@ -67,236 +75,6 @@ SESSION_SETTINGS = {
     "default_transaction_deferrable": "off",
 }
 """What our own sessions need, whatever a database or a role has been told."""
-
-_UNCERTAIN = (
-    asyncpg.ConnectionDoesNotExistError,
-    asyncpg.exceptions.AdminShutdownError,
-    asyncpg.InternalClientError,  # the connection went away between two steps of the protocol
-)
-_NETWORK = (OSError, TimeoutError)
-_UNAVAILABLE = (
-    asyncpg.CannotConnectNowError,
-    asyncpg.exceptions.TooManyConnectionsError,
-    asyncpg.exceptions.PostgresConnectionError,
-    asyncpg.exceptions.CrashShutdownError,
-    asyncpg.exceptions.IdleSessionTimeoutError,
-)
-
-_LOST_PLANS = (
-    asyncpg.exceptions.InvalidCachedStatementError,
-    asyncpg.exceptions.OutdatedSchemaCacheError,
-    asyncpg.InvalidSQLStatementNameError,
-    asyncpg.DuplicatePreparedStatementError,
-)
-"""The statement was not even begun: its session keeps another plan, or none."""
-
-_REFUSED_PARAMETERS = (
-    asyncpg.UndefinedObjectError,
-    asyncpg.InvalidParameterValueError,
-    asyncpg.CantChangeRuntimeParamError,
-)
-
-_REFUSALS: tuple[tuple[tuple[type[Exception], ...], type[errors.DatabaseError], str], ...] = (
-    (
-        (asyncpg.ReadOnlySQLTransactionError,),
-        errors.DatabaseReadOnlyError,
-        (
-            "the database takes no writes here: {error}. Use the primary server, not a replica, "
-            "and a session without default_transaction_read_only"
-        ),
-    ),
-    (
-        (
-            asyncpg.UndefinedTableError,
-            asyncpg.UndefinedFunctionError,
-            asyncpg.UndefinedColumnError,
-            asyncpg.InvalidSchemaNameError,
-        ),
-        errors.SchemaMissingError,
-        "the database lacks something that this version needs ({error}); run: meshhook migrate",
-    ),
-    (
-        (asyncpg.LockNotAvailableError,),
-        errors.DatabaseLockedError,
-        (
-            "another session holds a lock for too long: {error} (SQLSTATE 55P03). "
-            "Find it in pg_locks and pg_stat_activity"
-        ),
-    ),
-    (
-        (asyncpg.InFailedSQLTransactionError,),
-        errors.DatabaseError,
-        "this transaction has failed already, and takes no more statements: roll it back ({error})",
-    ),
-    (
-        (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError),
-        errors.DatabaseError,
-        (
-            "the session has lost its prepared statements ({error}). Behind a pooler in "
-            "transaction mode say pooled=True (MESHHOOK_POOLED=true), or make your pool with "
-            "statement_cache_size=0"
-        ),
-    ),
-    (
-        (asyncpg.InvalidCatalogNameError,),
-        errors.DatabaseError,
-        "the server has no such database: {error}",
-    ),
-    (
-        (asyncpg.QueryCanceledError,),
-        errors.DatabaseError,
-        "the server stopped a statement: {error} (SQLSTATE 57014)",
-    ),
-    (
-        (asyncpg.SerializationError, asyncpg.DeadlockDetectedError),
-        errors.DatabaseConflictError,
-        "another transaction got in the way: {error}",
-    ),
-    (
-        (asyncpg.UntranslatableCharacterError, asyncpg.CharacterNotInRepertoireError),
-        errors.UnstorableTextError,
-        (
-            "the database cannot hold a character of what was sent: {error}. Leave it out, or use "
-            "a database with the encoding UTF8"
-        ),
-    ),
-    (
-        (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
-        errors.DatabaseError,
-        "the database refused the login: {error}",
-    ),
-)
-"""What a refusal by the server means, by its type: the first that fits."""
-
-_UNSUITABLE_QUEUE = ("MHQ03", "MHQ04")
-"""What meshhook.check_adoptable refuses with."""
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn the errors of connecting or of a statement into this library's, by their type.
-
-    Raises:
-        UncertainCommitError: the connection broke while a statement was under way.
-        DatabaseUnavailableError: the database cannot be reached, or is closed for now.
-        DatabaseReadOnlyError: the session may only read.
-        DatabaseLockedError: a lock was not granted in time.
-        DatabaseConflictError: a deadlock, or a transaction that cannot be serialized.
-        UnstorableTextError: the database's encoding lacks a character of a text.
-        SchemaMissingError: a table or function of the schema is missing.
-        UnsuitableQueueError: a queue of PGMQ that MeshHook does not adopt.
-        DatabaseError: anything else that the server refused.
-    """
-    try:
-        with translated_driver_errors():
-            yield
-    except errors.MeshHookError:
-        raise  # an unavailable database is an OSError, too
-    except _NETWORK as error:
-        message = f"the database cannot be reached: {error or type(error).__name__}"
-        raise errors.DatabaseUnavailableError(message) from error
-
-
-@contextmanager
-def translated_driver_errors() -> Iterator[None]:
-    """Do as `translated_errors`, but leave alone what other code in the block may raise as well."""
-    try:
-        yield
-    except errors.MeshHookError:
-        raise
-    except _UNCERTAIN as error:
-        message = f"the connection broke while a statement was under way: {error}"
-        raise errors.UncertainCommitError(message) from error
-    except _UNAVAILABLE as error:
-        message = f"the database cannot be reached: {error or type(error).__name__}"
-        raise errors.DatabaseUnavailableError(message) from error
-    except asyncpg.InterfaceError as error:
-        message = f"the connection cannot be used: {error}"
-        raise errors.DatabaseUnavailableError(message) from error
-    except asyncpg.PostgresError as error:
-        raise _refusal(error) from error
-
-
-def _refusal(error: asyncpg.PostgresError) -> errors.DatabaseError:
-    """Return what a refusal by the server means, by its type, or one by the driver before it."""
-    if isinstance(error.__cause__, UnicodeEncodeError):
-        return errors.UnstorableTextError(f"a text holds what no database can hold: {error}")
-    if error.sqlstate in _UNSUITABLE_QUEUE:
-        return errors.UnsuitableQueueError(str(error))
-    for kinds, meaning, text in _REFUSALS:
-        if isinstance(error, kinds):
-            return meaning(text.format(error=error))
-    return errors.DatabaseError(
-        f"the database refused a statement: {error} (SQLSTATE {error.sqlstate})"
-    )
-
-
-@contextmanager
-def translated_statement_errors() -> Iterator[None]:
-    """Do as `translated_errors` for a statement on a connection that stands.
-
-    No answer in time is then an UncertainCommitError: the server may have committed.
-    """
-    try:
-        with translated_driver_errors():
-            yield
-    except errors.MeshHookError:
-        raise  # an unavailable database is an OSError, too
-    except _NETWORK as error:
-        raise errors.UncertainCommitError(broken(error)) from error
-
-
-@contextmanager
-def translated_read_errors() -> Iterator[None]:
-    """Let what broke while something was read be an unavailable database, and nothing worse."""
-    try:
-        yield
-    except errors.UncertainCommitError as error:
-        raise errors.DatabaseUnavailableError(str(error)) from error
-
-
-@contextmanager
-def translated_connect_errors() -> Iterator[None]:
-    """Turn the errors of opening a connection into this library's, by their type.
-
-    Raises:
-        DatabaseUnavailableError: the database cannot be reached, or closed the connection; nothing
-            was sent.
-        InvalidSettingError: the URL says what the driver cannot do.
-        DatabaseError: the server refused the login, or a parameter of the URL.
-    """
-    try:
-        yield
-    except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
-        raise errors.DatabaseUnavailableError(
-            f"no host of the database URL is what its target_session_attrs asks for: {error}"
-        ) from error
-    except asyncpg.exceptions.ClientConfigurationError as error:
-        raise errors.InvalidSettingError(f"the database URL is not valid: {error}") from error
-    except (*_UNCERTAIN, *_NETWORK, *_UNAVAILABLE) as error:
-        # A failure of TLS is an OSError, and a ValueError as well.
-        reason = error if str(error) else "no answer in time"
-        raise errors.DatabaseUnavailableError(
-            f"the database cannot be reached: {reason}"
-        ) from error
-    except _REFUSED_PARAMETERS as error:
-        raise errors.DatabaseError(
-            "the server refused a parameter of the database URL: "
-            f"{error} (SQLSTATE {error.sqlstate})"
-        ) from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        with translated_driver_errors():
-            raise error from None
-    except UnicodeError:
-        raise errors.InvalidSettingError(
-            "the database URL is not valid: a host has a name that none can have"
-        ) from None
-    except (LookupError, TypeError, ValueError):
-        # The URL holds a password, and the text may quote a part of it.
-        raise errors.InvalidSettingError(
-            "the database URL is not valid, or names no user where the system has no name for the "
-            "account either (it is not shown, for the password in it)"
-        ) from None
 
 
 def server_encoding(source: Any) -> str | None:
@@ -380,7 +158,7 @@ class Database:
             source, line = source.source, source._line  # noqa: SLF001 - of the same class
         if not hasattr(source, "fetch") or isinstance(source, type):
             raise errors.InvalidSettingError(
-                f"expected an asyncpg pool or connection, got {kind_of(source)}{_way_out(source)}"
+                f"expected an asyncpg pool or connection, got {kind_of(source)}{way_out(source)}"
             )
         if answer_timeout_seconds is not None:
             answer_timeout_seconds = checked_seconds(
@@ -501,8 +279,8 @@ class Database:
             lent.is_spoiled = lent.is_read_only = True
             raise
         except errors.MeshHookError as error:
-            if belongs_to_session(error.__cause__):
-                lent.is_spoiled = True
+            if error.__cause__ is not None:
+                lent.note(error.__cause__)
             raise
         finally:
             await self._give_back(connection, lent)
@@ -520,13 +298,15 @@ class Database:
             allow(connection, answer_timeout_seconds)
             limit_seconds = getattr(connection, "limit_seconds", None)
             is_callers = self.is_in_transaction
-            transaction = _Savepoint(connection) if is_callers else connection.transaction()
+            transaction = Savepoint(connection) if is_callers else connection.transaction()
             with translated_statement_errors():
                 async with asyncio.timeout(limit_seconds):
                     await transaction.start()
             try:
                 yield connection
             except BaseException:
+                if self._is_pool and getattr(connection, "is_unanswered", False):
+                    raise  # its pool sees whether it still answers, and rolls back
                 # A connection that is gone rolls back by itself.
                 with suppress(errors.DatabaseUnavailableError), translated_statement_errors():
                     async with asyncio.timeout(limit_seconds):
@@ -609,7 +389,7 @@ class Database:
             DatabaseError: it was refused for another reason, has been tried enough, or belongs to
                 a transaction of the caller's, which is undone with it.
         """
-        if not tries_left or not _was_undone(error) or self.is_in_transaction:
+        if not tries_left or not was_undone(error) or self.is_in_transaction:
             raise error
         # Not all for the same time.
         await asyncio.sleep(random.uniform(0, _MAX_CONFLICT_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
@@ -654,30 +434,6 @@ class Database:
             await self.source.release(connection, timeout=timeout)
 
 
-class _Savepoint:
-    """A part of a caller's transaction; the driver's own does not go with a plain `begin`."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    async def start(self) -> None:
-        await self._connection.execute("savepoint meshhook")
-
-    async def commit(self) -> None:
-        await self._connection.execute("release savepoint meshhook")
-
-    async def rollback(self) -> None:
-        sql = "rollback to savepoint meshhook; release savepoint meshhook"
-        await self._connection.execute(sql)
-
-
-def _was_undone(error: errors.DatabaseError) -> bool:
-    """Say whether the server has undone a transaction that may well succeed on the next try."""
-    return isinstance(error, errors.DatabaseConflictError) or isinstance(
-        error.__cause__, _LOST_PLANS
-    )
-
-
 DatabaseSource: TypeAlias = (
     "Database | asyncpg.Pool[Any] | asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 )
@@ -700,7 +456,7 @@ def check_callers(connection: object) -> None:
     if isinstance(connection, Database) or not hasattr(connection, "fetch"):
         raise errors.InvalidSettingError(
             f"connection: expected an asyncpg connection, got {kind_of(connection)}"
-            f"{_way_out(connection)}"
+            f"{way_out(connection)}"
         )
 
 
@@ -715,32 +471,6 @@ def lent_by_caller(connection: object, answer_timeout_seconds: float | None) -> 
     if loop is not None and loop is not asyncio.get_running_loop():
         raise errors.InvalidSettingError(_OTHER_LOOP.format(kind_of(connection)))
     return _lent(connection, answer_timeout_seconds or ANSWER_TIMEOUT_SECONDS)
-
-
-def kind_of(value: object) -> str:
-    """Return what to call the type of a value in an error."""
-    kind = value if isinstance(value, type) else type(value)
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    return f"the class {name}" if isinstance(value, type) else name
-
-
-def _way_out(value: object) -> str:
-    """Return what to do instead of passing a value for a pool or connection."""
-    if value is None or isinstance(value, str | bytes):
-        return "; a pool is opened by await Database.connect(url) or await asyncpg.create_pool(url)"
-    if asyncio.iscoroutine(value):
-        return "; await it first"
-    package = type(value).__module__.partition(".")[0]
-    if package.startswith("sqlalchemy"):
-        return (
-            "; with an engine of postgresql+asyncpg, asyncpg's own connection is "
-            "(await connection.get_raw_connection()).driver_connection"
-        )
-    if package.startswith("psycopg"):
-        return "; MeshHook uses asyncpg, which cannot share a connection with psycopg"
-    if package == "asyncpg":
-        return "; pass the connection itself"
-    return ""
 
 
 def _lent(connection: Any, limit_seconds: float) -> Any:

@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.registry import Collector
 
 from meshhook import queries
-from meshhook.database import Database, DatabaseSource, translated_statement_errors
+from meshhook.database import Database, DatabaseSource
+from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseError, MeshHookError
 from meshhook.limits import check_range, checked_seconds
 from meshhook.observability.families import families_of

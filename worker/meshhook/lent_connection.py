@@ -90,7 +90,8 @@ class LentConnection:
             self.is_unanswered = True
         elif belongs_to_session(error):
             self.is_spoiled = True
-            self.is_read_only = isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                self.is_read_only = True
 
     async def fetch(self, sql: str, *arguments: object, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as the driver has it
         """Run a statement and return its rows.
@@ -127,3 +128,23 @@ class LentConnection:
         except Exception as error:
             self.note(error)
             raise
+
+
+class Savepoint:
+    """A part of a caller's transaction; the driver's own does not go with a plain `begin`."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def start(self) -> None:
+        """Begin it."""
+        await self._connection.execute("savepoint meshhook")
+
+    async def commit(self) -> None:
+        """Keep what it did, as far as the transaction does."""
+        await self._connection.execute("release savepoint meshhook")
+
+    async def rollback(self) -> None:
+        """Undo what it did."""
+        sql = "rollback to savepoint meshhook; release savepoint meshhook"
+        await self._connection.execute(sql)

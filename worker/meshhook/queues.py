@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from meshhook import administration, queries
 from meshhook.bodies import BodyDecoder, encode_body, encode_headers
 from meshhook.claims import claim
-from meshhook.database import Database, kind_of, lent_by_caller
+from meshhook.database import Database, lent_by_caller
 from meshhook.errors import (
     InvalidJobError,
     InvalidSettingError,
@@ -21,6 +21,7 @@ from meshhook.errors import (
     SchemaMissingError,
 )
 from meshhook.jobs import Job, PayloadT
+from meshhook.kinds import kind_of
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
 from meshhook.outcomes import (

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from meshhook import queries
-from meshhook.database import Database, translated_statement_errors
+from meshhook.database import Database
+from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import (
     DatabaseConflictError,
     DatabaseError,

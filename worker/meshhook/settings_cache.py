@@ -8,7 +8,8 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from meshhook import administration
-from meshhook.database import Database, translated_read_errors
+from meshhook.database import Database
+from meshhook.driver_errors import translated_read_errors
 from meshhook.errors import DatabaseUnavailableError, MeshHookError, QueueNotFoundError
 from meshhook.observability.loggers import get_logger
 from meshhook.tries import tries

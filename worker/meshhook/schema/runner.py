@@ -16,8 +16,8 @@ from meshhook.database import (
     Database,
     DatabaseSource,
     allow,
-    translated_errors,
 )
+from meshhook.driver_errors import translated_errors
 from meshhook.errors import (
     DatabaseError,
     DatabaseReadOnlyError,

@@ -8,7 +8,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from meshhook.database import lent_by_caller, translated_errors
+from meshhook.database import lent_by_caller
+from meshhook.driver_errors import translated_errors
 from meshhook.errors import (
     DatabaseConflictError,
     InvalidPayloadError,

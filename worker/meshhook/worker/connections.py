@@ -13,9 +13,8 @@ from meshhook.database import (
     CONNECT_TIMEOUT_SECONDS,
     connect,
     server_encoding,
-    translated_errors,
-    translated_statement_errors,
 )
+from meshhook.driver_errors import translated_errors, translated_statement_errors
 from meshhook.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
