@@ -64,9 +64,9 @@ class Served:
         # the one for the network logs that it listens.
         return self.log.read_text().count("database system is ready to accept connections") > 0
 
-    def end(self) -> int:
-        """End it as Kubernetes would, and return its exit code."""
-        self.process.send_signal(signal.SIGTERM)
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it, by default as Kubernetes would, and return its exit code."""
+        self.process.send_signal(number)
         return self.process.wait(60)
 
 
@@ -102,6 +102,14 @@ async def test_sigterm_ends_it_at_once_with_connections_open(served):
     connection = await served.connect()
     assert served.end() == 0
     await eventually(connection.is_closed)
+
+
+async def test_a_terminal_that_goes_away_ends_it(served, directory):
+    """SIGHUP is as SIGTERM: no server goes on behind the program's back."""
+    connection = await served.connect()
+    assert served.end(signal.SIGHUP) == 0
+    await eventually(connection.is_closed)
+    assert EmbeddedPostgres(directory).pid is None
 
 
 async def test_sigterm_while_it_starts_leaves_nothing_running(directory):

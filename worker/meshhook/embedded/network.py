@@ -109,7 +109,7 @@ class NetworkPostgres:
         self._server.stop()
 
     def run(self) -> int:
-        """Serve the network until SIGTERM or SIGINT, and return the exit code of the server.
+        """Serve the network until SIGTERM, SIGINT or SIGHUP, and return the server's exit code.
 
         It stops quickly: connections are cut, and what was not committed is rolled back. What the
         server logs goes to standard error. To be called from the main thread.
@@ -126,7 +126,11 @@ class NetworkPostgres:
             if process is not None:
                 process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # PostgreSQL takes it for a wish to read its settings, and would go on alone.
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, stop) for number in numbers}
         try:
             self._server.stop()
             command, programs = self._command()
