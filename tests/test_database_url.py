@@ -116,7 +116,7 @@ def test_the_systems_authorities() -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("channel_binding=require&sslmode=require", "channel_binding .*: require is not possible"),
+        ("channel_binding=require&sslmode=prefer", "channel_binding .*: require needs TLS"),
         ("gssencmode=require", "gssencmode .*: require is not possible"),
         ("sslmode=strict", "sslmode .*: one of disable, allow"),
         ("sslrootcert=system&sslmode=require", "sslrootcert .*: system goes with"),
@@ -261,3 +261,13 @@ def test_a_service_that_is_not_there_is_an_error(
     monkeypatch.setenv("PGSERVICEFILE", str(file))
     with pytest.raises(InvalidSettingError, match=message):
         parse_database_url("postgresql://?service=shop")
+
+
+@pytest.mark.parametrize("sslmode", ["", "sslmode=require&", "sslmode=verify-ca&"])
+def test_binding_the_channel_becomes_proving_the_server(sslmode: str) -> None:
+    """A URL as Neon gives it verifies the certificate in full, by the system's authorities."""
+    url = parse_database_url(f"postgresql://u:p@ep-1.neon.tech/db?{sslmode}channel_binding=require")
+    assert url.uses_system_roots
+    named = f"postgresql://u:p@h/db?{sslmode}channel_binding=require&sslrootcert=/ca.pem"
+    parameters = parse_database_url(named).driver_parameters
+    assert (parameters["sslmode"], parameters["sslrootcert"]) == ("verify-full", "/ca.pem")

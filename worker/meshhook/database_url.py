@@ -174,6 +174,8 @@ def _with_parameters(
         name: value for name, value in parameters.items() if name not in {"user", "password"}
     }
     ssl_parameters = _ssl_parameters(parameters)
+    if parameters.get("channel_binding") == "require":
+        ssl_parameters = _proving_server(ssl_parameters)
     uses_system_roots = ssl_parameters.get("sslrootcert") == "system"
     if uses_system_roots:
         if ssl_parameters.get("sslmode", "verify-full") != "verify-full":
@@ -192,14 +194,6 @@ def _with_parameters(
             if not _SETTING_NAME.fullmatch(name):
                 raise _invalid("a parameter has a name that no setting can have")
             settings[name] = value
-    verifies = uses_system_roots or ssl_parameters.get("sslmode") == "verify-full"
-    if parameters.get("channel_binding") == "require" and not verifies:
-        raise _refused(
-            "channel_binding",
-            "require is not possible: the driver (asyncpg) has no channel binding. "
-            "sslmode=verify-full with sslrootcert=system, or the file of the authority, proves "
-            "who the server is as well, and is taken together with it; or leave it out",
-        )
     return DatabaseUrl(
         hosts=hosts,
         user=user,
@@ -214,6 +208,19 @@ def _with_parameters(
         socket_options=_socket_options(parameters),
         uses_system_roots=uses_system_roots,
     )
+
+
+def _proving_server(ssl_parameters: dict[str, str]) -> dict[str, str]:
+    """Return parameters of TLS that prove who the server is, as binding the channel would.
+
+    The driver (asyncpg) has no channel binding. A certificate that is verified in full proves as
+    much: against the authority that the URL names, else against those that the system trusts.
+    """
+    sslmode = ssl_parameters.get("sslmode", "require")
+    if sslmode not in {"require", "verify-ca", "verify-full"}:
+        raise _refused("channel_binding", f"require needs TLS, and sslmode is {sslmode}")
+    roots = ssl_parameters.get("sslrootcert", "system")
+    return ssl_parameters | {"sslmode": "verify-full", "sslrootcert": roots}
 
 
 _SSL_FILES = (
