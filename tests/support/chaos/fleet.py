@@ -274,11 +274,14 @@ class Fleet:
             time.sleep(0.05)
 
     def wait_for_progress(self, jobs: int = 50, seconds: float = 30) -> None:
-        """Wait until that many more jobs have ended."""
+        """Wait until that many more jobs have ended, or there are no more to come."""
         before = len(self.noted("ended"))
-        self.wait_until(
-            lambda: len(self.noted("ended")) >= before + jobs, seconds, f"{jobs} more jobs end"
-        )
+
+        def is_enough() -> bool:
+            all_sent = all(producer.code is not None for producer in self.producers)
+            return all_sent or len(self.noted("ended")) >= before + jobs
+
+        self.wait_until(is_enough, seconds, f"{jobs} more jobs end")
 
     def wait_for_producers(self, seconds: float = 150) -> None:
         """Wait until all jobs were sent."""

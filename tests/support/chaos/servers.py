@@ -29,6 +29,8 @@ SETTINGS = {
     "log_min_messages": "warning",
     "checkpoint_timeout": "60min",
 }
+FETCH_SECONDS = 300.0
+"""For how long a statement of the tests may run: an hour of history takes a while to count."""
 UNDISTURBED = {"statement_timeout": "0", "default_transaction_read_only": "off"}
 """What the tests' own sessions set, whatever is wrong with the server's settings."""
 DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
@@ -65,7 +67,7 @@ def fetch(url: str, sql: str, *arguments: object) -> list[asyncpg.Record]:
             url, timeout=15, statement_cache_size=0, server_settings=UNDISTURBED
         )
         try:
-            return list(await connection.fetch(sql, *arguments, timeout=60))
+            return list(await connection.fetch(sql, *arguments, timeout=FETCH_SECONDS))
         finally:
             await connection.close(timeout=5)
 

@@ -182,7 +182,7 @@ class Soaker:
             self._on_sample(soak.samples[-1])
             if number % (SAMPLES // EXPIRED_DAYS) == SAMPLES // EXPIRED_DAYS // 2:
                 soak.dropped_days += self._expire_a_day()
-        fleet.wait_for_producers()
+        fleet.wait_for_producers(0.3 * self._seconds + 120)
         fleet.wait_until_empty(60)
         soak.counts = dict(fleet.server.fetch(_COUNTS, QUEUE)[0])
         soak.not_stored = {event: len(fleet.noted(event)) for event in NOTED.split()}
