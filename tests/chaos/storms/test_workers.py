@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import psutil
 import pytest
 
@@ -73,25 +75,38 @@ def test_supervisor_and_children_are_killed(make_server: MakeServer, make_fleet:
     """A killed child is replaced; when the supervisor is killed its children stop in order."""
     with make_fleet(make_server()) as fleet:
         supervisor = fleet.start_supervisor(2)
-        fleet.wait_until(lambda: len(children(supervisor.pid)) == 2, 60, "two children")
-        killed = children(supervisor.pid)[0]
+        killed, other = two_children(fleet, supervisor)
         fleet.observed.died.add(killed.pid)
         killed.kill()
-        fleet.wait_until(
-            lambda: len(children(supervisor.pid)) == 2 and killed not in children(supervisor.pid),
-            30,
-            "another child",
-        )
-        orphans = children(supervisor.pid)
+        psutil.wait_procs([killed], timeout=30)
+        orphans = two_children(fleet, supervisor)
+        assert other in orphans
         fleet.kill_supervisor(supervisor)
         gone, alive = psutil.wait_procs(orphans, timeout=30)
         assert (len(gone), alive) == (2, [])
         assert fleet.finish() == CLEAN
 
 
+def two_children(fleet: Fleet, supervisor: ForkedProcess) -> list[psutil.Process]:
+    """Wait until a supervisor has two children, and return them."""
+    found: list[psutil.Process] = []
+
+    def are_two() -> bool:
+        found[:] = children(supervisor.pid)
+        return len(found) == 2
+
+    fleet.wait_until(are_two, 60, "two children")
+    return found
+
+
 def children(pid: int) -> list[psutil.Process]:
-    """Return the child processes of a process."""
-    return psutil.Process(pid).children()
+    """Return the workers of a supervisor; what it has forked just now is none yet."""
+    found = []
+    for process in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "support.chaos.forking" not in process.cmdline():
+                found.append(process)
+    return found
 
 
 def test_clocks_are_wrong_by_ten_minutes(make_server: MakeServer, make_fleet: MakeFleet) -> None:

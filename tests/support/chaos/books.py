@@ -98,11 +98,20 @@ class Books:
 
     def samples(self) -> list[str]:
         """Return what is known of a few jobs of each count, for whoever has to find out why."""
-        return [
+        jobs = [
             f"{name}: {run_id}: {self._life(run_id)}"
             for name, run_ids in self.wrong.items()
             for run_id in sorted(run_ids)[:SAMPLES]
         ]
+        recorded = self._recorded
+        metrics = [
+            f"metrics_differ: {worker} {outcome}: {counted.get(outcome, 0)} counted, "
+            f"{recorded[worker, outcome]} recorded"
+            for worker, counted in self._observed.worker_outcomes.items()
+            for outcome in sorted(COUNTED)
+            if counted.get(outcome, 0) != recorded[worker, outcome]
+        ]
+        return [*jobs, *(metrics if self._observed.went_back is None else [])]
 
     @cached_property
     def wrong(self) -> dict[str, set[str]]:
@@ -189,8 +198,11 @@ class Books:
     def _metrics_differ(self) -> int:
         if self._observed.went_back is not None:
             return 0
-        recorded = Counter((row["worker"], row["outcome"]) for row in self._stored.history)
-        return metrics_differ(self._observed.worker_outcomes, recorded)
+        return metrics_differ(self._observed.worker_outcomes, self._recorded)
+
+    @cached_property
+    def _recorded(self) -> Counter[tuple[str, str]]:
+        return Counter((row["worker"], row["outcome"]) for row in self._stored.history)
 
     def _life(self, run_id: str) -> str:
         noted = sorted(self._of_job.get(run_id, []))
