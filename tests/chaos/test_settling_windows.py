@@ -9,6 +9,8 @@ import asyncpg
 import pytest
 
 from meshhook import DeadLetter, Job
+from meshhook.errors import UncertainCommitError
+from meshhook.worker.connections import WorkerConnection
 from support.chaos.counts import CLEAN
 from support.chaos.gate import Gate
 from support.chaos.proxy import Proxy
@@ -54,6 +56,22 @@ async def test_the_answer_of_a_settlement_is_lost(
         proxy.reset("meshhook settle")
         await eventually(lambda: worker.get_stats().processed == 2)
     assert window.counts() == CLEAN
+
+
+async def test_a_connection_through_a_pooler_breaks_in_a_transaction(
+    window: Window, database_url: str, proxy: Proxy, proxied_url: str
+) -> None:
+    """It is said to be uncertain whether the statement took effect, so that somebody looks."""
+    blocker = await asyncpg.connect(database_url)
+    await blocker.execute("begin; lock table effects")
+    connection = WorkerConnection(proxied_url, application_name="pooled", pooled=True)
+    asking = asyncio.create_task(connection.fetch("insert into effects (run_id) values ('a')"))
+    await eventually(lambda: window.waits_for_a_lock("pooled"))
+    proxy.reset("pooled")
+    with pytest.raises(UncertainCommitError):
+        await asking
+    await blocker.close()
+    await connection.close()
 
 
 async def test_a_settlement_is_cut_off_before_it_arrives(

@@ -164,7 +164,9 @@ class WorkerConnection:
                 rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
                 await connection.execute("commit")
             except asyncpg.PostgresError:
-                await connection.execute("rollback")
+                # One that is gone rolls back by itself, or has committed: who asked must hear so.
+                if not connection.is_closed():
+                    await connection.execute("rollback")
                 raise
             except BaseException:
                 # Nobody may find a transaction open here.
