@@ -356,8 +356,8 @@ $$;
 -- PGMQ queue of that name. Safe to repeat and to race. Returns whether anything was new.
 -- Locks: none on the tables of a queue that is complete. To add the trigger to a queue in use,
 -- SHARE ROW EXCLUSIVE on its table; to add the indexes to dead letters that are there, SHARE on
--- theirs: for at most a second of waiting. Above 64 MB of dead letters the indexes are left to
--- `meshhook queue create`, which builds them concurrently.
+-- theirs: for at most a second of waiting. Above 64 MB of dead letters the indexes are left to the
+-- administrator: the operations guide has the statements, which build them concurrently.
 -- Waits five seconds for another who creates or drops the same queue.
 create function meshhook.create_queue(queue_name text, ignore_fifo_groups boolean) returns boolean
 language plpgsql set lock_timeout = '5s' set search_path = pg_catalog, pg_temp as $$

@@ -6,13 +6,11 @@ import asyncio
 import os
 import secrets
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from meshhook.database_url import parse_database_url
 from meshhook.errors import (
-    DatabaseUnavailableError,
     InvalidSettingError,
     QueueNotFoundError,
     WorkerFailedError,
@@ -37,6 +35,13 @@ from meshhook.worker.forks import ForkedProcess
 from meshhook.worker.housekeeping import Housekeeper
 from meshhook.worker.lane import Lane, Shared
 from meshhook.worker.leases import LeaseKeeper
+from meshhook.worker.parts import (
+    Parts,
+    config_of,
+    longest_run_seconds,
+    note_fleet,
+    open_all,
+)
 from meshhook.worker.reporting import Reporter
 from meshhook.worker.schema_watch import SchemaWatch
 from meshhook.worker.settling import LOCK_TIMEOUT_SECONDS
@@ -46,13 +51,12 @@ from meshhook.worker.slots import SharedSlots
 from meshhook.worker.stats import Tally, WorkerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     import asyncpg
     from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
-    from meshhook.queue_config import QueueConfig
 
 _log = get_logger("meshhook.worker")
 
@@ -143,7 +147,7 @@ class Worker:
         self._listen_url = listen_url
         self._metrics = {each: WorkerMetrics(each, registry) for each in self.queue_names}
         self._tallies = {each: Tally() for each in self.queue_names}
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._main: asyncio.Task[None] | None = None
         self._stop_requested = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -289,7 +293,7 @@ class Worker:
     def _queues_shown(self) -> str:
         return ", ".join(self.queue_names)
 
-    async def _make_parts(self) -> _Parts:
+    async def _make_parts(self) -> Parts:
         listens = self._listen_url is not None or not self._pooled
         main = WorkerConnection(
             self._listen_url or self._url,
@@ -320,7 +324,7 @@ class Worker:
             leases_loop=WatchedLoop("leases", stall_seconds=self._stall_seconds),
             claims_line=asyncio.Lock(),
             all_ended=partial(all_ended, lanes),
-            longest_run_seconds=partial(_longest_run_seconds, lanes),
+            longest_run_seconds=partial(longest_run_seconds, lanes),
         )
         weights = {each.queue_name: each.weight for each in self._assignments}
         # One queue has all the slots, and nobody to ask.
@@ -349,12 +353,12 @@ class Worker:
                 spare=settle_connection,
             )
             # All of them now: without the second nothing is recorded, without the third leases end.
-            await _open_all(settle_connection.open, lease_keeper.start)
+            await open_all(settle_connection.open, lease_keeper.start)
         except BaseException:
             await main.close()
             await settle_connection.close()
             raise
-        return _Parts(
+        return Parts(
             main_connection=main,
             settle_connection=settle_connection,
             lanes=lanes,
@@ -363,14 +367,14 @@ class Worker:
             lease_keeper=lease_keeper,
             housekeeper=Housekeeper(
                 connection=main,
-                configs={lane.tables: partial(_config, lane) for lane in lanes},
+                configs={lane.tables: partial(config_of, lane) for lane in lanes},
             ),
             reporter=Reporter(
                 connection=main,
                 worker_name=self.name,
                 host=fitted_text(host_name(), main.server_encoding),
                 read=lambda: [lane.report() for lane in lanes],
-                on_counted=partial(_note_fleet, lanes),
+                on_counted=partial(note_fleet, lanes),
             ),
         )
 
@@ -396,12 +400,12 @@ class Worker:
         lanes = () if self._parts is None else self._parts.lanes
         return next((lane for lane in lanes if lane.queue_name == queue_name), None)
 
-    async def _work(self, parts: _Parts) -> None:
+    async def _work(self, parts: Parts) -> None:
         for lane in parts.lanes:
             lane.show_gauges()
         forked = ForkedProcess(
-            sockets=partial(_sockets, parts),
-            on_fork=partial(_start_nothing, parts.lanes),
+            sockets=parts.sockets,
+            on_fork=parts.start_nothing,
         )
         forked.watch()
         # Not in the group: where another part fails, a claim under way must hand its jobs over.
@@ -468,20 +472,6 @@ class Worker:
             asked.cancel()
 
 
-@dataclass(slots=True)
-class _Parts:
-    """What a started worker is made of."""
-
-    main_connection: WorkerConnection
-    settle_connection: WorkerConnection
-    lanes: list[Lane]
-    leases_loop: WatchedLoop
-    schema_watch: SchemaWatch
-    lease_keeper: LeaseKeeper
-    housekeeper: Housekeeper
-    reporter: Reporter
-
-
 def _check_concurrency(concurrency: Any, queue_names: tuple[str, ...]) -> None:
     if not isinstance(concurrency, int) or not 1 <= concurrency <= MAX_CONCURRENCY:
         raise InvalidSettingError(
@@ -501,38 +491,6 @@ def _miss_cancelled(tasks: list[asyncio.Task[None]]) -> None:
             raise WorkerFailedError(f"somebody has cancelled its task {task.get_name()}")
 
 
-def _start_nothing(lanes: list[Lane]) -> None:
-    for lane in lanes:
-        lane.runner.forked()
-
-
-def _sockets(parts: _Parts) -> list[int]:
-    connections = (parts.main_connection, parts.settle_connection, parts.lease_keeper.connection)
-    numbers = (None if each is None else each.socket_number for each in connections)
-    return [number for number in numbers if number is not None]
-
-
 async def _follow(task: asyncio.Task[None]) -> None:
     """Fail where a task fails, and leave it alone where this is cancelled."""
     await asyncio.shield(task)
-
-
-def _note_fleet(lanes: list[Lane], workers: dict[str, int]) -> None:
-    for lane in lanes:
-        lane.claimer.wake_delay.workers = max(workers.get(lane.queue_name, 1), 1)
-
-
-def _longest_run_seconds(lanes: list[Lane]) -> float:
-    return max(lane.runner.longest_run_seconds for lane in lanes)
-
-
-async def _open_all(*openings: Callable[[], Awaitable[None]]) -> None:
-    for opening in openings:
-        try:
-            await opening()
-        except DatabaseUnavailableError as error:
-            raise DatabaseUnavailableError(f"{error} (a worker takes three connections)") from error
-
-
-def _config(lane: Lane) -> QueueConfig:
-    return lane.config
