@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, date, datetime
 from functools import cache
@@ -33,7 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Record new migrations before any test looks at them."""
+    """Hear the signals that tests send, and record new migrations before any test looks at them."""
+    # A run in the background, or under nohup, ignores these, and so would all that it starts.
+    for number, action in (
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
     if config.getoption("add_migrations") and not hasattr(config, "workerinput"):
         released_migrations.add_new()
 
