@@ -247,7 +247,10 @@ async def works(database: QueueDatabase, request: DemandRequest) -> bool:
         ("postgresql://me:hunter2@127.0.0.1:99999/jobs", "InvalidDatabaseUrl"),
         ("postgresql://me:hunter2@[::1/jobs", "InvalidDatabaseUrl"),
         ("postgresql://me:hunter2@127.0.0.1/jobs?sslmode=hunter2", "InvalidDatabaseUrl"),
-        ("postgresql://me:hunter2@127.0.0.1/jobs?channel_binding=require&sslmode=disable", "InvalidDatabaseUrl"),
+        (
+            "postgresql://me:hunter2@127.0.0.1/jobs?channel_binding=require&sslmode=disable",
+            "InvalidDatabaseUrl",
+        ),
         ("postgresql://me:hunter2@127.0.0.1/jobs?service=none", "InvalidDatabaseUrl"),
         ("mysql://me:hunter2@127.0.0.1/jobs", "InvalidDatabaseUrl"),
         ("postgresql://me:hunter2@127.0.0.1:1,127.0.0.1:2/jobs", "SourceUnavailable"),
