@@ -205,9 +205,10 @@ async def test_a_lost_attempt_is_recorded_although_the_answer_to_its_claim_was_l
     """Claiming and recording are one statement: the history has no gap whatever breaks."""
     queue = QueueService[Any](pool, "jobs")
     msg_id = await queue.enqueue({})
-    assert await queue.dequeue(0.001) is not None
-    # The second claim commits, and whoever made it never hears of it.
-    assert await queue.dequeue(0.001) is not None
+    for _ in range(2):
+        # The second claim commits, and whoever made it never hears of it.
+        assert await queue.dequeue() is not None
+        await connection.execute(EXPIRE)
     async with make_worker(database_url, nothing) as worker:
         await eventually(lambda: worker.get_stats().succeeded == 1)
     assert await outcomes(connection, msg_id) == [("lost", 1), ("lost", 2), ("succeeded", 3)]
