@@ -145,17 +145,34 @@ def test_names_can_be_overridden(values, name):
     ],
 )
 def test_all_pods_run_one_image(image, expected):
-    """Tag and digest reach every container; the digest wins."""
+    """Tag and digest reach every container; the digest wins. The database's image is another."""
     values = {"image": image | {"pullPolicy": "Never"}, "imagePullSecrets": [{"name": "pull"}]}
     objects = render(values) + render(values | OWN_DATABASE)
     for name, pod in pods(objects).items():
         for container in pod["containers"]:
-            assert container["image"] == expected, name
+            assert (container["image"] == expected) is ("StatefulSet" not in name), name
             assert container["imagePullPolicy"] == "Never"
         assert pod["imagePullSecrets"] == [{"name": "pull"}]
     worker = select(objects, "JobQueue")[0]["spec"]["worker"]
     assert worker["image"] == expected
     assert worker["imagePullSecrets"] == [{"name": "pull"}]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, "localhost/meshhook-queue-evaluation:0.1.0"),
+        ({"repository": "registry.example/q", "tag": "7"}, "registry.example/q:7"),
+        ({"digest": DIGEST}, f"localhost/meshhook-queue-evaluation@{DIGEST}"),
+    ],
+)
+def test_the_embedded_database_has_an_image_of_its_own(image, expected):
+    """Only its pod runs the image with a PostgreSQL in it."""
+    found = pods(render({"embedded": {"image": image}}))
+    images = {name: pod["containers"][0]["image"] for name, pod in found.items()}
+    assert [name for name, each in images.items() if each == expected] == [
+        f"StatefulSet/{NAME}-database"
+    ]
 
 
 # --- The database --------------------------------------------------------------------------------

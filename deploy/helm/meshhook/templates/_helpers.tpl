@@ -44,11 +44,16 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
 {{- define "meshhook.image" -}}
-{{- with .Values.image -}}
+{{ include "meshhook.imageOf" (list . .Values.image) }}
+{{- end }}
+
+{{- /* The image that a part of the values names: (list $ .Values.image). */}}
+{{- define "meshhook.imageOf" -}}
+{{- with index . 1 -}}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}
 {{- else -}}
-{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{ .repository }}:{{ .tag | default (index $ 0).Chart.AppVersion }}
 {{- end }}
 {{- end }}
 {{- end }}
