@@ -11,7 +11,7 @@ from rich.console import Console
 
 from meshhook import errors
 from meshhook.cli import failures, output
-from meshhook.cli.failures import ExitCode, PartlyDoneError, describe, exit_code, printable
+from meshhook.cli.failures import ExitCode, PartlyDoneError, describe, exit_code
 from meshhook.cli.tables import Column, table
 from meshhook.errors import (
     DatabaseError,
@@ -126,21 +126,6 @@ def test_a_very_narrow_table_stands_row_by_row():
 def test_a_column_with_nothing_in_it_is_left_out():
     """If it is optional."""
     assert lines(80, [["1", "ready", "-", ""]])[0].split() == ["ID", "STATE", "RUN"]
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain ä ✓", "plain ä ✓"),
-        ("\x1b[2J", "\\x1b[2J"),
-        ("a\u202eb", "a\\u202eb"),
-        ("tab\t", "tab\\t"),
-        ("\x9b1m", "\\x9b1m"),
-    ],
-)
-def test_control_characters_are_escaped(text, shown):
-    """A terminal shows them instead of obeying."""
-    assert printable(text) == shown
 
 
 def test_a_message_cannot_write_to_the_terminal():

@@ -27,6 +27,7 @@ from meshhook.cli import (
 )
 from meshhook.cli.failures import EXIT_CODES_HELP, ExitCode, UsageError, describe, exit_code
 from meshhook.cli.options import PROGRAM, ProgramOptions, example
+from meshhook.escaping import shown_sentence
 
 app = typer.Typer(
     name=PROGRAM,
@@ -138,7 +139,7 @@ def _fail(error: Exception) -> int:
         _print_error(describe(UsageError(f"{message}\nsee: {path} --help")))
         return ExitCode.BAD_INPUT
     if os.environ.get("MESHHOOK_LOG_LEVEL", "").lower() == "debug":
-        traceback.print_exception(error)
+        _print_error(shown_sentence("".join(traceback.format_exception(error)).rstrip()))
     _print_error(describe(error))
     return exit_code(error)
 

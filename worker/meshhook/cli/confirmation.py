@@ -7,6 +7,7 @@ import sys
 from meshhook.cli.failures import UsageError
 from meshhook.cli.interrupts import interruptible
 from meshhook.errors import MeshHookError
+from meshhook.escaping import shown_sentence
 
 
 class DeclinedError(MeshHookError):
@@ -27,7 +28,7 @@ def confirm(question: str, *, yes: bool) -> None:
         raise UsageError(f"{question} There is no terminal to ask on: confirm it with --yes")
     try:
         with interruptible():
-            sys.stderr.write(f"{question} [y/N] ")
+            sys.stderr.write(f"{shown_sentence(question)} [y/N] ")
             sys.stderr.flush()
             answer = sys.stdin.readline()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 from meshhook import errors
+from meshhook.escaping import shown_sentence
 
 _URL_SHAPE = "postgresql://user:password@host:5432/name"
 _MAX_MESSAGE_CHARACTERS = 2_000
@@ -151,16 +152,4 @@ def describe(error: BaseException) -> str:
             f"unexpected {type(error).__name__}: {text}\n"
             "this is a bug; for the whole trace: export MESHHOOK_LOG_LEVEL=debug"
         )
-    if len(text) > _MAX_MESSAGE_CHARACTERS:
-        text = text[:_MAX_MESSAGE_CHARACTERS] + "…"
-    return "error: " + "\n".join(printable(line) for line in text.splitlines())
-
-
-def printable(text: str) -> str:
-    """Return a text with everything escaped that a terminal would act on instead of showing."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    return "error: " + shown_sentence(text, limit=_MAX_MESSAGE_CHARACTERS)

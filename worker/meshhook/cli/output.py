@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from meshhook.escaping import shown_json, shown_sentence
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,24 +53,24 @@ def error_console() -> Console:
 
 def note(text: str) -> None:
     """Tell people something beside the result, on standard error."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{shown_sentence(text)}\n")
 
 
 def say(text: str) -> None:
     """Print a sentence as the result of a command."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{shown_sentence(text)}\n")
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document.
+    """Print one JSON document, which a terminal only shows, whatever texts are in it.
 
     Dataclasses and models become objects with their fields, moments ISO 8601 in UTC.
     """
     try:
-        text = _json(value, ensure_ascii=False)
+        text = shown_json(_json(value, ensure_ascii=False))
     except ValueError:  # a number that JSON does not have: infinite, or none at all
         value = _finite(value)
-        text = _json(value, ensure_ascii=False)
+        text = shown_json(_json(value, ensure_ascii=False))
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshhook.cli.failures import printable
 from meshhook.cli.output import console, say
+from meshhook.escaping import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _GAP = 2
 _SHRUNK_WIDTH = 14
 _EMPTY = ("", "-")
+_MAX_NAME_CHARACTERS = 200
+_MAX_CELL_CHARACTERS = 2_000
 _STYLES = {
     "succeeded": "green",
     "running": "cyan",
@@ -135,11 +137,11 @@ def _fields(
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in fields:
-        grid.add_row(Text(printable(name), style="bold"), _cell(value))
+        grid.add_row(Text(shown(name, limit=_MAX_NAME_CHARACTERS), style="bold"), _cell(value))
     return Padding(grid, (0, 0, 1 if gap_after else 0, indent), expand=False)
 
 
 def _cell(value: str) -> Text:
     from rich.text import Text
 
-    return Text(printable(value.replace("\n", " ")), style=_STYLES.get(value, ""))
+    return Text(shown(value, limit=_MAX_CELL_CHARACTERS), style=_STYLES.get(value, ""))

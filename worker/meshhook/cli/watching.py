@@ -11,11 +11,11 @@ from rich.live import Live
 from rich.text import Text
 
 from meshhook import administration
-from meshhook.cli.failures import printable
 from meshhook.cli.output import console
 from meshhook.cli.snapshots import COLUMNS, snapshot_row
 from meshhook.cli.tables import Column, table
 from meshhook.errors import DatabaseError
+from meshhook.escaping import shown_sentence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from meshhook.database import Database
 
 REFRESH_SECONDS = 1.0
+_MAX_TROUBLE_CHARACTERS = 500
 
 
 async def watch(database: Database, queue_name: str | None) -> None:
@@ -70,7 +71,12 @@ def _picture(
     if not rows:
         parts = [Text("There is no queue yet.")]
     if trouble:
-        parts.append(Text(f"trying again: {printable(trouble)}", style="yellow"))
+        parts.append(
+            Text(
+                f"trying again: {shown_sentence(trouble, limit=_MAX_TROUBLE_CHARACTERS)}",
+                style="yellow",
+            )
+        )
     else:
         moment = max((each.sampled_at for each in now.values()), default=None)
         clock = "" if moment is None else f"{moment:%H:%M:%S} UTC, "

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshhook.demo.progress import Progress, WorkerState
+from meshhook.escaping import shown, shown_sentence
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -75,9 +76,10 @@ class LiveReporter:
     def event(self, text: str) -> None:
         """Show a sentence about what just happened."""
         seconds = time.monotonic() - self._started
+        text = shown_sentence(text, lines=False)
         self._events.append((seconds, text))
         if not self._console.is_terminal:
-            self._console.print(f"{seconds:5.1f} s  {text}", highlight=False)
+            self._console.print(Text(f"{seconds:5.1f} s  {text}"))
 
     def progress(self, progress: Progress) -> None:
         """Show the state of things from now on."""
@@ -122,7 +124,7 @@ def _workers(progress: Progress) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for worker in progress.workers:
         table.add_row(
-            Text(worker.name),
+            Text(shown(worker.name)),
             Text(f"pid {worker.pid}", style="dim"),
             Text(worker.state, style=_WORKER_STYLES[worker.state]),
         )
@@ -151,7 +153,8 @@ def print_summary(console: Console, result: DemoResult, *, program: str = "meshh
 
 def _summary_rows(result: DemoResult) -> list[tuple[str, str, str]]:
     errors = [
-        (f"  {error}", str(jobs), "") for error, jobs in result.dead_lettered_by_error.items()
+        (f"  {shown(error, limit=200)}", str(jobs), "")
+        for error, jobs in result.dead_lettered_by_error.items()
     ]
     return [
         ("enqueued", str(result.enqueued), "webhooks"),
@@ -179,7 +182,7 @@ def next_commands(result: DemoResult) -> list[tuple[str, str]]:
         commands += [
             (job, "the whole life of a job that was given up"),
             (
-                f"meshhook dlq replay {queue} --error-type {shlex.quote(error)}",
+                f"meshhook dlq replay {queue} --error-type {shlex.quote(shown(error))}",
                 "make jobs of those again, for the next worker",
             ),
         ]
