@@ -24,6 +24,13 @@ from support.helm import (
 
 NAME = f"{RELEASE}-meshhook"
 DIGEST = f"sha256:{'0' * 64}"
+OF_THE_CLUSTER = {
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
 OWN_DATABASE = {"database": {"existingSecret": "pg", "key": "url"}}
 QUEUE = {
     "name": "orders",
@@ -76,6 +83,8 @@ def test_without_values_everything_to_start_with_is_there(defaults):
         "Service",
         "ServiceAccount",
         "StatefulSet",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
     }
     assert {kind for kind, hook in kinds if hook} == {"JobQueue", "Pod"}
 
@@ -83,7 +92,7 @@ def test_without_values_everything_to_start_with_is_there(defaults):
 def test_objects_are_in_the_namespace_of_the_release(defaults):
     """Every object names its namespace, except those that have none."""
     for each in defaults:
-        if each["kind"] in {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}:
+        if each["kind"] in OF_THE_CLUSTER:
             assert "namespace" not in each["metadata"]
         else:
             assert each["metadata"]["namespace"] == NAMESPACE, each["metadata"]["name"]

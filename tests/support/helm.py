@@ -59,6 +59,8 @@ def render(
     chart: Path = CHART,
     knows_job_queues: bool = True,
     is_upgrade: bool = False,
+    namespace: str = NAMESPACE,
+    kubernetes: str = KUBERNETES,
 ) -> list[Object]:
     """Return the objects that the chart renders.
 
@@ -67,19 +69,21 @@ def render(
         chart: a folder or an archive.
         knows_job_queues: whether the cluster knows JobQueues already.
         is_upgrade: whether it is an upgrade.
+        namespace: that of the release.
+        kubernetes: the version of the cluster.
     """
-    text = _rendered(json.dumps(values or {}, sort_keys=True), chart, knows_job_queues, is_upgrade)
-    return [each for each in yaml.safe_load_all(text) if each]
-
-
-@cache
-def _rendered(values: str, chart: Path, knows_job_queues: bool, is_upgrade: bool) -> str:
-    arguments: list[str | Path] = ["template", RELEASE, chart, "--namespace", NAMESPACE]
-    arguments += ["--kube-version", KUBERNETES]
+    arguments: list[str | Path] = ["template", RELEASE, chart, "--namespace", namespace]
+    arguments += ["--kube-version", kubernetes]
     if knows_job_queues:
         arguments += ["--api-versions", "meshhook.io/v1alpha1/JobQueue"]
     if is_upgrade:
         arguments.append("--is-upgrade")
+    text = _rendered(json.dumps(values or {}, sort_keys=True), tuple(arguments))
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+@cache
+def _rendered(values: str, arguments: tuple[str | Path, ...]) -> str:
     return helm(*arguments, values=json.loads(values))
 
 

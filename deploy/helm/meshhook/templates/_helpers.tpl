@@ -107,3 +107,35 @@ readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
 {{- end }}
+
+{{- /* Whether JobQueues are checked at admission. */}}
+{{- define "meshhook.hasPolicy" -}}
+{{- if and .Values.policy.enabled (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) }}true{{ end }}
+{{- end }}
+
+{{- /* A list of texts as YAML that holds CEL. An empty one has no type of its own. */}}
+{{- define "meshhook.celList" -}}
+{{- if . }}{{ toJson . | quote }}{{ else }}{{ "[''].filter(each, false)" | quote }}{{ end }}
+{{- end }}
+
+{{- /* Secrets that JobQueues may name, as JSON; none: any. Those of the release are among them. */}}
+{{- define "meshhook.policySecrets" -}}
+{{- $names := .Values.policy.allowedSecrets }}
+{{- if $names }}
+{{- $names = append $names (printf "%s/%s" .Release.Namespace (include "meshhook.databaseSecret" .)) }}
+{{- with .Values.database.caSecret }}{{ $names = append $names . }}{{ end }}
+{{- range .Values.imagePullSecrets }}{{ $names = append $names .name }}{{ end }}
+{{- end }}
+{{- toJson (uniq $names) }}
+{{- end }}
+
+{{- /* Secrets that pods of workers may never have, as JSON: namespace/name. */}}
+{{- define "meshhook.reservedSecrets" -}}
+{{- $names := list }}
+{{- with .Values.migrations.existingSecret }}
+{{- if ne . (include "meshhook.databaseSecret" $) }}
+{{- $names = append $names (printf "%s/%s" $.Release.Namespace .) }}
+{{- end }}
+{{- end }}
+{{- toJson $names }}
+{{- end }}

@@ -1,0 +1,112 @@
+"""The policy for JobQueues as the chart renders it; what it refuses is tested in tests/cluster."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from support.helm import NAMESPACE, RELEASE, HelmError, one, render, select
+
+NAME = f"{NAMESPACE}-{RELEASE}-meshhook"
+
+
+def rendered(kind: str, **policy: Any) -> Any:
+    """Return the spec of the policy or its binding."""
+    return one(render({"policy": policy}), f"ValidatingAdmissionPolicy{kind}", NAME)["spec"]
+
+
+def variable(spec: Any, name: str) -> Any:
+    """Return what a variable of the policy holds."""
+    (found,) = (each["expression"] for each in spec["variables"] if each["name"] == name)
+    return json.loads(found) if found.startswith('["') else found
+
+
+def test_the_policy_refuses_from_the_first_install():
+    """It is there without values, denies, and an error in it denies too."""
+    spec, binding = rendered(""), rendered("Binding")
+    assert spec["failurePolicy"] == "Fail"
+    (rule,) = spec["matchConstraints"]["resourceRules"]
+    assert rule["operations"] == ["CREATE", "UPDATE"]
+    assert binding["policyName"] == NAME
+    assert binding["validationActions"] == ["Deny"]
+    assert "matchResources" not in binding
+
+
+@pytest.mark.parametrize(
+    ("values", "kubernetes", "is_there"),
+    [
+        ({}, "1.29.9", False),
+        ({}, "1.30.0", True),
+        ({}, "v1.33.1-eks-1", True),
+        ({"policy": {"enabled": False}}, "1.36.3", False),
+    ],
+)
+def test_where_the_policy_is_installed(values, kubernetes, is_there):
+    """Where the API server knows such policies, unless it is turned off."""
+    objects = render(values, kubernetes=kubernetes)
+    for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
+        assert bool(select(objects, kind)) is is_there
+
+
+def test_the_policy_is_for_the_namespaces_that_are_watched():
+    """So two releases in one cluster do not judge each other's JobQueues."""
+    watched = render({"operator": {"watchNamespaces": ["a", "b"]}})
+    binding = one(watched, "ValidatingAdmissionPolicyBinding")["spec"]
+    assert binding["matchResources"]["namespaceSelector"]["matchExpressions"] == [
+        {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
+    ]
+    selector = {"matchLabels": {"tenant": "yes"}}
+    own = rendered("Binding", namespaceSelector=selector, validationActions=["Warn", "Audit"])
+    assert own["matchResources"]["namespaceSelector"] == selector
+    assert own["validationActions"] == ["Warn", "Audit"]
+
+
+def test_what_the_release_uses_itself_is_on_the_lists():
+    """With lists set, `helm test` and `queues` still find their Secrets and the image."""
+    objects = render(
+        {
+            "database": {"existingSecret": "pg", "caSecret": "ca"},
+            "imagePullSecrets": [{"name": "pull"}],
+            "policy": {"allowedSecrets": ["smtp"], "allowedImages": ["registry.example/shop/"]},
+        }
+    )
+    spec = one(objects, "ValidatingAdmissionPolicy")["spec"]
+    assert variable(spec, "secrets") == ["smtp", f"{NAMESPACE}/pg", "ca", "pull"]
+    assert variable(spec, "images") == ["registry.example/shop/", "localhost/meshhook-queue"]
+
+
+def test_the_owners_secret_is_for_the_owner():
+    """Unless one Secret serves all."""
+    for owner, reserved in (("owner", [f"{NAMESPACE}/owner"]), ("pg", "[''].filter(each, false)")):
+        objects = render(
+            {"database": {"existingSecret": "pg"}, "migrations": {"existingSecret": owner}}
+        )
+        spec = one(objects, "ValidatingAdmissionPolicy")["spec"]
+        assert variable(spec, "reservedSecrets") == reserved
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"validationActions": []},
+        {"validationActions": ["Refuse"]},
+        {"allowedVolumes": []},
+        {"allowedSecrets": ["a/b/c"]},
+        {"allowedServiceAccounts": ["Not A Name"]},
+        {"allowedImages": ["with space"]},
+        {"allowedPodLabels": ["-"]},
+    ],
+)
+def test_lists_that_mean_nothing_are_refused(policy):
+    """A name that can't be one, or an empty list where that would refuse or allow all."""
+    with pytest.raises(HelmError, match=next(iter(policy))):
+        render({"policy": policy})
+
+
+def test_what_is_listed_stays_text():
+    """No value of a list becomes an expression."""
+    hostile = 'x\'"+request.name+"\\'
+    spec = rendered("", allowedImages=[hostile])
+    assert variable(spec, "images")[0] == hostile
