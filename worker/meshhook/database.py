@@ -76,6 +76,10 @@ SESSION_SETTINGS = {
 }
 """What our own sessions need, whatever a database or a role has been told."""
 
+SEARCH_PATH = "pg_catalog, pg_temp"
+"""Where our own sessions look up what is not named in full: in no schema in which others may create
+functions and operators. A URL may say otherwise, for triggers that need another path."""
+
 
 def server_encoding(source: Any) -> str | None:
     """Return the encoding of the database that a connection leads to, None if that is not known.
@@ -109,12 +113,12 @@ async def connect(
         DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
     """
     # A pooler refuses settings at connect, and plans afresh each time: no plan grows stale there.
+    target = parse_database_url(url)
     settings: dict[str, str] = {}
     if not pooled:
-        settings = SESSION_SETTINGS | (STEADY_PLANS if steady_plans else {})
+        settings = _session_settings(target) | (STEADY_PLANS if steady_plans else {})
         if lock_timeout_seconds is not None:
             settings["lock_timeout"] = f"{lock_timeout_seconds * 1000:.0f}ms"
-    target = parse_database_url(url)
     with translated_connect_errors():
         return await open_connection(
             target,
@@ -488,6 +492,12 @@ def allow(connection: Any, limit_seconds: float | None) -> Any:
     return lent
 
 
+def _session_settings(target: DatabaseUrl) -> dict[str, str]:
+    """Return the settings of a session of ours, as far as they do not depend on its use."""
+    search_path = target.server_settings.get("search_path", SEARCH_PATH)
+    return {**SESSION_SETTINGS, "search_path": search_path}
+
+
 async def _open_for_pool(
     target: DatabaseUrl,
     *_: object,
@@ -496,7 +506,7 @@ async def _open_for_pool(
     **arguments: Any,
 ) -> asyncpg.Connection[asyncpg.Record]:
     # A pooler refuses settings at connect.
-    settings = {} if pooled else dict(SESSION_SETTINGS)
+    settings = {} if pooled else _session_settings(target)
     if lock_timeout_seconds is not None and not pooled:
         limit = f"{lock_timeout_seconds * 1000:.0f}ms"
         settings["lock_timeout"] = target.server_settings.get("lock_timeout", limit)

@@ -16,6 +16,10 @@ from meshhook.errors import MigrationError, SchemaMissingError
 MIGRATION_LOCK = int.from_bytes(b"meshhook", "big")
 """The key of the advisory lock that whoever migrates holds; per database."""
 
+OWN_SEARCH_PATH_SQL = "set local search_path = pg_catalog, pg_temp"
+"""What a transaction starts with that creates something: whatever is not named in full is of the
+system, and of nobody who may create in a schema of the caller's path."""
+
 RECORDS_SQL = """\
 create table if not exists meshhook.migrations (
     version integer primary key,

@@ -39,11 +39,11 @@ select
         as extension_offered,
     exists (select from relation) as exists,
     array(
-        select relation.relname || '.' || a.attname
+        select pg_catalog.format('%s.%s', relation.relname, a.attname)
         from relation join pg_catalog.pg_attribute a on a.attrelid = relation.oid
         where a.attnum > 0 and not a.attisdropped
         union
-        select p.proname || '(' || p.pronargs || ')'
+        select pg_catalog.format('%s(%s)', p.proname, p.pronargs)
         from pg_catalog.pg_proc p join pgmq on pgmq.oid = p.pronamespace
     ) as features
 """

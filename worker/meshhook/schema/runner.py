@@ -27,6 +27,7 @@ from meshhook.errors import (
 )
 from meshhook.schema.migrations import (
     MIGRATION_LOCK,
+    OWN_SEARCH_PATH_SQL,
     RECORDS_SQL,
     Migration,
     Reader,
@@ -227,7 +228,8 @@ async def _locked(connection: Connection) -> AsyncIterator[None]:
     """
     async with connection.transaction(isolation="read_committed"):
         await connection.execute(
-            f"set local statement_timeout = 0; set local lock_timeout = '{_WAIT_FOR_OTHERS}'"
+            f"{OWN_SEARCH_PATH_SQL}; set local statement_timeout = 0; "
+            f"set local lock_timeout = '{_WAIT_FOR_OTHERS}'"
         )
         try:
             await connection.execute("select pg_catalog.pg_advisory_xact_lock($1)", MIGRATION_LOCK)
@@ -302,6 +304,7 @@ async def _mend(connection: Connection) -> None:
     """Finish what a migration left undone since a table was in use; see `meshhook.mend_tables`."""
     if await connection.fetchval(_HAS_MEND_TABLES):
         async with connection.transaction(isolation="read_committed"):
+            await connection.execute(OWN_SEARCH_PATH_SQL)
             await _execute(connection, "mending tables", "select meshhook.mend_tables()")
 
 

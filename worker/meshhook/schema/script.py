@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from meshhook.schema.migrations import (
     MIGRATION_LOCK,
+    OWN_SEARCH_PATH_SQL,
     RECORDS_SQL,
     Migration,
     available_migrations,
@@ -17,6 +18,7 @@ _HEAD = """\
 -- A later version brings more migrations; run them with: meshhook migrate
 
 begin;
+{own_search_path};
 set local lock_timeout = '5s';
 
 do $check$
@@ -92,7 +94,10 @@ def script(*, pgmq_sql: bool) -> str:
         UnsupportedPgmqError: if the package is asked for and is not installed.
     """
     quoted_version = _literal(library_version())
-    parts = [_HEAD.format(library_version=library_version(), lock=MIGRATION_LOCK), RECORDS_SQL]
+    head = _HEAD.format(
+        library_version=library_version(), own_search_path=OWN_SEARCH_PATH_SQL, lock=MIGRATION_LOCK
+    )
+    parts = [head, RECORDS_SQL]
     if pgmq_sql:
         sql = packaged_sql()
         version = packaged_version() or ""

@@ -11,6 +11,7 @@ import asyncpg
 from meshhook import queries
 from meshhook.database import (
     CONNECT_TIMEOUT_SECONDS,
+    SEARCH_PATH,
     connect,
     server_encoding,
 )
@@ -158,6 +159,7 @@ class WorkerConnection:
         async with asyncio.timeout(timeout_seconds):
             await connection.execute(
                 "begin isolation level read committed; "
+                f"set local search_path = {SEARCH_PATH}; "
                 f"set local lock_timeout = {self._lock_timeout_seconds * 1000:.0f}"
             )
             try:

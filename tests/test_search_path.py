@@ -1,0 +1,165 @@
+"""No function or operator of others runs in the place of PostgreSQL's, whatever the search_path."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TypeAlias
+
+import asyncpg
+import pytest
+
+from meshhook.database import Database, connect
+from meshhook.schema import available_migrations, migrate, script
+from meshhook.schema.pgmq import packaged_sql
+from meshhook.worker.connections import WorkerConnection
+from support.databases import Databases
+from support.hostile_objects import create_hostile_objects, depending, hijacked
+from support.pgbouncer import pgbouncer
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+PINNED = "pg_catalog, pg_temp"
+PACKAGES = [Path(str(resources.files(name))) for name in ("meshhook", "meshhook_operator")]
+WITHOUT_PATH = """
+    select p.oid::regprocedure::text as name
+    from pg_catalog.pg_proc p
+    where p.pronamespace = 'meshhook'::regnamespace and p.prosqlbody is null
+      and not coalesce(p.proconfig @> array['search_path=pg_catalog, pg_temp'], false)
+    order by name
+"""
+FUNCTIONS = """
+    select p.oid::regprocedure::text as name, pg_catalog.pg_get_functiondef(p.oid) as definition
+    from pg_catalog.pg_proc p where p.pronamespace = 'meshhook'::regnamespace order by name
+"""
+
+
+def all_sql() -> Iterator[str]:
+    """Every text of the packages that may have SQL in it, with the migrations and PGMQ's."""
+    yield packaged_sql()
+    for package in PACKAGES:
+        for pattern in ("*.sql", "*.py"):
+            yield from (path.read_text("utf-8") for path in package.rglob(pattern))
+    for migration in available_migrations():
+        yield migration.sql
+
+
+@pytest.fixture(scope="session")
+def hostile_template(databases: Databases) -> str:
+    """The name of a database without MeshHook, with hostile objects in schema public."""
+
+    async def prepare(connection: Connection) -> None:
+        await create_hostile_objects(connection, all_sql())
+
+    return databases.create_template(prepare)
+
+
+@pytest.fixture
+def hostile_url(databases: Databases, hostile_template: str) -> Iterator[str]:
+    """The URL of a clone of it."""
+    url = databases.create(template=hostile_template)
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+async def hostile(hostile_url: str) -> AsyncIterator[Connection]:
+    """A superuser's connection to it, with the search_path that PostgreSQL gives everybody."""
+    connection = await asyncpg.connect(hostile_url)
+    yield connection
+    await connection.close()
+
+
+# --- Functions ---------------------------------------------------------------------------------
+
+
+async def test_each_function_has_a_path_of_its_own_or_needs_none(connection: Connection) -> None:
+    """A body that is kept as text is read under a pinned path; the others were parsed before."""
+    rows = await connection.fetch(WITHOUT_PATH)
+    assert [row["name"] for row in rows] == []
+
+
+async def test_an_upgrade_ends_as_a_new_database_does(
+    connection: Connection, empty_connection: Connection
+) -> None:
+    """Functions are the same whether a database was made before they were pinned or after."""
+    await migrate(empty_connection, migrations=available_migrations()[:10])
+    assert await empty_connection.fetch(WITHOUT_PATH)
+    await migrate(empty_connection)
+    upgraded = await empty_connection.fetch(FUNCTIONS)
+    assert upgraded == await connection.fetch(FUNCTIONS)
+
+
+# --- Migrations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, 10])
+async def test_migrating_runs_and_keeps_nothing_hostile(hostile: Connection, first: int) -> None:
+    """Neither a new database nor an upgrade of an older one calls, or stores, what others made."""
+    if first:
+        await migrate(hostile, migrations=available_migrations()[:first])
+    await migrate(hostile)
+    assert await hijacked(hostile) == []
+    assert await depending(hostile) == []
+
+
+async def test_the_script_runs_and_keeps_nothing_hostile(hostile: Connection) -> None:
+    """Nor does the script for administrators, under the path of their session."""
+    await hostile.execute(script(pgmq_sql=True))
+    assert await hijacked(hostile) == []
+    assert await depending(hostile) == []
+
+
+# --- Sessions ----------------------------------------------------------------------------------
+
+
+async def test_our_own_sessions_have_a_pinned_path(database_url: str) -> None:
+    """Each way in which the library connects sets the path, whatever role and database say."""
+    connection = await connect(database_url)
+    database = await Database.connect(database_url)
+    worker = WorkerConnection(database_url, application_name="test")
+    try:
+        assert await connection.fetchval("show search_path") == PINNED
+        assert await database.fetchval("show search_path") == PINNED
+        # Again: a pool resets a session that is given back.
+        assert await database.fetchval("show search_path") == PINNED
+        assert await worker.fetchval("show search_path") == PINNED
+    finally:
+        await connection.close()
+        await database.close()
+        await worker.close()
+
+
+async def test_a_url_may_name_another_path(database_url: str) -> None:
+    """Triggers that find their tables by the path can be given one on purpose."""
+    database = await Database.connect(f"{database_url}?search_path=app,public")
+    connection = await connect(f"{database_url}?search_path=app")
+    try:
+        assert await database.fetchval("show search_path") == "app,public"
+        assert await connection.fetchval("show search_path") == "app"
+    finally:
+        await connection.close()
+        await database.close()
+
+
+async def test_a_worker_behind_a_pooler_pins_each_transaction(
+    database_url: str, tmp_path: Path
+) -> None:
+    """A pooler in transaction mode refuses settings at connect, and has no session to keep them."""
+    with pgbouncer(tmp_path, database_url, pool_size=1) as pooler:
+        worker = WorkerConnection(pooler.url(database_url), application_name="test", pooled=True)
+        other = await asyncpg.connect(pooler.url(database_url), statement_cache_size=0)
+        try:
+            assert await worker.fetchval("show search_path") == PINNED
+            assert await other.fetchval("show search_path") == '"$user", public'
+        finally:
+            await worker.close()
+            await other.close()
+
+
+async def test_a_migration_leaves_its_callers_path_as_it_was(empty_connection: Connection) -> None:
+    """The path is pinned for the transactions of the migration, not for the session."""
+    await empty_connection.execute("set search_path = app")
+    await migrate(empty_connection)
+    assert await empty_connection.fetchval("show search_path") == "app"
