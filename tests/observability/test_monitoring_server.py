@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -15,12 +14,10 @@ from prometheus_client.registry import Collector
 
 from meshhook import MonitoringServer
 from meshhook.errors import InvalidSettingError, PortUnavailableError
-from meshhook.observability import monitoring_server
 from meshhook.observability.health import Check
 from meshhook.observability.histograms import Histogram
 from meshhook.observability.metrics import METRICS
 from support.scraping import ask
-from support.waiting import eventually
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
@@ -151,32 +148,6 @@ def test_a_collector_that_fails_is_an_error_of_the_server(
     assert ask(server.port, "/metrics").status == 500
     Broken.broken = False
     assert ask(server.port, "/metrics").status == 200
-
-
-def test_slow_clients_hold_nobody_up(server: MonitoringServer) -> None:
-    """Clients that connect and say nothing leave room for others."""
-    with ExitStack() as stack:
-        for _ in range(5):
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        assert ask(server.port, "/healthz").status == 200
-
-
-async def test_slow_clients_are_cut(
-    server: MonitoringServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With all connections taken by clients that say nothing, room is made after a while."""
-    monkeypatch.setattr(monitoring_server, "CLIENT_SECONDS", 0.2)
-    with ExitStack() as stack:
-        for _ in range(monitoring_server.MAX_CONNECTIONS):
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-
-        def is_answered() -> bool:
-            try:
-                return ask(server.port, "/healthz").status == 200
-            except OSError:
-                return False
-
-        await eventually(is_answered)
 
 
 def test_a_port_that_is_taken(server: MonitoringServer) -> None:
