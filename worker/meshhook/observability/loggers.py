@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Self
 
+from meshhook.escaping import quoted, shown_sentence
 from meshhook.observability.redaction import hidden
 
 _MAX_VALUE_CHARACTERS = 500
@@ -22,11 +23,13 @@ class _Fields(dict[str, Any]):
     def __getitem__(self, name: str) -> str:
         """Return a field as it stands in a message: short, on one line, without secrets."""
         value = hidden(name, super().__getitem__(name))
-        text = value if isinstance(value, str) else repr(value)
-        if len(text) > _MAX_VALUE_CHARACTERS:
-            text = text[:_MAX_VALUE_CHARACTERS] + "…"
-        is_plain = text.isprintable() and text and not set(text) & set(" \"'=")
-        return text if is_plain or not isinstance(value, str) else repr(text)
+        if not isinstance(value, str):
+            return quoted(value, limit=_MAX_VALUE_CHARACTERS)
+        text = shown_sentence(repr(value[:_MAX_VALUE_CHARACTERS]), lines=False)
+        if len(value) > _MAX_VALUE_CHARACTERS:
+            text += f"… ({len(value) - _MAX_VALUE_CHARACTERS} more characters)"
+        is_plain = text[1:-1] == value and value and not set(value) & set(" \"'=")
+        return value if is_plain else text
 
 
 class EventLogger:

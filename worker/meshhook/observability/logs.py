@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import structlog
 
 from meshhook.errors import InvalidSettingError
+from meshhook.escaping import quoted, shown, shown_json, shown_sentence
 from meshhook.observability.job_context import current_fields
 from meshhook.observability.redaction import hidden
 
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 LOG_FORMATS = ("auto", "json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+_TRACES = ("exception", "stack")
+_TRACE_INDENT = "    "
+_QUOTED = frozenset(" \t=\r\n\"'")
+"""What the renderer quotes a text for."""
+_MAX_INT_BITS = 10_000
+_MAX_ODD_CHARACTERS = 2_000
 
 
 def configure_logging(
@@ -59,7 +67,9 @@ def configure_logging(
     renderers: list[Processor] = [_render_json]
     if for_people:
         colors = is_terminal and not os.environ.get("NO_COLOR")
-        renderers = [_escape_controls, _people_renderer(colors=colors)]
+        renderers = [_escape_for_people, _people_renderer(colors=colors)]
+    elif codecs.lookup(getattr(stream, "encoding", None) or "utf-8").name != "utf-8":
+        renderers = [_render_ascii_json]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -129,8 +139,8 @@ def _exception_as_text(_: object, __: str, event: EventDict) -> EventDict:
     if isinstance(error, BaseException):
         event.setdefault("error_type", type(error).__name__)
         if "error" not in event:  # which says the same
-            event.setdefault("error_message", str(error))
-        event["exception"] = "".join(traceback.format_exception(error)).rstrip()
+            event.setdefault("error_message", _as_text(error))
+        event["exception"] = _trace(error)
         record = event.get("_record")
         if isinstance(record, logging.LogRecord):
             record.exc_info = None  # else the formatter adds it a second time
@@ -141,28 +151,76 @@ def _hide_secrets(_: object, __: str, event: EventDict) -> EventDict:
     return {name: hidden(name, value) for name, value in event.items()}
 
 
-def _escape_controls(_: object, __: str, event: EventDict) -> EventDict:
-    """Escape what a terminal would act on; a payload or an error may hold anything."""
-    for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[name] = "".join(
-                part if part.isprintable() or part == "\n" else ascii(part)[1:-1] for part in value
-            )
-    return event
+def _escape_for_people(_: object, __: str, event: EventDict) -> EventDict:
+    """Escape what a terminal would act on, and what would look like another record."""
+    return {shown(str(name)): _for_people(name, value) for name, value in event.items()}
+
+
+def _for_people(name: object, value: Any) -> Any:
+    if name in _TRACES and isinstance(value, str):
+        # Indented: a line of it cannot be taken for a record.
+        return _TRACE_INDENT + shown_sentence(value).replace("\n", f"\n{_TRACE_INDENT}")
+    if isinstance(value, str):
+        if name == "event" or not _QUOTED & set(value):
+            return shown(value)
+        return _Quoted(shown_sentence(repr(value), lines=False))
+    is_number = isinstance(value, float) or (isinstance(value, int) and _is_short(value))
+    return (
+        value if is_number or value is None else _Quoted(quoted(value, limit=_MAX_ODD_CHARACTERS))
+    )
+
+
+class _Quoted(str):
+    """A value as it is shown; the renderer would quote it once more."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _render_json(_: object, __: str, event: EventDict) -> str:
+    return shown_json(_json(event, ensure_ascii=False))
+
+
+def _render_ascii_json(_: object, __: str, event: EventDict) -> str:
+    return _json(event, ensure_ascii=True)
+
+
+def _json(event: EventDict, *, ensure_ascii: bool) -> str:
     first = ("timestamp", "level", "event", "logger", "queue", "msg_id", "attempt", "trace_id")
     ordered = {name: event[name] for name in first if name in event} | dict(event)
     try:
-        return json.dumps(ordered, default=str, ensure_ascii=False, allow_nan=False)
-    except (ValueError, TypeError, RecursionError):
-        plain = {str(name): _plain(value) for name, value in ordered.items()}
-        return json.dumps(plain, ensure_ascii=False)
+        return json.dumps(ordered, default=_as_text, ensure_ascii=ensure_ascii, allow_nan=False)
+    except Exception:  # noqa: BLE001 - no record is lost for what stands in it
+        plain = {_as_text(name): _plain(value) for name, value in ordered.items()}
+        return json.dumps(plain, ensure_ascii=ensure_ascii)
 
 
 def _plain(value: Any) -> Any:
     """Return a value that JSON surely has: NaN, loops and keys that are no text become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    return value if isinstance(value, str | int | bool | None) else repr(value)
+    if isinstance(value, int):
+        return value if _is_short(value) else quoted(value)
+    return value if isinstance(value, str | None) else quoted(value, limit=_MAX_ODD_CHARACTERS)
+
+
+def _is_short(number: int) -> bool:
+    # Python writes out numbers of up to 4,300 digits.
+    return number.bit_length() <= _MAX_INT_BITS
+
+
+def _as_text(value: object) -> str:
+    """Return a value as text, whatever it does when it is shown."""
+    try:
+        return str.__str__(str(value))
+    except Exception:  # noqa: BLE001 - objects and exceptions of others may do anything
+        return quoted(value)
+
+
+def _trace(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()
+    except Exception:  # noqa: BLE001 - the same
+        return f"(the trace of {type(error).__name__} cannot be shown)"

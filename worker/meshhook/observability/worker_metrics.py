@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from meshhook.escaping import shown
 from meshhook.observability.families import families_of
 from meshhook.observability.loops import WatchedLoop
 from meshhook.observability.metrics import METRICS, OPERATIONS, OTHER, OUTCOMES
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
 MAX_ERROR_TYPES = 20
+_MAX_LABEL_CHARACTERS = 200
 
 _PREFIX = "meshhook_worker_"
 
@@ -138,18 +140,19 @@ class _ErrorTypes:
     """The error types of one queue that have a series of their own."""
 
     def __init__(self) -> None:
-        self._admitted: set[str] = set()
+        self._admitted: dict[str, str] = {OTHER: OTHER}
         self._lock = threading.Lock()
 
     def admit(self, error_type: str) -> str:
-        if error_type in self._admitted:
-            return error_type
+        """Return the label of an error type. A handler may give its exceptions any name."""
+        label = self._admitted.get(error_type)
+        if label is not None:
+            return label
         with self._lock:
-            if len(self._admitted) >= MAX_ERROR_TYPES:
+            if len(self._admitted) > MAX_ERROR_TYPES:
                 return OTHER
-            if error_type != OTHER:
-                self._admitted.add(error_type)
-            return error_type
+            label = shown(error_type, limit=_MAX_LABEL_CHARACTERS)
+            return self._admitted.setdefault(error_type, label)
 
 
 class _LiveGauges(Collector):
