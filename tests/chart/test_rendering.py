@@ -356,6 +356,28 @@ def test_the_operator_can_be_kept_to_some_namespaces():
     assert environment(container)["MESHHOOK_OPERATOR_NAMESPACES"] == "a,b"
 
 
+def test_the_secrets_that_the_operator_reads_can_be_named():
+    """`secretNames` narrows its right down to these and the release's own, in all its roles."""
+    for watched, kind in (([], "ClusterRole"), (["a"], "Role")):
+        operator = {"rbac": {"secretNames": ["mail", "shop"]}, "watchNamespaces": watched}
+        (rule,) = (
+            each
+            for each in one(render(OWN_DATABASE | {"operator": operator}), kind)["rules"]
+            if each["resources"] == ["secrets"]
+        )
+        assert rule["resourceNames"] == ["mail", "shop", "pg"]
+        assert rule["verbs"] == ["get"]
+
+
+def test_an_operator_that_is_kept_to_some_namespaces_has_no_right_beyond(defaults):
+    """No role of the whole cluster is left, and every binding is to a role of its namespace."""
+    assert select(defaults, "ClusterRoleBinding")
+    objects = render({"operator": {"watchNamespaces": ["a"]}})
+    assert not select(objects, "ClusterRole")
+    assert not select(objects, "ClusterRoleBinding")
+    assert {each["roleRef"]["kind"] for each in select(objects, "RoleBinding")} == {"Role"}
+
+
 def test_rights_and_account_can_be_made_elsewhere():
     """rbac.create and serviceAccount.create turn them off; the account's name is then yours."""
     operator = {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}}

@@ -70,6 +70,10 @@ class OperatorProcess:
         """The status with which it ended last; negative: the signal that ended it."""
         return self._component.exit_status
 
+    def launch(self) -> None:
+        """Start it, and wait for nothing: it may be one that can't become ready."""
+        self._component.start(self._environment)
+
     async def start(self) -> None:
         """Start it, and wait until it says that it is ready; a proxy of the test may go on."""
         self._component.start(self._environment)

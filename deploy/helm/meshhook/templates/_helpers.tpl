@@ -139,3 +139,8 @@ capabilities:
 {{- end }}
 {{- toJson $names }}
 {{- end }}
+
+{{- /* The Secrets with the URLs that the operator reads for the queues of the release, as JSON. */}}
+{{- define "meshhook.databaseSecrets" -}}
+{{- toJson (list (include "meshhook.databaseSecret" .)) }}
+{{- end }}

@@ -1,0 +1,248 @@
+"""The operator needs each of its rights, and no other: what goes wrong when one is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import asyncpg
+import pytest
+
+from support.cluster.api import Api, Object
+from support.cluster.control_plane import ControlPlane
+from support.cluster.objects import database_secret, deployment, job_queue, operator_rules
+from support.cluster.operator_process import OperatorProcess
+from support.cluster.views import JobQueueView
+from support.waiting import eventually
+
+pytestmark = [pytest.mark.usefixtures("job_queues_are_known"), pytest.mark.timeout(300)]
+
+ACCOUNT = "operator"
+SERVICE_ACCOUNT = {"kind": "ServiceAccount", "name": ACCOUNT}
+
+
+class Right(NamedTuple):
+    """One verb on one resource."""
+
+    group: str
+    resource: str
+    verb: str
+
+    @property
+    def refusal(self) -> str:
+        """What the API server says to whoever lacks it."""
+        return f'cannot {self.verb} resource "{self.resource}" in API group "{self.group}"'
+
+
+def rights() -> list[Right]:
+    """Return every right of the operator."""
+    return [
+        Right(group, resource, verb)
+        for rule in operator_rules()
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+
+
+def rules_without(right: Right | None) -> list[Object]:
+    """Return the rules of the operator, one right left out."""
+    rules = copy.deepcopy(operator_rules())
+    for rule in rules:
+        if right and right.group in rule["apiGroups"] and right.resource in rule["resources"]:
+            rule["verbs"] = [verb for verb in rule["verbs"] if verb != right.verb]
+    return [rule for rule in rules if rule["verbs"]]
+
+
+WATCHED = ("jobqueues", "deployments", "horizontalpodautoscalers")
+AT_START = [
+    each for each in rights() if each.verb in {"list", "watch"} and each.resource in WATCHED
+]
+AT_WORK = [each for each in rights() if each not in AT_START]
+
+
+@pytest.fixture
+async def accounts(api: Api, control_plane: ControlPlane) -> AsyncIterator[Any]:
+    """Makes namespaces in which the operator of this test lacks a right."""
+    await api.create({"kind": "ServiceAccount", "metadata": {"name": ACCOUNT}})
+    async with AsyncExitStack() as stack:
+
+        async def make(right: Right | None) -> Api:
+            namespace = f"lacks-{secrets.token_hex(4)}"
+            own = Api(
+                control_plane.url,
+                token=control_plane.admin_token,
+                certificate=control_plane.certificate,
+                namespace=namespace,
+            )
+            await stack.enter_async_context(own)
+            await own.create({"kind": "Namespace", "metadata": {"name": namespace}})
+            stack.push_async_callback(own.delete, "Namespace", namespace)
+            role = {"kind": "Role", "metadata": {"name": ACCOUNT}, "rules": rules_without(right)}
+            await own.create(role)
+            await own.create(
+                {
+                    "kind": "RoleBinding",
+                    "metadata": {"name": ACCOUNT},
+                    "roleRef": {
+                        "apiGroup": "rbac.authorization.k8s.io",
+                        "kind": "Role",
+                        "name": ACCOUNT,
+                    },
+                    "subjects": [SERVICE_ACCOUNT | {"namespace": api.namespace}],
+                }
+            )
+            return own
+
+        yield make
+
+
+@pytest.fixture
+def processes() -> Iterator[list[OperatorProcess]]:
+    """Operators that are killed at the end."""
+    started: list[OperatorProcess] = []
+    yield started
+    for process in started:
+        process.kill()
+
+
+def operator_for(kubeconfig: Path, *namespaces: str) -> OperatorProcess:
+    """Return an operator that serves these namespaces and logs every refusal."""
+    return OperatorProcess(
+        kubeconfig=kubeconfig,
+        directory=kubeconfig.parent,
+        namespace=",".join(namespaces),
+        MESHHOOK_LOG_LEVEL="debug",
+        MESHHOOK_LOG_FORMAT="json",
+    )
+
+
+@pytest.fixture
+async def kubeconfig(api: Api, accounts: Any, control_plane: ControlPlane, tmp_path: Path) -> Path:
+    """That of the operator of this test."""
+    token = await api.token_of(ACCOUNT)
+    return control_plane.write_kubeconfig(tmp_path / "kubeconfig", token=token)
+
+
+async def refusals(operator: OperatorProcess, own: Api) -> list[str]:
+    """Return what the operator was refused in a namespace, as its log and the JobQueues say."""
+    lines = (json.loads(line) for line in operator.log.read_text().splitlines() if line[:1] == "{")
+    texts = [str(value) for line in lines for value in line.values()]
+    texts += [
+        condition["message"]
+        for each in await own.list("JobQueue")
+        for condition in each.get("status", {}).get("conditions", ())
+    ]
+    place = f'in the namespace "{own.namespace}"'
+    return [text for text in texts if "forbidden" in text and place in text]
+
+
+async def give_work(own: Api, database_url: str, queue: str) -> None:
+    """Make what takes every right: a queue that scales up and down, and a Deployment to scale."""
+    await own.create(database_secret(database_url))
+    await own.create(deployment("other", replicas=0))
+    await own.create(job_queue(f"{queue}-other", worker=None, deploymentRef={"name": "other"}))
+    scaling = {"minReplicas": 3, "scaleDown": {"windowSeconds": 0}}
+    await own.create(job_queue(queue, deletionPolicy="DeleteIfEmpty", scaling=scaling))
+
+
+async def go_down(own: Api, sql: asyncpg.Connection[asyncpg.Record], queue: str) -> None:
+    """Have two of three pods go, while one of them is busy."""
+    pods = await own.list("Pod", labelSelector=f"meshhook.io/jobqueue={queue}")
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        await sql.execute(
+            "insert into meshhook.workers (queue, worker, host, concurrency, running, processed,"
+            " busy_seconds, seen_at) values ($1, $2, $2, 10, $3, 0, 0,"
+            " now() + interval '10 minutes')",
+            queue,
+            name,
+            int(pod is pods[0]),
+        )
+    await own.patch("JobQueue", queue, {"spec": {"scaling": {"minReplicas": 1}}})
+
+
+async def test_no_right_can_be_taken_from_an_operator_at_work(
+    api: Api, accounts: Any, kubeconfig: Path, processes: list[OperatorProcess], database_url: str
+):
+    """One operator, a namespace for each right that it lacks there: each is asked for, and missed.
+
+    Where it has all of its rights it is refused nothing.
+    """
+    lacking = {right: await accounts(right) for right in AT_WORK}
+    whole = await accounts(None)
+    namespaces = [own.namespace for own in (whole, *lacking.values())]
+    operator = operator_for(kubeconfig, *namespaces)
+    processes.append(operator)
+    await operator.start()
+    sql = await asyncpg.connect(database_url)
+    queues = {own.namespace: f"q{number}" for number, own in enumerate((whole, *lacking.values()))}
+    for own in (whole, *lacking.values()):
+        await give_work(own, database_url, queues[own.namespace])
+
+    def view_of(own: Api) -> JobQueueView:
+        queue = queues[own.namespace]
+        return JobQueueView(own, queue, f"{queue}-worker")
+
+    view = view_of(whole)
+    await view.until_ready_replicas(3)
+    for right, own in lacking.items():
+        if right.resource == "pods":
+            await view_of(own).until_ready_replicas(3)
+            await go_down(own, sql, queues[own.namespace])
+    await go_down(whole, sql, queues[whole.namespace])
+    await view.until_replicas(1)
+    await view.until_condition("Ready", "True")
+
+    missed = dict(lacking)
+
+    async def all_are_missed() -> bool:
+        for right, own in list(missed.items()):
+            if any(right.refusal in text for text in await refusals(operator, own)):
+                del missed[right]
+        assert not missed
+        return True
+
+    try:
+        await eventually(all_are_missed, timeout=60)
+    except pytest.fail.Exception:
+        pytest.fail(f"nobody needs {', '.join(map(str, missed))}")
+    assert await refusals(operator, whole) == []
+    await sql.close()
+
+
+async def test_no_right_can_be_taken_from_an_operator_that_starts(
+    accounts: Any, kubeconfig: Path, processes: list[OperatorProcess]
+):
+    """What it lists and watches it must be allowed to: else it ends, or is never ready."""
+
+    async def lack(right: Right) -> None:
+        own = await accounts(right)
+        operator = operator_for(kubeconfig, own.namespace)
+        processes.append(operator)
+        operator.launch()
+
+        def is_refused() -> bool:
+            assert operator.log.exists()
+            return right.refusal in operator.log.read_text().replace("\\", "")
+
+        await eventually(is_refused, timeout=60, message=f"the refusal of {right}")
+
+    async with asyncio.TaskGroup() as tasks:
+        for right in AT_START:
+            tasks.create_task(lack(right))
+
+
+def test_the_rights_are_few():
+    """Secrets are read one by one, and nothing is deleted; rights are named, not wildcards."""
+    found = rights()
+    assert {each.verb for each in found if each.resource == "secrets"} == {"get"}
+    assert {each.verb for each in found} <= {"get", "list", "watch", "create", "patch"}
+    assert "*" not in {value for each in found for value in each}
+    assert {each.resource for each in found if each.verb == "create"} == {"deployments", "events"}
