@@ -577,12 +577,6 @@ def test_workers_are_kept_apart_in_each_namespace_that_is_watched():
     assert len({yaml.safe_dump(each["spec"]) for each in policies}) == 1
 
 
-def test_a_database_that_nobody_may_reach_is_refused():
-    """An empty `from` of a NetworkPolicy means everyone: that cannot be what was meant."""
-    with pytest.raises(HelmError, match="databaseFrom"):
-        render({"networkPolicy": {"databaseFrom": []}})
-
-
 def test_who_may_read_metrics_can_be_narrowed():
     """`metricsFrom` goes to operator and workers, on the port of the metrics alone."""
     source = [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
@@ -590,28 +584,6 @@ def test_who_may_read_metrics_can_be_narrowed():
     for part in ("operator", "workers"):
         (rule,) = one(objects, "NetworkPolicy", f"{NAME}-{part}")["spec"]["ingress"]
         assert rule == {"ports": [{"port": "metrics", "protocol": "TCP"}], "from": source}
-
-
-def test_the_database_lets_in_its_namespace_and_asks_nobody(defaults):
-    """By default pods of the namespace; databaseFrom says otherwise."""
-    spec = one(defaults, "NetworkPolicy", f"{NAME}-database")["spec"]
-    assert spec["policyTypes"] == ["Ingress", "Egress"]
-    assert "egress" not in spec
-    assert spec["ingress"][0]["from"] == [{"podSelector": {}}]
-    other = render({"networkPolicy": {"databaseFrom": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}})
-    (rule,) = one(other, "NetworkPolicy", f"{NAME}-database")["spec"]["ingress"]
-    assert rule["from"] == [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
-
-
-def test_what_the_operator_reaches_can_be_narrowed(defaults):
-    """`operatorEgress` makes its policy one for egress too."""
-    assert one(defaults, "NetworkPolicy", f"{NAME}-operator")["spec"]["policyTypes"] == ["Ingress"]
-    rules = [{"ports": [{"port": 53, "protocol": "UDP"}]}]
-    spec = one(
-        render({"networkPolicy": {"operatorEgress": rules}}), "NetworkPolicy", f"{NAME}-operator"
-    )["spec"]
-    assert spec["policyTypes"] == ["Ingress", "Egress"]
-    assert spec["egress"] == rules
 
 
 # --- Monitoring ----------------------------------------------------------------------------------

@@ -43,7 +43,11 @@ EVERYTHING = {
     ],
     "networkPolicy": {
         "metricsFrom": [{"namespaceSelector": {}}],
+        "databaseTo": [{"ipBlock": {"cidr": "203.0.113.0/24"}}],
+        "apiServerTo": [{"ipBlock": {"cidr": "203.0.113.0/24"}}],
+        "nameServerTo": [{"namespaceSelector": {}}],
         "operatorEgress": [{"ports": [{"port": 5432}]}],
+        "workers": {"limitEgress": True, "egress": [{"ports": [{"port": 443}]}]},
     },
     "monitoring": {
         "serviceMonitor": {"enabled": True},

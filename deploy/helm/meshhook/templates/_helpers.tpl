@@ -144,3 +144,33 @@ capabilities:
 {{- define "meshhook.databaseSecrets" -}}
 {{- toJson (list (include "meshhook.databaseSecret" .)) }}
 {{- end }}
+
+{{- /* The way to a database, as rules of a NetworkPolicy: name servers, and the database itself. */}}
+{{- define "meshhook.databaseEgress" -}}
+{{- with .Values.networkPolicy -}}
+# Name servers; those of OpenShift listen on 5353.
+- ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+    - port: 5353
+      protocol: UDP
+    - port: 5353
+      protocol: TCP
+  {{- with .nameServerTo }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+# Databases.
+- ports:
+    {{- range .databasePorts }}
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+  {{- with .databaseTo }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}
