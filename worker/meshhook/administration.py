@@ -241,6 +241,10 @@ async def describe_tables(database: DatabaseSource, queue_name: str) -> queries.
     async with Database.of(database).acquire() as connection:
         with translated_statement_errors():
             row = await connection.fetchrow(queries.load("describe_queue"), name)
+        hidden = () if row is None else row["hidden_tables"]
+        # A queue whose settings are hidden looks as if there were none.
+        if "meshhook.queue_config" in hidden:
+            raise HiddenRowsError(row["role"], hidden)
         if row is None or not row["is_complete"]:
             raise QueueNotFoundError(name)
         if row["is_read_only"]:
@@ -249,8 +253,8 @@ async def describe_tables(database: DatabaseSource, queue_name: str) -> queries.
                 "Use the URL of the primary server"
             )
             raise DatabaseReadOnlyError(message)
-        if row["hidden_tables"]:
-            raise HiddenRowsError(row["role"], row["hidden_tables"])
+        if hidden:
+            raise HiddenRowsError(row["role"], hidden)
     return queries.QueueTables(name, has_last_read_at=row["has_last_read_at"])
 
 

@@ -20,6 +20,7 @@ from meshhook.cli import (
     jobs,
     migrate,
     queue,
+    roles,
     serve_postgres,
     stats,
     worker,
@@ -45,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for group, name in ((migrate, "migrate"), (queue, "queue")):
+for group, name in ((migrate, "migrate"), (queue, "queue"), (roles, "roles")):
     app.add_typer(group.app, name=name)
 enqueue.add_to(app)
 worker.add_to(app)

@@ -1,2 +1,2 @@
 -- Deletes a chunk of expired attempts, and returns how many went. Locks: the deleted rows.
-select meshhook.delete_expired_attempts()
+select meshhook.delete_past_attempts()

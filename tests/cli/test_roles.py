@@ -1,0 +1,117 @@
+"""`meshhook roles`: what its commands print, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+
+from support.roles import url_of
+
+PASSWORD = "pa$$w0rd-of-a-worker"
+
+
+NAMES = ("meshhook_worker_jobs", "meshhook_reader", "test_login")
+
+
+@pytest.fixture(autouse=True)
+def _dropped(database_url: str) -> Iterator[None]:
+    """Drops the roles that the commands made."""
+    yield
+
+    async def drop() -> None:
+        connection = await asyncpg.connect(database_url)
+        for name in NAMES:
+            if await connection.fetchval("select 1 from pg_roles where rolname = $1", name):
+                await connection.execute(f"drop owned by {name} cascade; drop role {name}")
+        await connection.close()
+
+    asyncio.run(drop())
+
+
+def test_roles_are_made_checked_and_listed(cli, jobs, monkeypatch):
+    """A login from a variable, a group role, and the check of all."""
+    monkeypatch.setenv("WORKER_URL", f"postgresql://test_login:{quote(PASSWORD)}@elsewhere/x")
+    arguments = ("roles", "create", "worker", "--queue", jobs)
+    ended = cli.ok(*arguments, "--login-from-env", "WORKER_URL")
+    assert ended.out == "made role test_login: worker of jobs\n"
+    again = cli.ok(*arguments, "--login-from-env", "WORKER_URL")
+    assert again.out == "granted to role test_login: worker of jobs\n"
+    assert "left as it is" in again.err
+    cli.ok(*arguments, "--login-from-env", "WORKER_URL", "--reset-password")
+    assert cli.ok("roles", "create", "reader", "--json").json == {
+        "role": "meshhook_reader",
+        "kind": "reader",
+        "queues": [],
+        "created": True,
+        "password": None,
+    }
+    checks = cli.ok("roles", "check", "--all", "--json").json
+    assert [(each["role"], each["lacks"]) for each in checks] == [
+        ("meshhook_reader", []),
+        ("test_login", []),
+    ]
+    table = cli.ok("roles", "check", "test_login").out
+    assert table.split() == [
+        "ROLE",
+        "KIND",
+        "FOUND",
+        "WHAT",
+        "test_login",
+        "worker",
+        "of",
+        "jobs",
+        "ok",
+    ]
+    for shown in (ended, again):
+        assert PASSWORD not in shown.out + shown.err
+
+
+def test_a_role_that_lacks_something_is_an_error(cli, jobs, database_url):
+    """The exit code is 1, and the table says what."""
+    cli.ok("roles", "create", "worker", "--queue", jobs)
+    cli.ok("queue", "drop", jobs, "--yes")
+    ended = cli("roles", "check", "--all")
+    assert ended.code == 1
+    assert "pgmq.q_jobs is not there" in ended.out
+
+
+def test_the_script_needs_no_database(bare_cli):
+    """It holds the same grants, and names no password."""
+    out = bare_cli.ok("roles", "sql", "worker", "--queue", "jobs").out
+    assert 'create role "meshhook_worker_jobs" nologin' in out
+    assert "('queue', 'update', array['vt', 'read_ct', 'headers', 'last_read_at']" in out
+    assert "\\password ROLE" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("create", "nobody"), "'nobody' is not one of"),
+        (("create", "worker", "--reset-password"), "--reset-password needs --login-from-env"),
+        (("create", "worker", "--login-from-env", "UNSET_URL"), "'UNSET_URL' is not set"),
+        (("create", "worker", "--queue", "No Name"), "queue name 'No Name'"),
+        (("create", "owner", "--queue", "jobs"), "is for all queues"),
+        (("create", "reader", "--name", "pg_x"), "role name 'pg_x'"),
+        (("grant", "reader", "--name", "nobody_such"), "does not exist; make it"),
+        (("check", "nobody_such"), "'nobody_such' does not exist"),
+        (("check", "--all", "x"), "--all goes with neither"),
+        (("check", "--queue", "jobs"), "--queue needs --kind"),
+    ],
+)
+def test_wrong_usage(cli, monkeypatch, arguments, message):
+    """Each error names the thing and the way out, and nothing was made."""
+    monkeypatch.delenv("UNSET_URL", raising=False)
+    assert message in cli.fails(2, "roles", *arguments)
+
+
+def test_who_may_not_make_roles_is_told_who_may(cli, monkeypatch, database_url):
+    """The message names the script for an administrator."""
+    monkeypatch.setenv("READER_URL", f"postgresql://test_login:{quote(PASSWORD)}@elsewhere/x")
+    cli.ok("roles", "create", "reader", "--login-from-env", "READER_URL")
+    cli.use(url_of(database_url, "test_login", PASSWORD))
+    assert "meshhook roles sql reader" in cli.fails(1, "roles", "create", "reader", "--name", "x")
+    assert cli.ok("roles", "check").out.split()[-1] == "ok"

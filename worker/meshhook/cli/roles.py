@@ -1,0 +1,272 @@
+"""`meshhook roles`: roles of least privilege in the database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from meshhook.cli.options import JsonOption, example
+from meshhook.role_kinds import RoleKind
+
+if TYPE_CHECKING:
+    from meshhook.database import Database
+    from meshhook.roles import Login, RoleCheck, RoleReport
+
+_Value = TypeVar("_Value")
+
+_NOT_ALLOWED = "42501"
+
+app = typer.Typer(
+    help=(
+        "Make roles of least privilege in the database, grant to them, and check them. "
+        "KIND is owner, worker, producer, reader, oncall or operator."
+    ),
+    short_help="Make, grant to and check roles of least privilege.",
+    no_args_is_help=True,
+    epilog=example(
+        "meshhook roles create worker --queue workflow_jobs --login-from-env WORKER_URL",
+        "meshhook roles check --all",
+    ),
+)
+
+KindArgument = Annotated[RoleKind, typer.Argument(metavar="KIND", help="What the role is for.")]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", metavar="ROLE", help="Its name. Default: meshhook_KIND and its queues."),
+]
+QueuesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--queue",
+        metavar="QUEUE",
+        help="A queue that it is for; may be repeated. Default: all, those to come too.",
+    ),
+]
+
+
+@app.command(
+    "create",
+    epilog=example(
+        "meshhook roles create owner --login-from-env OWNER_URL",
+        "meshhook roles create worker --queue workflow_jobs",
+    ),
+)
+def create(
+    context: typer.Context,
+    kind: KindArgument,
+    *,
+    name: NameOption = None,
+    queue: QueuesOption = None,
+    login_from_env: Annotated[
+        str | None,
+        typer.Option(
+            "--login-from-env",
+            metavar="VARIABLE",
+            help="The environment variable with a URL that holds its name and password. "
+            "Default: the role cannot log in, and is granted to others that can.",
+        ),
+    ] = None,
+    reset_password: Annotated[
+        bool,
+        typer.Option(
+            "--reset-password", help="Set the password of a role that can log in already."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a role if it is not there, and give it exactly the rights of its kind.
+
+    Repeating it is safe. The server is given a SCRAM verifier of the password, and never sees the
+    password itself.
+    """
+    from meshhook import roles
+    from meshhook.cli.failures import UsageError
+
+    if reset_password and login_from_env is None:
+        raise UsageError("--reset-password needs --login-from-env")
+    login = None if login_from_env is None else _login(login_from_env)
+    queues = roles.checked_queues(kind, queue or ())
+
+    async def work(database: Database) -> RoleReport:
+        return await roles.create_role(
+            database, kind, name=name, queues=queues, login=login, reset_password=reset_password
+        )
+
+    # An owner may be made before the schemas are there, so that it migrates.
+    needs_schema = kind is not RoleKind.OWNER
+    _print_report(_run(context, work, kind, needs_schema=needs_schema), as_json)
+
+
+@app.command("grant", epilog=example("meshhook roles grant reader --name grafana"))
+def grant(
+    context: typer.Context,
+    kind: KindArgument,
+    name: Annotated[
+        str, typer.Option("--name", metavar="ROLE", help="The role, which must be there.")
+    ],
+    queue: QueuesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a role that is there the rights of a kind, beside those of its other kinds.
+
+    What was granted to it in the schemas meshhook and pgmq by hand is taken from it: grant that to
+    another role. Run it again after an upgrade.
+    """
+    from meshhook import roles
+
+    async def work(database: Database) -> RoleReport:
+        return await roles.grant_role(database, kind, name=name, queues=queue or ())
+
+    _print_report(_run(context, work, kind), as_json)
+
+
+@app.command(
+    "check",
+    epilog=example(
+        "meshhook roles check",
+        "meshhook roles check --all",
+        "meshhook roles check --kind worker --queue workflow_jobs",
+    ),
+)
+def check(
+    context: typer.Context,
+    role: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ROLE]...", help="Default: the role of the connection."),
+    ] = None,
+    *,
+    every: Annotated[
+        bool, typer.Option("--all", help="Check all roles that were made or granted to.")
+    ] = False,
+    kind: Annotated[
+        RoleKind | None,
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            help="What the roles should be. Default: as they were made or granted.",
+        ),
+    ] = None,
+    queue: QueuesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what roles lack, and what they have beyond their kind.
+
+    The exit code is 1 if a role lacks anything.
+    """
+    from meshhook import roles
+    from meshhook.cli.failures import ExitCode, UsageError
+    from meshhook.cli.output import print_json
+
+    if every and (role or kind):
+        raise UsageError("--all goes with neither a ROLE nor --kind")
+    if queue and kind is None:
+        raise UsageError("--queue needs --kind")
+    queues = () if kind is None else roles.checked_queues(kind, queue or ())
+
+    async def work(database: Database) -> list[RoleCheck]:
+        names: list[str | None] = [*role] if role else [None]
+        if every:
+            names = [*dict.fromkeys(each.role for each in await roles.list_roles(database))]
+        return [await roles.check_role(database, each, kind=kind, queues=queues) for each in names]
+
+    found = _run(context, work, kind or RoleKind.READER)
+    if as_json:
+        print_json(found)
+    else:
+        _print_checks(found)
+    if any(each.lacks for each in found):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command(
+    "sql", epilog=example("meshhook roles sql worker --queue workflow_jobs | psql DATABASE")
+)
+def sql(kind: KindArgument, name: NameOption = None, queue: QueuesOption = None) -> None:
+    """Print the SQL that makes a role and gives it its rights, for an administrator.
+
+    It needs no database, may be run again, and holds no password.
+    """
+    from meshhook import roles
+
+    queues = roles.checked_queues(kind, queue or ())
+    script = roles.script(kind, name or roles.default_role_name(kind, queues), queues)
+    typer.echo(script, nl=False)
+
+
+def _login(variable: str) -> Login:
+    from meshhook.cli.failures import UsageError
+    from meshhook.roles import login_from_url
+
+    url = os.environ.get(variable, "").strip()
+    if not url:
+        raise UsageError(
+            f"--login-from-env: the environment variable {variable!r} is not set; it holds "
+            "postgresql://user:password@host:5432/name"
+        )
+    return login_from_url(url, f"environment variable {variable}")
+
+
+def _run(
+    context: typer.Context,
+    work: Callable[[Database], Awaitable[_Value]],
+    kind: RoleKind,
+    *,
+    needs_schema: bool = True,
+) -> _Value:
+    from meshhook.cli.connecting import with_database
+    from meshhook.errors import DatabaseError
+
+    try:
+        return with_database(context, work, needs_schema=needs_schema)
+    except DatabaseError as error:
+        if getattr(error.__cause__, "sqlstate", None) != _NOT_ALLOWED:
+            raise
+        raise DatabaseError(
+            f"{error}\nrun it as a superuser or the owner of the schemas, or give an administrator "
+            f"what this prints: meshhook roles sql {kind}"
+        ) from error
+
+
+def _print_report(report: RoleReport, as_json: bool) -> None:
+    from meshhook.cli.output import note, print_json, say
+    from meshhook.escaping import shown
+
+    if as_json:
+        print_json(report)
+        return
+    role = shown(report.role)
+    which = f" of {', '.join(report.queues)}" if report.queues else ""
+    done = "made role" if report.created else "granted to role"
+    say(f"{done} {role}: {report.kind}{which}")
+    if report.password == "kept":  # noqa: S105 - a word about it
+        note(f"The password of {role} was left as it is; to set it: --reset-password")
+
+
+def _print_checks(checks: list[RoleCheck]) -> None:
+    from meshhook.cli.output import note
+    from meshhook.cli.tables import Column, print_table
+
+    if not checks:
+        note("No role was made yet. Make one: meshhook roles create worker --queue QUEUE")
+        return
+    rows = []
+    for each in checks:
+        kinds = ", ".join(
+            f"{known.kind} of {', '.join(known.queues)}" if known.queues else str(known.kind)
+            for known in each.kinds
+        )
+        found = [("lacks", words) for words in each.lacks]
+        found += [("beyond", words) for words in each.beyond]
+        rows += [[each.role, kinds, finding, words] for finding, words in found or [("ok", "")]]
+    print_table(
+        [
+            Column("ROLE", shrinks=True),
+            Column("KIND", shrinks=True, is_optional=True),
+            Column("FOUND"),
+            Column("WHAT", shrinks=True),
+        ],
+        rows,
+    )

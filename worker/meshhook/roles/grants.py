@@ -1,0 +1,129 @@
+"""What each kind of role may do, as data: the one source of grants, scripts and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshhook.role_kinds import RoleKind
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One privilege on one object.
+
+    Attributes:
+        object: `queue`, `dead_letters`, `archive`, `queue_sequence` or `waiting` of each queue of
+            the role; or `schema NAME`, `table SCHEMA.NAME` or `function SCHEMA.NAME()`.
+        privilege: as PostgreSQL calls it, in lower case.
+        columns: the columns that it is for; none means all of them.
+    """
+
+    object: str
+    privilege: str
+    columns: tuple[str, ...] = ()
+
+
+_CONFIG = "table meshhook.queue_config"
+_HISTORY = "table meshhook.job_attempts"
+_WORKERS = "table meshhook.workers"
+
+_SENT = ("vt", "message", "headers")
+_REPORTED = ("concurrency", "running", "processed", "busy_seconds", "draining", "seen_at")
+_SETTINGS = (
+    "visibility_timeout_seconds",
+    "max_retry_attempts",
+    "retry_backoff_base_ms",
+    "retry_backoff_max_ms",
+    "retry_jitter",
+    "job_timeout_seconds",
+    "dlq_enabled",
+    "dlq_retention_days",
+    "archive_retention_days",
+    "history_retention_days",
+    "max_payload_bytes",
+    "paused",
+)
+_STATE = ("msg_id", "read_ct", "enqueued_at", "vt", "headers")
+
+_EVERYBODY = (
+    Grant("schema meshhook", "usage"),
+    Grant("schema pgmq", "usage"),
+    Grant("table meshhook.migrations", "select"),
+    Grant("table meshhook.roles", "select"),
+    Grant(_CONFIG, "select"),
+)
+
+_READER = (
+    *_EVERYBODY,
+    Grant("queue", "select"),
+    Grant("dead_letters", "select"),
+    Grant("archive", "select"),
+    Grant("queue_sequence", "select"),
+    Grant(_HISTORY, "select"),
+    Grant(_WORKERS, "select"),
+    Grant("table meshhook.job_tracking", "select"),
+    Grant("table meshhook.job_statistics", "select"),
+    Grant("table meshhook.queue_monitoring", "select"),
+)
+
+# A privilege to delete, or to update every column, is one to lock a table against everybody. On the
+# tables that queues share nobody but an operator has it.
+GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
+    RoleKind.OWNER: (),
+    RoleKind.PRODUCER: (
+        *_EVERYBODY,
+        Grant("queue", "insert", _SENT),
+        Grant("queue", "select", ("msg_id",)),
+    ),
+    RoleKind.WORKER: (
+        *_EVERYBODY,
+        Grant("queue", "select"),
+        Grant("queue", "update", ("vt", "read_ct", "headers", "last_read_at")),
+        Grant("queue", "delete"),
+        Grant("dead_letters", "select"),
+        Grant("dead_letters", "insert", _SENT),
+        Grant("dead_letters", "update", ("vt",)),
+        Grant("dead_letters", "delete"),
+        Grant("archive", "select"),
+        Grant("archive", "insert", ("msg_id", "read_ct", "enqueued_at", *_SENT)),
+        Grant("archive", "update", ("vt",)),
+        Grant("archive", "delete"),
+        Grant("waiting", "update"),
+        Grant(_HISTORY, "select"),
+        Grant(_HISTORY, "insert"),
+        Grant(_WORKERS, "select"),
+        Grant(_WORKERS, "insert"),
+        Grant(_WORKERS, "update", _REPORTED),
+        Grant("function meshhook.make_coming_partitions()", "execute"),
+        Grant("function meshhook.drop_past_partitions()", "execute"),
+        Grant("function meshhook.delete_past_attempts()", "execute"),
+    ),
+    RoleKind.READER: _READER,
+    RoleKind.ONCALL: (
+        *_READER,
+        Grant("queue", "insert", ("enqueued_at", *_SENT)),
+        Grant("dead_letters", "update", ("vt",)),
+        Grant("dead_letters", "delete"),
+        Grant(_HISTORY, "insert"),
+        Grant(_CONFIG, "update", _SETTINGS),
+    ),
+    RoleKind.OPERATOR: (
+        *_EVERYBODY,
+        Grant("schema meshhook", "create"),
+        Grant("schema pgmq", "create"),
+        Grant("table meshhook.role_grants", "select"),
+        Grant(_CONFIG, "insert"),
+        Grant(_CONFIG, "update"),
+        Grant(_CONFIG, "delete"),
+        Grant(_WORKERS, "select"),
+        Grant("table pgmq.meta", "select"),
+        Grant("table pgmq.meta", "insert"),
+        Grant("table pgmq.meta", "delete"),
+        Grant("function meshhook.wake_waiting_workers()", "execute"),
+        Grant("queue", "select", _STATE),
+        Grant("dead_letters", "select", _STATE),
+        Grant("queue_sequence", "select"),
+        Grant("waiting", "update"),
+    ),
+}
+"""What a role of each kind may do, beside what PUBLIC may. An owner has its rights by owning."""
