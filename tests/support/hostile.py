@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import decimal
+import enum
 import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from hypothesis import strategies as st
@@ -70,6 +74,93 @@ HOSTILE_VALUES: dict[str, Any] = {
     "half a character": "\ud800",
     "long": "\x1b" * 1_000_000,
 }
+
+
+class Color(enum.Enum):
+    """An enumeration whose values are odd."""
+
+    ODD = "\x1b"
+
+
+class OddText(str):
+    """Text that shows as something else."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return it."""
+        return "a\nb\x1b"
+
+
+class OddMapping(dict[Any, Any]):
+    """A mapping that fails when it is looked at."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Fail."""
+        raise RuntimeError("no")
+
+    def items(self) -> Any:
+        """Fail."""
+        raise RuntimeError("no")
+
+
+ODD_NUMBERS = {
+    "long": 10**5_000,
+    "1e400": 10**400,
+    "minus 0": -0.0,
+    "2**63": 2**63,
+    "2**31": 2**31,
+}
+ODD_OBJECTS = {
+    "enumeration": Color.ODD,
+    "text": OddText("x"),
+    "mapping": OddMapping(a=1),
+    "object": object(),
+    "type": int,
+    "function": len,
+    "longest time": timedelta.max,
+    "time before": timedelta(-1),
+    "first moment": datetime.min,  # noqa: DTZ901 - of no zone, as is meant
+    "last day": date.max,
+}
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Stands for a value that cannot be shown, as a failing test would."""
+
+    name: str
+
+    @property
+    def value(self) -> Any:
+        """The value."""
+        return {**HOSTILE_VALUES, **ODD_NUMBERS, **ODD_OBJECTS}[self.name]
+
+
+def of_odd(value: Any) -> Any:
+    """Return what a drawn value stands for."""
+    return value.value if isinstance(value, Odd) else value
+
+
+NUMBERS: st.SearchStrategy[Any] = (
+    st.integers() | st.floats() | st.sampled_from([0, -1, 2**31 - 1, 2**63 - 1, True, False, 1e308])
+)
+ANYTHING: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    NUMBERS,
+    TEXTS,
+    st.binary(max_size=20),
+    st.sampled_from([*HOSTILE_VALUES, *ODD_NUMBERS, *ODD_OBJECTS]).map(Odd),
+    st.decimals(),
+    st.lists(NUMBERS | TEXTS | st.none(), max_size=3),
+    st.dictionaries(TEXTS | NUMBERS | st.none(), TEXTS | NUMBERS | st.none(), max_size=3),
+    st.recursive(
+        st.none() | NUMBERS | TEXTS,
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+        max_leaves=5,
+    ),
+)
+"""Whatever a caller may put in the place of an argument; see `of_odd`."""
 
 
 def is_safe_line(text: str) -> bool:

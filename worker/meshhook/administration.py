@@ -83,7 +83,7 @@ async def create_queue(
         ignore_fifo_groups: whether to adopt a queue with PGMQ's FIFO groups although workers do
             not keep the order within a group. Default false: it is refused.
         wait_seconds: for how long it is tried, in pieces of a second, to lock the tables of a
-            queue in use. Default 20.
+            queue in use, 0 to 86400. Default 20.
 
     Returns:
         Whether anything was new; repeating it is safe.
@@ -92,6 +92,7 @@ async def create_queue(
         InvalidQueueNameError: if no queue may have that name.
         UnsuitableQueueError: if PGMQ's queue of that name is unlogged, partitioned, has FIFO
             groups, or lacks something; the message says what to do.
+        InvalidSettingError: if `wait_seconds` is out of range.
         QueueBusyError: if others held its tables for so long, naming them.
         DatabaseError: if the database cannot be used.
     """
@@ -116,13 +117,14 @@ async def drop_queue(
         database: where the queue is.
         queue_name: the queue.
         wait_seconds: for how long it is tried, in pieces of a second, to lock the tables of a
-            queue in use. Default 20.
+            queue in use, 0 to 86400. Default 20.
 
     Returns:
         Whether there was one.
 
     Raises:
         InvalidQueueNameError: if no queue may have that name.
+        InvalidSettingError: if `wait_seconds` is out of range.
         QueueBusyError: if others held its tables for so long, naming them.
         DatabaseError: if the database cannot be used.
     """

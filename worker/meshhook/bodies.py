@@ -22,6 +22,7 @@ from meshhook.errors import (
     InvalidSettingError,
     JobTooLargeError,
 )
+from meshhook.escaping import quoted
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
 from meshhook.model_json import UnreadableModelError, describe_faults, model_json
 
@@ -72,13 +73,15 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     if headers is None:
         return None
     if not isinstance(headers, Mapping):
-        message = f"headers are a mapping of names to JSON values, got {headers!r}"
+        message = f"headers are a mapping of names to JSON values, got {quoted(headers)}"
         raise InvalidJobError(message)
     if not headers:
         return None
     for name in headers:
         if str(name).startswith("meshhook-"):
-            message = f"header {name!r}: names that start with 'meshhook-' are the queue's own"
+            message = (
+                f"header {quoted(name)}: names that start with 'meshhook-' are the queue's own"
+            )
             raise InvalidJobError(message)
     text, size_bytes = _encode(dict(headers), "headers")
     if size_bytes > MAX_HEADERS_BYTES:
@@ -223,8 +226,8 @@ def _first_fault(value: object, place: str, depth: int = 0) -> str | None:
 
 def _fault_of_item(key: object, item: object, place: str, depth: int) -> str | None:
     if not isinstance(key, str | int | float | bool | None):
-        return f"{place} has the key {key!r}; the keys of a JSON object are strings"
-    return _fault_of_scalar(key, f"{place}: the key {key!r}") or _first_fault(
+        return f"{place} has the key {quoted(key)}; the keys of a JSON object are strings"
+    return _fault_of_scalar(key, f"{place}: the key {quoted(key)}") or _first_fault(
         item, f"{place}.{key}", depth + 1
     )
 
@@ -304,7 +307,7 @@ class BodyDecoder(Generic[PayloadT]):
             self._envelope: TypeAdapter[_Envelope[PayloadT]] = TypeAdapter(envelope[model])
         except Exception as error:
             # Of pydantic's own kinds, and others: a mapping makes it raise a KeyError.
-            message = f"payload_model: expected a type that pydantic can read, got {model!r}"
+            message = f"payload_model: expected a type that pydantic can read, got {quoted(model)}"
             raise InvalidSettingError(message) from error
 
     def decode(self, job: Job[PayloadT]) -> None:

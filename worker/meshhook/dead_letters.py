@@ -25,7 +25,7 @@ from meshhook.errors import (
     NotAJobError,
 )
 from meshhook.jobs import Job
-from meshhook.limits import MAX_ID, check_range, checked_id, checked_ids
+from meshhook.limits import MAX_ID, check_range, checked_id, checked_ids, checked_text
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.outcomes import AttemptOutcome
 from meshhook.settlements import (
@@ -98,6 +98,7 @@ class DLQService:
         Raises:
             InvalidJobError: if it is a job of another queue.
             NotAJobError: if it is no job, but its msg_id for example.
+            InvalidSettingError: if one of the texts is none.
             QueueNotFoundError, DatabaseError: nothing was changed.
             UncertainCommitError: the connection broke; it is a dead letter, or still leased.
         """
@@ -108,9 +109,11 @@ class DLQService:
                 f"job {job.msg_id} is of queue {job.queue!r}, and this service is for "
                 f"{self.queue_name!r}; use DLQService(..., {job.queue!r})"
             )
+        error_type = checked_text("error_type", error_type)
+        error_message = checked_text("error_message", error_message)
+        stack = None if error_stack is None else checked_text("error_stack", error_stack)
         tables = await describe_tables(self._database, self.queue_name)
         started_at = job.started_at.timestamp()
-        stack = error_stack and storable_text(error_stack, MAX_ERROR_STACK_LENGTH)
         settlement = Settlement(
             msg_id=job.msg_id,
             read_ct=job.read_ct,
@@ -124,7 +127,7 @@ class DLQService:
             project_id=job.project_id,
             error_type=storable_text(error_type, MAX_ERROR_TYPE_LENGTH),
             error_message=storable_text(error_message, MAX_ERROR_MESSAGE_LENGTH),
-            error_stack=stack,
+            error_stack=stack and storable_text(stack, MAX_ERROR_STACK_LENGTH),
         )
 
         async def move(connection: Any) -> int | None:
@@ -151,7 +154,7 @@ class DLQService:
             error_type: only those of this error type. Default: all.
 
         Raises:
-            InvalidSettingError: if `limit` or `before_id` is out of range.
+            InvalidSettingError: naming the argument that is wrong.
             QueueNotFoundError, DatabaseError: if they cannot be read.
         """
         check_range("limit", limit, MAX_DEAD_LETTERS)
@@ -159,7 +162,7 @@ class DLQService:
         if error_type is None:
             rows = await self._fetch("list_dead_letters", below, limit)
         else:
-            sought = storable_text(error_type, MAX_ERROR_TYPE_LENGTH)
+            sought = _sought(error_type)
             rows = await self._fetch("list_dead_letters_by_error_type", below, limit, sought)
         return [dead_letter_from(row, self.queue_name) for row in rows]
 
@@ -314,7 +317,7 @@ class DLQService:
             rows = await connection.fetch(queries.load("lock_dead_letters", self.queue_name), limit)
         else:
             sql = queries.load("lock_dead_letters_by_error_type", self.queue_name)
-            sought = storable_text(error_type, MAX_ERROR_TYPE_LENGTH)
+            sought = _sought(error_type)
             rows = await connection.fetch(sql, limit, sought)
         return [row[0] for row in rows]
 
@@ -325,3 +328,8 @@ class DLQService:
                 await describe_tables(self._database, self.queue_name)
             self._is_known = True
         return await self._database.fetch(queries.load(statement, self.queue_name), *arguments)
+
+
+def _sought(error_type: str) -> str:
+    """Return an error type as it is stored."""
+    return storable_text(checked_text("error_type", error_type), MAX_ERROR_TYPE_LENGTH)

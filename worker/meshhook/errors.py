@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import reprlib
 from typing import TYPE_CHECKING, Any
+
+from meshhook.escaping import quoted, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ class MeshHookError(Exception):
 def _shown(received: object) -> str:
     """Return a value as messages show it: its type, and the value where it is short."""
     kind = type(received).__name__
-    return f"{kind} {reprlib.repr(received)}" if isinstance(received, int | str) else kind
+    return f"{kind} {quoted(received, limit=60)}" if isinstance(received, int | str) else kind
 
 
 class InvalidQueueNameError(MeshHookError, ValueError):
@@ -28,7 +29,7 @@ class InvalidQueueNameError(MeshHookError, ValueError):
 
     def __init__(self, name: object, reason: str) -> None:
         """Name the queue and the rule that it breaks."""
-        super().__init__(f"queue name {name!r}: {reason}")
+        super().__init__(f"queue name {quoted(name)}: {reason}")
         self.name = name
         self.reason = reason
 
@@ -123,8 +124,8 @@ class QueueNotFoundError(MeshHookError, LookupError):
     def __init__(self, queue_name: str) -> None:
         """Name the queue and the command that makes it."""
         super().__init__(
-            f"queue {queue_name!r} does not exist in this database; "
-            f"create it (or adopt an existing PGMQ queue): meshhook queue create {queue_name}"
+            f"queue {quoted(queue_name)} does not exist in this database; create it (or adopt an "
+            f"existing PGMQ queue): meshhook queue create {shown(str(queue_name), limit=100)}"
         )
         self.queue_name = queue_name
 
@@ -139,7 +140,7 @@ class DeadLetterNotFoundError(MeshHookError, LookupError):
     def __init__(self, queue_name: str, dead_letter_id: int) -> None:
         """Name the queue and the dead letter."""
         super().__init__(
-            f"queue {queue_name!r} has no dead letter {dead_letter_id}; "
+            f"queue {queue_name!r} has no dead letter {quoted(dead_letter_id)}; "
             "it may have been replayed or deleted meanwhile: meshhook dlq list " + queue_name
         )
         self.queue_name = queue_name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshhook.errors import InvalidSettingError
+from meshhook.escaping import quoted
 
 MAX_ID = 2**63 - 1
 """The largest id that the database can count to."""
@@ -19,7 +20,9 @@ def check_range(name: str, value: int, maximum: int) -> None:
         InvalidSettingError: if it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
-        raise InvalidSettingError(f"{name} is a whole number from 1 to {maximum}, got {value!r}")
+        raise InvalidSettingError(
+            f"{name} is a whole number from 1 to {maximum}, got {quoted(value)}"
+        )
 
 
 def checked_seconds(name: str, value: float, least: float, most: float) -> float:
@@ -30,7 +33,7 @@ def checked_seconds(name: str, value: float, least: float, most: float) -> float
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
-        raise InvalidSettingError(f"{name} is {least:g} to {most:g} seconds, got {value!r}")
+        raise InvalidSettingError(f"{name} is {least:g} to {most:g} seconds, got {quoted(value)}")
     return float(value)
 
 
@@ -41,8 +44,19 @@ def checked_id(name: str, value: int) -> int:
         InvalidSettingError: if it is not a whole number.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidSettingError(f"{name} is a whole number, got {value!r}")
+        raise InvalidSettingError(f"{name} is a whole number, got {quoted(value)}")
     return max(-1, min(value, MAX_ID))
+
+
+def checked_text(name: str, value: str) -> str:
+    """Return a text.
+
+    Raises:
+        InvalidSettingError: if it is none.
+    """
+    if not isinstance(value, str):
+        raise InvalidSettingError(f"{name} is text, got {quoted(value)}")
+    return value
 
 
 def checked_ids(values: Sequence[int], maximum: int) -> list[int]:
@@ -53,7 +67,7 @@ def checked_ids(values: Sequence[int], maximum: int) -> list[int]:
             it is no list at all.
     """
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-        raise InvalidSettingError(f"ids: expected a list of whole numbers, got {values!r}")
+        raise InvalidSettingError(f"ids: expected a list of whole numbers, got {quoted(values)}")
     if len(values) > maximum:
         raise InvalidSettingError(
             f"at most {maximum} ids are taken at once, got {len(values)}; give them in parts"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from meshhook.errors import InvalidJobError
+from meshhook.escaping import quoted
 
 _STARS = b"**********"
 """What pydantic writes for a SecretStr or SecretBytes."""
@@ -110,10 +111,10 @@ def _shown_value(fault: Mapping[str, Any], secret_names: set[str]) -> str:
     if is_secret or fault["type"] == "missing":
         return ""
     if value is None or isinstance(value, bool | int | float):
-        return f", got {value!r}"
+        return f", got {quoted(value)}"
     # A text without a name could be anything.
     is_short = isinstance(value, str) and len(value) <= _SHOWN_CHARACTERS and names
-    return f", got {value!r}" if is_short else f", got {type(value).__name__}"
+    return f", got {quoted(value)}" if is_short else f", got {type(value).__name__}"
 
 
 def _schema_of(model: TypeAdapter[Any]) -> object:

@@ -9,6 +9,7 @@ import re
 import socket
 
 from meshhook.errors import InvalidQueueNameError, InvalidSettingError
+from meshhook.escaping import quoted
 
 DEFAULT_QUEUE_NAME = "workflow_jobs"
 """The queue that is meant where none is named."""
@@ -45,7 +46,7 @@ def validate_queue_name(name: str) -> str:
         )
     if name != name.lower():
         raise InvalidQueueNameError(
-            name, f"must be lower case, since PGMQ folds the case; use {name.lower()!r}"
+            name, f"must be lower case, since PGMQ folds the case; use {quoted(name.lower())}"
         )
     if not _PATTERN.fullmatch(name):
         raise InvalidQueueNameError(
@@ -55,7 +56,7 @@ def validate_queue_name(name: str) -> str:
         raise InvalidQueueNameError(
             name,
             f"ends in {DEAD_LETTER_SUFFIX!r}, which is kept for dead letters; name the queue "
-            f"itself: {name.removesuffix(DEAD_LETTER_SUFFIX)!r}",
+            f"itself: {quoted(name.removesuffix(DEAD_LETTER_SUFFIX))}",
         )
     return name
 
@@ -67,14 +68,14 @@ def validate_worker_name(name: str) -> str:
         InvalidSettingError: naming the rule that is broken.
     """
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_WORKER_NAME_LENGTH:
-        what = f"{len(name)} characters" if isinstance(name, str) else repr(name)
+        what = f"{len(name)} characters" if isinstance(name, str) else quoted(name)
         raise InvalidSettingError(
             f"a worker's name is text of 1 to {MAX_WORKER_NAME_LENGTH} characters, got {what}"
         )
     odd = next((character for character in name if not character.isprintable()), None)
     if odd is not None:
         raise InvalidSettingError(
-            f"a worker's name holds only what can be shown, got {name!r}, with {odd!r}"
+            f"a worker's name holds only what can be shown, got {quoted(name)}, with {quoted(odd)}"
         )
     return name
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from meshhook.errors import InvalidSettingError
+from meshhook.escaping import quoted
 
 MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 
@@ -120,9 +121,9 @@ def delay_in_seconds(delay: float | timedelta) -> float:
     """
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        message = f"a delay is a number of seconds or a timedelta, got {delay!r}"
+        message = f"a delay is a number of seconds or a timedelta, got {quoted(delay)}"
         raise InvalidSettingError(message)
     if not 0 <= seconds <= MAX_DELAY_SECONDS:
-        message = f"a delay is 0 to {MAX_DELAY_SECONDS:.0f} seconds (366 days), got {delay!r}"
+        message = f"a delay is 0 to {MAX_DELAY_SECONDS:.0f} seconds (366 days), got {quoted(delay)}"
         raise InvalidSettingError(message)
     return float(seconds)

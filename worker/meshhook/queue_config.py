@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from meshhook.errors import InvalidSettingError
+from meshhook.escaping import quoted
 from meshhook.retry import MAX_ATTEMPTS, MAX_BACKOFF_MS, RetryStrategy
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def changed_settings(current: QueueConfig, changes: Mapping[str, Any]) -> QueueS
     """
     unknown = sorted(set(changes) - set(SETTING_NAMES))
     if unknown:
-        message = f"unknown setting {unknown[0]!r}; a queue has: {', '.join(SETTING_NAMES)}"
+        message = f"unknown setting {quoted(unknown[0])}; a queue has: {', '.join(SETTING_NAMES)}"
         raise InvalidSettingError(message)
     values = {name: getattr(current, name) for name in SETTING_NAMES}
     for name, value in changes.items():
@@ -113,5 +114,5 @@ def changed_settings(current: QueueConfig, changes: Mapping[str, Any]) -> QueueS
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
-        message = f"{name}={first['input']!r}: {reason}" if name else reason
+        message = f"{name}={quoted(first['input'])}: {reason}" if name else reason
         raise InvalidSettingError(message) from None

@@ -20,6 +20,7 @@ from meshhook.errors import (
     NotAJobError,
     SchemaMissingError,
 )
+from meshhook.escaping import quoted
 from meshhook.jobs import Job, PayloadT
 from meshhook.kinds import kind_of
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
@@ -233,7 +234,7 @@ class QueueService(Generic[PayloadT]):
         lease_seconds = config.visibility_timeout_seconds if vt_seconds is None else vt_seconds
         is_number = isinstance(lease_seconds, int | float) and not isinstance(lease_seconds, bool)
         if not is_number or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
-            message = f"vt_seconds is 0.001 to 43200, got {vt_seconds!r}"
+            message = f"vt_seconds is 0.001 to 43200, got {quoted(vt_seconds)}"
             raise InvalidSettingError(message)
         while True:
             async with self._existing_tables() as tables:

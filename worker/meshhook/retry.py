@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import InvalidSettingError
+from meshhook.escaping import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +75,7 @@ class RetryStrategy:
         _check_integer("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS)
         is_number = isinstance(self.jitter, int | float) and not isinstance(self.jitter, bool)
         if not is_number or not 0 <= self.jitter <= 1:
-            message = f"jitter is a number from 0 to 1, got {self.jitter!r}"
+            message = f"jitter is a number from 0 to 1, got {quoted(self.jitter)}"
             raise InvalidSettingError(message)
 
     def can_retry(self, attempt: int) -> bool:
@@ -130,12 +131,12 @@ class RetryStrategy:
 
 def _checked_attempt(attempt: int) -> int:
     if isinstance(attempt, bool) or not isinstance(attempt, int) or attempt < 1:
-        message = f"attempt is a whole number from 1, got {attempt!r}"
+        message = f"attempt is a whole number from 1, got {quoted(attempt)}"
         raise InvalidSettingError(message)
     return attempt
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        message = f"{name} is a whole number from {low} to {high}, got {value!r}"
+        message = f"{name} is a whole number from {low} to {high}, got {quoted(value)}"
         raise InvalidSettingError(message)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from meshhook import queries
 from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS
 from meshhook.errors import DatabaseLockedError, QueueBusyError
+from meshhook.limits import checked_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,13 +43,14 @@ async def change_tables(
         queue_name: the queue.
         sql: a statement that changes nothing where it fails, and waits for locks for a second.
         *arguments: its arguments.
-        wait_seconds: how long it is tried in all. Default 20.
+        wait_seconds: how long it is tried in all, 0 to 86400. Default 20.
 
     Raises:
+        InvalidSettingError: if that is out of range.
         QueueBusyError: naming who held the tables.
         DatabaseError: if it fails for another reason.
     """
-    give_up_at = time.monotonic() + wait_seconds
+    give_up_at = time.monotonic() + checked_seconds("wait_seconds", wait_seconds, 0, 86_400)
     pause_seconds = _FIRST_PAUSE_SECONDS
     while True:
         try:

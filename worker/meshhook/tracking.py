@@ -13,6 +13,7 @@ from meshhook import queries
 from meshhook.database import Database, DatabaseSource
 from meshhook.dead_letter_jobs import dead_letter_from
 from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFoundError
+from meshhook.escaping import quoted
 from meshhook.job_lives import (
     FINAL_STATES,
     LIVE_STATES,
@@ -35,7 +36,7 @@ from meshhook.job_search import (
     walk_all,
 )
 from meshhook.jobs import MAX_ID_LENGTH
-from meshhook.limits import check_range, checked_id, checked_seconds
+from meshhook.limits import check_range, checked_id, checked_seconds, checked_text
 from meshhook.names import validate_queue_name
 
 MAX_JOBS = 1_000
@@ -71,8 +72,8 @@ async def get_job(database: DatabaseSource, queue_name: str, msg_id: int) -> Job
         raise QueueNotFoundError(name)
     if life is None:
         raise JobNotFoundError(
-            f"queue {name!r}: nothing is left of job {msg_id}. It was never there, or its history "
-            f"is older than history_retention_days: meshhook queue show {name}"
+            f"queue {name!r}: nothing is left of job {quoted(msg_id)}. It was never there, or its "
+            f"history is older than history_retention_days: meshhook queue show {name}"
         )
     lives = [life]
     while len(lives) <= _MAX_REPLAYS and (
@@ -132,7 +133,7 @@ async def find_jobs(
     deadline = time.monotonic() + search_seconds
     if state is not None and state not in LIVE_STATES + FINAL_STATES:
         raise InvalidSettingError(
-            f"state is one of {', '.join(LIVE_STATES + FINAL_STATES)}, got {state!r}"
+            f"state is one of {', '.join(LIVE_STATES + FINAL_STATES)}, got {quoted(state)}"
         )
     wanted = Wanted(
         run_id=_checked_job_id("run_id", run_id),
@@ -185,8 +186,8 @@ def _checked_job_id(name: str, value: str | None) -> str | None:
     """
     if value is None:
         return None
-    if "\0" in value or _has_surrogates(value):
-        raise InvalidSettingError(f"{name}: no text that a database can hold, got {value!r}")
+    if "\0" in checked_text(name, value) or _has_surrogates(value):
+        raise InvalidSettingError(f"{name}: no text that a database can hold, got {quoted(value)}")
     return value[:MAX_ID_LENGTH]
 
 

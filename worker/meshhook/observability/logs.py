@@ -49,9 +49,9 @@ def configure_logging(
         InvalidSettingError: naming the argument that is wrong.
     """
     if log_format not in LOG_FORMATS:
-        raise InvalidSettingError(f"log format: {', '.join(LOG_FORMATS)}, got {log_format!r}")
+        raise InvalidSettingError(f"log format: {', '.join(LOG_FORMATS)}, got {quoted(log_format)}")
     if level not in LOG_LEVELS:
-        raise InvalidSettingError(f"log level: {', '.join(LOG_LEVELS)}, got {level!r}")
+        raise InvalidSettingError(f"log level: {', '.join(LOG_LEVELS)}, got {quoted(level)}")
     stream = sys.stderr if stream is None else stream
     is_terminal = stream.isatty()
     for_people = log_format == "console" or (log_format == "auto" and is_terminal)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
 from meshhook.errors import InvalidSettingError, PortUnavailableError
+from meshhook.escaping import quoted
 from meshhook.limits import MAX_PORT
 from meshhook.observability.health import Check, HealthSource, report
 from meshhook.observability.http_listener import HttpListener
@@ -58,7 +59,7 @@ class MonitoringServer:
             InvalidSettingError: if the port is out of range.
         """
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
-            raise InvalidSettingError(f"the metrics port is 0 to {MAX_PORT}, got {port!r}")
+            raise InvalidSettingError(f"the metrics port is 0 to {MAX_PORT}, got {quoted(port)}")
         self._port = port
         self._address = address
         self._answers = _Answers(registry, health)

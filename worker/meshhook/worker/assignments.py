@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.errors import InvalidHandlerError, InvalidSettingError
+from meshhook.escaping import quoted
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.worker.handlers import JobHandler
 
@@ -41,12 +42,12 @@ def assignments(queues: Any, handler: Any) -> list[Assignment]:
     if isinstance(handler, Mapping):
         missing = sorted(set(weights) - set(handler))
         if missing:
-            raise InvalidHandlerError(f"queue {missing[0]!r} has no handler")
+            raise InvalidHandlerError(f"queue {quoted(missing[0])} has no handler")
         unknown = sorted(map(str, set(handler) - set(weights)))
         if unknown:
             raise InvalidHandlerError(
-                f"there is a handler of {unknown[0]!r}, which is none of the worker's queues: "
-                + ", ".join(weights)
+                f"there is a handler of {quoted(unknown[0])}, which is none of the worker's "
+                "queues: " + ", ".join(weights)
             )
         handlers = {name: _handler(each) for name, each in handler.items()}
     else:
@@ -62,7 +63,7 @@ def _weights(queues: Any) -> dict[str, int]:
         weights = dict.fromkeys(names, 1)
         if len(weights) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise InvalidSettingError(f"queue {twice!r} is named twice")
+            raise InvalidSettingError(f"queue {quoted(twice)} is named twice")
     else:
         weights = {validate_queue_name(queues): 1}
     if not 1 <= len(weights) <= MAX_QUEUES:
@@ -73,7 +74,8 @@ def _weights(queues: Any) -> dict[str, int]:
 def _weight(name: str, weight: Any) -> int:
     if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= MAX_WEIGHT:
         raise InvalidSettingError(
-            f"the weight of queue {name!r} is a whole number from 1 to {MAX_WEIGHT}, got {weight!r}"
+            f"the weight of queue {quoted(name)} is a whole number from 1 to {MAX_WEIGHT}, "
+            f"got {quoted(weight)}"
         )
     return weight
 
@@ -91,5 +93,5 @@ def _handler(handler: Any) -> JobHandler[Any]:
     if isinstance(handler, JobHandler):
         return handler
     if not callable(handler):
-        raise InvalidHandlerError(f"a handler is a function of one job, got {handler!r}")
+        raise InvalidHandlerError(f"a handler is a function of one job, got {quoted(handler)}")
     return JobHandler(handler)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 
 from meshhook.bodies import BodyDecoder
 from meshhook.errors import InvalidHandlerError
+from meshhook.escaping import quoted
 from meshhook.jobs import Job, PayloadT
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class JobHandler(Generic[PayloadT]):
                 it: a generator function, an async generator function, a class.
         """
         if not callable(function):
-            raise InvalidHandlerError(f"a handler is a function of one job, got {function!r}")
+            raise InvalidHandlerError(f"a handler is a function of one job, got {quoted(function)}")
         _refuse_unfinished(function)
         try:
             # A built-in function may have no signature to look at.

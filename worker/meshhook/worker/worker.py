@@ -15,11 +15,13 @@ from meshhook.errors import (
     QueueNotFoundError,
     WorkerFailedError,
 )
+from meshhook.escaping import quoted
 from meshhook.limits import checked_seconds
 from meshhook.names import (
     CONFIG_CHANNEL,
     DEFAULT_QUEUE_NAME,
     host_name,
+    validate_queue_name,
     validate_worker_name,
     wake_channel,
 )
@@ -139,7 +141,7 @@ class Worker:
         self._stall_seconds = checked_seconds("stall_seconds", stall_seconds, 10, 86_400)
         if producer_trace not in list(ProducerTrace):
             raise InvalidSettingError(
-                f"producer_trace is {' or '.join(ProducerTrace)}, got {producer_trace!r}"
+                f"producer_trace is {' or '.join(ProducerTrace)}, got {quoted(producer_trace)}"
             )
         self._producer_trace = ProducerTrace(producer_trace)
         self._tracer_provider = tracer_provider
@@ -224,9 +226,10 @@ class Worker:
             queue_name: for which of its queues. Default: for all of them together.
 
         Raises:
+            InvalidQueueNameError: if no queue may have that name.
             QueueNotFoundError: if it is none of the worker's queues.
         """
-        if queue_name is not None and queue_name not in self._tallies:
+        if queue_name is not None and validate_queue_name(queue_name) not in self._tallies:
             raise QueueNotFoundError(queue_name)
         lanes = () if self._parts is None else self._parts.lanes
         tallies = self._tallies.items()
@@ -475,7 +478,7 @@ class Worker:
 def _check_concurrency(concurrency: Any, queue_names: tuple[str, ...]) -> None:
     if not isinstance(concurrency, int) or not 1 <= concurrency <= MAX_CONCURRENCY:
         raise InvalidSettingError(
-            f"concurrency is a whole number from 1 to {MAX_CONCURRENCY}, got {concurrency!r}"
+            f"concurrency is a whole number from 1 to {MAX_CONCURRENCY}, got {quoted(concurrency)}"
         )
     if concurrency < len(queue_names):
         raise InvalidSettingError(

@@ -1,0 +1,219 @@
+"""Every public function, given anything: it works, or says which argument is wrong.
+
+What is public comes from `meshhook.__all__`: a new name fails the first test until it is listed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import meshhook
+from meshhook import (
+    Cancel,
+    Database,
+    DeadLetter,
+    DLQService,
+    Job,
+    JobHandler,
+    MeshHookError,
+    MonitoringServer,
+    QueueConfig,
+    QueueExporter,
+    QueueService,
+    RetryAfter,
+    RetryStrategy,
+    Snooze,
+    Worker,
+    WorkflowJob,
+)
+from support.fuzzing import examples
+from support.hostile import ANYTHING, is_safe_line, of_odd
+
+URL = "postgresql://nobody@127.0.0.1:1/none"
+
+RECORDS = {
+    "Check",
+    "DeadLetterJob",
+    "DlqMetrics",
+    "ErrorGroup",
+    "QueueConfig",
+    "LiveWorker",
+    "QueueMetrics",
+    "QueueSnapshot",
+    "RetryInfo",
+    "WorkerStats",
+}
+"""What the library returns: data, which callers read and do not make."""
+OF_OTHERS = {"JobFilter", "add_job_fields", "get_current_job", "Done", "Job", "UnusableResultError"}
+"""What `logging` and structlog call, what takes nothing, and what the library makes."""
+
+RUNNING = {"Database", "MonitoringServer", "QueueExporter", "Worker"}
+"""Of these only what is in the table below: the rest starts, stops and lends connections."""
+
+
+def _job() -> Job[Any]:
+    return Job(
+        queue="jobs",
+        msg_id=1,
+        attempt=1,
+        max_attempts=5,
+        enqueued_timestamp=0.0,
+        ready_timestamp=0.0,
+        claimed_timestamp=0.0,
+        headers={},
+        body="{}",
+    )
+
+
+def _handle(job: Job[Any]) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function and arguments with which it works."""
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    others: frozenset[str] = frozenset()
+    """Parameters for whose values the caller alone answers."""
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of those that may be anything."""
+        return [
+            name
+            for name, each in inspect.signature(self.function).parameters.items()
+            if each.kind is not each.VAR_KEYWORD and name not in self.others
+        ]
+
+
+def _calls(database: Database) -> dict[str, Call]:
+    """Return every public function and method, by name."""
+    queue = QueueService[Any](database, "jobs")
+    dead = DLQService(database, "jobs")
+    retries = RetryStrategy()
+    worker = Worker(URL, "jobs", _handle)
+    now = datetime.now(UTC)
+    config = QueueConfig(queue_name="jobs", created_at=now, updated_at=now)
+    registry = frozenset({"registry", "tracer_provider", "health"})
+    calls = {
+        "Cancel": Call(Cancel),
+        "DLQService": Call(DLQService, {"source": database}),
+        "Database": Call(Database, {"source": database}),
+        "Database.of": Call(Database.of, {"source": database}),
+        "Database.of_caller": Call(Database.of_caller, {"connection": database}),
+        "Database.connect": Call(Database.connect, {"url": URL}),
+        "DeadLetter": Call(DeadLetter, {"message": "no"}),
+        "JobHandler": Call(JobHandler, {"function": _handle}),
+        "MonitoringServer": Call(MonitoringServer, {}, registry),
+        "QueueConfig.retry_strategy": Call(
+            config.retry_strategy, {}, frozenset({"random_fraction"})
+        ),
+        "QueueExporter": Call(QueueExporter, {"database": database}, registry),
+        "QueueService": Call(QueueService, {"source": database}, registry),
+        "RetryAfter": Call(RetryAfter, {"delay": 1}),
+        "RetryStrategy": Call(RetryStrategy, {}, frozenset({"random_fraction"})),
+        "Snooze": Call(Snooze, {"delay": 1}),
+        "Worker": Call(
+            Worker, {"database_url": URL, "queues": "jobs", "handler": _handle}, registry
+        ),
+        "Worker.get_stats": Call(worker.get_stats),
+        "WorkflowJob": Call(WorkflowJob, {"run_id": "r", "workflow_id": "w", "project_id": "p"}),
+        "create_job_handler": Call(meshhook.create_job_handler, {"function": _handle}),
+        "create_queue": Call(meshhook.create_queue, {"database": database, "queue_name": "jobs"}),
+        "drop_queue": Call(meshhook.drop_queue, {"database": database, "queue_name": "none"}),
+        "get_queue_config": Call(
+            meshhook.get_queue_config, {"database": database, "queue_name": "jobs"}
+        ),
+        "get_queue_snapshot": Call(
+            meshhook.get_queue_snapshot, {"database": database, "queue_name": "jobs"}
+        ),
+        "list_queues": Call(meshhook.list_queues, {"database": database}),
+        "list_workers": Call(meshhook.list_workers, {"database": database}),
+        "migrate": Call(meshhook.migrate, {"connection": database}, frozenset({"migrations"})),
+        "set_queue_config": Call(
+            meshhook.set_queue_config, {"database": database, "queue_name": "jobs"}
+        ),
+    }
+    for service in (queue, dead, retries):
+        for name in _methods(type(service)):
+            method = getattr(service, name)
+            needed: dict[str, Any] = {
+                "job": {"a": 1} if name == "enqueue" else _job(),
+                "jobs": [{"a": 1}] if name == "enqueue_many" else [_job()],
+                "error_message": "no",
+                "dead_letter_id": 1,
+                "dead_letter_ids": [1],
+                "attempt": 1,
+            }
+            wanted = inspect.signature(method).parameters
+            arguments = {key: value for key, value in needed.items() if key in wanted}
+            calls[f"{type(service).__name__}.{name}"] = Call(method, arguments)
+    return calls
+
+
+def _methods(kind: type) -> Iterator[str]:
+    for name, each in inspect.getmembers(kind, callable):
+        module = getattr(each, "__module__", "") or ""
+        if not name.startswith("_") and module.startswith("meshhook.") and each.__code__:
+            yield name
+
+
+def _names() -> list[str]:
+    """Return the names of all that is public and may be called."""
+    names: list[str] = []
+    for name in meshhook.__all__:
+        found = getattr(meshhook, name)
+        is_class = isinstance(found, type)
+        if name in RECORDS | OF_OTHERS or (is_class and issubclass(found, MeshHookError)):
+            continue
+        names.append(name)
+        if is_class and name not in RUNNING:
+            names += [f"{name}.{method}" for method in _methods(found)]
+    return names
+
+
+@pytest.fixture
+def call(database: Database, name: str) -> Call:
+    """The call of the test."""
+    return _calls(database)[name]
+
+
+async def _called(call: Call, arguments: dict[str, Any]) -> Any:
+    result = call.function(**arguments)
+    return await result if inspect.isawaitable(result) else result
+
+
+@pytest.mark.parametrize("name", _names())
+@examples(25)
+@given(data=st.data())
+def test_any_argument_works_or_is_named(data, call, run, name):
+    """One or two arguments are anything: no other error comes out, and none is long or acts."""
+    if not call.parameters:
+        return
+    changed = data.draw(
+        st.lists(st.sampled_from(call.parameters), min_size=1, max_size=2, unique=True),
+        label="parameters",
+    )
+    arguments = call.arguments | {each: of_odd(data.draw(ANYTHING, label=each)) for each in changed}
+    # A model of pydantic has the errors of any model.
+    of_models = (ValidationError,) if name == "WorkflowJob" else ()
+    try:
+        run(_called(call, arguments))
+    except of_models:
+        pass
+    except MeshHookError as error:
+        text = str(error)
+        assert text
+        assert len(text) < 3_000, f"{len(text)} characters"
+        assert all(is_safe_line(line) for line in text.split("\n")), ascii(text)
