@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from meshhook_operator.cluster import Cluster
     from meshhook_operator.jobqueue import JobQueue
+    from meshhook_operator.resources import SecretKey
 
 _log = get_logger("meshhook_operator.addresses")
 
@@ -53,15 +54,25 @@ class _Entry:
 
 
 def reference_of(jobqueue: JobQueue) -> SecretReference | None:
-    """Return where the URL of a JobQueue's database stands; None if its spec is not valid."""
+    """Return where the operator's URL of the database stands; None if the spec is not valid."""
     if jobqueue.spec is None:
         return None
     database = jobqueue.spec.database
-    return SecretReference(
-        ObjectKey(jobqueue.key.namespace, database.secret_ref.name),
-        database.secret_ref.key,
-        database.pooled,
+    return _reference(jobqueue, database.operator_secret_ref or database.secret_ref)
+
+
+def workers_reference_of(jobqueue: JobQueue) -> SecretReference | None:
+    """Return where the workers' URL of the database stands; None if the spec is not valid."""
+    return (
+        None if jobqueue.spec is None else _reference(jobqueue, jobqueue.spec.database.secret_ref)
     )
+
+
+def _reference(jobqueue: JobQueue, secret: SecretKey) -> SecretReference | None:
+    if jobqueue.spec is None:
+        return None
+    key = ObjectKey(jobqueue.key.namespace, secret.name)
+    return SecretReference(key, secret.key, jobqueue.spec.database.pooled)
 
 
 class AddressBook:
@@ -90,6 +101,20 @@ class AddressBook:
             entry.is_reading = True
             self._tasks.create_task(self._read(reference, entry), name=f"read {reference.secret}")
         return entry.found
+
+    def look_up_both(
+        self, own: SecretReference, workers: SecretReference
+    ) -> FoundAddress | Failure | None:
+        """Return the operator's address, with the checksum of the workers' URL."""
+        found = self.look_up(own)
+        if own == workers:
+            return found
+        theirs = self.look_up(workers)
+        if not isinstance(found, FoundAddress):
+            return found
+        if not isinstance(theirs, FoundAddress):
+            return theirs
+        return FoundAddress(found.address, theirs.checksum)
 
     def distrust(self, reference: SecretReference) -> None:
         """Read it again soon: it did not work."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
-from meshhook_operator.addresses import reference_of
+from meshhook_operator.addresses import reference_of, workers_reference_of
 from meshhook_operator.conflicts import Conflict
 from meshhook_operator.decisions import fleet_of, learned_before, scaling_rules, tick_seconds
 from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem
@@ -73,7 +73,9 @@ class QueueController:
     ) -> None:
         self.jobqueue = jobqueue
         self.reference = reference_of(jobqueue)
-        """Where the URL of its database stands; None if its spec is not valid."""
+        """Where the operator's URL of its database stands; None if its spec is not valid."""
+        self.workers_reference = workers_reference_of(jobqueue)
+        """Where that of its workers stands, often the same; None if its spec is not valid."""
         self.due_at = AT_ONCE
         """When it is to be looked at again, on the operator's clock."""
         self._cluster = cluster
@@ -117,6 +119,7 @@ class QueueController:
         old, old_name = self.jobqueue, self.queue_name
         self.jobqueue = jobqueue
         self.reference = reference_of(jobqueue)
+        self.workers_reference = workers_reference_of(jobqueue)
         if self._fleet.follow(jobqueue):
             self._scaler = None
         if self.queue_name != old_name:

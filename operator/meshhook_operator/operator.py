@@ -219,7 +219,12 @@ class Operator:
                 turn.controller.take_up()
             tasks.create_task(self._tick(address, turns), name=f"tick of {len(turns)} queues")
         addresses.forget_all_but(
-            {each.reference for each in self._controllers.values() if each.reference is not None}
+            {
+                reference
+                for each in self._controllers.values()
+                for reference in (each.reference, each.workers_reference)
+                if reference is not None
+            }
         )
         in_use = {address for entry in entries.values() if (address := _address(entry))}
         for address in self._databases.keys() - in_use - self._ticking.keys():
@@ -391,7 +396,7 @@ class Operator:
 
     def _address_changed(self, reference: SecretReference) -> None:
         for controller in self._controllers.values():
-            if controller.reference == reference:
+            if reference in (controller.reference, controller.workers_reference):
                 controller.due_at = AT_ONCE
         self._changed.set()
 
@@ -421,9 +426,9 @@ class _Turn(NamedTuple):
 
 
 def _entry(controller: QueueController, addresses: AddressBook) -> FoundAddress | Failure | None:
-    if controller.reference is None:
+    if controller.reference is None or controller.workers_reference is None:
         return Failure(reason="InvalidSpec", message="the spec is not valid")
-    return addresses.look_up(controller.reference)
+    return addresses.look_up_both(controller.reference, controller.workers_reference)
 
 
 def _address(entry: FoundAddress | Failure | None) -> DatabaseAddress | None:

@@ -88,8 +88,11 @@ class DatabaseSpec(Part):
     """The database that holds the queue."""
 
     secret_ref: SecretKey
-    """Where the URL of the database is. A Secret that changes is read again, and the workers are
-    rolled out anew."""
+    """Where the URL of the database is; workers get it. A Secret that changes is read again, and
+    the workers are rolled out anew."""
+    operator_secret_ref: SecretKey | None = None
+    """Where the operator's URL of the same database is, if it has a role of its own. Default: as
+    secretRef."""
     pooled: bool = False
     """Whether the URL leads through a pooler in transaction mode, such as PgBouncer. The operator
     and the workers then poll instead of listening: a queue at zero wakes at the next tick. Default

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from support.cluster.api import Api
-from support.cluster.objects import deployment, job_queue
+from support.cluster.objects import database_secret, deployment, job_queue
 from support.cluster.views import JobQueueView
 from support.waiting import eventually
 
@@ -64,6 +64,20 @@ async def test_a_job_queue_makes_its_workers(emails: JobQueueView):
     assert command[:3] == ["meshhook", "worker", "emails"]
     url = next(each for each in container["env"] if each["name"] == "MESHHOOK_DATABASE_URL")
     assert url["valueFrom"]["secretKeyRef"]["name"] == "database"
+
+
+async def test_operator_and_workers_may_have_roles_of_their_own(api: Api, database: str):
+    """The operator takes its own URL: that of the workers, with which it would fail, is theirs."""
+    await api.create(database_secret("postgresql://worker:none@127.0.0.1:1/none", name="workers"))
+    urls = {"secretRef": {"name": "workers"}, "operatorSecretRef": {"name": "database"}}
+    await api.create(job_queue(database=urls))
+    view = JobQueueView(api)
+    await view.until_condition("Ready", "True")
+    await view.until_ready_replicas(1)
+    found = await api.get("Deployment", "emails-worker")
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    url = next(each for each in container["env"] if each["name"] == "MESHHOOK_DATABASE_URL")
+    assert url["valueFrom"]["secretKeyRef"]["name"] == "workers"
 
 
 async def test_the_password_is_nowhere_but_in_the_secret(emails: JobQueueView, database: str):

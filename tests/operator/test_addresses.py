@@ -21,6 +21,7 @@ from support.waiting import eventually
 
 SECRET = ObjectKey("shop", "emails-db")
 REFERENCE = SecretReference(SECRET, "uri", pooled=False)
+OF_WORKERS = SecretReference(ObjectKey("shop", "emails-workers"), "dsn", pooled=False)
 
 
 class Secrets:
@@ -28,17 +29,18 @@ class Secrets:
 
     def __init__(self) -> None:
         self.values: dict[str, str] | None = {"uri": "postgresql://a:first@db/app"}
+        self.of_workers: dict[str, str] | None = {"dsn": "postgresql://w:first@db/app"}
         self.is_away = False
         self.reads = 0
         self.now = 1000.0
 
     async def read_secret(self, key: ObjectKey) -> dict[str, str] | None:
         """Return what is in the Secret."""
-        assert key == SECRET
+        assert key in (SECRET, OF_WORKERS.secret)
         self.reads += 1
         if self.is_away:
             raise ClusterUnavailableError("the API server is away")
-        return self.values
+        return self.values if key == SECRET else self.of_workers
 
 
 @pytest.fixture
@@ -171,3 +173,37 @@ async def test_what_is_not_in_use_is_forgotten(book, secrets):
     book.forget_all_but(set())
     assert book.look_up(REFERENCE) is None
     await eventually(lambda: secrets.reads == 2)
+
+
+async def test_workers_may_have_a_url_of_their_own(book, secrets):
+    """The operator takes its own; the checksum is that of the workers', who are to be replaced."""
+    found = await eventually(lambda: book.look_up_both(REFERENCE, OF_WORKERS))
+    assert found.address.url == "postgresql://a:first@db/app"
+    secrets.now += FRESH_SECONDS
+    secrets.values = {"uri": "postgresql://a:second@db/app"}
+    new = await eventually(
+        lambda: (now := book.look_up_both(REFERENCE, OF_WORKERS)).address != found.address and now
+    )
+    assert new.checksum == found.checksum
+    secrets.now += FRESH_SECONDS
+    secrets.of_workers = {"dsn": "postgresql://w:second@db/app"}
+    rotated = await eventually(
+        lambda: (now := book.look_up_both(REFERENCE, OF_WORKERS)).checksum != found.checksum and now
+    )
+    assert rotated.address == new.address
+
+
+async def test_one_url_for_both_is_read_once(book, secrets):
+    """With one Secret there is nothing more to ask."""
+    both = await eventually(lambda: book.look_up_both(REFERENCE, REFERENCE))
+    assert both == book.look_up(REFERENCE)
+    assert secrets.reads == 1
+
+
+async def test_a_missing_url_of_the_workers_is_named(book, secrets):
+    """Their pods could not start: the queue says which Secret it is."""
+    secrets.of_workers = None
+    found = await eventually(lambda: book.look_up_both(REFERENCE, OF_WORKERS))
+    assert found == Failure(
+        reason="SecretNotFound", message="Secret 'emails-workers' does not exist"
+    )

@@ -111,3 +111,13 @@ def test_labels_of_the_operator_win():
     labels = manifest["spec"]["template"]["metadata"]["labels"]
     assert labels["team"] == "shop"
     assert labels.items() >= manifest["spec"]["selector"]["matchLabels"].items()
+
+
+def test_workers_get_their_own_url():
+    """The operator's Secret is in no field of the Deployment."""
+    database = {"secretRef": {"name": "theirs"}, "operatorSecretRef": {"name": "the-operators"}}
+    manifest = worker_deployment(jobqueue(database=database), replicas=1)
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    url = next(each for each in container["env"] if each["name"] == "MESHHOOK_DATABASE_URL")
+    assert url["valueFrom"]["secretKeyRef"] == {"name": "theirs", "key": "uri"}
+    assert "the-operators" not in str(manifest)
