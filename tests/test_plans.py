@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeAlias
 
@@ -150,9 +151,8 @@ async def test_a_snapshot_reads_no_more_than_its_limit(
     steady: Connection, database_url: str, function: str, is_steady: bool
 ) -> None:
     """Counting is bounded, on a worker's connection as on any other, before any analyze."""
-    arguments = "$1::text, 1000" if function == "queue_snapshot" else "1000"
-    sql = queries.load(function).replace("$1::text, $2::int", arguments).replace("$1::int", "1000")
-    sql = sql.replace("$1::text", "'jobs'")
+    sql = queries.load(function).replace("$1::pg_catalog.text", "'jobs'")
+    sql = re.sub(r"\$[12]::int\b", "1000", sql)
     connection = await connect(database_url, steady_plans=is_steady)
     try:
         await connection.execute(f"prepare snapshot as {sql}")

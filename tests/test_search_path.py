@@ -12,14 +12,22 @@ import pytest
 
 from meshhook.database import Database, connect
 from meshhook.schema import available_migrations, migrate, script
-from meshhook.schema.pgmq import packaged_sql
 from meshhook.worker.connections import WorkerConnection
 from support.databases import Databases
-from support.hostile_objects import create_hostile_objects, depending, hijacked
+from support.hostile_objects import (
+    create_hostile_objects,
+    depending,
+    hijacked,
+    hostile_parts,
+    shadow,
+)
 from support.pgbouncer import pgbouncer
+from support.sql_texts import Statement, all_texts, statements, unqualified_calls
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+LATER = {"claim"}
+"""Statements whose names are not complete yet."""
 PINNED = "pg_catalog, pg_temp"
 PACKAGES = [Path(str(resources.files(name))) for name in ("meshhook", "meshhook_operator")]
 WITHOUT_PATH = """
@@ -35,24 +43,41 @@ FUNCTIONS = """
 """
 
 
-def all_sql() -> Iterator[str]:
-    """Every text of the packages that may have SQL in it, with the migrations and PGMQ's."""
-    yield packaged_sql()
-    for package in PACKAGES:
-        for pattern in ("*.sql", "*.py"):
-            yield from (path.read_text("utf-8") for path in package.rglob(pattern))
-    for migration in available_migrations():
-        yield migration.sql
-
-
 @pytest.fixture(scope="session")
 def hostile_template(databases: Databases) -> str:
     """The name of a database without MeshHook, with hostile objects in schema public."""
 
     async def prepare(connection: Connection) -> None:
-        await create_hostile_objects(connection, all_sql())
+        await create_hostile_objects(connection, all_texts())
 
     return databases.create_template(prepare)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(databases: Databases, hostile_template: str) -> str:
+    """The name of the same with MeshHook, and with the queues `jobs` and `other`."""
+
+    async def prepare(url: str) -> None:
+        # Whatever the library does by itself, so that each test says what it is about.
+        connection = await asyncpg.connect(url, server_settings={"search_path": PINNED})
+        try:
+            await migrate(connection)
+            await connection.execute("select meshhook.create_queue('jobs')")
+            await connection.execute("select meshhook.create_queue('other')")
+        finally:
+            await connection.close()
+
+    url = databases.create(template=hostile_template)
+    databases.run(prepare(url))
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def migrated_url(databases: Databases, migrated_template: str) -> Iterator[str]:
+    """The URL of a clone of it."""
+    url = databases.create(template=migrated_template)
+    yield url
+    databases.drop(url)
 
 
 @pytest.fixture
@@ -89,6 +114,94 @@ async def test_an_upgrade_ends_as_a_new_database_does(
     await migrate(empty_connection)
     upgraded = await empty_connection.fetch(FUNCTIONS)
     assert upgraded == await connection.fetch(FUNCTIONS)
+
+
+# --- Statements --------------------------------------------------------------------------------
+
+
+async def parameter_types(connection: Connection, statement: Statement) -> list[str] | None:
+    """Return the types of a statement's parameters; None if it is no statement after all."""
+    try:
+        prepared = await connection.prepare(statement.sql)
+    except asyncpg.PostgresSyntaxError:
+        return None
+    return [parameter.name for parameter in prepared.get_parameters()]
+
+
+async def all_hostile_parts(connection: Connection, pinned: Connection) -> dict[str, list[str]]:
+    """Return the statements that would use others' objects on a connection, with these."""
+    found: dict[str, list[str]] = {}
+    checked = 0
+    for statement in statements():
+        if not statement.is_whole or statement.name in LATER:
+            continue
+        types = await parameter_types(pinned, statement)
+        if types is None:
+            assert ":" in statement.name, f"{statement.name}.sql cannot be parsed"
+            continue
+        checked += 1
+        if parts := await hostile_parts(connection, statement.sql, types):
+            found[statement.name] = parts
+    assert checked > 60
+    return found
+
+
+def test_each_statement_names_the_schema_of_each_function() -> None:
+    """So that none is looked up along a path, wherever it runs."""
+    found = {each.name: unqualified_calls(each.sql) for each in statements()}
+    assert {name: calls for name, calls in found.items() if calls and name not in LATER} == {}
+
+
+async def test_each_statement_uses_postgresqls_own_functions_and_operators(
+    migrated_url: str,
+) -> None:
+    """Under the path that everybody has, and behind a pooler keeps, no overload is taken."""
+    pinned = await asyncpg.connect(migrated_url, server_settings={"search_path": PINNED})
+    callers = await asyncpg.connect(migrated_url)
+    try:
+        assert await all_hostile_parts(callers, pinned) == {}
+    finally:
+        await pinned.close()
+        await callers.close()
+
+
+async def test_no_temporary_table_of_a_caller_takes_the_place_of_another(
+    migrated_url: str,
+) -> None:
+    """Tables and types that a session made for itself are not found by our statements."""
+    pinned = await asyncpg.connect(migrated_url, server_settings={"search_path": PINNED})
+    callers = await asyncpg.connect(migrated_url)
+    try:
+        await shadow(callers)
+        assert await all_hostile_parts(callers, pinned) == {}
+    finally:
+        await pinned.close()
+        await callers.close()
+
+
+async def test_an_overload_would_be_noticed(migrated_url: str) -> None:
+    """The tests above see what they look for: an operator and a function of others."""
+    connection = await asyncpg.connect(migrated_url)
+    try:
+        assert (
+            await hostile_parts(connection, "select pg_catalog.lower('A'), $1 + 1", ["int4"]) == []
+        )
+        for sql, part in {
+            "select 2.0::numeric * 1": "operator public.*(numeric,integer)",
+            "select $1 || '{}'::int[]": "operator public.||(integer[],integer[])",
+            "select format('x', $1)": "function public.format(text,text)",
+            "select unnest($1)": "function public.unnest(text[])",
+            "select t.what from hijacked t": "column what of table public.hijacked",
+        }.items():
+            types = {"$1 |": ["int4[]"], "x', $1": ["text"], "unnest": ["text[]"]}
+            known = next((found for text, found in types.items() if text in sql), [])
+            assert part in await hostile_parts(connection, sql, known), sql
+        assert unqualified_calls("select lower(pg_catalog.left('f(', 1)), now()") == [
+            "lower",
+            "now",
+        ]
+    finally:
+        await connection.close()
 
 
 # --- Migrations --------------------------------------------------------------------------------

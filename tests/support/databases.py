@@ -65,13 +65,13 @@ class Databases:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._connection: asyncpg.Connection[asyncpg.Record] = self._run(
+        self._connection: asyncpg.Connection[asyncpg.Record] = self.run(
             asyncpg.connect(self._admin_url)
         )
 
     def close(self) -> None:
         """Leave the server to others."""
-        self._run(self._connection.close())
+        self.run(self._connection.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -80,13 +80,13 @@ class Databases:
         """Create a database, by default with the encoding of its template; return its URL."""
         name = f"test_{secrets.token_hex(8)}"
         other = "" if encoding is None else f" encoding '{encoding}' locale 'C'"
-        self._run(self._connection.execute(f"create database {name} template {template}{other}"))
+        self.run(self._connection.execute(f"create database {name} template {template}{other}"))
         return self.server.url(name)
 
     def drop(self, url: str) -> None:
         """Drop a database, whoever is still connected to it."""
         name = url.rpartition("/")[2]
-        self._run(self._connection.execute(f"drop database if exists {name} with (force)"))
+        self.run(self._connection.execute(f"drop database if exists {name} with (force)"))
 
     def create_template(
         self, prepare: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]
@@ -101,8 +101,9 @@ class Databases:
             finally:
                 await connection.close()
 
-        self._run(connect_and_prepare())
+        self.run(connect_and_prepare())
         return url.rpartition("/")[2]
 
-    def _run(self, work: Coroutine[Any, Any, _Value]) -> _Value:
+    def run(self, work: Coroutine[Any, Any, _Value]) -> _Value:
+        """Return what a coroutine returns, which is run on the thread of this object."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

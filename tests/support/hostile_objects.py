@@ -140,6 +140,14 @@ where used.schema = 'public' and coalesce(user_.schema, '') not in ('public', 'p
 order by one
 """
 
+_PARTS = """
+select distinct pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid) as one
+from pg_depend d cross join lateral pg_identify_object(d.refclassid, d.refobjid, d.refobjsubid) u
+where d.classid = 'pg_proc'::regclass and d.objid = $1::text::regproc
+  and u.schema not in ('pg_catalog', 'meshhook', 'pgmq') and u.type <> 'schema'
+order by one
+"""
+
 _OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|?]+")
 _CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(")
 
@@ -214,3 +222,36 @@ async def depending(connection: Connection) -> list[str]:
         await connection.execute("set local search_path = pg_catalog, pg_temp")
         rows = await connection.fetch(_DEPENDING)
     return [row["one"] for row in rows]
+
+
+async def hostile_parts(connection: Connection, sql: str, types: Iterable[str]) -> list[str]:
+    """Return what a statement would use of others' objects, on this connection and its path.
+
+    Args:
+        connection: to a database with hostile objects, in schema public or of the session's own.
+        sql: one statement; its parameters are $1 and so on.
+        types: those of its parameters.
+    """
+    parameters = ", ".join(f"pg_catalog.{name}" for name in types)
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        # Such a body is parsed at once, and all that it uses is recorded.
+        await connection.execute(
+            f"create function public.probe({parameters}) returns void begin atomic {sql}\n; end"
+        )
+        await connection.execute("set local search_path = pg_catalog, pg_temp")
+        rows = await connection.fetch(_PARTS, "public.probe")
+    except asyncpg.PostgresError as error:
+        return [f"{error.sqlstate}: {error}"]
+    finally:
+        await transaction.rollback()
+    return [row["one"] for row in rows]
+
+
+async def shadow(connection: Connection) -> None:
+    """Create temporary tables, and so types, of the names of PostgreSQL's and of ours."""
+    await connection.execute("set search_path = pg_catalog, pg_temp")
+    for name in _SHADOWS:
+        await connection.execute(f'create temporary table "{name}" (hostile integer)')
+    await connection.execute("reset search_path")

@@ -19,6 +19,9 @@ _MOMENT_SQL = (
     r"case when \1 < '0001-01-02 00:00+00' then '0001-01-02 00:00+00' "
     r"when \1 > '9999-12-30 00:00+00' then '9999-12-30 00:00+00' else \1 end"
 )
+# Where nothing says otherwise, PostgreSQL looks a type's name up among temporary tables first.
+_TYPE = re.compile(r"::(?=(?:text|jsonb|float8|timestamptz|regclass|oid)\b)")
+_TYPE_SQL = "::pg_catalog."
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class QueueTables:
 def load(name: str, tables: QueueTables | str | None = None, *, target: str | None = None) -> str:
     """Return the statement `sql/<name>.sql`.
 
-    `{moment COLUMN}` in it becomes the time in that column, or the nearest that Python has.
+    `{moment COLUMN}` in it becomes the time in that column, or the nearest that Python has, and
+    types are named with their schema.
 
     Args:
         name: the file's name without its ending.
@@ -64,4 +68,4 @@ def load(name: str, tables: QueueTables | str | None = None, *, target: str | No
 @cache
 def _read(name: str) -> str:
     text = resources.files("meshhook").joinpath("sql", f"{name}.sql").read_text("utf-8")
-    return _MOMENT.sub(_MOMENT_SQL, text)
+    return _TYPE.sub(_TYPE_SQL, _MOMENT.sub(_MOMENT_SQL, text))

@@ -20,8 +20,8 @@ MAX_PROCESSES = 30
 """How many worker processes may share it: each has three of its 100 connections."""
 
 _OTHERS_SQL = """
-select count(*) from pg_stat_activity
-where backend_type = 'client backend' and pid <> pg_backend_pid()
+select pg_catalog.count(*) from pg_catalog.pg_stat_activity
+where backend_type = 'client backend' and pid <> pg_catalog.pg_backend_pid()
 """
 
 

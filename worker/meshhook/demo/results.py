@@ -18,38 +18,40 @@ if TYPE_CHECKING:
 
 # The history outlives the queue, so each statement takes only what this run enqueued ($2).
 COUNTS_SQL = """
-select count(*) filter (where outcome = 'succeeded') as succeeded,
-       count(*) filter (where outcome = 'retried') as retried,
-       count(*) filter (where outcome = 'dead_lettered') as dead_lettered
+select pg_catalog.count(*) filter (where outcome = 'succeeded') as succeeded,
+       pg_catalog.count(*) filter (where outcome = 'retried') as retried,
+       pg_catalog.count(*) filter (where outcome = 'dead_lettered') as dead_lettered
 from meshhook.job_attempts
 where queue = $1 and enqueued_at >= $2
 """
 HISTORY_SQL = """
 with jobs as (
-    select msg_id, enqueued_at, min(started_at) as first_started_at,
-           max(finished_at) as last_finished_at, bool_or(outcome = 'lost') as was_lost
+    select msg_id, enqueued_at, pg_catalog.min(started_at) as first_started_at,
+           pg_catalog.max(finished_at) as last_finished_at,
+           pg_catalog.bool_or(outcome = 'lost') as was_lost
     from meshhook.job_attempts
     where queue = $1 and enqueued_at >= $2
     group by msg_id, enqueued_at
 )
-select percentile_cont(0.5) within group (
+select pg_catalog.percentile_cont(0.5) within group (
            order by extract(epoch from first_started_at - enqueued_at)) as wait_p50_seconds,
-       percentile_cont(0.99) within group (
+       pg_catalog.percentile_cont(0.99) within group (
            order by extract(epoch from first_started_at - enqueued_at)) as wait_p99_seconds,
-       extract(epoch from percentile_disc(0.9) within group (order by last_finished_at)
-           - min(first_started_at)) as busy_seconds,
-       count(*) filter (where was_lost) as rescued
+       extract(epoch from pg_catalog.percentile_disc(0.9) within group (order by last_finished_at)
+           - pg_catalog.min(first_started_at)) as busy_seconds,
+       pg_catalog.count(*) filter (where was_lost) as rescued
 from jobs
 """
 ERRORS_SQL = """
-select coalesce(error_type, 'unknown') as error_type, count(*) as jobs, min(msg_id) as first_msg_id
+select coalesce(error_type, 'unknown') as error_type, pg_catalog.count(*) as jobs,
+       pg_catalog.min(msg_id) as first_msg_id
 from meshhook.job_attempts
 where queue = $1 and enqueued_at >= $2 and outcome = 'dead_lettered'
 group by 1
 order by jobs desc, error_type
 """
 DEAD_DELIVERIES_SQL = """
-select message -> 'payload' ->> 'delivery_id' as delivery_id from pgmq."q_{}"
+select message -> 'payload'::text ->> 'delivery_id'::text as delivery_id from pgmq."q_{}"
 """
 BUSY_SHARE = 0.9
 """The throughput is that of this share of the jobs; the last ones wait for their retries."""

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.1
 HANDLER = "meshhook.demo.webhook_delivery:deliver"
 _READY_SQL = """
-select pg_sequence_last_value($1::text::regclass) is not null and count(*) >= $3::integer
-from pg_stat_activity
-where datname = current_database() and application_name = $2::text
+select pg_catalog.pg_sequence_last_value($1::pg_catalog.text::pg_catalog.regclass) is not null
+    and pg_catalog.count(*) >= $3::integer
+from pg_catalog.pg_stat_activity
+where datname = pg_catalog.current_database() and application_name = $2::pg_catalog.text
 """
 
 
@@ -127,7 +128,7 @@ class _Run:
         self._reporter.event(f"started a receiver on port {port} that misbehaves now and then")
         for _ in range(workers):
             await self._start_worker()
-        since: datetime = await self._database.fetchval("select clock_timestamp()")
+        since: datetime = await self._database.fetchval("select pg_catalog.clock_timestamp()")
         await self._wait_for_workers()
         started = time.monotonic()
         await self._enqueue(f"http://127.0.0.1:{port}/webhooks", since)

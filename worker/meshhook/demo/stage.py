@@ -18,16 +18,22 @@ MARK = "Made by meshhook demo, which drops and makes it again"
 """The comment on the table of a queue that the demo made."""
 
 _FIND_SQL = """
-select to_regclass(format('pgmq.%I', 'q_' || $1::text)) is not null
-           or to_regclass(format('pgmq.%I', 'q_' || $1::text || '_dlq')) is not null as exists,
-       obj_description(to_regclass(format('pgmq.%I', 'q_' || $1::text)), 'pg_class') as mark
+with queue (name) as (values ($1::pg_catalog.text))
+select pg_catalog.to_regclass(pg_catalog.format('pgmq.%I', 'q_' || name)) is not null
+        or pg_catalog.to_regclass(pg_catalog.format('pgmq.%I', 'q_' || name || '_dlq')) is not null
+        as exists,
+    pg_catalog.obj_description(
+        pg_catalog.to_regclass(pg_catalog.format('pgmq.%I', 'q_' || name)), 'pg_class') as mark
+from queue
 """
 _FOREIGN_SQL = """
 select exists (select from pgmq."q_{0}" where {1})
     or exists (select from pgmq."q_{0}_dlq" where {1})
     or exists (select from pgmq."a_{0}" where {1})
 """
-_IS_FOREIGN = "coalesce(message ->> 'project_id', '') <> all ($1::text[])"
+_IS_FOREIGN = (
+    "coalesce(message ->> 'project_id'::pg_catalog.text, '') <> all ($1::pg_catalog.text[])"
+)
 
 
 @asynccontextmanager
@@ -47,7 +53,10 @@ async def demo_queue(database_url: str, queue_name: str) -> AsyncIterator[None]:
     try:
         database = Database(connection)
         # Held by the session, so that it goes when this demo dies.
-        lock = "select pg_try_advisory_lock(hashtext('meshhook.demo.' || $1::text))"
+        lock = (
+            "select pg_catalog.pg_try_advisory_lock("
+            "pg_catalog.hashtext('meshhook.demo.' || $1::pg_catalog.text))"
+        )
         if not await database.fetchval(lock, name):
             raise DemoError(
                 f"another demo is running on queue {name!r} of this database; wait until it ends"
@@ -61,7 +70,10 @@ async def demo_queue(database_url: str, queue_name: str) -> AsyncIterator[None]:
 
 async def _make_afresh(connection: Any, name: str) -> None:
     database = Database(connection)
-    lock = "select pg_advisory_xact_lock(hashtext('meshhook.queue.' || $1::text))"
+    lock = (
+        "select pg_catalog.pg_advisory_xact_lock("
+        "pg_catalog.hashtext('meshhook.queue.' || $1::pg_catalog.text))"
+    )
     await database.fetchval(lock, name)
     found = await database.fetchrow(_FIND_SQL, name)
     if found is not None and found["exists"]:

@@ -23,7 +23,8 @@ _MIN_PASSWORD_CHARACTERS = 8
 _CREATE_ROLE = r"""
 set log_statement = 'none';
 set log_min_error_statement = 'panic';
-select 'create role meshhook' where not exists (select from pg_roles where rolname = 'meshhook')
+select 'create role meshhook' where not exists (select from pg_catalog.pg_roles
+where rolname = 'meshhook')
 \gexec
 alter role meshhook with login nosuperuser password :'password';
 alter database meshhook owner to meshhook;

@@ -34,7 +34,7 @@ _STOP_SECONDS = 60.0
 _LOG_BYTES = 10_000_000
 _CREATE_DATABASE = r"""
 select 'create database meshhook'
-where not exists (select from pg_database where datname = 'meshhook') \gexec
+where not exists (select from pg_catalog.pg_database where datname = 'meshhook') \gexec
 """
 _OWN_SETTINGS = frozenset({"listen_addresses", "port", "unix_socket_directories"})
 

@@ -2,21 +2,23 @@
 -- Locks: none. Index: the primary key.
 with newest as materialized (
     select d.msg_id, {moment d.enqueued_at} as enqueued_at,
-        left(d.headers #>> '{meshhook-dead-letter,error_type}', 200) as error_type
+        pg_catalog.left(d.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200)
+            as error_type
     from {dlq_table} d
     order by d.msg_id desc
     limit $1::int
 ), grouped as materialized (
-    select n.error_type, count(*) as count, min(n.enqueued_at) as first_dead_at,
-        max(n.enqueued_at) as last_dead_at, max(n.msg_id) as sample_id
+    select n.error_type, pg_catalog.count(*) as count,
+        pg_catalog.min(n.enqueued_at) as first_dead_at,
+        pg_catalog.max(n.enqueued_at) as last_dead_at, pg_catalog.max(n.msg_id) as sample_id
     from newest n
     group by n.error_type
-    order by count(*) desc, max(n.msg_id) desc
+    order by pg_catalog.count(*) desc, pg_catalog.max(n.msg_id) desc
     limit $2::int
 )
 select g.error_type, g.count, g.first_dead_at, g.last_dead_at, g.sample_id,
-    (select d.headers #>> '{meshhook-dead-letter,error_message}'
+    (select d.headers #>> '{meshhook-dead-letter,error_message}'::text[]
      from {dlq_table} d where d.msg_id = g.sample_id) as sample_message,
-    (select count(*) from newest) >= $1::int as capped
+    (select pg_catalog.count(*) from newest) >= $1::int as capped
 from grouped g
 order by g.count desc, g.sample_id desc

@@ -6,9 +6,9 @@ with gone as (
     -- An array, so that it is chosen once: as a join it might be chosen anew for each row.
     where q.msg_id = any (array(
         select old.msg_id from {archive_table} old
-        where old.archived_at < now() - make_interval(hours => 24 * $2::int)
+        where old.archived_at < pg_catalog.now() - pg_catalog.make_interval(hours => 24 * $2::int)
         order by old.archived_at limit $1::int
         for update skip locked))
     returning 1
 )
-select count(*) from gone
+select pg_catalog.count(*) from gone

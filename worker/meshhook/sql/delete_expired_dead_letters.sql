@@ -8,7 +8,7 @@ with gone as (
         select old.msg_id
         from (select p.msg_id, p.enqueued_at from {dlq_table} p order by p.msg_id limit $1::int
               for update skip locked) old
-        where old.enqueued_at < now() - make_interval(hours => 24 * $2::int)))
+        where old.enqueued_at < pg_catalog.now() - pg_catalog.make_interval(hours => 24 * $2::int)))
     returning 1
 )
-select count(*) from gone
+select pg_catalog.count(*) from gone

@@ -8,18 +8,18 @@ with held as materialized (
         as item (msg_id, read_ct, enqueued, position), {queue_table} q
     -- Not a plain =, as in sql/claim.sql.
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
-      and date_part('epoch', q.enqueued_at) = item.enqueued
+      and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
 ), free as materialized (
     -- Asked again of the row that is locked: since the snapshot the lease may have been lost.
     select q.msg_id from held h, {queue_table} q
     where q.msg_id = any (array[h.msg_id]) and q.read_ct = h.read_ct
-      and date_part('epoch', q.enqueued_at) = h.enqueued
+      and pg_catalog.date_part('epoch', q.enqueued_at) = h.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
     for update of q skip locked
 ), extended as (
     update {queue_table} q
-    set vt = now() + make_interval(secs => $4::float8)
+    set vt = pg_catalog.now() + pg_catalog.make_interval(secs => $4::float8)
     from free f
     where q.msg_id = any (array[f.msg_id])
     returning q.msg_id

@@ -6,6 +6,6 @@ select d.msg_id, {moment d.enqueued_at} as enqueued_at, d.message::text as body,
     meshhook.message_id_text(d.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(d.message, 'project_id') as project_id
 from {dlq_table} d
-where left(d.headers #>> '{meshhook-dead-letter,msg_id}', 20) = $1::bigint::text
+where pg_catalog.left(d.headers #>> '{meshhook-dead-letter,msg_id}'::text[], 20) = $1::bigint::text
 order by d.msg_id desc
 limit 1

@@ -2,7 +2,7 @@
 -- $4, project $5 and state $6 (null: any), up to $7; each with the lowest id that was looked at and
 -- how many were. One row without a job if there is none. Locks: none. Index: the primary key.
 with chunk as materialized (
-    select min(i.msg_id) as lowest, count(*) as seen
+    select pg_catalog.min(i.msg_id) as lowest, pg_catalog.count(*) as seen
     from (
         select q.msg_id from {queue_table} q where q.msg_id <= $1::bigint
         order by q.msg_id desc limit $2::int

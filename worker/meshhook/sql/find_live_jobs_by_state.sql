@@ -5,8 +5,8 @@
 with side as materialized (
     select q.msg_id, q.vt, q.read_ct, q.headers, q.message, q.enqueued_at
     from {queue_table} q
-    where q.vt >= case when $6::boolean then '-infinity' else now() end
-      and q.vt <= case when $6::boolean then now() else 'infinity' end
+    where q.vt >= case when $6::boolean then '-infinity' else pg_catalog.now() end
+      and q.vt <= case when $6::boolean then pg_catalog.now() else 'infinity' end
     order by q.vt
     limit $4::int + 1
 )
@@ -15,7 +15,7 @@ select c.seen, n.msg_id, n.state, meshhook.attempts_made(n.read_ct, n.headers) a
     meshhook.message_id_text(n.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(n.message, 'project_id') as project_id,
     {moment n.enqueued_at} as enqueued_at, {moment n.vt} as ready_at
-from (select count(*) as seen from side) c
+from (select pg_catalog.count(*) as seen from side) c
 left join lateral (
     select s.*, meshhook.message_state(s.vt, s.read_ct, s.headers) as state
     from side s

@@ -7,7 +7,7 @@ with held as materialized (
         as item (msg_id, read_ct, enqueued, position), {queue_table} q
     -- Not a plain =, as in sql/claim.sql.
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
-      and date_part('epoch', q.enqueued_at) = item.enqueued
+      and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
 ), free as materialized (
     select q.msg_id from held h, {queue_table} q
     where q.msg_id = any (array[h.msg_id])

@@ -4,7 +4,7 @@
 -- without a job if there is none. Locks: none.
 -- Index: job_attempts_job_idx, from the highest msg_id down.
 with chunk as materialized (
-    select min(i.msg_id) as lowest, count(*) as seen
+    select pg_catalog.min(i.msg_id) as lowest, pg_catalog.count(*) as seen
     from (
         select a.msg_id from meshhook.job_attempts a
         where a.queue = $1::text and a.msg_id <= $2::bigint

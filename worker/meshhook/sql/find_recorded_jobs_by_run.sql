@@ -13,7 +13,7 @@ select c.seen, j.queue, j.msg_id, j.outcome as state, j.attempt as attempts, j.r
     j.workflow_id, j.project_id, {moment j.enqueued_at} as enqueued_at,
     null::timestamptz as ready_at, {moment j.finished_at} as finished_at, j.error_type,
     j.error_message, j.replayed_as
-from (select count(*) as seen from attempts) c
+from (select pg_catalog.count(*) as seen from attempts) c
 left join lateral (
     select l.* from (
         select distinct on (a.queue, a.msg_id, a.enqueued_at) a.*

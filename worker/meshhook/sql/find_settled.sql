@@ -8,7 +8,8 @@ from unnest($3::bigint[], $4::int[], $5::float8[], $6::float8[])
 cross join lateral (
     select a.outcome from meshhook.job_attempts a
     where a.queue = $1::text and a.msg_id = item.msg_id and a.attempt = item.attempt
-      and a.worker = $2::text and a.started_at is not distinct from to_timestamp(item.started_at)
-      and date_part('epoch', a.enqueued_at) = item.enqueued
+      and a.worker = $2::text
+      and a.started_at is not distinct from pg_catalog.to_timestamp(item.started_at)
+      and pg_catalog.date_part('epoch', a.enqueued_at) = item.enqueued
     limit 1
 ) as found

@@ -6,7 +6,7 @@ select d.msg_id, {moment d.enqueued_at} as enqueued_at, d.message::text as body,
     meshhook.message_id_text(d.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(d.message, 'project_id') as project_id
 from {dlq_table} d
-where left(d.headers #>> '{meshhook-dead-letter,error_type}', 200) = $3::text
+where pg_catalog.left(d.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200) = $3::text
   and d.msg_id < $1::bigint
 order by d.msg_id desc
 limit $2::int

@@ -1,7 +1,8 @@
 -- The names of all queues, and whether their tables are there. Locks: none.
 select c.queue_name,
-    to_regclass(format('pgmq.%I', 'q_' || c.queue_name)) is not null
-        and to_regclass(format('pgmq.%I', 'q_' || c.queue_name || '_dlq')) is not null
+    pg_catalog.to_regclass(pg_catalog.format('pgmq.%I', 'q_' || c.queue_name)) is not null
+        and pg_catalog.to_regclass(
+            pg_catalog.format('pgmq.%I', 'q_' || c.queue_name || '_dlq')) is not null
         as is_complete
 from meshhook.queue_config c
 order by c.queue_name

@@ -3,6 +3,6 @@
 select w.queue, w.worker, w.host, w.concurrency, w.running, w.processed, w.busy_seconds, w.draining,
     {moment w.started_at} as started_at, {moment w.seen_at} as seen_at
 from meshhook.workers w
-where w.seen_at >= now() - make_interval(secs => $1::float8)
+where w.seen_at >= pg_catalog.now() - pg_catalog.make_interval(secs => $1::float8)
   and ($2::text is null or w.queue = $2::text)
 order by w.queue, w.host, w.started_at, w.worker

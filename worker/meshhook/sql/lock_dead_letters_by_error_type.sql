@@ -2,7 +2,7 @@
 -- Locks: the chosen rows. Index: q_<queue>_dlq_error_idx; without it the primary key, read
 -- until enough are found.
 select d.msg_id from {dlq_table} d
-where left(d.headers #>> '{meshhook-dead-letter,error_type}', 200) = $2::text
+where pg_catalog.left(d.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200) = $2::text
 order by d.msg_id
 limit $1::int
 for update skip locked

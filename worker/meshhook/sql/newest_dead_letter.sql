@@ -1,3 +1,3 @@
 -- The greatest id of a dead letter; 0 if there is none. What comes later has a greater one.
 -- Locks: none. Index: the primary key.
-select coalesce(max(q.msg_id), 0) from {dlq_table} q
+select coalesce(pg_catalog.max(q.msg_id), 0) from {dlq_table} q

@@ -9,4 +9,4 @@ with gone as (
                                 order by p.msg_id limit $1::int for update skip locked))
     returning q.msg_id
 )
-select count(*) as gone, max(msg_id) as last from gone
+select pg_catalog.count(*) as gone, pg_catalog.max(msg_id) as last from gone

@@ -7,12 +7,12 @@ with free as materialized (
         {queue_table} q
     -- Not a plain =, as in sql/claim.sql.
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
-      and date_part('epoch', q.enqueued_at) = item.enqueued
+      and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
     for update of q skip locked
 )
 update {queue_table} q
-set vt = clock_timestamp() + make_interval(secs => $4::float8),
+set vt = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4::float8),
     read_ct = case when meshhook.given_back(q.read_ct, q.headers) is null
         then q.read_ct - 1 else q.read_ct + 1 end,
     headers = coalesce(meshhook.given_back(q.read_ct, q.headers), q.headers)

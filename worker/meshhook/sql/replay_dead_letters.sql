@@ -5,7 +5,7 @@
 -- finished_at of that row, so that the history leads from one to the other in any queue.
 -- Locks: the moved rows, skipping locked ones. Index: the primary key of the dead letters.
 with moment as materialized (
-    select clock_timestamp() as at
+    select pg_catalog.clock_timestamp() as at
 ), chosen as materialized (
     select d.msg_id from {dlq_table} d
     where d.msg_id = any ($1::bigint[])
@@ -18,31 +18,33 @@ with moment as materialized (
 ), dead as materialized (
     -- Whatever stands under our header, every one of these is null or a sound value.
     select g.msg_id, g.message, g.headers,
-        case when jsonb_typeof(died -> 'queue') = 'string' then died ->> 'queue' end as queue,
-        case when died ->> 'msg_id' ~ '^[0-9]{1,18}$'
-            then (died ->> 'msg_id')::bigint end as origin_msg_id,
-        case when died ->> 'attempts' ~ '^[0-9]{1,9}$'
-            then (died ->> 'attempts')::int end as attempts,
-        case when g.headers #>> '{meshhook-replayed-from,replays}' ~ '^[0-9]{1,9}$'
-            then (g.headers #>> '{meshhook-replayed-from,replays}')::int else 0 end as replays,
-        case when died ->> 'first_enqueued_at' ~ '^[12][0-9]{3}-' then (coalesce(
-            jsonb_path_query_first_tz(died, '$.first_enqueued_at.datetime(
+        case when pg_catalog.jsonb_typeof(died -> 'queue'::text) = 'string'
+            then died ->> 'queue'::text end as queue,
+        case when died ->> 'msg_id'::text ~ '^[0-9]{1,18}$'
+            then (died ->> 'msg_id'::text)::bigint end as origin_msg_id,
+        case when died ->> 'attempts'::text ~ '^[0-9]{1,9}$'
+            then (died ->> 'attempts'::text)::int end as attempts,
+        case when g.headers #>> '{meshhook-replayed-from,replays}'::text[] ~ '^[0-9]{1,9}$'
+            then (g.headers #>> '{meshhook-replayed-from,replays}'::text[])::int
+            else 0 end as replays,
+        case when died ->> 'first_enqueued_at'::text ~ '^[12][0-9]{3}-' then (coalesce(
+            pg_catalog.jsonb_path_query_first_tz(died, '$.first_enqueued_at.datetime(
                 "YYYY-MM-DD\"T\"HH24:MI:SS.USTZH:TZM")', silent => true),
-            jsonb_path_query_first_tz(died, '$.first_enqueued_at.datetime(
+            pg_catalog.jsonb_path_query_first_tz(died, '$.first_enqueued_at.datetime(
                 "YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM")', silent => true)
-        ) #>> '{}')::timestamptz end as first_enqueued_at
-    from gone g cross join lateral (select g.headers -> 'meshhook-dead-letter') as d (died)
+        ) #>> '{}'::text[])::timestamptz end as first_enqueued_at
+    from gone g cross join lateral (select g.headers -> 'meshhook-dead-letter'::text) as d (died)
 ), sent as (
     insert into {target_table} (enqueued_at, vt, message, headers)
     select m.at, m.at, d.message,
-        d.headers - 'meshhook-dead-letter' - 'meshhook-settled' - 'meshhook-claim'
-        || jsonb_build_object('meshhook-replayed-from', jsonb_build_object(
+        d.headers - 'meshhook-dead-letter'::text - 'meshhook-settled'::text - 'meshhook-claim'::text
+        || pg_catalog.jsonb_build_object('meshhook-replayed-from', pg_catalog.jsonb_build_object(
             'queue', coalesce(d.queue, $2::text), 'dead_letter_id', d.msg_id,
             'msg_id', d.origin_msg_id, 'replays', d.replays + 1))
     from dead d cross join moment m
     order by d.msg_id
     returning msg_id,
-        (headers #>> '{meshhook-replayed-from,dead_letter_id}')::bigint as dead_letter_id
+        (headers #>> '{meshhook-replayed-from,dead_letter_id}'::text[])::bigint as dead_letter_id
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, enqueued_at, finished_at, replayed_as)

@@ -3,7 +3,7 @@
 insert into meshhook.workers as w (queue, worker, host, concurrency, running, processed,
     busy_seconds, draining, started_at, seen_at)
 select r.queue, $1::text, $2::text, r.concurrency, r.running, r.processed, r.busy_seconds,
-    $3::boolean, now() - make_interval(secs => $4::float8), now()
+    $3::boolean, pg_catalog.now() - pg_catalog.make_interval(secs => $4::float8), pg_catalog.now()
 from unnest($5::text[], $6::int[], $7::int[], $8::bigint[], $9::float8[])
     as r (queue, concurrency, running, processed, busy_seconds)
 on conflict (queue, worker) do update

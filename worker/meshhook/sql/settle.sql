@@ -15,7 +15,7 @@ with item as materialized (
     delete from {queue_table} q using item
     -- Not a plain =, as in sql/claim.sql.
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
-      and date_part('epoch', q.enqueued_at) = item.enqueued
+      and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
     returning item.*, q.enqueued_at, q.vt,
@@ -23,31 +23,31 @@ with item as materialized (
         case when item.outcome in ('dead_lettered', 'archived') then q.headers end as headers
 ), delayed as (
     update {queue_table} q
-    set vt = clock_timestamp() + make_interval(secs => item.delay_seconds),
+    set vt = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => item.delay_seconds),
         read_ct = case item.outcome when 'snoozed' then q.read_ct - 1 else q.read_ct end,
         headers = case item.outcome
             when 'snoozed' then meshhook.snoozed_headers(q.read_ct, q.headers)
             else meshhook.headers_object(q.headers)
-                || jsonb_build_object('meshhook-settled', q.read_ct) end
+                || pg_catalog.jsonb_build_object('meshhook-settled', q.read_ct) end
     from item
     -- Not a plain =, as in sql/claim.sql.
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
-      and date_part('epoch', q.enqueued_at) = item.enqueued
+      and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('retried', 'snoozed')
     returning item.*, q.enqueued_at, q.vt
 ), dead as (
     insert into {dlq_table} (vt, message, headers)
-    select clock_timestamp(), r.message,
-        (meshhook.headers_object(r.headers) - 'meshhook-settled' - 'meshhook-claim')
-        || jsonb_build_object('meshhook-dead-letter', jsonb_build_object(
+    select pg_catalog.clock_timestamp(), r.message,
+        (meshhook.headers_object(r.headers) - 'meshhook-settled'::text - 'meshhook-claim'::text)
+        || pg_catalog.jsonb_build_object('meshhook-dead-letter', pg_catalog.jsonb_build_object(
             'queue', $17::text, 'msg_id', r.msg_id,
             'attempts', coalesce(r.attempt, r.read_ct)
                 - (r.started_at is null and r.error_type = 'LeaseLost')::int,
             'error_type', r.error_type, 'error_message', r.error_message,
             'error_stack', r.error_stack, 'worker', $1::text,
             'first_enqueued_at', r.enqueued_at,
-            'last_started_at', to_timestamp(r.started_at), 'dead_at', now()))
+            'last_started_at', pg_catalog.to_timestamp(r.started_at), 'dead_at', pg_catalog.now()))
     from removed r
     where r.outcome = 'dead_lettered'
     order by r.position
@@ -71,9 +71,9 @@ with item as materialized (
         project_id, worker, enqueued_at, started_at, finished_at, error_type, error_message,
         error_stack, trace_id, retry_at)
     select $17::text, s.msg_id, s.attempt, s.outcome, s.run_id, s.workflow_id, s.project_id,
-        $1::text, s.enqueued_at, to_timestamp(s.started_at),
-        least(to_timestamp(s.finished_at), clock_timestamp()), s.error_type, s.error_message,
-        s.error_stack, s.trace_id, s.retry_at
+        $1::text, s.enqueued_at, pg_catalog.to_timestamp(s.started_at),
+        least(pg_catalog.to_timestamp(s.finished_at), pg_catalog.clock_timestamp()),
+        s.error_type, s.error_message, s.error_stack, s.trace_id, s.retry_at
     from settled s
 )
 select position from settled

@@ -11,17 +11,17 @@ with removed as (
         project_id, trace_id, position)
     -- Not a plain =, as in sql/claim.sql.
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
-      and date_part('epoch', q.enqueued_at) = item.enqueued
+      and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
     returning item.*, q.enqueued_at
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, worker, enqueued_at, started_at, finished_at, trace_id)
     select $12::text, r.msg_id, coalesce(r.attempt, r.read_ct), 'succeeded', r.run_id,
-        r.workflow_id, r.project_id, $1::text, r.enqueued_at, to_timestamp(r.started_at),
-        least(to_timestamp(r.finished_at), clock_timestamp()), r.trace_id
+        r.workflow_id, r.project_id, $1::text, r.enqueued_at, pg_catalog.to_timestamp(r.started_at),
+        least(pg_catalog.to_timestamp(r.finished_at), pg_catalog.clock_timestamp()), r.trace_id
     from removed r
 )
-select case when count(*) < cardinality($2::bigint[])
-    then coalesce(array_agg(position), '{}') end as positions
+select case when pg_catalog.count(*) < pg_catalog.cardinality($2::bigint[])
+    then coalesce(pg_catalog.array_agg(position), '{}') end as positions
 from removed
