@@ -90,7 +90,7 @@ async def check_role(
     """
     source = Database.of(database)
     if name is None:
-        name = await source.fetchval("select current_user::text")
+        name = await source.fetchval("select current_user::pg_catalog.text")
     role = await source.fetchrow(queries.load("find_role"), name)
     if role is None:
         raise InvalidSettingError(f"role {name!r} does not exist")

@@ -8,14 +8,14 @@ select r.rolname::text as role, r.rolsuper, r.rolcreaterole, r.rolcreatedb, r.ro
             and not exists (select from meshhook.roles m where m.role::oid = g.oid)
           order by 1) as member_of,
     array(select n.nspname::text from pg_catalog.pg_namespace n
-          where n.nspname not in ('meshhook', 'pgmq') and n.nspname not like 'pg\_%'
+          where n.nspname not in ('meshhook', 'pgmq') and n.nspname::text not like 'pg\_%'
             and pg_catalog.has_schema_privilege(r.oid, n.oid, 'create'::text)
           order by 1) as may_create_in,
     pg_catalog.has_database_privilege(r.oid, d.oid, 'create'::text) as may_create_schemas,
     array(select n.nspname::text || '.' || c.relname::text
           from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
           where c.relowner = r.oid and c.relkind in ('r', 'p', 'v', 'm', 'f')
-            and n.nspname not like 'pg\_temp%'
+            and n.nspname::text not like 'pg\_temp%'
           order by 1 limit 1000) as owned,
     array(select p.oid::pg_catalog.regprocedure::text from pg_catalog.pg_proc p
           where p.proowner = r.oid and p.prosecdef order by 1 limit 100) as owned_definers,

@@ -36,7 +36,7 @@ with item as (
       and not pg_catalog.pg_has_role($1::oid, p.proowner, 'usage'::text)
 )
 select i.object, i.column_name, pg_catalog.lower(i.privilege_type) as privilege,
-    case when i.grantee = 0 then 'PUBLIC' else g.rolname::text end as grantee
+    case when i.grantee = 0::oid then 'PUBLIC' else g.rolname::text end as grantee
 from item i
 left join pg_catalog.pg_roles g on g.oid = i.grantee
-where i.grantee = 0 or pg_catalog.pg_has_role($1::oid, i.grantee, 'usage'::text)
+where i.grantee = 0::oid or pg_catalog.pg_has_role($1::oid, i.grantee, 'usage'::text)
