@@ -26,12 +26,12 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def notes(chart: Path, monitoring: dict[str, Any]) -> str:
-    """Return the notes after an install with values below `monitoring`."""
+def notes(chart: Path, monitoring: dict[str, Any], **others: Any) -> str:
+    """Return the notes after an install with values below `monitoring`, and others."""
     shown = helm(
         *("template", RELEASE, chart, "--namespace", NAMESPACE),
         *("--kube-version", KUBERNETES, "--show-only", "templates/notes.yaml"),
-        values={"monitoring": monitoring},
+        values={"monitoring": monitoring} | others,
     )
     text: str = json.loads(shown.partition("notes: ")[2])
     return text
@@ -56,6 +56,35 @@ def test_with_all_of_it_there_is_nothing_to_say(chart: Path) -> None:
     said = notes(chart, SCRAPED | RULES)
     assert "alert" not in said
     assert "scrapes" not in said
+
+
+def test_the_url_stays_in_its_secret(chart: Path) -> None:
+    """The command that enqueues by hand has the URL neither in its arguments nor in the pod."""
+    said = notes(chart, {})
+    assert "get secret" not in said
+    overrides = json.loads(said.partition("--overrides='")[2].partition("'")[0])
+    (container,) = overrides["spec"]["containers"]
+    (url,) = container["env"]
+    assert url["valueFrom"]["secretKeyRef"] == {
+        "name": f"{RELEASE}-meshhook-database",
+        "key": "uri",
+    }
+    assert container["command"] == ["meshhook", "enqueue", "orders", '{"n": 1}']
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert overrides["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+def test_what_one_role_for_all_means_is_said(chart: Path) -> None:
+    """With one Secret the notes say what is gained by more; with more there is nothing to say."""
+    shared = {"database": {"existingSecret": "pg"}}
+    assert "share the role of one URL" in notes(chart, {}, **shared)
+    parted = {
+        "database": {"existingSecret": "workers", "operatorExistingSecret": "operator"},
+        "migrations": {"existingSecret": "owner"},
+    }
+    said = notes(chart, {}, **parted)
+    assert "share the role of one URL" not in said
+    assert "operatorSecretRef:\n           name: operator" in said
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/kubernetes.md"])

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from support.helm import pods, render
+from support.helm import Object, pods, render
 
-DATABASES = [{}, {"database": {"existingSecret": "pg"}}]
-
-
-def every_pod():
-    """Yield all pods that any values make."""
-    for values in DATABASES:
-        yield from pods(render(values)).items()
+ROLES: Object = {
+    "database": {"existingSecret": "workers", "operatorExistingSecret": "operator"},
+    "migrations": {"existingSecret": "owner", "roles": {"workersEnqueue": True}},
+}
+DATABASES: list[Object] = [{}, {"database": {"existingSecret": "pg"}}, ROLES]
 
 
 @pytest.fixture(scope="module")
 def all_pods():
-    """All pods that any values make, by name."""
-    return dict(every_pod())
+    """All pods that any values make, by name; with roles the migrations have init containers."""
+    found: dict[str, Object] = {}
+    for values in DATABASES:
+        found |= pods(render(values))
+    return found
+
+
+def containers(pod):
+    """Return all containers of a pod."""
+    return [*pod.get("initContainers", []), *pod["containers"]]
 
 
 def test_there_are_all_kinds_of_pods(all_pods):
@@ -40,7 +46,7 @@ def test_pods_are_restricted(all_pods):
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
         for volume in pod["volumes"]:
             assert volume.keys() - {"name"} <= {"emptyDir", "configMap", "secret"}, name
-        for container in pod["containers"]:
+        for container in containers(pod):
             own = container["securityContext"]
             assert own["allowPrivilegeEscalation"] is False, name
             assert own["capabilities"] == {"drop": ["ALL"]}, name
@@ -50,7 +56,7 @@ def test_pods_are_restricted(all_pods):
 def test_root_file_systems_are_read_only(all_pods):
     """Only /tmp and the data can be written to; temporary files have a limit."""
     for name, pod in all_pods.items():
-        for container in pod["containers"]:
+        for container in containers(pod):
             assert container["securityContext"]["readOnlyRootFilesystem"] is True, name
         for volume in pod["volumes"]:
             if volume["name"] == "tmp":
@@ -70,6 +76,6 @@ def test_only_the_operator_has_a_token(all_pods):
 def test_every_container_says_what_it_needs(all_pods):
     """Requests of cpu and memory, and a limit of memory."""
     for name, pod in all_pods.items():
-        for container in pod["containers"]:
+        for container in containers(pod):
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
             assert container["resources"]["limits"]["memory"], name

@@ -77,14 +77,33 @@ def test_what_the_release_uses_itself_is_on_the_lists():
     assert variable(spec, "images") == ["registry.example/shop/", "localhost/meshhook-queue"]
 
 
-def test_the_owners_secret_is_for_the_owner():
+NONE = "[''].filter(each, false)"
+
+
+@pytest.mark.parametrize(
+    ("database", "owner", "owners", "reserved"),
+    [
+        ({}, "owner", [f"{NAMESPACE}/owner"], [f"{NAMESPACE}/owner"]),
+        ({}, "pg", NONE, NONE),
+        (
+            {"operatorExistingSecret": "operator"},
+            "owner",
+            [f"{NAMESPACE}/owner"],
+            [f"{NAMESPACE}/owner", f"{NAMESPACE}/operator"],
+        ),
+    ],
+)
+def test_the_secrets_of_owner_and_operator_are_not_for_workers(database, owner, owners, reserved):
     """Unless one Secret serves all."""
-    for owner, reserved in (("owner", [f"{NAMESPACE}/owner"]), ("pg", "[''].filter(each, false)")):
-        objects = render(
-            {"database": {"existingSecret": "pg"}, "migrations": {"existingSecret": owner}}
-        )
-        spec = one(objects, "ValidatingAdmissionPolicy")["spec"]
-        assert variable(spec, "reservedSecrets") == reserved
+    objects = render(
+        {
+            "database": {"existingSecret": "pg"} | database,
+            "migrations": {"existingSecret": owner},
+        }
+    )
+    spec = one(objects, "ValidatingAdmissionPolicy")["spec"]
+    assert variable(spec, "ownersSecrets") == owners
+    assert variable(spec, "reservedSecrets") == reserved
 
 
 @pytest.mark.parametrize(

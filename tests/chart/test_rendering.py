@@ -310,6 +310,107 @@ def test_migrations_may_have_a_role_of_their_own():
     assert job["template"]["metadata"]["annotations"] == {"mesh": "no"}
 
 
+ROLES = {
+    "database": {"existingSecret": "workers", "operatorExistingSecret": "operator"}
+    | {"operatorKey": "dsn"},
+    "migrations": {"existingSecret": "owner"},
+}
+CREATE = ["meshhook", "roles", "create"]
+LOGIN = ["--login-from-env", "LOGIN_URL"]
+
+
+def steps(values: dict[str, Any]) -> list[tuple[str, list[str], dict[str, Any]]]:
+    """Return the steps of the migrations in order: name, command and Secrets."""
+    pod = pods(render(values))[f"Job/{NAME}-migrations"]
+    return [
+        (
+            each["name"],
+            [*each["command"], *each["args"]],
+            {
+                name: value["secretKeyRef"]
+                for name, value in environment(each).items()
+                if isinstance(value, dict)
+            },
+        )
+        for each in [*pod.get("initContainers", []), *pod["containers"]]
+    ]
+
+
+def test_migrations_make_the_roles_of_operator_and_workers():
+    """With Secrets of their own; names and passwords come from the URLs, by the environment."""
+    owner = {"MESHHOOK_DATABASE_URL": {"name": "owner", "key": "uri"}}
+    operator, workers = {"name": "operator", "key": "dsn"}, {"name": "workers", "key": "uri"}
+    assert steps(ROLES) == [
+        ("migrations", ["meshhook", "migrate"], owner),
+        (
+            "operator-role",
+            [*CREATE, "operator", *LOGIN, "--reset-password"],
+            owner | {"LOGIN_URL": operator},
+        ),
+        (
+            "worker-role",
+            [*CREATE, "worker", *LOGIN, "--reset-password"],
+            owner | {"LOGIN_URL": workers},
+        ),
+    ]
+
+
+def test_what_roles_get_can_be_chosen():
+    """Passwords may be kept elsewhere, workers may enqueue, and roles be made by hand."""
+
+    def made(**roles: bool) -> list[list[str]]:
+        values = ROLES | {"migrations": {"existingSecret": "owner", "roles": roles}}
+        return [command for _, command, _ in steps(values)]
+
+    assert made(setPasswords=False)[1] == [*CREATE, "operator", *LOGIN]
+    assert made(workersEnqueue=True)[3] == [*CREATE, "producer", *LOGIN]
+    assert made(enabled=False) == [["meshhook", "migrate"]]
+
+
+def test_roles_take_an_owner():
+    """The error names the value, and the way without it."""
+    values = {"database": ROLES["database"]}
+    with pytest.raises(HelmError, match=r"set migrations\.existingSecret; or .*roles sql"):
+        render(values)
+    render(values | {"migrations": {"roles": {"enabled": False}}})
+    render(values | {"migrations": {"enabled": False}})
+
+
+def test_one_secret_still_serves_all():
+    """Without a Secret for the operator no role is made, and queues name one Secret."""
+    for values in (OWN_DATABASE, OWN_DATABASE | {"migrations": {"existingSecret": "owner"}}):
+        assert [name for name, _, _ in steps(values)] == ["migrations"]
+        assert "operatorSecretRef" not in queue_of({"queues": [QUEUE]} | values)["spec"]["database"]
+
+
+def test_each_gets_the_url_of_its_own_role():
+    """Queues name the workers' Secret and the operator's; the test the owner's, or its own."""
+    objects = render(ROLES | {"queues": [QUEUE]})
+    for queue in select(objects, "JobQueue"):
+        assert queue["spec"]["database"] == {
+            "secretRef": {"name": "workers", "key": "uri"},
+            "operatorSecretRef": {"name": "operator", "key": "dsn"},
+            "pooled": False,
+        }
+    assert url_of_the_test(objects) == {"name": "owner", "key": "uri"}
+    own = render(ROLES | {"test": {"existingSecret": "tester", "key": "a"}})
+    assert url_of_the_test(own) == {"name": "tester", "key": "a"}
+    assert url_of_the_test(render(OWN_DATABASE)) == {"name": "pg", "key": "url"}
+
+
+def url_of_the_test(objects: list[Object]) -> Any:
+    """Return the Secret whose URL `helm test` takes."""
+    (container,) = pods(objects)[f"Pod/{NAME}-test"]["containers"]
+    return environment(container)["MESHHOOK_DATABASE_URL"]["secretKeyRef"]
+
+
+def test_no_step_has_a_secret_among_its_arguments():
+    """What is secret comes from a Secret into the environment, and never onto a command line."""
+    for name, command, secrets in steps(ROLES):
+        assert all("://" not in each for each in command), name
+        assert secrets
+
+
 def test_migrations_are_left_out_where_they_are_not_wanted(defaults):
     """The embedded database migrates itself; migrations.enabled turns the hook off."""
     assert not select(defaults, "Job")
@@ -432,6 +533,18 @@ def test_the_operators_pod_can_be_shaped():
     assert {key: pod[key] for key in (*shaped, "terminationGracePeriodSeconds")} == {
         key: operator[key] for key in (*shaped, "terminationGracePeriodSeconds")
     }
+
+
+def test_the_databases_that_the_operator_connects_to_can_be_listed():
+    """`allowedDatabaseHosts` becomes one variable; without, there is none."""
+    hosts = ["*.db.svc", "10.0.0.0/8", "[fd00::/8]:5432"]
+    (container,) = operator_pod(render({"operator": {"allowedDatabaseHosts": hosts}}))["containers"]
+    variable = "MESHHOOK_OPERATOR_ALLOWED_DATABASE_HOSTS"
+    assert environment(container)[variable] == "*.db.svc,10.0.0.0/8,[fd00::/8]:5432"
+    (container,) = operator_pod(render())["containers"]
+    assert variable not in environment(container)
+    with pytest.raises(HelmError, match="allowedDatabaseHosts"):
+        render({"operator": {"allowedDatabaseHosts": ["a,b"]}})
 
 
 def test_two_operators_never_run_side_by_side(defaults):

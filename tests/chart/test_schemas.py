@@ -20,7 +20,9 @@ UNKNOWN_KINDS = "PodMonitor,ServiceMonitor,PrometheusRule"
 EVERYTHING = {
     "commonLabels": {"team": "payments"},
     "imagePullSecrets": [{"name": "pull"}],
-    "database": {"existingSecret": "pg", "pooled": True, "caSecret": "ca"},
+    "database": {"existingSecret": "pg", "pooled": True, "caSecret": "ca"}
+    | {"operatorExistingSecret": "operator"},
+    "migrations": {"existingSecret": "owner"},
     "operator": {
         "watchNamespaces": ["a", "b"],
         "extraEnv": [{"name": "A", "value": "b"}],

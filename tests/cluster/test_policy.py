@@ -53,7 +53,7 @@ def policy(namespace: str, **values: Any) -> list[Object]:
     found = render(
         {
             "fullnameOverride": namespace,
-            "database": {"existingSecret": "database"},
+            "database": {"existingSecret": "database", "operatorExistingSecret": "operators"},
             "migrations": {"existingSecret": "owner"},
             "policy": values
             | {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}},
@@ -300,6 +300,23 @@ async def test_the_database_of_a_queue_is_a_secret_like_any_other(api: Api, guar
     other = job_queue(database={"secretRef": {"name": "other"}})
     assert await refusal(api, guarded.by_default, other) is None
     assert "secretRef names other, which" in str(await refusal(api, guarded.narrow, other))
+
+
+async def test_the_operators_secret_is_for_the_operator(api: Api, guarded: Guarded):
+    """A JobQueue names it where the operator reads it, and nowhere that workers would get it."""
+    both = {"secretRef": {"name": "database"}, "operatorSecretRef": {"name": "operators"}}
+    for namespace in guarded:
+        assert await refusal(api, namespace, job_queue(database=both)) is None
+        said = await refusal(
+            api, namespace, job_queue(database={"secretRef": both["operatorSecretRef"]})
+        )
+        assert "spec.database.secretRef names operators: the database's owner" in str(said)
+    said = await refusal(api, guarded.by_default, worker(env=[secret_variable("operators")]))
+    assert "spec.worker.env[TOKEN] names operators" in str(said)
+    for name, namespace in (("owner", guarded.by_default), ("other", guarded.narrow)):
+        manifest = job_queue(database=both | {"operatorSecretRef": {"name": name}})
+        said = await refusal(api, namespace, manifest)
+        assert f"spec.database.operatorSecretRef names {name}" in str(said)
 
 
 async def test_a_change_is_looked_at_as_a_new_one_is(api: Api):

@@ -29,7 +29,7 @@ def pod(name: str, image: str, command: list[str], **container: Any) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
+        "metadata": {"name": name, "labels": {"app": name, "meshhook.io/client": "true"}},
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,

@@ -70,12 +70,60 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if not .Values.database.existingSecret }}true{{ end }}
 {{- end }}
 
+{{- /* Secrets with URLs of the database: of the workers, the operator, the owner, and `helm test`. */}}
 {{- define "meshhook.databaseSecret" -}}
 {{- .Values.database.existingSecret | default (printf "%s-database" (include "meshhook.fullname" .)) }}
 {{- end }}
 
 {{- define "meshhook.databaseKey" -}}
 {{- if include "meshhook.isEmbedded" . }}uri{{ else }}{{ .Values.database.key }}{{ end }}
+{{- end }}
+
+{{- /* Whether the operator has a role of its own. */}}
+{{- define "meshhook.hasRoles" -}}
+{{- if and .Values.database.operatorExistingSecret (not (include "meshhook.isEmbedded" .)) }}true{{ end }}
+{{- end }}
+
+{{- define "meshhook.operatorSecret" -}}
+{{- if include "meshhook.hasRoles" . }}{{ .Values.database.operatorExistingSecret }}{{ else }}{{ include "meshhook.databaseSecret" . }}{{ end }}
+{{- end }}
+
+{{- define "meshhook.operatorKey" -}}
+{{- if include "meshhook.hasRoles" . }}{{ .Values.database.operatorKey }}{{ else }}{{ include "meshhook.databaseKey" . }}{{ end }}
+{{- end }}
+
+{{- define "meshhook.ownerSecret" -}}
+{{- .Values.migrations.existingSecret | default (include "meshhook.databaseSecret" .) }}
+{{- end }}
+
+{{- define "meshhook.ownerKey" -}}
+{{- if .Values.migrations.existingSecret }}{{ .Values.migrations.key }}{{ else }}{{ include "meshhook.databaseKey" . }}{{ end }}
+{{- end }}
+
+{{- /* The variable with the URL for `helm test`; only with roles is the workers' not enough. */}}
+{{- define "meshhook.testSecret" -}}
+{{- if .Values.test.existingSecret }}{{ .Values.test.existingSecret }}
+{{- else if include "meshhook.hasRoles" . }}{{ include "meshhook.ownerSecret" . }}
+{{- else }}{{ include "meshhook.databaseSecret" . }}{{ end }}
+{{- end }}
+
+{{- define "meshhook.testKey" -}}
+{{- if .Values.test.existingSecret }}{{ .Values.test.key }}
+{{- else if include "meshhook.hasRoles" . }}{{ include "meshhook.ownerKey" . }}
+{{- else }}{{ include "meshhook.databaseKey" . }}{{ end }}
+{{- end }}
+
+{{- /* `database` of a JobQueue of the release. */}}
+{{- define "meshhook.queueDatabase" -}}
+secretRef:
+  name: {{ include "meshhook.databaseSecret" . }}
+  key: {{ include "meshhook.databaseKey" . }}
+{{- if include "meshhook.hasRoles" . }}
+operatorSecretRef:
+  name: {{ include "meshhook.operatorSecret" . }}
+  key: {{ include "meshhook.operatorKey" . }}
+{{- end }}
+pooled: {{ .Values.database.pooled }}
 {{- end }}
 
 {{- /* The certificate of the database's authority, at /database/ca.crt. */}}
@@ -122,27 +170,35 @@ capabilities:
 {{- define "meshhook.policySecrets" -}}
 {{- $names := .Values.policy.allowedSecrets }}
 {{- if $names }}
-{{- $names = append $names (printf "%s/%s" .Release.Namespace (include "meshhook.databaseSecret" .)) }}
+{{- range include "meshhook.databaseSecrets" . | fromJsonArray }}
+{{- $names = append $names (printf "%s/%s" $.Release.Namespace .) }}
+{{- end }}
 {{- with .Values.database.caSecret }}{{ $names = append $names . }}{{ end }}
 {{- range .Values.imagePullSecrets }}{{ $names = append $names .name }}{{ end }}
 {{- end }}
 {{- toJson (uniq $names) }}
 {{- end }}
 
-{{- /* Secrets that pods of workers may never have, as JSON: namespace/name. */}}
-{{- define "meshhook.reservedSecrets" -}}
+{{- /* Secrets that are not for workers, as JSON: namespace/name of those of owner and operator. */}}
+{{- define "meshhook.ownersSecrets" -}}
 {{- $names := list }}
-{{- with .Values.migrations.existingSecret }}
-{{- if ne . (include "meshhook.databaseSecret" $) }}
-{{- $names = append $names (printf "%s/%s" $.Release.Namespace .) }}
-{{- end }}
+{{- if ne (include "meshhook.ownerSecret" .) (include "meshhook.databaseSecret" .) }}
+{{- $names = append $names (printf "%s/%s" .Release.Namespace (include "meshhook.ownerSecret" .)) }}
 {{- end }}
 {{- toJson $names }}
 {{- end }}
 
+{{- define "meshhook.reservedSecrets" -}}
+{{- $names := include "meshhook.ownersSecrets" . | fromJsonArray }}
+{{- if ne (include "meshhook.operatorSecret" .) (include "meshhook.databaseSecret" .) }}
+{{- $names = append $names (printf "%s/%s" .Release.Namespace (include "meshhook.operatorSecret" .)) }}
+{{- end }}
+{{- toJson (uniq $names) }}
+{{- end }}
+
 {{- /* The Secrets with the URLs that the operator reads for the queues of the release, as JSON. */}}
 {{- define "meshhook.databaseSecrets" -}}
-{{- toJson (list (include "meshhook.databaseSecret" .)) }}
+{{- toJson (list (include "meshhook.databaseSecret" .) (include "meshhook.operatorSecret" .) | uniq) }}
 {{- end }}
 
 {{- /* The way to a database, as rules of a NetworkPolicy: name servers, and the database itself. */}}
@@ -173,4 +229,15 @@ capabilities:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{- /* What a pod is that runs the command line by hand, as JSON for `kubectl run --overrides`. */}}
+{{- define "meshhook.clientPod" -}}
+{{- $url := dict "name" "MESHHOOK_DATABASE_URL" "valueFrom" (dict "secretKeyRef" (dict "name" (include "meshhook.testSecret" .) "key" (include "meshhook.testKey" .))) }}
+{{- $container := dict "name" "meshhook" "image" (include "meshhook.image" .) "imagePullPolicy" .Values.image.pullPolicy "stdin" true "tty" true "env" (list $url) }}
+{{- $_ := set $container "command" (list "meshhook" "enqueue" "orders" "{\"n\": 1}") }}
+{{- $_ := set $container "securityContext" (include "meshhook.securityContext" . | fromYaml) }}
+{{- $spec := dict "automountServiceAccountToken" false "containers" (list $container) }}
+{{- $_ := set $spec "securityContext" (include "meshhook.podSecurityContext" . | fromYaml) }}
+{{- dict "spec" $spec | toJson }}
 {{- end }}
