@@ -8,7 +8,7 @@
 #   cluster.sh down                end it, and remove all that it left
 #   cluster.sh exec COMMAND...     run a command in its network: kubectl, helm, a browser, a test
 #   cluster.sh load ARCHIVE...     import images from archives
-#   cluster.sh install [HELM'S OPTIONS...]   build the image, load it, install the chart
+#   cluster.sh install [HELM'S OPTIONS...]   build the images, load them, install the chart
 #   cluster.sh kill NAME [SIGNAL]  signal a component, which is started again: kubelet, kube-apiserver
 #   cluster.sh status              show its node and pods
 #
@@ -334,9 +334,12 @@ load() {
 }
 install() {
   local root=$HERE/../..
-  "$root/deploy/image/build" --debian --output "$S/image.tar"
-  load "$S/image.tar"
-  rm "$S/image.tar"
+  local target
+  for target in runtime evaluation; do
+    "$root/deploy/image/build" --debian --target $target --output "$S/image.tar"
+    load "$S/image.tar"
+    rm "$S/image.tar"
+  done
   inside helm install meshhook "$root/deploy/helm/meshhook" --wait --timeout 5m "$@" 2>"$S/log/helm.log" ||
     die "$(tail -3 "$S/log/helm.log")"
   cat <<T

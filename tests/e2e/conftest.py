@@ -1,8 +1,9 @@
 """A cluster with the chart installed, a receiver of webhooks, and a pod to run commands in.
 
-By default the cluster is that of cluster.sh: a real node on this machine. With E2E_KUBECONFIG and
-E2E_IMAGE set it is yours. It then gets a namespace and what the chart brings for a whole cluster,
-which is the JobQueue definition and a role; they go when the tests are over.
+By default the cluster is that of cluster.sh: a real node on this machine. With E2E_KUBECONFIG,
+E2E_IMAGE and E2E_EVALUATION_IMAGE set it is yours. It then gets a namespace and what the chart
+brings for a whole cluster, which is the JobQueue definition and a role; they go when the tests are
+over.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from support import image as images
 from support.cluster.programs import PROGRAMS, ProgramsMissingError, build, missing
 from support.e2e import NAMESPACE, RELEASE, Receiver, job_queue, next_image, pod
 from support.helm import CHART
-from support.image import IMAGE, ImageError
+from support.image import EVALUATION_IMAGE, IMAGE, ImageError
 from support.kube import Kube, Object
 from support.skipping import skip
 from support.waiting import eventually
@@ -60,9 +61,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         session.config.stash[_OBSTACLE] = str(error)
 
 
-def _archive() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "meshhook" / "e2e-image.tar"
+def _archives() -> dict[str, Path]:
+    """Return where each image is written to."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshhook"
+    return {IMAGE: cache / "e2e-image.tar", EVALUATION_IMAGE: cache / "e2e-evaluation-image.tar"}
 
 
 @pytest.fixture(scope="session")
@@ -72,14 +74,22 @@ def is_local() -> bool:
 
 
 @pytest.fixture(scope="session")
+def runtime_image(is_local) -> str:
+    """The image of the operator, of migrations, and of workers that bring their own handler."""
+    return IMAGE if is_local else _named_image("E2E_IMAGE")
+
+
+@pytest.fixture(scope="session")
 def image(is_local) -> str:
-    """The image of everything."""
-    if is_local:
-        return IMAGE
-    found = os.environ.get("E2E_IMAGE", "")
+    """The image for evaluation: of the embedded database, and of workers that deliver webhooks."""
+    return EVALUATION_IMAGE if is_local else _named_image("E2E_EVALUATION_IMAGE")
+
+
+def _named_image(variable: str) -> str:
+    found = os.environ.get(variable, "")
     if not re.fullmatch(r".+(@sha256:[0-9a-f]+|:[^:/]+)", found):
         pytest.fail(
-            f"E2E_KUBECONFIG is set, and E2E_IMAGE is {found!r}: name an image that the nodes of "
+            f"E2E_KUBECONFIG is set, and {variable} is {found!r}: name an image that the nodes of "
             "the cluster have or can pull, as NAME:TAG or NAME@DIGEST"
         )
     return found
@@ -99,7 +109,8 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Kube]:
     if reason := images.obstacle():
         skip(reason)
     try:
-        images.build(_archive())
+        for image, archive in _archives().items():
+            images.build(image, archive)
     except ImageError as error:
         pytest.fail(str(error))
     with ExitStack() as stack:
@@ -122,8 +133,8 @@ def _local_cluster() -> Iterator[Kube]:
         if started.returncode:
             pytest.fail(f"the cluster does not start: {started.stderr.strip()}")
         try:
-            subprocess.run([CLUSTER, "load", _archive()], check=True)
-            _ctr("images", "tag", IMAGE, next_image(IMAGE))
+            subprocess.run([CLUSTER, "load", *_archives().values()], check=True)
+            _ctr("images", "tag", EVALUATION_IMAGE, next_image(EVALUATION_IMAGE))
             kube = Kube(STATE / "admin.conf", NAMESPACE, prefix=[str(CLUSTER), "exec"])
             _make_namespace(kube)
             yield kube
@@ -159,13 +170,17 @@ def _make_namespace(kube: Kube) -> None:
 
 
 @pytest.fixture(scope="session")
-def values(image) -> Object:
-    """The values that the chart is installed with: the image, and no more."""
+def values(runtime_image, image) -> Object:
+    """The values that the chart is installed with: the images, and no more."""
+    return {"image": _image_values(runtime_image), "embedded": {"image": _image_values(image)}}
+
+
+def _image_values(image: str) -> Object:
     repository, _, digest = image.partition("@")
     if digest:
-        return {"image": {"repository": repository, "digest": digest}}
+        return {"repository": repository, "digest": digest}
     repository, _, tag = image.rpartition(":")
-    return {"image": {"repository": repository, "tag": tag}}
+    return {"repository": repository, "tag": tag}
 
 
 @pytest.fixture(scope="session")

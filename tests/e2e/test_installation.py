@@ -34,9 +34,11 @@ def test_the_image_runs_as_any_user_on_a_read_only_root(installed, receiver):
     assert "up to date" in installed.meshhook("migrate")
 
 
-def test_a_wrong_handler_is_said_in_the_log(installed, receiver, image):
+def test_a_wrong_handler_is_said_in_the_log(installed, receiver, runtime_image):
     """A worker in a pod that cannot start says why, and exits with 2."""
-    broken = pod("broken", image, ["meshhook", "worker", "none", "--handler", "nowhere:handle"])
+    broken = pod(
+        "broken", runtime_image, ["meshhook", "worker", "none", "--handler", "nowhere:handle"]
+    )
     installed.apply(broken)
     installed.kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/broken", "--timeout=1m")
     assert "nowhere" in installed.kubectl("logs", "broken")

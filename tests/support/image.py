@@ -1,4 +1,4 @@
-"""The image of everything, built from Debian's packages, since a registry may be out of reach."""
+"""The two images, built from Debian's packages, since a registry may be out of reach."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "localhost/meshhook-queue:test"
+"""What workers, the operator, the exporter and migrations need."""
+EVALUATION_IMAGE = "localhost/meshhook-queue-evaluation:test"
+"""The same with the embedded PostgreSQL and the demo."""
+TARGETS = {IMAGE: "runtime", EVALUATION_IMAGE: "evaluation"}
 _LOCK = Path("/run/meshhook-image.lock")
 # As deploy/image/build sets them: a build works in a container or a virtual machine too.
 _ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay"}
@@ -29,19 +33,21 @@ def obstacle() -> str | None:
     return f"there is no {' and no '.join(missing)} (on Debian: make packages)" if missing else None
 
 
-def build(archive: Path | None = None) -> None:
-    """Build the image, which takes a minute at first and then what has changed.
+def build(image: str = IMAGE, archive: Path | None = None) -> None:
+    """Build an image, which takes a minute at first and then what has changed.
 
     Args:
+        image: which of the two.
         archive: a file to write it to as well; it is replaced at once, however many do so.
 
     Raises:
         ImageError: it can't be built.
     """
-    command = [str(ROOT / "deploy/image/build"), "--debian", "--tag", IMAGE]
+    command = [str(ROOT / "deploy/image/build"), "--debian", "--target", TARGETS[image]]
+    command += ["--tag", image]
     with _LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        before = _ids()
+        before = _ids(image)
         if archive is None:
             _run(*command)
         else:
@@ -49,15 +55,17 @@ def build(archive: Path | None = None) -> None:
             unfinished = archive.with_suffix(".unfinished")
             _run(*command, "--output", str(unfinished))
             unfinished.replace(archive)
-        for replaced in before - _ids():  # or each build would leave one behind
+        for replaced in before - _ids(image):  # or each build would leave one behind
             _run("buildah", "rmi", replaced)
 
 
 class Container:
-    """A container of the image, in which programs run one after the other."""
+    """A container of an image, in which programs run one after the other."""
 
-    def __init__(self) -> None:
-        self._name = _run("buildah", "from", "--pull-never", IMAGE).strip()
+    def __init__(self, image: str = IMAGE) -> None:
+        self._name = _run("buildah", "from", "--pull-never", image).strip()
+        self.root = Path(_run("buildah", "mount", self._name).strip())
+        """Its file system, seen from here."""
 
     def run(self, *command: str) -> str:
         """Run a program as the image's user, and return what it prints.
@@ -72,16 +80,16 @@ class Container:
         _run("buildah", "rm", self._name)
 
 
-def configuration() -> dict[str, Any]:
-    """Return the image's configuration, as OCI names its parts: User, Entrypoint, Labels."""
-    found = json.loads(_run("buildah", "inspect", "--type", "image", IMAGE))
+def configuration(image: str = IMAGE) -> dict[str, Any]:
+    """Return an image's configuration, as OCI names its parts: User, Entrypoint, Labels."""
+    found = json.loads(_run("buildah", "inspect", "--type", "image", image))
     configuration: dict[str, Any] = found["OCIv1"]["config"]
     return configuration
 
 
-def _ids() -> set[str]:
+def _ids(image: str) -> set[str]:
     return set(
-        _run("buildah", "images", "--quiet", "--no-trunc", "--filter", f"reference={IMAGE}").split()
+        _run("buildah", "images", "--quiet", "--no-trunc", "--filter", f"reference={image}").split()
     )
 
 
