@@ -274,7 +274,8 @@ create trigger delete_withdrawn_worker
 -- by hand keep the right to make queues.
 revoke execute on function meshhook.wake_waiting_workers(), meshhook.make_coming_partitions(),
     meshhook.drop_past_partitions(), meshhook.delete_past_attempts(),
-    meshhook.delete_withdrawn_worker() from public;
+    meshhook.delete_withdrawn_worker(), meshhook.apply_role(text), meshhook.separate_queues()
+    from public;
 
 do $$
 declare

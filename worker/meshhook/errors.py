@@ -213,9 +213,9 @@ class HiddenRowsError(DatabaseError):
         """Name the role and the tables."""
         super().__init__(
             f"row level security hides rows of {', '.join(tables)} from role {role!r}: jobs would "
-            "wait for ever. Give it a policy that lets it see and change all rows "
-            f"(create policy NAME on TABLE to ROLE using (true) with check (true)), or run: "
-            f"alter role ROLE bypassrls"
+            "wait for ever. Make it a worker of this queue (meshhook roles grant worker "
+            "--name ROLE --queue QUEUE), or give it a policy that lets it see and change the "
+            "queue's rows (create policy NAME on TABLE to ROLE using (true) with check (true))"
         )
         self.role = role
         self.tables = tuple(tables)

@@ -121,7 +121,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant("table pgmq.meta", "delete"),
         Grant("function meshhook.wake_waiting_workers()", "execute"),
         Grant("queue", "select", _STATE),
-        Grant("dead_letters", "select", _STATE),
+        Grant("dead_letters", "select", ("msg_id", "enqueued_at")),
         Grant("queue_sequence", "select"),
         Grant("waiting", "update"),
     ),

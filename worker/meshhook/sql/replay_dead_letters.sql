@@ -1,6 +1,6 @@
 -- Moves the dead letters $1 to a queue as new messages, and returns (dead letter id, new msg_id) of
 -- those that were there and that nobody else had locked. The history gets one row for each whose
--- origin is known. $2 is the queue that they died in, used where a dead letter does not say.
+-- origin is known, and is this queue. $2 is the queue that they died in.
 -- One statement: a dead letter is moved once or stays. A new message's enqueued_at equals the
 -- finished_at of that row, so that the history leads from one to the other in any queue.
 -- Locks: the moved rows, skipping locked ones. Index: the primary key of the dead letters.
@@ -48,12 +48,13 @@ with moment as materialized (
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, enqueued_at, finished_at, replayed_as)
-    select coalesce(d.queue, $2::text), d.origin_msg_id, coalesce(d.attempts, 0), 'replayed',
+    select $2::text, d.origin_msg_id, coalesce(d.attempts, 0), 'replayed',
         meshhook.message_id_text(d.message, 'run_id'),
         meshhook.message_id_text(d.message, 'workflow_id'),
         meshhook.message_id_text(d.message, 'project_id'),
         d.first_enqueued_at, m.at, s.msg_id
     from sent s join dead d on d.msg_id = s.dead_letter_id cross join moment m
-    where d.origin_msg_id is not null
+    -- One that says it died in another queue proves nothing: its worker may have written that.
+    where d.origin_msg_id is not null and coalesce(d.queue, $2::text) = $2::text
 )
 select s.dead_letter_id, s.msg_id from sent s order by s.dead_letter_id

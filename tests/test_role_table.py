@@ -1,0 +1,292 @@
+"""Every statement and every function against every kind of role: allowed where the table says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from importlib import resources
+from typing import TypeAlias
+
+import asyncpg
+import pytest
+
+from meshhook import create_queue, queries
+from meshhook.database import Database
+from meshhook.role_kinds import RoleKind
+from support.roles import Roles
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+LETTERS = {
+    "W": RoleKind.WORKER,
+    "P": RoleKind.PRODUCER,
+    "R": RoleKind.READER,
+    "O": RoleKind.ONCALL,
+    "M": RoleKind.OPERATOR,
+}
+
+# A statement that is new fails these tests until it stands here: who may run it?
+STATEMENTS = {
+    "claim": "W",
+    "count_dead_letters_by_error": "W RO",
+    "count_workers": "W ROM",
+    "create_attempt_partitions": "W",
+    "create_queue": "    M",
+    "delete_dead_letter": "W  O",
+    "delete_expired_archived": "W",
+    "delete_expired_attempts": "W",
+    "delete_expired_dead_letters": "W  O",
+    "describe_queue": "WPROM",
+    "describe_role": "WPROM",
+    "dlq_metrics": "W ROM",
+    "drop_expired_attempt_partitions": "W",
+    "drop_queue": "",
+    "drop_queue_if_empty": "",
+    "enqueue": " P O",
+    "extend": "W",
+    "find_attempts": "W RO",
+    "find_dead_letter_of_job": "W RO",
+    "find_last_attempts": "W RO",
+    "find_live_job": "W RO",
+    "find_live_jobs": "W RO",
+    "find_live_jobs_by_id": "W RO",
+    "find_live_jobs_by_state": "W RO",
+    "find_lock_holders": "WPROM",
+    "find_locked": "W",
+    "find_recorded_jobs": "W RO",
+    "find_recorded_jobs_by_run": "W RO",
+    "find_role": "WPROM",
+    "find_settled": "W RO",
+    "forget_workers": "W",
+    "get_dead_letter": "W RO",
+    "get_queue_config": "WPROM",
+    "identify_database": "WPROM",
+    "job_statistics": "W RO",
+    "last_message_id": "WPROM",
+    "limit_statement": "WPROM",
+    "list_dead_letters": "W RO",
+    "list_dead_letters_by_error_type": "W RO",
+    "list_missing_privileges": "WPROM",
+    "list_newest_errors": "W RO",
+    "list_queue_names": "WPROM",
+    "list_queue_snapshots": "W ROM",
+    "list_role_policies": "WPROM",
+    "list_role_privileges": "WPROM",
+    "list_roles": "WPROM",
+    "list_workers": "W ROM",
+    "lock_dead_letters": "W  O",
+    "lock_dead_letters_by_error_type": "W  O",
+    "lock_queue_config": "   OM",
+    "mend_tables": "WPROM",
+    "newest_dead_letter": "W ROM",
+    "newest_message": "WPROM",
+    "purge_dlq": "W  O",
+    "purge_queue": "W",
+    "queue_demand": "    M",
+    "queue_metrics": "W ROM",
+    "queue_snapshot": "W ROM",
+    "release": "W",
+    "replay_dead_letters": "   O",
+    "report_workers": "W",
+    "set_queue_config": "   OM",
+    "settle": "W",
+    "settle_succeeded": "W",
+    "stop_waiting": "W   M",
+    "wait": "W   M",
+    "withdraw_worker": "W",
+}
+
+# Functions are called; those of triggers are only asked for.
+FUNCTIONS = {
+    "age_seconds(timestamp with time zone)": "WPROM",
+    "announce_queue_config()": "WPROM",
+    "apply_role(text)": "",
+    "archive_bytes(text)": "WPROM",
+    "attempts_made(integer,jsonb)": "WPROM",
+    "check_adoptable(text,boolean)": "W ROM",
+    "check_queue_name(text)": "WPROM",
+    "claim_mark(text,bigint,timestamp with time zone,integer,jsonb,bigint)": "WPROM",
+    "create_attempt_partitions(integer)": "",
+    "create_queue(text)": "    M",
+    "create_queue(text,boolean)": "    M",
+    "delete_expired_attempts(integer)": "",
+    "delete_past_attempts()": "W",
+    "delete_withdrawn_worker()": "",
+    "drop_expired_attempt_partitions()": "",
+    "drop_past_partitions()": "W",
+    "drop_queue(text)": "",
+    "drop_queue_if_empty(text)": "",
+    "given_back(integer,jsonb)": "WPROM",
+    "grant_queue(text)": "    M",
+    "headers_object(jsonb)": "WPROM",
+    "hidden_tables(text)": "WPROM",
+    "history_bytes()": "WPROM",
+    "job_attempts_partition_name(date)": "WPROM",
+    "json_count(jsonb,text)": "WPROM",
+    "live_jobs(text,integer)": "W RO",
+    "lock_tables(text[])": "W",
+    "make_coming_partitions()": "W",
+    "may_notify()": "WPROM",
+    "mend_tables()": "WPROM",
+    "message_id_text(jsonb,text)": "WPROM",
+    "message_state(timestamp with time zone,integer,jsonb)": "WPROM",
+    "note_adopted_messages()": "WPROM",
+    "policy_holds(text)": "WPROM",
+    "policy_holds(text,text,text)": "WPROM",
+    "queue_demand(text[],double precision[],text[],double precision,integer)": "    M",
+    "queue_metrics(integer)": "W ROM",
+    "queue_snapshot(text,integer)": "W ROM",
+    "separate_queues()": "",
+    "settled_attempts(jsonb)": "WPROM",
+    "snoozed_headers(integer,jsonb)": "WPROM",
+    "wake_waiting_workers()": "    M",
+}
+
+SAMPLES: dict[str, object] = {
+    "bool": True,
+    "float8": 1.0,
+    "int4": 1,
+    "int8": 1,
+    "jsonb": "{}",
+    "oid": 10,
+    "text": "orders",
+    "date": None,
+    "timestamptz": None,
+}
+ARGUMENTS: dict[str, tuple[object, ...]] = {
+    "create_queue": ("fresh", False),
+    "enqueue": (["{}"], [None], [None]),
+    "limit_statement": ("1s",),
+    "set_queue_config": ("orders", 30, 5, 0, 0, 0.5, None, True, None, None, 7, 1024, False),
+    "stop_waiting": ("meshhook.waiting_orders",),
+    "wait": (1.0, "meshhook.waiting_orders"),
+    "apply_role(text)": ("test_worker",),
+    "check_adoptable(text,boolean)": ("orders", False),
+    "create_attempt_partitions(integer)": (400,),
+    "create_queue(text)": ("fresh",),
+    "create_queue(text,boolean)": ("fresh", False),
+    "lock_tables(text[])": (["q_orders"],),
+}
+
+ROLES = [
+    pytest.param(kind, queues, id=f"{kind}_of_{'_'.join(queues) or 'all'}")
+    for kind in RoleKind
+    for queues in ([(), ("orders",)] if kind.is_by_queue else [()])
+]
+
+
+_SHORT_NAMES = {
+    "integer": "int4",
+    "bigint": "int8",
+    "boolean": "bool",
+    "double precision": "float8",
+    "timestamp with time zone": "timestamptz",
+}
+
+
+def _short(type_name: str) -> str:
+    """Return a type's name as the driver has it."""
+    element = type_name.removesuffix("[]")
+    return _SHORT_NAMES.get(element, element) + type_name[len(element) :]
+
+
+def sample(type_name: str) -> object:
+    """Return a value of a type."""
+    if type_name.endswith("[]"):
+        value = SAMPLES[type_name.removesuffix("[]")]
+        return [] if value is None else [value]
+    return SAMPLES[type_name]
+
+
+async def statements(connection: Connection) -> dict[str, tuple[str, list[object]]]:
+    """Return every statement of the packages, with arguments."""
+    found = {}
+    for package in ("meshhook", "meshhook_operator"):
+        for file in resources.files(package).joinpath("sql").iterdir():
+            name = file.name.removesuffix(".sql")
+            assert name not in found
+            text = file.read_text("utf-8")
+            sql = queries.load(name, "orders", target="orders") if package == "meshhook" else text
+            types = [each.name for each in (await connection.prepare(sql)).get_parameters()]
+            found[name] = (sql, list(ARGUMENTS.get(name) or map(sample, types)))
+    return found
+
+
+async def functions(connection: Connection) -> dict[str, tuple[str, list[object]]]:
+    """Return a call of every function of the schema, with arguments."""
+    rows = await connection.fetch(
+        "select p.oid, p.proname, p.prorettype = 'trigger'::regtype as is_trigger, "
+        "array(select t::regtype::text from unnest(p.proargtypes) as t) as types "
+        "from pg_proc p where p.pronamespace = 'meshhook'::regnamespace"
+    )
+    found = {}
+    for row in rows:
+        name = f"{row['proname']}({','.join(row['types'])})"
+        if row["is_trigger"]:
+            found[name] = (
+                "select 1 / has_function_privilege($1::oid, 'execute')::int",
+                [row["oid"]],
+            )
+            continue
+        names = [_short(each) for each in row["types"]]
+        arguments = ARGUMENTS.get(name) or tuple(map(sample, names))
+        places = ", ".join(f"${n}::{each}" for n, each in enumerate(row["types"], 1))
+        found[name] = (f"select * from meshhook.{row['proname']}({places})", list(arguments))
+    return found
+
+
+async def allowed(
+    connection: Connection, role: str, items: dict[str, tuple[str, list[object]]]
+) -> set[str]:
+    """Run each as a role, take it back, and return the names of those that were not refused."""
+    found = set()
+    for name, (sql, arguments) in items.items():
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await connection.execute(f"set local role {role}")
+            rows = await connection.fetch(sql, *arguments)
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.DivisionByZeroError):
+            pass
+        else:
+            # Functions that read many queues report what a queue's problem is.
+            problems = [str(row["problem"]) for row in rows if "problem" in row]
+            if not any(each.startswith("permission denied") for each in problems):
+                found.add(name)
+        finally:
+            await transaction.rollback()
+    return found
+
+
+@pytest.fixture
+async def roles(database_url: str, connection: Connection) -> AsyncIterator[Roles]:
+    """Makes roles in a database with two queues."""
+    for queue in ("orders", "others"):
+        await create_queue(Database(connection), queue)
+    # One that is due to be dropped.
+    await connection.execute(
+        "create table meshhook.job_attempts_20200101 partition of meshhook.job_attempts "
+        "for values from ('2020-01-01 00:00+00') to ('2020-01-02 00:00+00')"
+    )
+    async with Roles(database_url, connection) as roles:
+        yield roles
+
+
+@pytest.mark.parametrize(("kind", "queues"), ROLES)
+async def test_a_role_may_run_what_the_table_says(
+    connection: Connection, roles: Roles, kind: RoleKind, queues: tuple[str, ...]
+) -> None:
+    """All of it, and nothing else; an owner may run everything."""
+    role = await roles.make(kind, *queues, name="test_role")
+    await roles.make(RoleKind.WORKER, name="test_worker")
+    for items, table in (
+        (await statements(connection), STATEMENTS),
+        (await functions(connection), FUNCTIONS),
+    ):
+        assert set(items) == set(table), "each has its row in the table, and each row is there"
+        wanted = {
+            name
+            for name, letters in table.items()
+            if kind is RoleKind.OWNER or kind in {LETTERS[each] for each in letters if each != " "}
+        }
+        found = await allowed(connection, role, items)
+        assert (sorted(found - wanted), sorted(wanted - found)) == ([], [])
