@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.administration import create_queue, set_queue_config
 from meshhook.database import Database
-from meshhook.errors import DatabaseError, DatabaseUnavailableError
+from meshhook.errors import DatabaseError, DatabaseUnavailableError, MeshHookError
 from meshhook.exporter import QueueExporter
 from meshhook.observability.loggers import get_logger
 from meshhook.queries import load as load_library_query
 from meshhook.schema import check_schema
+from meshhook_operator.database_hosts import DatabaseHosts
 from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem, load, read_demand
+from meshhook_operator.errors import AnswerRefusedError
+from meshhook_operator.guarded_loop import GuardedLoop
+from meshhook_operator.name_lookups import NameLookups
 from meshhook_operator.wakeups import WakeUps
 
 if TYPE_CHECKING:
@@ -62,16 +68,21 @@ class QueueDatabase:
         on_wake: Callable[[str], None],
         on_identity: Callable[[], None],
         registry: CollectorRegistry,
+        hosts: DatabaseHosts | None = None,
+        lookups: NameLookups | None = None,
     ) -> None:
-        """Take where it is.
+        """Take where it is, in a running event loop.
 
         Args:
             address: where it is.
             on_wake: called with a queue's name when a message wakes it.
             on_identity: called when `identities` has changed.
             registry: where the metrics of all its queues go.
+            hosts: where its connections may lead. Default: everywhere.
+            lookups: what looks its host's name up. Default: one of its own.
         """
         self._address = address
+        self._loop = GuardedLoop(hosts=hosts or DatabaseHosts(), lookups=lookups or NameLookups())
         self._registry = registry
         self._on_identity = on_identity
         self._replaced_at: dict[Hashable, float] = {}
@@ -81,7 +92,7 @@ class QueueDatabase:
         self._is_checked = False
         self._is_warm = False
         self._changing = asyncio.Semaphore(1)
-        self._wake_ups = WakeUps(address.url, on_wake)
+        self._wake_ups = WakeUps(address.url, on_wake, driver_loop=self._loop)
 
     @property
     def generation(self) -> Hashable:
@@ -153,6 +164,7 @@ class QueueDatabase:
                             min_size=0,
                             max_size=POOL_CONNECTIONS,
                             pooled=self._address.pooled,
+                            driver_loop=self._loop,
                         )
                     if not self._is_checked:
                         await check_schema(self._database)
@@ -162,10 +174,22 @@ class QueueDatabase:
                     self._exporter = QueueExporter(self._database, registry=self._registry)
                     self._exporter.start()
                 yield self._database
-        except DatabaseError:
+        except Exception as error:
             # It may be another server now, or one that was restored: look at all of it again.
             self._is_checked = self._is_warm = False
-            raise
+            refusal = self._loop.take_refusal()
+            if refusal is None and isinstance(error, MeshHookError):
+                raise
+            await self._stop_exporter()
+            # The driver and we trust the types of what is answered: whatever else goes wrong here
+            # comes from a server that does not keep them.
+            message = refusal or f"the answer of the database makes no sense: {_place_of(error)}"
+            raise AnswerRefusedError(message) from error
+
+    async def _stop_exporter(self) -> None:
+        exporter, self._exporter = self._exporter, None
+        if exporter is not None:
+            await exporter.stop()
 
     async def _identify(self, database: Database) -> None:
         row = await database.fetchrow(load_library_query("identify_database"))
@@ -179,6 +203,12 @@ class QueueDatabase:
 
 
 _IS_CURRENT = float("inf")
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the type of an error and where it came up, and nothing of what it says."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
 
 
 @asynccontextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseReadOnlyError
@@ -27,6 +29,7 @@ READ_ONLY = "25006"
 MAX_COUNTED = 10_000
 MIN_COUNTED = 1_000
 COUNTED_IN_ALL = 400_000
+_LONG_TEXT = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,17 @@ async def read_demand(
                     f"the database takes no writes here: {row['problem']}. Use the primary "
                     "server, and a session without default_transaction_read_only"
                 )
-    return {row["queue_name"]: _found(dict(row)) for row in rows}
+    answers = {row["queue_name"]: row for row in rows}
+    found: dict[str, QueueDemand | QueueProblem] = {}
+    for name in dict.fromkeys(each.queue_name for each in requests):
+        if (answer := answers.get(name)) is None:
+            message = "the answer of the database leaves this queue out"
+            found[name] = QueueProblem(message, is_missing=False)
+            continue
+        found[name] = _found(dict(answer))
+        if len(answer["workers"] or "") > _LONG_TEXT:
+            await asyncio.sleep(0)  # other databases' ticks go on meanwhile
+    return found
 
 
 @cache
@@ -103,46 +116,96 @@ def load(name: str) -> str:
     return resources.files("meshhook_operator").joinpath("sql", f"{name}.sql").read_text("utf-8")
 
 
+_Count = Annotated[int, Field(ge=0, le=1_000_000)]
+_Total = Annotated[int, Field(ge=0, le=2**63 - 1)]
+_Seconds = Annotated[float, Field(ge=-1e14, le=1e14, allow_inf_nan=False)]
+_Name = Annotated[str, Field(max_length=1_000)]
+
+
+class _Report(BaseModel):
+    """A row of `meshhook.workers`."""
+
+    worker: _Name
+    host: _Name
+    concurrency: _Count
+    running: _Count
+    processed: _Total
+    busy_seconds: _Seconds
+    seen_at: _Seconds
+    draining: bool
+
+
+class _Row(BaseModel):
+    """A queue that was read, as the database answers. It may be any server: nothing is trusted."""
+
+    config: Annotated[str, Field(max_length=65_536)]
+    workers: Annotated[str, Field(max_length=4_194_304)] | None
+    sampled_at: _Seconds
+    ready: _Count
+    ready_is_capped: bool
+    lost: _Count
+    running: _Count
+    scheduled: _Count
+    retrying: _Count
+    hidden_is_capped: bool
+    due_soon: _Count
+    next_due_seconds: _Seconds | None
+    oldest_ready_seconds: _Seconds
+    enqueued_total: _Total
+    dead_letters: _Count
+
+
+_REPORTS = TypeAdapter(Annotated[list[_Report], Field(max_length=10_000)])
+_CONFIG = TypeAdapter(dict[str, Any])
+
+
 def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
     if row["problem"] is not None:
-        return QueueProblem(row["problem"], is_missing=row["problem_state"] == MISSING)
-    reports = json.loads(row["workers"] or "[]")
+        return QueueProblem(str(row["problem"]), is_missing=row["problem_state"] == MISSING)
+    try:
+        return _demand(_Row.model_validate(row))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return QueueProblem(
+            f"the answer of the database makes no sense: {field}: {first['msg']}", is_missing=False
+        )
+
+
+def _demand(row: _Row) -> QueueDemand:
+    reports = _REPORTS.validate_json(row.workers or "[]")
     hosts: dict[str, int] = {}
     for report in reports:
-        hosts[report["host"]] = hosts.get(report["host"], 0) + report["running"]
+        hosts[report.host] = hosts.get(report.host, 0) + report.running
     # Leases that end late stand behind what is scheduled, where the count may not come to. Their
     # workers say how many there are at least.
-    running = (
-        max(row["running"], sum(hosts.values())) if row["hidden_is_capped"] else row["running"]
-    )
-    is_capped = row["ready_is_capped"] or row["hidden_is_capped"]
-    hidden = running + row["scheduled"] + row["retrying"]
+    running = max(row.running, sum(hosts.values())) if row.hidden_is_capped else row.running
+    is_capped = row.ready_is_capped or row.hidden_is_capped
+    hidden = running + row.scheduled + row.retrying
     return QueueDemand(
         sample=Sample(
-            sampled_at=row["sampled_at"],
-            ready=row["ready"],
-            ready_is_capped=row["ready_is_capped"],
-            lost=row["lost"],
-            due_soon=row["due_soon"],
-            next_due_seconds=row["next_due_seconds"],
+            sampled_at=row.sampled_at,
+            ready=row.ready,
+            ready_is_capped=row.ready_is_capped,
+            lost=row.lost,
+            due_soon=row.due_soon,
+            next_due_seconds=row.next_due_seconds,
             leased=running,
-            oldest_ready_seconds=max(0.0, row["oldest_ready_seconds"]),
-            enqueued_total=row["enqueued_total"],
-            unfinished=None if is_capped else row["ready"] + row["lost"] + hidden,
-            workers=tuple(_report(report) for report in reports),
+            oldest_ready_seconds=max(0.0, row.oldest_ready_seconds),
+            enqueued_total=row.enqueued_total,
+            unfinished=None if is_capped else row.ready + row.lost + hidden,
+            workers=tuple(
+                WorkerReport(**report.model_dump(exclude={"host"})) for report in reports
+            ),
         ),
         status=QueueStatus(
-            ready=row["ready"] + row["lost"],
+            ready=row.ready + row.lost,
             running=running,
-            scheduled=row["scheduled"],
-            retrying=row["retrying"],
-            dead_letters=row["dead_letters"],
-            oldest_ready_seconds=int(max(0.0, row["oldest_ready_seconds"])),
+            scheduled=row.scheduled,
+            retrying=row.retrying,
+            dead_letters=row.dead_letters,
+            oldest_ready_seconds=int(max(0.0, row.oldest_ready_seconds)),
         ),
-        settings=json.loads(row["config"]),
+        settings=_CONFIG.validate_json(row.config),
         running_by_host=hosts,
     )
-
-
-def _report(report: Mapping[str, Any]) -> WorkerReport:
-    return WorkerReport(**{name: value for name, value in report.items() if name != "host"})

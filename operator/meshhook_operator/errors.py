@@ -1,8 +1,8 @@
-"""What can go wrong at the Kubernetes API, as the operator tells it apart."""
+"""What can go wrong at the Kubernetes API and at databases, as the operator tells it apart."""
 
 from __future__ import annotations
 
-from meshhook.errors import MeshHookError
+from meshhook.errors import DatabaseError, MeshHookError
 
 
 class ClusterError(MeshHookError):
@@ -24,3 +24,11 @@ class ClusterRefusedError(ClusterError):
         """Take the answer's message and HTTP status."""
         super().__init__(message)
         self.code = code
+
+
+class HostNotAllowedError(MeshHookError):
+    """A database URL leads to a host that the operator's settings do not allow."""
+
+
+class AnswerRefusedError(DatabaseError):
+    """A database has answered more than it may, or what makes no sense."""

@@ -15,13 +15,23 @@ from meshhook.errors import (
     SchemaMissingError,
     UnsupportedPgmqError,
 )
-from meshhook_operator.errors import ClusterRefusedError, ClusterUnavailableError
+from meshhook_operator.errors import (
+    AnswerRefusedError,
+    ClusterRefusedError,
+    ClusterUnavailableError,
+    HostNotAllowedError,
+)
 from meshhook_operator.scaling import Failure
 from meshhook_operator.status import Finding
+
+ANSWER_REFUSED = "AnswerRefused"
+"""The reason where a database has answered more than it may, or what makes no sense."""
 
 _REASONS: tuple[tuple[type[MeshHookError], str], ...] = (
     (ClusterUnavailableError, "ClusterUnavailable"),
     (ClusterRefusedError, "ClusterRefused"),
+    (HostNotAllowedError, "DatabaseHostNotAllowed"),
+    (AnswerRefusedError, ANSWER_REFUSED),
     (DatabaseUnavailableError, "SourceUnavailable"),
     (DatabaseReadOnlyError, "DatabaseReadOnly"),
     (SchemaMissingError, "SchemaMissing"),

@@ -21,6 +21,7 @@ _log = get_logger("meshhook_operator.wakeups")
 CHANNEL_PREFIX = "meshhook_wake_"
 RETRY_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0
+PAUSE_SECONDS = 0.5
 
 
 class WakeUps:
@@ -30,9 +31,20 @@ class WakeUps:
     queue is looked at once when listening for it begins.
     """
 
-    def __init__(self, url: str, on_wake: Callable[[str], None]) -> None:
-        """Take the database, and what to call with the name of a queue to look at."""
+    def __init__(
+        self, url: str, on_wake: Callable[[str], None], *, driver_loop: Any = None
+    ) -> None:
+        """Take the database, and what to call with the name of a queue to look at.
+
+        Args:
+            url: of the database.
+            on_wake: called at most twice a second for a queue.
+            driver_loop: what the driver opens the connection through.
+        """
         self._url = url
+        self._driver_loop = driver_loop
+        self._pauses: dict[str, bool] = {}
+        """The queues that were woken just now, and whether they are to be again."""
         self._on_wake = on_wake
         self._wanted: frozenset[str] = frozenset()
         self._heard: set[str] = set()
@@ -62,9 +74,10 @@ class WakeUps:
             self._changed.clear()
             try:
                 await self._catch_up()
-            except MeshHookError as error:
+            except Exception as error:  # noqa: BLE001 - a server may answer what makes no sense
                 self._disconnect()
-                _log.warning("not listening", error=str(error), queues=len(self._wanted))
+                reason = str(error) if isinstance(error, MeshHookError) else type(error).__name__
+                _log.warning("not listening", error=reason, queues=len(self._wanted))
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             await self._changed.wait()
@@ -72,7 +85,9 @@ class WakeUps:
     async def _catch_up(self) -> None:
         if self._connection is None or self._connection.is_closed():
             self._disconnect()
-            self._connection = await connect(self._url, application_name="meshhook-operator")
+            self._connection = await connect(
+                self._url, application_name="meshhook-operator", driver_loop=self._driver_loop
+            )
         while (missing := self._wanted - self._heard) or self._heard - self._wanted:
             name = min(missing or self._heard - self._wanted)
             # The driver's own calls take no timeout, and one that was cut must not be followed.
@@ -88,7 +103,21 @@ class WakeUps:
                         self._heard.discard(name)
 
     def _woken(self, _: Any, __: int, channel: str, ___: object) -> None:
-        self._on_wake(channel.removeprefix(CHANNEL_PREFIX))
+        name = channel.removeprefix(CHANNEL_PREFIX)
+        if name in self._pauses:
+            self._pauses[name] = True
+        else:
+            self._wake(name)
+
+    def _wake(self, name: str) -> None:
+        # A look costs the operator more than a notification costs who sends it.
+        self._pauses[name] = False
+        asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._end_pause, name)
+        self._on_wake(name)
+
+    def _end_pause(self, name: str) -> None:
+        if self._pauses.pop(name, False) and self._connection is not None:
+            self._wake(name)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -99,6 +99,7 @@ async def connect(
     pooled: bool = False,
     steady_plans: bool = False,
     lock_timeout_seconds: float | None = None,
+    driver_loop: Any = None,
 ) -> asyncpg.Connection[asyncpg.Record]:
     """Open one connection.
 
@@ -108,6 +109,7 @@ async def connect(
         pooled: whether a pooler in transaction mode stands between.
         steady_plans: whether to plan by index at every depth; see `STEADY_PLANS`.
         lock_timeout_seconds: how long a statement waits for a lock. Default: as the server says.
+        driver_loop: what the driver opens the connection through. Default: the running event loop.
 
     Raises:
         DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
@@ -125,6 +127,7 @@ async def connect(
             timeout_seconds=CONNECT_TIMEOUT_SECONDS,
             statement_cache_size=0 if pooled else 100,
             server_settings={"application_name": application_name, **settings},
+            loop=driver_loop,
         )
 
 
@@ -209,6 +212,7 @@ class Database:
         pooled: bool = False,
         answer_timeout_seconds: float | None = None,
         lock_timeout_seconds: float | None = None,
+        driver_loop: Any = None,
     ) -> Database:
         """Open a pool of `min_size` to `max_size` connections; `close` closes it.
 
@@ -220,6 +224,8 @@ class Database:
             answer_timeout_seconds: how long a statement may take, as above. Default 30.
             lock_timeout_seconds: how long a statement waits for a lock, unless the URL says so
                 itself; not behind a pooler. Default: as the server says.
+            driver_loop: what the driver opens connections through. Default: the running event
+                loop.
 
         Raises:
             InvalidSettingError: the URL is not valid, or names a parameter that cannot be had.
@@ -235,6 +241,7 @@ class Database:
                     target,
                     pooled=pooled,
                     lock_timeout_seconds=lock_timeout_seconds,
+                    driver_loop=driver_loop,
                 ),
                 # Behind a pooler there is no session to put back into order.
                 reset=_leave_as_it_is if pooled else None,
@@ -503,8 +510,11 @@ async def _open_for_pool(
     *_: object,
     pooled: bool,
     lock_timeout_seconds: float | None,
+    driver_loop: Any,
     **arguments: Any,
 ) -> asyncpg.Connection[asyncpg.Record]:
+    if driver_loop is not None:
+        arguments["loop"] = driver_loop
     # A pooler refuses settings at connect.
     settings = {} if pooled else _session_settings(target)
     if lock_timeout_seconds is not None and not pooled:

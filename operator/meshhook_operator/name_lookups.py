@@ -1,0 +1,91 @@
+"""Looking up the names of databases: each in a thread of its own, so many and no more.
+
+The event loop's own threads are few. A name server that does not answer keeps each for half a
+minute, and whoever may write a Secret may choose the name server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+MAX_AT_ONCE = 64
+MAX_NAME_LENGTH = 255
+_REMEMBERED = 1_000
+
+Addresses: TypeAlias = list[tuple[Any, ...]]
+"""What `socket.getaddrinfo` returns."""
+
+
+class NameLookups:
+    """Looks names up. While too many lookups hang, what was found before counts."""
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[str, int], asyncio.Future[Addresses]] = {}
+        self._found: dict[tuple[str, int], Addresses] = {}
+
+    async def look_up(self, host: str, port: int) -> Addresses:
+        """Return the addresses of a host, at least one.
+
+        Raises:
+            OSError: there are none, or too many other lookups hang.
+            UnicodeError: no host can have such a name.
+        """
+        if len(host) > MAX_NAME_LENGTH or "\0" in host:
+            raise UnicodeError
+        with suppress(socket.gaierror):
+            return _addresses(host, port, socket.AI_NUMERICHOST)
+        key = (host, port)
+        if key not in self._running:
+            if len(self._running) >= MAX_AT_ONCE:
+                if key in self._found:
+                    return self._found[key]
+                raise OSError(f"{MAX_AT_ONCE} other names are being looked up and hang")
+            self._start(key)
+        # Others may wait for the same.
+        return await asyncio.shield(self._running[key])
+
+    def _start(self, key: tuple[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+        future = self._running[key] = loop.create_future()
+        future.add_done_callback(lambda done: self._note(key, done))
+
+        def look_up() -> None:
+            found: Addresses | Exception
+            try:
+                found = _addresses(*key, 0)
+            except Exception as error:  # noqa: BLE001 - handed on
+                found = error
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(_settle, future, found)
+
+        # A thread of a pool would have to be waited for at the end of the process.
+        threading.Thread(target=look_up, name=f"look up {key[0][:32]}", daemon=True).start()
+
+    def _note(self, key: tuple[str, int], done: asyncio.Future[Addresses]) -> None:
+        del self._running[key]
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._found.pop(key, None)
+        self._found[key] = done.result()
+        if len(self._found) > _REMEMBERED:
+            del self._found[next(iter(self._found))]
+
+
+def _addresses(host: str, port: int, flags: int) -> Addresses:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    if not found:
+        raise OSError(f"the host {host!a} has no address")
+    return list(found)
+
+
+def _settle(future: asyncio.Future[Addresses], found: Addresses | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(found, Exception):
+        future.set_exception(found)
+    else:
+        future.set_result(found)

@@ -1,0 +1,183 @@
+"""What a server that a JobQueue's Secret names may do to the operator: nothing but fail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from meshhook import database as library_database
+from meshhook.errors import MeshHookError
+from meshhook_operator import databases, guarded_loop
+from meshhook_operator.databases import DatabaseAddress, QueueDatabase
+from meshhook_operator.demand import DemandRequest
+from meshhook_operator.problems import problem_of
+from support import hostile_server as hostile
+from support.hostile_server import Behaviour, hostile_server
+from support.waiting import eventually
+
+REQUEST = DemandRequest("jobs", 5, is_waiting=True)
+MOST_MEMORY_KIB = 48 * 1024
+MOST_CPU_SECONDS = 4.0
+"""Of the event loop's thread, whatever else the machine does: an error of 130 MiB once took 36."""
+FAILURES = 5
+
+CUT: dict[Behaviour, str] = {
+    hostile.giant_error: "a message of 136,314,880 bytes",
+    hostile.many_parameters: "more than 262,144 bytes",
+    hostile.endless_notices: "notices and notifications at once",
+    hostile.endless_negotiation: "more than 262,144 bytes",
+    hostile.endless_login: "again and again for a login",
+    hostile.costly_login: "iterations of SCRAM",
+    hostile.another_protocol: "of type 'H'",
+    hostile.endless_rows: "more than 16,777,216 bytes",
+    hostile.empty_rows: "more than 16,777,216 bytes",
+    hostile.giant_row: "a message of 1,048,576,000 bytes",
+    hostile.many_columns: "a message of ",
+    hostile.deep_record: "a column of type 2249",
+    hostile.vast_array: "an array of 2,147,483,647 elements",
+    hostile.copy: "of type 'G'",
+    hostile.giant_refusal: "a message of 136,314,880 bytes",
+    hostile.wrong_types: "makes no sense",
+}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only time ends, ends soon."""
+    monkeypatch.setattr(databases, "FIRST_TICK_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(guarded_loop, "LOGIN_SECONDS", 4.0)
+    monkeypatch.setattr(library_database, "CONNECT_TIMEOUT_SECONDS", 3.0)
+
+
+@pytest.fixture
+async def nothing_left() -> AsyncIterator[None]:
+    """No task and no open file is left behind."""
+    files = open_files()
+    yield
+    await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    await eventually(lambda: open_files() <= files)
+
+
+def open_files() -> int:
+    """Return how many files and sockets are open, those of the server's threads left out."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - links that may be gone at once
+
+
+def make(url: str) -> QueueDatabase:
+    """Return the operator's view of a database."""
+    return QueueDatabase(
+        DatabaseAddress(url, pooled=False),
+        on_wake=lambda _: None,
+        on_identity=lambda: None,
+        registry=CollectorRegistry(),
+    )
+
+
+async def failure_of(database: QueueDatabase) -> tuple[str, str]:
+    """Return the reason and the message that reading a queue ends with."""
+    with pytest.raises(MeshHookError) as caught:
+        await database.read_demand([REQUEST], waiting_seconds=5)
+    problem = problem_of(caught.value)
+    return problem.reason, problem.message
+
+
+def forget_peak() -> None:
+    """Let the peak of this process's memory be what it is now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_kib(name: str) -> int:
+    """Return a figure of this process's memory."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("behave", CUT, ids=lambda behave: behave.__name__)
+async def test_a_server_that_sends_too_much_is_cut_off(behave, nothing_left):
+    """At once, with the reason, for little memory and little of the event loop's time."""
+    with hostile_server(behave) as server:
+        database = make(server.url)
+        forget_peak()
+        memory_before, cpu_before = memory_kib("VmRSS"), time.thread_time()
+        reason, message = await failure_of(database)
+        assert reason == "AnswerRefused"
+        assert CUT[behave] in message
+        assert time.thread_time() - cpu_before < MOST_CPU_SECONDS
+        assert memory_kib("VmHWM") - memory_before < MOST_MEMORY_KIB
+        await database.close()
+
+
+@pytest.mark.parametrize(
+    "behave", [hostile.slow_drip, hostile.silence], ids=lambda behave: behave.__name__
+)
+async def test_a_server_that_keeps_one_waiting_is_left(behave, nothing_left):
+    """After the time that a look may take; no connection to it is left, and no task."""
+    with hostile_server(behave) as server:
+        database = make(server.url)
+        for _ in range(2):
+            reason, message = await failure_of(database)
+            assert reason == "SourceUnavailable"
+            assert re.search("did not answer within|no answer in time", message)
+        await database.close()
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [hostile.notifications, hostile.giant_notification],
+    ids=lambda behave: behave.__name__,
+)
+async def test_notifications_do_not_wake_without_end(behave, nothing_left):
+    """The connection that listens is cut, and looks again later."""
+    woken: list[str] = []
+    with hostile_server(behave) as server:
+        database = QueueDatabase(
+            DatabaseAddress(server.url, pooled=False),
+            on_wake=woken.append,
+            on_identity=lambda: None,
+            registry=CollectorRegistry(),
+        )
+        database.listen(frozenset(["jobs"]))
+        refusal = await eventually(database._loop.take_refusal)
+        assert "notifications at once" in refusal or "a message of 104,857,600" in refusal
+        assert len(woken) <= 2
+        await database.close()
+
+
+async def test_others_are_read_meanwhile(database_url):
+    """However much a server sends, a look at another database has its turn."""
+    with hostile_server(hostile.endless_rows) as server:
+        bad, good = make(server.url), make(database_url)
+        await good.ensure_queue("jobs", {})
+        looks = 0
+
+        async def fail() -> None:
+            for _ in range(FAILURES):
+                assert (await failure_of(bad))[0] == "AnswerRefused"
+
+        failing = asyncio.create_task(fail())
+        while not failing.done():
+            await good.read_demand([REQUEST], waiting_seconds=5)
+            looks += 1
+        await failing
+        assert looks >= FAILURES
+        await bad.close()
+        await good.close()
+
+
+async def test_a_real_server_is_taken_at_its_word(database_url):
+    """What the operator reads of its metrics passes as well: sizes, ages, sums."""
+    database = make(database_url)
+    await database.ensure_queue("jobs", {})
+    await database.read_demand([REQUEST], waiting_seconds=5)
+    assert database._exporter is not None
+    await eventually(lambda: database._exporter and database._exporter.rows)
+    assert database._loop.take_refusal() is None
+    await database.close()
