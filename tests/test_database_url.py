@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from meshhook.database_url import Host, SocketOptions, parse_database_url
 from meshhook.errors import InvalidSettingError
@@ -120,6 +122,16 @@ def test_the_systems_authorities() -> None:
         ("gssencmode=require", "gssencmode .*: require is not possible"),
         ("sslmode=strict", "sslmode .*: one of disable, allow"),
         ("sslrootcert=system&sslmode=require", "sslrootcert .*: system goes with"),
+        ("sslrootcert=/ca.pem", "sslrootcert .*: nothing is verified with sslmode=prefer"),
+        ("sslcrl=/crl.pem&sslmode=allow", "sslcrl .*: nothing is verified with sslmode=allow"),
+        ("ssl_min_protocol_version=TLSv9", "ssl_min_protocol_version .*: one of TLSv1, "),
+        ("sslnegotiation=quick", "sslnegotiation .*: one of postgres, direct"),
+        ("sslnegotiation=direct", "sslnegotiation .*: direct needs sslmode=require"),
+        ("channel_binding=always", "channel_binding .*: one of disable, prefer, require"),
+        ("channel_binding=require&host=/run/pg", "channel_binding .*: .* a local socket"),
+        ("sslcertmode=require", "sslcertmode .*: the driver"),
+        ("sslkeylogfile=/keys", "sslkeylogfile .*: the driver"),
+        ("gsslib=other", "gsslib .*: one of gssapi, sspi"),
         ("ssl=perhaps", "ssl .*: true or false"),
         ("connect_timeout=soon", "connect_timeout .*: a whole number"),
         ("keepalives_idle=-1", "keepalives_idle .*: a whole number from 0"),
@@ -127,7 +139,7 @@ def test_the_systems_authorities() -> None:
         ("load_balance_hosts=random", "load_balance_hosts .*: hosts are tried in their order"),
         ("client_encoding=latin1", "client_encoding .*: text is always sent as UTF-8"),
         ("replication=database", "replication .*: a session for replication"),
-        ("require_auth=scram-sha-256", "require_auth .*: the driver"),
+        ("require_auth=scram-sha-256", "require_auth .*: the driver .* sslmode=verify-full"),
         ("requirepeer=postgres", "requirepeer .*: the driver"),
         ("sslcrldir=/crl", "sslcrldir .*: the driver"),
         ("oauth_issuer=x", "oauth_issuer .*: the driver"),
@@ -144,6 +156,62 @@ def test_what_cannot_be_had_is_refused_by_name(query: str, message: str) -> None
     with pytest.raises(InvalidSettingError, match=message) as caught:
         parse_database_url(f"{base}?{query}")
     assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("PGREQUIREAUTH", "scram-sha-256", r"require_auth \(or PGREQUIREAUTH\) .*: the driver"),
+        ("PGGSSENCMODE", "require", "gssencmode .*: require is not possible"),
+        ("PGREQUIREPEER", "postgres", "requirepeer .*: the driver"),
+        ("PGSSLCRLDIR", "/crl", "sslcrldir .*: the driver"),
+        ("PGSSLCERTMODE", "require", "sslcertmode .*: the driver"),
+        ("PGCHANNELBINDING", "require", "channel_binding .*: require needs TLS"),
+        ("PGSSLMODE", "strict", "sslmode .*: one of disable, allow"),
+    ],
+)
+def test_what_the_environment_asks_for_is_not_left_out_either(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    """A variable of libpq that asks for more safety counts as the parameter does."""
+    monkeypatch.setenv(variable, value)
+    mode = "" if variable == "PGSSLMODE" else "?sslmode=disable"
+    with pytest.raises(InvalidSettingError, match=message):
+        parse_database_url(BASE + mode)
+
+
+def test_the_url_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And roots of the environment are no mistake of a URL that wants no TLS."""
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv("PGSSLROOTCERT", "/ca.pem")
+    assert parse_database_url(BASE).driver_parameters == {
+        "sslmode": "verify-full",
+        "sslrootcert": "/ca.pem",
+    }
+    for query, mode in (("sslmode=disable", "disable"), ("ssl=false", "disable")):
+        found = parse_database_url(f"{BASE}?{query}").driver_parameters
+        assert found["sslmode"] == mode
+    assert parse_database_url(BASE + "?sslmode=prefer").driver_parameters == {"sslmode": "prefer"}
+    monkeypatch.setenv("PGSSLROOTCERT", "system")
+    assert parse_database_url(BASE).uses_system_roots
+
+
+def test_direct_negotiation_names_the_protocol_with_the_systems_authorities() -> None:
+    """A server refuses one that does not."""
+    arguments = parse_database_url(
+        BASE + "?sslrootcert=system&sslnegotiation=direct"
+    ).driver_arguments()
+    leaf = trustme.CA().issue_cert("db.example")
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_context.set_alpn_protocols(["postgresql"])
+    leaf.configure_cert(server_context)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = arguments["ssl"].wrap_bio(to_client, to_server, server_hostname="db.example")
+    server = server_context.wrap_bio(to_server, to_client, server_side=True)
+    for each in (client, server):
+        with pytest.raises(ssl.SSLWantReadError):
+            each.do_handshake()
+    assert server.selected_alpn_protocol() == "postgresql"
 
 
 @pytest.mark.parametrize(
@@ -216,9 +284,20 @@ def test_what_is_no_text(value: Any) -> None:
 
 
 def test_nothing_secret_is_shown() -> None:
-    """A URL that was read can be logged."""
+    """A URL that was read can be logged, and cannot be sent anywhere."""
     found = parse_database_url(BASE.replace("pw", "secret"))
     assert "secret" not in repr(found) + str(found) + found.place
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(found)
+
+
+def test_a_scheme_that_is_none_is_not_shown() -> None:
+    """It may be the end of a password."""
+    with pytest.raises(InvalidSettingError) as caught:
+        parse_database_url("topsecret://x@db/jobs")
+    assert "topsecret" not in str(caught.value)
+    with pytest.raises(InvalidSettingError, match="starts with mysql://"):
+        parse_database_url("mysql://me:topsecret@db/jobs")
 
 
 # --- Connection service files ------------------------------------------------------------------

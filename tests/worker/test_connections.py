@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -19,6 +21,7 @@ from meshhook.errors import (
     SchemaMissingError,
 )
 from meshhook.schema import migrate
+from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.schema_watch import SchemaWatch
 from support.databases import server_directory
 from support.waiting import eventually
@@ -277,3 +280,30 @@ async def test_a_url_that_cannot_be_read_is_not_shown() -> None:
     with pytest.raises(InvalidSettingError, match="database URL is not valid") as caught:
         await make_worker("postgresql://me:pass/secret@127.0.0.1:x/name", nothing).start()
     assert "secret" not in str(caught.value)
+
+
+async def test_a_file_that_goes_while_it_works_is_waited_for(
+    database_url: str, tmp_path: Path
+) -> None:
+    """What was good once, such as a service file, is not taken for a wrong URL when it is away."""
+    file = tmp_path / "services"
+    parts = urlsplit(database_url)
+    service = (
+        f"[shop]\nhost={parts.hostname}\nport={parts.port}\ndbname={parts.path[1:]}\n"
+        f"user={parts.username}\npassword={parts.password}\n"
+    )
+    file.write_text(service)
+    found = WorkerConnection(
+        f"postgresql://?service=shop&servicefile={file}", application_name="test"
+    )
+    try:
+        assert await found.fetchval("select 1") == 1
+        await found.close()
+        file.unlink()
+        with pytest.raises(DatabaseUnavailableError, match="there is no file"):
+            await found.fetchval("select 1")
+        assert "there is no file" in (found.fault or "")
+        file.write_text(service)
+        assert await found.fetchval("select 1") == 1
+    finally:
+        await found.close()

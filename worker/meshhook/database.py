@@ -115,7 +115,10 @@ async def connect(
         DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
     """
     # A pooler refuses settings at connect, and plans afresh each time: no plan grows stale there.
-    target = parse_database_url(url)
+    try:
+        target = parse_database_url(url)
+    finally:
+        del url  # some programs show the variables of the frames that an error went through
     settings: dict[str, str] = {}
     if not pooled:
         settings = _session_settings(target) | (STEADY_PLANS if steady_plans else {})
@@ -231,7 +234,10 @@ class Database:
             InvalidSettingError: the URL is not valid, or names a parameter that cannot be had.
             DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
         """
-        target = parse_database_url(url)
+        try:
+            target = parse_database_url(url)
+        finally:
+            del url  # as in `connect`
         with translated_connect_errors():
             pool = await asyncpg.create_pool(
                 min_size=min_size,

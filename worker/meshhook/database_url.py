@@ -9,15 +9,23 @@ from __future__ import annotations
 import configparser
 import os
 import re
-import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+from meshhook.database_tls import (
+    check_files,
+    refused,
+    ssl_parameters,
+    system_roots_context,
+    with_environment,
+)
 from meshhook.errors import InvalidSettingError, WrongSchemeError
+from meshhook.known_secrets import known_secrets
 from meshhook.limits import MAX_PORT
+from meshhook.url_parameters import DRIVERS_OWN, FOREIGN, HANDLED, KNOWN, REFUSED_BUT_FOR
 
 EXPECTED_FORM = "postgresql://user:password@host:port/database"
 PERCENT_HINT = (
@@ -25,7 +33,6 @@ PERCENT_HINT = (
     "%2F for /, %3F for ?, %23 for #, %25 for %"
 )
 
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SESSION_ATTRIBUTES = (
     "any",
     "primary",
@@ -36,7 +43,15 @@ _SESSION_ATTRIBUTES = (
 )
 _SCHEME = re.compile(r"((?:jdbc:)?[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _SCHEMES = ("postgresql", "postgres")
+_OTHER_SCHEME = re.compile(
+    r"(?:jdbc:)?(?:https?|wss?|file|ftp|amqps?|rediss?|mysqlx?|mariadb|mongodb|sqlite|mssql|sqlserver"
+    r"|oracle|cockroachdb|snowflake|clickhouse|duckdb|postgres(?:ql)?|psql|pgsql|pg)"
+    r"(?:\+[a-z0-9]{1,12})?",
+    re.IGNORECASE,
+)
+_USUAL_SETTINGS = frozenset({"datestyle", "intervalstyle", "jit", "options", "role", "timezone"})
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
+_PASSFILE_FIELDS = 5
 _MAX_CONNECT_TIMEOUT_SECONDS = 3_600
 
 
@@ -93,20 +108,27 @@ class DatabaseUrl:
         """Show the place only."""
         return f"<DatabaseUrl {self.place}>"
 
+    def __reduce__(self) -> NoReturn:
+        """Stay in this process: whatever it were written to would hold the password."""
+        raise TypeError("a DatabaseUrl is not pickled, for the password in it; parse the URL again")
+
     def driver_arguments(self) -> dict[str, Any]:
         """Return the arguments for `asyncpg.connect` that say where and as whom to connect.
 
         Raises:
-            OSError: if a file with certificates cannot be read.
+            OSError: if a file with certificates cannot be read, or if others can read a key.
         """
         query = dict(self.driver_parameters)
+        check_files(query)
+        if self.password is None:
+            _remember_passwords_elsewhere(query.get("passfile"))
         arguments: dict[str, Any] = {
             "user": self.user,
             "password": self.password,
             "database": self.database,
         }
         if self.uses_system_roots:
-            arguments["ssl"] = _system_roots_context(query)
+            arguments["ssl"] = system_roots_context(query)
         arguments["dsn"] = "postgresql://" + (f"?{urlencode(query)}" if query else "")
         return arguments
 
@@ -126,12 +148,30 @@ def parse_database_url(url: object) -> DatabaseUrl:
         InvalidSettingError: naming the parameter, or what is wrong, and never a part of the URL
             that could belong to the password.
     """
+    try:
+        found = _parse(url)
+    except InvalidSettingError as error:
+        # The frames that it went through have parts of the URL among their variables, and there are
+        # programs that show those.
+        failure = error.with_traceback(None)
+    else:
+        _remember(found)
+        return found
+    finally:
+        del url
+    raise failure from None
+
+
+def _parse(url: object) -> DatabaseUrl:
     if not isinstance(url, str):
         raise InvalidSettingError(
             f"the database URL is text, got {_kind_of(url)}. Expected {EXPECTED_FORM}"
         )
     text = url.strip()
     if (found := _SCHEME.match(text)) and found[1].lower() not in _SCHEMES:
+        # What none has is not shown: it may be a password behind which :// stands.
+        if not _OTHER_SCHEME.fullmatch(found[1]):
+            raise _invalid("it does not start with postgresql://")
         raise WrongSchemeError(found[1])
     if not text.isprintable():
         raise _invalid("it holds a line break or a control character")
@@ -145,6 +185,7 @@ def parse_database_url(url: object) -> DatabaseUrl:
     login, has_login, host_part = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     parameters = _parameters(parts.query)
+    _remember_query(parameters)
     if service := parameters.pop("service", None):
         parameters = _service_parameters(service, parameters.pop("servicefile", None)) | parameters
     parameters.pop("servicefile", None)
@@ -162,6 +203,49 @@ def parse_database_url(url: object) -> DatabaseUrl:
     )
 
 
+def _remember(url: DatabaseUrl) -> None:
+    """Have the secrets of a URL hidden in whatever this process writes."""
+    names = (url.user, url.database, url.application_name, *(host.name for host in url.hosts))
+    known_secrets.remember(url.password, names=names)
+    known_secrets.remember(url.driver_parameters.get("sslpassword"), names=names)
+    for name in (url.user, url.database):
+        # As where the colon before the password was escaped with it.
+        known_secrets.remember((name or "").partition(":")[2], names=names)
+
+
+def _remember_query(parameters: Mapping[str, str]) -> None:
+    """Have hidden what the query says, also where the rest is wrong."""
+    names = tuple(parameters.get(each) for each in ("user", "dbname", "database", "host"))
+    for name in ("password", "sslpassword", "oauth_client_secret", "scram_client_key"):
+        known_secrets.remember(parameters.get(name), names=names)
+    if parameters.get("password"):
+        # After a raw & the rest of a password looks like a setting.
+        for name, value in parameters.items():
+            if name not in KNOWN and "_" not in name and "." not in name:
+                known_secrets.remember(name, names=_USUAL_SETTINGS)
+                known_secrets.remember(value, names=names)
+
+
+def _remember_passwords_elsewhere(passfile: str | None) -> None:
+    """Have the passwords hidden that the driver looks up by itself."""
+    known_secrets.remember(os.environ.get("PGPASSWORD"))
+    file = passfile or os.environ.get("PGPASSFILE") or Path("~/.pgpass").expanduser()
+    try:
+        lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        fields = re.split(r"(?<!\\):", line.strip(), maxsplit=4)
+        if len(fields) == _PASSFILE_FIELDS:
+            known_secrets.remember(fields[-1], names=fields[:-1])
+            known_secrets.remember(re.sub(r"\\(.)", r"\1", fields[-1]), names=fields[:-1])
+
+
+def _goes_through_network(hosts: tuple[Host, ...]) -> bool:
+    names = [host.name for host in hosts] or (os.environ.get("PGHOST") or "/").split(",")
+    return not any(name.startswith(("/", "@")) for name in names)
+
+
 def _with_parameters(
     parameters: dict[str, str],
     *,
@@ -173,27 +257,15 @@ def _with_parameters(
     parameters = {
         name: value for name, value in parameters.items() if name not in {"user", "password"}
     }
-    ssl_parameters = _ssl_parameters(parameters)
-    if parameters.get("channel_binding") == "require":
-        ssl_parameters = _proving_server(ssl_parameters)
-    uses_system_roots = ssl_parameters.get("sslrootcert") == "system"
+    in_url, parameters = parameters, with_environment(parameters)
+    tls = ssl_parameters(parameters, in_url=in_url)
+    if parameters.get("channel_binding") == "require" and not _goes_through_network(hosts):
+        raise refused("channel_binding", "require needs TLS, which a local socket does not have")
+    uses_system_roots = tls.get("sslrootcert") == "system"
     if uses_system_roots:
-        if ssl_parameters.get("sslmode", "verify-full") != "verify-full":
-            raise _refused("sslrootcert", "system goes with sslmode=verify-full only")
-        del ssl_parameters["sslrootcert"]
-        ssl_parameters.pop("sslmode", None)
-    settings: dict[str, str] = {}
-    for name, value in parameters.items():
-        if name in _REFUSED_BUT_FOR:
-            allowed, reason = _REFUSED_BUT_FOR[name]
-            if value not in allowed:
-                raise _refused(name, reason)
-        elif name in _FOREIGN:
-            raise _refused(name, _FOREIGN[name])
-        elif name not in _HANDLED:
-            if not _SETTING_NAME.fullmatch(name):
-                raise _invalid("a parameter has a name that no setting can have")
-            settings[name] = value
+        del tls["sslrootcert"]
+        tls.pop("sslmode", None)
+    settings = _server_settings(parameters)
     return DatabaseUrl(
         hosts=hosts,
         user=user,
@@ -203,112 +275,11 @@ def _with_parameters(
         target_session_attrs=_one_of(parameters, "target_session_attrs", _SESSION_ATTRIBUTES),
         application_name=parameters.get("application_name") or None,
         server_settings=settings,
-        driver_parameters=ssl_parameters
-        | {name: parameters[name] for name in _DRIVERS_OWN if parameters.get(name)},
+        driver_parameters=tls
+        | {name: parameters[name] for name in DRIVERS_OWN if parameters.get(name)},
         socket_options=_socket_options(parameters),
         uses_system_roots=uses_system_roots,
     )
-
-
-def _proving_server(ssl_parameters: dict[str, str]) -> dict[str, str]:
-    """Return parameters of TLS that prove who the server is, as binding the channel would.
-
-    The driver (asyncpg) has no channel binding. A certificate that is verified in full proves as
-    much: against the authority that the URL names, else against those that the system trusts.
-    """
-    sslmode = ssl_parameters.get("sslmode", "require")
-    if sslmode not in {"require", "verify-ca", "verify-full"}:
-        raise _refused("channel_binding", f"require needs TLS, and sslmode is {sslmode}")
-    roots = ssl_parameters.get("sslrootcert", "system")
-    return ssl_parameters | {"sslmode": "verify-full", "sslrootcert": roots}
-
-
-_SSL_FILES = (
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "sslrootcert",
-    "sslcrl",
-    "sslnegotiation",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
-)
-_DRIVERS_OWN = ("passfile", "krbsrvname", "gsslib")
-_KEEPALIVES = (
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_count",
-    "tcp_user_timeout",
-)
-_HANDLED = {
-    *_SSL_FILES,
-    *_DRIVERS_OWN,
-    *_KEEPALIVES,
-    "sslmode",
-    "ssl",
-    "requiressl",
-    "connect_timeout",
-    "target_session_attrs",
-    "application_name",
-    # Ours comes before it, as the default of any program does.
-    "fallback_application_name",
-    "channel_binding",
-}
-
-_NO_MEANS = "the driver (asyncpg) has no means for it; leave it out"
-_OFF = ("", "0", "off", "false", "no", "disable")
-_REFUSED_BUT_FOR: dict[str, tuple[tuple[str, ...], str]] = {
-    "client_encoding": (
-        ("auto", "utf8", "utf-8", "UTF8", "UTF-8", "unicode", "UNICODE"),
-        "text is always sent as UTF-8; leave it out",
-    ),
-    "gssencmode": (
-        ("disable", "prefer"),
-        "require is not possible: the driver (asyncpg) encrypts with TLS only; use sslmode",
-    ),
-    "gssdelegation": (_OFF, _NO_MEANS),
-    "load_balance_hosts": (("disable", ""), "hosts are tried in their order; leave it out"),
-    "min_protocol_version": (("", "3.0"), "the driver (asyncpg) speaks version 3.0 only"),
-    "max_protocol_version": (("", "3.0", "3.2", "latest"), "the driver speaks version 3.0 only"),
-    "replication": (_OFF, "a session for replication cannot hold queues; leave it out"),
-    "require_auth": (("",), _NO_MEANS),
-    "requirepeer": (("",), _NO_MEANS),
-    "sslcertmode": (("", "allow"), _NO_MEANS),
-    "sslcompression": (("", "0", "1"), _NO_MEANS),
-    "sslcrldir": (("",), "the driver (asyncpg) reads one file: sslcrl"),
-    "sslkeylogfile": (("",), _NO_MEANS),
-    "sslsni": (("", "1"), "the driver (asyncpg) always sends the server's name"),
-    **dict.fromkeys(
-        (
-            "scram_client_key",
-            "scram_server_key",
-            "oauth_issuer",
-            "oauth_client_id",
-            "oauth_client_secret",
-            "oauth_scope",
-        ),
-        (("",), _NO_MEANS),
-    ),
-}
-"""Parameters that the driver has no means for: the values that change nothing, and the reason."""
-
-_POOL = "a setting of other drivers; the size of a pool is an argument of Database.connect"
-_FOREIGN = {
-    "pgbouncer": "a setting of Prisma; say pooled=True, or MESHHOOK_POOLED=true, instead",
-    "prepareThreshold": "a setting of JDBC; say pooled=True, or MESHHOOK_POOLED=true, instead",
-    "prepare_threshold": "a setting of psycopg; say pooled=True, or MESHHOOK_POOLED=true, instead",
-    "statement_cache_size": "an argument of asyncpg; say pooled=True, or MESHHOOK_POOLED=true",
-    "schema": "a setting of Prisma; the queues are always in the schemas pgmq and meshhook",
-    "currentSchema": "a setting of JDBC; the queues are always in the schemas pgmq and meshhook",
-    "connection_limit": _POOL,
-    "pool_timeout": _POOL,
-    "pool": _POOL,
-    "pool_size": _POOL,
-    "sslaccept": "a setting of Prisma; use sslmode",
-    "uselibpqcompat": "a setting of node-postgres; sslmode means what it means to libpq",
-}
-"""Parameters of other drivers, which the server would refuse by a puzzling message."""
 
 
 def _check_for_raw_characters(text: str, netloc: str, rest: str) -> None:
@@ -347,17 +318,17 @@ def _service_parameters(service: str, file_name: str | None) -> dict[str, str]:
     try:
         found = services.read(file, encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError):
-        raise _refused("service", f"the file {str(file)!r} cannot be read as one") from None
+        raise refused("service", f"the file {str(file)!r} cannot be read as one") from None
     if not found:
-        raise _refused(
+        raise refused(
             "service",
             f"there is no file {str(file)!r}; PGSERVICEFILE or servicefile= names another",
         )
     if not services.has_section(service):
-        raise _refused("service", f"the file {str(file)!r} has no such service")
+        raise refused("service", f"the file {str(file)!r} has no such service")
     values = dict(services.items(service))
     if "ldap" in values or "service" in values:
-        raise _refused("service", f"the service in {str(file)!r} refers to another place")
+        raise refused("service", f"the service in {str(file)!r} refers to another place")
     return values
 
 
@@ -365,7 +336,7 @@ def _hosts(
     netloc: str, names: str | None, addresses: str | None, ports: str | None
 ) -> tuple[Host, ...]:
     if names and addresses:
-        raise _refused("hostaddr", "not together with host; name one of them")
+        raise refused("hostaddr", "not together with host; name one of them")
     in_netloc = bool(netloc) and netloc != ":"
     listed = netloc if in_netloc else (names or addresses or "")
     hosts = [_host(each, unescape=in_netloc) for each in listed.split(",")] if listed else []
@@ -376,7 +347,7 @@ def _hosts(
         if not hosts:
             hosts = [Host("localhost", None)]
         if len(numbers) != len(hosts):
-            raise _refused("port", f"{len(numbers)} ports do not fit {len(hosts)} hosts")
+            raise refused("port", f"{len(numbers)} ports do not fit {len(hosts)} hosts")
         pairs = zip(hosts, numbers, strict=True)
         hosts = [Host(host.name, host.port or number) for host, number in pairs]
     return tuple(hosts)
@@ -408,26 +379,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _ssl_parameters(parameters: Mapping[str, str]) -> dict[str, str]:
-    found = {name: parameters[name] for name in _SSL_FILES if parameters.get(name)}
-    mode = parameters.get("sslmode")
-    if mode is None and (text := parameters.get("ssl")) is not None:
-        # As node-postgres and JDBC write it.
-        modes = dict.fromkeys(("1", "true", "on", "require"), "require")
-        mode = (modes | dict.fromkeys(("0", "false", "off"), "disable")).get(text.lower())
-        if mode is None:
-            raise _refused("ssl", "true or false; sslmode says more")
-    if mode is None and parameters.get("requiressl"):
-        mode = "require" if parameters["requiressl"] == "1" else "prefer"
-    if mode == "no-verify":
-        mode = "require"  # what node-postgres calls it
-    if mode:
-        if mode not in _SSL_MODES:
-            raise _refused("sslmode", f"one of {', '.join(_SSL_MODES)}")
-        found["sslmode"] = mode
-    return found
-
-
 def _connect_timeout(parameters: Mapping[str, str]) -> float | None:
     seconds = _number(parameters, "connect_timeout", _MAX_CONNECT_TIMEOUT_SECONDS, least=-1)
     return float(seconds) if seconds is not None and seconds > 0 else None
@@ -448,46 +399,36 @@ def _number(parameters: Mapping[str, str], name: str, most: int, *, least: int =
     if not text:
         return None
     if not re.fullmatch(r"-?[0-9]{1,10}", text) or not least <= int(text) <= most:
-        raise _refused(name, f"a whole number from {least} to {most}")
+        raise refused(name, f"a whole number from {least} to {most}")
     return int(text)
+
+
+def _server_settings(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return the parameters that are settings of the session.
+
+    Raises:
+        InvalidSettingError: naming a parameter that cannot be had.
+    """
+    settings: dict[str, str] = {}
+    for name, value in parameters.items():
+        if name in REFUSED_BUT_FOR:
+            allowed, reason = REFUSED_BUT_FOR[name]
+            if value not in allowed:
+                raise refused(name, reason)
+        elif name in FOREIGN:
+            raise refused(name, FOREIGN[name])
+        elif name not in HANDLED:
+            if not _SETTING_NAME.fullmatch(name):
+                raise _invalid("a parameter has a name that no setting can have")
+            settings[name] = value
+    return settings
 
 
 def _one_of(parameters: Mapping[str, str], name: str, values: tuple[str, ...]) -> str | None:
     value = parameters.get(name) or None
     if value is not None and value not in values:
-        raise _refused(name, f"one of {', '.join(values)}")
+        raise refused(name, f"one of {', '.join(values)}")
     return value
-
-
-def _system_roots_context(query: dict[str, str]) -> ssl.SSLContext:
-    """Return a context that checks against the system's authorities, and what goes with it."""
-    context = ssl.create_default_context()
-    steps: tuple[tuple[str, Callable[[str], None]], ...] = (
-        ("ssl_min_protocol_version", lambda text: _set_version(context, "minimum_version", text)),
-        ("ssl_max_protocol_version", lambda text: _set_version(context, "maximum_version", text)),
-        ("sslcrl", lambda file: _load_revoked(context, file)),
-    )
-    for name, take in steps:
-        if text := query.pop(name, None):
-            take(text)
-    password = query.pop("sslpassword", "")
-    key = query.pop("sslkey", None)
-    if certificate := query.pop("sslcert", None):
-        context.load_cert_chain(certificate, key, password=lambda: password)
-    return context
-
-
-def _set_version(context: ssl.SSLContext, attribute: str, text: str) -> None:
-    try:
-        setattr(context, attribute, ssl.TLSVersion[text.replace(".", "_")])
-    except KeyError:
-        name = "ssl_min_protocol_version" if "min" in attribute else "ssl_max_protocol_version"
-        raise _refused(name, "TLSv1.2 or TLSv1.3") from None
-
-
-def _load_revoked(context: ssl.SSLContext, file: str) -> None:
-    context.load_verify_locations(cafile=file)
-    context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
 
 def _kind_of(value: object) -> str:
@@ -500,7 +441,3 @@ def _invalid(reason: str) -> InvalidSettingError:
         f"the database URL is not valid: {reason} (it is not shown, for the password in it). "
         f"Expected {EXPECTED_FORM}; {PERCENT_HINT}"
     )
-
-
-def _refused(name: str, reason: str) -> InvalidSettingError:
-    return InvalidSettingError(f"the parameter {name} of the database URL: {reason}")

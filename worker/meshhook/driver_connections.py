@@ -61,12 +61,31 @@ async def open_connection(
                 target_session_attrs=attributes,
                 server_settings=settings,
             )
-        except _NEXT_HOST_ERRORS:
-            if not left:
+        except Exception as error:
+            if not left or not isinstance(error, _NEXT_HOST_ERRORS):
+                _forget_frames(error)
                 raise
         else:
             set_socket_options(connection, target.socket_options)
             return connection
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Forget where in the driver an error and its causes were raised.
+
+    The password is among the variables of those frames, and there are programs that show them.
+    """
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.__traceback__ = None
+        left += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
 
 
 def set_socket_options(connection: Any, options: SocketOptions) -> None:

@@ -140,7 +140,10 @@ def _fail(error: Exception) -> int:
         _print_error(describe(UsageError(f"{message}\nsee: {path} --help")))
         return ExitCode.BAD_INPUT
     if os.environ.get("MESHHOOK_LOG_LEVEL", "").lower() == "debug":
-        _print_error(shown_sentence("".join(traceback.format_exception(error)).rstrip()))
+        from meshhook.observability.redaction import hide_in_text
+
+        trace = hide_in_text("".join(traceback.format_exception(error)))
+        _print_error(shown_sentence(trace.rstrip()))
     _print_error(describe(error))
     return exit_code(error)
 

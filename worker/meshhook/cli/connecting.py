@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from ssl import SSLError
 from typing import TypeVar
 
 import typer
@@ -34,6 +35,11 @@ _WAY_OUT = "is MESHHOOK_DATABASE_URL right, and does the server run?"
 _WAY_OUT_OF_FULL = (
     "the server runs, and takes no more connections: end some (select * from pg_stat_activity), "
     "raise max_connections or the role's limit, or go through a pooler (MESHHOOK_POOLED=true)"
+)
+
+_WAY_OUT_OF_TLS = (
+    "the server answers, and TLS fails: is its certificate in date, made out for this host, and by "
+    "the authority of sslrootcert (and the client's, of sslcert)? See docs/operations.md, TLS"
 )
 
 LOCK_TIMEOUT_SECONDS = 10.0
@@ -75,9 +81,7 @@ class Target:
         except InvalidSettingError as error:
             raise InvalidDatabaseUrlError(str(error)) from None
         except DatabaseError as error:
-            is_full = getattr(error.__cause__, "sqlstate", None) == "53300"
-            way_out = _WAY_OUT_OF_FULL if is_full else _WAY_OUT
-            raise DatabaseNotOpenedError(self.place, str(error), way_out) from error
+            raise DatabaseNotOpenedError(self.place, str(error), _way_out(error)) from error
         try:
             if needs_schema:
                 await self._check_schema(database)
@@ -116,6 +120,16 @@ class Target:
             return parse_database_url(self.url).place
         except InvalidSettingError:
             return "the database of MESHHOOK_DATABASE_URL"
+
+
+def _way_out(error: DatabaseError) -> str:
+    cause = error.__cause__
+    if getattr(cause, "sqlstate", None) == "53300":
+        return _WAY_OUT_OF_FULL
+    # The driver has a plain ConnectionError for a server that has no TLS, and for nothing else.
+    if isinstance(cause, SSLError) or type(cause) is ConnectionError:
+        return _WAY_OUT_OF_TLS
+    return _WAY_OUT
 
 
 @contextmanager

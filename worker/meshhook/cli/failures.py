@@ -144,6 +144,8 @@ def exit_code(error: BaseException) -> ExitCode:
 
 def describe(error: BaseException) -> str:
     """Return what to say of an error: `error: ...`, without control characters."""
+    from meshhook.observability.redaction import hide_in_text  # its patterns take a millisecond
+
     if isinstance(error, KeyboardInterrupt):
         return "error: interrupted"
     text = str(error) or type(error).__name__
@@ -152,4 +154,4 @@ def describe(error: BaseException) -> str:
             f"unexpected {type(error).__name__}: {text}\n"
             "this is a bug; for the whole trace: export MESHHOOK_LOG_LEVEL=debug"
         )
-    return "error: " + shown_sentence(text, limit=_MAX_MESSAGE_CHARACTERS)
+    return "error: " + shown_sentence(hide_in_text(text), limit=_MAX_MESSAGE_CHARACTERS)

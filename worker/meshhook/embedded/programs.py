@@ -26,6 +26,10 @@ SUPERUSER = "postgres"
 
 _UNPRIVILEGED_ACCOUNT = "nobody"
 _PROGRAMS = Path("pginstall", "bin")
+# The server outlives this process, as another account: it is told of nothing else, least of all of
+# passwords and keys.
+_NEEDED_VARIABLES = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})
+_NEEDED_PREFIXES = ("DYLD_", "FAKETIME", "LC_", "LD_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,11 @@ class Programs:
         text: str,
         descriptors: Sequence[int] = (),
     ) -> tuple[int, str]:
-        inherited = {name: value for name, value in os.environ.items() if name[:2] != "PG"}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _NEEDED_VARIABLES or name.startswith(_NEEDED_PREFIXES)
+        }
         # A file, not a pipe: the server inherits it, and a pipe would be read until that ends.
         with tempfile.TemporaryFile("w+", errors="replace") as output:
             try:

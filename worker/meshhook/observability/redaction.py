@@ -1,74 +1,222 @@
-"""Keeping secrets out of what is logged: by the names of fields, and by what texts look like."""
+"""Keeping secrets out of what is logged, traced and recorded: the one place that hides them.
+
+By the names of fields, by what texts look like, and by value where this process has been given the
+secret itself. Every step takes time in proportion to its input.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-HIDDEN = "(hidden)"
+from meshhook.known_secrets import HIDDEN, known_secrets
+
 MAX_TEXT_CHARACTERS = 32_768
 """How much of a text is kept."""
+MAX_DEPTH = 20
+"""How deep a value within values is looked at; what lies deeper is not shown."""
+MAX_ITEMS = 2_000
+"""How many values within one are looked at; what comes behind them is not shown."""
+MAX_CHARACTERS = 8 * MAX_TEXT_CHARACTERS
+"""How much of all the texts within one value is kept."""
 
+_NOT_SHOWN = "…"
 _SECRET_NAME = re.compile(
-    r"passw|secret|token|authorization|cookie|api_?key|private_?key|credential|database_url|dsn",
+    r"passw|pwd|passphrase|secret|token|authorization|cookie|api_?key|private_?key|credential"
+    r"|database_url|dsn|otlp\w{0,20}headers",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"\S+")
-# What may stand behind the name of a secret: `password=x`, `"password": "x"`, `password='x y'`.
+# In quotes, in those of JSON within JSON, or without any.
+_QUOTED = (
+    r"""(?:"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|\\{2,}["'][^"'\n]*"""
+    r"""|\\"(?:[^"\\\n]|\\\\(?:\\.)?|\\[^"\\\n])*(?:\\")?"""
+    r"""|\\'(?:[^'\\\n]|\\\\(?:\\.)?|\\[^'\\\n])*(?:\\')?"""
+)
+_VALUE = rf"""{_QUOTED}|[^\s,;&"')}}\]]+)"""
+_LIST = rf"""{_QUOTED}|[^\s"']+)"""
+_LEAD = r"""(?:\\{0,3}["'])?\s{0,2}"""
+# What stands behind the name of a secret: `password=x`, `"password": "x"`, `password='x y'`.
 _NAMED = re.compile(
-    r"""((?:passw(?:or)?d|pwd|passphrase|secret|api_?key)["']?(?:=|["']:\s?))"""
-    r"""("[^"\n]*"?|'[^'\n]*'?|[^\s,;&"')}\]]+)""",
+    rf"""((?:passw(?:or)?d|pwd|passphrase|api[_-]?key){_LEAD}[=:]\s{{0,2}}|"""
+    rf"""(?:secret|token|access[_-]?key|private[_-]?key|credentials?)(?:{_LEAD}=\s{{0,2}}"""
+    rf"""|\\{{0,3}}["']\s{{0,2}}:\s{{0,2}})|"""
+    rf"""(?:authorization|cookie){_LEAD}[=:]\s{{0,2}}"""
+    rf"""(?:(?:basic|bearer|digest|negotiate)\s)?)({_VALUE})|"""
+    rf"""(otlp[a-z_]{{0,20}}headers{_LEAD}[=:]\s{{0,2}})({_LIST})""",
     re.IGNORECASE,
 )
+_SHAPED = re.compile(
+    # What follows the name of a login's scheme; base64 that begins with `postgres`, as in a Secret.
+    r"(\bbearer\s+)[\w.~+/=-]{16,}|(\bbasic\s+)[A-Za-z0-9+/]{16,}=*|()cG9zdGdyZX[\w+/-]*=*",
+    re.IGNORECASE | re.ASCII,
+)
+_PLACEHOLDER = "password"  # in messages that say what a URL looks like
+_WHITE = " \n\t"
+_MAX_WORD_CHARACTERS = 2_000
+_URL_HINTS = ("://", "%3a%2f%2f", r":\/\/")
+_NAMED_HINTS = ("passw", "pwd", "passphrase", "key", "secret", "token", "credential")
+_NAMED_HINTS += ("headers", "authorization", "cookie")
+_SHAPED_HINTS = ("bearer", "basic", "cg9zdgdyzx")
 _SCHEME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
+_USERLESS_SCHEMES = ("http", "https")
+_PORT = re.compile(r"[0-9]{1,5}(?![^/?,)\]}\"'\s])")
+_MAX_SPACED_CHARACTERS = 128
 
 
 def hidden(name: object, value: Any) -> Any:
     """Return the value of a field without the secrets in it, whatever it is.
 
-    Texts longer than 32,768 characters are cut; every step takes time in proportion to its input.
+    What is neither a number nor a collection becomes a text. Long texts, deep and large collections
+    are cut, as the constants of this module say.
     """
     # The names that start with an underscore are structlog's own.
     if value is None or isinstance(value, bool | int | float) or str(name)[:1] == "_":
         return value
-    if isinstance(name, str) and _SECRET_NAME.search(name):
-        return HIDDEN
-    if isinstance(value, str):
-        return hide_in_text(value)
-    if isinstance(value, bytes | bytearray):
-        return hide_in_text(value.decode("utf-8", "backslashreplace"))
-    return _hidden_within(value)
+    return _Hiding().value(name, value, 0)
 
 
-def _hidden_within(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: hidden(key, item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [hidden("", item) for item in value]
-    return value
+class _Hiding:
+    """What is left to look at within one value."""
+
+    def __init__(self) -> None:
+        self._items = MAX_ITEMS
+        self._characters = MAX_CHARACTERS
+
+    def value(self, name: object, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(name, str) and _SECRET_NAME.search(name[:MAX_TEXT_CHARACTERS]):
+            return HIDDEN
+        self._items -= 1
+        if self._items < 0 or depth > MAX_DEPTH:
+            return _NOT_SHOWN
+        if isinstance(value, Mapping):
+            items = list(value.items())[: self._items + 1]
+            return {self._key(key): self.value(key, item, depth + 1) for key, item in items}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.value("", item, depth + 1) for item in list(value)[: self._items + 1]]
+        return self._text(_as_text(value))
+
+    def _key(self, key: Any) -> Any:
+        return key if key is None or isinstance(key, bool | int | float) else self._text(str(key))
+
+    def _text(self, text: str) -> str:
+        text = hide_in_text(text)
+        self._characters -= len(text)
+        return text if self._characters >= 0 else _NOT_SHOWN
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value[:MAX_CHARACTERS]).decode("utf-8", "backslashreplace")
+    try:
+        return str.__str__(str(value))
+    except Exception as error:  # noqa: BLE001 - whatever a __str__ raises
+        return f"({type(value).__name__} that cannot be shown: {type(error).__name__})"
 
 
 def hide_in_text(text: str) -> str:
-    """Return a text, cut if it is very long, without the passwords in it that can be told."""
-    if len(text) > MAX_TEXT_CHARACTERS:
-        cut = len(text) - MAX_TEXT_CHARACTERS
-        text = f"{text[:MAX_TEXT_CHARACTERS]} … {cut} characters cut"
-    if "://" in text:
-        text = _WORD.sub(lambda match: _without_password(match[0]), text)
-    return _NAMED.sub(rf"\1{HIDDEN}", text)
+    """Return a text without the secrets in it that can be told; the middle of a long one is cut."""
+    if len(text) <= MAX_TEXT_CHARACTERS:
+        return _hide(text)
+    # Half a secret could not be told for one, so the words at the cut go as well.
+    half = MAX_TEXT_CHARACTERS // 2
+    head, tail = text[:half], text[-half:]
+    head = head[: max(half - _MAX_WORD_CHARACTERS, *(head.rfind(each) for each in _WHITE))]
+    starts = [at for each in _WHITE if (at := tail.find(each, 0, _MAX_WORD_CHARACTERS)) >= 0]
+    tail = tail[min(starts, default=_MAX_WORD_CHARACTERS) :]
+    cut = len(text) - len(head) - len(tail)
+    return f"{_hide(head)} … {cut} characters cut … {_hide(tail)}"
 
 
-def _without_password(word: str) -> str:
+def _hide(text: str) -> str:
+    text = known_secrets.hide(text)
+    # To look for some words is many times quicker than the patterns that they stand for.
+    small = text.lower()
+    if any(each in small for each in _URL_HINTS):
+        text = _without_logins(text)
+    if any(each in small for each in _NAMED_HINTS):
+        text = _NAMED.sub(_after_its_name, text)
+    if any(each in small for each in _SHAPED_HINTS):
+        text = _SHAPED.sub(_after_its_name, text)
+    return text
+
+
+def _after_its_name(found: re.Match[str]) -> str:
+    return next(each for each in found.groups() if each is not None) + HIDDEN
+
+
+def _without_logins(text: str) -> str:
+    parts: list[str] = []
+    end = 0
+    for found in _WORD.finditer(text):
+        if found.start() < end:
+            continue  # belongs to a password with spaces in it
+        word = found[0]
+        parts.append(text[end : found.start()])
+        end = found.end()
+        for marks in _MARKS:
+            shown = _without_password(word, *marks)
+            if shown != word:
+                break
+        else:
+            rest = _spaced_password(word, text, end)
+            if rest > end:
+                shown = word[: word.find(":", word.find("://") + 3) + 1] + HIDDEN
+                end = rest
+        parts.append(shown)
+    return "".join(parts) + text[end:]
+
+
+_MARKS = (
+    # How a URL parts its scheme, user, password and host: as it is, escaped, percent-encoded.
+    (re.compile("://"), re.compile(":"), "@", re.compile("/")),
+    (re.compile(r":\\/\\/"), re.compile(":"), "@", re.compile("/")),
+    (re.compile("%3a%2f%2f", re.IGNORECASE), re.compile("%3a", re.IGNORECASE), "%40", _WORD),
+)
+
+
+def _without_password(
+    word: str, separator: re.Pattern[str], colon: re.Pattern[str], at: str, slash: re.Pattern[str]
+) -> str:
     """Hide what stands between the user's name and the last @ of a word that is or holds a URL.
 
     A password that was not percent-encoded may hold @ and / itself.
     """
-    scheme, separator, rest = word.partition("://")
-    last = rest.rfind("@")
-    if not separator or last < 0 or scheme[-1:] not in _SCHEME_CHARACTERS:
+    found = separator.search(word)
+    if found is None or word[found.start() - 1 : found.start()] not in _SCHEME_CHARACTERS:
         return word
-    colon = rest.find(":")
-    slash = rest.find("/")
-    if not 0 <= colon < last or 0 <= slash < colon:
+    begin = found.end()
+    last = word.rfind(at, begin)
+    if last < 0:
         return word
-    return f"{scheme}://{rest[: colon + 1]}{HIDDEN}{rest[last:]}"
+    first_colon = colon.search(word, begin, last)
+    first_slash = slash.search(word, begin, last) if slash is not _WORD else None
+    if first_colon is not None and (
+        first_slash is None or first_colon.start() < first_slash.start()
+    ):
+        begin = first_colon.end()
+        is_secret = word[begin:last] != _PLACEHOLDER
+    else:
+        # A key in the user's place, as of an API.
+        is_secret = first_slash is None and word[: found.start()].lower().endswith(
+            _USERLESS_SCHEMES
+        )
+    return f"{word[:begin]}{HIDDEN}{word[last:]}" if is_secret else word
+
+
+def _spaced_password(word: str, text: str, end: int) -> int:
+    """Return where a password with spaces in it ends whose URL begins with a word; 0 if none does.
+
+    Such a URL is not valid, and yet some programs take it.
+    """
+    begin = word.find("://")
+    colon = word.find(":", begin + 3)
+    if begin < 1 or colon < 0 or "/" in word[begin + 3 : colon] or "@" in word[begin + 3 :]:
+        return 0
+    if word[begin - 1] not in _SCHEME_CHARACTERS or _PORT.match(word, colon + 1):
+        return 0
+    line_end = text.find("\n", end, end + _MAX_SPACED_CHARACTERS)
+    return text.rfind("@", end, line_end if line_end >= 0 else end + _MAX_SPACED_CHARACTERS)

@@ -6,6 +6,7 @@ Without a provider no span object is ever made, and nothing is asked a second ti
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -27,6 +28,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from meshhook.observability.loggers import get_logger
+from meshhook.observability.redaction import hide_in_text
 from meshhook.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -175,11 +177,26 @@ def _current_span(
 def _note_error(span: Span, error_type: str, message: str | None, error: object) -> None:
     span.set_attribute("error.type", error_type)
     span.set_status(Status(StatusCode.ERROR, message))
-    if isinstance(error, BaseException) and not isinstance(error, Outcome):
+    if isinstance(error, BaseException) and not isinstance(error, Outcome) and span.is_recording():
         try:
-            span.record_exception(error)
+            # As `record_exception` would, with the secrets hidden.
+            stack = "".join(traceback.format_exception(error))
+            span.add_event(
+                "exception",
+                {
+                    "exception.type": _full_name(type(error)),
+                    "exception.message": hide_in_text(str(error)),
+                    "exception.stacktrace": hide_in_text(stack),
+                    "exception.escaped": "False",
+                },
+            )
         except Exception as failure:  # noqa: BLE001 - an exception that cannot even be shown
             _log.warning("exception not traced", error_type=error_type, error=str(failure))
+
+
+def _full_name(kind: type) -> str:
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
 def _end_quietly(span: Span) -> None:

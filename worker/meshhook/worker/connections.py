@@ -68,6 +68,7 @@ class WorkerConnection:
         self._on_connect = on_connect
         self._connection: asyncpg.Connection[Any] | None = None
         self._line = asyncio.Lock()
+        self._was_connected = False
         self._failure: str | None = None
         self._heard_at = time.monotonic()
 
@@ -212,13 +213,20 @@ class WorkerConnection:
 
     async def _connected(self) -> asyncpg.Connection[Any]:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(
-                self._url,
-                application_name=self._application_name,
-                pooled=self._pooled,
-                steady_plans=True,
-                lock_timeout_seconds=self._lock_timeout_seconds,
-            )
+            try:
+                self._connection = await connect(
+                    self._url,
+                    application_name=self._application_name,
+                    pooled=self._pooled,
+                    steady_plans=True,
+                    lock_timeout_seconds=self._lock_timeout_seconds,
+                )
+            except InvalidSettingError as error:
+                if not self._was_connected:
+                    raise
+                # The URL was good: a file or a name that it leads to is not, for now.
+                raise DatabaseUnavailableError(str(error)) from error
+            self._was_connected = True
             if self._on_connect is not None:
                 try:
                     with translated_errors():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshhook.errors import InvalidPayloadError
+from meshhook.observability.redaction import hide_in_text
 from meshhook.outcomes import (
     LEASE_LOST,
     AttemptOutcome,
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of an attempt, with the delay and the error that belong to it."""
+    """The outcome of an attempt, with the delay and the error that belong to it.
+
+    Whoever may read a queue reads its errors: the worker's secrets are hidden in them.
+    """
 
     outcome: AttemptOutcome
     delay_seconds: float = 0.0
@@ -150,14 +154,16 @@ def _failed(
     return Verdict(
         outcome,
         delay_seconds,
-        storable_text(shown(error_type), MAX_ERROR_TYPE_LENGTH),
-        storable_text(shown(message), MAX_ERROR_MESSAGE_LENGTH),
-        None if stack is None else storable_text(stack, MAX_ERROR_STACK_LENGTH),
+        storable_text(hide_in_text(shown(error_type)), MAX_ERROR_TYPE_LENGTH),
+        storable_text(hide_in_text(shown(message)), MAX_ERROR_MESSAGE_LENGTH),
+        None if stack is None else storable_text(hide_in_text(stack), MAX_ERROR_STACK_LENGTH),
     )
 
 
 def _text(message: str) -> str | None:
-    return storable_text(shown(message), MAX_ERROR_MESSAGE_LENGTH) if message else None
+    if not message:
+        return None
+    return storable_text(hide_in_text(shown(message)), MAX_ERROR_MESSAGE_LENGTH)
 
 
 def shown(value: object) -> str:

@@ -1,0 +1,161 @@
+"""The secrets that this process has been given, hidden by their value in whatever it writes."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import threading
+from collections.abc import Collection, Iterator
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+HIDDEN = "(hidden)"
+LEAST_CHARACTERS = 6
+"""A shorter secret is not looked for: it would be found in the midst of innocent words."""
+MAX_CHARACTERS = 1_000
+"""Of a longer secret, its beginning is looked for, and what is not white behind that is hidden."""
+MAX_SECRETS = 500
+"""How many are remembered; the one not given for longest is forgotten first."""
+
+_LEAST_ENCODED_CHARACTERS = 7
+_LEAST_KINDS = 3  # lines of dashes, or of spaces, are no secrets
+# Passwords of trials, which are the names of things as well. Hiding them would hide those.
+_NO_SECRETS = frozenset(
+    {"database", "hidden", "localhost", "meshhook", "password", "pgmq", "postgres", "postgresql"}
+    | {"production", "public", "queues", "secret", "worker", "workers"}
+)
+
+
+class KnownSecrets:
+    """Secrets by value, and one pattern that finds them all however they are written.
+
+    The pattern is a tree, so a text is read once, whatever their number. Any thread may use it.
+    """
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._lock = threading.Lock()
+        self._secrets: dict[str, None] = {}
+        self._pattern: re.Pattern[str] | None = None
+        self._is_current = True
+
+    def remember(self, secret: str | None, *, names: Collection[str | None] = ()) -> None:
+        """Hide a secret from now on.
+
+        Args:
+            secret: its text. One of fewer than 6 characters is not hidden by value, nor is one that
+                is a word of every log, such as `postgres`.
+            names: what stands beside it in the open, such as the name of the user: a secret that
+                is the same as one of these is not hidden either.
+        """
+        if secret is None or len(secret) < LEAST_CHARACTERS or len(set(secret)) < _LEAST_KINDS:
+            return
+        folded = secret.casefold()
+        if folded in _NO_SECRETS or any(folded == name.casefold() for name in names if name):
+            return
+        with self._lock:
+            is_new = secret not in self._secrets
+            self._secrets.pop(secret, None)
+            self._secrets[secret] = None
+            if is_new:
+                if len(self._secrets) > MAX_SECRETS:
+                    del self._secrets[next(iter(self._secrets))]
+                self._is_current = False
+
+    def hide(self, text: str) -> str:
+        """Return a text with each of them hidden, in time proportional to its length."""
+        if not self._secrets:
+            return text
+        pattern = self._pattern
+        if not self._is_current or pattern is None:
+            pattern = self._compiled()
+        return pattern.sub(HIDDEN, text)
+
+    def _compiled(self) -> re.Pattern[str]:
+        with self._lock:
+            written = {each for secret in self._secrets for each in ways_to_write(secret)}
+            try:
+                self._pattern = re.compile(_tree_pattern(written))
+            except RecursionError:
+                # Hundreds of forms, each with another behind it: slower to look for, one by one.
+                in_order = sorted(written, key=len, reverse=True)
+                self._pattern = re.compile("|".join(re.escape(each) for each in in_order))
+            self._is_current = True
+            return self._pattern
+
+
+known_secrets = KnownSecrets()
+"""Those of this process. Where a URL is read, its password is added."""
+
+
+def ways_to_write(secret: str) -> set[str]:
+    """Return how a secret may stand in a text: as it is, escaped, percent-encoded, in base64."""
+    text = secret[:MAX_CHARACTERS]
+    encoded = text.encode("utf-8", "surrogatepass")
+    percent = {quote(encoded, safe=""), quote(encoded), quote(encoded, safe=_LEFT_ALONE)}
+    percent |= {quote_plus(encoded), quote(quote(encoded, safe=""), safe="")}
+    percent |= {re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), each) for each in percent}
+    quoted = {text.replace("'", "''"), text.replace('"', '""'), html.escape(text)}
+    plain = {text, *percent, *quoted}
+    escaped = {form for each in plain for form in _escaped(each)}
+    escaped |= {repr(encoded)[2:-1], text.encode("unicode_escape").decode()}
+    escaped |= {form for each in escaped for form in _escaped(each)}
+    in_base64 = {form for each in (text, *percent) for form in _in_base64(each)}
+    return {each for each in plain | escaped | in_base64 if len(each) >= LEAST_CHARACTERS}
+
+
+_LEFT_ALONE = "!$&'()*+,;=:"  # what needs no escape in a login
+
+
+def _escaped(text: str) -> Iterator[str]:
+    yield json.dumps(text)[1:-1]
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    yield repr(text)[1:-1]
+    yield ascii(text)[1:-1]
+    yield text.replace("/", r"\/")
+    # Within quotes that somebody else has put around what was escaped before.
+    yield re.sub(r"([\\'])", r"\\\1", text)
+    yield re.sub(r'([\\"])', r"\\\1", text)
+
+
+def _in_base64(text: str) -> Iterator[str]:
+    """Return what base64 makes of a text wherever it begins: alone, or within a URL."""
+    data = text.encode("utf-8", "surrogatepass")
+    for before in range(3):
+        # The first and the last character may belong to what stands around it as well.
+        first = -(-before * 8 // 6)
+        last = (before + len(data)) * 8 // 6
+        form = base64.b64encode(bytes(before) + data).decode()[first:last]
+        if len(form) >= _LEAST_ENCODED_CHARACTERS:
+            yield form
+            yield form.translate(str.maketrans("+/", "-_"))
+
+
+def _tree_pattern(words: Collection[str]) -> str:
+    tree: dict[str, Any] = {}
+    for word in sorted(words):
+        node = tree
+        for character in word:
+            node = node.setdefault(character, {})
+        node[""] = None
+        if len(word) >= MAX_CHARACTERS:
+            node["rest"] = None
+    return _branch(tree)
+
+
+def _branch(tree: dict[str, Any]) -> str:
+    """Return the pattern of a tree: of two words of which one begins the other, the longer wins."""
+    stem = ""
+    node = tree
+    while len(node) == 1 and "" not in node:
+        ((character, node),) = node.items()
+        stem += re.escape(character)
+    if "rest" in node:
+        return stem + r"\S*"
+    branches = [re.escape(each) + _branch(below) for each, below in node.items() if each]
+    if not branches:
+        return stem
+    optional = "?" if "" in node else ""
+    return f"{stem}(?:{'|'.join(branches)}){optional}"
