@@ -152,22 +152,26 @@ def _without_logins(text: str) -> str:
     parts: list[str] = []
     end = 0
     for found in _WORD.finditer(text):
-        if found.start() < end:
-            continue  # belongs to a password with spaces in it
         word = found[0]
-        parts.append(text[end : found.start()])
-        end = found.end()
-        for marks in _MARKS:
-            shown = _without_password(word, *marks)
-            if shown != word:
-                break
-        else:
-            rest = _spaced_password(word, text, end)
-            if rest > end:
-                shown = word[: word.find(":", word.find("://") + 3) + 1] + HIDDEN
-                end = rest
-        parts.append(shown)
-    return "".join(parts) + text[end:]
+        if found.start() < end or not ("://" in word or "%" in word or "\\/" in word):
+            continue  # or it belongs to a password with spaces in it
+        shown, word_end = _without_login(word, text, found.end())
+        if shown != word:
+            parts += text[end : found.start()], shown
+            end = word_end
+    return "".join(parts) + text[end:] if parts else text
+
+
+def _without_login(word: str, text: str, end: int) -> tuple[str, int]:
+    """Return a word without the password in it, and where what stands for it ends in the text."""
+    for marks in _MARKS:
+        shown = _without_password(word, *marks)
+        if shown != word:
+            return shown, end
+    rest = _spaced_password(word, text, end)
+    if rest <= end:
+        return word, end
+    return word[: word.find(":", word.find("://") + 3) + 1] + HIDDEN, rest
 
 
 _MARKS = (
