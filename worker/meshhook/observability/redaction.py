@@ -56,8 +56,10 @@ _PLACEHOLDER = "password"  # in messages that say what a URL looks like
 _WHITE = " \n\t"
 _MAX_WORD_CHARACTERS = 2_000
 _URL_HINTS = ("://", "%3a%2f%2f", r":\/\/")
-_NAMED_HINTS = ("passw", "pwd", "passphrase", "key", "secret", "token", "credential")
-_NAMED_HINTS += ("headers", "authorization", "cookie")
+_NAMED_HINTS = (
+    *("passw", "pwd", "passphrase", "key", "secret", "token", "credential"),
+    *("headers", "authorization", "cookie"),
+)
 _SHAPED_HINTS = ("bearer", "basic", "cg9zdgdyzx")
 _SCHEME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
 _USERLESS_SCHEMES = ("http", "https")
