@@ -13,9 +13,12 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from meshhook import create_queue
+from meshhook.database import Database
 from meshhook.embedded import EmbeddedPostgres, NetworkPostgres
 from meshhook.embedded.postmaster import free_port
 from meshhook.errors import InvalidSettingError
+from meshhook.roles import check_role
 from support.databases import server_directory
 from support.waiting import eventually
 
@@ -33,20 +36,22 @@ def directory() -> Iterator[Path]:
 class Served:
     """A `meshhook serve-postgres` of its own."""
 
-    def __init__(self, directory: Path, port: int, password: str = PASSWORD) -> None:
+    def __init__(
+        self, directory: Path, port: int, password: str = PASSWORD, **passwords: str
+    ) -> None:
         self.port = port
         self.log = directory.with_name(f"{port}.log")
         options = ["--port", str(port), "--host", "127.0.0.1", "--set", "max_connections=17"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "meshhook", "serve-postgres", str(directory), *options],
-                env=os.environ | {"MESHHOOK_POSTGRES_PASSWORD": password},
+                env=os.environ | {"MESHHOOK_POSTGRES_PASSWORD": password} | passwords,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
 
     async def connect(
-        self, *, password: str = PASSWORD, database: str = "meshhook"
+        self, *, user: str = "meshhook", password: str = PASSWORD, database: str = "meshhook"
     ) -> asyncpg.Connection[asyncpg.Record]:
         """Connect as others would, once its port is open to the network."""
         await eventually(lambda: "opens port" in self.log.read_text(), timeout=60)
@@ -54,7 +59,7 @@ class Served:
         return await asyncpg.connect(
             host="127.0.0.1",
             port=self.port,
-            user="meshhook",
+            user=user,
             database=database,
             password=password,
         )
@@ -95,6 +100,40 @@ async def test_only_the_role_with_its_password_gets_in(served):
         await served.connect(password="wrong")
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
         await served.connect(database="postgres")
+
+
+async def test_operator_and_workers_get_roles_of_least_privilege(directory):
+    """Each has a password of its own, what its kind takes, and no more; the superuser stays out."""
+    of = {
+        f"MESHHOOK_POSTGRES_{kind.upper()}_PASSWORD": f"{kind}'s own \\ secret"
+        for kind in ("operator", "worker")
+    }
+    served = Served(directory, free_port(), **of)
+    roles = {}
+    for kind in ("operator", "worker"):
+        roles[kind] = await served.connect(
+            user=f"meshhook_{kind}", password=f"{kind}'s own \\ secret"
+        )
+        check = await check_role(Database(roles[kind]))
+        assert (check.lacks, check.beyond) == ((), ())
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await roles["worker"].execute("select pgmq.create('orders')")
+    await create_queue(Database(roles["operator"]), "orders")
+    await roles["worker"].execute("delete from pgmq.q_orders")
+    owner = await served.connect()
+    await owner.execute("select pgmq.send('orders', '{}'); select pgmq.drop_queue('orders')")
+    await owner.close()
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
+        await served.connect(user="postgres")
+    for connection in roles.values():
+        await connection.close()
+    assert served.end() == 0
+
+    second = Served(directory, served.port, MESHHOOK_POSTGRES_WORKER_PASSWORD="another secret")
+    await (await second.connect(user="meshhook_worker", password="another secret")).close()
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
+        await second.connect(user="meshhook_operator", password="operator's own \\ secret")
+    assert second.end() == 0
 
 
 async def test_sigterm_ends_it_at_once_with_connections_open(served):

@@ -67,15 +67,21 @@ def test_queues_wait_for_their_definition(kube):
 
 
 def test_the_password_outlives_upgrade_and_uninstall(kube):
-    """The embedded database's random password is made once, and the Secret stays."""
+    """The embedded database's random passwords are made once, and the Secrets stay."""
     kube.helm("install", RELEASE, CHART, "--create-namespace")
-    secret = f"{RELEASE}-meshhook-database"
-    first = kube.get("secret", secret)["data"]
+
+    def passwords() -> dict[str, str]:
+        return {
+            part: kube.get("secret", f"{RELEASE}-meshhook-database{part}")["data"]
+            for part in ("", "-operator", "-workers")
+        }
+
+    first = passwords()
     kube.helm("upgrade", RELEASE, CHART)
     kube.helm("uninstall", RELEASE)
-    assert kube.get("secret", secret)["data"] == first
+    assert passwords() == first
     kube.helm("install", RELEASE, CHART)
-    assert kube.get("secret", secret)["data"] == first
+    assert passwords() == first
 
 
 def test_a_definition_that_is_not_kept_goes(kube):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
@@ -199,7 +200,7 @@ def test_the_embedded_database_is_there_only_without_one_of_your_own(defaults):
 def test_the_url_of_the_embedded_database_has_its_password():
     """Secret, Service and pod agree, and the password is quoted where a URL needs it."""
     objects = render({"embedded": {"password": "a b:c/d@e+f%".replace(" ", "_")}})
-    secret = one(objects, "Secret")
+    secret = one(objects, "Secret", f"{NAME}-database")
     service = one(objects, "Service", f"{NAME}-database")
     assert secret["stringData"]["password"] == "a_b:c/d@e+f%"
     assert secret["stringData"]["uri"] == (
@@ -212,18 +213,60 @@ def test_the_url_of_the_embedded_database_has_its_password():
 
 
 def test_the_embedded_password_is_random():
-    """Two releases do not share a password."""
+    """No two releases or roles share a password."""
+    first, second = (passwords(render({"commonLabels": {"rendering": n}})) for n in ("1", "2"))
+    assert len({*first.values(), *second.values()}) == 6
+    assert {len(each) for each in first.values()} == {32}
+
+
+def passwords(objects: list[Object]) -> dict[str, str]:
+    """Return the password of each role of the embedded database."""
+    found = {}
+    for secret in select(objects, "Secret"):
+        url = urlsplit(secret["stringData"]["uri"])
+        found[str(url.username)] = secret["stringData"]["password"]
+        assert unquote(str(url.password)) == secret["stringData"]["password"]
+    return found
+
+
+def test_roles_of_the_embedded_database_have_passwords_of_their_own():
+    """Owner, operator and workers; from one that is set, those of the others are made."""
     first, second = (
-        one(render({"commonLabels": {"rendering": n}}), "Secret")["stringData"]["password"]
+        passwords(render({"embedded": {"password": "eight-or-more"}, "commonLabels": {"n": n}}))
         for n in ("1", "2")
     )
-    assert first != second
-    assert len(first) == 32
+    assert first == second
+    assert first["meshhook"] == "eight-or-more"
+    assert first.keys() == {"meshhook", "meshhook_operator", "meshhook_worker"}
+    assert len(set(first.values())) == 3
+    assert not any("eight" in first[role] for role in ("meshhook_operator", "meshhook_worker"))
+
+
+def test_nothing_but_its_owner_uses_the_owners_url(defaults):
+    """Queues have those of operator and workers; `helm test`, which enqueues, has the owner's."""
+    (queue,) = select(defaults, "JobQueue")
+    assert queue["spec"]["database"] == {
+        "secretRef": {"name": f"{NAME}-database-workers", "key": "uri"},
+        "operatorSecretRef": {"name": f"{NAME}-database-operator", "key": "uri"},
+        "pooled": False,
+    }
+    assert url_of_the_test(defaults) == {"name": f"{NAME}-database", "key": "uri"}
+    (container,) = pods(defaults)[f"StatefulSet/{NAME}-database"]["containers"]
+    assert {
+        name: value["secretKeyRef"]["name"]
+        for name, value in environment(container).items()
+        if "PASSWORD" in name
+    } == {
+        "MESHHOOK_POSTGRES_PASSWORD": f"{NAME}-database",
+        "MESHHOOK_POSTGRES_OPERATOR_PASSWORD": f"{NAME}-database-operator",
+        "MESHHOOK_POSTGRES_WORKER_PASSWORD": f"{NAME}-database-workers",
+    }
 
 
 def test_data_and_password_of_the_embedded_database_outlive_the_release(defaults):
     """The volume is a claim of the StatefulSet, which helm leaves; the Secret is marked to stay."""
-    assert annotations_of(one(defaults, "Secret"))["helm.sh/resource-policy"] == "keep"
+    for secret in select(defaults, "Secret"):
+        assert annotations_of(secret)["helm.sh/resource-policy"] == "keep"
     (claim,) = one(defaults, "StatefulSet")["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "8Gi"
     assert "storageClassName" not in claim["spec"]
@@ -586,7 +629,8 @@ def test_a_queue_takes_database_and_image_from_the_release():
     spec = queue_of({"queues": [QUEUE]})["spec"]
     assert spec["queueName"] == "orders"
     assert spec["database"] == {
-        "secretRef": {"name": f"{NAME}-database", "key": "uri"},
+        "secretRef": {"name": f"{NAME}-database-workers", "key": "uri"},
+        "operatorSecretRef": {"name": f"{NAME}-database-operator", "key": "uri"},
         "pooled": False,
     }
     assert spec["worker"]["image"] == "localhost/meshhook-queue:0.1.0"
@@ -798,10 +842,9 @@ def test_an_older_kubernetes_is_refused():
 
 
 def test_nothing_secret_is_in_plain_sight(defaults):
-    """The password stands in the Secret, and in no other object."""
-    password = one(defaults, "Secret")["stringData"]["password"]
-    encoded = base64.b64encode(password.encode()).decode()
-    for each in defaults:
-        if each["kind"] != "Secret":
-            assert password not in str(each)
-            assert encoded not in str(each)
+    """Each password stands in its Secret, and in no other object."""
+    for objects in (defaults, render({"embedded": {"password": "eight-or-more"}})):
+        for password in passwords(objects).values():
+            encoded = base64.b64encode(password.encode()).decode()
+            found = [each for each in objects if password in str(each) or encoded in str(each)]
+            assert [each["kind"] for each in found] == ["Secret"]

@@ -110,7 +110,10 @@ def job_queue(name: str, image: str, **scaling: Any) -> Object:
         "metadata": {"name": name},
         "spec": {
             "queueName": name,
-            "database": {"secretRef": {"name": f"{RELEASE}-database"}},
+            "database": {
+                "secretRef": {"name": f"{RELEASE}-database-workers"},
+                "operatorSecretRef": {"name": f"{RELEASE}-database-operator"},
+            },
             "visibilityTimeoutSeconds": 10,
             "retry": {"maxAttempts": 10, "backoffBaseMs": 500, "backoffMaxMs": 5000},
             "worker": {

@@ -26,6 +26,10 @@ class Settings(BaseSettings):
     """The lowest level that is logged: debug, info, warning or error. Default info."""
     postgres_password: SecretStr | None = None
     """The password that `meshhook serve-postgres` sets for the role `meshhook`."""
+    postgres_operator_password: SecretStr | None = None
+    """The password that it sets for the role `meshhook_operator`. Default: no such role is made."""
+    postgres_worker_password: SecretStr | None = None
+    """The password that it sets for the role `meshhook_worker`. Default: no such role is made."""
     pooled: bool = False
     """Whether the URL leads through a pooler in transaction mode, such as PgBouncer.
     Statements are then not prepared under a name, and waiting workers poll. Default false."""

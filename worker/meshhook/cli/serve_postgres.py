@@ -14,9 +14,13 @@ import typer
 from meshhook.cli.failures import UsageError
 from meshhook.cli.interrupts import clean_up_first
 from meshhook.cli.options import example
+from meshhook.role_kinds import RoleKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from meshhook.embedded import NetworkPostgres
+    from meshhook.roles import Login
 
 _PASSWORD_VARIABLE = "MESHHOOK_POSTGRES_PASSWORD"  # noqa: S105 - its name, not the password
 
@@ -46,41 +50,55 @@ def serve_postgres(
     """Serve the embedded PostgreSQL to other machines until SIGTERM or SIGINT.
 
     It is migrated first; its port opens when it is ready. Others connect as the role meshhook to
-    the database meshhook, with the password in MESHHOOK_POSTGRES_PASSWORD.
+    the database meshhook, with the password in MESHHOOK_POSTGRES_PASSWORD. With passwords in
+    MESHHOOK_POSTGRES_OPERATOR_PASSWORD and MESHHOOK_POSTGRES_WORKER_PASSWORD, operator and workers
+    have roles of least privilege, meshhook_operator and meshhook_worker.
 
     It is for trying things out: one server, no TLS, no backups.
     """
     from meshhook.cli.output import note
     from meshhook.embedded import NetworkPostgres
+    from meshhook.roles import Login, default_role_name
     from meshhook.settings import load_settings
 
-    secret = load_settings().postgres_password
+    passwords = load_settings()
+    secret = passwords.postgres_password
     if secret is None:
         raise UsageError(
             f"no password is set: export {_PASSWORD_VARIABLE} (not an option, which any user of "
             "the machine could read)"
         )
+    logins = {
+        kind: Login(default_role_name(kind), password.get_secret_value())
+        for kind, password in (
+            (RoleKind.OPERATOR, passwords.postgres_operator_password),
+            (RoleKind.WORKER, passwords.postgres_worker_password),
+        )
+        if password is not None
+    }
     server = NetworkPostgres(
         directory,
         password=secret.get_secret_value(),
         port=port,
         host=host,
         settings=dict(map(_setting, settings or [])),
+        others=[login.user for login in logins.values()],
     )
     clean_up_first()
     with _interrupted_by_sigterm():
-        _prepare(server)
+        _prepare(server, logins)
         note(f"PostgreSQL is ready, and opens port {port}.")
         code = server.run()
     if code:
         raise typer.Exit(1)
 
 
-def _prepare(server: NetworkPostgres) -> None:
-    """Start, migrate; a failure or a signal meanwhile leaves nothing running."""
+def _prepare(server: NetworkPostgres, logins: Mapping[RoleKind, Login]) -> None:
+    """Start, migrate, make roles; a failure or a signal meanwhile leaves nothing running."""
     import asyncio
 
     from meshhook.database import Database
+    from meshhook.roles import create_role
     from meshhook.schema import migrate
 
     async def bring_up_to_date(url: str) -> None:
@@ -91,8 +109,18 @@ def _prepare(server: NetworkPostgres) -> None:
         finally:
             await database.close()
 
+    async def make_roles(url: str) -> None:
+        database = await Database.connect(url, min_size=1, max_size=2)
+        try:
+            for kind, login in logins.items():
+                await create_role(database, kind, login=login, reset_password=True)
+        finally:
+            await database.close()
+
     try:
         asyncio.run(bring_up_to_date(server.prepare()))
+        if logins:
+            asyncio.run(make_roles(server.admin_url))
     except BaseException:
         server.stop()
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from urllib.parse import quote, urlsplit
@@ -37,8 +37,9 @@ class NetworkPostgres:
     First `prepare`, which makes it ready where nobody else can reach it; then `run`, which opens
     its port to the network. So whoever finds the port open finds a database that is ready.
 
-    Only the role `meshhook` may log in from the network, with its password, to the database
-    `meshhook`. There is no TLS and no backup: it is for trying things out.
+    Only the role `meshhook`, and those of `others`, may log in from the network, with their
+    passwords, to the database `meshhook`. There is no TLS and no backup: it is for trying things
+    out.
 
     Args:
         directory: where the data live; made if missing.
@@ -46,6 +47,8 @@ class NetworkPostgres:
         port: the port to listen on. Default 5432.
         host: the address to listen on; `*` for all. Default `*`.
         settings: PostgreSQL settings by name, for example `{"shared_buffers": "256MB"}`.
+        others: roles that may log in from the network, too. Somebody else makes them, between
+            `prepare` and `run`, at `admin_url`. Default none.
 
     Raises:
         InvalidSettingError: for a port outside 1 to 65535, a password that is too short or not
@@ -60,6 +63,7 @@ class NetworkPostgres:
         port: int = 5432,
         host: str = "*",
         settings: Mapping[str, str] | None = None,
+        others: Sequence[str] = (),
     ) -> None:
         if len(password) < _MIN_PASSWORD_CHARACTERS or not password.isprintable():
             raise InvalidSettingError(
@@ -68,6 +72,7 @@ class NetworkPostgres:
             )
         self._password = password
         self._host = host
+        self._roles = (ROLE, *others)
         self._server = EmbeddedPostgres(directory, port=port, settings=settings)
 
     @property
@@ -76,6 +81,14 @@ class NetworkPostgres:
         place = urlsplit(self._server.url())
         secret = quote(self._password, safe="")
         return f"postgresql://{ROLE}:{secret}@{place.hostname}:{place.port}/{DATABASE}"
+
+    @property
+    def admin_url(self) -> str:
+        """The URL of the database for the superuser, at 127.0.0.1; it has the password.
+
+        From the network the superuser may not log in.
+        """
+        return self._server.url()
 
     def prepare(self) -> str:
         """Start the server on 127.0.0.1 only, set the role's password, and return its URL.
@@ -166,8 +179,8 @@ class NetworkPostgres:
                 programs.account,
                 rules,
                 "# Written at each start.\n"
-                f"host {DATABASE} {ROLE} all scram-sha-256\n"
-                "host all postgres 127.0.0.1/32 scram-sha-256\n",
+                + "".join(f'host {DATABASE} "{role}" all scram-sha-256\n' for role in self._roles)
+                + "host all postgres 127.0.0.1/32 scram-sha-256\n",
             )
         options = {"listen_addresses": self._host, "hba_file": str(rules)}
         command: list[str | Path] = [programs.directory / "postgres", "-D", home / "data"]

@@ -72,7 +72,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{- /* Secrets with URLs of the database: of the workers, the operator, the owner, and `helm test`. */}}
 {{- define "meshhook.databaseSecret" -}}
-{{- .Values.database.existingSecret | default (printf "%s-database" (include "meshhook.fullname" .)) }}
+{{- .Values.database.existingSecret | default (printf "%s-database-workers" (include "meshhook.fullname" .)) }}
 {{- end }}
 
 {{- define "meshhook.databaseKey" -}}
@@ -81,23 +81,37 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{- /* Whether the operator has a role of its own. */}}
 {{- define "meshhook.hasRoles" -}}
-{{- if and .Values.database.operatorExistingSecret (not (include "meshhook.isEmbedded" .)) }}true{{ end }}
+{{- if or .Values.database.operatorExistingSecret (include "meshhook.isEmbedded" .) }}true{{ end }}
 {{- end }}
 
 {{- define "meshhook.operatorSecret" -}}
-{{- if include "meshhook.hasRoles" . }}{{ .Values.database.operatorExistingSecret }}{{ else }}{{ include "meshhook.databaseSecret" . }}{{ end }}
+{{- if include "meshhook.isEmbedded" . }}
+{{- printf "%s-database-operator" (include "meshhook.fullname" .) }}
+{{- else }}
+{{- .Values.database.operatorExistingSecret | default (include "meshhook.databaseSecret" .) }}
+{{- end }}
 {{- end }}
 
 {{- define "meshhook.operatorKey" -}}
-{{- if include "meshhook.hasRoles" . }}{{ .Values.database.operatorKey }}{{ else }}{{ include "meshhook.databaseKey" . }}{{ end }}
+{{- if include "meshhook.isEmbedded" . }}uri
+{{- else if .Values.database.operatorExistingSecret }}{{ .Values.database.operatorKey }}
+{{- else }}{{ .Values.database.key }}
+{{- end }}
 {{- end }}
 
 {{- define "meshhook.ownerSecret" -}}
+{{- if include "meshhook.isEmbedded" . }}
+{{- printf "%s-database" (include "meshhook.fullname" .) }}
+{{- else }}
 {{- .Values.migrations.existingSecret | default (include "meshhook.databaseSecret" .) }}
+{{- end }}
 {{- end }}
 
 {{- define "meshhook.ownerKey" -}}
-{{- if .Values.migrations.existingSecret }}{{ .Values.migrations.key }}{{ else }}{{ include "meshhook.databaseKey" . }}{{ end }}
+{{- if include "meshhook.isEmbedded" . }}uri
+{{- else if .Values.migrations.existingSecret }}{{ .Values.migrations.key }}
+{{- else }}{{ .Values.database.key }}
+{{- end }}
 {{- end }}
 
 {{- /* The variable with the URL for `helm test`; only with roles is the workers' not enough. */}}
