@@ -16,7 +16,7 @@ import typer.main
 from meshhook.cli.app import app
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 QUICKSTART = ROOT / "examples" / "quickstart.py"
 
 
