@@ -134,7 +134,7 @@ def test_an_optional_column_is_left_out() -> None:
     """Queues of an old PGMQ lack last_read_at."""
     with_it = queries.load("claim", queries.QueueTables("jobs"))
     without = queries.load("claim", queries.QueueTables("jobs", has_last_read_at=False))
-    assert "last_read_at = now()" in with_it
+    assert "last_read_at = pg_catalog.now()" in with_it
     assert "last_read_at" not in without
 
 

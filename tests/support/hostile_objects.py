@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -152,6 +152,14 @@ _OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|?]+")
 _CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(")
 
 
+class Way(NamedTuple):
+    """How to connect."""
+
+    url: str
+    is_pooled: bool
+    """Whether a pooler in transaction mode stands between."""
+
+
 def functions_in(sql: str) -> set[str]:
     """Return every name in a text that a parenthesis follows; only some are functions."""
     return set(_CALL.findall(sql.lower()))
@@ -214,6 +222,15 @@ async def hijacked(connection: Connection) -> list[str]:
         )
         undone = await connection.fetchval("select is_called from public.hijacks")
     return [row["one"] for row in rows] or ["some, undone since"] * undone
+
+
+async def what_ran(url: str) -> list[str]:
+    """Return the same of the database that a URL leads to."""
+    connection = await asyncpg.connect(url)
+    try:
+        return await hijacked(connection)
+    finally:
+        await connection.close()
 
 
 async def depending(connection: Connection) -> list[str]:

@@ -10,6 +10,7 @@ LANES = {
     "tests/e2e/": "node",
     "tests/image/": "node",
     "tests/cluster/": "control plane",
+    "tests/search_path/": "search path",
 }
 """Folders whose tests share what a machine has one of, or what is slow to start."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 
 from meshhook.database_url import DatabaseUrl, Host, SocketOptions
+from meshhook.driver_types import tell_array_types
 
 _NEXT_HOST_ERRORS = (
     OSError,
@@ -67,6 +68,7 @@ async def open_connection(
                 raise
         else:
             set_socket_options(connection, target.socket_options)
+            tell_array_types(connection)
             return connection
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from meshhook.driver_types import tell_array_types
 from meshhook.errors import UncertainCommitError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class LentConnection:
         A `command_timeout` that the connection was made with comes before that limit.
         """
         self._connection = connection
+        tell_array_types(connection)
         config = getattr(connection, "_config", None)
         own = None if config is None else config.command_timeout
         self._limit_seconds = limit_seconds if own is None else None

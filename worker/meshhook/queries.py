@@ -56,7 +56,7 @@ def load(name: str, tables: QueueTables | str | None = None, *, target: str | No
     queue = validate_queue_name(tables.queue_name)
     if target is not None:
         text = text.replace("{target_table}", f'pgmq."q_{validate_queue_name(target)}"')
-    last_read = "last_read_at = now()," if tables.has_last_read_at else ""
+    last_read = "last_read_at = pg_catalog.now()," if tables.has_last_read_at else ""
     return (
         text.replace("{queue_table}", f'pgmq."q_{queue}"')
         .replace("{archive_table}", f'pgmq."a_{queue}"')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
@@ -13,16 +12,14 @@ import pytest
 from meshhook.database import Database, connect
 from meshhook.schema import available_migrations, migrate, script
 from meshhook.worker.connections import WorkerConnection
-from support.databases import Databases
 from support.hostile_objects import (
-    create_hostile_objects,
     depending,
     hijacked,
     hostile_parts,
     shadow,
 )
 from support.pgbouncer import pgbouncer
-from support.sql_texts import Statement, all_texts, statements, unqualified_calls
+from support.sql_texts import Statement, statements, unqualified_calls
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -41,59 +38,6 @@ FUNCTIONS = """
     select p.oid::regprocedure::text as name, pg_catalog.pg_get_functiondef(p.oid) as definition
     from pg_catalog.pg_proc p where p.pronamespace = 'meshhook'::regnamespace order by name
 """
-
-
-@pytest.fixture(scope="session")
-def hostile_template(databases: Databases) -> str:
-    """The name of a database without MeshHook, with hostile objects in schema public."""
-
-    async def prepare(connection: Connection) -> None:
-        await create_hostile_objects(connection, all_texts())
-
-    return databases.create_template(prepare)
-
-
-@pytest.fixture(scope="session")
-def migrated_template(databases: Databases, hostile_template: str) -> str:
-    """The name of the same with MeshHook, and with the queues `jobs` and `other`."""
-
-    async def prepare(url: str) -> None:
-        # Whatever the library does by itself, so that each test says what it is about.
-        connection = await asyncpg.connect(url, server_settings={"search_path": PINNED})
-        try:
-            await migrate(connection)
-            await connection.execute("select meshhook.create_queue('jobs')")
-            await connection.execute("select meshhook.create_queue('other')")
-        finally:
-            await connection.close()
-
-    url = databases.create(template=hostile_template)
-    databases.run(prepare(url))
-    return url.rpartition("/")[2]
-
-
-@pytest.fixture
-def migrated_url(databases: Databases, migrated_template: str) -> Iterator[str]:
-    """The URL of a clone of it."""
-    url = databases.create(template=migrated_template)
-    yield url
-    databases.drop(url)
-
-
-@pytest.fixture
-def hostile_url(databases: Databases, hostile_template: str) -> Iterator[str]:
-    """The URL of a clone of it."""
-    url = databases.create(template=hostile_template)
-    yield url
-    databases.drop(url)
-
-
-@pytest.fixture
-async def hostile(hostile_url: str) -> AsyncIterator[Connection]:
-    """A superuser's connection to it, with the search_path that PostgreSQL gives everybody."""
-    connection = await asyncpg.connect(hostile_url)
-    yield connection
-    await connection.close()
 
 
 # --- Functions ---------------------------------------------------------------------------------
@@ -153,11 +97,11 @@ def test_each_statement_names_the_schema_of_each_function() -> None:
 
 
 async def test_each_statement_uses_postgresqls_own_functions_and_operators(
-    migrated_url: str,
+    hostile_queues_url: str,
 ) -> None:
     """Under the path that everybody has, and behind a pooler keeps, no overload is taken."""
-    pinned = await asyncpg.connect(migrated_url, server_settings={"search_path": PINNED})
-    callers = await asyncpg.connect(migrated_url)
+    pinned = await asyncpg.connect(hostile_queues_url, server_settings={"search_path": PINNED})
+    callers = await asyncpg.connect(hostile_queues_url)
     try:
         assert await all_hostile_parts(callers, pinned) == {}
     finally:
@@ -166,11 +110,11 @@ async def test_each_statement_uses_postgresqls_own_functions_and_operators(
 
 
 async def test_no_temporary_table_of_a_caller_takes_the_place_of_another(
-    migrated_url: str,
+    hostile_queues_url: str,
 ) -> None:
     """Tables and types that a session made for itself are not found by our statements."""
-    pinned = await asyncpg.connect(migrated_url, server_settings={"search_path": PINNED})
-    callers = await asyncpg.connect(migrated_url)
+    pinned = await asyncpg.connect(hostile_queues_url, server_settings={"search_path": PINNED})
+    callers = await asyncpg.connect(hostile_queues_url)
     try:
         await shadow(callers)
         assert await all_hostile_parts(callers, pinned) == {}
@@ -179,9 +123,9 @@ async def test_no_temporary_table_of_a_caller_takes_the_place_of_another(
         await callers.close()
 
 
-async def test_an_overload_would_be_noticed(migrated_url: str) -> None:
+async def test_an_overload_would_be_noticed(hostile_queues_url: str) -> None:
     """The tests above see what they look for: an operator and a function of others."""
-    connection = await asyncpg.connect(migrated_url)
+    connection = await asyncpg.connect(hostile_queues_url)
     try:
         assert (
             await hostile_parts(connection, "select pg_catalog.lower('A'), $1 + 1", ["int4"]) == []
