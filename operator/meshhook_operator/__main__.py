@@ -69,7 +69,12 @@ async def run(settings: OperatorSettings) -> None:
     """
     cluster = Cluster.connect()
     namespaces = settings.namespaces or [ALL_NAMESPACES]
-    operator = Operator(cluster=cluster, registry=REGISTRY, namespaces=namespaces)
+    operator = Operator(
+        cluster=cluster,
+        registry=REGISTRY,
+        namespaces=namespaces,
+        hosts=settings.database_hosts,
+    )
     server = MonitoringServer(
         settings.metrics_port, address=settings.metrics_address, health=[operator]
     )

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
+from meshhook_operator.database_hosts import DatabaseHosts
 from meshhook_operator.databases import DatabaseAddress
 from meshhook_operator.jobqueue import ObjectKey
 from meshhook_operator.problems import problem_of
 from meshhook_operator.scaling import Failure
+from meshhook_operator.secret_urls import check_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,7 @@ FRESH_SECONDS = 30.0
 RETRY_SECONDS = 5.0
 PARALLEL_READS = 8
 _CHECKSUM_COST = 2**14
+_SHOWN_KEYS = 20
 
 
 class SecretReference(NamedTuple):
@@ -85,8 +88,10 @@ class AddressBook:
         *,
         on_change: Callable[[SecretReference], None],
         clock: Callable[[], float],
+        hosts: DatabaseHosts | None = None,
     ) -> None:
         self._cluster = cluster
+        self._hosts = hosts or DatabaseHosts()
         self._tasks = tasks
         self._on_change = on_change
         self._clock = clock
@@ -132,9 +137,16 @@ class AddressBook:
         try:
             async with self._line:
                 found = await self._read_now(reference, entry)
-        except Exception:  # noqa: BLE001 - an answer that makes no sense ends nothing else
-            _log.exception("secret not read", secret=str(reference.secret))
-            return
+        except Exception as error:  # noqa: BLE001 - what makes no sense ends nothing else
+            # Not what it says: it may quote what is in the Secret.
+            kind = type(error).__name__
+            _log.warning("secret not read", secret=str(reference.secret), reason=kind)
+            if isinstance(entry.found, FoundAddress):
+                return
+            found = Failure(
+                reason="SecretUnreadable",
+                message=f"Secret {reference.secret.name!r} cannot be used ({kind})",
+            )
         finally:
             entry.is_reading = False
             entry.read_at = self._clock()
@@ -158,7 +170,9 @@ class AddressBook:
             )
         url = values.get(key, "").strip()
         if not url:
-            there = ", ".join(sorted(values)) or "none"
+            there = ", ".join(sorted(values)[:_SHOWN_KEYS]) or "none"
+            if len(values) > _SHOWN_KEYS:
+                there += f" and {len(values) - _SHOWN_KEYS} more"
             return Failure(
                 reason="SecretKeyMissing",
                 message=f"Secret {secret.name!r} has no text under the key {key!r}; keys: {there}",
@@ -166,7 +180,14 @@ class AddressBook:
         address = DatabaseAddress(url, reference.pooled)
         if isinstance(entry.found, FoundAddress) and entry.found.address == address:
             return entry.found
-        checksum = await asyncio.to_thread(_checksum, url, str(secret))
+        return await self._checked(address, secret)
+
+    async def _checked(self, address: DatabaseAddress, secret: ObjectKey) -> FoundAddress | Failure:
+        try:
+            check_url(address.url, self._hosts)
+        except MeshHookError as error:
+            return problem_of(error)
+        checksum = await asyncio.to_thread(_checksum, address.url, str(secret))
         return FoundAddress(address, checksum)
 
 

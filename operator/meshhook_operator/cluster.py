@@ -26,6 +26,7 @@ from meshhook_operator.deployments import FIELD_MANAGER, DeploymentView
 from meshhook_operator.errors import ClusterRefusedError, ClusterUnavailableError
 from meshhook_operator.jobqueue import JobQueue, ObjectKey
 from meshhook_operator.resources import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ ALL_NAMESPACES = "*"
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 FINALIZER_MANAGER = "meshhook-operator-finalizer"
 _REQUEST_SECONDS = 10.0
-_MAX_MESSAGE = 1_000
+_MAX_EVENT_BYTES = 1_000
 
 _OPERATORS: dict[str, Callable[[Sequence[str]], Any]] = {
     "In": in_,
@@ -260,7 +261,7 @@ class Cluster:
             ),
             type="Warning" if is_warning else "Normal",
             reason=reason,
-            message=message[:_MAX_MESSAGE],
+            message=_in_event(message),
             source=EventSource(component=FIELD_MANAGER),
             firstTimestamp=now,
             lastTimestamp=now,
@@ -276,7 +277,7 @@ def _translated_errors() -> Iterator[None]:
         yield
     except ApiError as error:
         code = int(error.status.code or 0)
-        message = str(error.status.message or error)[:_MAX_MESSAGE]
+        message = capped(str(error.status.message or error))
         if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS:
             raise ClusterUnavailableError(f"the API server cannot answer now: {message}") from error
         raise ClusterRefusedError(f"the API server refused: {message}", code) from error
@@ -288,6 +289,11 @@ def _translated_errors() -> Iterator[None]:
     except httpx2.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise ClusterUnavailableError(f"the API server cannot be reached: {reason}") from error
+
+
+def _in_event(message: str) -> str:
+    """Return as much of a message as an event may hold, in bytes."""
+    return message.encode(errors="replace")[:_MAX_EVENT_BYTES].decode(errors="ignore")
 
 
 def _deletion_cost(pod: Pod) -> int:

@@ -44,6 +44,8 @@ _log = get_logger("meshhook_operator.controller")
 FINALIZER = "meshhook.io/queue"
 AT_ONCE = float("-inf")
 INVALID_SPEC_SECONDS = 60.0
+CREATE_AGAIN_SECONDS = 10.0
+"""How long after a queue was made it may be made again."""
 MAX_BACKOFF_SECONDS = 60.0
 
 Found: TypeAlias = QueueDemand | QueueProblem | Failure
@@ -90,6 +92,7 @@ class QueueController:
         self._decision: Decision | None = None
         self._last_scale_time = jobqueue.status.last_scale_time
         self._failures = 0
+        self._may_create_at = AT_ONCE
         self._was_read = False
 
     @property
@@ -231,10 +234,14 @@ class QueueController:
             return False
         wanted = spec.queue_settings
         if isinstance(found, QueueProblem):
-            if found.is_missing:
-                await database.ensure_queue(spec.queue_name, wanted)
-                await self._reporter.event("QueueCreated", f"queue {spec.queue_name!r} was created")
-            return found.is_missing
+            now = self._clock()
+            if not found.is_missing or now < self._may_create_at:
+                return False
+            # One that is missing again at once would be made again and again, with no pause.
+            self._may_create_at = now + CREATE_AGAIN_SECONDS
+            await database.ensure_queue(spec.queue_name, wanted)
+            await self._reporter.event("QueueCreated", f"queue {spec.queue_name!r} was created")
+            return True
         differing = sorted(name for name in wanted if found.settings.get(name) != wanted[name])
         if differing:
             await database.ensure_queue(spec.queue_name, wanted)

@@ -14,6 +14,7 @@ from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseReadOnlyError
 from meshhook_operator.observed import QueueStatus
 from meshhook_operator.scaling import Sample, WorkerReport
+from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -161,7 +162,8 @@ _CONFIG = TypeAdapter(dict[str, Any])
 
 def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
     if row["problem"] is not None:
-        return QueueProblem(str(row["problem"]), is_missing=row["problem_state"] == MISSING)
+        problem = capped(str(row["problem"]))
+        return QueueProblem(problem, is_missing=row["problem_state"] == MISSING)
     try:
         return _demand(_Row.model_validate(row))
     except ValidationError as error:

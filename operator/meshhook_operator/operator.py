@@ -14,9 +14,11 @@ from meshhook.observability.loops import WatchedLoop
 from meshhook_operator.addresses import AddressBook, FoundAddress, SecretReference
 from meshhook_operator.conflicts import Claims, known_by_one_name
 from meshhook_operator.controller import AT_ONCE, QueueController, Source
+from meshhook_operator.database_hosts import DatabaseHosts
 from meshhook_operator.databases import DatabaseAddress, QueueDatabase
 from meshhook_operator.metrics import OperatorMetrics
-from meshhook_operator.problems import is_login_problem, problem_of
+from meshhook_operator.name_lookups import NameLookups
+from meshhook_operator.problems import ANSWER_REFUSED, is_login_problem, problem_of
 from meshhook_operator.scaling import Failure
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ _log = get_logger("meshhook_operator.operator")
 
 PARALLEL_STEPS = 16
 FAILURES_BEFORE_BACKOFF = 3
+FAILURES_OF_A_REFUSAL = 10
 MAX_BACKOFF_SECONDS = 30.0
 NEWLY_WAITING_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
@@ -51,6 +54,7 @@ class Operator:
         registry: CollectorRegistry,
         namespaces: Sequence[str],
         clock: Callable[[], float] | None = None,
+        hosts: DatabaseHosts | None = None,
     ) -> None:
         """Take what it works with.
 
@@ -59,7 +63,10 @@ class Operator:
             registry: where its metrics go, and those of the queues.
             namespaces: where its JobQueues are; `*` means everywhere.
             clock: seconds since 1970. Default: `steady_clock()`.
+            hosts: where its databases may be. Default: everywhere.
         """
+        self._hosts = hosts or DatabaseHosts()
+        self._lookups = NameLookups()
         self._cluster = cluster
         self._registry = registry
         self._namespaces = namespaces
@@ -79,6 +86,10 @@ class Operator:
         self._names: dict[Hashable, Hashable] = {}
         """One address for all those of the same database."""
         self._waiting: set[ObjectKey] = set()
+        self._controllers_of: defaultdict[
+            tuple[DatabaseAddress | None, str], list[QueueController]
+        ] = defaultdict(list)
+        """By database and queue, as they were when the last ticks began."""
         self._changed = asyncio.Event()
         self._loop = WatchedLoop("operator")
         self._is_watching = False
@@ -153,7 +164,11 @@ class Operator:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._addresses = AddressBook(
-                    self._cluster, tasks, on_change=self._address_changed, clock=self._clock
+                    self._cluster,
+                    tasks,
+                    on_change=self._address_changed,
+                    clock=self._clock,
+                    hosts=self._hosts,
                 )
                 tasks.create_task(self._keep_in_step(), name="keep in step")
                 while True:
@@ -205,6 +220,9 @@ class Operator:
             key: _entry(controller, addresses) for key, controller in self._controllers.items()
         }
         self._claim()
+        self._controllers_of = defaultdict(list)
+        for key, controller in self._controllers.items():
+            self._controllers_of[_address(entries[key]), controller.queue_name].append(controller)
         due: dict[DatabaseAddress | None, dict[ObjectKey, _Turn]] = defaultdict(dict)
         for key, controller in self._controllers.items():
             entry = entries[key]
@@ -327,6 +345,8 @@ class Operator:
         self, address: DatabaseAddress, controllers: list[QueueController], failure: Failure
     ) -> dict[ObjectKey, Found]:
         self._failures[address] = self._failures.get(address, 0) + 1
+        if failure.reason == ANSWER_REFUSED:  # it costs more than one that is away
+            self._failures[address] = max(self._failures[address], FAILURES_OF_A_REFUSAL)
         if is_login_problem(failure) and self._addresses is not None:
             for controller in controllers:
                 if controller.reference:
@@ -379,13 +399,14 @@ class Operator:
                 on_wake=lambda queue_name: self._wake(address, queue_name),
                 on_identity=self._claim,
                 registry=self._registry,
+                hosts=self._hosts,
+                lookups=self._lookups,
             )
         return self._databases[address]
 
     def _wake(self, address: DatabaseAddress, queue_name: str) -> None:
-        for controller in self._controllers.values():
-            is_it = controller.queue_name == queue_name and controller.wants_wake_up
-            if is_it and self._address_of(controller) == address:
+        for controller in self._controllers_of.get((address, queue_name), ()):
+            if controller.wants_wake_up:
                 controller.due_at = AT_ONCE
                 self._changed.set()
 

@@ -23,6 +23,7 @@ from meshhook_operator.errors import (
 )
 from meshhook_operator.scaling import Failure
 from meshhook_operator.status import Finding
+from meshhook_operator.texts import capped
 
 ANSWER_REFUSED = "AnswerRefused"
 """The reason where a database has answered more than it may, or what makes no sense."""
@@ -48,11 +49,16 @@ _LOGIN_REFUSED = (
 def problem_of(error: MeshHookError) -> Failure:
     """Return the reason and the message that an error makes."""
     if isinstance(error.__cause__, _LOGIN_REFUSED):
-        return Failure(reason="LoginRefused", message=str(error))
+        return _failure("LoginRefused", error)
     if isinstance(error, ClusterRefusedError) and error.code == HTTPStatus.FORBIDDEN:
-        return Failure(reason="Forbidden", message=str(error))
+        return _failure("Forbidden", error)
     reason = next((word for kind, word in _REASONS if isinstance(error, kind)), "Error")
-    return Failure(reason=reason, message=str(error))
+    return _failure(reason, error)
+
+
+def _failure(reason: str, error: MeshHookError) -> Failure:
+    """Return what an error makes: servers may have put anything into its text."""
+    return Failure(reason=reason, message=capped(str(error)))
 
 
 def is_login_problem(failure: Failure) -> bool:

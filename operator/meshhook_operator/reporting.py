@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.status import READY, pending_patch
+from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,31 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook_operator.reporting")
 
 SCALED_EVENT_SECONDS = 60.0
+EVENTS_AT_ONCE, EVENT_SECONDS = 25, 60.0
+"""A database that answers differently at each look must not fill the cluster with events: so many
+at once, and one more with each such time."""
+WRITES_AT_ONCE, WRITE_SECONDS = 30, 5.0
+"""The same for the status; what is left out is written later."""
+
+
+class _Allowance:
+    """So many at once, and one more with each period that passes."""
+
+    def __init__(self, most: int, period_seconds: float) -> None:
+        self._most = most
+        self._period_seconds = period_seconds
+        self._left = float(most)
+        self._taken_at = float("-inf")
+
+    def take(self, now: float) -> bool:
+        """Take one, and return whether there was one."""
+        passed = max(0.0, now - self._taken_at)
+        self._taken_at = now
+        self._left = min(self._most, self._left + passed / self._period_seconds)
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Reporter:
@@ -34,6 +60,8 @@ class Reporter:
         # What an earlier operator wrote is as good as written now: a restart alone is no news.
         self._wrote_at = clock() if jobqueue.status.conditions else float("-inf")
         self._scaled_at: dict[str, float] = {}
+        self._events = _Allowance(EVENTS_AT_ONCE, EVENT_SECONDS)
+        self._writes = _Allowance(WRITES_AT_ONCE, WRITE_SECONDS)
 
     async def write(self, status: JobQueueStatus) -> None:
         """Write what is new in a status, now or when there is enough of it.
@@ -43,7 +71,7 @@ class Reporter:
         """
         now = self._clock()
         patch = pending_patch(self.status, status, seconds_since_write=now - self._wrote_at)
-        if patch is None:
+        if patch is None or not self._writes.take(now):
             return
         before, after = _ready(self.status), _ready(status)
         await self._cluster.patch_status(self._key, patch)
@@ -74,9 +102,11 @@ class Reporter:
 
     async def event(self, reason: str, message: str, *, is_warning: bool = False) -> None:
         """Add an event; one that cannot be written is logged and left at that."""
+        if not self._events.take(self._clock()):
+            return
         try:
             await self._cluster.create_event(
-                self._key, self._uid, is_warning=is_warning, reason=reason, message=message
+                self._key, self._uid, is_warning=is_warning, reason=reason, message=capped(message)
             )
         except MeshHookError as error:
             _log.warning(

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshhook.errors import InvalidSettingError
+from meshhook_operator.database_hosts import DatabaseHosts
 
 _PREFIX = "MESHHOOK_"
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -24,6 +25,10 @@ class OperatorSettings(BaseSettings):
 
     operator_namespaces: str = ""
     """The namespaces to serve, parted by commas. Default: empty, the whole cluster."""
+    operator_allowed_database_hosts: str = ""
+    """Where the databases of JobQueues may be, parted by commas: names (db.example.com), suffixes
+    (*.db.svc.cluster.local), addresses and CIDRs (10.0.0.0/8), each with :port or without; IPv6
+    with a port in brackets ([fd00::/8]:5432). Default: empty, everywhere."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
     """Where /metrics, /healthz and /readyz are served; 0 takes a free port and logs it.
     Default 9464."""
@@ -45,6 +50,17 @@ class OperatorSettings(BaseSettings):
                 message = f"{name.strip()!r} is no name of a namespace; part several by commas"
                 raise ValueError(message)
         return value
+
+    @field_validator("operator_allowed_database_hosts")
+    @classmethod
+    def _are_hosts(cls, value: str) -> str:
+        DatabaseHosts(value)
+        return value
+
+    @property
+    def database_hosts(self) -> DatabaseHosts:
+        """Where the databases of JobQueues may be."""
+        return DatabaseHosts(self.operator_allowed_database_hosts)
 
     @property
     def namespaces(self) -> list[str]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshhook_operator.observed import Condition, JobQueueStatus, QueueStatus, ScalingStatus
+from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +69,7 @@ def conditions(
                 type=kind,
                 status=status,
                 reason=finding.reason,
-                message=finding.message,
+                message=capped(finding.message),
                 observed_generation=generation,
                 last_transition_time=(
                     before[kind].last_transition_time if same else timestamp(now)
@@ -86,7 +87,7 @@ def scaling_status(decision: Decision) -> ScalingStatus:
         signals={
             signal.value: replicas for signal, replicas in decision.recommended.items() if replicas
         },
-        message=decision.message,
+        message=capped(decision.message),
         limited_by=decision.limit.value if decision.limit else None,
         arrivals_per_second=_rounded(estimates.arrivals_per_second),
         jobs_per_second_per_replica=learned.replica_jobs_per_second,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trustme
 from prometheus_client import CollectorRegistry
 
 from meshhook import database as library_database
@@ -181,3 +184,53 @@ async def test_a_real_server_is_taken_at_its_word(database_url):
     await eventually(lambda: database._exporter and database._exporter.rows)
     assert database._loop.take_refusal() is None
     await database.close()
+
+
+@pytest.fixture(scope="module")
+def certificate() -> ssl.SSLContext:
+    """What a server shows."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [hostile.giant_error, hostile.costly_login, hostile.endless_rows, hostile.wrong_types],
+    ids=lambda behave: behave.__name__,
+)
+async def test_encryption_hides_nothing(behave, certificate, nothing_left):
+    """What comes through TLS is weighed as well."""
+    with hostile_server(behave, tls=certificate) as server:
+        database = make(server.url.replace("disable", "require"))
+        reason, message = await failure_of(database)
+        assert reason == "AnswerRefused"
+        assert CUT[behave] in message
+        await database.close()
+
+
+@pytest.mark.parametrize("flood", [b"", b"x" * 65_536], ids=["stalls", "floods"])
+@pytest.mark.parametrize("parameters", ["sslmode=require", "sslmode=require&sslnegotiation=direct"])
+async def test_a_tls_upgrade_that_never_ends_is_left(flood, parameters, nothing_left):
+    """Whether nothing comes or too much."""
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.read(8)
+            writer.write(b"S")
+            while flood:
+                writer.write(flood)
+                await writer.drain()
+            while await reader.read(65_536):
+                pass
+        writer.close()
+        gone.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        database = make(f"postgresql://me:secret@127.0.0.1:{port}/app?{parameters}")
+        reason, _ = await failure_of(database)
+        assert reason in {"SourceUnavailable", "AnswerRefused"}
+        await gone.wait()
+        await database.close()

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 SSL_REQUEST = 80_877_103
 TEXT, BIGINT, RECORD, TEXT_ARRAY = 25, 20, 2249, 1009
@@ -151,14 +151,17 @@ def hostile_server(
     open_ones: list[socket.socket] = []
 
     def serve(connection: socket.socket) -> None:
-        with suppress(OSError, ssl.SSLError, struct.error), connection:
+        with suppress(OSError, struct.error), ExitStack() as stack:
+            stack.enter_context(connection)
             session = Session(connection)
             if session.read_first() == SSL_REQUEST:
                 if tls is None:
                     connection.sendall(b"N")
                 else:
                     connection.sendall(b"S")
-                    session.connection = tls.wrap_socket(connection, server_side=True)
+                    encrypted = tls.wrap_socket(connection, server_side=True)
+                    session.connection = stack.enter_context(encrypted)
+                    open_ones.append(encrypted)
                 session.read_first()
             behave(session)
 
