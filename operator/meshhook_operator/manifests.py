@@ -16,6 +16,14 @@ METRICS_PORT = 9464
 GRACE_MARGIN_SECONDS = 5
 """What a pod keeps of its grace period for giving back jobs and recording outcomes."""
 
+TMP_SIZE = "1Gi"
+"""What a pod may write to /tmp until it is evicted: the node's disk is everybody's."""
+RESOURCES = {
+    "requests": {"cpu": "50m", "memory": "128Mi"},
+    "limits": {"memory": "1Gi"},
+}
+"""Of a worker whose spec says nothing: one that leaks is killed before its neighbours are."""
+
 JOBQUEUE_LABEL = "meshhook.io/jobqueue"
 QUEUE_ANNOTATION = "meshhook.io/queue"
 CHECKSUM_ANNOTATION = "meshhook.io/database-url-checksum"
@@ -107,7 +115,10 @@ def _pod(spec: JobQueueSpec, worker: WorkerSpec, selector: dict[str, str]) -> di
                 for each in worker.topology_spread_constraints
             ],
             "containers": [_container(spec, worker)],
-            "volumes": [{"name": "tmp", "emptyDir": {}}, *worker.volumes],
+            "volumes": [
+                {"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}},
+                *worker.volumes,
+            ],
         }
     )
 
@@ -138,7 +149,7 @@ def _container(spec: JobQueueSpec, worker: WorkerSpec) -> dict[str, Any]:
             "startupProbe": _probe("/healthz", period_seconds=1, failure_threshold=120),
             "readinessProbe": _probe("/readyz", period_seconds=5, failure_threshold=3),
             "livenessProbe": _probe("/healthz", period_seconds=10, failure_threshold=6),
-            "resources": _dumped(worker.resources) if worker.resources else None,
+            "resources": RESOURCES if worker.resources is None else _dumped(worker.resources),
             "securityContext": _merged(
                 {
                     "allowPrivilegeEscalation": False,

@@ -217,7 +217,8 @@ class WorkerSpec(Part):
     image_pull_secrets: Annotated[list[LocalObject], Field(json_schema_extra=_ByName)] = []
     """Secrets for pulling the image."""
     resources: ResourceRequirements | None = None
-    """What the container asks for and may use."""
+    """What the container asks for and may use. Default: requests of 50m CPU and 128Mi of memory,
+    a limit of 1Gi of memory; {} means none of these."""
     env: Annotated[
         list[EnvVar],
         Field(
@@ -235,7 +236,7 @@ class WorkerSpec(Part):
     env_from: Annotated[list[EnvFromSource], Field(json_schema_extra=_Atomic)] = []
     """More environment variables, from ConfigMaps and Secrets."""
     volumes: Annotated[list[_Untyped], Field(json_schema_extra=_Atomic)] = []
-    """More volumes, as in a pod. `tmp` is the operator's."""
+    """More volumes, as in a pod. `tmp` is the operator's, and holds 1Gi."""
     volume_mounts: Annotated[list[_Untyped], Field(json_schema_extra=_Atomic)] = []
     """Where they are mounted, as in a container. The root file system is read-only; /tmp is not."""
     service_account_name: _ObjectName | None = None

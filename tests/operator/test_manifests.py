@@ -74,6 +74,29 @@ def test_the_pods_meet_the_restricted_standard():
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+def test_no_pod_may_use_its_node_up():
+    """Memory and /tmp are limited where nothing is said of them, and the limits can be lifted."""
+    (container,) = pod()["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "50m", "memory": "128Mi"},
+        "limits": {"memory": "1Gi"},
+    }
+    assert {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}} in pod()["volumes"]
+    (container,) = pod(resources={})["containers"]
+    assert "resources" not in container
+    (container,) = pod(resources={"limits": {"memory": "4Gi"}})["containers"]
+    assert container["resources"] == {"limits": {"memory": "4Gi"}}
+
+
+def test_the_operator_asks_for_no_privilege():
+    """No token, no root, no writable root file system, no capability."""
+    found = pod()
+    (container,) = found["containers"]
+    assert found["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & found.keys()
+
+
 def test_jobs_end_before_the_pod_does():
     """The worker gives jobs back five seconds before Kubernetes kills it."""
     found = pod(terminationGracePeriodSeconds=10)
