@@ -331,7 +331,12 @@ language sql set search_path = pg_catalog, pg_temp as $$
                      ('meshhook.job_attempts', 'queue', array['r', 'a'])
             ) as t (table_name, queue_column, commands)
         cross join lateral unnest(t.commands) as c (command)
-        where row_security_active(to_regclass(t.table_name))
+        -- What it may not do at all is refused by itself, and in better words.
+        where row_security_active(to_regclass(t.table_name)) and case c.command
+            when 'r' then has_any_column_privilege(to_regclass(t.table_name), 'select')
+            when 'a' then has_any_column_privilege(to_regclass(t.table_name), 'insert')
+            when 'w' then has_any_column_privilege(to_regclass(t.table_name), 'update')
+            else has_table_privilege(to_regclass(t.table_name), 'delete') end
     ), policy as (
         select n.table_name, n.command, p.polpermissive as is_permissive,
             meshhook.policy_holds(

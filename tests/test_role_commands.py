@@ -26,6 +26,8 @@ from meshhook.roles import (
     script,
 )
 from meshhook.schema import migrate
+from support.databases import server_directory
+from support.pgmq_versions import pgmq_sql
 from support.psql import run_psql
 from support.roles import url_of
 
@@ -423,3 +425,32 @@ async def test_an_owner_who_may_not_make_roles_is_told_what_an_administrator_run
             await create_role(Database(own), RoleKind.READER, name="test_reader")
     finally:
         await own.close()
+
+
+async def test_an_owner_works_with_pgmq_as_an_extension_of_an_administrator(
+    empty_database_url: str, empty_connection: Connection, owner: str
+) -> None:
+    """What the extension made stays the extension's; the owner migrates and makes queues."""
+    with server_directory() as directory:
+        folder = directory / "extension"
+        folder.mkdir()
+        (folder / "pgmq.control").write_text(
+            "default_version = '1.11.1'\nrelocatable = false\nschema = 'pgmq'\n"
+        )
+        (folder / "pgmq--1.11.1.sql").write_text(pgmq_sql("1.11.1"))
+        directory.chmod(0o755)
+        await empty_connection.execute(
+            f"set extension_control_path = '$system:{directory}'; create extension pgmq"
+        )
+    await create_role(Database(empty_connection), RoleKind.OWNER, name=owner)
+    own = await asyncpg.connect(url_of(empty_database_url, owner, "secret"))
+    try:
+        assert (await migrate(own)).applied
+        await works_as_owner(own, owner)
+        assert await empty_connection.fetchval(
+            "select count(*) = 0 from pg_class c join pg_depend d on d.objid = c.oid "
+            "and d.deptype = 'e' where c.relowner = 'test_owner'::regrole"
+        )
+    finally:
+        await own.close()
+        await empty_connection.execute("drop extension pgmq cascade; drop owned by test_owner")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -22,15 +24,20 @@ from meshhook import (
     list_workers,
     set_queue_config,
 )
-from meshhook.administration import get_queue_snapshot, list_queues
+from meshhook.administration import describe_tables, get_queue_snapshot, list_queues
 from meshhook.database import Database
+from meshhook.errors import HiddenRowsError
 from meshhook.queries import QueueTables
 from meshhook.role_kinds import RoleKind
+from meshhook.roles import grant_role
+from meshhook.schema import Migration, available_migrations, migrate
 from meshhook.statistics import job_statistics
 from meshhook.tracking import find_jobs, get_job
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.housekeeping import Housekeeper
+from support.pgbouncer import pgbouncer
 from support.roles import Roles
+from support.roles import url_of as url_of_login
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -200,3 +207,88 @@ async def test_an_operator_makes_reads_and_drops_queues_that_others_work_on(
             assert await database.fetchval("select meshhook.drop_queue_if_empty('mails')")
         await database.close()
         await producer.close()
+
+
+async def test_a_worker_of_one_queue_works_behind_a_pooler(
+    tmp_path: Path, database_url: str, connection: Connection
+) -> None:
+    """In transaction mode, with no connection of its own beside it."""
+    await create_queue(Database(connection), "orders")
+    done = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> None:
+        done.set()
+
+    async with Roles(database_url, connection) as roles:
+        await roles.make(RoleKind.WORKER, "orders", name="test_worker")
+        url = roles.url("test_worker")
+        with pgbouncer(tmp_path, url, pool_size=4) as pooler:
+            async with make_worker(pooler.url(url), handler, queue_name="orders", pooled=True):
+                await QueueService[Any](connection, "orders").enqueue({})
+                await done.wait()
+        outcome = "select outcome from meshhook.job_attempts"
+        assert await connection.fetchval(outcome) == "succeeded"
+
+
+async def test_a_producer_enqueues_in_every_way(database_of: Callable[[str], Any]) -> None:
+    """Calls that share a statement, bulk, later, and inside its own transaction."""
+    database = await database_of("producer")
+    async with QueueService[Any](database, "orders") as queue:
+        ids = await asyncio.gather(*(queue.enqueue({"n": n}) for n in range(20)))
+        ids += await queue.enqueue_many([{"n": n} for n in range(20)], delay_seconds=60)
+        async with database.source.acquire() as own, own.transaction():
+            ids.append(await queue.enqueue({"n": 0}, connection=own))
+    assert len(set(ids)) == 41
+
+
+async def test_a_handler_enqueues_where_its_role_is_a_producer_too(
+    database_url: str, connection: Connection
+) -> None:
+    """One role of two kinds, each for its own queue."""
+    for queue in ("orders", "others"):
+        await create_queue(Database(connection), queue)
+    async with Roles(database_url, connection) as roles:
+        name = await roles.make(RoleKind.WORKER, "orders", name="test_worker")
+        await grant_role(Database(connection), RoleKind.PRODUCER, name=name, queues=["others"])
+        database = await Database.connect(roles.url(name))
+
+        async def handler(_: Job[Any]) -> None:
+            await QueueService[Any](database, "others").enqueue({})
+
+        async with make_worker(roles.url(name), handler, queue_name="orders"):
+            await QueueService[Any](connection, "orders").enqueue({})
+            sent = "select count(*) from pgmq.q_others"
+            await eventually(lambda: connection.fetchval(sent))
+        with pytest.raises(HiddenRowsError):
+            await describe_tables(database, "others")
+        await database.close()
+
+
+async def test_who_was_granted_rights_by_hand_keeps_them(
+    empty_database_url: str, empty_connection: Connection
+) -> None:
+    """Also where an upgrade takes what it needed from PUBLIC: operators go on making queues."""
+    before = [each for each in available_migrations() if each.version < by_name("roles").version]
+    await migrate(empty_connection, migrations=before)
+    await empty_connection.execute(
+        "create role test_operator login password 'secret'; "
+        "grant usage, create on schema meshhook, pgmq to test_operator; "
+        "grant select on meshhook.migrations, meshhook.workers to test_operator; "
+        "grant select, insert, update, delete on meshhook.queue_config to test_operator; "
+        "grant select, insert, delete on pgmq.meta to test_operator"
+    )
+    try:
+        await migrate(empty_connection)
+        own = await asyncpg.connect(url_of_login(empty_database_url, "test_operator", "secret"))
+        try:
+            assert await create_queue(Database(own), "mails")
+            assert await own.fetchval("select meshhook.drop_queue_if_empty('mails')")
+        finally:
+            await own.close()
+    finally:
+        await empty_connection.execute("drop owned by test_operator; drop role test_operator")
+
+
+def by_name(name: str) -> Migration:
+    """Return a migration by the name in its file's name."""
+    return next(each for each in available_migrations() if each.name == name)

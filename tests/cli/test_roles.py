@@ -14,7 +14,7 @@ from support.roles import url_of
 PASSWORD = "pa$$w0rd-of-a-worker"
 
 
-NAMES = ("meshhook_worker_jobs", "meshhook_reader", "test_login")
+NAMES = ("meshhook_worker_jobs", "meshhook_reader", "test_login", "test_other")
 
 
 @pytest.fixture(autouse=True)
@@ -22,14 +22,13 @@ def _dropped(database_url: str) -> Iterator[None]:
     """Drops the roles that the commands made."""
     yield
 
-    async def drop() -> None:
-        connection = await asyncpg.connect(database_url)
-        for name in NAMES:
-            if await connection.fetchval("select 1 from pg_roles where rolname = $1", name):
-                await connection.execute(f"drop owned by {name} cascade; drop role {name}")
-        await connection.close()
-
-    asyncio.run(drop())
+    for name in NAMES:
+        run_sql(
+            database_url,
+            f"do $$ begin if exists (select from pg_roles where rolname = '{name}') then "
+            f"reassign owned by {name} to current_user; drop owned by {name} cascade; "
+            f"drop role {name}; end if; end $$",
+        )
 
 
 def test_roles_are_made_checked_and_listed(cli, jobs, monkeypatch):
@@ -115,3 +114,56 @@ def test_who_may_not_make_roles_is_told_who_may(cli, monkeypatch, database_url):
     cli.use(url_of(database_url, "test_login", PASSWORD))
     assert "meshhook roles sql reader" in cli.fails(1, "roles", "create", "reader", "--name", "x")
     assert cli.ok("roles", "check").out.split()[-1] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "command"),
+    [
+        ("reader", "producer", "queue list"),
+        ("reader", "producer", "queue show jobs"),
+        ("reader", "producer", "jobs list"),
+        ("reader", "producer", "jobs show jobs 1"),
+        ("reader", "producer", "stats"),
+        ("reader", "producer", "workers"),
+        ("reader", "producer", "dlq list jobs"),
+        ("reader", "producer", "dlq show jobs 1"),
+        ("reader", "producer", "dlq errors jobs"),
+        ("producer", "reader", "enqueue jobs {}"),
+        ("oncall", "reader", "queue pause jobs"),
+        ("oncall", "worker", "queue set jobs max_retry_attempts=3"),
+        ("oncall", "worker", "dlq replay jobs 1"),
+        ("oncall", "reader", "dlq delete jobs 1 --yes"),
+        ("oncall", "reader", "dlq purge jobs --yes"),
+        ("operator", "worker", "queue create made"),
+        ("operator", "worker", "queue set jobs max_retry_attempts=3"),
+        ("owner", "operator", "queue drop jobs --yes"),
+        ("owner", "oncall", "queue purge jobs --yes"),
+        ("owner", "operator", "roles grant reader --name test_other"),
+        ("owner", "reader", "roles create reader --name test_other"),
+    ],
+)
+def test_a_command_is_for_its_role(  # noqa: PLR0917 - pytest passes them by name
+    cli, jobs, database_url, monkeypatch, kind, other, command
+):
+    """It works as that role; as one without a part in it the database refuses, in words."""
+    cli.ok("enqueue", jobs, "{}")
+    run_sql(database_url, "select pgmq.send('jobs_dlq', '{}')")
+    for name, each in (("test_login", kind), ("test_other", other)):
+        monkeypatch.setenv("ROLE_URL", f"postgresql://{name}:secret@elsewhere/x")
+        by_queue = [] if each in {"owner", "operator"} else ["--queue", jobs]
+        cli.ok("roles", "create", each, *by_queue, "--login-from-env", "ROLE_URL")
+    cli.use(url_of(database_url, "test_other", "secret"))
+    assert "permission denied" in cli.fails(1, *command.split())
+    cli.use(url_of(database_url, "test_login", "secret"))
+    cli.ok(*command.split())
+
+
+def run_sql(url: str, sql: str) -> None:
+    """Run statements as a superuser."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(sql)
+        await connection.close()
+
+    asyncio.run(run())
