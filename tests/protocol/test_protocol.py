@@ -56,11 +56,13 @@ _FENCES = {
     "lease given back": Fence(("release",), _LEASE),
     "due": Fence(
         ("claim",),
-        r"and q\.vt <= least\(now\(\), \$5::timestamptz\)",
+        r"and q\.vt <= least\(pg_catalog\.now\(\), \$5::timestamptz\)",
         "and $5::timestamptz is null",
     ),
     "history of lost attempts": Fence(
-        ("claim",), r"where not \(c\.mark -> 'is_recorded'\)::boolean\n\)", "where false\n)"
+        ("claim",),
+        r"where not \(c\.mark -> 'is_recorded'::text\)::boolean\n\)",
+        "where false\n)",
     ),
     "replay moves": Fence(
         ("replay_dead_letters",), r"delete from (\S+) d using", r"update \1 d set read_ct = 0 from"

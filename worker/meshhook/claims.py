@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
 from meshhook.bodies import decode_headers
+from meshhook.database import server_encoding
 from meshhook.jobs import CLAIM_HEADER, Job
+from meshhook.text_encodings import holds_any_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +43,11 @@ class Claim:
     """The class of all of them; HEALTHY if there are none."""
     new_losses: int = 0
     """How many lost attempts the statement added to the history."""
+
+    @property
+    def unread(self) -> list[Job[Any]]:
+        """Those whose message is still to be read: it is not short, or followed others like it."""
+        return [job for job in self.jobs if not job.body]
 
 
 async def claim(
@@ -77,7 +85,11 @@ async def claim(
         return Claim([], ClaimClass.HEALTHY)
     claim_class = ClaimClass(rows[0]["class"])
     new_losses = 0 if claim_class is ClaimClass.HEALTHY else sum(r["is_new_loss"] for r in rows)
-    return Claim(jobs_from(rows, tables.queue_name, max_attempts), claim_class, new_losses)
+    jobs = jobs_from(rows, tables.queue_name, max_attempts)
+    if holds_any_bytes(server_encoding(database)):
+        for job in jobs:
+            _check_bytes(job)
+    return Claim(jobs, claim_class, new_losses)
 
 
 def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[Job[Any]]:
@@ -92,15 +104,41 @@ def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[J
             enqueued_timestamp=enqueued,
             ready_timestamp=ready,
             claimed_timestamp=claimed,
-            headers={} if headers is None else decode_headers(headers),
-            # A message may be SQL null; as JSON it is null all the same.
-            body="null" if body is None else body,
+            headers=decode_headers(headers) if headers else {},
+            # Without one it is read apart.
+            body=body or "",
         )
-        if headers is not None and CLAIM_HEADER in job.headers:
+        if headers and CLAIM_HEADER in job.headers:
             _count_attempts(job, is_suspect=claim_class != ClaimClass.HEALTHY)
         jobs.append(job)
     jobs.sort(key=_by_age)
     return jobs
+
+
+def take_in(job: Job[Any], body: str, headers: str) -> None:
+    """Give a claimed job the message that was read apart from its claim."""
+    job.body = body
+    job.headers = decode_headers(headers) if headers else {}
+    mark = job.headers.get(CLAIM_HEADER)
+    if mark is not None:
+        # A claim marks suspects only.
+        is_new = isinstance(mark, dict) and mark.get("read_ct") == job.read_ct
+        _count_attempts(job, is_suspect=is_new)
+    _check_bytes(job)
+
+
+def _check_bytes(job: Job[Any]) -> None:
+    """Refuse a message with bytes that are no text, as a database may hold that checks none."""
+    try:
+        job.body.encode()
+        if job.headers:
+            json.dumps(job.headers, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        job.body = ""
+        job.unreadable = (
+            "the message holds bytes that are not UTF-8, which a database with the encoding "
+            "SQL_ASCII does not refuse. Let its producers set client_encoding to UTF8"
+        )
 
 
 def _count_attempts(job: Job[Any], *, is_suspect: bool) -> None:

@@ -99,6 +99,7 @@ async def connect(
     pooled: bool = False,
     steady_plans: bool = False,
     lock_timeout_seconds: float | None = None,
+    statement_timeout_seconds: float | None = None,
     driver_loop: Any = None,
 ) -> asyncpg.Connection[asyncpg.Record]:
     """Open one connection.
@@ -109,6 +110,8 @@ async def connect(
         pooled: whether a pooler in transaction mode stands between.
         steady_plans: whether to plan by index at every depth; see `STEADY_PLANS`.
         lock_timeout_seconds: how long a statement waits for a lock. Default: as the server says.
+        statement_timeout_seconds: how long the server works on a statement; not behind a pooler.
+            Default: as the server says.
         driver_loop: what the driver opens the connection through. Default: the running event loop.
 
     Raises:
@@ -124,6 +127,8 @@ async def connect(
         settings = _session_settings(target) | (STEADY_PLANS if steady_plans else {})
         if lock_timeout_seconds is not None:
             settings["lock_timeout"] = f"{lock_timeout_seconds * 1000:.0f}ms"
+        if statement_timeout_seconds is not None:
+            settings["statement_timeout"] = f"{statement_timeout_seconds * 1000:.0f}ms"
     with translated_connect_errors():
         return await open_connection(
             target,

@@ -77,6 +77,22 @@ class InvalidPayloadError(MeshHookError, ValueError):
     """A claimed message whose payload the handler's model rejects; it goes to the dead letters."""
 
 
+class MessageUnreadableError(MeshHookError):
+    """A claimed message that cannot be read, whatever its handler: it does not run."""
+
+
+class MessageTooLargeError(MessageUnreadableError):
+    """A claimed message, or its headers, of more JSON than a worker reads: it does not run."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int, way_out: str) -> None:
+        """Name what is too large, its size and the limit, both in bytes, and what to do."""
+        super().__init__(
+            f"{what} of at least {size_bytes:,} bytes; at most {limit_bytes:,} are read. {way_out}"
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
 class InvalidSettingError(MeshHookError, ValueError):
     """A setting, argument or environment variable outside its range."""
 

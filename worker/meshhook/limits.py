@@ -13,15 +13,16 @@ MAX_PORT = 65_535
 """The last port of TCP."""
 
 
-def check_range(name: str, value: int, maximum: int) -> None:
-    """Check that a number is between 1 and `maximum`.
+def check_range(name: str, value: int, maximum: int, minimum: int = 1) -> None:
+    """Check that a number is between `minimum` and `maximum`.
 
     Raises:
         InvalidSettingError: if it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not minimum <= value <= maximum:
         raise InvalidSettingError(
-            f"{name} is a whole number from 1 to {maximum}, got {quoted(value)}"
+            f"{name} is a whole number from {minimum} to {maximum}, got {quoted(value)}"
         )
 
 

@@ -17,6 +17,8 @@ from meshhook.database import Database, lent_by_caller
 from meshhook.errors import (
     InvalidJobError,
     InvalidSettingError,
+    LeaseLostError,
+    MessageUnreadableError,
     NotAJobError,
     SchemaMissingError,
 )
@@ -34,6 +36,7 @@ from meshhook.outcomes import (
 from meshhook.sending import Message, SendBuffer, insert_batches, insert_over
 from meshhook.settings_cache import SettingsCache
 from meshhook.settlements import Settlement, settle
+from meshhook.unread_messages import largest_message, read_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -218,8 +221,9 @@ class QueueService(Generic[PayloadT]):
         """Claim the oldest ready job, or return None if there is none.
 
         Settle it with `acknowledge`, `archive_job` or `release` before its lease ends. A job whose
-        attempts are used up, the last of them with no outcome, is not handed out: it becomes a
-        dead letter, or is archived where the queue has none, as a worker does it.
+        attempts are used up, the last of them with no outcome, is not handed out, nor is one whose
+        message is too large or cannot be read: it becomes a dead letter, or is archived where the
+        queue has none, as a worker does it.
 
         Args:
             vt_seconds: how long the lease lasts, from 0.001 seconds to 12 hours. Default: the
@@ -248,10 +252,20 @@ class QueueService(Generic[PayloadT]):
             if not claimed.jobs:
                 return None
             [job] = claimed.jobs
+            try:
+                async with self._existing_tables() as tables:
+                    await self._read(job, tables, config)
+            except MessageUnreadableError as error:
+                reason = type(error).__name__, str(error)
+                await self._bury(job, *reason, dlq_enabled=config.dlq_enabled)
+                continue
+            except LeaseLostError:
+                continue
             if job.attempt <= job.max_attempts or not job.lost_attempts:
                 self._decoder.decode(job)
                 return job
-            await self._bury(job, dlq_enabled=config.dlq_enabled)
+            reason = LEASE_LOST, lease_lost_message(job.lost_attempts)
+            await self._bury(job, *reason, dlq_enabled=config.dlq_enabled)
 
     async def acknowledge(self, job: Job[Any]) -> bool:
         """Settle a job as done.
@@ -371,8 +385,16 @@ class QueueService(Generic[PayloadT]):
             )
         return job
 
-    async def _bury(self, job: Job[Any], *, dlq_enabled: bool) -> None:
-        """Settle a job whose attempts are used up, the last of them with no outcome."""
+    async def _read(self, job: Job[Any], tables: queries.QueueTables, config: QueueConfig) -> None:
+        if job.unreadable is not None:
+            raise MessageUnreadableError(job.unreadable)
+        if not job.body:
+            await read_message(self._database, tables, job, largest_message(None, config))
+
+    async def _bury(
+        self, job: Job[Any], error_type: str, error_message: str, *, dlq_enabled: bool
+    ) -> None:
+        """Settle a job that is not to be handed out."""
         settlement = Settlement(
             msg_id=job.msg_id,
             read_ct=job.read_ct,
@@ -384,8 +406,8 @@ class QueueService(Generic[PayloadT]):
             run_id=job.run_id,
             workflow_id=job.workflow_id,
             project_id=job.project_id,
-            error_type=LEASE_LOST,
-            error_message=lease_lost_message(job.lost_attempts),
+            error_type=error_type,
+            error_message=error_message,
         )
         async with self._existing_tables() as tables:
             await settle(self._database, tables, self._worker_name, [settlement])

@@ -103,6 +103,17 @@ def worker(
             help="How long its event loop may stand still until /healthz fails, 10 to 86400.",
         ),
     ] = 60,
+    max_message_bytes: Annotated[
+        int | None,
+        typer.Option(
+            envvar="MESHHOOK_MAX_MESSAGE_BYTES",
+            help=(
+                "How much JSON a message may be to be run, 1024 to 268435456 bytes; a larger one "
+                "becomes a dead letter. Default: 16 MiB, or twice the queue's max_payload_bytes "
+                "if that is more."
+            ),
+        ),
+    ] = None,
     producer_trace: Annotated[
         str,
         typer.Option(
@@ -156,6 +167,7 @@ def worker(
             name=name if name is None or process_index is None else f"{name}-{process_index}",
             stall_seconds=stall_seconds,
             producer_trace=producer_trace,
+            max_message_bytes=max_message_bytes,
         )
         port = port_of_process(metrics_port, process_index or 0)
         with (

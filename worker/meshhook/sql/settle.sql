@@ -25,8 +25,9 @@ with item as materialized (
     update {queue_table} q
     set vt = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => item.delay_seconds),
         read_ct = case item.outcome when 'snoozed' then q.read_ct - 1 else q.read_ct end,
-        headers = case item.outcome
-            when 'snoozed' then meshhook.snoozed_headers(q.read_ct, q.headers)
+        headers = case
+            when pg_catalog.pg_column_size(q.headers) > 80000 then q.headers
+            when item.outcome = 'snoozed' then meshhook.snoozed_headers(q.read_ct, q.headers)
             else meshhook.headers_object(q.headers)
                 || pg_catalog.jsonb_build_object('meshhook-settled', q.read_ct) end
     from item
@@ -39,7 +40,10 @@ with item as materialized (
 ), dead as (
     insert into {dlq_table} (vt, message, headers)
     select pg_catalog.clock_timestamp(), r.message,
-        (meshhook.headers_object(r.headers) - 'meshhook-settled'::text - 'meshhook-claim'::text)
+        case when pg_catalog.pg_column_size(r.headers) > 80000
+            then '{"meshhook-dropped-headers": "of more than 80000 bytes: see the archive"}'::jsonb
+            else meshhook.headers_object(r.headers)
+                - 'meshhook-settled'::text - 'meshhook-claim'::text end
         || pg_catalog.jsonb_build_object('meshhook-dead-letter', pg_catalog.jsonb_build_object(
             'queue', $17::text, 'msg_id', r.msg_id,
             'attempts', coalesce(r.attempt, r.read_ct)
@@ -54,7 +58,9 @@ with item as materialized (
 ), archived as (
     insert into {archive_table} (msg_id, read_ct, enqueued_at, vt, message, headers)
     select r.msg_id, r.read_ct, r.enqueued_at, r.vt, r.message, r.headers
-    from removed r where r.outcome = 'archived'
+    from removed r
+    -- To write headers anew that are larger may take seconds: as they are, they are kept here.
+    where r.outcome = 'archived' or pg_catalog.pg_column_size(r.headers) > 80000
 ), settled as (
     select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
         started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,

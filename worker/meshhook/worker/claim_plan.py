@@ -16,6 +16,8 @@ MOST_AHEAD_SECONDS = 0.5
 AHEAD_CLAIMS = 2.0
 """So many claims' time of work is ahead: with half of it left, the next claim is made."""
 MAX_CLAIM_MESSAGES = 1_000
+MAX_CLAIM_BYTES = 32 * 1024 * 1024
+"""How much text a claim should hold at the most, judged by the claims before it."""
 LOW_MARGIN = timedelta(milliseconds=100)
 SWEEP_SHARE = 0.05
 MAX_SWEEP_INTERVAL_SECONDS = 30.0
@@ -50,6 +52,34 @@ def claim_size(*, free_slots: int, unstarted: int, ahead: int) -> int:
     wanted = free_slots + ahead - unstarted
     is_worth_it = wanted > 0 and (unstarted < free_slots or wanted * 2 >= ahead)
     return min(wanted, MAX_CLAIM_MESSAGES) if is_worth_it else 0
+
+
+@dataclass(slots=True)
+class ClaimCap:
+    """The most messages that a claim may take, by what became of those before it.
+
+    What cannot be claimed together with others may be claimed alone, and what is large in smaller
+    parts.
+    """
+
+    _most: int = MAX_CLAIM_MESSAGES
+    _mean_bytes: float = 0.0
+
+    def cut(self, wanted: int) -> int:
+        """Return how many messages to claim where so many are wanted, at least one."""
+        return max(1, min(wanted, self._most, int(MAX_CLAIM_BYTES / max(self._mean_bytes, 1.0))))
+
+    def claimed(self, messages: int, size_bytes: int) -> None:
+        """Note a claim, and how much text it held."""
+        self._most = min(2 * self._most, MAX_CLAIM_MESSAGES)
+        mean = size_bytes / messages
+        self._mean_bytes = max(mean, self._mean_bytes + (mean - self._mean_bytes) * 0.2)
+
+    def refused(self) -> bool:
+        """Note that a claim failed, and say whether a smaller one may do better."""
+        was_larger = self._most > 1
+        self._most = 1
+        return was_larger
 
 
 @dataclass(slots=True)

@@ -25,7 +25,9 @@ from meshhook.errors import (
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WAIT_SECONDS
 from meshhook.tries import tries
+from meshhook.unread_messages import read_short_messages
 from meshhook.worker.claim_plan import (
+    ClaimCap,
     ClaimWindow,
     FinishRate,
     claim_size,
@@ -56,6 +58,8 @@ WAITING_SECONDS = 2.0
 REFUSED_RETRY_SECONDS = 5.0
 MAX_UNSETTLED = 10_000
 CLAIM_WEIGHT = 0.2
+SLOW_CLAIM_SECONDS = 0.4
+"""After how long a claim may have left out messages that are short, as `claim.sql` says."""
 HAND_BACK_PATIENCE_SECONDS = 1.0
 """How long suspects wait for what runs here, where another worker may take them."""
 HAND_BACK_DELAY_SECONDS = 1.0
@@ -127,6 +131,7 @@ class Claimer:
         self._patience: asyncio.Timeout | None = None
         self._window = ClaimWindow()
         self._rate = FinishRate()
+        self._cap = ClaimCap()
         self._claim_seconds = 0.0
         """How long a claim takes, smoothed."""
         self.wake_delay = WakeDelay()
@@ -179,6 +184,8 @@ class Claimer:
                 _log.warning("claim waits", queue=self._tables.queue_name, error=str(error))
                 await self._sleep(POLL_SECONDS)
             except DatabaseError as error:
+                if self._cap.refused():
+                    continue
                 reason = await self._reason_of(error)
                 if reason != self.fault:
                     _log.error("claim refused", queue=self._tables.queue_name, error=reason)
@@ -268,9 +275,10 @@ class Claimer:
         async with self._place_in_line():
             # What others have claimed meanwhile may have taken the room.
             self._ask(for_more=True)
-            limit = self._room()
-            if limit == 0:
+            room = self._room()
+            if room == 0:
                 return True
+            limit = self._cap.cut(room)
             claimed = await self._claim(limit)
             if len(claimed.jobs) < limit:
                 self._ask(for_more=False)
@@ -322,10 +330,15 @@ class Claimer:
                 from_vt=vt_range.from_vt,
                 to_vt=vt_range.to_vt,
             )
+            unread = claimed.unread
+            if unread and time.monotonic() - began_at > SLOW_CLAIM_SECONDS:
+                # Some among them were not even looked at, after those that took long.
+                await read_short_messages(self._connection, self._tables, unread)
         self._metrics.claimed(len(claimed.jobs))
         if claimed.jobs:
             ended_at = time.monotonic()
             self._claim_seconds += (ended_at - began_at - self._claim_seconds) * CLAIM_WEIGHT
+            self._cap.claimed(len(claimed.jobs), sum([len(job.body) for job in claimed.jobs]))
             self._window.found(claimed.jobs[0].ready_at)
             self._note_visibility(claimed, ended_at)
             self._leases.add(claimed.jobs, began_at)

@@ -21,6 +21,7 @@ from meshhook.errors import (
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
     InvalidSettingError,
+    UncertainCommitError,
 )
 from meshhook.lent_connection import belongs_to_session
 
@@ -45,6 +46,7 @@ class WorkerConnection:
         application_name: str,
         pooled: bool = False,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+        statement_timeout_seconds: float | None = None,
         on_connect: Callable[[asyncpg.Connection[Any]], Awaitable[None]] | None = None,
         spare: WorkerConnection | None = None,
     ) -> None:
@@ -56,12 +58,15 @@ class WorkerConnection:
             pooled: whether a pooler in transaction mode stands between. Default false.
             lock_timeout_seconds: how long a statement waits for a lock that others hold: those in
                 line behind it wait as long. Default 1.
+            statement_timeout_seconds: how long the server works on a statement before it stops it.
+                Default: as the server says.
             on_connect: prepares a connection that was just opened. Default: nothing to prepare.
             spare: takes the statements while this one cannot be opened, as where the server has no
                 room for it. Default: none.
         """
         self._spare = spare
         self._lock_timeout_seconds = lock_timeout_seconds
+        self._statement_timeout_seconds = statement_timeout_seconds
         self._url = url
         self._application_name = application_name
         self._pooled = pooled
@@ -140,6 +145,12 @@ class WorkerConnection:
                 self._failure = str(error)
                 self._drop()
                 raise
+            except MemoryError as error:
+                # The driver may have lost its place in what it was reading.
+                self._drop()
+                raise UncertainCommitError(
+                    "this process has no memory for what a statement returned"
+                ) from error
             except DatabaseError as error:
                 # Such as prepared statements that the session has lost: they would be missed again.
                 if belongs_to_session(error.__cause__):
@@ -162,6 +173,12 @@ class WorkerConnection:
                 "begin isolation level read committed; "
                 f"set local search_path = {SEARCH_PATH}; "
                 f"set local lock_timeout = {self._lock_timeout_seconds * 1000:.0f}"
+                + (
+                    ""
+                    if self._statement_timeout_seconds is None
+                    else f"; set local statement_timeout = "
+                    f"{self._statement_timeout_seconds * 1000:.0f}"
+                )
             )
             try:
                 rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
@@ -220,6 +237,7 @@ class WorkerConnection:
                     pooled=self._pooled,
                     steady_plans=True,
                     lock_timeout_seconds=self._lock_timeout_seconds,
+                    statement_timeout_seconds=self._statement_timeout_seconds,
                 )
             except InvalidSettingError as error:
                 if not self._was_connected:

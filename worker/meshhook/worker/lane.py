@@ -23,6 +23,7 @@ from meshhook.worker.leases import KeptQueue, Lease, LeaseTable
 from meshhook.worker.reporting import QueueReport
 from meshhook.worker.running import Runner
 from meshhook.worker.settling import Settled, Settler
+from meshhook.worker.unread_jobs import UnreadJobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -53,6 +54,10 @@ class Shared:
     """For claims, notifications, settings, reports and housekeeping."""
     settle_connection: WorkerConnection
     """For outcomes and releases."""
+    read_connection: WorkerConnection
+    """For messages that are not short; it is opened when there is one."""
+    max_message_bytes: int | None
+    """How much JSON a message may be to be run, as `meshhook.unread_messages` has it."""
     listens: bool
     """Whether the main connection hears notifications."""
     is_draining: Callable[[], bool]
@@ -121,6 +126,13 @@ class Lane:
             tracer=shared.tracer,
             loop=settler_loop,
         )
+        self._unread = UnreadJobs(
+            connection=shared.read_connection,
+            tables=tables,
+            max_message_bytes=shared.max_message_bytes,
+            settings=self._settings,
+            on_ended=self.settler.put,
+        )
         self.runner = Runner(
             handler=assignment.handler,
             concurrency=shared.concurrency,
@@ -133,6 +145,7 @@ class Lane:
             on_ended=self.settler.put,
             on_released=self.release_soon,
             take_up_outcome=self.settler.take_up,
+            unread=self._unread,
             loop=slots_loop,
             share=share,
         )
@@ -216,6 +229,7 @@ class Lane:
         return {
             "settler": self.settler.run(),
             "runner": self.runner.run(),
+            "reader": self._unread.run(),
             "config": self.config_watcher.run(),
         }
 

@@ -26,6 +26,7 @@ class Parts:
 
     main_connection: WorkerConnection
     settle_connection: WorkerConnection
+    read_connection: WorkerConnection
     lanes: list[Lane]
     leases_loop: WatchedLoop
     schema_watch: SchemaWatch
@@ -35,7 +36,12 @@ class Parts:
 
     def sockets(self) -> list[int]:
         """Return the descriptors of the connections that are open."""
-        connections = (self.main_connection, self.settle_connection, self.lease_keeper.connection)
+        connections = (
+            self.main_connection,
+            self.settle_connection,
+            self.read_connection,
+            self.lease_keeper.connection,
+        )
         numbers = (None if each is None else each.socket_number for each in connections)
         return [number for number in numbers if number is not None]
 

@@ -16,6 +16,7 @@ from meshhook.worker.attempts import Abort, is_meant_for_slot
 from meshhook.worker.forks import end_forked
 from meshhook.worker.handler_threads import HandlerThreads
 from meshhook.worker.loop_turns import LoopTurns
+from meshhook.worker.unread_jobs import MAX_WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from meshhook.worker.leases import Lease, LeaseTable
     from meshhook.worker.settling import PendingSettlement
     from meshhook.worker.slots import Share
+    from meshhook.worker.unread_jobs import UnreadJobs
 
 _log = get_logger("meshhook.worker.running")
 
@@ -59,6 +61,7 @@ class Runner:
         on_ended: Callable[[PendingSettlement], None],
         on_released: Callable[[list[Job[Any]], float], None],
         take_up_outcome: Callable[[Job[Any]], bool],
+        unread: UnreadJobs,
         loop: WatchedLoop,
         share: Share | None = None,
     ) -> None:
@@ -75,6 +78,10 @@ class Runner:
         self._take_up_outcome = take_up_outcome
         """Says whether a claimed job has ended here already and waits to be recorded."""
         self._unstarted: deque[tuple[Job[Any], float]] = deque()
+        self._unread = unread
+        """Jobs that are to become unstarted ones, once their message is read."""
+        unread.on_read = self._put_read
+        unread.on_refused = self._update_all
         self._slots: list[asyncio.Task[None]] = []
         self._slots_made = 0
         self._is_forked = False
@@ -110,8 +117,8 @@ class Runner:
 
     @property
     def unstarted(self) -> int:
-        """How many claimed jobs have not started."""
-        return len(self._unstarted)
+        """How many claimed jobs have not started; a number that are read first is left out."""
+        return len(self._unstarted) + max(0, len(self._unread) - MAX_WAITING)
 
     @property
     def running(self) -> int:
@@ -193,12 +200,18 @@ class Runner:
     def put(self, jobs: Iterable[Job[Any]], claimed_at: float) -> None:
         """Take claimed jobs; `claimed_at` is when, by the monotonic clock."""
         for job in jobs:
-            self._unstarted.append((job, claimed_at))
+            if job.body:
+                self._unstarted.append((job, claimed_at))
+            else:
+                self._unread.put(job, claimed_at)
             self._idle.clear()
         for _ in range(len(self._unstarted)):
             if not self._wake_slot():
                 break
         self._update_room()
+
+    def _put_read(self, job: Job[Any], claimed_at: float) -> None:
+        self.put([job], claimed_at)
 
     @property
     def waits_for_slots(self) -> bool:
@@ -219,7 +232,7 @@ class Runner:
 
     def take_unstarted(self) -> list[Job[Any]]:
         """Take back every job that has not started."""
-        jobs = [job for job, _ in self._unstarted]
+        jobs = [*(job for job, _ in self._unstarted), *self._unread.take_all()]
         self._unstarted.clear()
         self._update_idle()
         return jobs
@@ -245,6 +258,9 @@ class Runner:
         kept = [item for item in self._unstarted if item[0].key != lease.key]
         if len(kept) != len(self._unstarted):
             self._unstarted = deque(kept)
+            self._unread.ended(lease.key)
+            self._update_idle()
+        elif self._unread.remove(lease.key):
             self._update_idle()
 
     def leases_expired(self, leases: Iterable[Lease]) -> None:
@@ -273,6 +289,7 @@ class Runner:
         """Start nothing more in this process, which a job has forked, and end it with the job."""
         self._is_forked = True
         self._unstarted.clear()
+        self._unread.take_all()
 
     def take_held(self) -> list[Job[Any]]:
         """Take back every job that has not ended, also those whose slot was stopped under them."""
@@ -395,8 +412,10 @@ class Runner:
         if self._is_forked:
             end_forked(ended)
         self._running.pop(job.key, None)
+        if self._unread.held:
+            self._unread.ended(job.key)
         # As in `_update_idle`: the call takes longer than what it does.
-        if not self._unstarted and not self._running:
+        if not self._unstarted and not self._running and not self._unread.waiting:
             self._idle.set()
 
     def _cut_short(self, job: Job[Any], error: BaseException, slot: asyncio.Task[Any]) -> None:
@@ -438,8 +457,13 @@ class Runner:
             self.has_room.set()
 
     def _unstarted_job(self, key: JobKey) -> Job[Any] | None:
-        return next((job for job, _ in self._unstarted if job.key == key), None)
+        found = next((job for job, _ in self._unstarted if job.key == key), None)
+        return self._unread.find(key) if found is None else found
+
+    def _update_all(self) -> None:
+        self._update_idle()
+        self._update_room()
 
     def _update_idle(self) -> None:
-        if not self._unstarted and not self._running:
+        if not self._unstarted and not self._running and not self._unread.waiting:
             self._idle.set()

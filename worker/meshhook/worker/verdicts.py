@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshhook.errors import InvalidPayloadError
+from meshhook.errors import InvalidPayloadError, MessageUnreadableError
 from meshhook.observability.redaction import hide_in_text
 from meshhook.outcomes import (
     LEASE_LOST,
@@ -107,6 +107,11 @@ def verdict(
 def invalid_payload(message: str, settings: QueueSettings) -> Verdict:
     """Decide what becomes of a message whose payload the handler's model rejects."""
     return _final("InvalidPayload", message, None, settings)
+
+
+def unreadable(error: MessageUnreadableError, settings: QueueSettings) -> Verdict:
+    """Decide what becomes of a message that no attempt can read."""
+    return _final(type(error).__name__, str(error), None, settings)
 
 
 def lease_lost(lost_attempts: int, settings: QueueSettings) -> Verdict:

@@ -16,7 +16,7 @@ from meshhook.errors import (
     WorkerFailedError,
 )
 from meshhook.escaping import quoted
-from meshhook.limits import checked_seconds
+from meshhook.limits import check_range, checked_seconds
 from meshhook.names import (
     CONFIG_CHANNEL,
     DEFAULT_QUEUE_NAME,
@@ -63,6 +63,10 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.worker")
 
 MAX_CONCURRENCY = 10_000
+MIN_MESSAGE_BYTES = 1_024
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+READ_SECONDS = 15.0
+"""How long the server may take to read one message that is not short."""
 
 
 class Worker:
@@ -92,6 +96,7 @@ class Worker:
         stall_seconds: float = STALL_SECONDS,
         tracer_provider: TracerProvider | None = None,
         producer_trace: ProducerTrace | str = ProducerTrace.LINK,
+        max_message_bytes: int | None = None,
     ) -> None:
         """Take what it works on.
 
@@ -121,6 +126,9 @@ class Worker:
                 OpenTelemetry, if one is set when the worker starts; else there are no spans.
             producer_trace: `link`: an attempt is a trace of its own, linked to the one that its
                 job was enqueued in; `parent`: it goes on in that one. Default link.
+            max_message_bytes: how much JSON a message may be to be run, 1,024 to 268,435,456
+                bytes; a larger one goes to the dead letters. Default: 16 MiB, or twice the
+                queue's `max_payload_bytes` if that is more.
 
         Raises:
             InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming the argument.
@@ -145,6 +153,11 @@ class Worker:
             )
         self._producer_trace = ProducerTrace(producer_trace)
         self._tracer_provider = tracer_provider
+        if max_message_bytes is not None:
+            check_range(
+                "max_message_bytes", max_message_bytes, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES
+            )
+        self._max_message_bytes = max_message_bytes
         self._pooled = pooled
         self._listen_url = listen_url
         self._metrics = {each: WorkerMetrics(each, registry) for each in self.queue_names}
@@ -311,6 +324,12 @@ class Worker:
             lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
             spare=main,
         )
+        read_connection = WorkerConnection(
+            self._url,
+            application_name=self._application_name("read"),
+            pooled=self._pooled,
+            statement_timeout_seconds=READ_SECONDS,
+        )
         lanes: list[Lane] = []
         await main.open()
         self.name = fitted_text(self.name, main.server_encoding)
@@ -319,6 +338,8 @@ class Worker:
             concurrency=self._concurrency,
             main_connection=main,
             settle_connection=settle_connection,
+            read_connection=read_connection,
+            max_message_bytes=self._max_message_bytes,
             listens=listens,
             is_draining=self._stop_requested.is_set,
             stall_seconds=self._stall_seconds,
@@ -364,6 +385,7 @@ class Worker:
         return Parts(
             main_connection=main,
             settle_connection=settle_connection,
+            read_connection=read_connection,
             lanes=lanes,
             leases_loop=shared.leases_loop,
             schema_watch=schema_watch,
@@ -452,6 +474,7 @@ class Worker:
             await parts.reporter.withdraw()
             await parts.main_connection.close()
             await parts.settle_connection.close()
+            await parts.read_connection.close()
             _log.info("worker stopped", queue=self._queues_shown, worker=self.name)
             self._stopped.set()
 

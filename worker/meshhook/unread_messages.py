@@ -1,0 +1,97 @@
+"""Reading claimed messages that are not short: apart from the claim, and no more than is bearable.
+
+The claim leaves them leased and unread. What is too large to be read is known by its size alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from meshhook import queries
+from meshhook.claims import take_in
+from meshhook.errors import LeaseLostError, MessageTooLargeError, MessageUnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshhook.jobs import Job
+    from meshhook.queue_config import QueueSettings
+
+DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""How much JSON a message may be to be run, where the queue takes no larger ones."""
+MAX_HEADERS_BYTES = 262_144
+"""How much JSON the headers of a message may be to be read."""
+MAX_STORED_HEADERS_BYTES = 78_000
+"""How much room the headers of a message may take in its row to be read, as `read_message.sql` has
+it."""
+
+_WAY_OUT_OF_BODY = (
+    "Store the data elsewhere and enqueue a reference, or raise the limit: max_message_bytes "
+    "(--max-message-bytes, MESHHOOK_MAX_MESSAGE_BYTES) of the workers, and replay it"
+)
+_WAY_OUT_OF_HEADERS = "Put data into the message itself"
+
+
+def largest_message(max_message_bytes: int | None, settings: QueueSettings) -> int:
+    """Return how many bytes of JSON a message may have to be run.
+
+    Args:
+        max_message_bytes: as the worker was told. None: 16 MiB, or twice the queue's
+            `max_payload_bytes` if that is more, since PostgreSQL writes JSON with spaces.
+        settings: the queue's.
+    """
+    if max_message_bytes is not None:
+        return max_message_bytes
+    return max(DEFAULT_MAX_MESSAGE_BYTES, 2 * settings.max_payload_bytes)
+
+
+async def read_short_messages(
+    database: Any, tables: queries.QueueTables, jobs: Sequence[Job[Any]]
+) -> None:
+    """Read those of the claimed jobs that are short and were not read by their claim."""
+    rows = await database.fetch(
+        queries.load("read_short_messages", tables),
+        [job.msg_id for job in jobs],
+        [job.read_ct for job in jobs],
+        [job.enqueued_timestamp for job in jobs],
+    )
+    for row in rows:
+        if row["body"] is not None:
+            take_in(jobs[row["position"] - 1], row["body"], row["headers"])
+
+
+async def read_message(
+    database: Any, tables: queries.QueueTables, job: Job[Any], max_bytes: int
+) -> None:
+    """Read the message of a claimed job.
+
+    Args:
+        database: where the queue is.
+        tables: the queue's tables.
+        job: a job without a body.
+        max_bytes: how many bytes of JSON the body may be.
+
+    Raises:
+        MessageTooLargeError: if it is longer, or its headers are too long.
+        MessageUnreadableError: if it holds bytes that are no text.
+        LeaseLostError: if the job is no longer this worker's.
+        DatabaseError: it was not read; another attempt may succeed.
+    """
+    rows = await database.fetch(
+        queries.load("read_message", tables),
+        *(job.msg_id, job.read_ct, job.enqueued_timestamp, max_bytes, MAX_HEADERS_BYTES),
+    )
+    if not rows:
+        raise LeaseLostError(job.queue, job.msg_id, job.attempt)
+    [row] = rows
+    if row["has_too_large_headers"]:
+        size, limit = row["headers_bytes"], MAX_HEADERS_BYTES
+        if size <= limit:
+            limit = MAX_STORED_HEADERS_BYTES
+        raise MessageTooLargeError("headers", size, limit, _WAY_OUT_OF_HEADERS)
+    if row["is_too_large"]:
+        size = max(row["size_bytes"], max_bytes + 1)
+        raise MessageTooLargeError("a message", size, max_bytes, _WAY_OUT_OF_BODY)
+    take_in(job, "null" if row["is_null"] else row["body"], row["headers"] or "")
+    if job.unreadable is not None:
+        raise MessageUnreadableError(job.unreadable)
