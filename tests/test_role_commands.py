@@ -454,3 +454,41 @@ async def test_an_owner_works_with_pgmq_as_an_extension_of_an_administrator(
     finally:
         await own.close()
         await empty_connection.execute("drop extension pgmq cascade; drop owned by test_owner")
+
+
+async def test_an_owner_who_may_make_roles_makes_all_of_them(
+    empty_database_url: str, empty_connection: Connection, dropped: list[str], owner: str
+) -> None:
+    """With CREATEROLE it needs no superuser, from the migration to the last login."""
+    await empty_connection.execute(f"alter role {owner} createrole")
+    await create_role(Database(empty_connection), RoleKind.OWNER, name=owner)
+    own = await asyncpg.connect(url_of(empty_database_url, owner, "secret"))
+    made = []
+    try:
+        await migrate(own)
+        database = Database(own)
+        await create_queue(database, "orders")
+        for _ in range(2):
+            for kind in RoleKind:
+                if kind is not RoleKind.OWNER:
+                    queues = ["orders"] if kind.is_by_queue else []
+                    login = Login(f"test_{kind}", "secret")
+                    made.append(login.user)
+                    await create_role(
+                        database, kind, queues=queues, login=login, reset_password=True
+                    )
+                    found = await check_role(database, login.user)
+                    assert (found.lacks, found.beyond) == ((), ())
+                    other = await asyncpg.connect(url_of(empty_database_url, login.user, "secret"))
+                    if kind is RoleKind.OPERATOR:
+                        await create_queue(Database(other), "mails")
+                    await other.close()
+        await grant_role(database, RoleKind.WORKER, name="test_worker", queues=["mails"])
+        assert (await check_role(database, "test_worker")).lacks == ()
+        assert (await check_role(database, owner)).lacks == ()
+    finally:
+        await own.close()
+        for name in (*dict.fromkeys(made), owner):
+            await empty_connection.execute(f"drop owned by {name} cascade")
+        for name in dict.fromkeys(made):
+            await empty_connection.execute(f"drop role {name}")

@@ -292,3 +292,32 @@ async def test_who_was_granted_rights_by_hand_keeps_them(
 def by_name(name: str) -> Migration:
     """Return a migration by the name in its file's name."""
     return next(each for each in available_migrations() if each.name == name)
+
+
+async def test_roles_are_made_while_workers_run(database_url: str, connection: Connection) -> None:
+    """Row level security comes and grants are renewed under them: no job fails or is run twice."""
+    await create_queue(Database(connection), "orders")
+    runs: list[int] = []
+
+    async def handler(job: Job[Any]) -> None:
+        runs.append(job.msg_id)
+
+    async with Roles(database_url, connection) as roles:
+        await roles.make(RoleKind.WORKER, name="test_all")
+        await roles.make(RoleKind.PRODUCER, name="test_producer")
+        database = await Database.connect(roles.url("test_producer"))
+        sent: list[int] = []
+        async with make_worker(roles.url("test_all"), handler, queue_name="orders"):
+            for queues in (["orders"], []) * 3:
+                sent += [await QueueService[Any](database, "orders").enqueue({})]
+                await roles.make(RoleKind.WORKER, "orders", name="test_one")
+                await roles.make(RoleKind.WORKER, name="test_all")
+                sent += await QueueService[Any](database, "orders").enqueue_many([{}] * 50)
+                await grant_role(
+                    Database(connection), RoleKind.READER, name="test_one", queues=queues
+                )
+            await eventually(lambda: connection.fetchval("select count(*) = 0 from pgmq.q_orders"))
+        await database.close()
+    assert sorted(runs) == sorted(sent)
+    outcomes = await connection.fetch("select outcome, worker from meshhook.job_attempts")
+    assert [row["outcome"] for row in outcomes] == ["succeeded"] * len(sent)

@@ -35,7 +35,8 @@ class Roles:
     async def make(self, kind: RoleKind, *queues: str, name: str | None = None) -> str:
         """Make a role that logs in, and return its name."""
         name = name or default_role_name(kind, queues)
-        self._names.append(name)
+        if name not in self._names:
+            self._names.append(name)
         login = Login(name, PASSWORD)
         await create_role(Database(self._connection), kind, queues=queues, login=login)
         return name
