@@ -7,8 +7,8 @@ import stat
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from meshhook.database_url import parse_database_url
-from meshhook.errors import InvalidSettingError
+from meshhook.database_url import EXPECTED_FORM, parse_database_url
+from meshhook.errors import InvalidSettingError, WrongSchemeError
 from meshhook_operator.errors import HostNotAllowedError
 
 if TYPE_CHECKING:
@@ -38,7 +38,13 @@ def check_url(url: str, hosts: DatabaseHosts) -> None:
             f"the database URL has {len(url):,} characters where {MAX_URL_LENGTH:,} are allowed"
         )
     _check_parameters(url)
-    target = parse_database_url(url)
+    try:
+        target = parse_database_url(url)
+    except WrongSchemeError:
+        # It may be no URL at all: what stands before the :// is not shown.
+        raise InvalidSettingError(
+            f"the database URL does not start with postgresql://. Expected {EXPECTED_FORM}"
+        ) from None
     for name in _CERTIFICATES:
         if path := target.driver_parameters.get(name):
             _check_file(name, path)

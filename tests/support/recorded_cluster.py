@@ -1,0 +1,68 @@
+"""A Kubernetes API in memory, for an operator in the same process: it records what is written."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, cast
+
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import Secret
+
+from meshhook_operator.cluster import Cluster
+from meshhook_operator.deployments import DeploymentView
+from meshhook_operator.jobqueue import JobQueue, ObjectKey
+
+
+class RecordedCluster:
+    """What the operator reads, and what it has written; nothing else happens."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[ObjectKey, dict[str, bytes]] = {}
+        self.statuses: dict[ObjectKey, dict[str, Any]] = defaultdict(dict)
+        self.events: list[tuple[ObjectKey, str, str]] = []
+        """Of which JobQueue, for what reason, and what they say."""
+        self.jobqueues: list[JobQueue] = []
+
+    def condition(self, key: ObjectKey, kind: str = "Ready") -> dict[str, Any] | None:
+        """Return a condition of a JobQueue, None if it was not written yet."""
+        found = self.statuses[key].get("conditions", [])
+        return next((each for each in found if each["type"] == kind), None)
+
+    async def read_secret(self, key: ObjectKey) -> dict[str, str] | None:
+        """Return what is in a Secret, decoded as the operator does it."""
+        if key not in self.secrets:
+            return None
+        data = {name: base64.b64encode(value).decode() for name, value in self.secrets[key].items()}
+
+        class Client:
+            async def get(self, *_: object, **__: object) -> Secret:
+                return Secret(metadata=ObjectMeta(name=key.name), data=data)
+
+        return await Cluster(cast("Any", Client())).read_secret(key)
+
+    async def patch_status(self, key: ObjectKey, status: Mapping[str, Any]) -> None:
+        """Take a status."""
+        self.statuses[key].update(status)
+
+    async def create_event(
+        self, key: ObjectKey, uid: str, *, is_warning: bool, reason: str, message: str
+    ) -> None:
+        """Take an event."""
+        self.events.append((key, reason, message))
+
+    async def find_deployment(self, _: ObjectKey) -> DeploymentView | None:
+        """Return nothing: there is none."""
+        return None
+
+    async def apply_finalizers(self, *_: object) -> None:
+        """Do nothing."""
+
+    async def list_jobqueues(self, _: str) -> list[JobQueue]:
+        """Return the JobQueues that there are."""
+        return self.jobqueues
+
+    async def list_autoscalers(self, _: str) -> list[tuple[ObjectKey, str]]:
+        """Return nothing."""
+        return []
