@@ -42,7 +42,8 @@ UNUSED_MODULES = [
 LOADED_LATER = ["libgcc_s.so.1", "libnss_dns.so.2", "libnss_files.so.2"]
 FILES = [
     *("/etc/ssl", "/usr/lib/ssl", "/usr/share/ca-certificates", "/usr/lib/locale/C.utf8"),
-    *("/usr/share/zoneinfo", "/etc/debian_version", "/etc/os-release"),
+    *("/usr/share/zoneinfo", "/etc/debian_version", "/etc/os-release", "/etc/ld.so.conf"),
+    "/etc/ld.so.conf.d",
 ]
 UNUSED_FILES = ["private", "misc", "posix", "right"]
 
