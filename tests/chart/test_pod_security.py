@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.helm import Object, pods, render
+from support.helm import Object, one, pods, render
 
 ROLES: Object = {
     "database": {"existingSecret": "workers", "operatorExistingSecret": "operator"},
@@ -67,7 +67,7 @@ def test_only_the_operator_has_a_token(all_pods):
     """No other pod gets a service account's token."""
     for name, pod in all_pods.items():
         if name.startswith("Deployment/"):
-            assert "automountServiceAccountToken" not in pod
+            assert pod["automountServiceAccountToken"] is True
         else:
             assert pod["automountServiceAccountToken"] is False, name
             assert "serviceAccountName" not in pod, name
@@ -79,3 +79,8 @@ def test_every_container_says_what_it_needs(all_pods):
         for container in containers(pod):
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
             assert container["resources"]["limits"]["memory"], name
+
+
+def test_the_operators_account_gives_no_token_by_itself():
+    """A pod that merely names the account gets no token of it."""
+    assert one(render(), "ServiceAccount")["automountServiceAccountToken"] is False
