@@ -176,7 +176,7 @@ def test_clients_take_no_threads(server, clients):
     for _ in range(64):
         connect(server, clients).sendall(HEALTH[:10])
     assert ask(server.port, "/healthz").status == 200
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_a_storm_of_connections(server):
@@ -303,7 +303,7 @@ def test_stopping_leaves_nothing(clients):
     slow = [connect(server, clients) for _ in range(20)]
     assert ask(port, "/healthz").status == 200
     server.stop()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     assert all(is_cut(client) for client in slow)
     with MonitoringServer(port, address="127.0.0.1", registry=CollectorRegistry()) as again:
         assert ask(again.port, "/healthz").status == 200
