@@ -15,7 +15,10 @@ DIGEST = f"sha256:{'5' * 64}"
 # Answers as docker does, and writes down what it is asked for.
 TOOL = f"""#!/bin/sh
 echo "$@" >>"$ASKED"
-case $1 in image) echo "docker.io/library/python@{DIGEST}" ;; esac
+case "$1 $NOT_THERE" in
+  image*) echo "docker.io/library/python@{DIGEST}" ;;
+  pull*pull* | inspect*inspect*) exit 1 ;;
+esac
 """
 
 
@@ -31,13 +34,13 @@ def build(tmp_path: Path) -> Any:
         "ASKED": str(asked),
     }
 
-    def run(*arguments: str) -> tuple[str, str]:
+    def run(*arguments: str, failing: str = "") -> tuple[str, str]:
         done = subprocess.run(
             [ROOT / "deploy/image/build", *arguments],
             check=False,
             capture_output=True,
             text=True,
-            env=environment,
+            env=environment | {"NOT_THERE": failing},
         )
         return asked.read_text() if asked.exists() else "", done.stderr
 
@@ -59,6 +62,26 @@ def test_a_base_with_a_digest_is_taken_as_it_is(build):
     assert "pull" not in asked
     assert f"BASE=registry.example/python@{DIGEST} --build-arg BASE_DIGEST={DIGEST}" in asked
     assert "--tag localhost/meshhook-queue-evaluation:" in asked
+
+
+def test_a_registry_with_a_port_is_no_tag(build):
+    """The digest goes to the name, not into it."""
+    asked, _ = build("--base", "registry.example:5000/python")
+    assert f"BASE=registry.example:5000/python@{DIGEST} " in asked
+
+
+def test_a_base_that_is_only_here_is_taken_and_said(build):
+    """An image of one's own, which no registry has, has no digest to be found by."""
+    asked, said = build("--base", "localhost/mine:1", failing="pull")
+    assert "--build-arg BASE=localhost/mine:1 --build-arg BASE_DIGEST= " in asked
+    assert "it was not pulled" in said
+
+
+def test_a_base_that_is_nowhere(build):
+    """The message names it and the way out."""
+    asked, said = build("--base", "localhost/mine:1", failing="pull inspect")
+    assert "localhost/mine:1 can neither be pulled nor is it here; see --debian" in said
+    assert "build " not in asked
 
 
 @pytest.mark.parametrize(
