@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from meshhook import (
     Database,
     DeadLetter,
     DLQService,
+    InvalidSettingError,
     Job,
     JobHandler,
     MeshHookError,
@@ -35,8 +36,9 @@ from meshhook import (
     Worker,
     WorkflowJob,
 )
+from meshhook.queue_config import SETTING_NAMES
 from support.fuzzing import examples
-from support.hostile import ANYTHING, is_safe_line, of_odd
+from support.hostile import ANYTHING, TEXTS, is_safe_line, of_odd
 
 URL = "postgresql://nobody@127.0.0.1:1/none"
 
@@ -192,6 +194,35 @@ def call(database: Database, name: str) -> Call:
 async def _called(call: Call, arguments: dict[str, Any]) -> Any:
     result = call.function(**arguments)
     return await result if inspect.isawaitable(result) else result
+
+
+@examples(60)
+@given(setting=st.sampled_from(SETTING_NAMES), value=ANYTHING)
+def test_any_value_of_a_setting_works_or_is_named(setting, value, database, run):
+    """What is taken is read back the same; else the message names the setting."""
+    value = of_odd(value)
+    try:
+        config = run(meshhook.set_queue_config(database, "jobs", **{setting: value}))
+    except InvalidSettingError as error:
+        assert setting in str(error) or "retry_backoff_" in str(error)
+        assert len(str(error)) < 3_000
+        assert is_safe_line(str(error))
+    else:
+        assert config == run(meshhook.get_queue_config(database, "jobs"))
+
+
+@examples(60)
+@given(changes=st.dictionaries(TEXTS, ANYTHING, max_size=2))
+def test_a_setting_that_there_is_not_is_named(changes, database, run):
+    """Whatever it is called."""
+    changes = {name: of_odd(value) for name, value in changes.items()}
+    assume(not {*changes} & {"database", "queue_name"})
+    if not changes:
+        return
+    with pytest.raises(InvalidSettingError) as caught:
+        run(meshhook.set_queue_config(database, "jobs", **changes))
+    assert len(str(caught.value)) < 3_000
+    assert is_safe_line(str(caught.value))
 
 
 @pytest.mark.parametrize("name", _names())

@@ -9,7 +9,7 @@ from meshhook import queries
 from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
 from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseReadOnlyError, HiddenRowsError, QueueNotFoundError
-from meshhook.limits import check_range
+from meshhook.limits import check_range, checked_flag
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
 from meshhook.table_locks import WAIT_SECONDS, change_tables
@@ -92,7 +92,7 @@ async def create_queue(
         InvalidQueueNameError: if no queue may have that name.
         UnsuitableQueueError: if PGMQ's queue of that name is unlogged, partitioned, has FIFO
             groups, or lacks something; the message says what to do.
-        InvalidSettingError: if `wait_seconds` is out of range.
+        InvalidSettingError: naming the argument that is wrong.
         QueueBusyError: if others held its tables for so long, naming them.
         DatabaseError: if the database cannot be used.
     """
@@ -102,7 +102,7 @@ async def create_queue(
         name,
         queries.load("create_queue"),
         name,
-        ignore_fifo_groups,
+        checked_flag("ignore_fifo_groups", ignore_fifo_groups),
         wait_seconds=wait_seconds,
     )
     return bool(created)
@@ -124,7 +124,7 @@ async def drop_queue(
 
     Raises:
         InvalidQueueNameError: if no queue may have that name.
-        InvalidSettingError: if `wait_seconds` is out of range.
+        InvalidSettingError: naming the argument that is wrong.
         QueueBusyError: if others held its tables for so long, naming them.
         DatabaseError: if the database cannot be used.
     """

@@ -60,6 +60,17 @@ def checked_text(name: str, value: str) -> str:
     return value
 
 
+def checked_flag(name: str, value: bool) -> bool:  # noqa: FBT001 - it is what is checked
+    """Return true or false.
+
+    Raises:
+        InvalidSettingError: if it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InvalidSettingError(f"{name} is true or false, got {quoted(value)}")
+    return value
+
+
 def checked_ids(values: Sequence[int], maximum: int) -> list[int]:
     """Return ids as the database can look them up.
 
