@@ -11,7 +11,7 @@ import pytest
 
 from meshhook import Database
 from support.databases import Databases
-from support.fuzzing import CALL_TIMEOUT_SECONDS, IS_LONG
+from support.fuzzing import CALL_TIMEOUT_SECONDS, FACTOR
 
 Run = Callable[[Awaitable[Any]], Any]
 
@@ -19,7 +19,7 @@ Run = Callable[[Awaitable[Any]], Any]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give the long form its time."""
     for item in items:
-        if IS_LONG and item.path.parent.name == "fuzz":
+        if FACTOR > 1 and item.path.parent.name == "fuzz":
             item.add_marker(pytest.mark.timeout(7_200))
 
 
