@@ -333,3 +333,33 @@ async def test_settings_out_of_range(pool: Pool[Any], options: dict[str, Any]) -
     (name,) = options
     with pytest.raises(InvalidSettingError, match=f"{name} is .*, got"):
         QueueExporter(Database(pool), registry=CollectorRegistry(), **options)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "7 as queue",
+        "repeat('x', 64) as queue",
+        "'text' as ready",
+        "null::int as ready",
+        "'{}'::jsonb as queue_bytes",
+        "nothing",
+    ],
+)
+async def test_rows_that_make_no_sense_spoil_no_scrape(
+    pool: Pool[Any], registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    """A server that is not what it seems fails its own reading; the page stays whole."""
+    database, load = Database(pool), queries.load
+    await create_queue(database, "jobs")
+    # Of two columns of one name, the last counts.
+    odd = f"select r.*, {columns} from ({load('queue_metrics')}) r"
+    if columns == "nothing":
+        odd = "select 1 as nothing where $1::int is not null"
+    monkeypatch.setattr(
+        queries, "load", lambda name: odd if name == "queue_metrics" else load(name)
+    )
+    exporter = QueueExporter(database, registry=registry)
+    assert not await exporter.collect()
+    assert errors(registry, "DatabaseError") == 1
+    assert list(registry.collect())

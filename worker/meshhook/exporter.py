@@ -18,6 +18,7 @@ from meshhook import queries
 from meshhook.database import Database, DatabaseSource
 from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseError, MeshHookError
+from meshhook.escaping import shown_sentence
 from meshhook.limits import check_range, checked_seconds
 from meshhook.observability.families import families_of
 from meshhook.observability.health import Check, check_loops
@@ -37,6 +38,11 @@ STATEMENT_TIMEOUT_SECONDS = 2.0
 STALE_INTERVALS = 6
 """For how many intervals without success the last values are still shown."""
 ANSWER_MARGIN_SECONDS = 3.0
+MAX_QUEUES = 10_000
+"""How many queues of a database are exported; each has some twenty series."""
+MAX_PROBLEM_CHARACTERS = 500
+MAX_TOLD = 1_000
+MAX_NAME_CHARACTERS = 63
 
 QUEUE_UNREADABLE = "QueueUnreadable"
 """The error type of a queue that was left out of a reading that otherwise succeeded."""
@@ -202,6 +208,7 @@ class QueueExporter:
                     # The server stops it; this is for a server that no longer answers.
                     timeout=self._timeout_seconds + ANSWER_MARGIN_SECONDS,
                 )
+        _check(rows)
         return rows
 
     def _note_failure(self, error: MeshHookError | OSError) -> None:
@@ -217,7 +224,8 @@ class QueueExporter:
         for queue, problem in problems.items():
             self._errors.labels(QUEUE_UNREADABLE).inc()
             if self._problems.get(queue) != problem:
-                _log.warning("queue not read", queue=queue, error=problem)
+                text = shown_sentence(problem, limit=MAX_PROBLEM_CHARACTERS)
+                _log.warning("queue not read", queue=queue, error=text)
         self._problems = problems
 
 
@@ -232,6 +240,44 @@ _NUMBERS = {
     "worker_slots": "worker_slots",
 }
 """Families with a series a queue: the name without `meshhook_queue_`, and the column."""
+
+
+_FIGURES = (
+    *STATES,
+    *_NUMBERS.values(),
+    *("queue_bytes", "dlq_bytes", "archive_bytes", "history_bytes"),
+    *("queue_dead_tuples", "dlq_dead_tuples"),
+)
+
+
+def _check(rows: Sequence[asyncpg.Record]) -> None:
+    """Check that rows are what the series are made of: one that is not would spoil every scrape.
+
+    Raises:
+        DatabaseError: if a row is not, or there are too many.
+    """
+    if len(rows) > MAX_QUEUES:
+        raise DatabaseError(
+            f"the database has {len(rows):,} queues, and no more than {MAX_QUEUES:,} are exported"
+        )
+    if not all(map(_makes_sense, rows)):
+        raise DatabaseError("the answer of the database makes no sense: a queue's figures")
+
+
+def _makes_sense(row: asyncpg.Record) -> bool:
+    try:
+        queue, problem = row["queue"], row["problem"]
+        numbers = [row[name] for name in _FIGURES]
+        states = [row[state] for state in STATES]
+    except KeyError:
+        return False
+    return (
+        isinstance(queue, str | None)
+        and len(queue or "") <= MAX_NAME_CHARACTERS
+        and isinstance(problem, str | None)
+        and all(isinstance(number, int | float | None) for number in numbers)
+        and (queue is None or problem is not None or None not in states)
+    )
 
 
 class _Queues(Collector):
@@ -275,7 +321,7 @@ class _Queues(Collector):
         return families.values()
 
     def _tell_once(self, queue: str) -> None:
-        if queue not in self._told:
+        if queue not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(queue)
             _log.error(
                 "two databases have a queue of this name; only one of them is exported",
