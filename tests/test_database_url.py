@@ -266,6 +266,8 @@ def test_harmless_raw_characters_are_taken_as_they_are(password: str) -> None:
         "postgresql://me:secret@[::1/jobs",
         "postgresql://me:secret@db/jobs?sslmode",
         "postgresql://me:secret@db/jobs?a-b=secret",
+        "postgresql://me%3Asecret@db/jobs",
+        "postgresql:///me:secret",
     ],
 )
 def test_what_is_no_url_of_postgresql(url: str) -> None:

@@ -192,6 +192,16 @@ def _parse(url: object) -> DatabaseUrl:
     names = parameters.pop("host", None), parameters.pop("hostaddr", None)
     ports = parameters.pop("port", None)
     database = unquote(parts.path.removeprefix("/")) or None
+    if not password and ":" in unquote(user):
+        # The server would show what follows it as a part of the user's name.
+        raise _invalid(
+            "the colon between user and password is escaped (say a user's name with a colon in it "
+            "by ?user=)"
+        )
+    if not parts.netloc and ":" in (database or ""):
+        raise _invalid(
+            "it holds a colon behind the third /, where the database is named (?dbname=)"
+        )
     other_database = parameters.pop("dbname", None) or parameters.pop("database", None)
     parameters.pop("database", None)
     return _with_parameters(
@@ -208,9 +218,6 @@ def _remember(url: DatabaseUrl) -> None:
     names = (url.user, url.database, url.application_name, *(host.name for host in url.hosts))
     known_secrets.remember(url.password, names=names)
     known_secrets.remember(url.driver_parameters.get("sslpassword"), names=names)
-    for name in (url.user, url.database):
-        # As where the colon before the password was escaped with it.
-        known_secrets.remember((name or "").partition(":")[2], names=names)
 
 
 def _remember_query(parameters: Mapping[str, str]) -> None:

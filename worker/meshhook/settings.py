@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshhook.errors import InvalidSettingError
+from meshhook.known_secrets import known_secrets
 
 
 class Settings(BaseSettings):
@@ -48,7 +49,7 @@ def load_settings() -> Settings:
         InvalidSettingError: naming the variable, the value received and the rule.
     """
     try:
-        return Settings()
+        found = Settings()
     except ValidationError as error:
         first = error.errors()[0]
         variable = "MESHHOOK_" + str(first["loc"][0]).upper()
@@ -56,3 +57,6 @@ def load_settings() -> Settings:
         shown = "(hidden)" if is_secret else repr(first["input"])
         message = f"environment variable {variable}={shown}: {first['msg']}"
         raise InvalidSettingError(message) from None
+    if found.postgres_password is not None:
+        known_secrets.remember(found.postgres_password.get_secret_value())
+    return found

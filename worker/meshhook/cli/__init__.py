@@ -16,7 +16,9 @@ def main() -> None:
         # killed with them. A command that stops in order sets a handler of its own later.
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     from meshhook.cli.app import run
+    from meshhook.cli.uncaught import log_uncaught
 
+    log_uncaught()
     try:
         sys.exit(run(sys.argv[1:]))
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -20,6 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExport
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 
 from meshhook.errors import InvalidSettingError
+from meshhook.known_secrets import known_secrets
 from meshhook.observability.loggers import get_logger
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _log = get_logger("meshhook.tracing")
 END_SECONDS = 5.0
 
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
@@ -83,12 +86,23 @@ def end_traces() -> None:
 def _exporter(name: str) -> SpanExporter:
     if name == "console":
         return ConsoleSpanExporter(out=sys.stderr)
+    _remember_headers()
     entry_point = _entry_point(name)
     try:
         exporter: SpanExporter = entry_point.load()()
     except Exception as error:
         raise InvalidSettingError(f"OTEL_TRACES_EXPORTER={name}: {error}") from error
     return exporter
+
+
+def _remember_headers() -> None:
+    """Have the values of headers hidden, which are keys of the collector's."""
+    for variable in _HEADERS:
+        for header in os.environ.get(variable, "").split(","):
+            value = header.partition("=")[2].strip()
+            known_secrets.remember(value)
+            known_secrets.remember(unquote(value))
+            known_secrets.remember(unquote(value).rpartition(" ")[2])
 
 
 def _entry_point(name: str) -> EntryPoint:
