@@ -270,8 +270,8 @@ create trigger delete_withdrawn_worker
     for each row when (new.seen_at = '-infinity')
     execute function meshhook.delete_withdrawn_worker();
 
--- What runs with its owner's rights is not for everybody. Operators that were granted their rights
--- by hand keep the right to make queues.
+-- What runs with its owner's rights is not for everybody. Operators and workers that were granted
+-- their rights by hand go on making queues and keeping house.
 revoke execute on function meshhook.wake_waiting_workers(), meshhook.make_coming_partitions(),
     meshhook.drop_past_partitions(), meshhook.delete_past_attempts(),
     meshhook.delete_withdrawn_worker(), meshhook.apply_role(text), meshhook.separate_queues()
@@ -280,6 +280,7 @@ revoke execute on function meshhook.wake_waiting_workers(), meshhook.make_coming
 do $$
 declare
     maker record;
+    worker record;
 begin
     for maker in
         select distinct a.grantee::regrole as name
@@ -289,6 +290,17 @@ begin
     loop
         execute pg_catalog.format(
             'grant execute on function meshhook.wake_waiting_workers() to %s', maker.name);
+    end loop;
+    for worker in
+        select distinct a.grantee::regrole as name
+        from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+        where c.oid = 'meshhook.job_attempts'::pg_catalog.regclass::oid
+          and a.privilege_type = 'DELETE'
+          and a.grantee <> c.relowner and a.grantee <> 0
+    loop
+        execute pg_catalog.format(
+            'grant execute on function meshhook.make_coming_partitions(), '
+            'meshhook.drop_past_partitions(), meshhook.delete_past_attempts() to %s', worker.name);
     end loop;
     -- Views show what their reader may see, not what their owner may.
     if pg_catalog.current_setting('server_version_num')::integer >= 150000 then

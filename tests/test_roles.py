@@ -22,6 +22,7 @@ from meshhook import (
     Snooze,
     create_queue,
     list_workers,
+    queries,
     set_queue_config,
 )
 from meshhook.administration import describe_tables, get_queue_snapshot, list_queues
@@ -35,6 +36,7 @@ from meshhook.statistics import job_statistics
 from meshhook.tracking import find_jobs, get_job
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.housekeeping import Housekeeper
+from support import giants
 from support.pgbouncer import pgbouncer
 from support.roles import Roles
 from support.roles import url_of as url_of_login
@@ -267,7 +269,7 @@ async def test_a_handler_enqueues_where_its_role_is_a_producer_too(
 async def test_who_was_granted_rights_by_hand_keeps_them(
     empty_database_url: str, empty_connection: Connection
 ) -> None:
-    """Also where an upgrade takes what it needed from PUBLIC: operators go on making queues."""
+    """An upgrade takes what they needed from PUBLIC: they go on making queues and keeping house."""
     before = [each for each in available_migrations() if each.version < by_name("roles").version]
     await migrate(empty_connection, migrations=before)
     await empty_connection.execute(
@@ -275,7 +277,8 @@ async def test_who_was_granted_rights_by_hand_keeps_them(
         "grant usage, create on schema meshhook, pgmq to test_operator; "
         "grant select on meshhook.migrations, meshhook.workers to test_operator; "
         "grant select, insert, update, delete on meshhook.queue_config to test_operator; "
-        "grant select, insert, delete on pgmq.meta to test_operator"
+        "grant select, insert, delete on pgmq.meta to test_operator; "
+        "grant select, insert, delete on meshhook.job_attempts to test_operator"
     )
     try:
         await migrate(empty_connection)
@@ -283,6 +286,9 @@ async def test_who_was_granted_rights_by_hand_keeps_them(
         try:
             assert await create_queue(Database(own), "mails")
             assert await own.fetchval("select meshhook.drop_queue_if_empty('mails')")
+            for name in ("create_attempt_partitions", "drop_expired_attempt_partitions"):
+                assert await own.fetchval(queries.load(name)) == 0
+            assert await own.fetchval(queries.load("delete_expired_attempts")) == 0
         finally:
             await own.close()
     finally:
@@ -321,3 +327,22 @@ async def test_roles_are_made_while_workers_run(database_url: str, connection: C
     assert sorted(runs) == sorted(sent)
     outcomes = await connection.fetch("select outcome, worker from meshhook.job_attempts")
     assert [row["outcome"] for row in outcomes] == ["succeeded"] * len(sent)
+
+
+async def test_a_worker_of_one_queue_puts_giants_away(
+    database_url: str, connection: Connection
+) -> None:
+    """Messages and headers that cannot be read become dead letters with its rights alone."""
+    await create_queue(Database(connection), "orders")
+    giant = giants.GIANTS["numbers past a gigabyte"]
+    await giants.send(connection, giant, queue_name="orders")
+    await giants.send(connection, "'{}'", headers_sql=giant, queue_name="orders")
+
+    async def handler(_: Job[Any]) -> None:
+        pass
+
+    async with Roles(database_url, connection) as roles:
+        await roles.make(RoleKind.WORKER, "orders", name="test_worker")
+        async with make_worker(roles.url("test_worker"), handler, queue_name="orders"):
+            dead = "select count(*) = 2 from pgmq.q_orders_dlq"
+            await eventually(lambda: connection.fetchval(dead), timeout=60)
