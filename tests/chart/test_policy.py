@@ -53,7 +53,7 @@ def test_where_the_policy_is_installed(values, kubernetes, is_there):
 def test_the_policy_is_for_the_namespaces_that_are_watched():
     """So two releases in one cluster do not judge each other's JobQueues."""
     watched = render({"operator": {"watchNamespaces": ["a", "b"]}})
-    binding = one(watched, "ValidatingAdmissionPolicyBinding")["spec"]
+    binding = one(watched, "ValidatingAdmissionPolicyBinding", NAME)["spec"]
     assert binding["matchResources"]["namespaceSelector"]["matchExpressions"] == [
         {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
     ]
@@ -72,7 +72,7 @@ def test_what_the_release_uses_itself_is_on_the_lists():
             "policy": {"allowedSecrets": ["smtp"], "allowedImages": ["registry.example/shop/"]},
         }
     )
-    spec = one(objects, "ValidatingAdmissionPolicy")["spec"]
+    spec = one(objects, "ValidatingAdmissionPolicy", NAME)["spec"]
     assert variable(spec, "secrets") == ["smtp", f"{NAMESPACE}/pg", "ca", "pull"]
     assert variable(spec, "images") == ["registry.example/shop/", "localhost/meshhook-queue"]
 
@@ -101,9 +101,23 @@ def test_the_secrets_of_owner_and_operator_are_not_for_workers(database, owner, 
             "migrations": {"existingSecret": owner},
         }
     )
-    spec = one(objects, "ValidatingAdmissionPolicy")["spec"]
+    spec = one(objects, "ValidatingAdmissionPolicy", NAME)["spec"]
     assert variable(spec, "ownersSecrets") == owners
     assert variable(spec, "reservedSecrets") == reserved
+
+
+def test_the_operators_account_is_held_to_deployments_of_jobqueues():
+    """A policy of its own knows it by the name of its account."""
+    account = {"name": "mine", "create": False}
+    objects = render({"operator": {"serviceAccount": account}})
+    spec = one(objects, "ValidatingAdmissionPolicy", f"{NAME}-operator")["spec"]
+    conditions = [each["expression"] for each in spec["matchConditions"]]
+    user = f"system:serviceaccount:{NAMESPACE}:mine"
+    assert f'request.userInfo.username == "{user}"' in conditions
+    (rule,) = spec["matchConstraints"]["resourceRules"]
+    assert rule["resources"] == ["deployments"]
+    binding = one(objects, "ValidatingAdmissionPolicyBinding", f"{NAME}-operator")["spec"]
+    assert binding == {"policyName": f"{NAME}-operator", "validationActions": ["Deny"]}
 
 
 @pytest.mark.parametrize(

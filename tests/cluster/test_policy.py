@@ -60,7 +60,7 @@ def policy(namespace: str, **values: Any) -> list[Object]:
         },
         namespace=namespace,
     )
-    return [one(found, kind) for kind in KINDS]
+    return [one(found, kind, f"{namespace}-{namespace}") for kind in KINDS]
 
 
 @pytest.fixture(scope="module")

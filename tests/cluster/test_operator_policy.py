@@ -1,0 +1,252 @@
+"""What the operator's account can make of Deployments, once somebody else has its token."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from meshhook_operator.jobqueue import JobQueue
+from meshhook_operator.manifests import worker_deployment
+from support.cluster.api import Api, ApiError, Object
+from support.cluster.control_plane import ControlPlane
+from support.cluster.objects import deployment, grant, job_queue, operator_rules
+from support.cluster.programs import program_path
+from support.helm import one, render
+from support.skipping import skip
+from support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("job_queues_are_known")
+
+ACCOUNT = "operator"
+
+
+class Stolen:
+    """The operator's token in a namespace with the policy, and a Deployment that it may make."""
+
+    def __init__(self, api: Api, manifest: Object) -> None:
+        self.api = api
+        self.manifest = manifest
+
+    async def refusal(self, change: Callable[[Object], Any] = lambda _: None) -> str | None:
+        """Apply the Deployment with a change, for a try; return why it was refused, if it was."""
+        manifest = copy.deepcopy(self.manifest)
+        change(manifest)
+        path = self.api.path("Deployment", manifest["metadata"]["name"])
+        try:
+            await self.api.request(
+                "PATCH",
+                path,
+                manifest,
+                content_type="application/apply-patch+yaml",
+                fieldManager="meshhook-operator",
+                force="true",
+                dryRun="All",
+            )
+        except ApiError as error:
+            return str(error)
+        return None
+
+
+@pytest.fixture
+async def stolen(api: Api, control_plane: ControlPlane) -> AsyncIterator[Stolen]:
+    """An account with the operator's rights, and the policy for it."""
+    if not program_path("helm").exists():
+        skip("not built: helm; build with: python3 tests/support/cluster/programs.py helm")
+    await grant(api, ACCOUNT, operator_rules())
+    name = f"policy-{secrets.token_hex(4)}"
+    values = {
+        "fullnameOverride": name,
+        "operator": {"serviceAccount": {"name": ACCOUNT}},
+        "policy": {"allowedServiceAccounts": ["mailer"]},
+    }
+    rendered = render(values, namespace=api.namespace)
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    objects = [one(rendered, kind, f"{api.namespace}-{name}-operator") for kind in kinds]
+    made = await api.create(job_queue())
+    manifest = worker_deployment(
+        JobQueue.from_body(made), replicas=1, database_url_checksum="1f2e3d4c"
+    )
+    for each in objects:
+        await api.create(each)
+    async with Api(
+        control_plane.url,
+        token=await api.token_of(ACCOUNT),
+        certificate=control_plane.certificate,
+        namespace=api.namespace,
+    ) as own:
+        stolen = Stolen(own, manifest)
+
+        async def is_watched() -> bool:
+            said = str(await stolen.refusal(escalating))
+            assert "not privileged" in said, said
+            return True
+
+        await eventually(is_watched, timeout=60)
+        yield stolen
+    for each in reversed(objects):
+        await api.delete(each["kind"], each["metadata"]["name"])
+
+
+def pod_of(manifest: Object) -> Object:
+    """Return the spec of the pods."""
+    spec: Object = manifest["spec"]["template"]["spec"]
+    return spec
+
+
+def container_of(manifest: Object) -> Object:
+    """Return the container."""
+    container: Object = pod_of(manifest)["containers"][0]
+    return container
+
+
+def escalating(manifest: Object) -> None:
+    """Let the container gain privileges; the tests' API server refuses `privileged` by itself."""
+    container_of(manifest)["securityContext"]["allowPrivilegeEscalation"] = True
+
+
+def renamed(manifest: Object) -> None:
+    """Take another Deployment."""
+    manifest["metadata"]["name"] = "payments"
+
+
+CHANGES: list[tuple[Callable[[Object], Any], str]] = [
+    (renamed, "Deployments of JobQueues only"),
+    (lambda m: m["metadata"].pop("ownerReferences"), "Deployments of JobQueues only"),
+    (lambda m: pod_of(m).update(hostNetwork=True), "nothing of the host's"),
+    (lambda m: pod_of(m).update(hostPID=True), "nothing of the host's"),
+    (
+        lambda m: pod_of(m).update(initContainers=[{"name": "a", "image": "none:1"}]),
+        "have one container",
+    ),
+    (
+        lambda m: pod_of(m)["containers"].append({"name": "a", "image": "none:1"}),
+        "have one container",
+    ),
+    (escalating, "is not privileged"),
+    (lambda m: container_of(m).pop("securityContext"), "is not privileged"),
+    (lambda m: container_of(m)["securityContext"].pop("capabilities"), "no capabilities"),
+    (
+        lambda m: container_of(m)["securityContext"]["capabilities"].update(add=["NET_RAW"]),
+        "no capabilities",
+    ),
+    (lambda m: container_of(m)["ports"][0].update(hostPort=80), "no port of the host's"),
+    (lambda m: pod_of(m).pop("securityContext"), "a user that is not root"),
+    (lambda m: pod_of(m)["securityContext"].update(runAsUser=0), "a user that is not root"),
+    (
+        lambda m: container_of(m)["securityContext"].update(runAsNonRoot=False),
+        "a user that is not root",
+    ),
+    (lambda m: pod_of(m).update(serviceAccountName="admin"), "service account admin is not in"),
+    (lambda m: pod_of(m).update(automountServiceAccountToken=True), "have a token only"),
+    (
+        lambda m: pod_of(m)["volumes"].append(
+            {"name": "a", "projected": {"sources": [{"serviceAccountToken": {"path": "a"}}]}}
+        ),
+        "have a token only",
+    ),
+    (
+        lambda m: pod_of(m)["volumes"].append({"name": "a", "hostPath": {"path": "/"}}),
+        "volumes of these types only: configMap",
+    ),
+]
+
+
+async def test_the_operator_makes_what_jobqueues_ask_for(stolen: Stolen) -> None:
+    """Its own Deployments pass, also with an account that is listed."""
+    assert await stolen.refusal() is None
+
+    def with_account(manifest: Object) -> None:
+        pod_of(manifest).update(serviceAccountName="mailer", automountServiceAccountToken=True)
+
+    assert await stolen.refusal(with_account) is None
+
+
+ASKED_FOR: list[Object] = [
+    {"securityContext": {"runAsUser": 1000, "readOnlyRootFilesystem": False}},
+    {"securityContext": {"capabilities": {"drop": ["ALL"]}, "procMount": "Default"}},
+    {"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, "runAsUser": None}},
+    {
+        "podSecurityContext": {
+            "runAsUser": 1000,
+            "fsGroup": 1000,
+            "seccompProfile": {"type": "Localhost", "localhostProfile": "worker.json"},
+        }
+    },
+    {
+        "volumes": [
+            {"name": "a", "configMap": {"name": "a"}},
+            {"name": "b", "projected": {"sources": [{"secret": {"name": "b"}}]}},
+        ]
+    },
+]
+
+
+async def test_what_a_jobqueue_may_ask_for_the_operator_may_make(api: Api, stolen: Stolen) -> None:
+    """No JobQueue is taken whose Deployment is then refused."""
+    made = await api.get("JobQueue", "emails")
+    for fields in ASKED_FOR:
+        asked = copy.deepcopy(made)
+        asked["spec"]["worker"] |= fields
+        stolen.manifest = worker_deployment(JobQueue.from_body(asked), replicas=1)
+        assert await stolen.refusal() is None, fields
+
+
+async def test_its_token_is_good_for_nothing_more(stolen: Stolen) -> None:
+    """No privileges, no host, no root, no other account, no other Deployment's pods."""
+    said = [(message, await stolen.refusal(change)) for change, message in CHANGES]
+    assert [(message, why) for message, why in said if message not in str(why)] == []
+
+
+async def test_others_make_what_they_may(api: Api, stolen: Stolen) -> None:
+    """The policy is for the operator's account alone; it scales what others made."""
+    await api.create(deployment("other", replicas=0))
+    scale = {
+        "apiVersion": "autoscaling/v1",
+        "kind": "Scale",
+        "metadata": {"name": "other"},
+        "spec": {"replicas": 1},
+    }
+    await stolen.api.request(
+        "PATCH",
+        f"{api.path('Deployment', 'other')}/scale",
+        scale,
+        content_type="application/apply-patch+yaml",
+        fieldManager="meshhook-operator",
+        force="true",
+    )
+    assert (await api.get("Deployment", "other"))["spec"]["replicas"] == 1
+
+
+async def test_what_is_older_than_the_policy_is_still_scaled(api: Api, stolen: Stolen) -> None:
+    """Its replicas change with the same pods; other pods must be such as pass."""
+    older = copy.deepcopy(stolen.manifest)
+    pod_of(older).update(serviceAccountName="admin")
+    await api.apply(older, manager="meshhook-operator")
+    stolen.manifest = older
+    assert await stolen.refusal(lambda m: m["spec"].update(replicas=3)) is None
+    said = await stolen.refusal(lambda m: container_of(m).update(image="other:1"))
+    assert "service account admin" in str(said)
+
+
+async def test_the_api_server_finds_nothing_wrong_with_the_expressions(
+    api: Api, stolen: Stolen
+) -> None:
+    """The types of all fields that the expressions name are checked: no warnings."""
+    (found,) = (
+        each
+        for each in await api.list("ValidatingAdmissionPolicy")
+        if each["metadata"]["name"].startswith(f"{api.namespace}-")
+    )
+
+    async def is_checked() -> bool:
+        status = (await api.get("ValidatingAdmissionPolicy", found["metadata"]["name"])).get(
+            "status", {}
+        )
+        assert not status.get("typeChecking", {}).get("expressionWarnings"), status
+        return bool(status.get("observedGeneration") == found["metadata"]["generation"])
+
+    await eventually(is_checked, timeout=60)
