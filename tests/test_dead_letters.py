@@ -103,6 +103,7 @@ async def test_a_dead_letter_keeps_all_there_is_to_know(pool: Pool, queue_name: 
     (letter,) = await service.list_dead_letter_jobs()
     assert letter == await service.get_dead_letter_job(letter.id)
     assert letter.payload == {"order": 17}
+    assert letter.body is not None
     assert json.loads(letter.body)["run_id"] == "r"
     assert letter.headers == {"tenant": "acme"}
     assert (letter.run_id, letter.workflow_id, letter.project_id) == ("r", "w", "p")

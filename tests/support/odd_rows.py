@@ -50,6 +50,18 @@ MESSAGES = (
 )
 
 
+GIANTS = (
+    "'[' || repeat('1e131071,', 8300) || '1]'",
+    "'\"' || repeat('a', 2000000) || '\"'",
+    "'{\"meshhook-dead-letter\": {\"error_type\": \"' || repeat('a', 8000000) || '\"}}'",
+    "'{\"run_id\": \"' || repeat('a', 2000000) || '\"}'",
+    '\'{"meshhook-settled": 1e131071, "run_id": 1e131071, "x": 0e-16383}\'',
+    "'[[' || repeat('0e-16383,', 60000) || '1]]'",
+    "repeat('[', 5000) || repeat(']', 5000)",
+)
+"""SQL of JSON whose text is much larger than what is stored of it, or takes long to make."""
+
+
 def statements(table: str) -> list[tuple[str, tuple[object, ...]]]:
     """Return statements, with their arguments, that put odd rows into a table of messages."""
     insert = f"insert into pgmq.{table} "
@@ -74,6 +86,11 @@ def statements(table: str) -> list[tuple[str, tuple[object, ...]]]:
     ]
     found += [
         (insert + "(vt, message) values (now(), $1::jsonb)", (message,)) for message in MESSAGES
+    ]
+    found += [
+        (f"{insert}(vt, message, headers) values (now(), {columns})", ())
+        for giant in GIANTS
+        for columns in (f"({giant})::jsonb, null", f"'{{}}', ({giant})::jsonb")
     ]
     return [*found, (insert + "(vt, message) values (now(), null)", ())]
 

@@ -27,8 +27,9 @@ class DeadLetterJob:
     """The dead letter's own id."""
     queue: str
     """The queue that it died in."""
-    body: str
-    """The message as JSON text."""
+    body: str | None
+    """The message as JSON text; None where that is too long: of more than 64 KiB in a list, and of
+    more than 16 MiB by itself. It is there all the same, and can be replayed."""
     headers: dict[str, Any]
     """The message's headers, without the one that says how it died."""
     run_id: str | None
@@ -58,8 +59,14 @@ class DeadLetterJob:
         """The payload as plain JSON values.
 
         Raises:
-            InvalidPayloadError: if it is JSON that Python cannot hold; see `body`.
+            InvalidPayloadError: if it is too long to be read, or JSON that Python cannot hold; see
+                `body`.
         """
+        if self.body is None:
+            raise InvalidPayloadError(
+                f"the body of dead letter {self.id} is too long to be read here; its size and what "
+                f"was wrong with it: meshhook dlq show {self.queue} {self.id}"
+            )
         try:
             body = json.loads(self.body)
         except (ValueError, RecursionError) as error:
@@ -127,7 +134,7 @@ def dead_letter_from(row: asyncpg.Record, queue_name: str) -> DeadLetterJob:
     return DeadLetterJob(
         id=row["msg_id"],
         queue=_text(died.get("queue")) or queue_name,
-        body="null" if row["body"] is None else row["body"],
+        body=row["body"],
         headers=headers,
         run_id=row["run_id"],
         workflow_id=row["workflow_id"],

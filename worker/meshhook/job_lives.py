@@ -65,7 +65,8 @@ class JobLife:
     ready_at: datetime | None
     """When it is or was ready to run, or its lease ends; None once it has left its queue."""
     body: str | None
-    """The message as JSON text, while it is in its queue or a dead letter."""
+    """The message as JSON text, while it is in its queue or a dead letter; None as well where that
+    is more than 16 MiB."""
     attempts: tuple[Attempt, ...]
     """Those that have ended, oldest first: the last 1,000 that the history still has."""
     dead_letter_id: int | None

@@ -305,7 +305,10 @@ def _print_dead_letter(dead: DeadLetterJob) -> None:
         say("\nstack")
         print_text(dead.error_stack)
     say("")
-    print_body(dead.body)
+    if dead.body is None:
+        say("body\n  more than 16 MiB of JSON: not shown")
+    else:
+        print_body(dead.body)
 
 
 def _print_replayed(pairs: Sequence[tuple[int, int]], queue: str, target: str) -> None:

@@ -2,8 +2,9 @@
 -- Locks: none. Index: the primary key.
 with newest as materialized (
     select d.msg_id, {moment d.enqueued_at} as enqueued_at,
-        pg_catalog.left(d.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200)
-            as error_type
+        case when pg_catalog.pg_column_size(d.headers) <= 120000 then
+            pg_catalog.left(d.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200)
+        end as error_type
     from {dlq_table} d
     order by d.msg_id desc
     limit $1::int
@@ -17,7 +18,8 @@ with newest as materialized (
     limit $2::int
 )
 select g.error_type, g.count, g.first_dead_at, g.last_dead_at, g.sample_id,
-    (select d.headers #>> '{meshhook-dead-letter,error_message}'::text[]
+    (select case when pg_catalog.pg_column_size(d.headers) <= 120000 then pg_catalog.left(
+        d.headers #>> '{meshhook-dead-letter,error_message}'::text[], 4000) end
      from {dlq_table} d where d.msg_id = g.sample_id) as sample_message,
     (select pg_catalog.count(*) from newest) >= $1::int as capped
 from grouped g
