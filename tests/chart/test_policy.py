@@ -80,6 +80,20 @@ def test_what_the_release_uses_itself_is_on_the_lists():
 NONE = "[''].filter(each, false)"
 
 
+def test_they_are_kept_in_every_namespace_that_is_watched():
+    """The operator's Secret is in each of these, since JobQueues name it there."""
+    objects = render(
+        {
+            "database": {"existingSecret": "pg", "operatorExistingSecret": "operator"},
+            "migrations": {"existingSecret": "pg"},
+            "operator": {"watchNamespaces": ["shop", "mail"]},
+        }
+    )
+    spec = one(objects, "ValidatingAdmissionPolicy", NAME)["spec"]
+    namespaces = (NAMESPACE, "shop", "mail")
+    assert variable(spec, "reservedSecrets") == [f"{each}/operator" for each in namespaces]
+
+
 @pytest.mark.parametrize(
     ("database", "owner", "owners", "reserved"),
     [

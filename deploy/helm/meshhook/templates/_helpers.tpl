@@ -195,19 +195,23 @@ capabilities:
 
 {{- /* Secrets that are not for workers, as JSON: namespace/name of those of owner and operator. */}}
 {{- define "meshhook.ownersSecrets" -}}
-{{- $names := list }}
-{{- if ne (include "meshhook.ownerSecret" .) (include "meshhook.databaseSecret" .) }}
-{{- $names = append $names (printf "%s/%s" .Release.Namespace (include "meshhook.ownerSecret" .)) }}
-{{- end }}
-{{- toJson $names }}
+{{- include "meshhook.othersSecrets" (list . (list (include "meshhook.ownerSecret" .))) }}
 {{- end }}
 
 {{- define "meshhook.reservedSecrets" -}}
-{{- $names := include "meshhook.ownersSecrets" . | fromJsonArray }}
-{{- if ne (include "meshhook.operatorSecret" .) (include "meshhook.databaseSecret" .) }}
-{{- $names = append $names (printf "%s/%s" .Release.Namespace (include "meshhook.operatorSecret" .)) }}
+{{- include "meshhook.othersSecrets" (list . (list (include "meshhook.ownerSecret" .) (include "meshhook.operatorSecret" .))) }}
 {{- end }}
-{{- toJson (uniq $names) }}
+
+{{- /* Of these names, those that are not the workers', in each namespace where queues may be. */}}
+{{- define "meshhook.othersSecrets" -}}
+{{- $root := index . 0 }}
+{{- $found := list }}
+{{- range $name := without (index . 1) (include "meshhook.databaseSecret" $root) | uniq }}
+{{- range prepend $root.Values.operator.watchNamespaces $root.Release.Namespace | uniq }}
+{{- $found = append $found (printf "%s/%s" . $name) }}
+{{- end }}
+{{- end }}
+{{- toJson $found }}
 {{- end }}
 
 {{- /* The Secrets with the URLs that the operator reads for the queues of the release, as JSON. */}}
