@@ -44,12 +44,14 @@ create policy own_roles on meshhook.roles for select using (
 
 -- Grants what roles need on one queue, where this role owns its tables: what is missing or owned by
 -- another is left out, and so are columns that an older PGMQ does not have.
--- Locks: none.
+-- Locks: none. Waits for whoever makes roles.
 create function meshhook.grant_queue(queue_name text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     part record;
 begin
+    -- A role that is being made does not see this queue yet: it is waited for, or waits.
+    perform pg_advisory_xact_lock_shared(hashtext('meshhook.roles'));
     for part in
         select g.privilege, a.rolname, o.name, c.relkind,
             case when g.columns is null then '' else (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
@@ -30,6 +31,7 @@ from support.databases import server_directory
 from support.pgmq_versions import pgmq_sql
 from support.psql import run_psql
 from support.roles import url_of
+from support.waiting import eventually
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -294,6 +296,43 @@ async def test_a_login_is_checked_by_what_it_is_a_member_of(
         assert len(await list_roles(Database(own))) == 2
     finally:
         await own.close()
+
+
+async def test_a_role_may_be_made_from_many_places_at_once(
+    pool: asyncpg.Pool[asyncpg.Record], queues: list[str], dropped: list[str]
+) -> None:
+    """One makes it, the others find it; queues are made beside."""
+    dropped += ["meshhook_worker_orders", "meshhook_worker"]
+    made = [["orders"], []] * 4
+    reports, _ = await asyncio.gather(
+        asyncio.gather(*(create_role(Database(pool), RoleKind.WORKER, queues=of) for of in made)),
+        asyncio.gather(*(create_queue(Database(pool), f"new-{n}") for n in range(4))),
+    )
+    assert sum(each.created for each in reports) == 2
+    for name in dropped:
+        found = await check_role(Database(pool), name)
+        assert (found.lacks, found.beyond) == ((), ())
+
+
+async def test_a_queue_and_a_role_that_are_made_at_the_same_time_know_each_other(
+    pool: asyncpg.Pool[asyncpg.Record], dropped: list[str]
+) -> None:
+    """Whichever is first, and whether or not it has ended when the other begins."""
+    dropped.append("meshhook_worker")
+    async with pool.acquire() as making, making.transaction():
+        await create_role(Database(making), RoleKind.WORKER)
+        creating = asyncio.create_task(create_queue(Database(pool), "orders"))
+        waits = "select count(*) from pg_locks where not granted"
+        await eventually(lambda: pool.fetchval(waits))
+    assert await creating
+    async with pool.acquire() as making, making.transaction():
+        await create_queue(Database(making), "mails")
+        granting = asyncio.create_task(
+            grant_role(Database(pool), RoleKind.WORKER, name="meshhook_worker")
+        )
+        await eventually(lambda: pool.fetchval(waits))
+    await granting
+    assert (await check_role(Database(pool), "meshhook_worker")).lacks == ()
 
 
 async def test_a_role_of_one_queue_takes_nothing_from_those_that_were_there(

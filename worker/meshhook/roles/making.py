@@ -12,6 +12,7 @@ from meshhook.errors import DatabaseLockedError, InvalidSettingError
 from meshhook.role_kinds import RoleKind
 from meshhook.roles.login import Login, scram_verifier
 from meshhook.roles.statements import (
+    ONE_AT_A_TIME,
     PATH,
     checked_queues,
     default_role_name,
@@ -84,6 +85,7 @@ async def create_role(
     validate_role_name(name)
 
     async def work(connection: Any) -> RoleReport:
+        await _execute(connection, [ONE_AT_A_TIME])
         found = await connection.fetchrow(queries.load("find_role"), name)
         password = None
         if found is None:
@@ -121,6 +123,7 @@ async def grant_role(
     validate_role_name(name)
 
     async def work(connection: Any) -> RoleReport:
+        await _execute(connection, [ONE_AT_A_TIME])
         if await connection.fetchrow(queries.load("find_role"), name) is None:
             raise InvalidSettingError(
                 f"role {name!r} does not exist; make it: meshhook roles create {kind} --name {name}"

@@ -20,6 +20,8 @@ _RESERVED = ("public", "none", "current_role", "current_user", "session_user")
 
 PATH = "set local search_path = pg_catalog, pg_temp"
 """Nothing that somebody has put into a schema of the session's path is called instead of ours."""
+ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtext('meshhook.roles'))"
+"""Whoever makes or grants roles in this database waits for others who do."""
 
 # For an owner: what the schemas' present owners have there becomes its own. What an extension made
 # stays the extension's, with every right granted.
@@ -202,6 +204,7 @@ def script(kind: RoleKind, name: str, queues: Sequence[str] = ()) -> str:
         "\\set ON_ERROR_STOP on",
         "begin;",
         f"{PATH};",
+        f"{ONE_AT_A_TIME};",
         *(f"{statement};" for statement in statements),
         "commit;",
     ]
