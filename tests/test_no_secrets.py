@@ -386,7 +386,7 @@ class Program:
 
     async def port(self) -> int:
         """Wait until it has said on which port its metrics are."""
-        await eventually(lambda: '"port": ' in self.said, 100, message="its port")
+        await eventually(lambda: '"port": ' in self.said, 200, message="its port")
         return int(self.said.partition('"port": ')[2].partition(",")[0].rstrip("}\n"))
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
@@ -473,7 +473,8 @@ async def test_a_worker_whose_handlers_leak(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where application_name like 'meshhook %'"
             )
-            await eventually(lambda: "is tried again" in program.said, 60)
+            await enqueue(connection, "raise")  # on connections that are new
+            await eventually(lambda: ended(connection, len(kinds) + 1), 200)
         finally:
             assert await program.stop() == 0
         seen += repr(traces.spans)
