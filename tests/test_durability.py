@@ -192,7 +192,9 @@ async def test_a_queue_of_another_role_wakes_its_workers(
     await connection.execute("create role queue_maker")
     await connection.execute(
         "grant create, usage on schema meshhook, pgmq to queue_maker; "
-        "grant all on all tables in schema meshhook, pgmq to queue_maker; set role queue_maker"
+        "grant all on all tables in schema meshhook, pgmq to queue_maker; "
+        "grant execute on function meshhook.wake_waiting_workers() to queue_maker; "
+        "set role queue_maker"
     )
     try:
         await connection.execute("select meshhook.create_queue('jobs')")
