@@ -22,7 +22,7 @@ from meshhook.errors import (
     InvalidSettingError,
     JobTooLargeError,
 )
-from meshhook.escaping import quoted
+from meshhook.escaping import quoted, shown
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
 from meshhook.model_json import UnreadableModelError, describe_faults, model_json
 
@@ -30,6 +30,7 @@ MAX_HEADERS_BYTES = 65_536
 _IDENTIFIERS = ("run_id", "workflow_id", "project_id")
 _ENVELOPE = frozenset((*_IDENTIFIERS, "payload"))
 _MAX_FAULT_DEPTH = 100
+_MAX_PLACE_CHARACTERS = 500
 _HEAD = re.compile(r'\{"run_id": "([^"\\]*)", "payload": ')
 _TAIL_START = ', "project_id": "'
 _TAIL = re.compile(r', "project_id": "([^"\\]*)", "workflow_id": "([^"\\]*)"\}')
@@ -228,8 +229,14 @@ def _fault_of_item(key: object, item: object, place: str, depth: int) -> str | N
     if not isinstance(key, str | int | float | bool | None):
         return f"{place} has the key {quoted(key)}; the keys of a JSON object are strings"
     return _fault_of_scalar(key, f"{place}: the key {quoted(key)}") or _first_fault(
-        item, f"{place}.{key}", depth + 1
+        item, _within(place, key), depth + 1
     )
+
+
+def _within(place: str, key: object) -> str:
+    """Return the place below a key, which may be any text; the far end of a long one is cut."""
+    name = shown(key, limit=80) if isinstance(key, str) else quoted(key, limit=80)
+    return f"{place[:_MAX_PLACE_CHARACTERS]}.{name}"
 
 
 def _fault_of_scalar(value: object, place: str) -> str | None:
@@ -249,7 +256,7 @@ def _first_lost_float(value: object, place: str, *, in_model: bool = False) -> s
         in_model = in_model or type(value) is not WorkflowJob
         value = value.model_dump(warnings=False) if in_model else dict(value)
     if isinstance(value, Mapping):
-        items = [(f"{place}.{key}", item) for key, item in value.items()]
+        items = [(_within(place, key), item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
         items = [(f"{place}[{i}]", item) for i, item in enumerate(value)]
     else:

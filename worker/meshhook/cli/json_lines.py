@@ -5,19 +5,28 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import IO, Any
 
 from meshhook.cli.failures import UsageError
 from meshhook.cli.interrupts import interruptible
 from meshhook.errors import InvalidJobError
+from meshhook.escaping import quoted, shown
 
 _STANDARD_INPUT = Path("-")
+MAX_LINE_BYTES = 128 * 1024 * 1024
+"""No queue takes a longer job: `max_payload_bytes` is at most 100 MiB."""
+_MAX_DIGITS = 4_300
+"""Those of the longest whole number that Python reads without being told to."""
+_SURE_CHARACTERS = 15
+"""A float of so many characters, its point among them and no exponent, is read exactly."""
 _DOCUMENT_HINT = (
     'one JSON value a line; to send a whole document: meshhook enqueue QUEUE "$(cat {})"'
 )
@@ -69,6 +78,10 @@ class JsonLines:
             if raw.strip():
                 is_empty = False
                 place = "" if self._name is None else f"{self._name}, line {number}: "
+                if len(raw) > MAX_LINE_BYTES:
+                    raise InvalidJobError(
+                        f"{place}longer than {MAX_LINE_BYTES:,} bytes; no queue takes such a job"
+                    )
                 yield Line(number, self._parse(raw, place, number), place)
         if is_empty:
             raise UsageError(f"{self._name or 'the argument'}: there is nothing in it to enqueue")
@@ -87,7 +100,15 @@ class JsonLines:
 
     def _parse(self, raw: bytes, place: str, number: int) -> Any:
         try:
-            return json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            return json.loads(
+                text,
+                object_pairs_hook=_object,
+                parse_float=_exact_float,
+                parse_int=_whole_number,
+            )
+        except _NotCarriedError as error:
+            raise InvalidJobError(f"{place}{error}") from None
         except UnicodeDecodeError as error:
             raise InvalidJobError(
                 f"{place}not UTF-8: byte 0x{raw[error.start]:02x} at {error.start}"
@@ -104,6 +125,50 @@ class JsonLines:
             if self._name is not None and number == 1 and raw.strip()[:1] in b"{[":
                 hint = "\n" + _DOCUMENT_HINT.format(self._name)
             raise InvalidJobError(f"{place}not JSON: {reason}{hint}") from None
+
+
+class _NotCarriedError(Exception):
+    """JSON that would arrive as something else."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise _NotCarriedError(f"the key {quoted(twice)} stands twice in an object")
+    return found
+
+
+def _exact_float(text: str) -> float:
+    number = float(text)
+    if len(text) <= _SURE_CHARACTERS and "e" not in text and "E" not in text:
+        return number
+    try:
+        # What a float reads as is what a handler gets, and what is sent.
+        is_exact = math.isfinite(number) and Decimal(repr(number)) == Decimal(text)
+    except InvalidOperation:  # an exponent beyond that of any number
+        is_exact = False
+    if not is_exact:
+        raise _NotCarriedError(
+            f"the number {shown(text, limit=60)} has more digits, or is larger or smaller, than a "
+            "program reads exactly; send it as text"
+        )
+    return number
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise _NotCarriedError(
+            f"a whole number of {len(text.lstrip('-'))} digits; programs read up to {_MAX_DIGITS}: "
+            "send it as text"
+        )
+    return int(text)
+
+
+def _lines_of(stream: IO[bytes]) -> Iterator[bytes]:
+    # A line that never ends is not waited for: what is too long is refused at the limit.
+    return iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b"")
 
 
 @contextlib.contextmanager
@@ -125,7 +190,7 @@ def open_lines(argument: str | None, file: Path | None) -> Iterator[JsonLines]:
                 "there is nothing to enqueue: give a job as JSON, a --file, or JSON lines on "
                 "standard input (- reads them from the terminal)"
             )
-        yield JsonLines(iter(sys.stdin.buffer), name="standard input")
+        yield JsonLines(_lines_of(sys.stdin.buffer), name="standard input")
     else:
         with contextlib.ExitStack() as stack:
             try:
@@ -137,7 +202,7 @@ def open_lines(argument: str | None, file: Path | None) -> Iterator[JsonLines]:
             if file.suffix == ".gz":
                 lines = stack.enter_context(gzip.open(source))
             yield JsonLines(
-                iter(lines), name=str(file), size_bytes=size_bytes, position=_position(source)
+                _lines_of(lines), name=str(file), size_bytes=size_bytes, position=_position(source)
             )
 
 
