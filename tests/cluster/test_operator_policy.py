@@ -65,7 +65,11 @@ async def stolen(api: Api, control_plane: ControlPlane) -> AsyncIterator[Stolen]
     }
     rendered = render(values, namespace=api.namespace)
     kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    objects = [one(rendered, kind, f"{api.namespace}-{name}-operator") for kind in kinds]
+    objects = [
+        one(rendered, kind, f"{api.namespace}-{name}-{part}")
+        for part in ("operator", "operator-pods")
+        for kind in kinds
+    ]
     made = await api.create(job_queue())
     manifest = worker_deployment(
         JobQueue.from_body(made), replicas=1, database_url_checksum="1f2e3d4c"
@@ -221,6 +225,56 @@ async def test_others_make_what_they_may(api: Api, stolen: Stolen) -> None:
     assert (await api.get("Deployment", "other"))["spec"]["replicas"] == 1
 
 
+def with_image(pod: Object) -> None:
+    """Let the pod run something else."""
+    pod["spec"]["containers"][0]["image"] = "other:1"
+
+
+POD_CHANGES: list[Callable[[Object], Any]] = [
+    with_image,
+    lambda pod: pod["metadata"].update(labels={"app": "payments"}),
+    lambda pod: pod["metadata"].update(finalizers=["example.com/never"]),
+    lambda pod: pod["metadata"].update(annotations={"seen": "yes", "other": "1"}),
+    lambda pod: pod["metadata"].update(annotations=None),
+]
+
+
+async def test_of_pods_it_changes_only_which_goes_first(api: Api, stolen: Stolen) -> None:
+    """Neither image nor labels, finalizers or other annotations, of whatever pod."""
+    container = {"name": "main", "image": "none:1"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "other", "annotations": {"seen": "yes"}, "labels": {"app": "other"}},
+        "spec": {"containers": [container], "automountServiceAccountToken": False},
+    }
+    await api.create(pod)
+
+    async def refusal(change: Callable[[Object], Any]) -> str | None:
+        patch: Object = {"metadata": {}, "spec": {"containers": [dict(container)]}}
+        change(patch)
+        try:
+            await stolen.api.request(
+                "PATCH",
+                api.path("Pod", "other"),
+                patch,
+                content_type="application/strategic-merge-patch+json",
+                dryRun="All",
+            )
+        except ApiError as error:
+            return str(error)
+        return None
+
+    async def is_watched() -> bool:
+        return "changes nothing of a pod" in str(await refusal(with_image))
+
+    await eventually(is_watched, timeout=60)
+    for change in POD_CHANGES:
+        assert "changes nothing of a pod" in str(await refusal(change))
+    cost = {"controller.kubernetes.io/pod-deletion-cost": "-1"}
+    assert await refusal(lambda pod: pod["metadata"].update(annotations=cost)) is None
+
+
 async def test_what_is_older_than_the_policy_is_still_scaled(api: Api, stolen: Stolen) -> None:
     """Its replicas change with the same pods; other pods must be such as pass."""
     older = copy.deepcopy(stolen.manifest)
@@ -236,17 +290,19 @@ async def test_the_api_server_finds_nothing_wrong_with_the_expressions(
     api: Api, stolen: Stolen
 ) -> None:
     """The types of all fields that the expressions name are checked: no warnings."""
-    (found,) = (
+    found = [
         each
         for each in await api.list("ValidatingAdmissionPolicy")
         if each["metadata"]["name"].startswith(f"{api.namespace}-")
-    )
+    ]
+    assert len(found) == 2
 
-    async def is_checked() -> bool:
-        status = (await api.get("ValidatingAdmissionPolicy", found["metadata"]["name"])).get(
-            "status", {}
-        )
-        assert not status.get("typeChecking", {}).get("expressionWarnings"), status
-        return bool(status.get("observedGeneration") == found["metadata"]["generation"])
+    async def are_checked() -> bool:
+        for each in found:
+            policy = await api.get("ValidatingAdmissionPolicy", each["metadata"]["name"])
+            status = policy.get("status", {})
+            assert not status.get("typeChecking", {}).get("expressionWarnings"), status
+            assert status.get("observedGeneration") == each["metadata"]["generation"]
+        return True
 
-    await eventually(is_checked, timeout=60)
+    await eventually(are_checked, timeout=60)
