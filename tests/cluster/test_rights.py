@@ -210,7 +210,7 @@ async def test_no_right_can_be_taken_from_an_operator_at_work(
         return True
 
     try:
-        await eventually(all_are_missed, timeout=60)
+        await eventually(all_are_missed, timeout=120)
     except pytest.fail.Exception:
         pytest.fail(f"nobody needs {', '.join(map(str, missed))}")
     assert await refusals(operator, whole) == []
@@ -232,7 +232,7 @@ async def test_no_right_can_be_taken_from_an_operator_that_starts(
             assert operator.log.exists()
             return right.refusal in operator.log.read_text().replace("\\", "")
 
-        await eventually(is_refused, timeout=60, message=f"the refusal of {right}")
+        await eventually(is_refused, timeout=180, message=f"the refusal of {right}")
 
     async with asyncio.TaskGroup() as tasks:
         for right in AT_START:
