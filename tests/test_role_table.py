@@ -142,6 +142,8 @@ FUNCTIONS = {
     "separate_queues()": "",
     "settled_attempts(jsonb)": "WPROM",
     "short_text(jsonb,boolean)": "WPROM",
+    "shown_text(text)": "WPROM",
+    "utf8_text(text)": "WPROM",
     "snoozed_headers(integer,jsonb)": "WPROM",
     "wake_waiting_workers()": "    M",
 }

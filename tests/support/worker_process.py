@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -183,6 +184,9 @@ def main() -> None:
         for name, value in os.environ.items()
         if name.startswith("OPTION_")
     }
+    memory_bytes = int(options.pop("memory_bytes", 0))
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     worker = Worker(
         os.environ["MESHHOOK_DATABASE_URL"], "jobs", globals()[os.environ["HANDLER"]], **options
     )

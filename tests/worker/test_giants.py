@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -12,8 +14,10 @@ import pytest
 from meshhook import Job, QueueService, set_queue_config
 from meshhook.database import Database
 from support import giants
+from support.databases import server_directory
+from support.pgbouncer import pgbouncer
 from support.waiting import eventually
-from support.workers import make_worker, outcomes
+from support.workers import make_worker, outcomes, worker_process
 
 pytestmark = pytest.mark.usefixtures("queue_name")
 
@@ -213,3 +217,70 @@ async def test_a_worker_that_stops_gives_back_what_it_has_not_read(
     assert worker.get_stats().succeeded == 4
     states = await connection.fetch("select read_ct from pgmq.q_jobs")
     assert [row[0] for row in states] == [0] * 8
+
+
+@pytest.mark.parametrize("max_message_bytes", [0, 268_435_456])
+async def test_what_is_larger_than_the_memory_of_a_worker_ends_no_process(
+    connection: Connection[Any], database_url: str, tmp_path: Path, max_message_bytes: int
+) -> None:
+    """Nor where the limit is set too high: then it is tried as often as any job."""
+    await set_queue_config(
+        Database(connection), "jobs", max_retry_attempts=2, retry_backoff_base_ms=0
+    )
+    await connection.execute("alter table pgmq.q_jobs alter column message set storage external")
+    [giant] = await giants.send(connection, "'\"' || repeat('a', 180000000) || '\"'")
+    neighbours = await QueueService[Any](connection, "jobs").enqueue_many([{}] * 5)
+    options: dict[str, Any] = {"max_message_bytes": max_message_bytes} if max_message_bytes else {}
+    async with worker_process(
+        database_url, "quick", ledger=tmp_path / "ledger", memory_bytes=700_000_000, **options
+    ) as process:
+
+        async def are_settled() -> bool:
+            return not await connection.fetchval("select exists (select from pgmq.q_jobs)")
+
+        await eventually(are_settled, timeout=180)
+        assert process.returncode is None
+    for neighbour in neighbours:
+        assert await outcomes(connection, neighbour) == [("succeeded", 1)]
+    reason = (await dead_letters(connection))[giant]
+    if max_message_bytes:
+        assert (reason["error_type"], reason["attempts"]) == ("MessageUnreadableError", 2)
+    else:
+        assert (reason["error_type"], reason["attempts"]) == ("MessageTooLargeError", 1)
+
+
+@pytest.fixture
+def pooled_url(database_url: str) -> Iterator[str]:
+    """The URL of `database_url` through a pooler in transaction mode."""
+    with (
+        server_directory() as folder,
+        pgbouncer(folder, database_url, pool_size=3) as pooler,
+    ):
+        yield pooler.url(database_url)
+
+
+async def test_giants_behind_a_pooler(
+    pool: Pool[Any], connection: Connection[Any], pooled_url: str
+) -> None:
+    """It is the same there."""
+    for name in giants.GIANTS:
+        await giants.send(connection, giants.GIANTS[name])
+    await QueueService[Any](pool, "jobs").enqueue_many([{}] * 20)
+    async with make_worker(pooled_url, nothing, pooled=True) as worker:
+        await eventually(lambda: worker.get_stats().succeeded == 20)
+        await eventually(lambda: worker.get_stats().failed == len(giants.GIANTS), timeout=90)
+    found = {each["error_type"] for each in (await dead_letters(connection)).values()}
+    assert found == {"MessageTooLargeError"}
+
+
+async def test_dequeue_hands_out_what_can_be_read_and_buries_the_rest(
+    pool: Pool[Any], connection: Connection[Any]
+) -> None:
+    """As a worker does it."""
+    queue = QueueService[Any](pool, "jobs")
+    [giant] = await giants.send(connection, giants.GIANTS["numbers past a gigabyte"])
+    large = await queue.enqueue("x" * 500_000)
+    found = await queue.dequeue()
+    assert found is not None
+    assert (found.msg_id, len(found.payload)) == (large, 500_000)
+    assert (await dead_letters(connection))[giant]["error_type"] == "MessageTooLargeError"

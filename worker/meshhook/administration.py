@@ -257,7 +257,9 @@ async def describe_tables(database: DatabaseSource, queue_name: str) -> queries.
             raise DatabaseReadOnlyError(message)
         if hidden:
             raise HiddenRowsError(row["role"], hidden)
-    return queries.QueueTables(name, has_last_read_at=row["has_last_read_at"])
+    return queries.QueueTables(
+        name, has_last_read_at=row["has_last_read_at"], holds_any_bytes=row["holds_any_bytes"]
+    )
 
 
 def snapshot_from(row: asyncpg.Record) -> QueueSnapshot:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -10,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshhook import queries
 from meshhook.bodies import decode_headers
-from meshhook.database import server_encoding
 from meshhook.jobs import CLAIM_HEADER, Job
-from meshhook.text_encodings import holds_any_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,11 +82,7 @@ async def claim(
         return Claim([], ClaimClass.HEALTHY)
     claim_class = ClaimClass(rows[0]["class"])
     new_losses = 0 if claim_class is ClaimClass.HEALTHY else sum(r["is_new_loss"] for r in rows)
-    jobs = jobs_from(rows, tables.queue_name, max_attempts)
-    if holds_any_bytes(server_encoding(database)):
-        for job in jobs:
-            _check_bytes(job)
-    return Claim(jobs, claim_class, new_losses)
+    return Claim(jobs_from(rows, tables.queue_name, max_attempts), claim_class, new_losses)
 
 
 def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[Job[Any]]:
@@ -124,21 +117,6 @@ def take_in(job: Job[Any], body: str, headers: str) -> None:
         # A claim marks suspects only.
         is_new = isinstance(mark, dict) and mark.get("read_ct") == job.read_ct
         _count_attempts(job, is_suspect=is_new)
-    _check_bytes(job)
-
-
-def _check_bytes(job: Job[Any]) -> None:
-    """Refuse a message with bytes that are no text, as a database may hold that checks none."""
-    try:
-        job.body.encode()
-        if job.headers:
-            json.dumps(job.headers, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        job.body = ""
-        job.unreadable = (
-            "the message holds bytes that are not UTF-8, which a database with the encoding "
-            "SQL_ASCII does not refuse. Let its producers set client_encoding to UTF8"
-        )
 
 
 def _count_attempts(job: Job[Any], *, is_suspect: bool) -> None:

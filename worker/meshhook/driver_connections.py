@@ -9,7 +9,6 @@ import asyncpg
 
 from meshhook.database_url import DatabaseUrl, Host, SocketOptions
 from meshhook.driver_types import tell_array_types
-from meshhook.text_encodings import holds_any_bytes
 
 _NEXT_HOST_ERRORS = (
     OSError,
@@ -70,8 +69,6 @@ async def open_connection(
         else:
             set_socket_options(connection, target.socket_options)
             tell_array_types(connection)
-            if holds_any_bytes(getattr(connection.get_settings(), "server_encoding", None)):
-                await _read_any_bytes(connection)
             return connection
 
 
@@ -91,22 +88,6 @@ def _forget_frames(error: BaseException) -> None:
         left += [each.__cause__, each.__context__]
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
-
-
-async def _read_any_bytes(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """Let texts hold what is not UTF-8, as halves of surrogate pairs: else no row could be read."""
-    for kind in ("text", "varchar"):
-        await connection.set_type_codec(
-            kind,
-            schema="pg_catalog",
-            encoder=str.encode,
-            decoder=_decode_any_bytes,
-            format="binary",
-        )
-
-
-def _decode_any_bytes(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
 
 
 def set_socket_options(connection: Any, options: SocketOptions) -> None:

@@ -80,7 +80,6 @@ class Job(Generic[PayloadT]):
         "ready_timestamp",
         "run_id",
         "started_timestamp",
-        "unreadable",
         "workflow_id",
     )
 
@@ -113,8 +112,6 @@ class Job(Generic[PayloadT]):
     """The message's headers."""
     body: str
     """The message as JSON text; empty until it is read, where that happens apart from its claim."""
-    unreadable: str | None
-    """Why the message cannot be read, where a claim has found that out; it does not run."""
     run_id: str | None
     """The run it belongs to, if the message names one."""
     workflow_id: str | None
@@ -148,7 +145,7 @@ class Job(Generic[PayloadT]):
         self.started_timestamp = claimed_timestamp
         self.headers = headers
         self.body = body
-        self.run_id = self.workflow_id = self.project_id = self.unreadable = None
+        self.run_id = self.workflow_id = self.project_id = None
         self._complete: Callable[[Any], Awaitable[None]] | None = None
         self._read_payload: Callable[[str], PayloadT] | None = None
         self._payload: PayloadT

@@ -12,6 +12,7 @@ from importlib import resources
 
 from meshhook.names import dead_letter_queue_name, validate_queue_name
 
+_UTF8 = re.compile(r"\{utf8 ([^{}]+)\}")
 _MOMENT = re.compile(r"\{moment ([a-z_.]+)\}")
 # Other clients write any time that PostgreSQL has: infinity, 4713 BC, 294276 AD. Python has the
 # years 1 to 9999, less a day at each end, which a change of the time zone may need.
@@ -32,13 +33,15 @@ class QueueTables:
     """The queue."""
     has_last_read_at: bool = True
     """Whether it has the column `last_read_at`: queues made by PGMQ before 1.10.1 may lack it."""
+    holds_any_bytes: bool = False
+    """Whether texts may hold what is not UTF-8, as in a database with the encoding SQL_ASCII."""
 
 
 def load(name: str, tables: QueueTables | str | None = None, *, target: str | None = None) -> str:
     """Return the statement `sql/<name>.sql`.
 
-    `{moment COLUMN}` in it becomes the time in that column, or the nearest that Python has, and
-    types are named with their schema.
+    `{utf8 TEXT}` in it becomes that text, or null where it is not UTF-8; `{moment COLUMN}` the time
+    in that column, or the nearest that Python has; types are named with their schema.
 
     Args:
         name: the file's name without its ending.
@@ -56,6 +59,7 @@ def load(name: str, tables: QueueTables | str | None = None, *, target: str | No
     queue = validate_queue_name(tables.queue_name)
     if target is not None:
         text = text.replace("{target_table}", f'pgmq."q_{validate_queue_name(target)}"')
+    text = _UTF8.sub(r"meshhook.utf8_text(\1)" if tables.holds_any_bytes else r"\1", text)
     last_read = "last_read_at = pg_catalog.now()," if tables.has_last_read_at else ""
     return (
         text.replace("{queue_table}", f'pgmq."q_{queue}"')

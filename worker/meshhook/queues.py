@@ -386,8 +386,6 @@ class QueueService(Generic[PayloadT]):
         return job
 
     async def _read(self, job: Job[Any], tables: queries.QueueTables, config: QueueConfig) -> None:
-        if job.unreadable is not None:
-            raise MessageUnreadableError(job.unreadable)
         if not job.body:
             await read_message(self._database, tables, job, largest_message(None, config))
 

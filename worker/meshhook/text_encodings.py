@@ -28,11 +28,6 @@ def holds_all(encoding: str | None) -> bool:
     return encoding in _HOLD_ALL
 
 
-def holds_any_bytes(encoding: str | None) -> bool:
-    """Say whether a database of an encoding may hold bytes that are no text in any encoding."""
-    return encoding == "SQL_ASCII"
-
-
 def fitted_text(text: str, encoding: str | None) -> str:
     """Return a text with what an encoding cannot hold as question marks.
 

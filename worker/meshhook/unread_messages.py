@@ -30,6 +30,10 @@ _WAY_OUT_OF_BODY = (
     "(--max-message-bytes, MESHHOOK_MAX_MESSAGE_BYTES) of the workers, and replay it"
 )
 _WAY_OUT_OF_HEADERS = "Put data into the message itself"
+_NO_TEXT = (
+    "the message holds bytes that are not UTF-8, which a database with the encoding SQL_ASCII does "
+    "not refuse. Let its producers set client_encoding to UTF8"
+)
 
 
 def largest_message(max_message_bytes: int | None, settings: QueueSettings) -> int:
@@ -92,6 +96,6 @@ async def read_message(
     if row["is_too_large"]:
         size = max(row["size_bytes"], max_bytes + 1)
         raise MessageTooLargeError("a message", size, max_bytes, _WAY_OUT_OF_BODY)
+    if row["is_no_text"]:
+        raise MessageUnreadableError(_NO_TEXT)
     take_in(job, "null" if row["is_null"] else row["body"], row["headers"] or "")
-    if job.unreadable is not None:
-        raise MessageUnreadableError(job.unreadable)

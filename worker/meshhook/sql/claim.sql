@@ -2,9 +2,9 @@
 -- class: 0 healthy; 1 lost once and with an attempt to spare; 2 lost more than that, taken alone.
 -- The class is that of the oldest ready message, so that none waits for ever. An attempt that was
 -- lost is added to the history in the same statement. $6 is the queue.
--- A message that is not short has no body here, and is read apart. So has what comes after half a
--- second of making texts: a message of 2,000 bytes may be text of 16 MB. Headers are '' where there
--- are none, and null where they are read apart; the body is then, too.
+-- A message that is not short, or no UTF-8, has no body here, and is read apart. So has what comes
+-- after half a second of making texts: a message of 2,000 bytes may be text of 16 MB. Headers are
+-- '' where there are none, and null where they are read apart; the body is then, too.
 -- Locks: the rows it looks at, skipping locked ones. Index: q_<queue>_vt_idx.
 with looked_at as materialized (
     select q.msg_id, q.vt, case
@@ -56,8 +56,8 @@ with looked_at as materialized (
         when pg_catalog.clock_timestamp() > (select
             pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5)) then null
         when pg_catalog.pg_column_size(q.headers) <= 1000
-            and pg_catalog.pg_column_compression(q.headers) is null then q.headers::text
-        else meshhook.short_text(q.headers, false) end as headers, c.mark
+            and pg_catalog.pg_column_compression(q.headers) is null then {utf8 q.headers::text}
+        else {utf8 meshhook.short_text(q.headers, false)} end as headers, c.mark
 ), lost as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, enqueued_at, finished_at, error_type, error_message)
@@ -79,8 +79,8 @@ select c.msg_id, c.read_ct, pg_catalog.date_part('epoch'::text, c.enqueued_at) a
         when pg_catalog.clock_timestamp() > (select
             pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5)) then null
         when pg_catalog.pg_column_size(c.message) <= 2000
-            and pg_catalog.pg_column_compression(c.message) is null then c.message::text
-        else meshhook.short_text(c.message, false) end as body,
+            and pg_catalog.pg_column_compression(c.message) is null then {utf8 c.message::text}
+        else {utf8 meshhook.short_text(c.message, false)} end as body,
     c.headers, pg_catalog.date_part('epoch'::text, pg_catalog.now()) as claimed,
     not (c.mark -> 'is_recorded'::text)::boolean as is_new_loss
 from claimed c

@@ -3,7 +3,8 @@
 with newest as materialized (
     select d.msg_id, {moment d.enqueued_at} as enqueued_at,
         case when pg_catalog.pg_column_size(d.headers) <= 120000 then
-            pg_catalog.left(d.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200)
+            meshhook.shown_text(pg_catalog.left(
+                d.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200))
         end as error_type
     from {dlq_table} d
     order by d.msg_id desc
@@ -18,8 +19,9 @@ with newest as materialized (
     limit $2::int
 )
 select g.error_type, g.count, g.first_dead_at, g.last_dead_at, g.sample_id,
-    (select case when pg_catalog.pg_column_size(d.headers) <= 120000 then pg_catalog.left(
-        d.headers #>> '{meshhook-dead-letter,error_message}'::text[], 4000) end
+    (select case when pg_catalog.pg_column_size(d.headers) <= 120000 then
+        meshhook.shown_text(pg_catalog.left(
+            d.headers #>> '{meshhook-dead-letter,error_message}'::text[], 4000)) end
      from {dlq_table} d where d.msg_id = g.sample_id) as sample_message,
     (select pg_catalog.count(*) from newest) >= $1::int as capped
 from grouped g

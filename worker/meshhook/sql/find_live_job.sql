@@ -6,7 +6,7 @@ select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
     meshhook.message_id_text(q.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(q.message, 'project_id') as project_id,
     {moment q.enqueued_at} as enqueued_at, {moment q.vt} as ready_at,
-    case when q.message is null then 'null' else b.body end as body
+    case when q.message is null then 'null' else meshhook.shown_text(b.body) end as body
 from {queue_table} q
 cross join lateral meshhook.bounded_text(q.message, 16777216::bigint) b
 where q.msg_id = $1::bigint

@@ -1,7 +1,9 @@
 -- What the newest $1 dead letters died of. Locks: none. Index: the primary key.
 select d.msg_id as id,
-    pg_catalog.left(h.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200) as error_type,
-    pg_catalog.left(h.headers #>> '{meshhook-dead-letter,error_message}'::text[], 4000)
+    meshhook.shown_text(pg_catalog.left(
+        h.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200)) as error_type,
+    meshhook.shown_text(pg_catalog.left(
+        h.headers #>> '{meshhook-dead-letter,error_message}'::text[], 4000))
         as error_message,
     {moment d.enqueued_at} as dead_at
 from {dlq_table} d

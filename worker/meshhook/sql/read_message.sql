@@ -1,8 +1,11 @@
 -- Reads the message leased as ($1, $2, $3): its body if that is at most $4 bytes of text, and its
 -- headers if they are at most $5; else how large they are. No row: the lease is lost.
 -- Locks: none. Index: the primary key of the queue's table.
-select q.message is null as is_null, b.body, b.size_bytes, b.is_too_large,
-    h.body as headers, h.size_bytes as headers_bytes, h.is_too_large as has_too_large_headers
+select q.message is null as is_null, {utf8 b.body} as body, b.size_bytes, b.is_too_large,
+    {utf8 h.body} as headers, h.size_bytes as headers_bytes,
+    h.is_too_large as has_too_large_headers,
+    b.body is not null and {utf8 b.body} is null
+        or h.body is not null and {utf8 h.body} is null as is_no_text
 from {queue_table} q
 -- What is stored in more is unpacked nowhere: see meshhook.settled_attempts. What a worker adds to
 -- headers is much less than the difference.

@@ -6,7 +6,7 @@ with found as materialized (
         when q.headers is null then ''
         when pg_catalog.clock_timestamp() > (select
             pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5)) then null
-        else meshhook.short_text(q.headers, true) end as headers
+        else {utf8 meshhook.short_text(q.headers, true)} end as headers
     from rows from (pg_catalog.unnest($1::bigint[]), pg_catalog.unnest($2::int[]),
             pg_catalog.unnest($3::float8[]))
         with ordinality as item (msg_id, read_ct, enqueued, position), {queue_table} q
@@ -18,6 +18,6 @@ select f.position, case
         when f.message is null then 'null'
         when pg_catalog.clock_timestamp() > (select
             pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5)) then null
-        else meshhook.short_text(f.message, true) end as body, f.headers
+        else {utf8 meshhook.short_text(f.message, true)} end as body, f.headers
 from found f
 where f.headers is not null

@@ -135,8 +135,6 @@ class UnreadJobs:
         settings = self._settings()
         end: Verdict | None = None
         try:
-            if job.unreadable is not None:
-                raise MessageUnreadableError(job.unreadable)  # noqa: TRY301 - as those below
             if job.attempt > settings.max_retry_attempts and job.lost_attempts:
                 end = lease_lost(job.lost_attempts, settings)
             else:
