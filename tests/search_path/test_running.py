@@ -52,35 +52,37 @@ async def pinned(url: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-async def everything(job: Job[Any], connection: Connection) -> Any:
-    """End each job as it says; `connection` is for transactions of the handler's own."""
-    match job.payload:
-        case "completed":
-            async with connection.transaction():
-                await job.complete(connection=connection)
-        case "retried" if job.attempt == 1:
-            return RetryAfter(0.01)
-        case "snoozed" if job.attempt == 1 and not snoozed:
-            snoozed.add(job.msg_id)
-            return Snooze(0.01)
-        case "dead":
-            return DeadLetter("no use")
-        case "failed":
-            raise ValueError(job.msg_id)
-        case "slow":
-            await asyncio.sleep(1.5)
-    return None
+class Handler:
+    """Ends each job as it says; with a connection for transactions of its own."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._put_off: set[int] = set()
 
-snoozed: set[int] = set()
+    async def __call__(self, job: Job[Any]) -> Any:
+        """Work on a job."""
+        match job.payload:
+            case "completed":
+                async with self._connection.transaction():
+                    await job.complete(connection=self._connection)
+            case "retried" | "snoozed" if job.msg_id not in self._put_off:
+                self._put_off.add(job.msg_id)
+                return RetryAfter(0.01) if job.payload == "retried" else Snooze(0.01)
+            case "dead":
+                return DeadLetter("no use")
+            case "failed":
+                raise ValueError(job.msg_id)
+            case "slow":
+                # Beyond a third of the lease, when it is extended.
+                await asyncio.sleep(1.5)
+        return None
 
 
 async def test_a_worker_runs_nothing_hostile(way: Way, hostile_queues_url: str) -> None:
     """Claims, extensions, all outcomes, lost leases, housekeeping, waiting, releases, an end."""
-    snoozed.clear()
     async with pinned(hostile_queues_url) as connection:
         await connection.execute(
-            "update meshhook.queue_config set visibility_timeout_seconds = 1, "
+            "update meshhook.queue_config set visibility_timeout_seconds = 3, "
             "max_retry_attempts = 2, retry_backoff_base_ms = 1, dlq_retention_days = 1, "
             "archive_retention_days = 1 where queue_name = 'jobs'"
         )
@@ -94,23 +96,9 @@ async def test_a_worker_runs_nothing_hostile(way: Way, hostile_queues_url: str) 
         await connection.execute(
             "insert into pgmq.q_jobs (vt, message, read_ct) values (now(), '{\"payload\": 1}', 1)"
         )
-        handlers = await asyncpg.connect(hostile_queues_url)
-
-        async def handle(job: Job[Any]) -> Any:
-            return await everything(job, handlers)
-
-        worker = make_worker(way.url, handle, pooled=way.is_pooled, concurrency=4)
-        running = asyncio.create_task(worker.run())
 
         async def is_empty() -> bool:
             return not await connection.fetchval("select exists (select from pgmq.q_jobs)")
-
-        await eventually(is_empty)
-        # More than it can run: the rest is given back at the end.
-        await connection.execute(
-            "insert into pgmq.q_jobs (vt, message) "
-            'select now(), \'{"payload": "slow"}\' from generate_series(1, 40)'
-        )
 
         async def is_busy() -> bool:
             return bool(
@@ -119,10 +107,21 @@ async def test_a_worker_runs_nothing_hostile(way: Way, hostile_queues_url: str) 
                 )
             )
 
-        await eventually(is_busy)
-        await worker.stop()
-        await running
-        await handlers.close()
+        handlers = await asyncpg.connect(hostile_queues_url)
+        worker = make_worker(way.url, Handler(handlers), pooled=way.is_pooled, concurrency=4)
+        running = asyncio.create_task(worker.run())
+        try:
+            await eventually(is_empty)
+            # More than it can run: the rest is given back at the end.
+            await connection.execute(
+                "insert into pgmq.q_jobs (vt, message) "
+                'select now(), \'{"payload": "slow"}\' from generate_series(1, 40)'
+            )
+            await eventually(is_busy)
+        finally:
+            await worker.stop()
+            await running
+            await handlers.close()
         rows = await connection.fetch("select distinct outcome from meshhook.job_attempts")
     assert await what_ran(hostile_queues_url) == []
     outcomes = {row["outcome"] for row in rows}
