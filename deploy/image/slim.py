@@ -22,6 +22,8 @@ from pathlib import Path
 ENVIRONMENT = Path("/opt/meshhook")
 ACCOUNT = "meshhook:x:65532:65532:MeshHook Queue:/tmp:/usr/sbin/nologin\n"
 OURS = ("meshhook", "meshhook_operator", "meshhook_queue-*")
+# When and from where our wheel was installed.
+OF_THE_BUILD = ("direct_url.json", "uv_cache.json")
 COMMANDS = {"meshhook", "meshhook-operator"}
 # Installers, tests, windows and terminals; and what they are linked to.
 UNUSED_MODULES = [
@@ -88,13 +90,17 @@ def copy_system(root: Path) -> None:
 def copy_packages(root: Path, code: Path | None) -> None:
     """Copy the virtual environment, less what only builds and people read."""
     unused = shutil.ignore_patterns(
-        "__pycache__", "*.pyx", "*.pxd", "*.c", "*.h", "*.pyi", "activate*", "*.bat"
+        *("__pycache__", "*.pyx", "*.pxd", "*.c", "*.h", "*.pyi", "activate*", "*.bat"),
+        *OF_THE_BUILD,
     )
     target = root / ENVIRONMENT.relative_to("/")
     shutil.copytree(ENVIRONMENT, target, symlinks=True, ignore=unused)
     for program in (target / "bin").iterdir():
         if program.name not in COMMANDS and not program.name.startswith("python"):
             program.unlink()
+    for record in target.glob("lib/*/site-packages/meshhook_queue-*/RECORD"):
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text("".join(each for each in lines if not _tells_of_the_build(each)))
     _compile(root, ENVIRONMENT)
     _set_modes(root)
     if code is None:
@@ -105,6 +111,10 @@ def copy_packages(root: Path, code: Path | None) -> None:
             _move(path, root, code)
     for command in COMMANDS:
         _move(target / "bin" / command, root, code)
+
+
+def _tells_of_the_build(line: str) -> bool:
+    return line.partition(",")[0].endswith(OF_THE_BUILD)
 
 
 def _tree(path: Path, unused: list[str]) -> list[Path]:
