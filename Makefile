@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages demo test chaos soak lint format bench bench-quick generate dashboards-preview \
+.PHONY: help setup packages demo test fuzz chaos soak lint format bench bench-quick generate dashboards-preview \
 	cluster cluster-down e2e bench-operator tools lock clean
 
 help: ## List the targets
@@ -40,6 +40,15 @@ demo: $(SETUP) ## Run the demonstration
 
 test: $(SETUP) ## Run the tests, two at a time (one at a time: ARGS=-n0)
 	@$(BIN)/python -m pytest -n 2 --max-worker-restart=0 $(ARGS)
+
+fuzz: $(SETUP) ## Search for texts that break what decodes them (Linux; FUZZ_SECONDS=60 a target)
+	@for target in $${TARGETS:-`PYTHONPATH=tests $(BIN)/python -c \
+		'from support.fuzz_targets import TARGETS; print(*TARGETS)'`}; do \
+		echo "== $$target"; \
+		PYTHONPATH=tests $(BIN)/python -m support.fuzz_search $$target \
+			-max_total_time=$${FUZZ_SECONDS:-60} $(ARGS) || exit 1; \
+	done
+	@MESHHOOK_FUZZ=20 $(BIN)/python -m pytest tests/fuzz -v
 
 chaos: $(SETUP) ## Run the storms: processes, servers and networks that fail (15 minutes)
 	@$(BIN)/python -m pytest tests/chaos/storms -m chaos -v $(ARGS)

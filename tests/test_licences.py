@@ -36,6 +36,7 @@ EXCEPTIONS = {
 """What is used under a licence that is not allowed in general."""
 READ_BY_HAND = {
     # Their metadata names a family of licences, or none; this is what their files say.
+    "atheris": "Apache-2.0",
     "cycler": "BSD-3-Clause",
     "kiwisolver": "BSD-3-Clause",
     "promql-parser": "MIT",
