@@ -20,7 +20,10 @@ _RESERVED = ("public", "none", "current_role", "current_user", "session_user")
 
 PATH = "set local search_path = pg_catalog, pg_temp"
 """Nothing that somebody has put into a schema of the session's path is called instead of ours."""
-ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtext('meshhook.roles'))"
+ONE_AT_A_TIME = (
+    "select pg_catalog.pg_advisory_xact_lock("
+    "pg_catalog.hashtext('meshhook.roles')::pg_catalog.int8)"
+)
 """Whoever makes or grants roles in this database waits for others who do."""
 
 # For an owner: what the schemas' present owners have there becomes its own. What an extension made
