@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.errors import MeshHookError
@@ -27,6 +29,8 @@ _log = get_logger("meshhook_operator.addresses")
 
 FRESH_SECONDS = 30.0
 RETRY_SECONDS = 5.0
+QUICK_RETRIES = 12
+MAX_RETRY_SECONDS = 60.0
 PARALLEL_READS = 8
 _CHECKSUM_COST = 2**14
 _SHOWN_KEYS = 20
@@ -54,6 +58,17 @@ class _Entry:
     found: FoundAddress | Failure | None = None
     read_at: float = float("-inf")
     is_reading: bool = False
+    failures: int = 0
+    """How often in a row there was no address in it."""
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long after one reading the next one comes."""
+        if isinstance(self.found, FoundAddress):
+            return FRESH_SECONDS
+        # Thousands that lead nowhere must not keep the API server busy.
+        doublings = min(10, max(0, self.failures - QUICK_RETRIES))
+        return min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2.0**doublings)
 
 
 def reference_of(jobqueue: JobQueue) -> SecretReference | None:
@@ -97,12 +112,14 @@ class AddressBook:
         self._clock = clock
         self._entries: dict[SecretReference, _Entry] = {}
         self._line = asyncio.Semaphore(PARALLEL_READS)
+        self._lines: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            partial(asyncio.Semaphore, PARALLEL_READS // 2)
+        )
 
     def look_up(self, reference: SecretReference) -> FoundAddress | Failure | None:
         """Return what was read last; None if nothing was yet: `on_change` says when it is."""
         entry = self._entries.setdefault(reference, _Entry())
-        fresh_seconds = FRESH_SECONDS if isinstance(entry.found, FoundAddress) else RETRY_SECONDS
-        if not entry.is_reading and self._clock() - entry.read_at >= fresh_seconds:
+        if not entry.is_reading and self._clock() - entry.read_at >= entry.pause_seconds:
             entry.is_reading = True
             self._tasks.create_task(self._read(reference, entry), name=f"read {reference.secret}")
         return entry.found
@@ -135,7 +152,8 @@ class AddressBook:
 
     async def _read(self, reference: SecretReference, entry: _Entry) -> None:
         try:
-            async with self._line:
+            # One namespace with thousands of Secrets leaves room for the others.
+            async with self._lines[reference.secret.namespace], self._line:
                 found = await self._read_now(reference, entry)
         except Exception as error:  # noqa: BLE001 - what makes no sense ends nothing else
             # Not what it says: it may quote what is in the Secret.
@@ -150,6 +168,7 @@ class AddressBook:
         finally:
             entry.is_reading = False
             entry.read_at = self._clock()
+        entry.failures = 0 if isinstance(found, FoundAddress) else entry.failures + 1
         if found != entry.found:
             entry.found = found
             self._on_change(reference)

@@ -22,7 +22,7 @@ from meshhook_operator.problems import ANSWER_REFUSED, is_login_problem, problem
 from meshhook_operator.scaling import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -83,6 +83,7 @@ class Operator:
         self._reading: set[DatabaseAddress | None] = set()
         self._busy: set[ObjectKey] = set()
         self._claims = Claims((), {})
+        self._are_claims_old = False
         self._names: dict[Hashable, Hashable] = {}
         """One address for all those of the same database."""
         self._waiting: set[ObjectKey] = set()
@@ -91,6 +92,7 @@ class Operator:
         ] = defaultdict(list)
         """By database and queue, as they were when the last ticks began."""
         self._changed = asyncio.Event()
+        self._changed_references: set[SecretReference] = set()
         self._loop = WatchedLoop("operator")
         self._is_watching = False
 
@@ -112,7 +114,8 @@ class Operator:
 
     def use_autoscalers(self, autoscalers: Mapping[ObjectKey, Iterable[str]]) -> None:
         """Take the live index of HorizontalPodAutoscalers, by the Deployment that they scale."""
-        self._autoscalers = autoscalers
+        if autoscalers is not self._autoscalers:
+            self._autoscalers, self._are_claims_old = autoscalers, True
 
     def see_jobqueue(self, jobqueue: JobQueue) -> None:
         """Take a new or newer JobQueue."""
@@ -133,6 +136,7 @@ class Operator:
             controller.update(jobqueue)
         if jobqueue.deployment_key is not None:
             self._scaling[jobqueue.deployment_key].append(controller)
+        self._are_claims_old = True
         self._changed.set()
 
     def lose_jobqueue(self, key: ObjectKey) -> None:
@@ -141,6 +145,7 @@ class Operator:
         self._waiting.discard(key)
         if controller is not None:
             self._forget_target(controller)
+            self._are_claims_old = True
             controller.close()
             self._changed.set()
 
@@ -205,6 +210,7 @@ class Operator:
                 _log.exception("objects not listed")
                 continue
             self._gone_autoscalers = frozenset(autoscalers)
+            self._are_claims_old = True
             for jobqueue in found:
                 if known.pop(jobqueue.key, None) != jobqueue.uid:
                     self.see_jobqueue(jobqueue)
@@ -216,13 +222,16 @@ class Operator:
     def _start_ticks(self, tasks: asyncio.TaskGroup, addresses: AddressBook) -> None:
         """Start one tick for each database that has queues which are due."""
         now = self._clock()
+        self._take_changed_addresses()
         entries = {
             key: _entry(controller, addresses) for key, controller in self._controllers.items()
         }
-        self._claim()
-        self._controllers_of = defaultdict(list)
-        for key, controller in self._controllers.items():
-            self._controllers_of[_address(entries[key]), controller.queue_name].append(controller)
+        if self._are_claims_old:
+            self._claim()
+            self._controllers_of = defaultdict(list)
+            for key, controller in self._controllers.items():
+                place = _address(entries[key]), controller.queue_name
+                self._controllers_of[place].append(controller)
         due: dict[DatabaseAddress | None, dict[ObjectKey, _Turn]] = defaultdict(dict)
         for key, controller in self._controllers.items():
             entry = entries[key]
@@ -247,10 +256,21 @@ class Operator:
         in_use = {address for entry in entries.values() if (address := _address(entry))}
         for address in self._databases.keys() - in_use - self._ticking.keys():
             self._failures.pop(address, None)
+            self._are_claims_old = True
             tasks.create_task(self._databases.pop(address).close(), name="close database")
 
+    def _take_changed_addresses(self) -> None:
+        """Let those be due whose Secret says something else now."""
+        changed, self._changed_references = self._changed_references, set()
+        if not changed:
+            return
+        for controller in self._controllers.values():
+            if controller.reference in changed or controller.workers_reference in changed:
+                controller.due_at = AT_ONCE
+
     def _claim(self) -> None:
-        """See anew who lays claim to what."""
+        """See anew who lays claim to what: something has changed that says so."""
+        self._are_claims_old = False
         self._names = known_by_one_name(
             {address: database.identities for address, database in self._databases.items()}
         )
@@ -292,12 +312,13 @@ class Operator:
             finally:
                 self._reading.discard(address)
                 self._changed.set()
-            line = asyncio.Semaphore(PARALLEL_STEPS)
-            async with asyncio.TaskGroup() as steps:
-                for key, turn in turns.items():
-                    steps.create_task(
-                        self._step(line, turn, found[key], database), name=f"step {key}"
-                    )
+            left = iter(turns.items())
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for _ in range(min(PARALLEL_STEPS, len(turns))):
+                        tasks.create_task(self._steps(left, found, database), name="steps")
+            finally:
+                self._busy.difference_update(key for key, _ in left)  # after a fault of ours
             self._metrics.tick_duration.observe_now(time.monotonic() - began_at)
         except Exception:  # noqa: BLE001 - a fault of ours must not end the others' ticks
             _log.exception("tick failed", queues=len(turns))
@@ -359,16 +380,24 @@ class Operator:
         )
         return {controller.jobqueue.key: failure for controller in controllers}
 
-    async def _step(
-        self, line: asyncio.Semaphore, turn: _Turn, found: Found, database: QueueDatabase | None
+    async def _steps(
+        self,
+        left: Iterator[tuple[ObjectKey, _Turn]],
+        found: Mapping[ObjectKey, Found],
+        database: QueueDatabase | None,
     ) -> None:
+        """Act on the queues that are left, one after the other."""
+        for key, turn in left:
+            await self._step(turn, found[key], database)
+            await asyncio.sleep(0)  # others have their turn, however many these are
+
+    async def _step(self, turn: _Turn, found: Found, database: QueueDatabase | None) -> None:
         controller, entry = turn
         checksum = entry.checksum if isinstance(entry, FoundAddress) else None
         try:
-            async with line:
-                began_at = time.monotonic()
-                is_well = await controller.step(found, Source(database, checksum))
-                self._metrics.reconcile_duration.observe_now(time.monotonic() - began_at)
+            began_at = time.monotonic()
+            is_well = await controller.step(found, Source(database, checksum))
+            self._metrics.reconcile_duration.observe_now(time.monotonic() - began_at)
             self._metrics.reconciled(is_well=is_well)
             self._space_out(controller, _address(entry))
         finally:
@@ -416,9 +445,9 @@ class Operator:
         return _address(_entry(controller, self._addresses))
 
     def _address_changed(self, reference: SecretReference) -> None:
-        for controller in self._controllers.values():
-            if reference in (controller.reference, controller.workers_reference):
-                controller.due_at = AT_ONCE
+        # Thousands may change in a turn: those that they concern are looked for once.
+        self._changed_references.add(reference)
+        self._are_claims_old = True
         self._changed.set()
 
     def _find_conflict(self, controller: QueueController) -> Conflict | None:

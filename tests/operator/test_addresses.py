@@ -9,6 +9,8 @@ import pytest
 
 from meshhook_operator.addresses import (
     FRESH_SECONDS,
+    MAX_RETRY_SECONDS,
+    QUICK_RETRIES,
     RETRY_SECONDS,
     AddressBook,
     FoundAddress,
@@ -207,3 +209,37 @@ async def test_a_missing_url_of_the_workers_is_named(book, secrets):
     assert found == Failure(
         reason="SecretNotFound", message="Secret 'emails-workers' does not exist"
     )
+
+
+async def test_a_secret_that_stays_away_is_read_less_and_less(book, secrets):
+    """Thousands of them must not keep the API server busy; one that comes is found in a minute."""
+    secrets.values = None
+    await first_look(book)
+    for _ in range(60):
+        secrets.now += RETRY_SECONDS
+        book.look_up(REFERENCE)
+        await eventually(lambda: not book._entries[REFERENCE].is_reading)
+    assert QUICK_RETRIES < secrets.reads < 2 * QUICK_RETRIES
+    secrets.values = {"uri": "postgresql://a:first@db/app"}
+    secrets.now += MAX_RETRY_SECONDS
+    book.look_up(REFERENCE)
+    await eventually(lambda: isinstance(book.look_up(REFERENCE), FoundAddress))
+
+
+async def test_one_namespace_does_not_fill_the_line(secrets):
+    """Others' Secrets are read while those of one hang."""
+    hanging = asyncio.Event()
+
+    async def read(key: ObjectKey) -> dict[str, str] | None:
+        if key.namespace == "other":
+            await hanging.wait()
+        return {"uri": "postgresql://a:first@db/app"}
+
+    secrets.read_secret = read
+    async with asyncio.TaskGroup() as tasks:
+        book = AddressBook(secrets, tasks, on_change=lambda _: None, clock=lambda: 0.0)
+        for index in range(100):
+            key = ObjectKey("other", f"s{index}")
+            book.look_up(SecretReference(key, "uri", pooled=False))
+        await eventually(lambda: isinstance(book.look_up(REFERENCE), FoundAddress))
+        hanging.set()
