@@ -234,3 +234,16 @@ async def test_a_tls_upgrade_that_never_ends_is_left(flood, parameters, nothing_
         assert reason in {"SourceUnavailable", "AnswerRefused"}
         await gone.wait()
         await database.close()
+
+
+async def test_the_words_of_a_server_are_only_shown():
+    """In a condition they act on no terminal, are one short line, and hold no password."""
+    with hostile_server(hostile.rude_refusal) as server:
+        database = make(server.url)
+        reason, message = await failure_of(database)
+        assert reason == "LoginRefused"
+        assert message.isprintable()
+        assert len(message) <= 500
+        assert r"\x1b[2J\u202eroot\n$" in message
+        assert "secret" not in message
+        await database.close()

@@ -355,3 +355,9 @@ def wrong_types(session: Session) -> None:
         session.await_execution()
         session.send(message(b"2") + row(struct.pack("!q", 7)) + message(b"C", b"SELECT 1\0"))
         session.send(READY)
+
+
+def rude_refusal(session: Session) -> None:
+    """A refusal whose text clears terminals, turns the reading order round, and repeats the URL."""
+    words = "\x1b[2J\u202eroot\n$ rm -rf / postgresql://me:secret@127.0.0.1/app " * 100
+    session.send(message(b"E", b"SFATAL\0C28P01\0M" + text(words) + b"\0"))
