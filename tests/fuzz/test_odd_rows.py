@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshhook import QueueService
 from support import odd_rows
 from support.command_line import COMMANDS, Command, run_command
 from support.fuzzing import examples
@@ -218,6 +219,25 @@ def test_all_rows_can_be_looked_at(drawn, run, shared_url, database, monkeypatch
                     assert _check(arguments) or str(command) in {"roles check", "workers"}
                 if number % 2 or str(command) not in ids:
                     json.loads(_check([*arguments, "--json"]), parse_constant=pytest.fail)
+
+
+@examples(10)
+@given(rows=ROWS)
+def test_any_message_is_handed_out_or_becomes_a_dead_letter(rows, run, shared_url, database):
+    """Whatever its headers claim, none is lost, and none holds up its neighbours."""
+    rows = [((numbers[0], "now", numbers[2]), body, headers) for numbers, body, headers in rows]
+    empty: dict[str, Any] = {"q_jobs_dlq": [], "a_jobs": [], "attempts": [], "workers": []}
+    ids = run(_fill(shared_url, {"q_jobs": rows, **empty}))["jobs show"][:-1]
+    queue = QueueService[Any](database, "jobs")
+    done: set[int] = set()
+    while job := run(queue.dequeue()):
+        assert run(queue.acknowledge(job))
+        done.add(job.msg_id)
+    kept = run(database.fetch("select msg_id from pgmq.q_jobs"))
+    dead = run(database.fetch("select headers::text as headers from pgmq.q_jobs_dlq"))
+    buried = {json.loads(row["headers"])["meshhook-dead-letter"]["msg_id"] for row in dead}
+    assert not kept
+    assert sorted([*done, *buried]) == sorted(ids)
 
 
 def test_lists_hold_no_bodies(run, shared_url, database, monkeypatch):

@@ -12,7 +12,9 @@ from hypothesis import given
 
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.logs import configure_logging
-from support.hostile import HOSTILE_VALUES, TEXTS, is_safe_line
+from support.hostile import HOSTILE_VALUES, ODD_OBJECTS, TEXTS, is_safe_line
+
+VALUES = {**HOSTILE_VALUES, **ODD_OBJECTS}
 
 
 class Stream(io.TextIOWrapper):
@@ -63,7 +65,7 @@ def test_a_record_is_one_line_whatever_is_in_it(log_format, text, key):
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-@pytest.mark.parametrize("value", HOSTILE_VALUES.values(), ids=HOSTILE_VALUES)
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_no_value_loses_a_record(log_format, value):
     """Whatever it does when it is shown."""
     stream = Stream()

@@ -60,6 +60,19 @@ class UnshowableError(Exception):
         raise RuntimeError("no")
 
 
+def _loop() -> list[Any]:
+    loop: list[Any] = []
+    loop.append(loop)
+    return loop
+
+
+def _deep() -> list[Any]:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    return deep
+
+
 HOSTILE_VALUES: dict[str, Any] = {
     "unshowable": Unshowable(),
     "many lines": ManyLines(),
@@ -69,6 +82,8 @@ HOSTILE_VALUES: dict[str, Any] = {
     "infinity": float("inf"),
     "decimal": decimal.Decimal("1e999999"),
     "bytes": b"\x00\xff\x1b",
+    "loop": _loop(),
+    "deep": _deep(),
     "keys": {Unshowable(): 1, (1, "\n"): 2, None: 3},
     "set": {"\x1b", "b"},
     "half a character": "\ud800",

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from meshhook import errors
+from meshhook.escaping import shown_sentence
 from meshhook.lent_connection import broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_MAX_SAID_CHARACTERS = 1_000
 
 _UNCERTAIN = (
     asyncpg.ConnectionDoesNotExistError,
@@ -117,6 +120,11 @@ _UNSUITABLE_QUEUE = ("MHQ03", "MHQ04")
 """What meshhook.check_adoptable refuses with."""
 
 
+def _said(error: BaseException) -> str:
+    """Return what a server or the system says of an error: it may say anything, at any length."""
+    return shown_sentence(str(error) or type(error).__name__, limit=_MAX_SAID_CHARACTERS)
+
+
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Turn the errors of connecting or of a statement into this library's, by their type.
@@ -138,7 +146,7 @@ def translated_errors() -> Iterator[None]:
     except errors.MeshHookError:
         raise  # an unavailable database is an OSError, too
     except _NETWORK as error:
-        message = f"the database cannot be reached: {error or type(error).__name__}"
+        message = f"the database cannot be reached: {_said(error)}"
         raise errors.DatabaseUnavailableError(message) from error
 
 
@@ -150,13 +158,13 @@ def translated_driver_errors() -> Iterator[None]:
     except errors.MeshHookError:
         raise
     except _UNCERTAIN as error:
-        message = f"the connection broke while a statement was under way: {error}"
+        message = f"the connection broke while a statement was under way: {_said(error)}"
         raise errors.UncertainCommitError(message) from error
     except _UNAVAILABLE as error:
-        message = f"the database cannot be reached: {error or type(error).__name__}"
+        message = f"the database cannot be reached: {_said(error)}"
         raise errors.DatabaseUnavailableError(message) from error
     except asyncpg.InterfaceError as error:
-        message = f"the connection cannot be used: {error}"
+        message = f"the connection cannot be used: {_said(error)}"
         raise errors.DatabaseUnavailableError(message) from error
     except asyncpg.PostgresError as error:
         raise _refusal(error) from error
@@ -165,14 +173,14 @@ def translated_driver_errors() -> Iterator[None]:
 def _refusal(error: asyncpg.PostgresError) -> errors.DatabaseError:
     """Return what a refusal by the server means, by its type, or one by the driver before it."""
     if isinstance(error.__cause__, UnicodeEncodeError):
-        return errors.UnstorableTextError(f"a text holds what no database can hold: {error}")
+        return errors.UnstorableTextError(f"a text holds what no database can hold: {_said(error)}")
     if error.sqlstate in _UNSUITABLE_QUEUE:
-        return errors.UnsuitableQueueError(str(error))
+        return errors.UnsuitableQueueError(_said(error))
     for kinds, meaning, text in _REFUSALS:
         if isinstance(error, kinds):
-            return meaning(text.format(error=error))
+            return meaning(text.format(error=_said(error)))
     return errors.DatabaseError(
-        f"the database refused a statement: {error} (SQLSTATE {error.sqlstate})"
+        f"the database refused a statement: {_said(error)} (SQLSTATE {error.sqlstate})"
     )
 
 
@@ -214,20 +222,22 @@ def translated_connect_errors() -> Iterator[None]:
         yield
     except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
         raise errors.DatabaseUnavailableError(
-            f"no host of the database URL is what its target_session_attrs asks for: {error}"
+            f"no host of the database URL is what its target_session_attrs asks for: {_said(error)}"
         ) from error
     except asyncpg.exceptions.ClientConfigurationError as error:
-        raise errors.InvalidSettingError(f"the database URL is not valid: {error}") from error
+        raise errors.InvalidSettingError(
+            f"the database URL is not valid: {_said(error)}"
+        ) from error
     except (*_UNCERTAIN, *_NETWORK, *_UNAVAILABLE) as error:
         # A failure of TLS is an OSError, and a ValueError as well.
-        reason = error if str(error) else "no answer in time"
+        reason = _said(error) if str(error) else "no answer in time"
         raise errors.DatabaseUnavailableError(
             f"the database cannot be reached: {reason}"
         ) from error
     except _REFUSED_PARAMETERS as error:
         raise errors.DatabaseError(
             "the server refused a parameter of the database URL: "
-            f"{error} (SQLSTATE {error.sqlstate})"
+            f"{_said(error)} (SQLSTATE {error.sqlstate})"
         ) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         with translated_driver_errors():

@@ -8,6 +8,7 @@ import asyncpg
 
 from meshhook.driver_types import tell_array_types
 from meshhook.errors import UncertainCommitError
+from meshhook.escaping import shown_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,7 +44,7 @@ def belongs_to_session(error: BaseException | None) -> bool:
 
 def broken(error: BaseException) -> str:
     """Return what to say of a statement that the network, or the time, cut off."""
-    reason = error if str(error) else "no answer in time"
+    reason = shown_sentence(str(error), limit=1_000) or "no answer in time"
     return f"the connection broke while a statement was under way: {reason}"
 
 

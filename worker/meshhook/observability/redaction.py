@@ -76,7 +76,10 @@ def hidden(name: object, value: Any) -> Any:
     # The names that start with an underscore are structlog's own.
     if value is None or isinstance(value, bool | int | float) or str(name)[:1] == "_":
         return value
-    return _Hiding().value(name, value, 0)
+    try:
+        return _Hiding().value(name, value, 0)
+    except Exception:  # noqa: BLE001 - a collection of others may raise anything
+        return _NOT_SHOWN
 
 
 class _Hiding:
@@ -102,7 +105,9 @@ class _Hiding:
         return self._text(_as_text(value))
 
     def _key(self, key: Any) -> Any:
-        return key if key is None or isinstance(key, bool | int | float) else self._text(str(key))
+        return (
+            key if key is None or isinstance(key, bool | int | float) else self._text(_as_text(key))
+        )
 
     def _text(self, text: str) -> str:
         text = hide_in_text(text)
