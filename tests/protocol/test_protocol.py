@@ -47,7 +47,7 @@ class Fence(NamedTuple):
 
 
 _SETTLE = ("settle", "settle_succeeded")
-_IDENTITY = r"and date_part\('epoch', \w\.enqueued_at\) = \w+\.enqueued"
+_IDENTITY = r"and pg_catalog\.date_part\('epoch', \w\.enqueued_at\) = \w+\.enqueued"
 _LEASE = r"and q\.read_ct = \w+\.read_ct"
 _FENCES = {
     "identity": Fence((*_SETTLE, "extend", "release"), _IDENTITY),
@@ -56,12 +56,12 @@ _FENCES = {
     "lease given back": Fence(("release",), _LEASE),
     "due": Fence(
         ("claim",),
-        r"and q\.vt <= least\(pg_catalog\.now\(\), \$5::timestamptz\)",
-        "and $5::timestamptz is null",
+        r"and q\.vt <= least\(pg_catalog\.now\(\), \$5::pg_catalog\.timestamptz\)",
+        "and $5::pg_catalog.timestamptz is null",
     ),
     "history of lost attempts": Fence(
         ("claim",),
-        r"where not \(c\.mark -> 'is_recorded'::text\)::boolean\n\)",
+        r"where not \(c\.mark -> 'is_recorded'::pg_catalog\.text\)::boolean\n\)",
         "where false\n)",
     ),
     "replay moves": Fence(
@@ -71,7 +71,9 @@ _FENCES = {
 _SELDOM_MISSED = {
     "one outcome": Fence(_SETTLE, r"and q\.read_ct <> meshhook\.settled_attempts\(q\.headers\)"),
     "found of this worker": Fence(
-        ("find_settled",), r"and a\.worker = \$2::text", "and $2::text is not null"
+        ("find_settled",),
+        r"and a\.worker = \$2::pg_catalog\.text",
+        "and $2::pg_catalog.text is not null",
     ),
 }
 """Those that only a rare history needs: it takes up to a minute to find one."""
