@@ -158,7 +158,7 @@ class AddressBook:
         except Exception as error:  # noqa: BLE001 - what makes no sense ends nothing else
             # Not what it says: it may quote what is in the Secret.
             kind = type(error).__name__
-            _log.warning("secret not read", secret=str(reference.secret), reason=kind)
+            _log.warning("secret not read", secret_name=str(reference.secret), reason=kind)
             if isinstance(entry.found, FoundAddress):
                 return
             found = Failure(
@@ -180,7 +180,7 @@ class AddressBook:
         except MeshHookError as error:
             if isinstance(entry.found, FoundAddress):
                 # What was read before still counts: the API server's troubles are not the queue's.
-                _log.warning("secret not read", secret=str(secret), reason=str(error))
+                _log.warning("secret not read", secret_name=str(secret), reason=str(error))
                 return entry.found
             return problem_of(error)
         if values is None:
