@@ -101,6 +101,18 @@ def check(arguments: list[str], ended: Ended) -> None:
         json.loads(ended.out, parse_constant=pytest.fail)
 
 
+@pytest.mark.parametrize("address", ["@v0\udcb3", "a..b", "x" * 300, "\x1b[2J"])
+def test_an_address_that_no_machine_has_is_said(address, monkeypatch):
+    """It is no fault of the program."""
+    monkeypatch.setenv("MESHHOOK_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    arguments = ["exporter", "--metrics-address", address, "--metrics-port", "0"]
+    monkeypatch.setattr(QueueExporter, "start", _started)
+    ended = run_command(arguments)
+    check(arguments, ended)
+    assert ended.code == 1
+    assert "metrics port 0 on " in ended.err
+
+
 def _started(_: QueueExporter) -> None:
     raise MeshHookError("it would export until it is stopped")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshhook.escaping import quoted, shown
+from meshhook.escaping import quoted, shown, shown_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +123,8 @@ class PortUnavailableError(MeshHookError, OSError):
     def __init__(self, address: str, port: int, reason: str) -> None:
         """Name the address, the port, and what the system says."""
         super().__init__(
-            f"metrics port {port} on {address}: {reason}; choose another, or 0 for a free one "
+            f"metrics port {port} on {shown(str(address), limit=100)}: "
+            f"{shown_sentence(reason, limit=200)}; choose another, or 0 for a free one "
             "(--metrics-port, MESHHOOK_METRICS_PORT; the address: MESHHOOK_METRICS_ADDRESS)"
         )
         self.address = address

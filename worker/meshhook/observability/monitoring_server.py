@@ -75,14 +75,16 @@ class MonitoringServer:
         """Begin to listen.
 
         Raises:
-            PortUnavailableError: if the port is taken, or the address is not of this machine.
+            PortUnavailableError: if the port is taken, or the address is none, or not of this
+                machine.
         """
         if self._listener is not None:
             return
         try:
             listening = _bound_socket(self._address, self._port)
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:
+            # A ValueError: no host can have such a name.
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             raise PortUnavailableError(self._address, self._port, reason) from error
         self._bound_port = int(listening.getsockname()[1])
         self._listener = HttpListener(
