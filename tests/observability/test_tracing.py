@@ -31,7 +31,8 @@ from meshhook import (
     set_queue_config,
 )
 from meshhook.errors import InvalidJobError, InvalidSettingError
-from meshhook.observability.tracing import TracerFinder
+from meshhook.observability.tracing import TracerFinder, sending
+from support.hostile import is_safe_line
 from support.otlp import Collector, ReceivedSpan, collector
 from support.waiting import eventually
 from support.workers import make_worker
@@ -442,6 +443,55 @@ async def test_an_error_that_cannot_be_shown_harms_no_job(
     await run_one(database_url, handler, provider)
     process = await one(received, "process jobs")
     assert process.attributes["error.type"].endswith("UnspeakableError")
+
+
+async def test_odd_texts_of_an_error_are_exported_as_escapes(
+    pool: Pool[Any], database_url: str, received: Collector, provider: TracerProvider
+) -> None:
+    """Lone surrogates and controls cost no attribute, and no program that shows them obeys them."""
+    odd = "\ud800\x1b[2J\0\u202e\r"
+    shown = r"\ud800\x1b[2J\x00\u202e\r"
+    odd_error = type("OddError", (Exception,), {"__module__": f"shop{odd}"})
+
+    async def handler(_: Job[Any]) -> None:
+        raise odd_error(f"no {odd} parts\nleft")
+
+    await QueueService[Any](pool, "jobs").enqueue({})
+    await run_one(database_url, handler, provider)
+    (exception,) = (await one(received, "process jobs")).exceptions
+    assert exception["exception.type"] == f"shop{shown}.OddError"
+    assert exception["exception.message"] == f"no {shown} parts\nleft"
+    stack = exception["exception.stacktrace"]
+    assert stack.endswith(f"no {shown} parts\nleft\n")
+    assert "raise odd_error" in stack
+
+
+async def test_an_odd_status_costs_no_batch(
+    pool: Pool[Any], database_url: str, received: Collector, provider: TracerProvider
+) -> None:
+    """Type and message of a failure that the handler names are exported, whatever they hold."""
+
+    async def handler(_: Job[Any]) -> None:
+        raise RetryAfter(60, "busy \ud800\x1b[2J", error_type="Busy\udfff")
+
+    await QueueService[Any](pool, "jobs").enqueue({})
+    await run_one(database_url, handler, provider)
+    process = await one(received, "process jobs")
+    assert process.is_error
+    assert is_safe_line(process.attributes["error.type"])
+    assert is_safe_line(process.status_message)
+
+
+async def test_a_send_whose_error_is_odd_is_exported(
+    received: Collector, provider: TracerProvider
+) -> None:
+    """A span that ends in an exception of such a name is no exception to that."""
+    odd_error = type("OddError", (Exception,), {"__qualname__": "Odd\ud800Error"})
+
+    with pytest.raises(odd_error), sending(provider.get_tracer("shop"), "jobs", None):
+        raise odd_error
+    send = await one(received, "send jobs")
+    assert send.attributes["error.type"] == r"Odd\ud800Error"
 
 
 def _send_in_a_child(url: str, provider: TracerProvider) -> None:

@@ -35,6 +35,8 @@ class ReceivedSpan:
     is_error: bool
     status_message: str
     events: list[str]
+    exceptions: list[dict[str, Any]]
+    """The attributes of the events that are exceptions."""
 
 
 class Collector:
@@ -104,6 +106,11 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan]:
                     is_error=span.status.code == 2,
                     status_message=span.status.message,
                     events=[event.name for event in span.events],
+                    exceptions=[
+                        _values(event.attributes)
+                        for event in span.events
+                        if event.name == "exception"
+                    ],
                 )
 
 

@@ -27,6 +27,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from meshhook.escaping import shown_sentence
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.redaction import hide_in_text
 from meshhook.outcomes import Outcome
@@ -175,8 +176,10 @@ def _current_span(
 
 
 def _note_error(span: Span, error_type: str, message: str | None, error: object) -> None:
-    span.set_attribute("error.type", error_type)
-    span.set_status(Status(StatusCode.ERROR, message))
+    # An exporter drops an attribute that is not UTF-8, and for such a status the whole batch.
+    span.set_attribute("error.type", shown_sentence(error_type))
+    shown_message = None if message is None else shown_sentence(message)
+    span.set_status(Status(StatusCode.ERROR, shown_message))
     if isinstance(error, BaseException) and not isinstance(error, Outcome) and span.is_recording():
         try:
             # As `record_exception` would, with the secrets hidden.
@@ -184,9 +187,9 @@ def _note_error(span: Span, error_type: str, message: str | None, error: object)
             span.add_event(
                 "exception",
                 {
-                    "exception.type": _full_name(type(error)),
-                    "exception.message": hide_in_text(str(error)),
-                    "exception.stacktrace": hide_in_text(stack),
+                    "exception.type": shown_sentence(_full_name(type(error))),
+                    "exception.message": shown_sentence(hide_in_text(str(error))),
+                    "exception.stacktrace": shown_sentence(hide_in_text(stack)),
                     "exception.escaped": "False",
                 },
             )
