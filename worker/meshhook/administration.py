@@ -189,12 +189,13 @@ async def get_queue_config(
 
     Raises:
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
+        InvalidSettingError: if its row breaks a rule of the table, which somebody took away.
     """
     name = validate_queue_name(queue_name)
     row = await Database.of(database).fetchrow(queries.load("get_queue_config"), name)
     if row is None:
         raise QueueNotFoundError(name)
-    return QueueConfig.model_validate_json(row["config"])
+    return QueueConfig.from_row(name, row["config"])
 
 
 async def set_queue_config(
@@ -218,7 +219,7 @@ async def set_queue_config(
         current = await connection.fetchrow(queries.load("lock_queue_config"), name)
         if current is None:
             raise QueueNotFoundError(name)
-        settings = changed_settings(QueueConfig(**dict(current)), changes)
+        settings = changed_settings(QueueConfig.from_row(name, current["config"]), changes)
         row: asyncpg.Record = await connection.fetchrow(
             queries.load("set_queue_config"),
             name,
@@ -226,7 +227,8 @@ async def set_queue_config(
         )
         return row
 
-    return QueueConfig(**dict(await Database.of(database).run_in_transaction(change)))
+    row = await Database.of(database).run_in_transaction(change)
+    return QueueConfig.from_row(name, row["config"])
 
 
 async def describe_tables(database: DatabaseSource, queue_name: str) -> queries.QueueTables:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
@@ -15,6 +23,27 @@ from meshhook.retry import MAX_ATTEMPTS, MAX_BACKOFF_MS, RetryStrategy
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+_EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+_EARLY = re.compile(r"-infinity|.* BC")
+_LATE = re.compile(r"infinity|[0-9]{5,}-.*")
+
+
+def _nearest(value: Any) -> Any:
+    """Return the time that a text of PostgreSQL means, or the nearest that Python has."""
+    if not isinstance(value, str):
+        return value
+    if _EARLY.fullmatch(value):
+        return _EARLIEST
+    if _LATE.fullmatch(value):
+        return _LATEST
+    try:
+        return min(max(datetime.fromisoformat(value), _EARLIEST), _LATEST)
+    except (TypeError, ValueError):
+        return value
+
+
+_Moment = Annotated[datetime, BeforeValidator(_nearest)]
 _Days = Annotated[int, Field(ge=1, le=36_500)]
 _BackoffMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS)]
 
@@ -82,10 +111,26 @@ class QueueConfig(QueueSettings):
 
     queue_name: str
     """The queue."""
-    created_at: datetime
-    """When the row was made."""
-    updated_at: datetime
-    """When it was last changed."""
+    created_at: _Moment
+    """When the row was made. Of a time that Python does not have, the nearest that it has."""
+    updated_at: _Moment
+    """When it was last changed; the same."""
+
+    @classmethod
+    def from_row(cls, queue_name: str, row: str) -> QueueConfig:
+        """Return the settings in a queue's row of `meshhook.queue_config`, given as JSON.
+
+        Raises:
+            InvalidSettingError: naming queue, setting and value, if a rule of the table is gone.
+        """
+        try:
+            return cls.model_validate_json(row)
+        except ValidationError as error:
+            message = (
+                f"queue {quoted(queue_name)} has a wrong row in meshhook.queue_config: "
+                f"{_problem(error)}. Change it with SQL"
+            )
+            raise InvalidSettingError(message) from None
 
 
 SETTING_NAMES: tuple[str, ...] = tuple(QueueSettings.model_fields)
@@ -111,8 +156,11 @@ def changed_settings(current: QueueConfig, changes: Mapping[str, Any]) -> QueueS
     try:
         return QueueSettings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        message = f"{name}={quoted(first['input'])}: {reason}" if name else reason
-        raise InvalidSettingError(message) from None
+        raise InvalidSettingError(_problem(error)) from None
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{name}={quoted(first['input'])}: {reason}" if name else reason

@@ -1,3 +1,5 @@
 -- The settings of one queue, to be changed in this transaction. Locks: the row.
 -- Index: queue_config_pkey.
-select * from meshhook.queue_config where queue_name = $1::text for update
+-- As one JSON object, which holds times that the driver cannot read.
+select pg_catalog.to_jsonb(c) as config from meshhook.queue_config c
+where c.queue_name = $1::text for update

@@ -7,4 +7,4 @@ update meshhook.queue_config c set (
 ) = ($2::int, $3::int, $4::bigint, $5::bigint, $6::float8, $7::float8, $8::boolean, $9::int,
      $10::int, $11::int, $12::int, $13::boolean)
 where c.queue_name = $1::text
-returning *
+returning pg_catalog.to_jsonb(c) as config

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from meshhook import queries
-from meshhook.errors import DatabaseError, DatabaseLockedError
+from meshhook.errors import DatabaseError, DatabaseLockedError, InvalidSettingError
 from meshhook.observability.loggers import get_logger
 from meshhook.queue_config import QueueConfig
 
@@ -58,11 +58,10 @@ class ConfigWatcher:
                 row = await self._connection.fetchrow(
                     queries.load("get_queue_config"), self._queue_name
                 )
-            except DatabaseError as error:
+                if row is not None:
+                    self._on_change(QueueConfig.from_row(self._queue_name, row["config"]))
+            except (DatabaseError, InvalidSettingError) as error:
                 _log.warning("settings not read", queue=self._queue_name, error=str(error))
-                continue
-            if row is not None:
-                self._on_change(QueueConfig.model_validate_json(row["config"]))
 
 
 class Housekeeper:

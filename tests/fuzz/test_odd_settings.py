@@ -1,0 +1,246 @@
+"""Rows that others write into meshhook.queue_config, with every value that its rules allow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from meshhook import Database, Job, QueueService, get_queue_config, set_queue_config
+from meshhook.errors import InvalidSettingError, MeshHookError, QueueNotFoundError
+from meshhook.queue_config import SETTING_NAMES, QueueSettings
+from meshhook.settings_cache import SettingsCache
+from meshhook_operator.databases import DatabaseAddress, QueueDatabase
+from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem, read_demand
+from support.command_line import run_command
+from support.fuzzing import examples
+from support.hostile import is_safe_line
+from support.odd_rows import MOMENTS
+from support.workers import make_worker
+
+
+def _ends(low: int, high: int) -> st.SearchStrategy[int]:
+    return st.sampled_from([low, high]) | st.integers(low, high)
+
+
+DAYS = _ends(1, 36_500)
+BACKOFFS_MS = st.tuples(_ends(0, 604_800_000), _ends(0, 604_800_000)).map(sorted)
+TIMES = st.sampled_from([*MOMENTS, "10000-01-01", "9999-12-31 23:59:59-14", "0044-03-15 BC", "now"])
+ROWS = st.fixed_dictionaries(
+    {
+        "visibility_timeout_seconds": _ends(1, 43_200),
+        "max_retry_attempts": _ends(1, 1_000),
+        "retry_jitter": st.sampled_from([0.0, -0.0, 5e-324, 1.0]) | st.floats(0, 1),
+        "job_timeout_seconds": st.sampled_from([None, 5e-324, 604_800.0])
+        | st.floats(0, 604_800, exclude_min=True),
+        "dlq_enabled": st.booleans(),
+        "dlq_retention_days": st.none() | DAYS,
+        "archive_retention_days": st.none() | DAYS,
+        "history_retention_days": DAYS,
+        "max_payload_bytes": _ends(1_024, 104_857_600),
+        "paused": st.booleans(),
+        "adopted_msg_id": _ends(-(2**63), 2**63 - 1),
+        "created_at": TIMES,
+        "updated_at": TIMES,
+    }
+)
+ROWS = st.builds(
+    lambda row, backoffs: (
+        row | dict(zip(("retry_backoff_base_ms", "retry_backoff_max_ms"), backoffs, strict=True))
+    ),
+    ROWS,
+    BACKOFFS_MS,
+)
+NAMES = ("0", "a" * 43, "a--_", "z_dlq_")
+"""What the table takes, and no queue has tables for."""
+
+
+async def _write(connection: Any, **row: Any) -> None:
+    """Replace the row of queue `jobs`, whatever the triggers of the table say."""
+    columns = {"queue_name": "jobs", **row}
+    times = ("created_at", "updated_at")
+    values = ", ".join(
+        f"${at}::text::timestamptz" if name in times else f"${at}"
+        for at, name in enumerate(columns, 1)
+    )
+    async with connection.transaction():
+        await connection.execute("set local session_replication_role = replica")
+        await connection.execute(
+            "delete from meshhook.queue_config where queue_name = $1", columns["queue_name"]
+        )
+        await connection.execute(
+            f"insert into meshhook.queue_config ({', '.join(columns)}) values ({values})",
+            *columns.values(),
+        )
+
+
+async def _written(url: str, **row: Any) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await _write(connection, **row)
+    finally:
+        await connection.close()
+
+
+def _operators(url: str) -> QueueDatabase:
+    return QueueDatabase(
+        DatabaseAddress(url, pooled=False),
+        on_wake=lambda _: None,
+        on_identity=lambda: None,
+        registry=CollectorRegistry(),
+    )
+
+
+async def _operator_copes(url: str, database: Database, row: dict[str, Any]) -> None:
+    (found,) = (await read_demand(database, [DemandRequest("jobs", 5)], waiting_seconds=1)).values()
+    assert isinstance(found, QueueDemand), found
+    assert {name: found.settings[name] for name in SETTING_NAMES} == {
+        name: row[name] for name in SETTING_NAMES
+    }
+    operators = _operators(url)
+    try:
+        await operators.ensure_queue("jobs", QueueSettings().model_dump(exclude={"paused"}))
+    finally:
+        await operators.close()
+
+
+async def _runs_one(url: str, database: Database) -> None:
+    """Run a job in a worker that starts on the row; one in a paused queue stays."""
+    queue = QueueService[Any](database, "jobs")
+    msg_id = await queue.enqueue({})
+    began: asyncio.Queue[int] = asyncio.Queue()
+
+    async def handler(job: Job[Any]) -> None:
+        began.put_nowait(job.msg_id)
+
+    config = await get_queue_config(database, "jobs")
+    async with make_worker(url, handler):
+        # With less time an attempt may be over before its handler begins.
+        if not config.paused and (config.job_timeout_seconds or 60) >= 60:
+            assert await began.get() == msg_id
+    await queue.purge_queue()
+
+
+@examples(5)
+@given(row=ROWS)
+def test_every_reader_takes_every_row(row, run, shared_url, database, monkeypatch):
+    """Library, worker, operator and command line have the settings of the row."""
+    monkeypatch.setenv("MESHHOOK_DATABASE_URL", shared_url)
+    run(_written(shared_url, **row))
+    for config in (
+        run(get_queue_config(database, "jobs")),
+        run(SettingsCache(database, "jobs").fresh()),
+    ):
+        assert {name: getattr(config, name) for name in SETTING_NAMES} == {
+            name: row[name] for name in SETTING_NAMES
+        }
+        assert config.created_at.utcoffset() is not None
+    run(_runs_one(shared_url, database))
+    for words in ("queue list", "queue show jobs", "stats"):
+        for more in ((), ("--json",)):
+            ended = run_command([*words.split(), *more])
+            assert ended.code == 0, ended.err
+            assert all(is_safe_line(line) for line in ended.out.split("\n"))
+            if more:
+                json.loads(ended.out, parse_constant=pytest.fail)
+    # The operator's last call gives the queue other settings.
+    run(_operator_copes(shared_url, database, row))
+
+
+@examples(20)
+@given(row=ROWS, value=st.booleans())
+def test_every_row_can_be_changed(row, value, run, shared_url, database):
+    """A change of one setting leaves the others, whenever the row says that it was made."""
+    run(_written(shared_url, **row))
+    changed = run(set_queue_config(database, "jobs", paused=value))
+    assert {name: getattr(changed, name) for name in SETTING_NAMES} == {
+        name: row[name] for name in SETTING_NAMES
+    } | {"paused": value}
+
+
+async def _follows(url: str) -> None:
+    """Give a running worker rows, each with a time that Python does not have."""
+    seen: asyncio.Queue[int] = asyncio.Queue()
+
+    async def handler(job: Job[Any]) -> None:
+        seen.put_nowait(job.max_attempts)
+
+    connection = await asyncpg.connect(url)
+    try:
+        await _write(connection)
+        queue = QueueService[Any](connection, "jobs")
+        async with make_worker(url, handler):
+            for attempts, moment in enumerate(MOMENTS, 11):
+                await _write(
+                    connection, max_retry_attempts=attempts, created_at=moment, updated_at=moment
+                )
+                await connection.execute("select pg_notify('meshhook_config', 'jobs')")
+                most = 0
+                while most != attempts:
+                    await queue.enqueue({})
+                    most = await seen.get()
+    finally:
+        await connection.close()
+
+
+def test_a_running_worker_follows_odd_rows(run, shared_url, database):
+    """It goes on with the settings of each row."""
+    run(_follows(shared_url))
+
+
+def test_rows_without_tables_are_named(run, shared_url, database, monkeypatch):
+    """A row whose queue has no tables is no queue to anybody, and hides no other."""
+    monkeypatch.setenv("MESHHOOK_DATABASE_URL", shared_url)
+    run(_written(shared_url))
+    for name in NAMES:
+        run(_written(shared_url, queue_name=name))
+    try:
+        listed = run_command(["queue", "list", "--json"])
+        assert "jobs" in [each["queue"] for each in json.loads(listed.out)], listed.err
+        assert run_command(["stats"]).code == 0
+        requests = [DemandRequest(name, 5) for name in ("jobs", *NAMES)]
+        found = run(read_demand(database, requests, waiting_seconds=1))
+        assert isinstance(found["jobs"], QueueDemand)
+        for name in NAMES:
+            shown = run_command(["queue", "show", name])
+            assert shown.code
+            assert name in shown.err
+            assert "Traceback" not in shown.err
+            assert found[name] == QueueProblem(
+                "the queue does not exist, or only in part", is_missing=True
+            )
+            with pytest.raises(QueueNotFoundError, match=name):
+                run(make_worker(shared_url, print, queue_name=name).start())
+            with pytest.raises(MeshHookError, match=name):
+                run(QueueService[Any](database, name).enqueue({}))
+    finally:
+        run(database.fetch("delete from meshhook.queue_config where queue_name <> 'jobs'"))
+
+
+def test_a_row_beyond_the_rules_is_named(run, shared_url, database, monkeypatch):
+    """Where somebody has taken a rule away: the queue, the setting and its value."""
+    monkeypatch.setenv("MESHHOOK_DATABASE_URL", shared_url)
+    rule = "alter table meshhook.queue_config {} constraint queue_config_retry_jitter_check"
+    run(database.fetch(rule.format("drop")))
+    try:
+        run(_written(shared_url, retry_jitter=7.0))
+        named = r"'jobs'.*meshhook\.queue_config.*retry_jitter=7\b"
+        for work in (
+            get_queue_config(database, "jobs"),
+            set_queue_config(database, "jobs", paused=True),
+            make_worker(shared_url, print).start(),
+        ):
+            with pytest.raises(InvalidSettingError, match=named):
+                run(work)
+        shown = run_command(["queue", "show", "jobs"])
+        assert shown.code
+        assert "retry_jitter=7" in shown.err
+    finally:
+        run(_written(shared_url))
+        run(database.fetch(rule.format("add") + " check (retry_jitter between 0 and 1)"))
