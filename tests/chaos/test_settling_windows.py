@@ -65,7 +65,9 @@ async def test_a_connection_through_a_pooler_breaks_in_a_transaction(
     blocker = await asyncpg.connect(database_url)
     await blocker.execute("begin; lock table effects")
     connection = WorkerConnection(proxied_url, application_name="pooled", pooled=True)
-    asking = asyncio.create_task(connection.fetch("insert into effects (run_id) values ('a')"))
+    asking = asyncio.create_task(
+        connection.fetch("insert into public.effects (run_id) values ('a')")
+    )
     await eventually(lambda: window.waits_for_a_lock("pooled"))
     proxy.reset("pooled")
     with pytest.raises(UncertainCommitError):
