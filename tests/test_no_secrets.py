@@ -12,7 +12,6 @@ import io
 import json
 import os
 import pickle
-import secrets
 import signal
 import sys
 import traceback
@@ -48,13 +47,11 @@ from meshhook_operator.addresses import FoundAddress
 from meshhook_operator.databases import DatabaseAddress, QueueDatabase
 from meshhook_operator.problems import problem_of
 from support.databases import Databases, server_directory
-from support.marked import LEAST, PASSWORD, leaks, marked_url
+from support.marked import BAD, ENCODED, LEAST, PASSWORD, leaks, marked_login
 from support.otlp import collector
 from support.scraping import ask_aside
 from support.waiting import eventually
 from support.workers import TESTS
-
-ENCODED = quote(PASSWORD, safe="")
 
 
 @pytest.fixture(autouse=True)
@@ -67,22 +64,8 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def url(database_url: str, queue_name: str, databases: Databases) -> AsyncIterator[str]:
     """The URL of a database with a queue `jobs`, with the marked password in it."""
-    role = f"marked_{secrets.token_hex(4)}"
-    connection = await asyncpg.connect(database_url)
-    literal = PASSWORD.replace("'", "''")
-    await connection.execute(
-        f"set standard_conforming_strings = on; set log_statement = none; "
-        f"create role {role} superuser login password '{literal}'"
-    )
-    await connection.execute("select 'what others see of this session'")
-    yield marked_url(database_url, user=role)
-    await connection.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", role
-    )
-    await connection.execute(f"reassign owned by {role} to postgres")
-    await connection.execute(f"drop owned by {role}")
-    await connection.execute(f"drop role {role}")
-    await connection.close()
+    async with marked_login(database_url) as url:
+        yield url
 
 
 # --- The search itself ---------------------------------------------------------------------------
@@ -145,45 +128,6 @@ def commands(found: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
 def test_no_command_is_left_out() -> None:
     """A new one needs a line above."""
     assert set(commands(typer.main.get_command(app))) == set(COMMANDS) | ELSEWHERE
-
-
-BAD = {
-    "wrong password": lambda url: url.replace("Zq7", "Aq7"),
-    "wrong user": lambda url: url.replace("//marked_", "//unmarked_"),
-    "wrong port": lambda url: url.replace(f":{port_of(url)}/", ":1/"),
-    "wrong database": lambda url: url.replace("/test_", "/no_test_"),
-    "no such host": lambda url: url.replace("127.0.0.1", "no-such-host.invalid"),
-    "no TLS": lambda url: f"{url}?sslmode=require",
-    "no such setting": lambda url: f"{url}?no_such_setting=1",
-    "no such file": lambda url: f"{url}?sslmode=verify-full&sslrootcert=/no/such",
-    "a parameter of others": lambda url: f"{url}?pgbouncer=true",
-    "a wrong value": lambda url: f"{url}?sslmode=none",
-    "in a parameter": lambda url: (
-        f"{url.replace(ENCODED, 'x')}?password={ENCODED}&sslpassword={ENCODED}"
-    ),
-    "a raw &": lambda url: (
-        f"postgresql://127.0.0.1:{port_of(url)}/x?user=u&password=a&Zq7wXv9=Kp3Jt5Rm8"
-    ),
-    "the colon escaped": lambda url: url.replace(f":{ENCODED}", f"%3A{ENCODED}"),
-    "raw": lambda url: url.replace(ENCODED, PASSWORD),
-    "no scheme": lambda url: url.removeprefix("postgresql://"),
-    "another scheme": lambda url: url.replace("postgresql://", "mysql://"),
-    "the password as scheme": lambda _: "Zq7wXv9Kp3://x@h/db",
-    "an equation": lambda _: f"host=h user=u password={PASSWORD}",
-    "no host": lambda url: url.rpartition("@")[0],
-    "no @": lambda url: url.replace("@", ""),
-    "a wrong port": lambda url: url.replace(f":{port_of(url)}/", ":x/"),
-    "a bracket": lambda url: url.replace("@", "[@"),
-    "a line break": lambda url: url.replace("@", "\n@"),
-    "the password alone": lambda _: PASSWORD,
-    "encoded alone": lambda _: ENCODED,
-}
-"""What may be wrong with a URL."""
-
-
-def port_of(url: str) -> str:
-    """Return the port in a URL."""
-    return url.rpartition("@")[2].partition(":")[2].partition("/")[0]
 
 
 def output_of(

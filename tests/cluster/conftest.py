@@ -14,7 +14,11 @@ import pytest
 from support.cluster.api import Api, ApiError
 from support.cluster.control_plane import ControlPlane, obstacle
 from support.cluster.objects import custom_resource_definition, database_secret
-from support.cluster.operator_process import OperatorProcess, operator_kubeconfig
+from support.cluster.operator_process import (
+    OperatorProcess,
+    StartOperator,
+    operator_kubeconfig,
+)
 from support.cluster.programs import CONTROL_PLANE, ProgramsMissingError, build, missing
 from support.databases import server_directory
 from support.skipping import skip
@@ -125,6 +129,27 @@ def operator(
     finally:
         process.kill()
         asyncio.run(uninstall())
+
+
+@pytest.fixture
+async def start_operator(
+    api: Api, control_plane: ControlPlane, tmp_path: Path
+) -> AsyncIterator[StartOperator]:
+    """Starts an operator for this test's namespace alone, with rights in no other."""
+    started: list[OperatorProcess] = []
+
+    async def start(url: str | None = None, **variables: str) -> OperatorProcess:
+        kubeconfig = await operator_kubeconfig(api, control_plane, tmp_path, url=url)
+        process = OperatorProcess(
+            kubeconfig=kubeconfig, directory=tmp_path, namespace=api.namespace, **variables
+        )
+        started.append(process)
+        await process.start()
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 import asyncpg
@@ -12,7 +11,7 @@ import pytest
 from support.cluster.api import Api
 from support.cluster.control_plane import ControlPlane
 from support.cluster.objects import job_queue
-from support.cluster.operator_process import OperatorProcess, operator_kubeconfig
+from support.cluster.operator_process import OperatorProcess, StartOperator
 from support.cluster.proxy import Proxy
 from support.cluster.views import JobQueueView
 from support.waiting import eventually
@@ -20,28 +19,6 @@ from support.waiting import eventually
 pytestmark = pytest.mark.usefixtures("job_queues_are_known")
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-StartOperator: TypeAlias = Callable[..., Awaitable[OperatorProcess]]
-
-
-@pytest.fixture
-async def start_operator(
-    api: Api, control_plane: ControlPlane, tmp_path: Path
-) -> AsyncIterator[StartOperator]:
-    """Starts an operator for this test's namespace alone, with rights in no other."""
-    started: list[OperatorProcess] = []
-
-    async def start(url: str | None = None, **variables: str) -> OperatorProcess:
-        kubeconfig = await operator_kubeconfig(api, control_plane, tmp_path, url=url)
-        process = OperatorProcess(
-            kubeconfig=kubeconfig, directory=tmp_path, namespace=api.namespace, **variables
-        )
-        started.append(process)
-        await process.start()
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
 
 
 @pytest.fixture

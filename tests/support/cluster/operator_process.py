@@ -8,7 +8,9 @@ import secrets
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from meshhook.embedded.postmaster import free_port
 from support.cluster.api import Api, Object
@@ -89,23 +91,28 @@ class OperatorProcess:
 
     def metrics(self) -> str:
         """Return its metrics, as Prometheus would read them."""
-        return self._get("/metrics")
+        return self.page("/metrics")
 
     def metric(self, name: str, **labels: str) -> float | None:
         """Return a value from its metrics, or None if there is no such series."""
         return metric_value(self.metrics(), name, **labels)
 
-    def _is_ready(self) -> bool:
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            self._get("/readyz")
-            return True
-        return False
-
-    def _get(self, path: str) -> str:
+    def page(self, path: str) -> str:
+        """Return what it serves at a path, as whoever reaches its port may read it."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{self._port}{path}", timeout=_HTTP_SECONDS) as response:
             text: str = response.read().decode()
             return text
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            self.page("/readyz")
+            return True
+        return False
+
+
+StartOperator: TypeAlias = Callable[..., Awaitable[OperatorProcess]]
+"""Starts an operator: `start(url, **variables)`."""
 
 
 def metric_value(text: str, name: str, **labels: str) -> float | None:
