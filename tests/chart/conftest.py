@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.cluster.programs import ProgramsMissingError, build, missing
+from support.helm import CHART
 from support.skipping import skip
 
 _PROGRAMS = ("helm", "kubeconform", "kube-score")
@@ -36,3 +39,14 @@ def _programs(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> No
     reason = pytestconfig.stash.get(_MISSING, None)
     if reason is not None:
         skip(reason)
+
+
+@pytest.fixture(scope="session")
+def notes_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart with its notes as a template like any other: without a cluster helm shows none."""
+    copy = tmp_path_factory.mktemp("chart") / "meshhook"
+    shutil.copytree(CHART, copy)
+    notes = (copy / "templates" / "NOTES.txt").read_text()
+    (copy / "templates" / "_notes.tpl").write_text(f'{{{{ define "notes" }}}}{notes}{{{{ end }}}}')
+    (copy / "templates" / "notes.yaml").write_text('notes: {{ include "notes" . | toJson }}')
+    return copy

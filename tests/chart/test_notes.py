@@ -3,64 +3,46 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.helm import CHART, KUBERNETES, NAMESPACE, RELEASE, ROOT, helm
+from support.helm import RELEASE, ROOT, notes
 
 SCRAPED = {"serviceMonitor": {"enabled": True}}
 RULES = {"prometheusRule": {"enabled": True}}
 
 
-@pytest.fixture(scope="module")
-def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart with its notes as a template like any other: without a cluster helm shows none."""
-    copy = tmp_path_factory.mktemp("chart") / "meshhook"
-    shutil.copytree(CHART, copy)
-    notes = (copy / "templates" / "NOTES.txt").read_text()
-    (copy / "templates" / "_notes.tpl").write_text(f'{{{{ define "notes" }}}}{notes}{{{{ end }}}}')
-    (copy / "templates" / "notes.yaml").write_text('notes: {{ include "notes" . | toJson }}')
-    return copy
-
-
-def notes(chart: Path, monitoring: dict[str, Any], **others: Any) -> str:
+def after(chart: Path, monitoring: dict[str, Any], **others: Any) -> str:
     """Return the notes after an install with values below `monitoring`, and others."""
-    shown = helm(
-        *("template", RELEASE, chart, "--namespace", NAMESPACE),
-        *("--kube-version", KUBERNETES, "--show-only", "templates/notes.yaml"),
-        values={"monitoring": monitoring} | others,
-    )
-    text: str = json.loads(shown.partition("notes: ")[2])
-    return text
+    return notes(chart, {"monitoring": monitoring} | others)
 
 
-def test_without_values_nothing_scrapes_and_no_alert_is_installed(chart: Path) -> None:
+def test_without_values_nothing_scrapes_and_no_alert_is_installed(notes_chart: Path) -> None:
     """The notes say so, with what to set."""
-    said = notes(chart, {})
+    said = after(notes_chart, {})
     assert "Nothing scrapes the metrics yet, and no alert is installed." in said
     assert "monitoring.prometheusRule.enabled=true" in said
 
 
-def test_alerts_that_are_missing_beside_scraping_are_said(chart: Path) -> None:
+def test_alerts_that_are_missing_beside_scraping_are_said(notes_chart: Path) -> None:
     """Whoever has Prometheus look might take them for installed."""
-    said = notes(chart, SCRAPED)
+    said = after(notes_chart, SCRAPED)
     assert "No alert is installed." in said
     assert "Nothing scrapes" not in said
 
 
-def test_with_all_of_it_there_is_nothing_to_say(chart: Path) -> None:
+def test_with_all_of_it_there_is_nothing_to_say(notes_chart: Path) -> None:
     """The notes end with the steps."""
-    said = notes(chart, SCRAPED | RULES)
+    said = after(notes_chart, SCRAPED | RULES)
     assert "alert" not in said
     assert "scrapes" not in said
 
 
-def test_the_url_stays_in_its_secret(chart: Path) -> None:
+def test_the_url_stays_in_its_secret(notes_chart: Path) -> None:
     """The command that enqueues by hand has the URL neither in its arguments nor in the pod."""
-    said = notes(chart, {})
+    said = after(notes_chart, {})
     assert "get secret" not in said
     overrides = json.loads(said.partition("--overrides='")[2].partition("'")[0])
     (container,) = overrides["spec"]["containers"]
@@ -74,15 +56,15 @@ def test_the_url_stays_in_its_secret(chart: Path) -> None:
     assert overrides["spec"]["securityContext"]["runAsNonRoot"] is True
 
 
-def test_what_one_role_for_all_means_is_said(chart: Path) -> None:
+def test_what_one_role_for_all_means_is_said(notes_chart: Path) -> None:
     """With one Secret the notes say what is gained by more; with more there is nothing to say."""
     shared = {"database": {"existingSecret": "pg"}}
-    assert "share the role of one URL" in notes(chart, {}, **shared)
+    assert "share the role of one URL" in after(notes_chart, {}, **shared)
     parted = {
         "database": {"existingSecret": "workers", "operatorExistingSecret": "operator"},
         "migrations": {"existingSecret": "owner"},
     }
-    said = notes(chart, {}, **parted)
+    said = after(notes_chart, {}, **parted)
     assert "share the role of one URL" not in said
     assert "operatorSecretRef:\n           name: operator" in said
 

@@ -87,6 +87,23 @@ def _rendered(values: str, arguments: tuple[str | Path, ...]) -> str:
     return helm(*arguments, values=json.loads(values))
 
 
+def notes(chart: Path, values: Mapping[str, Any]) -> str:
+    """Return what helm says after an install.
+
+    Args:
+        chart: one whose notes are a template, as the fixture `notes_chart` has it.
+        values: over the defaults.
+    """
+    shown = helm(
+        *("template", RELEASE, chart, "--namespace", NAMESPACE),
+        *("--kube-version", KUBERNETES, "--api-versions", "meshhook.io/v1alpha1/JobQueue"),
+        *("--show-only", "templates/notes.yaml"),
+        values=values,
+    )
+    text: str = json.loads(shown.partition("notes: ")[2])
+    return text
+
+
 def select(objects: Iterable[Object], kind: str, name: str | None = None) -> list[Object]:
     """Return the objects of a kind, and of a name if one is given."""
     return [
