@@ -34,7 +34,9 @@ _QUOTED = (
     r"""|\\"(?:[^"\\\n]|\\\\(?:\\.)?|\\[^"\\\n])*(?:\\")?"""
     r"""|\\'(?:[^'\\\n]|\\\\(?:\\.)?|\\[^'\\\n])*(?:\\')?"""
 )
-_VALUE = rf"""{_QUOTED}|[^\s,;&"')}}\]]+)"""
+# A value that was known is hidden already, or a part of one.
+_BEFORE = re.escape(HIDDEN)
+_VALUE = rf"""{_QUOTED}|(?:{_BEFORE}|[^\s,;&"')}}\]])+)"""
 _LIST = rf"""{_QUOTED}|[^\s"']+)"""
 _LEAD = r"""(?:\\{0,3}["'])?\s{0,2}"""
 # What stands behind the name of a secret: `password=x`, `"password": "x"`, `password='x y'`.
@@ -49,7 +51,8 @@ _NAMED = re.compile(
 )
 _SHAPED = re.compile(
     # What follows the name of a login's scheme; base64 that begins with `postgres`, as in a Secret.
-    r"(\bbearer\s+)[\w.~+/=-]{16,}|(\bbasic\s+)[A-Za-z0-9+/]{16,}=*|()cG9zdGdyZX[\w+/-]*=*",
+    rf"(\bbearer\s+)(?:(?:{_BEFORE}[\w.~+/=-]*)+|[\w.~+/=-]{{16,}})"
+    rf"|(\bbasic\s+)[A-Za-z0-9+/]{{16,}}=*|()cG9zdGdyZX(?:{_BEFORE}|[\w+/-])*=*",
     re.IGNORECASE | re.ASCII,
 )
 _PLACEHOLDER = "password"  # in messages that say what a URL looks like
