@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from meshhook.escaping import shown
 from meshhook_operator.observed import JobQueueStatus
-from meshhook_operator.resources import JobQueueSpec
+from meshhook_operator.resources import WORKER_ENVIRONMENT, JobQueueSpec, ScalingSpec, StepLimit
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+_NAME_LIMIT = 100
+"""How many characters of a field's name are shown."""
 
 
 class ObjectKey(NamedTuple):
@@ -55,7 +57,7 @@ class JobQueue:
     def from_body(cls, body: Mapping[str, Any]) -> JobQueue:
         """Take an object as the API server gives it."""
         metadata = body["metadata"]
-        spec, problem = _parsed_spec(body.get("spec", {}))
+        spec, problem = _parsed_spec(body.get("spec"))
         key = ObjectKey(metadata["namespace"], metadata["name"])
         return cls(
             key=key,
@@ -77,23 +79,64 @@ def _deployment_key(key: ObjectKey, spec: JobQueueSpec) -> ObjectKey:
     return ObjectKey(key.namespace, f"{key.name}-worker")
 
 
-def _parsed_spec(found: Mapping[str, Any]) -> tuple[JobQueueSpec | None, str]:
+def _parsed_spec(found: object) -> tuple[JobQueueSpec | None, str]:
+    if not isinstance(found, Mapping):
+        return None, f"spec: Input should be an object, not {type(found).__name__}"
     try:
         spec = JobQueueSpec.model_validate(dict(found))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in ("spec", *first["loc"]))
-        return None, f"{field}: {first['msg']}"
+        first = error.errors(include_input=False, include_url=False)[0]
+        # The name of a field that is unknown may be anything.
+        names = (shown(str(part), limit=_NAME_LIMIT) for part in ("spec", *first["loc"]))
+        return None, f"{'.'.join(names)}: {first['msg']}"
+    problem = next(_broken_rules(spec), "")
+    return (None, problem) if problem else (spec, "")
+
+
+def _broken_rules(spec: JobQueueSpec) -> Iterator[str]:
+    """Yield what is wrong with fields that are right one by one.
+
+    The API server checks the same rules, but not of a JobQueue that is older than a rule.
+    """
+    retry = spec.retry
     if (spec.worker is None) == (spec.deployment_ref is None):
-        return None, "spec: give exactly one of worker and deploymentRef"
-    low, high = spec.scaling.min_replicas, spec.scaling.max_replicas
-    if low > high:  # older than the rule of the API server that rules it out
-        return None, f"spec.scaling: minReplicas ({low}) is more than maxReplicas ({high})"
-    return spec, ""
+        yield "spec: give exactly one of worker and deploymentRef"
+    if spec.queue_name.endswith("_dlq"):
+        yield "spec.queueName: names that end in _dlq belong to dead letter queues"
+    if retry.backoff_base_ms > retry.backoff_max_ms:
+        yield (
+            f"spec.retry: backoffBaseMs ({retry.backoff_base_ms}) is more than "
+            f"backoffMaxMs ({retry.backoff_max_ms})"
+        )
+    yield from _broken_scaling_rules(spec.scaling)
+    for variable in () if spec.worker is None else spec.worker.env:
+        if variable.name in WORKER_ENVIRONMENT:
+            yield f"spec.worker.env: the operator sets {variable.name} itself"
 
 
-def _parsed_status(found: Mapping[str, Any]) -> JobQueueStatus:
+def _broken_scaling_rules(scaling: ScalingSpec) -> Iterator[str]:
+    low, high = scaling.min_replicas, scaling.max_replicas
+    if low > high:
+        yield f"spec.scaling: minReplicas ({low}) is more than maxReplicas ({high})"
+    if scaling.fallback is not None and scaling.fallback.replicas > high:
+        replicas = scaling.fallback.replicas
+        yield f"spec.scaling: fallback.replicas ({replicas}) is more than maxReplicas ({high})"
+    if scaling.tick_seconds is not None and scaling.tick_seconds > scaling.target_age_seconds:
+        yield (
+            f"spec.scaling: tickSeconds ({scaling.tick_seconds}) is more than "
+            f"targetAgeSeconds ({scaling.target_age_seconds})"
+        )
+    for name, limit in (("scaleUp", scaling.scale_up), ("scaleDown", scaling.scale_down)):
+        if _has_only_a_period(limit):
+            yield f"spec.scaling.{name}: give replicas, percent or both"
+
+
+def _has_only_a_period(limit: StepLimit) -> bool:
+    return limit.period_seconds is not None and limit.replicas is None and limit.percent is None
+
+
+def _parsed_status(found: object) -> JobQueueStatus:
     try:
-        return JobQueueStatus.model_validate(dict(found))
+        return JobQueueStatus.model_validate(dict(found) if isinstance(found, Mapping) else found)
     except ValidationError:
         return JobQueueStatus()  # of another version: it is written anew

@@ -200,7 +200,8 @@ class Toleration(Part):
     """For how long NoExecute is tolerated, in seconds; empty means for ever."""
 
 
-_WORKER_ENVIRONMENT = ("MESHHOOK_DATABASE_URL", "MESHHOOK_POOLED", "MESHHOOK_METRICS_PORT")
+WORKER_ENVIRONMENT = ("MESHHOOK_DATABASE_URL", "MESHHOOK_POOLED", "MESHHOOK_METRICS_PORT")
+"""What the operator sets itself."""
 
 
 class WorkerSpec(Part):
@@ -226,8 +227,8 @@ class WorkerSpec(Part):
             json_schema_extra=_ByName
             | _rules(
                 (
-                    f"self.all(each, !(each.name in {list(_WORKER_ENVIRONMENT)}))",
-                    f"the operator sets {', '.join(_WORKER_ENVIRONMENT)} itself",
+                    f"self.all(each, !(each.name in {list(WORKER_ENVIRONMENT)}))",
+                    f"the operator sets {', '.join(WORKER_ENVIRONMENT)} itself",
                 )
             ),
         ),

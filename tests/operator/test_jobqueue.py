@@ -42,6 +42,17 @@ def test_the_deployment():
         ({"retry": {"attempts": 3}}, "spec.retry.attempts"),
         ({"worker": None}, "spec: give exactly one"),
         ({"deploymentRef": {"name": "a"}}, "spec: give exactly one"),
+        ({"queueName": "emails_dlq"}, "spec.queueName: names that end in _dlq"),
+        ({"retry": {"backoffBaseMs": 9, "backoffMaxMs": 5}}, "spec.retry: backoffBaseMs (9)"),
+        ({"scaling": {"maxReplicas": 2, "fallback": {"replicas": 3}}}, "fallback.replicas (3)"),
+        ({"scaling": {"maxReplicas": 2, "tickSeconds": 99}}, "spec.scaling: tickSeconds (99)"),
+        ({"scaling": {"maxReplicas": 2, "scaleDown": {"periodSeconds": 9}}}, "spec.scaling.scaleD"),
+        (
+            {"worker": {"image": "i", "handler": "a:b", "env": [{"name": "MESHHOOK_POOLED"}]}},
+            "spec.worker.env: the operator sets MESHHOOK_POOLED itself",
+        ),
+        ({"x" * 1_000_000: 1}, "more characters): Extra inputs are not permitted"),
+        ({"a\n\x1b[2J": 1}, r"spec.a\n\x1b[2J: Extra inputs are not permitted"),
     ],
 )
 def test_an_invalid_spec_is_named(spec, field):
@@ -50,6 +61,14 @@ def test_an_invalid_spec_is_named(spec, field):
     assert found.spec is None
     assert field in found.problem
     assert found.deployment_key is None
+
+
+@pytest.mark.parametrize("spec", [None, "text", 5, [1], True])
+def test_a_spec_that_is_no_object_is_named(spec):
+    """It does not raise either, nor does a status of that kind."""
+    found = JobQueue.from_body(jobqueue_body() | {"spec": spec, "status": spec})
+    assert found.spec is None
+    assert found.problem.startswith("spec: Input should be an object, not ")
 
 
 def test_a_status_of_another_version_is_no_obstacle():
