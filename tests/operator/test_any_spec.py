@@ -128,6 +128,11 @@ def check_named(found: JobQueue) -> None:
         assert found.deployment_key is not None
 
 
+def has_odd_space(found: JobQueue) -> bool:
+    """Whether only the model refuses the handler: to an API server a space is one of ASCII."""
+    return found.problem.startswith("spec.worker.handler: String should match pattern")
+
+
 async def _ready(found: JobQueue) -> dict[str, Any]:
     """Return the condition Ready that a controller writes while the database is away."""
     cluster = RecordedCluster()
@@ -163,6 +168,8 @@ def test_what_the_schema_takes_works(spec):
         # The rules alone are in the way, and the operator knows them as well.
         assert found.problem, why
         return check_named(found)
+    if has_odd_space(found):
+        return check_named(found)
     assert found.spec is not None, found.problem
     assert QueueSettings(**found.spec.queue_settings)
     assert scaling_rules(found.spec)
@@ -180,9 +187,7 @@ def test_what_the_schema_would_store_works(spec):
     found = take(kept)
     check_named(found)
     if found.spec is None:
-        # The API server knows spaces of ASCII only.
-        is_space = found.problem.startswith("spec.worker.handler: ")
-        assert is_space or refusals(SCHEMA, kept), found.problem
+        assert has_odd_space(found) or refusals(SCHEMA, kept), found.problem
 
 
 @examples(120)
