@@ -72,6 +72,8 @@ READ_SECONDS = 15.0
 class Worker:
     """Claims, runs and settles the jobs of its queues, with three connections of its own.
 
+    A fourth is opened at the first message that is not short.
+
     `start` and `stop` are idempotent; `run` does both, and stops at SIGTERM or SIGINT.
     A database that goes away is waited for. Stopping lets running jobs finish until the grace
     period ends, less two seconds; what has not started, or does not finish, is given back, ready
