@@ -47,6 +47,7 @@ def test_roles_are_made_checked_and_listed(cli, jobs, monkeypatch):
         "queues": [],
         "created": True,
         "password": None,
+        "missing_queues": [],
     }
     checks = cli.ok("roles", "check", "--all", "--json").json
     assert [(each["role"], each["lacks"]) for each in checks] == [
@@ -67,6 +68,23 @@ def test_roles_are_made_checked_and_listed(cli, jobs, monkeypatch):
     ]
     for shown in (ended, again):
         assert PASSWORD not in shown.out + shown.err
+
+
+def test_a_role_that_may_do_more_is_an_error(cli, jobs, database_url):
+    """The exit code is 1, so that a scheduled check tells; and the table says what."""
+    cli.ok("roles", "create", "worker", "--queue", jobs)
+    run_sql(database_url, "grant delete on meshhook.job_attempts to meshhook_worker_jobs")
+    ended = cli("roles", "check", "--all")
+    assert ended.code == 1
+    assert "delete on meshhook.job_attempts" in ended.out
+
+
+def test_a_queue_that_is_not_there_is_said(cli, jobs, database_url):
+    """Its name may be wrong; if not, the role gets its rights with the queue."""
+    ended = cli.ok("roles", "create", "worker", "--name", "test_other", "--queue", "orders")
+    assert "Not there yet: queue orders" in ended.err
+    cli.ok("queue", "create", "orders")
+    assert cli.ok("roles", "check", "test_other").out.split()[-1] == "ok"
 
 
 def test_a_role_that_lacks_something_is_an_error(cli, jobs, database_url):

@@ -154,7 +154,7 @@ def check(
 ) -> None:
     """Show what roles lack, and what they have beyond their kind.
 
-    The exit code is 1 if a role lacks anything.
+    The exit code is 1 if a role lacks anything, or has anything beyond.
     """
     from meshhook import roles
     from meshhook.cli.failures import ExitCode, UsageError
@@ -177,7 +177,7 @@ def check(
         print_json(found)
     else:
         _print_checks(found)
-    if any(each.lacks for each in found):
+    if any(each.lacks or each.beyond for each in found):
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -241,6 +241,9 @@ def _print_report(report: RoleReport, as_json: bool) -> None:
     which = f" of {', '.join(report.queues)}" if report.queues else ""
     done = "made role" if report.created else "granted to role"
     say(f"{done} {role}: {report.kind}{which}")
+    if report.missing_queues:
+        names = ", ".join(report.missing_queues)
+        note(f"Not there yet: queue {names}. {role} gets its rights when it is made")
     if report.password == "kept":  # noqa: S105 - a word about it
         note(f"The password of {role} was left as it is; to set it: --reset-password")
 

@@ -42,6 +42,7 @@ class RoleReport:
         queues: the queues that it is for; none means all.
         created: whether it is new.
         password: `set`, `kept` if it had one already, or None if none was given.
+        missing_queues: those of `queues` that are not there; it gets its rights on them with them.
     """
 
     role: str
@@ -49,6 +50,7 @@ class RoleReport:
     queues: tuple[str, ...]
     created: bool
     password: str | None
+    missing_queues: tuple[str, ...] = ()
 
 
 async def create_role(
@@ -98,7 +100,8 @@ async def create_role(
                 sql = f"alter role {quoted_identifier(name)} login password {verifier}"
                 await _execute(connection, [sql])
         await _execute(connection, grant_statements(kind, name, queues))
-        return RoleReport(name, kind, queues, found is None, password)
+        missing = await _missing(connection, queues)
+        return RoleReport(name, kind, queues, found is None, password, missing)
 
     return await _in_transaction(database, work)
 
@@ -129,9 +132,16 @@ async def grant_role(
                 f"role {name!r} does not exist; make it: meshhook roles create {kind} --name {name}"
             )
         await _execute(connection, grant_statements(kind, name, queues))
-        return RoleReport(name, kind, queues, created=False, password=None)
+        missing = await _missing(connection, queues)
+        return RoleReport(name, kind, queues, False, None, missing)  # noqa: FBT003 - as it has them
 
     return await _in_transaction(database, work)
+
+
+async def _missing(connection: Any, queues: Sequence[str]) -> tuple[str, ...]:
+    rows = await connection.fetch(queries.load("list_queue_names")) if queues else []
+    there = {row["queue_name"] for row in rows if row["is_complete"]}
+    return tuple(each for each in queues if each not in there)
 
 
 async def _execute(connection: Any, statements: Sequence[str]) -> None:
