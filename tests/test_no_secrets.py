@@ -343,9 +343,28 @@ class Program:
 
     def command_lines(self) -> str:
         """Return the arguments of it and of all that it has started, as anybody may see them."""
-        found = psutil.Process(self.process.pid)
-        lines = [each.cmdline() for each in (found, *found.children(recursive=True))]
-        return repr(lines)
+        return seen_of_processes(self.process.pid)
+
+
+def seen_of_processes(pid: int, *, with_environment: bool = False) -> str:
+    """Return the arguments of a process and of all below it that have not just ended."""
+
+    def look(process: psutil.Process) -> object:
+        return process.cmdline(), process.environ() if with_environment else None
+
+    first = psutil.Process(pid)
+    seen = [look(first)]
+    for each in first.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            seen.append(look(each))
+    return repr(seen)
+
+
+def holds(file: Path, text: str) -> bool:
+    """Say whether a text stands in a file; a running server removes some meanwhile."""
+    with suppress(FileNotFoundError):
+        return file.is_file() and text.encode() in file.read_bytes()
+    return False
 
 
 async def start(url: str, *arguments: str, **variables: str) -> Program:
@@ -494,18 +513,13 @@ async def test_the_embedded_server(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         own_url = server.start()
         try:
             assert server.pid is not None
-            process = psutil.Process(server.pid)
-            family = (process, *process.children(recursive=True))
-            shown = repr([(each.cmdline(), each.environ()) for each in family])
+            shown = seen_of_processes(server.pid, with_environment=True)
+            assert str(server.home) in shown
             assert leaks(shown) == []
             own = own_url.partition("postgres:")[2].partition("@")[0]
             assert own not in shown
             assert own not in (server.home / "server.log").read_text()
-            holding = [
-                file
-                for file in server.home.rglob("*")
-                if file.is_file() and own.encode() in file.read_bytes()
-            ]
+            holding = [file for file in server.home.rglob("*") if holds(file, own)]
             assert [file.name for file in holding] == ["server.json"]
             assert holding[0].stat().st_mode & 0o077 == 0
         finally:
