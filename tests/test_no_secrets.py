@@ -47,6 +47,7 @@ from meshhook_operator.addresses import FoundAddress
 from meshhook_operator.databases import DatabaseAddress, QueueDatabase
 from meshhook_operator.problems import problem_of
 from support.databases import Databases, server_directory
+from support.logging_setup import logging_as_before
 from support.marked import BAD, ENCODED, LEAST, PASSWORD, leaks, marked_login
 from support.otlp import collector
 from support.scraping import ask_aside
@@ -147,16 +148,10 @@ def output_of(
 
 
 @pytest.fixture
-def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _logging_as_before() -> Iterator[None]:
     """What commands set up ends with the test."""
-    import logging  # noqa: PLC0415
-
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
+    with logging_as_before():
+        yield
 
 
 @pytest.mark.usefixtures("_logging_as_before")

@@ -27,6 +27,7 @@ from meshhook import QueueService, WorkflowJob
 from meshhook.bodies import BodyDecoder, encode_body
 from meshhook.errors import InvalidJobError
 from meshhook.jobs import Job
+from support.claimed_jobs import claimed_job
 
 MEBIBYTE = 1_048_576
 IDS = {"run_id": "r", "workflow_id": "w", "project_id": "p"}
@@ -34,17 +35,7 @@ IDS = {"run_id": "r", "workflow_id": "w", "project_id": "p"}
 
 def decoded(body: str, model: Any = None) -> Job[Any]:
     """Return a claimed job with a body, decoded."""
-    job = Job[Any](
-        queue="jobs",
-        msg_id=1,
-        attempt=1,
-        max_attempts=5,
-        enqueued_timestamp=0,
-        ready_timestamp=0,
-        claimed_timestamp=0,
-        headers={},
-        body=body,
-    )
+    job = claimed_job(body)
     BodyDecoder[Any](model).decode(job)
     return job
 

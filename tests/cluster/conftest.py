@@ -44,16 +44,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         session.config.stash[_MISSING] = str(error)
 
 
-def administrator(control_plane: ControlPlane, namespace: str) -> Api:
-    """Return the requests of an administrator."""
-    return Api(
-        control_plane.url,
-        token=control_plane.admin_token,
-        certificate=control_plane.certificate,
-        namespace=namespace,
-    )
-
-
 @pytest.fixture(scope="session")
 def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
     """A control plane with one node, for all tests."""
@@ -77,7 +67,7 @@ def job_queues_are_known(control_plane: ControlPlane) -> None:
     """The API server knows JobQueues."""
 
     async def install() -> None:
-        async with administrator(control_plane, "default") as api:
+        async with control_plane.administrator("default") as api:
             await api.apply(custom_resource_definition())
             await eventually(lambda: _serves_job_queues(api), timeout=60)
 
@@ -95,7 +85,7 @@ async def _serves_job_queues(api: Api) -> bool:
 @pytest.fixture
 async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
     """An administrator's requests, for a namespace that this test has for itself."""
-    async with administrator(control_plane, f"test-{secrets.token_hex(4)}") as api:
+    async with control_plane.administrator(f"test-{secrets.token_hex(4)}") as api:
         await api.create({"kind": "Namespace", "metadata": {"name": api.namespace}})
         yield api
         await api.delete("Namespace", api.namespace)
@@ -112,12 +102,12 @@ def operator(
     namespace = f"operator-{secrets.token_hex(4)}"
 
     async def install() -> Path:
-        async with administrator(control_plane, namespace) as api:
+        async with control_plane.administrator(namespace) as api:
             await api.create({"kind": "Namespace", "metadata": {"name": namespace}})
             return await operator_kubeconfig(api, control_plane, directory, cluster_wide=True)
 
     async def uninstall() -> None:
-        async with administrator(control_plane, namespace) as api:
+        async with control_plane.administrator(namespace) as api:
             await api.delete("Namespace", namespace)
 
     process = OperatorProcess(

@@ -31,12 +31,7 @@ async def restricted(control_plane: ControlPlane) -> AsyncIterator[Api]:
     """An administrator's requests, for a namespace that lets no other pods in."""
     if not program_path("helm").exists():
         skip("not built: helm; build with: python3 tests/support/cluster/programs.py helm")
-    async with Api(
-        control_plane.url,
-        token=control_plane.admin_token,
-        certificate=control_plane.certificate,
-        namespace=f"restricted-{secrets.token_hex(4)}",
-    ) as api:
+    async with control_plane.administrator(f"restricted-{secrets.token_hex(4)}") as api:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         metadata = {"name": api.namespace, "labels": labels}
         await api.create({"kind": "Namespace", "metadata": metadata})

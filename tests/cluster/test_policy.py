@@ -38,16 +38,6 @@ class Guarded(NamedTuple):
     narrow: str
 
 
-def administrator(control_plane: ControlPlane, namespace: str) -> Api:
-    """Return the requests of an administrator."""
-    return Api(
-        control_plane.url,
-        token=control_plane.admin_token,
-        certificate=control_plane.certificate,
-        namespace=namespace,
-    )
-
-
 def policy(namespace: str, **values: Any) -> list[Object]:
     """Return the chart's policy and its binding, for one namespace, the release's."""
     found = render(
@@ -75,7 +65,7 @@ def guarded(control_plane: ControlPlane, job_queues_are_known: None) -> Iterator
     ]
 
     async def install() -> None:
-        async with administrator(control_plane, "default") as api:
+        async with control_plane.administrator("default") as api:
             for namespace in namespaces:
                 await api.create({"kind": "Namespace", "metadata": {"name": namespace}})
             for each in policies:
@@ -84,7 +74,7 @@ def guarded(control_plane: ControlPlane, job_queues_are_known: None) -> Iterator
                 await eventually(partial(_is_guarded, api, namespace), timeout=60)
 
     async def uninstall() -> None:
-        async with administrator(control_plane, "default") as api:
+        async with control_plane.administrator("default") as api:
             for each in reversed(policies):
                 await api.delete(each["kind"], each["metadata"]["name"])
             for namespace in namespaces:
@@ -98,7 +88,7 @@ def guarded(control_plane: ControlPlane, job_queues_are_known: None) -> Iterator
 @pytest.fixture
 async def api(control_plane: ControlPlane, guarded: Guarded) -> AsyncIterator[Api]:
     """An administrator's requests."""
-    async with administrator(control_plane, guarded.by_default) as api:
+    async with control_plane.administrator(guarded.by_default) as api:
         yield api
 
 
@@ -335,7 +325,7 @@ async def test_what_is_older_than_the_policy_can_be_deleted(api: Api, control_pl
     namespace = f"older-{secrets.token_hex(4)}"
     manifest = worker(serviceAccountName="admin")
     manifest["metadata"]["finalizers"] = ["meshhook.io/queue"]
-    async with administrator(control_plane, namespace) as own:
+    async with control_plane.administrator(namespace) as own:
         await own.create({"kind": "Namespace", "metadata": {"name": namespace}})
         await own.create(manifest)
         objects = policy(namespace)

@@ -75,12 +75,7 @@ async def accounts(api: Api, control_plane: ControlPlane) -> AsyncIterator[Any]:
 
         async def make(right: Right | None) -> Api:
             namespace = f"lacks-{secrets.token_hex(4)}"
-            own = Api(
-                control_plane.url,
-                token=control_plane.admin_token,
-                certificate=control_plane.certificate,
-                namespace=namespace,
-            )
+            own = control_plane.administrator(namespace)
             await stack.enter_async_context(own)
             await own.create({"kind": "Namespace", "metadata": {"name": namespace}})
             stack.push_async_callback(own.delete, "Namespace", namespace)

@@ -37,6 +37,7 @@ from meshhook import (
     WorkflowJob,
 )
 from meshhook.queue_config import SETTING_NAMES
+from support.claimed_jobs import claimed_job
 from support.fuzzing import examples
 from support.hostile import ANYTHING, TEXTS, is_safe_line, of_odd
 
@@ -60,20 +61,6 @@ OF_OTHERS = {"JobFilter", "add_job_fields", "get_current_job", "Done", "Job", "U
 
 RUNNING = {"Database", "MonitoringServer", "QueueExporter", "Worker"}
 """Of these only what is in the table below: the rest starts, stops and lends connections."""
-
-
-def _job() -> Job[Any]:
-    return Job(
-        queue="jobs",
-        msg_id=1,
-        attempt=1,
-        max_attempts=5,
-        enqueued_timestamp=0.0,
-        ready_timestamp=0.0,
-        claimed_timestamp=0.0,
-        headers={},
-        body="{}",
-    )
 
 
 def _handle(job: Job[Any]) -> None:
@@ -151,8 +138,8 @@ def _calls(database: Database) -> dict[str, Call]:
         for name in _methods(type(service)):
             method = getattr(service, name)
             needed: dict[str, Any] = {
-                "job": {"a": 1} if name == "enqueue" else _job(),
-                "jobs": [{"a": 1}] if name == "enqueue_many" else [_job()],
+                "job": {"a": 1} if name == "enqueue" else claimed_job(),
+                "jobs": [{"a": 1}] if name == "enqueue_many" else [claimed_job()],
                 "error_message": "no",
                 "dead_letter_id": 1,
                 "dead_letter_ids": [1],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,13 +10,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-import structlog
 from markdown_it import MarkdownIt
 
 from meshhook import DLQService, QueueService
 from meshhook.cli.app import run
 from meshhook.schema import migrate
 from support.databases import Databases
+from support.logging_setup import logging_as_before
 from support.rule_files import ALERTS, GRAFANA
 
 RUNBOOKS = GRAFANA / "runbooks"
@@ -110,13 +109,8 @@ def test_runbook_finds_the_transaction_that_locks_a_message(databases, troubled)
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """A command configures the logging of its process; that is this one here."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture(scope="session")

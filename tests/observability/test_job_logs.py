@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from meshhook import Job, QueueService, RetryAfter, get_current_job
 from meshhook.observability.logs import JobFilter, add_job_fields, configure_logging
+from support.logging_setup import logging_as_before
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -31,15 +32,10 @@ pytestmark = pytest.mark.usefixtures("queue_name")
 @pytest.fixture(params=["json", "console"])
 def stream(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     """Where records go, in each form; what was set up before is restored."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
     stream = io.StringIO()
-    configure_logging(request.param, stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    with logging_as_before():
+        configure_logging(request.param, stream=stream)
+        yield stream
 
 
 def lines(stream: io.StringIO, event: str) -> list[str]:

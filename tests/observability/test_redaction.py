@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from meshhook.known_secrets import HIDDEN, KnownSecrets
 from meshhook.observability import redaction
@@ -22,6 +21,7 @@ from meshhook.observability.redaction import (
     MAX_TEXT_CHARACTERS,
     hidden,
 )
+from support.logging_setup import logging_as_before
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -162,13 +162,8 @@ def raise_all() -> None:
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """What a test sets up ends with it."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    with logging_as_before():
+        yield
 
 
 @pytest.mark.parametrize("name", ["password", "webhook_secret", "Authorization", "database_url"])

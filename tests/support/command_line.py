@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 import typer
 
 from meshhook.cli.app import app, run
+from support.logging_setup import logging_as_before
 
 
 @dataclass(frozen=True)
@@ -79,20 +78,18 @@ class Ended:
 
 def run_command(arguments: list[str], stdin: bytes = b"") -> Ended:
     """Run a command in this process, on streams as strict as files in UTF-8."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     before = sys.stdin
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin))
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            logging_as_before(),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             code = run(arguments)
     finally:
         sys.stdin = before
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.captureWarnings(capture=False)
-        structlog.reset_defaults()
     return Ended(int(code), _written(out), _written(err))
 
 

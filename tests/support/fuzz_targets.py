@@ -21,10 +21,10 @@ from meshhook.cli.json_lines import JsonLines
 from meshhook.database_url import parse_database_url
 from meshhook.errors import InvalidJobError, InvalidPayloadError, InvalidSettingError
 from meshhook.escaping import shown, shown_json
-from meshhook.jobs import Job
 from meshhook.model_json import model_json
 from meshhook.observability import tracing
 from meshhook.settings import Settings, load_settings
+from support.claimed_jobs import claimed_job
 
 SEEDS: dict[str, tuple[bytes, ...]] = {
     "body": (
@@ -67,25 +67,11 @@ def _promise(holds: bool) -> None:
     assert holds
 
 
-def _job(body: str, headers: dict[str, Any] | None = None) -> Job[Any]:
-    return Job(
-        queue="jobs",
-        msg_id=1,
-        attempt=1,
-        max_attempts=5,
-        enqueued_timestamp=0.0,
-        ready_timestamp=0.0,
-        claimed_timestamp=0.0,
-        headers=headers or {},
-        body=body,
-    )
-
-
 def body(data: bytes) -> None:
     """A body is read as `json` reads it, or refused as a payload; ids are short texts."""
     text = _text(data)
     for decoder in (_PLAIN, _OF_MODEL):
-        job = _job(text)
+        job = claimed_job(text)
         try:
             decoder.decode(job)
             payload = job.payload
@@ -116,8 +102,8 @@ def headers(data: bytes) -> None:
 def traceparent(data: bytes) -> None:
     """A trace is taken up or not; it fails no job."""
     parent, _, state = _text(data).partition("\n")
-    tracing._producer_of(_job("{}", {"traceparent": parent, "tracestate": state}))
-    assert len(_job("{}", {"traceparent": parent}).trace_id or "") in {0, 32}
+    tracing._producer_of(claimed_job(headers={"traceparent": parent, "tracestate": state}))
+    assert len(claimed_job(headers={"traceparent": parent}).trace_id or "") in {0, 32}
 
 
 def model_json_(data: bytes) -> None:
@@ -127,7 +113,7 @@ def model_json_(data: bytes) -> None:
         sent = encode_body(model, 10**6)
     except ValueError:
         return
-    job = _job(sent)
+    job = claimed_job(sent)
     _OF_MODEL.decode(job)
     assert job.payload == model
     assert _Model.model_validate_json(model_json(model)) == model

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshhook.embedded.postmaster import free_port
+from support.cluster.api import Api
 from support.cluster.components import Component
 from support.cluster.programs import (
     CONTROL_PLANE,
@@ -133,6 +134,12 @@ class ControlPlane:
         """Wait until the API server answers, after a start or a restart."""
         server = self.components["kube-apiserver"]
         server.wait_until(lambda: self._get("/readyz") is not None, seconds=READY_SECONDS)
+
+    def administrator(self, namespace: str) -> Api:
+        """Return the requests of an administrator."""
+        return Api(
+            self.url, token=self.admin_token, certificate=self.certificate, namespace=namespace
+        )
 
     def write_kubeconfig(
         self, path: Path, *, token: str, namespace: str = "default", url: str | None = None
