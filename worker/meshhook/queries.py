@@ -20,6 +20,18 @@ _MOMENT_SQL = (
     r"case when \1 < '0001-01-02 00:00+00' then '0001-01-02 00:00+00' "
     r"when \1 > '9999-12-30 00:00+00' then '9999-12-30 00:00+00' else \1 end"
 )
+_DEAD_LETTER_SQL = """d.msg_id, {moment d.enqueued_at} as enqueued_at,
+    case when d.message is null then 'null' else meshhook.shown_text(b.body) end as body,
+    meshhook.shown_text(case when d.headers is null then null else coalesce(
+        meshhook.short_text(d.headers, true),
+        case when pg_catalog.pg_column_size(d.headers) <= 120000 then
+            meshhook.short_text(pg_catalog.jsonb_build_object('meshhook-dead-letter'::text,
+                d.headers -> 'meshhook-dead-letter'::text), true) end,
+        '{"meshhook-unread-headers": true}') end) as headers,
+    meshhook.message_id_text(d.message, 'run_id') as run_id,
+    meshhook.message_id_text(d.message, 'workflow_id') as workflow_id,
+    meshhook.message_id_text(d.message, 'project_id') as project_id"""
+"""What is read of a dead letter `d`, whose body was bounded as `b`: no more than can be shown."""
 # Where nothing says otherwise, PostgreSQL looks a type's name up among temporary tables first.
 _TYPE = re.compile(r"::(?=(?:text|jsonb|float8|timestamptz|regclass|oid)\b)")
 _TYPE_SQL = "::pg_catalog."
@@ -41,7 +53,8 @@ def load(name: str, tables: QueueTables | str | None = None, *, target: str | No
     """Return the statement `sql/<name>.sql`.
 
     `{utf8 TEXT}` in it becomes that text, or null where it is not UTF-8; `{moment COLUMN}` the time
-    in that column, or the nearest that Python has; types are named with their schema.
+    in that column, or the nearest that Python has; `{dead_letter}` what is read of a dead letter.
+    Types are named with their schema.
 
     Args:
         name: the file's name without its ending.
@@ -72,4 +85,5 @@ def load(name: str, tables: QueueTables | str | None = None, *, target: str | No
 @cache
 def _read(name: str) -> str:
     text = resources.files("meshhook").joinpath("sql", f"{name}.sql").read_text("utf-8")
+    text = text.replace("{dead_letter}", _DEAD_LETTER_SQL)
     return _TYPE.sub(_TYPE_SQL, _MOMENT.sub(_MOMENT_SQL, text))
