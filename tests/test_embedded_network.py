@@ -159,6 +159,25 @@ async def test_sigterm_while_it_starts_leaves_nothing_running(directory):
     assert EmbeddedPostgres(directory).pid is None
 
 
+async def test_sigterm_before_the_server_listens_is_no_failure(directory):
+    """The signal ends a server that has no handler for it yet, and the exit code is 0."""
+    served = Served(directory, free_port())
+    await eventually(lambda: "opens port" in served.log.read_text(), timeout=60)
+    assert served.end() == 0
+    assert EmbeddedPostgres(directory).pid is None
+
+
+async def test_a_server_that_ends_by_itself_is_an_error(served, directory):
+    """The exit code is 1, and the last line says that nobody had asked for it."""
+    connection = await served.connect()
+    pid = EmbeddedPostgres(directory).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await eventually(connection.is_closed)
+    assert served.process.wait(60) == 1
+    assert "error: PostgreSQL was ended by signal 9" in served.log.read_text()
+
+
 async def test_data_and_a_new_password_survive_a_restart(directory):
     """What was stored is there after a kill, and the password is the newest."""
     first = Served(directory, free_port())

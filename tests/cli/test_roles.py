@@ -77,6 +77,7 @@ def test_a_role_that_may_do_more_is_an_error(cli, jobs, database_url):
     ended = cli("roles", "check", "--all")
     assert ended.code == 1
     assert "delete on meshhook.job_attempts" in ended.out
+    assert ended.err.startswith("error: 1 of 1 roles does not have exactly the rights")
 
 
 def test_a_queue_that_is_not_there_is_said(cli, jobs, database_url):
@@ -94,6 +95,7 @@ def test_a_role_that_lacks_something_is_an_error(cli, jobs, database_url):
     ended = cli("roles", "check", "--all")
     assert ended.code == 1
     assert "pgmq.q_jobs is not there" in ended.out
+    assert "error: 1 of 1 roles does not have" in ended.err
 
 
 def test_the_script_needs_no_database(bare_cli):

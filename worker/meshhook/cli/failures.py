@@ -104,6 +104,28 @@ class LostJobsError(errors.MeshHookError):
         super().__init__(f"{lost} jobs were lost; this must not happen: please report it")
 
 
+class RolesDifferError(errors.MeshHookError):
+    """Roles that may do less or more than their kind."""
+
+    def __init__(self, differing: int, checked: int) -> None:
+        """Take how many differ, among how many."""
+        does = "do" if differing > 1 else "does"
+        super().__init__(
+            f"{differing} of {checked} roles {does} not have exactly the rights of the kind\n"
+            "to set the rights of a role anew: meshhook roles grant KIND --name ROLE\n"
+            "memberships, and what makes a superuser, are for an administrator to take away"
+        )
+
+
+class ServerEndedError(errors.MeshHookError):
+    """The embedded server ended, and nobody had asked it to."""
+
+    def __init__(self, code: int) -> None:
+        """Take the exit code of the server, negative for a signal."""
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        super().__init__(f"PostgreSQL {how}; why is in its own messages above")
+
+
 class PartlyDoneError(errors.MeshHookError):
     """A command that did a part of its work; the message says which, the cause why no more."""
 

@@ -157,7 +157,7 @@ def check(
     The exit code is 1 if a role lacks anything, or has anything beyond.
     """
     from meshhook import roles
-    from meshhook.cli.failures import ExitCode, UsageError
+    from meshhook.cli.failures import RolesDifferError, UsageError
     from meshhook.cli.output import print_json
 
     if every and (role or kind):
@@ -177,8 +177,8 @@ def check(
         print_json(found)
     else:
         _print_checks(found)
-    if any(each.lacks or each.beyond for each in found):
-        raise typer.Exit(ExitCode.FAILED)
+    if differing := sum(bool(each.lacks or each.beyond) for each in found):
+        raise RolesDifferError(differing, len(found))
 
 
 @app.command(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meshhook.cli.failures import UsageError
+from meshhook.cli.failures import ServerEndedError, UsageError
 from meshhook.cli.interrupts import clean_up_first
 from meshhook.cli.options import example
 from meshhook.role_kinds import RoleKind
@@ -90,7 +90,7 @@ def serve_postgres(
         note(f"PostgreSQL is ready, and opens port {port}.")
         code = server.run()
     if code:
-        raise typer.Exit(1)
+        raise ServerEndedError(code)
 
 
 def _prepare(server: NetworkPostgres, logins: Mapping[RoleKind, Login]) -> None:

@@ -165,7 +165,9 @@ class NetworkPostgres:
                     ) from error
             if stopping:  # the signal came before there was a process to pass it on to
                 process.send_signal(signal.SIGINT)
-            return process.wait()
+            code = process.wait()
+            # A server that was only starting has no handler yet, and the signal itself ends it.
+            return 0 if stopping and code == -signal.SIGINT else code
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
