@@ -84,14 +84,14 @@ async def test_creating_repairs(database: Database, connection: Connection, dama
 
 
 async def test_ten_create_a_queue_at_once(database: Database, connection: Connection) -> None:
-    """Case 16: each of them succeeds, and one of them made it."""
+    """All ten calls succeed, and exactly one of them made the queue."""
     created = await asyncio.gather(*(create_queue(database, "jobs") for _ in range(10)))
     assert sorted(created) == [False] * 9 + [True]
     assert len(await connection.fetch(TABLES)) == 4
 
 
 async def test_ten_create_and_drop_at_once(database: Database, connection: Connection) -> None:
-    """Case 16: whoever comes last, the queue is there as a whole or not at all."""
+    """Whichever call comes last, the queue is there as a whole or not at all."""
     await asyncio.gather(
         *((create_queue, drop_queue)[n % 2](database, "jobs") for n in range(20)),
     )
@@ -101,7 +101,7 @@ async def test_ten_create_and_drop_at_once(database: Database, connection: Conne
 
 
 async def test_ten_install_and_create_at_once(empty_database_url: str) -> None:
-    """Case 16: ten workers that boot on an empty database migrate, create and enqueue."""
+    """Ten workers that start on an empty database migrate, create the queue and enqueue."""
 
     async def boot() -> bool:
         connection = await asyncpg.connect(empty_database_url)
@@ -125,7 +125,7 @@ async def test_ten_install_and_create_at_once(empty_database_url: str) -> None:
 async def test_creating_goes_on_while_the_queue_is_used(
     database: Database, connection: Connection, queue_name: str
 ) -> None:
-    """Case 16: creating a complete queue again does not wait for transactions that write to it."""
+    """Creating a complete queue again does not wait for transactions that write to it."""
     async with connection.transaction():
         await QueueService[Any](connection, queue_name).enqueue({})
         async with database.transaction() as other:
@@ -202,7 +202,7 @@ async def test_a_database_without_migrations_says_so(empty_database_url: str) ->
 
 
 async def test_a_database_that_is_read_only_says_so(database_url: str, queue_name: str) -> None:
-    """Case 11: where nothing can be written, it is said before anything is claimed."""
+    """A read-only database is reported before anything is claimed."""
     connection = await asyncpg.connect(
         database_url, server_settings={"default_transaction_read_only": "on"}
     )

@@ -161,7 +161,7 @@ async def test_a_wrong_argument_is_not_a_broken_connection(
 
 
 async def test_a_read_only_session(database_url: str) -> None:
-    """Case 11: the error names the way out, and is not one that goes away by waiting."""
+    """The error names the remedy, and is not one that passes with time."""
     settings = {"default_transaction_read_only": "on"}
     async with pool_of(database_url, server_settings=settings) as pool:
         with pytest.raises(DatabaseReadOnlyError, match="primary server") as caught:
@@ -244,7 +244,7 @@ async def test_a_pool_with_no_free_connection(
 async def test_terminated_connections_in_the_pool_are_replaced(
     connection: Connection, database_url: str, queue_name: str
 ) -> None:
-    """Case 9: after idle connections were terminated, enqueues go through, each once."""
+    """After idle connections were terminated, enqueues succeed, each once."""
     async with pool_of(database_url) as pool:
         service = QueueService[Any](pool, queue_name)
         await service.enqueue({})
@@ -260,7 +260,7 @@ async def test_terminated_connections_in_the_pool_are_replaced(
 async def test_a_terminated_read_is_repeated(
     connection: Connection, database_url: str, queue_name: str
 ) -> None:
-    """Case 9: reading the settings is repeated: an enqueue that broke there is stored once."""
+    """Reading the settings is repeated: an enqueue that broke there is stored once."""
     async with pool_of(database_url) as pool:
         service = QueueService[Any](pool, queue_name)
         async with connection.transaction():
@@ -275,7 +275,7 @@ async def test_a_terminated_read_is_repeated(
 async def test_a_terminated_enqueue_says_that_it_is_uncertain(
     connection: Connection, database_url: str, queue_name: str
 ) -> None:
-    """Case 9: it is not repeated; every caller of the batch is told, and later ones go through."""
+    """It is not repeated; every caller of the batch is told, and later batches succeed."""
     async with pool_of(database_url) as pool:
         service = QueueService[Any](pool, queue_name)
         await service.get_config()
@@ -300,7 +300,7 @@ async def test_a_terminated_enqueue_says_that_it_is_uncertain(
 async def test_a_commit_whose_answer_is_lost_is_not_repeated(
     connection: Connection, database_url: str, queue_name: str, jobs: int, swallowed: bytes
 ) -> None:
-    """Case 9: the job is stored once, although its caller was told that this is uncertain."""
+    """The job is stored once, although its caller was told that this is uncertain."""
     async with proxied(database_url) as (url, proxy), pool_of(url, size=1) as pool:
         service = QueueService[Any](pool, queue_name)
         warm = (service.enqueue({}), service.enqueue_many([{}]))
@@ -321,7 +321,7 @@ async def test_a_commit_whose_answer_is_lost_is_not_repeated(
 async def test_no_answer_in_time_is_uncertain(
     connection: Connection, database_url: str, queue_name: str
 ) -> None:
-    """Case 9: the server may commit after the pool's command_timeout; nothing is repeated."""
+    """The server may commit after the pool's command_timeout; nothing is repeated."""
     async with pool_of(database_url) as pool:
         service = QueueService[Any](pool, queue_name)
         await service.get_config()
@@ -338,7 +338,7 @@ async def test_no_answer_in_time_is_uncertain(
 async def test_a_pool_without_a_time_limit_waits_no_longer_than_ours(
     connection: Connection, database_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Case 9: a statement that is never answered holds up those of one batch, not all to come."""
+    """A statement that is never answered delays the jobs of its batch, not all later ones."""
     async with pool_of(database_url) as pool:
         service = QueueService[Any](pool, queue_name)
         async with connection.transaction():
@@ -362,7 +362,7 @@ async def test_a_pool_without_a_time_limit_waits_no_longer_than_ours(
 async def test_a_connection_that_cannot_be_given_back_changes_no_outcome(
     connection: Connection, database_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Case 9: neither what was stored nor what is uncertain passes for what was not sent."""
+    """Jobs that were stored, or may have been, are not reported as unsent."""
     release = asyncpg.Pool.release
 
     async def fail(self: Pool, lent: Any, **options: Any) -> None:
@@ -388,7 +388,7 @@ async def test_a_connection_that_cannot_be_given_back_changes_no_outcome(
 async def test_what_was_stored_before_the_database_went_away_is_not_sent_again(
     pool: Pool, queue_name: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Case 9: of a batch that is sent one by one only the rest is sent again."""
+    """Of a batch that is sent one by one, only the rest is sent again."""
     service = QueueService[Any](pool, queue_name)
     await service.get_config()
     failures = [DatabaseError("one of them"), None, DatabaseUnavailableError("away")]
@@ -407,7 +407,7 @@ async def test_what_was_stored_before_the_database_went_away_is_not_sent_again(
 async def test_what_was_not_sent_is_sent_again(
     pool: Pool, queue_name: str, connection: Connection
 ) -> None:
-    """Case 9: a database that is away for a moment costs no job, and doubles none."""
+    """A database that is away for a moment loses no job and doubles none."""
     service = QueueService[Any](pool, queue_name)
     await service.get_config()
     failures = [DatabaseUnavailableError("away"), DatabaseUnavailableError("still away")]

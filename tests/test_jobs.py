@@ -123,19 +123,19 @@ FORMS = {
     ids=ascii,
 )
 def test_a_number_that_is_not_json_is_refused(form: str, payload: Any, place: str) -> None:
-    """Case 13: NaN and infinities never become null in silence; the place is named."""
+    """NaN and infinities never become null silently; the error names the place."""
     with pytest.raises(InvalidJobError, match=re.escape(place)):
         encode_body(FORMS[form](payload), MEBIBYTE)
 
 
 @pytest.mark.parametrize("payload", [["NaN", None], {"Infinity": None}])
 def test_a_text_that_reads_like_such_a_number_is_a_text(payload: Any) -> None:
-    """Case 13: only numbers are refused."""
+    """Only numbers are refused."""
     assert json.loads(encode_body({"payload": payload}, MEBIBYTE)) == {"payload": payload}
 
 
 def test_a_model_as_the_job_may_not_hold_nan() -> None:
-    """Case 13: it is found in typed and in untyped fields of the job itself."""
+    """NaN is found in typed and in untyped fields of the model itself."""
     for order in (Order(number=1, price=math.inf), Order(number=1, extra={"x": math.inf})):
         with pytest.raises(InvalidJobError, match=r"job\.(price|extra\.x) is inf"):
             encode_body(order, MEBIBYTE)
@@ -164,7 +164,7 @@ def test_null_is_no_number() -> None:
 def test_the_character_that_postgresql_cannot_store_is_refused(
     form: str, payload: Any, place: str
 ) -> None:
-    """Case 13: U+0000 is a clear error at enqueue, however many backslashes stand before it."""
+    """U+0000 is a clear error at enqueue, however many backslashes precede it."""
     with pytest.raises(InvalidJobError, match=re.escape(place) + r".*U\+0000"):
         encode_body(FORMS[form](payload), MEBIBYTE)
 
@@ -174,7 +174,7 @@ def test_the_character_that_postgresql_cannot_store_is_refused(
     "payload", ["\\u0000", "\\\\u0000", "\\\\\\u0000", {"\\u0000": "\\u0000"}, "\\ud800"]
 )
 async def test_a_backslash_and_digits_are_text(stored: Any, form: str, payload: Any) -> None:
-    """Case 13: the six characters of an escape, written as text, are stored as they are."""
+    """The six characters of an escape, written as text, are stored as they are."""
     body = await stored(encode_body(FORMS[form](payload), MEBIBYTE))
     assert decoded(body).payload == payload
 
@@ -300,7 +300,7 @@ def test_no_headers_are_none() -> None:
     ],
 )
 async def test_numbers_survive_the_database(stored: Any, form: str, number: float) -> None:
-    """Case 13: 10^22 and what is larger, smaller or finer comes back with its value."""
+    """Numbers from 10^22 on, very small and very fine ones come back with their value."""
     payload = decoded(await stored(encode_body(FORMS[form](number), MEBIBYTE))).payload
     assert type(number)(payload) == number
 
@@ -345,7 +345,7 @@ def same(sent: Any, received: Any) -> bool:
 )
 @given(payload=JSON)
 async def test_any_json_comes_back_or_is_refused(stored: Any, payload: Any) -> None:
-    """Case 13: what is accepted is stored and read back equal; the rest is refused before."""
+    """A payload is either stored and read back equal, or refused before it is stored."""
     try:
         body = encode_body(workflow_job(payload), MEBIBYTE)
     except InvalidJobError:

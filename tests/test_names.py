@@ -61,13 +61,13 @@ NAME_CHARACTERS = string.ascii_lowercase + string.digits + "_-"
 
 @pytest.mark.parametrize("name", ["a", "0", "jobs", "a-b_c", "dlq", "a_dlq_b", "a" * 43])
 def test_a_valid_name_is_returned(name: str) -> None:
-    """Case 14: what is 1 to 43 characters of a-z, 0-9, _ and - is a name."""
+    """A name is 1 to 43 characters of a-z, 0-9, _ and -."""
     assert validate_queue_name(name) == name
 
 
 @pytest.mark.parametrize(("name", "reason"), INVALID_NAMES, ids=ascii)
 def test_an_invalid_name_says_which_rule_it_breaks(name: Any, reason: str) -> None:
-    """Case 14: the error names the value received and the rule."""
+    """The error names the value received and the rule it breaks."""
     with pytest.raises(InvalidQueueNameError) as caught:
         validate_queue_name(name)
     assert reason in str(caught.value)
@@ -77,7 +77,7 @@ def test_an_invalid_name_says_which_rule_it_breaks(name: Any, reason: str) -> No
 
 @given(st.text())
 def test_any_text_is_a_name_or_an_error(text: str) -> None:
-    """Case 14: whatever is accepted is safe in SQL and short enough with its suffix."""
+    """Every accepted name is safe in SQL and short enough with its suffix."""
     try:
         name = validate_queue_name(text)
     except InvalidQueueNameError:
@@ -89,14 +89,14 @@ def test_any_text_is_a_name_or_an_error(text: str) -> None:
 
 @given(st.text(NAME_CHARACTERS, min_size=1, max_size=MAX_QUEUE_NAME_LENGTH))
 def test_channels_fit_postgresql(text: str) -> None:
-    """Case 14: the channel of the longest name is within PostgreSQL's 63 bytes."""
+    """The channel of the longest name fits into PostgreSQL's 63 bytes."""
     assert len(wake_channel(text).encode()) <= 63
     assert wake_channel(text) != CONFIG_CHANNEL
 
 
 @pytest.mark.parametrize(("name", "_reason"), INVALID_NAMES, ids=ascii)
 async def test_every_way_in_refuses_it_before_the_database(name: Any, _reason: str) -> None:
-    """Case 14: no function of the library takes such a name to the database."""
+    """No function of the library passes an invalid name on to the database."""
 
     class Untouchable:
         async def fetch(self, *_: object) -> None:
@@ -125,13 +125,13 @@ async def test_every_way_in_refuses_it_before_the_database(name: Any, _reason: s
 async def test_the_database_refuses_it_too(
     connection: asyncpg.Connection[asyncpg.Record], name: str
 ) -> None:
-    """Case 14: whoever calls the SQL function by hand meets the same rules."""
+    """A direct call of the SQL function meets the same rules."""
     with pytest.raises(asyncpg.InvalidNameError, match="1 to 43 characters"):
         await connection.execute("select meshhook.create_queue($1)", name)
 
 
 async def test_the_longest_name_works(pool: asyncpg.Pool[asyncpg.Record]) -> None:
-    """Case 14: a queue of 43 characters takes jobs and dead letters, and is dropped."""
+    """A queue named with 43 characters takes jobs and dead letters, and can be dropped."""
     name = "a" * 43
     database = Database(pool)
     assert await create_queue(database, name)

@@ -111,7 +111,7 @@ async def claim_buffers(connection: Connection, from_vt: str = "2000-01-01") -> 
 
 @pytest.mark.parametrize("name", STATEMENTS)
 async def test_a_plan_made_for_an_empty_queue_is_by_index(steady: Connection, name: str) -> None:
-    """Case 17: no statement of a worker ever reads the whole table of a queue."""
+    """No statement of a worker reads the whole table of a queue."""
     await fill(steady, 2_000)
     plan = await explained(steady, name)
     assert scans_of(plan) <= {"Index Scan", "Index Only Scan", "Tid Scan"}, json.dumps(plan)
@@ -119,7 +119,7 @@ async def test_a_plan_made_for_an_empty_queue_is_by_index(steady: Connection, na
 
 
 async def test_a_deep_queue_costs_no_more_than_a_shallow_one(steady: Connection) -> None:
-    """Case 17: at 200,000 messages each statement looks at the pages of its own messages."""
+    """With 200,000 messages, each statement reads only the pages of its own messages."""
     await fill(steady, 2_000)
     shallow = {name: buffers(await explained(steady, name)) for name in STATEMENTS}
     await fill(steady, DEPTH)
@@ -131,7 +131,7 @@ async def test_a_deep_queue_costs_no_more_than_a_shallow_one(steady: Connection)
 async def test_a_queue_that_was_emptied_and_vacuumed_costs_no_more(
     steady: Connection, connection: Connection
 ) -> None:
-    """Case 17: planned anew for a table known to be empty, each statement keeps its index."""
+    """Planned again for a table known to be empty, each statement still uses its index."""
     await fill(steady, 2_000)
     await connection.execute("delete from pgmq.q_jobs")
     await connection.execute("vacuum analyze pgmq.q_jobs")
@@ -167,7 +167,7 @@ async def test_a_snapshot_reads_no_more_than_its_limit(
 async def test_finished_jobs_do_not_slow_polling(
     steady: Connection, connection: Connection
 ) -> None:
-    """Case 17: after 350,000 jobs have come and gone, a claim looks at a few pages."""
+    """After 350,000 jobs have come and gone, a claim still reads only a few pages."""
     empty = await claim_buffers(steady)
     await fill(steady, 350_000)
     await connection.execute("delete from pgmq.q_jobs")
@@ -186,7 +186,7 @@ async def test_finished_jobs_do_not_slow_polling(
 
 
 async def test_delayed_jobs_do_not_slow_claims(steady: Connection) -> None:
-    """Case 17: a claim passes by 100,000 jobs that fall due later."""
+    """A claim skips 100,000 jobs that fall due later."""
     await fill(steady, 10)
     few = await claim_buffers(steady)
     await fill(steady, 100_000, delay_seconds=3_600)
@@ -197,7 +197,7 @@ async def test_delayed_jobs_do_not_slow_claims(steady: Connection) -> None:
 async def test_an_old_transaction_does_not_slow_claims(
     steady: Connection, connection: Connection
 ) -> None:
-    """Case 18: with a low-water mark a claim costs the same however many jobs were settled."""
+    """With a low-water mark, a claim costs the same however many jobs were settled."""
     holder = connection.transaction(isolation="repeatable_read")
     await holder.start()
     await connection.fetchval("select pg_current_xact_id()")

@@ -479,7 +479,7 @@ async def test_acknowledging_ends_a_job(service: Service, connection: Connection
 async def test_acknowledging_a_live_and_a_gone_job(
     service: Service, connection: Connection
 ) -> None:
-    """Case 20: the gone one is a lost lease, not an exception, and the live one is settled."""
+    """A job that is gone is a lost lease, not an exception; the live one is settled."""
     gone, retaken, alive = await claimed(service, 1, 2, 3)
     await connection.execute("delete from pgmq.q_jobs where msg_id = $1", gone.msg_id)
     await expire(connection, retaken)
@@ -494,7 +494,7 @@ async def test_acknowledging_a_live_and_a_gone_job(
 
 
 async def test_a_job_named_twice_is_settled_once(service: Service, connection: Connection) -> None:
-    """Case 20: of two acknowledgements in one call one holds."""
+    """Of two acknowledgements of one job in a call, exactly one holds."""
     (job,) = await claimed(service, 1)
     assert sorted(await service.acknowledge_many([job, job])) == [False, True]
     assert await outcomes(connection, job.msg_id) == [("succeeded", 1)]
@@ -503,7 +503,7 @@ async def test_a_job_named_twice_is_settled_once(service: Service, connection: C
 async def test_a_lease_that_ran_out_but_was_not_retaken_still_holds(
     service: Service, connection: Connection
 ) -> None:
-    """Case 20: as long as nobody else has claimed the job, its end can be recorded."""
+    """A job's outcome can be recorded as long as nobody else has claimed the job."""
     (job,) = await claimed(service, 1)
     await expire(connection, job)
     assert await service.acknowledge(job)
@@ -763,7 +763,7 @@ async def test_a_queue_that_was_made_again_is_used(service: Service, pool: Pool)
 
 
 async def test_a_read_only_database_takes_no_jobs(database_url: str) -> None:
-    """Case 11: enqueuing and claiming name the cause and the way out, and are not repeated."""
+    """Enqueuing and claiming name the cause and the remedy, and are not repeated."""
     connection = await asyncpg.connect(
         database_url, server_settings={"default_transaction_read_only": "on"}
     )

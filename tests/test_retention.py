@@ -77,7 +77,7 @@ async def attempts(connection: Connection, queue: str = "jobs") -> int:
 
 
 async def test_expired_partitions_are_dropped(connection: Connection) -> None:
-    """Case 15: a day goes as a whole, once no queue keeps it."""
+    """A day's partition is dropped as a whole once no queue keeps that day."""
     kept = await partitions(connection)
     kept.insert(0, await add_partition(connection, 7))
     for days_ago in (8, 9, 30):
@@ -90,7 +90,7 @@ async def test_expired_partitions_are_dropped(connection: Connection) -> None:
 
 
 async def test_the_queue_that_keeps_most_decides(connection: Connection) -> None:
-    """Case 15: a partition is shared, so it stays for the queue that needs it longest."""
+    """Queues share a partition, so it stays for the queue that keeps it longest."""
     database = Database(connection)
     await create_queue(database, "other")
     await set_queue_config(database, "other", history_retention_days=30)
@@ -102,7 +102,7 @@ async def test_the_queue_that_keeps_most_decides(connection: Connection) -> None
 
 
 async def test_expired_attempts_go_in_chunks(connection: Connection) -> None:
-    """Case 15: a call deletes so many rows and no more, whatever has piled up."""
+    """One call deletes a limited number of rows, however many have expired."""
     await add_attempts(connection, 12, timedelta(days=8))
     await add_attempts(connection, 3, timedelta(days=6))
     deleted = [
@@ -113,7 +113,7 @@ async def test_expired_attempts_go_in_chunks(connection: Connection) -> None:
 
 
 async def test_the_last_day_that_is_kept_goes_with_its_partition(connection: Connection) -> None:
-    """Case 15: attempts of that day are not deleted one by one as they grow old."""
+    """Attempts of the last day that is kept are not deleted one by one as they expire."""
     await add_partition(connection, 7)
     await connection.execute(
         "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, finished_at) "
@@ -128,7 +128,7 @@ async def test_the_last_day_that_is_kept_goes_with_its_partition(connection: Con
 
 
 async def test_each_queue_keeps_its_own_days(connection: Connection) -> None:
-    """Case 15: what one queue no longer keeps goes, although its day's partition stays."""
+    """Attempts that their queue no longer keeps go, although the day's partition stays."""
     database = Database(connection)
     await create_queue(database, "other")
     await set_queue_config(database, "jobs", history_retention_days=1)
@@ -144,7 +144,7 @@ async def test_each_queue_keeps_its_own_days(connection: Connection) -> None:
 async def test_a_reader_is_not_waited_for_long(
     connection: Connection, pool: Pool, sql: str
 ) -> None:
-    """Case 15: while somebody reads the history, dropping and adding days gives up in a second."""
+    """While somebody reads the history, dropping and adding days gives up within a second."""
     await add_partition(connection, 9)
     newest = (await partitions(connection))[-1]
     await connection.execute(f"drop table meshhook.{newest}")
@@ -179,7 +179,7 @@ async def test_housekeeping_comes_back_to_a_table_in_use(
 
 
 async def test_the_time_to_wait_for_a_lock_is_set(connection: Connection) -> None:
-    """Case 15: whoever queues up behind a drop waits a second at the most."""
+    """Statements that queue up behind a drop wait a second at most."""
     rows = await connection.fetch(
         "select proname, proconfig from pg_proc where pronamespace = 'meshhook'::regnamespace "
         "and proname ~ 'attempt_partitions$'"
@@ -192,7 +192,7 @@ async def test_the_time_to_wait_for_a_lock_is_set(connection: Connection) -> Non
 async def test_settling_goes_on_while_attempts_are_deleted(
     connection: Connection, pool: Pool
 ) -> None:
-    """Case 15: deleting what is expired locks no row that a worker writes, and no table."""
+    """Deleting expired attempts locks no table, and no row that a worker writes."""
     service = QueueService[Any](pool, "jobs")
     await service.enqueue({})
     job = await service.dequeue()
@@ -206,7 +206,7 @@ async def test_settling_goes_on_while_attempts_are_deleted(
 
 
 async def test_ten_add_days_at_once(pool: Pool, connection: Connection) -> None:
-    """Case 16: workers that keep house at the same time all succeed."""
+    """All of ten workers that add days at the same time succeed."""
     for name in (await partitions(connection))[2:]:
         await connection.execute(f"drop table meshhook.{name}")
     created = await asyncio.gather(*(pool.fetchval(CREATE) for _ in range(10)))
@@ -215,7 +215,7 @@ async def test_ten_add_days_at_once(pool: Pool, connection: Connection) -> None:
 
 
 async def test_two_drop_the_same_day(pool: Pool, connection: Connection) -> None:
-    """Case 16: whoever comes second finds the work done, and does not fail."""
+    """The second of two that drop the same day finds it gone, and does not fail."""
     await add_partition(connection, 9)
     async with pool.acquire() as first:
         transaction = first.transaction()

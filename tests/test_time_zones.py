@@ -52,7 +52,7 @@ async def in_all_zones(url: str, sql: str, *arguments: object) -> list[list[tupl
 
 
 async def test_every_moment_has_a_time_zone(connection: Connection) -> None:
-    """Case 21: no column of a table or view, ours or PGMQ's, is without."""
+    """No column of a table or view, ours or PGMQ's, holds a timestamp without time zone."""
     rows = await connection.fetch(
         "select table_schema, table_name, column_name, data_type from information_schema.columns "
         "where table_schema in ('meshhook', 'pgmq')"
@@ -63,7 +63,7 @@ async def test_every_moment_has_a_time_zone(connection: Connection) -> None:
 
 
 async def test_no_function_returns_a_moment_without(connection: Connection) -> None:
-    """Case 21: the same holds for what functions return; only partitions are named by the day."""
+    """No function returns a timestamp without time zone, or a date."""
     rows = await connection.fetch(
         "select proname, pg_get_function_result(oid) as result from pg_proc "
         "where pronamespace = 'meshhook'::regnamespace"
@@ -78,7 +78,7 @@ async def test_no_function_returns_a_moment_without(connection: Connection) -> N
 async def test_a_delay_is_exact_across_a_jump(
     database_url: str, connection: Connection, zone: str
 ) -> None:
-    """Case 21: a delay of half a year is so many seconds, whatever the clocks do in between."""
+    """A delay of half a year is an exact number of seconds, whatever the clocks do meanwhile."""
     async with session(database_url, zone) as own:
         service = QueueService[Any](own, "jobs")
         before = await connection.fetchval("select clock_timestamp()")
@@ -94,7 +94,7 @@ async def test_a_delay_is_exact_across_a_jump(
 async def test_a_jobs_moments_are_the_same_everywhere(
     database_url: str, connection: Connection, zone: str
 ) -> None:
-    """Case 21: producer, worker and reader in three time zones agree, in UTC."""
+    """Producer, worker and reader in three time zones agree, in UTC."""
     producer = QueueService[Any](connection, "jobs")
     msg_id = await producer.enqueue({})
     async with session(database_url, zone) as own:
@@ -114,7 +114,7 @@ async def test_a_jobs_moments_are_the_same_everywhere(
 async def test_hours_of_statistics_are_the_same_everywhere(
     database_url: str, connection: Connection
 ) -> None:
-    """Case 21: an hour begins at the same moment for everybody, in half-hour zones too."""
+    """An hour begins at the same moment for everybody, also in half-hour time zones."""
     await connection.execute(
         "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, finished_at) "
         "select 'jobs', n, 1, 'succeeded', now() - n * interval '13 min' "
@@ -131,7 +131,7 @@ async def test_hours_of_statistics_are_the_same_everywhere(
 async def test_states_and_ages_are_the_same_everywhere(
     database_url: str, connection: Connection
 ) -> None:
-    """Case 21: what is ready, delayed and old does not depend on who asks."""
+    """What is ready, delayed or old does not depend on the reader's time zone."""
     await connection.execute(
         "insert into pgmq.q_jobs (vt, message, enqueued_at) "
         "select now() + (n - 5) * interval '30 min', '{}', now() - interval '200 days' "
@@ -151,7 +151,7 @@ async def test_states_and_ages_are_the_same_everywhere(
 async def test_days_of_the_history_are_of_utc(
     database_url: str, connection: Connection, zone: str
 ) -> None:
-    """Case 21: partitions join without a gap, 24 hours each, across every jump of a year."""
+    """Partitions join without a gap, 24 hours each, across all clock changes of a year."""
     async with session(database_url, zone) as own:
         assert await own.fetchval("select meshhook.create_attempt_partitions(400)") == 393
     rows = await connection.fetch(
@@ -185,7 +185,7 @@ async def days_across_a_jump(connection: Connection, zone: str) -> int:
 async def test_dead_letters_are_kept_for_whole_days(
     database_url: str, connection: Connection, zone: str
 ) -> None:
-    """Case 21: a day of retention is 24 hours, although one local day in between was not."""
+    """A day of retention is 24 hours, although a local day in between was not."""
     days = await days_across_a_jump(connection, zone)
     await connection.execute(
         "insert into pgmq.q_jobs_dlq (vt, message, enqueued_at) "
@@ -202,7 +202,7 @@ async def test_dead_letters_are_kept_for_whole_days(
 async def test_attempts_are_kept_for_whole_days(
     database_url: str, connection: Connection, zone: str
 ) -> None:
-    """Case 21: the history goes by the day of UTC, wherever the worker's session lives."""
+    """The history is divided by days of UTC, whatever the time zone of the worker's session."""
     days = await days_across_a_jump(connection, zone)
     await connection.execute("update meshhook.queue_config set history_retention_days = $1", days)
     await connection.execute(
@@ -218,7 +218,7 @@ async def test_attempts_are_kept_for_whole_days(
 async def test_workers_in_all_zones_share_one_queue(
     database_url: str, connection: Connection
 ) -> None:
-    """Case 21: none of them claims early, late or twice."""
+    """No worker claims early, late or twice."""
     service = QueueService[Any](connection, "jobs")
     ready = await service.enqueue_many([{}] * len(ZONES))
     await service.enqueue_many([{}] * 3, 1_800)

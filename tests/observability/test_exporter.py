@@ -244,7 +244,7 @@ async def test_a_reading_that_takes_too_long_is_stopped(
 async def test_values_vanish_rather_than_mislead(
     exporter: QueueExporter, registry: CollectorRegistry, pool: Pool[Any]
 ) -> None:
-    """Case 3: after a while without success the queues' series are gone; they come back."""
+    """A queue's series vanish after a while without success, and come back later."""
     await pool.execute("alter function meshhook.queue_metrics rename to away")
     await eventually(lambda: errors(registry, "SchemaMissingError") >= 1)
     assert value(registry, "paused") == 0

@@ -44,7 +44,7 @@ async def next_wait(connection: Connection[Any], after: datetime) -> datetime:
 async def test_a_producers_long_transaction_is_not_the_workers_fault(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 19: a job committed long after it was written counts as ready since it was visible."""
+    """A job that is committed long after it was written is ready from its commit on."""
     service = QueueService[Any](pool, "jobs")
     seen: dict[str, Job[Any]] = {}
 
@@ -72,7 +72,7 @@ async def test_a_producers_long_transaction_is_not_the_workers_fault(
 async def test_a_job_that_waits_for_a_busy_worker_is_ready_all_the_while(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 19: a job that was visible and not taken keeps the moment at which it fell due."""
+    """A visible job that nobody takes keeps the moment at which it fell due."""
     service = QueueService[Any](pool, "jobs")
     go_on = asyncio.Event()
     seen: dict[str, Job[Any]] = {}
@@ -98,7 +98,7 @@ async def test_a_job_that_waits_for_a_busy_worker_is_ready_all_the_while(
 async def test_a_delayed_job_is_ready_when_it_falls_due(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 19: the delay that was asked for is no wait."""
+    """The delay that was asked for does not count as waiting."""
     service = QueueService[Any](pool, "jobs")
     seen: dict[str, Job[Any]] = {}
 
@@ -121,7 +121,7 @@ async def test_a_worker_starts_above_what_it_cannot_walk_over(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Case 17: where a first look is never answered, new jobs run at once, and old ones in time."""
+    """New jobs run at once, and old ones in time, although a first look is never answered."""
     service = QueueService[Any](pool, "jobs")
     old = await service.enqueue({"payload": "old"})
     await connection.execute("update pgmq.q_jobs set vt = vt - interval '70 seconds'")

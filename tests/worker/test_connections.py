@@ -39,7 +39,7 @@ async def nothing(_: Job[Any]) -> None:
 async def test_terminated_connections_are_replaced(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Cases 8 and 9: with every backend of the worker terminated, again and again, all jobs end.
+    """All jobs end although every connection of the worker is terminated again and again.
 
     No job is recorded twice, and none is lost.
     """
@@ -79,7 +79,7 @@ async def test_terminated_connections_are_replaced(
 async def test_a_dead_listening_connection_is_listened_on_again(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 8: after the listening connection died, polling finds jobs and the worker listens."""
+    """When the listening connection dies, polling finds jobs and the worker listens again."""
     queue = QueueService[Any](pool, "jobs")
     async with make_worker(database_url, nothing) as worker:
         await connection.execute(
@@ -107,7 +107,7 @@ async def test_a_dead_listening_connection_is_listened_on_again(
 
 
 async def test_a_database_that_goes_away_is_waited_for() -> None:
-    """Case 10: the server stops under running jobs and comes back; outcomes are recorded then."""
+    """Outcomes are recorded when a server that stopped under running jobs is back."""
     with server_directory() as directory:
         server = EmbeddedPostgres(directory / "postgres", settings={"fsync": "off"})
         url = server.start()
@@ -164,7 +164,7 @@ async def test_starting_without_migrations_says_so(empty_database_url: str) -> N
 async def test_starting_on_a_read_only_database_says_so(
     connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 11: a session that may only read is an error at the start, not at the first job."""
+    """A read-only session is an error at the start, not at the first job."""
     name = await connection.fetchval("select current_database()")
     await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
     with pytest.raises(DatabaseReadOnlyError, match="primary"):
@@ -175,7 +175,7 @@ async def test_starting_on_a_read_only_database_says_so(
 async def test_connections_to_a_primary_that_became_a_replica_are_replaced(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 11: a connection that only reads from now on is dropped, and the next one may write."""
+    """A connection that has become read-only is dropped; the next one may write."""
     running = asyncio.Event()
     go_on = asyncio.Event()
 
@@ -202,7 +202,7 @@ async def test_connections_to_a_primary_that_became_a_replica_are_replaced(
 async def test_outcomes_that_cannot_be_recorded_are_a_fault(
     pool: Pool[Any], connection: Connection[Any], queue_name: str, database_url: str
 ) -> None:
-    """Case 11: a worker that claims and cannot settle is not ready, and says why."""
+    """A worker that can claim but not settle is not ready, and says why."""
     name = await connection.fetchval("select current_database()")
     queue = QueueService[Any](pool, queue_name)
     async with make_worker(database_url, nothing) as worker:

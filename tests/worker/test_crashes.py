@@ -26,7 +26,7 @@ Connection = asyncpg.Connection
 async def test_a_killed_workers_job_comes_back_within_the_visibility_timeout(
     pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
 ) -> None:
-    """Case 5: after SIGKILL, another worker starts the job when its lease has run out."""
+    """After SIGKILL, another worker starts the job as soon as its lease has run out."""
     await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=2)
     msg_id = await QueueService(pool, "jobs").enqueue({})
     ledger = tmp_path / "ledger"
@@ -51,7 +51,7 @@ async def test_a_killed_workers_job_comes_back_within_the_visibility_timeout(
 async def test_a_job_that_kills_its_process_takes_no_neighbour_along(
     pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
 ) -> None:
-    """Case 12: the killer is dead-lettered as LeaseLost; every neighbour is done.
+    """The job that kills is dead-lettered as LeaseLost; every other job succeeds.
 
     After the first crash the killer runs beside other suspects, after that alone.
     """

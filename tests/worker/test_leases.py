@@ -33,7 +33,7 @@ EXPIRE = (
 async def test_a_job_of_three_visibility_timeouts_runs_once(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 1: the lease is extended as long as the job runs, and `read_ct` stays 1."""
+    """The lease is extended for as long as the job runs, and `read_ct` stays 1."""
     await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=2)
     read_counts: list[int] = []
 
@@ -58,7 +58,7 @@ async def test_a_job_of_three_visibility_timeouts_runs_once(
 async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
     pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
 ) -> None:
-    """Case 2: leases are kept by a thread, so a healthy job that blocks for long runs once."""
+    """A thread extends leases, so a job that blocks the event loop for long runs only once."""
     await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=2)
     msg_id = await QueueService(pool, "jobs").enqueue({"payload": {"seconds": 6}})
     ledger = tmp_path / "ledger"
@@ -77,7 +77,7 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
 async def test_the_same_worker_takes_up_a_lease_that_ran_out(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 3: a message that became visible while it runs here is not run here a second time."""
+    """A message that becomes visible while it runs here is not run here a second time."""
     starts: list[int] = []
     go_on = asyncio.Event()
 
@@ -103,7 +103,7 @@ async def test_the_same_worker_takes_up_a_lease_that_ran_out(
 async def test_a_worker_that_lost_its_lease_changes_nothing(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Decision 3: an outcome that comes after another took the lease over is not recorded."""
+    """An outcome is not recorded once another worker has taken over the lease."""
     running = asyncio.Event()
     go_on = asyncio.Event()
 
@@ -261,7 +261,7 @@ async def test_extending_waits_for_no_lock_and_says_what_it_left(
 async def test_a_completion_that_races_a_rescue_stays_completed(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 4: a message settled as done is gone, whoever else meant to take it at that moment."""
+    """A message settled as done is gone, whoever else was about to claim it."""
     await set_queue_config(Database(pool), "jobs", max_retry_attempts=1000)
 
     async def handler(job: Job[Any]) -> None:

@@ -472,7 +472,7 @@ async def test_plain_functions_run_in_threads(pool: Pool[Any], database_url: str
 async def test_a_thread_that_outlives_its_timeout_is_not_run_twice_at_once(
     pool: Pool[Any], database_url: str
 ) -> None:
-    """Case 3: while a thread runs that cannot be stopped, its job is not started here again."""
+    """A job is not started again here while its thread, which cannot be stopped, runs."""
     await set_queue_config(
         Database(pool), "jobs", job_timeout_seconds=0.05, retry_backoff_base_ms=0
     )
@@ -501,7 +501,7 @@ async def test_a_thread_that_outlives_its_timeout_is_not_run_twice_at_once(
 async def test_jobs_wait_for_threads_that_were_given_up(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 3: a job for which there is no thread has not started, so its time does not run."""
+    """A job that has no thread yet has not started, so its timeout does not run."""
     await set_queue_config(
         Database(pool), "jobs", job_timeout_seconds=0.3, retry_backoff_base_ms=300_000
     )

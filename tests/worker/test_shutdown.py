@@ -29,7 +29,7 @@ async def test_a_signal_leaves_unfinished_jobs_ready_at_once(
     tmp_path: Path,
     number: signal.Signals,
 ) -> None:
-    """Case 7: what runs or waits when the grace period ends is ready, its attempt unspent.
+    """Jobs that run or wait when the grace period ends are ready again, with no attempt spent.
 
     The process exits with 0.
     """
@@ -109,7 +109,7 @@ async def test_running_jobs_finish_within_the_grace_period(
 async def test_outcomes_are_recorded_although_the_caller_is_cancelled(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """Case 7: cancelling the task that runs the worker loses no outcome and leaves no lease."""
+    """Cancelling the task that runs the worker loses no outcome and leaves no lease."""
 
     async def handler(_: Job[Any]) -> None:
         await asyncio.sleep(0)
@@ -152,7 +152,7 @@ async def test_start_and_stop_are_idempotent(pool: Pool[Any], database_url: str)
 
 
 async def test_a_restarted_pod_of_the_same_name_is_a_new_worker(database_url: str) -> None:
-    """Case 6: two workers of one host and process have different names in the history."""
+    """Two workers with the same host name and process id have different names in the history."""
 
     async def handler(_: Job[Any]) -> None:
         """Do nothing."""
