@@ -43,9 +43,9 @@ from meshhook.errors import DatabaseError, InvalidSettingError, MeshHookError
 from meshhook.known_secrets import known_secrets, ways_to_write
 from meshhook.settings import load_settings
 from meshhook.worker.connections import WorkerConnection
-from meshhook_operator.addresses import FoundAddress
-from meshhook_operator.databases import DatabaseAddress, QueueDatabase
+from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.problems import problem_of
+from meshhook_operator.secrets import FoundAddress
 from support.databases import Databases, server_directory
 from support.logging_setup import logging_as_before
 from support.marked import BAD, ENCODED, LEAST, PASSWORD, leaks, marked_login

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from meshhook import Job, QueueService
 from meshhook.database import Database, connect
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
-from meshhook_operator.databases import DatabaseAddress, QueueDatabase
+from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.problems import problem_of
 from support.tls_server import CERTIFIED, TlsServer, tls_server
 from support.waiting import eventually

@@ -17,7 +17,7 @@ from meshhook.errors import InvalidSettingError, MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.logs import configure_logging
 from meshhook.observability.monitoring_server import MonitoringServer
-from meshhook_operator.cluster import ALL_NAMESPACES, Cluster
+from meshhook_operator.cluster.client import ALL_NAMESPACES, Cluster
 from meshhook_operator.handlers import configure, make_registry
 from meshhook_operator.operator import Operator
 from meshhook_operator.settings import describe_operator_settings, load_operator_settings

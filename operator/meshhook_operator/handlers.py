@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import kopf
 
-from meshhook_operator.deployments import DeploymentView
-from meshhook_operator.jobqueue import JobQueue, ObjectKey
-from meshhook_operator.resources import GROUP, PLURAL, VERSION
+from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.api.spec import GROUP, PLURAL, VERSION
+from meshhook_operator.cluster.deployments import DeploymentView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

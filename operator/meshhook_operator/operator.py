@@ -11,26 +11,26 @@ from meshhook.errors import MeshHookError
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WatchedLoop
-from meshhook_operator.addresses import AddressBook, FoundAddress, SecretReference
-from meshhook_operator.conflicts import Claims, known_by_one_name
-from meshhook_operator.controller import AT_ONCE, QueueController, Source
-from meshhook_operator.database_hosts import DatabaseHosts
-from meshhook_operator.databases import DatabaseAddress, QueueDatabase
+from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
+from meshhook_operator.databases.hosts import DatabaseHosts
+from meshhook_operator.databases.name_lookups import NameLookups
 from meshhook_operator.metrics import OperatorMetrics
-from meshhook_operator.name_lookups import NameLookups
 from meshhook_operator.problems import ANSWER_REFUSED, is_login_problem, problem_of
+from meshhook_operator.reconciliation.conflicts import Claims, known_by_one_name
+from meshhook_operator.reconciliation.reconciler import AT_ONCE, QueueController, Source
 from meshhook_operator.scaling import Failure
+from meshhook_operator.secrets import AddressBook, FoundAddress, SecretReference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
-    from meshhook_operator.cluster import Cluster
-    from meshhook_operator.conflicts import Conflict
-    from meshhook_operator.controller import Found
-    from meshhook_operator.deployments import DeploymentView
-    from meshhook_operator.jobqueue import JobQueue, ObjectKey
+    from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
+    from meshhook_operator.cluster.client import Cluster
+    from meshhook_operator.cluster.deployments import DeploymentView
+    from meshhook_operator.reconciliation.conflicts import Conflict
+    from meshhook_operator.reconciliation.reconciler import Found
 
 _log = get_logger("meshhook_operator.operator")
 

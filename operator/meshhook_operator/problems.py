@@ -15,6 +15,7 @@ from meshhook.errors import (
     SchemaMissingError,
     UnsupportedPgmqError,
 )
+from meshhook_operator.api.conditions import Finding
 from meshhook_operator.errors import (
     AnswerRefusedError,
     ClusterRefusedError,
@@ -22,7 +23,6 @@ from meshhook_operator.errors import (
     HostNotAllowedError,
 )
 from meshhook_operator.scaling import Failure
-from meshhook_operator.status import Finding
 from meshhook_operator.texts import capped
 
 ANSWER_REFUSED = "AnswerRefused"

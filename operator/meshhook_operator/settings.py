@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshhook.errors import InvalidSettingError
-from meshhook_operator.database_hosts import DatabaseHosts
+from meshhook_operator.databases.hosts import DatabaseHosts
 
 _PREFIX = "MESHHOOK_"
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import Database, QueueService
 from meshhook.errors import DatabaseReadOnlyError
-from meshhook_operator.databases import DatabaseAddress, QueueDatabase
-from meshhook_operator.demand import DemandRequest, QueueDemand
+from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
+from meshhook_operator.databases.demand import DemandRequest, QueueDemand
 from support.chaos.proxy import Proxy
 from support.chaos.servers import QUEUE, Server, ServerTemplate
 from support.waiting import eventually

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshhook_operator.manifests import METRICS_PORT, worker_labels
+from meshhook_operator.workers.manifests import METRICS_PORT, worker_labels
 from support.helm import NAMESPACE, RELEASE, HelmError, Object, one, render, select
 from support.network import Peer, allowed
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from meshhook_operator.jobqueue import JobQueue
-from meshhook_operator.manifests import worker_deployment
+from meshhook_operator.api.jobqueue import JobQueue
+from meshhook_operator.workers.manifests import worker_deployment
 from support.cluster.api import Api, ApiError, Object
 from support.cluster.control_plane import ControlPlane
 from support.cluster.objects import job_queue

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from meshhook.queue_config import QueueSettings
-from meshhook_operator.controller import QueueController, Source
-from meshhook_operator.decisions import scaling_rules, tick_seconds
-from meshhook_operator.jobqueue import JobQueue
-from meshhook_operator.manifests import worker_deployment
+from meshhook_operator.api.jobqueue import JobQueue
 from meshhook_operator.metrics import OperatorMetrics
+from meshhook_operator.reconciliation.reconciler import QueueController, Source
+from meshhook_operator.reconciliation.scaling_inputs import scaling_rules, tick_seconds
 from meshhook_operator.scaling import Failure
+from meshhook_operator.workers.manifests import worker_deployment
 from support.crd_schemas import RULES, refusals, rules_of, stored, values
 from support.fuzzing import examples
 from support.hostile import TEXTS, is_safe_line

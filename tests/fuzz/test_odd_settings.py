@@ -16,8 +16,8 @@ from meshhook import Database, Job, QueueService, get_queue_config, set_queue_co
 from meshhook.errors import InvalidSettingError, MeshHookError, QueueNotFoundError
 from meshhook.queue_config import SETTING_NAMES, QueueSettings
 from meshhook.settings_cache import SettingsCache
-from meshhook_operator.databases import DatabaseAddress, QueueDatabase
-from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem, read_demand
+from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
+from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem, read_demand
 from support.command_line import run_command
 from support.fuzzing import examples
 from support.hostile import is_safe_line

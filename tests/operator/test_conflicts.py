@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from meshhook_operator.conflicts import Claims, known_by_one_name
-from meshhook_operator.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.reconciliation.conflicts import Claims, known_by_one_name
 from support.jobqueues import jobqueue
 
 DATABASE, OTHER_DATABASE = "database", "other database"

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from meshhook_operator.crd import crd_yaml, custom_resource_definition
-from meshhook_operator.resources import JobQueueSpec
+from meshhook_operator.api.crd import crd_yaml, custom_resource_definition
+from meshhook_operator.api.spec import JobQueueSpec
 
 FILE = Path(__file__).parents[2] / "operator" / "crds" / "jobqueues.meshhook.io.yaml"
 
@@ -40,7 +40,7 @@ def nodes(schema: dict[str, Any], path: str = "spec") -> list[tuple[str, dict[st
 
 
 def test_the_file_is_what_the_models_say():
-    """The file that is installed is generated: python -m meshhook_operator.crd."""
+    """The file that is installed is generated: python -m meshhook_operator.api.crd."""
     assert FILE.read_text() == crd_yaml()
 
 

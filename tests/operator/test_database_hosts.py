@@ -11,13 +11,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from meshhook.errors import InvalidSettingError
-from meshhook_operator import name_lookups
-from meshhook_operator.database_hosts import DatabaseHosts
-from meshhook_operator.databases import DatabaseAddress, QueueDatabase
-from meshhook_operator.demand import DemandRequest
+from meshhook_operator.databases import name_lookups
+from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
+from meshhook_operator.databases.demand import DemandRequest
+from meshhook_operator.databases.hosts import DatabaseHosts
+from meshhook_operator.databases.urls import check_url
 from meshhook_operator.errors import HostNotAllowedError
 from meshhook_operator.problems import problem_of
-from meshhook_operator.secret_urls import check_url
 from meshhook_operator.settings import load_operator_settings
 from support import hostile_server as hostile
 from support.hostile_server import hostile_server

@@ -17,8 +17,8 @@ from meshhook.errors import (
     SchemaMissingError,
 )
 from meshhook.queue_config import QueueSettings
-from meshhook_operator.databases import DatabaseAddress, QueueDatabase
-from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem
+from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
+from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem
 from meshhook_operator.problems import problem_of
 from support.waiting import eventually
 
@@ -101,7 +101,7 @@ async def test_another_database_in_its_place_is_told_of(database, monkeypatch):
     await database.read_demand([REQUEST], waiting_seconds=5)
     assert database.generation == before
     monkeypatch.setattr(
-        "meshhook_operator.databases.load_library_query",
+        "meshhook_operator.databases.database.load_library_query",
         lambda _: "select 'another' as system, 'database' as name",
     )
     database._is_checked = False

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from meshhook.database import Database
-from meshhook_operator.demand import (
+from meshhook_operator.databases.demand import (
     MAX_COUNTED,
     DemandRequest,
     QueueDemand,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshhook_operator.deployments import DeploymentView, LabelTerm
+from meshhook_operator.cluster.deployments import DeploymentView, LabelTerm
 from support.jobqueues import UID, deployment_body
 
 

@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import database as library_database
 from meshhook.errors import MeshHookError
-from meshhook_operator import databases, guarded_loop
-from meshhook_operator.databases import DatabaseAddress, QueueDatabase
-from meshhook_operator.demand import DemandRequest
+from meshhook_operator.databases import database as databases
+from meshhook_operator.databases import guarded_loop
+from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
+from meshhook_operator.databases.demand import DemandRequest
 from meshhook_operator.problems import problem_of
 from support import hostile_server as hostile
 from support.hostile_server import Behaviour, hostile_server

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from meshhook_operator.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
 from meshhook_operator.operator import Operator
 from support.jobqueues import jobqueue_body
 from support.recorded_cluster import RecordedCluster

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshhook.queue_config import SETTING_NAMES, QueueSettings
-from meshhook_operator.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
 from support.jobqueues import jobqueue, jobqueue_body
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meshhook_operator.manifests import worker_deployment
+from meshhook_operator.workers.manifests import worker_deployment
 from support.jobqueues import jobqueue
 
 EXPECTED = Path(__file__).parent / "manifests"

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from meshhook.administration import create_queue
 from meshhook.database import Database
-from meshhook_operator.jobqueue import JobQueue
+from meshhook_operator.api.jobqueue import JobQueue
 from meshhook_operator.operator import Operator
 from support.jobqueues import jobqueue_body
 from support.recorded_cluster import RecordedCluster

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from meshhook_operator import operator as module
-from meshhook_operator.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
 from meshhook_operator.operator import Operator, steady_clock
 from support.jobqueues import jobqueue
 from support.waiting import eventually

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import meshhook_operator
-from meshhook_operator.demand import load
+from meshhook_operator.databases.demand import load
 
 PACKAGE = Path(meshhook_operator.__file__).parent
 NAMES = sorted(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from meshhook_operator.reference import with_tables
+from meshhook_operator.api.reference import with_tables
 from meshhook_operator.settings import OperatorSettings
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "operator.md").read_text()
@@ -13,7 +13,7 @@ SOURCES = Path(__file__).parents[2] / "operator" / "meshhook_operator"
 
 
 def test_the_tables_are_those_of_the_crd():
-    """They are made: python -m meshhook_operator.reference docs/operator.md."""
+    """They are made: python -m meshhook_operator.api.reference docs/operator.md."""
     assert with_tables(GUIDE) == GUIDE
     assert "| `queueName` |" in GUIDE
     assert "| `conditions[].reason` |" in GUIDE

@@ -31,7 +31,7 @@ from meshhook import (
 )
 from meshhook.statistics import job_statistics
 from meshhook.tracking import find_jobs, get_job
-from meshhook_operator.demand import DemandRequest, load, read_demand
+from meshhook_operator.databases.demand import DemandRequest, load, read_demand
 from support.hostile_objects import Way, shadow, what_ran
 from support.waiting import eventually
 from support.workers import make_worker

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshhook_operator.deployments import DeploymentView
-from meshhook_operator.jobqueue import JobQueue
+from meshhook_operator.api.jobqueue import JobQueue
+from meshhook_operator.cluster.deployments import DeploymentView
 
 UID = "0d1cf3ad-8f0c-4f52-9f52-000000000001"
 

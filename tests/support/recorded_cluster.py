@@ -10,9 +10,9 @@ from typing import Any, cast
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Secret
 
-from meshhook_operator.cluster import Cluster
-from meshhook_operator.deployments import DeploymentView
-from meshhook_operator.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.cluster.client import Cluster
+from meshhook_operator.cluster.deployments import DeploymentView
 
 
 class RecordedCluster:

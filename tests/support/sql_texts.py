@@ -12,7 +12,7 @@ from typing import NamedTuple
 from meshhook import queries
 from meshhook.schema import available_migrations
 from meshhook.schema.pgmq import packaged_sql
-from meshhook_operator.demand import load
+from meshhook_operator.databases.demand import load
 
 PACKAGES = [Path(str(resources.files(name))) for name in ("meshhook", "meshhook_operator")]
 

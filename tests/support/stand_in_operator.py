@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from prometheus_client import CollectorRegistry
 
 from meshhook.database import Database
-from meshhook_operator.demand import DemandRequest, QueueDemand, read_demand
+from meshhook_operator.databases.demand import DemandRequest, QueueDemand, read_demand
 from meshhook_operator.metrics import OperatorMetrics, QueueMetrics
 from meshhook_operator.scaling import Fleet, ScalerState, ScalingSpec, decide, lookahead_seconds
 

@@ -16,19 +16,25 @@ from meshhook.exporter import QueueExporter
 from meshhook.observability.loggers import get_logger
 from meshhook.queries import load as load_library_query
 from meshhook.schema import check_schema
-from meshhook_operator.database_hosts import DatabaseHosts
-from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem, load, read_demand
+from meshhook_operator.databases.demand import (
+    DemandRequest,
+    QueueDemand,
+    QueueProblem,
+    load,
+    read_demand,
+)
+from meshhook_operator.databases.guarded_loop import GuardedLoop
+from meshhook_operator.databases.hosts import DatabaseHosts
+from meshhook_operator.databases.name_lookups import NameLookups
+from meshhook_operator.databases.wakeups import WakeUps
 from meshhook_operator.errors import AnswerRefusedError
-from meshhook_operator.guarded_loop import GuardedLoop
-from meshhook_operator.name_lookups import NameLookups
-from meshhook_operator.wakeups import WakeUps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
-_log = get_logger("meshhook_operator.databases")
+_log = get_logger("meshhook_operator.databases.database")
 
 POOL_CONNECTIONS = 3
 """One reads the demand, one the metrics, and one changes a queue: none waits for another."""

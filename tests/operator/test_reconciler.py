@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from meshhook_operator.controller import QueueController
 from meshhook_operator.metrics import OperatorMetrics
+from meshhook_operator.reconciliation.reconciler import QueueController
 from meshhook_operator.scaling import Fleet, Sample, ScalerState, ScalingSpec, decide
 from support.jobqueues import deployment, jobqueue
 

@@ -1,6 +1,6 @@
 """The tables of fields in docs/operator.md, made from the CRD.
 
-`python -m meshhook_operator.reference` writes them anew into the file that is named.
+`python -m meshhook_operator.api.reference` writes them anew into the file that is named.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from meshhook_operator.crd import structural_schema
-from meshhook_operator.observed import JobQueueStatus
-from meshhook_operator.resources import JobQueueSpec
+from meshhook_operator.api.crd import structural_schema
+from meshhook_operator.api.spec import JobQueueSpec
+from meshhook_operator.api.status import JobQueueStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

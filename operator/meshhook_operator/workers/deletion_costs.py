@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from meshhook_operator.cluster import PodView
+    from meshhook_operator.cluster.client import PodView
 
 FIRST_TO_GO = -100
 

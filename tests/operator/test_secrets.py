@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from meshhook_operator.addresses import (
+from meshhook_operator.api.jobqueue import ObjectKey
+from meshhook_operator.errors import ClusterUnavailableError
+from meshhook_operator.scaling import Failure
+from meshhook_operator.secrets import (
     FRESH_SECONDS,
     MAX_RETRY_SECONDS,
     QUICK_RETRIES,
@@ -16,9 +19,6 @@ from meshhook_operator.addresses import (
     FoundAddress,
     SecretReference,
 )
-from meshhook_operator.errors import ClusterUnavailableError
-from meshhook_operator.jobqueue import ObjectKey
-from meshhook_operator.scaling import Failure
 from support.waiting import eventually
 
 SECRET = ObjectKey("shop", "emails-db")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshhook_operator.resources import API_VERSION, KIND
+from meshhook_operator.api.spec import API_VERSION, KIND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from meshhook_operator.jobqueue import JobQueue
-    from meshhook_operator.resources import DatabaseSpec, JobQueueSpec, WorkerSpec
+    from meshhook_operator.api.jobqueue import JobQueue
+    from meshhook_operator.api.spec import DatabaseSpec, JobQueueSpec, WorkerSpec
 
 METRICS_PORT = 9464
 GRACE_MARGIN_SECONDS = 5

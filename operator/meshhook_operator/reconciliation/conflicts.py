@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Mapping
 
-    from meshhook_operator.jobqueue import JobQueue, ObjectKey
+    from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
 
 
 class Conflict(NamedTuple):

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
-from meshhook_operator.database_hosts import DatabaseHosts
-from meshhook_operator.databases import DatabaseAddress
-from meshhook_operator.jobqueue import ObjectKey
+from meshhook_operator.api.jobqueue import ObjectKey
+from meshhook_operator.databases.database import DatabaseAddress
+from meshhook_operator.databases.hosts import DatabaseHosts
+from meshhook_operator.databases.urls import check_url
 from meshhook_operator.problems import problem_of
 from meshhook_operator.scaling import Failure
-from meshhook_operator.secret_urls import check_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshhook_operator.cluster import Cluster
-    from meshhook_operator.jobqueue import JobQueue
-    from meshhook_operator.resources import SecretKey
+    from meshhook_operator.api.jobqueue import JobQueue
+    from meshhook_operator.api.spec import SecretKey
+    from meshhook_operator.cluster.client import Cluster
 
-_log = get_logger("meshhook_operator.addresses")
+_log = get_logger("meshhook_operator.secrets")
 
 FRESH_SECONDS = 30.0
 RETRY_SECONDS = 5.0

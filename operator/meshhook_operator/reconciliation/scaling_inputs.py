@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshhook_operator import resources, scaling
-from meshhook_operator.manifests import grace_seconds
+from meshhook_operator import scaling
+from meshhook_operator.api import spec as resources
+from meshhook_operator.workers.manifests import grace_seconds
 
 if TYPE_CHECKING:
-    from meshhook_operator.deployments import DeploymentView
-    from meshhook_operator.jobqueue import JobQueue
-    from meshhook_operator.observed import JobQueueStatus
-    from meshhook_operator.resources import JobQueueSpec
+    from meshhook_operator.api.jobqueue import JobQueue
+    from meshhook_operator.api.spec import JobQueueSpec
+    from meshhook_operator.api.status import JobQueueStatus
+    from meshhook_operator.cluster.deployments import DeploymentView
 
 
 def scaling_rules(spec: JobQueueSpec) -> scaling.ScalingSpec:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from meshhook_operator.decisions import scaling_rules
-from meshhook_operator.manifests import worker_deployment
+from meshhook_operator.reconciliation.scaling_inputs import scaling_rules
 from meshhook_operator.scaling import ScalingSpec
+from meshhook_operator.workers.manifests import worker_deployment
 from support.jobqueues import jobqueue
 
 

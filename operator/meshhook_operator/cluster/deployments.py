@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from meshhook_operator.jobqueue import ObjectKey
+from meshhook_operator.api.jobqueue import ObjectKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

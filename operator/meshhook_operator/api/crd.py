@@ -1,6 +1,6 @@
 """The CustomResourceDefinition of `JobQueue`, generated from `resources` and `observed`.
 
-`python -m meshhook_operator.crd` prints it; `operator/crds/` holds what it printed.
+`python -m meshhook_operator.api.crd` prints it; `operator/crds/` holds what it printed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from meshhook_operator.observed import JobQueueStatus
-from meshhook_operator.resources import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, JobQueueSpec
+from meshhook_operator.api.spec import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, JobQueueSpec
+from meshhook_operator.api.status import JobQueueStatus
 
 _DROPPED = frozenset({"title", "additionalProperties", "$defs", "default"})
 _VERBATIM = frozenset({"anyOf"})
@@ -172,7 +172,7 @@ def _root_schema() -> dict[str, Any]:
 
 def crd_yaml() -> str:
     """Return the CustomResourceDefinition as YAML."""
-    head = "# Generated from operator/meshhook_operator/resources.py; do not edit.\n"
+    head = "# Generated from operator/meshhook_operator/api/spec.py; do not edit.\n"
     return head + yaml.safe_dump(
         custom_resource_definition(), sort_keys=False, width=100, allow_unicode=True
     )

@@ -12,14 +12,14 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from meshhook_operator.answers import AnswerScale
+from meshhook_operator.databases.answers import AnswerScale
 from meshhook_operator.errors import AnswerRefusedError, HostNotAllowedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshhook_operator.database_hosts import DatabaseHosts
-    from meshhook_operator.name_lookups import NameLookups
+    from meshhook_operator.databases.hosts import DatabaseHosts
+    from meshhook_operator.databases.name_lookups import NameLookups
 
 LOGIN_SECONDS = 15.0
 """How long a connection may be there until it is ready: the driver's own limits leave some out, as

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from meshhook.escaping import shown
-from meshhook_operator.observed import JobQueueStatus
-from meshhook_operator.resources import WORKER_ENVIRONMENT, JobQueueSpec, ScalingSpec, StepLimit
+from meshhook_operator.api.spec import WORKER_ENVIRONMENT, JobQueueSpec, ScalingSpec, StepLimit
+from meshhook_operator.api.status import JobQueueStatus
 
 _NAME_LIMIT = 100
 """How many characters of a field's name are shown."""

@@ -13,7 +13,7 @@ from meshhook_operator.errors import HostNotAllowedError
 
 if TYPE_CHECKING:
     from meshhook.database_url import DatabaseUrl
-    from meshhook_operator.database_hosts import DatabaseHosts
+    from meshhook_operator.databases.hosts import DatabaseHosts
 
 MAX_URL_LENGTH = 8_192
 MAX_FILE_BYTES = 1_048_576

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshhook_operator.observed import Condition, JobQueueStatus, QueueStatus, ScalingStatus
-from meshhook_operator.scaling import Decision, Estimates, Learned, Limit, Signal
-from meshhook_operator.status import (
+from meshhook_operator.api.conditions import (
     NOT_PAUSED,
     OPERATING,
     Finding,
@@ -19,6 +17,8 @@ from meshhook_operator.status import (
     scaling_status,
     timestamp,
 )
+from meshhook_operator.api.status import Condition, JobQueueStatus, QueueStatus, ScalingStatus
+from meshhook_operator.scaling import Decision, Estimates, Learned, Limit, Signal
 
 NOW = 1_800_000_000.0
 FAULT = Finding(holds=False, reason="SourceUnavailable", message="the database is away")

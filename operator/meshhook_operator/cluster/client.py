@@ -22,16 +22,16 @@ from lightkube.resources.autoscaling_v2 import HorizontalPodAutoscaler
 from lightkube.resources.core_v1 import Event, Pod, Secret
 from lightkube.types import PatchType
 
-from meshhook_operator.deployments import FIELD_MANAGER, DeploymentView
+from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.api.spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from meshhook_operator.cluster.deployments import FIELD_MANAGER, DeploymentView
 from meshhook_operator.errors import ClusterRefusedError, ClusterUnavailableError
-from meshhook_operator.jobqueue import JobQueue, ObjectKey
-from meshhook_operator.resources import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from meshhook_operator.deployments import LabelTerm
+    from meshhook_operator.cluster.deployments import LabelTerm
 
 ALL_NAMESPACES = "*"
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"

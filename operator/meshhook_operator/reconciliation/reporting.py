@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
-from meshhook_operator.status import READY, pending_patch
+from meshhook_operator.api.conditions import READY, pending_patch
 from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshhook_operator.cluster import Cluster
-    from meshhook_operator.fleet import Rescale
-    from meshhook_operator.jobqueue import JobQueue
-    from meshhook_operator.observed import Condition, JobQueueStatus
+    from meshhook_operator.api.jobqueue import JobQueue
+    from meshhook_operator.api.status import Condition, JobQueueStatus
+    from meshhook_operator.cluster.client import Cluster
+    from meshhook_operator.workers.fleet import Rescale
 
-_log = get_logger("meshhook_operator.reporting")
+_log = get_logger("meshhook_operator.reconciliation.reporting")
 
 SCALED_EVENT_SECONDS = 60.0
 EVENTS_AT_ONCE, EVENT_SECONDS = 25, 60.0

@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
-from meshhook_operator.addresses import reference_of, workers_reference_of
-from meshhook_operator.conflicts import Conflict
-from meshhook_operator.decisions import fleet_of, learned_before, scaling_rules, tick_seconds
-from meshhook_operator.demand import DemandRequest, QueueDemand, QueueProblem
-from meshhook_operator.fleet import WorkerFleet
-from meshhook_operator.observed import JobQueueStatus
-from meshhook_operator.problems import not_ready, problem_of
-from meshhook_operator.reporting import Reporter
-from meshhook_operator.scaling import Failure, Sample, ScalerState, decide, lookahead_seconds
-from meshhook_operator.status import (
+from meshhook_operator.api.conditions import (
     NOT_PAUSED,
     OPERATING,
     QUEUE_PAUSED,
@@ -27,19 +18,33 @@ from meshhook_operator.status import (
     scaling_status,
     timestamp,
 )
+from meshhook_operator.api.status import JobQueueStatus
+from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem
+from meshhook_operator.problems import not_ready, problem_of
+from meshhook_operator.reconciliation.conflicts import Conflict
+from meshhook_operator.reconciliation.reporting import Reporter
+from meshhook_operator.reconciliation.scaling_inputs import (
+    fleet_of,
+    learned_before,
+    scaling_rules,
+    tick_seconds,
+)
+from meshhook_operator.scaling import Failure, Sample, ScalerState, decide, lookahead_seconds
+from meshhook_operator.secrets import reference_of, workers_reference_of
+from meshhook_operator.workers.fleet import WorkerFleet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from meshhook_operator.cluster import Cluster
-    from meshhook_operator.databases import QueueDatabase
-    from meshhook_operator.deployments import DeploymentView
-    from meshhook_operator.jobqueue import JobQueue
+    from meshhook_operator.api.jobqueue import JobQueue
+    from meshhook_operator.api.spec import JobQueueSpec
+    from meshhook_operator.cluster.client import Cluster
+    from meshhook_operator.cluster.deployments import DeploymentView
+    from meshhook_operator.databases.database import QueueDatabase
     from meshhook_operator.metrics import OperatorMetrics
-    from meshhook_operator.resources import JobQueueSpec
     from meshhook_operator.scaling import Decision
 
-_log = get_logger("meshhook_operator.controller")
+_log = get_logger("meshhook_operator.reconciliation.reconciler")
 
 FINALIZER = "meshhook.io/queue"
 AT_ONCE = float("-inf")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseReadOnlyError
-from meshhook_operator.observed import QueueStatus
+from meshhook_operator.api.status import QueueStatus
 from meshhook_operator.scaling import Sample, WorkerReport
 from meshhook_operator.texts import capped
 

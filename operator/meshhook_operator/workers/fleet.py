@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
-from meshhook_operator.deletion_costs import changed_costs
-from meshhook_operator.manifests import worker_deployment, worker_labels
+from meshhook_operator.workers.deletion_costs import changed_costs
+from meshhook_operator.workers.manifests import worker_deployment, worker_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from meshhook_operator.cluster import Cluster
-    from meshhook_operator.deployments import DeploymentView
-    from meshhook_operator.jobqueue import JobQueue, ObjectKey
+    from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
+    from meshhook_operator.cluster.client import Cluster
+    from meshhook_operator.cluster.deployments import DeploymentView
 
-_log = get_logger("meshhook_operator.fleet")
+_log = get_logger("meshhook_operator.workers.fleet")
 
 CONTEST_SECONDS = 600.0
 LOOK_AGAIN_SECONDS = 300.0

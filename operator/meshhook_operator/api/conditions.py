@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from meshhook_operator.observed import Condition, JobQueueStatus, QueueStatus, ScalingStatus
+from meshhook_operator.api.status import Condition, JobQueueStatus, QueueStatus, ScalingStatus
 from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:

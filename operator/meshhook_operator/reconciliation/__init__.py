@@ -1,0 +1,1 @@
+"""Reconciling one JobQueue: its queue, the number of its workers, its Deployment and its status."""
