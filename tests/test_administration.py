@@ -18,13 +18,13 @@ from meshhook.administration import (
     list_queues,
     set_queue_config,
 )
-from meshhook.database import Database
 from meshhook.errors import (
     DatabaseReadOnlyError,
     InvalidSettingError,
     QueueNotFoundError,
     SchemaMissingError,
 )
+from meshhook.postgres.database import Database
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"

@@ -9,8 +9,8 @@ import pytest
 
 from meshhook import QueueService
 from meshhook.administration import create_queue, describe_tables, drop_queue, list_queues
-from meshhook.database import Database
 from meshhook.errors import HiddenRowsError, UnsuitableQueueError
+from meshhook.postgres.database import Database
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"

@@ -23,7 +23,6 @@ from meshhook import (
     migrate,
     set_queue_config,
 )
-from meshhook.database import Database
 from meshhook.errors import (
     DatabaseError,
     DatabaseUnavailableError,
@@ -33,6 +32,7 @@ from meshhook.errors import (
     NotAJobError,
     QueueNotFoundError,
 )
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -296,7 +296,7 @@ def stand_in(module: str, name: str) -> Any:
     ("kind", "message"),
     [
         ("pool", "got a pool, each of whose statements is outside of your transaction"),
-        ("database", "expected an asyncpg connection, got meshhook.database.Database"),
+        ("database", "expected an asyncpg connection, got meshhook.postgres.database.Database"),
         ("transaction", "got asyncpg.transaction.Transaction; pass the connection itself"),
         ("url", "expected an asyncpg connection, got str; a pool is opened by"),
         ("psycopg", "got psycopg.AsyncConnection; MeshHook uses asyncpg"),

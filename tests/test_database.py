@@ -12,9 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from meshhook import QueueService, sending
-from meshhook.database import STEADY_PLANS, Database, connect
-from meshhook.driver_errors import translated_errors
+from meshhook import QueueService
 from meshhook.errors import (
     DatabaseConflictError,
     DatabaseError,
@@ -25,7 +23,10 @@ from meshhook.errors import (
     SchemaMissingError,
     UncertainCommitError,
 )
-from meshhook.sending import insert_messages
+from meshhook.postgres.database import STEADY_PLANS, Database, connect
+from meshhook.postgres.driver_errors import translated_errors
+from meshhook.store import sending
+from meshhook.store.sending import insert_messages
 from support.silent_proxy import silent_proxy
 from support.waiting import eventually
 
@@ -231,7 +232,7 @@ async def test_a_pool_with_no_free_connection(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waiting in vain for a connection is an unavailable database; nothing was sent."""
-    monkeypatch.setattr("meshhook.database.CONNECT_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr("meshhook.postgres.database.CONNECT_TIMEOUT_SECONDS", 0.01)
     async with pool_of(database_url, size=1) as pool, pool.acquire():
         with pytest.raises(DatabaseUnavailableError, match="none of the 1 connections") as caught:
             await Database(pool).fetch("select 1")
@@ -344,7 +345,7 @@ async def test_a_pool_without_a_time_limit_waits_no_longer_than_ours(
         async with connection.transaction():
             await connection.execute("lock table meshhook.queue_config")
             with monkeypatch.context() as patch:
-                patch.setattr("meshhook.database.ANSWER_TIMEOUT_SECONDS", 0.05)
+                patch.setattr("meshhook.postgres.database.ANSWER_TIMEOUT_SECONDS", 0.05)
                 with pytest.raises(DatabaseUnavailableError) as caught:
                     await service.enqueue({})
                 assert not isinstance(caught.value, UncertainCommitError)
@@ -352,7 +353,7 @@ async def test_a_pool_without_a_time_limit_waits_no_longer_than_ours(
         async with connection.transaction():
             await connection.execute("lock table pgmq.q_jobs")
             with monkeypatch.context() as patch:
-                patch.setattr("meshhook.database.ANSWER_TIMEOUT_SECONDS", 0.05)
+                patch.setattr("meshhook.postgres.database.ANSWER_TIMEOUT_SECONDS", 0.05)
                 with pytest.raises(UncertainCommitError, match="no answer in time"):
                     await service.enqueue({})
         await service.enqueue({})

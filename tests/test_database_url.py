@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trustme
 
-from meshhook.database_url import Host, SocketOptions, parse_database_url
 from meshhook.errors import InvalidSettingError
+from meshhook.postgres.url import Host, SocketOptions, parse_database_url
 
 BASE = "postgresql://me:pw@db.example:6543/jobs"
 

@@ -11,9 +11,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import queries
 from meshhook.administration import create_queue, set_queue_config
-from meshhook.database import Database
 from meshhook.dead_letters import DLQService
 from meshhook.errors import (
     DatabaseError,
@@ -27,7 +25,9 @@ from meshhook.errors import (
     QueueNotFoundError,
 )
 from meshhook.jobs import Job, WorkflowJob
+from meshhook.postgres.database import Database
 from meshhook.queues import QueueService
+from meshhook.store import queries
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

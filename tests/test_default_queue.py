@@ -16,9 +16,9 @@ from meshhook import (
     get_queue_snapshot,
     set_queue_config,
 )
-from meshhook.database import Database
 from meshhook.demo.scenario import QUEUE_NAME
 from meshhook.demo.stage import demo_queue
+from meshhook.postgres.database import Database
 
 if TYPE_CHECKING:
     import asyncpg

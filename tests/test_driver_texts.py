@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook.driver_errors import (
+from meshhook.errors import MeshHookError
+from meshhook.postgres.driver_errors import (
     translated_connect_errors,
     translated_errors,
     translated_statement_errors,
 )
-from meshhook.errors import MeshHookError
 from support.hostile import TEXTS, is_safe_line
 
 KINDS = [

@@ -10,8 +10,8 @@ import pytest
 
 from meshhook import QueueService
 from meshhook.administration import create_queue, drop_queue, get_queue_snapshot
-from meshhook.database import Database
 from meshhook.embedded import EmbeddedPostgres
+from meshhook.postgres.database import Database
 from meshhook.schema import available_migrations, migrate
 from support.databases import TEST_SETTINGS, server_directory
 from support.waiting import eventually

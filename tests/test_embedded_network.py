@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 
 from meshhook import create_queue
-from meshhook.database import Database
 from meshhook.embedded import EmbeddedPostgres, NetworkPostgres
 from meshhook.embedded.postmaster import free_port
 from meshhook.errors import InvalidSettingError
+from meshhook.postgres.database import Database
 from meshhook.roles import check_role
 from support.databases import server_directory
 from support.waiting import eventually

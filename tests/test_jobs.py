@@ -19,15 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from meshhook.bodies import (
+from meshhook.errors import InvalidJobError, InvalidPayloadError, JobTooLargeError
+from meshhook.jobs import Job, WorkflowJob
+from meshhook.store.bodies import (
     MAX_HEADERS_BYTES,
     BodyDecoder,
     decode_headers,
     encode_body,
     encode_headers,
 )
-from meshhook.errors import InvalidJobError, InvalidPayloadError, JobTooLargeError
-from meshhook.jobs import Job, WorkflowJob
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

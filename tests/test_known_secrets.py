@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook.database_url import parse_database_url
 from meshhook.errors import InvalidSettingError
 from meshhook.known_secrets import HIDDEN, MAX_CHARACTERS, MAX_SECRETS, KnownSecrets, known_secrets
+from meshhook.postgres.url import parse_database_url
 
 ODD = "p@s:w/o?r#d%1 é\u20ac'\"\\`$&;,"
 

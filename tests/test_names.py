@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook import DLQService, QueueService, Worker, queries
+from meshhook import DLQService, QueueService, Worker
 from meshhook.administration import (
     create_queue,
     drop_queue,
@@ -18,7 +18,6 @@ from meshhook.administration import (
     get_queue_snapshot,
     set_queue_config,
 )
-from meshhook.database import Database
 from meshhook.errors import InvalidQueueNameError
 from meshhook.names import (
     CONFIG_CHANNEL,
@@ -27,6 +26,8 @@ from meshhook.names import (
     validate_queue_name,
     wake_channel,
 )
+from meshhook.postgres.database import Database
+from meshhook.store import queries
 
 INVALID_NAMES: list[tuple[Any, str]] = [
     ("", "must not be empty"),

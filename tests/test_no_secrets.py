@@ -35,12 +35,12 @@ from meshhook import DLQService, QueueExporter, QueueService, Worker
 from meshhook.administration import set_queue_config
 from meshhook.cli.app import app, run
 from meshhook.cli.connecting import Target
-from meshhook.database import Database, connect
-from meshhook.database_url import parse_database_url
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.embedded.postmaster import free_port
 from meshhook.errors import DatabaseError, InvalidSettingError, MeshHookError
 from meshhook.known_secrets import known_secrets, ways_to_write
+from meshhook.postgres.database import Database, connect
+from meshhook.postgres.url import parse_database_url
 from meshhook.settings import load_settings
 from meshhook.worker.connections import WorkerConnection
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase

@@ -24,9 +24,9 @@ from pydantic import (
 )
 
 from meshhook import QueueService, WorkflowJob
-from meshhook.bodies import BodyDecoder, encode_body
 from meshhook.errors import InvalidJobError
 from meshhook.jobs import Job
+from meshhook.store.bodies import BodyDecoder, encode_body
 from support.claimed_jobs import claimed_job
 
 MEBIBYTE = 1_048_576

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import queries
-from meshhook.database import connect
+from meshhook.postgres.database import connect
+from meshhook.store import queries
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 import meshhook
-from meshhook import queries
 from meshhook.errors import InvalidQueueNameError
+from meshhook.store import queries
 from support.pgmq_versions import PGMQ_VERSIONS
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -20,7 +20,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 PACKAGE = Path(meshhook.__file__).parent
 NAMES = sorted(
     path.name.removesuffix(".sql")
-    for path in resources.files("meshhook").joinpath("sql").iterdir()
+    for path in resources.files("meshhook.store").joinpath("sql").iterdir()
     if path.name.endswith(".sql")
 )
 WRITING = re.compile(r"\b(insert into|update \{|update mesh|delete from|for update|setval)\b")
@@ -104,7 +104,7 @@ def test_each_says_what_it_locks(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_one_statement(name: str) -> None:
     """Habit 7: one query a file, in lower case, without a semicolon, in lines of 100 characters."""
-    text = (PACKAGE / "sql" / f"{name}.sql").read_text("utf-8")
+    text = (PACKAGE / "store" / "sql" / f"{name}.sql").read_text("utf-8")
     lines = text.split("\n")
     statement = "\n".join(lines[first_of_the_statement(lines) :])
     assert ";" not in re.sub(r"'[^']*'|--.*", "", statement)

@@ -16,7 +16,6 @@ import pytest
 from pydantic import BaseModel
 
 from meshhook import QueueService, WorkflowJob, create_queue, drop_queue, set_queue_config
-from meshhook.database import Database
 from meshhook.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
@@ -28,6 +27,7 @@ from meshhook.errors import (
     QueueNotFoundError,
 )
 from meshhook.jobs import Job
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 from support.workers import live, outcomes
 

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import QueueService, create_queue, queries, set_queue_config
-from meshhook.database import Database
+from meshhook import QueueService, create_queue, set_queue_config
+from meshhook.postgres.database import Database
+from meshhook.store import queries
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.housekeeping import Housekeeper
 from support.waiting import eventually

@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import DLQService, create_queue, queries
+from meshhook import DLQService, create_queue
 from meshhook.administration import describe_tables
-from meshhook.database import Database
 from meshhook.errors import HiddenRowsError
+from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
+from meshhook.store import queries
 from support.roles import Roles
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -116,7 +117,7 @@ async def test_no_statement_runs_on_the_tables_of_another_queue(
     """Whichever statement of ours it is, and whatever is in it."""
     own = await as_role(kind)
     passed = []
-    for file in resources.files("meshhook").joinpath("sql").iterdir():
+    for file in resources.files("meshhook.store").joinpath("sql").iterdir():
         name = file.name.removesuffix(".sql")
         text = file.read_text("utf-8")
         if "_table}" not in text or name == "last_message_id":

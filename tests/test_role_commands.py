@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from meshhook import create_queue, drop_queue
-from meshhook.database import Database
 from meshhook.errors import DatabaseError, InvalidSettingError
+from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
 from meshhook.roles import (
     Login,

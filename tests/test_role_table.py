@@ -9,9 +9,10 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import create_queue, queries
-from meshhook.database import Database
+from meshhook import create_queue
+from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
+from meshhook.store import queries
 from support.roles import Roles
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -207,12 +208,13 @@ def sample(type_name: str) -> object:
 async def statements(connection: Connection) -> dict[str, tuple[str, list[object]]]:
     """Return every statement of the packages, with arguments."""
     found = {}
-    for package in ("meshhook", "meshhook_operator"):
+    for package in ("meshhook.store", "meshhook_operator"):
         for file in resources.files(package).joinpath("sql").iterdir():
             name = file.name.removesuffix(".sql")
             assert name not in found
             text = file.read_text("utf-8")
-            sql = queries.load(name, "orders", target="orders") if package == "meshhook" else text
+            is_ours = package == "meshhook.store"
+            sql = queries.load(name, "orders", target="orders") if is_ours else text
             types = [each.name for each in (await connection.prepare(sql)).get_parameters()]
             found[name] = (sql, list(ARGUMENTS.get(name) or map(sample, types)))
     return found

@@ -22,17 +22,17 @@ from meshhook import (
     Snooze,
     create_queue,
     list_workers,
-    queries,
     set_queue_config,
 )
 from meshhook.administration import describe_tables, get_queue_snapshot, list_queues
-from meshhook.database import Database
 from meshhook.errors import HiddenRowsError
-from meshhook.queries import QueueTables
+from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
 from meshhook.roles import grant_role
 from meshhook.schema import Migration, available_migrations, migrate
 from meshhook.statistics import job_statistics
+from meshhook.store import queries
+from meshhook.store.queries import QueueTables
 from meshhook.tracking import find_jobs, get_job
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.housekeeping import Housekeeper

@@ -24,7 +24,6 @@ from meshhook import (
     list_workers,
     set_queue_config,
 )
-from meshhook.database import Database, connect
 from meshhook.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
@@ -32,6 +31,7 @@ from meshhook.errors import (
     InvalidSettingError,
     UncertainCommitError,
 )
+from meshhook.postgres.database import Database, connect
 from meshhook.schema import check_schema
 from meshhook.statistics import job_statistics
 from meshhook.tracking import find_jobs, get_job
@@ -274,8 +274,8 @@ async def test_no_call_waits_for_a_silent_connection(
     database_url: str, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Every call ends after its limit, and says of a write that it may have happened."""
-    monkeypatch.setattr("meshhook.database._CANCEL_TIMEOUT_SECONDS", 0.05)
-    for module in ("administration", "dead_letters", "statistics", "table_locks"):
+    monkeypatch.setattr("meshhook.postgres.database._CANCEL_TIMEOUT_SECONDS", 0.05)
+    for module in ("administration", "dead_letters", "statistics", "store.table_locks"):
         monkeypatch.setattr(f"meshhook.{module}.LONG_ANSWER_TIMEOUT_SECONDS", 0.1)
     async with silent_proxy(database_url) as (url, proxy):
         pool = await asyncpg.create_pool(url, min_size=2, max_size=2)
@@ -309,7 +309,7 @@ async def test_completing_a_job_over_a_silent_connection_ends(
         async def handler(job: Job[Any]) -> None:
             async with own.transaction():
                 proxy.is_silent = True
-                monkeypatch.setattr("meshhook.database.ANSWER_TIMEOUT_SECONDS", 0.1)
+                monkeypatch.setattr("meshhook.postgres.database.ANSWER_TIMEOUT_SECONDS", 0.1)
                 try:
                     await job.complete(connection=own)
                 except UncertainCommitError as error:

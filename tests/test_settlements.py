@@ -7,9 +7,10 @@ from typing import Any
 
 import asyncpg
 
-from meshhook import Job, QueueService, queries
+from meshhook import Job, QueueService
 from meshhook.outcomes import AttemptOutcome
-from meshhook.settlements import Settlement, find_settled, settle, storable_text
+from meshhook.store import queries
+from meshhook.store.settlements import Settlement, find_settled, settle, storable_text
 
 TABLES = queries.QueueTables("jobs")
 

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook.database import Database
 from meshhook.errors import InvalidQueueNameError
+from meshhook.postgres.database import Database
 from meshhook.statistics import job_statistics
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

@@ -11,8 +11,8 @@ import pytest
 
 from meshhook import QueueService
 from meshhook.administration import create_queue, drop_queue, list_queues
-from meshhook.database import Database
 from meshhook.errors import DatabaseLockedError, QueueBusyError
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

@@ -19,8 +19,8 @@ from meshhook import (
     set_queue_config,
 )
 from meshhook.errors import DatabaseError, InvalidJobError, UnstorableTextError
+from meshhook.postgres.text_encodings import ASCII, fitted_text
 from meshhook.schema import migrate
-from meshhook.text_encodings import ASCII, fitted_text
 from support.databases import Databases
 from support.waiting import eventually
 from support.workers import make_worker, outcomes

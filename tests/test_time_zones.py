@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import QueueService, queries
-from meshhook.database import Database
+from meshhook import QueueService
+from meshhook.postgres.database import Database
 from meshhook.statistics import job_statistics
+from meshhook.store import queries
 from meshhook.tracking import get_job
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

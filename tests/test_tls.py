@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from meshhook.database import Database, connect
 from meshhook.errors import DatabaseUnavailableError
+from meshhook.postgres.database import Database, connect
 from support.waiting import eventually
 
 EXPIRED = datetime.now(UTC) - timedelta(days=1)

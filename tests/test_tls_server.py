@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 
 from meshhook import Job, QueueService
-from meshhook.database import Database, connect
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
+from meshhook.postgres.database import Database, connect
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.problems import problem_of
 from support.tls_server import CERTIFIED, TlsServer, tls_server

@@ -10,9 +10,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import job_search
 from meshhook.administration import create_queue, describe_tables, drop_queue
-from meshhook.database import Database
 from meshhook.dead_letters import DLQService
 from meshhook.errors import (
     InvalidQueueNameError,
@@ -20,11 +18,13 @@ from meshhook.errors import (
     JobNotFoundError,
     QueueNotFoundError,
 )
-from meshhook.job_lives import JobLife, JobSummary
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.outcomes import AttemptOutcome
+from meshhook.postgres.database import Database
 from meshhook.queues import QueueService
-from meshhook.settlements import Settlement, settle
+from meshhook.store import job_search
+from meshhook.store.job_rows import JobLife, JobSummary
+from meshhook.store.settlements import Settlement, settle
 from meshhook.tracking import find_jobs, get_job
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from meshhook.tries import tries
+from meshhook.postgres.tries import tries
 
 
 @pytest.fixture

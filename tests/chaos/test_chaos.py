@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from meshhook import QueueService, set_queue_config
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 from support.workers import ledger_lines, live, worker_process
 

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from meshhook import create_queue
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from meshhook.roles import check_role
 from support.helm import RELEASE, pods, render
 from support.roles import url_of

@@ -12,11 +12,11 @@ import pytest
 
 from meshhook.administration import QueueSnapshot
 from meshhook.cli.app import app
-from meshhook.dead_letter_jobs import DeadLetterJob, ErrorGroup
-from meshhook.job_lives import JobLife, JobSummary
 from meshhook.queue_config import QueueConfig
 from meshhook.schema import available_migrations
 from meshhook.statistics import HourStatistics
+from meshhook.store.dead_letter_rows import DeadLetterJob, ErrorGroup
+from meshhook.store.job_rows import JobLife, JobSummary
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -309,7 +309,7 @@ def test_a_list_that_ran_out_of_time_says_so(cli, jobs, sql, monkeypatch):
     listed = ("jobs", "list", "--run-id", "old")
     assert len(cli.ok(*listed, "--json").json) == 2
     monkeypatch.setattr(
-        "meshhook.job_search.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
+        "meshhook.store.job_search.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
     )
     ended = cli(*listed, "--json")
     assert (ended.code, len(ended.json)) == (1, 1)

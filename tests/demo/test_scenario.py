@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from meshhook.bodies import encode_body
 from meshhook.demo import scenario
+from meshhook.store.bodies import encode_body
 
 URL = "http://127.0.0.1:8080/webhooks"
 

@@ -3,10 +3,10 @@
 import pytest
 
 from meshhook import administration
-from meshhook.database import Database
 from meshhook.demo import scenario
 from meshhook.demo.processes import DemoError
 from meshhook.demo.stage import demo_queue
+from meshhook.postgres.database import Database
 from meshhook.queues import QueueService
 
 QUEUE = "workflow_jobs"

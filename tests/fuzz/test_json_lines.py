@@ -13,11 +13,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from meshhook.bodies import encode_body
 from meshhook.cli import json_lines
 from meshhook.cli.failures import UsageError
 from meshhook.cli.json_lines import JsonLines
 from meshhook.errors import InvalidJobError
+from meshhook.store.bodies import encode_body
 from support.fuzzing import examples
 from support.hostile import TEXTS, is_safe_line
 

@@ -26,12 +26,12 @@ from meshhook import (
     QueueService,
     create_queue,
     list_queues,
-    queries,
 )
 from meshhook.names import validate_queue_name
 from meshhook.role_kinds import RoleKind
 from meshhook.roles import script as role_script
 from meshhook.statistics import job_statistics
+from meshhook.store import queries
 from meshhook.tracking import find_jobs
 from support.fuzzing import examples
 from support.sql_texts import PACKAGES
@@ -66,7 +66,7 @@ FUNCTIONS = """
     where p.pronamespace = 'meshhook'::regnamespace and p.prorettype <> 'trigger'::regtype
     order by signature
 """
-STATEMENTS = sorted(path.stem for path in (PACKAGES[0] / "sql").glob("*.sql"))
+STATEMENTS = sorted(path.stem for path in (PACKAGES[0] / "store" / "sql").glob("*.sql"))
 CHECK_NAME = "select meshhook.check_queue_name($1::text)"
 EVALUATES = {"policy_holds"}
 """It is given the condition of a policy, which the owner of the table has written, to evaluate."""

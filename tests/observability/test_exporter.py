@@ -13,17 +13,11 @@ import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from meshhook import (
-    QueueExporter,
-    QueueService,
-    create_queue,
-    drop_queue,
-    queries,
-    set_queue_config,
-)
-from meshhook.database import Database
+from meshhook import QueueExporter, QueueService, create_queue, drop_queue, set_queue_config
 from meshhook.errors import InvalidSettingError
 from meshhook.observability.metrics import METRICS, Source
+from meshhook.postgres.database import Database
+from meshhook.store import queries
 from support import odd_rows
 from support.waiting import eventually
 

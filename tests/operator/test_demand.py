@@ -7,7 +7,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from meshhook_operator.databases.demand import (
     MAX_COUNTED,
     DemandRequest,

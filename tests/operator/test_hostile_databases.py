@@ -15,8 +15,8 @@ import pytest
 import trustme
 from prometheus_client import CollectorRegistry
 
-from meshhook import database as library_database
 from meshhook.errors import MeshHookError
+from meshhook.postgres import database as library_database
 from meshhook_operator.databases import database as databases
 from meshhook_operator.databases import guarded_loop
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from meshhook.administration import create_queue
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from meshhook_operator.api.jobqueue import JobQueue
 from meshhook_operator.operator import Operator
 from support.jobqueues import jobqueue_body

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from meshhook import queries
+from meshhook.store import queries
 from support.protocol_machine import ProtocolMachine
 from support.protocol_model import ProtocolViolation
 from support.protocol_store import Store

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from meshhook.database import Database, connect
+from meshhook.postgres.database import Database, connect
 from meshhook.schema import available_migrations, migrate, script
 from meshhook.worker.connections import WorkerConnection
 from support.hostile_objects import (

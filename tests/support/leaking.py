@@ -17,8 +17,8 @@ import asyncpg
 import structlog
 
 from meshhook import DeadLetter, Job, RetryAfter
-from meshhook.database import connect
 from meshhook.known_secrets import known_secrets
+from meshhook.postgres.database import connect
 
 
 def url() -> str:

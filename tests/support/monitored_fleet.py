@@ -22,7 +22,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from meshhook import MonitoringServer
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from support.monitored_producer import Flow, plan
 from support.prometheus_server import PrometheusServer
 from support.rule_files import GRAFANA

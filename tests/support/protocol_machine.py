@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from meshhook.outcomes import AttemptOutcome
-from meshhook.settlements import Settlement
+from meshhook.store.settlements import Settlement
 from support.protocol_model import Key, Lease, ProtocolViolation, QueueModel
 from support.protocol_store import MAX_ATTEMPTS, Store
 

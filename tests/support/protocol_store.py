@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from meshhook import queries
-from meshhook.bodies import BodyDecoder, encode_body
-from meshhook.claims import claim
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.outcomes import AttemptOutcome
-from meshhook.sending import insert_messages
-from meshhook.settlements import Settlement, find_settled, settle
+from meshhook.store import queries
+from meshhook.store.bodies import BodyDecoder, encode_body
+from meshhook.store.claims import claim
+from meshhook.store.sending import insert_messages
+from meshhook.store.settlements import Settlement, find_settled, settle
 from support.protocol_model import Entry, Found, Key, Lease, ProtocolViolation, Row
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from meshhook.roles import Login, create_role, default_role_name, quoted_identifier
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from meshhook import queries
 from meshhook.schema import available_migrations
 from meshhook.schema.pgmq import packaged_sql
+from meshhook.store import queries
 from meshhook_operator.databases.demand import load
 
 PACKAGES = [Path(str(resources.files(name))) for name in ("meshhook", "meshhook_operator")]
@@ -52,7 +52,7 @@ def statements() -> list[Statement]:
     """
     found = []
     for package in PACKAGES:
-        for path in sorted(package.glob("sql/*.sql")):
+        for path in sorted(package.rglob("sql/*.sql")):
             is_ours = package.name == "meshhook"
             sql = queries.load(path.stem, "jobs", target="other") if is_ours else load(path.stem)
             found.append(Statement(path.stem, sql, is_whole=True))

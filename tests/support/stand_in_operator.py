@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from prometheus_client import CollectorRegistry
 
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, read_demand
 from meshhook_operator.metrics import OperatorMetrics, QueueMetrics
 from meshhook_operator.scaling import Fleet, ScalerState, ScalingSpec, decide, lookahead_seconds

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook.claims import EVERYTHING
+from meshhook.store.claims import EVERYTHING
 from meshhook.worker.claim_plan import (
     HOPELESS_SECONDS,
     LOW_MARGIN,

@@ -9,9 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import Job, QueueService, claims
-from meshhook.claims import EVERYTHING, Claim
+from meshhook import Job, QueueService
 from meshhook.errors import UncertainCommitError
+from meshhook.store import claims
+from meshhook.store.claims import EVERYTHING, Claim
 from meshhook.worker import claiming
 from meshhook.worker.claiming import WAITING_SECONDS
 from support.waiting import eventually

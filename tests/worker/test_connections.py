@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 
 from meshhook import Job, QueueService, create_queue, drop_queue
-from meshhook.database import Database
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.errors import (
     DatabaseReadOnlyError,
@@ -20,6 +19,7 @@ from meshhook.errors import (
     QueueNotFoundError,
     SchemaMissingError,
 )
+from meshhook.postgres.database import Database
 from meshhook.schema import migrate
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.schema_watch import SchemaWatch

@@ -10,9 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import DLQService, Job, QueueService, set_queue_config, settlements
-from meshhook.database import Database
+from meshhook import DLQService, Job, QueueService, set_queue_config
 from meshhook.errors import DatabaseError
+from meshhook.postgres.database import Database
+from meshhook.store import settlements
 from meshhook.worker import settling
 from support.waiting import eventually
 from support.workers import ledger_lines, live, make_worker, outcomes, worker_process

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from meshhook import Job, QueueService, set_queue_config
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from support import giants
 from support.databases import server_directory
 from support.pgbouncer import pgbouncer

@@ -29,8 +29,8 @@ from meshhook import (
     get_current_job,
     set_queue_config,
 )
-from meshhook.database import Database
 from meshhook.errors import InvalidHandlerError
+from meshhook.postgres.database import Database
 from meshhook.worker.process import LoopThreads
 from meshhook.worker.results import end_of, is_awaitable
 from support.waiting import eventually

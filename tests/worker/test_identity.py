@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from meshhook import Job, QueueService, create_queue, drop_queue, set_queue_config
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
 

@@ -9,10 +9,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import Job, QueueService, queries, set_queue_config
-from meshhook.database import Database
+from meshhook import Job, QueueService, set_queue_config
 from meshhook.outcomes import AttemptOutcome
-from meshhook.settlements import settle
+from meshhook.postgres.database import Database
+from meshhook.store import queries
+from meshhook.store.settlements import settle
 from meshhook.worker.attempts import settlement_of
 from meshhook.worker.lane import Lane
 from meshhook.worker.leases import Lease

@@ -9,10 +9,10 @@ import asyncpg
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from meshhook import Job, QueueService, RetryAfter, set_queue_config
-from meshhook.database import Database
 from meshhook.observability.loops import WatchedLoop
 from meshhook.observability.metrics import LOOPS, METRICS, OUTCOMES, Source
 from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 from support.workers import make_worker
 

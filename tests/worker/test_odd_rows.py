@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from meshhook import Job, QueueService, create_queue, drop_queue
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
 

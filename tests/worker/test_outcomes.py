@@ -25,8 +25,8 @@ from meshhook import (
     create_job_handler,
     set_queue_config,
 )
-from meshhook.database import Database
 from meshhook.errors import InvalidPayloadError
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
 

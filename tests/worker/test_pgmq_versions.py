@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from meshhook import DeadLetter, DLQService, Job, QueueService, Snooze, create_queue
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
 

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from meshhook import Database, DLQService, Job, QueueService, set_queue_config
-from meshhook.database import connect
 from meshhook.errors import InvalidSettingError
+from meshhook.postgres.database import connect
 from meshhook.schema import available_migrations, migrate
 from meshhook.worker import claiming
 from support.databases import Databases, server_directory

@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from meshhook import Job, QueueService, set_queue_config
-from meshhook.database import Database
 from meshhook.errors import DatabaseUnavailableError
+from meshhook.postgres.database import Database
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.leases import LeaseKeeper
 from support.waiting import eventually

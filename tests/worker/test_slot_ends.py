@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from meshhook import Job, QueueService, create_queue
-from meshhook.database import Database
+from meshhook.postgres.database import Database
 from meshhook.worker.attempting import Attempter
 from meshhook.worker.worker import Worker
 from support.waiting import eventually

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook.claims import EVERYTHING
+from meshhook.store.claims import EVERYTHING
 from meshhook.worker.sweep import SLICE_SECONDS, WHOLE_SECONDS, Sweep, VtRange
 
 LOW = datetime(2026, 1, 1, tzinfo=UTC)

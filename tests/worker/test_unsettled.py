@@ -10,12 +10,13 @@ import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from meshhook import Job, QueueService, settlements
+from meshhook import Job, QueueService
 from meshhook.errors import DatabaseConflictError, DatabaseUnavailableError, UncertainCommitError
 from meshhook.observability.loops import WatchedLoop
 from meshhook.observability.worker_metrics import WorkerMetrics
 from meshhook.outcomes import AttemptOutcome
-from meshhook.settlements import Settlement
+from meshhook.store import settlements
+from meshhook.store.settlements import Settlement
 from meshhook.worker import lane, settling
 from meshhook.worker.attempting import Attempter
 from meshhook.worker.settling import PendingSettlement, Settler

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
         list_queues,
         set_queue_config,
     )
-    from meshhook.database import Database
-    from meshhook.dead_letter_jobs import DeadLetterJob, DlqMetrics, ErrorGroup
     from meshhook.dead_letters import DLQService
     from meshhook.errors import (
         DatabaseConflictError,
@@ -63,10 +61,12 @@ if TYPE_CHECKING:
     from meshhook.observability.logs import JobFilter, add_job_fields
     from meshhook.observability.monitoring_server import MonitoringServer
     from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
+    from meshhook.postgres.database import Database
     from meshhook.queue_config import QueueConfig
     from meshhook.queues import QueueMetrics, QueueService
     from meshhook.retry import RetryInfo, RetryStrategy
     from meshhook.schema import migrate
+    from meshhook.store.dead_letter_rows import DeadLetterJob, DlqMetrics, ErrorGroup
     from meshhook.worker import JobHandler, Worker, WorkerStats, create_job_handler
     from meshhook.worker.results import UnusableResultError
 
@@ -143,18 +143,18 @@ _HOMES = {
     "Cancel": "meshhook.outcomes",
     "Check": "meshhook.observability.health",
     "DLQService": "meshhook.dead_letters",
-    "Database": "meshhook.database",
+    "Database": "meshhook.postgres.database",
     "DatabaseConflictError": "meshhook.errors",
     "DatabaseError": "meshhook.errors",
     "DatabaseLockedError": "meshhook.errors",
     "DatabaseReadOnlyError": "meshhook.errors",
     "DatabaseUnavailableError": "meshhook.errors",
     "DeadLetter": "meshhook.outcomes",
-    "DeadLetterJob": "meshhook.dead_letter_jobs",
+    "DeadLetterJob": "meshhook.store.dead_letter_rows",
     "DeadLetterNotFoundError": "meshhook.errors",
-    "DlqMetrics": "meshhook.dead_letter_jobs",
+    "DlqMetrics": "meshhook.store.dead_letter_rows",
     "Done": "meshhook.outcomes",
-    "ErrorGroup": "meshhook.dead_letter_jobs",
+    "ErrorGroup": "meshhook.store.dead_letter_rows",
     "HiddenRowsError": "meshhook.errors",
     "InvalidHandlerError": "meshhook.errors",
     "InvalidJobError": "meshhook.errors",

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from meshhook import queries
-from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
-from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseReadOnlyError, HiddenRowsError, QueueNotFoundError
 from meshhook.limits import check_range, checked_flag
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
+from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
-from meshhook.table_locks import WAIT_SECONDS, change_tables
+from meshhook.store import queries
+from meshhook.store.table_locks import WAIT_SECONDS, change_tables
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import asyncpg
 
-    from meshhook.database import DatabaseSource
+    from meshhook.postgres.database import DatabaseSource
 
 COUNT_LIMIT = 10_000
 MAX_COUNT_LIMIT = 10_000_000

@@ -7,16 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from meshhook import queries
 from meshhook.administration import describe_tables, purge_in_chunks
-from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
-from meshhook.dead_letter_jobs import (
-    DeadLetterError,
-    DeadLetterJob,
-    DlqMetrics,
-    ErrorGroup,
-    dead_letter_from,
-)
 from meshhook.errors import (
     DatabaseReadOnlyError,
     DeadLetterNotFoundError,
@@ -28,7 +19,16 @@ from meshhook.jobs import Job
 from meshhook.limits import MAX_ID, check_range, checked_id, checked_ids, checked_text
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.outcomes import AttemptOutcome
-from meshhook.settlements import (
+from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
+from meshhook.store import queries
+from meshhook.store.dead_letter_rows import (
+    DeadLetterError,
+    DeadLetterJob,
+    DlqMetrics,
+    ErrorGroup,
+    dead_letter_from,
+)
+from meshhook.store.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
     MAX_ERROR_STACK_LENGTH,
     MAX_ERROR_TYPE_LENGTH,

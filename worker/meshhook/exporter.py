@@ -14,9 +14,6 @@ import asyncpg
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.registry import Collector
 
-from meshhook import queries
-from meshhook.database import Database, DatabaseSource
-from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseError, MeshHookError
 from meshhook.escaping import shown_sentence
 from meshhook.limits import check_range, checked_seconds
@@ -25,6 +22,9 @@ from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
 from meshhook.observability.metrics import METRICS, STATES
+from meshhook.postgres.database import Database, DatabaseSource
+from meshhook.postgres.driver_errors import translated_statement_errors
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family

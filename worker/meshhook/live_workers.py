@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from meshhook import queries
-from meshhook.database import Database, DatabaseSource
 from meshhook.names import validate_queue_name
+from meshhook.postgres.database import Database, DatabaseSource
+from meshhook.store import queries
 
 LIVE_SECONDS = 30.0
 """How long after its last report a worker counts as alive; it reports every few seconds."""

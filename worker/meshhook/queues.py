@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from pydantic import BaseModel
 
-from meshhook import administration, queries
-from meshhook.bodies import BodyDecoder, encode_body, encode_headers
-from meshhook.claims import claim
-from meshhook.database import Database, lent_by_caller
+from meshhook import administration
 from meshhook.errors import (
     InvalidJobError,
     InvalidSettingError,
@@ -33,10 +30,14 @@ from meshhook.outcomes import (
     delay_in_seconds,
     lease_lost_message,
 )
-from meshhook.sending import Message, SendBuffer, insert_batches, insert_over
+from meshhook.postgres.database import Database, lent_by_caller
 from meshhook.settings_cache import SettingsCache
-from meshhook.settlements import Settlement, settle
-from meshhook.unread_messages import largest_message, read_message
+from meshhook.store import queries
+from meshhook.store.bodies import BodyDecoder, encode_body, encode_headers
+from meshhook.store.claims import claim
+from meshhook.store.sending import Message, SendBuffer, insert_batches, insert_over
+from meshhook.store.settlements import Settlement, settle
+from meshhook.store.unread_messages import largest_message, read_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence

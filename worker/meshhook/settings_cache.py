@@ -8,11 +8,11 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from meshhook import administration
-from meshhook.database import Database
-from meshhook.driver_errors import translated_read_errors
 from meshhook.errors import DatabaseUnavailableError, MeshHookError, QueueNotFoundError
 from meshhook.observability.loggers import get_logger
-from meshhook.tries import tries
+from meshhook.postgres.database import Database
+from meshhook.postgres.driver_errors import translated_read_errors
+from meshhook.postgres.tries import tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from meshhook import queries
-from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, DatabaseSource
 from meshhook.names import validate_queue_name
+from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, DatabaseSource
+from meshhook.store import queries
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,15 @@ from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 
-from meshhook import queries
-from meshhook.database import Database, DatabaseSource
-from meshhook.dead_letter_jobs import dead_letter_from
 from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFoundError
 from meshhook.escaping import quoted
-from meshhook.job_lives import (
+from meshhook.jobs import MAX_ID_LENGTH
+from meshhook.limits import check_range, checked_id, checked_seconds, checked_text
+from meshhook.names import validate_queue_name
+from meshhook.postgres.database import Database, DatabaseSource
+from meshhook.store import queries
+from meshhook.store.dead_letter_rows import dead_letter_from
+from meshhook.store.job_rows import (
     FINAL_STATES,
     LIVE_STATES,
     JobKey,
@@ -27,7 +30,7 @@ from meshhook.job_lives import (
     summary_from,
     with_last_attempt,
 )
-from meshhook.job_search import (
+from meshhook.store.job_search import (
     MessageWalk,
     Walk,
     Wanted,
@@ -35,9 +38,6 @@ from meshhook.job_search import (
     recorded_of_run,
     walk_all,
 )
-from meshhook.jobs import MAX_ID_LENGTH
-from meshhook.limits import check_range, checked_id, checked_seconds, checked_text
-from meshhook.names import validate_queue_name
 
 MAX_JOBS = 1_000
 """The most jobs that one call lists."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.administration import create_queue, set_queue_config
-from meshhook.database import Database
 from meshhook.errors import DatabaseError, DatabaseUnavailableError, MeshHookError
 from meshhook.exporter import QueueExporter
 from meshhook.observability.loggers import get_logger
-from meshhook.queries import load as load_library_query
+from meshhook.postgres.database import Database
 from meshhook.schema import check_schema
+from meshhook.store.queries import load as load_library_query
 from meshhook_operator.databases.demand import (
     DemandRequest,
     QueueDemand,
@@ -64,7 +64,7 @@ class QueueDatabase:
     """One database, shared by all its queues: at most three connections, and one that listens.
 
     It connects when it is first needed, and again after a failure. Every method raises what
-    `meshhook.database` says, and an InvalidSettingError where the URL is not one.
+    `meshhook.postgres.database` says, and an InvalidSettingError where the URL is not one.
     """
 
     def __init__(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import DatabaseReadOnlyError
+from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook_operator.api.status import QueueStatus
 from meshhook_operator.scaling import Sample, WorkerReport
 from meshhook_operator.texts import capped
@@ -19,7 +19,7 @@ from meshhook_operator.texts import capped
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
 
 MISSING = "MHQ02"
 """The SQLSTATE that a queue which is missing has in `problem_state`."""
@@ -77,7 +77,7 @@ async def read_demand(
 
     Raises:
         DatabaseReadOnlyError: if the session may only read; the next call has another.
-        DatabaseError: as `meshhook.database` says.
+        DatabaseError: as `meshhook.postgres.database` says.
     """
     if not requests:
         return {}

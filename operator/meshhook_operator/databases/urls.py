@@ -7,12 +7,12 @@ import stat
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from meshhook.database_url import EXPECTED_FORM, parse_database_url
 from meshhook.errors import InvalidSettingError, WrongSchemeError
+from meshhook.postgres.url import EXPECTED_FORM, parse_database_url
 from meshhook_operator.errors import HostNotAllowedError
 
 if TYPE_CHECKING:
-    from meshhook.database_url import DatabaseUrl
+    from meshhook.postgres.url import DatabaseUrl
     from meshhook_operator.databases.hosts import DatabaseHosts
 
 MAX_URL_LENGTH = 8_192

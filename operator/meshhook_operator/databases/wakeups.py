@@ -6,10 +6,10 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from meshhook.database import connect
-from meshhook.driver_errors import translated_errors
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
+from meshhook.postgres.database import connect
+from meshhook.postgres.driver_errors import translated_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,6 @@ from meshhook.cli.failures import (
 )
 from meshhook.cli.interrupts import clean_up_first
 from meshhook.cli.options import program_options
-from meshhook.database import Database
 from meshhook.errors import (
     DatabaseError,
     InvalidSettingError,
@@ -27,6 +26,7 @@ from meshhook.errors import (
     UnsupportedPgmqError,
     WrongSchemeError,
 )
+from meshhook.postgres.database import Database
 from meshhook.settings import Settings, load_settings
 
 _Value = TypeVar("_Value")
@@ -114,7 +114,7 @@ class Target:
     @property
     def place(self) -> str:
         """Where the database is: host, port and name, and nothing secret."""
-        from meshhook.database_url import parse_database_url
+        from meshhook.postgres.url import parse_database_url
 
         try:
             return parse_database_url(self.url).place

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from meshhook.cli.options import DefaultQueueArgument, JsonOption, QueueArgument
 from meshhook.names import DEFAULT_QUEUE_NAME
 
 if TYPE_CHECKING:
-    from meshhook.database import Database
-    from meshhook.dead_letter_jobs import DeadLetterJob, ErrorGroup
+    from meshhook.postgres.database import Database
+    from meshhook.store.dead_letter_rows import DeadLetterJob, ErrorGroup
 
 app = typer.Typer(
     help="Look at dead letters, the jobs that failed for good; replay them, delete them.",

@@ -103,7 +103,7 @@ def _is_alone(users: IO[str]) -> bool:
 def _is_used(url: str) -> bool:
     import asyncio
 
-    from meshhook.database import connect
+    from meshhook.postgres.database import connect
 
     async def others() -> bool:
         connection = await connect(url)

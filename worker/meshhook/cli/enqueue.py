@@ -14,7 +14,7 @@ from meshhook.names import DEFAULT_QUEUE_NAME
 
 if TYPE_CHECKING:
     from meshhook.cli.json_lines import JsonLines, Line
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
     from meshhook.queues import QueueService
 
 BATCH_JOBS = 1_000
@@ -161,8 +161,8 @@ class _Sender:
                 advance(len(self.msg_ids))
 
     def _checked(self, lines: JsonLines, limit_bytes: int) -> Iterator[Line]:
-        from meshhook.bodies import encode_body
         from meshhook.errors import InvalidJobError
+        from meshhook.store.bodies import encode_body
 
         for line in lines:
             line.value = self._with_ids(line.value)
@@ -182,7 +182,7 @@ class _Sender:
             self._is_storing = False
 
     def _with_ids(self, value: Any) -> Any:
-        from meshhook.bodies import is_envelope
+        from meshhook.store.bodies import is_envelope
 
         if not self._ids:
             return value
@@ -234,8 +234,8 @@ def _ids(**ids: str | None) -> dict[str, str]:
 
 
 def _headers(headers: list[str]) -> dict[str, str]:
-    from meshhook.bodies import encode_headers
     from meshhook.cli.failures import UsageError
+    from meshhook.store.bodies import encode_headers
 
     found: dict[str, str] = {}
     for header in headers:

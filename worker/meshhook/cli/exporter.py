@@ -19,8 +19,8 @@ from meshhook.cli.options import example
 
 if TYPE_CHECKING:
     from meshhook.cli.connecting import Target
-    from meshhook.database import Database
     from meshhook.exporter import QueueExporter
+    from meshhook.postgres.database import Database
 
 DEFAULT_PORT = 9464
 
@@ -72,8 +72,8 @@ async def _export(
     found: Target, make: Callable[[Database], QueueExporter], port: int | None, address: str
 ) -> None:
     from meshhook.cli.failures import DatabaseNotOpenedError
-    from meshhook.database import Database
     from meshhook.observability.loggers import get_logger
+    from meshhook.postgres.database import Database
     from meshhook.worker.stop_signals import stop_signals
 
     stop = asyncio.Event()

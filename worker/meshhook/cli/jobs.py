@@ -10,8 +10,8 @@ import typer
 from meshhook.cli.options import JsonOption, QueueArgument, example
 
 if TYPE_CHECKING:
-    from meshhook.database import Database
-    from meshhook.job_lives import Attempt, JobLife, JobSummary
+    from meshhook.postgres.database import Database
+    from meshhook.store.job_rows import Attempt, JobLife, JobSummary
 
 app = typer.Typer(
     help="Find jobs, and see what became of them.",

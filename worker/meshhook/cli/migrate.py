@@ -10,7 +10,7 @@ import typer
 from meshhook.cli.options import JsonOption, example
 
 if TYPE_CHECKING:
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
     from meshhook.schema import Migration, MigrationPlan, MigrationReport, PgmqVersion
 
 app = typer.Typer(
@@ -89,10 +89,10 @@ def _show_plan(context: typer.Context, as_json: bool) -> None:
 
 
 def _run(context: typer.Context, as_json: bool) -> None:
-    from meshhook import queries
     from meshhook.cli.connecting import with_database
     from meshhook.cli.output import note, print_json, say
     from meshhook.schema import migrate
+    from meshhook.store import queries
 
     async def work(database: Database) -> tuple[MigrationReport, bool]:
         async with database.acquire() as connection:

@@ -19,7 +19,7 @@ from meshhook.names import DEFAULT_QUEUE_NAME
 
 if TYPE_CHECKING:
     from meshhook.administration import QueueSnapshot
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
     from meshhook.queue_config import QueueConfig
 
 app = typer.Typer(

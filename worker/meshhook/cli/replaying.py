@@ -10,7 +10,7 @@ from meshhook.cli.output import counted
 from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
 
 if TYPE_CHECKING:
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
 
 
 @dataclass(frozen=True, slots=True)

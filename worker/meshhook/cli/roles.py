@@ -12,7 +12,7 @@ from meshhook.cli.options import JsonOption, example
 from meshhook.role_kinds import RoleKind
 
 if TYPE_CHECKING:
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
     from meshhook.roles import Login, RoleCheck, RoleReport
 
 _Value = TypeVar("_Value")

@@ -97,7 +97,7 @@ def _prepare(server: NetworkPostgres, logins: Mapping[RoleKind, Login]) -> None:
     """Start, migrate, make roles; a failure or a signal meanwhile leaves nothing running."""
     import asyncio
 
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
     from meshhook.roles import create_role
     from meshhook.schema import migrate
 

@@ -12,7 +12,7 @@ from meshhook.cli.options import JsonOption, example
 
 if TYPE_CHECKING:
     from meshhook.administration import QueueSnapshot
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
     from meshhook.statistics import HourStatistics
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from meshhook.administration import QueueSnapshot
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
 
 REFRESH_SECONDS = 1.0
 _MAX_TROUBLE_CHARACTERS = 500

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from datetime import datetime
 
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
 
 # The history outlives the queue, so each statement takes only what this run enqueued ($2).
 COUNTS_SQL = """

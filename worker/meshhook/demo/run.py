@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from meshhook.administration import get_queue_snapshot
-from meshhook.database import Database
 from meshhook.demo import scenario
 from meshhook.demo.processes import DemoError, Program, start_program, start_receiver
 from meshhook.demo.progress import Progress, Reporter, WorkerState, WorkerView
 from meshhook.demo.results import DemoResult, collect_result, read_counts
 from meshhook.demo.stage import demo_queue
 from meshhook.errors import InvalidSettingError
+from meshhook.postgres.database import Database
 from meshhook.queues import QueueService
 
 if TYPE_CHECKING:

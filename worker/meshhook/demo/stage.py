@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from meshhook.administration import create_queue, drop_queue, set_queue_config
-from meshhook.database import Database, connect
 from meshhook.demo.processes import DemoError
 from meshhook.demo.scenario import QUEUE_SETTINGS, project_ids
 from meshhook.names import validate_queue_name
+from meshhook.postgres.database import Database, connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

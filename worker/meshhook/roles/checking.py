@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from meshhook import queries
-from meshhook.database import Database
 from meshhook.errors import InvalidSettingError
+from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
 from meshhook.roles.grants import GRANTS
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from meshhook.database import DatabaseSource
+    from meshhook.postgres.database import DatabaseSource
 
 _SHARED = {"queue_config": "queue_name", "job_attempts": "queue", "workers": "queue"}
 _ATTRIBUTES = {

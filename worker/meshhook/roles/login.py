@@ -10,8 +10,8 @@ import stringprep
 import unicodedata
 from dataclasses import dataclass, field
 
-from meshhook.database_url import parse_database_url
 from meshhook.errors import InvalidSettingError
+from meshhook.postgres.url import parse_database_url
 
 _ITERATIONS = 4096
 _SALT_BYTES = 16

@@ -6,9 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshhook import queries
-from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
 from meshhook.errors import DatabaseLockedError, InvalidSettingError
+from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
 from meshhook.role_kinds import RoleKind
 from meshhook.roles.login import Login, scram_verifier
 from meshhook.roles.statements import (
@@ -22,12 +21,13 @@ from meshhook.roles.statements import (
     role_statements,
     validate_role_name,
 )
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from meshhook.database import DatabaseSource
+    from meshhook.postgres.database import DatabaseSource
 
 _LOCK_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
 

@@ -11,13 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
-from meshhook.database import (
-    MIGRATION_TIMEOUT_SECONDS,
-    Database,
-    DatabaseSource,
-    allow,
-)
-from meshhook.driver_errors import translated_errors
 from meshhook.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
@@ -25,6 +18,13 @@ from meshhook.errors import (
     MigrationError,
     SchemaMissingError,
 )
+from meshhook.postgres.database import (
+    MIGRATION_TIMEOUT_SECONDS,
+    Database,
+    DatabaseSource,
+    allow,
+)
+from meshhook.postgres.driver_errors import translated_errors
 from meshhook.schema.migrations import (
     MIGRATION_LOCK,
     OWN_SEARCH_PATH_SQL,

@@ -8,8 +8,6 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from meshhook.database import lent_by_caller
-from meshhook.driver_errors import translated_errors
 from meshhook.errors import (
     DatabaseConflictError,
     InvalidPayloadError,
@@ -19,7 +17,9 @@ from meshhook.errors import (
 from meshhook.observability.job_context import set_current_job
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import FINAL_OUTCOMES
-from meshhook.settlements import settle
+from meshhook.postgres.database import lent_by_caller
+from meshhook.postgres.driver_errors import translated_errors
+from meshhook.store.settlements import settle
 from meshhook.worker.attempts import (
     Abort,
     RunningAttempt,
@@ -53,11 +53,11 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Awaitable, Callable
 
-    from meshhook import queries
     from meshhook.jobs import Job, JobKey
     from meshhook.observability.tracing import AttemptTracer
     from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
+    from meshhook.store import queries
     from meshhook.worker.handler_threads import HandlerThreads
     from meshhook.worker.handlers import JobHandler
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.outcomes import AttemptOutcome, Outcome
-from meshhook.settlements import Settlement
+from meshhook.store.settlements import Settlement
 
 if TYPE_CHECKING:
     import contextvars

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from meshhook.claims import EVERYTHING
+from meshhook.store.claims import EVERYTHING
 from meshhook.worker.sweep import Sweep, VtRange
 
 LEAST_AHEAD_SECONDS = 0.1

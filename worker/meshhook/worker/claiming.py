@@ -9,10 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from meshhook import queries
 from meshhook.administration import describe_tables
-from meshhook.claims import Claim, ClaimClass, claim
-from meshhook.database import Database
 from meshhook.errors import (
     DatabaseConflictError,
     DatabaseError,
@@ -24,8 +21,11 @@ from meshhook.errors import (
 )
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WAIT_SECONDS
-from meshhook.tries import tries
-from meshhook.unread_messages import read_short_messages
+from meshhook.postgres.database import Database
+from meshhook.postgres.tries import tries
+from meshhook.store import queries
+from meshhook.store.claims import Claim, ClaimClass, claim
+from meshhook.store.unread_messages import read_short_messages
 from meshhook.worker.claim_plan import (
     ClaimCap,
     ClaimWindow,

@@ -8,14 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from meshhook import queries
-from meshhook.database import (
-    CONNECT_TIMEOUT_SECONDS,
-    SEARCH_PATH,
-    connect,
-    server_encoding,
-)
-from meshhook.driver_errors import translated_errors, translated_statement_errors
 from meshhook.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
@@ -23,7 +15,15 @@ from meshhook.errors import (
     InvalidSettingError,
     UncertainCommitError,
 )
-from meshhook.lent_connection import belongs_to_session
+from meshhook.postgres.database import (
+    CONNECT_TIMEOUT_SECONDS,
+    SEARCH_PATH,
+    connect,
+    server_encoding,
+)
+from meshhook.postgres.driver_errors import translated_errors, translated_statement_errors
+from meshhook.postgres.lent_connection import belongs_to_session
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -125,7 +125,7 @@ class WorkerConnection:
                 `timeout_seconds`. Default 30.
             DatabaseReadOnlyError: what was the primary is a replica now; the next statement
                 connects again, and may find the new primary.
-            DatabaseUnavailableError, DatabaseError: as `meshhook.database` says.
+            DatabaseUnavailableError, DatabaseError: as `meshhook.postgres.database` says.
         """
         async with self._line:
             try:
@@ -198,7 +198,7 @@ class WorkerConnection:
         """Connect now, if it is not connected.
 
         Raises:
-            DatabaseUnavailableError, DatabaseError: as `meshhook.database` says.
+            DatabaseUnavailableError, DatabaseError: as `meshhook.postgres.database` says.
         """
         async with self._line:
             try:
@@ -266,7 +266,7 @@ async def check_same_database(direct: WorkerConnection, pooled: WorkerConnection
 
     Raises:
         InvalidSettingError: if not: jobs claimed in one database could not be settled in another.
-        DatabaseUnavailableError, DatabaseError: as `meshhook.database` says.
+        DatabaseUnavailableError, DatabaseError: as `meshhook.postgres.database` says.
     """
     sql = queries.load("identify_database")
     if await direct.fetchrow(sql) != await pooled.fetchrow(sql):

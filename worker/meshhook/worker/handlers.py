@@ -8,10 +8,10 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, overload
 
-from meshhook.bodies import BodyDecoder
 from meshhook.errors import InvalidHandlerError
 from meshhook.escaping import quoted
 from meshhook.jobs import Job, PayloadT
+from meshhook.store.bodies import BodyDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

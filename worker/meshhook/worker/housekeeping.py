@@ -7,10 +7,10 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from meshhook import queries
 from meshhook.errors import DatabaseError, DatabaseLockedError, InvalidSettingError
 from meshhook.observability.loggers import get_logger
 from meshhook.queue_config import QueueConfig
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -7,9 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from meshhook import queries
 from meshhook.administration import describe_tables, get_queue_config
-from meshhook.database import Database
 from meshhook.errors import DatabaseError
 from meshhook.observability.health import Check
 from meshhook.observability.loggers import get_logger
@@ -17,6 +15,8 @@ from meshhook.observability.loops import WatchedLoop
 from meshhook.observability.tracing import AttemptTracer, ProducerTrace
 from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
+from meshhook.postgres.database import Database
+from meshhook.store import queries
 from meshhook.worker.claiming import Claimer
 from meshhook.worker.housekeeping import ConfigWatcher
 from meshhook.worker.leases import KeptQueue, Lease, LeaseTable
@@ -57,7 +57,7 @@ class Shared:
     read_connection: WorkerConnection
     """For messages that are not short; it is opened when there is one."""
     max_message_bytes: int | None
-    """How much JSON a message may be to be run, as `meshhook.unread_messages` has it."""
+    """How much JSON a message may be to be run, as `meshhook.store.unread_messages` has it."""
     listens: bool
     """Whether the main connection hears notifications."""
     is_draining: Callable[[], bool]

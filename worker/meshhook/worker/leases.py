@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from meshhook import queries
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
 from meshhook.jobs import Job, JobKey
 from meshhook.observability.loggers import get_logger
+from meshhook.store import queries
 from meshhook.worker.connections import STATEMENT_TIMEOUT_SECONDS, WorkerConnection
 
 if TYPE_CHECKING:

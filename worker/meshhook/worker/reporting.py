@@ -6,9 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from meshhook import queries
 from meshhook.errors import DatabaseError
 from meshhook.observability.loggers import get_logger
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

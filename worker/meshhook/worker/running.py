@@ -21,12 +21,12 @@ from meshhook.worker.unread_jobs import MAX_WAITING
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from meshhook import queries
     from meshhook.jobs import Job, JobKey
     from meshhook.observability.loops import WatchedLoop
     from meshhook.observability.tracing import AttemptTracer
     from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
+    from meshhook.store import queries
     from meshhook.worker.handlers import JobHandler
     from meshhook.worker.leases import Lease, LeaseTable
     from meshhook.worker.settling import PendingSettlement

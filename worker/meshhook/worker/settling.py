@@ -20,18 +20,18 @@ from meshhook.errors import (
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import AttemptOutcome
-from meshhook.settlements import Settlement, find_locked, find_settled, settle
-from meshhook.tries import tries
+from meshhook.postgres.tries import tries
+from meshhook.store.settlements import Settlement, find_locked, find_settled, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import SpanContext, Tracer
 
-    from meshhook import queries
     from meshhook.jobs import Job, JobKey
     from meshhook.observability.loops import WatchedLoop
     from meshhook.observability.worker_metrics import WorkerMetrics
+    from meshhook.store import queries
     from meshhook.worker.connections import WorkerConnection
 
 _log = get_logger("meshhook.worker.settling")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from meshhook.claims import EVERYTHING
+from meshhook.store.claims import EVERYTHING
 
 WHOLE_SECONDS = 0.2
 SLICE_SECONDS = 0.02

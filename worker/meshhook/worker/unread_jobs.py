@@ -16,7 +16,7 @@ from meshhook.errors import (
 )
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
-from meshhook.unread_messages import largest_message, read_message
+from meshhook.store.unread_messages import largest_message, read_message
 from meshhook.worker.attempts import log_end, settlement_of
 from meshhook.worker.settling import PendingSettlement
 from meshhook.worker.verdicts import Verdict, lease_lost, unreadable, verdict
@@ -24,9 +24,9 @@ from meshhook.worker.verdicts import Verdict, lease_lost, unreadable, verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshhook import queries
     from meshhook.jobs import Job, JobKey
     from meshhook.queue_config import QueueSettings
+    from meshhook.store import queries
     from meshhook.worker.connections import WorkerConnection
 
 _log = get_logger("meshhook.worker.unread_jobs")

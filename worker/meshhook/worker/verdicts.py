@@ -19,7 +19,7 @@ from meshhook.outcomes import (
     delay_in_seconds,
     lease_lost_message,
 )
-from meshhook.settlements import (
+from meshhook.store.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
     MAX_ERROR_STACK_LENGTH,
     MAX_ERROR_TYPE_LENGTH,

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from meshhook.database_url import parse_database_url
 from meshhook.errors import (
     InvalidSettingError,
     QueueNotFoundError,
@@ -30,7 +29,8 @@ from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
 from meshhook.observability.tracing import ProducerTrace, TracerFinder
 from meshhook.observability.worker_metrics import WorkerMetrics
-from meshhook.text_encodings import fitted_text
+from meshhook.postgres.text_encodings import fitted_text
+from meshhook.postgres.url import parse_database_url
 from meshhook.worker.assignments import assignments
 from meshhook.worker.connections import WorkerConnection, check_same_database
 from meshhook.worker.forks import ForkedProcess

@@ -18,23 +18,23 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from meshhook import errors
-from meshhook.database_url import parse_database_url
-from meshhook.driver_connections import open_connection
-from meshhook.driver_errors import (
+from meshhook.kinds import kind_of, way_out
+from meshhook.limits import checked_seconds
+from meshhook.postgres._driver_connections import open_connection
+from meshhook.postgres.driver_errors import (
     translated_connect_errors,
     translated_driver_errors,
     translated_errors,
     translated_statement_errors,
     was_undone,
 )
-from meshhook.kinds import kind_of, way_out
-from meshhook.lent_connection import LentConnection, Savepoint
-from meshhook.limits import checked_seconds
+from meshhook.postgres.lent_connection import LentConnection, Savepoint
+from meshhook.postgres.url import parse_database_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from meshhook.database_url import DatabaseUrl
+    from meshhook.postgres.url import DatabaseUrl
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ANSWER_TIMEOUT_SECONDS = 30.0

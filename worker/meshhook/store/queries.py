@@ -84,6 +84,6 @@ def load(name: str, tables: QueueTables | str | None = None, *, target: str | No
 
 @cache
 def _read(name: str) -> str:
-    text = resources.files("meshhook").joinpath("sql", f"{name}.sql").read_text("utf-8")
+    text = resources.files("meshhook.store").joinpath("sql", f"{name}.sql").read_text("utf-8")
     text = text.replace("{dead_letter}", _DEAD_LETTER_SQL)
     return _TYPE.sub(_TYPE_SQL, _MOMENT.sub(_MOMENT_SQL, text))

@@ -7,17 +7,17 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from meshhook import queries
-from meshhook.database import LONG_ANSWER_TIMEOUT_SECONDS
 from meshhook.errors import DatabaseLockedError, QueueBusyError
 from meshhook.limits import checked_seconds
+from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import asyncpg
 
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
 
 WAIT_SECONDS = 20.0
 """How long a change of a queue's tables is tried in all, in seconds."""

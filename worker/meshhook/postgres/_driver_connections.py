@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 
-from meshhook.database_url import DatabaseUrl, Host, SocketOptions
-from meshhook.driver_types import tell_array_types
+from meshhook.postgres._driver_types import tell_array_types
+from meshhook.postgres.url import DatabaseUrl, Host, SocketOptions
 
 _NEXT_HOST_ERRORS = (
     OSError,

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from meshhook import queries
-from meshhook.database import Database
-from meshhook.driver_errors import translated_statement_errors
 from meshhook.errors import (
     DatabaseConflictError,
     DatabaseError,
@@ -23,7 +20,10 @@ from meshhook.errors import (
     UncertainCommitError,
 )
 from meshhook.observability.producer_metrics import messages_enqueued
-from meshhook.tries import tries
+from meshhook.postgres.database import Database
+from meshhook.postgres.driver_errors import translated_statement_errors
+from meshhook.postgres.tries import tries
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from meshhook import outcomes
-from meshhook.dead_letter_jobs import DeadLetterJob
 from meshhook.outcomes import AttemptOutcome
+from meshhook.store.dead_letter_rows import DeadLetterJob
 
 if TYPE_CHECKING:
     import asyncpg

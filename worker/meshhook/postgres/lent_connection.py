@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from meshhook.driver_types import tell_array_types
 from meshhook.errors import UncertainCommitError
 from meshhook.escaping import shown_sentence
+from meshhook.postgres._driver_types import tell_array_types
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

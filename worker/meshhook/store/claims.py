@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from meshhook import queries
-from meshhook.bodies import decode_headers
 from meshhook.jobs import CLAIM_HEADER, Job
+from meshhook.store import queries
+from meshhook.store.bodies import decode_headers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

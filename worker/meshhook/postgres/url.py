@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from meshhook.database_tls import (
+from meshhook.errors import InvalidSettingError, WrongSchemeError
+from meshhook.known_secrets import known_secrets
+from meshhook.limits import MAX_PORT
+from meshhook.postgres._tls import (
     check_files,
     refused,
     ssl_parameters,
     system_roots_context,
     with_environment,
 )
-from meshhook.errors import InvalidSettingError, WrongSchemeError
-from meshhook.known_secrets import known_secrets
-from meshhook.limits import MAX_PORT
-from meshhook.url_parameters import DRIVERS_OWN, FOREIGN, HANDLED, KNOWN, REFUSED_BUT_FOR
+from meshhook.postgres._url_parameters import DRIVERS_OWN, FOREIGN, HANDLED, KNOWN, REFUSED_BUT_FOR
 
 EXPECTED_FORM = "postgresql://user:password@host:port/database"
 PERCENT_HINT = (

@@ -24,7 +24,7 @@ from meshhook.errors import (
 )
 from meshhook.escaping import quoted, shown
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
-from meshhook.model_json import UnreadableModelError, describe_faults, model_json
+from meshhook.store._model_json import UnreadableModelError, describe_faults, model_json
 
 MAX_HEADERS_BYTES = 65_536
 _IDENTIFIERS = ("run_id", "workflow_id", "project_id")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshhook import queries
-from meshhook.claims import take_in
 from meshhook.errors import LeaseLostError, MessageTooLargeError, MessageUnreadableError
+from meshhook.store import queries
+from meshhook.store.claims import take_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

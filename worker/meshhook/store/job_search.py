@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshhook import queries
-from meshhook.job_lives import FINAL_STATES, JobSummary, summary_from
 from meshhook.limits import MAX_ID
+from meshhook.store import queries
+from meshhook.store.job_rows import FINAL_STATES, JobSummary, summary_from
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from meshhook.database import Database
+    from meshhook.postgres.database import Database
 
 FIRST_CHUNK_ROWS = 1_000
 MAX_CHUNK_ROWS = 50_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshhook.database_tls import SSL_PARAMETERS
+from meshhook.postgres._tls import SSL_PARAMETERS
 
 DRIVERS_OWN = ("passfile", "krbsrvname", "gsslib")
 KEEPALIVES = (

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from meshhook import queries
-from meshhook.database import server_encoding
 from meshhook.errors import UnstorableTextError
 from meshhook.jobs import JobKey
 from meshhook.outcomes import AttemptOutcome
-from meshhook.text_encodings import ASCII, fitted_text, holds_all
+from meshhook.postgres.database import server_encoding
+from meshhook.postgres.text_encodings import ASCII, fitted_text, holds_all
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

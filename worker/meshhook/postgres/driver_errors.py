@@ -9,7 +9,7 @@ import asyncpg
 
 from meshhook import errors
 from meshhook.escaping import shown_sentence
-from meshhook.lent_connection import broken
+from meshhook.postgres.lent_connection import broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

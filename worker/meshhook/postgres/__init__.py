@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL: their addresses, their lives, and what their errors mean."""
