@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages demo test fuzz chaos soak lint format bench bench-quick generate dashboards-preview \
+.PHONY: help setup packages demo test fuzz chaos soak lint format bench bench-quick generate docs diagrams dashboards-preview \
 	cluster cluster-down e2e bench-operator tools lock clean
 
 help: ## List the targets
@@ -79,6 +79,12 @@ generate: $(SETUP) ## Write what is made from code: dashboards, JobQueue definit
 	@$(BIN)/python -m meshhook.observability.metrics_page > docs/metrics.md
 	@$(BIN)/python deploy/helm/values_table.py
 
+docs: $(SETUP) ## Build the documentation site into site/, without a network
+	@$(BIN)/python docs/_site/build.py
+
+diagrams: ## Draw the diagrams of docs/ anew from their sources (Graphviz)
+	@for source in docs/diagrams/*.dot; do dot -Tsvg "$$source" -o "$${source%.dot}.svg" || exit 1; done
+
 dashboards-preview: $(SETUP) ## Draw the dashboards from a real Prometheus into docs/dashboards
 	@PYTHONPATH=tests $(BIN)/python -m grafana.preview $(ARGS)
 
@@ -103,7 +109,7 @@ lock: $(UV_STAMP) ## Write requirements.lock anew (ARGS=--upgrade: newest versio
 	@echo "Wrote requirements.lock"
 
 clean: ## Remove .venv, .uv, caches and builds (not the data in .meshhook)
-	rm -rf .venv .uv dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .uv dist site .site .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find worker operator tests bench examples -name __pycache__ -type d -prune \
 		-exec rm -rf {} + 2>/dev/null || true
 

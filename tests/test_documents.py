@@ -25,11 +25,16 @@ def code_of(path: Path) -> str:
     return path.read_text().split('"""\n', 2)[-1].strip()
 
 
+def name_of(document: Path) -> str:
+    """Return the path of a document in the repository, without its suffix."""
+    return document.relative_to(ROOT).with_suffix("").as_posix()
+
+
 def blocks(language: str) -> list[Any]:
     """Return the code blocks of a language in all documents, as parameters."""
     pattern = re.compile(rf"```{language}\n(.*?)```", re.DOTALL)
     return [
-        pytest.param(block, id=f"{document.stem}-{number}")
+        pytest.param(block, id=f"{name_of(document)}-{number}")
         for document in DOCUMENTS
         for number, block in enumerate(pattern.findall(document.read_text()))
     ]
@@ -94,7 +99,7 @@ def test_commands_in_the_documents_exist(command: str) -> None:
     assert {word for word in words if word.startswith("--")} <= options
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     """Each relative link names a file of the repository."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
