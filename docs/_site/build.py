@@ -58,8 +58,9 @@ def command_line() -> str:
     text = get_docs_for_click(
         obj=command, ctx=typer.Context(command), name="meshhook", title="Command line"
     )
-    # Indented lines of a help text, such as exit codes and examples, keep their line breaks.
-    return re.sub(r"((?:^  \S.*\n)+)", r"\n```text\n\1```\n", text, flags=re.MULTILINE)
+    # Help texts mark lines that keep their breaks with a backspace, and indent them.
+    text = text.replace("\b", "")
+    return re.sub(r"((?:^ {2,}\S.*\n)+)", r"\n```text\n\1```\n", text, flags=re.MULTILINE)
 
 
 def with_links_led(text: str, source: str, places: dict[str, str]) -> str:

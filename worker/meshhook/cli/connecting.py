@@ -39,7 +39,7 @@ _WAY_OUT_OF_FULL = (
 
 _WAY_OUT_OF_TLS = (
     "the server answers, and TLS fails: is its certificate in date, made out for this host, and by "
-    "the authority of sslrootcert (and the client's, of sslcert)? See docs/operations.md, TLS"
+    "the authority of sslrootcert (and the client's, of sslcert)? See docs/how-to/tls.md"
 )
 
 LOCK_TIMEOUT_SECONDS = 10.0

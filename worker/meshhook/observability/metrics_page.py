@@ -17,7 +17,7 @@ _PREFACE = """\
 # Metrics
 
 Made from the table in `worker/meshhook/observability/metrics.py`; do not edit.
-[The operations guide](operations.md#metrics) says how to scrape them.
+[Monitor queues and workers](how-to/monitor.md) says how to scrape them.
 
 Every series whose labels are known in advance is there from the start, at zero. Counters count from
 the start of the process, except `meshhook_queue_enqueued_total`. The metrics `process_*` and
