@@ -478,8 +478,8 @@ async def test_functions_take_whatever_leads_to_the_database(
     for source in (pool, connection, Database(pool)):
         assert (await migrate(source)).applied == ()
         assert not await create_queue(source, "jobs")
-        assert (await get_queue_config(source, "jobs")).queue_name == "jobs"
-        assert (await set_queue_config(source, "jobs", paused=False)).queue_name == "jobs"
+        assert (await get_queue_config(source, "jobs")).queue == "jobs"
+        assert (await set_queue_config(source, "jobs", paused=False)).queue == "jobs"
         assert (await get_queue_snapshot(source, "jobs")).queue == "jobs"
         assert [queue.queue for queue in await list_queues(source)] == ["jobs"]
         assert await list_workers(source) == []

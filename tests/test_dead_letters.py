@@ -505,7 +505,7 @@ async def test_a_purge_deletes_all_dead_letters_and_nothing_else(
 async def test_metrics_of_none(pool: Pool, queue_name: str):
     """Without dead letters there are no ages."""
     metrics = await DLQService(pool, queue_name).get_dlq_metrics()
-    assert (metrics.queue_name, metrics.dead_letters, metrics.capped) == ("jobs", 0, False)
+    assert (metrics.queue, metrics.dead_letters, metrics.capped) == ("jobs", 0, False)
     assert (metrics.oldest_age_seconds, metrics.newest_age_seconds) == (None, None)
     assert metrics.newest_errors == ()
 

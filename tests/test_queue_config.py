@@ -18,7 +18,7 @@ from meshhook.queue_config import SETTING_NAMES, QueueSettings, changed_settings
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-CURRENT = QueueConfig(queue_name="jobs", created_at=NOW, updated_at=NOW)
+CURRENT = QueueConfig(queue="jobs", created_at=NOW, updated_at=NOW)
 
 
 def bounds(field: FieldInfo) -> tuple[float | None, float | None, float | None]:
@@ -52,17 +52,20 @@ async def test_a_new_queue_has_the_defaults_of_the_library(
     """The defaults of the table and of the model are one."""
     row = await connection.fetchrow("select * from meshhook.queue_config")
     config = QueueConfig(**dict(row or {}))
-    assert config.queue_name == queue_name
+    assert config.queue == queue_name
     assert {name: getattr(config, name) for name in SETTING_NAMES} == QueueSettings().model_dump()
 
 
 async def test_the_table_has_the_columns_of_the_model(connection: Connection) -> None:
-    """Neither side has a setting that the other lacks; what claims note there is none."""
+    """Neither side has a setting that the other lacks.
+
+    What claims note in the row is no setting, nor is the old name of the column `queue`.
+    """
     rows = await connection.fetch(
         "select column_name, is_nullable = 'YES' as is_nullable from information_schema.columns "
         "where table_schema = 'meshhook' and table_name = 'queue_config'"
     )
-    columns = {row["column_name"] for row in rows} - {"adopted_msg_id"}
+    columns = {row["column_name"] for row in rows} - {"adopted_msg_id", "queue_name"}
     assert columns == set(QueueConfig.model_fields)
     nullable = {row["column_name"] for row in rows if row["is_nullable"]}
     assert nullable == {
@@ -151,8 +154,8 @@ def test_an_unknown_setting_lists_those_that_there_are() -> None:
     """A mistyped name is refused, with the names to choose from."""
     with pytest.raises(InvalidSettingError, match=r"'pausd'.*visibility_timeout_seconds.*paused"):
         changed_settings(CURRENT, {"pausd": True})
-    with pytest.raises(InvalidSettingError, match="'queue_name'"):
-        changed_settings(CURRENT, {"queue_name": "other"})
+    with pytest.raises(InvalidSettingError, match="'queue'"):
+        changed_settings(CURRENT, {"queue": "other"})
 
 
 def test_a_change_leaves_the_rest() -> None:

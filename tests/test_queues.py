@@ -602,7 +602,7 @@ async def test_metrics_by_state(service: Service, connection: Connection) -> Non
     await expire(connection, lost)
     await service.release(released)
     metrics = await service.get_queue_metrics()
-    assert metrics.queue_name == "jobs"
+    assert metrics.queue == "jobs"
     assert metrics.queue_length == 11
     assert (metrics.ready, metrics.scheduled, metrics.running) == (6, 2, 1)
     assert (metrics.retrying, metrics.lost) == (1, 1)

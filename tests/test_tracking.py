@@ -243,7 +243,7 @@ async def test_a_job_of_which_nothing_is_known(database: Database):
     with pytest.raises(QueueNotFoundError):
         await get_job(database, "nowhere", 1)
     with pytest.raises(QueueNotFoundError):
-        await find_jobs(database, queue_name="nowhere")
+        await find_jobs(database, queue="nowhere")
     with pytest.raises(InvalidQueueNameError):
         await get_job(database, "jobs_dlq", 1)
 
@@ -318,7 +318,7 @@ async def test_a_list_by_run_and_workflow(database: Database):
         ("jobs", "succeeded"),
         ("other", "ready"),
     ]
-    jobs = await find_jobs(database, run_id="x", queue_name="jobs")
+    jobs = await find_jobs(database, run_id="x", queue="jobs")
     assert ids(jobs) == [(ready, "ready"), (done, "succeeded")]
     jobs = await find_jobs(database, run_id="x", workflow_id="w2")
     assert [job.queue for job in jobs] == ["other"]
@@ -395,7 +395,7 @@ async def test_strange_messages_break_nothing(
         {"workflow_id": "w"},
         {"project_id": "p"},
         {"run_id": "old", "state": "ready"},
-        {"run_id": "old", "queue_name": "jobs"},
+        {"run_id": "old", "queue": "jobs"},
     ],
 )
 async def test_a_job_that_waits_is_found_wherever_it_is(
@@ -481,5 +481,5 @@ async def test_jobs_of_a_queue_that_was_made_again_are_the_newest(
     await run(database, AttemptOutcome.CANCELLED, run_id="after")
     found = await find_jobs(database, limit=2)
     assert [(job.msg_id, job.run_id) for job in found] == [(1, "after"), (20_000, "before")]
-    found = await find_jobs(database, queue_name="jobs", limit=1)
+    found = await find_jobs(database, queue="jobs", limit=1)
     assert [job.run_id for job in found] == ["after"]

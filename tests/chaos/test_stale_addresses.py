@@ -48,7 +48,7 @@ async def test_every_pool_finds_the_primary_once_the_address_does(
         async with asyncpg.create_pool(url, min_size=3, max_size=3) as callers:
             services = [QueueService[Any](source, QUEUE) for source in (callers, ours)]
             for service in services:
-                assert (await service.get_queue_metrics()).queue_name == QUEUE
+                assert (await service.get_queue_metrics()).queue == QUEUE
                 with pytest.raises(DatabaseReadOnlyError):
                     await service.enqueue({})
             with pytest.raises(DatabaseReadOnlyError):

@@ -152,7 +152,7 @@ def test_a_queue_is_shown_with_its_settings(cli, jobs):
 def test_commands_without_a_queue_mean_workflow_jobs(cli, sql):
     """A setting or a job in the queue's place is told from a name."""
     created = cli.ok("queue", "create", "max_retry_attempts=3", "--json").json
-    assert created["queue_name"] == "workflow_jobs"
+    assert created["queue"] == "workflow_jobs"
     assert (
         cli.ok("queue", "set", "max_payload_bytes=4096", "retry_jitter=0", "--json").json
         == (cli.ok("queue", "show", "workflow_jobs", "--json").json["config"])
@@ -191,7 +191,7 @@ def test_a_queue_is_purged_and_dropped(cli, jobs):
     assert cli.ok("queue", "purge", jobs, "--yes").out == "deleted 3 messages of queue jobs\n"
     assert cli.ok("queue", "purge", jobs, "--yes", "--json").json["purged"] == 0
     dropped = cli.ok("queue", "drop", jobs, "--yes", "--json").json
-    assert dropped == {"queue_name": jobs, "dropped": True}
+    assert dropped == {"queue": jobs, "dropped": True}
     cli.ok("queue", "create", jobs)
     assert cli.ok("queue", "drop", jobs, "--yes").out == "dropped queue jobs\n"
 
@@ -241,7 +241,7 @@ def test_numbers_survive(cli, jobs, sql):
 def test_lines_come_from_standard_input(cli, jobs):
     """Blank lines are left out, a byte order mark too; the ids come in the order of the lines."""
     ended = cli.ok("enqueue", jobs, "--json", stdin=b'\xef\xbb\xbf{"n": 1}\n\n  \n{"n": 2}')
-    assert ended.json == {"queue_name": "jobs", "enqueued": 2, "msg_ids": [1, 2]}
+    assert ended.json == {"queue": "jobs", "enqueued": 2, "msg_ids": [1, 2]}
     assert cli.ok("enqueue", jobs, "--file", "-", stdin="3\n").out == "enqueued job 3 in jobs\n"
 
 

@@ -93,7 +93,7 @@ def _calls(database: Database) -> dict[str, Call]:
     retries = RetryStrategy()
     worker = Worker(URL, "jobs", _handle)
     now = datetime.now(UTC)
-    config = QueueConfig(queue_name="jobs", created_at=now, updated_at=now)
+    config = QueueConfig(queue="jobs", created_at=now, updated_at=now)
     registry = frozenset({"registry", "tracer_provider", "health"})
     calls = {
         "Cancel": Call(Cancel),
@@ -119,19 +119,19 @@ def _calls(database: Database) -> dict[str, Call]:
         "Worker.get_stats": Call(worker.get_stats),
         "WorkflowJob": Call(WorkflowJob, {"run_id": "r", "workflow_id": "w", "project_id": "p"}),
         "create_job_handler": Call(meshhook.create_job_handler, {"function": _handle}),
-        "create_queue": Call(meshhook.create_queue, {"database": database, "queue_name": "jobs"}),
-        "drop_queue": Call(meshhook.drop_queue, {"database": database, "queue_name": "none"}),
+        "create_queue": Call(meshhook.create_queue, {"database": database, "queue": "jobs"}),
+        "drop_queue": Call(meshhook.drop_queue, {"database": database, "queue": "none"}),
         "get_queue_config": Call(
-            meshhook.get_queue_config, {"database": database, "queue_name": "jobs"}
+            meshhook.get_queue_config, {"database": database, "queue": "jobs"}
         ),
         "get_queue_snapshot": Call(
-            meshhook.get_queue_snapshot, {"database": database, "queue_name": "jobs"}
+            meshhook.get_queue_snapshot, {"database": database, "queue": "jobs"}
         ),
         "list_queues": Call(meshhook.list_queues, {"database": database}),
         "list_workers": Call(meshhook.list_workers, {"database": database}),
         "migrate": Call(meshhook.migrate, {"connection": database}, frozenset({"migrations"})),
         "set_queue_config": Call(
-            meshhook.set_queue_config, {"database": database, "queue_name": "jobs"}
+            meshhook.set_queue_config, {"database": database, "queue": "jobs"}
         ),
     }
     for service in (queue, dead, retries):
@@ -204,7 +204,7 @@ def test_any_value_of_a_setting_works_or_is_named(setting, value, database, run)
 def test_a_setting_that_there_is_not_is_named(changes, database, run):
     """Whatever it is called."""
     changes = {name: of_odd(value) for name, value in changes.items()}
-    assume(not {*changes} & {"database", "queue_name"})
+    assume(not {*changes} & {"database", "queue"})
     if not changes:
         return
     with pytest.raises(InvalidSettingError) as caught:

@@ -70,7 +70,7 @@ class QueueSnapshot:
 
 async def create_queue(
     database: DatabaseSource,
-    queue_name: str = DEFAULT_QUEUE_NAME,
+    queue: str = DEFAULT_QUEUE_NAME,
     *,
     ignore_fifo_groups: bool = False,
     wait_seconds: float = WAIT_SECONDS,
@@ -79,7 +79,7 @@ async def create_queue(
 
     Args:
         database: where the queue is to be.
-        queue_name: the queue. Default `workflow_jobs`.
+        queue: the queue. Default `workflow_jobs`.
         ignore_fifo_groups: whether to adopt a queue with PGMQ's FIFO groups although workers do
             not keep the order within a group. Default false: it is refused.
         wait_seconds: for how long it is tried, in pieces of a second, to lock the tables of a
@@ -96,7 +96,7 @@ async def create_queue(
         QueueBusyError: if others held its tables for so long, naming them.
         DatabaseError: if the database cannot be used.
     """
-    name = validate_queue_name(queue_name)
+    name = validate_queue_name(queue)
     created = await change_tables(
         Database.of(database),
         name,
@@ -109,13 +109,13 @@ async def create_queue(
 
 
 async def drop_queue(
-    database: DatabaseSource, queue_name: str, *, wait_seconds: float = WAIT_SECONDS
+    database: DatabaseSource, queue: str, *, wait_seconds: float = WAIT_SECONDS
 ) -> bool:
     """Drop a queue with all its messages, dead letters and settings; its history stays.
 
     Args:
         database: where the queue is.
-        queue_name: the queue.
+        queue: the queue.
         wait_seconds: for how long it is tried, in pieces of a second, to lock the tables of a
             queue in use, 0 to 86400. Default 20.
 
@@ -128,7 +128,7 @@ async def drop_queue(
         QueueBusyError: if others held its tables for so long, naming them.
         DatabaseError: if the database cannot be used.
     """
-    name = validate_queue_name(queue_name)
+    name = validate_queue_name(queue)
     sql = queries.load("drop_queue")
     return bool(
         await change_tables(Database.of(database), name, sql, name, wait_seconds=wait_seconds)
@@ -159,7 +159,7 @@ async def list_queues(
 
 async def get_queue_snapshot(
     database: DatabaseSource,
-    queue_name: str = DEFAULT_QUEUE_NAME,
+    queue: str = DEFAULT_QUEUE_NAME,
     *,
     count_limit: int = COUNT_LIMIT,
 ) -> QueueSnapshot:
@@ -167,14 +167,14 @@ async def get_queue_snapshot(
 
     Args:
         database: where the queue is.
-        queue_name: the queue. Default `workflow_jobs`.
+        queue: the queue. Default `workflow_jobs`.
         count_limit: 1 to 10 million. Default 10,000.
 
     Raises:
         InvalidSettingError: if `count_limit` is out of range.
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
-    name = validate_queue_name(queue_name)
+    name = validate_queue_name(queue)
     check_range("count_limit", count_limit, MAX_COUNT_LIMIT)
     row = await Database.of(database).fetchrow(queries.load("queue_snapshot"), name, count_limit)
     if row is None:
@@ -183,7 +183,7 @@ async def get_queue_snapshot(
 
 
 async def get_queue_config(
-    database: DatabaseSource, queue_name: str = DEFAULT_QUEUE_NAME
+    database: DatabaseSource, queue: str = DEFAULT_QUEUE_NAME
 ) -> QueueConfig:
     """Return the settings of a queue, by default of `workflow_jobs`.
 
@@ -191,7 +191,7 @@ async def get_queue_config(
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
         InvalidSettingError: if its row breaks a rule of the table, which somebody took away.
     """
-    name = validate_queue_name(queue_name)
+    name = validate_queue_name(queue)
     row = await Database.of(database).fetchrow(queries.load("get_queue_config"), name)
     if row is None:
         raise QueueNotFoundError(name)
@@ -199,20 +199,20 @@ async def get_queue_config(
 
 
 async def set_queue_config(
-    database: DatabaseSource, queue_name: str = DEFAULT_QUEUE_NAME, **changes: Any
+    database: DatabaseSource, queue: str = DEFAULT_QUEUE_NAME, **changes: Any
 ) -> QueueConfig:
     """Change settings of a queue; running workers follow.
 
     Args:
         database: where the queue is.
-        queue_name: the queue. Default `workflow_jobs`.
+        queue: the queue. Default `workflow_jobs`.
         **changes: names and values of `QueueSettings`; values may be text.
 
     Raises:
         InvalidSettingError: naming the setting, the value received and the rule.
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
-    name = validate_queue_name(queue_name)
+    name = validate_queue_name(queue)
 
     async def change(connection: Any) -> asyncpg.Record:
         # Locked, so that changes of different settings at one time do not undo each other.
@@ -231,7 +231,7 @@ async def set_queue_config(
     return QueueConfig.from_row(name, row["config"])
 
 
-async def describe_tables(database: DatabaseSource, queue_name: str) -> queries.QueueTables:
+async def describe_tables(database: DatabaseSource, queue: str) -> queries.QueueTables:
     """Find out what a queue's tables look like, and that the queue can be written to.
 
     Raises:
@@ -240,7 +240,7 @@ async def describe_tables(database: DatabaseSource, queue_name: str) -> queries.
         HiddenRowsError: if row level security hides rows from this role, naming the tables.
         SchemaMissingError: if the migrations have not run.
     """
-    name = validate_queue_name(queue_name)
+    name = validate_queue_name(queue)
     # Inside, so that a session that only reads is not kept.
     async with Database.of(database).acquire() as connection:
         with translated_statement_errors():

@@ -51,7 +51,7 @@ class DLQService:
     def __init__(
         self,
         source: Any,
-        queue_name: str = DEFAULT_QUEUE_NAME,
+        queue: str = DEFAULT_QUEUE_NAME,
         *,
         worker_name: str | None = None,
         answer_timeout_seconds: float | None = None,
@@ -60,7 +60,7 @@ class DLQService:
 
         Args:
             source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
-            queue_name: the queue itself, without `_dlq`. Default `workflow_jobs`.
+            queue: the queue itself, without `_dlq`. Default `workflow_jobs`.
             worker_name: who moves jobs to the dead letters, for the history, up to 200 characters.
                 Default none.
             answer_timeout_seconds: how long a statement may take until its connection counts as
@@ -70,7 +70,7 @@ class DLQService:
             InvalidQueueNameError: if no queue may have that name.
             InvalidSettingError: if `source` is no pool or connection, or a limit is out of range.
         """
-        self.queue_name = validate_queue_name(queue_name)
+        self.queue = validate_queue_name(queue)
         self._database = Database(source, answer_timeout_seconds=answer_timeout_seconds)
         self._worker_name = worker_name and validate_worker_name(worker_name)
         self._is_known = False
@@ -104,15 +104,15 @@ class DLQService:
         """
         if not isinstance(job, Job):
             raise NotAJobError(job)
-        if job.queue != self.queue_name:
+        if job.queue != self.queue:
             raise InvalidJobError(
                 f"job {job.msg_id} is of queue {job.queue!r}, and this service is for "
-                f"{self.queue_name!r}; use DLQService(..., {job.queue!r})"
+                f"{self.queue!r}; use DLQService(..., {job.queue!r})"
             )
         error_type = checked_text("error_type", error_type)
         error_message = checked_text("error_message", error_message)
         stack = None if error_stack is None else checked_text("error_stack", error_stack)
-        tables = await describe_tables(self._database, self.queue_name)
+        tables = await describe_tables(self._database, self.queue)
         started_at = job.started_at.timestamp()
         settlement = Settlement(
             msg_id=job.msg_id,
@@ -164,7 +164,7 @@ class DLQService:
         else:
             sought = _sought(error_type)
             rows = await self._fetch("list_dead_letters_by_error_type", below, limit, sought)
-        return [dead_letter_from(row, self.queue_name) for row in rows]
+        return [dead_letter_from(row, self.queue) for row in rows]
 
     async def get_dead_letter_job(self, dead_letter_id: int) -> DeadLetterJob:
         """Return one dead letter.
@@ -175,8 +175,8 @@ class DLQService:
         """
         sought = checked_id("dead_letter_id", dead_letter_id)
         for row in await self._fetch("get_dead_letter", sought):
-            return dead_letter_from(row, self.queue_name)
-        raise DeadLetterNotFoundError(self.queue_name, dead_letter_id)
+            return dead_letter_from(row, self.queue)
+        raise DeadLetterNotFoundError(self.queue, dead_letter_id)
 
     async def replay_dead_letter_job(
         self, dead_letter_id: int, target_queue: str | None = None
@@ -201,7 +201,7 @@ class DLQService:
         sought = checked_id("dead_letter_id", dead_letter_id)
         for _, msg_id in await self.replay_multiple_jobs([sought], target_queue=target_queue):
             return msg_id
-        raise DeadLetterNotFoundError(self.queue_name, dead_letter_id)
+        raise DeadLetterNotFoundError(self.queue, dead_letter_id)
 
     async def replay_multiple_jobs(
         self,
@@ -234,16 +234,16 @@ class DLQService:
         ids = None if dead_letter_ids is None else checked_ids(dead_letter_ids, MAX_DEAD_LETTERS)
         if ids is not None and error_type is not None:
             raise InvalidSettingError("name dead letter ids or an error_type to replay, not both")
-        target = self.queue_name if target_queue is None else validate_queue_name(target_queue)
-        for name in dict.fromkeys((self.queue_name, target)):
+        target = self.queue if target_queue is None else validate_queue_name(target_queue)
+        for name in dict.fromkeys((self.queue, target)):
             await describe_tables(self._database, name)
-        replay = queries.load("replay_dead_letters", self.queue_name, target=target)
+        replay = queries.load("replay_dead_letters", self.queue, target=target)
 
         async def move(connection: Any) -> Sequence[Any]:
             chosen = ids
             if chosen is None:
                 chosen = await self._lock_oldest(connection, error_type, limit)
-            rows: Sequence[Any] = await connection.fetch(replay, chosen, self.queue_name)
+            rows: Sequence[Any] = await connection.fetch(replay, chosen, self.queue)
             return rows
 
         rows = await self._database.run_in_transaction(
@@ -277,7 +277,7 @@ class DLQService:
         (row,) = await self._fetch("dlq_metrics", count_limit)
         errors = await self._fetch("list_newest_errors", _NEWEST_ERRORS)
         return DlqMetrics(
-            queue_name=self.queue_name,
+            queue=self.queue,
             dead_letters=row["dead_letters"],
             capped=row["dead_letters"] >= count_limit,
             oldest_age_seconds=row["oldest_seconds"],
@@ -309,14 +309,14 @@ class DLQService:
             QueueNotFoundError, DatabaseError: those that went before stay deleted.
         """
         newest = (await self._fetch("newest_dead_letter"))[0][0]
-        sql = queries.load("purge_dlq", self.queue_name)
+        sql = queries.load("purge_dlq", self.queue)
         return await purge_in_chunks(self._database, sql, newest)
 
     async def _lock_oldest(self, connection: Any, error_type: str | None, limit: int) -> list[int]:
         if error_type is None:
-            rows = await connection.fetch(queries.load("lock_dead_letters", self.queue_name), limit)
+            rows = await connection.fetch(queries.load("lock_dead_letters", self.queue), limit)
         else:
-            sql = queries.load("lock_dead_letters_by_error_type", self.queue_name)
+            sql = queries.load("lock_dead_letters_by_error_type", self.queue)
             sought = _sought(error_type)
             rows = await connection.fetch(sql, limit, sought)
         return [row[0] for row in rows]
@@ -325,9 +325,9 @@ class DLQService:
         if not self._is_known:
             # To look at dead letters, a replica will do; a write there says so by itself.
             with suppress(DatabaseReadOnlyError):
-                await describe_tables(self._database, self.queue_name)
+                await describe_tables(self._database, self.queue)
             self._is_known = True
-        return await self._database.fetch(queries.load(statement, self.queue_name), *arguments)
+        return await self._database.fetch(queries.load(statement, self.queue), *arguments)
 
 
 def _sought(error_type: str) -> str:

@@ -138,13 +138,13 @@ class InvalidHandlerError(MeshHookError, ValueError):
 class QueueNotFoundError(MeshHookError, LookupError):
     """A queue that does not exist, or that MeshHook does not manage yet."""
 
-    def __init__(self, queue_name: str) -> None:
+    def __init__(self, queue: str) -> None:
         """Name the queue and the command that makes it."""
         super().__init__(
-            f"queue {quoted(queue_name)} does not exist in this database; create it (or adopt an "
-            f"existing PGMQ queue): meshhook queue create {shown(str(queue_name), limit=100)}"
+            f"queue {quoted(queue)} does not exist in this database; create it (or adopt an "
+            f"existing PGMQ queue): meshhook queue create {shown(str(queue), limit=100)}"
         )
-        self.queue_name = queue_name
+        self.queue = queue
 
 
 class JobNotFoundError(MeshHookError, LookupError):
@@ -154,26 +154,26 @@ class JobNotFoundError(MeshHookError, LookupError):
 class DeadLetterNotFoundError(MeshHookError, LookupError):
     """A dead letter that is not there, or that somebody else has just replayed or deleted."""
 
-    def __init__(self, queue_name: str, dead_letter_id: int) -> None:
+    def __init__(self, queue: str, dead_letter_id: int) -> None:
         """Name the queue and the dead letter."""
         super().__init__(
-            f"queue {queue_name!r} has no dead letter {quoted(dead_letter_id)}; "
-            "it may have been replayed or deleted meanwhile: meshhook dlq list " + queue_name
+            f"queue {queue!r} has no dead letter {quoted(dead_letter_id)}; "
+            "it may have been replayed or deleted meanwhile: meshhook dlq list " + queue
         )
-        self.queue_name = queue_name
+        self.queue = queue
         self.dead_letter_id = dead_letter_id
 
 
 class LeaseLostError(MeshHookError):
     """The lease of a job ran out, or was taken over, before its outcome was recorded."""
 
-    def __init__(self, queue_name: str, msg_id: int, attempt: int) -> None:
+    def __init__(self, queue: str, msg_id: int, attempt: int) -> None:
         """Name the job and the attempt whose lease is gone."""
         super().__init__(
-            f"the lease of job {msg_id} in queue {queue_name!r}, attempt {attempt}, is lost: "
+            f"the lease of job {msg_id} in queue {queue!r}, attempt {attempt}, is lost: "
             "nothing was changed, and another worker may run the job"
         )
-        self.queue_name = queue_name
+        self.queue = queue
         self.msg_id = msg_id
         self.attempt = attempt
 
@@ -208,14 +208,14 @@ class DatabaseLockedError(DatabaseError):
 class QueueBusyError(DatabaseLockedError):
     """A queue whose tables others held for too long, so that nothing of it was changed."""
 
-    def __init__(self, queue_name: str, holders: Sequence[str]) -> None:
+    def __init__(self, queue: str, holders: Sequence[str]) -> None:
         """Name the queue and those who held its tables, each in words."""
         who = "; ".join(holders) or "nobody holds them any more"
         super().__init__(
-            f"queue {queue_name!r} was left as it is: others hold its tables ({who}). "
+            f"queue {queue!r} was left as it is: others hold its tables ({who}). "
             "Let their transactions end, or end them with pg_terminate_backend, and try again"
         )
-        self.queue_name = queue_name
+        self.queue = queue
         self.holders = tuple(holders)
 
 

@@ -37,19 +37,19 @@ class LiveWorker:
     """When it reported, by the database's clock."""
 
 
-async def list_workers(database: DatabaseSource, queue_name: str | None = None) -> list[LiveWorker]:
+async def list_workers(database: DatabaseSource, queue: str | None = None) -> list[LiveWorker]:
     """Return the workers that reported in the last 30 seconds, by queue and host.
 
     A worker of several queues is listed once for each.
 
     Args:
         database: where the queues are.
-        queue_name: one queue. Default: all.
+        queue: one queue. Default: all.
 
     Raises:
         InvalidQueueNameError: if no queue may have that name.
         DatabaseError: if they cannot be read.
     """
-    name = None if queue_name is None else validate_queue_name(queue_name)
+    name = None if queue is None else validate_queue_name(queue)
     rows = await Database.of(database).fetch(queries.load("list_workers"), LIVE_SECONDS, name)
     return [LiveWorker(**dict(row)) for row in rows]

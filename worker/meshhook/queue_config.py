@@ -109,7 +109,7 @@ class QueueConfig(QueueSettings):
     # A newer version may add columns while workers of this one run.
     model_config = ConfigDict(extra="ignore")
 
-    queue_name: str
+    queue: str
     """The queue."""
     created_at: _Moment
     """When the row was made. Of a time that Python does not have, the nearest that it has."""
@@ -117,7 +117,7 @@ class QueueConfig(QueueSettings):
     """When it was last changed; the same."""
 
     @classmethod
-    def from_row(cls, queue_name: str, row: str) -> QueueConfig:
+    def from_row(cls, queue: str, row: str) -> QueueConfig:
         """Return the settings in a queue's row of `meshhook.queue_config`, given as JSON.
 
         Raises:
@@ -127,7 +127,7 @@ class QueueConfig(QueueSettings):
             return cls.model_validate_json(row)
         except ValidationError as error:
             message = (
-                f"queue {quoted(queue_name)} has a wrong row in meshhook.queue_config: "
+                f"queue {quoted(queue)} has a wrong row in meshhook.queue_config: "
                 f"{_problem(error)}. Change it with SQL"
             )
             raise InvalidSettingError(message) from None

@@ -54,7 +54,7 @@ MAX_LEASE_SECONDS = 43_200
 class QueueMetrics:
     """What `QueueService.get_queue_metrics` returns."""
 
-    queue_name: str
+    queue: str
     queue_length: int
     """All messages in the queue: ready, scheduled, running, retrying and lost."""
     ready: int
@@ -82,7 +82,7 @@ class QueueService(Generic[PayloadT]):
     def __init__(
         self,
         source: Any,
-        queue_name: str = DEFAULT_QUEUE_NAME,
+        queue: str = DEFAULT_QUEUE_NAME,
         *,
         payload_model: Any = None,
         worker_name: str | None = None,
@@ -93,7 +93,7 @@ class QueueService(Generic[PayloadT]):
 
         Args:
             source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
-            queue_name: the queue; see `meshhook.names`. Default `workflow_jobs`.
+            queue: the queue; see `meshhook.names`. Default `workflow_jobs`.
             payload_model: the type of `Job.payload`, of dequeued jobs and of those enqueued: others
                 are refused. Default: plain JSON, and anything may be enqueued.
             worker_name: who settles, for the history, up to 200 characters. Default none.
@@ -107,15 +107,15 @@ class QueueService(Generic[PayloadT]):
             InvalidQueueNameError: if no queue may have that name.
             InvalidSettingError: if `source` is no pool or connection, or a limit is out of range.
         """
-        self.queue_name = validate_queue_name(queue_name)
+        self.queue = validate_queue_name(queue)
         self._database = Database(source, answer_timeout_seconds=answer_timeout_seconds)
         self._answer_timeout_seconds = answer_timeout_seconds
         self._decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
         self._worker_name = worker_name and validate_worker_name(worker_name)
         self._tracing = TracerFinder(tracer_provider)
         self._tables: queries.QueueTables | None = None
-        self._settings = SettingsCache(self._database, self.queue_name)
-        self._send_buffer = SendBuffer(self._database, self.queue_name)
+        self._settings = SettingsCache(self._database, self.queue)
+        self._send_buffer = SendBuffer(self._database, self.queue)
 
     async def enqueue(
         self,
@@ -146,7 +146,7 @@ class QueueService(Generic[PayloadT]):
         tracer = self._tracing.find()
         if tracer is None:
             return await self._enqueue(job, delay_seconds, headers, connection)
-        with sending(tracer, self.queue_name, headers) as (traced, span):
+        with sending(tracer, self.queue, headers) as (traced, span):
             msg_id = await self._enqueue(job, delay_seconds, traced, connection)
             note_sent(span, [msg_id])
         return msg_id
@@ -167,7 +167,7 @@ class QueueService(Generic[PayloadT]):
         tracer = self._tracing.find()
         if tracer is None:
             return await self._enqueue_many(jobs, delay_seconds, headers, connection)
-        with sending(tracer, self.queue_name, headers) as (traced, span):
+        with sending(tracer, self.queue, headers) as (traced, span):
             msg_ids = await self._enqueue_many(jobs, delay_seconds, traced, connection)
             note_sent(span, msg_ids)
         return msg_ids
@@ -180,7 +180,7 @@ class QueueService(Generic[PayloadT]):
         max_bytes = (await self._settings.usable(own)).max_payload_bytes
         message = self._encoded(job, max_bytes), encode_headers(headers), delay
         if own is not None:
-            return (await insert_over(own, self.queue_name, [message]))[0]
+            return (await insert_over(own, self.queue, [message]))[0]
         return await self._send_buffer.send(*message)
 
     async def _enqueue_many(
@@ -205,8 +205,8 @@ class QueueService(Generic[PayloadT]):
         if not encoded:
             return []
         if own is not None:
-            return await insert_over(own, self.queue_name, encoded)
-        return await insert_batches(self._database, self.queue_name, encoded)
+            return await insert_over(own, self.queue, encoded)
+        return await insert_batches(self._database, self.queue, encoded)
 
     def _encoded(self, job: object, max_bytes: int) -> str:
         text = encode_body(job, max_bytes, is_payload=type(job) is self._decoder.model)
@@ -317,10 +317,10 @@ class QueueService(Generic[PayloadT]):
             QueueNotFoundError: if the queue does not exist.
         """
         snapshot = await administration.get_queue_snapshot(
-            self._database, self.queue_name, count_limit=count_limit
+            self._database, self.queue, count_limit=count_limit
         )
         return QueueMetrics(
-            queue_name=self.queue_name,
+            queue=self.queue,
             queue_length=snapshot.queue_length,
             ready=snapshot.ready,
             scheduled=snapshot.scheduled,
@@ -369,20 +369,20 @@ class QueueService(Generic[PayloadT]):
     async def _existing_tables(self) -> AsyncIterator[queries.QueueTables]:
         """Yield the queue's tables; of a queue that was dropped meanwhile, say so."""
         if self._tables is None:
-            self._tables = await administration.describe_tables(self._database, self.queue_name)
+            self._tables = await administration.describe_tables(self._database, self.queue)
         try:
             yield self._tables
         except SchemaMissingError:
             self._tables = None
-            await administration.describe_tables(self._database, self.queue_name)
+            await administration.describe_tables(self._database, self.queue)
             raise
 
     def _own(self, job: Job[Any]) -> Job[Any]:
         if not isinstance(job, Job):
             raise NotAJobError(job)
-        if job.queue != self.queue_name:
+        if job.queue != self.queue:
             raise InvalidJobError(
-                f"job {job.msg_id} belongs to queue {job.queue!r}, not to {self.queue_name!r}"
+                f"job {job.msg_id} belongs to queue {job.queue!r}, not to {self.queue!r}"
             )
         return job
 
@@ -431,7 +431,7 @@ class QueueService(Generic[PayloadT]):
             for job in jobs
         ]
         async with self._existing_tables() as tables:
-            with settling(self._tracing.find(), self.queue_name, len(jobs)):
+            with settling(self._tracing.find(), self.queue, len(jobs)):
                 settled = await settle(self._database, tables, self._worker_name, settlements)
         return [position in settled for position in range(len(jobs))]
 

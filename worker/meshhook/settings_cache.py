@@ -39,7 +39,7 @@ class SettingsCache:
     def __init__(
         self,
         database: Database,
-        queue_name: str,
+        queue: str,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -47,11 +47,11 @@ class SettingsCache:
 
         Args:
             database: where to read them.
-            queue_name: the queue.
+            queue: the queue.
             clock: tells the time in seconds, from any beginning.
         """
         self._database = database
-        self._queue_name = queue_name
+        self._queue_name = queue
         self._clock = clock
         self._config: QueueConfig | None = None
         self._read_at = float("-inf")

@@ -38,7 +38,7 @@ class HourStatistics:
 
 
 async def job_statistics(
-    database: DatabaseSource, queue_name: str | None = None
+    database: DatabaseSource, queue: str | None = None
 ) -> list[HourStatistics]:
     """Return the last 24 hours, newest first; hours in which nothing ended are left out.
 
@@ -46,13 +46,13 @@ async def job_statistics(
 
     Args:
         database: where the queues are.
-        queue_name: one queue, which need not exist any more. Default: all.
+        queue: one queue, which need not exist any more. Default: all.
 
     Raises:
         InvalidQueueNameError: if no queue may have that name.
         DatabaseError: if the statistics cannot be read.
     """
-    name = None if queue_name is None else validate_queue_name(queue_name)
+    name = None if queue is None else validate_queue_name(queue)
     rows = await Database.of(database).fetch(
         queries.load("job_statistics"), name, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
     )

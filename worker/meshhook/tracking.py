@@ -48,14 +48,14 @@ _MAX_ATTEMPTS = 1_000
 _MAX_REPLAYS = 100
 
 
-async def get_job(database: DatabaseSource, queue_name: str, msg_id: int) -> JobLife:
+async def get_job(database: DatabaseSource, queue: str, msg_id: int) -> JobLife:
     """Return a job's whole life, and that of the jobs that it was replayed as.
 
     Where a queue was dropped and made again, msg_ids are given twice: it is the newest one.
 
     Args:
         database: where the queue is.
-        queue_name: the queue.
+        queue: the queue.
         msg_id: the job.
 
     Raises:
@@ -64,7 +64,7 @@ async def get_job(database: DatabaseSource, queue_name: str, msg_id: int) -> Job
         JobNotFoundError: if neither a message, a dead letter nor an attempt is left of it.
         DatabaseError: if it cannot be read.
     """
-    name = validate_queue_name(queue_name)
+    name = validate_queue_name(queue)
     database = Database.of(database)
     known = await _known_queues(database)
     life = await _life(database, known, name, checked_id("msg_id", msg_id))
@@ -98,7 +98,7 @@ class FoundJobs(list[JobSummary]):
 async def find_jobs(
     database: DatabaseSource,
     *,
-    queue_name: str | None = None,
+    queue: str | None = None,
     run_id: str | None = None,
     workflow_id: str | None = None,
     project_id: str | None = None,
@@ -115,7 +115,7 @@ async def find_jobs(
 
     Args:
         database: where the queues are.
-        queue_name: only jobs of this queue. Default: of all.
+        queue: only jobs of this queue. Default: of all.
         run_id: only jobs of this run. Default: of all.
         workflow_id: only jobs of this workflow. Default: of all.
         project_id: only jobs of this project. Default: of all.
@@ -144,13 +144,13 @@ async def find_jobs(
     )
     database = Database.of(database)
     known = await _known_queues(database)
-    names = list(known) if queue_name is None else [validate_queue_name(queue_name)]
+    names = list(known) if queue is None else [validate_queue_name(queue)]
     found = FoundJobs()
     recorded: list[JobSummary] = []
     messages: list[Walk] = []
     history: list[Walk] = []
     if wanted.run_id is not None:
-        recorded, found.is_complete = await recorded_of_run(database, queue_name, wanted)
+        recorded, found.is_complete = await recorded_of_run(database, queue, wanted)
     elif state not in LIVE_STATES:
         for name in names:
             is_there = known.get(name, False)
@@ -168,8 +168,8 @@ async def find_jobs(
     # Where both know a job, a final outcome is the later word.
     jobs |= {key: job for key, job in rows.items() if job.state in FINAL_STATES}
     jobs |= await _still_live(database, known, [job for k, job in rows.items() if k not in jobs])
-    if not jobs and queue_name is not None and queue_name not in known:
-        raise QueueNotFoundError(queue_name)
+    if not jobs and queue is not None and queue not in known:
+        raise QueueNotFoundError(queue)
     chosen = [job for job in jobs.values() if state is None or job.state == state]
     chosen.sort(key=_newest_first, reverse=True)
     found += await _with_last_attempts(database, chosen[:limit])
@@ -202,13 +202,13 @@ def _has_surrogates(text: str) -> bool:
 async def _known_queues(database: Database) -> dict[str, bool]:
     """Return for each queue whether its tables are there."""
     rows = await database.fetch(queries.load("list_queue_names"))
-    return {row["queue_name"]: row["is_complete"] for row in rows}
+    return {row["queue"]: row["is_complete"] for row in rows}
 
 
 async def _life(
     database: Database,
     known: Mapping[str, bool],
-    queue_name: str,
+    queue: str,
     msg_id: int,
     enqueued_at: datetime | None = None,
 ) -> JobLife | None:
@@ -218,13 +218,13 @@ async def _life(
     """
     live = dead = None
     # In the order in which a job goes: what moves on between two reads is then found later.
-    if known.get(queue_name):
-        live = await database.fetchrow(queries.load("find_live_job", queue_name), msg_id)
-    rows = await database.fetch(queries.load("find_attempts"), queue_name, msg_id, _MAX_ATTEMPTS)
-    if known.get(queue_name):
-        row = await database.fetchrow(queries.load("find_dead_letter_of_job", queue_name), msg_id)
-        dead = None if row is None else dead_letter_from(row, queue_name)
-    if dead is not None and dead.queue != queue_name:
+    if known.get(queue):
+        live = await database.fetchrow(queries.load("find_live_job", queue), msg_id)
+    rows = await database.fetch(queries.load("find_attempts"), queue, msg_id, _MAX_ATTEMPTS)
+    if known.get(queue):
+        row = await database.fetchrow(queries.load("find_dead_letter_of_job", queue), msg_id)
+        dead = None if row is None else dead_letter_from(row, queue)
+    if dead is not None and dead.queue != queue:
         dead = None
     births = [enqueued_at]
     if enqueued_at is None:
@@ -237,7 +237,7 @@ async def _life(
         dead = None
     if live is None and dead is None and not rows:
         return None
-    return life_from(queue_name, msg_id, enqueued_at=enqueued_at, live=live, rows=rows, dead=dead)
+    return life_from(queue, msg_id, enqueued_at=enqueued_at, live=live, rows=rows, dead=dead)
 
 
 async def _successor(

@@ -60,6 +60,6 @@ def delete_for_good(
 
     deleted = with_database(context, work)
     if as_json:
-        print_json({"queue_name": name, deleted.field: deleted.value})
+        print_json({"queue": name, deleted.field: deleted.value})
     else:
         say(deleted.sentence)

@@ -210,7 +210,7 @@ def replay(
     if as_json:
         print_json(
             {
-                "queue_name": name,
+                "queue": name,
                 "target_queue": target_name or name,
                 "replayed": [
                     {"dead_letter_id": dead, "msg_id": msg_id} for dead, msg_id in work.replayed
@@ -249,7 +249,7 @@ def delete(
     deleted = with_database(context, work)
     missing = [each for each in chosen if each not in set(deleted)]
     if as_json:
-        print_json({"queue_name": name, "deleted": deleted, "not_found": missing})
+        print_json({"queue": name, "deleted": deleted, "not_found": missing})
     elif deleted:
         say(f"deleted {counted(len(deleted), 'dead letter')} of queue {name}")
     _refuse_missing(name, missing)

@@ -93,7 +93,7 @@ def enqueue(
         with_database(context, lambda database: sender.send(database, lines))
     ids = sender.msg_ids
     if as_json:
-        print_json({"queue_name": name, "enqueued": len(ids), "msg_ids": ids})
+        print_json({"queue": name, "enqueued": len(ids), "msg_ids": ids})
     elif len(ids) == 1:
         say(f"enqueued job {ids[0]} in {name}")
     else:

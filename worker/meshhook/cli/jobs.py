@@ -70,7 +70,7 @@ def list_(
     async def work(database: Database) -> FoundJobs:
         return await find_jobs(
             database,
-            queue_name=name,
+            queue=name,
             run_id=run_id,
             workflow_id=workflow_id,
             project_id=project_id,

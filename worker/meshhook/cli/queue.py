@@ -67,7 +67,7 @@ def create(
     changes = _pairs(settings)
     now = datetime.now(UTC)
     # Checked before there is a queue that would have other settings.
-    changed_settings(QueueConfig(queue_name=name, created_at=now, updated_at=now), changes)
+    changed_settings(QueueConfig(queue=name, created_at=now, updated_at=now), changes)
 
     async def work(database: Database) -> tuple[bool, QueueConfig]:
         created = await administration.create_queue(
@@ -79,7 +79,7 @@ def create(
 
     created, config = with_database(context, work)
     if as_json:
-        print_json({"queue_name": name, "created": created, "config": config})
+        print_json({"queue": name, "created": created, "config": config})
     elif created:
         say(f"created queue {name}")
     else:

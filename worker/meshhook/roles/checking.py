@@ -114,7 +114,7 @@ async def check_role(
             "of none that this connection knows of; say what it should be: "
             "meshhook roles check --kind worker --queue QUEUE"
         )
-    names = [row["queue_name"] for row in await source.fetch(queries.load("list_queue_names"))]
+    names = [row["queue"] for row in await source.fetch(queries.load("list_queue_names"))]
     wanted = set(_wanted(kinds, names))
     is_owner = any(each.kind is RoleKind.OWNER for each in kinds)
     lacks = [*_owner_lacks(about)] if is_owner else []

@@ -140,7 +140,7 @@ async def grant_role(
 
 async def _missing(connection: Any, queues: Sequence[str]) -> tuple[str, ...]:
     rows = await connection.fetch(queries.load("list_queue_names")) if queues else []
-    there = {row["queue_name"] for row in rows if row["is_complete"]}
+    there = {row["queue"] for row in rows if row["is_complete"]}
     return tuple(each for each in queues if each not in there)
 
 

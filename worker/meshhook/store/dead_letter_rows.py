@@ -93,7 +93,7 @@ class DeadLetterError:
 class DlqMetrics:
     """The dead letters of one queue at one moment."""
 
-    queue_name: str
+    queue: str
     dead_letters: int
     """How many there are, counted up to a limit."""
     capped: bool

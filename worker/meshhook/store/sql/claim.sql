@@ -12,7 +12,7 @@ with looked_at as materialized (
             -- What is larger is unpacked nowhere here: it is read apart, and never runs.
             and coalesce(pg_catalog.pg_column_size(q.headers), 0) <= 80000
         then meshhook.claim_mark($6::text, q.msg_id, q.enqueued_at, q.read_ct, q.headers,
-            (select c.adopted_msg_id from meshhook.queue_config c where c.queue_name = $6::text))
+            (select c.adopted_msg_id from meshhook.queue_config c where c.queue = $6::text))
         end as mark
     from {queue_table} q
     where q.vt >= coalesce($2::timestamptz, '-infinity'::timestamptz)

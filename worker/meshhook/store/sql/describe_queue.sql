@@ -4,7 +4,7 @@ select
     pg_catalog.to_regclass(pg_catalog.format('pgmq.%I', 'q_' || $1::text)) is not null
         and pg_catalog.to_regclass(
             pg_catalog.format('pgmq.%I', 'q_' || $1::text || '_dlq')) is not null
-        and exists (select from meshhook.queue_config c where c.queue_name = $1::text)
+        and exists (select from meshhook.queue_config c where c.queue = $1::text)
         as is_complete,
     exists (select from pg_catalog.pg_attribute a
             where a.attrelid = pg_catalog.to_regclass(
