@@ -12,6 +12,8 @@ SETUP      := $(VENV)/setup.stamp
 
 # uv must take the Python that is here, not fetch one.
 export UV_PYTHON_DOWNLOADS := never
+# With it every process that the tests start would compile all that it imports, which takes a second.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -133,7 +135,7 @@ $(SETUP): requirements.lock pyproject.toml $(UV_STAMP)
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(UV) venv --quiet --clear --no-project \
 		--python "`$(PYTHON) -c 'import sys; print(sys.executable)'`" $(VENV); }
 	@echo "Installing the packages of requirements.lock into $(VENV)"
-	@$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	@echo "Installing meshhook-queue into $(VENV) (editable)"
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@

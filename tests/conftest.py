@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, date, datetime
 from functools import cache
@@ -18,6 +20,10 @@ from support import released_migrations
 from support.databases import TEST_SETTINGS, Databases, server_directory
 from support.lanes import Lanes
 from support.pgmq_versions import PGMQ_VERSIONS, pgmq_sql
+
+# Each of the many processes that tests start would compile all that it imports, for a second.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Other processes may hold up an example for any time.
 settings.register_profile("meshhook", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -83,12 +89,18 @@ def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
 @pytest.fixture(scope="session")
 def template_of_day(databases: Databases) -> Callable[[date], str]:
     """Returns the name of a database that was migrated on a day of UTC, made at the first call."""
+    return cache(lambda _: databases.create_template(migrate))
 
-    @cache
-    def get(_: date) -> str:
-        return databases.create_template(migrate)
 
-    return get
+@pytest.fixture(scope="session")
+def template_with_queue_of_day(databases: Databases) -> Callable[[date], str]:
+    """Returns the name of such a database with the empty queue `jobs`."""
+
+    async def prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        await migrate(connection)
+        await connection.execute("select meshhook.create_queue('jobs')")
+
+    return cache(lambda _: databases.create_template(prepare))
 
 
 @pytest.fixture
@@ -98,9 +110,15 @@ def template(template_of_day: Callable[[date], str]) -> str:
 
 
 @pytest.fixture
-def database_url(databases: Databases, template: str) -> Iterator[str]:
-    """The URL of a migrated database without queues, for this test alone."""
-    url = databases.create(template=template)
+def database_url(
+    request: pytest.FixtureRequest, databases: Databases, template_of_day: Callable[[date], str]
+) -> Iterator[str]:
+    """The URL of a migrated database for this test alone, without queues or with `queue_name`."""
+    of_day = template_of_day
+    if "queue_name" in request.fixturenames:
+        # Creating the queue in every clone would take as long as cloning.
+        of_day = request.getfixturevalue("template_with_queue_of_day")
+    url = databases.create(template=of_day(datetime.now(UTC).date()))
     yield url
     databases.drop(url)
 
@@ -121,9 +139,8 @@ async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool[asyncpg.Record]]
 
 
 @pytest.fixture
-async def queue_name(connection: asyncpg.Connection[asyncpg.Record]) -> str:
+def queue_name(database_url: str) -> str:
     """The name of a new, empty queue in `database_url`: `jobs`."""
-    await connection.execute("select meshhook.create_queue('jobs')")
     return "jobs"
 
 

@@ -80,7 +80,9 @@ class Databases:
         """Create a database, by default with the encoding of its template; return its URL."""
         name = f"test_{secrets.token_hex(8)}"
         other = "" if encoding is None else f" encoding '{encoding}' locale 'C'"
-        self.run(self._connection.execute(f"create database {name} template {template}{other}"))
+        # Copied files take less than half of the time that a copy through the log takes.
+        how = f"template {template} strategy file_copy{other}"
+        self.run(self._connection.execute(f"create database {name} {how}"))
         return self.server.url(name)
 
     def drop(self, url: str) -> None:
