@@ -37,11 +37,11 @@ from meshhook.cli.app import app, run
 from meshhook.cli.connecting import Target
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.embedded.postmaster import free_port
+from meshhook.environment import load_settings
 from meshhook.errors import DatabaseError, InvalidSettingError, MeshHookError
 from meshhook.known_secrets import known_secrets, ways_to_write
 from meshhook.postgres.database import Database, connect
 from meshhook.postgres.url import parse_database_url
-from meshhook.settings import load_settings
 from meshhook.worker.connections import WorkerConnection
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.problems import problem_of

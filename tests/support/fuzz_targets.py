@@ -17,11 +17,11 @@ from pydantic import BaseModel
 from meshhook.cli import json_lines
 from meshhook.cli.failures import UsageError
 from meshhook.cli.json_lines import JsonLines
+from meshhook.environment import Settings, load_settings
 from meshhook.errors import InvalidJobError, InvalidPayloadError, InvalidSettingError
 from meshhook.escaping import shown, shown_json
 from meshhook.observability import tracing
 from meshhook.postgres.url import parse_database_url
-from meshhook.settings import Settings, load_settings
 from meshhook.store._model_json import model_json
 from meshhook.store.bodies import BodyDecoder, decode_headers, encode_body, encode_headers
 from support.claimed_jobs import claimed_job

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshhook.arguments import check_range, checked_flag
 from meshhook.errors import DatabaseReadOnlyError, HiddenRowsError, QueueNotFoundError
-from meshhook.limits import check_range, checked_flag
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
 from meshhook.postgres.driver_errors import translated_statement_errors

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from meshhook.administration import describe_tables, purge_in_chunks
+from meshhook.arguments import MAX_ID, check_range, checked_id, checked_ids, checked_text
 from meshhook.errors import (
     DatabaseReadOnlyError,
     DeadLetterNotFoundError,
@@ -16,7 +17,6 @@ from meshhook.errors import (
     NotAJobError,
 )
 from meshhook.jobs import Job
-from meshhook.limits import MAX_ID, check_range, checked_id, checked_ids, checked_text
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.outcomes import AttemptOutcome
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database

@@ -14,9 +14,9 @@ import asyncpg
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.registry import Collector
 
+from meshhook.arguments import check_range, checked_seconds
 from meshhook.errors import DatabaseError, MeshHookError
 from meshhook.escaping import shown_sentence
-from meshhook.limits import check_range, checked_seconds
 from meshhook.observability.families import families_of
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from pydantic import BaseModel
 
 from meshhook import administration
+from meshhook.arguments import kind_of
 from meshhook.errors import (
     InvalidJobError,
     InvalidSettingError,
@@ -21,7 +22,6 @@ from meshhook.errors import (
 )
 from meshhook.escaping import quoted
 from meshhook.jobs import Job, PayloadT
-from meshhook.kinds import kind_of
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
 from meshhook.outcomes import (

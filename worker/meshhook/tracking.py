@@ -9,10 +9,10 @@ from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 
+from meshhook.arguments import check_range, checked_id, checked_seconds, checked_text
 from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFoundError
 from meshhook.escaping import quoted
 from meshhook.jobs import MAX_ID_LENGTH
-from meshhook.limits import check_range, checked_id, checked_seconds, checked_text
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database, DatabaseSource
 from meshhook.store import queries

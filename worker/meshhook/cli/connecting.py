@@ -19,6 +19,7 @@ from meshhook.cli.failures import (
 )
 from meshhook.cli.interrupts import clean_up_first
 from meshhook.cli.options import program_options
+from meshhook.environment import Settings, load_settings
 from meshhook.errors import (
     DatabaseError,
     InvalidSettingError,
@@ -27,7 +28,6 @@ from meshhook.errors import (
     WrongSchemeError,
 )
 from meshhook.postgres.database import Database
-from meshhook.settings import Settings, load_settings
 
 _Value = TypeVar("_Value")
 

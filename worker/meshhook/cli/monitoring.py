@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meshhook.arguments import MAX_PORT
 from meshhook.errors import InvalidSettingError
-from meshhook.limits import MAX_PORT
 
 if TYPE_CHECKING:
     from meshhook.observability.health import HealthSource

@@ -58,8 +58,8 @@ def serve_postgres(
     """
     from meshhook.cli.output import note
     from meshhook.embedded import NetworkPostgres
+    from meshhook.environment import load_settings
     from meshhook.roles import Login, default_role_name
-    from meshhook.settings import load_settings
 
     passwords = load_settings()
     secret = passwords.postgres_password

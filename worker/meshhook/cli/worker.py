@@ -141,7 +141,7 @@ def worker(
     """
     from meshhook.cli.connecting import target
     from meshhook.cli.worker_queues import queue_handlers, queue_weights
-    from meshhook.settings import load_settings
+    from meshhook.environment import load_settings
     from meshhook.worker import Worker
     from meshhook.worker.process import end_process
     from meshhook.worker.supervised import SupervisorLink
@@ -193,7 +193,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _supervise(arguments: Sequence[str], processes: int) -> int:
     """Run this same command in several processes, and return the exit code."""
     from meshhook.cli.connecting import log_to_stderr
-    from meshhook.settings import load_settings
+    from meshhook.environment import load_settings
     from meshhook.worker.supervisor import Supervisor
 
     log_to_stderr(load_settings())

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
+from meshhook.arguments import MAX_PORT
 from meshhook.embedded.home import account_for, find_home, locked, read_state, write_state
 from meshhook.embedded.postmaster import (
     Postmaster,
@@ -24,7 +25,6 @@ from meshhook.embedded.postmaster import (
 from meshhook.embedded.programs import HOST, SUPERUSER, Account, Programs, give, write_as
 from meshhook.embedded.server_lock import ORPHAN_SECONDS, is_locked, server_lock
 from meshhook.errors import DatabaseUnavailableError, InvalidSettingError
-from meshhook.limits import MAX_PORT
 
 DATABASE = "meshhook"
 """The database whose URL `EmbeddedPostgres.start` returns."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
+from meshhook.arguments import MAX_PORT
 from meshhook.errors import InvalidSettingError, PortUnavailableError
 from meshhook.escaping import quoted
-from meshhook.limits import MAX_PORT
 from meshhook.observability.health import Check, HealthSource, report
 from meshhook.observability.http_listener import HttpListener
 from meshhook.observability.http_messages import Request, Response, plain

@@ -18,8 +18,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from meshhook import errors
-from meshhook.kinds import kind_of, way_out
-from meshhook.limits import checked_seconds
+from meshhook.arguments import checked_seconds, kind_of, way_out
 from meshhook.postgres._driver_connections import open_connection
 from meshhook.postgres.driver_errors import (
     translated_connect_errors,

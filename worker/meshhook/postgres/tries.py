@@ -18,7 +18,7 @@ from tenacity import (
 
 from meshhook.observability.loggers import get_logger
 
-_log = get_logger("meshhook.tries")
+_log = get_logger("meshhook.postgres.tries")
 
 On: TypeAlias = type[Exception] | tuple[type[Exception], ...] | Callable[[BaseException], bool]
 

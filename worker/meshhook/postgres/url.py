@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+from meshhook.arguments import MAX_PORT
 from meshhook.errors import InvalidSettingError, WrongSchemeError
 from meshhook.known_secrets import known_secrets
-from meshhook.limits import MAX_PORT
 from meshhook.postgres._tls import (
     check_files,
     refused,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from meshhook.arguments import MAX_ID
 from meshhook.errors import InvalidPayloadError
 from meshhook.jobs import DEAD_LETTER_HEADER
-from meshhook.limits import MAX_ID
 from meshhook.store.bodies import decode_headers
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshhook.limits import MAX_ID
+from meshhook.arguments import MAX_ID
 from meshhook.store import queries
 from meshhook.store.job_rows import FINAL_STATES, JobSummary, summary_from
 

@@ -7,8 +7,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
+from meshhook.arguments import checked_seconds
 from meshhook.errors import DatabaseLockedError, QueueBusyError
-from meshhook.limits import checked_seconds
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS
 from meshhook.store import queries
 

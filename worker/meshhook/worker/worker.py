@@ -9,13 +9,13 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from meshhook.arguments import check_range, checked_seconds
 from meshhook.errors import (
     InvalidSettingError,
     QueueNotFoundError,
     WorkerFailedError,
 )
 from meshhook.escaping import quoted
-from meshhook.limits import check_range, checked_seconds
 from meshhook.names import (
     CONFIG_CHANNEL,
     DEFAULT_QUEUE_NAME,
