@@ -93,14 +93,14 @@ async def _run_both(operator: Operator, own_settings: OperatorSettings) -> None:
     namespaces = own_settings.namespaces
     is_watching = asyncio.Event()
 
-    async def tell_when_watching() -> None:
+    async def report_when_watching() -> None:
         await is_watching.wait()
-        operator.begin()
+        operator.on_watches_started()
 
     async with asyncio.TaskGroup() as tasks:
         own = [
             tasks.create_task(operator.run(), name="operator"),
-            tasks.create_task(tell_when_watching(), name="readiness"),
+            tasks.create_task(report_when_watching(), name="readiness"),
         ]
         await kopf.operator(
             registry=make_registry(operator),

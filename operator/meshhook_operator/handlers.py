@@ -1,7 +1,7 @@
-"""What kopf calls: each event is handed on, and nothing is decided here.
+"""What kopf calls: each event is passed to the operator, and nothing is decided here.
 
-Only event and index handlers, which leave neither a finalizer nor an annotation on any object. They
-are coroutines, since kopf calls plain functions in threads.
+Only event and index handlers are used, since they leave no finalizer or annotation on any object.
+They are coroutines, because kopf calls plain functions in threads.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
     from meshhook_operator.operator import Operator
 
-_GONE = "DELETED"
-_AUTOSCALERS = "autoscalers"
+_DELETED = "DELETED"
+_HPAS = "hpas"
 
 
 def make_registry(operator: Operator) -> kopf.OperatorRegistry:
-    """Return the handlers that hand everything on to an operator."""
+    """Return the handlers that pass everything to an operator."""
     registry = kopf.OperatorRegistry()
 
-    # Inside of a cluster the first finds something, outside the second.
+    # The first works inside a cluster, the second outside.
     kopf.on.login(registry=registry, id="service-account")(_login_with_service_account)
     kopf.on.login(registry=registry, id="kubeconfig")(_login_with_kubeconfig)
 
     # All of these are listed before the first event of a JobQueue is handled.
-    @kopf.index("autoscaling", "v2", "horizontalpodautoscalers", registry=registry, id=_AUTOSCALERS)
-    async def autoscalers(*, spec: kopf.Spec, namespace: str | None, name: str, **_: Any) -> Any:
+    @kopf.index("autoscaling", "v2", "horizontalpodautoscalers", registry=registry, id=_HPAS)
+    async def hpas(*, spec: kopf.Spec, namespace: str | None, name: str, **_: Any) -> Any:
         target = spec.get("scaleTargetRef", {})
         if target.get("kind") != "Deployment":
             return None
@@ -43,23 +43,28 @@ def make_registry(operator: Operator) -> kopf.OperatorRegistry:
     @kopf.on.event("apps", "v1", "deployments", registry=registry)
     async def deployment(*, event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         view = DeploymentView.from_body(body)
-        operator.see_deployment(view.key, None if event["type"] == _GONE else view)
+        operator.on_deployment_changed(view.key, None if event["type"] == _DELETED else view)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def jobqueue(*, event: kopf.RawEvent, body: kopf.Body, **indices: Any) -> None:
-        operator.use_autoscalers(indices[_AUTOSCALERS])
+        operator.use_hpas(indices[_HPAS])
         seen = JobQueue.from_body(body)
-        if event["type"] == _GONE:
-            operator.lose_jobqueue(seen.key)
+        if event["type"] == _DELETED:
+            operator.on_jobqueue_deleted(seen.key)
         else:
-            operator.see_jobqueue(seen)
+            operator.on_jobqueue_changed(seen)
 
     return registry
 
 
 def configure(settings: kopf.OperatorSettings, *, watch_silence_seconds: float) -> None:
-    """Set kopf up for handlers that only watch; a silent watch is opened again after so long."""
-    settings.posting.enabled = False  # events are written by the operator itself
+    """Set kopf up for handlers that only watch.
+
+    Args:
+        settings: kopf's own.
+        watch_silence_seconds: how long a watch may be silent until it is opened again.
+    """
+    settings.posting.enabled = False  # the operator writes its events itself
     settings.scanning.disabled = True  # no rights on namespaces and CRDs are needed
     settings.watching.inactivity_timeout = watch_silence_seconds
     settings.watching.server_timeout = 300
@@ -69,9 +74,9 @@ def configure(settings: kopf.OperatorSettings, *, watch_silence_seconds: float) 
 
 
 class _EndlessBackoffs:
-    """Seconds between tries: the API server may be away for long, and nothing is to end for it.
+    """Seconds between retries, without end: an outage of the API server must not end the operator.
 
-    Not a generator, since each request starts from the beginning.
+    A class rather than a generator, since each request iterates from the beginning.
     """
 
     def __iter__(self) -> Iterator[float]:

@@ -1,4 +1,4 @@
-"""The operator's series; what each family is stands in the library's table of metrics."""
+"""The operator's series. The library's table of metrics declares each family."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DIRECTIONS = ("up", "down")
 
 
 class OperatorMetrics:
-    """The operator's metrics; the series of a queue appear and vanish with its JobQueue."""
+    """The operator's metrics. The series of a queue exist as long as its JobQueue does."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._families = families_of(registry)
@@ -46,17 +46,17 @@ class OperatorMetrics:
         """Count the work on one queue in a tick."""
         self._reconciles["ok" if is_well else "error"].inc()
 
-    def of_queue(self, queue_name: str, jobqueue: str) -> QueueMetrics:
+    def of_jobqueue(self, queue_name: str, jobqueue: str) -> JobQueueMetrics:
         """Return the series of one JobQueue, at zero.
 
         Args:
             queue_name: the queue.
             jobqueue: as namespace/name.
         """
-        return QueueMetrics(self._families, queue_name, jobqueue)
+        return JobQueueMetrics(self._families, queue_name, jobqueue)
 
 
-class QueueMetrics:
+class JobQueueMetrics:
     """The series of one JobQueue."""
 
     def __init__(self, families: Families, queue_name: str, jobqueue: str) -> None:
@@ -84,7 +84,7 @@ class QueueMetrics:
             self._gauges[name].set(value)
 
     def succeeded(self) -> None:
-        """Take note that a decision is made from fresh data."""
+        """Note that a decision was made from fresh data."""
         self._succeeded_at = time.monotonic()
 
     def scaled(self, direction: str) -> None:
@@ -92,7 +92,7 @@ class QueueMetrics:
         self._scaled[direction].inc()
 
     def decided(self, decision: Decision) -> None:
-        """Take what a decision says."""
+        """Show a decision."""
         self._gauges["desired_replicas"].set(decision.desired_replicas)
         for signal in Signal:
             self._recommended[signal.value].set(decision.recommended.get(signal, 0))
@@ -100,7 +100,7 @@ class QueueMetrics:
             self._limited[limit.value].set(decision.limit is limit)
 
     def remove(self) -> None:
-        """Take the series away: the JobQueue is gone."""
+        """Remove the series: the JobQueue is gone."""
         for family, series in self._families:
             for labels in series:
                 family.remove(*labels)

@@ -1,4 +1,4 @@
-"""The URLs of the databases, read from Secrets and read again when they may have changed."""
+"""The database URLs of JobQueues, read from Secrets, and read again when they may have changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHOWN_KEYS = 20
 
 
 class SecretReference(NamedTuple):
-    """Where a URL stands."""
+    """A key of a Secret that holds a database URL."""
 
     secret: ObjectKey
     key: str
@@ -50,7 +50,7 @@ class FoundAddress:
 
     address: DatabaseAddress
     checksum: str
-    """Changes with the URL, and tells nobody what it is."""
+    """Changes with the URL, without disclosing it."""
 
 
 @dataclass(slots=True)
@@ -59,20 +59,20 @@ class _Entry:
     read_at: float = float("-inf")
     is_reading: bool = False
     failures: int = 0
-    """How often in a row there was no address in it."""
+    """How many reads in a row found no address."""
 
     @property
     def pause_seconds(self) -> float:
-        """How long after one reading the next one comes."""
+        """How long after one read the next one comes, in seconds."""
         if isinstance(self.found, FoundAddress):
             return FRESH_SECONDS
-        # Thousands that lead nowhere must not keep the API server busy.
+        # Thousands of Secrets that are missing must not keep the API server busy.
         doublings = min(10, max(0, self.failures - QUICK_RETRIES))
         return min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2.0**doublings)
 
 
-def reference_of(jobqueue: JobQueue) -> SecretReference | None:
-    """Return where the operator's URL of the database stands; None if the spec is not valid."""
+def operator_reference_of(jobqueue: JobQueue) -> SecretReference | None:
+    """Return which Secret has the operator's URL; None if the spec is not valid."""
     if jobqueue.spec is None:
         return None
     database = jobqueue.spec.database
@@ -80,7 +80,7 @@ def reference_of(jobqueue: JobQueue) -> SecretReference | None:
 
 
 def workers_reference_of(jobqueue: JobQueue) -> SecretReference | None:
-    """Return where the workers' URL of the database stands; None if the spec is not valid."""
+    """Return which Secret has the workers' URL; None if the spec is not valid."""
     return (
         None if jobqueue.spec is None else _reference(jobqueue, jobqueue.spec.database.secret_ref)
     )
@@ -93,8 +93,8 @@ def _reference(jobqueue: JobQueue, secret: SecretKey) -> SecretReference | None:
     return SecretReference(key, secret.key, jobqueue.spec.database.pooled)
 
 
-class AddressBook:
-    """What the Secrets say. A look costs nothing: what is old is read again in the background."""
+class DatabaseSecrets:
+    """What the Secrets say. A look-up never waits: old entries are read again in the background."""
 
     def __init__(
         self,
@@ -111,13 +111,13 @@ class AddressBook:
         self._on_change = on_change
         self._clock = clock
         self._entries: dict[SecretReference, _Entry] = {}
-        self._line = asyncio.Semaphore(PARALLEL_READS)
-        self._lines: defaultdict[str, asyncio.Semaphore] = defaultdict(
+        self._limit = asyncio.Semaphore(PARALLEL_READS)
+        self._limits: defaultdict[str, asyncio.Semaphore] = defaultdict(
             partial(asyncio.Semaphore, PARALLEL_READS // 2)
         )
 
     def look_up(self, reference: SecretReference) -> FoundAddress | Failure | None:
-        """Return what was read last; None if nothing was yet: `on_change` says when it is."""
+        """Return what was read last; None before the first read, whose end `on_change` reports."""
         entry = self._entries.setdefault(reference, _Entry())
         if not entry.is_reading and self._clock() - entry.read_at >= entry.pause_seconds:
             entry.is_reading = True
@@ -125,9 +125,14 @@ class AddressBook:
         return entry.found
 
     def look_up_both(
-        self, own: SecretReference, workers: SecretReference
+        self, own: SecretReference | None, workers: SecretReference | None
     ) -> FoundAddress | Failure | None:
-        """Return the operator's address, with the checksum of the workers' URL."""
+        """Return the operator's address, with the checksum of the workers' URL.
+
+        Without references, as where the spec is not valid, it is a Failure that says so.
+        """
+        if own is None or workers is None:
+            return Failure(reason="InvalidSpec", message="the spec is not valid")
         found = self.look_up(own)
         if own == workers:
             return found
@@ -138,25 +143,25 @@ class AddressBook:
             return theirs
         return FoundAddress(found.address, theirs.checksum)
 
-    def distrust(self, reference: SecretReference) -> None:
-        """Read it again soon: it did not work."""
+    def expire(self, reference: SecretReference) -> None:
+        """Read it again soon: its URL did not work."""
         entry = self._entries.get(reference)
         if entry is not None:
             entry.read_at = min(entry.read_at, self._clock() - FRESH_SECONDS + RETRY_SECONDS)
 
     def forget_all_but(self, references: set[SecretReference]) -> None:
-        """Forget what is not in use any more."""
+        """Forget the Secrets that are no longer in use."""
         for reference in self._entries.keys() - references:
             if not self._entries[reference].is_reading:
                 del self._entries[reference]
 
     async def _read(self, reference: SecretReference, entry: _Entry) -> None:
         try:
-            # One namespace with thousands of Secrets leaves room for the others.
-            async with self._lines[reference.secret.namespace], self._line:
+            # A namespace with thousands of Secrets must not block the others.
+            async with self._limits[reference.secret.namespace], self._limit:
                 found = await self._read_now(reference, entry)
-        except Exception as error:  # noqa: BLE001 - what makes no sense ends nothing else
-            # Not what it says: it may quote what is in the Secret.
+        except Exception as error:  # noqa: BLE001 - a malformed Secret must not stop the operator
+            # The error's text is not shown: it may quote the Secret.
             kind = type(error).__name__
             _log.warning("secret not read", secret_name=str(reference.secret), reason=kind)
             if isinstance(entry.found, FoundAddress):
@@ -179,7 +184,7 @@ class AddressBook:
             values = await self._cluster.read_secret(secret)
         except MeshHookError as error:
             if isinstance(entry.found, FoundAddress):
-                # What was read before still counts: the API server's troubles are not the queue's.
+                # Keep using the last URL: an outage of the API server must not stop the queue.
                 _log.warning("secret not read", secret_name=str(secret), reason=str(error))
                 return entry.found
             return problem_of(error)
@@ -210,7 +215,12 @@ class AddressBook:
         return FoundAddress(address, checksum)
 
 
+def address_in(entry: FoundAddress | Failure | None) -> DatabaseAddress | None:
+    """Return the address of what a look-up returned; None if there is none."""
+    return entry.address if isinstance(entry, FoundAddress) else None
+
+
 def _checksum(url: str, salt: str) -> str:
-    """Return a short hash that is slow to make, since it stands where many may read it."""
+    """Return a short hash that is slow to compute, since many people may read it."""
     digest = hashlib.scrypt(url.encode(), salt=salt.encode(), n=_CHECKSUM_COST, r=8, p=1, dklen=4)
     return digest.hex()

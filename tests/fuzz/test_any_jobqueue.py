@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry
 from meshhook.queue_config import QueueSettings
 from meshhook_operator.api.jobqueue import JobQueue
 from meshhook_operator.metrics import OperatorMetrics
-from meshhook_operator.reconciliation.reconciler import QueueController, Source
-from meshhook_operator.reconciliation.scaling_inputs import scaling_rules, tick_seconds
+from meshhook_operator.reconciliation.autoscaler import scaling_rules, tick_seconds
+from meshhook_operator.reconciliation.reconciler import JobQueueReconciler, Source
 from meshhook_operator.scaling import Failure
 from meshhook_operator.workers.manifests import worker_deployment
 from support.crd_schemas import RULES, refusals, rules_of, stored, values
@@ -134,19 +134,19 @@ def has_odd_space(found: JobQueue) -> bool:
 
 
 async def _ready(found: JobQueue) -> dict[str, Any]:
-    """Return the condition Ready that a controller writes while the database is away."""
+    """Return the condition Ready that a reconciler writes while the database is away."""
     cluster = RecordedCluster()
-    controller = QueueController(
+    reconciler = JobQueueReconciler(
         take(stored(SCHEMA, jobqueue_body()["spec"])),
         cluster=cast("Any", cluster),
         metrics=OperatorMetrics(CollectorRegistry()),
         find_conflict=lambda _: None,
         clock=lambda: 1_000.0,
     )
-    controller.update(found)
+    reconciler.on_jobqueue_changed(found)
     away = Failure(reason="SourceUnavailable", message="away")
     for _ in range(2):  # one failure alone is worth no word
-        await controller.step(away, Source(None, None))
+        await reconciler.reconcile(away, Source(None, None))
     condition = cluster.condition(found.key)
     assert condition is not None
     return condition

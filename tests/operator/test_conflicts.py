@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any
 
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
-from meshhook_operator.reconciliation.conflicts import Claims, known_by_one_name
+from meshhook_operator.databases.registry import known_by_one_name
+from meshhook_operator.reconciliation.conflicts import Claims
 from support.jobqueues import jobqueue
 
 DATABASE, OTHER_DATABASE = "database", "other database"

@@ -111,7 +111,7 @@ async def test_every_odd_url_has_its_status(capsys, caplog):
     queues.append(make("no-secret"))
     async with running(cluster) as operator:
         for queue in queues:
-            operator.see_jobqueue(queue)
+            operator.on_jobqueue_changed(queue)
         for queue in queues:
             condition = await eventually(
                 partial(cluster.condition, queue.key), timeout=60, message=str(queue.key)
@@ -164,7 +164,7 @@ def test_any_bytes_have_their_status(loop_of_its_own, capsys, caplog, values):
             queues = [make(f"q{next(_names)}") for _ in values]
             for queue, value in zip(queues, values, strict=True):
                 cluster.secrets[queue.key] = {"uri": value}
-                operator.see_jobqueue(queue)
+                operator.on_jobqueue_changed(queue)
             for queue in queues:
                 await eventually(partial(cluster.condition, queue.key), message=str(queue.key))
 

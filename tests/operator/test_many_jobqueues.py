@@ -48,8 +48,8 @@ async def test_others_are_served_meanwhile(database_url, pool, many, secret):
     cpu_before = time.thread_time()
     task = asyncio.create_task(operator.run(), name="operator")
     for each in bad:
-        operator.see_jobqueue(each)
-    operator.see_jobqueue(good)
+        operator.on_jobqueue_changed(each)
+    operator.on_jobqueue_changed(good)
 
     def is_served() -> bool:
         return (cluster.condition(good.key) or {}).get("reason") == "Operating"

@@ -22,7 +22,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_the_age_of_the_last_decision_needs_no_clock_that_is_right(clock: list[float]) -> None:
     """It grows from the moment that the JobQueue is seen, and begins anew with each decision."""
     registry = CollectorRegistry()
-    metrics = OperatorMetrics(registry).of_queue("orders", "shop/orders")
+    metrics = OperatorMetrics(registry).of_jobqueue("orders", "shop/orders")
 
     def age() -> float | None:
         return registry.get_sample_value(

@@ -1,4 +1,4 @@
-"""What the operator finds out although no watch told it."""
+"""What the operator finds out although no watch reported it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Listings:
     """What the API server has; it knows nothing else here."""
 
     def __init__(self) -> None:
-        self.autoscalers: list[tuple[ObjectKey, str]] = []
+        self.hpas: list[tuple[ObjectKey, str]] = []
         self.nonsense = 0
 
     async def list_jobqueues(self, namespace: str) -> list[JobQueue]:
@@ -33,9 +33,9 @@ class Listings:
             raise ValueError(namespace)
         return []
 
-    async def list_autoscalers(self, _: str) -> list[tuple[ObjectKey, str]]:
+    async def list_hpas(self, _: str) -> list[tuple[ObjectKey, str]]:
         """Return what there is."""
-        return self.autoscalers
+        return self.hpas
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def listings() -> Listings:
 
 @pytest.fixture
 async def operator(listings: Listings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Operator]:
-    """An operator at work that lists often."""
-    monkeypatch.setattr(module, "LISTING_SECONDS", 0.02)
+    """A running operator that resyncs often."""
+    monkeypatch.setattr(module, "RESYNC_SECONDS", 0.02)
     found = Operator(
         cluster=cast("Any", listings), registry=CollectorRegistry(), namespaces=["shop"]
     )
@@ -57,21 +57,24 @@ async def operator(listings: Listings, monkeypatch: pytest.MonkeyPatch) -> Async
     await asyncio.wait([task])
 
 
-async def test_an_autoscaler_whose_end_was_not_told_is_no_conflict(operator, listings):
-    """A watch that broke off forgets to say what was deleted meanwhile; a listing shows it."""
-    listings.autoscalers = [(TARGET, "mail")]
-    operator.use_autoscalers({TARGET: ["mail"]})
+async def test_an_autoscaler_whose_deletion_was_not_reported_is_no_conflict(operator, listings):
+    """An interrupted watch does not report what was deleted meanwhile; a listing shows it."""
+    listings.hpas = [(TARGET, "mail")]
+    operator.use_hpas({TARGET: ["mail"]})
     mine = jobqueue(worker=None, deploymentRef={"name": "mail"})
 
+    operator.on_jobqueue_changed(mine)
+    reconciler = operator._jobqueues.get(mine.key)
+
     def conflict() -> Any:
-        operator._claim()
-        return operator._claims.conflict_of(mine, None)
+        operator._jobqueues.refresh_claims()
+        return operator._jobqueues.conflict_of(reconciler)
 
     await asyncio.sleep(0.1)
     assert "HorizontalPodAutoscaler" in conflict().message
-    listings.autoscalers = []
+    listings.hpas = []
     await eventually(lambda: conflict() is None)
-    listings.autoscalers = [(TARGET, "mail")]
+    listings.hpas = [(TARGET, "mail")]
     await eventually(conflict)
 
 
@@ -79,8 +82,8 @@ async def test_an_answer_that_makes_no_sense_ends_nothing(operator, listings):
     """The next one counts."""
     listings.nonsense = 3
     await eventually(lambda: listings.nonsense == 0)
-    operator.use_autoscalers({TARGET: ["mail"]})
-    await eventually(lambda: operator._gone_autoscalers == {(TARGET, "mail")})
+    operator.use_hpas({TARGET: ["mail"]})
+    await eventually(lambda: operator._jobqueues._deleted_hpas == {(TARGET, "mail")})
 
 
 def test_a_clock_that_is_set_back_holds_nothing_up(monkeypatch):

@@ -8,17 +8,19 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
+from meshhook_operator.databases.database import DatabaseAddress
 from meshhook_operator.metrics import OperatorMetrics
-from meshhook_operator.reconciliation.reconciler import QueueController
+from meshhook_operator.reconciliation.jobqueues import JobQueueTable
+from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
 from meshhook_operator.scaling import Fleet, Sample, ScalerState, ScalingSpec, decide
 from support.jobqueues import deployment, jobqueue
 
 SCALING = {"minReplicas": 0, "maxReplicas": 20}
 
 
-def controller(**spec: Any) -> QueueController:
-    """Return a controller that has looked for the Deployment; it writes nothing here."""
-    found = QueueController(
+def reconciler(**spec: Any) -> JobQueueReconciler:
+    """Return a reconciler that has looked for the Deployment; it writes nothing here."""
+    found = JobQueueReconciler(
         jobqueue(scaling=SCALING, **spec),
         cluster=cast("Any", None),
         metrics=OperatorMetrics(CollectorRegistry()),
@@ -30,24 +32,24 @@ def controller(**spec: Any) -> QueueController:
 
 
 @pytest.fixture
-def asleep() -> QueueController:
-    """The controller of a queue at zero."""
-    found = controller()
-    found.see_deployment(deployment(replicas=0))
+def asleep() -> JobQueueReconciler:
+    """The reconciler of a queue at zero."""
+    found = reconciler()
+    found.on_deployment_changed(deployment(replicas=0))
     return found
 
 
 def test_a_queue_at_zero_wants_to_be_woken(asleep):
     """Also before its Deployment was made, and not while it has workers."""
     assert asleep.wants_wake_up
-    assert controller().wants_wake_up
+    assert reconciler().wants_wake_up
     asleep._fleet.view = deployment(replicas=1)
     assert not asleep.wants_wake_up
 
 
 def test_what_no_message_could_start_is_not_woken(asleep):
     """Each message would cost a look at the database, and maybe a write that is refused again."""
-    asleep._back_off(1_000.0)
+    asleep._requeue_after_failure()
     assert not asleep.wants_wake_up
     asleep._failures = 0
     assert asleep.wants_wake_up
@@ -56,12 +58,24 @@ def test_what_no_message_could_start_is_not_woken(asleep):
     state = ScalerState.begin(990.0)
     rules = ScalingSpec(max_replicas=20, min_replicas=0)
     for fleet, is_woken in ((paused, False), (replace(paused, paused=False), True)):
-        asleep._decision, state = decide(rules, sample, fleet, state, 1_000.0)
+        asleep._autoscaler.decision, state = decide(rules, sample, fleet, state, 1_000.0)
         assert asleep.wants_wake_up is is_woken
         sample = replace(sample, sampled_at=1_005.0)
 
 
 def test_a_deployment_that_is_not_there_is_not_woken():
     """Nobody knows which pods to start until somebody makes it."""
-    found = controller(worker=None, deploymentRef={"name": "mail"})
+    found = reconciler(worker=None, deploymentRef={"name": "mail"})
     assert not found.wants_wake_up
+
+
+def test_a_queue_can_be_found_though_conflicts_were_looked_for_in_between():
+    """A database that was just identified must not hide that a JobQueue is new or has moved."""
+    table = JobQueueTable(lambda _: None)
+    new = reconciler()
+    table.add(new)
+    table.refresh_claims()
+    assert table.is_stale
+    address = DatabaseAddress("postgresql://db/app", pooled=False)
+    table.refresh({new.jobqueue.key: address})
+    assert list(table.of_queue(address, "emails")) == [new]

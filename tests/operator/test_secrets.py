@@ -15,7 +15,7 @@ from meshhook_operator.secrets import (
     MAX_RETRY_SECONDS,
     QUICK_RETRIES,
     RETRY_SECONDS,
-    AddressBook,
+    DatabaseSecrets,
     FoundAddress,
     SecretReference,
 )
@@ -58,10 +58,10 @@ def changes() -> list[SecretReference]:
 
 
 @pytest.fixture
-async def book(secrets: Secrets, changes: list[SecretReference]) -> AsyncIterator[AddressBook]:
+async def book(secrets: Secrets, changes: list[SecretReference]) -> AsyncIterator[DatabaseSecrets]:
     """A book that reads them."""
     async with asyncio.TaskGroup() as tasks:
-        yield AddressBook(
+        yield DatabaseSecrets(
             secrets,  # type: ignore[arg-type]
             tasks,
             on_change=changes.append,
@@ -69,7 +69,7 @@ async def book(secrets: Secrets, changes: list[SecretReference]) -> AsyncIterato
         )
 
 
-async def first_look(book: AddressBook) -> FoundAddress | Failure:
+async def first_look(book: DatabaseSecrets) -> FoundAddress | Failure:
     """Return what is found at first."""
     found = await eventually(lambda: book.look_up(REFERENCE))
     assert isinstance(found, FoundAddress | Failure)
@@ -163,7 +163,7 @@ async def test_the_api_server_is_away(book, secrets):
 async def test_what_did_not_work_is_read_again_soon(book, secrets):
     """After a login that was refused, a new password is not waited for half a minute."""
     await first_look(book)
-    book.distrust(REFERENCE)
+    book.expire(REFERENCE)
     secrets.now += RETRY_SECONDS
     book.look_up(REFERENCE)
     await eventually(lambda: secrets.reads == 2)
@@ -237,7 +237,7 @@ async def test_one_namespace_does_not_fill_the_line(secrets):
 
     secrets.read_secret = read
     async with asyncio.TaskGroup() as tasks:
-        book = AddressBook(secrets, tasks, on_change=lambda _: None, clock=lambda: 0.0)
+        book = DatabaseSecrets(secrets, tasks, on_change=lambda _: None, clock=lambda: 0.0)
         for index in range(100):
             key = ObjectKey("other", f"s{index}")
             book.look_up(SecretReference(key, "uri", pooled=False))

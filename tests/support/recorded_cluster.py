@@ -63,6 +63,6 @@ class RecordedCluster:
         """Return the JobQueues that there are."""
         return self.jobqueues
 
-    async def list_autoscalers(self, _: str) -> list[tuple[ObjectKey, str]]:
+    async def list_hpas(self, _: str) -> list[tuple[ObjectKey, str]]:
         """Return nothing."""
         return []

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from meshhook.postgres.database import Database
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, read_demand
-from meshhook_operator.metrics import OperatorMetrics, QueueMetrics
+from meshhook_operator.metrics import JobQueueMetrics, OperatorMetrics
 from meshhook_operator.scaling import Fleet, ScalerState, ScalingSpec, decide, lookahead_seconds
 
 SPEC = ScalingSpec(max_replicas=4, target_age_seconds=20, tick_seconds=1)
@@ -27,7 +27,7 @@ class StandInOperator:
         """Take the database and the registry to add its metrics to."""
         self._database = database
         self._metrics = OperatorMetrics(registry)
-        self._queues: dict[str, tuple[QueueMetrics, ScalerState]] = {}
+        self._queues: dict[str, tuple[JobQueueMetrics, ScalerState]] = {}
         self._started_at = time.monotonic()
 
     async def tick(self, only: Collection[str] = ()) -> Mapping[str, int]:
@@ -49,7 +49,7 @@ class StandInOperator:
 
     def _request(self, queue: str) -> DemandRequest:
         if queue not in self._queues:
-            metrics = self._metrics.of_queue(queue, f"{NAMESPACE}/{queue}")
+            metrics = self._metrics.of_jobqueue(queue, f"{NAMESPACE}/{queue}")
             self._queues[queue] = metrics, ScalerState.begin(time.monotonic())
         _, state = self._queues[queue]
         return DemandRequest(queue, lookahead_seconds(SPEC, state))

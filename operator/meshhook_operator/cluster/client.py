@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httpx2
-from lightkube import ApiError, AsyncClient
+from lightkube import AsyncClient
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
@@ -25,16 +23,16 @@ from lightkube.types import PatchType
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
 from meshhook_operator.api.spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from meshhook_operator.cluster.deployments import FIELD_MANAGER, DeploymentView
-from meshhook_operator.errors import ClusterRefusedError, ClusterUnavailableError
-from meshhook_operator.texts import capped
+from meshhook_operator.cluster.pods import DELETION_COST_ANNOTATION, PodView, deletion_cost
+from meshhook_operator.cluster.responses import translated_errors
+from meshhook_operator.errors import ClusterRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from meshhook_operator.cluster.deployments import LabelTerm
 
 ALL_NAMESPACES = "*"
-DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 FINALIZER_MANAGER = "meshhook-operator-finalizer"
 _REQUEST_SECONDS = 10.0
 _MAX_EVENT_BYTES = 1_000
@@ -47,15 +45,6 @@ _OPERATORS: dict[str, Callable[[Sequence[str]], Any]] = {
 }
 
 _JobQueueResource = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
-
-
-@dataclass(frozen=True, slots=True)
-class PodView:
-    """A worker's pod."""
-
-    key: ObjectKey
-    deletion_cost: int
-    """The lowest goes first when there are too many."""
 
 
 class Cluster:
@@ -89,13 +78,13 @@ class Cluster:
             namespace: the one to look into; `*` means all.
         """
         for resource in (_JobQueueResource, Deployment, HorizontalPodAutoscaler):
-            with _translated_errors():
+            with translated_errors():
                 async for _ in self._client.list(resource, namespace=namespace, chunk_size=1):
                     break
 
     async def list_jobqueues(self, namespace: str) -> list[JobQueue]:
         """Return the JobQueues of a namespace, or of all of them if it is `*`."""
-        with _translated_errors():
+        with translated_errors():
             return [
                 JobQueue.from_body(found)
                 async for found in self._client.list(
@@ -103,9 +92,9 @@ class Cluster:
                 )
             ]
 
-    async def list_autoscalers(self, namespace: str) -> list[tuple[ObjectKey, str]]:
-        """Return what the HorizontalPodAutoscalers of Deployments scale, and their names."""
-        with _translated_errors():
+    async def list_hpas(self, namespace: str) -> list[tuple[ObjectKey, str]]:
+        """Return the Deployment that each HorizontalPodAutoscaler scales, and its own name."""
+        with translated_errors():
             return [
                 (ObjectKey(metadata.namespace or "", spec.scaleTargetRef.name), metadata.name or "")
                 async for found in self._client.list(
@@ -119,7 +108,7 @@ class Cluster:
     async def find_deployment(self, key: ObjectKey) -> DeploymentView | None:
         """Return a Deployment, or None if there is none."""
         try:
-            with _translated_errors():
+            with translated_errors():
                 found = await self._client.get(Deployment, key.name, namespace=key.namespace)
         except ClusterRefusedError as error:
             if error.code == HTTPStatus.NOT_FOUND:
@@ -130,7 +119,7 @@ class Cluster:
     async def apply_deployment(self, manifest: Mapping[str, Any]) -> DeploymentView:
         """Make a Deployment what the manifest says, and return what became of it."""
         metadata = manifest["metadata"]
-        with _translated_errors():
+        with translated_errors():
             applied = await self._client.patch(
                 Deployment,
                 metadata["name"],
@@ -150,7 +139,7 @@ class Cluster:
             "metadata": {"name": key.name, "namespace": key.namespace},
             "spec": {"replicas": replicas},
         }
-        with _translated_errors():
+        with translated_errors():
             scaled = await self._client.patch(
                 Deployment.Scale,
                 key.name,
@@ -165,7 +154,7 @@ class Cluster:
 
     async def list_pods(self, namespace: str, selector: Sequence[LabelTerm]) -> list[PodView]:
         """Return the pods that a selector finds and that are not on their way out."""
-        with _translated_errors():
+        with translated_errors():
             found = self._client.list(
                 Pod,
                 namespace=namespace,
@@ -176,7 +165,7 @@ class Cluster:
                 chunk_size=500,
             )
             return [
-                PodView(ObjectKey(namespace, pod.metadata.name or ""), _deletion_cost(pod))
+                PodView(ObjectKey(namespace, pod.metadata.name or ""), deletion_cost(pod))
                 async for pod in found
                 if pod.metadata is not None and pod.metadata.deletionTimestamp is None
             ]
@@ -184,7 +173,7 @@ class Cluster:
     async def set_deletion_cost(self, key: ObjectKey, cost: int | None) -> None:
         """Say how soon a pod should go when there are too many; None takes the word back."""
         value = None if cost is None else str(cost)
-        with _translated_errors():
+        with translated_errors():
             await self._client.patch(
                 Pod,
                 key.name,
@@ -197,7 +186,7 @@ class Cluster:
     async def read_secret(self, key: ObjectKey) -> dict[str, str] | None:
         """Return what is in a Secret, or None if there is none; what is not text is left out."""
         try:
-            with _translated_errors():
+            with translated_errors():
                 secret = await self._client.get(Secret, key.name, namespace=key.namespace)
         except ClusterRefusedError as error:
             if error.code == HTTPStatus.NOT_FOUND:
@@ -213,7 +202,7 @@ class Cluster:
 
     async def patch_status(self, key: ObjectKey, status: Mapping[str, Any]) -> None:
         """Write fields of a JobQueue's status; a field that is None is removed."""
-        with _translated_errors():
+        with translated_errors():
             await self._client.patch(
                 _JobQueueResource.Status,
                 key.name,
@@ -234,7 +223,7 @@ class Cluster:
                 "finalizers": list(finalizers),
             },
         }
-        with _translated_errors():
+        with translated_errors():
             await self._client.patch(
                 _JobQueueResource,
                 key.name,
@@ -267,38 +256,10 @@ class Cluster:
             lastTimestamp=now,
             count=1,
         )
-        with _translated_errors():
+        with translated_errors():
             await self._client.create(event)
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except ApiError as error:
-        code = int(error.status.code or 0)
-        message = capped(str(error.status.message or error))
-        if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS:
-            raise ClusterUnavailableError(f"the API server cannot answer now: {message}") from error
-        raise ClusterRefusedError(f"the API server refused: {message}", code) from error
-    except httpx2.HTTPStatusError as error:  # from a proxy, or with no body
-        code = error.response.status_code
-        if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS:
-            raise ClusterUnavailableError(f"the API server cannot answer now: {error}") from error
-        raise ClusterRefusedError(f"the API server refused: {error}", code) from error
-    except httpx2.HTTPError as error:
-        reason = str(error) or type(error).__name__
-        raise ClusterUnavailableError(f"the API server cannot be reached: {reason}") from error
 
 
 def _in_event(message: str) -> str:
     """Return as much of a message as an event may hold, in bytes."""
     return message.encode(errors="replace")[:_MAX_EVENT_BYTES].decode(errors="ignore")
-
-
-def _deletion_cost(pod: Pod) -> int:
-    annotations = (pod.metadata.annotations if pod.metadata else None) or {}
-    try:
-        return int(annotations.get(DELETION_COST_ANNOTATION, "0"))
-    except ValueError:
-        return 0

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-_log = get_logger("meshhook_operator.databases.database")
+_log = get_logger("meshhook_operator.databases")
 
 POOL_CONNECTIONS = 3
 """One reads the demand, one the metrics, and one changes a queue: none waits for another."""

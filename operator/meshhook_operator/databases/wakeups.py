@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-_log = get_logger("meshhook_operator.databases.wakeups")
+_log = get_logger("meshhook_operator.wakeups")
 
 CHANNEL_PREFIX = "meshhook_wake_"
 RETRY_SECONDS = 5.0

@@ -74,23 +74,5 @@ class Claims:
         return None
 
 
-def known_by_one_name(
-    databases: Mapping[Hashable, Collection[Hashable]],
-) -> dict[Hashable, Hashable]:
-    """Return one address for all those that lead to the same database.
-
-    Args:
-        databases: by address, what tells each from every other; those that share any of it are
-            one. With none it is one of its own.
-    """
-    groups: list[tuple[set[Hashable], list[Hashable]]] = []
-    for address, identities in databases.items():
-        same = [group for group in groups if group[0] & set(identities)]
-        groups = [group for group in groups if group not in same]
-        together = set(identities).union(*(known for known, _ in same))
-        groups.append((together, [*(each for _, these in same for each in these), address]))
-    return {address: addresses[0] for _, addresses in groups for address in addresses}
-
-
 def _age(jobqueue: JobQueue) -> tuple[float, str]:
     return jobqueue.created_at, jobqueue.uid

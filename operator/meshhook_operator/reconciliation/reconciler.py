@@ -1,4 +1,4 @@
-"""One JobQueue: from what a tick found to its queue, its Deployment and its status."""
+"""Reconciling one JobQueue: its queue, the number of its workers, its Deployment and its status."""
 
 from __future__ import annotations
 
@@ -21,20 +21,16 @@ from meshhook_operator.api.conditions import (
 from meshhook_operator.api.status import JobQueueStatus
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem
 from meshhook_operator.problems import not_ready, problem_of
+from meshhook_operator.reconciliation.autoscaler import Autoscaler, tick_seconds
 from meshhook_operator.reconciliation.conflicts import Conflict
-from meshhook_operator.reconciliation.reporting import Reporter
-from meshhook_operator.reconciliation.scaling_inputs import (
-    fleet_of,
-    learned_before,
-    scaling_rules,
-    tick_seconds,
-)
-from meshhook_operator.scaling import Failure, Sample, ScalerState, decide, lookahead_seconds
-from meshhook_operator.secrets import reference_of, workers_reference_of
+from meshhook_operator.reconciliation.queue_in_database import QueueInDatabase
+from meshhook_operator.reconciliation.reporter import Reporter
+from meshhook_operator.scaling import Failure
+from meshhook_operator.secrets import operator_reference_of, workers_reference_of
 from meshhook_operator.workers.fleet import WorkerFleet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
 
     from meshhook_operator.api.jobqueue import JobQueue
     from meshhook_operator.api.spec import JobQueueSpec
@@ -42,15 +38,12 @@ if TYPE_CHECKING:
     from meshhook_operator.cluster.deployments import DeploymentView
     from meshhook_operator.databases.database import QueueDatabase
     from meshhook_operator.metrics import OperatorMetrics
-    from meshhook_operator.scaling import Decision
 
-_log = get_logger("meshhook_operator.reconciliation.reconciler")
+_log = get_logger("meshhook_operator.reconciler")
 
 FINALIZER = "meshhook.io/queue"
 AT_ONCE = float("-inf")
 INVALID_SPEC_SECONDS = 60.0
-CREATE_AGAIN_SECONDS = 10.0
-"""How long after a queue was made it may be made again."""
 MAX_BACKOFF_SECONDS = 60.0
 
 Found: TypeAlias = QueueDemand | QueueProblem | Failure
@@ -61,13 +54,13 @@ class Source(NamedTuple):
     """The way to the queue."""
 
     database: QueueDatabase | None
-    """None if there is no way to it."""
+    """None if it cannot be reached at all, as without a Secret."""
     checksum: str | None
-    """Of its URL; None if that is not known."""
+    """Of the workers' database URL; None if that is not known."""
 
 
-class QueueController:
-    """Keeps one JobQueue. What the API server or the database refuse becomes a condition."""
+class JobQueueReconciler:
+    """Reconciles one JobQueue. What the API server or the database refuse becomes a condition."""
 
     def __init__(
         self,
@@ -75,29 +68,27 @@ class QueueController:
         *,
         cluster: Cluster,
         metrics: OperatorMetrics,
-        find_conflict: Callable[[QueueController], Conflict | None],
+        find_conflict: Callable[[JobQueueReconciler], Conflict | None],
         clock: Callable[[], float],
     ) -> None:
         self.jobqueue = jobqueue
-        self.reference = reference_of(jobqueue)
-        """Where the operator's URL of its database stands; None if its spec is not valid."""
+        self.operator_reference = operator_reference_of(jobqueue)
+        """Which Secret has the operator's database URL; None if the spec is not valid."""
         self.workers_reference = workers_reference_of(jobqueue)
-        """Where that of its workers stands, often the same; None if its spec is not valid."""
+        """Which Secret has the workers' URL, often the same; None if the spec is not valid."""
         self.due_at = AT_ONCE
-        """When it is to be looked at again, on the operator's clock."""
+        """When it is reconciled next, on the operator's clock."""
         self._cluster = cluster
         self._all_metrics = metrics
-        self._metrics = metrics.of_queue(self.queue_name, str(jobqueue.key))
+        self._metrics = metrics.of_jobqueue(self.queue_name, str(jobqueue.key))
         self._find_conflict = find_conflict
         self._clock = clock
         self._fleet = WorkerFleet(jobqueue, cluster=cluster, clock=clock)
         self._reporter = Reporter(jobqueue, cluster=cluster, clock=clock)
-        self._scaler: ScalerState | None = None
-        self._sampled_from: Hashable | None = None
-        self._decision: Decision | None = None
+        self._queue = QueueInDatabase(jobqueue.key, reporter=self._reporter, clock=clock)
+        self._autoscaler = Autoscaler(clock=clock)
         self._last_scale_time = jobqueue.status.last_scale_time
         self._failures = 0
-        self._may_create_at = AT_ONCE
         self._was_read = False
 
     @property
@@ -107,7 +98,7 @@ class QueueController:
 
     @property
     def tick_seconds(self) -> float:
-        """How often it is looked at, in seconds."""
+        """How often it is reconciled, in seconds."""
         return tick_seconds(self.jobqueue.spec) if self.jobqueue.spec else INVALID_SPEC_SECONDS
 
     @property
@@ -116,104 +107,135 @@ class QueueController:
         spec, view = self.jobqueue.spec, self._fleet.view
         if spec is None or spec.paused or spec.scaling.min_replicas > 0:
             return False
-        if self._failures or (self._decision is not None and not self._decision.may_write):
+        if self._failures or self._autoscaler.is_held:
             return False  # no message could start a worker; the ticks go on
         if view is None and spec.deployment_ref is not None:
             return False
         return self._fleet.is_known and (view is None or view.replicas == 0)
 
-    def update(self, jobqueue: JobQueue) -> None:
+    @property
+    def demand_request(self) -> DemandRequest:
+        """What the next tick should read of the queue; only for a valid spec."""
+        spec = self.jobqueue.spec
+        assert spec is not None, "asked of a JobQueue whose spec is not valid"  # noqa: S101
+        return DemandRequest(
+            self.queue_name,
+            self._autoscaler.lookahead_seconds(spec),
+            is_waiting=self.wants_wake_up,
+        )
+
+    # --- What the watches tell it ----------------------------------------------------------------
+
+    def on_jobqueue_changed(self, jobqueue: JobQueue) -> None:
         """Take a newer version of the JobQueue."""
         old, old_name = self.jobqueue, self.queue_name
         self.jobqueue = jobqueue
-        self.reference = reference_of(jobqueue)
+        self.operator_reference = operator_reference_of(jobqueue)
         self.workers_reference = workers_reference_of(jobqueue)
-        if self._fleet.follow(jobqueue):
-            self._scaler = None
+        if self._fleet.on_jobqueue_changed(jobqueue):
+            self._autoscaler.forget()
         if self.queue_name != old_name:
             self._metrics.remove()
-            self._metrics = self._all_metrics.of_queue(self.queue_name, str(jobqueue.key))
+            self._metrics = self._all_metrics.of_jobqueue(self.queue_name, str(jobqueue.key))
         if (old.generation, old.is_deleting) != (jobqueue.generation, jobqueue.is_deleting):
             self._failures = 0
-            self.due_at = AT_ONCE
+            self.requeue()
 
-    def see_deployment(self, view: DeploymentView | None) -> None:
-        """Take a newer version of the Deployment; None means that it is gone."""
-        if self._fleet.see(view):
-            self.due_at = AT_ONCE
+    def on_deployment_changed(self, view: DeploymentView | None) -> None:
+        """Take a newer version of the Deployment; None means that it was deleted."""
+        if self._fleet.on_deployment_changed(view):
+            self.requeue()
 
-    def request(self) -> DemandRequest:
-        """Return what the next tick should read of the queue; its spec must be valid."""
-        spec = self._spec()
-        ahead = self.tick_seconds
-        if self._scaler is not None:
-            ahead = max(ahead, lookahead_seconds(scaling_rules(spec), self._scaler))
-        return DemandRequest(self.queue_name, ahead, is_waiting=self.wants_wake_up)
-
-    def close(self) -> None:
-        """Take its metrics away: the JobQueue is gone."""
+    def on_deleted(self) -> None:
+        """Remove its metrics: the JobQueue is gone."""
         self._metrics.remove()
 
-    def take_up(self) -> None:
-        """Note that a tick begins to look at it: what happens from now on is for the next one."""
-        self.due_at = self._next_beat()
+    # --- When it is due --------------------------------------------------------------------------
 
-    async def step(self, found: Found, source: Source) -> bool:
-        """Act on what a tick found, and return whether all is well."""
-        now = self._clock()
-        spec = self.jobqueue.spec
+    def requeue(self) -> None:
+        """Reconcile it as soon as possible, not only with the next tick."""
+        self.due_at = AT_ONCE
+
+    def schedule_next(self) -> None:
+        """Make it due at the next tick; a change from now on makes it due earlier.
+
+        Ticks are at multiples of the interval, so that one statement reads many queues.
+        """
+        self.due_at = (self._clock() // self.tick_seconds + 1) * self.tick_seconds
+
+    def _requeue_after_failure(self) -> None:
+        self._failures += 1
+        pause_seconds = min(MAX_BACKOFF_SECONDS, 2.0 ** min(self._failures, 10))
+        self.due_at = max(self.due_at, self._clock() + pause_seconds)
+
+    # --- Reconciliation --------------------------------------------------------------------------
+
+    async def reconcile(self, found: Found, source: Source) -> bool:
+        """Make everything as the spec says, report it, and return whether all is well.
+
+        Args:
+            found: what the tick has read of the queue.
+            source: the database that it was read from.
+        """
         if self.due_at != AT_ONCE:  # a message may have woken it since
-            self.due_at = self._next_beat()
+            self.schedule_next()
         try:
-            if self.jobqueue.is_deleting:
-                await self._let_go(found, source)
-                return True
-            if spec is None:
-                invalid = Finding(holds=False, reason="InvalidSpec", message=self.jobqueue.problem)
-                await self._report(invalid, NOT_PAUSED, found)
-                return False
-            paused = _pause(spec, found)
-            ready: Finding | None
-            try:
-                ready = await self._keep(spec, found, source, paused)
-            except MeshHookError as error:
-                self._back_off(now)
-                ready = not_ready(problem_of(error))
-            else:
-                self._failures = 0
-            if ready is not None and not self._is_first_failure(found):
-                await self._report(ready, paused, found)
+            return await self._reconcile(found, source)
         except MeshHookError as error:
-            self._back_off(now)
-            _log.warning("step failed", jobqueue=str(self.jobqueue.key), error=str(error))
+            self._requeue_after_failure()
+            _log.warning("not reconciled", error=str(error), **self._log_fields())
+        except Exception:  # noqa: BLE001 - a bug here must not end the ticks of other queues
+            self._requeue_after_failure()
+            _log.exception("not reconciled", **self._log_fields())
+        return False
+
+    async def _reconcile(self, found: Found, source: Source) -> bool:
+        spec = self.jobqueue.spec
+        if self.jobqueue.is_deleting:
+            await self._finalize(found, source)
+            return True
+        if spec is None:
+            invalid = Finding(holds=False, reason="InvalidSpec", message=self.jobqueue.problem)
+            await self._update_status(invalid, NOT_PAUSED, found)
             return False
-        except Exception:  # noqa: BLE001 - a fault of ours must not end other queues' ticks
-            self._back_off(now)
-            _log.exception("step failed", jobqueue=str(self.jobqueue.key))
-            return False
+        paused = _pause(spec, found)
+        ready: Finding | None
+        try:
+            ready = await self._reconcile_spec(spec, found, source, paused)
+        except MeshHookError as error:
+            self._requeue_after_failure()
+            ready = not_ready(problem_of(error))
+        else:
+            self._failures = 0
+        if ready is not None and not self._is_first_failure(found):
+            await self._update_status(ready, paused, found)
         return ready is None or ready.holds
 
-    # --- The steps of a step -------------------------------------------------------------------
-
-    async def _keep(
+    async def _reconcile_spec(
         self, spec: JobQueueSpec, found: Found, source: Source, paused: Finding
     ) -> Finding | None:
-        """Do everything but report; return what Ready is to say, None if it is too early to say."""
+        """Do everything but report; return what Ready says, None if it is too early to say."""
         await self._fleet.look_up()
         conflict = self._conflict()
         may_change_queue = not spec.paused and not (conflict and conflict.is_about_queue)
         if may_change_queue:
-            await self._keep_finalizer(spec)
-            if await self._keep_queue(spec, found, source.database):
-                self.due_at = AT_ONCE  # it is there now, and can be read
+            await self._ensure_finalizer(spec)
+            if await self._ensure_queue(spec, found, source.database):
+                self.requeue()  # it exists now, and can be read
                 return None
-        self._note_database(source.database)
-        self._decide(spec, found, paused, conflict)
+        self._decide(found, source, paused, conflict)
         if conflict is not None:
             return Finding(holds=False, reason="Conflict", message=conflict.message)
         if not spec.paused:
-            await self._keep_fleet(spec, found, source)
+            await self._ensure_deployment(spec, found, source)
         return self._ready(spec, found)
+
+    async def _ensure_queue(
+        self, spec: JobQueueSpec, found: Found, database: QueueDatabase | None
+    ) -> bool:
+        if database is None or isinstance(found, Failure):
+            return False
+        return await self._queue.ensure(spec, found, database)
 
     def _conflict(self) -> Conflict | None:
         found = self._find_conflict(self)
@@ -226,70 +248,30 @@ class QueueController:
             return Conflict(message, is_about_queue=False)
         return found
 
-    async def _keep_finalizer(self, spec: JobQueueSpec) -> None:
-        wanted = spec.deletion_policy == "DeleteIfEmpty"
-        if wanted != (FINALIZER in self.jobqueue.finalizers):
-            await self._cluster.apply_finalizers(self.jobqueue.key, [FINALIZER] if wanted else [])
-
-    async def _keep_queue(
-        self, spec: JobQueueSpec, found: Found, database: QueueDatabase | None
-    ) -> bool:
-        """Create the queue or mend its settings where needed; return whether it was created."""
-        if database is None or isinstance(found, Failure):
-            return False
-        wanted = spec.queue_settings
-        if isinstance(found, QueueProblem):
-            now = self._clock()
-            if not found.is_missing or now < self._may_create_at:
-                return False
-            # One that is missing again at once would be made again and again, with no pause.
-            self._may_create_at = now + CREATE_AGAIN_SECONDS
-            await database.ensure_queue(spec.queue_name, wanted)
-            await self._reporter.event("QueueCreated", f"queue {spec.queue_name!r} was created")
-            return True
-        differing = sorted(name for name in wanted if found.settings.get(name) != wanted[name])
-        if differing:
-            await database.ensure_queue(spec.queue_name, wanted)
-            _log.info(
-                "settings written", queue=spec.queue_name, settings=differing, **self._log_fields()
-            )
-        return False
-
-    def _note_database(self, database: QueueDatabase | None) -> None:
-        """Compare no sample with one of another database, whose numbers begin elsewhere."""
-        if database is None or database.generation == self._sampled_from:
-            return
-        if self._scaler is not None and self._sampled_from is not None:
-            self._scaler = self._scaler.elsewhere()
-        self._sampled_from = database.generation
-
     def _decide(
-        self, spec: JobQueueSpec, found: Found, paused: Finding, conflict: Conflict | None
+        self, found: Found, source: Source, paused: Finding, conflict: Conflict | None
     ) -> None:
-        now = self._clock()
-        if self._scaler is None:
-            self._scaler = ScalerState.begin(now, learned_before(self.jobqueue.status))
+        if source.database is not None:
+            self._autoscaler.on_database(source.database.generation)
         if isinstance(found, QueueDemand):
             self._metrics.succeeded()
-        fleet = fleet_of(
+        decision = self._autoscaler.decide(
             self.jobqueue,
+            found.sample if isinstance(found, QueueDemand) else _failure(found),
             self._fleet.view,
             paused=paused.holds,
             conflict=conflict.message if conflict else None,
         )
-        self._decision, self._scaler = decide(
-            scaling_rules(spec), _sample(found), fleet, self._scaler, now
-        )
-        self._metrics.decided(self._decision)
+        self._metrics.decided(decision)
 
-    async def _keep_fleet(self, spec: JobQueueSpec, found: Found, source: Source) -> None:
-        decision, view = self._decision, self._fleet.view
+    async def _ensure_deployment(self, spec: JobQueueSpec, found: Found, source: Source) -> None:
+        decision, view = self._autoscaler.decision, self._fleet.view
         if decision is None or (view is None and not isinstance(found, QueueDemand)):
             return  # new pods would have nothing to work on
         replicas = decision.desired_replicas
-        if not decision.may_write:  # the queue is paused: the template is kept all the same
+        if not decision.may_write:  # the queue is paused: its pod template is still kept up to date
             replicas = view.replicas if view else spec.scaling.min_replicas
-        change = await self._fleet.keep(
+        change = await self._fleet.ensure(
             replicas,
             checksum=source.checksum,
             running_by_host=found.running_by_host if isinstance(found, QueueDemand) else None,
@@ -317,16 +299,17 @@ class QueueController:
             ready = Finding(holds=False, reason="DeploymentNotFound", message=message)
         if ready.holds and (contester := self._fleet.contested_by):
             message = (
-                f"{contester} sets spec.replicas of the Deployment as well, and the operator sets "
-                "it back: leave replicas out of what is applied there"
+                f"{contester} also sets spec.replicas of the Deployment, and the operator keeps "
+                "setting it back: leave replicas out of the manifest that is applied there"
             )
             ready = Finding(holds=True, reason="ReplicasContested", message=message)
         return ready
 
-    # --- Reporting -----------------------------------------------------------------------------
+    # --- Status ----------------------------------------------------------------------------------
 
-    async def _report(self, ready: Finding, paused: Finding, found: Found) -> None:
-        view, decision, last = self._fleet.view, self._decision, self._reporter.status
+    async def _update_status(self, ready: Finding, paused: Finding, found: Found) -> None:
+        view, last = self._fleet.view, self._reporter.status
+        decision, spec = self._autoscaler.decision, self.jobqueue.spec
         replicas = view.replicas if view else 0
         ready_replicas = view.ready_replicas if view else 0
         self._metrics.set(
@@ -335,7 +318,7 @@ class QueueController:
             replicas=replicas,
             ready_replicas=ready_replicas,
         )
-        if spec := self.jobqueue.spec:
+        if spec is not None:
             self._metrics.set(
                 min_replicas=spec.scaling.min_replicas, max_replicas=spec.scaling.max_replicas
             )
@@ -362,61 +345,47 @@ class QueueController:
         )
 
     def _is_first_failure(self, found: Found) -> bool:
-        """Whether this is the first look in a row that failed: one alone is worth no word.
+        """Whether the database has just become unreadable; a single failed read is not reported.
 
-        Hundreds of queues share a database, and would each be written to twice.
+        Hundreds of queues may share a database, and each would be written to twice.
         """
         was_read, self._was_read = self._was_read, not isinstance(found, Failure)
         return was_read and not self._was_read
 
-    # --- Deletion ------------------------------------------------------------------------------
+    # --- Deletion --------------------------------------------------------------------------------
 
-    async def _let_go(self, found: Found, source: Source) -> None:
-        """Drop the queue if it is empty and the spec says so, and take the finalizer away."""
+    async def _ensure_finalizer(self, spec: JobQueueSpec) -> None:
+        wanted = spec.deletion_policy == "DeleteIfEmpty"
+        if wanted != (FINALIZER in self.jobqueue.finalizers):
+            await self._cluster.apply_finalizers(self.jobqueue.key, [FINALIZER] if wanted else [])
+
+    async def _finalize(self, found: Found, source: Source) -> None:
+        """Drop the queue if the spec asks for it and it is empty; then remove the finalizer."""
         jobqueue, spec = self.jobqueue, self.jobqueue.spec
         if FINALIZER not in jobqueue.finalizers:
             return
         conflict = self._find_conflict(self)
         is_theirs = conflict is not None and conflict.is_about_queue
-        # What the spec says now: it may have been changed while there was a finalizer already.
+        # The spec counts as it is now: it may have changed since the finalizer was added.
         drops = spec is not None and spec.deletion_policy == "DeleteIfEmpty" and not spec.paused
         if spec is not None and drops and not is_theirs:
             if source.database is not None:
                 try:
-                    gone = await source.database.drop_queue_if_empty(spec.queue_name)
+                    await self._queue.drop_if_empty(spec.queue_name, source.database)
                 except MeshHookError as error:
-                    await self._report(not_ready(problem_of(error)), NOT_PAUSED, found)
+                    await self._update_status(not_ready(problem_of(error)), NOT_PAUSED, found)
                     raise
-                reason = "QueueDropped" if gone else "QueueKept"
-                message = "was empty and is dropped" if gone else "is not empty and stays"
-                await self._reporter.event(reason, f"queue {spec.queue_name!r} {message}")
             elif isinstance(found, Failure) and found.reason not in _GONE_SECRET:
-                await self._report(not_ready(found), NOT_PAUSED, found)
+                await self._update_status(not_ready(found), NOT_PAUSED, found)
                 return
         await self._cluster.apply_finalizers(jobqueue.key, [])
-
-    # --- The rest ------------------------------------------------------------------------------
-
-    def _next_beat(self) -> float:
-        # A common one, so that the queues of a database are read in one statement.
-        return (self._clock() // self.tick_seconds + 1) * self.tick_seconds
-
-    def _back_off(self, now: float) -> None:
-        self._failures += 1
-        pause_seconds = min(MAX_BACKOFF_SECONDS, 2.0 ** min(self._failures, 10))
-        self.due_at = max(self.due_at, now + pause_seconds)
-
-    def _spec(self) -> JobQueueSpec:
-        spec = self.jobqueue.spec
-        assert spec is not None, "asked of a JobQueue whose spec is not valid"  # noqa: S101
-        return spec
 
     def _log_fields(self) -> dict[str, str]:
         return {"jobqueue": str(self.jobqueue.key)}
 
 
 _GONE_SECRET = ("SecretNotFound", "SecretKeyMissing")
-"""With the Secret gone, as when its namespace goes, there is no way to the queue: it stays."""
+"""Without its Secret, as when the namespace is deleted, the queue is out of reach, and is kept."""
 
 
 def _pause(spec: JobQueueSpec, found: Found) -> Finding:
@@ -431,7 +400,3 @@ def _failure(found: QueueProblem | Failure) -> Failure:
     if isinstance(found, Failure):
         return found
     return Failure(reason="QueueUnreadable", message=found.message)
-
-
-def _sample(found: Found) -> Sample | Failure:
-    return found.sample if isinstance(found, QueueDemand) else _failure(found)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
-from meshhook.errors import MeshHookError
-from meshhook.observability.loggers import get_logger
-from meshhook_operator.workers.deletion_costs import changed_costs
+from meshhook_operator.workers.idle_pods import mark_idle_pods
 from meshhook_operator.workers.manifests import worker_deployment, worker_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
+    from meshhook_operator.api.jobqueue import JobQueue
     from meshhook_operator.cluster.client import Cluster
     from meshhook_operator.cluster.deployments import DeploymentView
 
-_log = get_logger("meshhook_operator.workers.fleet")
-
 CONTEST_SECONDS = 600.0
-LOOK_AGAIN_SECONDS = 300.0
-PARALLEL_PATCHES = 8
+"""How long it is reported that somebody else has set the replicas."""
+RESYNC_SECONDS = 300.0
 
 
 class Rescale(NamedTuple):
@@ -38,7 +33,7 @@ class Rescale(NamedTuple):
 
 
 class _Applied(NamedTuple):
-    """What the last write to the Deployment was made from, and what became of it."""
+    """What the last write to the Deployment was made from, and its result."""
 
     jobqueue_generation: int
     checksum: str
@@ -47,23 +42,23 @@ class _Applied(NamedTuple):
 
 
 class WorkerFleet:
-    """The Deployment of one JobQueue. It writes only when something is not as it should be."""
+    """The Deployment of one JobQueue; it is written only if it differs from what it should be."""
 
     def __init__(self, jobqueue: JobQueue, *, cluster: Cluster, clock: Callable[[], float]) -> None:
         self._jobqueue = jobqueue
         self._cluster = cluster
         self._clock = clock
         self.view: DeploymentView | None = None
-        """The Deployment as it was last seen; None if there is none, or before `look_up`."""
+        """The Deployment as last seen; None if there is none, or before `look_up`."""
         self.is_known = False
-        """Whether it was looked for."""
+        """Whether it has been looked up."""
         self._seen_at = float("-inf")
         self._applied: _Applied | None = None
         self._wrote_replicas: int | None = None
         self._contest: tuple[float, str] | None = None
 
-    def follow(self, jobqueue: JobQueue) -> bool:
-        """Take a newer version of the JobQueue; return whether it is now another Deployment."""
+    def on_jobqueue_changed(self, jobqueue: JobQueue) -> bool:
+        """Take a newer version of the JobQueue; return whether it has another Deployment now."""
         moved = jobqueue.deployment_key != self._jobqueue.deployment_key
         self._jobqueue = jobqueue
         if moved:
@@ -71,15 +66,15 @@ class WorkerFleet:
             self._applied = self._wrote_replicas = self._contest = None
         return moved
 
-    def see(self, view: DeploymentView | None) -> bool:
-        """Take what a watch has seen, None if it is gone; return whether something must be done."""
+    def on_deployment_changed(self, view: DeploymentView | None) -> bool:
+        """Take a newer version, None if it was deleted; return whether something must be done."""
         self._seen_at = self._clock()
         if view is None:
             self.view, self._applied, self._wrote_replicas = None, None, None
             return True
         known = self.view
         if known and known.uid == view.uid and view.resource_version <= known.resource_version:
-            return False  # older than what a write of ours has returned
+            return False  # older than the answer to our own last write
         self.view, self.is_known = view, True
         wrote = self._wrote_replicas
         if wrote is not None and view.replicas != wrote and view.replicas_managers:
@@ -87,22 +82,22 @@ class WorkerFleet:
         return self._has_drifted(view)
 
     async def look_up(self) -> None:
-        """Ask for the Deployment, at first and now and then.
+        """Read the Deployment, at first and every few minutes.
 
-        A watch that was away does not tell what is gone.
+        A watch that was interrupted does not report what was deleted meanwhile.
         """
         key = self._jobqueue.deployment_key
         now = self._clock()
-        if key is None or (self.is_known and now - self._seen_at < LOOK_AGAIN_SECONDS):
+        if key is None or (self.is_known and now - self._seen_at < RESYNC_SECONDS):
             return
         found = await self._cluster.find_deployment(key)
         self._seen_at = now
-        self.see(found)
+        self.on_deployment_changed(found)
         self.is_known = True
 
     @property
     def contested_by(self) -> str | None:
-        """Who else has set the replicas lately; None if nobody has."""
+        """Who else has set the replicas recently; None if nobody has."""
         if self._contest is None or self._clock() - self._contest[0] > CONTEST_SECONDS:
             return None
         return self._contest[1]
@@ -114,27 +109,27 @@ class WorkerFleet:
             return False
         return self.view.owner_uid != self._jobqueue.uid
 
-    async def keep(
+    async def ensure(
         self, replicas: int, *, checksum: str | None, running_by_host: Mapping[str, int] | None
     ) -> Rescale | None:
-        """Make the Deployment what it should be; return the change of the replicas, if any.
+        """Create or correct the Deployment; return the change of its replicas, if there was one.
 
-        Making a new Deployment is no change.
+        Creating the Deployment does not count as a change.
 
         Args:
             replicas: how many there are to be.
-            checksum: of the database's URL; None if it is not known now: the pods stay as they are.
-            running_by_host: how busy the pods are; None if it is not known.
+            checksum: of the database URL; None if it is not known now: the pods stay as they are.
+            running_by_host: how many jobs each pod runs; None if that is not known.
         """
         before = self.view
         if before is not None and replicas < before.replicas:
-            await self._mark_idle_pods(before, replicas, running_by_host)
+            await mark_idle_pods(self._cluster, before, replicas, running_by_host)
         if checksum is None and self._applied is not None:
             checksum = self._applied.checksum
         if self._jobqueue.owns_deployment and checksum is not None:
             after = await self._apply(replicas, checksum)
         else:
-            # Without the checksum, the whole would be another template: a rollout for nothing.
+            # Applied without the checksum, the pod template would change: a rollout for nothing.
             after = await self._scale(replicas)
         if after is None:
             return None
@@ -180,26 +175,3 @@ class WorkerFleet:
             self._applied.deployment_uid,
             self._applied.deployment_generation,
         ) or not view.labels.issuperset(worker_labels(self._jobqueue.key.name).items())
-
-    async def _mark_idle_pods(
-        self, view: DeploymentView, replicas: int, running_by_host: Mapping[str, int] | None
-    ) -> None:
-        """Let the pods that do the least go first. A failure here must not stop the scaling."""
-        if not running_by_host or replicas == 0:
-            return
-        try:
-            pods = await self._cluster.list_pods(view.key.namespace, view.selector)
-            changes = changed_costs(pods, running_by_host, surplus=len(pods) - replicas)
-            line = asyncio.Semaphore(PARALLEL_PATCHES)
-            async with asyncio.TaskGroup() as tasks:
-                for pod, cost in changes.items():
-                    tasks.create_task(self._mark(line, pod.key, cost), name=f"mark {pod.key}")
-        except MeshHookError as error:
-            _log.warning("pods not marked", deployment=str(view.key), error=str(error))
-
-    async def _mark(self, line: asyncio.Semaphore, pod: ObjectKey, cost: int | None) -> None:
-        async with line:
-            try:
-                await self._cluster.set_deletion_cost(pod, cost)
-            except MeshHookError as error:  # it may be gone already
-                _log.debug("pod not marked", pod=str(pod), error=str(error))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from meshhook_operator.api.jobqueue import ObjectKey
-from meshhook_operator.cluster.client import PodView
-from meshhook_operator.workers.deletion_costs import FIRST_TO_GO, changed_costs
+from meshhook_operator.cluster.pods import PodView
+from meshhook_operator.workers.idle_pods import FIRST_TO_GO, changed_costs
 
 
 def pod(name: str, cost: int = 0) -> PodView:

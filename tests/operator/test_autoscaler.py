@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshhook_operator.reconciliation.scaling_inputs import scaling_rules
+from meshhook_operator.reconciliation.autoscaler import scaling_rules
 from meshhook_operator.scaling import ScalingSpec
 from meshhook_operator.workers.manifests import worker_deployment
 from support.jobqueues import jobqueue

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from meshhook_operator.cluster.client import Cluster
     from meshhook_operator.workers.fleet import Rescale
 
-_log = get_logger("meshhook_operator.reconciliation.reporting")
+_log = get_logger("meshhook_operator.reporter")
 
 SCALED_EVENT_SECONDS = 60.0
 EVENTS_AT_ONCE, EVENT_SECONDS = 25, 60.0

@@ -1,0 +1,149 @@
+"""How many workers one JobQueue should have: its spec as the scaler takes it, and a memory.
+
+The decision itself is `scaling.decide`, which knows neither JobQueues nor Kubernetes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from meshhook_operator import scaling
+from meshhook_operator.workers.manifests import grace_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from meshhook_operator.api import spec as api
+    from meshhook_operator.api.jobqueue import JobQueue
+    from meshhook_operator.api.status import JobQueueStatus
+    from meshhook_operator.cluster.deployments import DeploymentView
+
+
+class Autoscaler:
+    """Decides for one JobQueue, and remembers what it has measured from tick to tick."""
+
+    def __init__(self, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._state: scaling.ScalerState | None = None
+        self._sampled_from: Hashable | None = None
+        self.decision: scaling.Decision | None = None
+        """The last decision; None before the first."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the last decision was to leave the Deployment alone."""
+        return self.decision is not None and not self.decision.may_write
+
+    def forget(self) -> None:
+        """Start anew: the JobQueue scales another Deployment now."""
+        self._state = None
+
+    def lookahead_seconds(self, spec: api.JobQueueSpec) -> float:
+        """Return how far ahead the next sample should count messages that fall due."""
+        seconds = tick_seconds(spec)
+        if self._state is None:
+            return seconds
+        return max(seconds, scaling.lookahead_seconds(scaling_rules(spec), self._state))
+
+    def on_database(self, generation: Hashable) -> None:
+        """Note which database the next sample is from.
+
+        Samples of two databases are not compared: their counters begin at different numbers.
+        """
+        if generation == self._sampled_from:
+            return
+        if self._state is not None and self._sampled_from is not None:
+            self._state = self._state.elsewhere()
+        self._sampled_from = generation
+
+    def decide(
+        self,
+        jobqueue: JobQueue,
+        sample: scaling.Sample | scaling.Failure,
+        view: DeploymentView | None,
+        *,
+        paused: bool,
+        conflict: str | None,
+    ) -> scaling.Decision:
+        """Decide anew, and return the decision.
+
+        Args:
+            jobqueue: with a valid spec.
+            sample: of its queue, or why there is none.
+            view: its Deployment; None if there is none.
+            paused: whether nothing may be scaled now.
+            conflict: who else scales the Deployment; None if nobody does.
+        """
+        spec = jobqueue.spec
+        assert spec is not None, "asked of a JobQueue whose spec is not valid"  # noqa: S101
+        now = self._clock()
+        if self._state is None:
+            self._state = scaling.ScalerState.begin(now, learned_before(jobqueue.status))
+        fleet = fleet_of(jobqueue, view, paused=paused, conflict=conflict)
+        self.decision, self._state = scaling.decide(
+            scaling_rules(spec), sample, fleet, self._state, now
+        )
+        return self.decision
+
+
+def scaling_rules(spec: api.JobQueueSpec) -> scaling.ScalingSpec:
+    """Return what a spec asks of the scaler."""
+    asked = spec.scaling
+    fallback = asked.fallback
+    return scaling.ScalingSpec(
+        min_replicas=asked.min_replicas,
+        max_replicas=asked.max_replicas,
+        target_age_seconds=asked.target_age_seconds,
+        target_length=asked.target_length,
+        concurrency=spec.worker.concurrency if spec.worker else None,
+        **_drain(spec.worker),
+        tick_seconds=tick_seconds(spec),
+        scale_up=_step_limit(asked.scale_up),
+        scale_down=_step_limit(asked.scale_down),
+        scale_down_window_seconds=asked.scale_down.window_seconds,
+        cooldown_seconds=asked.cooldown_seconds,
+        fallback_replicas=fallback.replicas if fallback else None,
+        **({"fallback_after_failures": fallback.after_failures} if fallback else {}),
+    )
+
+
+def tick_seconds(spec: api.JobQueueSpec) -> float:
+    """Return how often to look at the queue, in seconds."""
+    return spec.scaling.tick_seconds or scaling.default_tick_seconds(
+        spec.scaling.target_age_seconds
+    )
+
+
+def learned_before(status: JobQueueStatus) -> scaling.Learned | None:
+    """Return what an earlier operator process had measured, from the status that it left."""
+    if status.scaling is None:
+        return None
+    return scaling.Learned(
+        replica_jobs_per_second=status.scaling.jobs_per_second_per_replica,
+        lead_seconds=status.scaling.lead_seconds,
+    )
+
+
+def fleet_of(
+    jobqueue: JobQueue, view: DeploymentView | None, *, paused: bool, conflict: str | None
+) -> scaling.Fleet:
+    """Return the Deployment as the scaler sees it; one that does not exist has no replicas."""
+    return scaling.Fleet(
+        replicas=view.replicas if view else 0,
+        ready_replicas=view.ready_replicas if view else 0,
+        created_at=jobqueue.created_at,
+        rolling_out=view.rolling_out if view else False,
+        paused=paused,
+        conflict=conflict,
+    )
+
+
+def _drain(worker: api.WorkerSpec | None) -> dict[str, Any]:
+    return {"drain_seconds": float(grace_seconds(worker))} if worker else {}
+
+
+def _step_limit(limit: api.StepLimit) -> scaling.StepLimit | None:
+    if limit.replicas is None and limit.percent is None:
+        return None
+    period = {} if limit.period_seconds is None else {"period_seconds": float(limit.period_seconds)}
+    return scaling.StepLimit(replicas=limit.replicas or 0, percent=limit.percent or 0, **period)

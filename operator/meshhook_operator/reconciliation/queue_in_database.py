@@ -1,0 +1,71 @@
+"""The queue of one JobQueue in its database: creating it, keeping its settings, dropping it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshhook.observability.loggers import get_logger
+from meshhook_operator.databases.demand import QueueDemand, QueueProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshhook_operator.api.jobqueue import ObjectKey
+    from meshhook_operator.api.spec import JobQueueSpec
+    from meshhook_operator.databases.database import QueueDatabase
+    from meshhook_operator.reconciliation.reporter import Reporter
+
+_log = get_logger("meshhook_operator.queue")
+
+CREATE_AGAIN_SECONDS = 10.0
+"""The shortest time between two creations of a queue. Without it, a queue that somebody drops again
+and again would be created in a tight loop."""
+
+
+class QueueInDatabase:
+    """Makes the queue what the spec says."""
+
+    def __init__(self, key: ObjectKey, *, reporter: Reporter, clock: Callable[[], float]) -> None:
+        self._key = key
+        self._reporter = reporter
+        self._clock = clock
+        self._may_create_at = float("-inf")
+
+    async def ensure(
+        self, spec: JobQueueSpec, found: QueueDemand | QueueProblem, database: QueueDatabase
+    ) -> bool:
+        """Create the queue or correct its settings if needed; return whether it was created.
+
+        Raises:
+            MeshHookError: if the database refuses, or is away.
+        """
+        wanted = spec.queue_settings
+        if isinstance(found, QueueProblem):
+            now = self._clock()
+            if not found.is_missing or now < self._may_create_at:
+                return False
+            self._may_create_at = now + CREATE_AGAIN_SECONDS
+            await database.ensure_queue(spec.queue_name, wanted)
+            await self._reporter.event("QueueCreated", f"queue {spec.queue_name!r} was created")
+            return True
+        differing = sorted(name for name in wanted if found.settings.get(name) != wanted[name])
+        if differing:
+            await database.ensure_queue(spec.queue_name, wanted)
+            _log.info(
+                "queue settings written",
+                queue=spec.queue_name,
+                settings=differing,
+                jobqueue=str(self._key),
+            )
+        return False
+
+    async def drop_if_empty(self, queue_name: str, database: QueueDatabase) -> None:
+        """Drop the queue unless it holds messages or dead letters, and say in an event which.
+
+        Raises:
+            MeshHookError: if the database refuses, or is away.
+        """
+        is_gone = await database.drop_queue_if_empty(queue_name)
+        reason = "QueueDropped" if is_gone else "QueueKept"
+        message = "was empty and has been dropped" if is_gone else "is not empty and has been kept"
+        await self._reporter.event(reason, f"queue {queue_name!r} {message}")
