@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import kopf
 
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
-from meshhook_operator.api.spec import GROUP, PLURAL, VERSION
+from meshhook_operator.api.kind import GROUP, PLURAL, VERSION
 from meshhook_operator.cluster.deployments import DeploymentView
 
 if TYPE_CHECKING:

@@ -56,6 +56,9 @@ async def test_defaults_are_filled_in(api: Api):
         ("deploymentRef", {"name": "workers"}, "exactly one of worker and deploymentRef"),
         ("worker", None, "exactly one of worker and deploymentRef"),
         ("worker.handler", "no_module", "spec.worker.handler"),
+        ("worker.handler", None, "exactly one of handler and app"),
+        ("worker.app", "shop.jobs:app", "exactly one of handler and app"),
+        ("worker.app", "no_module", "spec.worker.app"),
         ("worker.concurrency", 0, "spec.worker.concurrency"),
         ("worker.env", [{"name": "MESHHOOK_DATABASE_URL", "value": "x"}], "sets MESHHOOK_DATABASE"),
         ("retry", {"backoffBaseMs": 10, "backoffMaxMs": 5}, "backoffBaseMs is more than"),
@@ -105,7 +108,7 @@ async def test_the_deployment_cannot_become_somebody_elses(api: Api):
     """A worker that becomes a deploymentRef would leave its pods behind, at work and unattended."""
     await api.create(job_queue())
     change = {"spec": {"worker": None, "deploymentRef": {"name": "mail"}}}
-    with pytest.raises(ApiError, match="cannot take each other's place"):
+    with pytest.raises(ApiError, match="cannot replace each other"):
         await api.patch("JobQueue", "emails", change)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,7 +68,11 @@ def _in_order(spec: dict[str, Any], *, owns: bool) -> dict[str, Any]:
     kept, other = ("worker", "deploymentRef") if owns else ("deploymentRef", "worker")
     spec = {name: part for name, part in spec.items() if name != other}
     if owns:
-        spec.setdefault(kept, {"image": "i", "handler": "a:b"})
+        worker = dict(spec.get(kept, {"image": "i", "handler": "a:b"}))
+        if ("handler" in worker) == ("app" in worker):
+            worker.pop("app", None)
+            worker.setdefault("handler", "a:b")
+        spec[kept] = worker
     else:
         spec.setdefault(kept, {"name": "workers"})
     retry = dict(spec.get("retry", {}))
@@ -129,8 +134,8 @@ def check_named(found: JobQueue) -> None:
 
 
 def has_odd_space(found: JobQueue) -> bool:
-    """Whether only the model refuses the handler: to an API server a space is one of ASCII."""
-    return found.problem.startswith("spec.worker.handler: String should match pattern")
+    """Whether only the model refuses a handler or app: to an API server spaces are ASCII."""
+    return re.match(r"spec.worker.(handler|app): String should match", found.problem) is not None
 
 
 async def _ready(found: JobQueue) -> dict[str, Any]:

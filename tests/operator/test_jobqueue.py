@@ -51,6 +51,12 @@ def test_the_deployment():
             {"worker": {"image": "i", "handler": "a:b", "env": [{"name": "MESHHOOK_POOLED"}]}},
             "spec.worker.env: the operator sets MESHHOOK_POOLED itself",
         ),
+        ({"worker": {"image": "i"}}, "spec.worker: give exactly one of handler and app"),
+        (
+            {"worker": {"image": "i", "handler": "a:b", "app": "a:app"}},
+            "spec.worker: give exactly one of handler and app",
+        ),
+        ({"worker": {"image": "i", "app": "no_module"}}, "spec.worker.app: String should match"),
         ({"x" * 1_000_000: 1}, "more characters): Extra inputs are not permitted"),
         ({"a\n\x1b[2J": 1}, r"spec.a\n\x1b[2J: Extra inputs are not permitted"),
     ],

@@ -144,3 +144,17 @@ def test_workers_get_their_own_url():
     url = next(each for each in container["env"] if each["name"] == "MESHHOOK_DATABASE_URL")
     assert url["valueFrom"]["secretKeyRef"] == {"name": "theirs", "key": "uri"}
     assert "the-operators" not in str(manifest)
+
+
+def test_an_app_takes_the_place_of_the_handler():
+    """The worker runs the queue's own handler, whichever others the app declares."""
+    worker = {"image": "example.org/shop:1", "app": "shop.jobs:app"}
+    manifest = worker_deployment(jobqueue(worker=worker), replicas=1)
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == [
+        "worker",
+        "emails",
+        "--app=shop.jobs:app",
+        "--concurrency=50",
+        "--grace-seconds=25",
+    ]

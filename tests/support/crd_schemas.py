@@ -35,6 +35,7 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "!has(self.tickSeconds) || self.tickSeconds <= self.targetAgeSeconds": lambda it: (
         "tickSeconds" not in it or it["tickSeconds"] <= it["targetAgeSeconds"]
     ),
+    "has(self.handler) != has(self.app)": lambda it: ("handler" in it) != ("app" in it),
     "has(self.worker) != has(self.deploymentRef)": lambda it: (
         ("worker" in it) != ("deploymentRef" in it)
     ),

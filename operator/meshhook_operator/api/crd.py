@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition of `JobQueue`, generated from `resources` and `observed`.
+"""The CustomResourceDefinition of `JobQueue`, generated from the models of spec and status.
 
 `python -m meshhook_operator.api.crd` prints it; `operator/crds/` holds what it printed.
 """
@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from meshhook_operator.api.spec import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, JobQueueSpec
+from meshhook_operator.api.kind import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION
+from meshhook_operator.api.spec import JobQueueSpec
 from meshhook_operator.api.status import JobQueueStatus
 
 _DROPPED = frozenset({"title", "additionalProperties", "$defs", "default"})
@@ -172,7 +173,7 @@ def _root_schema() -> dict[str, Any]:
 
 def crd_yaml() -> str:
     """Return the CustomResourceDefinition as YAML."""
-    head = "# Generated from operator/meshhook_operator/api/spec.py; do not edit.\n"
+    head = "# Generated from the models in operator/meshhook_operator/api; do not edit.\n"
     return head + yaml.safe_dump(
         custom_resource_definition(), sort_keys=False, width=100, allow_unicode=True
     )

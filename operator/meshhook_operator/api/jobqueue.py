@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from meshhook.escaping import shown
-from meshhook_operator.api.spec import WORKER_ENVIRONMENT, JobQueueSpec, ScalingSpec, StepLimit
+from meshhook_operator.api.scaling_spec import ScalingSpec, StepLimit
+from meshhook_operator.api.spec import JobQueueSpec
 from meshhook_operator.api.status import JobQueueStatus
+from meshhook_operator.api.worker_spec import WORKER_ENVIRONMENT, WorkerSpec
 
 _NAME_LIMIT = 100
 """How many characters of a field's name are shown."""
@@ -109,7 +111,14 @@ def _broken_rules(spec: JobQueueSpec) -> Iterator[str]:
             f"backoffMaxMs ({retry.backoff_max_ms})"
         )
     yield from _broken_scaling_rules(spec.scaling)
-    for variable in () if spec.worker is None else spec.worker.env:
+    if spec.worker is not None:
+        yield from _broken_worker_rules(spec.worker)
+
+
+def _broken_worker_rules(worker: WorkerSpec) -> Iterator[str]:
+    if (worker.handler is None) == (worker.app is None):
+        yield "spec.worker: give exactly one of handler and app"
+    for variable in worker.env:
         if variable.name in WORKER_ENVIRONMENT:
             yield f"spec.worker.env: the operator sets {variable.name} itself"
 

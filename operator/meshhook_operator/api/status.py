@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
-from meshhook_operator.api.spec import Part
+from meshhook_operator.api.fields import Part
 
 
 class _StatusPart(Part):

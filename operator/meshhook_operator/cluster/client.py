@@ -21,7 +21,7 @@ from lightkube.resources.core_v1 import Event, Pod, Secret
 from lightkube.types import PatchType
 
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
-from meshhook_operator.api.spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from meshhook_operator.api.kind import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from meshhook_operator.cluster.deployments import FIELD_MANAGER, DeploymentView
 from meshhook_operator.cluster.pods import DELETION_COST_ANNOTATION, PodView, deletion_cost
 from meshhook_operator.cluster.responses import translated_errors

@@ -13,9 +13,11 @@ from meshhook_operator.workers.manifests import grace_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from meshhook_operator.api import spec as api
     from meshhook_operator.api.jobqueue import JobQueue
+    from meshhook_operator.api.scaling_spec import StepLimit
+    from meshhook_operator.api.spec import JobQueueSpec
     from meshhook_operator.api.status import JobQueueStatus
+    from meshhook_operator.api.worker_spec import WorkerSpec
     from meshhook_operator.cluster.deployments import DeploymentView
 
 
@@ -38,7 +40,7 @@ class Autoscaler:
         """Start anew: the JobQueue scales another Deployment now."""
         self._state = None
 
-    def lookahead_seconds(self, spec: api.JobQueueSpec) -> float:
+    def lookahead_seconds(self, spec: JobQueueSpec) -> float:
         """Return how far ahead the next sample should count messages that fall due."""
         seconds = tick_seconds(spec)
         if self._state is None:
@@ -86,7 +88,7 @@ class Autoscaler:
         return self.decision
 
 
-def scaling_rules(spec: api.JobQueueSpec) -> scaling.ScalingSpec:
+def scaling_rules(spec: JobQueueSpec) -> scaling.ScalingSpec:
     """Return what a spec asks of the scaler."""
     asked = spec.scaling
     fallback = asked.fallback
@@ -107,7 +109,7 @@ def scaling_rules(spec: api.JobQueueSpec) -> scaling.ScalingSpec:
     )
 
 
-def tick_seconds(spec: api.JobQueueSpec) -> float:
+def tick_seconds(spec: JobQueueSpec) -> float:
     """Return how often to look at the queue, in seconds."""
     return spec.scaling.tick_seconds or scaling.default_tick_seconds(
         spec.scaling.target_age_seconds
@@ -138,11 +140,11 @@ def fleet_of(
     )
 
 
-def _drain(worker: api.WorkerSpec | None) -> dict[str, Any]:
+def _drain(worker: WorkerSpec | None) -> dict[str, Any]:
     return {"drain_seconds": float(grace_seconds(worker))} if worker else {}
 
 
-def _step_limit(limit: api.StepLimit) -> scaling.StepLimit | None:
+def _step_limit(limit: StepLimit) -> scaling.StepLimit | None:
     if limit.replicas is None and limit.percent is None:
         return None
     period = {} if limit.period_seconds is None else {"period_seconds": float(limit.period_seconds)}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshhook_operator.api.spec import API_VERSION, KIND
+from meshhook_operator.api.kind import API_VERSION, KIND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from meshhook_operator.api.jobqueue import JobQueue
-    from meshhook_operator.api.spec import DatabaseSpec, JobQueueSpec, WorkerSpec
+    from meshhook_operator.api.spec import DatabaseSpec, JobQueueSpec
+    from meshhook_operator.api.worker_spec import WorkerSpec
 
 METRICS_PORT = 9464
 GRACE_MARGIN_SECONDS = 5
@@ -138,7 +139,7 @@ def _container(spec: JobQueueSpec, worker: WorkerSpec) -> dict[str, Any]:
             "args": [
                 "worker",
                 spec.queue_name,
-                f"--handler={worker.handler}",
+                f"--app={worker.app}" if worker.app else f"--handler={worker.handler}",
                 f"--concurrency={worker.concurrency}",
                 f"--grace-seconds={grace_seconds(worker)}",
             ],
