@@ -18,13 +18,13 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup packages demo test fuzz chaos soak lint format bench bench-quick generate docs diagrams dashboards-preview \
-	cluster cluster-down e2e bench-operator tools lock clean
+	cluster cluster-down e2e bench-operator tools dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'demo, test, chaos, soak, bench, e2e and lock pass ARGS on: make test ARGS="-k retry"'
-	@echo 'Another Python: make setup PYTHON=python3.13'
+	@echo 'Another Python: make setup PYTHON=python3.13; beside the first one: ... VENV=.venv-3.13'
 
 setup: $(SETUP) ## Install the tools and the package into .venv
 	@echo "Ready: $(BIN)/meshhook"
@@ -102,8 +102,12 @@ e2e: $(SETUP) ## Run the end-to-end tests on that node, or on the cluster of KUB
 bench-operator: $(SETUP) ## Measure the operator with 500 JobQueues on a real API server
 	@$(BIN)/python bench/operator/run.py $(ARGS)
 
-tools: ## Build the programs of Kubernetes ahead of the tests (Go; once)
+tools: ## Build Kubernetes and the other programs of the tests ahead of them (Go; once)
 	@$(PYTHON) tests/support/cluster/programs.py
+
+dist: $(SETUP) ## Build the sdist and the wheel into dist/, from the locked build backend
+	@rm -rf dist
+	@$(BIN)/hatchling build
 
 lock: $(UV_STAMP) ## Write requirements.lock anew (ARGS=--upgrade: newest versions)
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
@@ -111,7 +115,7 @@ lock: $(UV_STAMP) ## Write requirements.lock anew (ARGS=--upgrade: newest versio
 	@echo "Wrote requirements.lock"
 
 clean: ## Remove .venv, .uv, caches and builds (not the data in .meshhook)
-	rm -rf .venv .uv dist site .site .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* .uv dist site .site .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find worker operator tests bench examples -name __pycache__ -type d -prune \
 		-exec rm -rf {} + 2>/dev/null || true
 

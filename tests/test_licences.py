@@ -40,6 +40,7 @@ READ_BY_HAND = {
     "cycler": "BSD-3-Clause",
     "jinja2": "BSD-3-Clause",
     "kiwisolver": "BSD-3-Clause",
+    "nodeenv": "BSD-3-Clause",
     "promql-parser": "MIT",
     # Locked for other systems only.
     "colorama": "BSD-3-Clause",

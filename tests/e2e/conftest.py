@@ -34,7 +34,7 @@ STATE = Path(os.environ.get("CLUSTER_STATE", "/run/meshhook-cluster"))
 DEFINITION = "jobqueues.meshhook.io"
 # Not KUBECONFIG itself: whoever runs all tests does not mean the cluster they happen to work with.
 KUBECONFIG = os.environ.get("E2E_KUBECONFIG")
-_UNUSED = {"kwok", "kubeconform", "kube-score"}
+_UNUSED = {"actionlint", "kwok", "kubeconform", "kube-score"}
 _NEEDED = ["kubectl", "helm"] if KUBECONFIG else [name for name in PROGRAMS if name not in _UNUSED]
 _OBSTACLE = pytest.StashKey[str]()
 _LOCAL_CLUSTER = pytest.StashKey[ExitStack]()

@@ -94,6 +94,11 @@ _MODULES = {
         version_of="github.com/zegl/kube-score",
     ),
     "coredns": _Module(packages={"coredns": "."}, version_of="github.com/coredns/coredns"),
+    "actionlint": _Module(
+        packages={"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"},
+        version_of="github.com/rhysd/actionlint",
+        disk_bytes=_GIGABYTE,
+    ),
 }
 _MODULE_OF = {program: name for name, module in _MODULES.items() for program in module.packages}
 
