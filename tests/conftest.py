@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.schema import migrate
-from support import released_migrations
+from support import released_migrations, tiers
 from support.databases import TEST_SETTINGS, Databases, server_directory
 from support.lanes import Lanes
 from support.pgmq_versions import PGMQ_VERSIONS, pgmq_sql
@@ -28,6 +28,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Other processes may hold up an example for any time.
 settings.register_profile("meshhook", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meshhook")
+
+_guard = tiers.ProcessGuard()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +52,24 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, action)
     if config.getoption("add_migrations") and not hasattr(config, "workerinput"):
         released_migrations.add_new()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with what it needs."""
+    tiers.mark(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a test that is marked `unit` start no program."""
+    _guard.is_on = "unit" in tiers.tiers_of(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """Let what the last test no longer needs be stopped."""
+    _guard.is_on = False
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -43,9 +43,10 @@ def test_there_are_statements() -> None:
     assert {"claim", "settle", "enqueue", "extend", "release", "wait"} <= set(NAMES)
 
 
+@pytest.mark.database  # it asks for its database only when it runs
 @pytest.mark.parametrize("version", PGMQ_VERSIONS)
 async def test_each_can_be_prepared(version: str, request: pytest.FixtureRequest) -> None:
-    """Habit 7: the migrated database knows every table, column and function that they name."""
+    """The migrated database knows every table, column and function that a statement names."""
     databases = request.getfixturevalue("databases")
     url = databases.create(template=request.getfixturevalue("pgmq_template")(version))
     connection = await asyncpg.connect(url)
@@ -67,7 +68,7 @@ async def test_each_can_be_prepared(version: str, request: pytest.FixtureRequest
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_has_a_caller(name: str) -> None:
-    """Habit 7: a statement that nothing runs is taken out."""
+    """Every statement is run by something."""
     wanted = re.compile(rf"""["']{name}["']""")
     callers = [
         path
@@ -90,7 +91,7 @@ def test_each_that_is_loaded_is_there() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_says_what_it_locks(name: str) -> None:
-    """Habit 7: the comment at the start has what it does and what it locks."""
+    """The comment at the start says what the statement does and what it locks."""
     comment = head(name)
     assert re.match(r"[A-Z]", comment), "the first line is a comment that says what it does"
     assert "Locks: " in comment
@@ -103,7 +104,7 @@ def test_each_says_what_it_locks(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_one_statement(name: str) -> None:
-    """Habit 7: one query a file, in lower case, without a semicolon, in lines of 100 characters."""
+    """A file has one query, in lower case, without a semicolon, in lines of 100 characters."""
     text = (PACKAGE / "store" / "sql" / f"{name}.sql").read_text("utf-8")
     lines = text.split("\n")
     statement = "\n".join(lines[first_of_the_statement(lines) :])
