@@ -1,4 +1,4 @@
-"""Queues as a whole: create, drop, list, and set what they are set to."""
+"""Administration of queues: create, drop, list, and read or change their settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PURGE_CHUNK_MESSAGES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class QueueSnapshot:
-    """One queue at one moment. Counts stop at a limit, so that the read is bounded."""
+    """One queue at one moment. Counts stop at a limit, which bounds the cost of reading."""
 
     queue: str
     ready: int
@@ -40,11 +40,11 @@ class QueueSnapshot:
     retrying: int
     """Messages that failed and wait for their next attempt."""
     lost: int
-    """Messages whose lease ran out with no outcome; the next claim takes them."""
+    """Messages whose lease ran out without an outcome; the next claim takes them."""
     capped: bool
     """Whether a count stopped at the limit: there are at least as many."""
     oldest_ready_seconds: float
-    """How long the oldest ready or lost message has been so; 0 if there is none."""
+    """How long the oldest ready or lost message has been in that state; 0 if there is none."""
     oldest_message_seconds: float | None
     """The age of the oldest message since it was enqueued; None if the queue is empty."""
     newest_message_seconds: float | None
@@ -60,7 +60,7 @@ class QueueSnapshot:
     paused: bool
     """Whether the queue is paused."""
     sampled_at: datetime
-    """The moment, by the database's clock."""
+    """When the snapshot was taken, by the database's clock."""
 
     @property
     def queue_length(self) -> int:
@@ -86,10 +86,10 @@ async def create_queue(
             queue in use, 0 to 86400. Default 20.
 
     Returns:
-        Whether anything was new; repeating it is safe.
+        Whether anything was created. Calling it again is safe.
 
     Raises:
-        InvalidQueueNameError: if no queue may have that name.
+        InvalidQueueNameError: if the name is not a valid queue name.
         UnsuitableQueueError: if PGMQ's queue of that name is unlogged, partitioned, has FIFO
             groups, or lacks something; the message says what to do.
         InvalidSettingError: naming the argument that is wrong.
@@ -123,9 +123,9 @@ async def drop_queue(
         Whether there was one.
 
     Raises:
-        InvalidQueueNameError: if no queue may have that name.
+        InvalidQueueNameError: if the name is not a valid queue name.
         InvalidSettingError: naming the argument that is wrong.
-        QueueBusyError: if others held its tables for so long, naming them.
+        QueueBusyError: if others held its tables for that long, naming them.
         DatabaseError: if the database cannot be used.
     """
     name = validate_queue_name(queue)
@@ -189,7 +189,7 @@ async def get_queue_config(
 
     Raises:
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
-        InvalidSettingError: if its row breaks a rule of the table, which somebody took away.
+        InvalidSettingError: if its row breaks a constraint that was removed from the table.
     """
     name = validate_queue_name(queue)
     row = await Database.of(database).fetchrow(queries.load("get_queue_config"), name)
@@ -206,7 +206,7 @@ async def set_queue_config(
     Args:
         database: where the queue is.
         queue: the queue. Default `workflow_jobs`.
-        **changes: names and values of `QueueSettings`; values may be text.
+        **changes: names and values of `QueueSettings`; values may be strings.
 
     Raises:
         InvalidSettingError: naming the setting, the value received and the rule.
@@ -215,7 +215,7 @@ async def set_queue_config(
     name = validate_queue_name(queue)
 
     async def change(connection: Any) -> asyncpg.Record:
-        # Locked, so that changes of different settings at one time do not undo each other.
+        # Locked, so that concurrent changes of different settings do not overwrite each other.
         current = await connection.fetchrow(queries.load("lock_queue_config"), name)
         if current is None:
             raise QueueNotFoundError(name)
@@ -232,7 +232,7 @@ async def set_queue_config(
 
 
 async def describe_tables(database: DatabaseSource, queue: str) -> queries.QueueTables:
-    """Find out what a queue's tables look like, and that the queue can be written to.
+    """Return what a queue's tables look like, and check that the queue can be written to.
 
     Raises:
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
@@ -270,9 +270,9 @@ def snapshot_from(row: asyncpg.Record) -> QueueSnapshot:
 
 
 async def purge_in_chunks(database: Database, sql: str, newest: int) -> int:
-    """Delete in chunks what has an id up to `newest`, and return how many rows went.
+    """Delete rows with an id up to `newest` in chunks, and return how many were deleted.
 
-    What comes meanwhile stays: with busy producers there would be no end, and nobody asked for it.
+    Rows that arrive in the meantime stay: with busy producers it would never end otherwise.
     """
     purged, last = 0, -1
     while True:

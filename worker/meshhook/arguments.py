@@ -1,4 +1,4 @@
-"""What callers pass: checks of numbers and texts, and what to call a value that does not fit."""
+"""Checks of arguments: numbers, texts and flags, and how to name a value of the wrong type."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 
 MAX_ID = 2**63 - 1
-"""The largest id that the database can count to."""
+"""The largest id that the database can hold."""
 MAX_PORT = 65_535
-"""The last port of TCP."""
+"""The highest TCP port."""
 
 
 def check_range(name: str, value: int, maximum: int, minimum: int = 1) -> None:
@@ -40,7 +40,7 @@ def checked_seconds(name: str, value: float, least: float, most: float) -> float
 
 
 def checked_id(name: str, value: int) -> int:
-    """Return an id as the database can look it up; one out of its range becomes one that is free.
+    """Return an id that the database can look up; one out of range becomes an id that is unused.
 
     Raises:
         InvalidSettingError: if it is not a whole number.
@@ -54,7 +54,7 @@ def checked_text(name: str, value: str) -> str:
     """Return a text.
 
     Raises:
-        InvalidSettingError: if it is none.
+        InvalidSettingError: if it is not a string.
     """
     if not isinstance(value, str):
         raise InvalidSettingError(f"{name} is text, got {quoted(value)}")
@@ -73,11 +73,11 @@ def checked_flag(name: str, value: bool) -> bool:  # noqa: FBT001 - it is what i
 
 
 def checked_ids(values: Sequence[int], maximum: int) -> list[int]:
-    """Return ids as the database can look them up.
+    """Return ids that the database can look up.
 
     Raises:
-        InvalidSettingError: if one is not a whole number, if they are more than `maximum`, or if
-            it is no list at all.
+        InvalidSettingError: if one is not a whole number, if there are more than `maximum`, or if
+            `values` is not a list.
     """
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise InvalidSettingError(f"ids: expected a list of whole numbers, got {quoted(values)}")

@@ -40,7 +40,7 @@ from meshhook.store.settlements import (
 MAX_DEAD_LETTERS = 1_000
 """The most dead letters that one call lists or replays."""
 GROUPED_DEAD_LETTERS = 10_000
-"""How many of the newest dead letters are looked at to group them by error type."""
+"""How many of the newest dead letters are read to group them by error type."""
 
 _NEWEST_ERRORS = 5
 
@@ -59,15 +59,15 @@ class DLQService:
         """Take an asyncpg pool or connection, and the queue's name.
 
         Args:
-            source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
+            source: an asyncpg Pool or Connection, which the caller still owns, or a Database.
             queue: the queue itself, without `_dlq`. Default `workflow_jobs`.
-            worker_name: who moves jobs to the dead letters, for the history, up to 200 characters.
-                Default none.
-            answer_timeout_seconds: how long a statement may take until its connection counts as
-                broken, 0.001 to 86,400 seconds. Default: that of the Database given, or 30.
+            worker_name: the name recorded in the history for jobs moved to the dead letters, up to
+                200 characters. Default: none.
+            answer_timeout_seconds: how long a statement may take before its connection counts as
+                broken, 0.001 to 86,400 seconds. Default: that of the given Database, or 30.
 
         Raises:
-            InvalidQueueNameError: if no queue may have that name.
+            InvalidQueueNameError: if the name is not a valid queue name.
             InvalidSettingError: if `source` is no pool or connection, or a limit is out of range.
         """
         self.queue = validate_queue_name(queue)
@@ -83,24 +83,24 @@ class DLQService:
         *,
         error_type: str = "DeadLetter",
     ) -> int | None:
-        """Settle a dequeued job as a dead letter, even where the queue's `dlq_enabled` is false.
+        """Settle a dequeued job as a dead letter, even if the queue's `dlq_enabled` is false.
 
         Args:
             job: a job of this queue whose lease holds.
             error_message: what went wrong; cut in the middle beyond 4,000 characters.
             error_stack: a stack trace; cut in the middle beyond 16,000 characters.
-            error_type: what to group it under, at most 200 characters. Default "DeadLetter".
+            error_type: the error type to group it by, at most 200 characters. Default "DeadLetter".
 
         Returns:
-            The id of the dead letter. None if the job's lease is lost: nothing was changed, and
-            another may run it.
+            The id of the dead letter. None if the job's lease was lost: nothing was changed, and
+            another worker may run the job.
 
         Raises:
-            InvalidJobError: if it is a job of another queue.
-            NotAJobError: if it is no job, but its msg_id for example.
-            InvalidSettingError: if one of the texts is none.
+            InvalidJobError: if the job belongs to another queue.
+            NotAJobError: if `job` is not a job, but a msg_id for example.
+            InvalidSettingError: if one of the texts is not a string.
             QueueNotFoundError, DatabaseError: nothing was changed.
-            UncertainCommitError: the connection broke; it is a dead letter, or still leased.
+            UncertainCommitError: the connection broke; the job is either a dead letter or leased.
         """
         if not isinstance(job, Job):
             raise NotAJobError(job)
@@ -149,8 +149,8 @@ class DLQService:
         """Return dead letters, newest first.
 
         Args:
-            limit: how many at the most, 1 to 1,000. Default 100.
-            before_id: the last id of the page before, to go on from there. Default: the newest.
+            limit: the most to return, 1 to 1,000. Default 100.
+            before_id: the last id of the previous page, to continue from. Default: the newest.
             error_type: only those of this error type. Default: all.
 
         Raises:
@@ -181,22 +181,22 @@ class DLQService:
     async def replay_dead_letter_job(
         self, dead_letter_id: int, target_queue: str | None = None
     ) -> int:
-        """Make a dead letter a job again: ready now, with all its attempts before it.
+        """Turn a dead letter back into a job that is ready now and has all its attempts again.
 
-        It happens once, whoever else replays it at the same time, and all or nothing.
+        A dead letter is replayed once, however many callers try at the same time, and atomically.
 
         Args:
             dead_letter_id: the dead letter.
-            target_queue: the queue to send it to. Default: the one that it died in.
+            target_queue: the queue to send it to. Default: the queue that it came from.
 
         Returns:
             The msg_id of the new job.
 
         Raises:
-            DeadLetterNotFoundError: if it is gone, or somebody else is replaying it just now.
+            DeadLetterNotFoundError: if it does not exist, or another caller is replaying it.
             InvalidQueueNameError, QueueNotFoundError: if there is no such queue; it stays.
             DatabaseError: if the database refuses; it stays.
-            UncertainCommitError: the connection broke; it is replayed, or still there.
+            UncertainCommitError: the connection broke; it was either replayed or left as it was.
         """
         sought = checked_id("dead_letter_id", dead_letter_id)
         for _, msg_id in await self.replay_multiple_jobs([sought], target_queue=target_queue):
@@ -211,24 +211,24 @@ class DLQService:
         limit: int = 100,
         target_queue: str | None = None,
     ) -> list[tuple[int, int]]:
-        """Replay dead letters in one transaction: those named, or else the oldest.
+        """Replay dead letters in one transaction: the given ones, or else the oldest.
 
-        Those that are gone, or that somebody else is replaying just now, are left out.
+        Those that no longer exist, or that another caller is replaying, are skipped.
 
         Args:
             dead_letter_ids: which ones, at most 1,000. Default: the oldest.
-            error_type: the oldest of this error type; not together with ids. Default: any.
-            limit: how many of the oldest, 1 to 1,000; ids are not cut. Default 100.
-            target_queue: the queue to send them to. Default: the one that they died in.
+            error_type: only the oldest of this error type; not together with ids. Default: any.
+            limit: how many of the oldest, 1 to 1,000; it does not apply to ids. Default 100.
+            target_queue: the queue to send them to. Default: the queue that they came from.
 
         Returns:
             (dead letter id, msg_id of the new job) of each one replayed, oldest first.
 
         Raises:
-            InvalidSettingError: if an argument is out of range, or both kinds of choice are made.
+            InvalidSettingError: if an argument is out of range, or ids and an error type are given.
             InvalidQueueNameError, QueueNotFoundError: if there is no such queue; all stay.
             DatabaseError: if the database refuses; all stay.
-            UncertainCommitError: the connection broke; they are replayed, or still there.
+            UncertainCommitError: the connection broke; either all were replayed or none.
         """
         check_range("limit", limit, MAX_DEAD_LETTERS)
         ids = None if dead_letter_ids is None else checked_ids(dead_letter_ids, MAX_DEAD_LETTERS)
@@ -267,7 +267,7 @@ class DLQService:
         """Return how many dead letters there are, how old they are, and the newest errors.
 
         Args:
-            count_limit: where the count stops, 1 to 10 million. Default 100,000.
+            count_limit: where counting stops, 1 to 10 million. Default 100,000.
 
         Raises:
             InvalidSettingError: if `count_limit` is out of range.
@@ -289,7 +289,7 @@ class DLQService:
         """Group the newest 10,000 dead letters by error type, the most frequent first.
 
         Args:
-            limit: how many error types at the most, 1 to 1,000. Default 20.
+            limit: the most error types to return, 1 to 1,000. Default 20.
 
         Raises:
             InvalidSettingError: if `limit` is out of range.
@@ -300,13 +300,13 @@ class DLQService:
         return [ErrorGroup(**dict(row)) for row in rows]
 
     async def purge_dlq(self) -> int:
-        """Delete all dead letters that there are for good, and return how many went.
+        """Delete all dead letters for good, and return how many were deleted.
 
-        They go in chunks, each durable by itself; those that are being replayed, and those that
-        come meanwhile, stay.
+        They are deleted in chunks, each committed on its own. Those that are being replayed, and
+        those that arrive in the meantime, stay.
 
         Raises:
-            QueueNotFoundError, DatabaseError: those that went before stay deleted.
+            QueueNotFoundError, DatabaseError: chunks that were deleted before stay deleted.
         """
         newest = (await self._fetch("newest_dead_letter"))[0][0]
         sql = queries.load("purge_dlq", self.queue)
@@ -323,7 +323,7 @@ class DLQService:
 
     async def _fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
         if not self._is_known:
-            # To look at dead letters, a replica will do; a write there says so by itself.
+            # Reading dead letters works on a replica; a write there fails with an error of its own.
             with suppress(DatabaseReadOnlyError):
                 await describe_tables(self._database, self.queue)
             self._is_known = True

@@ -1,4 +1,4 @@
-"""Every error that MeshHook Queue raises: one family, with `MeshHookError` at its head."""
+"""Every error that MeshHook Queue raises; `MeshHookError` is the base of all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _shown(received: object) -> str:
 
 
 class InvalidQueueNameError(MeshHookError, ValueError):
-    """A queue name that PGMQ, or the dead letter queue beside it, could not carry."""
+    """A name that neither a PGMQ queue nor its dead letter queue can have."""
 
     def __init__(self, name: object, reason: str) -> None:
         """Name the queue and the rule that it breaks."""
@@ -35,11 +35,11 @@ class InvalidQueueNameError(MeshHookError, ValueError):
 
 
 class InvalidJobError(MeshHookError, ValueError):
-    """A job that cannot be stored as a PGMQ message, found before anything was sent."""
+    """A job that cannot be stored as a PGMQ message. Nothing was sent."""
 
 
 class NotAJobError(InvalidJobError, TypeError):
-    """Something else, such as a msg_id, where a claimed job is needed."""
+    """A value that is not a claimed job, such as a msg_id, where one is needed."""
 
     def __init__(self, received: object) -> None:
         """Take what was given in the job's place."""
@@ -51,7 +51,7 @@ class NotAJobError(InvalidJobError, TypeError):
 
 
 class JobTooLargeError(InvalidJobError):
-    """A job whose JSON is longer than the queue's `max_payload_bytes`, or than PostgreSQL takes."""
+    """A job whose JSON exceeds the queue's `max_payload_bytes`, or PostgreSQL's own limit."""
 
     def __init__(self, size_bytes: int, limit_bytes: int | None = None) -> None:
         """Give the size found and the limit, both in bytes; None means that of PostgreSQL."""
@@ -74,15 +74,15 @@ class JobTooLargeError(InvalidJobError):
 
 
 class InvalidPayloadError(MeshHookError, ValueError):
-    """A claimed message whose payload the handler's model rejects; it goes to the dead letters."""
+    """A claimed message whose payload does not fit the handler's model; it is dead-lettered."""
 
 
 class MessageUnreadableError(MeshHookError):
-    """A claimed message that cannot be read, whatever its handler: it does not run."""
+    """A claimed message that cannot be decoded; it is not run."""
 
 
 class MessageTooLargeError(MessageUnreadableError):
-    """A claimed message, or its headers, of more JSON than a worker reads: it does not run."""
+    """A claimed message with more JSON, in body or headers, than a worker reads; it is not run."""
 
     def __init__(self, what: str, size_bytes: int, limit_bytes: int, way_out: str) -> None:
         """Name what is too large, its size and the limit, both in bytes, and what to do."""
@@ -98,10 +98,10 @@ class InvalidSettingError(MeshHookError, ValueError):
 
 
 class WrongSchemeError(InvalidSettingError):
-    """A URL in the place of a database's whose scheme is not that of PostgreSQL."""
+    """A database URL whose scheme is not PostgreSQL's."""
 
     def __init__(self, scheme: str) -> None:
-        """Take the scheme found, and say where the right URL is to be had."""
+        """Take the scheme found, and say where to find the right URL."""
         way_out = (
             "That is the address of a website or an API, such as SUPABASE_URL. Providers show the "
             "right one as the connection string; Supabase, in its dashboard under Connect"
@@ -118,7 +118,7 @@ class WrongSchemeError(InvalidSettingError):
 
 
 class PortUnavailableError(MeshHookError, OSError):
-    """A port for metrics and health that cannot be listened on."""
+    """The port for metrics and health cannot be opened."""
 
     def __init__(self, address: str, port: int, reason: str) -> None:
         """Name the address, the port, and what the system says."""
@@ -136,10 +136,10 @@ class InvalidHandlerError(MeshHookError, ValueError):
 
 
 class QueueNotFoundError(MeshHookError, LookupError):
-    """A queue that does not exist, or that MeshHook does not manage yet."""
+    """A queue that does not exist, or is not managed by MeshHook yet."""
 
     def __init__(self, queue: str) -> None:
-        """Name the queue and the command that makes it."""
+        """Name the queue and the command that creates it."""
         super().__init__(
             f"queue {quoted(queue)} does not exist in this database; create it (or adopt an "
             f"existing PGMQ queue): meshhook queue create {shown(str(queue), limit=100)}"
@@ -148,11 +148,11 @@ class QueueNotFoundError(MeshHookError, LookupError):
 
 
 class JobNotFoundError(MeshHookError, LookupError):
-    """A job of which neither a live message nor an attempt is left."""
+    """A job that left neither a message nor an attempt in the history."""
 
 
 class DeadLetterNotFoundError(MeshHookError, LookupError):
-    """A dead letter that is not there, or that somebody else has just replayed or deleted."""
+    """A dead letter that does not exist, or that someone else has just replayed or deleted."""
 
     def __init__(self, queue: str, dead_letter_id: int) -> None:
         """Name the queue and the dead letter."""
@@ -179,7 +179,7 @@ class LeaseLostError(MeshHookError):
 
 
 class WorkerFailedError(MeshHookError):
-    """A worker that cannot go on, since something has ended a part of it."""
+    """A worker that stopped because a part of it failed."""
 
 
 class DatabaseError(MeshHookError):
@@ -191,25 +191,25 @@ class DatabaseUnavailableError(DatabaseError, ConnectionError):
 
 
 class UncertainCommitError(DatabaseUnavailableError):
-    """The connection broke while a write was under way: it may or may not have been committed.
+    """The connection broke during a write, which may or may not have been committed.
 
-    It is not repeated on its own, since that could store a job twice.
+    The write is not retried automatically, since that could store a job twice.
     """
 
 
 class DatabaseReadOnlyError(DatabaseError):
-    """The database takes no writes: a replica, or a session set to read-only."""
+    """The database accepts no writes: it is a replica, or the session is read-only."""
 
 
 class DatabaseLockedError(DatabaseError):
-    """Somebody held a lock for longer than a statement may wait for it: nothing was done."""
+    """A statement waited too long for a lock held by another session. Nothing was changed."""
 
 
 class QueueBusyError(DatabaseLockedError):
-    """A queue whose tables others held for too long, so that nothing of it was changed."""
+    """Other sessions held locks on the queue's tables for too long. Nothing was changed."""
 
     def __init__(self, queue: str, holders: Sequence[str]) -> None:
-        """Name the queue and those who held its tables, each in words."""
+        """Take the queue and a description of each session that held its tables."""
         who = "; ".join(holders) or "nobody holds them any more"
         super().__init__(
             f"queue {queue!r} was left as it is: others hold its tables ({who}). "
@@ -220,7 +220,7 @@ class QueueBusyError(DatabaseLockedError):
 
 
 class UnsuitableQueueError(DatabaseError):
-    """A queue of PGMQ that MeshHook does not adopt: it would lose, hide or reorder messages."""
+    """A PGMQ queue that MeshHook refuses to adopt: it would lose, hide or reorder messages."""
 
 
 class HiddenRowsError(DatabaseError):
@@ -239,19 +239,19 @@ class HiddenRowsError(DatabaseError):
 
 
 class DatabaseConflictError(DatabaseError):
-    """Two transactions got into each other's way: nothing was done, and it may be tried again."""
+    """A deadlock or serialization failure. Nothing was changed; the call may be repeated."""
 
 
 class UnstorableTextError(DatabaseError, InvalidJobError):
-    """A text that the database cannot hold: its encoding lacks a character of it."""
+    """A text with a character that the database's encoding cannot represent."""
 
 
 class SchemaMissingError(DatabaseError):
-    """The database lacks migrations that this version needs, or has newer ones."""
+    """The database's schema is older than this version needs, or newer than it knows."""
 
 
 class MigrationError(DatabaseError):
-    """A migration failed, or a released one was changed after it ran."""
+    """A migration failed, or was edited after it had been applied."""
 
 
 class UnsupportedPgmqError(DatabaseError):

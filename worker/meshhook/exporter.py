@@ -1,4 +1,4 @@
-"""The exporter of queue metrics: reads all queues now and then, and shows what it read last."""
+"""The exporter of queue metrics: reads all queues periodically and exports the latest figures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_COUNT_LIMIT = 10_000_000
 INTERVAL_SECONDS = 10.0
 STATEMENT_TIMEOUT_SECONDS = 2.0
 STALE_INTERVALS = 6
-"""For how many intervals without success the last values are still shown."""
+"""For how many intervals without a successful reading the last values are still exported."""
 ANSWER_MARGIN_SECONDS = 3.0
 MAX_QUEUES = 10_000
 """How many queues of a database are exported; each has some twenty series."""
@@ -49,15 +49,16 @@ QUEUE_UNREADABLE = "QueueUnreadable"
 
 
 class QueueExporter:
-    """Reads all queues of a database every few seconds, and exports what it read last.
+    """Reads all queues of a database every few seconds and exports the latest figures.
 
-    It reads on a schedule rather than at a scrape: a scrape is then quick whatever the database
-    does, two Prometheus servers cost no more than one, and a reading that fails is seen as such,
-    by `meshhook_exporter_last_collection_age_seconds`. The last values stay for six
-    intervals, and at least a minute, without success; then they vanish rather than mislead.
+    It reads on a schedule instead of during scrapes. Scrapes are therefore quick whatever the
+    database does, a second Prometheus server adds no load, and a failing reading shows in
+    `meshhook_exporter_last_collection_age_seconds`. Without a successful reading the last values
+    stay for six intervals, and at least a minute; then the series disappear rather than mislead.
 
-    One statement a reading, in a transaction with a statement timeout. `start` and `stop` are
-    idempotent. A database that goes away is waited for. It fits `MonitoringServer(health=...)`.
+    Each reading is one statement in a transaction with a statement timeout. `start` and `stop` are
+    idempotent. If the database goes away, the exporter waits for it. It can be passed to
+    `MonitoringServer(health=...)`.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class QueueExporter:
 
         Args:
             database: the primary server, through a pool of one connection or more.
-            registry: where the metrics go; several exporters, each for a database of its own, may
-                share one. Default: the process's own.
+            registry: where the metrics are registered; exporters of several databases may share
+                one. Default: the process's global registry.
             interval_seconds: from one reading to the next, 0.1 to 3600. Default 10.
             count_limit: where counting stops: this many ready or lost messages a queue, as many
                 others, and as many dead letters; 1 to 10 million. Default 10,000.
@@ -111,19 +112,19 @@ class QueueExporter:
 
     @property
     def age_seconds(self) -> float:
-        """How long ago the queues were last read, or this was made, by a clock that nobody sets."""
+        """Seconds since the last reading, or since creation, by the monotonic clock."""
         return time.monotonic() - (self._made_at if self._read_at is None else self._read_at)
 
     @property
     def rows(self) -> Sequence[asyncpg.Record]:
-        """What was read last; nothing if that is too long ago."""
+        """The latest figures; empty if they are too old."""
         is_fresh = (
             self._read_at is not None and time.monotonic() - self._read_at < self._stale_seconds
         )
         return self._rows if is_fresh else ()
 
     def start(self) -> None:
-        """Begin to read, in the running event loop, and to export."""
+        """Start reading, in the running event loop, and exporting."""
         if self._task is not None:
             return
         stall_seconds = max(STALL_SECONDS, 3 * self._interval_seconds)
@@ -132,7 +133,7 @@ class QueueExporter:
         self._task = asyncio.create_task(self._run(self._loop), name="meshhook-exporter")
 
     async def stop(self) -> None:
-        """Read no more; the series of the queues vanish."""
+        """Stop reading; the series of the queues disappear."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -170,7 +171,7 @@ class QueueExporter:
         return True
 
     def liveness(self) -> list[Check]:
-        """Return whether the loop that reads still turns; whatever the database does."""
+        """Return whether the reading loop is alive, whatever the state of the database."""
         if self._task is None or self._loop is None:
             return []
         if self._task.done():
@@ -251,14 +252,14 @@ _FIGURES = (
 
 
 def _check(rows: Sequence[asyncpg.Record]) -> None:
-    """Check that rows are what the series are made of: one that is not would spoil every scrape.
+    """Check that rows can be exported: a single bad one would make every scrape fail.
 
     Raises:
         DatabaseError: if a row is not, or there are too many.
     """
     if len(rows) > MAX_QUEUES:
         raise DatabaseError(
-            f"the database has {len(rows):,} queues, and no more than {MAX_QUEUES:,} are exported"
+            f"the database has {len(rows):,} queues; at most {MAX_QUEUES:,} are exported"
         )
     if not all(map(_makes_sense, rows)):
         raise DatabaseError("the answer of the database makes no sense: a queue's figures")
@@ -281,7 +282,7 @@ def _makes_sense(row: asyncpg.Record) -> bool:
 
 
 class _Queues(Collector):
-    """The series of what the exporters of a registry read last."""
+    """The series with the latest figures of all exporters of a registry."""
 
     def __init__(self) -> None:
         self._exporters: tuple[QueueExporter, ...] = ()

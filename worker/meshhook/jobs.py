@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 PayloadT = TypeVar("PayloadT")
 
 JobKey: TypeAlias = tuple[int, float]
-"""Which job it is: its msg_id, and when it was enqueued. An id alone may come again, where a queue
-was dropped and made anew, or a database has lost its latest changes."""
+"""A job's identity: its msg_id and when it was enqueued. An id alone may be used again: after a
+queue was dropped and recreated, or after a database lost its latest changes."""
 
 CLAIM_HEADER = "meshhook-claim"
-"""The header with what the claim of a message knew that was read before with no outcome."""
+"""The header in which a claim notes what it knew of a message that was read before without an
+outcome."""
 DEAD_LETTER_HEADER = "meshhook-dead-letter"
-"""The header of a dead letter that says how it died."""
+"""The header of a dead letter that says how its job failed."""
 
 MAX_ID_LENGTH = 200
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
@@ -50,7 +51,7 @@ class WorkflowJob(BaseModel):
     run_id: JobId
     """The run of the workflow that this job belongs to."""
     workflow_id: JobId
-    """The workflow that is run."""
+    """The workflow that the run belongs to."""
     project_id: JobId
     """The project that the workflow belongs to."""
     payload: Any = Field(default_factory=dict)
@@ -88,16 +89,16 @@ class Job(Generic[PayloadT]):
     msg_id: int
     """The message's id, unique in its queue."""
     key: JobKey
-    """Which job it is, also where its msg_id comes again."""
+    """The job's identity, unique even if its msg_id is used again."""
     read_ct: int
-    """How often the message was read, by whomever: with the key, which lease this is."""
+    """How often the message has been read, by anyone. With `key` it identifies the lease."""
     attempt: int
-    """Which attempt this is, from 1. Reads by others, and leases given back, are not attempts."""
+    """Which attempt this is, from 1. Reads by other clients and released leases do not count."""
     lost_attempts: int
-    """How many attempts just before this one ended with no outcome: their lease ran out."""
+    """How many attempts directly before this one ended without an outcome: their lease ran out."""
     lease_expired: bool
-    """Whether the lease has ended while the database could not be reached to extend it: another
-    worker may run the job now. Look before an effect that must not happen twice."""
+    """Whether the lease has ended because the database could not be reached to extend it: another
+    worker may be running the job. Check it before an effect that must not happen twice."""
     max_attempts: int
     """How many attempts the queue allows in all."""
     enqueued_timestamp: float
@@ -111,7 +112,7 @@ class Job(Generic[PayloadT]):
     headers: dict[str, Any]
     """The message's headers."""
     body: str
-    """The message as JSON text; empty until it is read, where that happens apart from its claim."""
+    """The message as JSON text; empty while a large message has been claimed but not read yet."""
     run_id: str | None
     """The run it belongs to, if the message names one."""
     workflow_id: str | None
@@ -169,7 +170,7 @@ class Job(Generic[PayloadT]):
         self._read_payload = None
 
     def read_payload_with(self, read: Callable[[str], PayloadT]) -> None:
-        """Let the payload be made of the body by `read`, when it is first asked for."""
+        """Decode the body with `read` when the payload is first accessed."""
         self._read_payload = read
 
     @property
@@ -194,7 +195,7 @@ class Job(Generic[PayloadT]):
 
     @property
     def is_last_attempt(self) -> bool:
-        """Whether a failure now would be final."""
+        """Whether this is the last attempt, so that a failure would be final."""
         return self.attempt >= self.max_attempts
 
     @property
@@ -211,7 +212,7 @@ class Job(Generic[PayloadT]):
     async def complete(self, *, connection: Any) -> None:
         """Settle this job as done inside the caller's own transaction.
 
-        The job is done if and only if that transaction commits, together with all else that it
+        The job is done if and only if that transaction commits, together with everything else it
         writes: an exactly-once effect in that database. Call it last, then return nothing.
 
         Args:
@@ -223,7 +224,7 @@ class Job(Generic[PayloadT]):
             DatabaseConflictError: in a REPEATABLE READ or SERIALIZABLE transaction that began
                 before the lease was last extended; that happens every third of the queue's
                 visibility_timeout_seconds.
-            InvalidSettingError: if it is no connection of asyncpg's, or in no transaction.
+            InvalidSettingError: if it is not an asyncpg connection, or not in a transaction.
             InvalidJobError: outside a worker's handler.
         """
         if self._complete is None:
@@ -232,12 +233,12 @@ class Job(Generic[PayloadT]):
         await self._complete(connection)
 
     def __repr__(self) -> str:
-        """Name the job, and nothing of its payload."""
+        """Name the job, without its payload."""
         return f"<Job {self.queue}/{self.msg_id} attempt {self.attempt} of {self.max_attempts}>"
 
 
 def _as_datetime(timestamp: float) -> datetime:
-    """Return a moment; one that Python has no date for, as the nearest that it has."""
+    """Return a moment; if Python cannot represent it, the nearest one that it can."""
     try:
         return datetime.fromtimestamp(timestamp, UTC)
     except (OverflowError, ValueError, OSError):

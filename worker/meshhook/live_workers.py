@@ -1,4 +1,4 @@
-"""The workers that live now, as they report themselves in `meshhook.workers`."""
+"""The workers that are running now, as they report themselves in `meshhook.workers`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LiveWorker:
 
     queue: str
     worker: str
-    """The name that stands in the history; a restarted process has a new one."""
+    """The name that the history records; a restarted process has a new one."""
     host: str
     """The host name: in Kubernetes the name of the pod."""
     concurrency: int
@@ -27,9 +27,9 @@ class LiveWorker:
     running: int
     """How many jobs of the queue it ran."""
     processed: int
-    """Attempts whose outcome it has recorded since it was made."""
+    """Attempts whose outcome it has recorded since it was created."""
     busy_seconds: float
-    """How long its jobs ran since it was made, added up, those that still run included."""
+    """The total time its jobs have run since it was created, including jobs that still run."""
     draining: bool
     """Whether it has stopped claiming and waits for its running jobs."""
     started_at: datetime
@@ -47,7 +47,7 @@ async def list_workers(database: DatabaseSource, queue: str | None = None) -> li
         queue: one queue. Default: all.
 
     Raises:
-        InvalidQueueNameError: if no queue may have that name.
+        InvalidQueueNameError: if the name is not a valid queue name.
         DatabaseError: if they cannot be read.
     """
     name = None if queue is None else validate_queue_name(queue)

@@ -1,6 +1,6 @@
 """The names of queues and workers.
 
-A queue's is lower case, and short enough for `<name>_dlq` to fit PGMQ.
+A queue's name is lower case, and short enough for `<name>_dlq` to fit PGMQ's limit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from meshhook.errors import InvalidQueueNameError, InvalidSettingError
 from meshhook.escaping import quoted
 
 DEFAULT_QUEUE_NAME = "workflow_jobs"
-"""The queue that is meant where none is named."""
+"""The queue that is used if none is named."""
 DEAD_LETTER_SUFFIX = "_dlq"
 MAX_PGMQ_NAME_LENGTH = 47
 MAX_QUEUE_NAME_LENGTH = MAX_PGMQ_NAME_LENGTH - len(DEAD_LETTER_SUFFIX)
@@ -24,12 +24,12 @@ _PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def validate_queue_name(name: str) -> str:
-    """Return `name` if a queue may have it.
+    """Return `name` if it is a valid queue name.
 
     A name is 1 to 43 characters of a-z, 0-9, `_` and `-`, starting with a letter or a digit.
-    PGMQ takes 47 and folds upper case, so that `Foo` and `foo` would share one table; four
-    characters are kept for the `_dlq` of the dead letter queue, and names that end in it are
-    therefore taken.
+    PGMQ allows 47 and folds upper case, so that `Foo` and `foo` would share one table. Four
+    characters are reserved for the `_dlq` of the dead letter queue, so names that end in it are
+    refused.
 
     Raises:
         InvalidQueueNameError: naming the rule that is broken.
@@ -62,7 +62,7 @@ def validate_queue_name(name: str) -> str:
 
 
 def validate_worker_name(name: str) -> str:
-    """Return `name` if a worker may have it: 1 to 200 characters that can be shown.
+    """Return `name` if it is a valid worker name: 1 to 200 printable characters.
 
     Raises:
         InvalidSettingError: naming the rule that is broken.
@@ -81,7 +81,7 @@ def validate_worker_name(name: str) -> str:
 
 
 def host_name() -> str:
-    """Return the name of this machine, up to 100 characters of it, with ? for what is no text."""
+    """Return this machine's name, at most 100 characters, with ? for bytes that are not text."""
     # The system may have any bytes in it.
     name = socket.gethostname()[:MAX_HOST_NAME_LENGTH]
     return "".join(each if each.isprintable() else "?" for each in name) or "?"

@@ -17,7 +17,7 @@ MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 
 
 class AttemptOutcome(StrEnum):
-    """What the history says of an attempt: the column `job_attempts.outcome`."""
+    """The outcome of an attempt as the history records it, in `job_attempts.outcome`."""
 
     SUCCEEDED = "succeeded"
     RETRIED = "retried"
@@ -41,11 +41,11 @@ FINAL_OUTCOMES = frozenset(
 
 
 LEASE_LOST = "LeaseLost"
-"""The error type of a job whose last attempts ended with no outcome."""
+"""The error type of a job whose last attempts ended without an outcome."""
 
 
 def lease_lost_message(lost_attempts: int) -> str:
-    """Return what is recorded of a job whose last attempts ended with no outcome."""
+    """Return the error message of a job whose last attempts ended without an outcome."""
     return (
         f"the lease ran out with no outcome, {lost_attempts} times: "
         "the job may kill the process that runs it, or block it for good"
@@ -85,7 +85,7 @@ class RetryAfter(Outcome):
 
 
 class Snooze(Outcome):
-    """Not now: come back after a delay. No attempt is spent, and nothing has failed."""
+    """Put the job off: run it again after a delay. No attempt is spent, and nothing has failed."""
 
     def __init__(self, delay: float | timedelta, message: str = "") -> None:
         """Take a delay (seconds or a timedelta, 0 to 366 days) and a reason for the history."""
@@ -95,10 +95,10 @@ class Snooze(Outcome):
 
 
 class DeadLetter(Outcome):
-    """Trying again cannot help: move the job to the dead letters now."""
+    """Retrying cannot help: move the job to the dead letters now."""
 
     def __init__(self, message: str, *, error_type: str = "DeadLetter") -> None:
-        """Take what went wrong, and the error type to group it under."""
+        """Take what went wrong, and the error type to group it by."""
         super().__init__(message)
         self.message = message
         self.error_type = error_type

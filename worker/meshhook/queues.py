@@ -1,4 +1,4 @@
-"""One queue, for producers and for whoever claims without a worker: `QueueService`."""
+"""`QueueService`: one queue, for producers and for programs that claim jobs without a worker."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class QueueMetrics:
 class QueueService(Generic[PayloadT]):
     """One queue: enqueue, and claim and settle by hand.
 
-    Several tasks may share one service. `close` waits for what is being enqueued.
+    Several tasks may share one service. `close` waits for enqueues that are under way.
     """
 
     def __init__(
@@ -92,19 +92,20 @@ class QueueService(Generic[PayloadT]):
         """Take an asyncpg pool or connection, and the queue's name.
 
         Args:
-            source: an asyncpg Pool or Connection, which stays the caller's, or a Database.
+            source: an asyncpg Pool or Connection, which the caller still owns, or a Database.
             queue: the queue; see `meshhook.names`. Default `workflow_jobs`.
-            payload_model: the type of `Job.payload`, of dequeued jobs and of those enqueued: others
+            payload_model: the type of `Job.payload`, both enqueued and dequeued; other payloads
                 are refused. Default: plain JSON, and anything may be enqueued.
-            worker_name: who settles, for the history, up to 200 characters. Default none.
-            tracer_provider: makes the spans of sends, and puts their trace into the headers.
-                Default: the global one of OpenTelemetry, once one is set; else there are none.
-            answer_timeout_seconds: how long a statement may take until its connection counts as
-                broken, also one of the caller's, unless it has a `command_timeout` of its own;
-                0.001 to 86,400 seconds. Default: that of the Database given, or 30.
+            worker_name: the name recorded in the history for jobs settled here, up to 200
+                characters. Default: none.
+            tracer_provider: creates the spans of sends and puts their trace into the headers.
+                Default: OpenTelemetry's global provider, once one is set; otherwise no spans.
+            answer_timeout_seconds: how long a statement may take before its connection counts as
+                broken, 0.001 to 86,400 seconds. It applies to the caller's connections too, unless
+                they have a `command_timeout`. Default: that of the given Database, or 30.
 
         Raises:
-            InvalidQueueNameError: if no queue may have that name.
+            InvalidQueueNameError: if the name is not a valid queue name.
             InvalidSettingError: if `source` is no pool or connection, or a limit is out of range.
         """
         self.queue = validate_queue_name(queue)
@@ -127,16 +128,16 @@ class QueueService(Generic[PayloadT]):
     ) -> int:
         """Store a job, and return its msg_id once it is durable.
 
-        Concurrent calls share one statement: while one is being committed, the rest gather for
-        the next. Each caller waits for its own commit.
+        Concurrent calls share one statement: while one batch commits, new calls queue up for the
+        next. Each caller waits for its own commit.
 
         Args:
             job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
             delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
             headers: message headers, such as a `traceparent`. Default none.
             connection: an asyncpg connection, to enqueue inside the caller's transaction: the
-                job is there if and only if that transaction commits. No other connection is needed
-                meanwhile. Where it is in no transaction, the job is stored at once.
+                job exists if and only if that transaction commits, and no other connection is
+                used. If the connection is not in a transaction, the job is stored at once.
 
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
@@ -161,8 +162,8 @@ class QueueService(Generic[PayloadT]):
     ) -> list[int]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
-        Arguments and errors are those of `enqueue`; the message of an error that one job causes
-        says which one. For a very large number call it with a few thousand at a time.
+        Arguments and errors are those of `enqueue`; an error caused by one job names that job. To
+        enqueue very many jobs, pass a few thousand at a time.
         """
         tracer = self._tracing.find()
         if tracer is None:
@@ -221,10 +222,10 @@ class QueueService(Generic[PayloadT]):
     async def dequeue(self, vt_seconds: float | None = None) -> Job[PayloadT] | None:
         """Claim the oldest ready job, or return None if there is none.
 
-        Settle it with `acknowledge`, `archive_job` or `release` before its lease ends. A job whose
-        attempts are used up, the last of them with no outcome, is not handed out, nor is one whose
-        message is too large or cannot be read: it becomes a dead letter, or is archived where the
-        queue has none, as a worker does it.
+        Settle it with `acknowledge`, `archive_job` or `release` before its lease ends. As in a
+        worker, a job is not returned if its last attempt ended without an outcome, or if its
+        message is too large or unreadable: it becomes a dead letter, or is archived if the queue
+        has dead letters disabled.
 
         Args:
             vt_seconds: how long the lease lasts, from 0.001 seconds to 12 hours. Default: the
@@ -294,7 +295,7 @@ class QueueService(Generic[PayloadT]):
         return (await self._settle([job], AttemptOutcome.ARCHIVED))[0]
 
     async def release(self, job: Job[Any]) -> bool:
-        """Give a job back unused: it is ready at once, and the attempt is not spent.
+        """Release a job unused: it is ready at once, and no attempt is spent.
 
         Returns:
             False if its lease is lost: nothing was changed.
@@ -334,10 +335,10 @@ class QueueService(Generic[PayloadT]):
         )
 
     async def purge_queue(self) -> int:
-        """Delete all messages that there are, the leased ones included; return how many went.
+        """Delete all messages, leased ones included, and return how many were deleted.
 
-        Dead letters, history and what is enqueued meanwhile stay. Messages go in chunks, each
-        durable by itself.
+        Dead letters, the history, and jobs enqueued in the meantime stay. Messages are deleted in
+        chunks, each committed on its own.
         """
         async with self._existing_tables() as tables:
             newest = await self._database.fetchval(queries.load("newest_message", tables))
@@ -353,7 +354,7 @@ class QueueService(Generic[PayloadT]):
         return await self._settings.fresh()
 
     async def close(self) -> None:
-        """Wait until everything that is being enqueued is stored or refused."""
+        """Wait until every enqueue that is under way has been stored or refused."""
         await self._send_buffer.flush()
         await self._settings.close()
 
@@ -362,12 +363,12 @@ class QueueService(Generic[PayloadT]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Wait for what is being enqueued."""
+        """Wait for enqueues that are under way."""
         await self.close()
 
     @asynccontextmanager
     async def _existing_tables(self) -> AsyncIterator[queries.QueueTables]:
-        """Yield the queue's tables; of a queue that was dropped meanwhile, say so."""
+        """Yield the queue's tables; raise QueueNotFoundError if it was dropped in the meantime."""
         if self._tables is None:
             self._tables = await administration.describe_tables(self._database, self.queue)
         try:
@@ -393,7 +394,7 @@ class QueueService(Generic[PayloadT]):
     async def _bury(
         self, job: Job[Any], error_type: str, error_message: str, *, dlq_enabled: bool
     ) -> None:
-        """Settle a job that is not to be handed out."""
+        """Settle a job that must not be returned to the caller."""
         settlement = Settlement(
             msg_id=job.msg_id,
             read_ct=job.read_ct,
@@ -437,7 +438,7 @@ class QueueService(Generic[PayloadT]):
 
 
 def _check_several(jobs: object, method_for_one: str) -> None:
-    """Refuse one job in the place of several: a text or an object would be taken apart.
+    """Refuse a single job where several are expected: a string or mapping would be iterated over.
 
     Raises:
         InvalidJobError: naming the type received.

@@ -23,17 +23,17 @@ class RetryInfo:
     attempt: int
     """The attempt that failed, counted from 1."""
     max_attempts: int
-    """How many attempts a job has in all."""
+    """How many attempts a job has in total."""
     remaining_attempts: int
     """How many attempts are left."""
     can_retry: bool
     """Whether the job is tried again."""
     should_move_to_dead_letter: bool
-    """Whether that was the last attempt, so that the job becomes a dead letter: the opposite of
-    `can_retry`."""
+    """Whether that was the last attempt, after which the job becomes a dead letter: the opposite
+    of `can_retry`."""
     delay_ms: int | None
     """The longest delay before the next attempt, in milliseconds; None after the last attempt.
-    The delay itself is up to `jitter` of it shorter."""
+    Jitter shortens the actual delay by up to that share."""
     delay_seconds: float | None
     """`delay_ms` in seconds; None after the last attempt."""
 
@@ -62,7 +62,7 @@ class RetryStrategy:
     """The highest ceiling, in milliseconds: at least `base_delay_ms`, at most 7 days.
     Default 300000."""
     max_attempts: int = 5
-    """How many attempts a job has in all, the first one included: 1 to 1000. Default 5."""
+    """How many attempts a job has in total, including the first: 1 to 1000. Default 5."""
     jitter: float = 0.5
     """The share of each delay that is random: 0 to 1. Default 0.5."""
     random_fraction: Callable[[], float] = random.random

@@ -1,4 +1,4 @@
-"""The settings of one queue, as a producer keeps them: read now and then, never in its way."""
+"""A producer's cache of one queue's settings, refreshed without blocking the producer."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.settings")
 
 FRESH_SECONDS = 5.0
-"""So old they count as new."""
+"""Up to this age settings count as fresh."""
 USABLE_SECONDS = 60.0
-"""So old they are still used, while one task reads new ones."""
+"""Up to this age settings are still used while a task refreshes them."""
 RETRY_SECONDS = 1.0
 
 
 class SettingsCache:
-    """Reads the settings of a queue, and keeps them for a while.
+    """Reads the settings of a queue and caches them.
 
-    Whoever holds a connection must not wait for a second one: with all connections of a pool held
-    so, nobody would ever get it. `usable` therefore waits for no connection of the pool where one
-    was given, or where the settings that are kept will do.
+    A caller that holds a connection must not wait for a second one: if every connection of a pool
+    were held that way, all would wait for ever. `usable` therefore takes no connection from the
+    pool if the caller passes one, or if the cached settings are recent enough.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class SettingsCache:
             return await self._read_in_line()
 
     async def usable(self, own: Any = None) -> QueueConfig:
-        """Return settings to go by: new ones, or those that are kept while new ones are read.
+        """Return fresh settings, or cached ones while a task refreshes them.
 
         Args:
-            own: the connection that the caller holds, to read over if there are none to go by.
+            own: the connection that the caller holds, used if nothing usable is cached.
 
         Raises:
-            QueueNotFoundError, DatabaseError: there are none to go by, and they cannot be read.
+            QueueNotFoundError, DatabaseError: nothing usable is cached, and reading failed.
         """
         if (config := self._younger_than(FRESH_SECONDS)) is not None:
             return config
@@ -88,7 +88,7 @@ class SettingsCache:
         if own is None and (kept is None or not self._database.is_pool):
             return await self.fresh()
         if self._database.is_pool:
-            # On a connection of the caller's, a task of ours would get in the way of the caller.
+            # A task of ours would compete with the caller for its own connection.
             self._read_in_background()
             if kept is not None:
                 return kept
@@ -96,13 +96,13 @@ class SettingsCache:
         with translated_read_errors():
             database = Database.of_caller(own)
             config = await administration.get_queue_config(database, self._queue_name)
-        # The caller's transaction may see what was true when it began: to others it is old.
+        # The caller's transaction may see an old snapshot, which is not to be cached as fresh.
         is_old = self._database.is_pool
         self._config, self._read_at = config, self._clock() - (FRESH_SECONDS if is_old else 0)
         return config
 
     async def close(self) -> None:
-        """End the task that reads; the settings that are kept stay."""
+        """Stop the refreshing task; cached settings stay."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.cancel()

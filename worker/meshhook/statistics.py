@@ -1,4 +1,4 @@
-"""What the attempts of the last day came to, hour by hour."""
+"""The outcomes of the last day's attempts, hour by hour."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HourStatistics:
     hour: datetime
     """When the hour began."""
     attempts: int
-    """All that ended; replays are no attempts."""
+    """All attempts that ended; a replay does not count as one."""
     succeeded: int
     retried: int
     snoozed: int
@@ -28,13 +28,13 @@ class HourStatistics:
     lost: int
     """Attempts whose lease ran out with no outcome."""
     replayed: int
-    """Dead letters that were made jobs again."""
+    """Dead letters that were replayed."""
     mean_run_seconds: float | None
-    """How long an attempt ran, on average; None if none of them was seen to start."""
+    """How long an attempt ran on average; None if no start was recorded."""
     p50_run_seconds: float | None
-    """How long half of the attempts ran at the most."""
+    """The median of how long attempts ran."""
     p95_run_seconds: float | None
-    """How long 95% of the attempts ran at the most."""
+    """The 95th percentile of how long attempts ran."""
 
 
 async def job_statistics(
@@ -42,14 +42,14 @@ async def job_statistics(
 ) -> list[HourStatistics]:
     """Return the last 24 hours, newest first; hours in which nothing ended are left out.
 
-    It reads every attempt of that time, some 1.5 seconds a million.
+    It reads every attempt of that time: about 1.5 seconds for a million.
 
     Args:
         database: where the queues are.
         queue: one queue, which need not exist any more. Default: all.
 
     Raises:
-        InvalidQueueNameError: if no queue may have that name.
+        InvalidQueueNameError: if the name is not a valid queue name.
         DatabaseError: if the statistics cannot be read.
     """
     name = None if queue is None else validate_queue_name(queue)

@@ -1,4 +1,4 @@
-"""Where jobs are and what became of them: one job's whole life, and lists of jobs."""
+"""Tracking: the whole life of one job, and lists of jobs."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ from meshhook.store.job_search import (
 )
 
 MAX_JOBS = 1_000
-"""The most jobs that one call lists."""
+"""The most jobs that one call returns."""
 SEARCH_SECONDS = 10.0
-"""After how long a search looks at nothing more, by default."""
+"""The default time limit of a search."""
 
 _MAX_ATTEMPTS = 1_000
 _MAX_REPLAYS = 100
 
 
 async def get_job(database: DatabaseSource, queue: str, msg_id: int) -> JobLife:
-    """Return a job's whole life, and that of the jobs that it was replayed as.
+    """Return a job's whole life, and that of the jobs it was replayed as.
 
-    Where a queue was dropped and made again, msg_ids are given twice: it is the newest one.
+    If a queue was dropped and recreated, msg_ids are used again; the newest job is returned.
 
     Args:
         database: where the queue is.
@@ -59,9 +59,9 @@ async def get_job(database: DatabaseSource, queue: str, msg_id: int) -> JobLife:
         msg_id: the job.
 
     Raises:
-        InvalidQueueNameError, InvalidSettingError: if no job could have that name and id.
-        QueueNotFoundError: if there is neither such a queue nor a history of one.
-        JobNotFoundError: if neither a message, a dead letter nor an attempt is left of it.
+        InvalidQueueNameError, InvalidSettingError: if the name or id is not a valid one.
+        QueueNotFoundError: if the queue does not exist and has left no history.
+        JobNotFoundError: if the job left no message, dead letter or attempt.
         DatabaseError: if it cannot be read.
     """
     name = validate_queue_name(queue)
@@ -87,12 +87,12 @@ async def get_job(database: DatabaseSource, queue: str, msg_id: int) -> JobLife:
 
 
 class FoundJobs(list[JobSummary]):
-    """Jobs, and whether they are all that there is to find."""
+    """The jobs found, and whether the search was complete."""
 
     is_complete: bool = True
-    """Whether everything was looked at, or as many were found as were asked for."""
+    """Whether the search covered everything, or found as many jobs as were asked for."""
     seen: int = 0
-    """How many messages and attempts were looked at."""
+    """How many messages and attempts the search read."""
 
 
 async def find_jobs(
@@ -106,12 +106,12 @@ async def find_jobs(
     limit: int = 50,
     search_seconds: float = SEARCH_SECONDS,
 ) -> FoundJobs:
-    """Return jobs, the newest first: those that were enqueued last.
+    """Return jobs, most recently enqueued first.
 
-    Jobs of a run that have had an attempt are found by an index. Everything else is sought among
-    the messages and attempts, from the newest down, until enough are found, all were looked at, or
-    time is up: some 500,000 short messages a second. `is_complete` of the result is false if
-    something may have been missed.
+    Jobs of a run that have had an attempt are found through an index. Everything else is searched
+    for in the messages and attempts, newest first, until enough are found, all have been read, or
+    the time is up. It reads about 500,000 short messages a second. `is_complete` of the result is
+    false if jobs may have been missed.
 
     Args:
         database: where the queues are.
@@ -217,7 +217,7 @@ async def _life(
     Of jobs that share an id it is the one enqueued at `enqueued_at`; None means the newest.
     """
     live = dead = None
-    # In the order in which a job goes: what moves on between two reads is then found later.
+    # In the order in which a job moves: one that moves on between two reads is found by the second.
     if known.get(queue):
         live = await database.fetchrow(queries.load("find_live_job", queue), msg_id)
     rows = await database.fetch(queries.load("find_attempts"), queue, msg_id, _MAX_ATTEMPTS)

@@ -1,1 +1,1 @@
-"""What is asked of the database: one module for each thing that is stored, one file a query."""
+"""What is read from and written to the database: a module for each kind of row, a file a query."""

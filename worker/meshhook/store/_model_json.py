@@ -1,4 +1,4 @@
-"""The JSON of pydantic models: written so that the same model can read it back, or refused."""
+"""The JSON of pydantic models, in a form that the same model can decode; others are refused."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _SECRET_NAME = re.compile(
 
 
 class _Form(NamedTuple):
-    """One way to write a model."""
+    """One form in which a model can be written."""
 
     by_alias: bool
     round_trip: bool
 
 
 _FORMS = (_Form(True, False), _Form(True, True), _Form(False, False), _Form(False, True))  # noqa: FBT003 - a table
-"""From the usual one to those that leave out computed fields, or go by the names of the fields."""
+"""The usual form, then those without computed fields or with field names instead of aliases."""
 
 
 class UnreadableModelError(InvalidJobError):
-    """A model whose JSON it would not read back as it was."""
+    """A model that cannot be decoded from its own JSON."""
 
 
 def model_json(model: BaseModel) -> bytes:
-    """Return the JSON of a model, in the first form that the model reads back.
+    """Return the JSON of a model, in the first form that the model can decode.
 
-    That is the usual form of pydantic. Where the model does not accept it, computed fields are left
-    out and fields of type `Json` stay text (`round_trip=True`), or fields go by their own names.
+    That is pydantic's usual form. If the model does not accept it, computed fields are left out
+    and fields of type `Json` stay text (`round_trip=True`), or field names replace aliases.
 
     Raises:
-        UnreadableModelError: if there is none, naming the model and what it does not accept.
+        UnreadableModelError: if there is no such form, naming the model and what it rejects.
         ValueError: if pydantic cannot write it at all.
     """
     fault = ""
@@ -60,7 +60,7 @@ def model_json(model: BaseModel) -> bytes:
 
 
 def _fault_when_read(model: BaseModel, text: bytes) -> str | None:
-    """Return why a model would not come back from its JSON; None if it would."""
+    """Return why a model cannot be decoded from its JSON; None if it can."""
     try:
         read = type(model).__pydantic_validator__.validate_json(text)
     except ValidationError as error:
@@ -89,7 +89,7 @@ def _first_difference(model: BaseModel, read: object) -> str | None:
 
 
 def describe_faults(error: ValidationError, model: TypeAdapter[Any]) -> str:
-    """Return what a payload model rejects, with the values where they are short and no secrets."""
+    """Return what a payload model rejects, with values that are short and not secret."""
     faults = error.errors(include_url=False)
     secret_names = set(_secret_names(_schema_of(model)))
     shown = [
@@ -112,7 +112,7 @@ def _shown_value(fault: Mapping[str, Any], secret_names: set[str]) -> str:
         return ""
     if value is None or isinstance(value, bool | int | float):
         return f", got {quoted(value)}"
-    # A text without a name could be anything.
+    # A value without a field name could be a secret.
     is_short = isinstance(value, str) and len(value) <= _SHOWN_CHARACTERS and names
     return f", got {quoted(value)}" if is_short else f", got {type(value).__name__}"
 
@@ -125,7 +125,7 @@ def _schema_of(model: TypeAdapter[Any]) -> object:
 
 
 def _secret_names(schema: object) -> Iterator[str]:
-    """Yield the names of all properties that a schema says are only written, as secrets are."""
+    """Yield the names of all properties that a schema marks as write-only, as secrets are."""
     if isinstance(schema, list):
         for item in schema:
             yield from _secret_names(item)

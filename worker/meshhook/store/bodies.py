@@ -1,4 +1,4 @@
-"""The JSON of a job: writing what a producer enqueues, and reading what a handler gets."""
+"""The JSON of a job: encoding what a producer enqueues and decoding what a handler receives."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ _SCALARS_AS_TEXT = (UUID, datetime, date, time, timedelta, Decimal, Enum, BaseMo
 def encode_body(job: object, max_bytes: int, *, is_payload: bool = False) -> str:
     """Return the JSON text of a job's message.
 
-    A model with a field `payload`, which would be taken for an envelope though it has not all the
-    fields of one, is put into an envelope.
+    A model that has a field `payload` but is not an envelope would be mistaken for one; it is
+    therefore wrapped in an envelope.
 
     Args:
         job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
         max_bytes: the most bytes of UTF-8 that the text may have.
-        is_payload: whether a model is the payload, also with all the fields of an envelope.
+        is_payload: whether a model is the payload even if it has all the fields of an envelope.
             Default false.
 
     Raises:
         InvalidJobError: if it is not JSON, or holds NaN, an infinity, or a character that
-            PostgreSQL cannot store; the message names the place. Or if it holds a model that
-            would not read its own JSON back.
+            PostgreSQL cannot store (the message names the place), or a model that could not be
+            decoded from its own JSON.
         JobTooLargeError: if it is longer than `max_bytes`.
     """
     text, size_bytes = _encode(job, "job")
@@ -92,12 +92,12 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
 
 
 def is_envelope(body: object) -> bool:
-    """Say whether a body is a job's envelope: a payload, and nothing beside it but identifiers."""
+    """Return whether a body is an envelope: a payload and nothing else but identifiers."""
     return isinstance(body, dict) and "payload" in body and body.keys() <= _ENVELOPE
 
 
 def _put_into_envelope(text: str, size_bytes: int, *, is_payload: bool) -> tuple[str, int]:
-    """Return a model's JSON so that all of it is the payload, whatever its fields are called."""
+    """Return a model's JSON such that all of it is the payload, whatever its fields are called."""
     body = json.loads(text)
     if not is_envelope(body) or (body.keys() == _ENVELOPE and not is_payload):
         return text, size_bytes
@@ -111,9 +111,9 @@ _ORJSON_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATE
 def _encode(value: object, what: str) -> tuple[str, int]:
     """Return the JSON text of `value` and its length in bytes; `what` names it in errors."""
     try:
-        # Not a copy: a WorkflowJob holds its fields, and nothing else, in its dictionary.
+        # Not a copy: the dictionary of a WorkflowJob holds its fields and nothing else.
         plain = value.__dict__ if type(value) is WorkflowJob else value
-        # Takes nothing but what JSON has, some types with one obvious form, and models.
+        # It accepts JSON's own types, a few types with one obvious form, and models.
         text = orjson.dumps(plain, default=_fragment, option=_ORJSON_OPTIONS)
         if b"\\u0000" not in text and not (b"null" in text and _may_hold_lost_float(plain)):
             return text.decode(), len(text)
@@ -126,12 +126,12 @@ def _fragment(item: object) -> orjson.Fragment:
     """Return the JSON of a model.
 
     Raises:
-        TypeError: if it is none, or has no JSON that can be read back.
+        TypeError: if it is not a model, or could not be decoded from its own JSON.
     """
     if not isinstance(item, BaseModel):
         raise TypeError
     text = model_json(item)
-    # Of a number that is none, pydantic makes a null or a name, as the model says.
+    # pydantic writes NaN as null or as a name, as the model is configured.
     is_doubtful = b"NaN" in text or b"Infinity" in text
     if is_doubtful or (b"null" in text and _first_lost_float(item, "") is not None):
         raise TypeError
@@ -139,13 +139,13 @@ def _fragment(item: object) -> orjson.Fragment:
 
 
 def _may_hold_lost_float(plain: object) -> bool:
-    """Say whether a null may stand for NaN or an infinity, of which orjson makes one."""
+    """Return whether a null may stand for NaN or an infinity, which orjson writes as null."""
     text = to_json(plain, inf_nan_mode="constants")
     return b"NaN" in text or b"Infinity" in text
 
 
 def _encode_with_care(value: object, what: str) -> tuple[str, int]:
-    """Do as `_encode` for values that have no form in JSON as they are, or none at all."""
+    """Encode values that orjson does not accept, or raise an error that names the place."""
     has_model = isinstance(value, BaseModel) and type(value) is not WorkflowJob
 
     def as_json(item: object) -> Any:
@@ -171,7 +171,7 @@ def _encode_with_care(value: object, what: str) -> tuple[str, int]:
         place = _first_fault(body, what) or f"the {what}"
         message = f"{place}: PostgreSQL cannot store the character U+0000 in JSON; remove it"
         raise InvalidJobError(message)
-    # Where a model lets anything stand, pydantic writes null for NaN, without a word.
+    # In fields of type Any, pydantic silently writes null for NaN.
     if has_model and "null" in text and (lost := _first_lost_float(value, what)):
         raise InvalidJobError(lost)
     try:
@@ -208,7 +208,7 @@ def _as_json(value: object) -> Any:
 
 
 def _first_fault(value: object, place: str, depth: int = 0) -> str | None:
-    """Return the first place in a body that JSON or PostgreSQL cannot hold, with the reason."""
+    """Return the first place in a body that JSON or PostgreSQL cannot hold, and the reason."""
     if depth > _MAX_FAULT_DEPTH:
         return None
     if isinstance(value, BaseModel):
@@ -234,7 +234,7 @@ def _fault_of_item(key: object, item: object, place: str, depth: int) -> str | N
 
 
 def _within(place: str, key: object) -> str:
-    """Return the place below a key, which may be any text; the far end of a long one is cut."""
+    """Return the place below a key, which may be any text; a long path is cut at its end."""
     name = shown(key, limit=80) if isinstance(key, str) else quoted(key, limit=80)
     return f"{place[:_MAX_PLACE_CHARACTERS]}.{name}"
 
@@ -267,7 +267,7 @@ def _first_lost_float(value: object, place: str, *, in_model: bool = False) -> s
 
 
 def decode_headers(text: str | None) -> dict[str, Any]:
-    """Return a message's headers as a dictionary; any other form is kept under one key."""
+    """Return a message's headers as a dictionary; any other JSON is kept under one key."""
     if text is None:
         return {}
     try:
@@ -291,20 +291,20 @@ class _Envelope(BaseModel, Generic[PayloadT]):
 class BodyDecoder(Generic[PayloadT]):
     """Reads message bodies for one payload model.
 
-    A body is an envelope if it is an object with `payload` and nothing beside it but `run_id`,
-    `workflow_id` and `project_id`, of which any may be missing. Any other body is its own payload,
-    whole, as any other PGMQ client may send it; identifiers in it are seen all the same.
+    A body is an envelope if it is an object with `payload` and nothing else but `run_id`,
+    `workflow_id` and `project_id`, each of which may be missing. Any other body, such as other PGMQ
+    clients send, is itself the payload; identifiers in it are recognized all the same.
     """
 
     def __init__(self, payload_model: Any = None) -> None:
-        """Take a pydantic model, or anything else that a TypeAdapter takes; None means any JSON.
+        """Take a pydantic model or any other type that a TypeAdapter accepts; None means any JSON.
 
         Raises:
-            InvalidSettingError: if it is no type that pydantic can read.
+            InvalidSettingError: if it is not a type that pydantic can decode.
         """
         model: Any = Any if payload_model is None else payload_model
         self.model: Any = model
-        """What the payload is; Any for plain JSON."""
+        """The type of the payload; Any for plain JSON."""
         self._takes_anything = model is Any
         envelope: Any = _Envelope
         try:
@@ -313,7 +313,7 @@ class BodyDecoder(Generic[PayloadT]):
             self._bare: TypeAdapter[PayloadT] = TypeAdapter(model)
             self._envelope: TypeAdapter[_Envelope[PayloadT]] = TypeAdapter(envelope[model])
         except Exception as error:
-            # Of pydantic's own kinds, and others: a mapping makes it raise a KeyError.
+            # Not only pydantic's own errors: for a mapping it raises a KeyError.
             message = f"payload_model: expected a type that pydantic can read, got {quoted(model)}"
             raise InvalidSettingError(message) from error
 
@@ -321,7 +321,7 @@ class BodyDecoder(Generic[PayloadT]):
         """Fill in the job's payload and identifiers from its body.
 
         Raises:
-            InvalidPayloadError: if the model rejects the payload; the message lists the faults
+            InvalidPayloadError: if the model rejects the payload; the message lists the errors
                 without the values. The identifiers are filled in all the same.
         """
         if self._takes_anything and _read_identifiers(job):
@@ -338,10 +338,10 @@ class BodyDecoder(Generic[PayloadT]):
             job.payload = envelope.payload
 
     def check(self, job: object, text: str) -> None:
-        """Check that the JSON of a job to be enqueued can be read by the model.
+        """Check that the model can decode the JSON of a job that is to be enqueued.
 
         Raises:
-            InvalidJobError: naming the fields, and their values unless they may be secret.
+            InvalidJobError: naming the fields, and their values unless these may be secret.
         """
         payload = job.payload if type(job) is WorkflowJob else job
         if self._takes_anything or type(payload) is self.model:
@@ -369,7 +369,7 @@ class BodyDecoder(Generic[PayloadT]):
             job.payload = payload
             return
         try:
-            # Through JSON text, since JSON input is read more leniently than Python objects.
+            # Through JSON text, since pydantic reads JSON more leniently than Python objects.
             job.payload = self._bare.validate_json(json.dumps(payload))
         except ValidationError as error:
             raise InvalidPayloadError(_describe(error)) from None
@@ -378,10 +378,10 @@ class BodyDecoder(Generic[PayloadT]):
 def _read_identifiers(job: Job[Any]) -> bool:
     """Read the identifiers of a body as `encode_body` writes it, without reading its payload.
 
-    PostgreSQL shows the keys of a jsonb object by length, then by name: `run_id`, `payload`,
-    `project_id`, `workflow_id`. No string holds the pieces matched here, since a quotation mark
-    in one is escaped; and the last brace closes the outermost object. So where they match, they
-    are what they seem.
+    PostgreSQL orders the keys of a jsonb object by length, then by name: `run_id`, `payload`,
+    `project_id`, `workflow_id`. The pieces matched here cannot occur inside a string, where a
+    quotation mark is escaped, and the last brace closes the outermost object. A match is
+    therefore unambiguous.
     """
     body = job.body
     head = _HEAD.match(body)
@@ -398,7 +398,7 @@ def _read_identifiers(job: Job[Any]) -> bool:
 
 def _plain_payload(text: str) -> Any:
     body = _read_json(text)
-    # What lies between the ends may hold more than a payload.
+    # The text in between may hold more than a payload.
     return body["payload"] if is_envelope(body) else body
 
 

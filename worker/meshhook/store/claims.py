@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EVERYTHING = datetime.min.replace(tzinfo=UTC)
-"""A lower bound of `vt` that leaves no message out."""
+"""A lower bound of `vt` below that of every message."""
 MAX_COUNT = 1_000_000_000
-"""As `meshhook.json_count` has it."""
+"""The same limit as in `meshhook.json_count`."""
 
 
 class ClaimClass(IntEnum):
-    """How much a message is suspected of killing the process that runs it."""
+    """How strongly a message is suspected of killing the process that runs it."""
 
     HEALTHY = 0
-    """No attempt is lost."""
+    """No attempt was lost."""
     LOST_ONCE = 1
-    """One attempt is lost, and another is to spare: runs beside others of its class only."""
+    """One attempt was lost and more are left: it runs only beside others of its class."""
     SUSPECT = 2
-    """More is lost, or this is the last attempt: is claimed alone and runs alone."""
+    """Several were lost, or this is the last attempt: it is claimed alone and runs alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class Claim:
     claim_class: ClaimClass
     """The class of all of them; HEALTHY if there are none."""
     new_losses: int = 0
-    """How many lost attempts the statement added to the history."""
+    """How many lost attempts the statement recorded in the history."""
 
     @property
     def unread(self) -> list[Job[Any]]:
-        """Those whose message is still to be read: it is not short, or followed others like it."""
+        """Those whose message is not read yet, because it is large or came after large ones."""
         return [job for job in self.jobs if not job.body]
 
 
@@ -63,15 +63,15 @@ async def claim(
         database: where the queue is.
         tables: the queue's tables.
         lease_seconds: how long the leases last.
-        limit: how many messages at the most, from 1.
-        max_attempts: how many attempts a job has in all.
-        from_vt: a lower bound, so that dead index entries are not walked again. Default: none.
-        to_vt: an upper bound beside now. Default: none.
+        limit: the most messages to lease, at least 1.
+        max_attempts: how many attempts a job has in total.
+        from_vt: a lower bound, which avoids walking dead index entries again. Default: none.
+        to_vt: an upper bound in addition to the current time. Default: none.
     """
     rows = await database.fetch(
         queries.load("claim", tables),
         lease_seconds,
-        # Other clients have earlier times than Python.
+        # Other clients may have stored times earlier than Python can represent.
         None if from_vt <= EVERYTHING else from_vt,
         limit,
         max_attempts,
@@ -98,7 +98,7 @@ def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[J
             ready_timestamp=ready,
             claimed_timestamp=claimed,
             headers=decode_headers(headers) if headers else {},
-            # Without one it is read apart.
+            # Without a body the message is read separately.
             body=body or "",
         )
         if headers and CLAIM_HEADER in job.headers:
@@ -109,7 +109,7 @@ def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[J
 
 
 def take_in(job: Job[Any], body: str, headers: str) -> None:
-    """Give a claimed job the message that was read apart from its claim."""
+    """Set the message of a claimed job that was read separately from its claim."""
     job.body = body
     job.headers = decode_headers(headers) if headers else {}
     mark = job.headers.get(CLAIM_HEADER)
@@ -120,10 +120,10 @@ def take_in(job: Job[Any], body: str, headers: str) -> None:
 
 
 def _count_attempts(job: Job[Any], *, is_suspect: bool) -> None:
-    """Tell attempts from reads by the mark that a claim left: see `meshhook.claim_mark`."""
+    """Tell attempts from mere reads by the mark that a claim leaves: see `meshhook.claim_mark`."""
     mark = job.headers[CLAIM_HEADER]
     if not isinstance(mark, dict):
-        return  # some other client's nonsense under our name
+        return  # another client's unusable value under our header's name
     marked_read_ct, attempt, lost = (
         count if type(count := mark.get(name)) is int else -1
         for name in ("read_ct", "attempt", "lost")

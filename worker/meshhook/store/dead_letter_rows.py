@@ -1,4 +1,4 @@
-"""What there is to know of dead letters: one of them, groups of them, all of them."""
+"""Rows about dead letters: a single one, a group by error type, and the figures of a queue."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 class DeadLetterJob:
     """A job that failed for good.
 
-    What says how it died is None if some other client put the message there.
+    The fields that describe its failure are None if another client put the message there.
     """
 
     id: int
     """The dead letter's own id."""
     queue: str
-    """The queue that it died in."""
+    """The queue that it came from."""
     body: str | None
-    """The message as JSON text; None where that is too long: of more than 64 KiB in a list, and of
-    more than 16 MiB by itself. It is there all the same, and can be replayed."""
+    """The message as JSON text. None if it is too long: over 64 KiB in a list, over 16 MiB when
+    read alone. The message is stored all the same and can be replayed."""
     headers: dict[str, Any]
-    """The message's headers, without the one that says how it died."""
+    """The message's headers, without the one that describes its failure."""
     run_id: str | None
     """The run it belongs to, if the message names one."""
     workflow_id: str | None
@@ -59,8 +59,8 @@ class DeadLetterJob:
         """The payload as plain JSON values.
 
         Raises:
-            InvalidPayloadError: if it is too long to be read, or JSON that Python cannot hold; see
-                `body`.
+            InvalidPayloadError: if it is too long to be read (see `body`), or JSON that Python
+                cannot represent.
         """
         if self.body is None:
             raise InvalidPayloadError(
@@ -78,12 +78,12 @@ class DeadLetterJob:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterError:
-    """What one dead letter died of."""
+    """Why one dead letter failed."""
 
     id: int
     """The dead letter's id."""
     error_type: str | None
-    """None if some other client put the message there."""
+    """None if another client put the message there."""
     error_message: str | None
     dead_at: datetime
     """When it became a dead letter."""
@@ -95,15 +95,15 @@ class DlqMetrics:
 
     queue: str
     dead_letters: int
-    """How many there are, counted up to a limit."""
+    """The number of dead letters, counted up to a limit."""
     capped: bool
     """Whether the count stopped at the limit: there are at least as many."""
     oldest_age_seconds: float | None
-    """How long the oldest has been dead; None if there is none."""
+    """The age of the oldest dead letter; None if there is none."""
     newest_age_seconds: float | None
-    """How long the newest has been dead; None if there is none."""
+    """The age of the newest dead letter; None if there is none."""
     newest_errors: tuple[DeadLetterError, ...]
-    """What the newest five died of, newest first."""
+    """Why the five newest failed, newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class ErrorGroup:
     """The dead letters that share an error type."""
 
     error_type: str | None
-    """None for messages that some other client put there."""
+    """None for messages that another client put there."""
     count: int
     first_dead_at: datetime
     last_dead_at: datetime
@@ -120,11 +120,11 @@ class ErrorGroup:
     sample_message: str | None
     """Its error message."""
     capped: bool
-    """Whether there are more dead letters than the newest 10,000, which alone are counted."""
+    """Whether there are more than 10,000 dead letters, of which only the newest are counted."""
 
 
 def dead_letter_from(row: asyncpg.Record, queue_name: str) -> DeadLetterJob:
-    """Return the dead letter that a row holds, whatever JSON its headers are."""
+    """Return the dead letter in a row, whatever JSON its headers hold."""
     headers = decode_headers(row["headers"])
     died = headers.get(DEAD_LETTER_HEADER)
     if isinstance(died, dict):
@@ -164,7 +164,7 @@ def _number(value: object) -> int | None:
 def _moment(value: object) -> datetime | None:
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        # At the edge of what Python has, not every zone has it.
+        # At the limits of Python's dates, the time may not exist in every zone.
         return moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None
     except (ValueError, OverflowError):
         return None

@@ -1,4 +1,4 @@
-"""What there is to know of a job: its state now, its attempts, and what became of it."""
+"""Rows about jobs: a job's state, its attempts, and how it ended."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Attempt:
     """One attempt that has ended."""
 
     attempt: int
-    """Which attempt it was, from 1; a snoozed one is not spent, and its number comes again."""
+    """Which attempt it was, from 1. A snoozed attempt is not spent, so its number is used again."""
     outcome: str
     """A value of `AttemptOutcome`."""
     worker: str | None
-    """Who ran it; None if that is not known, as for a lost one."""
+    """The worker that ran it; None if it is unknown, as for a lost attempt."""
     started_at: datetime | None
     finished_at: datetime
     error_type: str | None
@@ -53,34 +53,34 @@ class JobLife:
     queue: str
     msg_id: int
     state: str
-    """ready, scheduled, running, retrying or lost while it is in its queue; after that what its
-    last attempt came to, or `replayed`."""
+    """ready, scheduled, running, retrying or lost while it is in its queue; after that the outcome
+    of its last attempt, or `replayed`."""
     attempts_made: int
     """How many attempts it has had, the one that is running included."""
     run_id: str | None
     workflow_id: str | None
     project_id: str | None
     enqueued_at: datetime | None
-    """None only if neither message nor history says it."""
+    """None only if neither the message nor the history has it."""
     ready_at: datetime | None
     """When it is or was ready to run, or its lease ends; None once it has left its queue."""
     body: str | None
-    """The message as JSON text, while it is in its queue or a dead letter; None as well where that
-    is more than 16 MiB."""
+    """The message as JSON text while it is in its queue or a dead letter; None if it is over
+    16 MiB."""
     attempts: tuple[Attempt, ...]
-    """Those that have ended, oldest first: the last 1,000 that the history still has."""
+    """The attempts that have ended, oldest first: at most the last 1,000 in the history."""
     dead_letter_id: int | None
-    """The dead letter that it is now; None if it is none."""
+    """The dead letter that it is now; None if it is not one."""
     replayed_at: datetime | None
     """When it was replayed, after it had been a dead letter."""
     replayed_as_id: int | None
     """The msg_id of the job that it was replayed as."""
     replayed_as: JobLife | None = None
-    """That job's own life; None if nothing is left of it."""
+    """The life of that job; None if nothing is left of it."""
 
     @property
     def last(self) -> JobLife:
-        """The job that it is now, after all replays; itself if there was none."""
+        """The job that it has become after all replays; itself if it was never replayed."""
         life = self
         while life.replayed_as is not None:
             life = life.replayed_as
@@ -104,7 +104,7 @@ class JobSummary:
     ready_at: datetime | None
     """When it is or was ready to run, or its lease ends; None once it has left its queue."""
     last_outcome: str | None
-    """What its last attempt came to; None if none has ended."""
+    """The outcome of its last attempt; None if none has ended."""
     last_finished_at: datetime | None
     error_type: str | None
     """What went wrong in its last attempt."""
@@ -116,7 +116,7 @@ class JobSummary:
 def newest_birth(
     live: asyncpg.Record | None, rows: Sequence[asyncpg.Record], dead: DeadLetterJob | None
 ) -> datetime | None:
-    """Return when the newest job was enqueued of those that share a msg_id."""
+    """Return when the newest of the jobs with a msg_id was enqueued."""
     births = [row["enqueued_at"] for row in rows]
     if live is not None:
         births.append(live["enqueued_at"])
@@ -134,9 +134,9 @@ def life_from(
     rows: Sequence[asyncpg.Record],
     dead: DeadLetterJob | None,
 ) -> JobLife:
-    """Return the life that a message, attempts (newest first) and a dead letter tell of.
+    """Return the life described by a message, attempts (newest first) and a dead letter.
 
-    At least one of them must be there, and all of them must be of the same job.
+    At least one of them must exist, and all must belong to the same job.
     """
     last = rows[0] if rows else None
     replayed = last if last is not None and last["outcome"] == AttemptOutcome.REPLAYED else None
@@ -174,7 +174,7 @@ def life_from(
 
 
 def with_last_attempt(job: JobSummary, row: asyncpg.Record) -> JobSummary:
-    """Add to a job that is in its queue what its last attempt came to."""
+    """Add the outcome of the last attempt to a job that is in its queue."""
     return replace(
         job,
         last_outcome=row["outcome"],
@@ -185,7 +185,7 @@ def with_last_attempt(job: JobSummary, row: asyncpg.Record) -> JobSummary:
 
 
 def summary_from(row: asyncpg.Record, queue_name: str) -> JobSummary:
-    """Return the summary that a row holds, of a message or of the history."""
+    """Return the summary in a row, of a message or of the history."""
     is_recorded = "finished_at" in row.keys()  # noqa: SIM118 - a record's `in` looks at its values
     return JobSummary(
         queue=queue_name,
@@ -211,5 +211,5 @@ def by_key(jobs: Iterable[JobSummary]) -> dict[JobKey, JobSummary]:
 
 
 def job_key(job: JobSummary) -> JobKey:
-    """Return what tells a job from all others, also those of a queue that was made again."""
+    """Return a job's identity, unique even if its queue was dropped and recreated."""
     return job.queue, job.msg_id, job.enqueued_at

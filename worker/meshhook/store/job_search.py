@@ -1,4 +1,4 @@
-"""Looking for jobs among any number of messages and attempts, a part at a time."""
+"""Searching any number of messages and attempts for jobs, one chunk at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FIRST_CHUNK_ROWS = 1_000
 MAX_CHUNK_ROWS = 50_000
 SMALL_SIDE_ROWS = 10_000
-"""How many messages that are due, or are not, are looked at as one, to find those in a state."""
+"""Up to this many due (or not yet due) messages are read at once to find those in a state."""
 MAX_RUN_ATTEMPTS = 10_000
 
 _QUICK_SECONDS = 0.1
@@ -30,7 +30,7 @@ _DUE_STATES = ("ready", "lost")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which jobs are looked for; None means any."""
+    """Which jobs to search for; None means any."""
 
     run_id: str | None
     workflow_id: str | None
@@ -41,22 +41,22 @@ class Wanted:
 
     @property
     def outcome(self) -> str | None:
-        """The last outcome that is looked for in the history."""
+        """The last outcome to search for in the history."""
         return self.state if self.state in FINAL_STATES else None
 
 
 class Walk(ABC):
-    """A way through rows from the newest down, a chunk at a time."""
+    """A walk through rows, newest first, one chunk at a time."""
 
     def __init__(
         self, database: Database, queue_name: str, wanted: Wanted, *, up_to: int = MAX_ID
     ) -> None:
-        """Take what to look for, and where: in which queue, and from which id down."""
+        """Take what to search for, in which queue, and the highest id to start from."""
         self.found: list[JobSummary] = []
         self.seen = 0
-        """How many rows have been looked at."""
+        """How many rows have been read."""
         self.is_over = False
-        """Whether there is nothing left to look at, or enough was found."""
+        """Whether nothing is left to read, or enough was found."""
         self._database = database
         self._queue_name = queue_name
         self._wanted = wanted
@@ -64,7 +64,7 @@ class Walk(ABC):
         self._chunk_rows = FIRST_CHUNK_ROWS
 
     async def step(self) -> None:
-        """Look at the next chunk."""
+        """Read the next chunk."""
         began_at = time.monotonic()
         missing = self._wanted.limit - len(self.found)
         rows = await self._read(self._up_to, self._chunk_rows, missing)
@@ -75,7 +75,7 @@ class Walk(ABC):
         self.is_over = seen < self._chunk_rows or len(self.found) >= self._wanted.limit
         if lowest is not None:
             self._up_to = lowest - 1
-        # Bodies may be long. The time limit holds between chunks only, so they stay short.
+        # The time limit is checked between chunks, so chunks stay short: bodies may be long.
         if took_seconds < _QUICK_SECONDS:
             self._chunk_rows = min(self._chunk_rows * 4, MAX_CHUNK_ROWS)
         elif took_seconds > _SLOW_SECONDS:
@@ -83,16 +83,16 @@ class Walk(ABC):
 
     @abstractmethod
     async def _read(self, up_to: int, chunk_rows: int, limit: int) -> Sequence[asyncpg.Record]:
-        """Read one chunk: the statement says how."""
+        """Read one chunk with the statement of this kind of row."""
 
 
 class MessageWalk(Walk):
-    """Through the messages of a queue."""
+    """A walk through the messages of a queue."""
 
     async def start(self) -> None:
-        """Look at once at all messages that are due, or are not, if they are few enough.
+        """Read all due (or all not yet due) messages at once, if there are few enough.
 
-        Where a million jobs are ready, a hundred that run are found without a look at the others.
+        With a million ready jobs, a hundred running ones are found without reading the others.
         """
         wanted = self._wanted
         if wanted.state is None:
@@ -117,7 +117,7 @@ class MessageWalk(Walk):
 
 
 class HistoryWalk(Walk):
-    """Through what the history knows of a queue, which may be dropped."""
+    """A walk through the history of a queue, which may have been dropped."""
 
     async def _read(self, up_to: int, chunk_rows: int, limit: int) -> Sequence[asyncpg.Record]:
         wanted = self._wanted
@@ -131,10 +131,10 @@ class HistoryWalk(Walk):
 async def history_walks(
     database: Database, queue_name: str, wanted: Wanted, *, is_there: bool
 ) -> list[Walk]:
-    """Return the ways through the history of a queue.
+    """Return the walks through the history of a queue.
 
-    A queue that was dropped and made again counts from 1 again. Its own attempts are looked at
-    apart from those with higher ids, which belong to the queue before and are older.
+    A queue that was dropped and recreated numbers its messages from 1 again. Its own attempts are
+    read separately from those with higher ids, which belong to its predecessor and are older.
     """
     walks: list[Walk] = [HistoryWalk(database, queue_name, wanted)]
     if is_there:
@@ -145,9 +145,9 @@ async def history_walks(
 
 
 async def walk_all(walks: Sequence[Walk], deadline: float) -> None:
-    """Let walks take steps in turn until all are over, or `deadline` (monotonic) has passed.
+    """Advance walks in turn until all have ended or `deadline` (monotonic) has passed.
 
-    Each takes one step at least.
+    Each advances at least once.
     """
     left = list(walks)
     while left:
@@ -162,11 +162,11 @@ async def walk_all(walks: Sequence[Walk], deadline: float) -> None:
 async def recorded_of_run(
     database: Database, queue_name: str | None, wanted: Wanted
 ) -> tuple[list[JobSummary], bool]:
-    """Return what the history knows of a run, by its index, and whether that is all of it."""
+    """Return the jobs of a run in the history, through its index, and whether these are all."""
     rows = await database.fetch(
         queries.load("find_recorded_jobs_by_run"),
         *(wanted.run_id, queue_name, wanted.workflow_id, wanted.project_id, wanted.outcome),
-        # All of them: which of those that are not over still wait is not known here.
+        # All of them: the history does not tell which unfinished ones are still waiting.
         *(MAX_RUN_ATTEMPTS, MAX_RUN_ATTEMPTS),
     )
     return _summaries(rows), rows[0]["seen"] < MAX_RUN_ATTEMPTS

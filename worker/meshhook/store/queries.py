@@ -14,8 +14,8 @@ from meshhook.names import dead_letter_queue_name, validate_queue_name
 
 _UTF8 = re.compile(r"\{utf8 ([^{}]+)\}")
 _MOMENT = re.compile(r"\{moment ([a-z_.]+)\}")
-# Other clients write any time that PostgreSQL has: infinity, 4713 BC, 294276 AD. Python has the
-# years 1 to 9999, less a day at each end, which a change of the time zone may need.
+# Other clients may store any time that PostgreSQL has: infinity, 4713 BC, 294276 AD. Python has
+# the years 1 to 9999, less a day at each end, which a change of the time zone may need.
 _MOMENT_SQL = (
     r"case when \1 < '0001-01-02 00:00+00' then '0001-01-02 00:00+00' "
     r"when \1 > '9999-12-30 00:00+00' then '9999-12-30 00:00+00' else \1 end"
@@ -31,22 +31,22 @@ _DEAD_LETTER_SQL = """d.msg_id, {moment d.enqueued_at} as enqueued_at,
     meshhook.message_id_text(d.message, 'run_id') as run_id,
     meshhook.message_id_text(d.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(d.message, 'project_id') as project_id"""
-"""What is read of a dead letter `d`, whose body was bounded as `b`: no more than can be shown."""
-# Where nothing says otherwise, PostgreSQL looks a type's name up among temporary tables first.
+"""The columns read of a dead letter `d` with its bounded body `b`: no more than can be shown."""
+# By default PostgreSQL looks a type's name up among temporary tables first.
 _TYPE = re.compile(r"::(?=(?:text|jsonb|float8|timestamptz|regclass|oid)\b)")
 _TYPE_SQL = "::pg_catalog."
 
 
 @dataclass(frozen=True, slots=True)
 class QueueTables:
-    """What of a queue's tables differs from one PGMQ installation to another."""
+    """How a queue's tables differ between PGMQ installations."""
 
     queue_name: str
     """The queue."""
     has_last_read_at: bool = True
-    """Whether it has the column `last_read_at`: queues made by PGMQ before 1.10.1 may lack it."""
+    """Whether it has the column `last_read_at`: queues from PGMQ before 1.10.1 may lack it."""
     holds_any_bytes: bool = False
-    """Whether texts may hold what is not UTF-8, as in a database with the encoding SQL_ASCII."""
+    """Whether texts may hold bytes that are not UTF-8: the database's encoding is SQL_ASCII."""
 
 
 def load(name: str, tables: QueueTables | str | None = None, *, target: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Enqueuing from many tasks at once: what comes while one batch is committed is the next."""
+"""Concurrent enqueues share statements: what arrives while a batch commits is the next batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_BATCH_MESSAGES = 1_000
 MAX_BATCH_BYTES = 8_388_608
 HOLD_SECONDS = 0.05
 LARGE_MESSAGE_BYTES = 1_048_576
-"""From this size on a limit of the program that the server met is taken for one of its size."""
+"""From this size on, a program limit reported by the server is attributed to the message's size."""
 _CONFLICT_TRIES = 5
 
 Message = tuple[str, str | None, float]
@@ -56,7 +56,7 @@ async def insert_messages(
         rows = await connection.fetch(  # type: ignore[attr-defined]
             queries.load("enqueue", queue_name),
             bodies,
-            # A column without values costs nothing as null.
+            # A column without values is sent as null, which costs nothing.
             headers if any(headers) else None,
             delays if any(delays) else None,
         )
@@ -67,7 +67,7 @@ async def insert_messages(
 
 
 def batches_of(messages: Sequence[Message]) -> list[Sequence[Message]]:
-    """Part messages into those that one statement carries, by their number and by their size."""
+    """Split messages into batches for one statement each, by number and by size."""
     batches: list[Sequence[Message]] = []
     start = size = 0
     for position, message in enumerate(messages):
@@ -82,7 +82,7 @@ def batches_of(messages: Sequence[Message]) -> list[Sequence[Message]]:
 async def insert_batches(database: Database, queue_name: str, messages: list[Message]) -> list[int]:
     """Store messages, all or none, and return their ids in order.
 
-    Inside a transaction of the caller's they are part of it.
+    Inside a transaction of the caller, they are part of it.
 
     Raises:
         QueueNotFoundError, JobTooLargeError, DatabaseError: none is stored.
@@ -99,7 +99,7 @@ async def insert_batches(database: Database, queue_name: str, messages: list[Mes
 
     try:
         if len(batches) == 1:
-            # One statement is all or none by itself.
+            # A single statement is atomic by itself.
             return await insert_messages(database, queue_name, messages)
         return await database.run_in_transaction(insert_all)
     except DatabaseError as error:
@@ -107,7 +107,7 @@ async def insert_batches(database: Database, queue_name: str, messages: list[Mes
 
 
 async def insert_over(connection: Any, queue_name: str, messages: list[Message]) -> list[int]:
-    """Do as `insert_batches` over a caller's own connection; the usual, one statement, quickly."""
+    """Do what `insert_batches` does on the caller's connection, with a fast path for one batch."""
     if len(messages) == 1:
         try:
             with translated_statement_errors():
@@ -120,7 +120,7 @@ async def insert_over(connection: Any, queue_name: str, messages: list[Message])
 
 
 def refusal_of(error: DatabaseError, messages: Sequence[Message]) -> MeshHookError:
-    """Return what an error means for those whose messages were refused."""
+    """Return the error for the callers whose messages were refused."""
     largest = max(len(body.encode()) for body, *_ in messages)
     is_limit = isinstance(error.__cause__, asyncpg.ProgramLimitExceededError)
     if is_limit and largest >= LARGE_MESSAGE_BYTES:
@@ -144,8 +144,8 @@ class SendBuffer:
     async def send(self, body: str, headers: str | None, delay_seconds: float) -> int:
         """Store one message, and return its id once it is durable.
 
-        A caller that is cancelled before its batch left takes its message along; after that the
-        message is stored all the same.
+        If the caller is cancelled before its batch is sent, its message is dropped from the batch;
+        after that the message is stored all the same.
         """
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._pending.append((body, headers, delay_seconds, future))
@@ -153,13 +153,13 @@ class SendBuffer:
             self._sender = asyncio.create_task(
                 self._send_pending(),
                 name=f"meshhook-send-{self._queue_name}",
-                # Not the caller's: it sends for others as well.
+                # It does not belong to the caller, since it sends for others too.
                 context=Context(),
             )
         return await future
 
     async def flush(self) -> None:
-        """Wait until everything handed over so far is stored or refused."""
+        """Wait until every message added so far is stored or refused."""
         while self._sender is not None and not self._sender.done():
             await asyncio.wait([self._sender])
 
@@ -173,9 +173,9 @@ class SendBuffer:
                 raise
 
     async def _send_from(self, batch: list[_Pending]) -> None:
-        """Send a batch, and what gathers meanwhile, on one connection.
+        """Send a batch, and those that form in the meantime, on one connection.
 
-        Giving a connection back to its pool costs a round trip, so it is kept for a moment.
+        Returning a connection to its pool costs a round trip, so it is kept for a moment.
         """
         try:
             async with self._database.acquire() as connection:
@@ -183,7 +183,7 @@ class SendBuffer:
                 while batch:
                     await self._send(batch, connection)
                     batch = []
-                    # Those whose messages are stored may have more.
+                    # Callers whose messages are stored may enqueue more.
                     await asyncio.sleep(0)
                     if time.monotonic() < ends_at:
                         batch = self._take_batch()
@@ -200,7 +200,7 @@ class SendBuffer:
             raise
 
     async def _send_again(self, batch: list[_Pending]) -> None:
-        """Send what failed before anything was sent; only that is safe to repeat."""
+        """Send again what failed before anything was sent: only that is safe to repeat."""
         try:
             async for attempt in tries(
                 on=_was_not_sent,
@@ -211,7 +211,7 @@ class SendBuffer:
                 step="enqueue",
             ):
                 with attempt:
-                    # Of a batch that is sent one by one some may be stored already.
+                    # If a batch is sent one by one, some messages may be stored already.
                     rest = [item for item in batch if not item[3].done()]
                     if rest:
                         await self._send(rest, self._database)
@@ -242,7 +242,7 @@ class SendBuffer:
             raise
         except DatabaseError as error:
             if len(batch) > 1 and not isinstance(error, SchemaMissingError):
-                # The server took none of them. One message it cannot store must not cost the
+                # The server stored none of them. One message it cannot store must not cost the
                 # others theirs: send each alone.
                 for item in batch:
                     await self._send([item], connection)

@@ -1,4 +1,4 @@
-"""Settling: recording how attempts ended, many in one statement, each fenced by its lease."""
+"""Settlements: recording how attempts ended, many in one statement, each fenced by its lease."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MAX_ERROR_STACK_LENGTH = 16_000
 
 
 class Settlement(NamedTuple):
-    """How one attempt ended. The fields are in the order of the parameters of `sql/settle.sql`."""
+    """How one attempt ended; fields in the order of the parameters of `sql/settle.sql`."""
 
     msg_id: int
     read_ct: int
     """Which lease it was, by the message's `read_ct`."""
     enqueued: float
-    """When the message was enqueued, in seconds since 1970: tells it from another of its id."""
+    """When the message was enqueued, in seconds since 1970; with msg_id, the job's identity."""
     attempt: int
     outcome: AttemptOutcome
     started_at: float | None
@@ -71,7 +71,7 @@ _COLUMNS_OF_SUCCESS = tuple(
         "trace_id",
     )
 )
-"""Where the parameters of `sql/settle_succeeded.sql` stand in a settlement."""
+"""The positions in a settlement of the parameters of `sql/settle_succeeded.sql`."""
 
 
 async def settle(
@@ -82,10 +82,10 @@ async def settle(
 ) -> set[int]:
     """Record settlements in one statement, all or nothing; quickest if all have succeeded.
 
-    What the database's encoding cannot hold of their texts is recorded as question marks.
+    Characters that the database's encoding lacks are recorded as question marks.
 
     Returns:
-        The positions, from 0, of those whose lease still held. The others changed nothing.
+        The positions, from 0, of those whose lease was still held. The others changed nothing.
     """
     if not settlements:
         return set()
@@ -94,7 +94,7 @@ async def settle(
     try:
         return await _settle(database, tables, name, _fitted(settlements, encoding))
     except UnstorableTextError:
-        # The encoding was not known, or is not quite what Python takes it for. Every one holds
+        # The encoding was unknown, or differs from Python's idea of it. Every encoding holds
         # ASCII, so this cannot fail for the same reason.
         name = worker_name and fitted_text(worker_name, ASCII)
         return await _settle(database, tables, name, _fitted(settlements, ASCII))
@@ -107,7 +107,7 @@ async def _settle(
     settlements: Sequence[Settlement],
 ) -> set[int]:
     columns = [
-        # A column without values costs nothing as null: unnest fills it up.
+        # A column without values is sent as null, which costs nothing: unnest fills it up.
         None if column[0] is None and set(column) == _NOTHING else column
         for column in zip(*settlements, strict=True)
     ]
@@ -136,9 +136,9 @@ async def find_settled(
     worker_name: str,
     settlements: Sequence[Settlement],
 ) -> dict[int, AttemptOutcome]:
-    """Return which attempts this worker has recorded already: their position, from 0, and as what.
+    """Return which attempts this worker has recorded already: position, from 0, and outcome.
 
-    The outcome may be another than the settlement's where the handler settled its job itself.
+    The outcome may differ from the settlement's if the handler settled its job itself.
     """
     rows = await database.fetch(
         queries.load("find_settled"),
@@ -155,7 +155,7 @@ async def find_settled(
 async def find_locked(
     database: Any, tables: queries.QueueTables, settlements: Sequence[Settlement]
 ) -> set[int]:
-    """Return the positions, from 0, of those whose message some transaction has locked now."""
+    """Return the positions, from 0, of those whose message another transaction has locked."""
     rows = await database.fetch(
         queries.load("find_locked", tables),
         [settlement.msg_id for settlement in settlements],
@@ -166,7 +166,7 @@ async def find_locked(
 
 
 def _fitted(settlements: Sequence[Settlement], encoding: str | None) -> Sequence[Settlement]:
-    """Return settlements whose texts a database of an encoding can hold."""
+    """Return the settlements with texts that an encoding can represent."""
     if holds_all(encoding):
         return settlements
     fitted = []
@@ -183,7 +183,7 @@ def _fitted(settlements: Sequence[Settlement], encoding: str | None) -> Sequence
 def storable_text(text: str, max_length: int) -> str:
     """Return `text` as PostgreSQL can store it, at most `max_length` characters long.
 
-    U+0000 and halves of surrogate pairs become U+FFFD; the middle of what is too long is cut.
+    U+0000 and halves of surrogate pairs become U+FFFD; a longer text is cut in the middle.
     """
     if len(text) > max_length:
         cut = f" … {len(text) - max_length} characters cut … "

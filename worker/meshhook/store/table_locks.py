@@ -1,4 +1,4 @@
-"""Changes of a queue's tables that wait for others: a short while at a time, and not for ever."""
+"""Changes of a queue's tables that wait for locks: briefly at a time, and not for ever."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meshhook.postgres.database import Database
 
 WAIT_SECONDS = 20.0
-"""How long a change of a queue's tables is tried in all, in seconds."""
+"""How long a change of a queue's tables is attempted in total, in seconds."""
 _FIRST_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 2.0
 
@@ -34,16 +34,16 @@ async def change_tables(
 ) -> Any:
     """Run a statement that locks tables of a queue, and return its first value.
 
-    Everybody who comes later waits behind a lock that is waited for. The statement therefore gives
-    up after a second, lets them pass, and is tried again, with longer and longer pauses. In a
-    transaction of the caller's it is tried once.
+    Later statements queue up behind a lock request that waits. The statement therefore gives up
+    after a second, lets them pass, and is tried again after increasing pauses. In a transaction of
+    the caller it is tried once.
 
     Args:
         database: where the queue is.
         queue_name: the queue.
-        sql: a statement that changes nothing where it fails, and waits for locks for a second.
+        sql: a statement that waits at most a second for locks and changes nothing if it fails.
         *arguments: its arguments.
-        wait_seconds: how long it is tried in all, 0 to 86400. Default 20.
+        wait_seconds: how long it is tried in total, 0 to 86400. Default 20.
 
     Raises:
         InvalidSettingError: if that is out of range.

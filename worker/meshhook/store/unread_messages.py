@@ -1,6 +1,6 @@
-"""Reading claimed messages that are not short: apart from the claim, and no more than is bearable.
+"""Reading large messages separately from their claim, up to a limit.
 
-The claim leaves them leased and unread. What is too large to be read is known by its size alone.
+The claim leaves them leased but unread. Whether a message is too large is decided by its size.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from meshhook.queue_config import QueueSettings
 
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-"""How much JSON a message may be to be run, where the queue takes no larger ones."""
+"""The most JSON, in bytes, of a message that is run, unless the queue accepts larger ones."""
 MAX_HEADERS_BYTES = 262_144
-"""How much JSON the headers of a message may be to be read."""
+"""The most JSON, in bytes, of headers that are read."""
 MAX_STORED_HEADERS_BYTES = 78_000
-"""How much room the headers of a message may take in its row to be read, as `read_message.sql` has
-it."""
+"""The most bytes that headers may take in their row to be read, as in `read_message.sql`."""
 
 _WAY_OUT_OF_BODY = (
     "Store the data elsewhere and enqueue a reference, or raise the limit: max_message_bytes "
@@ -40,7 +39,7 @@ def largest_message(max_message_bytes: int | None, settings: QueueSettings) -> i
     """Return how many bytes of JSON a message may have to be run.
 
     Args:
-        max_message_bytes: as the worker was told. None: 16 MiB, or twice the queue's
+        max_message_bytes: the worker's setting. None: 16 MiB, or twice the queue's
             `max_payload_bytes` if that is more, since PostgreSQL writes JSON with spaces.
         settings: the queue's.
     """
@@ -52,7 +51,7 @@ def largest_message(max_message_bytes: int | None, settings: QueueSettings) -> i
 async def read_short_messages(
     database: Any, tables: queries.QueueTables, jobs: Sequence[Job[Any]]
 ) -> None:
-    """Read those of the claimed jobs that are short and were not read by their claim."""
+    """Read the claimed jobs that are short but were not read by their claim."""
     rows = await database.fetch(
         queries.load("read_short_messages", tables),
         [job.msg_id for job in jobs],
@@ -77,8 +76,8 @@ async def read_message(
 
     Raises:
         MessageTooLargeError: if it is longer, or its headers are too long.
-        MessageUnreadableError: if it holds bytes that are no text.
-        LeaseLostError: if the job is no longer this worker's.
+        MessageUnreadableError: if it holds bytes that are not valid text.
+        LeaseLostError: if this worker no longer holds the job's lease.
         DatabaseError: it was not read; another attempt may succeed.
     """
     rows = await database.fetch(
