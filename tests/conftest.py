@@ -144,6 +144,12 @@ def database_url(
 
 
 @pytest.fixture
+def meshhook_database_url(database_url: str) -> str:
+    """The database of `meshhook_database`, the fixture of the plugin, is on the same server."""
+    return database_url
+
+
+@pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection to `database_url`."""
     connection = await asyncpg.connect(database_url)

@@ -137,7 +137,7 @@ SETTING_NAMES: tuple[str, ...] = tuple(QueueSettings.model_fields)
 """The names of everything that may be set of a queue."""
 
 
-def changed_settings(current: QueueConfig, changes: Mapping[str, Any]) -> QueueSettings:
+def changed_settings(current: QueueSettings, changes: Mapping[str, Any]) -> QueueSettings:
     """Return the settings of `current` with `changes` made.
 
     Values may be strings, as a command line gives them; the text `none` stands for None.

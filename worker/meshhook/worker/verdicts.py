@@ -45,6 +45,7 @@ class Verdict:
 
 
 _OWN_MODULES = (
+    "meshhook.testing.recording",
     "meshhook.worker.attempting",
     "meshhook.worker.coroutines",
     "meshhook.worker.handler_threads",

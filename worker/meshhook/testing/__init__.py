@@ -1,0 +1,64 @@
+"""Tests of handlers and producers: one attempt with no database, or queues in a database a test.
+
+`run_job` needs no database. `QueueDatabase` is what the fixture `meshhook_database` of the pytest
+plugin gives; pytest itself is not needed to import anything from here but the plugin.
+"""
+
+from __future__ import annotations
+
+# As in `meshhook` itself: a name is imported when it is first asked for.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from meshhook.outcomes import AttemptOutcome
+    from meshhook.testing.attempts import AttemptResult, make_job, run_job
+    from meshhook.testing.database import QueueDatabase
+    from meshhook.testing.databases import Databases
+    from meshhook.testing.draining import Drained, DrainError, JobFailedError, RecordedAttempt
+    from meshhook.testing.enqueued import EnqueuedJob
+
+__all__ = [
+    "AttemptOutcome",
+    "AttemptResult",
+    "Databases",
+    "DrainError",
+    "Drained",
+    "EnqueuedJob",
+    "JobFailedError",
+    "QueueDatabase",
+    "RecordedAttempt",
+    "make_job",
+    "run_job",
+]
+
+_HOMES = {
+    "AttemptOutcome": "meshhook.outcomes",
+    "AttemptResult": "meshhook.testing.attempts",
+    "Databases": "meshhook.testing.databases",
+    "DrainError": "meshhook.testing.draining",
+    "Drained": "meshhook.testing.draining",
+    "EnqueuedJob": "meshhook.testing.enqueued",
+    "JobFailedError": "meshhook.testing.draining",
+    "QueueDatabase": "meshhook.testing.database",
+    "RecordedAttempt": "meshhook.testing.draining",
+    "make_job": "meshhook.testing.attempts",
+    "run_job": "meshhook.testing.attempts",
+}
+"""The module of each name; the imports above say the same to type checkers."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name. Raises AttributeError for any other."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'meshhook.testing' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - for the same reason
+
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, and what a module always has."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,279 @@
+"""One attempt of a job with no database: what the worker would make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry
+
+from meshhook.errors import InvalidSettingError
+from meshhook.jobs import Job, WorkflowJob
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.observability.worker_metrics import WorkerMetrics
+from meshhook.outcomes import AttemptOutcome, Outcome
+from meshhook.queue_config import QueueSettings, changed_settings
+from meshhook.store import queries
+from meshhook.store.bodies import decode_headers, encode_body, encode_headers
+from meshhook.worker.attempting import Attempter
+from meshhook.worker.attempts import RunningAttempt
+from meshhook.worker.handler_threads import HandlerThreads
+from meshhook.worker.handlers import JobHandler
+from meshhook.worker.settling import PendingSettlement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CANCEL_SECONDS = 1.0
+"""How long a handler may take to end when its test is cancelled."""
+
+_WORKER_NAME = "meshhook.testing"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AttemptResult:
+    """How an attempt ended, as the worker would record it."""
+
+    outcome: AttemptOutcome
+    """succeeded, retried, snoozed, dead_lettered, cancelled or archived; equal to that text."""
+    job: Job[Any]
+    """The job that the handler got."""
+    delay_seconds: float = 0.0
+    """How long until the next attempt of a job that was retried or snoozed; else 0."""
+    error_type: str | None = None
+    """What the failure is grouped under; None if nothing has failed."""
+    error_message: str | None = None
+    """What went wrong, or the reason that the handler gave; secrets are hidden."""
+    error_stack: str | None = None
+    """The stack of the handler's exception, if it raised one."""
+    error: BaseException | None = None
+    """The exception that the handler raised, or the worker's if it ran too long; None for an
+    outcome such as `RetryAfter`, and where the job did not run."""
+    was_completed: bool = False
+    """Whether the handler called `job.complete()`."""
+
+    def __repr__(self) -> str:
+        """Say all but the stack and the payload, for the message of a failed assertion."""
+        delay = f" in {self.delay_seconds:g} s" if self.delay_seconds else ""
+        error = f": {self.error_type}" if self.error_type else ""
+        message = f": {self.error_message}" if self.error_message else ""
+        return f"<AttemptResult {self.outcome}{delay}{error}{message}>"
+
+
+def make_job(
+    payload: Any = None,
+    *,
+    run_id: str | None = None,
+    workflow_id: str | None = None,
+    project_id: str | None = None,
+    attempt: int = 1,
+    lost_attempts: int = 0,
+    max_attempts: int = QueueSettings().max_retry_attempts,
+    msg_id: int = 1,
+    queue: str = DEFAULT_QUEUE_NAME,
+    headers: Mapping[str, Any] | None = None,
+) -> Job[Any]:
+    """Return a job with which a test calls a handler's function itself.
+
+    `job.payload` is the payload as it is given, and `job.body` the JSON that a producer would
+    store.
+
+    Args:
+        payload: a model, anything that JSON can hold, or a `WorkflowJob`. Default: an empty object.
+        run_id: the run it belongs to. Default: none.
+        workflow_id: the workflow it belongs to. Default: none.
+        project_id: the project it belongs to. Default: none.
+        attempt: which attempt it is, from 1. Default 1.
+        lost_attempts: how many attempts just before ended with no outcome, 0 to `attempt` - 1.
+            Default 0.
+        max_attempts: how many attempts the queue allows. Default 5.
+        msg_id: the message's id. Default 1.
+        queue: the queue it was claimed from. Default `workflow_jobs`.
+        headers: the message's headers. Default: none.
+
+    Raises:
+        InvalidJobError, JobTooLargeError: as when such a job is enqueued.
+        InvalidQueueNameError, InvalidSettingError: naming the argument.
+    """
+    _check_attempts(attempt, lost_attempts)
+    if isinstance(payload, WorkflowJob):
+        run_id, workflow_id, project_id = payload.run_id, payload.workflow_id, payload.project_id
+        payload = payload.payload
+    payload = {} if payload is None else payload
+    identifiers = {"run_id": run_id, "workflow_id": workflow_id, "project_id": project_id}
+    now = time.time()
+    job: Job[Any] = Job(
+        queue=validate_queue_name(queue),
+        msg_id=msg_id,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        enqueued_timestamp=now,
+        ready_timestamp=now,
+        claimed_timestamp=now,
+        headers=decode_headers(encode_headers(headers)),
+        body=encode_payload(payload, identifiers),
+    )
+    job.lost_attempts = lost_attempts
+    job.run_id, job.workflow_id, job.project_id = run_id, workflow_id, project_id
+    job.payload = payload
+    return job
+
+
+def encode_payload(payload: Any, identifiers: Mapping[str, str | None]) -> str:
+    """Return the JSON that a producer stores for a payload, with the identifiers that it has.
+
+    Raises:
+        InvalidJobError, JobTooLargeError: if no producer could enqueue it.
+    """
+    max_bytes = QueueSettings().max_payload_bytes
+    known = {name: value for name, value in identifiers.items() if value is not None}
+    if known:
+        return encode_body({**known, "payload": payload}, max_bytes)
+    return encode_body(payload, max_bytes, is_payload=True)
+
+
+async def run_job(
+    handler: Any,
+    payload: Any = None,
+    *,
+    run_id: str | None = None,
+    workflow_id: str | None = None,
+    project_id: str | None = None,
+    attempt: int = 1,
+    lost_attempts: int = 0,
+    msg_id: int = 1,
+    queue: str = DEFAULT_QUEUE_NAME,
+    headers: Mapping[str, Any] | None = None,
+    settings: QueueSettings | Mapping[str, Any] | None = None,
+) -> AttemptResult:
+    """Run a handler on one job, and return what the worker would record. No database is needed.
+
+    The payload is written as JSON and read by the handler's model, the time limit holds, and what
+    the handler returns or raises is judged, all by the worker's own code.
+
+    `job.complete()` takes any connection and writes nothing; if the handler raises after it, its
+    transaction counts as rolled back.
+
+    Args:
+        handler: what `create_job_handler` made, or a function of one job.
+        payload: a model, anything that JSON can hold, or a `WorkflowJob`. Default: an empty object.
+        run_id: the run it belongs to. Default: none.
+        workflow_id: the workflow it belongs to. Default: none.
+        project_id: the project it belongs to. Default: none.
+        attempt: which attempt it is, from 1. Default 1.
+        lost_attempts: how many attempts just before ended with no outcome, 0 to `attempt` - 1.
+            Default 0.
+        msg_id: the message's id. Default 1.
+        queue: the queue it is claimed from. Default `workflow_jobs`.
+        headers: the message's headers. Default: none.
+        settings: the queue's settings, all of them or those that differ from a new queue's.
+            Default: those of a new queue without jitter, so that delays are always the same.
+
+    Raises:
+        InvalidJobError, JobTooLargeError: if no producer could enqueue such a job.
+        InvalidHandlerError, InvalidQueueNameError, InvalidSettingError: naming the argument.
+    """
+    known = handler if isinstance(handler, JobHandler) else JobHandler(handler)
+    settings = _settings_of(settings)
+    job = make_job(
+        payload,
+        run_id=run_id,
+        workflow_id=workflow_id,
+        project_id=project_id,
+        attempt=attempt,
+        lost_attempts=lost_attempts,
+        max_attempts=settings.max_retry_attempts,
+        msg_id=msg_id,
+        queue=queue,
+        headers=headers,
+    )
+    running, pending = await _run(known, job, settings)
+    settlement, ended = pending.settlement, running.ended
+    is_error = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
+    if pending.was_completed and not isinstance(ended, BaseException):
+        return AttemptResult(AttemptOutcome.SUCCEEDED, job=job, was_completed=True)
+    return AttemptResult(
+        settlement.outcome,
+        job=job,
+        delay_seconds=settlement.delay_seconds,
+        error_type=settlement.error_type,
+        error_message=settlement.error_message,
+        error_stack=settlement.error_stack,
+        error=ended if is_error and isinstance(ended, BaseException) else None,
+        was_completed=pending.was_completed,
+    )
+
+
+class _WithoutDatabase(Attempter):
+    """Makes attempts, and takes the word of a handler for what it settles by itself."""
+
+    async def _complete(self, running: RunningAttempt, connection: Any) -> None:  # noqa: ARG002
+        running.was_completed = True
+
+
+async def _run(
+    handler: JobHandler[Any], job: Job[Any], settings: QueueSettings
+) -> tuple[RunningAttempt, PendingSettlement]:
+    """Make one attempt as a worker makes it, in a task of its own."""
+    ended: list[PendingSettlement] = []
+    threads = None if handler.is_async else HandlerThreads(1, on_end=_do_nothing)
+    attempter = _WithoutDatabase(
+        handler=handler,
+        threads=threads,
+        tables=queries.QueueTables(job.queue),
+        worker_name=_WORKER_NAME,
+        settings=lambda: settings,
+        metrics=WorkerMetrics(job.queue, CollectorRegistry()),
+        tracer=None,
+        on_ended=ended.append,
+        on_released=_do_nothing,
+    )
+    made: list[RunningAttempt] = []
+    # A handler that cancels its task must not cancel the test.
+    attempter.owner = asyncio.current_task()
+    slot = asyncio.create_task(_attempt(attempter, job, made), name="meshhook-slot-0")
+    try:
+        await asyncio.wait([slot])
+    except asyncio.CancelledError:
+        slot.cancel()
+        await asyncio.wait([slot], timeout=CANCEL_SECONDS)
+        raise
+    finally:
+        if threads is not None:
+            threads.shutdown()
+    if not made:
+        slot.result()  # raises what the handler raised that is for no job, such as Ctrl-C
+    return made[0], ended[0]
+
+
+async def _attempt(attempter: Attempter, job: Job[Any], made: list[RunningAttempt]) -> None:
+    """Do what a slot of a worker does with a job."""
+    context = contextvars.copy_context()
+    running = context.run(attempter.start, job, time.monotonic(), context)
+    if running.under_way is not None:
+        running.ended = await attempter.rest(running, running.under_way)
+    context.run(attempter.finish, running)
+    made.append(running)
+
+
+def _settings_of(settings: QueueSettings | Mapping[str, Any] | None) -> QueueSettings:
+    if isinstance(settings, QueueSettings):
+        return settings
+    return changed_settings(QueueSettings(retry_jitter=0), settings or {})
+
+
+def _check_attempts(attempt: int, lost_attempts: int) -> None:
+    for name, value, least in (("attempt", attempt, 1), ("lost_attempts", lost_attempts, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidSettingError(f"{name} is a whole number from {least}, got {value!r}")
+    if lost_attempts >= attempt:
+        raise InvalidSettingError(
+            f"lost_attempts ({lost_attempts}) is less than attempt ({attempt}): they came before"
+        )
+
+
+def _do_nothing(*_: object) -> None:
+    """Take no notice: nothing else runs here."""

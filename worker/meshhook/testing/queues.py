@@ -1,0 +1,107 @@
+"""The queues of a test's database, read and changed over one connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshhook.administration import describe_tables
+from meshhook.names import validate_queue_name, wake_channel
+from meshhook.store import queries
+from meshhook.testing.enqueued import EnqueuedJob
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshhook.postgres.database import Database
+
+WAITING_STATES = ("scheduled", "retrying")
+"""The states of messages that fall due later."""
+LEASED_STATE = "running"
+"""The state of a message that is leased."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateCount:
+    """The messages of some queues that are in one state."""
+
+    messages: int
+    """How many there are."""
+    due_in_seconds: float
+    """In how many seconds the first of them falls due."""
+
+
+class DatabaseQueues:
+    """Some queues, or all that there are."""
+
+    def __init__(self, database: Database, names: Sequence[str]) -> None:
+        """Take a database of one connection, and names that are known to be those of queues."""
+        self.names = tuple(names)
+        self._database = database
+        self._held: dict[str, list[tuple[int, int]]] = {}
+        """The leases that others hold, by queue: msg_id and read_ct."""
+
+    @classmethod
+    async def find(cls, database: Database, queue: str | None) -> DatabaseQueues:
+        """Return one queue, or all of them.
+
+        Raises:
+            InvalidQueueNameError, QueueNotFoundError: if there is no queue of that name.
+        """
+        if queue is None:
+            rows = await database.fetch(queries.load("list_queue_names"))
+            return cls(database, [row["queue"] for row in rows if row["is_complete"]])
+        await describe_tables(database, validate_queue_name(queue))
+        return cls(database, [queue])
+
+    async def jobs(self) -> list[EnqueuedJob]:
+        """Return all jobs that are in the queues, by queue and msg_id."""
+        return [
+            EnqueuedJob.from_row(name, row)
+            for name in self.names
+            for row in await self._database.fetch(queries.load("list_messages", name))
+        ]
+
+    async def note_leases(self) -> None:
+        """Take note of what is leased now: not by the worker that is to come."""
+        for name in self.names:
+            rows = await self._database.fetch(queries.load("list_messages", name))
+            self._held[name] = [
+                (row["msg_id"], row["read_ct"]) for row in rows if row["state"] == LEASED_STATE
+            ]
+
+    async def count(self, *, with_held: bool = False) -> dict[str, StateCount]:
+        """Count the messages of all queues by state, at one moment.
+
+        Args:
+            with_held: whether to count what others had leased before. Default false.
+        """
+        counts: dict[str, StateCount] = {}
+        # One snapshot: a job may enqueue the next one into a queue that was looked at before.
+        async with self._database.source.transaction(isolation="repeatable_read", readonly=True):
+            for name in self.names:
+                held = [] if with_held else self._held.get(name, [])
+                rows = await self._database.fetch(
+                    queries.load("count_messages", name),
+                    [msg_id for msg_id, _ in held],
+                    [read_ct for _, read_ct in held],
+                )
+                for state, messages, due_in_seconds in rows:
+                    known = counts.get(state, StateCount(0, due_in_seconds))
+                    first = min(due_in_seconds, known.due_in_seconds)
+                    counts[state] = StateCount(known.messages + messages, first)
+        return counts
+
+    async def advance(self, seconds: float, states: Sequence[str]) -> int:
+        """Let messages in some states fall due earlier; return how many are due by that.
+
+        Workers that listen are woken.
+        """
+        due = 0
+        for name in self.names:
+            sql = queries.load("advance_messages", name)
+            rows = await self._database.fetch(sql, seconds, list(states))
+            if any(row["is_due"] for row in rows):
+                due += sum(row["is_due"] for row in rows)
+                await self._database.fetch(queries.load("wake_workers"), wake_channel(name))
+        return due
