@@ -64,7 +64,7 @@ def test_an_application_imports_only_what_it_needs() -> None:
     """To enqueue and to work takes neither the command line nor what makes its output pretty."""
     code = f"""
 import sys
-from meshhook import Database, DLQService, Job, QueueService, Worker, WorkflowJob
+from meshhook import App, Database, DLQService, Job, QueueService, Worker, WorkflowJob
 print(sorted(set(sys.modules) & set({HEAVY!r})))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshhook.cli.failures import UsageError
-from meshhook.cli.worker_queues import queue_handlers, queue_weights
+from meshhook.cli.worker_queues import queue_handlers, queue_weights, queues_of
 from meshhook.errors import InvalidSettingError
 
 HANDLERS = """
@@ -31,28 +31,26 @@ def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("argument", "options", "expected"),
+    ("given", "expected"),
     [
-        ("jobs", [], {"jobs": 1}),
-        ("jobs:2", [], {"jobs": 2}),
-        (None, ["a:3", "b"], {"a": 3, "b": 1}),
-        ("a", ["b:2"], {"a": 1, "b": 2}),
+        ([], {"workflow_jobs": 1}),
+        (["jobs"], {"jobs": 1}),
+        (["jobs:2"], {"jobs": 2}),
+        (["a:3", "b"], {"a": 3, "b": 1}),
     ],
 )
-def test_a_queue_may_have_a_weight(
-    argument: str | None, options: list[str], expected: dict[str, int]
-) -> None:
-    """One is the argument, or an option, as the others are."""
-    assert queue_weights(argument, options) == expected
+def test_a_queue_may_have_a_weight(given: list[str], expected: dict[str, int]) -> None:
+    """Without one it has weight 1; without a queue it is the default one."""
+    assert queues_of(None, queue_weights(given)) == expected
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         (["a", "a:2"], UsageError, "'a' is named twice"),
-        (["a:x"], InvalidSettingError, "--queue a:x: a weight is a whole number"),
-        (["a:"], InvalidSettingError, "--queue a:: a weight"),
-        (["a:-1"], InvalidSettingError, "--queue a:-1: a weight"),
+        (["a:x"], InvalidSettingError, "queue a:x: a weight is a whole number, as in a:3"),
+        (["a:"], InvalidSettingError, "queue a:: a weight"),
+        (["a:-1"], InvalidSettingError, "queue a:-1: a weight"),
         (["a:²"], InvalidSettingError, "a weight is a whole number"),
     ],
 )
@@ -61,7 +59,7 @@ def test_what_is_no_queue_is_named(
 ) -> None:
     """The message repeats what was given."""
     with pytest.raises(error, match=message):
-        queue_weights(None, options)
+        queue_weights(options)
 
 
 def test_a_queue_may_have_a_handler_of_its_own(handlers: Any) -> None:

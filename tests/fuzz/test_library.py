@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 import meshhook
 from meshhook import (
+    App,
     Cancel,
     Database,
     DeadLetter,
@@ -56,7 +57,15 @@ RECORDS = {
     "WorkerStats",
 }
 """What the library returns: data, which callers read and do not make."""
-OF_OTHERS = {"JobFilter", "add_job_fields", "get_current_job", "Done", "Job", "UnusableResultError"}
+OF_OTHERS = {
+    "Done",
+    "Job",
+    "JobFilter",
+    "QueueHandler",
+    "UnusableResultError",
+    "add_job_fields",
+    "get_current_job",
+}
 """What `logging` and structlog call, what takes nothing, and what the library makes."""
 
 RUNNING = {"Database", "MonitoringServer", "QueueExporter", "Worker"}
@@ -92,10 +101,13 @@ def _calls(database: Database) -> dict[str, Call]:
     dead = DLQService(database, "jobs")
     retries = RetryStrategy()
     worker = Worker(URL, "jobs", _handle)
+    app = App(database)
+    app.job("jobs")(_handle)
     now = datetime.now(UTC)
     config = QueueConfig(queue="jobs", created_at=now, updated_at=now)
     registry = frozenset({"registry", "tracer_provider", "health"})
     calls = {
+        "App": Call(App, {"database": URL}, registry),
         "Cancel": Call(Cancel),
         "DLQService": Call(DLQService, {"source": database}),
         "Database": Call(Database, {"source": database}),
@@ -134,16 +146,21 @@ def _calls(database: Database) -> dict[str, Call]:
             meshhook.set_queue_config, {"database": database, "queue": "jobs"}
         ),
     }
-    for service in (queue, dead, retries):
+    for service in (app, queue, dead, retries):
         for name in _methods(type(service)):
             method = getattr(service, name)
             needed: dict[str, Any] = {
+                "queue": "other" if name == "job" else "jobs",
+                "payload": {"a": 1},
+                "payloads": [{"a": 1}],
                 "job": {"a": 1} if name == "enqueue" else claimed_job(),
                 "jobs": [{"a": 1}] if name == "enqueue_many" else [claimed_job()],
                 "error_message": "no",
                 "dead_letter_id": 1,
                 "dead_letter_ids": [1],
                 "attempt": 1,
+                "database": database,
+                "queues": ["jobs"],
             }
             wanted = inspect.signature(method).parameters
             arguments = {key: value for key, value in needed.items() if key in wanted}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         list_queues,
         set_queue_config,
     )
+    from meshhook.application import App, QueueHandler
     from meshhook.dead_letters import DLQService
     from meshhook.errors import (
         DatabaseConflictError,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from meshhook.worker.results import UnusableResultError
 
 __all__ = [
+    "App",
     "Cancel",
     "Check",
     "DLQService",
@@ -107,6 +109,7 @@ __all__ = [
     "QueueBusyError",
     "QueueConfig",
     "QueueExporter",
+    "QueueHandler",
     "QueueMetrics",
     "QueueNotFoundError",
     "QueueService",
@@ -140,6 +143,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "App": "meshhook.application",
     "Cancel": "meshhook.outcomes",
     "Check": "meshhook.observability.health",
     "DLQService": "meshhook.dead_letters",
@@ -176,6 +180,7 @@ _HOMES = {
     "QueueBusyError": "meshhook.errors",
     "QueueConfig": "meshhook.queue_config",
     "QueueExporter": "meshhook.exporter",
+    "QueueHandler": "meshhook.application",
     "QueueMetrics": "meshhook.queues",
     "QueueNotFoundError": "meshhook.errors",
     "QueueService": "meshhook.queues",

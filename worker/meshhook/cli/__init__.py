@@ -1,10 +1,19 @@
 """The command line `meshhook`."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
 
 from meshhook.cli.interrupts import leave_at_once
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshhook.cli.applications import Application
 
 
 def main() -> None:
@@ -23,3 +32,17 @@ def main() -> None:
         sys.exit(run(sys.argv[1:]))
     finally:
         leave_at_once()
+
+
+def run_application(application: Application, arguments: Sequence[str]) -> int:
+    """Run `meshhook worker` on an app of this program, and return the exit code.
+
+    Args:
+        application: the app.
+        arguments: what would stand behind the command, but for `--app`.
+    """
+    from meshhook.cli.app import run
+    from meshhook.cli.uncaught import log_uncaught
+
+    log_uncaught()
+    return run(["worker", *arguments], application=application)

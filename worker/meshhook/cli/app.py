@@ -8,7 +8,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +30,9 @@ from meshhook.cli import (
 from meshhook.cli.failures import EXIT_CODES_HELP, ExitCode, UsageError, describe, exit_code
 from meshhook.cli.options import PROGRAM, ProgramOptions, example
 from meshhook.escaping import shown_sentence
+
+if TYPE_CHECKING:
+    from meshhook.cli.applications import Application
 
 app = typer.Typer(
     name=PROGRAM,
@@ -93,11 +97,16 @@ def _program(
     ] = False,
 ) -> None:
     del version
-    context.obj = ProgramOptions(embedded=embedded, arguments=tuple(context.obj or ()))
+    context.obj = replace(context.obj or ProgramOptions(), embedded=embedded)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command, print what went wrong, and return the exit code."""
+def run(arguments: Sequence[str], *, application: Application | None = None) -> int:
+    """Run one command, print what went wrong, and return the exit code.
+
+    Args:
+        arguments: the command and what stands behind it.
+        application: the app that runs as this command. Default none.
+    """
     for stream in (sys.stdout, sys.stderr):
         # Messages and errors come in every script, and a terminal may have one only.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
@@ -105,7 +114,10 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(
-            args=list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=arguments
+            args=list(arguments),
+            prog_name=PROGRAM,
+            standalone_mode=False,
+            obj=ProgramOptions(arguments=tuple(arguments), application=application),
         )
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""Finding the handler that `--handler module:function` names."""
+"""Finding what `--handler module:function` and `--app module:app` name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import importlib
 import pkgutil
 import sys
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshhook.cli.applications import Application
 from meshhook.errors import InvalidHandlerError
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ _SHOWN_NAMES = 8
 
 
 def load_handler(name: str) -> object:
-    """Import what `name` names; the current directory is searched first.
+    """Import the handler that `name` names; the current directory is searched first.
 
     Args:
         name: `module:attribute`; either side may be dotted.
@@ -28,35 +31,73 @@ def load_handler(name: str) -> object:
     Raises:
         InvalidHandlerError: naming what was not found and what is there.
     """
-    module_name, colon, attribute = name.partition(":")
-    if module_name.endswith(".py") or "/" in module_name:
-        path = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
-        raise InvalidHandlerError(
-            f"handler {name!r}: that is a file; name its module: {path}:{attribute or 'function'}"
-        )
-    parts = module_name.split(".") + attribute.split(".")
-    if not colon or not all(part.isidentifier() for part in parts):
-        raise InvalidHandlerError(
-            f"handler {name!r}: must be module:function, for example webhook_delivery:deliver"
-        )
-    found: object = _import(name, module_name)
-    place = f"module {module_name!r}"
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise InvalidHandlerError(
-                f"handler {name!r}: {place} has no {part!r}{_hint(part, _functions(found))}"
-            )
-        found = getattr(found, part)
-        place = f"{part!r} of {place}"
+    what = f"handler {name!r}"
+    found = _load(what, name, _Wanted("function", "webhook_delivery:deliver", _is_function))
+    if isinstance(found, Application):
+        raise InvalidHandlerError(f"{what}: that is an app; run its handlers with --app {name}")
     if not callable(found):
         raise InvalidHandlerError(
-            f"handler {name!r}: {attribute} is of type {type(found).__name__}, "
+            f"{what}: {name.partition(':')[2]} is of type {type(found).__name__}, "
             "not a function of one job"
         )
     return found
 
 
-def _import(name: str, module_name: str) -> ModuleType:
+def load_application(name: str) -> Application:
+    """Import the `meshhook.App` that `name` names; the current directory is searched first.
+
+    Args:
+        name: `module:attribute`; either side may be dotted.
+
+    Raises:
+        InvalidHandlerError: naming what was not found and what is there.
+    """
+    what = f"app {name!r}"
+    found = _load(what, name, _Wanted("app", "shop.jobs:app", _is_application))
+    if isinstance(found, Application):
+        return found
+    attribute = name.partition(":")[2]
+    raise InvalidHandlerError(
+        f"{what}: {attribute} is of type {type(found).__name__}, not a meshhook.App"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be imported."""
+
+    attribute: str
+    """What to call the part behind the colon."""
+    example: str
+    is_one: Callable[[str, object], bool]
+    """Whether a value, defined in the module of that name, may be meant."""
+
+
+def _load(what: str, name: str, wanted: _Wanted) -> object:
+    module_name, colon, attribute = name.partition(":")
+    if module_name.endswith(".py") or "/" in module_name:
+        path = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
+        raise InvalidHandlerError(
+            f"{what}: that is a file; name its module: {path}:{attribute or wanted.attribute}"
+        )
+    parts = module_name.split(".") + attribute.split(".")
+    if not colon or not all(part.isidentifier() for part in parts):
+        raise InvalidHandlerError(
+            f"{what}: must be module:{wanted.attribute}, for example {wanted.example}"
+        )
+    found: object = _import(what, module_name)
+    place = f"module {module_name!r}"
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise InvalidHandlerError(
+                f"{what}: {place} has no {part!r}{_hint(part, _names_in(found, wanted))}"
+            )
+        found = getattr(found, part)
+        place = f"{part!r} of {place}"
+    return found
+
+
+def _import(what: str, module_name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -67,15 +108,15 @@ def _import(name: str, module_name: str) -> ModuleType:
         missing = error.name or ""
         if missing and f"{module_name}.".startswith(f"{missing}."):
             raise InvalidHandlerError(
-                f"handler {name!r}: there is no module {missing!r} in the current directory or "
+                f"{what}: there is no module {missing!r} in the current directory or "
                 f"among the installed packages{_hint(missing, _modules_beside(missing))}"
             ) from None
-        raise _not_imported(name, module_name, error) from error
+        raise _not_imported(what, module_name, error) from error
     except (Exception, SystemExit) as error:
-        raise _not_imported(name, module_name, error) from error
+        raise _not_imported(what, module_name, error) from error
 
 
-def _not_imported(name: str, module_name: str, error: BaseException) -> InvalidHandlerError:
+def _not_imported(what: str, module_name: str, error: BaseException) -> InvalidHandlerError:
     place = ""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "importlib" not in frame.filename]
@@ -83,10 +124,9 @@ def _not_imported(name: str, module_name: str, error: BaseException) -> InvalidH
         place = f" ({Path(error.filename).name}, line {error.lineno})"
     elif len(own) > 1:  # the first is this module
         place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})"
-    what = error.msg if isinstance(error, SyntaxError) else error
+    reason = error.msg if isinstance(error, SyntaxError) else error
     return InvalidHandlerError(
-        f"handler {name!r}: importing {module_name} failed with "
-        f"{type(error).__name__}: {what}{place}"
+        f"{what}: importing {module_name} failed with {type(error).__name__}: {reason}{place}"
     )
 
 
@@ -99,17 +139,23 @@ def _modules_beside(missing: str) -> list[str]:
     return sorted(f"{parent}.{module.name}" for module in pkgutil.iter_modules(paths))
 
 
-def _functions(owner: object) -> list[str]:
-    """Return what `owner` itself has that could be a handler."""
-    module = getattr(owner, "__name__", None)
+def _names_in(owner: object, wanted: _Wanted) -> list[str]:
+    """Return the names of what `owner` itself has that may be meant."""
+    module = str(getattr(owner, "__name__", ""))
     return sorted(
         name
         for name, value in getattr(owner, "__dict__", {}).items()
-        if not name.startswith("_")
-        and callable(value)
-        and not isinstance(value, type)
-        and getattr(value, "__module__", module) == module
+        if not name.startswith("_") and wanted.is_one(module, value)
     )
+
+
+def _is_function(module: str, value: object) -> bool:
+    is_own = getattr(value, "__module__", module) == module
+    return callable(value) and not isinstance(value, type) and is_own
+
+
+def _is_application(_: str, value: object) -> bool:
+    return isinstance(value, Application) and not isinstance(value, type)
 
 
 def _hint(name: str, there: Sequence[str]) -> str:

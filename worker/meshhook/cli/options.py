@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from meshhook.cli.applications import Application
 
 PROGRAM = "meshhook"
 
@@ -18,6 +21,8 @@ class ProgramOptions:
     """Whether to use the embedded PostgreSQL, whatever database is set."""
     arguments: tuple[str, ...] = ()
     """The program's arguments, all of them, as they were given."""
+    application: Application | None = None
+    """The `meshhook.App` that runs as this command, by its method `run`."""
 
 
 def program_options(context: typer.Context) -> ProgramOptions:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,14 +22,17 @@ from meshhook.cli.options import example, program_options
 from meshhook.cli.tracing import end_traces, traced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from meshhook.cli.applications import Application
     from meshhook.cli.connecting import Target
+    from meshhook.cli.options import ProgramOptions
     from meshhook.worker import Worker
     from meshhook.worker.process import LoopThreads
     from meshhook.worker.supervised import SupervisorLink
 
 MAX_PROCESSES = 256
+DEFAULT_CONCURRENCY = 50
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,7 +42,8 @@ def add_to(app: typer.Typer) -> None:
         short_help="Work on the jobs of queues until SIGTERM or Ctrl-C.",
         epilog=example(
             "meshhook worker workflow_jobs --handler webhook_delivery:deliver --concurrency 100",
-            "meshhook worker --queue orders:3 --queue mails --handler shop.jobs:handle",
+            "meshhook worker orders:3 mails --handler shop.jobs:handle --processes 4",
+            "meshhook worker --app shop.jobs:app",
         ),
     )(worker)
 
@@ -46,37 +51,52 @@ def add_to(app: typer.Typer) -> None:
 def worker(
     context: typer.Context,
     queue: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(
-            metavar="QUEUE", help="The queue. Without it and --queue it is workflow_jobs."
+            metavar="QUEUE[:WEIGHT]",
+            help=(
+                "The queues, each with its part of the slots while all have work: 1 to 1000. "
+                "Default: all queues of the app with the weights that it says; without an app "
+                "workflow_jobs, and 1."
+            ),
         ),
     ] = None,
     *,
     queues: Annotated[
         list[str] | None,
+        typer.Option("--queue", metavar="NAME[:WEIGHT]", help="Another queue. May be repeated."),
+    ] = None,
+    application: Annotated[
+        str | None,
         typer.Option(
-            "--queue",
-            metavar="NAME[:WEIGHT]",
+            "--app",
+            metavar="MODULE:APP",
             help=(
-                "A queue, and its part of the slots while all queues have work: 1 to 1000, by "
-                "default 1. May be repeated."
+                "The meshhook.App whose handlers do the jobs; the current directory is searched "
+                "first."
             ),
         ),
     ] = None,
     handlers: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--handler",
             metavar="[QUEUE=]MODULE:FUNCTION",
             help=(
-                "The function that does a job, of all queues or of one; the current directory is "
-                "searched first. May be repeated."
+                "Without an app: the function that does a job, of all queues or of one; the "
+                "current directory is searched first. May be repeated."
             ),
         ),
-    ],
+    ] = None,
     concurrency: Annotated[
-        int, typer.Option(help="How many jobs a process runs at once, 1 to 10000.")
-    ] = 50,
+        int | None,
+        typer.Option(
+            help=(
+                "How many jobs a process runs at once, 1 to 10000. Default: what the app says; "
+                "without an app 50."
+            )
+        ),
+    ] = None,
     grace_seconds: Annotated[
         float,
         typer.Option(help="How long jobs that run may take to finish at the end, 0 to 3600."),
@@ -139,31 +159,30 @@ def worker(
     It exports traces if OTEL_TRACES_EXPORTER or OTEL_EXPORTER_OTLP_ENDPOINT is set, as the standard
     OTEL_* variables say; OTLP needs the extra otlp: pip install 'meshhook-queue[otlp]'.
     """
+    from meshhook.cli.applications import application_target
     from meshhook.cli.connecting import target
-    from meshhook.cli.worker_queues import queue_handlers, queue_weights
+    from meshhook.cli.handler_loader import load_application
+    from meshhook.cli.worker_queues import check_sources, queue_weights, queues_of
     from meshhook.environment import load_settings
-    from meshhook.worker import Worker
     from meshhook.worker.process import end_process
     from meshhook.worker.supervised import SupervisorLink
 
-    weights = queue_weights(queue, queues or [])
+    app = program_options(context).application
+    if app is None:
+        check_sources(application, handlers or [])
+    given = queue_weights([*(queue or []), *(queues or [])])
     process_index = load_settings().process_index
     if processes > 1 and process_index is None:
-        options = program_options(context)
-        if options.embedded:
-            from meshhook.cli.embedded_use import check_processes
-
-            check_processes(processes)
-        raise typer.Exit(_supervise(options.arguments, processes))
-    with target(context, runs_handlers=True) as found:
-        library_worker = Worker(
-            found.url,
+        raise typer.Exit(_supervise(program_options(context), processes))
+    if app is None and application is not None:
+        app = load_application(application)
+    with application_target(context, app) if app else target(context, runs_handlers=True) as found:
+        make = partial(_worker, found, handlers or []) if app is None else app.worker
+        weights = queues_of(app, given)
+        library_worker = make(
             weights,
-            queue_handlers(list(weights), handlers),
             concurrency=concurrency,
             grace_seconds=grace_seconds,
-            pooled=found.pooled,
-            listen_url=found.listen_url,
             name=name if name is None or process_index is None else f"{name}-{process_index}",
             stall_seconds=stall_seconds,
             producer_trace=producer_trace,
@@ -175,11 +194,35 @@ def worker(
             monitored(port, metrics_address, library_worker),
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            threads = runner.run(_work(found, library_worker, SupervisorLink.from_environment()))
+            link = SupervisorLink.from_environment()
+            threads = runner.run(_work(found, library_worker, link, app, list(weights)))
             if library_worker.has_stuck_jobs or threads.are_busy:
                 # They take no notice of being cancelled, and the loop's end would wait for them.
                 end_traces()
                 end_process(0)
+
+
+def _worker(
+    found: Target,
+    handlers: Sequence[str],
+    weights: Mapping[str, int],
+    *,
+    concurrency: int | None,
+    **options: Any,
+) -> Worker:
+    """Return a worker with the handlers that the command names."""
+    from meshhook.cli.worker_queues import queue_handlers
+    from meshhook.worker import Worker
+
+    return Worker(
+        found.url,
+        weights,
+        queue_handlers(list(weights), handlers),
+        concurrency=DEFAULT_CONCURRENCY if concurrency is None else concurrency,
+        pooled=found.pooled,
+        listen_url=found.listen_url,
+        **options,
+    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -190,14 +233,17 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _supervise(arguments: Sequence[str], processes: int) -> int:
+def _supervise(options: ProgramOptions, processes: int) -> int:
     """Run this same command in several processes, and return the exit code."""
     from meshhook.cli.connecting import log_to_stderr
+    from meshhook.cli.embedded_use import check_processes
     from meshhook.environment import load_settings
     from meshhook.worker.supervisor import Supervisor
 
+    if options.embedded:
+        check_processes(processes)
     log_to_stderr(load_settings())
-    command = [sys.executable, "-m", "meshhook", *arguments]
+    command = [sys.executable, "-m", "meshhook", *options.arguments]
 
     async def supervise() -> int:
         return await Supervisor(command, processes=processes).run()
@@ -205,7 +251,13 @@ def _supervise(arguments: Sequence[str], processes: int) -> int:
     return asyncio.run(supervise())
 
 
-async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> LoopThreads:
+async def _work(
+    found: Target,
+    worker: Worker,
+    supervisor: SupervisorLink,
+    app: Application | None,
+    queues: Sequence[str],
+) -> LoopThreads:
     from meshhook.worker.garbage import leave_program_alone
     from meshhook.worker.process import LoopThreads, end_process
     from meshhook.worker.stop_signals import stop_signals
@@ -231,11 +283,16 @@ async def _work(found: Target, worker: Worker, supervisor: SupervisorLink) -> Lo
     supervisor.watch(request_stop)
     try:
         await found.check()
+        if app is not None:
+            await app.prepare(queues)
+            await app.close()  # until a handler enqueues, the worker's own connections are enough
         if not stopping.is_set():
             leave_program_alone()
             await worker.start()
             supervisor.say_ready()
             await worker.run(handle_signals=False)
     finally:
+        if app is not None:
+            await app.close()
         supervisor.close()
     return threads

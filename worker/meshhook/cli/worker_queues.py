@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from meshhook.cli.applications import Application
 from meshhook.cli.failures import UsageError
 from meshhook.cli.handler_loader import load_handler
 from meshhook.errors import InvalidSettingError
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 
 
-def queue_weights(argument: str | None, options: Sequence[str]) -> dict[str, int]:
-    """Return the weights of the queues, by name; of `workflow_jobs` if none is given.
+def queue_weights(given: Sequence[str]) -> dict[str, int | None]:
+    """Return the queues that are named, each with the weight given or None.
 
     Args:
-        argument: the queue given as the command's argument.
-        options: those given as `--queue NAME` or `--queue NAME:WEIGHT`.
+        given: NAME or NAME:WEIGHT, the command's arguments and its options `--queue`.
 
     Raises:
         UsageError: if a name stands there twice.
         InvalidQueueNameError: if no queue may have a name.
         InvalidSettingError: if a weight is not a number.
     """
-    given = [*([] if argument is None else [argument]), *options] or [DEFAULT_QUEUE_NAME]
-    weights: dict[str, int] = {}
+    weights: dict[str, int | None] = {}
     for each in given:
         name, colon, weight = each.partition(":")
         validate_queue_name(name)
         if name in weights:
             raise UsageError(f"queue {name!r} is named twice")
         if colon and not (weight.isascii() and weight.isdigit()):
-            raise InvalidSettingError(
-                f"--queue {each}: a weight is a whole number, as in --queue {name}:3"
-            )
-        weights[name] = int(weight) if colon else 1
+            raise InvalidSettingError(f"queue {each}: a weight is a whole number, as in {name}:3")
+        weights[name] = int(weight) if colon else None
     return weights
+
+
+def check_sources(application: str | None, handlers: Sequence[str]) -> None:
+    """Check that there is either an app or a handler.
+
+    Raises:
+        UsageError: if there is neither, or both.
+    """
+    if application is not None and handlers:
+        raise UsageError("--app brings its own handlers; leave out --handler, or --app")
+    if application is None and not handlers:
+        raise UsageError(
+            "name what does the jobs: --app MODULE:APP, or --handler MODULE:FUNCTION\n"
+            "see: meshhook worker --help"
+        )
+
+
+def queues_of(app: Application | None, weights: Mapping[str, int | None]) -> dict[str, int]:
+    """Return the queues to work on, with their weights.
+
+    Args:
+        app: the app whose queues they are, with weights of their own.
+        weights: the queues that are named; none means all of the app, or `workflow_jobs`.
+
+    Raises:
+        InvalidHandlerError: if the app has no such queue, naming those that it has.
+    """
+    if app is None:
+        declared = dict.fromkeys(weights or [DEFAULT_QUEUE_NAME], 1)
+    else:
+        declared = app.weights(list(weights) or None)
+    given = {name: weight for name, weight in weights.items() if weight is not None}
+    return declared | given
 
 
 def queue_handlers(names: Sequence[str], options: Sequence[str]) -> dict[str, Any]:

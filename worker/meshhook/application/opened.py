@@ -1,0 +1,103 @@
+"""The database of an application while it is open: its pool, and a sender for each queue."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from meshhook.errors import InvalidSettingError
+from meshhook.queues import QueueService
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from meshhook.postgres.database import Database
+
+
+class OpenedDatabase:
+    """A database that is opened once, in one event loop, and closed in it.
+
+    Whoever opens it may forget to close it: the event loop then does it at its end, as it closes
+    all asynchronous generators.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Database]],
+        on_closed: Callable[[OpenedDatabase], None],
+    ) -> None:
+        """Belong to the event loop that runs.
+
+        Args:
+            connect: opens the database.
+            on_closed: called once it is closed.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.users = 0
+        """How many blocks hold it open."""
+        self.checked_queues: set[str] = set()
+        """The queues that were created if they were missing."""
+        self.line = asyncio.Lock()
+        """For what only one task does at a time."""
+        self._connect = connect
+        self._on_closed = on_closed
+        self._opening = asyncio.Lock()
+        self._services: dict[str, QueueService[Any]] = {}
+        self._life: AsyncGenerator[Database, None] | None = None
+        self._database: Database | None = None
+
+    def check_loop(self) -> None:
+        """Check that the event loop that runs is its own.
+
+        Raises:
+            InvalidSettingError: if not.
+        """
+        if self.loop is not asyncio.get_running_loop():
+            raise InvalidSettingError(
+                "the app is open in another event loop than this one; close it there first "
+                "(await app.close()), or make an App for each event loop"
+            )
+
+    async def database(self) -> Database:
+        """Return the database, opened at the first call.
+
+        Raises:
+            InvalidSettingError, DatabaseError: it cannot be opened.
+        """
+        async with self._opening:
+            if self._database is None:
+                life = self._lifetime()
+                self._database = await anext(life)
+                self._life = life
+        return self._database
+
+    async def service(self, queue: str, **options: Any) -> QueueService[Any]:
+        """Return what sends to a queue, made with `options` at the first call."""
+        database = await self.database()
+        if queue not in self._services:
+            self._services[queue] = QueueService(database, queue, **options)
+        return self._services[queue]
+
+    async def close(self) -> None:
+        """Wait for what is being enqueued, and close the database."""
+        async with self._opening:
+            life, self._life = self._life, None
+            if life is not None:
+                await life.aclose()
+            else:
+                self._on_closed(self)
+
+    async def _lifetime(self) -> AsyncGenerator[Database, None]:
+        database = await self._connect()
+        try:
+            yield database
+        finally:
+            self._on_closed(self)
+            self._database = None
+            services = list(self._services.values())
+            self._services.clear()
+            try:
+                for service in services:
+                    await service.close()
+            finally:
+                await database.close()

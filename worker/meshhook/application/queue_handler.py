@@ -1,0 +1,197 @@
+"""The handler of one queue of an application, which enqueues into that queue as well."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from meshhook.application.arguments import handler_argument, name_of, shown_type
+from meshhook.errors import InvalidHandlerError, InvalidJobError, InvalidSettingError
+from meshhook.escaping import quoted
+from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
+from meshhook.store.bodies import is_envelope
+from meshhook.worker import JobHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import timedelta
+
+    from meshhook.application.app import App
+
+
+class QueueHandler(JobHandler[PayloadT]):
+    """A handler that an application has declared for one of its queues; made by `App.job`.
+
+    It may be called as the function that it was made of, and is a `JobHandler` wherever one is
+    taken.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        queue: str,
+        *,
+        function: Callable[..., Any],
+        payload_model: Any = None,
+        weight: int = 1,
+        settings: Mapping[str, Any],
+        names: Mapping[str, Any],
+    ) -> None:
+        """Take a function, and read from its annotation what it is called with.
+
+        Args:
+            app: what it belongs to.
+            queue: the queue.
+            function: takes a job, or the payload of one.
+            payload_model: the type of the payload, where the annotation does not say it.
+            weight: the queue's part of a worker's slots.
+            settings: of the queue, if it is to be created.
+            names: the local names where it is declared.
+
+        Raises:
+            InvalidHandlerError: naming the function and what is wrong with it.
+        """
+        if isinstance(function, JobHandler):
+            payload_model = function.decoder.model if payload_model is None else payload_model
+            function = function.function
+        super().__init__(function)  # checks what can be called with one argument
+        argument = handler_argument(function, payload_model, names)
+        try:
+            super().__init__(function, None if argument.model is Any else argument.model)
+        except InvalidSettingError:
+            raise InvalidHandlerError(
+                f"handler {name_of(function)}: its argument is annotated with "
+                f"{shown_type(argument.model)}, which is no type of payload that pydantic can "
+                "read; write `job: Job[Order]`, or `order: Order`, for a model Order"
+            ) from None
+        self.app = app
+        """The application that it belongs to."""
+        self.queue = queue
+        """The queue whose jobs it does."""
+        self.payload_model = argument.model
+        """The type of the payload; Any for whatever JSON holds."""
+        self.weight = weight
+        """The queue's part of a worker's slots, beside the other queues."""
+        self.settings = dict(settings)
+        """The settings that the queue is created with, where it is missing."""
+        self._written = function
+        if not argument.is_job:
+            self.function = _with_payload(function, is_async=self.is_async)
+
+    def __call__(self, argument: Job[PayloadT] | PayloadT) -> Any:
+        """Call the function as it was written, with a job or a payload."""
+        function: Any = self._written
+        return function(argument)
+
+    @property
+    def place(self) -> str:
+        """The function and its module, for errors."""
+        return f"{getattr(self._written, '__module__', '?')}.{name_of(self._written)}"
+
+    async def enqueue(
+        self,
+        payload: PayloadT | WorkflowJob,
+        *,
+        delay: float | timedelta = 0,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        headers: Mapping[str, Any] | None = None,
+        connection: Any = None,
+    ) -> int:
+        """Store a job for this handler, and return its msg_id once it is durable.
+
+        Arguments and errors are those of `App.enqueue`.
+        """
+        return await self.app.enqueue(
+            self.queue,
+            payload,
+            delay=delay,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            headers=headers,
+            connection=connection,
+        )
+
+    async def enqueue_many(
+        self,
+        payloads: Iterable[PayloadT | WorkflowJob],
+        *,
+        delay: float | timedelta = 0,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        headers: Mapping[str, Any] | None = None,
+        connection: Any = None,
+    ) -> list[int]:
+        """Store jobs for this handler, all or none, and return their msg_ids in order.
+
+        Arguments and errors are those of `App.enqueue_many`.
+        """
+        return await self.app.enqueue_many(
+            self.queue,
+            payloads,
+            delay=delay,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            headers=headers,
+            connection=connection,
+        )
+
+    def __repr__(self) -> str:
+        """Name the queue and the function."""
+        return f"<QueueHandler {self.queue}: {name_of(self._written)}>"
+
+
+def identifiers(**given: str | UUID | None) -> dict[str, str]:
+    """Return the identifiers of a job that are given, as text.
+
+    Raises:
+        InvalidJobError: naming the one that is neither text of 1 to 200 characters nor a UUID.
+    """
+    found = {
+        name: str(value) if isinstance(value, UUID) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    for name, value in found.items():
+        if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_LENGTH:
+            raise InvalidJobError(
+                f"{name} is text of 1 to {MAX_ID_LENGTH} characters or a UUID, got {quoted(value)}"
+            )
+    return found
+
+
+def job_of(payload: object, ids: Mapping[str, str]) -> object:
+    """Return what to enqueue, so that the handler gets exactly `payload`.
+
+    Raises:
+        InvalidJobError: if identifiers are given beside a `WorkflowJob`, which has its own.
+    """
+    if isinstance(payload, WorkflowJob):
+        if ids:
+            raise InvalidJobError(
+                f"{next(iter(ids))} is given beside a WorkflowJob, which has one of its own; "
+                "enqueue its payload"
+            )
+        return payload
+    return {**ids, "payload": payload} if ids or is_envelope(payload) else payload
+
+
+def _with_payload(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
+    """Return a function of a job that calls one of its payload."""
+    if is_async:
+
+        async def call_async(job: Job[Any]) -> Any:
+            return await function(job.payload)
+
+        return functools.update_wrapper(call_async, function, updated=())
+
+    def call(job: Job[Any]) -> Any:
+        return function(job.payload)
+
+    return functools.update_wrapper(call, function, updated=())

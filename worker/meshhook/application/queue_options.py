@@ -1,0 +1,90 @@
+"""What may be said of a queue beside its handler, and how it gets into the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from meshhook import administration
+from meshhook.errors import InvalidSettingError, QueueBusyError, QueueNotFoundError
+from meshhook.observability.loggers import get_logger
+from meshhook.postgres.database import Database
+from meshhook.queue_config import QueueSettings, changed_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_log = get_logger("meshhook.application")
+
+
+class QueueOptions(TypedDict, total=False):
+    """The settings of a queue that may stand beside its handler; `QueueSettings` describes them."""
+
+    visibility_timeout_seconds: int
+    max_retry_attempts: int
+    retry_backoff_base_ms: int
+    retry_backoff_max_ms: int
+    retry_jitter: float
+    job_timeout_seconds: float | None
+    dlq_enabled: bool
+    dlq_retention_days: int | None
+    archive_retention_days: int | None
+    history_retention_days: int
+    max_payload_bytes: int
+
+
+def checked_options(queue: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a program gives a new queue, as they will be stored.
+
+    Raises:
+        InvalidSettingError: naming the setting, the value received and the rule.
+    """
+    if "paused" in options:
+        raise InvalidSettingError(
+            f"queue {queue!r}: paused is for operators, not for a program: "
+            f"meshhook queue pause {queue}"
+        )
+    settings = changed_settings(QueueSettings(), options)
+    return {name: getattr(settings, name) for name in options}
+
+
+async def create_if_missing(database: Database, queue: str, settings: Mapping[str, Any]) -> bool:
+    """Create a queue with settings if there is none; one that exists keeps its own.
+
+    Returns:
+        Whether it was created.
+
+    Raises:
+        DatabaseError: if the database cannot be used, or the role may not create queues.
+        UnsuitableQueueError, QueueBusyError: as `create_queue`.
+    """
+    try:
+        config = await administration.get_queue_config(database, queue)
+    except QueueNotFoundError:
+        return await _create(database, queue, settings)
+    others = {name: getattr(config, name) for name in settings}
+    if others != settings:
+        _log.info(
+            "the database's settings of the queue are used, not those of the program",
+            queue=queue,
+            **{name: value for name, value in others.items() if value != settings[name]},
+        )
+    return False
+
+
+async def _create(database: Database, queue: str, settings: Mapping[str, Any]) -> bool:
+    async def create(source: Database) -> bool:
+        # Whoever else made it meanwhile gave it its settings, too.
+        is_new = await administration.create_queue(source, queue)
+        if is_new and settings:
+            await administration.set_queue_config(source, queue, **settings)
+        return is_new
+
+    try:
+        # Together: nobody works by other settings, or finds the queue without them.
+        is_new = await database.run_in_transaction(lambda connection: create(Database(connection)))
+    except QueueBusyError:
+        # A queue of PGMQ's that is in use: its tables are waited for, which a transaction does not.
+        is_new = await create(database)
+    if is_new:
+        _log.info("queue created", queue=queue, **settings)
+    return is_new
