@@ -33,7 +33,7 @@ def namespace(metric: str) -> QueryVariable:
         _many(_label_values("namespace", metric, "namespace", ""))
         .label("Namespace")
         .description(
-            "Namespaces of the workers, the exporter and the operator. They may differ: choose all "
+            "Namespaces of the workers, the exporter and the operator. If they differ, choose all "
             "that belong together, or All."
         )
     )

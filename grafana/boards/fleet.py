@@ -34,7 +34,9 @@ def build() -> Dashboard:
     return lay_out(
         uid=links.FLEET,
         title="MeshHook / Fleet",
-        description="Start here. The top row says what is wrong; the table says with which queue.",
+        description=(
+            "Start here. The top row shows what is wrong, the table shows which queue is affected."
+        ),
         variables=[
             variables.datasource(),
             variables.namespace("meshhook_queue_messages"),
@@ -60,23 +62,23 @@ def _wrong() -> list[Panel]:
     return [
         figure(
             "Alerts firing",
-            "Alerts of MeshHook Queue that fire now. The table below lists them; each leads to its "
-            "runbook.",
+            "MeshHook Queue alerts that are firing. The table below lists them with links to their "
+            "runbooks.",
             counted(firing()),
             levels=Levels(1, 1),
         ),
         figure(
             "Worst lag",
-            "How long the message that has been ready the longest has waited, over all queues that "
-            "are not paused. Above 60 s jobs start late; MeshHookQueueLagHigh fires at 300 s.",
+            "How long the oldest ready message has been waiting, across all queues that are not "
+            "paused. Above 60 s jobs start late; MeshHookQueueLagHigh fires at 300 s.",
             f"max({lag()})",
             unit="s",
             levels=_LAG,
         ),
         figure(
             "Failing attempts",
-            "Share of attempts that failed (retried, dead-lettered or lost) of all that ended. "
-            "MeshHookErrorRateHigh fires at 20% of a queue.",
+            "Share of ended attempts that failed (retried, dead-lettered or lost). "
+            "MeshHookErrorRateHigh fires when a queue reaches 20%.",
             error_share(),
             unit="percentunit",
             levels=_ERRORS,
@@ -84,22 +86,22 @@ def _wrong() -> list[Panel]:
         ),
         figure(
             "Dead letters",
-            "Messages in all dead letter queues: jobs that failed for good and wait for someone to "
+            "Dead letters of all queues: jobs that failed for good and are waiting for someone to "
             "replay or delete them.",
             total("meshhook_queue_dlq_messages"),
             levels=Levels(1),
         ),
         figure(
             "Queues without worker",
-            "Queues with messages that are ready, or lost by a worker that died, but no worker "
+            "Queues that have ready messages, or messages lost by a dead worker, but no worker "
             "seen in the last 30 s. Paused queues do not count.",
             counted(no_worker),
             levels=Levels(1, 1),
         ),
         figure(
             "Age of these figures",
-            "Seconds since the exporter last read the database. If this is high, every figure "
-            "about queues is old: see MeshHookExporterStale first.",
+            "Seconds since the exporter last read the database. If this is high, all queue metrics "
+            "are stale: see MeshHookExporterStale first.",
             f"min(meshhook_exporter_last_collection_age_seconds{{{_NAMESPACE}}})",
             unit="s",
             levels=Levels(30, 120),
@@ -110,8 +112,8 @@ def _wrong() -> list[Panel]:
 def _alerts() -> Panel:
     return rows(
         "Alerts firing now",
-        "Empty when all is well. A click on the name opens the runbook: meaning, impact, "
-        "diagnosis, mitigation.",
+        "Empty when all is well. Click a name to open its runbook: meaning, impact, diagnosis, "
+        "mitigation.",
         [
             Column("alertname", link=links.to_runbook()),
             Column("severity"),
@@ -130,7 +132,7 @@ def _queues() -> Panel:
 
     return rows(
         "Queues",
-        "One row a queue, the one that waits the longest first. A click on its name opens it. "
+        "One row per queue, the one with the longest lag first. Click a name to open the queue. "
         "Counts stop at 10,000.",
         [Column("queue", link=links.to_dashboard("Open the queue", links.QUEUE, queue="queue"))],
         [
@@ -160,8 +162,8 @@ def _load() -> list[Panel]:
     return [
         graph(
             "Enqueued and finished",
-            "Messages enqueued a second against jobs that came to their end. Where the first stays "
-            "above the second, a backlog grows.",
+            "Messages enqueued per second compared with jobs finished. While the first stays above "
+            "the second, the backlog grows.",
             [
                 Query(f"sum({enqueued()})", "enqueued"),
                 Query(rate(attempts, FINAL), "finished"),
@@ -170,14 +172,14 @@ def _load() -> list[Panel]:
         ),
         graph(
             "Finished by queue",
-            "Jobs a second that came to their end: succeeded, dead-lettered, cancelled, archived.",
+            "Jobs finished per second: succeeded, dead-lettered, cancelled, archived.",
             [Query(rate(attempts, FINAL, by="queue"), "{{queue}}")],
             unit=PER_SECOND,
             stacked=True,
         ),
         graph(
             "Failing attempts by queue",
-            "Share of attempts that failed. The line is where MeshHookErrorRateHigh fires.",
+            "Share of attempts that failed. MeshHookErrorRateHigh fires at the line.",
             [Query(error_share("queue"), "{{queue}}")],
             unit="percentunit",
             levels=Levels(0.2),
@@ -190,15 +192,15 @@ def _waiting() -> list[Panel]:
     return [
         graph(
             "Lag by queue",
-            "Age of the message that has been ready the longest: how late the queue is. Without "
-            "paused queues.",
+            "How long the oldest ready message has been waiting: how late the queue is. Paused "
+            "queues are left out.",
             [Query(lag(), "{{queue}}")],
             unit="s",
             levels=_LAG,
         ),
         graph(
             "Wait p95 by queue",
-            "95% of attempts started sooner than this after they were ready. Dots are traces.",
+            "95% of attempts started within this time of being ready. Dots are traces.",
             [
                 Query(
                     quantile(0.95, "meshhook_worker_message_wait_seconds", by="queue"),
@@ -211,8 +213,7 @@ def _waiting() -> list[Panel]:
         ),
         graph(
             "Dead letters by queue",
-            "Messages in the dead letter queue. A step up is an incident; a slope is a bug that "
-            "fails a share of all jobs.",
+            "Dead letters. A step is an incident; a slope is a bug that affects some of the jobs.",
             [Query(gauge("meshhook_queue_dlq_messages"), "{{queue}}")],
         ),
     ]
@@ -231,8 +232,8 @@ def _workers() -> list[Panel]:
         ),
         graph(
             "Slots in use by queue",
-            "Slots of the queue's workers that are taken, by any of their queues. Near 100% with a "
-            "growing lag, the queue needs more workers or a higher --concurrency.",
+            "Share of the workers' slots in use by any of their queues. Near 100% with a growing "
+            "lag, the queue needs more workers or a higher --concurrency.",
             [Query(f"sum by (queue) ({taken}) / sum by (queue) ({limit})", "{{queue}}")],
             unit="percentunit",
             levels=Levels(0.95),
@@ -240,8 +241,8 @@ def _workers() -> list[Panel]:
         ),
         graph(
             "Replicas of scaled queues",
-            "Sum over all JobQueues: what the operator wants, what is there, what is ready. Empty "
-            "without the operator.",
+            "Sum over all JobQueues of replicas desired, existing and ready. Empty without the "
+            "operator.",
             [
                 Query(f"sum(max by (jobqueue) (meshhook_scaler_{name}{{{SELECTED}}}))", legend)
                 for name, legend in (
@@ -253,8 +254,8 @@ def _workers() -> list[Panel]:
         ),
         graph(
             "Versions",
-            "Processes by version of MeshHook Queue: more than one line is a rollout under way, or "
-            "stuck.",
+            "Processes by version of MeshHook Queue. More than one line means that a rollout is in "
+            "progress, or stuck.",
             [
                 Query(
                     'count by (version) (meshhook_build_info{namespace=~"$namespace"})',

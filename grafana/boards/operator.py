@@ -46,32 +46,32 @@ def _wrong() -> list[Panel]:
     return [
         figure(
             "JobQueues not ready",
-            "JobQueues whose condition Ready is false; `kubectl describe jobqueue` says why.",
+            "JobQueues whose Ready condition is false; `kubectl describe jobqueue` says why.",
             counted(f"{_max('ready', _ALL)} == 0"),
             levels=Levels(1, 1),
         ),
         figure(
             "Replicas missing",
-            "Replicas that the operator wants and that are not ready yet, over all JobQueues.",
+            "Replicas that are desired but not ready yet, across all JobQueues.",
             f"sum({missing}) or vector(0)",
             levels=Levels(1),
         ),
         figure(
             "At their maximum",
-            "JobQueues that want all the replicas they may have. With a growing lag, raise "
-            "spec.maxReplicas.",
+            "JobQueues that need as many replicas as they may have. If the lag grows, raise "
+            "spec.scaling.maxReplicas.",
             counted(at_max),
             levels=Levels(1),
         ),
         figure(
             "Paused",
-            "JobQueues that the operator leaves alone: it makes no writes for them.",
+            "JobQueues that are paused: the operator changes nothing for them.",
             counted(f"{_max('paused', _ALL)} == 1"),
             levels=Levels(1),
         ),
         figure(
             "Oldest success",
-            "Seconds since the JobQueue that is worst off was last reconciled. "
+            "Seconds since the last successful decision, for the worst JobQueue. "
             "MeshHookReconcileFailing fires at 300 s.",
             f"max({_min('last_success_age_seconds', _ALL)})",
             unit="s",
@@ -96,7 +96,7 @@ def _jobqueues() -> Panel:
 
     return rows(
         "JobQueues",
-        "One row a JobQueue. A click on its name shows it in the rows below.",
+        "One row per JobQueue. Click a name to see it in the rows below.",
         [
             Column(
                 "jobqueue",
@@ -132,8 +132,8 @@ def _replicas() -> list[Panel]:
     return [
         graph(
             "Desired against actual",
-            "desired: what the operator asked for. there: pods of the target, pending ones too. "
-            "ready: those that work. The dashed pair are spec.minReplicas and spec.maxReplicas.",
+            "desired: what the operator requested. there: pods of the target, including pending "
+            "ones. ready: pods that are working. The dashed lines are minReplicas and maxReplicas.",
             [
                 Query(_max("desired_replicas", _ONE), "desired"),
                 Query(_max("replicas", _ONE), "there"),
@@ -151,8 +151,8 @@ def _replicas() -> list[Panel]:
         ),
         graph(
             "Scale events",
-            "Changes of the number of replicas, by direction. Ups and downs in turn: the load "
-            "swings faster than the scale-down window.",
+            "Changes in the number of replicas, by direction. If ups and downs alternate, the load "
+            "changes faster than the scale-down window.",
             [
                 Query(
                     "sum by (direction) (increase(meshhook_scaler_events_total"
@@ -169,7 +169,7 @@ def _decisions() -> list[Panel]:
     return [
         graph(
             "Recommendation by signal",
-            "How many replicas each signal asks for; the operator follows the largest, within its "
+            "Replicas that each signal calls for. The operator follows the largest, within the "
             "limits.",
             [
                 Query(
@@ -180,13 +180,13 @@ def _decisions() -> list[Panel]:
         ),
         graph(
             "Limited",
-            "1 while a rule keeps the operator from what the signals ask for.",
+            "1 while a rule keeps the operator from doing what the signals call for.",
             [Query(f"max by (reason) (meshhook_scaler_limited{{{_ONE}}})", "{{reason}}")],
             maximum=1,
         ),
         graph(
             "Ready and paused",
-            "The condition Ready, and whether scaling is paused; 1 is yes.",
+            "The Ready condition, and whether scaling is paused; 1 means yes.",
             [
                 Query(_max("ready", _ONE), "ready"),
                 Query(_max("paused", _ONE), "paused"),
@@ -201,7 +201,7 @@ def _operator() -> list[Panel]:
     return [
         graph(
             "Reconciles",
-            "Reconciles a second by outcome.",
+            "Reconciles per second, by outcome.",
             [
                 Query(
                     "sum by (outcome) (rate(meshhook_operator_reconciles_total"
@@ -214,14 +214,14 @@ def _operator() -> list[Panel]:
         ),
         graph(
             "Reconcile duration",
-            "How long one JobQueue takes, most of it the API server.",
+            "How long it takes to reconcile one JobQueue; most of it is the API server.",
             _quantiles("meshhook_operator_reconcile_duration_seconds"),
             unit="s",
         ),
         graph(
             "Tick duration",
-            "How long one look at all queues of a database takes. Near the tick (5 s) the operator "
-            "falls behind.",
+            "How long reading all queues of a database takes. Near the tick length (5 s), the "
+            "operator falls behind.",
             _quantiles("meshhook_operator_tick_duration_seconds"),
             unit="s",
             levels=Levels(5),

@@ -41,7 +41,7 @@ def _wrong() -> list[Panel]:
     return [
         figure(
             "Claim p95",
-            "95% of claims are quicker than this. MeshHookClaimsSlow fires at 0.5 s.",
+            "95% of claims are faster than this. MeshHookClaimsSlow fires at 0.5 s.",
             quantile(0.95, _OPERATIONS, 'operation="claim"'),
             unit="s",
             levels=_SLOW,
@@ -55,21 +55,21 @@ def _wrong() -> list[Panel]:
         ),
         figure(
             "Most dead tuples",
-            "In the worst table. Autovacuum starts at about 1,000; more for long means that an old "
-            "transaction holds it up.",
+            "In the worst table. Autovacuum starts at about 1,000. If there are more for long, an "
+            "old transaction is holding it up.",
             f"max({gauge('meshhook_queue_dead_tuples', by=_TABLE)})",
             levels=Levels(100_000, 1_000_000),
         ),
         figure(
             "Queues on disk",
             "All queues, dead letters and archives: heap, indexes and TOAST. "
-            "archive_retention_days bounds archives.",
+            "archive_retention_days limits archives.",
             f"sum({gauge('meshhook_queue_table_bytes', by='namespace, queue, table')})",
             unit="bytes",
         ),
         figure(
             "History on disk",
-            "All partitions of meshhook.job_attempts. history_retention_days bounds it.",
+            "All partitions of meshhook.job_attempts. history_retention_days limits it.",
             f"max(meshhook_history_bytes{{{_NAMESPACE}}})",
             unit="bytes",
         ),
@@ -94,12 +94,13 @@ def _tables() -> list[Panel]:
         ),
         graph(
             "Dead tuples by table",
-            "Rows that are gone but not vacuumed. A saw is healthy; a ramp is an old transaction.",
+            "Rows that are deleted but not vacuumed. A sawtooth is healthy; a ramp means an old "
+            "transaction.",
             [Query(gauge("meshhook_queue_dead_tuples", by=_TABLE), "{{queue}} {{table}}")],
         ),
         graph(
             "History",
-            "Bytes of meshhook.job_attempts. It falls once a day when a partition is dropped.",
+            "Bytes of meshhook.job_attempts. Drops once a day, when a partition is removed.",
             [Query(f"max(meshhook_history_bytes{{{_NAMESPACE}}})", "history")],
             unit="bytes",
         ),
@@ -110,21 +111,21 @@ def _statements() -> list[Panel]:
     return [
         graph(
             "Claim",
-            "Leasing a batch. Dots are traces.",
+            "Time to lease a batch of messages. Dots are traces.",
             quantiles(_OPERATIONS, 'operation="claim"'),
             unit="s",
             levels=Levels(0.5),
         ),
         graph(
             "Settle",
-            "Recording outcomes, history rows and dead letters; waits for the commit on disk. Dots "
-            "are traces.",
+            "Time to record outcomes, history rows and dead letters, including the commit to disk. "
+            "Dots are traces.",
             quantiles(_OPERATIONS, 'operation="settle"'),
             unit="s",
         ),
         graph(
             "Extend and release, p95",
-            "Prolonging leases, and giving them back.",
+            "Time to extend leases, and to release them.",
             [
                 Query(
                     quantile(0.95, _OPERATIONS, 'operation=~"extend|release"', by="operation"),
@@ -135,7 +136,7 @@ def _statements() -> list[Panel]:
         ),
         graph(
             "Statements that failed",
-            "Failed statements a second, by operation.",
+            "Failed statements per second, by operation.",
             [
                 Query(
                     rate(f"{_OPERATIONS}_count", 'outcome="error"', by="operation"),
@@ -151,7 +152,8 @@ def _exporter() -> list[Panel]:
     return [
         graph(
             "Collection duration",
-            "How long reading all queues takes. It is one statement, bounded whatever the depth.",
+            "How long reading all queues takes. It is one statement, whose cost does not depend on "
+            "how deep the queues are.",
             [
                 Query(
                     quantile(
@@ -165,7 +167,7 @@ def _exporter() -> list[Panel]:
         ),
         graph(
             "Collections that failed",
-            "Errors a second by type. The figures about queues grow old meanwhile.",
+            "Errors per second, by type. Queue metrics grow stale in the meantime.",
             [
                 Query(
                     rate(

@@ -47,7 +47,10 @@ def build() -> Dashboard:
     return lay_out(
         uid=links.QUEUE,
         title="MeshHook / Queue",
-        description="One queue: what waits, how long it takes, what fails, what became of it.",
+        description=(
+            "One queue: its backlog, how long jobs take, what fails, and what becomes of failed "
+            "jobs."
+        ),
         variables=[
             variables.datasource(),
             variables.namespace("meshhook_queue_messages"),
@@ -68,22 +71,22 @@ def _wrong() -> list[Panel]:
     return [
         figure(
             "Lag",
-            "How long the message that has been ready the longest has waited. "
-            "MeshHookQueueLagHigh fires at 300 s.",
+            "How long the oldest ready message has been waiting. MeshHookQueueLagHigh fires at 300 "
+            "s.",
             f"max({gauge('meshhook_queue_oldest_ready_seconds')})",
             unit="s",
             levels=_LAG,
         ),
         figure(
             "Ready",
-            "Messages that may be claimed now. The count stops at 10,000; then the lag and the "
-            "rates say more.",
+            "Messages that can be claimed now. The count stops at 10,000; beyond that, look at the "
+            "lag and the rates.",
             total("meshhook_queue_messages", 'state="ready"'),
         ),
         figure(
             "Lost",
-            "Messages whose lease ran out with no outcome: their worker died or lost the database. "
-            "The next claim takes them.",
+            "Messages whose lease ran out without an outcome: their worker died or lost the "
+            "database. The next claim takes them.",
             total("meshhook_queue_messages", 'state="lost"'),
             levels=Levels(1, 100),
         ),
@@ -97,8 +100,8 @@ def _wrong() -> list[Panel]:
         ),
         figure(
             "Started late",
-            "Share of attempts that started more than 60 s after they were ready. The objective "
-            "is 1% at most; MeshHookSLOBurnFast and MeshHookSLOBurnSlow watch it.",
+            "Share of attempts that started more than 60 s after they were ready. The objective is "
+            "at most 1%; MeshHookSLOBurnFast and MeshHookSLOBurnSlow watch it.",
             _late(),
             unit="percentunit",
             levels=Levels(0.01, 0.144),
@@ -118,7 +121,7 @@ def _wrong() -> list[Panel]:
         ),
         figure(
             "Claims",
-            "Whether workers may claim from this queue. `meshhook queue resume` ends a pause.",
+            "Whether workers can claim from this queue. `meshhook queue resume` ends a pause.",
             f"max({gauge('meshhook_queue_paused')})",
             levels=Levels(1),
             texts={"0": "allowed", "1": "paused"},
@@ -136,7 +139,7 @@ def _alerts() -> Panel:
     here = firing('queue=~"$queue|"')
     return rows(
         "Alerts firing now",
-        "Those of this queue, and those that concern every queue. A click on the name opens the "
+        "Alerts of this queue, and those that concern every queue. Click a name to open its "
         "runbook.",
         [Column("alertname", link=links.to_runbook()), Column("severity"), Column("queue")],
         [Column("firing", f"max by (alertname, severity, queue) ({here})")],
@@ -147,24 +150,24 @@ def _backlog() -> list[Panel]:
     return [
         graph(
             "Messages by state",
-            "ready: may be claimed. scheduled: due later. running: leased. retrying: failed, waits "
-            "for its next attempt. lost: the lease ran out. Counts stop at 10,000.",
+            "ready: can be claimed. scheduled: due later. running: leased. retrying: failed, "
+            "waiting for the next attempt. lost: the lease ran out. Counts stop at 10,000.",
             [Query(gauge("meshhook_queue_messages", by="state"), "{{state}}")],
             stacked=True,
             colors=_STATES,
         ),
         graph(
             "Lag over time",
-            "Age of the message that has been ready the longest. A straight line at 45 degrees "
-            "means that nothing is claimed at all.",
+            "How long the oldest ready message has been waiting. A straight line at 45 degrees "
+            "means that nothing is being claimed.",
             [Query(f"max({gauge('meshhook_queue_oldest_ready_seconds')})", "oldest ready")],
             unit="s",
             levels=_LAG,
         ),
         graph(
             "In and out",
-            "Enqueued: all messages that came in, from any client. By our producers: those that "
-            "processes with the library sent. Finished: jobs that came to their end.",
+            "Enqueued: all messages, from any client. By our producers: those sent with this "
+            "library. Finished: jobs that reached a final outcome.",
             [
                 Query(f"sum({enqueued()})", "enqueued"),
                 Query(rate("meshhook_producer_messages_total"), "by our producers"),
@@ -174,7 +177,8 @@ def _backlog() -> list[Panel]:
         ),
         graph(
             "Counts that stopped at 10,000",
-            "1 while a state has more messages than are counted; trust the lag and the rates then.",
+            "1 while a state has more messages than are counted. Rely on the lag and the rates "
+            "then.",
             [Query(f"max({gauge('meshhook_queue_messages_capped')})", "more than counted")],
             maximum=1,
         ),
@@ -185,20 +189,20 @@ def _times() -> list[Panel]:
     return [
         graph(
             "Wait: ready to start",
-            "What the queue adds. Grows when workers are too few or too slow. Dots are traces.",
+            "Time spent in the queue. Grows if workers are too few or too slow. Dots are traces.",
             quantiles(_WAIT),
             unit="s",
             levels=Levels(60),
         ),
         graph(
             "Run: start to end of an attempt",
-            "What the handler takes. Dots are traces.",
+            "Time spent in the handler. Dots are traces.",
             quantiles("meshhook_worker_message_duration_seconds"),
             unit="s",
         ),
         graph(
             "Total: enqueue to final outcome",
-            "What the producer sees, retries and delays included. Dots are traces.",
+            "What the producer experiences, including retries and delays. Dots are traces.",
             quantiles("meshhook_worker_message_age_seconds"),
             unit="s",
         ),
@@ -209,7 +213,8 @@ def _outcomes() -> list[Panel]:
     return [
         graph(
             "Attempts by outcome",
-            "What attempts came to, a second. Released: given back unused by a worker that stops.",
+            "Attempts per second, by outcome. Released: given back unused by a worker that is "
+            "stopping.",
             [Query(rate(_ATTEMPTS, by="outcome"), "{{outcome}}")],
             unit=PER_SECOND,
             stacked=True,
@@ -217,13 +222,13 @@ def _outcomes() -> list[Panel]:
         ),
         graph(
             "Attempts a job",
-            "Attempts for each job that came to its end. 1 means that nothing is retried.",
+            "Attempts per finished job. 1 means that nothing is retried.",
             [Query(f"{rate(_ATTEMPTS, ENDED)} / ({rate(_ATTEMPTS, FINAL)} > 0)", "attempts")],
         ),
         graph(
             "Errors by type",
-            "The ten most frequent error types. _OTHER stands for all after the first twenty that "
-            "a worker met.",
+            "The ten most frequent error types. _OTHER stands for all types after the first twenty "
+            "that a worker has seen.",
             [
                 Query(
                     f"topk(10, {rate('meshhook_worker_errors_total', by='error_type')})",
@@ -240,12 +245,12 @@ def _capacity() -> list[Panel]:
     return [
         graph(
             "Dead letters over time",
-            "Messages in the dead letter queue.",
+            "Number of dead letters.",
             [Query(total("meshhook_queue_dlq_messages"), "dead letters")],
         ),
         graph(
             "Oldest dead letter",
-            "How long the oldest one has waited for someone to replay or delete it. "
+            "How long the oldest dead letter has been waiting for someone to replay or delete it. "
             "MeshHookDeadLettersOld fires after three days.",
             [Query(f"max({gauge('meshhook_queue_dlq_oldest_seconds')})", "oldest")],
             unit="s",
@@ -253,7 +258,7 @@ def _capacity() -> list[Panel]:
         ),
         graph(
             "Slots",
-            "Leased messages against what all workers may run at once.",
+            "Leased messages, compared with how many jobs all workers can run at once.",
             [
                 Query(total("meshhook_queue_messages", 'state="running"'), "leased"),
                 Query(total("meshhook_queue_worker_slots"), "slots"),

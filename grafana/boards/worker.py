@@ -23,7 +23,7 @@ def build() -> Dashboard:
     return lay_out(
         uid=links.WORKER,
         title="MeshHook / Worker",
-        description="The worker processes of one or more queues, one line each.",
+        description="The worker processes of one or more queues, one line per process.",
         variables=[
             variables.datasource(),
             variables.namespace("meshhook_worker_db_connected"),
@@ -46,44 +46,45 @@ def _wrong() -> list[Panel]:
     return [
         figure(
             "Workers",
-            "Worker processes that Prometheus reaches. Draining ones count too.",
+            "Worker processes that Prometheus can scrape, including draining ones.",
             f"count(count by ({_BY}) (meshhook_worker_db_connected{{{_SELECTED}}}))",
             levels=Levels(1, falling=True),
             no_value="none",
         ),
         figure(
             "Without database",
-            "Workers that cannot reach PostgreSQL now. They keep their outcomes and try again; "
+            "Workers that cannot reach PostgreSQL now. They keep their outcomes and retry; "
             "MeshHookDatabaseUnreachable fires after two minutes.",
             counted(f"{_of_processes('db_connected')} == 0"),
             levels=Levels(1, 1),
         ),
         figure(
             "Oldest loop turn",
-            "How long ago the slowest loop of any worker last turned. Loops turn at least every "
-            "few seconds; MeshHookWorkerStuck fires at 60 s.",
+            "How long ago the slowest loop of any worker last made progress. Loops turn at least "
+            "every few seconds; MeshHookWorkerStuck fires at 60 s.",
             f"max({_LOOP_AGE})",
             unit="s",
             levels=_STUCK,
         ),
         figure(
             "Slots in use",
-            "Handlers that run, of all that may. Full is good while the lag is low.",
+            "Share of slots with a running handler. A high value is good as long as the lag is "
+            "low.",
             f"{_sum('running_messages')} / sum({_of_processes('concurrency_limit')})",
             unit="percentunit",
             levels=Levels(0.95),
         ),
         figure(
             "Oldest unsettled",
-            "How long the oldest outcome has waited to be recorded. If its worker dies, its job "
-            "runs again; MeshHookOutcomesNotRecorded fires after two minutes above 30 s.",
+            "How long the oldest outcome has been waiting to be recorded. If its worker dies, its "
+            "job runs again. MeshHookOutcomesNotRecorded fires after two minutes above 30 s.",
             f"max({_OLDEST_UNSETTLED})",
             unit="s",
             levels=_UNSETTLED,
         ),
         figure(
             "Draining",
-            "Workers that are stopping: they claim nothing more and finish what runs.",
+            "Workers that are stopping: they claim no more and finish running jobs.",
             f"sum({_of_processes('draining')})",
         ),
     ]
@@ -93,7 +94,7 @@ def _work() -> list[Panel]:
     return [
         graph(
             "Running, and the limit",
-            "Handlers that run in each worker. The limit is its --concurrency.",
+            "Running handlers of each worker. The limit is its --concurrency.",
             [
                 Query(_each("running_messages"), _NAME),
                 Query(f"max(meshhook_worker_concurrency_limit{{{_SELECTED}}})", "limit"),
@@ -101,13 +102,13 @@ def _work() -> list[Panel]:
         ),
         graph(
             "Leased",
-            "Messages that each worker holds: those that run, and those claimed ahead, about "
-            "100 ms of work.",
+            "Messages that each worker holds: running ones, and those claimed ahead, about 100 ms "
+            "of work.",
             [Query(_each("inflight_messages"), _NAME)],
         ),
         graph(
             "Attempts by worker",
-            "Attempts a second. One worker far below the others is on a slow node, or stuck.",
+            "Attempts per second. A worker far below the others is stuck, or on a slow node.",
             [Query(_named(_rate("messages_total", by=_BY)), _NAME)],
             unit=PER_SECOND,
             stacked=True,
@@ -120,8 +121,8 @@ def _claims() -> list[Panel]:
     return [
         graph(
             "Messages a claim",
-            "How many messages one claim brings. Small with a long backlog means slow jobs; small "
-            "with none means that the queue keeps up.",
+            "Messages per claim. Few with a long backlog means slow jobs; few without a backlog "
+            "means that the workers keep up.",
             [
                 Query(quantile(share, batch, selected=_SELECTED), f"p{share * 100:.0f}")
                 for share in (0.5, 0.95)
@@ -129,14 +130,14 @@ def _claims() -> list[Panel]:
         ),
         graph(
             "Claims that found nothing",
-            "Empty polls a second, the cost of being idle: about one for an idle worker.",
+            "Empty polls per second, the cost of being idle: about one per idle worker.",
             [Query(_named(_rate("empty_claims_total", by=_BY)), _NAME)],
             unit=PER_SECOND,
         ),
         graph(
             "Claim duration",
-            "How long the database takes to lease a batch. MeshHookClaimsSlow fires when the p95 "
-            "is above 0.5 s. Dots are traces.",
+            "How long the database takes to lease a batch. MeshHookClaimsSlow fires if the p95 is "
+            "above 0.5 s. Dots are traces.",
             [
                 Query(
                     quantile(
@@ -161,7 +162,7 @@ def _database() -> list[Panel]:
     return [
         graph(
             "Duration p95 by operation",
-            "claim leases a batch, settle records outcomes, extend prolongs leases, release gives "
+            "claim leases a batch, settle records outcomes, extend lengthens leases, release gives "
             "them back.",
             [
                 Query(
@@ -172,7 +173,7 @@ def _database() -> list[Panel]:
         ),
         graph(
             "Operations",
-            "Statements a second by kind.",
+            "Statements per second, by operation.",
             [
                 Query(
                     rate(f"{operations}_count", by="operation", selected=_SELECTED), "{{operation}}"
@@ -182,7 +183,7 @@ def _database() -> list[Panel]:
         ),
         graph(
             "Operations that failed",
-            "Failed statements a second. Anything but zero: look at the workers' logs and at "
+            "Failed statements per second. If not zero, look at the workers' logs and at "
             "PostgreSQL.",
             [
                 Query(
@@ -196,7 +197,7 @@ def _database() -> list[Panel]:
         ),
         graph(
             "Connected",
-            "1 while a worker reaches the database.",
+            "1 while a worker can reach the database.",
             [Query(_named(f"min by ({_BY}) (meshhook_worker_db_connected{{{_SELECTED}}})"), _NAME)],
             maximum=1,
         ),
@@ -207,22 +208,22 @@ def _leases() -> list[Panel]:
     return [
         graph(
             "Lease extensions",
-            "Leases by what their extension came to. lost: another worker has the message now, and "
-            "this worker's outcome will not count.",
+            "Lease extensions by result. lost: another worker has the message now, and this "
+            "worker's outcome will not count.",
             [Query(_rate("lease_extensions_total", by="outcome"), "{{outcome}}")],
             unit=PER_SECOND,
             colors={"extended": "green", "lost": "red", "error": "orange"},
         ),
         graph(
             "Lost attempts",
-            "Attempts a second that ended with no outcome, found when the message was claimed "
-            "again. By the worker that found them, not the one that died.",
+            "Attempts per second that ended without an outcome, as found when the message was "
+            "claimed again. Shown for the worker that found them, not for the one that died.",
             [Query(_named(_rate("messages_total", 'outcome="lost"', by=_BY)), _NAME)],
             unit=PER_SECOND,
         ),
         graph(
             "Slots replaced",
-            "Slots a second that ended and were replaced. Anything but zero: a handler cancels the "
+            "Slots per second that ended and were replaced. If not zero, a handler cancels the "
             "task that it runs in; the worker's log names the queue.",
             [Query(_named(_rate("slots_replaced_total", by=_BY)), _NAME)],
             unit=PER_SECOND,
@@ -234,13 +235,13 @@ def _outcomes() -> list[Panel]:
     return [
         graph(
             "Unsettled outcomes",
-            "Outcomes that are not recorded yet. They are kept and tried again while the database "
-            "is away; they are lost, and the jobs run again, if the process dies.",
+            "Outcomes that are not recorded yet. They are kept and retried while the database is "
+            "away. If the process dies, they are lost and the jobs run again.",
             [Query(_each("unsettled_messages"), _NAME)],
         ),
         graph(
             "Oldest unsettled outcome",
-            "How long the oldest outcome of each worker has waited to be recorded, normally "
+            "How long the oldest outcome of each worker has been waiting to be recorded, normally "
             "milliseconds. Above 30 s the worker is not ready.",
             [Query(_named(f"max by ({_BY}) ({_OLDEST_UNSETTLED})"), _NAME)],
             unit="s",
@@ -256,23 +257,23 @@ def _process() -> list[Panel]:
     return [
         graph(
             "Age of the loops",
-            "Seconds since each loop last turned, the worst worker. claimer takes messages, "
-            "settler records outcomes, slots starts jobs, leases extends them.",
+            "Seconds since each loop last made progress, for the worst worker. claimer takes "
+            "messages, settler records outcomes, slots starts jobs, leases extends leases.",
             [Query(f"max by (loop) ({_LOOP_AGE})", "{{loop}}")],
             unit="s",
             levels=_STUCK,
         ),
         graph(
             "Memory",
-            "Resident memory of each process. A steady rise ends in the pod's limit, a kill and "
-            "lost leases.",
+            "Resident memory of each process. A steady rise ends at the pod's limit, with a killed "
+            "process and lost leases.",
             [Query(_named(f"process_resident_memory_bytes{{{here}}} {mine}"), _NAME)],
             unit="bytes",
         ),
         graph(
             "Processor",
-            "Processor seconds a second. At 1 the event loop is full: more workers help, more "
-            "concurrency does not.",
+            "Processor seconds per second. At 1 the event loop is saturated: more workers help, "
+            "more concurrency does not.",
             [
                 Query(
                     _named(f"rate(process_cpu_seconds_total{{{here}}}[$__rate_interval]) {mine}"),
