@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 from meshhook.administration import create_queue
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.errors import DatabaseError
+from meshhook.postgres.url import parse_database_url
 from meshhook.schema import migrate
 from meshhook.testing.databases import NAME_PREFIX, Databases
 from meshhook.testing.places import SESSION_PREFIX, let_servers_enter
@@ -35,6 +36,10 @@ SERVER_SETTINGS = {
 }
 """The settings of a server for tests."""
 
+_PLACE_FILE = "place"
+"""The file that says which server a session uses."""
+_EMBEDDED = "embedded"
+
 
 class SessionServer:
     """The server that the processes of one test session share.
@@ -50,9 +55,13 @@ class SessionServer:
         Args:
             directory: what `new_session_directory` has returned, the same in all processes.
             url: a database of a server that runs. Default: an embedded one is started.
+
+        Raises:
+            InvalidSettingError: if it is no URL of a database.
         """
         self._directory = directory
         self._url = url
+        self._place = _EMBEDDED if url is None else parse_database_url(url).place
         self._prefix = _prefix_of(directory)
         self._use: IO[str] | None = None
         self._databases: Databases | None = None
@@ -62,7 +71,7 @@ class SessionServer:
 
         Raises:
             DatabaseUnavailableError: if the embedded server is not installed or does not start.
-            InvalidSettingError, DatabaseError: if the server cannot be connected to.
+            DatabaseError: if the server cannot be connected to.
         """
         if self._databases is None:
             abandoned = self._enter()
@@ -122,7 +131,7 @@ class SessionServer:
         Returns:
             How the names of databases begin that were left behind by sessions that were killed.
         """
-        abandoned = _remove_abandoned(self._directory)
+        abandoned = _remove_abandoned(self._directory, self._place)
         while self._use is None:
             with suppress(FileExistsError):
                 self._directory.mkdir(mode=0o700)
@@ -133,6 +142,7 @@ class SessionServer:
                 fcntl.flock(use, fcntl.LOCK_SH)
                 if os.fstat(use.fileno()).st_nlink:
                     self._use = use
+                    (self._directory / _PLACE_FILE).write_text(self._place)
                 else:
                     use.close()
         return abandoned
@@ -153,8 +163,16 @@ def _prefix_of(directory: Path) -> str:
     return f"{NAME_PREFIX}{directory.name.removeprefix(SESSION_PREFIX)}_"
 
 
-def _remove_abandoned(own: Path) -> list[str]:
-    """Stop the servers, and remove the directories, of sessions that have not come to their end."""
+def _remove_abandoned(own: Path, place: str) -> list[str]:
+    """Stop the servers, and remove the directories, of sessions that have not come to their end.
+
+    Args:
+        own: the directory of this session.
+        place: which server this session uses; what is on others cannot be removed here.
+
+    Returns:
+        How the names of their databases begin.
+    """
     abandoned: list[str] = []
     for directory in own.parent.glob(f"{SESSION_PREFIX}*"):
         try:
@@ -162,6 +180,8 @@ def _remove_abandoned(own: Path) -> list[str]:
                 continue
             with (directory / "use.lock").open("a") as use:
                 fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (directory / _PLACE_FILE).read_text() != place:
+                    continue
                 with suppress(DatabaseError):
                     _remove_server(directory)
                 shutil.rmtree(directory, ignore_errors=True)
