@@ -55,13 +55,20 @@ def commands() -> list[str]:
     return sorted({" ".join(command.split()) for command in found})
 
 
-def test_the_readme_shows_the_quickstart_as_it_is() -> None:
-    """The README's example is the text of examples/quickstart.py."""
-    assert f"```python\n{code_of(QUICKSTART)}\n```" in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("example", "language", "most_lines"), [("orders", "python", 15), ("place_order", "py", 5)]
+)
+def test_the_readme_shows_the_first_programs_as_they_are(
+    example: str, language: str, most_lines: int
+) -> None:
+    """They are texts of examples/, and short."""
+    code = code_of(ROOT / "examples" / f"{example}.py")
+    assert f"```{language}\n{code}\n```" in (ROOT / "README.md").read_text()
+    assert len(code.split("\n")) <= most_lines
 
 
 async def test_the_quickstart_runs(database_url: str) -> None:
-    """The README's example greets everybody and ends."""
+    """The longer example greets everybody and ends."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(QUICKSTART),
