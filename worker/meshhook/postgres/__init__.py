@@ -1,1 +1,1 @@
-"""Connections to PostgreSQL: their addresses, their lives, and what their errors mean."""
+"""Connections to PostgreSQL: URLs, TLS, pools, and the translation of the driver's errors."""

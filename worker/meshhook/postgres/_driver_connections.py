@@ -1,4 +1,4 @@
-"""Opening connections with the driver: host after host, each with its own time, as a URL says."""
+"""Opening connections with the driver: the hosts of a URL in turn, each with its own time limit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NEXT_HOST_ERRORS = (
     asyncpg.exceptions.TooManyConnectionsError,
     asyncpg.exceptions.TargetServerAttributeNotMatched,
 )
-"""What may be otherwise on another host of the same URL."""
+"""Errors that another host of the same URL may not have."""
 
 
 def attempts(target: DatabaseUrl) -> list[tuple[Host | None, Any]]:
-    """Return the hosts to try, each with what its session must be, in order.
+    """Return the hosts to try, in order, each with what its session must be.
 
     `prefer-standby` goes through all hosts for a standby, and then takes any.
     """
@@ -38,13 +38,13 @@ async def open_connection(
     server_settings: dict[str, str],
     **arguments: Any,
 ) -> asyncpg.Connection[asyncpg.Record]:
-    """Open a connection to the first host that takes it. Errors are the driver's.
+    """Open a connection to the first host that accepts it. Errors are the driver's.
 
     Args:
         target: where, and as whom.
-        timeout_seconds: how long each host may take, if the URL does not say.
-        server_settings: of the session; they come before those of the URL.
-        **arguments: what else `asyncpg.connect` takes.
+        timeout_seconds: how long each host may take, unless the URL says so.
+        server_settings: settings of the session; those of the URL override them.
+        **arguments: further arguments of `asyncpg.connect`.
     """
     settings = {**target.server_settings, **server_settings}
     if target.application_name is not None:
@@ -73,9 +73,9 @@ async def open_connection(
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Forget where in the driver an error and its causes were raised.
+    """Remove the driver's frames from the traceback of an error and its causes.
 
-    The password is among the variables of those frames, and there are programs that show them.
+    Their local variables hold the password, and some programs print the variables of frames.
     """
     left: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -91,7 +91,7 @@ def _forget_frames(error: BaseException) -> None:
 
 
 def set_socket_options(connection: Any, options: SocketOptions) -> None:
-    """Let the kernel look after a connection that is silent, as far as the system can."""
+    """Turn on TCP keepalive, as far as the operating system supports it."""
     transport = getattr(connection, "_transport", None)
     found = None if transport is None else transport.get_extra_info("socket")
     if found is None or found.family not in {socket.AF_INET, socket.AF_INET6}:

@@ -1,4 +1,4 @@
-"""The types of arrays that our statements use, told to the driver before it asks the server."""
+"""The array types that our statements use, registered with the driver in advance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ELEMENTS = {
     "_float8": (1022, 701),
     "_timestamptz": (1185, 1184),
 }
-"""PostgreSQL's own types never change their numbers."""
+"""The OIDs of PostgreSQL's built-in types never change."""
 
 _INT8_ARRAY = 1016
 
@@ -35,14 +35,14 @@ _ARRAYS = [
 
 
 def tell_array_types(connection: Any) -> None:
-    """Let a connection of asyncpg's know the types of arrays without asking the server.
+    """Register array types with an asyncpg connection, so that it does not ask the server.
 
-    asyncpg asks at the first array that is not of text, by a statement that finds functions and
-    operators along the session's path. On a session whose path is not ours, behind a pooler or of
-    a caller, others' could run. It also saves the time of asking.
+    asyncpg asks at the first array that is not of text, with a statement that resolves functions
+    and operators along the session's search path. If that path is not ours (behind a pooler, or on
+    a caller's connection), functions of others could run. It also saves a round trip.
 
     Args:
-        connection: of asyncpg's, or of one of its pools; anything else is left alone.
+        connection: an asyncpg connection, or one of its pools'; anything else is left alone.
     """
     get_settings = getattr(connection, "get_settings", None)
     if get_settings is None:
@@ -50,7 +50,7 @@ def tell_array_types(connection: Any) -> None:
     try:
         settings = get_settings()
     except asyncpg.InterfaceError:
-        # Closed, or given back to its pool: the statement will say so.
+        # Closed, or returned to its pool: the statement itself will fail.
         return
     if hasattr(settings, "get_data_codec") and settings.get_data_codec(_INT8_ARRAY) is None:
         settings.register_data_types(_ARRAYS)

@@ -1,7 +1,7 @@
-"""TLS to a database, as the parameters of libpq ask for it: read, checked, handed to the driver.
+"""TLS to a database as libpq's parameters request it: parsed, checked and passed to the driver.
 
 What the driver (asyncpg) cannot do is refused. Files are read again for each connection, so that
-certificates can be changed while a program runs.
+certificates can be rotated while a program runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SSL_PARAMETERS = (
     "ssl_min_protocol_version",
     "ssl_max_protocol_version",
 )
-"""What is handed to the driver beside `sslmode`."""
+"""The parameters passed to the driver in addition to `sslmode`."""
 
 _MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _WITHOUT_PROOF = ("allow", "prefer")
@@ -60,22 +60,22 @@ _ENVIRONMENT = {
     "PGGSSENCMODE": "gssencmode",
     "PGGSSDELEGATION": "gssdelegation",
 }
-"""The variables of libpq that say how safe a connection must be, and their parameters."""
+"""libpq's environment variables about the security of a connection, and their parameters."""
 _MODE_NAMES = ("sslmode", "ssl", "requiressl")
 
 
 def refused(name: str, reason: str) -> InvalidSettingError:
-    """Return the error for a parameter; the variable of libpq that stands for it is named too."""
+    """Return the error for a parameter; it also names the libpq variable that set it."""
     variable = next((each for each, stands_for in _ENVIRONMENT.items() if stands_for == name), None)
     beside = f" (or {variable})" if variable is not None and os.environ.get(variable) else ""
     return InvalidSettingError(f"the parameter {name}{beside} of the database URL: {reason}")
 
 
 def with_environment(parameters: Mapping[str, str]) -> dict[str, str]:
-    """Return parameters with what the variables of libpq say of safety where a URL says nothing.
+    """Return the parameters, with security settings missing in the URL taken from the environment.
 
-    `PGSSLMODE` and its like are settings of every program that reads them: one that did not would
-    connect less safely than all others.
+    Every libpq program honours `PGSSLMODE` and similar variables. One that ignored them would
+    connect less securely than all others.
     """
     found = dict(parameters)
     says_mode = any(parameters.get(each) for each in _MODE_NAMES)
@@ -87,7 +87,7 @@ def with_environment(parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def ssl_parameters(parameters: Mapping[str, str], *, in_url: Mapping[str, str]) -> dict[str, str]:
-    """Return what the driver is to be told of TLS, by the names of libpq.
+    """Return the TLS settings for the driver, by libpq's names.
 
     Args:
         parameters: all that are set.
@@ -140,10 +140,10 @@ def _mode(parameters: Mapping[str, str]) -> str | None:
 
 
 def _proving_server(found: dict[str, str]) -> dict[str, str]:
-    """Return parameters of TLS that prove who the server is, as binding the channel would.
+    """Return TLS parameters that prove the server's identity, as channel binding would.
 
-    The driver (asyncpg) has no channel binding. A certificate that is verified in full proves as
-    much: against the authority that the URL names, else against those that the system trusts.
+    The driver (asyncpg) has no channel binding. A fully verified certificate proves as much:
+    against the authority that the URL names, or else those that the system trusts.
     """
     sslmode = found.get("sslmode", "require")
     if sslmode not in {"require", "verify-ca", "verify-full"}:
@@ -153,7 +153,7 @@ def _proving_server(found: dict[str, str]) -> dict[str, str]:
 
 
 def check_files(parameters: Mapping[str, str]) -> None:
-    """Check that the files can be read, and that nobody else can read the key, as libpq does.
+    """Check that the files can be read, and that others cannot read the key, as libpq does.
 
     Raises:
         OSError: naming the file, the parameter, and for the key what its permissions must be.

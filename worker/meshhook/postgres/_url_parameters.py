@@ -1,4 +1,4 @@
-"""The parameters that a database URL may have: whose they are, and what becomes of each."""
+"""The parameters that a database URL may have, and how each of them is handled."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ REFUSED_BUT_FOR: dict[str, tuple[tuple[str, ...], str]] = {
         (("",), _NO_MEANS),
     ),
 }
-"""Parameters that the driver has no means for: the values that change nothing, and the reason."""
+"""Parameters that the driver does not support: the values that have no effect, and the reason."""
 
 _POOL = "a setting of other drivers; the size of a pool is an argument of Database.connect"
 FOREIGN = {
@@ -87,6 +87,6 @@ FOREIGN = {
     "sslaccept": "a setting of Prisma; use sslmode",
     "uselibpqcompat": "a setting of node-postgres; sslmode means what it means to libpq",
 }
-"""Parameters of other drivers, which the server would refuse by a puzzling message."""
+"""Parameters of other drivers, which the server would refuse with a puzzling message."""
 
 KNOWN = frozenset({*_KNOWN_PLACES, "service", "servicefile", *HANDLED, *REFUSED_BUT_FOR, *FOREIGN})

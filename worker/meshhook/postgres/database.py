@@ -1,8 +1,7 @@
-"""The one way to the database: a pool or a connection of the caller's, with errors translated.
+"""`Database`: a pool, or a connection of the caller, with time limits and translated errors.
 
-Each statement has a time limit, and a session that is not worth keeping is closed. What the server
-has undone for another transaction's sake is tried again; whether anything else may be repeated is
-decided by the caller.
+Each statement has a time limit, and a session that is no longer usable is closed. Deadlocks and
+serialization failures are retried; whether anything else may be repeated is the caller's decision.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ANSWER_TIMEOUT_SECONDS = 30.0
-"""How long a statement may take, unless its caller says otherwise."""
+"""How long a statement may take by default."""
 LONG_ANSWER_TIMEOUT_SECONDS = 900.0
-"""How long a statement may take that has much to do: a chunk of a purge, statistics, new tables."""
+"""How long a statement may take that has more to do: a chunk of a purge, statistics, new tables."""
 MIGRATION_TIMEOUT_SECONDS = 86_400.0
 """How long a step of a migration may take: it may build an index of a large history."""
 
@@ -64,27 +63,27 @@ STEADY_PLANS = {
 }
 """Planner settings of a worker's own connections.
 
-A queue's table is empty one second and holds a million rows the next. A plan made and kept for
-the empty table would read the whole table at every claim until the next analyze. With these, the
-plan is by index at every depth, and is made once.
+A queue's table may be empty now and hold a million rows a second later. A plan cached for the
+empty table would read the whole table at every claim until the next analyze. With these settings
+the plan uses the index at every depth and is made once.
 """
 
 SESSION_SETTINGS = {
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
 }
-"""What our own sessions need, whatever a database or a role has been told."""
+"""Settings that our own sessions need, whatever is configured for the database or the role."""
 
 SEARCH_PATH = "pg_catalog, pg_temp"
-"""Where our own sessions look up what is not named in full: in no schema in which others may create
-functions and operators. A URL may say otherwise, for triggers that need another path."""
+"""The search path of our own sessions: no schema in which others may create functions or operators.
+A URL may override it, for triggers that need another path."""
 
 
 def server_encoding(source: Any) -> str | None:
-    """Return the encoding of the database that a connection leads to, None if that is not known.
+    """Return the encoding of the database behind a connection; None if it is not known.
 
     Args:
-        source: a connection of asyncpg's, or of a worker's; of a pool it is not known.
+        source: a connection of asyncpg or of a worker; for a pool it is not known.
     """
     if not hasattr(source, "get_settings"):
         return getattr(source, "server_encoding", None)
@@ -106,7 +105,7 @@ async def connect(
     Args:
         url: postgresql://user:password@host:port/database.
         application_name: what `pg_stat_activity` shows.
-        pooled: whether a pooler in transaction mode stands between.
+        pooled: whether a pooler in transaction mode is in between.
         steady_plans: whether to plan by index at every depth; see `STEADY_PLANS`.
         lock_timeout_seconds: how long a statement waits for a lock. Default: as the server says.
         statement_timeout_seconds: how long the server works on a statement; not behind a pooler.
@@ -116,11 +115,11 @@ async def connect(
     Raises:
         DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
     """
-    # A pooler refuses settings at connect, and plans afresh each time: no plan grows stale there.
+    # A pooler refuses settings at connect. It also plans each time, so that no plan gets stale.
     try:
         target = parse_database_url(url)
     finally:
-        del url  # some programs show the variables of the frames that an error went through
+        del url  # some programs print the local variables of a traceback's frames
     settings: dict[str, str] = {}
     if not pooled:
         settings = _session_settings(target) | (STEADY_PLANS if steady_plans else {})
@@ -143,7 +142,7 @@ async def _leave_as_it_is(_: object) -> None:
 
 
 class Database:
-    """Statements on a pool, or on one connection whose statements are put in line."""
+    """Runs statements on a pool, or one after the other on a single connection."""
 
     def __init__(
         self,
@@ -156,19 +155,19 @@ class Database:
 
         Args:
             source: the pool or connection.
-            owns_source: whether `close` closes it. Default false: it stays the caller's.
-            answer_timeout_seconds: how long a statement may take until the connection counts as
-                broken, 0.001 to 86,400 seconds. What may take long has a limit of its own, and so
-                has a connection with a `command_timeout`. Default 30.
+            owns_source: whether `close` closes it. Default false: the caller still owns it.
+            answer_timeout_seconds: how long a statement may take before the connection counts as
+                broken, 0.001 to 86,400 seconds. Long operations have limits of their own, and a
+                connection's `command_timeout` takes precedence. Default 30.
 
         Raises:
-            InvalidSettingError: if it is none of these, or a limit is out of range.
+            InvalidSettingError: if `source` is none of these, or a limit is out of range.
         """
         line = asyncio.Lock()
         if isinstance(source, Database):
             if answer_timeout_seconds is None:
                 answer_timeout_seconds = source._answer_timeout_seconds  # noqa: SLF001 - of the same class
-            # One line for one connection, or a statement could slip into another's transaction.
+            # One lock per connection, or a statement could slip into the transaction of another.
             source, line = source.source, source._line  # noqa: SLF001 - of the same class
         if not hasattr(source, "fetch") or isinstance(source, type):
             raise errors.InvalidSettingError(
@@ -189,7 +188,7 @@ class Database:
 
     @classmethod
     def of(cls, source: DatabaseSource) -> Database:
-        """Return `source` if it is a Database, and else a new one of it.
+        """Return `source` if it is a Database, otherwise a new Database over it.
 
         Raises:
             InvalidSettingError: if it is no pool, connection or Database.
@@ -200,11 +199,11 @@ class Database:
     def of_caller(
         cls, connection: object, *, answer_timeout_seconds: float | None = None
     ) -> Database:
-        """Return a Database of the one connection that a caller has a transaction on.
+        """Return a Database over the connection on which the caller has a transaction.
 
         Raises:
-            InvalidSettingError: if it is no connection of asyncpg's: on a pool, each statement
-                would be outside of the caller's transaction.
+            InvalidSettingError: if it is not an asyncpg connection: on a pool, each statement
+                would be outside the caller's transaction.
         """
         check_callers(connection)
         return cls(connection, answer_timeout_seconds=answer_timeout_seconds)
@@ -225,17 +224,18 @@ class Database:
 
         Args:
             url: postgresql://user:password@host:port/database, with the parameters of libpq.
-            min_size: how many connections to open at once and to keep. Default 1.
-            max_size: how many connections there may be. Default 4.
-            pooled: whether a pooler in transaction mode stands between. Default false.
-            answer_timeout_seconds: how long a statement may take, as above. Default 30.
-            lock_timeout_seconds: how long a statement waits for a lock, unless the URL says so
-                itself; not behind a pooler. Default: as the server says.
+            min_size: how many connections to open immediately and keep. Default 1.
+            max_size: the most connections. Default 4.
+            pooled: whether a pooler in transaction mode is in between. Default false.
+            answer_timeout_seconds: how long a statement may take before the connection counts as
+                broken. Default 30.
+            lock_timeout_seconds: how long a statement waits for a lock; the URL may override it,
+                and it has no effect behind a pooler. Default: the server's setting.
             driver_loop: what the driver opens connections through. Default: the running event
                 loop.
 
         Raises:
-            InvalidSettingError: the URL is not valid, or names a parameter that cannot be had.
+            InvalidSettingError: the URL is not valid, or names a parameter that is not supported.
             DatabaseUnavailableError, DatabaseError: as `translated_errors` says.
         """
         try:
@@ -253,7 +253,7 @@ class Database:
                     lock_timeout_seconds=lock_timeout_seconds,
                     driver_loop=driver_loop,
                 ),
-                # Behind a pooler there is no session to put back into order.
+                # Behind a pooler there is no session to reset.
                 reset=_leave_as_it_is if pooled else None,
             )
         return cls(pool, owns_source=True, answer_timeout_seconds=answer_timeout_seconds)
@@ -264,7 +264,7 @@ class Database:
         return self._is_pool
 
     async def close(self) -> None:
-        """Close the pool or connection if it is ours, by force if it does not answer."""
+        """Close the pool or connection if we own it, by force if it does not respond."""
         if not self._owns_source:
             return
         try:
@@ -283,7 +283,7 @@ class Database:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
-        """Lend one connection, with the driver's errors translated around its use."""
+        """Yield one connection; the driver's errors are translated."""
         self._check_loop()
         limit_seconds = self._answer_timeout_seconds or ANSWER_TIMEOUT_SECONDS
         if not self._is_pool:
@@ -310,7 +310,7 @@ class Database:
     async def transaction(
         self, *, answer_timeout_seconds: float | None = None
     ) -> AsyncIterator[Any]:
-        """Lend one connection inside a transaction; inside another, it is a savepoint.
+        """Yield one connection inside a transaction; a nested one is a savepoint.
 
         Args:
             answer_timeout_seconds: how long each statement may take. Default: the Database's own.
@@ -343,13 +343,13 @@ class Database:
         *,
         answer_timeout_seconds: float | None = None,
     ) -> _Value:
-        """Do `work` with a connection inside a transaction, and return what it returns.
+        """Run `work` with a connection inside a transaction, and return its result.
 
-        It is done again, up to five times, where the server has undone it all for another
-        transaction's sake; not inside the caller's own transaction, which is undone with it.
+        After a deadlock or serialization failure it is run again, up to five times; not inside the
+        caller's own transaction, which the failure has rolled back as well.
 
         Args:
-            work: what to do; it may be done more than once.
+            work: what to run; it may be run more than once.
             answer_timeout_seconds: how long each statement may take. Default: the Database's own.
         """
         is_callers = self.is_in_transaction
@@ -404,15 +404,15 @@ class Database:
         raise AssertionError  # the last try returns or raises
 
     async def _pause_if_undone(self, error: errors.DatabaseError, tries_left: int) -> None:
-        """Wait a moment before what the server has undone for another's sake is run again.
+        """Wait a moment before a transaction that hit a conflict is run again.
 
         Raises:
-            DatabaseError: it was refused for another reason, has been tried enough, or belongs to
-                a transaction of the caller's, which is undone with it.
+            DatabaseError: the error is not a conflict, was retried often enough, or happened inside
+                the caller's own transaction, which was rolled back as well.
         """
         if not tries_left or not was_undone(error) or self.is_in_transaction:
             raise error
-        # Not all for the same time.
+        # A random time, so that the competitors do not meet again.
         await asyncio.sleep(random.uniform(0, _MAX_CONFLICT_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
 
     def _check_loop(self) -> None:
@@ -420,7 +420,7 @@ class Database:
             raise errors.InvalidSettingError(_OTHER_LOOP.format(kind_of(self.source)))
 
     async def _acquire_from_pool(self) -> Any:
-        # One that is there comes at once: a timer for it would take longer than it does.
+        # A free connection comes at once; setting a timer for it would take longer.
         timeout = None if self.source.get_idle_size() else CONNECT_TIMEOUT_SECONDS
         try:
             with translated_connect_errors():
@@ -436,21 +436,21 @@ class Database:
             raise
 
     async def _give_back(self, connection: Any, lent: LentConnection) -> None:
-        """Give a connection back to its pool, or close it where its session is to blame.
+        """Return a connection to its pool, or close it if its session is no longer usable.
 
-        What its statements did holds all the same: no error of this is passed on, since it would
-        say that nothing was done.
+        Its statements have taken effect already, so errors here are not raised: they would suggest
+        that nothing was done.
         """
         now = time.monotonic()
         with suppress(errors.DatabaseError), translated_errors():
             if lent.is_read_only and now - self._expired_at >= _EXPIRE_SECONDS:
-                # The others were opened to the same server. At most once a second, since the pool
-                # is not ours alone, and a new connection may find the same.
+                # The others lead to the same server. At most once a second, since the pool
+                # may be shared, and new connections may have the same problem.
                 self._expired_at = now
                 await self.source.expire_connections()
             if lent.is_spoiled:
                 connection.terminate()
-            # Where there was no answer, the pool waits for the statement to be cancelled.
+            # After a timeout, the pool waits for the statement to be cancelled.
             timeout = _CANCEL_TIMEOUT_SECONDS if lent.is_unanswered else CONNECT_TIMEOUT_SECONDS
             await self.source.release(connection, timeout=timeout)
 
@@ -458,14 +458,14 @@ class Database:
 DatabaseSource: TypeAlias = (
     "Database | asyncpg.Pool[Any] | asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 )
-"""Whatever leads to a database: a pool or connection of asyncpg's, or a Database."""
+"""Anything that leads to a database: an asyncpg pool or connection, or a Database."""
 
 
 def check_callers(connection: object) -> None:
-    """Check that a caller's connection is one.
+    """Check that `connection=` is an asyncpg connection.
 
     Raises:
-        InvalidSettingError: if not: on a pool, each statement would be outside of the caller's
+        InvalidSettingError: if it is not; on a pool, each statement would be outside the caller's
             transaction.
     """
     if isinstance(connection, asyncpg.Pool):
@@ -482,10 +482,10 @@ def check_callers(connection: object) -> None:
 
 
 def lent_by_caller(connection: object, answer_timeout_seconds: float | None) -> Any:
-    """Return the connection that a caller has a transaction on, with a limit to each statement.
+    """Return the caller's connection, with a time limit for each statement.
 
     Raises:
-        InvalidSettingError: if it is none, or belongs to another event loop.
+        InvalidSettingError: if it is not one, or belongs to another event loop.
     """
     check_callers(connection)
     loop = getattr(connection, "_loop", None)
@@ -495,14 +495,14 @@ def lent_by_caller(connection: object, answer_timeout_seconds: float | None) -> 
 
 
 def _lent(connection: Any, limit_seconds: float) -> Any:
-    """Return a connection whose statements have a limit; others than asyncpg's have their own."""
+    """Return a connection with time limits; one that is not asyncpg's has its own."""
     if isinstance(connection, asyncpg.Connection | PoolConnectionProxy):
         return LentConnection(connection, limit_seconds)
     return connection
 
 
 def allow(connection: Any, limit_seconds: float | None) -> Any:
-    """Return a connection each of whose statements may take so long, where the limit is ours."""
+    """Return a connection with this time limit for each statement, unless it has its own."""
     lent = _lent(connection, limit_seconds or ANSWER_TIMEOUT_SECONDS)
     if limit_seconds is not None and isinstance(lent, LentConnection):
         lent.allow(limit_seconds)
@@ -510,7 +510,7 @@ def allow(connection: Any, limit_seconds: float | None) -> Any:
 
 
 def _session_settings(target: DatabaseUrl) -> dict[str, str]:
-    """Return the settings of a session of ours, as far as they do not depend on its use."""
+    """Return the settings that all our own sessions have."""
     search_path = target.server_settings.get("search_path", SEARCH_PATH)
     return {**SESSION_SETTINGS, "search_path": search_path}
 

@@ -1,4 +1,4 @@
-"""The driver's errors, turned into this library's in one place: by type or SQLSTATE."""
+"""Translation of the driver's errors into this library's, by type or SQLSTATE."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LOST_PLANS = (
     asyncpg.InvalidSQLStatementNameError,
     asyncpg.DuplicatePreparedStatementError,
 )
-"""The statement was not even begun: its session keeps another plan, or none."""
+"""The statement was not started: its session keeps another plan, or none."""
 
 _REFUSED_PARAMETERS = (
     asyncpg.UndefinedObjectError,
@@ -114,14 +114,14 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], type[errors.DatabaseError], 
         "the database refused the login: {error}",
     ),
 )
-"""What a refusal by the server means, by its type: the first that fits."""
+"""The meaning of a server error by its type: the first entry that matches."""
 
 _UNSUITABLE_QUEUE = ("MHQ03", "MHQ04")
-"""What meshhook.check_adoptable refuses with."""
+"""The SQLSTATE with which meshhook.check_adoptable refuses a queue."""
 
 
 def _said(error: BaseException) -> str:
-    """Return what a server or the system says of an error: it may say anything, at any length."""
+    """Return the text of an error, made safe to show: it may be anything, of any length."""
     return shown_sentence(str(error) or type(error).__name__, limit=_MAX_SAID_CHARACTERS)
 
 
@@ -130,14 +130,14 @@ def translated_errors() -> Iterator[None]:
     """Turn the errors of connecting or of a statement into this library's, by their type.
 
     Raises:
-        UncertainCommitError: the connection broke while a statement was under way.
-        DatabaseUnavailableError: the database cannot be reached, or is closed for now.
-        DatabaseReadOnlyError: the session may only read.
+        UncertainCommitError: the connection broke during a statement.
+        DatabaseUnavailableError: the database cannot be reached, or accepts no connections now.
+        DatabaseReadOnlyError: the session is read-only.
         DatabaseLockedError: a lock was not granted in time.
         DatabaseConflictError: a deadlock, or a transaction that cannot be serialized.
         UnstorableTextError: the database's encoding lacks a character of a text.
         SchemaMissingError: a table or function of the schema is missing.
-        UnsuitableQueueError: a queue of PGMQ that MeshHook does not adopt.
+        UnsuitableQueueError: a PGMQ queue that MeshHook does not adopt.
         DatabaseError: anything else that the server refused.
     """
     try:
@@ -152,7 +152,7 @@ def translated_errors() -> Iterator[None]:
 
 @contextmanager
 def translated_driver_errors() -> Iterator[None]:
-    """Do as `translated_errors`, but leave alone what other code in the block may raise as well."""
+    """Translate like `translated_errors`, except errors that other code in the block may raise."""
     try:
         yield
     except errors.MeshHookError:
@@ -171,7 +171,7 @@ def translated_driver_errors() -> Iterator[None]:
 
 
 def _refusal(error: asyncpg.PostgresError) -> errors.DatabaseError:
-    """Return what a refusal by the server means, by its type, or one by the driver before it."""
+    """Return the meaning of an error of the server, or of the driver before it asked the server."""
     if isinstance(error.__cause__, UnicodeEncodeError):
         return errors.UnstorableTextError(f"a text holds what no database can hold: {_said(error)}")
     if error.sqlstate in _UNSUITABLE_QUEUE:
@@ -186,9 +186,9 @@ def _refusal(error: asyncpg.PostgresError) -> errors.DatabaseError:
 
 @contextmanager
 def translated_statement_errors() -> Iterator[None]:
-    """Do as `translated_errors` for a statement on a connection that stands.
+    """Translate like `translated_errors`, for a statement on an open connection.
 
-    No answer in time is then an UncertainCommitError: the server may have committed.
+    A timeout is then an UncertainCommitError: the server may have committed.
     """
     try:
         with translated_driver_errors():
@@ -201,7 +201,7 @@ def translated_statement_errors() -> Iterator[None]:
 
 @contextmanager
 def translated_read_errors() -> Iterator[None]:
-    """Let what broke while something was read be an unavailable database, and nothing worse."""
+    """Turn an uncertain commit into DatabaseUnavailableError: reading changes nothing."""
     try:
         yield
     except errors.UncertainCommitError as error:
@@ -215,7 +215,7 @@ def translated_connect_errors() -> Iterator[None]:
     Raises:
         DatabaseUnavailableError: the database cannot be reached, or closed the connection; nothing
             was sent.
-        InvalidSettingError: the URL says what the driver cannot do.
+        InvalidSettingError: the URL asks for something that the driver does not support.
         DatabaseError: the server refused the login, or a parameter of the URL.
     """
     try:
@@ -255,7 +255,7 @@ def translated_connect_errors() -> Iterator[None]:
 
 
 def was_undone(error: errors.DatabaseError) -> bool:
-    """Say whether the server has undone a transaction that may well succeed on the next try."""
+    """Return whether a transaction was rolled back that may succeed when it is run again."""
     return isinstance(error, errors.DatabaseConflictError) or isinstance(
         error.__cause__, _LOST_PLANS
     )

@@ -1,4 +1,4 @@
-"""A connection of the driver's, lent for a while: each statement has a time limit."""
+"""A driver's connection on loan: each statement has a time limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SESSION_ERRORS = (
     # The server became a replica, or this is not the server that it was.
     asyncpg.ReadOnlySQLTransactionError,
-    # Prepared statements that the session has lost, or that do not fit the tables any more.
+    # Prepared statements that the session has lost, or that no longer fit the tables.
     asyncpg.exceptions.InvalidCachedStatementError,
     asyncpg.InvalidSQLStatementNameError,
     asyncpg.DuplicatePreparedStatementError,
@@ -28,38 +28,39 @@ _SESSION_ERRORS = (
     asyncpg.CannotConnectNowError,
     asyncpg.exceptions.IdleSessionTimeoutError,
     asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
-    # The driver has lost its place.
+    # The driver is out of step with the protocol.
     asyncpg.InternalClientError,
     asyncpg.InterfaceError,
     OSError,
 )
-"""Errors that would come again on the same session, and perhaps not on another."""
+"""Errors that would recur on the same session, but perhaps not on another."""
 
 
 def belongs_to_session(error: BaseException | None) -> bool:
-    """Say whether an error of the driver's has to do with the session it came from."""
+    """Return whether an error of the driver is about the session it came from."""
     # TimeoutError is an OSError: whether the session still answers, its pool finds out.
     return isinstance(error, _SESSION_ERRORS) and not isinstance(error, TimeoutError)
 
 
 def broken(error: BaseException) -> str:
-    """Return what to say of a statement that the network, or the time, cut off."""
+    """Return the message for a statement that the network or the time limit cut off."""
     reason = shown_sentence(str(error), limit=1_000) or "no answer in time"
     return f"the connection broke while a statement was under way: {reason}"
 
 
 class LentConnection:
-    """Runs statements with a time limit, and notes when the session is not worth keeping.
+    """Runs statements with a time limit, and notes when its session is no longer usable.
 
-    Everything else is the driver's connection. Errors are the driver's, those of the network aside.
+    Everything else is passed to the driver's connection. Errors are the driver's, except those of
+    the network.
     """
 
     __slots__ = ("_connection", "_limit_seconds", "is_read_only", "is_spoiled", "is_unanswered")
 
     def __init__(self, connection: Any, limit_seconds: float) -> None:
-        """Take a connection of asyncpg, and how long it may take to answer, in seconds.
+        """Take an asyncpg connection, and how long it may take to answer, in seconds.
 
-        A `command_timeout` that the connection was made with comes before that limit.
+        A `command_timeout` of the connection takes precedence over that limit.
         """
         self._connection = connection
         tell_array_types(connection)
@@ -67,11 +68,11 @@ class LentConnection:
         own = None if config is None else config.command_timeout
         self._limit_seconds = limit_seconds if own is None else None
         self.is_spoiled = False
-        """Whether a session error has come."""
+        """Whether a session error has occurred."""
         self.is_read_only = False
         """Whether the session refused to write."""
         self.is_unanswered = False
-        """Whether a statement had no answer in time."""
+        """Whether a statement was not answered in time."""
 
     @property
     def limit_seconds(self) -> float | None:
@@ -79,12 +80,12 @@ class LentConnection:
         return self._limit_seconds
 
     def allow(self, limit_seconds: float) -> None:
-        """Let each statement take so long from now on, if the limit is ours."""
+        """Change the time limit of statements, unless the connection has its own."""
         if self._limit_seconds is not None:
             self._limit_seconds = limit_seconds
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the driver's connection has."""
+        """Return an attribute of the driver's connection."""
         return getattr(self._connection, name)
 
     def note(self, error: BaseException) -> None:
@@ -134,7 +135,7 @@ class LentConnection:
 
 
 class Savepoint:
-    """A part of a caller's transaction; the driver's own does not go with a plain `begin`."""
+    """A savepoint in a caller's transaction; the driver's own does not support a plain `begin`."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

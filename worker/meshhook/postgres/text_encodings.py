@@ -1,4 +1,4 @@
-"""Texts for databases whose encoding holds less than Unicode."""
+"""Texts for databases whose encoding covers less than Unicode."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _CODECS = {
 """The encodings that a database may have, by PostgreSQL's names, and Python's names for them."""
 _HOLD_ALL = {None, "UTF8", "SQL_ASCII"}
 ASCII = "ASCII"
-"""Not the name of an encoding: every encoding holds it."""
+"""Stands for an unknown encoding: every encoding covers ASCII."""
 
 
 def holds_all(encoding: str | None) -> bool:
-    """Say whether an encoding holds every character; None, for one not known, is taken to."""
+    """Return whether an encoding covers every character; None, for an unknown one, does."""
     return encoding in _HOLD_ALL
 
 
 def fitted_text(text: str, encoding: str | None) -> str:
-    """Return a text with what an encoding cannot hold as question marks.
+    """Return a text in which question marks replace characters that an encoding lacks.
 
     Args:
         text: the text.
         encoding: the encoding of a database by PostgreSQL's name. One that is not known here is
-            taken to hold ASCII; None: it holds all of Unicode.
+            taken to cover ASCII; None: it covers all of Unicode.
     """
     if holds_all(encoding) or text.isascii():
         return text

@@ -1,4 +1,4 @@
-"""Doing something again that failed, after pauses that grow."""
+"""Retries with exponential backoff and jitter."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def tries(
     max_pause_seconds: float = 5.0,
     **fields: object,
 ) -> AsyncRetrying:
-    """Return an iterator that tries until one try succeeds; each is a context manager.
+    """Return an iterator over tries, which ends when one succeeds; each is a context manager.
 
-    The last error is raised as it is. Each pause is twice as long as the one before, less up to
-    half of it by chance, so that not all come back at one moment. Each is logged.
+    The last error is raised unchanged. Each pause is twice as long as the previous one, less a
+    random part of up to half, so that clients do not return all at once. Each pause is logged.
 
     Args:
-        on: which errors are worth another try: classes, or a function of the error.
-        limit: how many tries in all. Default: any number.
-        timeout_seconds: after how long there is no other try. Default: never.
+        on: the errors that are retried: classes, or a function of the error.
+        limit: the most tries. Default: no limit.
+        timeout_seconds: after this time there is no further try. Default: no limit.
         first_pause_seconds: the longest first pause. Default 0.1.
         max_pause_seconds: the longest pause. Default 5.
-        **fields: what the log line says of it, for example `queue="orders", step="claim"`.
+        **fields: fields of the log line, for example `queue="orders", step="claim"`.
     """
 
     def pause_seconds(state: RetryCallState) -> float:

@@ -1,7 +1,7 @@
-"""The URL of a database: what of it the driver takes, what we do ourselves, what is refused.
+"""Parsing database URLs: what the driver handles, what we handle, and what is refused.
 
-`parse_database_url` is the only place where one is read. No error of it quotes the URL: a password
-with a raw special character may end up in any part.
+`parse_database_url` is the only place where one is parsed. No error quotes the URL: a password with
+an unescaped special character may end up in any part of it.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Host(NamedTuple):
     """One server to try."""
 
     name: str
-    """A name, an address, or the directory of a socket."""
+    """A host name, an address, or the directory of a socket."""
     port: int | None
-    """Its port; None means the driver's default: PGPORT, or 5432."""
+    """The port; None means the driver's default: PGPORT, or 5432."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,10 @@ class SocketOptions:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DatabaseUrl:
-    """A database URL, read. It shows nothing of itself but `place`."""
+    """A parsed database URL. Its `repr` shows only `place`."""
 
     hosts: tuple[Host, ...]
-    """The servers to try, in order; none means the driver's default: PGHOST, or a local socket."""
+    """The servers to try, in order; empty means the driver's default: PGHOST, or a local socket."""
     user: str | None
     password: str | None
     database: str | None
@@ -91,14 +91,14 @@ class DatabaseUrl:
     server_settings: Mapping[str, str] = field(default_factory=dict)
     """Settings of the session, as the URL names them."""
     driver_parameters: Mapping[str, str] = field(default_factory=dict)
-    """What the driver reads from a URL by itself: TLS, Kerberos, password file."""
+    """The parameters that the driver itself handles: TLS, Kerberos, password file."""
     socket_options: SocketOptions = SocketOptions()
     uses_system_roots: bool = False
     """Whether the server's certificate is checked against the system's authorities."""
 
     @property
     def place(self) -> str:
-        """Where the database is: hosts, ports and name, and nothing secret."""
+        """Where the database is: hosts, ports and name, without secrets."""
         shown = ", ".join(
             each.name if each.port is None else f"{each.name}:{each.port}" for each in self.hosts
         )
@@ -109,7 +109,7 @@ class DatabaseUrl:
         return f"<DatabaseUrl {self.place}>"
 
     def __reduce__(self) -> NoReturn:
-        """Stay in this process: whatever it were written to would hold the password."""
+        """Refuse to be pickled: the pickle would hold the password."""
         raise TypeError("a DatabaseUrl is not pickled, for the password in it; parse the URL again")
 
     def driver_arguments(self) -> dict[str, Any]:
@@ -134,15 +134,15 @@ class DatabaseUrl:
 
 
 def parse_database_url(url: object) -> DatabaseUrl:
-    """Read a database URL.
+    """Parse a database URL.
 
-    The parameters are those of libpq. Those that the driver has no means for are refused, unless
-    their value asks for what happens anyway. Any other name is taken for a setting of the session,
-    such as `statement_timeout`.
+    The parameters are those of libpq. Those that the driver does not support are refused, unless
+    their value has no effect. Any other name is a setting of the session, such as
+    `statement_timeout`.
 
     Args:
         url: postgresql://user:password@host:port/database?parameter=value. Several hosts are
-            parted by commas.
+            separated by commas.
 
     Raises:
         InvalidSettingError: naming the parameter, or what is wrong, and never a part of the URL
@@ -151,8 +151,8 @@ def parse_database_url(url: object) -> DatabaseUrl:
     try:
         found = _parse(url)
     except InvalidSettingError as error:
-        # The frames that it went through have parts of the URL among their variables, and there are
-        # programs that show those.
+        # The frames of the traceback hold parts of the URL in their variables, which some programs
+        # print.
         failure = error.with_traceback(None)
     else:
         _remember(found)
@@ -169,7 +169,7 @@ def _parse(url: object) -> DatabaseUrl:
         )
     text = url.strip()
     if (found := _SCHEME.match(text)) and found[1].lower() not in _SCHEMES:
-        # What none has is not shown: it may be a password behind which :// stands.
+        # An unknown scheme is not shown: it may be a password followed by ://.
         if not _OTHER_SCHEME.fullmatch(found[1]):
             raise _invalid("it does not start with postgresql://")
         raise WrongSchemeError(found[1])
@@ -214,14 +214,14 @@ def _parse(url: object) -> DatabaseUrl:
 
 
 def _remember(url: DatabaseUrl) -> None:
-    """Have the secrets of a URL hidden in whatever this process writes."""
+    """Register the secrets of a URL, to be hidden in all output of this process."""
     names = (url.user, url.database, url.application_name, *(host.name for host in url.hosts))
     known_secrets.remember(url.password, names=names)
     known_secrets.remember(url.driver_parameters.get("sslpassword"), names=names)
 
 
 def _remember_query(parameters: Mapping[str, str]) -> None:
-    """Have hidden what the query says, also where the rest is wrong."""
+    """Register the secrets of the query, even if the rest of the URL is wrong."""
     names = tuple(parameters.get(each) for each in ("user", "dbname", "database", "host"))
     for name in ("password", "sslpassword", "oauth_client_secret", "scram_client_key"):
         known_secrets.remember(parameters.get(name), names=names)
@@ -234,7 +234,7 @@ def _remember_query(parameters: Mapping[str, str]) -> None:
 
 
 def _remember_passwords_elsewhere(passfile: str | None) -> None:
-    """Have the passwords hidden that the driver looks up by itself."""
+    """Register the passwords that the driver looks up by itself."""
     known_secrets.remember(os.environ.get("PGPASSWORD"))
     file = passfile or os.environ.get("PGPASSFILE") or Path("~/.pgpass").expanduser()
     try:
@@ -290,7 +290,7 @@ def _with_parameters(
 
 
 def _check_for_raw_characters(text: str, netloc: str, rest: str) -> None:
-    """Refuse a URL in which a raw special character of the password has moved a border.
+    """Refuse a URL that an unescaped special character in the password splits in the wrong place.
 
     Raises:
         InvalidSettingError: without quoting any of it.
@@ -313,11 +313,11 @@ def _parameters(query: str) -> dict[str, str]:
 
 
 def _service_parameters(service: str, file_name: str | None) -> dict[str, str]:
-    """Return what a connection service file says of a service.
+    """Return the parameters of a service in a connection service file.
 
     Raises:
         InvalidSettingError: if there is no such file or service: the default database must not be
-            taken instead.
+            used instead.
     """
     place = file_name or os.environ.get("PGSERVICEFILE")
     file = Path(place) if place else Path("~/.pg_service.conf").expanduser()
@@ -414,7 +414,7 @@ def _server_settings(parameters: Mapping[str, str]) -> dict[str, str]:
     """Return the parameters that are settings of the session.
 
     Raises:
-        InvalidSettingError: naming a parameter that cannot be had.
+        InvalidSettingError: naming a parameter that is not supported.
     """
     settings: dict[str, str] = {}
     for name, value in parameters.items():
