@@ -223,6 +223,8 @@ async def test_a_queue_that_is_dropped_meanwhile_stays_away(app: App, pool: Pool
     await drop_queue(pool, "orders")
     with pytest.raises(QueueNotFoundError, match="'orders'"):
         await ship.enqueue(Order(order_id=2))
+    await app.create_missing_queues()
+    assert await ship.enqueue(Order(order_id=3)) == 1
 
 
 async def test_a_queue_that_nobody_declares_must_be_there(app: App, pool: Pool[Any]) -> None:

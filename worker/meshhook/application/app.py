@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-import threading
 from collections.abc import Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,8 +14,9 @@ from pydantic import BaseModel
 from meshhook.application.database_source import AppDatabase
 from meshhook.application.declaration import Handlers, JobDeclaration
 from meshhook.application.opened import OpenedDatabase
+from meshhook.application.program import run_as_program
 from meshhook.application.queue_handler import QueueHandler, identifiers, job_of
-from meshhook.application.queue_options import QueueOptions, checked_options, create_if_missing
+from meshhook.application.queue_options import QueueOptions, checked_options
 from meshhook.arguments import check_range, checked_flag
 from meshhook.errors import InvalidHandlerError, InvalidSettingError, QueueNotFoundError
 from meshhook.names import validate_queue_name
@@ -323,16 +321,12 @@ class App:
             SystemExit: with the exit code, unless that is 0.
             InvalidSettingError: inside of an event loop, or outside of the main thread.
         """
-        _check_may_run()
-        arguments = [f"{name}:{weight}" for name, weight in self._handlers.weights(queues).items()]
-        given = {"concurrency": concurrency, "grace-seconds": grace_seconds, "name": name}
-        arguments += [f"--{key}={value}" for key, value in given.items() if value is not None]
-        # A program that only enqueues has no use for the command line.
-        from meshhook.cli import run_application  # noqa: PLC0415
-
-        code = run_application(self, arguments)
-        if code:
-            sys.exit(code)
+        weights = self.weights(queues)
+        run_as_program(
+            self,
+            weights,
+            {"concurrency": concurrency, "grace-seconds": grace_seconds, "name": name},
+        )
 
     def weights(
         self, queues: str | Iterable[str] | Mapping[str, int] | None = None
@@ -360,13 +354,8 @@ class App:
             InvalidHandlerError: if the app declares no such queue.
             DatabaseError: if the database cannot be used, or the role may not create queues.
         """
-        names = list(self._handlers.weights(queues))
-        opened = self._current()
-        database = await opened.database()
-        async with opened.line:
-            for name in names:
-                await create_if_missing(database, name, self._handlers.by_queue[name].settings)
-                opened.checked_queues.add(name)
+        names = self._handlers.weights(queues)
+        await self._current().create_missing([self._handlers.by_queue[name] for name in names])
 
     async def prepare(self, queues: Iterable[str]) -> None:
         """Do before a worker starts what this app is to do: create queues, unless told not to."""
@@ -471,8 +460,8 @@ class App:
         self, queue: str, send: Callable[[QueueService[Any]], Awaitable[_Value]]
     ) -> _Value:
         name = validate_queue_name(queue)
-        opened = self._current()
         handler = self._handlers.by_queue.get(name)
+        opened = self._current()
         service = await opened.service(
             name,
             payload_model=None if handler is None else handler.payload_model,
@@ -485,23 +474,5 @@ class App:
             # Once: a queue that is dropped while the program runs stays away.
             if handler is None or was_checked or not self._creates_queues:
                 raise
-        async with opened.line:
-            if name not in opened.checked_queues:
-                await create_if_missing(await opened.database(), name, handler.settings)
-                opened.checked_queues.add(name)
+        await opened.create_missing([handler], looks_again=False)
         return await send(service)
-
-
-def _check_may_run() -> None:
-    if threading.current_thread() is not threading.main_thread():
-        raise InvalidSettingError(
-            "app.run() handles signals, in the main thread alone; in another one use "
-            "`async with app.workers():`"
-        )
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise InvalidSettingError(
-        "app.run() runs an event loop of its own; inside of one use `async with app.workers():`"
-    )

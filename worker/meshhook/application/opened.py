@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from meshhook.application.queue_options import create_if_missing
 from meshhook.errors import InvalidSettingError
 from meshhook.queues import QueueService
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
+    from meshhook.application.queue_handler import QueueHandler
     from meshhook.postgres.database import Database
 
 
@@ -37,11 +39,10 @@ class OpenedDatabase:
         """How many blocks hold it open."""
         self.checked_queues: set[str] = set()
         """The queues that were created if they were missing."""
-        self.line = asyncio.Lock()
-        """For what only one task does at a time."""
         self._connect = connect
         self._on_closed = on_closed
         self._opening = asyncio.Lock()
+        self._creating = asyncio.Lock()
         self._services: dict[str, QueueService[Any]] = {}
         self._life: AsyncGenerator[Database, None] | None = None
         self._database: Database | None = None
@@ -77,6 +78,25 @@ class OpenedDatabase:
         if queue not in self._services:
             self._services[queue] = QueueService(database, queue, **options)
         return self._services[queue]
+
+    async def create_missing(
+        self, handlers: Iterable[QueueHandler[Any]], *, looks_again: bool = True
+    ) -> None:
+        """Create the queues of handlers where they are missing.
+
+        Args:
+            handlers: whose queues.
+            looks_again: whether to look for a queue that was there before. Default true.
+
+        Raises:
+            DatabaseError: if the database cannot be used, or the role may not create queues.
+        """
+        database = await self.database()
+        async with self._creating:
+            for handler in handlers:
+                if looks_again or handler.queue not in self.checked_queues:
+                    await create_if_missing(database, handler.queue, handler.settings)
+                    self.checked_queues.add(handler.queue)
 
     async def close(self) -> None:
         """Wait for what is being enqueued, and close the database."""
