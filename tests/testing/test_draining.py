@@ -62,8 +62,8 @@ async def obey(job: Job[Any]) -> object:
 async def test_what_is_ready_is_run_and_counted(db: QueueDatabase) -> None:
     """Each outcome; what falls due later is left."""
     for end in ("done", "done", "retry", "snooze", "dead", "cancel"):
-        await db.enqueue({"end": end}, "jobs")
-    await db.enqueue({"end": "done"}, "jobs", delay_seconds=60)
+        await db.enqueue("jobs", {"end": end})
+    await db.enqueue("jobs", {"end": "done"}, delay=60)
 
     drained = await db.drain(obey)
 
@@ -94,7 +94,7 @@ async def test_jobs_that_jobs_enqueue_are_run_as_well(
             async with QueueService[Any](pool, other) as queue:
                 await queue.enqueue(job.payload - 1)
 
-    await db.enqueue(3, "jobs")
+    await db.enqueue("jobs", 3)
     drained = await db.drain({"another": go_on, "jobs": go_on})
     assert order == ["jobs 3", "another 2", "jobs 1", "another 0"]
     assert (drained.counts, drained.left) == ({"succeeded": 4}, {})
@@ -102,8 +102,8 @@ async def test_jobs_that_jobs_enqueue_are_run_as_well(
 
 async def test_an_error_is_raised_as_it_is(db: QueueDatabase) -> None:
     """With a note on the job; it was recorded all the same."""
-    await db.enqueue({"end": "of the world"}, "jobs")
-    await db.enqueue({"end": "of the day"}, "jobs")
+    await db.enqueue("jobs", {"end": "of the world"})
+    await db.enqueue("jobs", {"end": "of the day"})
     with pytest.raises(GreetingError, match="of the world") as caught:
         await db.drain(obey)
     assert caught.value.__notes__ == [
@@ -115,7 +115,7 @@ async def test_an_error_is_raised_as_it_is(db: QueueDatabase) -> None:
 
 async def test_errors_can_be_looked_at_instead(db: QueueDatabase) -> None:
     """The exceptions themselves, and what the history has of them."""
-    await db.enqueue({"end": "of the world"}, "jobs", run_id="run-1")
+    await db.enqueue("jobs", {"end": "of the world"}, run_id="run-1")
     drained = await db.drain(obey, raise_errors=False)
     [error] = drained.errors
     [attempt] = drained.attempts
@@ -144,7 +144,7 @@ async def test_errors_of_plain_functions_and_of_what_they_return(
             return fail_later(job)
         raise GreetingError("at once")
 
-    await db.enqueue({}, "jobs")
+    await db.enqueue("jobs", {})
     with pytest.raises(GreetingError, match="later" if is_async else "at once"):
         await db.drain(fail)
 
@@ -159,13 +159,13 @@ async def test_a_group_of_outcomes_is_no_error(db: QueueDatabase) -> None:
     async def obey_one() -> None:
         raise DeadLetter("no")
 
-    await db.enqueue({}, "jobs")
+    await db.enqueue("jobs", {})
     assert (await db.drain(ask)).counts == {"dead_lettered": 1}
 
 
 async def test_a_payload_that_is_rejected_is_an_error(db: QueueDatabase) -> None:
     """No handler has raised anything, so it is one of ours."""
-    await db.enqueue({"nam": "Ada"}, "jobs")
+    await db.enqueue("jobs", {"nam": "Ada"})
 
     @create_job_handler(payload_model=Greeting)
     async def greet(_: Job[Greeting]) -> None:
@@ -178,7 +178,7 @@ async def test_a_payload_that_is_rejected_is_an_error(db: QueueDatabase) -> None
 async def test_an_attempt_that_runs_too_long_is_an_error(db: QueueDatabase) -> None:
     """Not the cancellation by which it was ended."""
     await db.create_queue("slow", job_timeout_seconds=0.05)
-    await db.enqueue({}, "slow")
+    await db.enqueue("slow", {})
 
     async def wait(_: Job[Any]) -> None:
         await asyncio.Event().wait()
@@ -192,7 +192,7 @@ async def test_retries_are_run_to_their_end_without_waiting(db: QueueDatabase) -
     await db.create_queue(
         "patient", retry_backoff_base_ms=3_600_000, retry_backoff_max_ms=36_000_000
     )
-    await db.enqueue({"end": "never"}, "patient", run_id="run-1")
+    await db.enqueue("patient", {"end": "never"}, run_id="run-1")
     began_at = time.monotonic()
 
     drained = await db.drain({"patient": obey}, with_retries=True)
@@ -211,13 +211,13 @@ async def test_a_job_may_get_through_at_a_later_attempt(db: QueueDatabase) -> No
         if job.attempt == 1:
             raise GreetingError
 
-    await db.enqueue({}, "jobs")
+    await db.enqueue("jobs", {})
     assert (await db.drain(fail_once, with_retries=True)).counts == {"retried": 1, "succeeded": 1}
 
 
 async def test_errors_can_be_raised_where_retries_are_run(db: QueueDatabase) -> None:
     """At the end, after all attempts."""
-    await db.enqueue({"end": "never"}, "jobs")
+    await db.enqueue("jobs", {"end": "never"})
     with pytest.raises(GreetingError):
         await db.drain(obey, with_retries=True, raise_errors=True)
     await db.assert_dead_lettered("jobs", attempts=3)
@@ -226,13 +226,13 @@ async def test_errors_can_be_raised_where_retries_are_run(db: QueueDatabase) -> 
 async def test_what_is_scheduled_is_run_in_its_order_if_asked_for(db: QueueDatabase) -> None:
     """As it would fall due, with what is enqueued meanwhile in between."""
     for delay_seconds in (7_200, 3_600):
-        await db.enqueue(delay_seconds, "jobs", delay_seconds=delay_seconds)
+        await db.enqueue("jobs", delay_seconds, delay=delay_seconds)
     order: list[int] = []
 
     async def note(job: Job[Any]) -> None:
         order.append(job.payload)
         if job.payload == 3_600:
-            await db.enqueue(1_800, "jobs", delay_seconds=1_800)
+            await db.enqueue("jobs", 1_800, delay=1_800)
 
     assert (await db.drain(note)).counts == {}
     drained = await db.drain(note, with_scheduled=True)
@@ -241,7 +241,7 @@ async def test_what_is_scheduled_is_run_in_its_order_if_asked_for(db: QueueDatab
 
 async def test_jobs_that_never_end_are_given_up(db: QueueDatabase) -> None:
     """With what is left, which tells where the circle is."""
-    await db.enqueue({"end": "snooze"}, "jobs", run_id="run-1")
+    await db.enqueue("jobs", {"end": "snooze"}, run_id="run-1")
     with pytest.raises(DrainError, match="max_attempts is 20") as caught:
         await db.drain(obey, with_scheduled=True, max_attempts=20)
     assert "jobs/1 (" in str(caught.value)
@@ -250,7 +250,7 @@ async def test_jobs_that_never_end_are_given_up(db: QueueDatabase) -> None:
 
 async def test_a_handler_that_hangs_is_given_up(db: QueueDatabase) -> None:
     """And its job is back in the queue, with its attempt unspent."""
-    await db.enqueue({}, "jobs")
+    await db.enqueue("jobs", {})
 
     async def wait(_: Job[Any]) -> None:
         await asyncio.Event().wait()
@@ -267,7 +267,7 @@ async def test_what_others_have_leased_is_not_waited_for(
 ) -> None:
     """It is left, and counted as running."""
     for end in ("leased", "done"):
-        await db.enqueue({"end": end}, "jobs")
+        await db.enqueue("jobs", {"end": end})
     async with QueueService[Any](pool, "jobs") as queue:
         leased = await queue.dequeue()
         drained = await db.drain(obey)
@@ -278,7 +278,7 @@ async def test_what_others_have_leased_is_not_waited_for(
 
 async def test_a_lost_job_is_taken_up(db: QueueDatabase, pool: asyncpg.Pool[Any]) -> None:
     """As by the next worker after one that was killed."""
-    await db.enqueue({}, "jobs")
+    await db.enqueue("jobs", {})
     async with QueueService[Any](pool, "jobs") as queue:
         await queue.dequeue()
     await db.advance(60, with_leases=True)
@@ -291,7 +291,7 @@ async def test_several_jobs_may_run_at_once(db: QueueDatabase) -> None:
     """One after the other by default; those that wait for each other need more."""
     both = asyncio.Barrier(2)
     for _ in range(2):
-        await db.enqueue({}, "jobs")
+        await db.enqueue("jobs", {})
 
     async def meet(_: Job[Any]) -> None:
         await both.wait()
@@ -306,7 +306,7 @@ async def test_a_job_may_settle_itself(db: QueueDatabase, pool: asyncpg.Pool[Any
         async with pool.acquire() as connection, connection.transaction():
             await job.complete(connection=connection)
 
-    await db.enqueue({}, "jobs")
+    await db.enqueue("jobs", {})
     drained = await db.drain(complete)
     assert (drained.counts, drained.left) == ({"succeeded": 1}, {})
 
@@ -329,8 +329,8 @@ async def test_wrong_arguments_are_named(
         await db.drain(obey, "other")
     with pytest.raises(QueueNotFoundError, match="'other'"):
         await db.drain({"other": obey})
-    with pytest.raises(InvalidSettingError, match="handlers are given by queue"):
-        await db.drain({"jobs": obey}, "jobs")
+    with pytest.raises(InvalidHandlerError, match="no handler of queue 'other'; there are those"):
+        await db.drain({"jobs": obey}, "other")
     await connection.execute("select meshhook.drop_queue('jobs')")
-    with pytest.raises(InvalidSettingError, match="the database has no queue"):
+    with pytest.raises(InvalidSettingError, match="there is no queue to drain"):
         await QueueDatabase(meshhook_database_url).drain(obey)

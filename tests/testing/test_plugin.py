@@ -73,8 +73,8 @@ async def test_each_test_has_a_database_of_its_own(
         @pytest.mark.parametrize("run", [1, 2])
         async def test_it(meshhook_database, run):
             await meshhook_database.refute_enqueued()
-            await meshhook_database.enqueue({"name": "Ada"}, "jobs")
-            await meshhook_database.enqueue({"name": "Ada"}, "mails")
+            await meshhook_database.enqueue("jobs", {"name": "Ada"})
+            await meshhook_database.enqueue("mails", {"name": "Ada"})
             await meshhook_database.assert_enqueued(payload={"name": "Ada"}, count=2)
             drained = await meshhook_database.drain(lambda job: None)
             assert drained.counts == {"succeeded": 2}
@@ -139,7 +139,7 @@ def test_an_application_can_prepare_the_template(
             await connection.execute("insert into public.customers values ('Ada')")
             assert await connection.fetchval("select count(*) from public.customers") == 1
             await connection.close()
-            await meshhook_database.enqueue({}, "jobs")
+            await meshhook_database.enqueue("jobs", {})
         """
     )
     run(f"--meshhook-database-url={server_url}").assert_outcomes(passed=2)
@@ -161,7 +161,7 @@ def test_it_works_with_anyio(
             return "asyncio"
 
         async def test_it(meshhook_database):
-            await meshhook_database.enqueue({"name": "Ada"})
+            await meshhook_database.enqueue("workflow_jobs", {"name": "Ada"})
             seen = []
             await meshhook_database.drain(lambda job: seen.append(job.payload["name"]))
             assert seen == ["Ada"]
@@ -182,7 +182,7 @@ def test_processes_share_one_server_and_it_is_gone_at_the_end(
 
         @pytest.mark.parametrize("run", [1, 2, 3, 4])
         async def test_it(meshhook_database, run):
-            await meshhook_database.enqueue({{}}, "jobs")
+            await meshhook_database.enqueue("jobs", {{}})
             connection = await asyncpg.connect(meshhook_database.url)
             directory = await connection.fetchval("show data_directory")
             templates = await connection.fetchval(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
+from meshhook.application.queue_handler import QueueHandler, identifiers, job_of
 from meshhook.errors import InvalidSettingError
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
@@ -26,6 +27,7 @@ from meshhook.worker.settling import PendingSettlement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
 
 CANCEL_SECONDS = 1.0
 """How long a handler may take to end when its test is cancelled."""
@@ -66,9 +68,9 @@ class AttemptResult:
 def make_job(
     payload: Any = None,
     *,
-    run_id: str | None = None,
-    workflow_id: str | None = None,
-    project_id: str | None = None,
+    run_id: str | UUID | None = None,
+    workflow_id: str | UUID | None = None,
+    project_id: str | UUID | None = None,
     attempt: int = 1,
     lost_attempts: int = 0,
     max_attempts: int = QueueSettings().max_retry_attempts,
@@ -103,7 +105,8 @@ def make_job(
         run_id, workflow_id, project_id = payload.run_id, payload.workflow_id, payload.project_id
         payload = payload.payload
     payload = {} if payload is None else payload
-    identifiers = {"run_id": run_id, "workflow_id": workflow_id, "project_id": project_id}
+    ids = identifiers(run_id=run_id, workflow_id=workflow_id, project_id=project_id)
+    max_bytes = QueueSettings().max_payload_bytes
     now = time.time()
     job: Job[Any] = Job(
         queue=validate_queue_name(queue),
@@ -114,38 +117,26 @@ def make_job(
         ready_timestamp=now,
         claimed_timestamp=now,
         headers=decode_headers(encode_headers(headers)),
-        body=encode_payload(payload, identifiers),
+        body=encode_body(job_of(payload, ids), max_bytes, is_payload=True),
     )
     job.lost_attempts = lost_attempts
-    job.run_id, job.workflow_id, job.project_id = run_id, workflow_id, project_id
+    for name, value in ids.items():
+        setattr(job, name, value)
     job.payload = payload
     return job
-
-
-def encode_payload(payload: Any, identifiers: Mapping[str, str | None]) -> str:
-    """Return the JSON that a producer stores for a payload, with the identifiers that it has.
-
-    Raises:
-        InvalidJobError, JobTooLargeError: if no producer could enqueue it.
-    """
-    max_bytes = QueueSettings().max_payload_bytes
-    known = {name: value for name, value in identifiers.items() if value is not None}
-    if known:
-        return encode_body({**known, "payload": payload}, max_bytes)
-    return encode_body(payload, max_bytes, is_payload=True)
 
 
 async def run_job(
     handler: Any,
     payload: Any = None,
     *,
-    run_id: str | None = None,
-    workflow_id: str | None = None,
-    project_id: str | None = None,
+    run_id: str | UUID | None = None,
+    workflow_id: str | UUID | None = None,
+    project_id: str | UUID | None = None,
     attempt: int = 1,
     lost_attempts: int = 0,
     msg_id: int = 1,
-    queue: str = DEFAULT_QUEUE_NAME,
+    queue: str | None = None,
     headers: Mapping[str, Any] | None = None,
     settings: QueueSettings | Mapping[str, Any] | None = None,
 ) -> AttemptResult:
@@ -158,7 +149,7 @@ async def run_job(
     transaction counts as rolled back.
 
     Args:
-        handler: what `create_job_handler` made, or a function of one job.
+        handler: what an app declares, what `create_job_handler` made, or a function of one job.
         payload: a model, anything that JSON can hold, or a `WorkflowJob`. Default: an empty object.
         run_id: the run it belongs to. Default: none.
         workflow_id: the workflow it belongs to. Default: none.
@@ -167,17 +158,24 @@ async def run_job(
         lost_attempts: how many attempts just before ended with no outcome, 0 to `attempt` - 1.
             Default 0.
         msg_id: the message's id. Default 1.
-        queue: the queue it is claimed from. Default `workflow_jobs`.
+        queue: the queue it is claimed from. Default: that of the handler of an app; else
+            `workflow_jobs`.
         headers: the message's headers. Default: none.
-        settings: the queue's settings, all of them or those that differ from a new queue's.
-            Default: those of a new queue without jitter, so that delays are always the same.
+        settings: the queue's settings: all of them, or those that differ from what an app says
+            beside its handler, or else from those of a new queue. There is no jitter unless they
+            say so: delays are the same each time.
 
     Raises:
         InvalidJobError, JobTooLargeError: if no producer could enqueue such a job.
         InvalidHandlerError, InvalidQueueNameError, InvalidSettingError: naming the argument.
     """
     known = handler if isinstance(handler, JobHandler) else JobHandler(handler)
-    settings = _settings_of(settings)
+    declared: Mapping[str, Any] = {}
+    if isinstance(known, QueueHandler):
+        declared, queue = known.settings, known.queue if queue is None else queue
+    if not isinstance(settings, QueueSettings):
+        without_jitter = QueueSettings(retry_jitter=0)
+        settings = changed_settings(without_jitter, {**declared, **(settings or {})})
     job = make_job(
         payload,
         run_id=run_id,
@@ -187,7 +185,7 @@ async def run_job(
         lost_attempts=lost_attempts,
         max_attempts=settings.max_retry_attempts,
         msg_id=msg_id,
-        queue=queue,
+        queue=DEFAULT_QUEUE_NAME if queue is None else queue,
         headers=headers,
     )
     running, pending = await _run(known, job, settings)
@@ -257,12 +255,6 @@ async def _attempt(attempter: Attempter, job: Job[Any], made: list[RunningAttemp
         running.ended = await attempter.rest(running, running.under_way)
     context.run(attempter.finish, running)
     made.append(running)
-
-
-def _settings_of(settings: QueueSettings | Mapping[str, Any] | None) -> QueueSettings:
-    if isinstance(settings, QueueSettings):
-        return settings
-    return changed_settings(QueueSettings(retry_jitter=0), settings or {})
 
 
 def _check_attempts(attempt: int, lost_attempts: int) -> None:

@@ -7,15 +7,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from meshhook.administration import create_queue, set_queue_config
-from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
-from meshhook.errors import InvalidSettingError
-from meshhook.jobs import WorkflowJob
+from meshhook.application import App
+from meshhook.application.queue_handler import identifiers, job_of
 from meshhook.names import DEFAULT_QUEUE_NAME
 from meshhook.outcomes import delay_in_seconds
 from meshhook.postgres.database import Database, connect
 from meshhook.postgres.url import parse_database_url
 from meshhook.queues import QueueService
-from meshhook.testing.draining import Drained, DrainOptions, Handlers, drain, raise_first_error
+from meshhook.testing.draining import Drained, DrainOptions, drain, raise_first_error
 from meshhook.testing.enqueued import EnqueuedJob, describe, describe_dead_letter
 from meshhook.testing.expectations import (
     DeadLetterFilters,
@@ -24,12 +23,14 @@ from meshhook.testing.expectations import (
     Wanted,
     failure,
 )
+from meshhook.testing.handlers import Queue, check_database, handlers_by_queue, name_of
 from meshhook.testing.queues import LEASED_STATE, WAITING_STATES, DatabaseQueues
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import timedelta
     from typing import Unpack
+    from uuid import UUID
 
     from meshhook.store.dead_letter_rows import DeadLetterJob
 
@@ -73,42 +74,61 @@ class QueueDatabase:
 
     async def enqueue(
         self,
+        queue: Queue,
         payload: Any,
-        queue: str = DEFAULT_QUEUE_NAME,
         *,
-        run_id: str = "run",
-        workflow_id: str = "workflow",
-        project_id: str = "project",
-        delay_seconds: float = 0,
+        delay: float | timedelta = 0,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
     ) -> int:
         """Store a job for a handler under test, and return its msg_id.
 
         Args:
-            payload: a model, or anything that JSON can hold.
-            queue: the queue. Default `workflow_jobs`.
-            run_id: the run it belongs to. Default `run`.
-            workflow_id: the workflow it belongs to. Default `workflow`.
-            project_id: the project it belongs to. Default `project`.
-            delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
+            queue: the queue, or the handler of an app.
+            payload: a model, anything that JSON can hold, or a `WorkflowJob`.
+            delay: how long until it is ready, in seconds or as a timedelta, 0 to 366 days.
+                Default 0.
+            run_id: the run it belongs to. Default none.
+            workflow_id: the workflow it belongs to. Default none.
+            project_id: the project it belongs to. Default none.
             headers: message headers. Default none.
 
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError, QueueNotFoundError: as
-                `QueueService.enqueue` does.
+                `App.enqueue` does.
         """
-        job = WorkflowJob(
-            run_id=run_id, workflow_id=workflow_id, project_id=project_id, payload=payload
-        )
+        ids = identifiers(run_id=run_id, workflow_id=workflow_id, project_id=project_id)
         async with (
             self._connected() as database,
-            QueueService[Any](database, queue) as service,
+            QueueService[Any](database, name_of(queue)) as service,
         ):
-            return await service.enqueue(job, delay_seconds, headers=headers)
+            return await service.enqueue(
+                job_of(payload, ids), delay_in_seconds(delay), headers=headers
+            )
+
+    @asynccontextmanager
+    async def connect(self, app: App) -> AsyncIterator[App]:
+        """Let an app work on this database while the block runs.
+
+        The queues that it declares are created; at the end of the block the app is closed. It does
+        not go back to the database that it had: what uses it outside of such a block fails.
+
+        Args:
+            app: the app, which must not be open.
+
+        Raises:
+            InvalidSettingError: if it is open.
+        """
+        app.use_database(self.url)
+        async with app:
+            await app.create_missing_queues()
+            yield app
 
     async def all_enqueued(
         self,
-        queue: str | None = None,
+        queue: Queue | None = None,
         payload: Any = None,
         *,
         connection: Any = None,
@@ -117,7 +137,7 @@ class QueueDatabase:
         """Return the jobs that are in a queue, the first enqueued first; dead letters are not.
 
         Args:
-            queue: the queue. Default: all queues.
+            queue: the queue, or the handler of an app. Default: all queues.
             payload: only jobs whose payload has this. An object may have more keys; a model stands
                 for its JSON; `pytest.approx` and `unittest.mock.ANY` may be used within it.
                 Default: any.
@@ -134,7 +154,7 @@ class QueueDatabase:
 
     async def assert_enqueued(
         self,
-        queue: str | None = None,
+        queue: Queue | None = None,
         payload: Any = None,
         *,
         count: int | None = None,
@@ -144,7 +164,7 @@ class QueueDatabase:
         """Fail unless there is a job as described; return all that are.
 
         Args:
-            queue: the queue. Default: all queues.
+            queue: the queue, or the handler of an app. Default: all queues.
             payload: what its payload has, as for `all_enqueued`. Default: anything.
             count: how many such jobs there must be. Default: at least one.
             connection: as for `all_enqueued`.
@@ -165,7 +185,7 @@ class QueueDatabase:
                 for job in jobs
             ],
             noun="job",
-            queue=queue,
+            queue=name_of(queue),
             count=count,
         )
         if fault is not None:
@@ -174,7 +194,7 @@ class QueueDatabase:
 
     async def refute_enqueued(
         self,
-        queue: str | None = None,
+        queue: Queue | None = None,
         payload: Any = None,
         *,
         connection: Any = None,
@@ -192,7 +212,7 @@ class QueueDatabase:
     async def drain(
         self,
         handlers: Any,
-        queue: str | None = None,
+        queue: Queue | None = None,
         *,
         with_scheduled: bool = False,
         with_retries: bool = False,
@@ -208,8 +228,10 @@ class QueueDatabase:
         order in which they would fall due.
 
         Args:
-            handlers: the handler of each queue, by name; or one handler.
-            queue: the queue of a single handler. Default: all queues.
+            handlers: an app, or the handler of one; the handler of each queue, by name; or one
+                function for all that is to be drained. The queues that an app declares are created
+                if they are missing.
+            queue: which queue to drain. Default: those that `handlers` names, or else all.
             with_scheduled: whether to run also what was enqueued with a delay. Default false.
             with_retries: whether to run also what waits for its next attempt, until it is done or a
                 dead letter. Default false. Of a job that was snoozed before its first attempt
@@ -237,8 +259,10 @@ class QueueDatabase:
             max_attempts=max_attempts,
             timeout_seconds=timeout_seconds,
         )
+        if isinstance(handlers, App):
+            check_database(handlers, self.url)
         async with self._connected() as database:
-            known = await _handlers_of(database, handlers, queue)
+            known = await handlers_by_queue(database, handlers, queue)
             drained = await drain(database, self.url, known, options)
         if raise_errors if raise_errors is not None else not with_retries:
             raise_first_error(drained)
@@ -247,7 +271,7 @@ class QueueDatabase:
     async def advance(
         self,
         seconds: float | timedelta,
-        queue: str | None = None,
+        queue: Queue | None = None,
         *,
         with_leases: bool = False,
     ) -> int:
@@ -259,7 +283,7 @@ class QueueDatabase:
 
         Args:
             seconds: how far, in seconds or as a timedelta, 0 to 366 days.
-            queue: the queue. Default: all queues.
+            queue: the queue, or the handler of an app. Default: all queues.
             with_leases: whether to move the ends of leases, too. A lease that has ended is lost,
                 as that of a worker that was killed: the next claim takes its job. Default false.
 
@@ -274,14 +298,14 @@ class QueueDatabase:
 
     async def dead_letters(
         self,
-        queue: str = DEFAULT_QUEUE_NAME,
+        queue: Queue | None = None,
         payload: Any = None,
         **filters: Unpack[DeadLetterFilters],
     ) -> list[DeadLetterJob]:
-        """Return the dead letters of a queue, the oldest first; the newest 1,000 at the most.
+        """Return dead letters, the oldest of a queue first; its newest 1,000 at the most.
 
         Args:
-            queue: the queue that they died in. Default `workflow_jobs`.
+            queue: the queue that they died in, or the handler of an app. Default: all queues.
             payload: only those whose payload has this, as for `all_enqueued`. Default: any.
             **filters: run_id, workflow_id, project_id, error_type, attempts: see
                 `DeadLetterFilters`.
@@ -290,13 +314,13 @@ class QueueDatabase:
             QueueNotFoundError: if there is no such queue.
         """
         wanted = Wanted(payload, filters)
-        async with self._connected() as database:
-            found = await _dead_letters(database, queue)
+        async with self._queues(queue, None) as queues:
+            found = await queues.dead_letters()
         return [letter for letter in found if wanted.fault_of(letter) is None]
 
     async def assert_dead_lettered(
         self,
-        queue: str = DEFAULT_QUEUE_NAME,
+        queue: Queue | None = None,
         payload: Any = None,
         *,
         count: int | None = None,
@@ -305,7 +329,7 @@ class QueueDatabase:
         """Fail unless there is a dead letter as described; return all that are.
 
         Args:
-            queue: the queue that it died in. Default `workflow_jobs`.
+            queue: the queue that it died in, or the handler of an app. Default: all queues.
             payload: what its payload has, as for `all_enqueued`. Default: anything.
             count: how many such dead letters there must be. Default: at least one.
             **filters: as for `dead_letters`.
@@ -316,13 +340,16 @@ class QueueDatabase:
         """
         __tracebackhide__ = True
         wanted = Wanted(payload, filters)
-        async with self._connected() as database:
-            found = await _dead_letters(database, queue)
+        async with self._queues(queue, None) as queues:
+            found = await queues.dead_letters()
         fault = failure(
             wanted,
-            [Finding(describe_dead_letter(each), wanted.fault_of(each)) for each in found],
+            [
+                Finding(describe_dead_letter(each, with_queue=queue is None), wanted.fault_of(each))
+                for each in found
+            ],
             noun="dead letter",
-            queue=queue,
+            queue=name_of(queue),
             count=count,
         )
         if fault is not None:
@@ -330,13 +357,16 @@ class QueueDatabase:
         return [letter for letter in found if wanted.fault_of(letter) is None]
 
     async def replay(
-        self, queue: str = DEFAULT_QUEUE_NAME, *, error_type: str | None = None
+        self,
+        queue: Queue | None = None,
+        *,
+        error_type: str | None = None,
     ) -> list[int]:
         """Make dead letters jobs again, ready now and with all their attempts before them.
 
         Args:
-            queue: the queue that they died in. Default `workflow_jobs`.
-            error_type: only those of this error type. Default: all; the oldest 1,000.
+            queue: the queue that they died in, or the handler of an app. Default: all queues.
+            error_type: only those of this error type. Default: all; the oldest 1,000 of a queue.
 
         Returns:
             The msg_ids of the new jobs.
@@ -344,12 +374,8 @@ class QueueDatabase:
         Raises:
             QueueNotFoundError: if there is no such queue.
         """
-        async with self._connected() as database:
-            service = DLQService(database, queue)
-            replayed = await service.replay_multiple_jobs(
-                error_type=error_type, limit=MAX_DEAD_LETTERS
-            )
-        return [msg_id for _, msg_id in replayed]
+        async with self._queues(queue, None) as queues:
+            return await queues.replay(error_type)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Database]:
@@ -360,28 +386,11 @@ class QueueDatabase:
             await connection.close()
 
     @asynccontextmanager
-    async def _queues(self, queue: str | None, connection: object) -> AsyncIterator[DatabaseQueues]:
+    async def _queues(
+        self, queue: Queue | None, connection: object
+    ) -> AsyncIterator[DatabaseQueues]:
         if connection is not None:
-            yield await DatabaseQueues.find(Database.of_caller(connection), queue)
+            yield await DatabaseQueues.find(Database.of_caller(connection), name_of(queue))
             return
         async with self._connected() as database:
-            yield await DatabaseQueues.find(database, queue)
-
-
-async def _dead_letters(database: Database, queue: str) -> list[DeadLetterJob]:
-    found = await DLQService(database, queue).list_dead_letter_jobs(MAX_DEAD_LETTERS)
-    return found[::-1]
-
-
-async def _handlers_of(database: Database, handlers: Any, queue: str | None) -> Handlers:
-    """Return the handler of each queue."""
-    if isinstance(handlers, Mapping):
-        if queue is not None:
-            raise InvalidSettingError(
-                "handlers are given by queue: leave queue out, or give one handler"
-            )
-        return handlers
-    queues = await DatabaseQueues.find(database, queue)
-    if not queues.names:
-        raise InvalidSettingError("the database has no queue: call create_queue first")
-    return dict.fromkeys(queues.names, handlers)
+            yield await DatabaseQueues.find(database, name_of(queue))

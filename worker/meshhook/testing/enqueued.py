@@ -84,11 +84,12 @@ def describe(job: EnqueuedJob, *, with_queue: bool) -> str:
     return f"{name} ({state}){_run(job.run_id)} {_payload(job.payload)}"
 
 
-def describe_dead_letter(letter: DeadLetterJob) -> str:
+def describe_dead_letter(letter: DeadLetterJob, *, with_queue: bool) -> str:
     """Return a line about a dead letter."""
+    name = f"{letter.queue}/{letter.id}" if with_queue else str(letter.id)
     died_of = f"{letter.error_type}: {letter.error_message}"
     return (
-        f"{letter.id} ({shown(died_of, limit=_SHOWN_CHARACTERS)}; {letter.attempts} attempts)"
+        f"{name} ({shown(died_of, limit=_SHOWN_CHARACTERS)}; {letter.attempts} attempts)"
         f"{_run(letter.run_id)} {shown(letter.body or '', limit=_SHOWN_CHARACTERS)}"
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshhook.administration import describe_tables
+from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
 from meshhook.names import validate_queue_name, wake_channel
 from meshhook.store import queries
 from meshhook.testing.enqueued import EnqueuedJob
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meshhook.postgres.database import Database
+    from meshhook.store.dead_letter_rows import DeadLetterJob
 
 WAITING_STATES = ("scheduled", "retrying")
 """The states of messages that fall due later."""
@@ -61,6 +63,25 @@ class DatabaseQueues:
             for name in self.names
             for row in await self._database.fetch(queries.load("list_messages", name))
         ]
+
+    async def dead_letters(self) -> list[DeadLetterJob]:
+        """Return the dead letters of the queues, the oldest of each first."""
+        found: list[DeadLetterJob] = []
+        for name in self.names:
+            service = DLQService(self._database, name)
+            found += reversed(await service.list_dead_letter_jobs(MAX_DEAD_LETTERS))
+        return found
+
+    async def replay(self, error_type: str | None) -> list[int]:
+        """Replay the dead letters of the queues, and return the msg_ids of the new jobs."""
+        msg_ids: list[int] = []
+        for name in self.names:
+            service = DLQService(self._database, name)
+            replayed = await service.replay_multiple_jobs(
+                error_type=error_type, limit=MAX_DEAD_LETTERS
+            )
+            msg_ids += [msg_id for _, msg_id in replayed]
+        return msg_ids
 
     async def note_leases(self) -> None:
         """Take note of what is leased now: not by the worker that is to come."""
