@@ -17,6 +17,7 @@ from meshhook.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIAL = ROOT / "docs" / "tutorial.md"  # test_tutorial.py runs it as a whole
 QUICKSTART = ROOT / "examples" / "quickstart.py"
 
 
@@ -31,11 +32,12 @@ def name_of(document: Path) -> str:
 
 
 def blocks(language: str) -> list[Any]:
-    """Return the code blocks of a language in all documents, as parameters."""
+    """Return the code blocks of a language in all documents but the tutorial, as parameters."""
     pattern = re.compile(rf"```{language}\n(.*?)```", re.DOTALL)
     return [
         pytest.param(block, id=f"{name_of(document)}-{number}")
         for document in DOCUMENTS
+        if document != TUTORIAL
         for number, block in enumerate(pattern.findall(document.read_text()))
     ]
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import meshhook
+from meshhook import testing
 
 ROOT = Path(__file__).parents[1]
 LOADED = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src")}
@@ -103,10 +104,11 @@ def test_no_page_needs_a_script_that_the_theme_fetches(pages, site):
 
 
 def test_the_reference_describes_every_public_name(site):
-    """Each name of `meshhook.__all__` has its docstring in the site."""
+    """Each name of `meshhook.__all__` and `meshhook.testing.__all__` is in the site."""
     inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     described = {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
-    assert {f"meshhook.{name}" for name in meshhook.__all__} <= described
+    public = {f"{home.__name__}.{name}" for home in (meshhook, testing) for name in home.__all__}
+    assert public - described == set()
 
 
 def test_every_page_is_in_the_navigation(site):
