@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup packages demo test fuzz chaos soak lint format bench bench-quick generate docs diagrams dashboards-preview \
-	cluster cluster-down e2e bench-operator tools dist lock clean
+	cluster cluster-down e2e bench-scaling bench-faults bench-operator tools dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -62,17 +62,19 @@ lint: $(SETUP) ## Check style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file bench/pyproject.toml
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo bench/pyproject.toml
 
 format: $(SETUP) ## Format the code and mend what can be mended safely
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
 bench: $(SETUP) ## Run the benchmarks, and write docs/benchmarks.md
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python -m bench.run $(ARGS)
 
 bench-quick: $(SETUP) ## Run a small round of at most 5 minutes; a JSON object a line
-	@$(BIN)/python bench/run.py --quick --lines $(ARGS)
+	@$(BIN)/python -m bench.run --quick --lines $(ARGS)
 
 generate: $(SETUP) ## Write what is made from code: dashboards, JobQueue definition, tables of docs
 	@$(BIN)/python -m grafana.dashboards
@@ -99,8 +101,14 @@ cluster-down: ## Stop it, and remove all of it
 e2e: $(SETUP) ## Run the end-to-end tests on that node, or on the cluster of KUBECONFIG
 	@E2E_KUBECONFIG="$${E2E_KUBECONFIG-$$KUBECONFIG}" $(BIN)/python -m pytest tests/e2e -v -s $(ARGS)
 
+bench-scaling: $(SETUP) ## Play simulated loads against our scaler and KEDA's
+	@$(BIN)/python -m bench.scaling.run $(ARGS)
+
+bench-faults: $(SETUP) ## Put MeshHook Queue and others through the same faults
+	@PYTHONPATH=tests $(BIN)/python -m bench.faults.run $(ARGS)
+
 bench-operator: $(SETUP) ## Measure the operator with 500 JobQueues on a real API server
-	@$(BIN)/python bench/operator/run.py $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m bench.operator.run $(ARGS)
 
 tools: ## Build Kubernetes and the other programs of the tests ahead of them (Go; once)
 	@$(PYTHON) tests/support/cluster/programs.py

@@ -12,13 +12,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
-from messages import messages
-from meter import Meter, Result, resident_mib
+
+from bench.messages import messages
+from bench.meter import Meter, Result, resident_mib
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from subject import DegradationSubject
+    from bench.subject import DegradationSubject
 
 FILL_BATCH = 10_000
 DELAY_SECONDS = 86_400

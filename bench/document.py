@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import plots
-import tables
-import targets
-from marked import MarkedPart
+from bench import plots, tables, targets
+from bench.marked import MarkedPart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from document import PART
-from plan import OWN
-from tables import number
+from bench.document import PART
+from bench.plan import OWN
+from bench.tables import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,12 +9,12 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from measures import POOL_CONNECTIONS
-from messages import messages
-from meter import Result, percentiles
+from bench.measures import POOL_CONNECTIONS
+from bench.messages import messages
+from bench.meter import Result, percentiles
 
 if TYPE_CHECKING:
-    from subject import BenchSubject
+    from bench.subject import BenchSubject
 
 PICKUP_TIMEOUT_SECONDS = 30.0
 PICKUP_PAUSE_SECONDS = (0.05, 0.15)

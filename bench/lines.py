@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from plan import BASELINE
+from bench.plan import BASELINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,12 +6,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from messages import messages
-from meter import Meter, Result, percentiles
-from subject import Work
+from bench.messages import messages
+from bench.meter import Meter, Result, percentiles
+from bench.subject import Work
 
 if TYPE_CHECKING:
-    from subject import BenchSubject
+    from bench.subject import BenchSubject
 
 BATCH = 1_000
 POOL_CONNECTIONS = 16

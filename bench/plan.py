@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sizes import Size
+    from bench.sizes import Size
 
 BASELINE = "pgmq"
 OWN = "meshhook"

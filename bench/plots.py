@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from plan import BASELINE, OWN
+
+from bench.plan import BASELINE, OWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,14 +12,14 @@ import platform
 import sys
 from typing import Any
 
-from degradation import connections, drain_behind, drain_scraped, held_transaction
-from latency import end_to_end, pick_up
-from measures import drain, enqueue, enqueue_many
+from bench.degradation import connections, drain_behind, drain_scraped, held_transaction
+from bench.latency import end_to_end, pick_up
+from bench.measures import drain, enqueue, enqueue_many
 
 try:
     import uvloop
 except ImportError:  # not every peer's environment has it
-    uvloop = None
+    uvloop = None  # type: ignore[assignment]
 
 MEASURES = {
     measure.__name__: measure
@@ -41,7 +41,7 @@ OWN_SUBJECTS = {"meshhook", "pgmq"}
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Measure, and return the result."""
-    subject = importlib.import_module(f"subjects.{request['subject']}").Subject
+    subject = importlib.import_module(f"bench.subjects.{request['subject']}").Subject
     run = uvloop.run if uvloop is not None and subject.uvloop else asyncio.run
     if request["measure"] == "install":
         versions: dict[str, Any] = run(subject.install(request["url"]))

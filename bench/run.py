@@ -1,6 +1,6 @@
 """The benchmark: MeshHook Queue beside raw PGMQ and its peers, on a PostgreSQL of its own.
 
-python bench/run.py [--quick | --short] [--rounds N] [--minutes N] [--only MODE] [--subjects NAMES]
+python -m bench.run [--quick | --short] [--rounds N] [--minutes N] [--only MODE] [--subjects NAMES]
     [--lines] [--json FILE] [--document FILE] [--from-json FILE]
 """
 
@@ -20,16 +20,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from document import PART, write_document
-from headline import write_headline
-from lines import lines
-from plan import SUBJECTS, ModePlan, modes
-from progress import Steps
 from rich.console import Console
-from runner import BENCH, FORMAT, ProbeError, Report, Run, prepare
-from sizes import FULL, QUICK, SHORT, TINY
-from tables import show
 
+from bench.document import PART, write_document
+from bench.headline import write_headline
+from bench.lines import lines
+from bench.plan import SUBJECTS, ModePlan, modes
+from bench.progress import Steps
+from bench.runner import BENCH, FORMAT, ProbeError, Report, Run, prepare
+from bench.sizes import FULL, QUICK, SHORT, TINY
+from bench.tables import show
 from meshhook.embedded import EmbeddedPostgres
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
-from environments import EnvironmentUnavailableError, prepare_environment, read_pins
-from machine import OtherUse, describe_machine, describe_settings, describe_versions, is_quiet
-from plan import ModePlan, SubjectPlan, by_importance
-from sizes import Size
-from summary import Round, summarize
+
+from bench.environments import EnvironmentUnavailableError, prepare_environment, read_pins
+from bench.machine import OtherUse, describe_machine, describe_settings, describe_versions, is_quiet
+from bench.plan import ModePlan, SubjectPlan, by_importance
+from bench.sizes import Size
+from bench.summary import Round, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,7 +136,8 @@ class Bench:
         }
         process = await asyncio.create_subprocess_exec(
             self._interpreters[subject.name],
-            str(BENCH / "probe.py"),
+            *("-m", "bench.probe"),
+            cwd=BENCH.parent,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from machine import QUIET_PERCENT
-from plan import FIGURES, OWN
 from rich.table import Table
+
+from bench.machine import QUIET_PERCENT
+from bench.plan import FIGURES, OWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from plan import BASELINE, OWN
+from bench.plan import BASELINE, OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -246,6 +246,7 @@ async def run(controls: Controls) -> None:
             concurrency=controls.worker_count,
             grace_seconds=GRACE_SECONDS,
         )
+        queue: QueueService[dict[str, Any]]
         async with QueueService(pool, QUEUE) as queue:
             adapter = Adapter(controls, queue, worker)
             async with worker:

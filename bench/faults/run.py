@@ -19,25 +19,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parent.parent
-sys.path[:0] = [str(REPOSITORY / "tests"), str(HERE.parent)]
-
-from environments import prepare_environment, read_pins  # noqa: E402 - after the path
-
-from support.chaos import page  # noqa: E402 - after the path
-from support.chaos.ledger import entries  # noqa: E402 - after the path
-from support.chaos.servers import (  # noqa: E402 - after the path
+from bench.environments import prepare_environment, read_pins
+from support.chaos import page
+from support.chaos.ledger import entries
+from support.chaos.servers import (
     Server,
     ServerTemplate,
     embedded_programs,
     fetch,
 )
-from support.databases import server_directory  # noqa: E402 - after the path
+from support.databases import server_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+REPOSITORY = Path(__file__).parents[2]
 SUBJECTS = {
     "meshhook": "MeshHook Queue",
     "pgmq": "raw PGMQ",
@@ -121,20 +117,19 @@ class Stage:
 
     def _run(self, *arguments: str) -> subprocess.Popen[bytes]:
         command, *rest = arguments
-        paths = [REPOSITORY / "tests", HERE]
-        # -P: the files of the subjects have the names of what they import.
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [
                     self._python,
-                    "-P",
-                    HERE / "subjects" / f"{self._subject}.py",
+                    "-m",
+                    f"bench.faults.subjects.{self._subject}",
                     command,
                     self._url,
                     *rest,
                 ],
+                cwd=REPOSITORY,
                 env=os.environ
-                | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "LEDGER": str(self.ledger)},
+                | {"PYTHONPATH": str(REPOSITORY / "tests"), "LEDGER": str(self.ledger)},
                 stdout=log,
                 stderr=log,
             )

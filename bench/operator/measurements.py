@@ -12,8 +12,7 @@ from support.cluster.operator_process import metric_value
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from stage import Stage
-
+    from bench.operator.stage import Stage
     from support.cluster.api import Object
 
 SAMPLE_SECONDS = 5.0
@@ -225,7 +224,7 @@ async def _until_all_ready(stage: Stage, count: int) -> None:
 async def _until_pods_ready(stage: Stage, count: int) -> None:
     async def holds() -> bool:
         found = await stage.api.list("Deployment")
-        ready = sum(item.get("status", {}).get("readyReplicas", 0) for item in found)
+        ready: int = sum(item.get("status", {}).get("readyReplicas", 0) for item in found)
         await asyncio.sleep(0.5)
         return ready >= count
 

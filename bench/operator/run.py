@@ -1,6 +1,6 @@
 """The benchmark of the operator: many JobQueues on a real control plane; see README.md beside it.
 
-python bench/operator/run.py [--queues N] [--pods N] [--json FILE] [--document FILE]
+python -m bench.operator.run [--queues N] [--pods N] [--json FILE] [--document FILE]
 """
 
 from __future__ import annotations
@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-HERE = Path(__file__).parent
-sys.path += [str(HERE.parent), str(HERE.parents[1] / "tests")]
-
-from machine import describe_machine  # noqa: E402 - from bench/
-from measurements import (  # noqa: E402 - needs tests/ on the path
+from bench.machine import describe_machine
+from bench.operator.measurements import (
     measure_restart,
     measure_start,
     measure_steady,
@@ -31,11 +28,11 @@ from measurements import (  # noqa: E402 - needs tests/ on the path
     measure_wakes,
     percentile,
 )
-from section import PART, section  # noqa: E402 - the same
-from stage import running_stage  # noqa: E402 - the same
+from bench.operator.section import PART, section
+from bench.operator.stage import running_stage
+from support.cluster.programs import CONTROL_PLANE, build, version
 
-from support.cluster.programs import CONTROL_PLANE, build, version  # noqa: E402 - the same
-
+HERE = Path(__file__).parent
 ASLEEP_SECONDS = 3.0
 Report = dict[str, Any]
 FORMAT = 1
@@ -57,7 +54,7 @@ async def run(
     }
     async with running_stage() as stage:
         others = _Others(stage.postmaster_pid)
-        parts = {
+        parts: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
             "start": lambda: measure_start(stage, names, pods=pods),
             "steady": lambda: measure_steady(stage, seconds=steady_seconds),
             "restart": lambda: measure_restart(stage, queues),

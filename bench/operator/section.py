@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from marked import MarkedPart
-from measurements import percentile, quantile_bound
+from bench.marked import MarkedPart
+from bench.operator.measurements import percentile, quantile_bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

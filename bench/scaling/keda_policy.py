@@ -17,10 +17,10 @@ from itertools import product
 from math import ceil
 from typing import TYPE_CHECKING
 
-from world import REPLICA_RATE
+from bench.scaling.world import REPLICA_RATE
 
 if TYPE_CHECKING:
-    from world import World
+    from bench.scaling.world import World
 
 SYNC_SECONDS = 15
 TOLERANCE = 0.1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from world import SLOTS, World
-
+from bench.scaling.world import SLOTS, World
 from meshhook_operator.scaling import (
     Decision,
     Failure,

@@ -11,10 +11,10 @@ from itertools import accumulate
 from math import ceil, floor
 from typing import TYPE_CHECKING
 
-from world import ATTEMPTS, LEASE_SECONDS, REPLICA_RATE, RESTART_SECONDS, SLOTS
+from bench.scaling.world import ATTEMPTS, LEASE_SECONDS, REPLICA_RATE, RESTART_SECONDS, SLOTS
 
 if TYPE_CHECKING:
-    from world import World
+    from bench.scaling.world import World
 
 LOOK_SECONDS = 3
 LEAD_SECONDS = 8

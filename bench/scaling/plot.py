@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
-from keda_policy import tuned
-from meshhook_policy import MeshHook
-from oracle_policy import Oracle
-from results import NAMES, Row
-from traces import traces
-from world import World, run
+
+from bench.scaling.keda_policy import tuned
+from bench.scaling.meshhook_policy import MeshHook
+from bench.scaling.oracle_policy import Oracle
+from bench.scaling.results import NAMES, Row
+from bench.scaling.traces import traces
+from bench.scaling.world import Policy, World, run
 
 mpl.use("svg")
 mpl.rcParams |= {"svg.hashsalt": "meshhook", "font.size": 9, "axes.spines.top": False}
@@ -18,11 +19,16 @@ mpl.rcParams |= {"svg.hashsalt": "meshhook", "font.size": 9, "axes.spines.top": 
 import matplotlib.pyplot as plt  # noqa: E402 - after the backend was chosen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 AGE_SECONDS = 60
 COLOURS = {"meshhook": "#0072b2", "keda tuned": "#d55e00", "oracle": "#009e73", "keda": "#999999"}
-POLICIES = {"meshhook": MeshHook, "keda tuned": tuned, "oracle": Oracle}
+POLICIES: dict[str, Callable[[World], Policy]] = {
+    "meshhook": MeshHook,
+    "keda tuned": tuned,
+    "oracle": Oracle,
+}
 SHOWN = ("step", "departures", "spike")
 
 

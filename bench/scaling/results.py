@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import TYPE_CHECKING
 
-from marked import MarkedPart
+from bench.marked import MarkedPart
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -1,30 +1,27 @@
 """Play every trace against every scaler, and write the results.
 
-`python bench/scaling/run.py --json FILE --document docs/scaling.md` writes the published figures.
+`python -m bench.scaling.run --json FILE --document docs/scaling.md` writes the published figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from keda_policy import TUNINGS, by_default, in_hindsight, tuned
-from meshhook_policy import MeshHook
-from oracle_policy import Oracle
-from results import PART, Row, show, write
-from traces import Trace, traces
-from world import Policy, Result, World, run
+from bench.scaling.keda_policy import TUNINGS, by_default, in_hindsight, tuned
+from bench.scaling.meshhook_policy import MeshHook
+from bench.scaling.oracle_policy import Oracle
+from bench.scaling.results import PART, Row, show, write
+from bench.scaling.traces import Trace, traces
+from bench.scaling.world import Policy, Result, World, run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 AGES_SECONDS = (15, 60, 300)
 DRIFT_SECOND = 2_000
@@ -37,7 +34,7 @@ DRIFTS = {
     "triples": lambda second: 1.0 if second < DRIFT_SECOND else 3.0,
     "wobbles": lambda second: WOBBLES[second // WOBBLE_SECONDS % len(WOBBLES)],
 }
-POLICIES = {
+POLICIES: dict[str, Callable[[World], Policy]] = {
     "meshhook": MeshHook,
     "keda": by_default,
     "keda tuned": tuned,
@@ -148,7 +145,7 @@ def main() -> None:
     if options.document:
         write(played, options.document, seeds=options.seeds)
     if options.plot:
-        from plot import draw  # noqa: PLC0415 - matplotlib is needed for this alone
+        from bench.scaling.plot import draw  # noqa: PLC0415 - matplotlib is needed for this alone
 
         draw(options.plot, played)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from traces import Trace
+    from bench.scaling.traces import Trace
 
 REPLICA_RATE = 5.0
 SLOTS = 10

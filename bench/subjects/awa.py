@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import awa
-from subject import BenchSubject, Work, compare_counts
+
+from bench.subject import BenchSubject, Work, compare_counts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -127,12 +128,13 @@ class Subject(BenchSubject):
     async def _completed(self) -> int:
         # Its view of all jobs is too slow to look at often; this is what it counts, and what it
         # counted before it dropped the rows.
-        return await self._connection.fetchval(
+        count: int = await self._connection.fetchval(
             "select ((select coalesce(sum(completed_count), 0) from awa.receipt_completion_batches)"
             " + (select coalesce(sum(pruned_completed_count), 0) from awa.queue_terminal_rollups"
             " where queue = $1))::bigint",
             QUEUE,
         )
+        return count
 
 
 def _client(url: str, connections: int) -> awa.AsyncClient:

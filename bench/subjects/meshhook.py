@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from subject import DegradationSubject, Work, compare_counts
 
+from bench.subject import DegradationSubject, Work, compare_counts
 from meshhook import (
     Database,
     Job,
@@ -88,7 +88,7 @@ class Subject(DegradationSubject):
 
         @create_job_handler
         async def tell(job: Job[Any]) -> None:
-            on_job(job.run_id)
+            on_job(job.run_id or "")
 
         async with self._worker(tell):
             yield
@@ -121,7 +121,7 @@ class Subject(DegradationSubject):
             "select (select count(*) from pgmq.q_bench) as left, (select count(distinct msg_id)"
             " from meshhook.job_attempts where outcome = 'succeeded') as finished"
         )
-        compare_counts("MeshHook Queue", {"finished": finished, "left": left}, dict(row))
+        compare_counts("MeshHook Queue", {"finished": finished, "left": left}, dict(row or {}))
 
 
 @create_job_handler

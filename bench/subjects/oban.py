@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from oban import Oban, worker
 from oban.schema import install
-from subject import BenchSubject, Work, compare_counts
+
+from bench.subject import BenchSubject, Work, compare_counts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

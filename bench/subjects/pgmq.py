@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from subject import DegradationSubject, Work, compare_counts
+
+from bench.subject import DegradationSubject, Work, compare_counts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

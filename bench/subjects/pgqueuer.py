@@ -22,7 +22,8 @@ from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
 from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 from pgqueuer.types import QueueExecutionMode
-from subject import BenchSubject, Work, compare_counts
+
+from bench.subject import BenchSubject, Work, compare_counts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -111,7 +112,7 @@ class Subject(BenchSubject):
             " (select count(distinct job_id) from pgqueuer_log where status = 'successful')"
             " as finished"
         )
-        compare_counts("PgQueuer", {"finished": finished, "left": left}, dict(row))
+        compare_counts("PgQueuer", {"finished": finished, "left": left}, dict(row or {}))
 
 
 logging.getLogger("pgqueuer").setLevel(logging.WARNING)

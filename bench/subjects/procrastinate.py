@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import procrastinate
-from subject import BenchSubject, Work, compare_counts
+
+from bench.subject import BenchSubject, Work, compare_counts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench" / "run.py"
+ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 600
 THROUGHPUT = {"per_second", "client_cpu_us_per_job", "wal_bytes_per_job"}
 DRAIN_BEHIND = {"per_second", "memory_start_mib", "memory_peak_mib"}
@@ -43,7 +43,8 @@ def run_bench(
 ) -> subprocess.CompletedProcess[str]:
     """Run the program, with more environment, and return what became of it."""
     return subprocess.run(
-        [sys.executable, str(BENCH), *map(str, arguments)],
+        [sys.executable, "-m", "bench.run", *map(str, arguments)],
+        cwd=ROOT,
         check=False,
         capture_output=True,
         text=True,
@@ -217,15 +218,14 @@ def test_the_database_is_gone_afterwards(directory):
 
 def test_what_is_published_is_what_was_measured(tmp_path):
     """The tables of the documents are those of the report, and nobody has touched them."""
-    root = Path(__file__).parents[2]
     document, readme = tmp_path / "benchmarks.md", tmp_path / "README.md"
-    document.write_text((root / "docs" / "benchmarks.md").read_text())
-    readme.write_text((root / "README.md").read_text())
-    report = root / "docs" / "benchmarks.json"
+    document.write_text((ROOT / "docs" / "benchmarks.md").read_text())
+    readme.write_text((ROOT / "README.md").read_text())
+    report = ROOT / "docs" / "benchmarks.json"
     done = run_bench("--from-json", report, "--document", document, "--headline", readme)
     assert done.returncode == 0, done.stderr
-    assert document.read_text() == (root / "docs" / "benchmarks.md").read_text()
-    assert readme.read_text() == (root / "README.md").read_text()
+    assert document.read_text() == (ROOT / "docs" / "benchmarks.md").read_text()
+    assert readme.read_text() == (ROOT / "README.md").read_text()
 
 
 def document_of(report: dict[str, Any], tmp_path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-RUN = Path(__file__).parents[2] / "bench" / "scaling" / "run.py"
+ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- begin: written by bench/scaling/run.py -->", "<!-- end -->"
 TIMEOUT_SECONDS = 240
 LATE_SHARE = 0.001
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.timeout(TIMEOUT_SECONDS)
 def simulate(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the program and return what became of it."""
     return subprocess.run(
-        [sys.executable, str(RUN), *map(str, arguments)],
+        [sys.executable, "-m", "bench.scaling.run", *map(str, arguments)],
+        cwd=ROOT,
         check=False,
         capture_output=True,
         text=True,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from program import Work, main
 
+from bench.faults.program import Work, main
 from meshhook import Database, QueueService, Worker, create_queue, set_queue_config
 from meshhook.schema import migrate
 from meshhook.worker import run_worker_process

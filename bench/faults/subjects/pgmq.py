@@ -7,8 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 import asyncpg
-from program import Work, main
 
+from bench.faults.program import Work, main
 from meshhook.schema.pgmq import packaged_sql
 
 if TYPE_CHECKING:

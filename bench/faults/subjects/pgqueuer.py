@@ -10,7 +10,8 @@ from pgqueuer import PgQueuer
 from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
 from pgqueuer.models import Job
 from pgqueuer.queries import Queries
-from program import Work, main
+
+from bench.faults.program import Work, main
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import procrastinate
-from program import Work, main
+
+from bench.faults.program import Work, main
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

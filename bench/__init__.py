@@ -1,0 +1,1 @@
+"""Benchmarks of MeshHook Queue: a project of its own, which nothing imports."""

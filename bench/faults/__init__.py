@@ -1,0 +1,1 @@
+"""MeshHook Queue and others through the same faults."""

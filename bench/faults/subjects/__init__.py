@@ -1,0 +1,1 @@
+"""The queues that go through the faults, a program each."""

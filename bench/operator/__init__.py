@@ -1,0 +1,1 @@
+"""The benchmark of the operator, on a real control plane."""
