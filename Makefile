@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages demo test fuzz chaos soak lint format bench bench-quick generate docs diagrams dashboards-preview \
+.PHONY: help setup packages demo test fuzz chaos soak lint format bench bench-quick generate docs diagrams dashboards-live \
 	cluster cluster-down e2e bench-scaling bench-faults bench-operator tools dist lock clean
 
 help: ## List the targets
@@ -89,8 +89,8 @@ docs: $(SETUP) ## Build the documentation site into site/, without a network
 diagrams: ## Draw the diagrams of docs/ anew from their sources (Graphviz)
 	@for source in docs/diagrams/*.dot; do dot -Tsvg "$$source" -o "$${source%.dot}.svg" || exit 1; done
 
-dashboards-preview: $(SETUP) ## Draw the dashboards from a real Prometheus into docs/dashboards
-	@PYTHONPATH=tests $(BIN)/python -m grafana.preview $(ARGS)
+dashboards-live: $(SETUP) ## Run a fleet under a Prometheus, for a Grafana of yours to show
+	@PYTHONPATH=tests $(BIN)/python -m grafana.live $(ARGS)
 
 cluster: $(SETUP) ## Start a real one-node Kubernetes with the chart installed (Linux, root, Go)
 	@tests/e2e/play up

@@ -41,7 +41,9 @@ SERVER_SETTINGS = {"max_connections": "600"}
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="MeshHook Queue beside raw PGMQ and its peers")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.run", description="MeshHook Queue beside raw PGMQ and its peers"
+    )
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="one small round, at most 5 minutes")
     sizes.add_argument("--short", action="store_true", help="three rounds, in 20 minutes or so")

@@ -195,7 +195,7 @@ def run_one(subject: str, python: str, fault: Callable[[Stage], None], template:
 
 def main() -> None:
     """Run all, and write docs/reliability.json and docs/reliability.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.faults.run", description=__doc__)
     parser.add_argument("--only", choices=SUBJECTS, action="append", help="a subject, again")
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache/meshhook/peers")
     arguments = parser.parse_args()

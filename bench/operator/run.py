@@ -106,7 +106,9 @@ class _Others:
 
 def main() -> None:
     """Run what the command line says."""
-    parser = argparse.ArgumentParser(description="Benchmark the operator.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.operator.run", description="Benchmark the operator."
+    )
     parser.add_argument("--queues", type=int, default=500)
     parser.add_argument("--pods", type=int, default=2000)
     parser.add_argument("--steady-seconds", type=float, default=180)

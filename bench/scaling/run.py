@@ -114,7 +114,7 @@ def main() -> None:
     """Read the options, play, and write."""
     names = [trace.name for trace in traces(0)]
     policies = [*POLICIES, HINDSIGHT]
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.scaling.run", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many of each trace; default 1")
     parser.add_argument("--trace", action="append", choices=names, help="only this trace")
     parser.add_argument("--age", action="append", type=int, help="only this target age, in seconds")

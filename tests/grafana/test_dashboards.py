@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from itertools import combinations
 from typing import Any
@@ -15,6 +17,9 @@ from support import promql
 from support.dashboard_files import FOLDER, STEMS, PanelQuery, panels, queries, read
 
 QUERIES = list(queries())
+PICTURES = FOLDER.parents[1] / "docs" / "dashboards"
+README = FOLDER.parent / "README.md"
+OLDER = "This picture is older than the dashboard."
 EXEMPT: dict[str, str] = {}
 """Metrics that are on no panel, each with the reason."""
 
@@ -223,11 +228,30 @@ def _thresholds(panel: dict[str, Any]) -> list[dict[str, Any]]:
     return steps
 
 
+def visible(stem: str) -> str:
+    """Return a sum of what a picture of a dashboard depends on: all but the descriptions."""
+
+    def without_descriptions(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {k: without_descriptions(v) for k, v in part.items() if k != "description"}
+        return [without_descriptions(each) for each in part] if isinstance(part, list) else part
+
+    text = json.dumps(without_descriptions(read(stem)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @with_each_dashboard
 def test_dashboard_has_a_picture(stem):
-    """The preview of each dashboard is there, shown by the README, and small."""
-    picture = FOLDER.parents[1] / "docs" / "dashboards" / f"{stem}.png"
+    """It is shown by the README, small, and says so where the dashboard has changed since."""
+    picture = PICTURES / f"{stem}.png"
+    _, shown, below = README.read_text().partition(f"](../docs/dashboards/{stem}.png)")
+    drawn = json.loads((PICTURES / "drawn.json").read_text())
+    present = visible(stem)
 
-    assert f"](../docs/dashboards/{stem}.png)" in (FOLDER.parent / "README.md").read_text()
+    assert shown
+    assert below.lstrip().startswith(OLDER) == (drawn[stem] != present), (
+        f"Write {OLDER!r} below the picture of {stem} in {README}, or take a new one, and set its"
+        f" entry in {PICTURES / 'drawn.json'} to {present}"
+    )
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 200_000

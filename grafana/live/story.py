@@ -1,4 +1,4 @@
-"""What happens to the fleet while the pictures' data is gathered: a day in a few minutes."""
+"""What happens to the fleet: a day in a few minutes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from support.monitored_fleet import MonitoredFleet
 from support.monitored_producer import Flow
 
 _CALM, _SURGE, _DRAIN, _FAILURE = 60, 90, 120, 110
-_SPARE = 120  # so that load is still there when the pictures' data are asked for
+_SPARE = 120  # so that load is still there when somebody looks
 
 
 @dataclass(frozen=True, slots=True)

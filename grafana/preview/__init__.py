@@ -1,1 +1,0 @@
-"""Pictures of the dashboards with real data, drawn without Grafana."""
