@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -27,7 +27,7 @@ from meshhook.postgres.database import STEADY_PLANS, Database, connect
 from meshhook.postgres.driver_errors import translated_errors
 from meshhook.store import sending
 from meshhook.store.sending import insert_messages
-from support.silent_proxy import silent_proxy
+from support.proxy import Proxy
 from support.waiting import eventually
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -63,60 +63,6 @@ async def is_waiting(connection: Connection) -> bool:
 def connections_of(pool: Pool) -> list[Connection]:
     """Return the connections that a pool has open."""
     return [holder._con for holder in pool._holders]  # type: ignore[attr-defined]
-
-
-class Proxy:
-    """Stands between a client and the server, and can swallow what the server answers."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = host, port
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.swallows_at = b""
-        """Once the client has sent this, its answer is swallowed and the connection is cut."""
-        self.cut = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection."""
-        server_reader, server_writer = await asyncio.open_connection(*self._target)
-        swallowing = asyncio.Event()
-
-        async def there() -> None:
-            while data := await reader.read(65_536):
-                if self.swallows_at and self.swallows_at in data:
-                    swallowing.set()
-                server_writer.write(data)
-
-        async def back() -> None:
-            while data := await server_reader.read(65_536):
-                # `Z`, idle: the statement has been committed.
-                if swallowing.is_set() and data.endswith(b"Z\x00\x00\x00\x05I"):
-                    self.cut += 1
-                    return
-                if not swallowing.is_set():
-                    writer.write(data)
-
-        tasks = [asyncio.create_task(there()), asyncio.create_task(back())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for each in (writer, server_writer):
-                each.close()
-
-
-@asynccontextmanager
-async def proxied(url: str) -> AsyncIterator[tuple[str, Proxy]]:
-    """A URL that leads to the database through a proxy."""
-    parts = urlsplit(url)
-    assert parts.hostname
-    assert parts.port
-    proxy = Proxy(parts.hostname, parts.port)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server:
-        yield url.replace(f":{parts.port}/", f":{port}/"), proxy
 
 
 # --- Errors by their kind ----------------------------------------------------------------------
@@ -302,11 +248,13 @@ async def test_a_commit_whose_answer_is_lost_is_not_repeated(
     connection: Connection, database_url: str, queue_name: str, jobs: int, swallowed: bytes
 ) -> None:
     """The job is stored once, although its caller was told that this is uncertain."""
-    async with proxied(database_url) as (url, proxy), pool_of(url, size=1) as pool:
+    async with AsyncExitStack() as stack:
+        proxy = stack.enter_context(Proxy(database_url))
+        pool = await stack.enter_async_context(pool_of(proxy.through(database_url), size=1))
         service = QueueService[Any](pool, queue_name)
         warm = (service.enqueue({}), service.enqueue_many([{}]))
         await asyncio.gather(*warm)
-        proxy.swallows_at = swallowed
+        proxy.lose_answer_to(swallowed)
         headers = {"needle": 1}
         sending: Awaitable[Any] = (
             service.enqueue({}, headers=headers)
@@ -315,7 +263,7 @@ async def test_a_commit_whose_answer_is_lost_is_not_repeated(
         )
         with pytest.raises(UncertainCommitError):
             await sending
-        assert proxy.cut == 1
+        assert proxy.cuts == 1
     assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 2 + jobs
 
 
@@ -629,9 +577,9 @@ async def test_the_primary_is_found_among_several_hosts(
     """Hosts that refuse, that are silent, and that only read are passed over, each in its time."""
     parts = urlsplit(database_url)
     name = await connection.fetchval("select current_database()")
-    async with silent_proxy(database_url) as (silent_url, proxy):
-        proxy.is_silent = True
-        hosts = f"127.0.0.1:1,127.0.0.1:{urlsplit(silent_url).port},{parts.hostname}:{parts.port}"
+    with Proxy(database_url) as proxy:
+        proxy.swallow(new_ones=True)
+        hosts = f"127.0.0.1:1,127.0.0.1:{proxy.port},{parts.hostname}:{parts.port}"
         url = database_url.replace(f"{parts.hostname}:{parts.port}", hosts)
         wanted = f"{url}?connect_timeout=1&target_session_attrs="
         for attributes in ("read-write", "prefer-standby"):

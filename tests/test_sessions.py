@@ -36,7 +36,7 @@ from meshhook.schema import check_schema
 from meshhook.statistics import job_statistics
 from meshhook.tracking import find_jobs, get_job
 from meshhook.worker.connections import WorkerConnection
-from support.silent_proxy import silent_proxy
+from support.proxy import Proxy
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -277,7 +277,8 @@ async def test_no_call_waits_for_a_silent_connection(
     monkeypatch.setattr("meshhook.postgres.database._CANCEL_TIMEOUT_SECONDS", 0.05)
     for module in ("administration", "dead_letters", "statistics", "store.table_locks"):
         monkeypatch.setattr(f"meshhook.{module}.LONG_ANSWER_TIMEOUT_SECONDS", 0.1)
-    async with silent_proxy(database_url) as (url, proxy):
+    with Proxy(database_url) as proxy:
+        url = proxy.through(database_url)
         pool = await asyncpg.create_pool(url, min_size=2, max_size=2)
         own = await asyncpg.connect(url)
         try:
@@ -287,7 +288,7 @@ async def test_no_call_waits_for_a_silent_connection(
             assert job is not None
             await own.execute("begin")
             service._database._answer_timeout_seconds = service._answer_timeout_seconds = 0.1
-            proxy.is_silent = True
+            proxy.swallow(new_ones=True)
             stage = Stage(pool, service, job, own)
             writes = call in SILENT_WRITES
             kind = UncertainCommitError if writes else DatabaseUnavailableError
@@ -303,12 +304,13 @@ async def test_completing_a_job_over_a_silent_connection_ends(
 ) -> None:
     """The handler is told that it does not know what became of the job."""
     told: list[BaseException] = []
-    async with silent_proxy(database_url) as (url, proxy):
+    with Proxy(database_url) as proxy:
+        url = proxy.through(database_url)
         own = await asyncpg.connect(url)
 
         async def handler(job: Job[Any]) -> None:
             async with own.transaction():
-                proxy.is_silent = True
+                proxy.swallow(new_ones=True)
                 monkeypatch.setattr("meshhook.postgres.database.ANSWER_TIMEOUT_SECONDS", 0.1)
                 try:
                     await job.complete(connection=own)
@@ -317,7 +319,7 @@ async def test_completing_a_job_over_a_silent_connection_ends(
                 finally:
                     monkeypatch.undo()
                     own.terminate()
-                    proxy.is_silent = False
+                    proxy.heal()
 
         await QueueService[Any](pool, "jobs").enqueue({})
         async with make_worker(database_url, handler):
@@ -327,7 +329,8 @@ async def test_completing_a_job_over_a_silent_connection_ends(
 
 async def test_a_silent_connection_stops_no_reading_of_the_exporter(database_url: str) -> None:
     """It counts as a failed reading, and the next one has another connection."""
-    async with silent_proxy(database_url) as (url, proxy):
+    with Proxy(database_url) as proxy:
+        url = proxy.through(database_url)
         pool = await asyncpg.create_pool(url, min_size=1, max_size=1)
         exporter = QueueExporter(
             Database(pool, answer_timeout_seconds=0.1),
@@ -336,7 +339,7 @@ async def test_a_silent_connection_stops_no_reading_of_the_exporter(database_url
         )
         try:
             assert await exporter.collect()
-            proxy.is_silent = True
+            proxy.swallow(new_ones=True)
             assert not await asyncio.wait_for(exporter.collect(), 20)
         finally:
             pool.terminate()

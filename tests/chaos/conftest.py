@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from support.chaos.fleet import Fleet, MakeFleet
 from support.chaos.processes import Forks
-from support.chaos.proxy import Proxy
 from support.chaos.servers import (
     EFFECTS,
     MakeServer,
@@ -24,6 +22,7 @@ from support.chaos.servers import (
 )
 from support.chaos.window import Window
 from support.databases import server_directory
+from support.proxy import Proxy
 
 
 @pytest.fixture(scope="session")
@@ -105,12 +104,11 @@ async def window(
 @pytest.fixture
 def proxy(database_url: str) -> Iterator[Proxy]:
     """A proxy before `database_url`; it trusts nobody, and passes the password on."""
-    with Proxy(urlsplit(database_url).port or 5432) as proxy:
+    with Proxy(database_url) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def proxied_url(database_url: str, proxy: Proxy) -> str:
     """The URL of `database_url` behind the proxy."""
-    parts = urlsplit(database_url)
-    return parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{proxy.port}").geturl()
+    return proxy.through(database_url)

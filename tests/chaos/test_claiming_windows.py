@@ -11,9 +11,9 @@ from meshhook import Job, QueueService
 from support.chaos.counts import CLEAN
 from support.chaos.faults import full_of_sessions
 from support.chaos.gate import Gate
-from support.chaos.proxy import Proxy
 from support.chaos.servers import QUEUE, MakeServer
 from support.chaos.window import Window
+from support.proxy import Proxy
 from support.waiting import eventually
 
 

@@ -12,8 +12,8 @@ import pytest
 from meshhook import Job, QueueService
 from meshhook.errors import DatabaseUnavailableError, UncertainCommitError
 from support.chaos.counts import CLEAN
-from support.chaos.proxy import Proxy
 from support.chaos.window import Window
+from support.proxy import Proxy
 from support.waiting import eventually
 
 MANY = pytest.mark.parametrize("count", [1, 3])

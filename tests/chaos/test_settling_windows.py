@@ -13,8 +13,8 @@ from meshhook.errors import UncertainCommitError
 from meshhook.worker.connections import WorkerConnection
 from support.chaos.counts import CLEAN
 from support.chaos.gate import Gate
-from support.chaos.proxy import Proxy
 from support.chaos.window import Window
+from support.proxy import Proxy
 from support.waiting import eventually
 
 

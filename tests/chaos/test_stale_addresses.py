@@ -15,8 +15,8 @@ from meshhook import Database, QueueService
 from meshhook.errors import DatabaseReadOnlyError
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand
-from support.chaos.proxy import Proxy
 from support.chaos.servers import QUEUE, Server, ServerTemplate
+from support.proxy import Proxy
 from support.waiting import eventually
 
 
@@ -54,7 +54,7 @@ async def test_every_pool_finds_the_primary_once_the_address_does(
             with pytest.raises(DatabaseReadOnlyError):
                 await operators.read_demand([request], waiting_seconds=5)
 
-            address.target_port = primary.port
+            address.lead_to(primary.port)
             for service in services:
                 await eventually(partial(takes_jobs, service))
                 await asyncio.gather(*(service.enqueue_many([{}]) for _ in range(6)))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -12,25 +12,18 @@ import pytest
 from meshhook.schema import migrate
 from support.cluster.api import Api
 from support.cluster.objects import database_secret, job_queue
-from support.cluster.proxy import Proxy
 from support.cluster.views import JobQueueView
+from support.proxy import Proxy
 from support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("operator")
 
 
 @pytest.fixture
-async def database_proxy(database_url: str) -> AsyncIterator[Proxy]:
+def database_proxy(database_url: str) -> Iterator[Proxy]:
     """A proxy before the database."""
-    async with Proxy(database_url, default_port=5432) as proxy:
+    with Proxy(database_url) as proxy:
         yield proxy
-
-
-def through(proxy: Proxy, url: str) -> str:
-    """Return a URL that leads through a proxy."""
-    parts = urlsplit(url)
-    login = parts.netloc.rpartition("@")[0]
-    return urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{proxy.port}"))
 
 
 async def is_served(api: Api, name: str) -> None:
@@ -114,14 +107,14 @@ async def test_an_unreachable_database(
     database_url: str,
 ):
     """A database that refuses connections is told; others are served; it comes back by itself."""
-    await database_proxy.refuse()
-    await api.create(database_secret(through(database_proxy, database_url)))
+    database_proxy.refuse()
+    await api.create(database_secret(database_proxy.through(database_url)))
     await api.create(database_secret(database_url, "other"))
     await api.create(job_queue())
     view = JobQueueView(api)
     await view.until_condition("Ready", "False", reason="SourceUnavailable")
     await is_served(api, "letters")
-    await database_proxy.accept()
+    database_proxy.accept()
     await view.until_condition("Ready", "True", timeout=60)
 
 
@@ -134,7 +127,7 @@ async def test_a_database_that_goes_away(
 ):
     """Without its database a queue keeps its workers, and goes on without a dip (1850, 2244)."""
     connection = await asyncpg.connect(database_url)
-    await api.create(database_secret(through(database_proxy, database_url)))
+    await api.create(database_secret(database_proxy.through(database_url)))
     await api.create(database_secret(database_url, "other"))
     await api.create(job_queue(scaling={"scaleDown": {"windowSeconds": 5}}))
     view = JobQueueView(api)
@@ -142,13 +135,13 @@ async def test_a_database_that_goes_away(
     await connection.execute("select pgmq.send_batch('emails', array_fill('{}'::jsonb, array[50]))")
     await view.until_replicas(5)
     if fault == "refuses":
-        await database_proxy.refuse()
+        database_proxy.refuse()
     else:
         database_proxy.stall()
     await view.until_condition("Ready", "False", reason="SourceUnavailable")
     await is_served(api, "letters")
     assert await view.replicas() == 5
-    await database_proxy.accept()
+    database_proxy.accept()
     database_proxy.resume()
     await view.until_condition("Ready", "True", timeout=60)
     assert await view.replicas() == 5
@@ -159,13 +152,13 @@ async def test_a_database_that_goes_away(
 
 async def test_the_fallback(api: Api, database_proxy: Proxy, database_url: str):
     """A queue at zero goes up to its fallback when its database is away (KEDA 7239)."""
-    await api.create(database_secret(through(database_proxy, database_url)))
+    await api.create(database_secret(database_proxy.through(database_url)))
     fallback = {"replicas": 2, "afterFailures": 3}
     scaling: dict[str, Any] = {"minReplicas": 0, "cooldownSeconds": 0, "fallback": fallback}
     await api.create(job_queue(scaling=scaling | {"scaleDown": {"windowSeconds": 1}}))
     view = JobQueueView(api)
     await view.until_replicas(0)
-    await database_proxy.refuse()
+    database_proxy.refuse()
     await view.until_replicas(2)
 
 
@@ -176,7 +169,7 @@ async def test_a_rotated_secret(api: Api, database_proxy: Proxy, database_url: s
     view = JobQueueView(api)
     await view.until_ready_replicas(1)
     (before,) = await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")
-    url = through(database_proxy, database_url)
+    url = database_proxy.through(database_url)
     await api.patch("Secret", "database", {"stringData": {"uri": url}})
 
     async def is_another() -> bool:

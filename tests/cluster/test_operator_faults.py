@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import asyncpg
@@ -12,8 +12,8 @@ from support.cluster.api import Api
 from support.cluster.control_plane import ControlPlane
 from support.cluster.objects import job_queue
 from support.cluster.operator_process import OperatorProcess, StartOperator
-from support.cluster.proxy import Proxy
 from support.cluster.views import JobQueueView
+from support.proxy import Proxy
 from support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("job_queues_are_known")
@@ -28,9 +28,9 @@ async def own_operator(start_operator: StartOperator) -> OperatorProcess:
 
 
 @pytest.fixture
-async def control_plane_proxy(control_plane: ControlPlane) -> AsyncIterator[Proxy]:
+def control_plane_proxy(control_plane: ControlPlane) -> Iterator[Proxy]:
     """A proxy before the API server."""
-    async with Proxy(control_plane.url) as proxy:
+    with Proxy(control_plane.url) as proxy:
         yield proxy
 
 
@@ -155,7 +155,7 @@ async def test_a_lost_watch(
     view = JobQueueView(api)
     await view.until_replicas(1)
     if fault == "dropped":
-        await control_plane_proxy.drop()
+        control_plane_proxy.reset()
     else:
         control_plane_proxy.forget()
     await api.patch("JobQueue", "emails", {"spec": {"scaling": {"minReplicas": 3}}})

@@ -10,9 +10,9 @@ import pytest
 from support.chaos.counts import CLEAN
 from support.chaos.faults import at_moments, pause
 from support.chaos.fleet import Fleet, MakeFleet
-from support.chaos.proxy import Proxy
 from support.chaos.servers import QUEUE, MakeServer
 from support.pgbouncer import pgbouncer
+from support.proxy import Proxy
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 

@@ -1,4 +1,4 @@
-"""A TCP proxy before PostgreSQL that delays, swallows, cuts or resets, and knows whose link it is.
+"""A TCP proxy that delays, stalls, swallows, cuts or resets, and knows whose link it is.
 
 It runs in a thread of its own, so that tests with or without an event loop may use it.
 """
@@ -13,9 +13,12 @@ import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 HOST = "127.0.0.1"
 _NAME = b"application_name\0"
+_IDLE = b"Z\x00\x00\x00\x05I"
+"""What PostgreSQL says last when it has ended a statement, and a transaction if there was one."""
 _CHUNK_BYTES = 65_536
 _Value = TypeVar("_Value")
 
@@ -25,11 +28,15 @@ class Link:
     """One connection of a client."""
 
     client: asyncio.StreamWriter
+    flowing: asyncio.Event
+    """Set while it passes on what it has taken."""
     server: asyncio.StreamWriter | None = None
     application: str = ""
     """The application_name that the client gave; empty until then, or if it gave none."""
     loses: frozenset[str] = frozenset()
     """What is swallowed: questions, answers, or both."""
+    ends_when_idle: bool = False
+    """Whether it is cut once the server has said that it is idle."""
     pumps: list[asyncio.Task[None]] = field(default_factory=list)
 
     def reset(self) -> None:
@@ -48,25 +55,35 @@ class Link:
 
 
 class Proxy:
-    """Passes connections on to a port of 127.0.0.1, and misbehaves when told to.
+    """Listens on a port of 127.0.0.1, passes connections on, and misbehaves when told to.
 
-    What it does to links may be limited to those of an application, by the start of its name.
+    What it does to links may be limited to those of an application of PostgreSQL, by the start of
+    its name.
 
     Attributes:
         port: where it listens.
+        connections: how many connections it has taken so far.
+        cuts: how many links `lose_answer_to` has cut.
         swallowed_bytes: how much it did not pass on.
     """
 
-    def __init__(self, target_port: int) -> None:
-        self.target_port = target_port
+    def __init__(self, target: str | int) -> None:
+        """Take where to: the port of a server on this machine, or a URL with host and port."""
+        parts = urlsplit(target if isinstance(target, str) else f"//{HOST}:{target}")
+        self._target = (parts.hostname or HOST, parts.port or 5432)
         self.port = 0
+        self.connections = 0
+        self.cuts = 0
         self.swallowed_bytes = 0
+        self._last_words: bytes | None = None
         self._links: set[Link] = set()
         self._delay_seconds = 0.0
         self._loses_new: frozenset[str] = frozenset()
         self._barred: tuple[str, ...] = ()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self) -> Self:
@@ -87,13 +104,24 @@ class Proxy:
         """Return the URL of a database behind it."""
         return f"postgresql://postgres@{HOST}:{self.port}/{database}"
 
+    def through(self, url: str) -> str:
+        """Return a URL with the proxy in place of its host and port."""
+        parts = urlsplit(url)
+        login, at, _ = parts.netloc.rpartition("@")
+        return parts._replace(netloc=f"{login}{at}{HOST}:{self.port}").geturl()
+
+    def lead_to(self, port: int) -> None:
+        """Pass connections that are made from now on to another port."""
+        self._target = (HOST, port)
+
     def applications(self) -> list[str]:
         """Return the names of the applications that are connected now."""
         return sorted(link.application for link in list(self._links))
 
     def accept(self) -> None:
-        """Take connections, on the same port as before."""
-        self._run(self._listen())
+        """Take connections; after `refuse`, on the same port as before."""
+        if self._server is None:
+            self._run(self._listen())
 
     def refuse(self) -> None:
         """Break all links, and refuse new ones: the network is cut, or the server gone."""
@@ -131,6 +159,28 @@ class Proxy:
         """Let the server hear everything and the client nothing. Returns of how many links."""
         return self._lose(application, "answers")
 
+    def lose_answer_to(self, words: bytes) -> None:
+        """Let the server hear and commit the next statement with these words, and cut its link."""
+        self._last_words = words
+
+    def stall(self) -> None:
+        """Pass nothing on from now on, and say nothing; keep what comes until `resume`."""
+        self._loop.call_soon_threadsafe(self._flowing.clear)
+
+    def resume(self) -> None:
+        """Go on after `stall`."""
+        self._loop.call_soon_threadsafe(self._flowing.set)
+
+    def forget(self) -> None:
+        """Stall the links of now for ever; later ones work. So do firewalls."""
+
+        async def forget() -> None:
+            self._flowing.clear()
+            self._flowing = asyncio.Event()
+            self._flowing.set()
+
+        self._run(forget())
+
     def heal(self) -> None:
         """Let new links work; half-open ones stay as they are."""
         self._loses_new = frozenset()
@@ -155,10 +205,11 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = Link(writer, loses=self._loses_new)
+        link = Link(writer, self._flowing, loses=self._loses_new)
         self._links.add(link)
+        self.connections += 1
         try:
-            server_reader, link.server = await asyncio.open_connection(HOST, self.target_port)
+            server_reader, link.server = await asyncio.open_connection(*self._target)
             link.pumps = [
                 asyncio.create_task(self._pump(reader, link.server, link, "questions")),
                 asyncio.create_task(self._pump(server_reader, writer, link, "answers")),
@@ -176,7 +227,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link, what: str
     ) -> None:
         passing: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        sender = asyncio.create_task(self._send(passing, writer))
+        sender = asyncio.create_task(self._send(passing, writer, link))
         try:
             while data := await reader.read(_CHUNK_BYTES):
                 if what == "questions" and not link.application:
@@ -184,8 +235,15 @@ class Proxy:
                     if link.application.startswith(self._barred):
                         link.reset()
                         return
+                if what == "questions" and self._last_words and self._last_words in data:
+                    self._last_words = None
+                    link.loses, link.ends_when_idle = frozenset({"answers"}), True
                 if what in link.loses:
                     self.swallowed_bytes += len(data)
+                    if link.ends_when_idle and data.endswith(_IDLE):
+                        self.cuts += 1
+                        link.reset()
+                        return
                 else:
                     passing.put_nowait((self._loop.time() + self._delay_seconds, data))
             if what in link.loses:
@@ -198,13 +256,14 @@ class Proxy:
             await sender
 
     async def _send(
-        self, passing: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+        self, passing: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, link: Link
     ) -> None:
         with contextlib.suppress(OSError, RuntimeError):
             while True:
                 at, data = await passing.get()
                 if at > self._loop.time():
                     await asyncio.sleep(at - self._loop.time())
+                await link.flowing.wait()
                 if not data:
                     writer.write_eof()
                     return
