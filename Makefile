@@ -17,13 +17,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages demo test fuzz chaos soak lint format bench bench-quick generate docs diagrams dashboards-live \
-	cluster cluster-down e2e bench-scaling bench-faults bench-operator tools dist lock clean
+.PHONY: help setup packages demo test test-fast fuzz chaos soak lint format bench bench-quick generate docs \
+	diagrams dashboards-live cluster cluster-down e2e bench-scaling bench-faults bench-operator tools dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'demo, test, chaos, soak, bench, e2e and lock pass ARGS on: make test ARGS="-k retry"'
+	@echo 'demo, test, test-fast, chaos, soak, bench, e2e and lock pass ARGS on: make test ARGS="-k retry"'
 	@echo 'Another Python: make setup PYTHON=python3.13; beside the first one: ... VENV=.venv-3.13'
 
 setup: $(SETUP) ## Install the tools and the package into .venv
@@ -42,6 +42,9 @@ demo: $(SETUP) ## Run the demonstration
 
 test: $(SETUP) ## Run the tests, two at a time (one at a time: ARGS=-n0)
 	@$(BIN)/python -m pytest -n 2 --max-worker-restart=0 $(ARGS)
+
+test-fast: $(SETUP) ## Run the quick tests that need no cluster and no build: a minute
+	@$(BIN)/python -m pytest -n 2 -m "(unit or process or database) and not slow" $(ARGS)
 
 fuzz: $(SETUP) ## Search for texts that break what decodes them (Linux; FUZZ_SECONDS=60 a target)
 	@for target in $${TARGETS:-`PYTHONPATH=tests $(BIN)/python -c \

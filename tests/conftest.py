@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.schema import migrate
-from support import released_migrations, tiers
+from support import released_migrations, slow_tests, tiers
 from support.databases import TEST_SETTINGS, Databases, server_directory
 from support.lanes import Lanes
 from support.pgmq_versions import PGMQ_VERSIONS, pgmq_sql
@@ -33,11 +33,17 @@ _guard = tiers.ProcessGuard()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that records new migrations."""
+    """Add the options that record new migrations and slow tests."""
     parser.addoption(
         "--add-migrations",
         action="store_true",
         help="add the migrations that are new to tests/released_migrations.json",
+    )
+    parser.addoption(
+        "--record-slow",
+        action="store_true",
+        help="write which of these tests are slow into tests/slow_tests.txt; takes -n0, and a "
+        "machine that does nothing else",
     )
 
 
@@ -52,6 +58,10 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, action)
     if config.getoption("add_migrations") and not hasattr(config, "workerinput"):
         released_migrations.add_new()
+    if config.getoption("record_slow"):
+        if config.getoption("numprocesses", None):
+            raise pytest.UsageError("--record-slow measures one test at a time: add -n0")
+        config.pluginmanager.register(slow_tests.Recorder())
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -109,7 +119,9 @@ def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
 @pytest.fixture(scope="session")
 def template_of_day(databases: Databases) -> Callable[[date], str]:
     """Returns the name of a database that was migrated on a day of UTC, made at the first call."""
-    return cache(lambda _: databases.create_template(migrate))
+    get = cache(lambda _: databases.create_template(migrate))
+    get(datetime.now(UTC).date())
+    return get
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +132,9 @@ def template_with_queue_of_day(databases: Databases) -> Callable[[date], str]:
         await migrate(connection)
         await connection.execute("select meshhook.create_queue('jobs')")
 
-    return cache(lambda _: databases.create_template(prepare))
+    get = cache(lambda _: databases.create_template(prepare))
+    get(datetime.now(UTC).date())
+    return get
 
 
 @pytest.fixture

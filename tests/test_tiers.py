@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import tiers
+from support import slow_tests, tiers
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,3 +60,30 @@ def test_a_unit_test_may_not_start_a_program() -> None:
     with pytest.raises(pytest.fail.Exception, match=r"pytest\.mark\.process"):
         subprocess.run(["true"], check=True)
     subprocess.run(["true"], check=True)
+
+
+def test_every_slow_test_is_there() -> None:
+    """A test that was renamed or removed leaves tests/slow_tests.txt: run it with --record-slow."""
+    gone = []
+    for function in slow_tests.read():
+        path, _, name = function.partition("::")
+        file = ROOT / path
+        if not file.is_file() or f"def {name}(" not in file.read_text():
+            gone.append(function)
+    assert sorted(gone) == []
+
+
+def test_what_is_measured_replaces_what_was_known() -> None:
+    """Only what ran changes: a slow case makes its function slow, and so do many cases."""
+    known = ["a::gone", "a::quick_now", "b::did_not_run"]
+    measured = {
+        "a::quick_now": [0.9],
+        "a::one_slow_case": [0.1, 1.1],
+        "a::many_cases": [0.5] * 11,
+        "a::gone": [0.1],
+    }
+    assert slow_tests.updated(known, measured) == [
+        "a::many_cases",
+        "a::one_slow_case",
+        "b::did_not_run",
+    ]

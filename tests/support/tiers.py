@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from support import slow_tests
+
 TIERS = {
     "unit": "needs nothing but this process",
     "process": "starts programs, such as psql, promtool or another Python",
@@ -41,8 +43,11 @@ _STARTS = frozenset(
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Give each test the marker of what it needs, unless one stands at the test or its module."""
+    """Give each test the marker of what it needs, unless it or its module has one; and `slow`."""
+    slow = slow_tests.read()
     for item in items:
+        if slow_tests.function_of(item.nodeid) in slow:
+            item.add_marker(SLOW)
         if tiers_of(item):
             continue
         fixtures = getattr(item, "fixturenames", ())
