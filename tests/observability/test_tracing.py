@@ -391,7 +391,7 @@ async def test_without_a_provider_there_are_no_spans(
     async with worker:
         await eventually(lambda: worker.get_stats().processed == 1)
         assert worker._parts is not None
-        assert worker._parts.lanes[0].runner._attempter.tracer is None
+        assert worker._parts.lanes[0].executor.attempts.tracer is None
     assert seen == [True]
 
 

@@ -101,7 +101,7 @@ async def test_a_dead_listening_connection_is_listened_on_again(
 
         await eventually(listens)
         woken = asyncio.Event()
-        worker._parts.lanes[0].claimer.notify = woken.set  # type: ignore[method-assign]
+        worker._parts.lanes[0].notify = woken.set  # type: ignore[method-assign]
         await connection.execute("select pg_notify('meshhook_wake_jobs', '')")
         await asyncio.wait_for(woken.wait(), 10)
 
@@ -131,7 +131,8 @@ async def test_a_database_that_goes_away_is_waited_for() -> None:
                 go_on.set()
                 await eventually(
                     lambda: (
-                        worker._parts is not None and worker._parts.lanes[0].settler.backlog == 1
+                        worker._parts is not None
+                        and worker._parts.lanes[0].held_jobs.unsettled == 1
                     )
                 )
                 with pytest.raises(DatabaseUnavailableError):
@@ -269,7 +270,7 @@ async def test_a_queue_that_is_dropped_and_made_again_is_worked_on(
     async with make_worker(database_url, nothing) as worker:
         await drop_queue(database, "jobs")
         assert worker._parts is not None
-        worker._parts.lanes[0].claimer.wake()
+        worker._parts.lanes[0].notify()
         await create_queue(database, "jobs")
         await QueueService(pool, "jobs").enqueue({})
         await eventually(lambda: worker.get_stats().processed == 1, timeout=20)

@@ -14,7 +14,7 @@ from meshhook import DLQService, Job, QueueService, set_queue_config
 from meshhook.errors import DatabaseError
 from meshhook.postgres.database import Database
 from meshhook.store import settlements
-from meshhook.worker import settling
+from meshhook.worker import completer
 from support.waiting import eventually
 from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
 
@@ -137,12 +137,12 @@ async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
     async def handler(_: Job[Any]) -> None:
         """Do nothing."""
 
-    monkeypatch.setattr(settling, "settle", refusing)
-    monkeypatch.setattr(settling, "REFUSED_RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(completer, "settle", refusing)
+    monkeypatch.setattr(completer, "REFUSED_RETRY_SECONDS", 1.0)
     async with make_worker(database_url, handler) as worker:
         assert worker._parts is not None
-        settler = worker._parts.lanes[0].settler
-        await eventually(lambda: len(settler._put_off) == 1)
+        ended = worker._parts.lanes[0].held_jobs.ended
+        await eventually(lambda: len(ended._put_off) == 1)
         suspect = await queue.enqueue({}, delay_seconds=0.5)
         await connection.execute("update pgmq.q_jobs set read_ct = 1 where msg_id = $1", suspect)
         await eventually(lambda: worker.get_stats().succeeded == 1)

@@ -65,11 +65,11 @@ async def test_a_worker_that_fails_gives_back_what_it_holds(
     assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 1
 
 
-@pytest.mark.parametrize("part", ["claimer", "settler", "runner", "config"])
+@pytest.mark.parametrize("part", ["producer", "completer", "executor", "config"])
 async def test_a_part_that_somebody_cancels_is_missed(
     pool: Pool[Any], connection: Connection[Any], database_url: str, part: str
 ) -> None:
-    """A worker without its settler, say, fails at once instead of working on for nothing."""
+    """A worker without its completer, say, fails at once instead of working on for nothing."""
 
     async def handler(_: Job[Any]) -> None:
         for task in asyncio.all_tasks():

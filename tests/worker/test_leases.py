@@ -14,8 +14,8 @@ from meshhook.outcomes import AttemptOutcome
 from meshhook.postgres.database import Database
 from meshhook.store import queries
 from meshhook.store.settlements import settle
-from meshhook.worker.attempts import settlement_of
-from meshhook.worker.lane import Lane
+from meshhook.worker.attempt import settlement_of
+from meshhook.worker.held_jobs import HeldJobs
 from meshhook.worker.leases import Lease
 from meshhook.worker.verdicts import Verdict
 from support.waiting import eventually
@@ -157,16 +157,17 @@ async def test_a_job_that_is_being_settled_has_not_lost_its_lease(
     await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
     looked = asyncio.Event()
     go_on = asyncio.Event()
-    on_leases_lost = Lane._on_leases_lost
+    leases_lost = HeldJobs.leases_lost
 
-    def note(lane: Lane, lost: list[Lease]) -> None:
-        on_leases_lost(lane, lost)
+    def note(held_jobs: HeldJobs, lost: list[Lease]) -> int:
+        count = leases_lost(held_jobs, lost)
         looked.set()
+        return count
 
     async def nothing(_: Job[Any]) -> None:
         pass
 
-    monkeypatch.setattr(Lane, "_on_leases_lost", note)
+    monkeypatch.setattr(HeldJobs, "leases_lost", note)
     async with make_worker(database_url, nothing) as worker:
         assert worker._parts is not None
         settling = worker._parts.settle_connection

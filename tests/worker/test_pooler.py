@@ -13,7 +13,7 @@ from meshhook import Database, DLQService, Job, QueueService, set_queue_config
 from meshhook.errors import InvalidSettingError
 from meshhook.postgres.database import connect
 from meshhook.schema import available_migrations, migrate
-from meshhook.worker import claiming
+from meshhook.worker import producer
 from support.databases import Databases, server_directory
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.waiting import eventually
@@ -164,13 +164,13 @@ async def test_notifications_come_by_a_direct_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a URL to listen on, claims go there too, and an insert is heard; no poll is needed."""
-    monkeypatch.setattr(claiming, "POLL_SECONDS", 600.0)
-    monkeypatch.setattr(claiming, "WAITING_SECONDS", 600.0)
+    monkeypatch.setattr(producer, "POLL_SECONDS", 600.0)
+    monkeypatch.setattr(producer, "WAITING_SECONDS", 600.0)
     database = await Database.connect(pooled_url, pooled=True)
     async with make_worker(pooled_url, nothing, pooled=True, listen_url=database_url) as worker:
         assert worker._parts is not None
-        claimer = worker._parts.lanes[0].claimer
-        await eventually(lambda: claimer._waiting_until)
+        parts = worker._parts
+        await eventually(lambda: parts.lanes[0].producer._waiting_until)
         await QueueService[Any](database, "jobs").enqueue({})
         await eventually(lambda: worker.get_stats().succeeded == 1)
         counted = await connection.fetchval(

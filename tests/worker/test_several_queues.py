@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import Database, Job, QueueService, Worker, drop_queue, set_queue_config
 from meshhook.errors import QueueNotFoundError
-from meshhook.worker import claiming
+from meshhook.worker import producer
 from support.waiting import eventually
 from support.workers import reports
 
@@ -216,8 +216,8 @@ async def test_every_queue_wakes_the_worker(
     queues: dict[str, QueueService[Any]], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An insert into any queue is heard; no poll is waited for."""
-    monkeypatch.setattr(claiming, "POLL_SECONDS", 600.0)
-    monkeypatch.setattr(claiming, "WAITING_SECONDS", 600.0)
+    monkeypatch.setattr(producer, "POLL_SECONDS", 600.0)
+    monkeypatch.setattr(producer, "WAITING_SECONDS", 600.0)
     ran: list[str] = []
 
     async def handler(job: Job[Any]) -> None:
@@ -226,7 +226,7 @@ async def test_every_queue_wakes_the_worker(
     async with make(database_url, NAMES, handler) as worker:
         assert worker._parts is not None
         lanes = worker._parts.lanes
-        await eventually(lambda: all(lane.claimer._waiting_until for lane in lanes))
+        await eventually(lambda: all(lane.producer._waiting_until for lane in lanes))
         for name in ("c", "a", "b"):
             await queues[name].enqueue({})
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook.worker.shares import Demand, share_out
+from meshhook.worker.slot_shares import Demand, share_out
 
 DEMANDS = st.lists(
     st.builds(Demand, weight=st.integers(1, 1_000), wanted=st.integers(0, 200)), max_size=12

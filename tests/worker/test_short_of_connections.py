@@ -16,7 +16,7 @@ from meshhook import Job, QueueService, set_queue_config
 from meshhook.errors import DatabaseUnavailableError
 from meshhook.postgres.database import Database
 from meshhook.worker.connections import WorkerConnection
-from meshhook.worker.leases import LeaseKeeper
+from meshhook.worker.lease_keeper import LeaseKeeper
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import Job, QueueService, create_queue
 from meshhook.postgres.database import Database
-from meshhook.worker.attempting import Attempter
+from meshhook.worker.attempt_runner import AttemptRunner
 from meshhook.worker.worker import Worker
 from support.waiting import eventually
 from support.workers import make_worker, outcomes
@@ -180,14 +180,14 @@ async def test_an_attempt_that_cannot_be_ended_is_a_failure_of_its_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the worker itself raises for a job is recorded, and the slot replaced."""
-    finish = Attempter.finish
+    finish = AttemptRunner.finish
 
-    def broken(self: Attempter, running: Any) -> None:
-        if running.job.payload == "bad":
+    def broken(self: AttemptRunner, held: Any, attempt: Any) -> None:
+        if attempt.job.payload == "bad":
             raise ZeroDivisionError
-        finish(self, running)
+        finish(self, held, attempt)
 
-    monkeypatch.setattr(Attempter, "finish", broken)
+    monkeypatch.setattr(AttemptRunner, "finish", broken)
 
     async def handler(_: Job[Any]) -> None:
         """Do nothing."""
@@ -237,7 +237,7 @@ async def test_slots_that_do_not_start_jobs_fail_the_liveness(
     pool: Pool[Any], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While jobs wait and no free slot takes one, the loop that watches the slots stands still."""
-    monkeypatch.setattr("meshhook.worker.running.WATCH_SECONDS", 0.02)
+    monkeypatch.setattr("meshhook.worker.executor.WATCH_SECONDS", 0.02)
 
     async def handler(_: Job[Any]) -> None:
         """Never reached."""
@@ -245,10 +245,10 @@ async def test_slots_that_do_not_start_jobs_fail_the_liveness(
     worker = make_worker(database_url, handler, grace_seconds=0)
     async with worker:
         assert worker._parts is not None
-        runner = worker._parts.lanes[0].runner
-        monkeypatch.setattr(runner, "_wake_slot", lambda: False)
+        held_jobs = worker._parts.lanes[0].held_jobs
+        monkeypatch.setattr(held_jobs.slots, "wake", lambda _: None)
         await QueueService[Any](pool, "jobs").enqueue({})
-        await eventually(lambda: runner.unstarted == 1)
+        await eventually(lambda: held_jobs.unstarted == 1)
         worker._parts.lanes[0].loops[2].stall_seconds = 0.5
         await eventually(
             lambda: any(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 import pytest
@@ -12,14 +12,14 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import Job, QueueService
 from meshhook.errors import DatabaseConflictError, DatabaseUnavailableError, UncertainCommitError
-from meshhook.observability.loops import WatchedLoop
-from meshhook.observability.worker_metrics import WorkerMetrics
 from meshhook.outcomes import AttemptOutcome
 from meshhook.store import settlements
 from meshhook.store.settlements import Settlement
-from meshhook.worker import lane, settling
-from meshhook.worker.attempting import Attempter
-from meshhook.worker.settling import PendingSettlement, Settler
+from meshhook.worker import completer, lane
+from meshhook.worker.attempt_runner import AttemptRunner
+from meshhook.worker.ended_jobs import EndedJobs
+from meshhook.worker.held_job import HeldJob
+from support.claimed_jobs import claimed_job
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
 
@@ -54,7 +54,7 @@ async def test_a_locked_message_holds_up_no_other_outcome(
     queue = QueueService[Any](pool, "jobs")
     async with make_worker(database_url, handler, concurrency=20) as worker:
         locked = await queue.enqueue({"payload": "locks"})
-        await eventually(lambda: worker._parts and worker._parts.lanes[0].settler.backlog == 1)
+        await eventually(lambda: worker._parts and worker._parts.lanes[0].held_jobs.unsettled == 1)
         for number in range(1, 4):
             await queue.enqueue_many([{}] * 100)
             done = 100 * number
@@ -78,21 +78,15 @@ async def test_a_locked_message_holds_up_no_other_outcome(
 
 async def test_an_old_outcome_behind_younger_ones_is_the_oldest() -> None:
     """What was put off and is tried again stands behind younger ones, and its wait goes on."""
-    settler = Settler(
-        connection=cast("Any", None),
-        tables=cast("Any", None),
-        worker_name="worker",
-        on_settled=lambda _: None,
-        metrics=WorkerMetrics("jobs", CollectorRegistry()),
-        tracer=None,
-        loop=WatchedLoop("settler"),
-    )
-    assert settler.oldest_seconds == 0
+    ended = EndedJobs()
+    assert ended.oldest_seconds == 0
     now = time.monotonic()
     for msg_id, since in ((1, now), (2, now - 60), (3, now)):
-        settlement = Settlement(msg_id, 1, 0.0, 1, AttemptOutcome.SUCCEEDED, None, 0.0)
-        settler.put(PendingSettlement(settlement, since))
-    assert settler.oldest_seconds >= 60
+        held = HeldJob(claimed_job(), 0.0, 0.0)
+        held.settlement = Settlement(msg_id, 1, 0.0, 1, AttemptOutcome.SUCCEEDED, None, 0.0)
+        held.ended_at = since
+        ended.put(held)
+    assert ended.oldest_seconds >= 60
 
 
 async def test_an_attempt_that_cannot_be_ended_has_waited_since_then(
@@ -106,16 +100,16 @@ async def test_an_attempt_that_cannot_be_ended_has_waited_since_then(
     async def away(*_: Any) -> Any:
         raise DatabaseConflictError("not now")
 
-    monkeypatch.setattr(Attempter, "finish", broken)
-    monkeypatch.setattr(settling, "settle", away)
+    monkeypatch.setattr(AttemptRunner, "finish", broken)
+    monkeypatch.setattr(completer, "settle", away)
     began_at = time.monotonic()
     worker = make_worker(database_url, nothing, grace_seconds=0)
     async with worker:
         await QueueService[Any](pool, "jobs").enqueue({})
         assert worker._parts is not None
-        settler = worker._parts.lanes[0].settler
-        await eventually(lambda: settler.backlog == 1)
-        assert settler.oldest_seconds <= time.monotonic() - began_at
+        ended = worker._parts.lanes[0].held_jobs.ended
+        await eventually(lambda: len(ended) == 1)
+        assert ended.oldest_seconds <= time.monotonic() - began_at
         monkeypatch.undo()
 
 
@@ -136,8 +130,8 @@ async def test_a_table_that_is_locked_against_writes_is_waited_for(
             await connection.execute("lock table pgmq.q_jobs in share mode")
             go_on.set()
             assert worker._parts is not None
-            settler = worker._parts.lanes[0].settler
-            await eventually(lambda: len(settler._put_off) == 50)
+            ended = worker._parts.lanes[0].held_jobs.ended
+            await eventually(lambda: len(ended._put_off) == 50)
         await eventually(lambda: worker.get_stats().succeeded == 50)
     for msg_id in ids:
         assert await outcomes(connection, msg_id) == [("succeeded", 1)]
@@ -188,7 +182,7 @@ async def test_a_completed_job_whose_answer_was_lost_is_counted_as_done(
         async with pool.acquire() as own, own.transaction():
             await job.complete(connection=own)
 
-    monkeypatch.setattr(settling, "settle", lose_answer)
+    monkeypatch.setattr(completer, "settle", lose_answer)
     registry = CollectorRegistry()
     msg_id = await QueueService[Any](pool, "jobs").enqueue({})
     async with make_worker(database_url, handler, registry=registry) as worker:
@@ -234,7 +228,7 @@ async def test_an_outcome_that_waits_past_its_lease_is_recorded_and_not_run_agai
     async def handler(job: Job[Any]) -> None:
         ran.append(job.msg_id)
 
-    monkeypatch.setattr(settling, "settle", away)
+    monkeypatch.setattr(completer, "settle", away)
     ids = await QueueService[Any](pool, "jobs").enqueue_many([{}] * 100)
     async with make_worker(database_url, handler, concurrency=10) as worker:
         await eventually(lambda: len(ran) == 100)
@@ -263,17 +257,17 @@ async def test_an_outcome_keeps_its_lease_until_it_is_recorded(
             raise DatabaseUnavailableError("away")
         return await settle(*arguments)
 
-    monkeypatch.setattr(settling, "settle", away)
+    monkeypatch.setattr(completer, "settle", away)
     async with make_worker(database_url, nothing) as worker:
         await QueueService[Any](pool, "jobs").enqueue({})
         assert worker._parts is not None
         [lane] = worker._parts.lanes
-        await eventually(lambda: lane.settler.backlog == 1)
+        await eventually(lambda: lane.held_jobs.unsettled == 1)
         # Long after the job's time limit.
-        assert len(lane._leases.due(1e300, 0)) == 1
+        assert len(lane.held_jobs.leases.due(1e300, 0)) == 1
         is_away = False
         await eventually(lambda: worker.get_stats().succeeded == 1)
-    assert len(lane._leases) == 0
+    assert len(lane.held_jobs.leases) == 0
 
 
 async def test_a_completion_in_an_old_snapshot_says_what_to_do(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from meshhook.queue_config import QueueConfig
 
-_log = get_logger("meshhook.settings")
+_log = get_logger("meshhook.environment")
 
 FRESH_SECONDS = 5.0
 """Up to this age settings count as fresh."""

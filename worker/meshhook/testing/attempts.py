@@ -6,7 +6,8 @@ import asyncio
 import contextvars
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client import CollectorRegistry
 
@@ -16,18 +17,24 @@ from meshhook.jobs import Job, WorkflowJob
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.observability.worker_metrics import WorkerMetrics
 from meshhook.outcomes import AttemptOutcome, Outcome
-from meshhook.queue_config import QueueSettings, changed_settings
+from meshhook.queue_config import QueueConfig, QueueSettings, changed_settings
 from meshhook.store import queries
 from meshhook.store.bodies import decode_headers, encode_body, encode_headers
-from meshhook.worker.attempting import Attempter
-from meshhook.worker.attempts import RunningAttempt
+from meshhook.worker.attempt_runner import AttemptRunner
 from meshhook.worker.handler_threads import HandlerThreads
 from meshhook.worker.handlers import JobHandler
-from meshhook.worker.settling import PendingSettlement
+from meshhook.worker.held_jobs import HeldJobs
+from meshhook.worker.queue_context import QueueContext
+from meshhook.worker.releaser import Releaser
+from meshhook.worker.slot_shares import SharedSlots
+from meshhook.worker.stats import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
+
+    from meshhook.worker.attempt import Attempt
+    from meshhook.worker.held_job import HeldJob
 
 CANCEL_SECONDS = 1.0
 """How long a handler may take to end when its test is cancelled."""
@@ -188,10 +195,10 @@ async def run_job(
         queue=DEFAULT_QUEUE_NAME if queue is None else queue,
         headers=headers,
     )
-    running, pending = await _run(known, job, settings)
-    settlement, ended = pending.settlement, running.ended
+    held, made = await _run(known, job, settings)
+    settlement, ended = held.settlement, made.ended
     is_error = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
-    if pending.was_completed and not isinstance(ended, BaseException):
+    if held.was_completed and not isinstance(ended, BaseException):
         return AttemptResult(AttemptOutcome.SUCCEEDED, job=job, was_completed=True)
     return AttemptResult(
         settlement.outcome,
@@ -201,38 +208,49 @@ async def run_job(
         error_message=settlement.error_message,
         error_stack=settlement.error_stack,
         error=ended if is_error and isinstance(ended, BaseException) else None,
-        was_completed=pending.was_completed,
+        was_completed=held.was_completed,
     )
 
 
-class _WithoutDatabase(Attempter):
-    """Makes attempts, and takes the word of a handler for what it settles by itself."""
+class _WithoutDatabase(AttemptRunner):
+    """Runs attempts, and takes the word of a handler for what it settles by itself."""
 
-    async def _complete(self, running: RunningAttempt, connection: Any) -> None:  # noqa: ARG002
-        running.was_completed = True
+    async def _complete(self, attempt: Attempt, connection: Any) -> None:  # noqa: ARG002
+        attempt.was_completed = True
 
 
 async def _run(
     handler: JobHandler[Any], job: Job[Any], settings: QueueSettings
-) -> tuple[RunningAttempt, PendingSettlement]:
-    """Make one attempt as a worker makes it, in a task of its own."""
-    ended: list[PendingSettlement] = []
-    threads = None if handler.is_async else HandlerThreads(1, on_end=_do_nothing)
-    attempter = _WithoutDatabase(
-        handler=handler,
-        threads=threads,
+) -> tuple[HeldJob, Attempt]:
+    """Run one attempt as a worker runs it, in a task of its own."""
+    held_jobs = HeldJobs(SharedSlots(1, {job.queue: 1}).shares[job.queue])
+    threads = None if handler.is_async else HandlerThreads(1, held_jobs)
+    now = datetime.now(UTC)
+    queue = QueueContext(
         tables=queries.QueueTables(job.queue),
+        config=QueueConfig(
+            **settings.model_dump(), queue=job.queue, created_at=now, updated_at=now
+        ),
+        handler=handler,
         worker_name=_WORKER_NAME,
-        settings=lambda: settings,
         metrics=WorkerMetrics(job.queue, CollectorRegistry()),
+        tally=Tally(),
         tracer=None,
-        on_ended=ended.append,
-        on_released=_do_nothing,
     )
-    made: list[RunningAttempt] = []
+    runner = _WithoutDatabase(
+        queue=queue,
+        held_jobs=held_jobs,
+        # Only a worker that stops gives jobs back.
+        releaser=Releaser(connection=cast("Any", None), queue=queue, held_jobs=held_jobs),
+        threads=threads,
+        tracer=None,
+    )
+    made: list[tuple[HeldJob, Attempt]] = []
     # A handler that cancels its task must not cancel the test.
-    attempter.owner = asyncio.current_task()
-    slot = asyncio.create_task(_attempt(attempter, job, made), name="meshhook-slot-0")
+    runner.owner = asyncio.current_task()
+    claimed_at = time.monotonic()
+    held_jobs.queue(held_jobs.claim([job], claimed_at, claimed_at).to_start)
+    slot = asyncio.create_task(_attempt(runner, held_jobs, made), name="meshhook-slot-0")
     try:
         await asyncio.wait([slot])
     except asyncio.CancelledError:
@@ -244,17 +262,20 @@ async def _run(
             threads.shutdown()
     if not made:
         slot.result()  # raises what the handler raised that is for no job, such as Ctrl-C
-    return made[0], ended[0]
+    return made[0]
 
 
-async def _attempt(attempter: Attempter, job: Job[Any], made: list[RunningAttempt]) -> None:
+async def _attempt(
+    runner: AttemptRunner, held_jobs: HeldJobs, made: list[tuple[HeldJob, Attempt]]
+) -> None:
     """Do what a slot of a worker does with a job."""
     context = contextvars.copy_context()
-    running = context.run(attempter.start, job, time.monotonic(), context)
-    if running.under_way is not None:
-        running.ended = await attempter.rest(running, running.under_way)
-    context.run(attempter.finish, running)
-    made.append(running)
+    held = held_jobs.start_next()
+    attempt = context.run(runner.start, held, context)
+    if attempt.under_way is not None:
+        attempt.ended = await runner.rest(attempt, attempt.under_way)
+    context.run(runner.finish, held, attempt)
+    made.append((held, attempt))
 
 
 def _check_attempts(attempt: int, lost_attempts: int) -> None:
@@ -265,7 +286,3 @@ def _check_attempts(attempt: int, lost_attempts: int) -> None:
         raise InvalidSettingError(
             f"lost_attempts ({lost_attempts}) is less than attempt ({attempt}): they came before"
         )
-
-
-def _do_nothing(*_: object) -> None:
-    """Take no notice: nothing else runs here."""

@@ -11,8 +11,8 @@ from meshhook.worker.forks import call_here_only
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshhook.jobs import JobKey
-    from meshhook.worker.attempts import RunningAttempt
+    from meshhook.worker.attempt import Attempt
+    from meshhook.worker.held_jobs import HeldJobs
 
 
 class HandlerThreads:
@@ -21,14 +21,12 @@ class HandlerThreads:
     A thread cannot be stopped. One whose attempt is given up keeps its place until it ends.
     """
 
-    def __init__(self, count: int, *, on_end: Callable[[], None]) -> None:
-        """Take how many there may be, and what to call when one ends that was given up."""
-        self.given_up: set[JobKey] = set()
-        """The keys of jobs whose thread runs on though their attempt has ended."""
-        self._on_end = on_end
+    def __init__(self, count: int, held_jobs: HeldJobs) -> None:
+        """Take how many threads there may be, and what is told of threads that are given up."""
+        self._held_jobs = held_jobs
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="meshhook-job")
 
-    async def run(self, function: Callable[[Any], object], attempt: RunningAttempt) -> object:
+    async def run(self, function: Callable[[Any], object], attempt: Attempt) -> object:
         """Run a handler, and return what it returned or raised.
 
         A context variable that it set holds in what it returned to be awaited.
@@ -39,22 +37,19 @@ class HandlerThreads:
         context = attempt.context.copy()
         thread = self._threads.submit(context.run, _call, function, attempt.job)
         try:
-            ended = await asyncio.wrap_future(thread)
+            result = await asyncio.wrap_future(thread)
         except asyncio.CancelledError:
             if not thread.cancelled() and not thread.done():
-                self.given_up.add(key)
-                thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._bury, key))
+                ended = self._held_jobs.thread_ended
+                self._held_jobs.thread_given_up(key)
+                thread.add_done_callback(lambda _: loop.call_soon_threadsafe(ended, key))
             raise
         attempt.context = context
-        return ended
+        return result
 
     def shutdown(self) -> None:
         """Start no more; those that run are left alone."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _bury(self, key: JobKey) -> None:
-        self.given_up.discard(key)
-        self._on_end()
 
 
 def _call(function: Callable[[Any], object], job: Any) -> object:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meshhook.worker.connections import WorkerConnection
     from meshhook.worker.housekeeping import Housekeeper
     from meshhook.worker.lane import Lane
-    from meshhook.worker.leases import LeaseKeeper
+    from meshhook.worker.lease_keeper import LeaseKeeper
     from meshhook.worker.reporting import Reporter
     from meshhook.worker.schema_watch import SchemaWatch
 
@@ -48,18 +48,13 @@ class Parts:
     def start_nothing(self) -> None:
         """Start no more jobs: this is a process that a job has forked."""
         for lane in self.lanes:
-            lane.runner.forked()
+            lane.executor.forked()
 
 
 def note_fleet(lanes: list[Lane], workers: dict[str, int]) -> None:
     """Tell lanes how many workers their queue has."""
     for lane in lanes:
-        lane.claimer.wake_delay.workers = max(workers.get(lane.queue_name, 1), 1)
-
-
-def longest_run_seconds(lanes: list[Lane]) -> float:
-    """Return how long the job has run in any lane that has run longest; 0 if none runs."""
-    return max(lane.runner.longest_run_seconds for lane in lanes)
+        lane.note_workers(workers.get(lane.queue_name, 1))
 
 
 async def open_all(*openings: Callable[[], Awaitable[None]]) -> None:

@@ -27,7 +27,7 @@ async def shut_down(
 
     Args:
         lanes: of all queues.
-        claiming: the tasks of their claimers.
+        claiming: the tasks of their producers.
         grace_seconds: how long it may take. Jobs that run have two seconds less; recording has
             at least one second from the start, however short the grace period is.
     """
@@ -38,28 +38,28 @@ async def shut_down(
         _log.info(
             "worker stops",
             queue=lane.queue_name,
-            running=lane.runner.running,
-            unstarted=lane.runner.unstarted,
+            running=len(lane.held_jobs.running),
+            unstarted=lane.held_jobs.unstarted,
         )
-        lane.claimer.stop()
-        lane.release_unstarted()
+        lane.producer.stop()
+        lane.releaser.release_unstarted()
     # A claim that is under way hands its jobs over still; they are given back as well.
     await _until(deadline - margin, asyncio.wait(claiming))
     for task in claiming:
         task.cancel()
     await _until(deadline - margin / 2, asyncio.wait(claiming))
     for lane in lanes:
-        lane.release_unstarted()
+        lane.releaser.release_unstarted()
     await _until(deadline - margin, _all_idle(lanes))
-    if any(lane.runner.running for lane in lanes):
+    if any(lane.held_jobs.running for lane in lanes):
         for lane in lanes:
-            lane.runner.abort_all()
+            lane.held_jobs.stop_running()
         await _until(deadline - margin / 2, _all_idle(lanes))
         for lane in lanes:
             _release_stuck(lane)
     await _until(max(deadline, began_at + LEAST_SECONDS), _all_recorded(lanes))
     for lane in lanes:
-        await lane.give_up_releases()
+        await lane.releaser.stop()
         _tell_unrecorded(lane)
 
 
@@ -71,19 +71,19 @@ async def hand_back(lanes: Sequence[Lane], claiming: Sequence[asyncio.Task[None]
 
     Args:
         lanes: of all queues.
-        claiming: the tasks of their claimers.
+        claiming: the tasks of their producers.
     """
     deadline = time.monotonic() + FAILED_SECONDS
     for lane in lanes:
-        lane.claimer.stop()
+        lane.producer.stop()
     await _until(deadline - FAILED_SECONDS / 2, asyncio.wait(claiming))
     for task in claiming:
         task.cancel()
     await _until(deadline - FAILED_SECONDS / 3, asyncio.wait(claiming))
     for lane in lanes:
-        lane.release_held()
+        lane.releaser.release_all()
     settling = [
-        asyncio.create_task(lane.settler.run(), name=f"meshhook-settler-{lane.queue_name}")
+        asyncio.create_task(lane.completer.run(), name=f"meshhook-completer-{lane.queue_name}")
         for lane in lanes
     ]
     await _until(deadline, _all_recorded(lanes))
@@ -91,20 +91,13 @@ async def hand_back(lanes: Sequence[Lane], claiming: Sequence[asyncio.Task[None]
         task.cancel()
     await _until(deadline + LEAST_SECONDS, asyncio.wait(settling))
     for lane in lanes:
-        await lane.give_up_releases()
+        await lane.releaser.stop()
         _tell_unrecorded(lane)
-
-
-async def all_ended(lanes: Sequence[Lane]) -> None:
-    """Wait until nothing runs in any lane, and all outcomes are recorded or refused."""
-    await _all_idle(lanes)
-    for lane in lanes:
-        await lane.settler.wait_idle()
 
 
 async def _all_idle(lanes: Sequence[Lane]) -> None:
     for lane in lanes:
-        await lane.runner.wait_idle()
+        await lane.held_jobs.wait_idle()
 
 
 async def _all_recorded(lanes: Sequence[Lane]) -> None:
@@ -113,23 +106,23 @@ async def _all_recorded(lanes: Sequence[Lane]) -> None:
 
 
 def _tell_unrecorded(lane: Lane) -> None:
-    if lane.settler.backlog:
+    if lane.held_jobs.unsettled:
         _log.error(
             "outcomes not recorded; their jobs run again when the leases end",
             queue=lane.queue_name,
-            outcomes=lane.settler.backlog,
+            outcomes=lane.held_jobs.unsettled,
         )
 
 
 def _release_stuck(lane: Lane) -> None:
-    stuck = lane.runner.running_jobs()
+    stuck = list(lane.held_jobs.running.values())
     if stuck:
         _log.error(
             "jobs take no notice of being stopped; they are given back",
             queue=lane.queue_name,
-            msg_ids=[job.msg_id for job in stuck][:20],
+            msg_ids=[held.key[0] for held in stuck][:20],
         )
-        lane.release_soon(stuck, 0.0)
+        lane.releaser.release_leases(stuck)
 
 
 async def _until(deadline: float, awaitable: Any) -> None:

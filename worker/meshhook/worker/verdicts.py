@@ -46,7 +46,7 @@ class Verdict:
 
 _OWN_MODULES = (
     "meshhook.testing.recording",
-    "meshhook.worker.attempting",
+    "meshhook.worker.attempt_runner",
     "meshhook.worker.coroutines",
     "meshhook.worker.handler_threads",
 )

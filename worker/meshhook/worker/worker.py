@@ -32,24 +32,23 @@ from meshhook.observability.worker_metrics import WorkerMetrics
 from meshhook.postgres.text_encodings import fitted_text
 from meshhook.postgres.url import parse_database_url
 from meshhook.worker.assignments import assignments
+from meshhook.worker.completer import LOCK_TIMEOUT_SECONDS
 from meshhook.worker.connections import WorkerConnection, check_same_database
 from meshhook.worker.forks import ForkedProcess
 from meshhook.worker.housekeeping import Housekeeper
-from meshhook.worker.lane import Lane, Shared
-from meshhook.worker.leases import LeaseKeeper
+from meshhook.worker.lane import Lane, WorkerContext
+from meshhook.worker.lease_keeper import LeaseKeeper
 from meshhook.worker.parts import (
     Parts,
     config_of,
-    longest_run_seconds,
     note_fleet,
     open_all,
 )
 from meshhook.worker.reporting import Reporter
 from meshhook.worker.schema_watch import SchemaWatch
-from meshhook.worker.settling import LOCK_TIMEOUT_SECONDS
-from meshhook.worker.shutdown import all_ended, hand_back, shut_down
+from meshhook.worker.shutdown import hand_back, shut_down
 from meshhook.worker.signal_handlers import stopping_at_signals
-from meshhook.worker.slots import SharedSlots
+from meshhook.worker.slot_shares import SharedSlots
 from meshhook.worker.stats import Tally, WorkerStats
 
 if TYPE_CHECKING:
@@ -250,7 +249,9 @@ class Worker:
         tallies = self._tallies.items()
         return Tally.sum(tally for name, tally in tallies if queue_name in (None, name)).stats(
             running=sum(
-                lane.runner.running for lane in lanes if queue_name in (None, lane.queue_name)
+                len(lane.held_jobs.running)
+                for lane in lanes
+                if queue_name in (None, lane.queue_name)
             )
         )
 
@@ -281,7 +282,7 @@ class Worker:
         if parts is None or self._main is None or self._stopped.is_set():
             return [Check("worker", "does not run")]
         is_draining = self._stop_requested.is_set()
-        has_outcomes = any(lane.settler.backlog for lane in parts.lanes)
+        has_outcomes = any(lane.held_jobs.unsettled for lane in parts.lanes)
         unsettled = parts.settle_connection.failure if has_outcomes else None
         return [
             Check("database", parts.main_connection.fault or unsettled),
@@ -296,7 +297,9 @@ class Worker:
 
         That is a plain function in its thread, or an async one that swallows its cancellation.
         """
-        return self._parts is not None and any(lane.runner.is_stuck for lane in self._parts.lanes)
+        return self._parts is not None and any(
+            lane.held_jobs.taken_slots for lane in self._parts.lanes
+        )
 
     async def __aenter__(self) -> Self:
         """Start the worker."""
@@ -335,9 +338,8 @@ class Worker:
         lanes: list[Lane] = []
         await main.open()
         self.name = fitted_text(self.name, main.server_encoding)
-        shared = Shared(
+        context = WorkerContext(
             worker_name=self.name,
-            concurrency=self._concurrency,
             main_connection=main,
             settle_connection=settle_connection,
             read_connection=read_connection,
@@ -349,12 +351,10 @@ class Worker:
             producer_trace=self._producer_trace,
             leases_loop=WatchedLoop("leases", stall_seconds=self._stall_seconds),
             claims_line=asyncio.Lock(),
-            all_ended=partial(all_ended, lanes),
-            longest_run_seconds=partial(longest_run_seconds, lanes),
+            all_held_jobs=[],
         )
         weights = {each.queue_name: each.weight for each in self._assignments}
-        # One queue has all the slots, and nobody to ask.
-        shares = SharedSlots(self._concurrency, weights).shares if len(weights) > 1 else {}
+        shares = SharedSlots(self._concurrency, weights).shares
         try:
             if self._listen_url is not None:
                 await check_same_database(main, settle_connection)
@@ -362,10 +362,10 @@ class Worker:
                 name = assignment.queue_name
                 lane = await Lane.open(
                     assignment,
-                    shared=shared,
+                    share=shares[name],
+                    worker=context,
                     metrics=self._metrics[name],
                     tally=self._tallies[name],
-                    share=shares.get(name),
                 )
                 lanes.append(lane)
             schema_watch = SchemaWatch(main)
@@ -374,8 +374,8 @@ class Worker:
                 url=self._url,
                 pooled=self._pooled,
                 application_name=self._application_name("leases"),
-                queues=[lane.kept for lane in lanes],
-                loop=shared.leases_loop,
+                lanes=lanes,
+                loop=context.leases_loop,
                 spare=settle_connection,
             )
             # All of them now: without the second nothing is recorded, without the third leases end.
@@ -389,12 +389,12 @@ class Worker:
             settle_connection=settle_connection,
             read_connection=read_connection,
             lanes=lanes,
-            leases_loop=shared.leases_loop,
+            leases_loop=context.leases_loop,
             schema_watch=schema_watch,
             lease_keeper=lease_keeper,
             housekeeper=Housekeeper(
                 connection=main,
-                configs={lane.tables: partial(config_of, lane) for lane in lanes},
+                configs={lane.queue.tables: partial(config_of, lane) for lane in lanes},
             ),
             reporter=Reporter(
                 connection=main,
@@ -416,12 +416,12 @@ class Worker:
     def _on_wake(self, queue_name: str, *_: object) -> None:
         lane = self._lane(queue_name)
         if lane is not None:
-            lane.claimer.notify()
+            lane.notify()
 
     def _on_config(self, _: object, __: int, ___: str, payload: object) -> None:
         lane = self._lane(payload)
         if lane is not None:
-            lane.config_watcher.note_change()
+            lane.note_config_change()
 
     def _lane(self, queue_name: object) -> Lane | None:
         lanes = () if self._parts is None else self._parts.lanes
@@ -437,7 +437,7 @@ class Worker:
         forked.watch()
         # Not in the group: where another part fails, a claim under way must hand its jobs over.
         claiming = [
-            asyncio.create_task(lane.claimer.run(), name=f"meshhook-claimer-{lane.queue_name}")
+            asyncio.create_task(lane.producer.run(), name=f"meshhook-producer-{lane.queue_name}")
             for lane in parts.lanes
         ]
         try:
@@ -452,8 +452,8 @@ class Worker:
                     group.create_task(parts.reporter.run(), name="meshhook-reporter"),
                     group.create_task(parts.schema_watch.run(), name="meshhook-schema"),
                 ]
-                for claimer in claiming:
-                    group.create_task(_follow(claimer), name=f"{claimer.get_name()}-watch")
+                for producer in claiming:
+                    group.create_task(_follow(producer), name=f"{producer.get_name()}-watch")
                 await self._asked_to_stop(parts.lanes, [*tasks, *claiming])
                 parts.reporter.drain()
                 await shut_down(parts.lanes, claiming, grace_seconds=self._grace_seconds)
@@ -494,7 +494,7 @@ class Worker:
             if isinstance(error, asyncio.CancelledError) and is_alone:
                 return
             for lane in lanes:
-                lane.claimer.stop()
+                lane.producer.stop()
             raise
         finally:
             asked.cancel()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook.worker.wake_delay import WakeDelay
+from meshhook.worker.wakeups import WakeDelay
 
 CLAIM_SECONDS = 0.001
 

@@ -1,4 +1,4 @@
-"""Making attempts: a job's handler is started, waited for, and what came of it handed over."""
+"""Running attempts: starting a job's handler, waiting for it, and saying how the attempt ended."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from meshhook.outcomes import FINAL_OUTCOMES
 from meshhook.postgres.database import lent_by_caller
 from meshhook.postgres.driver_errors import translated_errors
 from meshhook.store.settlements import settle
-from meshhook.worker.attempts import (
+from meshhook.worker.attempt import (
     Abort,
-    RunningAttempt,
+    Attempt,
     is_ctrl_c,
     is_meant_for_slot,
     log_end,
@@ -36,7 +36,6 @@ from meshhook.worker.results import (
     is_awaitable,
     nested_too_deep,
 )
-from meshhook.worker.settling import PendingSettlement
 from meshhook.worker.verdicts import (
     DONE,
     CompletionRolledBackError,
@@ -51,80 +50,75 @@ from meshhook.worker.verdicts import (
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
-    from meshhook.jobs import Job, JobKey
+    from meshhook.jobs import Job
     from meshhook.observability.tracing import AttemptTracer
-    from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueSettings
-    from meshhook.store import queries
     from meshhook.worker.handler_threads import HandlerThreads
-    from meshhook.worker.handlers import JobHandler
+    from meshhook.worker.held_job import HeldJob
+    from meshhook.worker.held_jobs import HeldJobs
+    from meshhook.worker.queue_context import QueueContext
+    from meshhook.worker.releaser import Releaser
 
 MAX_AGE_SECONDS = 1e9
 
 
-class Attempter:
-    """Makes the attempts of one queue's jobs: `start`, then `rest` if it waits, then `finish`.
+class AttemptRunner:
+    """Runs the attempts of one queue's jobs: `start`, then `rest` if it waits, then `finish`.
 
-    How an attempt ended goes to `on_ended`, or to `on_released` where it is to be given back.
+    `finish` ends the held job, or releases it where its attempt is not to count.
     """
 
     def __init__(
         self,
         *,
-        handler: JobHandler[Any],
+        queue: QueueContext,
+        held_jobs: HeldJobs,
+        releaser: Releaser,
         threads: HandlerThreads | None,
-        tables: queries.QueueTables,
-        worker_name: str,
-        settings: Callable[[], QueueSettings],
-        metrics: WorkerMetrics,
         tracer: AttemptTracer | None,
-        on_ended: Callable[[PendingSettlement], None],
-        on_released: Callable[[list[Job[Any]], float], None],
     ) -> None:
-        self.running: dict[JobKey, RunningAttempt] = {}
-        """Those that were started, by job; whoever finishes one takes it out."""
-        self.finished = 0
-        """How many attempts have ended since the start."""
-        self.finished_seconds = 0.0
-        """How long these ran, added up."""
+        """Take what it works with.
+
+        Args:
+            queue: the queue.
+            held_jobs: the jobs that are held.
+            releaser: gives jobs back that are stopped because the worker stops.
+            threads: where a handler runs that is a plain function; None: it is async.
+            tracer: makes the spans of the attempts; None: there are none.
+        """
         self.tracer = tracer
         self.owner: asyncio.Task[object] | None = None
         """The task that stops the slots; None: they are being stopped, or were never started."""
-        self._handler = handler
+        self._queue = queue
+        self._decoder = queue.handler.decoder
+        self._function = queue.handler.function
+        self._held_jobs = held_jobs
+        self._releaser = releaser
         self._threads = threads
-        """Where a handler runs that is a plain function; None: it is async."""
-        self._tables = tables
-        self._worker_name = worker_name
-        self._settings = settings
-        self._metrics = metrics
-        self._on_ended = on_ended
-        self._on_released = on_released
 
-    def start(
-        self, job: Job[Any], claimed_at: float, context: contextvars.Context
-    ) -> RunningAttempt:
+    def start(self, held: HeldJob, context: contextvars.Context) -> Attempt:
         """Start an attempt, in its context, and take it as far as it goes without waiting."""
+        job = held.job
         began_at = time.monotonic()
         # The database's clock: the moment of the claim by it, and what has passed since.
-        job.started_timestamp = job.claimed_timestamp + began_at - claimed_at
-        settings = self._settings()
-        running = RunningAttempt(job, began_at, settings, context)
-        self.running[job.key] = running
+        job.started_timestamp = job.claimed_timestamp + began_at - held.claimed_at
+        settings = self._queue.config
+        held.attempt = attempt = Attempt(job, began_at, settings, context)
         set_current_job(job)
         if self.tracer is not None:
-            running.span = self.tracer.begin(job)
-        running.refusal = self._refusal(job, settings)
-        if running.refusal is None:
-            job._complete = functools.partial(self._complete, running)  # noqa: SLF001 - made here
-            self._take_first_step(running)
-        return running
+            attempt.span = self.tracer.begin(job)
+        attempt.refusal = self._refusal(job, settings)
+        if attempt.refusal is None:
+            job._complete = functools.partial(self._complete, attempt)  # noqa: SLF001 - made here
+            self._take_first_step(attempt)
+        return attempt
 
     def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
         """Return what becomes of a job that must not run, or None."""
         try:
-            self._handler.decoder.decode(job)
+            self._decoder.decode(job)
         except InvalidPayloadError as error:
             refusal = invalid_payload(str(error), settings)
             log_end(job, refusal)
@@ -141,99 +135,101 @@ class Attempter:
             return refusal
         return None
 
-    def _take_first_step(self, running: RunningAttempt) -> None:
+    def _take_first_step(self, attempt: Attempt) -> None:
         """Run a handler up to where it waits for the first time.
 
         Many never wait. They need no timer, which costs more than all the rest of an attempt.
         """
         if self._threads is not None:
-            running.under_way = self._threads.run(self._handler.function, running)
+            attempt.under_way = self._threads.run(self._function, attempt)
             return
         try:
-            awaitable = self._handler.function(running.job)
+            awaitable = self._function(attempt.job)
         except BaseException as error:  # noqa: BLE001 - sorted out there
-            running.ended = _raised_at_once(error)
+            attempt.ended = _raised_at_once(error)
             return
         try:
-            started = StartedCoroutine(awaitable, running.context)
+            started = StartedCoroutine(awaitable, attempt.context)
         except StopIteration as returned:
-            running.ended = returned.value
-            if running.ended is not None:
-                self._look_at_result(running, running.ended)
+            attempt.ended = returned.value
+            if attempt.ended is not None:
+                self._look_at_result(attempt, attempt.ended)
         except BaseException as error:  # noqa: BLE001 - sorted out there
-            running.ended = _raised_at_once(error)
+            attempt.ended = _raised_at_once(error)
         else:
-            running.under_way = started
+            attempt.under_way = started
 
-    def _look_at_result(self, running: RunningAttempt, result: object) -> None:
+    def _look_at_result(self, attempt: Attempt, result: object) -> None:
         if is_awaitable(result):
-            running.under_way = self._awaited(running, result)
+            attempt.under_way = self._awaited(attempt, result)
         else:
-            running.ended = end_of(result)
+            attempt.ended = end_of(result)
 
-    async def _awaited(self, running: RunningAttempt, result: object) -> object:
+    async def _awaited(self, attempt: Attempt, result: object) -> object:
         """Await what a handler returned as long as it has to be, and return what it means."""
         for _ in range(MAX_NESTED_AWAITABLES):
             if not is_awaitable(result):
                 return end_of(result)
-            result = await awaited_in(running.context, as_awaitable(result))
+            result = await awaited_in(attempt.context, as_awaitable(result))
         return nested_too_deep(result) if is_awaitable(result) else end_of(result)
 
-    async def rest(self, running: RunningAttempt, under_way: Awaitable[object]) -> object:
+    async def rest(self, attempt: Attempt, under_way: Awaitable[object]) -> object:
         """Wait for an attempt, and return what its handler returned or raised, or why not."""
         slot = asyncio.current_task()
-        timeout_seconds = running.settings.job_timeout_seconds
+        timeout_seconds = attempt.settings.job_timeout_seconds
         rest_seconds = (
             None
             if timeout_seconds is None
-            else timeout_seconds - (time.monotonic() - running.began_at)
+            else timeout_seconds - (time.monotonic() - attempt.began_at)
         )
         try:
-            async with asyncio.timeout(rest_seconds) as running.timeout:
+            async with asyncio.timeout(rest_seconds) as attempt.timeout:
                 result = await under_way
-                return result if result is None else await self._awaited(running, result)
+                return result if result is None else await self._awaited(attempt, result)
         except TimeoutError as error:
-            if running.abort is not None:
-                return running.abort
-            if running.timeout is not None and running.timeout.expired():
+            if attempt.abort is not None:
+                return attempt.abort
+            if attempt.timeout is not None and attempt.timeout.expired():
                 return JobTimeoutError(f"the attempt ran longer than {timeout_seconds:g} seconds")
             return error
         except BaseException as error:
             if is_meant_for_slot(error, slot, self.owner):
                 raise
-            if isinstance(error, asyncio.CancelledError) and running.abort is not None:
-                return running.abort
+            if isinstance(error, asyncio.CancelledError) and attempt.abort is not None:
+                return attempt.abort
             return error
 
-    def finish(self, running: RunningAttempt) -> None:
-        """Hand over how an attempt ended, in its context."""
-        self.finished += 1
+    def finish(self, held: HeldJob, attempt: Attempt) -> None:
+        """End the job of an attempt that is over, in the attempt's context."""
         now = time.monotonic()
-        ran_seconds = now - running.began_at
-        self.finished_seconds += ran_seconds
-        job, ended, span = running.job, running.ended, running.span
+        ran_seconds = now - attempt.began_at
+        held_jobs = self._held_jobs
+        held_jobs.note_run(ran_seconds)
+        job, ended, span = attempt.job, attempt.ended, attempt.span
         if isinstance(ended, Abort):
             if span is not None:
                 span.end_without_outcome(is_lost=ended is Abort.LEASE_LOST)
             if ended is Abort.SHUTDOWN:
-                self._on_released([job], 0.0)
+                self._releaser.release([held])
+            else:
+                held_jobs.stopped(held)
             return
         started = job.started_timestamp
-        end = self._end(running, ended) if running.refusal is None else running.refusal
-        self._observe(running, end, ran_seconds)
+        end = self._end(attempt, ended) if attempt.refusal is None else attempt.refusal
+        self._observe(attempt, end, ran_seconds)
         settlement = settlement_of(
-            job, end, started if running.refusal is None else None, started + ran_seconds
+            job, end, started if attempt.refusal is None else None, started + ran_seconds
         )
-        attempt = None
+        context = None
         if span is not None:
             span.end(end.outcome, end.error_type, end.error_message, ended)
-            attempt = span.context
-        self._on_ended(PendingSettlement(settlement, now, running.was_completed, attempt))
+            context = span.context
+        held_jobs.end(held, settlement, now, attempt.was_completed, context)
 
-    def _observe(self, running: RunningAttempt, end: Verdict, ran_seconds: float) -> None:
-        job, metrics = running.job, self._metrics
-        exemplar = None if running.span is None else running.span.exemplar
-        if running.refusal is None:
+    def _observe(self, attempt: Attempt, end: Verdict, ran_seconds: float) -> None:
+        job, metrics = attempt.job, self._queue.metrics
+        exemplar = None if attempt.span is None else attempt.span.exemplar
+        if attempt.refusal is None:
             wait_seconds = job.started_timestamp - job.ready_timestamp
             if not 0.0 <= wait_seconds <= MAX_AGE_SECONDS:
                 wait_seconds = _bounded(wait_seconds)
@@ -250,16 +246,16 @@ class Attempter:
             if exemplar is not None:
                 metrics.age.note_exemplar(age_seconds, exemplar)
 
-    def _end(self, running: RunningAttempt, ended: object) -> Verdict:
+    def _end(self, attempt: Attempt, ended: object) -> Verdict:
         """Return what becomes of a job that ran."""
-        if ended is None and not running.was_completed:
+        if ended is None and not attempt.was_completed:
             return DONE  # at once, since it is the most usual
-        if running.was_completed and not isinstance(ended, BaseException):
+        if attempt.was_completed and not isinstance(ended, BaseException):
             # Holds only if the message is still there: then the transaction was rolled back.
             ended = CompletionRolledBackError()
-        end = self._verdict(ended, running.job, running.settings)
-        if end is not DONE and not running.was_completed:
-            log_end(running.job, end, ended)
+        end = self._verdict(ended, attempt.job, attempt.settings)
+        if end is not DONE and not attempt.was_completed:
+            log_end(attempt.job, end, ended)
         return end
 
     @staticmethod
@@ -271,32 +267,34 @@ class Attempter:
             jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
         )
 
-    def fail(self, job: Job[Any], error: BaseException) -> None:
-        """Hand over that an attempt has failed for which `start`, `rest` or `finish` raised."""
-        settings = self._settings()
+    def fail(self, held: HeldJob, error: BaseException) -> None:
+        """End a job as failed for which `start`, `rest` or `finish` raised."""
+        job, settings = held.job, self._queue.config
         failure = SlotEndedError(f"the attempt could not be ended: {shown(error)}")
         end = self._verdict(failure, job, settings)
         log_end(job, end)
         started = job.started_timestamp
         finished = max(started, job.claimed_timestamp)
         settlement = settlement_of(job, end, started, finished)
-        self._on_ended(PendingSettlement(settlement, time.monotonic()))
+        self._held_jobs.end(held, settlement, time.monotonic())
 
-    async def _complete(self, running: RunningAttempt, connection: Any) -> None:
+    async def _complete(self, attempt: Attempt, connection: Any) -> None:
         own = lent_by_caller(connection, None)
         with translated_errors():
             is_in_transaction = own.is_in_transaction()
         if not is_in_transaction:
             message = "job.complete() needs a connection inside a transaction"
             raise InvalidSettingError(message)
-        job = running.job
+        job = attempt.job
         started = job.started_timestamp
-        finished = started + time.monotonic() - running.began_at
+        finished = started + time.monotonic() - attempt.began_at
         settlement = settlement_of(job, DONE, started, finished)
         tracer = None if self.tracer is None else self.tracer.tracer
         try:
             with translated_errors(), settling(tracer, job.queue, 1):
-                recorded = await settle(own, self._tables, self._worker_name, [settlement])
+                recorded = await settle(
+                    own, self._queue.tables, self._queue.worker_name, [settlement]
+                )
         except DatabaseConflictError as error:
             message = (
                 "job.complete() needs a transaction that is READ COMMITTED, or that began after "
@@ -306,7 +304,7 @@ class Attempter:
             raise DatabaseConflictError(message) from error
         if not recorded:
             raise LeaseLostError(job.queue, job.msg_id, job.attempt)
-        running.was_completed = True
+        attempt.was_completed = True
 
 
 def _raised_at_once(error: BaseException) -> BaseException:

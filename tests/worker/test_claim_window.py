@@ -1,4 +1,4 @@
-"""Which part of the past a sweep looks at."""
+"""From which `vt` on claims and sweeps look."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshhook.store.claims import EVERYTHING
-from meshhook.worker.sweep import SLICE_SECONDS, WHOLE_SECONDS, Sweep, VtRange
+from meshhook.worker.claim_window import (
+    HOPELESS_SECONDS,
+    LOW_MARGIN,
+    MAX_SWEEP_INTERVAL_SECONDS,
+    SLICE_SECONDS,
+    WHOLE_SECONDS,
+    ClaimWindow,
+    Sweep,
+    VtRange,
+)
 
 LOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = LOW
 
 
 class Past:
@@ -98,3 +108,59 @@ def test_once_the_dead_entries_are_gone_it_looks_at_the_whole_again() -> None:
     assert sweep.next_range(LOW) != VtRange(EVERYTHING)
     looks(sweep, Past(0, 0), 200)
     assert sweep.next_range(LOW) == VtRange(EVERYTHING)
+
+
+@given(st.lists(st.floats(1e-6, 100), min_size=1, max_size=50))
+def test_sweeps_take_a_twentieth_of_the_time(durations: list[float]) -> None:
+    """Whatever sweeps cost, they take 5 percent of the time, or come once in 30 seconds."""
+    window = ClaimWindow(low=NOW)
+    now = 0.0
+    for seconds in durations:
+        assert window.sweep_is_due(now)
+        window.swept(window.sweep_range(), now, now + seconds, took_all=True)
+        now += seconds
+        pause = min(seconds * 20, MAX_SWEEP_INTERVAL_SECONDS)
+        assert not window.sweep_is_due(now + pause * 0.99)
+        now += pause * 1.01
+
+
+def test_a_bounded_claim_starts_just_below_the_smallest_seen() -> None:
+    """The first claim looks at everything; later ones start below the last one's oldest."""
+    window = ClaimWindow()
+    assert window.sweep_range() == window.claim_range() == VtRange(EVERYTHING)
+    window.swept(window.sweep_range(), 0, 1, took_all=True)
+    assert window.sweep_is_due(1.5)
+    window.found(NOW)
+    assert window.claim_range() == VtRange(NOW - LOW_MARGIN)
+    assert not window.sweep_is_due(1.5)
+    window.found(NOW - timedelta(hours=1))
+    assert window.claim_range() == VtRange(NOW - timedelta(hours=1) - LOW_MARGIN)
+
+
+def test_a_first_look_that_is_hopeless_is_not_repeated() -> None:
+    """Claims start a minute ago then, and the past is looked at in slices, to its beginning."""
+    window = ClaimWindow()
+    whole = window.sweep_range()
+    window.gave_up(whole, HOPELESS_SECONDS / 2, NOW)
+    assert window.low is None
+    window.gave_up(whole, HOPELESS_SECONDS, NOW)
+    assert window.claim_range() == VtRange(NOW - timedelta(minutes=1))
+    seen = []
+    for second in range(100):
+        swept = window.sweep_range()
+        assert swept.to_vt is not None
+        assert swept.to_vt <= NOW
+        seen.append(swept)
+        if swept.from_vt == EVERYTHING:
+            break
+        window.swept(swept, second, second + 0.01, took_all=True)
+    assert seen[-1].from_vt == EVERYTHING
+    covered_from = window.low
+    for swept in sorted(seen, key=lambda each: each.to_vt or NOW, reverse=True):
+        assert covered_from is not None
+        assert swept.to_vt is not None
+        assert swept.to_vt >= covered_from
+        covered_from = min(covered_from, swept.from_vt)
+    assert covered_from == EVERYTHING
+    window.gave_up(whole, HOPELESS_SECONDS, NOW + timedelta(hours=1))
+    assert window.low == NOW - timedelta(minutes=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook.worker.slots import Share, SharedSlots
+from meshhook.worker.slot_shares import Share, SharedSlots
 
 
 class Queue:

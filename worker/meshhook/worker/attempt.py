@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.verdicts import Verdict
 
-_log = get_logger("meshhook.worker.attempts")
+_log = get_logger("meshhook.worker.attempt")
 
 _RAISE_INTERRUPTS = ("asyncio.runners", "meshhook.worker.signal_handlers")
 """Where the second Ctrl-C is raised, if the first was taken as a request to stop."""
@@ -38,7 +38,7 @@ class Abort(Enum):
     SHUTDOWN = auto()
 
 
-class RunningAttempt:
+class Attempt:
     """One attempt under way."""
 
     __slots__ = (

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from meshhook import Job, QueueService
-from meshhook.worker.loop_turns import TURN_SECONDS, LoopTurns
+from meshhook.worker.executor import TURN_SECONDS, LoopTurns
 from support.waiting import eventually
 from support.workers import make_worker
 

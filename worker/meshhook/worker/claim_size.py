@@ -1,15 +1,11 @@
-"""How many messages to claim, and from where: pure decisions of the claimer.
+"""How many messages to claim: pure decisions of the producer.
 
 Times are seconds of a monotonic clock, passed in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-
-from meshhook.store.claims import EVERYTHING
-from meshhook.worker.sweep import Sweep, VtRange
+from dataclasses import dataclass
 
 LEAST_AHEAD_SECONDS = 0.1
 MOST_AHEAD_SECONDS = 0.5
@@ -18,11 +14,6 @@ AHEAD_CLAIMS = 2.0
 MAX_CLAIM_MESSAGES = 1_000
 MAX_CLAIM_BYTES = 32 * 1024 * 1024
 """How much text a claim should hold at the most, judged by the claims before it."""
-LOW_MARGIN = timedelta(milliseconds=100)
-SWEEP_SHARE = 0.05
-MAX_SWEEP_INTERVAL_SECONDS = 30.0
-HOPELESS_SECONDS = 10.0
-FIRST_PAST = timedelta(minutes=1)
 
 
 def claimed_ahead(finished_per_second: float, claim_seconds: float = 0.0) -> int:
@@ -102,54 +93,3 @@ class FinishRate:
         weight = min(1.0, elapsed)
         self.per_second += (rate - self.per_second) * max(weight, 0.1)
         self._counted, self._since = finished, now
-
-
-@dataclass(slots=True)
-class ClaimWindow:
-    """From which `vt` on to look for ready messages.
-
-    Dead index entries of settled messages lie below those that are ready, and pile up while any
-    transaction in the database is old. A claim therefore starts just below the smallest `vt` seen
-    lately, and a sweep of what lies below finds what was committed late. Sweeps take at most 5
-    percent of the time, or one look in 30 seconds.
-    """
-
-    low: datetime | None = None
-    """Where a claim starts; None until the first message was seen."""
-    _sweep: Sweep = field(default_factory=Sweep)
-    _next_sweep_at: float = field(default=float("-inf"))
-
-    def sweep_is_due(self, now: float) -> bool:
-        """Say whether the next claim should look below."""
-        return self.low is None or now >= self._next_sweep_at
-
-    def sweep_range(self) -> VtRange:
-        """Return where a sweep looks now. Where it ends before now it finds nothing, as a rule."""
-        return self._sweep.next_range(self.low)
-
-    def claim_range(self) -> VtRange:
-        """Return where a claim looks that is no sweep."""
-        return VtRange(EVERYTHING if self.low is None else self.low)
-
-    def swept(self, swept: VtRange, began_at: float, ended_at: float, *, took_all: bool) -> None:
-        """Note a sweep, and whether it took all that was ready there."""
-        seconds = ended_at - began_at
-        self._sweep.looked(swept, seconds, took_all=took_all)
-        pause = min(seconds / SWEEP_SHARE, MAX_SWEEP_INTERVAL_SECONDS)
-        self._next_sweep_at = ended_at + pause
-
-    def gave_up(self, swept: VtRange, seconds: float, now: datetime) -> None:
-        """Note a sweep that was not answered in time, and that it is `now` by some clock.
-
-        The first look of a worker has no lower end. Where it takes too long, tens of millions of
-        dead entries lie there, and so it would the next time: claims then start a minute ago, and
-        what lies below is looked at in slices. A clock that is wrong costs only time: what it
-        leaves out is found by the slices.
-        """
-        if self.low is None and swept.to_vt is None and seconds >= HOPELESS_SECONDS:
-            self.low = now - FIRST_PAST
-            self._sweep.go_in_slices()
-
-    def found(self, oldest_ready_at: datetime) -> None:
-        """Note the smallest `vt` of the messages just claimed."""
-        self.low = max(oldest_ready_at, EVERYTHING + LOW_MARGIN) - LOW_MARGIN

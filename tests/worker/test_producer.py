@@ -13,8 +13,8 @@ from meshhook import Job, QueueService
 from meshhook.errors import UncertainCommitError
 from meshhook.store import claims
 from meshhook.store.claims import EVERYTHING, Claim
-from meshhook.worker import claiming
-from meshhook.worker.claiming import WAITING_SECONDS
+from meshhook.worker import producer as producer_module
+from meshhook.worker.producer import WAITING_SECONDS
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -135,8 +135,8 @@ async def test_a_worker_starts_above_what_it_cannot_walk_over(
             raise UncertainCommitError("no answer in time")
         return await claims.claim(*arguments, **options)
 
-    monkeypatch.setattr(claiming, "claim", claim)
-    monkeypatch.setattr("meshhook.worker.claim_plan.HOPELESS_SECONDS", 0.0)
+    monkeypatch.setattr(producer_module, "claim", claim)
+    monkeypatch.setattr("meshhook.worker.claim_window.HOPELESS_SECONDS", 0.0)
     done: list[int] = []
 
     async def handler(job: Job[Any]) -> None:

@@ -1,0 +1,228 @@
+"""Running jobs: slots that take held jobs, run their attempts, and say how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from meshhook.observability.loggers import get_logger
+from meshhook.worker.attempt import is_meant_for_slot
+from meshhook.worker.attempt_runner import AttemptRunner
+from meshhook.worker.forks import end_forked
+from meshhook.worker.handler_threads import HandlerThreads
+from meshhook.worker.held_job import RUNNING
+
+if TYPE_CHECKING:
+    from meshhook.observability.loops import WatchedLoop
+    from meshhook.observability.tracing import AttemptTracer
+    from meshhook.worker.held_job import HeldJob
+    from meshhook.worker.held_jobs import HeldJobs
+    from meshhook.worker.queue_context import QueueContext
+    from meshhook.worker.releaser import Releaser
+
+_log = get_logger("meshhook.worker.executor")
+
+CANCEL_SECONDS = 1.0
+WATCH_SECONDS = 1.0
+UNENDED_DELAY_SECONDS = 30.0
+TURN_SECONDS = 0.005
+
+
+class Executor:
+    """Runs the held jobs of one queue in slots. `run` works until cancelled."""
+
+    def __init__(
+        self,
+        *,
+        queue: QueueContext,
+        held_jobs: HeldJobs,
+        releaser: Releaser,
+        tracer: AttemptTracer | None,
+        loop: WatchedLoop,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            queue: the queue.
+            held_jobs: the jobs to run.
+            releaser: gives jobs back that cannot be ended.
+            tracer: makes the spans of the attempts; None: there are none.
+            loop: is told at every turn.
+        """
+        self._queue = queue
+        self._held_jobs = held_jobs
+        self._releaser = releaser
+        self._loop = loop
+        self._slots: list[asyncio.Task[None]] = []
+        self._slots_made = 0
+        self._is_forked = False
+        self._context: contextvars.Context | None = None
+        """What the slots run in; None: none may be opened."""
+        self._failure: BaseException | None = None
+        self._threads = (
+            None
+            if queue.handler.is_async
+            else HandlerThreads(held_jobs.share.concurrency, held_jobs)
+        )
+        self._turns = LoopTurns()
+        self.attempts = AttemptRunner(
+            queue=queue,
+            held_jobs=held_jobs,
+            releaser=releaser,
+            threads=self._threads,
+            tracer=tracer,
+        )
+
+    async def run(self) -> None:
+        """Run what is queued, until cancelled.
+
+        Not a TaskGroup: it would wait for ever for a handler that takes no notice.
+        """
+        self._context = contextvars.copy_context()
+        self._failure = None
+        self.attempts.owner = asyncio.current_task()
+        self._held_jobs.look_again()
+        try:
+            await self._open_slots()
+        finally:
+            self._context = None
+            self.attempts.owner = None
+            for slot in self._slots:
+                slot.cancel()
+            if self._slots:
+                await asyncio.wait(self._slots, timeout=CANCEL_SECONDS)
+            if self._threads is not None:
+                self._threads.shutdown()
+
+    def forked(self) -> None:
+        """Start nothing more in this process, which a job has forked, and end it with the job."""
+        self._is_forked = True
+        self._held_jobs.take_unstarted()
+
+    async def _open_slots(self) -> None:
+        """Open slots as they are wanted, and see once a second that jobs start, until a failure."""
+        held_jobs, slots = self._held_jobs, self._held_jobs.slots
+        first: object = None
+        while self._failure is None:
+            try:
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await slots.are_wanted.wait()
+            except TimeoutError:
+                before, first = first, held_jobs.first_ready
+                if first is None or first is not before or held_jobs.free <= 0:
+                    self._loop.turn()
+                else:
+                    # It had a second, and a slot is free: nobody has woken it.
+                    held_jobs.look_again()
+                continue
+            slots.are_wanted.clear()
+            for _ in range(min(held_jobs.ready, slots.most - slots.open)):
+                self._open_slot()
+        raise self._failure
+
+    def _open_slot(self) -> None:
+        if self._context is None:
+            return
+        slot = asyncio.create_task(
+            self._slot(), name=f"meshhook-slot-{self._slots_made}", context=self._context.copy()
+        )
+        slot.add_done_callback(self._slot_ended)
+        self._slots.append(slot)
+        self._slots_made += 1
+        self._held_jobs.slots.open += 1
+
+    def _slot_ended(self, slot: asyncio.Task[None]) -> None:
+        """Take note of the end of a slot, and let another take its place."""
+        self._slots.remove(slot)
+        held_jobs = self._held_jobs
+        held_jobs.slots.open -= 1
+        error = None if slot.cancelled() else slot.exception()
+        owner = self.attempts.owner
+        if owner is None or owner.cancelling() or self._failure is not None:
+            return
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            self._failure = error
+            held_jobs.slots.are_wanted.set()
+            return
+        for held in held_jobs.take_cut_off():
+            self.attempts.fail(held, GeneratorExit("somebody has closed its coroutine"))
+        self._queue.metrics.slot_replaced()
+        _log.error(
+            "a slot has ended; another takes its place",
+            queue=self._queue.name,
+            reason="its task was cancelled, by a handler or by what a handler has started"
+            if error is None
+            else "it failed",
+            **({} if error is None else {"exc_info": error}),
+        )
+        held_jobs.slot_freed()
+        held_jobs.look_again()
+
+    async def _slot(self) -> None:
+        slot: Any = asyncio.current_task()
+        turns, held_jobs, attempts = self._turns, self._held_jobs, self.attempts
+        # A handler may have left a request to cancel the task, which would strike the next job.
+        while not slot.cancelling() and not slot._must_cancel:  # noqa: SLF001 - there is no other
+            while not held_jobs.may_start:
+                await held_jobs.slots.park()
+            if time.monotonic() >= turns.ends_at and not await turns.begin():
+                continue
+            # Of its own, so that what a handler sets does not reach the next one in this slot.
+            context = contextvars.copy_context()
+            held = held_jobs.start_next()
+            try:
+                attempt = context.run(attempts.start, held, context)
+                if attempt.under_way is not None:
+                    attempt.ended = await attempts.rest(attempt, attempt.under_way)
+                if self._is_forked:
+                    end_forked(attempt.ended)
+                context.run(attempts.finish, held, attempt)
+            except BaseException as error:
+                if self._is_forked:
+                    end_forked(error)
+                self._cut_short(held, error, slot)
+                raise
+            held_jobs.slot_freed()
+
+    def _cut_short(self, held: HeldJob, error: BaseException, slot: asyncio.Task[Any]) -> None:
+        """See to a job whose slot ends under it."""
+        if held.state is not RUNNING:
+            return
+        if is_meant_for_slot(error, slot, self.attempts.owner):
+            self._held_jobs.cut_off(held)
+            if isinstance(error, GeneratorExit):
+                # Somebody has closed the coroutine, and its task would wait on for ever.
+                with suppress(RuntimeError):  # or the event loop is closed
+                    slot.cancel()
+            return
+        try:
+            self.attempts.fail(held, error)
+        except BaseException:
+            self._releaser.release([held], UNENDED_DELAY_SECONDS)
+            raise
+
+
+class LoopTurns:
+    """Gives all slots together a few milliseconds, then the event loop a turn for the rest.
+
+    Jobs that never wait would keep it from claiming, settling and listening to signals.
+    """
+
+    def __init__(self) -> None:
+        self.ends_at = 0.0
+        """When the slots' time is over, by the monotonic clock."""
+        self._loop_has_turned = asyncio.Event()
+        self._loop_has_turned.set()
+
+    async def begin(self) -> bool:
+        """Begin a turn if the event loop has had its own; else wait for that, and return false."""
+        if not self._loop_has_turned.is_set():
+            await self._loop_has_turned.wait()
+            return False
+        self._loop_has_turned.clear()
+        asyncio.get_running_loop().call_soon(self._loop_has_turned.set)
+        self.ends_at = time.monotonic() + TURN_SECONDS
+        return True

@@ -1,0 +1,133 @@
+"""One job that a worker holds: its lease, its state, and what is known of its attempt."""
+
+from __future__ import annotations
+
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from meshhook.observability.job_context import fields_of
+from meshhook.observability.loggers import get_logger
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from meshhook.jobs import Job, JobKey
+    from meshhook.store.settlements import Settlement
+    from meshhook.worker.attempt import Attempt
+
+
+_log = get_logger("meshhook.worker.held_job")
+
+
+class JobState(Enum):
+    """How far a held job has come. The last three are final: the worker no longer holds it."""
+
+    CLAIMED = "claimed"
+    """Leased. It waits for a slot, for its message to be read, or to run apart as a suspect."""
+    RUNNING = "running"
+    """Its attempt is under way."""
+    ENDED = "ended"
+    """Its attempt has ended, or was refused, and the outcome waits to be recorded."""
+    SETTLED = "settled"
+    """The outcome is recorded."""
+    RELEASED = "released"
+    """The lease is given back, and the attempt is not spent."""
+    LOST = "lost"
+    """The lease was lost: another worker may have the job, and nothing is recorded."""
+
+
+# Bound once: Python 3.11 looks a member of an enumeration up by a function call.
+CLAIMED, RUNNING, ENDED = JobState.CLAIMED, JobState.RUNNING, JobState.ENDED
+SETTLED, RELEASED, LOST = JobState.SETTLED, JobState.RELEASED, JobState.LOST
+
+
+class HeldJob:
+    """A job that the worker holds. Only `HeldJobs` moves it from one state to the next.
+
+    Times are seconds of the monotonic clock.
+    """
+
+    __slots__ = (
+        "attempt",
+        "claimed_at",
+        "ended_at",
+        "extended_at",
+        "job",
+        "key",
+        "read_ct",
+        "settlement",
+        "span",
+        "state",
+        "was_completed",
+    )
+
+    job: Job[Any]
+    """The job, until it has ended. Not longer, because its message may be large."""
+    key: JobKey
+    state: JobState
+    read_ct: int
+    """Which lease of the job it is."""
+    claimed_at: float
+    """When the answer to its claim was received."""
+    extended_at: float
+    """When the database was last asked for the lease and granted it; infinite without a lease."""
+    attempt: Attempt | None
+    """The attempt while it is under way."""
+    settlement: Settlement
+    """How it ended; only once it has."""
+    ended_at: float
+    """When it ended; only once it has."""
+    was_completed: bool
+    """Whether the handler settled the job in its own transaction. If that was committed, the
+    message is gone and the job is done; if it was rolled back, `settlement` holds."""
+    span: SpanContext | None
+    """The span of the attempt that has ended, if it was traced."""
+
+    def __init__(self, job: Job[Any], asked_at: float, claimed_at: float) -> None:
+        self.job = job
+        self.key = job.key
+        self.state = CLAIMED
+        self.read_ct = job.read_ct
+        self.claimed_at = claimed_at
+        self.extended_at = asked_at
+        self.attempt = None
+
+    @property
+    def has_lease(self) -> bool:
+        """Whether it has a lease, as far as the worker knows."""
+        return self.extended_at < inf
+
+    def may_keep_lease(self, now: float) -> bool:
+        """Say whether its lease may still be extended: not for ever for a handler that never ends.
+
+        A job that waits for its start, or to be recorded, keeps its lease. Any thread may ask.
+        """
+        attempt = self.attempt
+        return attempt is None or attempt.may_keep_lease(now)
+
+    def take_up_again(self, job: Job[Any], asked_at: float) -> bool:
+        """Go on under the new lease with which the job was claimed again, and say if it can.
+
+        It cannot where its attempt is being stopped, or where the claim knows an outcome of later
+        than the one that waits here.
+
+        Args:
+            job: the job as it was claimed.
+            asked_at: when the database was asked for the new lease.
+        """
+        if self.state is ENDED:
+            ended = self.settlement
+            # Whether the claim counts as lost the attempt whose outcome waits here.
+            if not job.lost_attempts or job.attempt - ended.attempt > job.lost_attempts:
+                return False
+            _log.warning("lease taken up again for an outcome", **fields_of(job))
+            self.settlement = ended._replace(read_ct=job.read_ct, attempt=job.attempt)
+        else:
+            if self.attempt is not None and self.attempt.abort is not None:
+                return False
+            _log.warning("lease taken up again", **fields_of(job))
+            self.job.read_ct, self.job.attempt = job.read_ct, job.attempt
+            self.job.lost_attempts, self.job.lease_expired = job.lost_attempts, False
+        self.read_ct, self.extended_at = job.read_ct, asked_at
+        return True

@@ -1,0 +1,443 @@
+"""The jobs of one queue that a worker holds: where each is found, and the only place it moves.
+
+A job moves like this::
+
+    CLAIMED ──> RUNNING ──> ENDED ──> SETTLED
+       │           │          │
+       └───────────┴──────────┴─────> RELEASED or LOST
+
+The producer claims, the executor runs, the completer settles, and the lease keeper extends leases.
+Each takes jobs from here and gives them back here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from meshhook.observability.job_context import fields_of
+from meshhook.observability.loggers import get_logger
+from meshhook.worker.attempt import Abort
+from meshhook.worker.ended_jobs import EndedJobs
+from meshhook.worker.held_job import (
+    CLAIMED,
+    ENDED,
+    LOST,
+    RELEASED,
+    RUNNING,
+    SETTLED,
+    HeldJob,
+    JobState,
+)
+from meshhook.worker.leases import LeaseTable
+from meshhook.worker.parked_slots import ParkedSlots
+from meshhook.worker.unread_jobs import UnreadJobs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from opentelemetry.trace import SpanContext
+
+    from meshhook.jobs import Job, JobKey
+    from meshhook.store.settlements import Settlement
+    from meshhook.worker.leases import Lease
+    from meshhook.worker.slot_shares import Share
+
+_log = get_logger("meshhook.worker.held_jobs")
+
+
+class IllegalMoveError(RuntimeError):
+    """A job was to move to a state that does not follow the one it is in: a fault of the worker."""
+
+    def __init__(self, held: HeldJob, state: JobState) -> None:
+        super().__init__(f"job {held.key[0]} cannot become {state.value}: it is {held.state.value}")
+
+
+class NewlyClaimed(NamedTuple):
+    """What became of claimed jobs."""
+
+    to_start: list[HeldJob]
+    """Those to hand to `queue`."""
+    to_release: list[HeldJob]
+    """Those to give back for a moment: an earlier attempt in this process is being stopped."""
+
+
+class HeldJobs:
+    """The jobs of one queue that a worker holds.
+
+    Everything is called in the worker's event loop, except what says that any thread may call it.
+    """
+
+    def __init__(self, share: Share) -> None:
+        """Take the queue's share of the worker's slots."""
+        self.share = share
+        share.user = self
+        self.ended = EndedJobs()
+        """Those whose outcome is not recorded yet."""
+        self.running: dict[JobKey, HeldJob] = {}
+        """Those that have a slot."""
+        self.given_up: set[JobKey] = set()
+        """Jobs whose attempt has ended while their thread runs on. Each keeps its slot's place."""
+        self.cannot_be_extended = False
+        """Whether the database could not be asked lately: what is claimed now might run twice."""
+        self.finished = 0
+        """How many attempts have ended."""
+        self._finished_seconds = 0.0
+        self.leases = LeaseTable()
+        """Every job that is held, with its lease."""
+        self._ready: deque[HeldJob] = deque()
+        """Those that wait for a slot."""
+        self.unread = UnreadJobs()
+        """Those whose message is still to be read, before they are ready."""
+        self._cut_off: list[HeldJob] = []
+        """Running jobs whose slot was stopped under them."""
+        self.slots = ParkedSlots(share.concurrency)
+        """The slots that wait for a job."""
+        self._room_mark = 0
+        self._is_room_awaited = False
+        self._has_room = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    # What it answers.
+
+    @property
+    def unstarted(self) -> int:
+        """How many claimed jobs wait for a slot; some that are to be read first are left out."""
+        return len(self._ready) + self.unread.claimed_ahead
+
+    @property
+    def free(self) -> int:
+        """How many jobs could start now."""
+        return self.share.free
+
+    @property
+    def taken_slots(self) -> int:
+        """How many slots are taken: by running jobs, and by threads that were given up."""
+        return len(self.running) + len(self.given_up)
+
+    @property
+    def unsettled(self) -> int:
+        """How many outcomes are not recorded yet."""
+        return len(self.ended)
+
+    @property
+    def busy_seconds(self) -> float:
+        """The total time that jobs have run since the start, including those that still run."""
+        now = time.monotonic()
+        return self._finished_seconds + sum(
+            now - held.attempt.began_at for held in self.running.values() if held.attempt
+        )
+
+    @property
+    def longest_run_seconds(self) -> float:
+        """How long the job that has run longest has been running; 0 if none runs."""
+        now = time.monotonic()
+        return max(
+            (now - held.attempt.began_at for held in self.running.values() if held.attempt),
+            default=0.0,
+        )
+
+    # What the producer does.
+
+    def claim(self, jobs: Iterable[Job[Any]], asked_at: float, claimed_at: float) -> NewlyClaimed:
+        """Take jobs that were just claimed.
+
+        A job that this process still holds goes on under its new lease: it has not started yet, it
+        runs, or its outcome waits to be recorded. Where its attempt is being stopped, it must not
+        run here a second time.
+
+        Args:
+            jobs: what was claimed.
+            asked_at: when the database was asked for the leases.
+            claimed_at: when it answered.
+        """
+        all_jobs, running, given_up = self.leases.jobs, self.running, self.given_up
+        to_start: list[HeldJob] = []
+        to_release: list[HeldJob] = []
+        with self.leases.lock:
+            for job in jobs:
+                key = job.key
+                if key in all_jobs or key in given_up:
+                    earlier = all_jobs.get(key)
+                    if earlier is not None and earlier.take_up_again(job, asked_at):
+                        continue
+                    if key in running or key in given_up:
+                        to_release.append(HeldJob(job, asked_at, claimed_at))
+                        continue
+                all_jobs[key] = held = HeldJob(job, asked_at, claimed_at)
+                to_start.append(held)
+        return NewlyClaimed(to_start, to_release)
+
+    def queue(self, jobs: Iterable[HeldJob]) -> None:
+        """Let claimed jobs start, as slots come free and their messages are read."""
+        for held in jobs:
+            if held.state is not CLAIMED:
+                continue  # its lease was lost while it waited to run apart
+            if held.job.body:
+                self._ready.append(held)
+            else:
+                self.unread.put(held)
+            self._is_idle.clear()
+        self.slots.wake(len(self._ready))
+        self._update_room()
+
+    async def wait_for_room(self, mark: int) -> None:
+        """Wait until a slot is free, or until at most `mark` jobs wait for one."""
+        self._room_mark = mark
+        self._is_room_awaited = True
+        self._has_room.clear()
+        await self._has_room.wait()
+
+    def end_wait_for_room(self) -> None:
+        """End `wait_for_room` though there may be no room."""
+        self._is_room_awaited = False
+        self._has_room.set()
+
+    # What the executor does.
+
+    @property
+    def may_start(self) -> bool:
+        """Whether a job waits that may start now."""
+        return bool(self._ready) and self.share.may_start
+
+    @property
+    def ready(self) -> int:
+        """How many jobs wait for a slot, their message read."""
+        return len(self._ready)
+
+    @property
+    def first_ready(self) -> HeldJob | None:
+        """The job that starts next."""
+        return self._ready[0] if self._ready else None
+
+    def start_next(self) -> HeldJob:
+        """Move the job that waits longest for a slot from CLAIMED to RUNNING."""
+        held = self._ready.popleft()
+        if held.state is not CLAIMED:
+            raise IllegalMoveError(held, RUNNING)
+        held.state = RUNNING
+        self.running[held.key] = held
+        return held
+
+    def end(
+        self,
+        held: HeldJob,
+        settlement: Settlement,
+        ended_at: float,
+        was_completed: bool = False,  # noqa: FBT001, FBT002 - by position, for every job
+        span: SpanContext | None = None,
+    ) -> None:
+        """Move a job from RUNNING to ENDED, or from CLAIMED where it was refused unread.
+
+        Args:
+            held: the job.
+            settlement: how it ended.
+            ended_at: when, by the monotonic clock.
+            was_completed: whether its handler has settled it in a transaction. Default false.
+            span: the span of the attempt. Default: none.
+        """
+        if held.state is not RUNNING and held.state is not CLAIMED:
+            raise IllegalMoveError(held, ENDED)
+        held.state = ENDED
+        held.settlement = settlement
+        held.ended_at = ended_at
+        held.was_completed = was_completed
+        held.span = span
+        held.attempt = None
+        del held.job
+        self.ended.put(held)
+        self._leave(held)
+
+    def note_run(self, seconds: float) -> None:
+        """Count an attempt that has ended, and how long it ran."""
+        self.finished += 1
+        self._finished_seconds += seconds
+
+    def stopped(self, held: HeldJob) -> None:
+        """Move a job from RUNNING to LOST, whose attempt has ended because its lease was lost."""
+        if held.state is not RUNNING:
+            raise IllegalMoveError(held, LOST)
+        self._drop(held, LOST)
+        self._leave(held)
+
+    def cut_off(self, held: HeldJob) -> None:
+        """Note that a running job has lost its slot: it is to be ended, or released."""
+        self.running.pop(held.key, None)
+        self._cut_off.append(held)
+        self._leave(held)
+
+    def take_cut_off(self) -> list[HeldJob]:
+        """Take the jobs that were cut off, to be ended."""
+        cut_off, self._cut_off = self._cut_off, []
+        return cut_off
+
+    def slot_freed(self) -> None:
+        """Tell who waits for one that a slot has come free."""
+        if self._is_room_awaited:
+            self._update_room()
+        self.share.freed()
+
+    def thread_given_up(self, key: JobKey) -> None:
+        """Let the thread of a job keep the place of its slot, though its attempt ends."""
+        self.given_up.add(key)
+
+    def thread_ended(self, key: JobKey) -> None:
+        """Let another job start in the place of a thread that was given up."""
+        self.given_up.discard(key)
+        self.slot_freed()
+        self.look_again()
+
+    @property
+    def waits_for_slots(self) -> bool:
+        """Whether a slot that another queue of the worker leaves would be of use."""
+        return self._is_room_awaited or (
+            bool(self._ready) and len(self.running) < self.share.concurrency
+        )
+
+    def look_again(self) -> None:
+        """Start what may start now, and say whether there is room for more."""
+        if self._ready:
+            self.slots.wake(min(len(self._ready), self.free))
+        self._update_room()
+
+    async def wait_idle(self) -> None:
+        """Wait until no job is queued or runs."""
+        await self._is_idle.wait()
+
+    def stop_running(self) -> None:
+        """Stop every running job where it waits next; each is then to be given back."""
+        for held in list(self.running.values()):
+            if held.attempt is not None:
+                held.attempt.stop(Abort.SHUTDOWN)
+
+    # What the message reader does.
+
+    def was_read(self, held: HeldJob) -> None:
+        """Let a job start whose message was read."""
+        self.unread.jobs.remove(held)
+        self.unread.sizes[held.key] = len(held.job.body)
+        self.queue([held])
+
+    def end_unread(self, held: HeldJob, settlement: Settlement) -> None:
+        """Move a job from CLAIMED to ENDED whose message cannot be read."""
+        self.unread.jobs.remove(held)
+        self.end(held, settlement, time.monotonic())
+        self._update_room()
+
+    def unread_lost(self, held: HeldJob) -> None:
+        """Move a job from CLAIMED to LOST whose message another worker has."""
+        self.unread.jobs.remove(held)
+        self._drop(held, LOST)
+        self._leave(held)
+        self._update_room()
+
+    # What the completer does.
+
+    def settle(self, recorded: Sequence[HeldJob], lost: Sequence[HeldJob]) -> None:
+        """Move jobs from ENDED to SETTLED, or to LOST where another worker has the lease."""
+        for batch, state in ((recorded, SETTLED), (lost, LOST)):
+            for held in batch:
+                if held.state is not ENDED:
+                    raise IllegalMoveError(held, state)
+                held.state = state
+            self.leases.remove(batch)
+
+    # What the releaser does.
+
+    def take_unstarted(self) -> list[HeldJob]:
+        """Take every queued job that has not started, to be released."""
+        jobs = [*self._ready, *self.unread.jobs]
+        self._ready.clear()
+        self.unread.jobs.clear()
+        self._update_idle()
+        return jobs
+
+    def release(self, jobs: Iterable[HeldJob]) -> None:
+        """Move jobs from CLAIMED or RUNNING to RELEASED."""
+        for held in jobs:
+            if held.state is not CLAIMED and held.state is not RUNNING:
+                raise IllegalMoveError(held, RELEASED)
+            self._drop(held, RELEASED)
+            self._leave(held)
+
+    def release_leases(self, jobs: Iterable[HeldJob]) -> None:
+        """Give up the leases of running jobs that take no notice of being stopped."""
+        self.leases.end(jobs)
+
+    # What the lease keeper does.
+
+    def leases_lost(self, leases: Iterable[Lease]) -> int:
+        """Note leases that the database says are lost, and return how many jobs that costs.
+
+        A job that has not started moves from CLAIMED to LOST. A running one is stopped, and moves
+        when it has ended. One that has ended needs no lease, nor does one that its handler has
+        completed: its message may be gone because it is done, and settling finds out what is lost.
+        """
+        count = 0
+        for held, read_ct in leases:
+            if held.read_ct != read_ct or not held.has_lease:
+                continue  # claimed again since, or given back
+            self.leases.end([held])
+            if held.state is CLAIMED:
+                self._remove_unstarted(held)
+                self._drop(held, LOST)
+                self._leave(held)
+                count += 1
+            elif self.running.get(held.key) is held:
+                attempt = held.attempt
+                if attempt is not None and not attempt.was_completed:
+                    _log.warning("lease lost", **fields_of(held.job))
+                    attempt.stop(Abort.LEASE_LOST)
+                    count += 1
+        return count
+
+    def leases_expired(self, leases: Iterable[Lease]) -> None:
+        """Tell jobs that their lease has ended while the database could not be asked to extend it.
+
+        They go on. Unless another worker claims them meanwhile, which none can while the database
+        is away from all, this one takes the lease up again when the database is back.
+        """
+        for held, read_ct in leases:
+            if held.state is not CLAIMED and held.state is not RUNNING:
+                continue
+            if held.read_ct == read_ct and not held.job.lease_expired:
+                held.job.lease_expired = True
+                _log.warning(
+                    "lease not extended in time: others may run the job", **fields_of(held.job)
+                )
+
+    def _remove_unstarted(self, held: HeldJob) -> None:
+        # Neither queue has it where it waits to run apart.
+        for queued in (self._ready, self.unread.jobs):
+            if held in queued:
+                queued.remove(held)
+
+    def _drop(self, held: HeldJob, state: JobState) -> None:
+        held.state = state
+        self.leases.end([held])
+        self.leases.remove([held])
+
+    def _leave(self, held: HeldJob) -> None:
+        key = held.key
+        left = self.running.pop(key, None)
+        if left is not held and left is not None:
+            self.running[key] = left
+        if self.unread.sizes:
+            self.unread.free_memory(key)
+        # As in `_update_idle`, without a call.
+        if not self.running and not self._ready and not self.unread.jobs:
+            self._is_idle.set()
+
+    def _update_room(self) -> None:
+        waiting = len(self._ready)
+        if self._is_room_awaited and (
+            waiting <= self._room_mark or (waiting < self.share.concurrency and self.free > waiting)
+        ):
+            self.end_wait_for_room()
+
+    def _update_idle(self) -> None:
+        if not self.running and not self._ready and not self.unread.jobs:
+            self._is_idle.set()

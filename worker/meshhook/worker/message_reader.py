@@ -1,0 +1,122 @@
+"""Reading the messages of claimed jobs that are not short: one at a time, before they start."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from meshhook.errors import (
+    DatabaseUnavailableError,
+    LeaseLostError,
+    MessageUnreadableError,
+    UncertainCommitError,
+)
+from meshhook.observability.job_context import fields_of
+from meshhook.observability.loggers import get_logger
+from meshhook.store.unread_messages import largest_message, read_message
+from meshhook.worker.attempt import log_end, settlement_of
+from meshhook.worker.held_job import CLAIMED
+from meshhook.worker.verdicts import Verdict, lease_lost, unreadable, verdict
+
+if TYPE_CHECKING:
+    from meshhook.jobs import Job
+    from meshhook.queue_config import QueueSettings
+    from meshhook.worker.connections import WorkerConnection
+    from meshhook.worker.held_job import HeldJob
+    from meshhook.worker.held_jobs import HeldJobs
+    from meshhook.worker.queue_context import QueueContext
+
+_log = get_logger("meshhook.worker.message_reader")
+
+HELD_MESSAGES = 4
+"""How many messages of the largest size may be held in memory at once, by all such jobs."""
+AWAY_SECONDS = 1.0
+
+
+class MessageReader:
+    """Reads the messages of one queue's jobs that are not short. `run` works until cancelled.
+
+    They keep nobody waiting: neither claims nor other jobs. A job whose message was read may start;
+    one whose message cannot be read is settled, and one whose message could not be read is retried.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: WorkerConnection,
+        queue: QueueContext,
+        held_jobs: HeldJobs,
+        max_message_bytes: int | None,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            connection: where to read; it has a time limit for a statement, and no other use.
+            queue: the queue.
+            held_jobs: the jobs, among them those whose messages are to be read.
+            max_message_bytes: as `largest_message` has it.
+        """
+        self._connection = connection
+        self._queue = queue
+        self._held_jobs = held_jobs
+        self._max_message_bytes = max_message_bytes
+
+    async def run(self) -> None:
+        """Read messages, one after the other, until cancelled."""
+        unread = self._held_jobs.unread
+        while True:
+            await unread.wait()
+            # Until the largest message may be read beside those that are held.
+            await unread.wait_for_memory(lambda: (HELD_MESSAGES - 1) * self._limit)
+            if unread.jobs:
+                await self._read(unread.jobs[0])
+
+    @property
+    def _limit(self) -> int:
+        return largest_message(self._max_message_bytes, self._queue.config)
+
+    async def _read(self, held: HeldJob) -> None:
+        job, settings, held_jobs = held.job, self._queue.config, self._held_jobs
+        end: Verdict | None = None
+        try:
+            if job.attempt > settings.max_retry_attempts and job.lost_attempts:
+                end = lease_lost(job.lost_attempts, settings)
+            else:
+                await read_message(self._connection, self._queue.tables, job, self._limit)
+        except MessageUnreadableError as error:
+            end = unreadable(error, settings)
+        except LeaseLostError as error:
+            if held.state is CLAIMED:
+                _log.warning("lease lost", **fields_of(job), error=str(error))
+                held_jobs.unread_lost(held)
+            return
+        except UncertainCommitError as error:
+            # It may be the message that has ended the session.
+            end = self._failed(job, error, settings)
+        except DatabaseUnavailableError:
+            await asyncio.sleep(AWAY_SECONDS)
+            return
+        except Exception as error:  # noqa: BLE001 - no message may end a worker
+            end = self._failed(job, error, settings)
+        if held.state is not CLAIMED:
+            return  # it was given back or lost meanwhile
+        if end is None:
+            held_jobs.was_read(held)
+            return
+        log_end(job, end)
+        finished = job.claimed_timestamp + time.monotonic() - held.claimed_at
+        held_jobs.end_unread(held, settlement_of(job, end, None, finished))
+
+    @staticmethod
+    def _failed(job: Job[Any], error: Exception, settings: QueueSettings) -> Verdict:
+        failure = MessageUnreadableError(
+            f"the message could not be read: {str(error) or type(error).__name__}"
+        )
+        return verdict(
+            failure,
+            attempt=job.attempt,
+            settings=settings,
+            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
+        )

@@ -1,0 +1,385 @@
+"""The producer: claims jobs to keep the slots busy, and waits for inserts while there are none."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from meshhook.administration import describe_tables
+from meshhook.errors import (
+    DatabaseConflictError,
+    DatabaseError,
+    DatabaseLockedError,
+    DatabaseUnavailableError,
+    QueueNotFoundError,
+    SchemaMissingError,
+    UncertainCommitError,
+)
+from meshhook.observability.loggers import get_logger
+from meshhook.observability.loops import WAIT_SECONDS
+from meshhook.postgres.database import Database
+from meshhook.postgres.tries import tries
+from meshhook.store import queries
+from meshhook.store.claims import Claim, ClaimClass, claim
+from meshhook.store.unread_messages import read_short_messages
+from meshhook.worker.claim_size import ClaimCap, FinishRate, claim_size, claimed_ahead
+from meshhook.worker.claim_window import ClaimWindow
+from meshhook.worker.suspects import Suspects
+from meshhook.worker.wakeups import POLL_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from meshhook.jobs import Job
+    from meshhook.observability.loops import WatchedLoop
+    from meshhook.worker.claim_window import VtRange
+    from meshhook.worker.connections import WorkerConnection
+    from meshhook.worker.held_job import HeldJob
+    from meshhook.worker.held_jobs import HeldJobs
+    from meshhook.worker.queue_context import QueueContext
+    from meshhook.worker.releaser import Releaser
+    from meshhook.worker.wakeups import Wakeups
+
+_log = get_logger("meshhook.worker.producer")
+
+WAITING_SECONDS = 2.0
+REFUSED_RETRY_SECONDS = 5.0
+MAX_UNSETTLED = 10_000
+CLAIM_WEIGHT = 0.2
+SLOW_CLAIM_SECONDS = 0.4
+"""After how long a claim may have left out messages that are short, as `claim.sql` says."""
+
+
+class Producer:
+    """Claims for one queue. `run` works until stopped or cancelled.
+
+    It keeps no jobs while it waits: what it claims is held in the table at once, so cancelling it
+    loses nothing but a claim under way, whose leases run out.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: WorkerConnection,
+        queue: QueueContext,
+        held_jobs: HeldJobs,
+        all_held_jobs: Sequence[HeldJobs],
+        releaser: Releaser,
+        wakeups: Wakeups,
+        loop: WatchedLoop,
+        listens: bool,
+        line: asyncio.Lock,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            connection: where to claim.
+            queue: the queue.
+            held_jobs: takes the jobs, and says how many there is room for.
+            all_held_jobs: those of all queues of this worker.
+            releaser: gives jobs back that are not to run here.
+            wakeups: end its wait early.
+            loop: is told at every turn.
+            listens: whether inserts can wake it.
+            line: the producers of a worker claim one after the other; one that runs suspects apart
+                keeps the others waiting.
+        """
+        self._connection = connection
+        self._queue = queue
+        self._tables = queue.tables
+        self._held_jobs = held_jobs
+        self._releaser = releaser
+        self._suspects = Suspects(
+            held_jobs=held_jobs, all_held_jobs=all_held_jobs, releaser=releaser, loop=loop
+        )
+        self._wakeups = wakeups
+        self._loop = loop
+        self._listens = listens
+        self._line = line
+        self.fault: str | None = None
+        """Why nothing can be claimed, None if that is not known. Any thread may look."""
+        self._window = ClaimWindow()
+        self._rate = FinishRate()
+        self._cap = ClaimCap()
+        self._claim_seconds = 0.0
+        """How long a claim takes, smoothed."""
+        self._waiting_until = 0.0
+        self._visibility = Visibility()
+        self._is_stopping = False
+        self._wait_sql = queries.load("wait", queue.tables)
+        self._waiting_sequence = f'meshhook."waiting_{queue.name}"'
+
+    def stop(self) -> None:
+        """Let `run` end after the claim that is under way."""
+        self._is_stopping = True
+        self._wakeups.wake()
+        self._held_jobs.end_wait_for_room()
+        self._suspects.stop()
+
+    async def run(self) -> None:
+        """Claim until stopped or cancelled. A database that is away is waited for."""
+        while not self._is_stopping:
+            try:
+                try:
+                    await self._turn()
+                except DatabaseUnavailableError:
+                    await self._take_turn_when_reachable()
+                self.fault = None
+            except DatabaseUnavailableError:
+                return  # stopping
+            except DatabaseConflictError as error:
+                _log.info("claim repeated", queue=self._queue.name, error=str(error))
+            except DatabaseLockedError as error:
+                _log.warning("claim waits", queue=self._queue.name, error=str(error))
+                await self._sleep(POLL_SECONDS)
+            except DatabaseError as error:
+                if self._cap.refused():
+                    continue
+                reason = await self._reason_of(error)
+                if reason != self.fault:
+                    _log.error("claim refused", queue=self._queue.name, error=reason)
+                self.fault = reason
+                await self._sleep(REFUSED_RETRY_SECONDS)
+
+    async def _take_turn_when_reachable(self) -> None:
+        async for attempt in tries(on=self._is_away, queue=self._queue.name, step="claim"):
+            with attempt:
+                await self._turn()
+
+    async def _reason_of(self, error: DatabaseError) -> str:
+        """Return why claims are refused; of a queue that was dropped, that it is not there."""
+        if isinstance(error, SchemaMissingError):
+            try:
+                await describe_tables(Database(self._connection), self._queue.name)
+            except QueueNotFoundError as missing:
+                return str(missing)
+            except DatabaseError:
+                pass
+        return str(error)
+
+    def _is_away(self, error: BaseException) -> bool:
+        return isinstance(error, DatabaseUnavailableError) and not self._is_stopping
+
+    async def _turn(self) -> None:
+        self._loop.turn()
+        if self._queue.config.paused:
+            self._wakeups.clear()
+            self._ask(for_more=False)
+            await self._sleep(POLL_SECONDS)
+            return
+        try:
+            self._ask(for_more=self._held_jobs.unsettled < MAX_UNSETTLED)
+            if not await self._has_room():
+                return
+            # A wake-up from here on speaks of what this claim may not see.
+            self._wakeups.clear()
+            if await self._claim_and_hand_over():
+                # The jobs start before the next claim is written.
+                await asyncio.sleep(0)
+                return
+            await self._wait_for_messages()
+        except BaseException:
+            self._ask(for_more=False)
+            raise
+
+    def _ask(self, *, for_more: bool) -> None:
+        # Of several queues one that has no more work leaves its slots to the others.
+        self._held_jobs.share.wants_more = for_more
+
+    def _room(self) -> int:
+        """Return how many messages to claim now."""
+        held_jobs = self._held_jobs
+        if self._is_stopping or self._queue.config.paused or held_jobs.unsettled >= MAX_UNSETTLED:
+            return 0
+        if held_jobs.cannot_be_extended:
+            # What is claimed now might outlive its lease, and run elsewhere at the same time.
+            return 0
+        return claim_size(
+            free_slots=held_jobs.free, unstarted=held_jobs.unstarted, ahead=self._ahead
+        )
+
+    @property
+    def _ahead(self) -> int:
+        return claimed_ahead(self._rate.per_second, self._claim_seconds)
+
+    async def _has_room(self) -> bool:
+        """Say whether there is room for more jobs; if not, wait for some, or for a second."""
+        self._rate.update(self._held_jobs.finished, time.monotonic())
+        if self._room():
+            return True
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._held_jobs.wait_for_room(self._ahead // 2)
+        except TimeoutError:
+            pass
+        return False
+
+    async def _claim_and_hand_over(self) -> bool:
+        """Claim, hand over what was found, and say whether to go on claiming."""
+        async with self._place_in_line():
+            # What others have claimed meanwhile may have taken the room.
+            self._ask(for_more=True)
+            room = self._room()
+            if room == 0:
+                return True
+            limit = self._cap.cut(room)
+            claimed, asked_at = await self._claim(limit)
+            if len(claimed.jobs) < limit:
+                self._ask(for_more=False)
+            if claimed.jobs:
+                await self._hand_over(claimed, asked_at, limit)
+        return bool(claimed.jobs)
+
+    @asynccontextmanager
+    async def _place_in_line(self) -> AsyncIterator[None]:
+        # Another queue's suspect may run for long before its claimer leaves the line.
+        while True:
+            try:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await self._line.acquire()
+                break
+            except TimeoutError:
+                self._loop.turn()
+        try:
+            yield
+        finally:
+            self._line.release()
+
+    async def _claim(self, limit: int) -> tuple[Claim, float]:
+        """Claim up to so many messages, and say when the leases were asked for."""
+        if self._window.sweep_is_due(time.monotonic()):
+            sweep = self._window.sweep_range()
+            began_at = time.monotonic()
+            try:
+                claimed = await self._claim_from(sweep, limit)
+            except UncertainCommitError:
+                seconds = time.monotonic() - began_at
+                self._window.gave_up(sweep, seconds, datetime.now(UTC))
+                raise
+            took_all = _took_all(claimed, limit)
+            self._window.swept(sweep, began_at, time.monotonic(), took_all=took_all)
+            if claimed.jobs or sweep.to_vt is None:
+                return claimed, began_at
+        began_at = time.monotonic()
+        return await self._claim_from(self._window.claim_range(), limit), began_at
+
+    async def _claim_from(self, vt_range: VtRange, limit: int) -> Claim:
+        config, metrics = self._queue.config, self._queue.metrics
+        began_at = time.monotonic()
+        with metrics.operation("claim"):
+            claimed = await claim(
+                self._connection,
+                self._tables,
+                lease_seconds=float(config.visibility_timeout_seconds),
+                limit=limit,
+                max_attempts=config.max_retry_attempts,
+                from_vt=vt_range.from_vt,
+                to_vt=vt_range.to_vt,
+            )
+            unread = claimed.unread
+            if unread and time.monotonic() - began_at > SLOW_CLAIM_SECONDS:
+                # Some among them were not even looked at, after those that took long.
+                await read_short_messages(self._connection, self._tables, unread)
+        metrics.claimed(len(claimed.jobs))
+        if claimed.jobs:
+            ended_at = time.monotonic()
+            self._claim_seconds += (ended_at - began_at - self._claim_seconds) * CLAIM_WEIGHT
+            self._cap.claimed(len(claimed.jobs), sum([len(job.body) for job in claimed.jobs]))
+            self._window.found(claimed.jobs[0].ready_at)
+            self._visibility.correct(claimed.jobs, ended_at)
+            if claimed.new_losses:
+                metrics.attempts("lost", claimed.new_losses)
+        if vt_range.to_vt is not None:
+            return claimed
+        self._wakeups.note_claim(len(claimed.jobs))
+        if _took_all(claimed, limit):
+            self._visibility.drained(vt_range.from_vt.timestamp(), claimed.jobs, began_at)
+        return claimed
+
+    async def _hand_over(self, claimed: Claim, asked_at: float, limit: int) -> None:
+        held = self._held_jobs.claim(claimed.jobs, asked_at, time.monotonic())
+        if held.to_release:
+            delay_seconds = self._queue.config.retry_strategy().get_delay_seconds(1)
+            self._releaser.release(held.to_release, max(delay_seconds, 1.0))
+        if claimed.claim_class is ClaimClass.HEALTHY:
+            self._held_jobs.queue(held.to_start)
+        else:
+            _log.warning(
+                "leases ran out with no outcome",
+                queue=self._queue.name,
+                msg_ids=[job.msg_id for job in claimed.jobs][:20],
+                jobs=len(claimed.jobs),
+            )
+            await self._run_apart(held.to_start)
+        if self._listens and self._waiting_until and len(claimed.jobs) == limit:
+            # There is plenty: inserts need not notify.
+            self._waiting_until = 0.0
+            await self._connection.fetch(queries.load("stop_waiting"), self._waiting_sequence)
+
+    async def _run_apart(self, jobs: Sequence[HeldJob]) -> None:
+        if jobs:
+            self._ask(for_more=False)
+            await self._suspects.run_apart(jobs)
+
+    async def _wait_for_messages(self) -> None:
+        """Wait for a wake-up, for the next message that falls due, or for a second."""
+        now = time.monotonic()
+        was_waiting = self._waiting_until > now
+        row = await self._connection.fetchrow(
+            self._wait_sql, WAITING_SECONDS, self._waiting_sequence
+        )
+        self._waiting_until = now + WAITING_SECONDS
+        # What was inserted before anybody waited did not notify.
+        if not was_waiting and await self._claim_and_hand_over():
+            return
+        pause = POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the fleet
+        if row is not None and row["next_due_seconds"] is not None:
+            pause = min(pause, max(row["next_due_seconds"], 0.0) + 0.001)
+        await self._sleep(pause)
+        if not self._is_stopping:
+            delay = self._wakeups.delay_seconds(self._held_jobs.share.utilisation)
+            if delay:
+                await asyncio.sleep(delay)
+
+    async def _sleep(self, seconds: float) -> None:
+        if not self._is_stopping:
+            await self._wakeups.wait(seconds)
+
+
+class Visibility:
+    """Which messages were visible before the claim that took them: it corrects `ready_at`.
+
+    An earlier claim took all that it saw from some `vt` on. What lies there and is claimed only now
+    was not visible then: its producer's transaction was still open.
+    """
+
+    def __init__(self) -> None:
+        self._clock_offset: float | None = None
+        """What the database's clock shows, less the monotonic clock here."""
+        self._drained: tuple[float, float] | None = None
+        """From which `vt` on nothing ready was left, and when that was."""
+
+    def correct(self, jobs: Sequence[Job[Any]], now: float) -> None:
+        """Correct `ready_at` of jobs just claimed, whose claim was answered now."""
+        self._clock_offset = jobs[0].claimed_timestamp - now
+        if self._drained is None:
+            return
+        from_vt, drained_at = self._drained
+        for job in jobs:
+            if from_vt <= job.ready_timestamp < drained_at:
+                job.ready_timestamp = min(drained_at, job.claimed_timestamp)
+
+    def drained(self, from_vt: float, jobs: Sequence[Job[Any]], asked_at: float) -> None:
+        """Note a claim that took all that was ready from some `vt` on, and what it took."""
+        if self._clock_offset is not None:
+            drained_at = jobs[0].claimed_timestamp if jobs else asked_at + self._clock_offset
+            self._drained = from_vt, drained_at
+
+
+def _took_all(claimed: Claim, limit: int) -> bool:
+    # A claim of suspects leaves healthy messages where they are.
+    return len(claimed.jobs) < limit and claimed.claim_class is ClaimClass.HEALTHY

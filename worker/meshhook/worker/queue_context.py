@@ -1,0 +1,36 @@
+"""What all parts of a lane know of their queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
+    from meshhook.observability.worker_metrics import WorkerMetrics
+    from meshhook.queue_config import QueueConfig
+    from meshhook.store import queries
+    from meshhook.worker.handlers import JobHandler
+    from meshhook.worker.stats import Tally
+
+
+@dataclass(slots=True)
+class QueueContext:
+    """One queue of a worker."""
+
+    tables: queries.QueueTables
+    config: QueueConfig
+    """The queue's settings now; replaced when they change."""
+    handler: JobHandler[Any]
+    worker_name: str
+    metrics: WorkerMetrics
+    tally: Tally
+    """Counts what the worker does for the queue."""
+    tracer: Tracer | None
+    """Makes spans; None: there are none."""
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self.tables.queue_name

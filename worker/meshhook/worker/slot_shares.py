@@ -1,0 +1,205 @@
+"""The slots of a worker, shared by its queues: how many of them each queue may take now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class SlotUser(Protocol):
+    """What takes slots: the held jobs of one queue."""
+
+    @property
+    def taken_slots(self) -> int:
+        """How many it has taken."""
+
+    @property
+    def unstarted(self) -> int:
+        """How many jobs wait for a slot."""
+
+    @property
+    def waits_for_slots(self) -> bool:
+        """Whether it could do something with a slot that has come free."""
+
+    def look_again(self) -> None:
+        """Start what may start now, and let the producer know if there is room for more."""
+
+
+class SharedSlots:
+    """A fixed number of slots, shared by weight among the queues that have work.
+
+    A queue has work while jobs of it wait here, or while its producer looks for more. Alone it may
+    take every slot. Jobs that run are never stopped for another queue's sake: the next slots that
+    come free are the other's, until it has its part. A worker of one queue has one share, of all.
+    """
+
+    def __init__(self, count: int, weights: Mapping[str, int]) -> None:
+        """Take how many slots there are, and the weight of each queue, by its name."""
+        self.count = count
+        self.shares = {name: Share(self, weight) for name, weight in weights.items()}
+        demands = [Demand(weight, count) for weight in weights.values()]
+        for share, part in zip(self.shares.values(), share_out(count, demands), strict=True):
+            share.part = part
+            share.others = [each for each in self.shares.values() if each is not share]
+
+    @property
+    def free(self) -> int:
+        """How many slots nobody has taken."""
+        # A loop, since every start of a job asks.
+        free = self.count
+        for share in self.shares.values():
+            if share.user is not None:
+                free -= share.user.taken_slots
+        return free
+
+
+class Share:
+    """One queue's share of the slots."""
+
+    def __init__(self, slots: SharedSlots, weight: int) -> None:
+        self.weight = weight
+        self.part = 0
+        """How many slots it has for sure, whatever the others want."""
+        self.user: SlotUser | None = None
+        self.others: Sequence[Share] = ()
+        """Those of the other queues."""
+        self._slots = slots
+        self._wants_more = True
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the queue may have more work than is known here; at first it may."""
+        return self._wants_more
+
+    @wants_more.setter
+    def wants_more(self, value: bool) -> None:
+        if value != self._wants_more:
+            self._wants_more = value
+            if not value:
+                for share in self.others:
+                    if share.user is not None:
+                        share.user.look_again()
+
+    @property
+    def taken(self) -> int:
+        """How many slots the queue has taken."""
+        return 0 if self.user is None else self.user.taken_slots
+
+    @property
+    def demand(self) -> Demand:
+        """What the queue asks for."""
+        if self._wants_more:
+            return Demand(self.weight, self._slots.count)
+        known = 0 if self.user is None else self.user.unstarted
+        return Demand(self.weight, self.taken + known)
+
+    @property
+    def free(self) -> int:
+        """How many more slots the queue may take now."""
+        free = self._slots.free
+        return max(0, min(free, max(self._limit(), self.part) - self.taken)) if free > 0 else 0
+
+    @property
+    def concurrency(self) -> int:
+        """How many slots all queues have together."""
+        return self._slots.count
+
+    @property
+    def utilisation(self) -> float:
+        """How much of all slots is taken, whosever they are: 0 to 1."""
+        return 1 - max(0, self._slots.free) / self._slots.count
+
+    @property
+    def may_start(self) -> bool:
+        """Whether the queue may take one more slot now."""
+        taken = self.taken
+        if not self.others:
+            return taken < self.part  # every slot is its own
+        return self._slots.free > 0 and (taken < self.part or taken < self._limit())
+
+    def _limit(self) -> int:
+        # Asked for at every start of a job: the two usual cases need no sharing out.
+        shares = self._slots.shares.values()
+        if all(share.wants_more for share in shares):
+            return self.part
+        if not any(share.wants_more for share in shares if share is not self):
+            others = sum(share.demand.wanted for share in shares if share is not self)
+            if others + self.part <= self._slots.count:
+                return min(self._slots.count - others, self.demand.wanted)
+        limits = share_out(self._slots.count, [share.demand for share in shares])
+        return limits[list(shares).index(self)]
+
+    def freed(self) -> None:
+        """Let the others know that a slot has come free."""
+        for share in self.others:
+            if share.user is not None and share.user.waits_for_slots:
+                share.user.look_again()
+
+
+class Demand(NamedTuple):
+    """What one queue asks for."""
+
+    weight: int
+    """Its part of the slots, beside those of the others; at least 1."""
+    wanted: int
+    """How many slots it could use."""
+
+
+def share_out(slots: int, demands: Sequence[Demand]) -> list[int]:
+    """Return how many of the slots each queue gets.
+
+    No queue gets more than it wants, and no slot stays free that one of them wants. What they want
+    beyond that is shared by weight: a queue that wants less than its part leaves the rest to the
+    others. Where there are as many slots as queues, each one that wants any gets at least one.
+    """
+    shares = [0] * len(demands)
+    waiting = [i for i, demand in enumerate(demands) if demand.wanted > 0]
+    while waiting and slots > 0:
+        weights = sum(demands[i].weight for i in waiting)
+        # A part that is less than one slot becomes one; a part that is more than is wanted, that.
+        # Either changes the parts of the others, so these are worked out again.
+        small = [i for i in waiting if slots * demands[i].weight < weights]
+        if small:
+            settled = dict.fromkeys(small[:slots], 1)
+        else:
+            settled = {
+                i: demands[i].wanted
+                for i in waiting
+                if demands[i].wanted * weights <= slots * demands[i].weight
+            }
+        if not settled:
+            return _by_weight(slots, demands, waiting, shares)
+        for i, share in settled.items():
+            shares[i] = share
+            slots -= share
+        waiting = [i for i in waiting if i not in settled]
+    return _with_rest(slots, demands, shares)
+
+
+def _with_rest(slots: int, demands: Sequence[Demand], shares: list[int]) -> list[int]:
+    """Share what is left among queues that were given one slot and want more."""
+    wanted = [
+        Demand(demand.weight, demand.wanted - share)
+        for demand, share in zip(demands, shares, strict=True)
+    ]
+    if slots == 0 or not any(demand.wanted for demand in wanted):
+        return shares
+    rest = share_out(slots, wanted)
+    return [share + more for share, more in zip(shares, rest, strict=True)]
+
+
+def _by_weight(
+    slots: int, demands: Sequence[Demand], waiting: list[int], shares: list[int]
+) -> list[int]:
+    """Share slots by weight among queues of which each wants more than its part."""
+    weights = sum(demands[i].weight for i in waiting)
+    for i in waiting:
+        shares[i] = slots * demands[i].weight // weights
+    # What rounding down left goes to those whose part was cut the most.
+    left = slots - sum(shares[i] for i in waiting)
+    by_cut = sorted(waiting, key=lambda i: slots * demands[i].weight % weights, reverse=True)
+    for i in by_cut[:left]:
+        shares[i] += 1
+    return shares

@@ -1,0 +1,135 @@
+"""Running suspects, jobs that may have killed their process, while nothing else runs here."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from meshhook.jobs import JobKey
+    from meshhook.observability.loops import WatchedLoop
+    from meshhook.worker.held_job import HeldJob
+    from meshhook.worker.held_jobs import HeldJobs
+    from meshhook.worker.releaser import Releaser
+
+HAND_BACK_PATIENCE_SECONDS = 1.0
+"""How long suspects wait for what runs here, where another worker may take them."""
+HAND_BACK_DELAY_SECONDS = 1.0
+"""How long suspects that were handed back are out of sight, on average."""
+HAND_BACK_SECONDS = 60.0
+"""For how long a worker hands the same suspect back, from the first time on."""
+MAX_REMEMBERED = 10_000
+
+
+class Suspects:
+    """Runs the suspects of one queue apart, so that a crash takes no neighbour along."""
+
+    def __init__(
+        self,
+        *,
+        held_jobs: HeldJobs,
+        all_held_jobs: Sequence[HeldJobs],
+        releaser: Releaser,
+        loop: WatchedLoop,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            held_jobs: the held jobs of the queue.
+            all_held_jobs: those of all queues of this worker: none of them may run beside.
+            releaser: gives suspects back.
+            loop: is told at every turn.
+        """
+        self._held_jobs = held_jobs
+        self._all_held_jobs = all_held_jobs
+        self._releaser = releaser
+        self._loop = loop
+        self._hand_backs = HandBacks()
+        self._patience: asyncio.Timeout | None = None
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Wait no longer: give suspects back that have not started."""
+        self._is_stopping = True
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    async def run_apart(self, jobs: Sequence[HeldJob]) -> None:
+        """Run claimed suspects when nothing else runs in this process, and wait for their end."""
+        if not jobs:
+            return
+        try:
+            if not await self._wait_until_alone(jobs):
+                return
+        except BaseException:
+            self._give_back(jobs)
+            raise
+        if self._is_stopping:
+            self._give_back(jobs)
+            return
+        self._held_jobs.queue(jobs)
+        await self._loop.wait_for(self._held_jobs.wait_idle())
+
+    async def _wait_until_alone(self, jobs: Sequence[HeldJob]) -> bool:
+        """Wait until nothing runs here; False if suspects were given back, to an idle worker.
+
+        All claims of this process stand still meanwhile. So a worker that is busy for long hands
+        suspects back, for a minute at the most: all workers may be busy at all times.
+        """
+        may_hand_back = self._hand_backs.may_hand_back(jobs, time.monotonic())
+        patience_seconds: float | None = None
+        if may_hand_back:
+            longest = max(each.longest_run_seconds for each in self._all_held_jobs)
+            runs_long = longest > HAND_BACK_PATIENCE_SECONDS
+            patience_seconds = 0.0 if runs_long else HAND_BACK_PATIENCE_SECONDS
+        if self._is_stopping:
+            patience_seconds = 0.0
+        try:
+            async with asyncio.timeout(patience_seconds) as self._patience:
+                await self._loop.wait_for(all_ended(self._all_held_jobs))
+        except TimeoutError:
+            if may_hand_back and not self._is_stopping:
+                spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads the fleet
+                self._give_back(jobs, HAND_BACK_DELAY_SECONDS * spread)
+                return False
+        finally:
+            self._patience = None
+        self._hand_backs.forget(jobs)
+        return True
+
+    def _give_back(self, jobs: Sequence[HeldJob], delay_seconds: float = 0.0) -> None:
+        # One whose lease was lost meanwhile is another worker's.
+        still_held = [held for held in jobs if held.has_lease]
+        self._releaser.release(still_held, delay_seconds)
+
+
+async def all_ended(all_held_jobs: Sequence[HeldJobs]) -> None:
+    """Wait until nothing runs of any queue, and all outcomes are recorded or refused."""
+    for held_jobs in all_held_jobs:
+        await held_jobs.wait_idle()
+    for held_jobs in all_held_jobs:
+        await held_jobs.ended.wait_idle()
+
+
+class HandBacks:
+    """Since when a worker has handed suspects back. Times are seconds of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._since: dict[JobKey, float] = {}
+
+    def may_hand_back(self, jobs: Iterable[HeldJob], now: float) -> bool:
+        """Say whether suspects may be handed back now: none of them for a minute already."""
+        if len(self._since) > MAX_REMEMBERED:
+            # Others have run them; what is forgotten too early is handed back a minute longer.
+            self._since.clear()
+        since = [self._since.setdefault(held.key, now) for held in jobs]
+        return all(now - each < HAND_BACK_SECONDS for each in since)
+
+    def forget(self, jobs: Iterable[HeldJob]) -> None:
+        """Forget suspects that are run here."""
+        for held in jobs:
+            self._since.pop(held.key, None)
