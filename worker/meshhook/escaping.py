@@ -1,9 +1,9 @@
-r"""Texts of others made safe to show: on a terminal, in a log, in a condition of Kubernetes.
+r"""Escaping of untrusted text for terminals, logs and Kubernetes conditions.
 
-What is in a message, in its headers, in an error or in the answer of a server may hold anything:
-sequences that a terminal obeys, line breaks that forge a second line, characters that turn the
-reading order round or that nobody sees. All of it is shown as an escape of Python: `\x1b`,
-`\u202e`, `\U000e0041`. Words of every script, emoji and combining marks stay as they are.
+A message, its headers, an error or a server's answer may contain anything: terminal control
+sequences, line breaks that forge a second log line, characters that reverse the reading order or
+are invisible. All of these are shown as Python escapes: `\x1b`, `\u202e`, `\U000e0041`. Words of
+every script, emoji and combining marks stay as they are.
 """
 
 from __future__ import annotations
@@ -45,34 +45,34 @@ _IDEOGRAPHS = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0
 
 
 def shown(text: str, *, limit: int | None = None, lines: bool = False) -> str:
-    r"""Return a text of others as it may be shown; unless they are cut, no two look the same.
+    r"""Return an untrusted text made safe to show; different texts stay different unless cut.
 
-    A backslash that would read as an escape is doubled, so that the text can be read back.
+    A backslash that would read as an escape is doubled, so that the text can be decoded again.
 
     Args:
         text: the text.
-        limit: the most characters to return, at least 40. What is longer ends in how much was cut:
+        limit: the most characters to return, at least 40. A longer text ends in
             `… (1234 more characters)`. Default: no limit.
-        lines: whether line feeds stay. Default false: `\n`.
+        lines: whether line feeds are kept. Default false: they become `\n`.
     """
     return _cut(text, limit, keeps="\n" if lines else "", doubles=True)
 
 
 def shown_sentence(text: str, *, limit: int | None = None, lines: bool = True) -> str:
-    """Return a text that was put together from others, as it may be shown.
+    """Return a text composed of untrusted parts, made safe to show.
 
-    What is escaped in it already is not escaped again: no backslash is doubled.
+    Parts that are escaped already are not escaped again: no backslash is doubled.
 
     Args:
         text: the text.
         limit: as for `shown`.
-        lines: whether line feeds stay. Default true.
+        lines: whether line feeds are kept. Default true.
     """
     return _cut(text, limit, keeps="\n" if lines else "", doubles=False)
 
 
 def shown_json(document: str) -> str:
-    """Return a JSON document that says the same, and that a terminal only shows.
+    """Return an equivalent JSON document that is safe to print on a terminal.
 
     Args:
         document: as `json.dumps` makes it, with or without indentation.
@@ -83,7 +83,7 @@ def shown_json(document: str) -> str:
 
 
 def quoted(value: object, *, limit: int = VALUE_LIMIT) -> str:
-    """Return a wrong value as messages quote it: like `repr`, short, and whatever it is.
+    """Return an invalid value as messages quote it: like `repr`, short, whatever its type.
 
     Args:
         value: the value; one whose `repr` fails is shown by its type.
@@ -102,7 +102,7 @@ def quoted(value: object, *, limit: int = VALUE_LIMIT) -> str:
 
 
 class _Short(reprlib.Repr):
-    """Short whatever the size of a value, and in time that does not grow with it."""
+    """A `repr` that is short for values of any size, in bounded time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def _escaped(text: str, keeps: str, *, doubles: bool) -> str:
 
 
 def _escape(text: str, place: int, keeps: str, *, doubles: bool) -> str:
-    """Return what stands for one character of a text."""
+    """Return the escape of one character."""
     character = text[place]
     if character == "\\":
         if not doubles or place + 1 == len(text):
@@ -180,7 +180,7 @@ def _in_json(match: re.Match[str]) -> str:
 
 
 def _hides(text: str, place: int) -> bool:
-    """Say whether a character acts instead of being seen, or cannot be told from another."""
+    """Return whether a character has an effect instead of a glyph, or looks like another."""
     character = text[place]
     code = ord(character)
     if character in "\u200c\u200d":
@@ -197,7 +197,7 @@ def _hides(text: str, place: int) -> bool:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Say whether a joiner stands where writing needs it: in some scripts, and in emoji."""
+    """Return whether a joiner is where writing needs it: in some scripts, and in emoji."""
     if place == 0 or place + 1 == len(text) or _is_selector(ord(text[place + 1])):
         return False
     before, after = text[place - 1], text[place + 1]
@@ -217,7 +217,10 @@ def _is_selector(code: int) -> bool:
 
 
 def _selects(text: str, place: int) -> bool:
-    """Say whether a variation selector has something to vary; rows of them hide whole texts."""
+    """Return whether a variation selector follows a character that it can vary.
+
+    Sequences of selectors can hide whole texts.
+    """
     if place == 0 or _is_selector(ord(text[place - 1])) or _hides(text, place - 1):
         return False
     before = text[place - 1]

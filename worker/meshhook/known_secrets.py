@@ -1,4 +1,4 @@
-"""The secrets that this process has been given, hidden by their value in whatever it writes."""
+"""Secrets given to this process, which are hidden by value in everything it writes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from urllib.parse import quote, quote_plus
 
 HIDDEN = "(hidden)"
 LEAST_CHARACTERS = 6
-"""A shorter secret is not looked for: it would be found in the midst of innocent words."""
+"""Shorter secrets are not searched for: they would be found inside ordinary words."""
 MAX_CHARACTERS = 1_000
-"""Of a longer secret, its beginning is looked for, and what is not white behind that is hidden."""
+"""Of a longer secret only the beginning is searched for; all up to the next space is hidden."""
 MAX_SECRETS = 500
-"""How many are remembered; the one not given for longest is forgotten first."""
+"""How many are remembered; the least recently given one is forgotten first."""
 
 _LEAST_ENCODED_CHARACTERS = 7
 _LEAST_KINDS = 3  # lines of dashes, or of spaces, are no secrets
-# Passwords of trials, which are the names of things as well. Hiding them would hide those.
+# Passwords used for trials that are also ordinary names. Hiding them would hide those names.
 _NO_SECRETS = frozenset(
     {"database", "hidden", "localhost", "meshhook", "password", "pgmq", "postgres", "postgresql"}
     | {"production", "public", "queues", "secret", "worker", "workers"}
@@ -29,9 +29,9 @@ _NO_SECRETS = frozenset(
 
 
 class KnownSecrets:
-    """Secrets by value, and one pattern that finds them all however they are written.
+    """Secrets by value, and one pattern that finds all of them in every encoding.
 
-    The pattern is a tree, so a text is read once, whatever their number. Any thread may use it.
+    The pattern is a tree, so a text is read once, whatever their number. It is thread-safe.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,8 @@ class KnownSecrets:
         Args:
             secret: its text. One of fewer than 6 characters is not hidden by value, nor is one that
                 is a word of every log, such as `postgres`.
-            names: what stands beside it in the open, such as the name of the user: a secret that
-                is the same as one of these is not hidden either.
+            names: public values beside it, such as the user's name: a secret that equals one of
+                these is not hidden either.
         """
         if secret is None or len(secret) < LEAST_CHARACTERS or len(set(secret)) < _LEAST_KINDS:
             return
@@ -65,7 +65,7 @@ class KnownSecrets:
                 self._is_current = False
 
     def hide(self, text: str) -> str:
-        """Return a text with each of them hidden, in time proportional to its length."""
+        """Return a text with every secret hidden, in time proportional to its length."""
         if not self._secrets:
             return text
         pattern = self._pattern
@@ -87,11 +87,11 @@ class KnownSecrets:
 
 
 known_secrets = KnownSecrets()
-"""Those of this process. Where a URL is read, its password is added."""
+"""The secrets of this process. Parsing a URL adds its password."""
 
 
 def ways_to_write(secret: str) -> set[str]:
-    """Return how a secret may stand in a text: as it is, escaped, percent-encoded, in base64."""
+    """Return the forms of a secret in a text: plain, escaped, percent-encoded, in base64."""
     text = secret[:MAX_CHARACTERS]
     encoded = text.encode("utf-8", "surrogatepass")
     percent = {quote(encoded, safe=""), quote(encoded), quote(encoded, safe=_LEFT_ALONE)}
@@ -121,10 +121,10 @@ def _escaped(text: str) -> Iterator[str]:
 
 
 def _in_base64(text: str) -> Iterator[str]:
-    """Return what base64 makes of a text wherever it begins: alone, or within a URL."""
+    """Return the base64 forms of a text for every alignment: alone, or within a URL."""
     data = text.encode("utf-8", "surrogatepass")
     for before in range(3):
-        # The first and the last character may belong to what stands around it as well.
+        # The first and last characters may also encode neighbouring text.
         first = -(-before * 8 // 6)
         last = (before + len(data)) * 8 // 6
         form = base64.b64encode(bytes(before) + data).decode()[first:last]
@@ -146,7 +146,7 @@ def _tree_pattern(words: Collection[str]) -> str:
 
 
 def _branch(tree: dict[str, Any]) -> str:
-    """Return the pattern of a tree: of two words of which one begins the other, the longer wins."""
+    """Return the pattern of a tree; if one word is a prefix of another, the longer one wins."""
     stem = ""
     node = tree
     while len(node) == 1 and "" not in node:

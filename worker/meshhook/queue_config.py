@@ -30,7 +30,7 @@ _LATE = re.compile(r"infinity|[0-9]{5,}-.*")
 
 
 def _nearest(value: Any) -> Any:
-    """Return the time that a text of PostgreSQL means, or the nearest that Python has."""
+    """Return the time in a text of PostgreSQL, or the nearest one that Python can represent."""
     if not isinstance(value, str):
         return value
     if _EARLY.fullmatch(value):
@@ -49,14 +49,14 @@ _BackoffMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS)]
 
 
 class QueueSettings(BaseModel):
-    """What may be set of a queue, with the defaults of a new one."""
+    """The settings of a queue, with the defaults of a new one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     visibility_timeout_seconds: Annotated[int, Field(ge=1, le=43_200)] = 30
     """How long a lease lasts, in seconds; it is extended while the job runs. Default 30."""
     max_retry_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 5
-    """How many attempts a job has in all, the first one included. Default 5."""
+    """How many attempts a job has in total, including the first. Default 5."""
     retry_backoff_base_ms: _BackoffMs = 1_000
     """The delay after the first failure, in milliseconds. Default 1000."""
     retry_backoff_max_ms: _BackoffMs = 300_000
@@ -66,7 +66,7 @@ class QueueSettings(BaseModel):
     job_timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] | None = 300.0
     """How long one attempt may run, in seconds; None means for ever. Default 300."""
     dlq_enabled: bool = True
-    """Whether jobs that failed for good become dead letters; else they are archived."""
+    """Whether jobs that failed for good become dead letters; otherwise they are archived."""
     dlq_retention_days: _Days | None = None
     """How long dead letters are kept, in days; None, the default, means for ever."""
     archive_retention_days: _Days | None = None
@@ -76,7 +76,7 @@ class QueueSettings(BaseModel):
     max_payload_bytes: Annotated[int, Field(ge=1_024, le=104_857_600)] = 1_048_576
     """The longest message, in bytes of JSON, that the library enqueues. Default 1 MiB."""
     paused: bool = False
-    """While true no worker claims; running jobs finish."""
+    """Whether the queue is paused: workers claim nothing, and running jobs finish."""
 
     @model_validator(mode="after")
     def _base_at_most_max(self) -> QueueSettings:
@@ -104,7 +104,7 @@ class QueueSettings(BaseModel):
 
 
 class QueueConfig(QueueSettings):
-    """The settings of one queue, as its row in the database has them."""
+    """The settings of one queue, as stored in its row in the database."""
 
     # A newer version may add columns while workers of this one run.
     model_config = ConfigDict(extra="ignore")
@@ -112,16 +112,17 @@ class QueueConfig(QueueSettings):
     queue: str
     """The queue."""
     created_at: _Moment
-    """When the row was made. Of a time that Python does not have, the nearest that it has."""
+    """When the row was created; the nearest time that Python can represent."""
     updated_at: _Moment
-    """When it was last changed; the same."""
+    """When it was last changed; the nearest time that Python can represent."""
 
     @classmethod
     def from_row(cls, queue: str, row: str) -> QueueConfig:
         """Return the settings in a queue's row of `meshhook.queue_config`, given as JSON.
 
         Raises:
-            InvalidSettingError: naming queue, setting and value, if a rule of the table is gone.
+            InvalidSettingError: naming queue, setting and value, if the row breaks a constraint
+                that was removed from the table.
         """
         try:
             return cls.model_validate_json(row)
@@ -134,7 +135,7 @@ class QueueConfig(QueueSettings):
 
 
 SETTING_NAMES: tuple[str, ...] = tuple(QueueSettings.model_fields)
-"""The names of everything that may be set of a queue."""
+"""The names of all settings of a queue."""
 
 
 def changed_settings(current: QueueSettings, changes: Mapping[str, Any]) -> QueueSettings:

@@ -1,1 +1,1 @@
-"""What can be seen of the queue from outside: metrics and logs."""
+"""Observability: metrics, health, logs and traces."""

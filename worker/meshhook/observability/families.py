@@ -1,4 +1,4 @@
-"""The families of metrics in a registry: made once for each, shared by all that report to it."""
+"""The metric families of a registry: created once, shared by everything that reports to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Families:
-    """The families that have been asked for in one registry."""
+    """The families that have been created in one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -40,7 +40,7 @@ class Families:
         return found
 
     def show_build(self) -> None:
-        """Export the version that runs."""
+        """Export the running version."""
         self.gauge("meshhook_build_info").labels(version("meshhook-queue")).set(1)
 
     def _family(self, name: str, kind: Kind) -> Any:
@@ -63,7 +63,7 @@ _families_lock = threading.Lock()
 
 
 def families_of(registry: CollectorRegistry) -> Families:
-    """Return the families of a registry, which refuses a second metric of the same name."""
+    """Return the families of a registry; a registry refuses a second metric of the same name."""
     with _families_lock:
         if registry not in _families:
             _families[registry] = Families(registry)

@@ -1,4 +1,4 @@
-"""Health: what must hold for a process to be alive, and what for it to be ready to work."""
+"""Health checks: whether a process is alive, and whether it is ready to work."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     fault: str | None = None
-    """What is wrong, for people; None if all is well."""
+    """A description of the fault; None if there is none."""
 
 
 class HealthSource(Protocol):
-    """What can say how it is, from any thread, at once and without asking anybody."""
+    """Something that reports its health, from any thread, immediately and without I/O."""
 
     def liveness(self) -> Iterable[Check]:
-        """Return what must hold; where it does not, only a restart helps."""
+        """Return the liveness checks; after a fault only a restart helps."""
 
     def readiness(self) -> Iterable[Check]:
-        """Return what must hold for it to do its work; where it does not, that may pass."""
+        """Return the readiness checks; a fault may be temporary."""
 
 
 def check_loops(loops: Iterable[WatchedLoop], prefix: str = "") -> list[Check]:
-    """Return a check for each loop: that it has not stalled."""
+    """Return a check for each loop that it has not stalled."""
     return [
         Check(
             f"{prefix}{loop.name}",
@@ -45,7 +45,7 @@ def check_loops(loops: Iterable[WatchedLoop], prefix: str = "") -> list[Check]:
 
 
 def report(checks: Iterable[Check]) -> tuple[bool, str]:
-    """Return whether all is well, and a line of text for each check, faults first."""
+    """Return whether all checks passed, and a line of text for each, faults first."""
     checks = sorted(checks, key=lambda check: check.fault is None)
     lines = [f"{check.name}: {'ok' if check.fault is None else check.fault}\n" for check in checks]
     return all(check.fault is None for check in checks), "".join(lines) or "ok\n"

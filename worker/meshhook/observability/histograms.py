@@ -1,4 +1,4 @@
-"""Histograms for hot paths: observing appends to a list, and the buckets are counted later.
+"""Histograms for hot paths: observing appends to a list; the buckets are counted later.
 
 The histogram of prometheus-client takes a lock and walks its buckets with each observation:
 1.2 to 1.5 microseconds, against 0.1 for an append and 0.1 for its later share of the counting.
@@ -35,7 +35,7 @@ class Series:
         self._pending: list[float] = []
         self._lock = threading.Lock()
         self.observe = self._pending.append
-        """Note a value. Whoever observes often calls `count` from time to time, too."""
+        """Note a value. Callers that observe often also call `count` from time to time."""
 
     def observe_now(self, value: float) -> None:
         """Note a value and count it: for what happens a few times a second."""
@@ -43,15 +43,15 @@ class Series:
         self.count()
 
     def note_exemplar(self, value: float, labels: dict[str, str]) -> None:
-        """Keep a value, which is observed as well, as the newest example of its bucket."""
+        """Keep a value, which is also observed, as the newest exemplar of its bucket."""
         position = bisect_left(self._bounds, value)
         self._exemplars[position] = Exemplar(labels, value, time.time())
 
     def count(self) -> None:
-        """Count what was observed, so that the list of it does not grow."""
+        """Count the observed values, so that their list does not grow."""
         bounds, counts = self._bounds, self._counts
         with self._lock:
-            # Others may append meanwhile: what is beyond this length stays for the next time.
+            # Other threads may append meanwhile: values beyond this length stay for the next count.
             length = len(self._pending)
             values = self._pending[:length]
             del self._pending[:length]
@@ -67,7 +67,7 @@ class Series:
 
 
 class Histogram(Collector):
-    """A histogram with its series by label values, which are there from the first `labels` on."""
+    """A histogram with its series by label values; a series exists from its first `labels` call."""
 
     def __init__(self, metric: Metric, registry: CollectorRegistry) -> None:
         """Take the metric's definition, and register with `registry`."""

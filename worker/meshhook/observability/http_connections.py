@@ -1,4 +1,4 @@
-"""The connections of a monitoring port: how many there may be, and who goes when it is full."""
+"""The connections of a monitoring port: how many it accepts, and which is cut when it is full."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from meshhook.observability.http_messages import Request
 
 
 class Stage(enum.IntEnum):
-    """How far a connection is; the later, the less is lost when it is cut."""
+    """The stage of a connection; the later, the less is lost when it is cut."""
 
     ANSWERING = 0
-    """Its request is there; the answer is made or sent."""
+    """Its request has arrived; the response is being made or sent."""
     READING = 1
-    """Its request has not come yet."""
+    """Its request has not arrived yet."""
     LEAVING = 2
-    """Its answer is sent; the client has not hung up."""
+    """Its response has been sent; the client has not hung up."""
 
 
 @dataclass(eq=False, slots=True)
 class Connection:
-    """One client, with what came from it and what is still to be sent."""
+    """One client, with the bytes received from it and those still to be sent."""
 
     socket: socket.socket
     source: str
-    """Who it comes from; see `source_of`."""
+    """The source it counts for; see `source_of`."""
     deadline: float
-    """On the monotonic clock: when it is cut at its present stage."""
+    """When it is cut at its present stage, by the monotonic clock."""
     stage: Stage = Stage.READING
     received: bytearray = field(default_factory=bytearray)
     request: Request | None = None
     is_slow: bool = False
-    """Whether its answer is large, and made by the thread for such."""
+    """Whether its response is slow, and made by the thread for those."""
     unsent: memoryview = field(default_factory=lambda: memoryview(b""))
 
     @property
     def is_open(self) -> bool:
-        """Whether it was not closed here yet."""
+        """Whether it has not been closed on this side."""
         return self.socket.fileno() != -1
 
 
@@ -54,7 +54,7 @@ class Connections:
         self._all: dict[Connection, None] = {}
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of connections."""
         return len(self._all)
 
     def __iter__(self) -> Iterator[Connection]:
@@ -62,17 +62,17 @@ class Connections:
         return iter(tuple(self._all))
 
     def add(self, connection: Connection) -> None:
-        """Add one that has come just now."""
+        """Add a new connection."""
         self._all[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """Remove and close one; what is not there any more does no harm."""
+        """Remove and close a connection; one that is already gone is ignored."""
         if self._all.pop(connection, False) is None:
             with contextlib.suppress(OSError):  # it may have gone by itself
                 connection.socket.close()
 
     def next_deadline(self) -> float | None:
-        """Return when the first of them has to be cut; None if there is none."""
+        """Return the earliest deadline; None if there is no connection."""
         return min((each.deadline for each in self._all), default=None)
 
 
@@ -90,7 +90,7 @@ def one_to_cut(connections: Iterable[Connection]) -> Connection:
 
 
 def source_of(address: Any) -> str:
-    """Return who a connection counts for: an IPv4 address, or the /64 network of an IPv6 one.
+    """Return the source that a connection counts for: an IPv4 address, or an IPv6 /64 network.
 
     One host has a whole /64 to choose addresses from.
     """

@@ -1,4 +1,4 @@
-"""Serves a monitoring port from one thread that no client holds up, and one for slow answers."""
+"""Serves a monitoring port: one thread that no client can block, and one for slow responses."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _log = get_logger("meshhook.monitoring")
 
 MAX_CONNECTIONS: Final = 128
 MAX_SLOW_ANSWERS: Final = 8
-"""How many slow answers may be waited for, made and sent at a time; each may be megabytes."""
+"""How many slow responses may be queued, made and sent at a time; each may be megabytes."""
 REQUEST_SECONDS = 5.0
-"""How long a client may take from the connection on to send its request."""
+"""How long a client may take to send its request, from connecting on."""
 ANSWER_SECONDS = 10.0
-"""How long an answer may take from the request on, until the client has all of it."""
+"""How long a response may take, from the request until the client has received all of it."""
 LEAVING_SECONDS = 1.0
-"""How long a client may take to hang up. Closed at once, it could lose the end of its answer."""
+"""How long a client may take to hang up. Closing at once could cut off the end of its response."""
 PAUSE_SECONDS = 0.1
-"""How long nobody is let in while the process has no file descriptor left."""
+"""How long no connection is accepted while the process has no file descriptor left."""
 
 _BACKLOG: Final = 1024
 _ACCEPTS_A_TURN: Final = 64
@@ -53,10 +53,10 @@ _NOTHING_LEFT: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class HttpListener:
-    """Answers one request a connection.
+    """Answers one request per connection.
 
-    When it is full, the oldest connection of the busiest source makes room, so a new one is always
-    let in, and is answered in the turn in which its request comes.
+    When it is full, the oldest connection of the busiest source is cut, so a new one is always
+    accepted, and answered in the turn of the loop in which its request arrives.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class HttpListener:
         quick: Callable[[Request], Response | None],
         slow: Callable[[Request], Response],
     ) -> None:
-        """Take a socket that is bound, and what answers.
+        """Take a bound socket and the functions that answer requests.
 
         Args:
-            listening: it is the listener's from now on.
-            quick: answers at once, or returns None: then `slow` is asked. It does not raise.
-            slow: takes its time, in a thread of its own. It does not raise.
+            listening: the bound socket, owned by the listener from now on.
+            quick: answers immediately, or returns None to leave it to `slow`. It must not raise.
+            slow: answers in a thread of its own, and may take time. It must not raise.
         """
         self._listening = listening
         self._quick = quick
@@ -94,7 +94,7 @@ class HttpListener:
         ]
 
     def start(self) -> None:
-        """Listen, and begin to answer."""
+        """Start listening and answering."""
         for each in (self._listening, self._waker, self._woken):
             each.settimeout(0)
         self._listening.listen(_BACKLOG)
@@ -105,7 +105,7 @@ class HttpListener:
             thread.start()
 
     def stop(self) -> None:
-        """Close the port and every connection; a slow answer in the making gets a second."""
+        """Close the port and every connection; a slow response in progress gets a second."""
         self._is_stopping = True
         self._work.release()
         self._wake()
@@ -163,8 +163,8 @@ class HttpListener:
         return None if first is None else max(0.0, first - time.monotonic())
 
     def _accept(self) -> None:
-        # The system looks for a file descriptor before it looks for a client. That one is there is
-        # certain for the first alone: nobody is cut for the sake of one who may not come.
+        # The system needs a file descriptor before it looks for a client. Only the first accept is
+        # certain to find one: no connection is cut for a client that may not exist.
         is_certain = True
         for _ in range(_ACCEPTS_A_TURN):
             try:
@@ -267,7 +267,7 @@ class HttpListener:
     # --- File descriptors --------------------------------------------------------------------
 
     def _make_room(self) -> bool:
-        """Free a file descriptor while the process has none left; return whether there was one."""
+        """Free a file descriptor if the process has none left; return whether one was freed."""
         if self._reserve is not None:
             self._let_reserve_go()
         elif len(self._connections):
@@ -305,7 +305,7 @@ class HttpListener:
             response = self._slow(connection.request)
             self._made.append((connection, _on_the_wire(connection.request, response)))
             self._wake()
-            # At most half of a thread's time, however many ask: the jobs need the rest.
+            # At most half of a thread's time, however many clients ask: the jobs need the rest.
             time.sleep(min(time.monotonic() - began, PAUSE_SECONDS))
 
 

@@ -1,4 +1,4 @@
-"""HTTP/1 as far as a monitoring port speaks it: one request without a body, one answer, the end."""
+"""The part of HTTP/1 that a monitoring port needs: one request without a body, one response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 MAX_HEAD_BYTES: Final = 16_384
-"""How long a request line and its headers may be together."""
+"""The most bytes of a request line and its headers together."""
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _REQUEST_LINE = re.compile(r"([A-Z]{1,20}) (\S+) HTTP/(\d)\.\d")
@@ -17,18 +17,18 @@ _REQUEST_LINE = re.compile(r"([A-Z]{1,20}) (\S+) HTTP/(\d)\.\d")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks for."""
+    """A client's request."""
 
     method: str
     path: str
     query: str
     headers: dict[str, str]
-    """By lower-case name; of a name that comes twice, the last."""
+    """Headers by lower-case name; the last one if a name occurs twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a client is told."""
+    """The response to a client."""
 
     status: HTTPStatus
     body: bytes
@@ -36,7 +36,7 @@ class Response:
 
 
 class BadRequestError(ValueError):
-    """What came is no request; the answer says why."""
+    """The bytes received are not a valid request; the response says why."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         """Take the status and a text for the client."""
@@ -52,12 +52,12 @@ def plain(status: HTTPStatus, text: str, **headers: str) -> Response:
 
 
 def read_request(received: bytes | bytearray) -> Request | None:
-    """Return the request that was received, or None if more has to come.
+    """Return the request that was received, or None if it is incomplete.
 
-    What follows its headers, be it a body or a second request, is disregarded.
+    Bytes after its headers, such as a body or a second request, are ignored.
 
     Raises:
-        BadRequestError: it is no HTTP request, or its headers are too long.
+        BadRequestError: it is not an HTTP request, or its headers are too long.
     """
     # No method starts otherwise, and a client that speaks TLS need not wait for the deadline.
     if received and not 0x41 <= received[0] <= 0x5A:  # noqa: PLR2004 - A to Z
@@ -89,7 +89,7 @@ def read_request(received: bytes | bytearray) -> Request | None:
 
 
 def write_response(response: Response, *, with_body: bool = True) -> bytes:
-    """Return a response as it goes over the wire; the connection ends after it."""
+    """Return the bytes of a response; the connection is closed after it."""
     status = response.status
     head = {
         "Server": "meshhook",

@@ -1,4 +1,4 @@
-"""Which job the code that runs now works on: for its logs, and for whoever asks."""
+"""The job that the running code works on, for log lines and for `get_current_job`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ set_current_job = _current.set
 
 
 def get_current_job() -> Job[Any] | None:
-    """Return the job that the calling code works on, in a handler and in all that it calls.
+    """Return the job that the calling code works on, in a handler and everything it calls.
 
-    Also in tasks that the handler starts. None outside a worker's handler.
+    It includes tasks that the handler starts. None outside a worker's handler.
     """
     return _current.get()
 
 
 def current_fields() -> dict[str, Any]:
-    """Return what a line logged here carries of its job and its span; nothing if there is none."""
+    """Return the log fields of the current job and span; empty if there is none."""
     job = _current.get()
     if job is not None:
         return fields_of(job)
@@ -34,10 +34,10 @@ def current_fields() -> dict[str, Any]:
 
 
 def fields_of(job: Job[Any]) -> dict[str, Any]:
-    """Return what a line about a job carries: queue, msg_id, attempt, run_id and trace_id.
+    """Return the log fields of a job: queue, msg_id, attempt, run_id and trace_id.
 
-    The trace is the one of the attempt where that is traced and current, else the one that the job
-    was enqueued in, if any. What there is not, is left out.
+    The trace is that of the attempt if it is traced and current, otherwise the one in which the job
+    was enqueued, if any. Fields without a value are left out.
     """
     fields: dict[str, Any] = {"queue": job.queue, "msg_id": job.msg_id, "attempt": job.attempt}
     if job.run_id is not None:

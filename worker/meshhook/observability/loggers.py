@@ -1,9 +1,8 @@
-"""The library's loggers: events with fields, handed to the standard `logging` of the application.
+"""The library's loggers: events with fields, passed to the standard `logging` of the application.
 
-An application sees them through the handlers that it has: the fields stand in the message, and each
-is an attribute of the record as well, like `event`, which is the message without them. The command
-line shows them as text for people or as JSON: see `logs`. Nothing here needs structlog, nor is it
-changed by how an application has set that up.
+An application sees them through its own handlers. The fields are part of the message, and each is
+also an attribute of the record, as is `event`, the message without them. The command line shows
+them as text or as JSON: see `logs`. Nothing here needs structlog or depends on its configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class _Fields(dict[str, Any]):
     """The fields of a record, which are its arguments: its message is made only if it is wanted."""
 
     def __getitem__(self, name: str) -> str:
-        """Return a field as it stands in a message: short, on one line, without secrets."""
+        """Return a field as shown in a message: short, on one line, without secrets."""
         value = hidden(name, super().__getitem__(name))
         if not isinstance(value, str):
             return quoted(value, limit=_MAX_VALUE_CHARACTERS)
@@ -39,32 +38,32 @@ class EventLogger:
     """
 
     def __init__(self, logger: logging.Logger, fields: dict[str, Any] | None = None) -> None:
-        """Take the logger below, and the fields of all records."""
+        """Take the underlying logger, and fields added to all records."""
         self._logger = logger
         self._fields = fields or {}
 
     def bind(self, **fields: Any) -> Self:
-        """Return a logger whose records have these fields as well."""
+        """Return a logger that adds these fields to its records."""
         return type(self)(self._logger, self._fields | fields)
 
     def debug(self, event: str, **fields: Any) -> None:
-        """Log what only helps to find a fault."""
+        """Log details for debugging."""
         self._log(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Log what is as it should be."""
+        """Log a normal event."""
         self._log(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Log what may need a look."""
+        """Log something that may need attention."""
         self._log(logging.WARNING, event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """Log what needs somebody."""
+        """Log something that needs attention."""
         self._log(logging.ERROR, event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
-        """Log the exception that is handled."""
+        """Log the exception that is being handled."""
         self._log(logging.ERROR, event, {"exc_info": True, **fields})
 
     def _log(self, level: int, event: str, fields: dict[str, Any]) -> None:
@@ -73,7 +72,7 @@ class EventLogger:
         fields = self._fields | fields
         keywords = {name: fields.pop(name) for name in ("exc_info", "stack_info") if name in fields}
         if fields:
-            # A template, so that what groups records by theirs has one group an event.
+            # A template, so that tools that group records by template get one group per event.
             template = f"{event.replace('%', '%%')}: " + " ".join(
                 f"{name}=%({name})s" for name in fields
             )

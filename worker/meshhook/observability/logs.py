@@ -1,4 +1,4 @@
-"""Where log records go and what they look like: one JSON object a line, or text for people."""
+"""Configuration of log output: one JSON object per line, or text for people."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _TRACES = ("exception", "stack")
 _TRACE_INDENT = "    "
 _QUOTED = frozenset(" \t=\r\n\"'")
-"""What the renderer quotes a text for."""
+"""Characters that make the renderer quote a text."""
 _MAX_INT_BITS = 10_000
 _MAX_ODD_CHARACTERS = 2_000
 
@@ -34,16 +34,16 @@ _MAX_ODD_CHARACTERS = 2_000
 def configure_logging(
     log_format: str = "auto", level: str = "info", *, stream: TextIO | None = None
 ) -> None:
-    """Send everything that is logged in this process to one stream; what was set before is gone.
+    """Send all log records of this process to one stream, replacing any previous configuration.
 
-    Both structlog and the standard `logging` go there, warnings of Python included. A program
-    with a set-up of its own does not call this: the library's records go where that says.
+    It covers structlog and the standard `logging`, including Python's warnings. A program that
+    configures logging itself does not call this: the library's records then go where it says.
 
     Args:
         log_format: `json`: one object a line; `console`: for people; `auto`: console on a terminal.
             Default auto.
         level: the lowest level that is logged: debug, info, warning or error. Default info.
-        stream: where to. Default: standard error.
+        stream: where to write. Default: standard error.
 
     Raises:
         InvalidSettingError: naming the argument that is wrong.
@@ -73,7 +73,7 @@ def configure_logging(
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            # Our own records have their event beside the message, and it replaces that.
+            # Our own records carry their event as an attribute, which replaces the message.
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
@@ -98,8 +98,8 @@ def configure_logging(
 def add_job_fields(_: object, __: str, event: EventDict) -> EventDict:
     """Add queue, msg_id, attempt, run_id and trace_id of the job that the caller works on.
 
-    A processor of structlog, for a program with a set-up of its own; `configure_logging` has it.
-    What the event says itself stands.
+    A structlog processor for programs that configure logging themselves; `configure_logging`
+    includes it. Fields that the event has already are kept.
     """
     for name, value in current_fields().items():
         event.setdefault(name, value)
@@ -107,9 +107,9 @@ def add_job_fields(_: object, __: str, event: EventDict) -> EventDict:
 
 
 class JobFilter(logging.Filter):
-    """Does the same for the standard `logging`: add it to a handler, and name the fields there.
+    """The same for the standard `logging`: add it to a handler, and use the fields in its format.
 
-    `%(msg_id)s` needs a default for lines that are about no job: `Formatter(defaults=...)`.
+    `%(msg_id)s` needs a default for lines without a job: `Formatter(defaults=...)`.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -125,13 +125,13 @@ def _people_renderer(*, colors: bool) -> Processor:
         colors=colors,
         pad_event_to=0,
         timestamp_key="timestamp",
-        # Without the values of local variables: they hold payloads and secrets.
+        # Without the values of local variables, which may hold payloads and secrets.
         exception_formatter=structlog.dev.plain_traceback,
     )
 
 
 def _exception_as_text(_: object, __: str, event: EventDict) -> EventDict:
-    """Write an exception as fields of text, whatever objects it holds."""
+    """Render an exception as text fields, whatever objects it holds."""
     found = event.pop("exc_info", None)
     if found is True:
         found = sys.exc_info()
@@ -152,13 +152,13 @@ def _hide_secrets(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def _escape_for_people(_: object, __: str, event: EventDict) -> EventDict:
-    """Escape what a terminal would act on, and what would look like another record."""
+    """Escape terminal sequences, and lines that would look like another record."""
     return {shown(str(name)): _for_people(name, value) for name, value in event.items()}
 
 
 def _for_people(name: object, value: Any) -> Any:
     if name in _TRACES and isinstance(value, str):
-        # Indented: a line of it cannot be taken for a record.
+        # Indented, so that none of its lines can be mistaken for a record.
         return _TRACE_INDENT + shown_sentence(value).replace("\n", f"\n{_TRACE_INDENT}")
     if isinstance(value, str):
         if name == "event" or not _QUOTED & set(value):
@@ -171,7 +171,7 @@ def _for_people(name: object, value: Any) -> Any:
 
 
 class _Quoted(str):
-    """A value as it is shown; the renderer would quote it once more."""
+    """A value that is already rendered; the renderer would quote it again."""
 
     __slots__ = ()
 
@@ -198,7 +198,7 @@ def _json(event: EventDict, *, ensure_ascii: bool) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON surely has: NaN, loops and keys that are no text become text."""
+    """Return a value that JSON can represent: NaN, cycles and other keys become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, int):
@@ -212,7 +212,7 @@ def _is_short(number: int) -> bool:
 
 
 def _as_text(value: object) -> str:
-    """Return a value as text, whatever it does when it is shown."""
+    """Return a value as text, even if its `repr` fails."""
     try:
         return str.__str__(str(value))
     except Exception:  # noqa: BLE001 - objects and exceptions of others may do anything

@@ -1,4 +1,4 @@
-"""Loops that must keep turning: when each last did, and which has stalled."""
+"""Watching loops: when each last made a turn, and which has stalled."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ ResultT = TypeVar("ResultT")
 
 WAIT_SECONDS = 1.0
 STALL_SECONDS = 60.0
-"""How long a loop may take for a turn. A statement has 30 seconds, and reaching the database
-again, or a handler that blocks the event loop, may take as long once more."""
+"""How long a turn of a loop may take. A statement may take 30 seconds, and reconnecting, or a
+handler that blocks the event loop, may take as long again."""
 
 
 class WatchedLoop:
-    """A loop that says at each turn that it lives. Any thread may look.
+    """A loop that reports each of its turns. Any thread may read it.
 
-    What a loop waits for without end, it waits for in pieces, and turns in between: a turn means
-    that the loop is in order, not that there was something to do.
+    Unlimited waits are split into pieces with turns in between: a turn means that the loop works,
+    not that there was something to do.
     """
 
     def __init__(
@@ -31,18 +31,18 @@ class WatchedLoop:
         stall_seconds: float = STALL_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take a name and what is too long for a turn, in seconds. Default 60."""
+        """Take a name, and after how many seconds a turn counts as stalled. Default 60."""
         self.name = name
         self.stall_seconds = stall_seconds
         self._clock = clock
         self._turned_at = clock()
 
     def turn(self) -> None:
-        """Say that the loop turns."""
+        """Report a turn of the loop."""
         self._turned_at = self._clock()
 
     async def wait_for(self, awaitable: Awaitable[ResultT]) -> ResultT:
-        """Wait for something, and turn in between; it is cancelled where the waiting is."""
+        """Wait for an awaitable with turns in between; cancelling the wait cancels it."""
         waited_for = asyncio.ensure_future(awaitable)
         try:
             while not waited_for.done():
@@ -59,5 +59,5 @@ class WatchedLoop:
 
     @property
     def has_stalled(self) -> bool:
-        """Whether the turn under way takes too long."""
+        """Whether the current turn takes too long."""
         return self.age_seconds > self.stall_seconds
