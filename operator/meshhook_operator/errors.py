@@ -1,4 +1,4 @@
-"""What can go wrong at the Kubernetes API and at databases, as the operator tells it apart."""
+"""Errors of the Kubernetes API and of databases, as the operator distinguishes them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from meshhook.errors import DatabaseError, MeshHookError
 
 
 class ClusterError(MeshHookError):
-    """The API server did not do what was asked of it."""
+    """The API server did not carry out a request."""
 
 
 class ClusterUnavailableError(ClusterError):
-    """The API server cannot be reached, or cannot answer now: worth another try."""
+    """The API server cannot be reached, or cannot answer now. Trying again may help."""
 
 
 class ClusterRefusedError(ClusterError):
-    """The API server refused a request; the message says what it said.
+    """The API server refused a request; the message quotes its answer.
 
     Attributes:
         code: the HTTP status.
@@ -31,4 +31,4 @@ class HostNotAllowedError(MeshHookError):
 
 
 class AnswerRefusedError(DatabaseError):
-    """A database has answered more than it may, or what makes no sense."""
+    """A database sent an answer that is too large or malformed."""

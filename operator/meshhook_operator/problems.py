@@ -1,4 +1,4 @@
-"""What stands in the way of a queue: one word for the condition, one sentence for people."""
+"""What an error means for a queue: a reason for the condition Ready, and a message for people."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from meshhook_operator.scaling import Failure
 from meshhook_operator.texts import capped
 
 ANSWER_REFUSED = "AnswerRefused"
-"""The reason where a database has answered more than it may, or what makes no sense."""
+"""The reason for an answer of a database that is too large or malformed."""
 
 _REASONS: tuple[tuple[type[MeshHookError], str], ...] = (
     (ClusterUnavailableError, "ClusterUnavailable"),
@@ -47,7 +47,7 @@ _LOGIN_REFUSED = (
 
 
 def problem_of(error: MeshHookError) -> Failure:
-    """Return the reason and the message that an error makes."""
+    """Return the reason and the message for an error."""
     if isinstance(error.__cause__, _LOGIN_REFUSED):
         return _failure("LoginRefused", error)
     if isinstance(error, ClusterRefusedError) and error.code == HTTPStatus.FORBIDDEN:
@@ -57,15 +57,15 @@ def problem_of(error: MeshHookError) -> Failure:
 
 
 def _failure(reason: str, error: MeshHookError) -> Failure:
-    """Return what an error makes: servers may have put anything into its text."""
+    """Return them with the text made safe: it may quote a server, which may say anything."""
     return Failure(reason=reason, message=capped(str(error)))
 
 
 def is_login_problem(failure: Failure) -> bool:
-    """Whether a Secret that was changed meanwhile may be the cure."""
+    """Whether reading the Secret again may solve it, since it may have changed."""
     return failure.reason in ("LoginRefused", "SourceUnavailable", "InvalidDatabaseUrl")
 
 
 def not_ready(failure: Failure) -> Finding:
-    """Return what the condition Ready says of it."""
+    """Return what the condition Ready says about a failure."""
     return Finding(holds=False, reason=failure.reason, message=failure.message)

@@ -1,4 +1,4 @@
-"""Texts of others, in conditions, events and the log: escaped, short, without secrets."""
+"""Text from servers and users in conditions, events and the log: escaped, short, no secrets."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from meshhook.escaping import shown_sentence
 from meshhook.observability.redaction import hide_in_text
 
 MESSAGE_LIMIT = 500
-"""How many characters of a text are shown."""
+"""The most characters that are shown."""
 
 
 def capped(text: str) -> str:
-    """Return a text on one line: secrets hidden, what acts shown as escapes, its end cut off."""
+    """Return a text on one line: secrets hidden, control characters escaped, cut if long."""
     return shown_sentence(hide_in_text(text), limit=MESSAGE_LIMIT, lines=False)

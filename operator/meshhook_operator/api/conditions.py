@@ -1,4 +1,4 @@
-"""The status of a JobQueue: what is written into it, and when. Pure."""
+"""Conditions and the rest of a JobQueue's status: what is written, and when. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meshhook_operator.scaling import Decision
 
 NUMBERS_SECONDS = 30.0
-"""How often numbers alone are worth a write."""
+"""How often a change of numbers alone is written."""
 
 READY = "Ready"
 ACTIVE = "Active"
@@ -37,20 +37,24 @@ class Finding:
     """A sentence for people."""
 
 
-OPERATING = Finding(holds=True, reason="Operating", message="queue and workers are as declared")
-NOT_PAUSED = Finding(holds=False, reason="NotPaused", message="the operator is at work")
+OPERATING = Finding(
+    holds=True, reason="Operating", message="the queue and its workers are as declared"
+)
+NOT_PAUSED = Finding(holds=False, reason="NotPaused", message="the operator is managing this queue")
 SPEC_PAUSED = Finding(
     holds=True, reason="SpecPaused", message="spec.paused is true: the operator changes nothing"
 )
 QUEUE_PAUSED = Finding(
     holds=True,
     reason="QueuePaused",
-    message="the queue is paused in the database, and nothing is scaled: meshhook queue resume",
+    message=(
+        "the queue is paused in the database and is not scaled; to resume it: meshhook queue resume"
+    ),
 )
 
 
 def timestamp(moment: float) -> str:
-    """Return seconds since 1970 as Kubernetes writes them."""
+    """Return seconds since 1970 as Kubernetes writes a time."""
     text = datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
     return text.replace("+00:00", "Z")
 
@@ -58,7 +62,7 @@ def timestamp(moment: float) -> str:
 def conditions(
     last: JobQueueStatus, findings: Mapping[str, Finding], *, generation: int, now: float
 ) -> list[Condition]:
-    """Return the conditions that findings make, by type; a time changes only with its status."""
+    """Return a condition for each finding; its transition time changes only with its status."""
     before = {condition.type: condition for condition in last.conditions}
     found = []
     for kind, finding in findings.items():
@@ -106,12 +110,12 @@ def findings_of(
 ) -> dict[str, Finding]:
     """Return the finding behind each condition."""
     if replicas == 0:
-        active = Finding(holds=False, reason="ScaledToZero", message="there are no workers")
+        active = Finding(holds=False, reason="ScaledToZero", message="the queue is scaled to zero")
     else:
         message = f"{ready_replicas} of {replicas} workers are ready"
         reason = "WorkersReady" if ready_replicas else "WorkersNotReady"
         active = Finding(holds=ready_replicas > 0, reason=reason, message=message)
-    limited = Finding(holds=False, reason="NotLimited", message="nothing limits the scaling")
+    limited = Finding(holds=False, reason="NotLimited", message="nothing limits scaling")
     if decision is not None and decision.scaling_limited and decision.limit is not None:
         limited = Finding(holds=True, reason=decision.limit.value, message=decision.message)
     return {READY: ready, ACTIVE: active, SCALING_LIMITED: limited, PAUSED: paused}
@@ -122,7 +126,7 @@ def pending_patch(
 ) -> dict[str, Any] | None:
     """Return the merge patch that turns one status into another; None if it can wait.
 
-    A change of substance is written at once, numbers alone every half minute.
+    Changes of substance are written at once, changes of numbers alone at most every 30 seconds.
     """
     before, after = _dumped(last), _dumped(new)
     if before == after:
@@ -134,7 +138,7 @@ def pending_patch(
 
 
 def rounded_queue(status: QueueStatus) -> QueueStatus:
-    """Return the numbers of a queue with two digits: what jitters below is worth no write."""
+    """Return the numbers of a queue with two digits: smaller changes are not worth a write."""
     return QueueStatus(
         **{
             name: int(_rounded(getattr(status, name)) or 0)
@@ -169,5 +173,5 @@ def _merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[st
 
 
 def _rounded(value: float) -> float:
-    """Return a number with two significant digits, and what is below a hundredth as zero."""
+    """Return a number with two significant digits; below 0.01 it is zero."""
     return float(f"{value:.2g}") if value >= 0.01 else 0.0  # noqa: PLR2004

@@ -17,13 +17,13 @@ from meshhook_operator.api.status import JobQueueStatus
 
 _DROPPED = frozenset({"title", "additionalProperties", "$defs", "default"})
 _VERBATIM = frozenset({"anyOf"})
-"""Of an integer or a text: the API server knows this very form."""
+"""Of an integer or a string: the API server accepts this form only."""
 
 
 def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a model's schema as the API server takes it: no alternatives, no null.
+    """Return a model's schema as the API server takes it: without alternatives and null.
 
-    Unknown fields are not mentioned: the API server drops them, and refuses them where the client
+    It says nothing about unknown fields. The API server drops them, or refuses them if the client
     asks for strict validation, as kubectl does.
     """
     schema = model.model_json_schema(by_alias=True)
@@ -54,12 +54,12 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _default(node: dict[str, Any], properties: dict[str, Any] | None) -> Any:
-    """Return a node's default; None if it has none, or one that an absent field means as well."""
+    """Return a node's default; None if it has none, or if an absent field means the same."""
     default = node.get("default")
     if isinstance(default, dict):
         if properties is None:
             return None
-        # The API server checks a default against the rules before it fills in what is missing.
+        # The API server validates a default before it fills in the defaults inside it.
         return {name: part["default"] for name, part in properties.items() if "default" in part}
     return None if default in ([], "") else default
 
@@ -73,7 +73,7 @@ def _without_reference(node: dict[str, Any], definitions: dict[str, Any]) -> dic
 
 
 def _without_alternatives(node: dict[str, Any]) -> dict[str, Any]:
-    """Take the one alternative that is not null: a field that is not required may be absent."""
+    """Take the one alternative that is not null: an optional field may be absent instead."""
     if "anyOf" not in node or "x-kubernetes-int-or-string" in node:
         return node
     only: dict[str, Any]
@@ -96,14 +96,18 @@ _READY = '.status.conditions[?(@.type=="Ready")]'
 
 PRINTER_COLUMNS = [
     _column("Healthy", f"{_READY}.status", "string", text="The condition Ready."),
-    _column("Ready", ".status.queue.ready", text="Messages that wait for a worker."),
-    _column("Running", ".status.queue.running", text="Messages that are leased."),
+    _column("Ready", ".status.queue.ready", text="Messages that are ready and wait for a worker."),
+    _column("Running", ".status.queue.running", text="Messages whose job is running."),
     _column("Dead", ".status.queue.deadLetters", text="Dead letters."),
     _column(
-        "Oldest", ".status.queue.oldestReadySeconds", text="Seconds that the oldest one waits."
+        "Oldest",
+        ".status.queue.oldestReadySeconds",
+        text="How long the oldest ready message has waited, in seconds.",
     ),
-    _column("Replicas", ".status.replicas", text="Workers that there are."),
-    _column("Desired", ".status.desiredReplicas", text="Workers that were decided on."),
+    _column("Replicas", ".status.replicas", text="The current number of workers."),
+    _column(
+        "Desired", ".status.desiredReplicas", text="The number of workers that was decided on."
+    ),
     _column("Age", ".metadata.creationTimestamp", "date"),
     _column("Queue", ".spec.queueName", "string", wide=True),
     _column("Min", ".spec.scaling.minReplicas", wide=True),
@@ -152,7 +156,7 @@ def _root_schema() -> dict[str, Any]:
     return {
         "type": "object",
         "description": (
-            "A queue in PostgreSQL with PGMQ, its settings, and workers scaled to its load."
+            "A job queue in PostgreSQL with PGMQ, its settings, and workers scaled to its load."
         ),
         "required": ["spec"],
         "x-kubernetes-validations": [

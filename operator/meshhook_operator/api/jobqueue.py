@@ -1,4 +1,4 @@
-"""A `JobQueue` as it was received: who it is, what it asks for, and what is wrong with it."""
+"""A `JobQueue` as received from the API server, with what is wrong with its spec."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ObjectKey(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        """As people write it: `namespace/name`."""
+        """Return `namespace/name`."""
         return f"{self.namespace}/{self.name}"
 
 
@@ -40,24 +40,24 @@ class JobQueue:
     created_at: float
     """Seconds since 1970."""
     spec: JobQueueSpec | None
-    """None if it is not valid: `problem` says why."""
+    """None if it is not valid; `problem` says why."""
     deployment_key: ObjectKey | None = None
     """The Deployment that is scaled; None if the spec is not valid."""
     problem: str = ""
     """What is wrong with the spec, naming the field; empty if nothing is."""
     status: JobQueueStatus = field(default_factory=JobQueueStatus)
-    """What an operator wrote last."""
+    """What an operator last wrote."""
     finalizers: tuple[str, ...] = ()
     is_deleting: bool = False
 
     @property
     def owns_deployment(self) -> bool:
-        """Whether the operator makes the Deployment, and does not only scale it."""
+        """Whether the operator creates the Deployment rather than only scale it."""
         return self.spec is not None and self.spec.worker is not None
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> JobQueue:
-        """Take an object as the API server gives it."""
+        """Parse an object of the API server."""
         metadata = body["metadata"]
         spec, problem = _parsed_spec(body.get("spec"))
         key = ObjectKey(metadata["namespace"], metadata["name"])
@@ -88,7 +88,7 @@ def _parsed_spec(found: object) -> tuple[JobQueueSpec | None, str]:
         spec = JobQueueSpec.model_validate(dict(found))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        # The name of a field that is unknown may be anything.
+        # The name of an unknown field may hold anything.
         names = (shown(str(part), limit=_NAME_LIMIT) for part in ("spec", *first["loc"]))
         return None, f"{'.'.join(names)}: {first['msg']}"
     problem = next(_broken_rules(spec), "")
@@ -96,9 +96,9 @@ def _parsed_spec(found: object) -> tuple[JobQueueSpec | None, str]:
 
 
 def _broken_rules(spec: JobQueueSpec) -> Iterator[str]:
-    """Yield what is wrong with fields that are right one by one.
+    """Yield what is wrong with combinations of fields.
 
-    The API server checks the same rules, but not of a JobQueue that is older than a rule.
+    The API server checks the same rules, except for a JobQueue that is older than a rule.
     """
     retry = spec.retry
     if (spec.worker is None) == (spec.deployment_ref is None):
@@ -148,4 +148,4 @@ def _parsed_status(found: object) -> JobQueueStatus:
     try:
         return JobQueueStatus.model_validate(dict(found) if isinstance(found, Mapping) else found)
     except ValidationError:
-        return JobQueueStatus()  # of another version: it is written anew
+        return JobQueueStatus()  # written by another version; it will be replaced

@@ -1,6 +1,6 @@
-"""The tables of fields in docs/operator.md, made from the CRD.
+"""The tables of fields in docs/operator.md, generated from the CRD.
 
-`python -m meshhook_operator.api.reference` writes them anew into the file that is named.
+`python -m meshhook_operator.api.reference FILE` writes them into a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TABLES: dict[str, type[BaseModel]] = {"spec": JobQueueSpec, "status": JobQueueS
 
 
 def with_tables(document: str) -> str:
-    """Return a document with the tables between its markers made anew.
+    """Return a document with the tables between its markers generated anew.
 
     The markers are `<!-- table: spec -->` and `<!-- end of table -->`, and likewise for status.
     """

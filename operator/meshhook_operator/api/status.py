@@ -1,4 +1,4 @@
-"""What a `JobQueue` shows: the models of its status, from which the CRD is generated."""
+"""What a `JobQueue` reports: the models of its status, from which the CRD is generated."""
 
 from __future__ import annotations
 
@@ -10,87 +10,87 @@ from meshhook_operator.api.fields import Part
 
 
 class _StatusPart(Part):
-    # An older operator may find what a newer one wrote.
+    # An older operator may read what a newer one wrote.
     model_config = ConfigDict(extra="ignore")
 
 
 class Condition(_StatusPart):
-    """One condition, as Kubernetes has them."""
+    """One condition, in the form that Kubernetes defines."""
 
     type: Annotated[str, Field(max_length=316)]
     """Ready, Active, ScalingLimited or Paused."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Whether the condition holds."""
     reason: Annotated[str, Field(max_length=1024)]
-    """Why, in one word."""
+    """The reason, as one word."""
     message: Annotated[str, Field(max_length=32_768)]
-    """Why, in a sentence."""
+    """The reason, as a sentence."""
     observed_generation: Annotated[int, Field(ge=0)]
-    """The generation of the spec that it is about."""
+    """The generation of the spec that the condition is based on."""
     last_transition_time: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
     """When `status` last changed."""
 
 
 class QueueStatus(_StatusPart):
-    """The queue as it was seen lately: at most every 30 seconds, and with each decision."""
+    """The queue as last read. Written with each new decision, or at most every 30 seconds."""
 
     ready: int
-    """Messages that wait for a worker."""
+    """Messages that are ready and wait for a worker."""
     running: int
-    """Messages that are leased."""
+    """Messages whose job is running."""
     scheduled: int
-    """Messages that were sent for later."""
+    """Messages that are scheduled for later."""
     retrying: int
-    """Messages that failed and wait for their next attempt."""
+    """Messages that have failed and wait for their next attempt."""
     dead_letters: int
     """Dead letters."""
     oldest_ready_seconds: int
-    """For how long the oldest ready message waits, in seconds."""
+    """How long the oldest ready message has waited, in seconds."""
 
 
 class ScalingStatus(_StatusPart):
-    """The last decision, and what led to it."""
+    """The last scaling decision, and the reasons for it."""
 
     signals: Annotated[dict[str, int], Field(default_factory=dict)]
-    """How many replicas each signal asked for."""
+    """The number of replicas that each signal asked for."""
     message: str = ""
-    """The decision in a sentence."""
+    """The decision, as a sentence."""
     limited_by: str | None = None
-    """What kept the replicas from what the signals asked for; absent if nothing did."""
+    """Why the replicas differ from what the signals asked for. Absent if they do not."""
     arrivals_per_second: float | None = None
-    """Messages that arrive, a second."""
+    """Messages that arrive per second."""
     jobs_per_second_per_replica: float | None = None
-    """Jobs that a busy replica does, a second; absent until it is measured."""
+    """Jobs that a busy replica completes per second. Absent until measured."""
     lead_seconds: float | None = None
-    """From asking for a pod to its being Ready, in seconds; absent until it is measured."""
+    """How long a new pod takes to become Ready, in seconds. Absent until measured."""
     next_scale_down_time: (
         Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})] | None
     ) = None
-    """When the next scale-down may come; absent while none is wanted."""
+    """The earliest time of the next scale-down. Absent while none is needed."""
 
 
 class JobQueueStatus(_StatusPart):
     """What the operator has found and done."""
 
     observed_generation: int | None = None
-    """The generation of the spec that was last acted on."""
+    """The generation of the spec that was last reconciled."""
     deployment: str | None = None
-    """The Deployment that is scaled."""
+    """The name of the Deployment that is scaled."""
     replicas: int | None = None
-    """The replicas that there are."""
+    """The current number of replicas."""
     ready_replicas: int | None = None
-    """Those that are ready."""
+    """The number of replicas that are ready."""
     desired_replicas: int | None = None
-    """The replicas that the last decision asked for."""
+    """The number of replicas that the last decision asked for."""
     last_scale_time: (
         Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})] | None
     ) = None
     """When the operator last changed the number of replicas."""
     queue: QueueStatus | None = None
-    """The queue as it was seen lately. Counting stops at 10,000 messages, and earlier, down to at
-    1,000, where hundreds of queues share a database."""
+    """The queue as last read. Counting stops at 10,000 messages, or at as few as 1,000 where
+    hundreds of queues share a database."""
     scaling: ScalingStatus | None = None
-    """The last decision, and what led to it."""
+    """The last scaling decision, and the reasons for it."""
     conditions: Annotated[
         list[Condition],
         Field(

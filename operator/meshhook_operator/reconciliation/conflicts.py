@@ -1,4 +1,4 @@
-"""Who else lays hands on the queue or the Deployment of a JobQueue. Pure."""
+"""Who else manages the queue or the Deployment of a JobQueue. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 class Conflict(NamedTuple):
-    """Why a JobQueue must keep its hands off."""
+    """Why a JobQueue must not write."""
 
     message: str
     is_about_queue: bool
-    """Whether it is about the queue in the database too, not only about the Deployment."""
+    """Whether it concerns the queue in the database as well as the Deployment."""
 
 
 class Claims:
-    """What every JobQueue lays claim to, at one moment. Of two JobQueues the older one goes on."""
+    """What every JobQueue claims. Of two that claim the same, the older one keeps it."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Claims:
         Args:
             jobqueues: each with its database, None if that is not known.
             autoscalers: names by the Deployment that they scale.
-            gone: of these, the Deployment and the name of each that is not there any more.
+            gone: the Deployment and the name of each of these that has been deleted since.
         """
         self._gone = gone
         self._autoscalers = autoscalers
@@ -53,22 +53,22 @@ class Claims:
         holder = None if database is None else self._of_queue.get((database, spec.queue_name))
         if holder is not None and holder.uid != jobqueue.uid:
             return Conflict(
-                f"JobQueue {holder.key} is older and keeps queue {spec.queue_name!r} of the same "
-                "database already",
+                f"JobQueue {holder.key} is older and already manages queue {spec.queue_name!r} "
+                "of the same database",
                 is_about_queue=True,
             )
         holder = self._of_deployment.get(target)
         if holder is not None and holder.uid != jobqueue.uid:
             return Conflict(
-                f"JobQueue {holder.key} is older and scales Deployment {target.name!r} already",
+                f"JobQueue {holder.key} is older and already scales Deployment {target.name!r}",
                 is_about_queue=False,
             )
         for name in self._autoscalers.get(target, ()):
             if (target, name) in self._gone:
                 continue
             return Conflict(
-                f"HorizontalPodAutoscaler {name!r} scales Deployment {target.name!r} as well: "
-                "delete it, or the ScaledObject that made it",
+                f"HorizontalPodAutoscaler {name!r} also scales Deployment {target.name!r}: "
+                "delete it, or the ScaledObject that created it",
                 is_about_queue=False,
             )
         return None

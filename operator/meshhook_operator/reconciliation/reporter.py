@@ -1,4 +1,4 @@
-"""The status and the events of one JobQueue: written when there is something new to say."""
+"""The status and the events of one JobQueue, written when there is news."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _log = get_logger("meshhook_operator.reporter")
 
 SCALED_EVENT_SECONDS = 60.0
 EVENTS_AT_ONCE, EVENT_SECONDS = 25, 60.0
-"""A database that answers differently at each look must not fill the cluster with events: so many
-at once, and one more with each such time."""
+"""At most so many events at once, and one more per such period: a database whose answers keep
+changing must not flood the cluster with events."""
 WRITES_AT_ONCE, WRITE_SECONDS = 30, 5.0
-"""The same for the status; what is left out is written later."""
+"""The same for the status; what is held back is written later."""
 
 
 class _Allowance:
-    """So many at once, and one more with each period that passes."""
+    """A budget: so many at once, and one more with each period that passes."""
 
     def __init__(self, most: int, period_seconds: float) -> None:
         self._most = most
@@ -37,7 +37,7 @@ class _Allowance:
         self._taken_at = float("-inf")
 
     def take(self, now: float) -> bool:
-        """Take one, and return whether there was one."""
+        """Take one from the budget, and return whether there was one."""
         passed = max(0.0, now - self._taken_at)
         self._taken_at = now
         self._left = min(self._most, self._left + passed / self._period_seconds)
@@ -56,15 +56,15 @@ class Reporter:
         self._cluster = cluster
         self._clock = clock
         self.status: JobQueueStatus = jobqueue.status
-        """What was written last."""
-        # What an earlier operator wrote is as good as written now: a restart alone is no news.
+        """What was last written."""
+        # Count what an earlier operator wrote as written now: a restart alone is no news.
         self._wrote_at = clock() if jobqueue.status.conditions else float("-inf")
         self._scaled_at: dict[str, float] = {}
         self._events = _Allowance(EVENTS_AT_ONCE, EVENT_SECONDS)
         self._writes = _Allowance(WRITES_AT_ONCE, WRITE_SECONDS)
 
     async def write(self, status: JobQueueStatus) -> None:
-        """Write what is new in a status, now or when there is enough of it.
+        """Write what has changed in a status, at once or when it is due.
 
         Raises:
             ClusterError: if it cannot be written; the next call tries again.
@@ -88,7 +88,7 @@ class Reporter:
             await self.event(after.reason, after.message, is_warning=True)
 
     async def scaled(self, change: Rescale, message: str) -> None:
-        """Tell of a change of the replicas: of a great one always, else once a minute."""
+        """Report a change of the replicas: a large one always, others at most once a minute."""
         now = self._clock()
         last = self._scaled_at.get(change.direction, float("-inf"))
         is_great = max(change) >= 2 * min(change)
@@ -101,7 +101,7 @@ class Reporter:
         )
 
     async def event(self, reason: str, message: str, *, is_warning: bool = False) -> None:
-        """Add an event; one that cannot be written is logged and left at that."""
+        """Add an event. If it cannot be written, log that and carry on."""
         if not self._events.take(self._clock()):
             return
         try:

@@ -228,21 +228,28 @@ def _untouched(fleet: Fleet, choice: _Choice, state: ScalerState) -> tuple[Decis
 
 
 SENTENCES = {
-    Limit.MAX_REPLICAS: "The maximum is reached; the signals call for more.",
-    Limit.MIN_REPLICAS: "The minimum is kept; the signals call for fewer.",
-    Limit.SCALE_UP_LIMIT: "The limit on steps up is reached; the signals call for more.",
-    Limit.SCALE_DOWN_LIMIT: "The limit on steps down is reached; the signals call for fewer.",
-    Limit.SCALE_DOWN_WINDOW: "Fewer are needed now; more were needed within the window.",
-    Limit.COOLDOWN: "Nothing is left to do; the last replica stays for the cooldown.",
-    Limit.ROLLOUT: "Fewer are needed now; nothing is scaled down during a rollout.",
-    Limit.STARTING: "Fewer are needed now; nothing is scaled down before a whole window was seen.",
-    Limit.SOURCE_UNAVAILABLE: "The queue cannot be read; nothing is scaled down.",
-    Limit.NO_THROUGHPUT_GAIN: (
-        "The last steps up did not finish more jobs: something else is the bottleneck, such as a "
-        "database or a service that the jobs share. The signals call for more."
+    Limit.MAX_REPLICAS: "maxReplicas is reached; the signals call for more replicas.",
+    Limit.MIN_REPLICAS: "minReplicas is reached; the signals call for fewer replicas.",
+    Limit.SCALE_UP_LIMIT: "The scaleUp limit is reached; the signals call for more replicas.",
+    Limit.SCALE_DOWN_LIMIT: "The scaleDown limit is reached; the signals call for fewer replicas.",
+    Limit.SCALE_DOWN_WINDOW: (
+        "Fewer replicas are needed now, but more were needed within scaleDown.windowSeconds."
     ),
-    Limit.PAUSED: "The scaling is paused.",
-    Limit.CONFLICT: "Somebody else scales the Deployment.",
+    Limit.COOLDOWN: (
+        "There is no work now; the last replica stays until cooldownSeconds have passed."
+    ),
+    Limit.ROLLOUT: "Fewer replicas are needed now, but a rollout is in progress.",
+    Limit.STARTING: (
+        "Fewer replicas are needed now, but the operator has just started: it waits for a whole "
+        "scaleDown.windowSeconds."
+    ),
+    Limit.SOURCE_UNAVAILABLE: "The queue cannot be read, so nothing is scaled down.",
+    Limit.NO_THROUGHPUT_GAIN: (
+        "The last increases did not complete more jobs: something else is the bottleneck, such as "
+        "a database or a service that the jobs share. The signals call for more replicas."
+    ),
+    Limit.PAUSED: "Scaling is paused.",
+    Limit.CONFLICT: "Something else also scales the Deployment.",
 }
 ASKS_FOR_MORE = frozenset({Limit.MAX_REPLICAS, Limit.SCALE_UP_LIMIT, Limit.NO_THROUGHPUT_GAIN})
 
@@ -253,9 +260,9 @@ def _explain(choice: _Choice, state: ScalerState) -> Decision:
     if choice.limit is not None:
         message = SENTENCES[choice.limit]
     elif leading is None:
-        message = "Nothing is left to do."
+        message = "There is no work to do now."
     else:
-        message = f"The signal {leading} calls for the most."
+        message = f"The signal {leading} asks for the most replicas."
     return Decision(
         desired_replicas=choice.replicas,
         recommended=choice.recommended,
