@@ -22,14 +22,14 @@ def after(chart: Path, monitoring: dict[str, Any], **others: Any) -> str:
 def test_without_values_nothing_scrapes_and_no_alert_is_installed(notes_chart: Path) -> None:
     """The notes say so, with what to set."""
     said = after(notes_chart, {})
-    assert "Nothing scrapes the metrics yet, and no alert is installed." in said
+    assert "Nothing scrapes the metrics yet, and no alerts are installed." in said
     assert "monitoring.prometheusRule.enabled=true" in said
 
 
 def test_alerts_that_are_missing_beside_scraping_are_said(notes_chart: Path) -> None:
     """Whoever has Prometheus look might take them for installed."""
     said = after(notes_chart, SCRAPED)
-    assert "No alert is installed." in said
+    assert "No alerts are installed." in said
     assert "Nothing scrapes" not in said
 
 
@@ -59,13 +59,13 @@ def test_the_url_stays_in_its_secret(notes_chart: Path) -> None:
 def test_what_one_role_for_all_means_is_said(notes_chart: Path) -> None:
     """With one Secret the notes say what is gained by more; with more there is nothing to say."""
     shared = {"database": {"existingSecret": "pg"}}
-    assert "share the role of one URL" in after(notes_chart, {}, **shared)
+    assert "share one database role" in after(notes_chart, {}, **shared)
     parted = {
         "database": {"existingSecret": "workers", "operatorExistingSecret": "operator"},
         "migrations": {"existingSecret": "owner"},
     }
     said = after(notes_chart, {}, **parted)
-    assert "share the role of one URL" not in said
+    assert "share one database role" not in said
     assert "operatorSecretRef:\n           name: operator" in said
 
 

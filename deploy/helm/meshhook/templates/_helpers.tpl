@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{- /* At most 40 characters, so that a suffix still fits. */}}
+{{- /* At most 40 characters, to leave room for a suffix. */}}
 {{- define "meshhook.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
@@ -26,7 +26,7 @@ app.kubernetes.io/part-of: meshhook
 {{- end }}
 {{- end }}
 
-{{- /* The labels of a pod: none that change with the chart's version alone. */}}
+{{- /* The labels of a pod, without those that change with the chart's version. */}}
 {{- define "meshhook.podLabels" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/part-of: meshhook
@@ -47,7 +47,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ include "meshhook.imageOf" (list . .Values.image) }}
 {{- end }}
 
-{{- /* The image that a part of the values names: (list $ .Values.image). */}}
+{{- /* The image that a section of the values names: (list $ .Values.image). */}}
 {{- define "meshhook.imageOf" -}}
 {{- with index . 1 -}}
 {{- if .digest -}}
@@ -70,7 +70,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if not .Values.database.existingSecret }}true{{ end }}
 {{- end }}
 
-{{- /* Secrets with URLs of the database: of the workers, the operator, the owner, and `helm test`. */}}
+{{- /* The Secrets with the database URLs of the workers, the operator, the owner and `helm test`. */}}
 {{- define "meshhook.databaseSecret" -}}
 {{- .Values.database.existingSecret | default (printf "%s-database-workers" (include "meshhook.fullname" .)) }}
 {{- end }}
@@ -114,7 +114,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 {{- end }}
 
-{{- /* The variable with the URL for `helm test`; only with roles is the workers' not enough. */}}
+{{- /* The variable with the URL for `helm test`. With separate roles, that of the workers is not enough. */}}
 {{- define "meshhook.testSecret" -}}
 {{- if .Values.test.existingSecret }}{{ .Values.test.existingSecret }}
 {{- else if include "meshhook.hasRoles" . }}{{ include "meshhook.ownerSecret" . }}
@@ -140,7 +140,7 @@ operatorSecretRef:
 pooled: {{ .Values.database.pooled }}
 {{- end }}
 
-{{- /* The certificate of the database's authority, at /database/ca.crt. */}}
+{{- /* The CA certificate of the database, at /database/ca.crt. */}}
 {{- define "meshhook.caVolume" -}}
 name: database-ca
 secret:
@@ -154,7 +154,7 @@ mountPath: /database
 readOnly: true
 {{- end }}
 
-{{- /* What the pods of the chart have in common; the operator's can be changed by values. */}}
+{{- /* What the pods of the chart have in common; values can change that of the operator. */}}
 {{- define "meshhook.podSecurityContext" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -170,17 +170,17 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{- /* Whether JobQueues are checked at admission. */}}
+{{- /* Whether admission policies check JobQueues. */}}
 {{- define "meshhook.hasPolicy" -}}
 {{- if and .Values.policy.enabled (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) }}true{{ end }}
 {{- end }}
 
-{{- /* A list of texts as YAML that holds CEL. An empty one has no type of its own. */}}
+{{- /* A list of strings as YAML with CEL. An empty list needs an explicit type. */}}
 {{- define "meshhook.celList" -}}
 {{- if . }}{{ toJson . | quote }}{{ else }}{{ "[''].filter(each, false)" | quote }}{{ end }}
 {{- end }}
 
-{{- /* Secrets that JobQueues may name, as JSON; none: any. Those of the release are among them. */}}
+{{- /* Secrets that JobQueues may name, as JSON, including those of the release. None means any. */}}
 {{- define "meshhook.policySecrets" -}}
 {{- $names := .Values.policy.allowedSecrets }}
 {{- if $names }}
@@ -193,7 +193,7 @@ capabilities:
 {{- toJson (uniq $names) }}
 {{- end }}
 
-{{- /* Secrets that are not for workers, as JSON: namespace/name of those of owner and operator. */}}
+{{- /* Secrets that workers must not have, as JSON: namespace/name of those of owner and operator. */}}
 {{- define "meshhook.ownersSecrets" -}}
 {{- include "meshhook.othersSecrets" (list . (list (include "meshhook.ownerSecret" .))) }}
 {{- end }}
@@ -202,7 +202,7 @@ capabilities:
 {{- include "meshhook.othersSecrets" (list . (list (include "meshhook.ownerSecret" .) (include "meshhook.operatorSecret" .))) }}
 {{- end }}
 
-{{- /* Of these names, those that are not the workers', in each namespace where queues may be. */}}
+{{- /* Those of these names that are not the workers', in each namespace where queues may be. */}}
 {{- define "meshhook.othersSecrets" -}}
 {{- $root := index . 0 }}
 {{- $found := list }}
@@ -219,7 +219,7 @@ capabilities:
 {{- toJson (list (include "meshhook.databaseSecret" .) (include "meshhook.operatorSecret" .) | uniq) }}
 {{- end }}
 
-{{- /* The way to a database, as rules of a NetworkPolicy: name servers, and the database itself. */}}
+{{- /* The connection to a database, as NetworkPolicy rules: name servers and the database itself. */}}
 {{- define "meshhook.databaseEgress" -}}
 {{- with .Values.networkPolicy -}}
 # Name servers; those of OpenShift listen on 5353.
@@ -249,7 +249,7 @@ capabilities:
 {{- end }}
 {{- end }}
 
-{{- /* What a pod is that runs the command line by hand, as JSON for `kubectl run --overrides`. */}}
+{{- /* The pod in which people run the command line, as JSON for `kubectl run --overrides`. */}}
 {{- define "meshhook.clientPod" -}}
 {{- $url := dict "name" "MESHHOOK_DATABASE_URL" "valueFrom" (dict "secretKeyRef" (dict "name" (include "meshhook.testSecret" .) "key" (include "meshhook.testKey" .))) }}
 {{- $container := dict "name" "meshhook" "image" (include "meshhook.image" .) "imagePullPolicy" .Values.image.pullPolicy "stdin" true "tty" true "env" (list $url) }}

@@ -1,4 +1,4 @@
-"""The handler of `helm test`: its job is done when it ran."""
+"""The handler of `helm test`: the job succeeds when it has run."""
 
 from __future__ import annotations
 
