@@ -32,17 +32,17 @@ def main() -> None:
     """Run the operator until SIGTERM or SIGINT; its only argument is `--help`."""
     argparse.ArgumentParser(
         prog="meshhook-operator",
-        description="Run the queues and workers of JobQueues, until SIGTERM or SIGINT.",
-        epilog=f"Settings are variables of the environment:\n{describe_operator_settings()}",
+        description="Run the queues and workers of JobQueues until SIGTERM or SIGINT.",
+        epilog=f"Settings are environment variables:\n{describe_operator_settings()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
-    # kopf asks for the name of the user, and a container may run as one that has none.
+    # kopf asks for the user's name, which a container's user may not have.
     os.environ.setdefault("USER", "meshhook-operator")
     try:
         settings = load_operator_settings()
         configure_logging(settings.log_format, settings.log_level)
         if settings.log_level != "debug":
-            # A line for each request to the API server, and for each event, is too much.
+            # A line for each request to the API server and for each event would be too much.
             for chatty in ("httpx2", "kopf.objects"):
                 logging.getLogger(chatty).setLevel(logging.WARNING)
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -51,7 +51,7 @@ def main() -> None:
         sys.exit(f"meshhook-operator: {error}")
     except ConfigError as error:
         sys.exit(
-            f"meshhook-operator: there is no way to a cluster ({error}); run it in a pod with a "
+            f"meshhook-operator: no cluster is configured ({error}); run it in a pod with a "
             "service account, or set KUBECONFIG"
         )
     except MeshHookError as error:
@@ -63,9 +63,9 @@ async def run(settings: OperatorSettings) -> None:
     """Run the operator until a signal, or until something essential has failed.
 
     Raises:
-        lightkube.ConfigError: if there is no way to a cluster.
+        lightkube.ConfigError: if no cluster is configured.
         ClusterError: if what is watched cannot be listed.
-        PortUnavailableError: if the port for metrics and health cannot be had.
+        PortUnavailableError: if the port for metrics and health is not available.
     """
     cluster = Cluster.connect()
     namespaces = settings.namespaces or [ALL_NAMESPACES]

@@ -250,7 +250,7 @@ class Operator:
                 await self._resync_once()
             except MeshHookError as error:
                 _log.warning("resync failed", error=str(error))
-            except Exception:  # noqa: BLE001 - an answer that makes no sense must not end the operator
+            except Exception:  # noqa: BLE001 - a malformed answer must not end the operator
                 _log.exception("resync failed")
 
     async def _resync_once(self) -> None:

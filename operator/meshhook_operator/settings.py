@@ -24,19 +24,19 @@ class OperatorSettings(BaseSettings):
     )
 
     operator_namespaces: str = ""
-    """The namespaces to serve, parted by commas. Default: empty, the whole cluster."""
+    """The namespaces to watch, separated by commas. Default: empty, the whole cluster."""
     operator_allowed_database_hosts: str = ""
-    """Where the databases of JobQueues may be, parted by commas: names (db.example.com), suffixes
-    (*.db.svc.cluster.local), addresses and CIDRs (10.0.0.0/8), each with :port or without; IPv6
-    with a port in brackets ([fd00::/8]:5432). Default: empty, everywhere."""
+    """Where the databases of JobQueues may be, separated by commas: names (db.example.com),
+    suffixes (*.db.svc.cluster.local), addresses and CIDRs (10.0.0.0/8), each optionally with :port;
+    IPv6 with a port in brackets ([fd00::/8]:5432). Default: empty, anywhere."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
-    """Where /metrics, /healthz and /readyz are served; 0 takes a free port and logs it.
+    """The port for /metrics, /healthz and /readyz; 0 takes a free port and logs it.
     Default 9464."""
-    metrics_address: str = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet come from elsewhere
+    metrics_address: str = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet connect from elsewhere
     """The address that this port is opened on; `::` is all of IPv6 and IPv4. Default 0.0.0.0."""
     watch_silence_seconds: Annotated[float, Field(ge=5, le=3600)] = 70
-    """How long a watch may be silent until it is opened again, 5 to 3600; the API server says
-    something at least once a minute. Default 70."""
+    """How long a watch may be silent before it is opened again, in seconds, 5 to 3600. The API
+    server sends something at least once a minute. Default 70."""
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
     """`json`, `console`, or `auto`: console on a terminal. Default auto."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
@@ -47,7 +47,9 @@ class OperatorSettings(BaseSettings):
     def _are_names(cls, value: str) -> str:
         for name in value.split(","):
             if name.strip() and not _NAMESPACE.fullmatch(name.strip()):
-                message = f"{name.strip()!r} is no name of a namespace; part several by commas"
+                message = (
+                    f"{name.strip()!r} is not the name of a namespace; separate several by commas"
+                )
                 raise ValueError(message)
         return value
 
@@ -64,12 +66,12 @@ class OperatorSettings(BaseSettings):
 
     @property
     def namespaces(self) -> list[str]:
-        """The namespaces to serve; none means the whole cluster."""
+        """The namespaces to watch; none means the whole cluster."""
         return [name.strip() for name in self.operator_namespaces.split(",") if name.strip()]
 
 
 def describe_operator_settings() -> str:
-    """Return the variables and what each is for, as text for a terminal."""
+    """Return the variables and their descriptions, as text for a terminal."""
     return "\n".join(
         textwrap.fill(
             f"{_PREFIX}{name.upper()}: {field.description}",

@@ -97,7 +97,7 @@ def test_an_address_is_allowed_by_its_network(pattern, address, port, is_allowed
 def test_a_pattern_that_is_none_ends_the_operator_at_start(pattern, monkeypatch):
     """Naming the variable, the pattern and the rule."""
     monkeypatch.setenv("MESHHOOK_OPERATOR_ALLOWED_DATABASE_HOSTS", f"db.example.com,{pattern}")
-    with pytest.raises(InvalidSettingError, match=r"ALLOWED_DATABASE_HOSTS.*parted by commas"):
+    with pytest.raises(InvalidSettingError, match=r"ALLOWED_DATABASE_HOSTS.*separated by commas"):
         load_operator_settings()
 
 

@@ -37,7 +37,7 @@ CUT: dict[Behaviour, str] = {
     hostile.many_parameters: "more than 262,144 bytes",
     hostile.endless_notices: "notices and notifications at once",
     hostile.endless_negotiation: "more than 262,144 bytes",
-    hostile.endless_login: "again and again for a login",
+    hostile.endless_login: "for a login too many times",
     hostile.costly_login: "iterations of SCRAM",
     hostile.another_protocol: "of type 'H'",
     hostile.endless_rows: "more than 16,777,216 bytes",
@@ -48,7 +48,7 @@ CUT: dict[Behaviour, str] = {
     hostile.vast_array: "an array of 2,147,483,647 elements",
     hostile.copy: "of type 'G'",
     hostile.giant_refusal: "a message of 136,314,880 bytes",
-    hostile.wrong_types: "makes no sense",
+    hostile.wrong_types: "is malformed",
 }
 
 

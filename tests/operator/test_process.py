@@ -24,7 +24,7 @@ def test_defaults(monkeypatch):
 
 
 def test_namespaces(monkeypatch):
-    """Several namespaces are parted by commas."""
+    """Several namespaces are separated by commas."""
     monkeypatch.setenv("MESHHOOK_OPERATOR_NAMESPACES", " shop, mail-2 ,")
     assert load_operator_settings().namespaces == ["shop", "mail-2"]
 
@@ -75,5 +75,5 @@ async def test_without_a_cluster(tmp_path: Path):
     )
     _, error = await process.communicate()
     assert process.returncode == 1
-    assert error.decode().startswith("meshhook-operator: there is no way to a cluster")
+    assert error.decode().startswith("meshhook-operator: no cluster is configured")
     assert error.decode().count("\n") == 1

@@ -1,4 +1,4 @@
-"""The operator's requests to the Kubernetes API; watching is left to kopf."""
+"""The operator's requests to the Kubernetes API. kopf does the watching."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ _JobQueueResource = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
 
 
 class Cluster:
-    """The Kubernetes API, with its errors translated.
+    """The Kubernetes API.
 
     Every method raises:
-        ClusterUnavailableError: it cannot be reached, or cannot answer now.
-        ClusterRefusedError: it refused the request.
+        ClusterUnavailableError: if the API server cannot be reached, or cannot answer now.
+        ClusterRefusedError: if it refused the request.
     """
 
     def __init__(self, client: AsyncClient) -> None:
@@ -60,7 +60,7 @@ class Cluster:
 
     @classmethod
     def connect(cls) -> Cluster:
-        """Take the service account of the pod; outside of a cluster, the kubeconfig.
+        """Use the service account of the pod, or outside a cluster the kubeconfig.
 
         Raises:
             lightkube.ConfigError: if there is neither.
@@ -72,10 +72,10 @@ class Cluster:
         await self._client.close()
 
     async def check_rights(self, namespace: str) -> None:
-        """Check that everything that is watched can be listed: it is there, and the operator may.
+        """Check that everything that is watched exists and may be listed.
 
         Args:
-            namespace: the one to look into; `*` means all.
+            namespace: where to look; `*` means everywhere.
         """
         for resource in (_JobQueueResource, Deployment, HorizontalPodAutoscaler):
             with translated_errors():
@@ -83,7 +83,7 @@ class Cluster:
                     break
 
     async def list_jobqueues(self, namespace: str) -> list[JobQueue]:
-        """Return the JobQueues of a namespace, or of all of them if it is `*`."""
+        """Return the JobQueues of a namespace; `*` means all namespaces."""
         with translated_errors():
             return [
                 JobQueue.from_body(found)
@@ -117,7 +117,7 @@ class Cluster:
         return DeploymentView.from_body(found.to_dict())
 
     async def apply_deployment(self, manifest: Mapping[str, Any]) -> DeploymentView:
-        """Make a Deployment what the manifest says, and return what became of it."""
+        """Apply a Deployment, and return the result."""
         metadata = manifest["metadata"]
         with translated_errors():
             applied = await self._client.patch(
@@ -132,7 +132,7 @@ class Cluster:
         return DeploymentView.from_body(applied.to_dict())
 
     async def scale_deployment(self, key: ObjectKey, replicas: int) -> int:
-        """Set the replicas of a Deployment, and nothing else; return its new resourceVersion."""
+        """Set only the replicas of a Deployment, and return its new resourceVersion."""
         scale = {
             "apiVersion": "autoscaling/v1",
             "kind": "Scale",
@@ -153,12 +153,12 @@ class Cluster:
         return int((metadata and metadata.resourceVersion) or 0)
 
     async def list_pods(self, namespace: str, selector: Sequence[LabelTerm]) -> list[PodView]:
-        """Return the pods that a selector finds and that are not on their way out."""
+        """Return the pods that match a selector and are not being deleted."""
         with translated_errors():
             found = self._client.list(
                 Pod,
                 namespace=namespace,
-                # A list, since a key may have several terms; the signature knows only a dict.
+                # A list, since a key may have several terms; the signature allows only a dict.
                 labels=[  # type: ignore[call-overload]
                     (term.key, _OPERATORS[term.operator](term.values)) for term in selector
                 ],
@@ -171,7 +171,7 @@ class Cluster:
             ]
 
     async def set_deletion_cost(self, key: ObjectKey, cost: int | None) -> None:
-        """Say how soon a pod should go when there are too many; None takes the word back."""
+        """Set the deletion cost of a pod; None removes it."""
         value = None if cost is None else str(cost)
         with translated_errors():
             await self._client.patch(
@@ -184,7 +184,7 @@ class Cluster:
             )
 
     async def read_secret(self, key: ObjectKey) -> dict[str, str] | None:
-        """Return what is in a Secret, or None if there is none; what is not text is left out."""
+        """Return the text values of a Secret, or None if it does not exist."""
         try:
             with translated_errors():
                 secret = await self._client.get(Secret, key.name, namespace=key.namespace)
@@ -201,7 +201,7 @@ class Cluster:
         return values
 
     async def patch_status(self, key: ObjectKey, status: Mapping[str, Any]) -> None:
-        """Write fields of a JobQueue's status; a field that is None is removed."""
+        """Merge fields into a JobQueue's status; None removes a field."""
         with translated_errors():
             await self._client.patch(
                 _JobQueueResource.Status,
@@ -213,7 +213,7 @@ class Cluster:
             )
 
     async def apply_finalizers(self, key: ObjectKey, finalizers: Sequence[str]) -> None:
-        """Make these the operator's finalizers on a JobQueue; others' stay."""
+        """Set the operator's finalizers on a JobQueue; those of others stay."""
         patch = {
             "apiVersion": API_VERSION,
             "kind": KIND,
@@ -261,5 +261,5 @@ class Cluster:
 
 
 def _in_event(message: str) -> str:
-    """Return as much of a message as an event may hold, in bytes."""
+    """Return as much of a message as an event can hold."""
     return message.encode(errors="replace")[:_MAX_EVENT_BYTES].decode(errors="ignore")

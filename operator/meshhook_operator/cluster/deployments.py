@@ -1,4 +1,4 @@
-"""What the operator needs to know of a Deployment, taken from the object."""
+"""What the operator needs to know about a Deployment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIELD_MANAGER = "meshhook-operator"
 
 
 class LabelTerm(NamedTuple):
-    """One term of a label selector, as `matchExpressions` has it."""
+    """One term of a label selector, as in `matchExpressions`."""
 
     key: str
     operator: str
@@ -33,23 +33,23 @@ class DeploymentView:
     generation: int
     """Grows with every change of its spec."""
     replicas: int
-    """What its spec asks for."""
+    """The number in its spec."""
     ready_replicas: int
     existing_replicas: int
-    """Pods that there are, those of a rollout's surge included."""
+    """Existing pods, including surge pods of a rollout."""
     rolling_out: bool
-    """Whether pods of an older template are left, or the spec was not acted on yet."""
+    """Whether pods of an older template are left."""
     owner_uid: str | None
     """The uid of the controller that owns it."""
     selector: tuple[LabelTerm, ...]
-    """What its pods have in common."""
+    """The label selector of its pods."""
     replicas_managers: tuple[str, ...]
-    """Who set `spec.replicas`, this operator left out."""
+    """The field managers of `spec.replicas` other than this operator."""
     labels: frozenset[tuple[str, str]]
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> DeploymentView:
-        """Take an object as the API server gives it."""
+        """Parse an object of the API server."""
         metadata = body["metadata"]
         spec = body["spec"]
         status = body.get("status") or {}
@@ -64,7 +64,7 @@ class DeploymentView:
             replicas=spec.get("replicas", 1),
             ready_replicas=status.get("readyReplicas", 0),
             existing_replicas=existing,
-            # Pods that are still to come are no rollout; pods of an older template are.
+            # Pods that do not exist yet are not a rollout; pods of an older template are.
             rolling_out=existing > updated,
             owner_uid=next((each["uid"] for each in owners if each.get("controller")), None),
             selector=_selector(spec.get("selector") or {}),

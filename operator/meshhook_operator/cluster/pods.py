@@ -1,4 +1,4 @@
-"""What the operator needs to know of a worker's pod."""
+"""What the operator needs to know about a worker's pod."""
 
 from __future__ import annotations
 

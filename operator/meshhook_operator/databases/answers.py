@@ -1,8 +1,8 @@
-"""What a database may answer: its messages are weighed before the driver reads them. Pure.
+"""Limits on what a database may answer, checked before the driver reads it. Pure.
 
-The driver keeps a message until it is whole, and decodes whatever a server announces. A server that
-a JobQueue's author runs may announce a gigabyte, columns that nobody asked for, an array of two
-billion elements, or a password hash that takes a minute.
+The driver buffers a message until it is complete, and decodes whatever a server announces. A server
+run by a JobQueue's author may announce a gigabyte, columns that nobody asked for, an array of two
+billion elements, or a password hash that takes a minute to compute.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from typing import Final
 from meshhook_operator.errors import AnswerRefusedError
 
 MAX_ITERATIONS: Final = 200_000
-"""Of SCRAM's password hash, which is computed while everything else waits; PostgreSQL asks for
-4,096."""
+"""Of the SCRAM password hash, which blocks the event loop. PostgreSQL asks for 4,096."""
 MAX_COLUMNS: Final = 200
 STARTUP_BYTES: Final = 262_144
-"""What a server may say until it is ready."""
+"""What a server may send until it is ready."""
 STATEMENT_BYTES: Final = 16_777_216
-"""What it may answer to one request, as much as the driver needs to hold it."""
+"""What it may answer to one request, counted as the memory that the driver needs for it."""
 MAX_TOLD_BYTES: Final = 65_536
-"""Of a message that is no row: errors, notices, names of columns."""
+"""The size of a message other than a row: errors, notices, names of columns."""
 MAX_UNASKED: Final = 2_000
-"""Notices, settings and notifications at once."""
+"""Notices, settings and notifications that may come at once."""
 UNASKED_A_SECOND: Final = 100.0
-"""And how many more as time goes by."""
+"""And how many more per second."""
 _MAX_LOGIN_STEPS = 8
 _OBJECT_BYTES = 64
-"""What a message or a field weighs in memory beside its bytes."""
+"""The memory that a message or a field takes in addition to its bytes."""
 
 _HEADER = struct.Struct("!cI")
 _SHORT = struct.Struct("!H")
@@ -53,38 +52,38 @@ _SCALARS = frozenset(
 _ARRAYS = frozenset((1003, 1005, 1007, 1009, 1016, 1028))  # name, smallint, int, text, bigint, oid
 
 
-class AnswerScale:
-    """Weighs what the server of one connection sends."""
+class AnswerLimits:
+    """Checks what the server of one connection sends against the limits."""
 
     def __init__(self, *, statement_bytes: int = STATEMENT_BYTES, now: float) -> None:
-        """Take how much one request may be answered with, and the time in seconds."""
+        """Take the limit of one answer in bytes, and the time in seconds."""
         self._statement_bytes = statement_bytes
         self._left = STARTUP_BYTES
         self._unasked_left = float(MAX_UNASKED)
-        self._weighed_at = now
+        self._checked_at = now
         self._login_steps = 0
         self._has_hashed = False
         self._array_columns: frozenset[int] = frozenset()
         self.is_ready = False
         """Whether the login is over."""
 
-    def asked(self) -> None:
-        """Note that the server was asked something, and may answer anew."""
+    def note_request(self) -> None:
+        """Note a request: the server may answer up to the limit again."""
         if self.is_ready:
             self._left = self._statement_bytes
 
-    def weigh(self, buffer: bytearray, now: float) -> int:
-        """Return how many bytes from the beginning are whole messages that may be read.
+    def check(self, buffer: bytearray, now: float) -> int:
+        """Return how many bytes at the start of the buffer are complete, allowed messages.
 
         Args:
-            buffer: what the server has sent and was not read yet.
+            buffer: what the server has sent and the driver has not read yet.
             now: the time in seconds.
 
         Raises:
-            AnswerRefusedError: naming what it has sent, and what it may.
+            AnswerRefusedError: naming what was sent, and the limit.
         """
-        passed = max(0.0, now - self._weighed_at)
-        self._weighed_at = now
+        passed = max(0.0, now - self._checked_at)
+        self._checked_at = now
         self._unasked_left = min(MAX_UNASKED, self._unasked_left + passed * UNASKED_A_SECOND)
         at, end = 0, len(buffer)
         while end - at >= _HEADER.size:
@@ -92,16 +91,16 @@ class AnswerScale:
             self._check_header(kind[0], length)
             if end - at <= length:
                 break
-            self._check(kind[0], buffer, at + _HEADER.size, at + 1 + length)
+            self._check_message(kind[0], buffer, at + _HEADER.size, at + 1 + length)
             at += 1 + length
         return at
 
     def _check_header(self, kind: int, length: int) -> None:
         if kind not in (_ANSWERS if self.is_ready else _LOGIN):
             raise AnswerRefusedError(
-                f"the server sent a message of type {chr(kind)!a}, which no PostgreSQL sends here"
+                f"the server sent a message of type {chr(kind)!a}, which is not expected here"
             )
-        most = self._measure if kind == _ROW else MAX_TOLD_BYTES
+        most = self._limit if kind == _ROW else MAX_TOLD_BYTES
         if not 4 <= length <= most:  # noqa: PLR2004 - the length counts itself
             raise AnswerRefusedError(
                 f"the server announced a message of {length:,} bytes where {most:,} are allowed"
@@ -109,7 +108,7 @@ class AnswerScale:
         if length > self._left:
             raise self._too_much()
 
-    def _check(self, kind: int, buffer: bytearray, at: int, end: int) -> None:
+    def _check_message(self, kind: int, buffer: bytearray, at: int, end: int) -> None:
         self._left -= end - at + _OBJECT_BYTES
         try:
             if kind == _ROW:
@@ -119,7 +118,7 @@ class AnswerScale:
             elif kind == _LOGIN_STEP:
                 self._check_login_step(buffer, at, end)
         except (struct.error, ValueError):
-            message = "the server sent a message that ends too early"
+            message = "the server sent a truncated message"
             raise AnswerRefusedError(message) from None
         if kind in _UNASKED:
             self._unasked_left -= 1
@@ -128,7 +127,7 @@ class AnswerScale:
                     f"the server sent more than {MAX_UNASKED:,} notices and notifications at once"
                 )
             if self.is_ready:
-                # They come for weeks on a connection that asks nothing, and have their own measure.
+                # They may come for weeks without any request, and have a limit of their own.
                 self._left += end - at + _OBJECT_BYTES
         elif kind == _READY and not self.is_ready:
             self.is_ready, self._left = True, self._statement_bytes
@@ -137,11 +136,11 @@ class AnswerScale:
 
     def _too_much(self) -> AnswerRefusedError:
         return AnswerRefusedError(
-            f"the server answered one request with more than {self._measure:,} bytes"
+            f"the server answered one request with more than {self._limit:,} bytes"
         )
 
     @property
-    def _measure(self) -> int:
+    def _limit(self) -> int:
         return self._statement_bytes if self.is_ready else STARTUP_BYTES
 
     def _check_row(self, buffer: bytearray, at: int, end: int) -> None:
@@ -186,7 +185,7 @@ class AnswerScale:
                 arrays.add(index)
             elif kind not in _SCALARS:
                 raise AnswerRefusedError(
-                    f"the server announced a column of type {kind}, which nobody asked for"
+                    f"the server announced a column of type {kind}, which was not requested"
                 )
             at += 18
         self._array_columns |= arrays
@@ -195,17 +194,17 @@ class AnswerScale:
         (step,) = _INT.unpack_from(buffer, at)
         self._login_steps += 1
         if self._login_steps > _MAX_LOGIN_STEPS:
-            raise AnswerRefusedError("the server asked again and again for a login")
+            raise AnswerRefusedError("the server asked for a login too many times")
         if step != _SCRAM_CONTINUES:
             return
-        # All of them: which one counts is the driver's affair.
+        # Check all of them: which one the driver uses is up to the driver.
         for digits in _ITERATIONS.findall(bytes(buffer[at + 4 : end])):
             if len(digits) > _MAX_DIGITS or int(digits) > MAX_ITERATIONS:
                 raise AnswerRefusedError(
                     f"the server asked for more than {MAX_ITERATIONS:,} iterations of SCRAM"
                 )
         if self._has_hashed:
-            raise AnswerRefusedError("the server asked twice for the hash of the password")
+            raise AnswerRefusedError("the server asked for the password hash twice")
         self._has_hashed = True
 
 

@@ -1,4 +1,4 @@
-"""One database with queues: its small pool, what is read and written there, and its wake-ups."""
+"""One database with queues: its small pool, what is read and written, and its wake-ups."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook_operator.databases")
 
 POOL_CONNECTIONS = 3
-"""One reads the demand, one the metrics, and one changes a queue: none waits for another."""
+"""One reads the demand, one the metrics, and one makes changes, so that none waits for another."""
 TICK_TIMEOUT_SECONDS = 2.0
 TICK_TIMEOUT_SECONDS_A_QUEUE = 0.01
-"""On top, for each queue: hundreds of them may share a database on a busy machine."""
+"""In addition, for each queue: hundreds may share a database on a busy machine."""
 FIRST_TICK_TIMEOUT_SECONDS = 10.0
-"""A new session has to read the catalog of all the queues once."""
+"""A new session first reads the catalog entries of all queues."""
 CHANGE_TIMEOUT_SECONDS = 15.0
 OLD_IDENTITY_SECONDS = 300.0
-"""For so long a database is also the one that it was before: its server may have restarted, and
-who else knows it by another URL has not noticed yet."""
+"""How long a database keeps its previous identity in addition to a new one: after a restart of the
+server, users of another URL for it may not have noticed yet."""
 
 
 class DatabaseAddress(NamedTuple):
-    """Which database, and by which way: what JobQueues must share to share a pool."""
+    """The URL of a database and how it is reached. JobQueues with the same address share a pool."""
 
     url: str
     pooled: bool
 
     def __repr__(self) -> str:
-        """Show nothing: the URL holds a password."""
+        """Show nothing, since the URL holds a password."""
         return "DatabaseAddress(...)"
 
 
 class QueueDatabase:
-    """One database, shared by all its queues: at most three connections, and one that listens.
+    """One database, shared by all its queues: at most three connections, plus one that listens.
 
-    It connects when it is first needed, and again after a failure. Every method raises what
+    It connects when first used, and again after a failure. Every method raises what
     `meshhook.postgres.database` says, and an InvalidSettingError where the URL is not one.
     """
 
@@ -77,15 +77,15 @@ class QueueDatabase:
         hosts: DatabaseHosts | None = None,
         lookups: NameLookups | None = None,
     ) -> None:
-        """Take where it is, in a running event loop.
+        """Take what it needs, in a running event loop.
 
         Args:
-            address: where it is.
+            address: where the database is.
             on_wake: called with a queue's name when a message wakes it.
             on_identity: called when `identities` has changed.
             registry: where the metrics of all its queues go.
-            hosts: where its connections may lead. Default: everywhere.
-            lookups: what looks its host's name up. Default: one of its own.
+            hosts: the allowed hosts. Default: all.
+            lookups: what looks up its host name. Default: one of its own.
         """
         self._address = address
         self._loop = GuardedLoop(hosts=hosts or DatabaseHosts(), lookups=lookups or NameLookups())
@@ -102,20 +102,20 @@ class QueueDatabase:
 
     @property
     def generation(self) -> Hashable:
-        """Changes when another database is found where this one was."""
+        """Changes when the address leads to another database."""
         current = [each for each, at in self._replaced_at.items() if at == _IS_CURRENT]
         return (id(self), *current)
 
     @property
     def identities(self) -> frozenset[Hashable]:
-        """What tells it from every other database, whatever URL leads there; empty at first."""
+        """What identifies the database, whatever URL leads there; empty before it was reached."""
         oldest = time.monotonic() - OLD_IDENTITY_SECONDS
         return frozenset(each for each, at in self._replaced_at.items() if at > oldest)
 
     async def read_demand(
         self, requests: Sequence[DemandRequest], *, waiting_seconds: float
     ) -> dict[str, QueueDemand | QueueProblem]:
-        """Read all these queues in one statement of limited time; one call at a time."""
+        """Read all these queues in one statement with a time limit; one call at a time."""
         limit = TICK_TIMEOUT_SECONDS if self._is_warm else FIRST_TICK_TIMEOUT_SECONDS
         limit += TICK_TIMEOUT_SECONDS_A_QUEUE * len(requests)
         async with self._opened(limit) as database:
@@ -124,25 +124,25 @@ class QueueDatabase:
         return found
 
     async def ensure_queue(self, queue_name: str, settings: Mapping[str, Any]) -> None:
-        """Create the queue where it is missing, and give it these settings."""
+        """Create the queue if it is missing, and give it these settings."""
         async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
-            # Less than the whole, so that the error can say who holds the tables.
+            # Less than the time limit, so that the error can name who holds the tables.
             wait_seconds = CHANGE_TIMEOUT_SECONDS / 2
             await create_queue(database, queue_name, wait_seconds=wait_seconds)
             await set_queue_config(database, queue_name, **settings)
 
     async def drop_queue_if_empty(self, queue_name: str) -> bool:
-        """Drop the queue if it holds nothing; return whether it is gone."""
+        """Drop the queue if it is empty; return whether it is gone."""
         async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
             return bool(await database.fetchval(load("drop_queue_if_empty"), queue_name))
 
     def listen(self, queue_names: frozenset[str]) -> None:
-        """Be told of messages to these queues, and to no others; not where it is pooled."""
+        """Listen for messages to these queues only. Behind a pooler this does nothing."""
         if not self._address.pooled:
             self._wake_ups.want(queue_names)
 
     async def close(self) -> None:
-        """Close all connections; the series of its queues vanish."""
+        """Close all connections, and remove the metrics of its queues."""
         database, self._database = self._database, None
         exporter, self._exporter = self._exporter, None
         try:
@@ -152,15 +152,15 @@ class QueueDatabase:
             if database is not None:
                 async with asyncio.timeout(2):
                     await database.close()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the operator goes on
+        except Exception as error:  # noqa: BLE001 - no error here may stop the operator
             if not isinstance(error, TimeoutError | DatabaseError):
-                _log.exception("database not closed in order")
+                _log.exception("database not closed cleanly")
             if database is not None:
                 database.source.terminate()
 
     @asynccontextmanager
     async def _opened(self, seconds: float) -> AsyncIterator[Database]:
-        """Lend the pool for so long, once it is sure that the schema is there."""
+        """Lend the pool for a limited time, after checking that the schema is installed."""
         try:
             async with _in_time(seconds):
                 async with self._opening:
@@ -181,15 +181,15 @@ class QueueDatabase:
                     self._exporter.start()
                 yield self._database
         except Exception as error:
-            # It may be another server now, or one that was restored: look at all of it again.
+            # The server may have been replaced or restored, so check everything again.
             self._is_checked = self._is_warm = False
             refusal = self._loop.take_refusal()
             if refusal is None and isinstance(error, MeshHookError):
                 raise
             await self._stop_exporter()
-            # The driver and we trust the types of what is answered: whatever else goes wrong here
-            # comes from a server that does not keep them.
-            message = refusal or f"the answer of the database makes no sense: {_place_of(error)}"
+            # The driver and this code rely on the types of an answer. Any other error here means
+            # that the server sent something else.
+            message = refusal or f"the answer of the database is malformed: {_place_of(error)}"
             raise AnswerRefusedError(message) from error
 
     async def _stop_exporter(self) -> None:
@@ -212,7 +212,7 @@ _IS_CURRENT = float("inf")
 
 
 def _place_of(error: BaseException) -> str:
-    """Return the type of an error and where it came up, and nothing of what it says."""
+    """Return the type of an error and where it was raised, without its message."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
 

@@ -1,4 +1,4 @@
-"""The demand of all queues of a database, from one statement a tick."""
+"""The demand of all queues of a database, read in one statement per tick."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from meshhook.postgres.database import Database
 
 MISSING = "MHQ02"
-"""The SQLSTATE that a queue which is missing has in `problem_state`."""
+"""The SQLSTATE in `problem_state` for a missing queue."""
 
 READ_ONLY = "25006"
-"""The SQLSTATE that a queue has there whose session may only read."""
+"""The SQLSTATE in `problem_state` if the session is read-only."""
 
 MAX_COUNTED = 10_000
 MIN_COUNTED = 1_000
@@ -35,48 +35,48 @@ _LONG_TEXT = 65_536
 
 @dataclass(frozen=True, slots=True)
 class DemandRequest:
-    """One queue to look at."""
+    """One queue to read."""
 
     queue_name: str
     lookahead_seconds: float
-    """How far ahead messages that fall due are counted."""
+    """How far ahead to count messages that fall due."""
     is_waiting: bool = False
-    """Whether an insert is to notify."""
+    """Whether an insert should send a notification."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueDemand:
-    """What was found of one queue."""
+    """What was read of one queue."""
 
     sample: Sample
     status: QueueStatus
     settings: Mapping[str, Any]
     """Its row of `queue_config`."""
     running_by_host: Mapping[str, int] = field(default_factory=dict)
-    """How many jobs the workers of each host run."""
+    """How many jobs the workers of each host are running."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueProblem:
-    """Why one queue could not be read while others could."""
+    """Why one queue could not be read although others could."""
 
     message: str
     is_missing: bool
-    """Whether it is not there, or only in part."""
+    """Whether the queue is missing, or incomplete."""
 
 
 async def read_demand(
     database: Database, requests: Sequence[DemandRequest], *, waiting_seconds: float
 ) -> dict[str, QueueDemand | QueueProblem]:
-    """Read many queues of a database in one statement, and return what was found, by queue.
+    """Read many queues of a database in one statement, and return the results by queue.
 
     Args:
         database: with the migrations applied.
         requests: the queues.
-        waiting_seconds: for how long an insert into the waiting ones is to notify.
+        waiting_seconds: for how long inserts into the waiting ones should send notifications.
 
     Raises:
-        DatabaseReadOnlyError: if the session may only read; the next call has another.
+        DatabaseReadOnlyError: if the session is read-only; the next call uses another one.
         DatabaseError: as `meshhook.postgres.database` says.
     """
     if not requests:
@@ -92,22 +92,22 @@ async def read_demand(
                 max(MIN_COUNTED, min(MAX_COUNTED, COUNTED_IN_ALL // len(requests))),
             )
         for row in rows:
-            # Said of a queue, but true of the session: raised here, it is not kept.
+            # Reported for a queue, but true of the session. Raising it here discards the session.
             if row["problem_state"] == READ_ONLY:
                 raise DatabaseReadOnlyError(
-                    f"the database takes no writes here: {row['problem']}. Use the primary "
-                    "server, and a session without default_transaction_read_only"
+                    f"the database is read-only here: {row['problem']}. Use the primary server, and "
+                    "a session without default_transaction_read_only"
                 )
     answers = {row["queue_name"]: row for row in rows}
     found: dict[str, QueueDemand | QueueProblem] = {}
     for name in dict.fromkeys(each.queue_name for each in requests):
         if (answer := answers.get(name)) is None:
-            message = "the answer of the database leaves this queue out"
+            message = "the answer of the database does not include this queue"
             found[name] = QueueProblem(message, is_missing=False)
             continue
         found[name] = _found(dict(answer))
         if len(answer["workers"] or "") > _LONG_TEXT:
-            await asyncio.sleep(0)  # other databases' ticks go on meanwhile
+            await asyncio.sleep(0)  # let the ticks of other databases run
     return found
 
 
@@ -137,7 +137,7 @@ class _Report(BaseModel):
 
 
 class _Row(BaseModel):
-    """A queue that was read, as the database answers. It may be any server: nothing is trusted."""
+    """A queue as the database answered. The server may be anybody's, so nothing is trusted."""
 
     config: Annotated[str, Field(max_length=65_536)]
     workers: Annotated[str, Field(max_length=4_194_304)] | None
@@ -170,7 +170,7 @@ def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         return QueueProblem(
-            f"the answer of the database makes no sense: {field}: {first['msg']}", is_missing=False
+            f"the answer of the database is malformed: {field}: {first['msg']}", is_missing=False
         )
 
 
@@ -179,8 +179,8 @@ def _demand(row: _Row) -> QueueDemand:
     hosts: dict[str, int] = {}
     for report in reports:
         hosts[report.host] = hosts.get(report.host, 0) + report.running
-    # Leases that end late stand behind what is scheduled, where the count may not come to. Their
-    # workers say how many there are at least.
+    # Long leases sort behind scheduled messages, where the count may not reach them. The workers'
+    # reports give a lower bound.
     running = max(row.running, sum(hosts.values())) if row.hidden_is_capped else row.running
     is_capped = row.ready_is_capped or row.hidden_is_capped
     hidden = running + row.scheduled + row.retrying

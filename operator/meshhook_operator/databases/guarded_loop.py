@@ -1,8 +1,8 @@
-"""Connections to databases that JobQueues name: where they may lead, and what may come back.
+"""Guarded connections to the databases of JobQueues: allowed hosts only, and checked answers.
 
-The driver opens its connections through the event loop that it is given. This one stands between:
-it looks names up with a limit, connects only where it is allowed, and hands the driver whole
-messages that were weighed before, whether TLS carries them or not.
+The driver opens its connections through the event loop that it is given. This loop wraps the real
+one: it limits name lookups, connects only to allowed hosts, and passes only complete, checked
+messages to the driver, with or without TLS.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from meshhook_operator.databases.answers import AnswerScale
+from meshhook_operator.databases.answers import AnswerLimits
 from meshhook_operator.errors import AnswerRefusedError, HostNotAllowedError
 
 if TYPE_CHECKING:
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from meshhook_operator.databases.name_lookups import NameLookups
 
 LOGIN_SECONDS = 15.0
-"""How long a connection may be there until it is ready: the driver's own limits leave some out, as
-for the connection that cancels a statement."""
+"""How long a connection may take to become ready. The driver's own limits do not cover every
+connection, such as the one that cancels a statement."""
 _BYTES_WITHOUT_SESSION = 4_096
 
 
 class GuardedLoop:
-    """The running event loop, but for how connections are opened. One for each database."""
+    """The running event loop, except for how it opens connections. One for each database."""
 
     def __init__(self, *, hosts: DatabaseHosts, lookups: NameLookups) -> None:
-        """Take where connections may lead, and what looks names up."""
+        """Take the allowed hosts, and what looks names up."""
         self._loop = asyncio.get_running_loop()
         self._hosts = hosts
         self._lookups = lookups
         self._refusal: str | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the event loop has."""
+        """Return an attribute of the event loop."""
         return getattr(self._loop, name)
 
     def __eq__(self, other: object) -> bool:
-        """Be the same as the event loop: tasks are looked up by it."""
+        """Be equal to the event loop, because tasks are looked up by it."""
         return other is self or other is self._loop
 
     def __hash__(self) -> int:
@@ -50,12 +50,12 @@ class GuardedLoop:
         return hash(self._loop)
 
     def take_refusal(self) -> str | None:
-        """Return why a connection was cut, once; None if none was since the last call."""
+        """Return why a connection was closed since the last call; None if none was."""
         refusal, self._refusal = self._refusal, None
         return refusal
 
     def refuse(self, reason: str) -> None:
-        """Note why a connection is cut."""
+        """Note why a connection is closed."""
         self._refusal = reason
 
     async def create_connection(
@@ -66,10 +66,10 @@ class GuardedLoop:
         *,
         ssl: Any = None,
     ) -> tuple[_Transport, asyncio.BaseProtocol]:
-        """Connect to the first address of a host that answers and is allowed.
+        """Connect to the first allowed address of a host that answers.
 
         Raises:
-            HostNotAllowedError: if none is.
+            HostNotAllowedError: if none is allowed.
             OSError: if none answers.
         """
         by_name = self._hosts.allows_name(host, port)
@@ -95,7 +95,7 @@ class GuardedLoop:
         """Connect to a socket of this machine.
 
         Raises:
-            HostNotAllowedError: if there is a list of allowed hosts, which names no sockets.
+            HostNotAllowedError: if there is a list of allowed hosts, which cannot include sockets.
         """
         if not self._hosts.allows_all:
             raise HostNotAllowedError(self._hosts.refusal(path, None))
@@ -107,7 +107,7 @@ class GuardedLoop:
     async def start_tls(
         self, transport: _Transport, protocol: asyncio.BaseProtocol, context: Any, **options: Any
     ) -> _Transport | None:
-        """Go on encrypted; what comes then is weighed behind the encryption."""
+        """Switch to TLS; what comes then is checked after decryption."""
         raw = await self._loop.start_tls(
             transport.raw, cast("asyncio.Protocol", protocol), context, **options
         )
@@ -135,26 +135,26 @@ class GuardedLoop:
 
 
 class _Transport:
-    """A transport of the driver's, which tells when the server is asked something."""
+    """A transport of the driver that notes every request to the server."""
 
     def __init__(
         self, raw: Any, loop: GuardedLoop, deadline: asyncio.TimerHandle | None = None
     ) -> None:
         self.raw = raw
         self.loop = loop
-        self.scale = AnswerScale(now=loop.time())
+        self.limits = AnswerLimits(now=loop.time())
         self.deadline = deadline or loop.call_later(LOGIN_SECONDS, self.raw.abort)
-        """When it is cut, unless the login is over by then."""
+        """Aborts the connection, unless the login has finished by then."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.raw, name)
 
     def write(self, data: Any) -> None:
-        self.scale.asked()
+        self.limits.note_request()
         self.raw.write(data)
 
     def writelines(self, data: Any) -> None:
-        self.scale.asked()
+        self.limits.note_request()
         self.raw.writelines(data)
 
     def set_protocol(self, protocol: asyncio.Protocol) -> None:
@@ -164,13 +164,13 @@ class _Transport:
 
 
 class _Guard(asyncio.Protocol):
-    """Stands before a protocol of the driver's and hands on whole messages."""
+    """Wraps a protocol of the driver, and passes on complete, checked messages."""
 
     def __init__(self, inner: asyncio.Protocol, loop: GuardedLoop) -> None:
         self.inner = inner
         self._loop = loop
         self._held = bytearray()
-        # Only the session speaks in messages: before TLS, and to cancel, a byte is all there is.
+        # Only the session has messages: requests for TLS and to cancel are answered by a byte.
         self._has_messages = hasattr(inner, "set_connection")
         self._bytes_left = _BYTES_WITHOUT_SESSION
         self.transport: _Transport
@@ -190,11 +190,11 @@ class _Guard(asyncio.Protocol):
         self._held += data
         transport = self.transport
         try:
-            whole = transport.scale.weigh(self._held, self._loop.time())
+            whole = transport.limits.check(self._held, self._loop.time())
         except AnswerRefusedError as error:
             self._cut(str(error))
             return
-        if transport.scale.is_ready:
+        if transport.limits.is_ready:
             transport.deadline.cancel()
         if whole:
             messages = bytes(memoryview(self._held)[:whole])

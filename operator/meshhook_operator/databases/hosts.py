@@ -1,4 +1,4 @@
-"""Which hosts the databases of JobQueues may be on, as the operator's settings say. Pure."""
+"""Which hosts the operator's settings allow for the databases of JobQueues. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _NAME = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_-]+
 _HOST = re.compile(r"[a-z0-9_.-]+")
 _LOOKS_NUMERIC = re.compile(r"[0-9./]+|.*[:/].*")
 _RULE = (
-    "expected a name (db.example.com), a suffix (*.db.svc.cluster.local), an address or a CIDR "
-    "(10.0.0.0/8), each with :port or without, parted by commas; IPv6 with a port in brackets "
+    "expected names (db.example.com), suffixes (*.db.svc.cluster.local), addresses or CIDRs "
+    "(10.0.0.0/8), separated by commas, each optionally with :port; IPv6 with a port in brackets "
     "([fd00::/8]:5432)"
 )
 
@@ -28,10 +28,10 @@ class _Pattern(NamedTuple):
 
 
 class DatabaseHosts:
-    """The hosts that connections may lead to."""
+    """The hosts that may be connected to."""
 
     def __init__(self, patterns: str = "") -> None:
-        """Read patterns that are parted by commas; none at all allow every host.
+        """Read patterns separated by commas. Without any, every host is allowed.
 
         Raises:
             ValueError: naming the pattern that cannot be read, and the rule.
@@ -46,7 +46,7 @@ class DatabaseHosts:
         return not self._patterns
 
     def allows_name(self, host: str, port: int) -> bool:
-        """Whether a host may be connected to by its name, whatever address it has."""
+        """Whether the name of a host is allowed, whatever address it has."""
         if self.allows_all:
             return True
         name = _normal(host)
@@ -57,13 +57,13 @@ class DatabaseHosts:
         )
 
     def needs_address(self, port: int) -> bool:
-        """Whether the address of a host may allow it though its name does not."""
+        """Whether a host whose name is not allowed may be allowed by its address."""
         return any(
             each.network is not None and each.port in (None, port) for each in self._patterns
         )
 
     def allows_address(self, address: str, port: int) -> bool:
-        """Whether an address, as a lookup has found it, may be connected to."""
+        """Whether an address that a lookup has returned is allowed."""
         if self.allows_all:
             return True
         found = _plain(ipaddress.ip_address(address.partition("%")[0]))
@@ -74,11 +74,11 @@ class DatabaseHosts:
 
     @staticmethod
     def refusal(host: str, port: int | None) -> str:
-        """Return what to say of a host that is not allowed."""
+        """Return the message for a host that is not allowed."""
         place = host if port is None else f"{host}:{port}"
         return (
-            f"the database URL leads to {place!a}, which the operator does not connect to: its "
-            "administrator allows hosts by MESHHOOK_OPERATOR_ALLOWED_DATABASE_HOSTS "
+            f"the database URL leads to {place!a}, which is not allowed: the administrator of the "
+            "operator lists the allowed hosts in MESHHOOK_OPERATOR_ALLOWED_DATABASE_HOSTS "
             "(operator.allowedDatabaseHosts in the chart)"
         )
 
@@ -111,13 +111,13 @@ def _port(text: str, pattern: str) -> int:
 
 
 def _invalid(pattern: str) -> ValueError:
-    return ValueError(f"{pattern!a} is no pattern of a host; {_RULE}")
+    return ValueError(f"{pattern!a} is not a pattern for hosts; {_RULE}")
 
 
 def _normal(host: str) -> str:
     name = host.removesuffix(".")
     try:
-        # As a lookup takes it: full-width letters and dots are the plain ones.
+        # As lookups do, treat full-width letters and dots like plain ones.
         return name.encode("idna").decode().lower()
     except UnicodeError:
         return name.lower()

@@ -1,7 +1,7 @@
-"""Looking up the names of databases: each in a thread of its own, so many and no more.
+"""Looking up the host names of databases, each in a thread of its own, up to a limit.
 
-The event loop's own threads are few. A name server that does not answer keeps each for half a
-minute, and whoever may write a Secret may choose the name server.
+The event loop's own threads are few. A name server that does not answer blocks one for half a
+minute, and whoever can write a Secret can choose the name server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Addresses: TypeAlias = list[tuple[Any, ...]]
 
 
 class NameLookups:
-    """Looks names up. While too many lookups hang, what was found before counts."""
+    """Looks names up. While too many lookups hang, it returns earlier results."""
 
     def __init__(self) -> None:
         self._running: dict[tuple[str, int], asyncio.Future[Addresses]] = {}
@@ -32,7 +32,7 @@ class NameLookups:
 
         Raises:
             OSError: there are none, or too many other lookups hang.
-            UnicodeError: no host can have such a name.
+            UnicodeError: this cannot be a host name.
         """
         if len(host) > MAX_NAME_LENGTH or "\0" in host:
             raise UnicodeError
@@ -43,9 +43,9 @@ class NameLookups:
             if len(self._running) >= MAX_AT_ONCE:
                 if key in self._found:
                     return self._found[key]
-                raise OSError(f"{MAX_AT_ONCE} other names are being looked up and hang")
+                raise OSError(f"{MAX_AT_ONCE} lookups of other names hang")
             self._start(key)
-        # Others may wait for the same.
+        # Others may be waiting for the same lookup.
         return await asyncio.shield(self._running[key])
 
     def _start(self, key: tuple[str, int]) -> None:
@@ -57,12 +57,12 @@ class NameLookups:
             found: Addresses | Exception
             try:
                 found = _addresses(*key, 0)
-            except Exception as error:  # noqa: BLE001 - handed on
+            except Exception as error:  # noqa: BLE001 - passed on
                 found = error
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits
                 loop.call_soon_threadsafe(_settle, future, found)
 
-        # A thread of a pool would have to be waited for at the end of the process.
+        # A thread of a pool would delay the end of the process.
         threading.Thread(target=look_up, name=f"look up {key[0][:32]}", daemon=True).start()
 
     def _note(self, key: tuple[str, int], done: asyncio.Future[Addresses]) -> None:

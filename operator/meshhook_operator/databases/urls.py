@@ -1,4 +1,4 @@
-"""What the operator checks of a URL that a Secret holds before anything is done with it."""
+"""Checks of a URL from a Secret, before anything is done with it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ MAX_FILE_BYTES = 1_048_576
 DEFAULT_PORT = 5432
 
 _FOREIGN_FILES = ("service", "servicefile", "passfile")
-"""Parameters that let a URL take logins from files of the operator's."""
+"""Parameters that would take a login from a file of the operator."""
 _CERTIFICATES = ("sslcert", "sslkey", "sslrootcert", "sslcrl")
 
 
 def check_url(url: str, hosts: DatabaseHosts) -> None:
-    """Check that a URL can be read, and leads only to hosts and files that it may.
+    """Check that a URL can be parsed, and leads to allowed hosts and files only.
 
-    What a name stands for is checked where it is connected to: it may change meanwhile.
+    The address of a name is checked when connecting, since it may change until then.
 
     Raises:
-        InvalidSettingError: what is wrong, and nothing that could belong to the password.
+        InvalidSettingError: saying what is wrong, without anything that could be a password.
         HostNotAllowedError: naming the host.
     """
     if len(url) > MAX_URL_LENGTH:
@@ -41,7 +41,7 @@ def check_url(url: str, hosts: DatabaseHosts) -> None:
     try:
         target = parse_database_url(url)
     except WrongSchemeError:
-        # It may be no URL at all: what stands before the :// is not shown.
+        # It may not be a URL at all, so what precedes :// is not shown.
         raise InvalidSettingError(
             f"the database URL does not start with postgresql://. Expected {EXPECTED_FORM}"
         ) from None
@@ -56,12 +56,12 @@ def _check_parameters(url: str) -> None:
     try:
         query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
     except ValueError:
-        return  # the whole is refused, in other words
+        return  # the caller refuses the whole URL, with another message
     for name, _ in query:
         if name in _FOREIGN_FILES:
             raise InvalidSettingError(
-                f"the parameter {name} of the database URL: the operator takes no logins from "
-                "files of its own; write host, user and password into the URL"
+                f"the parameter {name} of the database URL: the operator does not take logins from "
+                "its own files; write host, user and password into the URL"
             )
 
 
@@ -76,11 +76,11 @@ def _check_hosts(target: DatabaseUrl, hosts: DatabaseHosts) -> None:
 
 
 def _check_file(parameter: str, path: str) -> None:
-    """Refuse what would never end when it is read, such as a device or a pipe."""
+    """Refuse what has no end when it is read, such as a device or a pipe."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - a path of others' may hold what pathlib refuses
+        found = os.stat(path)  # noqa: PTH116 - the path may hold what pathlib refuses
     except (OSError, ValueError):
-        return  # the driver says that it is not there
+        return  # the driver reports that it does not exist
     if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
         raise InvalidSettingError(
             f"the parameter {parameter} of the database URL does not name a file with certificates"

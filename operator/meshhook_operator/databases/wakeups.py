@@ -1,4 +1,4 @@
-"""Being told of messages to queues that have no workers, over one connection a database."""
+"""Wake-ups: notifications of messages to queues without workers, on one connection per database."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ PAUSE_SECONDS = 0.5
 
 
 class WakeUps:
-    """Listens for the queues that are wanted. Where that fails, the ticks find the messages.
+    """Listens for messages to queues. If it cannot, the ticks find the messages instead.
 
-    The connection is opened with the first queue that is wanted, and again after it broke. Each
-    queue is looked at once when listening for it begins.
+    The connection is opened for the first queue, and again after it has broken. Each queue is
+    reported once when listening for it begins.
     """
 
     def __init__(
         self, url: str, on_wake: Callable[[str], None], *, driver_loop: Any = None
     ) -> None:
-        """Take the database, and what to call with the name of a queue to look at.
+        """Take the database, and what to call with the name of a queue.
 
         Args:
             url: of the database.
-            on_wake: called at most twice a second for a queue.
+            on_wake: called at most twice a second per queue.
             driver_loop: what the driver opens the connection through.
         """
         self._url = url
         self._driver_loop = driver_loop
         self._pauses: dict[str, bool] = {}
-        """The queues that were woken just now, and whether they are to be again."""
+        """The queues that were just woken, and whether they are to be woken again."""
         self._on_wake = on_wake
         self._wanted: frozenset[str] = frozenset()
         self._heard: set[str] = set()
@@ -53,7 +53,7 @@ class WakeUps:
         self._task: asyncio.Task[None] | None = None
 
     def want(self, queue_names: frozenset[str]) -> None:
-        """Listen for these queues and no others, soon."""
+        """Listen for these queues and no others from now on."""
         if self._task is None and queue_names:
             self._task = asyncio.create_task(self._run(), name="wake-ups")
         if queue_names != self._wanted or (self._connection and self._connection.is_closed()):
@@ -61,7 +61,7 @@ class WakeUps:
             self._changed.set()
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -74,7 +74,7 @@ class WakeUps:
             self._changed.clear()
             try:
                 await self._catch_up()
-            except Exception as error:  # noqa: BLE001 - a server may answer what makes no sense
+            except Exception as error:  # noqa: BLE001 - a server may send a malformed answer
                 self._disconnect()
                 reason = str(error) if isinstance(error, MeshHookError) else type(error).__name__
                 _log.warning("not listening", error=reason, queues=len(self._wanted))
@@ -90,13 +90,13 @@ class WakeUps:
             )
         while (missing := self._wanted - self._heard) or self._heard - self._wanted:
             name = min(missing or self._heard - self._wanted)
-            # The driver's own calls take no timeout, and one that was cut must not be followed.
+            # The driver's calls take no timeout, and a call cut off makes the connection unusable.
             with translated_errors():
                 async with asyncio.timeout(STATEMENT_SECONDS):
                     if missing:
                         await self._connection.add_listener(CHANNEL_PREFIX + name, self._woken)
                         self._heard.add(name)
-                        # What was sent before was told to nobody.
+                        # Messages sent before this were not reported.
                         self._on_wake(name)
                     else:
                         await self._connection.remove_listener(CHANNEL_PREFIX + name, self._woken)
@@ -110,7 +110,7 @@ class WakeUps:
             self._wake(name)
 
     def _wake(self, name: str) -> None:
-        # A look costs the operator more than a notification costs who sends it.
+        # Reading the queue costs the operator more than a notification costs its sender.
         self._pauses[name] = False
         asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._end_pause, name)
         self._on_wake(name)

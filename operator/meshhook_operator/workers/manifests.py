@@ -1,4 +1,4 @@
-"""The workers' Deployment, as a function of the JobQueue: what is applied, and nothing else."""
+"""The manifest of the workers' Deployment, as a function of the JobQueue. Pure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 METRICS_PORT = 9464
 GRACE_MARGIN_SECONDS = 5
-"""What a pod keeps of its grace period for giving back jobs and recording outcomes."""
+"""The part of its grace period that a pod reserves to give back jobs and record outcomes."""
 
 TMP_SIZE = "1Gi"
-"""What a pod may write to /tmp until it is evicted: the node's disk is everybody's."""
+"""What a pod may write to /tmp before it is evicted; pods share the node's disk."""
 RESOURCES = {
     "requests": {"cpu": "50m", "memory": "128Mi"},
     "limits": {"memory": "1Gi"},
 }
-"""Of a worker whose spec says nothing: one that leaks is killed before its neighbours are."""
+"""The default, so that a worker that leaks memory is killed before its neighbours are."""
 
 JOBQUEUE_LABEL = "meshhook.io/jobqueue"
 QUEUE_ANNOTATION = "meshhook.io/queue"
@@ -31,7 +31,7 @@ CHECKSUM_ANNOTATION = "meshhook.io/database-url-checksum"
 
 
 def worker_labels(name: str) -> dict[str, str]:
-    """Return the labels of the Deployment and the pods of the JobQueue of that name."""
+    """Return the labels of the Deployment and the pods of a JobQueue."""
     return {
         "app.kubernetes.io/name": "meshhook-worker",
         "app.kubernetes.io/instance": name,
@@ -44,13 +44,13 @@ def worker_labels(name: str) -> dict[str, str]:
 def worker_deployment(
     jobqueue: JobQueue, *, replicas: int, database_url_checksum: str = ""
 ) -> dict[str, Any]:
-    """Return the Deployment of a JobQueue that has a `worker`.
+    """Return the Deployment of a JobQueue with `spec.worker`.
 
     Args:
         jobqueue: with a valid spec.
-        replicas: how many pods there are to be.
-        database_url_checksum: changes with the URL of the database, so that the pods are made anew:
-            a pod reads it only when it starts.
+        replicas: the number of pods.
+        database_url_checksum: changes with the database URL, so that the pods are replaced: a pod
+            reads the URL only when it starts.
     """
     key, spec = jobqueue.deployment_key, jobqueue.spec
     assert key is not None  # noqa: S101 - the caller has checked the spec
@@ -98,7 +98,7 @@ def _pod(spec: JobQueueSpec, worker: WorkerSpec, selector: dict[str, str]) -> di
     return _without_empty(
         {
             "serviceAccountName": worker.service_account_name,
-            # A worker asks the API server nothing; your handler may, with an account of its own.
+            # A worker does not use the API server; a handler may, with an account of its own.
             "automountServiceAccountToken": worker.service_account_name is not None,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": worker.termination_grace_period_seconds,
@@ -125,7 +125,7 @@ def _pod(spec: JobQueueSpec, worker: WorkerSpec, selector: dict[str, str]) -> di
 
 
 def grace_seconds(worker: WorkerSpec) -> int:
-    """Return how long a worker that is told to stop lets its jobs run, in seconds."""
+    """Return how long a stopping worker lets its jobs run, in seconds."""
     return worker.termination_grace_period_seconds - GRACE_MARGIN_SECONDS
 
 
@@ -146,7 +146,7 @@ def _container(spec: JobQueueSpec, worker: WorkerSpec) -> dict[str, Any]:
             "env": [*_environment(spec.database), *(_dumped(each) for each in worker.env)],
             "envFrom": [_dumped(each) for each in worker.env_from],
             "ports": [{"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"}],
-            # Ready soon, since every second of it is part of the wait that the scaler plans with.
+            # Every second until a pod is Ready adds to the lead time that the scaler plans with.
             "startupProbe": _probe("/healthz", period_seconds=1, failure_threshold=120),
             "readinessProbe": _probe("/readyz", period_seconds=5, failure_threshold=3),
             "livenessProbe": _probe("/healthz", period_seconds=10, failure_threshold=6),
