@@ -95,7 +95,7 @@ async def read_demand(
             # Reported for a queue, but true of the session. Raising it here discards the session.
             if row["problem_state"] == READ_ONLY:
                 raise DatabaseReadOnlyError(
-                    f"the database is read-only here: {row['problem']}. Use the primary server, and "
+                    f"the database is read-only here: {row['problem']}. Use the primary, and "
                     "a session without default_transaction_read_only"
                 )
     answers = {row["queue_name"]: row for row in rows}

@@ -1,6 +1,6 @@
-"""How many workers a queue needs: pure decisions from what was read, with the time passed in.
+"""How many workers a queue needs: pure decisions from samples, with the time passed in.
 
-`decide` is called once a tick for each queue. It reads no clock, no database and no cluster.
+`decide` is called once per tick and queue. It reads no clock, no database and no cluster.
 """
 
 from meshhook_operator.scaling.decision import Decision, Estimates, Limit, Signal

@@ -1,4 +1,4 @@
-"""What `decide` answers: the replicas, and everything that explains them."""
+"""What `decide` returns: the number of replicas, and everything that explains it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 
 
 class Signal(StrEnum):
-    """Who asked for replicas; the values are those of the metric's label."""
+    """What asks for replicas. The values are those of the metric's label."""
 
     BACKLOG = "backlog"
-    """What waits already, spread over the target age."""
+    """The messages that wait already, spread over the target age."""
     DEADLINE = "deadline"
-    """What waits already would be late otherwise."""
+    """Messages that wait already and would otherwise be late."""
     ARRIVALS = "arrivals"
-    """What arrives, at the measured rate of a replica."""
+    """The messages that arrive, at the measured rate of a replica."""
     RUNNING = "running"
-    """Somebody must finish what runs, and take what was lost."""
+    """Running jobs, which have to finish, and lost ones, which have to run again."""
     SCHEDULED = "scheduled"
-    """What falls due before a new pod could be Ready."""
+    """Messages that fall due before a new pod could be Ready."""
     FALLBACK = "fallback"
     """The queue cannot be read."""
 
 
 class Limit(StrEnum):
-    """Why the replicas are not what the signals ask for.
+    """Why the number of replicas is not what the signals ask for.
 
     The values are reasons of conditions and labels of metrics.
     """
@@ -42,31 +42,31 @@ class Limit(StrEnum):
     SCALE_DOWN_WINDOW = "ScaleDownWindow"
     """More were needed a moment ago."""
     COOLDOWN = "Cooldown"
-    """The last one stays a while after the last arrival."""
+    """The last replica stays for a while after the last arrival."""
     ROLLOUT = "Rollout"
     """Nothing is scaled down during a rollout."""
     STARTING = "Starting"
-    """The operator has just started, and has not seen enough to scale down."""
+    """The operator has just started, and has not observed enough to scale down."""
     SOURCE_UNAVAILABLE = "SourceUnavailable"
-    """The queue could not be read; what is there stays."""
+    """The queue could not be read; the replicas stay."""
     NO_THROUGHPUT_GAIN = "NoThroughputGain"
-    """More replicas have not finished more jobs: something else is the bottleneck."""
+    """More replicas did not complete more jobs: something else is the bottleneck."""
     CONFLICT = "Conflict"
-    """Somebody else scales the Deployment."""
+    """Something else scales the Deployment as well."""
     PAUSED = "Paused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimates:
-    """What the scaler believes at this moment; for status and logs."""
+    """The scaler's present estimates, for status and logs."""
 
     arrivals_per_second: float = 0.0
     replica_jobs_per_second: float | None = None
-    """What one busy replica finishes; None until it was measured."""
+    """What one busy replica completes; None until measured."""
     lead_seconds: float = 0.0
-    """From asking for a pod to its being Ready."""
+    """How long a new pod takes to become Ready."""
     backlog: int = 0
-    """What is ready; an estimate where the count was capped."""
+    """The ready messages; an estimate if the count was capped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,18 +78,18 @@ class Decision:
     may_write: bool = True
     """False while paused or in conflict: leave the Deployment alone."""
     recommended: Mapping[Signal, int] = field(default_factory=dict)
-    """What each signal asks for, before any limit; every signal is there."""
+    """What each signal asks for before any limit, for every signal."""
     signal: Signal | None = None
     """The signal that asked for the most; None if none asked for any."""
     limit: Limit | None = None
-    """What kept the replicas from what the signals ask for; None if nothing did."""
+    """Why the replicas are not what the signals ask for; None if they are."""
     message: str = ""
-    """The decision in a sentence, the same as long as nothing changes in substance."""
+    """The decision as a sentence. It only changes if something of substance does."""
     scaling_limited: bool = False
-    """Condition ScalingLimited: work may wait longer than the user asked because of `limit`."""
+    """For the condition ScalingLimited: `limit` may let jobs wait longer than the target age."""
     next_scale_down_at: float | None = None
     """The earliest moment of the next scale-down, on the operator's clock; None if none is due."""
     estimates: Estimates
     learned: Learned
-    """To be kept in the status, and given to `ScalerState.begin` after a restart. Rounded, so that
-    it changes rarely."""
+    """To be kept in the status and passed to `ScalerState.begin` after a restart. Rounded, so that
+    it rarely changes."""

@@ -1,4 +1,4 @@
-"""Guard rails that remember: windows, step limits, and steps that gained nothing."""
+"""Guard rails with a memory: windows, step limits, and increases that gained nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A number of replicas at a moment of the operator's clock."""
+    """A number of replicas at a time of the operator's clock."""
 
     at: float
     replicas: int
@@ -20,13 +20,13 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class NeedWindow:
-    """What was needed lately; replicas go down only to the most of it."""
+    """The recent needs; replicas are only reduced to the highest of them."""
 
     moments: tuple[Moment, ...] = ()
 
     def add(self, replicas: int, now: float, window_seconds: float) -> NeedWindow:
-        """Note what is needed now, and forget what is older than the window."""
-        # A moment that no later one exceeds is all that can ever be the maximum.
+        """Note the present need, and forget those older than the window."""
+        # Only a need that no later one exceeds can become the maximum.
         kept = tuple(
             m for m in self.moments if m.at > now - window_seconds and m.replicas > replicas
         )
@@ -34,35 +34,35 @@ class NeedWindow:
 
     @property
     def most(self) -> int:
-        """The most that was needed within the window."""
+        """The highest need within the window."""
         return self.moments[0].replicas
 
     def falls_at(self, replicas: int, window_seconds: float) -> float:
-        """Return when the most falls below that many, if no more is needed until then."""
+        """Return when the highest need falls below that many, unless it grows again."""
         above = [moment.at for moment in self.moments if moment.replicas >= replicas]
         return above[-1] + window_seconds if above else float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """How many replicas there were at recent changes, for limits on the steps."""
+    """How many replicas there were at recent changes, for the step limits."""
 
     moments: tuple[Moment, ...] = ()
 
     def note(self, before: int, now: float, spec: ScalingSpec) -> Steps:
-        """Note how many there were before a change."""
+        """Note the number before a change."""
         limits = (spec.scale_up, spec.scale_down)
         longest = max((limit.period_seconds for limit in limits if limit), default=0.0)
         kept = tuple(moment for moment in self.moments if moment.at > now - longest)
         return Steps((*kept, Moment(now, before)) if longest else ())
 
     def highest(self, limit: StepLimit, replicas: int, now: float) -> int:
-        """Return up to how many may be asked for now."""
+        """Return the highest number allowed now."""
         base = min((replicas, *self._within(limit, now)))
         return max(replicas, base + limit.step(base))
 
     def lowest(self, limit: StepLimit, replicas: int, now: float) -> int:
-        """Return down to how many it may go now."""
+        """Return the lowest number allowed now."""
         base = max((replicas, *self._within(limit, now)))
         return min(replicas, max(0, base - limit.step(base)))
 
@@ -71,7 +71,7 @@ class Steps:
 
 
 SETTLING_SECONDS = 10.0
-"""So long after its size changed, what a fleet finishes still says something of the old size."""
+"""For this long after a change of size, the throughput still reflects the old size."""
 SEEN_SECONDS = 10.0
 STRIKES = 2
 LEAST_GROWTH = 1.2
@@ -81,28 +81,28 @@ HOLD_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """Whether more replicas finish more jobs.
+    """Whether more replicas complete more jobs.
 
-    Each time the fleet has grown by a fifth and has then run full for a while, its throughput is
-    compared with that before. Two steps in a row that gained less than a fifth of what they should
-    have mean that something else is the bottleneck, such as a database that the jobs share. More
-    replicas would make that worse.
+    Whenever the fleet has grown by a fifth and has then run at full load for a while, its
+    throughput is compared with that before. If two increases in a row gained less than a fifth of
+    what they should have, something else is the bottleneck, such as a database that the jobs share.
+    More replicas would only make it worse.
     """
 
     known_replicas: int = 0
-    """The last number of replicas whose throughput is known; 0: none."""
+    """The last number of replicas whose throughput is known; 0 if none is."""
     known_jobs_per_second: float = 0.0
     replicas: int = 0
     """The present number."""
     since: float = 0.0
-    """When the number last changed, or the fleet last ran idle."""
+    """When the number last changed, or the fleet was last not at full load."""
     rates: tuple[float, ...] = ()
-    """What a replica has finished since the fleet settled."""
+    """The rates of a replica since the fleet settled."""
     strikes: int = 0
     held_until: float | None = None
 
     def observe(self, ready_replicas: int, seen: Throughput | None, now: float) -> Gain:
-        """Take what a fleet finished between two samples."""
+        """Take the throughput of the fleet between two samples."""
         if self.held_until is not None and now >= self.held_until:
             return Gain()
         if ready_replicas != self.replicas or (seen is not None and not seen.is_saturated):

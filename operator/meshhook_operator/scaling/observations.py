@@ -1,4 +1,4 @@
-"""What one tick saw: of the queue in the database, and of the workers in the cluster."""
+"""What one tick observed: the queue in the database, and the workers in the cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
-    """One row of `meshhook.workers`, of a worker that was seen in the last 30 seconds."""
+    """One row of `meshhook.workers`, for a worker that reported in the last 30 seconds."""
 
     worker: str
     """The worker's name; a restarted process has a new one."""
@@ -16,7 +16,7 @@ class WorkerReport:
     processed: int
     """Attempts whose outcome it has recorded since it started."""
     busy_seconds: float
-    """The time that its jobs ran since it started, added up over them all."""
+    """The total running time of its jobs since it started."""
     seen_at: float
     """When it reported, in seconds of the database's clock."""
     draining: bool = False
@@ -26,34 +26,34 @@ class WorkerReport:
 class Sample:
     """One queue at one moment, read in one statement.
 
-    Moments are seconds of the database's clock, since any fixed moment. Only the differences
-    between samples are used, so that clock need not agree with the operator's.
+    Times are seconds of the database's clock, from any fixed origin. Only differences between
+    samples are used, so that clock need not agree with the operator's.
     """
 
     sampled_at: float
     """When the database took the snapshot."""
     ready: int
-    """Messages that could start now and have no lost attempt; counted up to a cap."""
+    """Messages that could start now and have no lost attempt, counted up to a cap."""
     ready_is_capped: bool = False
-    """There are more ready messages than were counted."""
+    """Whether there are more ready messages than were counted."""
     lost: int = 0
-    """Messages whose lease ran out with no outcome: they run one at a time, and never call for
+    """Messages whose lease expired without an outcome. They run one at a time, and never ask for
     more than one replica."""
     due_soon: int = 0
     """Scheduled and retrying messages that fall due within `lookahead_seconds`."""
     next_due_seconds: float | None = None
     """How long until the next scheduled or retrying message falls due; None if there is none."""
     leased: int = 0
-    """Messages that run: their lease has not ended."""
+    """Running messages: their lease has not expired."""
     oldest_ready_seconds: float = 0.0
     """How long the oldest of the `ready` messages has been ready; 0 if there is none."""
     enqueued_total: int
-    """How many messages were ever sent: the queue's sequence."""
+    """How many messages were ever sent, from the queue's sequence."""
     unfinished: int | None = None
-    """All messages of the queue in whatever state; None if a count was capped. With it the
-    throughput is known even where workers report nothing."""
+    """All messages of the queue in any state; None if a count was capped. It gives the throughput
+    if workers report nothing."""
     workers: tuple[WorkerReport, ...] = ()
-    """The workers that live now."""
+    """The workers that are alive now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +68,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """The worker Deployment of the queue, and what the cluster says about it."""
+    """The worker Deployment of the queue, as the cluster reports it."""
 
     replicas: int
-    """What the Deployment's spec asks for."""
+    """The number in the Deployment's spec."""
     ready_replicas: int
-    """Pods that are Ready; the surge pods of a rollout may be among them."""
+    """Pods that are Ready, which may include the surge pods of a rollout."""
     created_at: float
     """When the JobQueue was created, in seconds of the operator's clock: the first cooldown
     begins then."""
@@ -82,4 +82,4 @@ class Fleet:
     paused: bool = False
     """The user paused the scaling: nothing is written."""
     conflict: str | None = None
-    """Who else scales the Deployment, in a sentence; nothing is written while it stands."""
+    """What else scales the Deployment, as a sentence; nothing is written meanwhile."""

@@ -1,6 +1,6 @@
-"""Estimates: how fast messages arrive, what a replica finishes, how long a pod takes to be Ready.
+"""Estimates: arrival rate, throughput of a replica, and how long a pod takes to become Ready.
 
-Each is a frozen value; an observation returns a new one.
+Each is an immutable value; an observation returns a new one.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ ARRIVAL_HALF_LIFE_SECONDS = 20.0
 KEPT_RATES = 8
 TRUSTED_RATES = 2
 SATURATED_SHARE = 0.8
-"""From this share of their slots on, workers run as many jobs as they can."""
+"""Workers with at least this share of their slots in use count as being at full load."""
 KEPT_AGES = 60
 RUN_TIME_HALF_LIFE_SECONDS = 60.0
 SLOWEST_JOBS_PER_SECOND = 1e-3
 KEPT_LEADS = 10
 FIRST_LEAD_SECONDS = 10.0
-"""Taken for the lead until one was measured: a container whose image is on the node."""
+"""The lead time until one was measured: that of a container whose image is on the node."""
 LONGEST_LEAD_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class ArrivalRate:
-    """Messages sent a second; what is older counts half as much every 20 seconds."""
+    """Messages sent per second; the weight of older observations halves every 20 seconds."""
 
     per_second: float = 0.0
 
@@ -44,13 +44,13 @@ class ArrivalRate:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How many messages had been sent at recent moments: the ages of those that wait.
+    """How many messages had been sent at recent times, which gives the ages of those that wait.
 
-    Workers take the oldest first, so what waits is what was sent last.
+    Workers take the oldest messages first, so the waiting messages are those sent last.
     """
 
     moments: tuple[tuple[float, int], ...] = ()
-    """Moment and total, oldest first."""
+    """Time and total, oldest first."""
 
     def observe(self, sample: Sample, age_seconds: float) -> Sent:
         """Take a sample, and forget what is older than that age."""
@@ -62,7 +62,7 @@ class Sent:
         return Sent((*kept, (now, total)))
 
     def waiting(self, ready: float, oldest_seconds: float) -> Iterator[tuple[float, float]]:
-        """Return ages, and how many of that many ready messages are at least so old."""
+        """Return ages, and how many of the ready messages are at least that old."""
         now, total = self.moments[-1]
         for at, sent in self.moments:
             still = ready - (total - sent)
@@ -72,24 +72,24 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """What the workers did between two samples."""
+    """What the workers completed between two samples."""
 
     jobs_per_second: float
     """All of them together."""
     replica_jobs_per_second: float
-    """What one replica finishes when it is busy all the time; an upper bound unless saturated."""
+    """What one replica completes if it is always busy; an upper bound unless saturated."""
     is_saturated: bool
-    """The workers ran as much as they could: the rate of a replica is what was seen."""
+    """Whether the workers were at full load, so that the observed rate is the maximum."""
 
 
 def throughput(before: Sample, after: Sample, replicas: int | None) -> Throughput | None:
-    """Return what was finished between two samples; None if they do not tell.
+    """Return the throughput between two samples; None if it cannot be derived.
 
     Args:
         before: the earlier sample.
         after: the later one.
-        replicas: how many were ready in both; None if that changed. It matters only where workers
-            report nothing.
+        replicas: how many were ready in both; None if that changed. Used only if workers report
+            nothing.
     """
     return _reported(before, after) if after.workers else _counted(before, after, replicas)
 
@@ -107,7 +107,7 @@ def _reported(before: Sample, after: Sample) -> Throughput | None:
         return None
     slots = sum(report.concurrency for report in after.workers)
     if min(before.ready, after.ready) > slots:
-        # They take work as fast as they can. Slots may be empty for a moment between two jobs.
+        # They take work as fast as they can, though slots may be free between two jobs.
         return Throughput(per_second, processed / worker_seconds, is_saturated=True)
     if_full = processed / busy_seconds * slot_seconds / worker_seconds
     is_saturated = busy_seconds >= SATURATED_SHARE * slot_seconds
@@ -115,7 +115,7 @@ def _reported(before: Sample, after: Sample) -> Throughput | None:
 
 
 def _pairs(before: Sample, after: Sample) -> Iterator[tuple[WorkerReport, WorkerReport]]:
-    """Return the reports of each worker that has reported anew."""
+    """Return the two reports of each worker that has reported again."""
     earlier = {report.worker: report for report in before.workers}
     for report in after.workers:
         then = earlier.get(report.worker)
@@ -136,13 +136,13 @@ def _counted(before: Sample, after: Sample, replicas: int | None) -> Throughput 
 
 @dataclass(frozen=True, slots=True)
 class RunTime:
-    """How long a job runs on average; what is older counts half as much every minute."""
+    """The mean running time of a job; the weight of older observations halves every minute."""
 
     busy_seconds: float = 0.0
     processed: float = 0.0
 
     def observe(self, before: Sample, after: Sample) -> RunTime:
-        """Take what the workers reported in two samples."""
+        """Take the reports of the workers in two samples."""
         pairs = list(_pairs(before, after))
         if not pairs:
             return self
@@ -153,7 +153,7 @@ class RunTime:
 
     @property
     def seconds(self) -> float | None:
-        """The mean; None if nothing was reported yet."""
+        """The mean; None before the first report."""
         if self.busy_seconds <= 0:
             return None
         return self.busy_seconds / self.processed if self.processed >= 1 else self.busy_seconds
@@ -161,10 +161,10 @@ class RunTime:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRate:
-    """Jobs that a busy replica finishes a second: the median of the last observations.
+    """Jobs that a busy replica completes per second: the median of the last observations.
 
-    What replicas do when they are not full is only an upper bound, since jobs that share a
-    processor slow each other down. It may lower the estimate, and never makes one.
+    The rate of replicas below full load is only an upper bound, since jobs that share a processor
+    slow each other down. It can lower an estimate, but does not make one.
     """
 
     saturated: tuple[float, ...] = ()
@@ -173,11 +173,11 @@ class ReplicaRate:
 
     @classmethod
     def learned(cls, per_second: float | None) -> ReplicaRate:
-        """Return the estimate that an earlier operator had."""
+        """Return the estimate of an earlier operator."""
         return cls() if per_second is None else cls(saturated=(per_second,) * TRUSTED_RATES)
 
     def observe(self, seen: Throughput) -> ReplicaRate:
-        """Take what was seen between two samples."""
+        """Take the throughput between two samples."""
         rate = seen.replica_jobs_per_second
         if seen.is_saturated:
             return ReplicaRate(saturated=(*self.saturated, rate)[-KEPT_RATES:])
@@ -195,13 +195,13 @@ class ReplicaRate:
 
     @property
     def bound(self) -> float:
-        """The upper bound seen since replicas were full; 0 if there is none."""
+        """The upper bound observed since replicas were last at full load; 0 if there is none."""
         return median(self.bounds) if len(self.bounds) >= TRUSTED_RATES else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Replicas asked for and not Ready yet."""
+    """Replicas that were asked for and are not Ready yet."""
 
     replicas: int
     asked_at: float
@@ -209,20 +209,20 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class LeadTime:
-    """How long it takes from asking for pods until all of them are Ready."""
+    """How long it takes until all pods that were asked for are Ready."""
 
     measured: tuple[float, ...] = ()
     asks: tuple[Ask, ...] = ()
-    """Oldest first, with growing numbers of replicas."""
+    """Oldest first, with increasing numbers of replicas."""
     observed_at: float | None = None
 
     @classmethod
     def learned(cls, seconds: float | None) -> LeadTime:
-        """Return the estimate that an earlier operator had."""
+        """Return the estimate of an earlier operator."""
         return cls() if seconds is None else cls(measured=(seconds,))
 
     def ask(self, replicas: int, ready_replicas: int, now: float) -> LeadTime:
-        """Note how many replicas were decided, when so many pods were Ready."""
+        """Note how many replicas were decided on while that many pods were Ready."""
         asks = tuple(ask for ask in self.asks if ask.replicas < replicas)
         if len(asks) == len(self.asks) and replicas > ready_replicas:
             asks = (*asks, Ask(replicas, now))
@@ -230,7 +230,7 @@ class LeadTime:
 
     def observe(self, ready_replicas: int, now: float) -> LeadTime:
         """Take how many pods are Ready."""
-        # They became Ready at some moment since the last look.
+        # They became Ready at some time since the last observation.
         at = now if self.observed_at is None else (self.observed_at + now) / 2
         done = [max(at - a.asked_at, 0.0) for a in self.asks if a.replicas <= ready_replicas]
         asks = tuple(ask for ask in self.asks if ask.replicas > ready_replicas)
@@ -238,7 +238,7 @@ class LeadTime:
 
     @property
     def seconds(self) -> float:
-        """The time that nine of ten took at most."""
+        """The 90th percentile of the measured times."""
         if not self.measured:
             return FIRST_LEAD_SECONDS
         nine_of_ten = sorted(self.measured)[ceil(0.9 * len(self.measured)) - 1]

@@ -1,4 +1,4 @@
-"""The decision of one tick: what was seen, what it calls for, and what the guard rails allow."""
+"""The decision of one tick: what was observed, what it calls for, what the guard rails allow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def lookahead_seconds(spec: ScalingSpec, state: ScalerState) -> float:
-    """Return how far ahead `Sample.due_soon` should count: until a pod asked for now is Ready."""
+    """Return how far ahead `Sample.due_soon` should count: until a new pod would be Ready."""
     return state.lead.seconds + spec.tick_seconds
 
 
@@ -27,9 +27,9 @@ def decide(
 ) -> tuple[Decision, ScalerState]:
     """Return how many replicas a queue should have, and what to remember for the next tick.
 
-    It may be called at any moment, also between ticks, as when a message wakes an idle queue. The
-    replicas decided last count as the present ones, not what the Deployment says: when somebody
-    else changes them, the next decision puts them back.
+    It may be called at any time, also between ticks, as when a message wakes an idle queue. The
+    last decision counts as the present number of replicas, not what the Deployment says: if
+    somebody else changes it, the next decision changes it back.
 
     Args:
         spec: what the user asks for.
@@ -77,7 +77,7 @@ def _is_stale(sample: Sample, state: ScalerState) -> bool:
 
 
 def _blind(spec: ScalingSpec, state: ScalerState, current: int) -> _Choice:
-    """Hold what is there, and no less than what arrived last needs for as long as it may take."""
+    """Keep the replicas, and at least as many as the last known arrival rate needs."""
     recommended = dict.fromkeys(Signal, 0)
     rate = state.rate.per_second
     if rate is not None:
@@ -92,7 +92,7 @@ def _observe(
     spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState, now: float
 ) -> ScalerState:
     before, ready_before = state.previous, state.ready_replicas
-    # The surge pods of a rollout are no capacity that stays.
+    # The surge pods of a rollout are not lasting capacity.
     ready = min(fleet.ready_replicas, fleet.replicas)
     seen_state = replace(
         state,
@@ -107,7 +107,7 @@ def _observe(
     if before is None or sample.sampled_at < before.sampled_at:
         return seen_state
     elapsed_seconds = sample.sampled_at - before.sampled_at
-    # A queue that was made anew counts from the start.
+    # A queue that was created again counts from the start.
     arrived = max(sample.enqueued_total - before.enqueued_total, 0)
     is_steady = ready == ready_before and not fleet.rolling_out
     seen = throughput(before, sample, ready if is_steady else None)
@@ -131,7 +131,7 @@ def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState)
         slots = max((report.concurrency for report in sample.workers), default=None)
     running = sample.leased
     if slots is not None:
-        # Somebody may hold leases that no worker of ours will ever finish.
+        # Others may hold leases that none of our workers will ever finish.
         running = min(running, slots * max(fleet.replicas, 1))
     return Demand(
         ready=state.backlog,

@@ -1,4 +1,4 @@
-"""What the user asks of the scaler."""
+"""The scaling settings of a queue."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from dataclasses import dataclass
 
 
 def default_tick_seconds(target_age_seconds: float) -> float:
-    """Return how often to look at a queue whose spec does not say: 1 to 5 seconds.
+    """Return the default interval of ticks: 1 to 5 seconds.
 
-    A tick is a twelfth of the target age: looking late is waiting, and a short target leaves no
-    time to wait.
+    It is a twelfth of the target age. A longer interval adds to the time that jobs wait, which a
+    short target does not allow.
     """
     return min(5.0, max(1.0, target_age_seconds / 12))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLimit:
-    """A cap on how far the replicas may move within a period.
+    """A limit on how far the replicas may change within a period.
 
-    Of the two ways to say it the larger applies, so that a percentage does not stop a small fleet.
+    The larger of the two numbers applies, so that a percentage does not block a small fleet.
 
     Raises:
         ValueError: if neither `replicas` nor `percent` is above 0, or the period is not positive.
     """
 
     replicas: int = 0
-    """So many replicas; 0 says nothing."""
+    """A number of replicas; 0 sets no limit."""
     percent: int = 0
-    """So many percent of the replicas at the beginning of the period; 0 says nothing."""
+    """A percentage of the replicas at the start of the period; 0 sets no limit."""
     period_seconds: float = 15.0
 
     def __post_init__(self) -> None:
@@ -40,8 +40,8 @@ class StepLimit:
             raise ValueError(f"period_seconds must be above 0, got {self.period_seconds}")
 
     def step(self, replicas: int) -> int:
-        """Return how many may come or go within a period that began at that many; at least 1."""
-        # A percentage of nothing would never let the first one come.
+        """Return the largest change in a period that began with that many replicas; at least 1."""
+        # A percentage of zero would never allow the first replica.
         return max(1, self.replicas, -(-replicas * self.percent // 100))
 
 
@@ -54,30 +54,30 @@ class ScalingSpec:
     """
 
     max_replicas: int
-    """Never more replicas than this; at least 1."""
+    """The maximum number of replicas; at least 1."""
     min_replicas: int = 1
-    """Never fewer; 0 lets the workers of an idle queue go."""
+    """The minimum number of replicas. With 0 an idle queue has no workers."""
     target_age_seconds: float = 60.0
-    """A job should start within so many seconds after it became ready."""
+    """A job should start within this many seconds after it became ready."""
     target_length: int = 10
-    """Messages a replica, used until the rate of a replica was measured."""
+    """Messages per replica, used until the rate of a replica has been measured."""
     concurrency: int | None = None
     """How many jobs a replica runs at once; None takes it from the workers' reports."""
     drain_seconds: float = 25.0
-    """How long a replica that is told to stop has for its running jobs: the pod's grace period
-    less what the worker keeps for itself."""
+    """How long a stopping replica has for its running jobs: the pod's grace period minus what the
+    worker reserves."""
     tick_seconds: float = 5.0
     """How often `decide` is called; see `default_tick_seconds`."""
     scale_up: StepLimit | None = None
-    """A cap on steps up; None leaves them free."""
+    """A limit on scaling up; None means no limit."""
     scale_down: StepLimit | None = None
-    """A cap on steps down; None leaves them free."""
+    """A limit on scaling down; None means no limit."""
     scale_down_window_seconds: float = 30.0
-    """Down only to the most that was needed within so many seconds."""
+    """Scale down only to the highest number needed within this many seconds."""
     cooldown_seconds: float = 60.0
-    """To zero only after so many seconds without an arrival."""
+    """Scale to zero only after this many seconds without an arrival."""
     fallback_replicas: int | None = None
-    """At least so many replicas while the queue cannot be read; None holds what is there."""
+    """At least this many replicas while the queue cannot be read; None keeps the present number."""
     fallback_after_failures: int = 3
     """How many reads in a row must fail before `fallback_replicas` counts."""
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """What took a while to measure and is worth keeping over a restart."""
+    """Measurements that take a while, and are therefore kept over a restart."""
 
     replica_jobs_per_second: float | None = None
-    """What one busy replica finishes; None if it was never measured."""
+    """What one busy replica completes; None if never measured."""
     lead_seconds: float | None = None
-    """From asking for a pod to its being Ready; None if it was never measured."""
+    """How long a new pod takes to become Ready; None if never measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +27,9 @@ class ScalerState:
     """The memory of one queue's scaler. Opaque to callers: pass back what `decide` returned."""
 
     started_at: float
-    """When this operator began to look at the queue, on its own clock."""
+    """When this operator first read the queue, on its own clock."""
     seeing_since: float | None = None
-    """Since when every read succeeded; None while they fail."""
+    """Since when every read has succeeded; None while reads fail."""
     failures: int = 0
     desired: int | None = None
     """The last decision; None before the first, and while nothing may be written."""
@@ -48,14 +48,14 @@ class ScalerState:
 
     @classmethod
     def begin(cls, now: float, learned: Learned | None = None) -> ScalerState:
-        """Return the memory of a scaler that has seen nothing yet.
+        """Return the memory of a scaler that has observed nothing yet.
 
-        Nothing is scaled down until a scale-down window has passed, and nothing goes to zero until
-        a cooldown has: an operator that was restarted cannot know what it missed.
+        Nothing is scaled down until a scale-down window has passed, and nothing is scaled to zero
+        until a cooldown has, since a restarted operator cannot know what it missed.
 
         Args:
             now: seconds of the operator's clock.
-            learned: what the last operator had learned, if it is known.
+            learned: what the previous operator had measured, if known.
         """
         learned = learned or Learned()
         return cls(
@@ -67,13 +67,13 @@ class ScalerState:
     def elsewhere(self) -> ScalerState:
         """Return the memory for a queue that is in another database from now on.
 
-        What was counted there is not compared with what is counted here.
+        Counts of the two databases are not compared.
         """
         return replace(self, previous=None, sent=Sent())
 
     @property
     def learned(self) -> Learned:
-        """What is worth keeping, in two digits."""
+        """What to keep over a restart, with two significant digits."""
         rate = self.rate.per_second
         return Learned(
             replica_jobs_per_second=None if rate is None else float(f"{rate:.2g}"),

@@ -1,7 +1,7 @@
-"""The formula: how many replicas what is waiting and what arrives call for.
+"""The formula: how many replicas the waiting and the arriving messages call for.
 
-A backlog of `STANDING_SHARE` of the target age is let stand, so that replicas run full instead of
-waiting for work. Why these terms: docs/scaling.md.
+It tolerates a backlog worth `STANDING_SHARE` of the target age, so that replicas run at full load
+instead of waiting for work. docs/scaling.md explains the terms.
 """
 
 from __future__ import annotations
@@ -16,61 +16,61 @@ if TYPE_CHECKING:
     from meshhook_operator.scaling.spec import ScalingSpec
 
 STANDING_SHARE = 0.6
-"""So much of the target age may wait in front of full replicas."""
+"""The share of the target age that messages may wait for replicas at full load."""
 LOW_SHARE = 0.5
-"""A replica is let go when one fewer would leave no more than so much of that."""
+"""A replica is removed if the wait with one fewer would be at most this share of that."""
 LATE_SHARE = 0.8
-"""Replicas that stay start everything within this share of the target age."""
+"""The replicas that stay must start everything within this share of the target age."""
 SHORTEST_SHARE = 0.25
-"""What is about to be late is caught up within this share of the target age."""
+"""Messages that are about to be late are worked off within this share of the target age."""
 LONG_RUNS = 4.0
-"""Few jobs run so many times longer than the mean."""
+"""Few jobs run longer than this many times the mean."""
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What there is to do, and what is known of the means to do it."""
+    """The work to do, and what is known about the replicas that do it."""
 
     ready: float
     lost: int
     due_soon: int
     running: int
     waiting: tuple[tuple[float, float], ...]
-    """Ages in seconds, and how many of the ready messages are at least so old."""
+    """Ages in seconds, and how many of the ready messages are at least that old."""
     arrivals_per_second: float
     ready_replicas: int
     slots_a_replica: int | None
     run_seconds: float | None
     replica_jobs_per_second: float | None
     highest_rate: float
-    """What a replica may be able to do, as far as replicas with empty slots tell."""
+    """An upper bound on the rate of a replica, from replicas with free slots."""
     lead_seconds: float
 
     @property
     def is_empty(self) -> bool:
-        """There is nothing to do now, nor before a pod could be Ready."""
+        """Whether there is no work now, nor before a new pod could be Ready."""
         return not (self.ready or self.lost or self.due_soon or self.running)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """How many replicas are called for, before any limit."""
+    """How many replicas are needed, before any limit."""
 
     up: dict[Signal, int]
-    """Fewer than the largest of these would make jobs late."""
+    """With fewer than the largest of these, jobs would be late."""
     down: int
-    """With fewer than this the present load would not be met; between the two nothing changes."""
+    """With fewer than this, the present load is not met. Between the two nothing changes."""
 
 
 def targets(spec: ScalingSpec, demand: Demand) -> Targets:
-    """Return how many replicas the demand calls for."""
+    """Return how many replicas the demand needs."""
     if demand.replica_jobs_per_second is None:
         up, down = _by_length(spec, demand)
     else:
         up, down = _by_deadline(spec, demand, demand.replica_jobs_per_second)
     if demand.is_empty:
-        # Arrivals that a single replica would handle hold none, or the last would never go.
+        # Arrivals that one replica can handle keep none, or the last would never be removed.
         up[Signal.ARRIVALS] = up[Signal.ARRIVALS] if up[Signal.ARRIVALS] > 1 else 0
         down = down if down > 1 else 0
     up[Signal.RUNNING] = _running(spec, demand)
@@ -84,10 +84,10 @@ def targets(spec: ScalingSpec, demand: Demand) -> Targets:
 
 
 def _running(spec: ScalingSpec, demand: Demand) -> int:
-    """Return how many replicas must stay so that what runs is not cut off.
+    """Return how many replicas must stay so that running jobs are not cut off.
 
-    A replica that goes finishes its jobs first, within its grace period. Only where that may be
-    too short for them must there be a slot for each running job.
+    A replica that is removed finishes its jobs first, within its grace period. Only if that may be
+    too short must there be a slot for each running job.
     """
     if not (demand.running or demand.lost):
         return 0
@@ -115,7 +115,7 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
     age, tick, lead = spec.target_age_seconds, spec.tick_seconds, demand.lead_seconds
     shortest = SHORTEST_SHARE * age
     horizon = lead + 2 * tick
-    # What stands must not be late before pods that are found missing now are Ready.
+    # The tolerated backlog must not become late before the pods that are missing now are Ready.
     standing = min(STANDING_SHARE * age, max(age - horizon, shortest))
     arriving = demand.arrivals_per_second * horizon
     served = rate * demand.ready_replicas * lead
