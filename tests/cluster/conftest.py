@@ -57,14 +57,14 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Stop the control plane after its last test: it would slow down the tests of other things."""
+    """Stop the control plane after its last test, since it would slow down other tests."""
     if nextitem is None or HERE not in nextitem.path.parents:
         item.config.stash.get(_CONTROL_PLANE, ExitStack()).close()
 
 
 @pytest.fixture(scope="session")
 def job_queues_are_known(control_plane: ControlPlane) -> None:
-    """The API server knows JobQueues."""
+    """The API server has the JobQueue definition."""
 
     async def install() -> None:
         async with control_plane.administrator("default") as api:
@@ -84,7 +84,7 @@ async def _serves_job_queues(api: Api) -> bool:
 
 @pytest.fixture
 async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
-    """An administrator's requests, for a namespace that this test has for itself."""
+    """An administrator's client, for a namespace of this test's own."""
     async with control_plane.administrator(f"test-{secrets.token_hex(4)}") as api:
         await api.create({"kind": "Namespace", "metadata": {"name": api.namespace}})
         yield api
@@ -97,7 +97,7 @@ def operator(
     job_queues_are_known: None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[OperatorProcess]:
-    """An operator for all namespaces, shared by the tests of a module: none may disturb it."""
+    """An operator for all namespaces, shared by the tests of a module; none may disturb it."""
     directory = tmp_path_factory.mktemp("operator")
     namespace = f"operator-{secrets.token_hex(4)}"
 
@@ -125,7 +125,7 @@ def operator(
 async def start_operator(
     api: Api, control_plane: ControlPlane, tmp_path: Path
 ) -> AsyncIterator[StartOperator]:
-    """Starts an operator for this test's namespace alone, with rights in no other."""
+    """Starts an operator for this test's namespace only, with permissions in no other."""
     started: list[OperatorProcess] = []
 
     async def start(url: str | None = None, **variables: str) -> OperatorProcess:

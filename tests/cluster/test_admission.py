@@ -1,4 +1,4 @@
-"""What the API server refuses of a JobQueue, before the operator sees it."""
+"""Invalid JobQueues that the API server refuses, before the operator sees them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("job_queues_are_known")
 
 
 def changed(path: str, value: Any) -> Object:
-    """Return a good JobQueue with one field of its spec set to `value`."""
+    """Return a valid JobQueue with one field of its spec set to `value`."""
     manifest = job_queue()
     place = manifest["spec"]
     *parents, last = path.split(".")
@@ -32,7 +32,7 @@ async def refusal(api: Api, manifest: Object) -> str:
 
 
 async def test_defaults_are_filled_in(api: Api):
-    """What is stored has all the settings, so that `kubectl get -o yaml` shows what holds."""
+    """Defaults are stored, so that `kubectl get -o yaml` shows the effective settings."""
     created = await api.create(job_queue())
     spec = created["spec"]
     assert spec["visibilityTimeoutSeconds"] == 30
@@ -76,7 +76,7 @@ async def test_defaults_are_filled_in(api: Api):
     ],
 )
 async def test_bad_values_are_refused(api: Api, path: str, value: Any, message: str):
-    """A value that makes no sense is refused, and the message names the field or the rule."""
+    """An invalid value is refused, and the message names the field or the rule."""
     assert message in await refusal(api, changed(path, value))
 
 
@@ -93,7 +93,7 @@ async def test_bad_values_are_refused(api: Api, path: str, value: Any, message: 
     ],
 )
 async def test_misplaced_fields_are_refused(api: Api, path: str, value: Any):
-    """A field that is unknown where it stands is refused, not ignored (KEDA 2479)."""
+    """An unknown field is refused, not ignored (KEDA 2479)."""
     assert f'unknown field "spec.{path}"' in await refusal(api, changed(path, value))
 
 
@@ -105,7 +105,7 @@ async def test_the_queue_cannot_be_changed(api: Api):
 
 
 async def test_the_deployment_cannot_become_somebody_elses(api: Api):
-    """A worker that becomes a deploymentRef would leave its pods behind, at work and unattended."""
+    """Switching from worker to deploymentRef would leave its pods running unattended."""
     await api.create(job_queue())
     change = {"spec": {"worker": None, "deploymentRef": {"name": "mail"}}}
     with pytest.raises(ApiError, match="cannot replace each other"):
@@ -128,14 +128,14 @@ async def test_the_longest_names_are_taken(api: Api):
 
 
 async def test_the_status_is_a_subresource(api: Api):
-    """Who writes the spec does not write the status along with it."""
+    """Writing the spec does not write the status."""
     created = await api.create(job_queue() | {"status": {"replicas": 7}})
     assert "status" not in created
 
 
 @pytest.mark.parametrize("name", ["jobqueues", "jobqueue", "jobq"])
 async def test_names_for_kubectl(api: Api, name: str):
-    """`kubectl get jobqueues`, `jobqueue`, `jobq` and `meshhook` mean JobQueues."""
+    """`kubectl get` accepts jobqueues, jobqueue, jobq and meshhook."""
     found = await api.request("GET", "/apis/meshhook.io/v1alpha1")
     (resource,) = [
         each

@@ -48,7 +48,7 @@ async def test_pods_become_ready(api: Api):
 
 
 async def test_rights_are_enforced(api: Api, control_plane: ControlPlane):
-    """A service account may do what its roles allow, and nothing else."""
+    """A service account can do what its roles allow, and nothing else."""
     await api.create({"kind": "ServiceAccount", "metadata": {"name": "reader"}})
     await api.create(
         {
@@ -91,7 +91,7 @@ async def _may_list(api: Api, kind: str) -> bool:
 
 
 async def test_killed_with_the_tests(tmp_path: Path):
-    """What the tests started is gone when they are killed and can't clean up."""
+    """Processes of the tests end when the tests are killed and cannot clean up."""
     program = (
         "import pathlib, time; from support.cluster.components import Component\n"
         f"here = pathlib.Path({str(tmp_path)!r})\n"
@@ -119,7 +119,7 @@ async def test_killed_with_the_tests(tmp_path: Path):
 
 
 def test_a_component_that_ends_says_why(tmp_path: Path):
-    """Waiting for a program that ended fails at once, with what it printed."""
+    """Waiting for a program that has ended fails at once, with its output."""
     component = Component(
         "broken",
         ["sh", "-c", "echo out of cheese; exit 3"],

@@ -1,4 +1,4 @@
-"""Secrets and databases that are missing, wrong or away: a condition, and recovery by itself."""
+"""Missing, wrong or unreachable Secrets and databases: a condition, and automatic recovery."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.usefixtures("operator")
 
 @pytest.fixture
 def database_proxy(database_url: str) -> Iterator[Proxy]:
-    """A proxy before the database."""
+    """A proxy in front of the database."""
     with Proxy(database_url) as proxy:
         yield proxy
 
 
 async def is_served(api: Api, name: str) -> None:
-    """Make another JobQueue, on a Secret `other`, and wait until it is served."""
+    """Create another JobQueue with the Secret `other`, and wait until it is Ready."""
     await api.create(job_queue(name, database={"secretRef": {"name": "other"}}))
     view = JobQueueView(api, name=name, deployment=f"{name}-worker")
     await view.until_condition("Ready", "True")
@@ -35,7 +35,7 @@ async def is_served(api: Api, name: str) -> None:
 
 
 async def test_a_missing_secret(api: Api, database_url: str):
-    """A Secret that is not there is named; once it is there, all goes on."""
+    """A missing Secret is named; once it is created, the queue recovers."""
     await api.create(job_queue())
     view = JobQueueView(api)
     condition = await view.until_condition("Ready", "False")
@@ -45,7 +45,7 @@ async def test_a_missing_secret(api: Api, database_url: str):
 
 
 async def test_a_secret_without_the_key(api: Api, database_url: str):
-    """A key that the Secret lacks is named; once it is there, all goes on."""
+    """A missing key of the Secret is named; once it is added, the queue recovers."""
     await api.create({"kind": "Secret", "metadata": {"name": "database"}, "stringData": {"x": "y"}})
     await api.create(job_queue())
     view = JobQueueView(api)
@@ -57,7 +57,7 @@ async def test_a_secret_without_the_key(api: Api, database_url: str):
 
 @pytest.mark.parametrize("url", ["mysql://host/db", ""])
 async def test_a_secret_with_nonsense(api: Api, database_url: str, url: str):
-    """A value that is no URL of a database is told, and what it was is not."""
+    """A value that is not a database URL is reported without being shown."""
     await api.create(database_secret(url))
     await api.create(job_queue())
     view = JobQueueView(api)
@@ -68,7 +68,7 @@ async def test_a_secret_with_nonsense(api: Api, database_url: str, url: str):
 
 
 async def test_a_wrong_password(api: Api, database_url: str):
-    """A password that the database refuses is told, without the password; then it is mended."""
+    """A refused password is reported without being shown; correcting it helps."""
     password = urlsplit(database_url).password or ""
     await api.create(database_secret(database_url.replace(password, "letmein")))
     await api.create(database_secret(database_url, "other"))
@@ -87,7 +87,7 @@ async def test_missing_migrations(
     database_url: str,
     empty_database_url: str,
 ):
-    """A database that was never migrated is told, with what to do; once it is, all goes on."""
+    """A database without the schema is reported with what to do; migrating it helps."""
     await api.create(database_secret(empty_database_url))
     await api.create(database_secret(database_url, "other"))
     await api.create(job_queue())
@@ -106,7 +106,7 @@ async def test_an_unreachable_database(
     database_proxy: Proxy,
     database_url: str,
 ):
-    """A database that refuses connections is told; others are served; it comes back by itself."""
+    """An unreachable database is reported, other queues are served, and it recovers by itself."""
     database_proxy.refuse()
     await api.create(database_secret(database_proxy.through(database_url)))
     await api.create(database_secret(database_url, "other"))
@@ -125,7 +125,7 @@ async def test_a_database_that_goes_away(
     database_url: str,
     fault: str,
 ):
-    """Without its database a queue keeps its workers, and goes on without a dip (1850, 2244)."""
+    """Without its database a queue keeps its workers, and continues without a dip (1850, 2244)."""
     connection = await asyncpg.connect(database_url)
     await api.create(database_secret(database_proxy.through(database_url)))
     await api.create(database_secret(database_url, "other"))
@@ -151,7 +151,7 @@ async def test_a_database_that_goes_away(
 
 
 async def test_the_fallback(api: Api, database_proxy: Proxy, database_url: str):
-    """A queue at zero goes up to its fallback when its database is away (KEDA 7239)."""
+    """A queue at zero is scaled up to its fallback while its database is down (KEDA 7239)."""
     await api.create(database_secret(database_proxy.through(database_url)))
     fallback = {"replicas": 2, "afterFailures": 3}
     scaling: dict[str, Any] = {"minReplicas": 0, "cooldownSeconds": 0, "fallback": fallback}
@@ -163,7 +163,7 @@ async def test_the_fallback(api: Api, database_proxy: Proxy, database_url: str):
 
 
 async def test_a_rotated_secret(api: Api, database_proxy: Proxy, database_url: str):
-    """A new URL is taken up, and the workers are made anew with it."""
+    """A new URL is used, and the workers are rolled out with it."""
     await api.create(database_secret(database_url))
     await api.create(job_queue())
     view = JobQueueView(api)

@@ -1,4 +1,4 @@
-"""Nothing that the operator says, or leaves in the cluster, has a part of a password in it.
+"""Nothing that the operator logs, serves or leaves in the cluster has a part of a password.
 
 The Secrets hold a marked password. All else is searched for six of its characters in a row, as they
 are or escaped, percent-encoded, in base64.
@@ -31,12 +31,12 @@ TALKATIVE = {
     "PYTHONASYNCIODEBUG": "1",
     "PYTHONFAULTHANDLER": "1",
 }
-"""An operator that says all that it can."""
+"""An operator that logs as much as it can."""
 FAULTS = {f"bad-{number}": fault for number, fault in enumerate(BAD)}
 """What is wrong with the URL of each JobQueue."""
 READY = ("good", "parted")
 REASONS = {"LoginRefused", "SourceUnavailable", "InvalidDatabaseUrl", "SecretKeyMissing"}
-"""Some of what the conditions are to say."""
+"""Some of what the conditions must say."""
 KINDS = [kind for kind, found in RESOURCES.items() if found.namespaced and kind != "Secret"]
 
 
@@ -88,7 +88,7 @@ def condition_of(queue: Object) -> Object:
 
 
 def of_the_process(operator: OperatorProcess) -> dict[str, str]:
-    """Return what others on its machine or network may see of it."""
+    """Return what others on its machine or network can see of it."""
     folder = Path(f"/proc/{operator.pid}")
     pages = {page: operator.page(page) for page in ("/metrics", "/healthz", "/readyz")}
     names = [file.read_text() for file in folder.glob("task/*/comm")]
@@ -116,7 +116,7 @@ async def test_an_operator_shows_nothing(
     connection: Connection,
     tmp_path: Path,
 ) -> None:
-    """Whatever is wrong with a URL, or becomes wrong: its log, pages, process, all objects."""
+    """Whatever is wrong with a URL: the log, pages, process and objects do not show it."""
     operator = await start_operator(MESHHOOK_LOG_FORMAT="json", **TALKATIVE)
     await make(api, "good", url)
     await make(api, "parted", url, workers=BAD["wrong user"](url))
@@ -161,7 +161,7 @@ def token_of(kubeconfig: Path) -> str:
 async def test_workers_are_told_where_their_url_is(
     api: Api, start_operator: StartOperator, url: str
 ) -> None:
-    """A Deployment names the workers' Secret; of what is in it, it has no more than a checksum."""
+    """A Deployment refers to the workers' Secret, and has only a checksum of its content."""
     await start_operator(**TALKATIVE)
     await make(api, "parted", url, workers=BAD["wrong user"](url))
     await until_told(api, "parted")

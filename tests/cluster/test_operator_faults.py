@@ -1,4 +1,4 @@
-"""The operator is killed, stopped, cut off; the API server restarts; namespaces go."""
+"""Killed, stopped and isolated operators, API server restarts, deleted namespaces."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def own_operator(start_operator: StartOperator) -> OperatorProcess:
 
 @pytest.fixture
 def control_plane_proxy(control_plane: ControlPlane) -> Iterator[Proxy]:
-    """A proxy before the API server."""
+    """A proxy in front of the API server."""
     with Proxy(control_plane.url) as proxy:
         yield proxy
 
@@ -37,7 +37,7 @@ def control_plane_proxy(control_plane: ControlPlane) -> Iterator[Proxy]:
 async def test_killed_while_scaling(
     api: Api, start_operator: StartOperator, database: str, sql: Connection
 ):
-    """Killed right after a decision and started again, it goes on from what is there."""
+    """Killed right after a decision and started again, it continues from the present state."""
     operator = await start_operator()
     await api.create(job_queue(scaling={"scaleDown": {"windowSeconds": 2}}))
     view = JobQueueView(api)
@@ -62,7 +62,7 @@ async def test_killed_while_scaling(
 
 
 async def test_stopped_in_order(api: Api, own_operator: OperatorProcess, database: str):
-    """Asked to end, it ends by itself, with status 0."""
+    """On SIGTERM it exits with status 0."""
     await api.create(job_queue())
     await JobQueueView(api).until_condition("Ready", "True")
     own_operator.stop()
@@ -70,7 +70,7 @@ async def test_stopped_in_order(api: Api, own_operator: OperatorProcess, databas
 
 
 async def test_a_change_while_it_was_down(api: Api, start_operator: StartOperator, database: str):
-    """What changed while no operator ran is done once one runs again."""
+    """Changes made while no operator ran are reconciled once one runs again."""
     operator = await start_operator()
     await api.create(job_queue())
     view = JobQueueView(api)
@@ -85,7 +85,7 @@ async def test_a_change_while_it_was_down(api: Api, start_operator: StartOperato
 async def test_a_namespace_goes_while_it_is_down(
     api: Api, own_operator: OperatorProcess, database: str, deletion_policy: str
 ):
-    """Nothing of ours holds up the deletion of a namespace when no operator runs."""
+    """A namespace can be deleted while no operator runs."""
     await api.create(job_queue(deletionPolicy=deletion_policy))
     await JobQueueView(api).until_ready_replicas(1)
     own_operator.kill()
@@ -101,7 +101,7 @@ async def test_a_namespace_goes_while_it_is_down(
 async def test_it_never_asks_for_more_than_it_may(
     api: Api, own_operator: OperatorProcess, database: str, sql: Connection
 ):
-    """With exactly its rules in one namespace it works, and the API server refuses it nothing."""
+    """With exactly its permissions in one namespace it works, and no request is refused."""
     await api.create(job_queue(deletionPolicy="DeleteIfEmpty"))
     view = JobQueueView(api)
     await view.until_ready_replicas(1)
@@ -125,7 +125,7 @@ async def test_the_api_server_restarts(
     database: str,
     sql: Connection,
 ):
-    """After the API server was killed and started again, everything goes on by itself."""
+    """After the API server was killed and started again, everything continues by itself."""
     await api.create(job_queue())
     view = JobQueueView(api)
     await view.until_condition("Ready", "True")
@@ -148,7 +148,7 @@ async def test_a_lost_watch(
     database: str,
     fault: str,
 ):
-    """When the watches are dropped, or go silent without a word, later changes are still seen."""
+    """When watches are dropped or go silent, later changes are still noticed."""
     url = f"https://127.0.0.1:{control_plane_proxy.port}"
     operator = await start_operator(url, MESHHOOK_WATCH_SILENCE_SECONDS="10")
     await api.create(job_queue())

@@ -1,4 +1,4 @@
-"""What the operator's account can make of Deployments, once somebody else has its token."""
+"""What somebody who has the operator's token can do to Deployments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACCOUNT = "operator"
 
 
 class Stolen:
-    """The operator's token in a namespace with the policy, and a Deployment that it may make."""
+    """The operator's token in a namespace with the policy, and an allowed Deployment."""
 
     def __init__(self, api: Api, manifest: Object) -> None:
         self.api = api
@@ -53,7 +53,7 @@ class Stolen:
 
 @pytest.fixture
 async def stolen(api: Api, control_plane: ControlPlane) -> AsyncIterator[Stolen]:
-    """An account with the operator's rights, and the policy for it."""
+    """An account with the operator's permissions, and the policy for it."""
     if not program_path("helm").exists():
         skip("not built: helm; build with: python3 tests/support/cluster/programs.py helm")
     await grant(api, ACCOUNT, operator_rules())
@@ -160,7 +160,7 @@ CHANGES: list[tuple[Callable[[Object], Any], str]] = [
 
 
 async def test_the_operator_makes_what_jobqueues_ask_for(stolen: Stolen) -> None:
-    """Its own Deployments pass, also with an account that is listed."""
+    """The operator's Deployments pass, also with a listed service account."""
     assert await stolen.refusal() is None
 
     def with_account(manifest: Object) -> None:
@@ -190,7 +190,7 @@ ASKED_FOR: list[Object] = [
 
 
 async def test_what_a_jobqueue_may_ask_for_the_operator_may_make(api: Api, stolen: Stolen) -> None:
-    """No JobQueue is taken whose Deployment is then refused."""
+    """No JobQueue is accepted whose Deployment would be refused."""
     made = await api.get("JobQueue", "emails")
     for fields in ASKED_FOR:
         asked = copy.deepcopy(made)
@@ -200,13 +200,13 @@ async def test_what_a_jobqueue_may_ask_for_the_operator_may_make(api: Api, stole
 
 
 async def test_its_token_is_good_for_nothing_more(stolen: Stolen) -> None:
-    """No privileges, no host, no root, no other account, no other Deployment's pods."""
+    """Privileges, host access, root, other accounts and other Deployments are refused."""
     said = [(message, await stolen.refusal(change)) for change, message in CHANGES]
     assert [(message, why) for message, why in said if message not in str(why)] == []
 
 
 async def test_others_make_what_they_may(api: Api, stolen: Stolen) -> None:
-    """The policy is for the operator's account alone; it scales what others made."""
+    """The policy applies to the operator's account only, which can scale others' Deployments."""
     await api.create(deployment("other", replicas=0))
     scale = {
         "apiVersion": "autoscaling/v1",
@@ -240,7 +240,7 @@ POD_CHANGES: list[Callable[[Object], Any]] = [
 
 
 async def test_of_pods_it_changes_only_which_goes_first(api: Api, stolen: Stolen) -> None:
-    """Neither image nor labels, finalizers or other annotations, of whatever pod."""
+    """The image, labels, finalizers and other annotations of pods cannot be changed."""
     container = {"name": "main", "image": "none:1"}
     pod = {
         "apiVersion": "v1",
@@ -276,7 +276,7 @@ async def test_of_pods_it_changes_only_which_goes_first(api: Api, stolen: Stolen
 
 
 async def test_what_is_older_than_the_policy_is_still_scaled(api: Api, stolen: Stolen) -> None:
-    """Its replicas change with the same pods; other pods must be such as pass."""
+    """An older Deployment can be scaled; changed pods must pass the policy."""
     older = copy.deepcopy(stolen.manifest)
     pod_of(older).update(serviceAccountName="admin")
     await api.apply(older, manager="meshhook-operator")
@@ -289,7 +289,7 @@ async def test_what_is_older_than_the_policy_is_still_scaled(api: Api, stolen: S
 async def test_the_api_server_finds_nothing_wrong_with_the_expressions(
     api: Api, stolen: Stolen
 ) -> None:
-    """The types of all fields that the expressions name are checked: no warnings."""
+    """The expressions pass the type check without warnings."""
     found = [
         each
         for each in await api.list("ValidatingAdmissionPolicy")

@@ -1,4 +1,4 @@
-"""Every pod of the chart and of JobQueues, in a namespace that enforces the restricted standard."""
+"""Every pod of the chart and of JobQueues is accepted under the restricted standard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROLES: Object = {
 
 @pytest.fixture
 async def restricted(control_plane: ControlPlane) -> AsyncIterator[Api]:
-    """An administrator's requests, for a namespace that lets no other pods in."""
+    """An administrator's client, for a namespace that accepts no other pods."""
     if not program_path("helm").exists():
         skip("not built: helm; build with: python3 tests/support/cluster/programs.py helm")
     async with control_plane.administrator(f"restricted-{secrets.token_hex(4)}") as api:
@@ -52,7 +52,7 @@ async def admit(api: Api, name: str, spec: Object) -> str | None:
 
 
 async def test_all_pods_are_let_in(restricted: Api) -> None:
-    """Those of the chart with every kind of database, init containers too, and the workers."""
+    """The chart's pods with every kind of database, including init containers, and the workers."""
     found: dict[str, Any] = {}
     # The volume of a claim is the StatefulSet's to add.
     embedded: Object = {"embedded": {"persistence": {"enabled": False}}}
@@ -68,6 +68,6 @@ async def test_all_pods_are_let_in(restricted: Api) -> None:
 
 
 async def test_others_are_not(restricted: Api) -> None:
-    """The standard is enforced there: a pod that asks for nothing special is refused."""
+    """The standard is enforced there: a plain pod is refused."""
     said = await admit(restricted, "plain", {"containers": [{"name": "a", "image": "none:1"}]})
     assert 'violates PodSecurity "restricted' in str(said)

@@ -1,4 +1,4 @@
-"""What the chart's policy refuses of a JobQueue, on the real API server; and what it lets pass."""
+"""Which JobQueues the chart's policy refuses and accepts, on a real API server."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def policy(namespace: str, **values: Any) -> list[Object]:
 
 @pytest.fixture(scope="module")
 def guarded(control_plane: ControlPlane, job_queues_are_known: None) -> Iterator[Guarded]:
-    """Two namespaces, one with the policy as it is without values, one with every list set."""
+    """Two namespaces, one with the default policy, one with every list set."""
     if not program_path("helm").exists():
         skip("not built: helm; build with: python3 tests/support/cluster/programs.py helm")
     namespaces = Guarded(*(f"{each}-{secrets.token_hex(4)}" for each in ("default", "narrow")))
@@ -87,7 +87,7 @@ def guarded(control_plane: ControlPlane, job_queues_are_known: None) -> Iterator
 
 @pytest.fixture
 async def api(control_plane: ControlPlane, guarded: Guarded) -> AsyncIterator[Api]:
-    """An administrator's requests."""
+    """An administrator's client."""
     async with control_plane.administrator(guarded.by_default) as api:
         yield api
 
@@ -236,7 +236,7 @@ ALLOWED: list[Object] = [
 
 @pytest.mark.parametrize("fields", ALLOWED, ids=lambda each: str(each)[:60])
 async def test_what_workers_need_passes(api: Api, guarded: Guarded, fields: Object):
-    """Nothing that an ordinary worker asks for is in the way."""
+    """What an ordinary worker asks for is allowed."""
     assert await refusal(api, guarded.by_default, worker(**fields)) is None
 
 
@@ -262,7 +262,7 @@ NARROW_REFUSED: list[tuple[Object, str]] = [
 async def test_what_is_not_on_a_list_is_refused(
     api: Api, guarded: Guarded, fields: Object, message: str
 ):
-    """Accounts, Secrets, images, volumes, labels and annotations can be kept to lists."""
+    """Accounts, Secrets, images, volumes, labels and annotations can be limited to lists."""
     assert message in str(await refusal(api, guarded.narrow, worker(**fields)))
 
 
@@ -279,12 +279,12 @@ NARROW_ALLOWED: list[Object] = [
 
 @pytest.mark.parametrize("fields", NARROW_ALLOWED, ids=lambda each: str(each)[:60])
 async def test_what_is_on_a_list_passes(api: Api, guarded: Guarded, fields: Object):
-    """Also the release's own Secret and image, which need not be listed."""
+    """Listed values pass, and so do the release's own Secret and image."""
     assert await refusal(api, guarded.narrow, worker(**fields)) is None
 
 
 async def test_the_database_of_a_queue_is_a_secret_like_any_other(api: Api, guarded: Guarded):
-    """That of the owner is refused always, others where there is a list."""
+    """The owner's Secret is always refused, others if there is a list."""
     owner = job_queue(database={"secretRef": {"name": "owner"}})
     assert "spec.database.secretRef names owner" in str(await refusal(api, guarded.narrow, owner))
     other = job_queue(database={"secretRef": {"name": "other"}})
@@ -293,7 +293,7 @@ async def test_the_database_of_a_queue_is_a_secret_like_any_other(api: Api, guar
 
 
 async def test_the_operators_secret_is_for_the_operator(api: Api, guarded: Guarded):
-    """A JobQueue names it where the operator reads it, and nowhere that workers would get it."""
+    """The operator's Secret is allowed where the operator reads it, and nowhere else."""
     both = {"secretRef": {"name": "database"}, "operatorSecretRef": {"name": "operators"}}
     for namespace in guarded:
         assert await refusal(api, namespace, job_queue(database=both)) is None
@@ -310,7 +310,7 @@ async def test_the_operators_secret_is_for_the_operator(api: Api, guarded: Guard
 
 
 async def test_a_change_is_looked_at_as_a_new_one_is(api: Api):
-    """A JobQueue that was fine may not become one that is not."""
+    """A valid JobQueue cannot be changed into one that is refused."""
     await api.create(job_queue("changed"))
     change = {"spec": {"worker": {"securityContext": {"privileged": True}}}}
     with pytest.raises(ApiError, match="privileged must be false"):
@@ -321,7 +321,7 @@ async def test_a_change_is_looked_at_as_a_new_one_is(api: Api):
 
 
 async def test_what_is_older_than_the_policy_can_be_deleted(api: Api, control_plane: ControlPlane):
-    """Its finalizer and labels can change, its spec only into one that passes."""
+    """An older JobQueue can change its finalizer and labels, and its spec only into a valid one."""
     namespace = f"older-{secrets.token_hex(4)}"
     manifest = worker(serviceAccountName="admin")
     manifest["metadata"]["finalizers"] = ["meshhook.io/queue"]
@@ -346,7 +346,7 @@ async def test_what_is_older_than_the_policy_can_be_deleted(api: Api, control_pl
 async def test_a_deployment_is_scaled_for_those_who_may_scale_it(
     api: Api, control_plane: ControlPlane, guarded: Guarded
 ):
-    """A JobQueue for a Deployment takes its author's right to scale that Deployment."""
+    """A deploymentRef needs the author's permission to scale that Deployment."""
     await api.create(deployment("payments"))
     queues = {"apiGroups": ["meshhook.io"], "resources": ["jobqueues"], "verbs": ["create"]}
     scale = {"apiGroups": ["apps"], "resources": ["deployments/scale"], "verbs": ["patch"]}
@@ -370,7 +370,7 @@ async def test_a_deployment_is_scaled_for_those_who_may_scale_it(
 
 
 async def test_the_largest_jobqueue_stays_within_the_budget(api: Api, guarded: Guarded):
-    """Expressions have a limit of costs: lists as long as they may be are still looked at whole."""
+    """Expressions have a cost limit, and lists of the maximum length stay below it."""
     fields: Object = {
         "env": [secret_variable("smtp") | {"name": f"V{n}"} for n in range(499)],
         "envFrom": [{"secretRef": {"name": "smtp"}}] * 200,
@@ -383,7 +383,7 @@ async def test_the_largest_jobqueue_stays_within_the_budget(api: Api, guarded: G
 
 
 async def test_the_api_server_finds_nothing_wrong_with_the_expressions(api: Api, guarded: Guarded):
-    """The types of all fields that the expressions name are checked: no warnings."""
+    """The expressions pass the type check without warnings."""
 
     async def is_checked() -> bool:
         found = await api.get("ValidatingAdmissionPolicy", f"{guarded.narrow}-{guarded.narrow}")
@@ -411,6 +411,6 @@ async def test_the_api_server_finds_nothing_wrong_with_the_expressions(api: Api,
     ],
 )
 async def test_a_worker_has_no_such_field(api: Api, guarded: Guarded, field: str):
-    """What a pod could do besides can't be said in a JobQueue at all."""
+    """Other pod features are not fields of a JobQueue."""
     said = await refusal(api, guarded.by_default, worker(**{field: True}))
     assert f'unknown field "spec.worker.{field}"' in str(said)

@@ -1,4 +1,4 @@
-"""How the programs of Kubernetes come to be here, and what is said when they can't."""
+"""Building the Kubernetes programs, and the messages when that fails."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_other_sources_are_another_program(greeter: Path):
 
 @needs_go
 def test_a_build_that_fails_says_why(greeter: Path):
-    """The message holds the compiler's, and nothing half made is left behind."""
+    """The message quotes the compiler, and nothing incomplete is left behind."""
     (greeter / "main.go").write_text("package main\n\nfunc main() { nonsense() }\n")
     programs._key.cache_clear()
     with pytest.raises(programs.ProgramsMissingError, match="undefined: nonsense"):
@@ -77,7 +77,7 @@ def test_a_build_that_fails_says_why(greeter: Path):
 
 @needs_go
 def test_too_little_room_is_said_before(greeter: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without room for the build, nothing is started, and the message has both figures."""
+    """Without disk space for the build, nothing starts, and the message has both figures."""
     usage = SimpleNamespace(free=500_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(programs.ProgramsMissingError, match=r"up to 2 GB .* 0\.5 GB are free"):

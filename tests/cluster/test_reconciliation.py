@@ -1,4 +1,4 @@
-"""From a JobQueue to its queue, its settings and its workers; drift is repaired."""
+"""A JobQueue's queue, settings and workers are created, and drift is corrected."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_job_queue_makes_its_queue(emails: JobQueueView, sql: Connection
 
 
 async def test_a_job_queue_makes_its_workers(emails: JobQueueView):
-    """A Deployment runs `meshhook worker` with the database's URL from the Secret, and is owned."""
+    """The JobQueue owns a Deployment of `meshhook worker` with the database URL from the Secret."""
     await emails.until_ready_replicas(1)
     found = await emails.api.get("Deployment", "emails-worker")
     (owner,) = found["metadata"]["ownerReferences"]
@@ -67,7 +67,7 @@ async def test_a_job_queue_makes_its_workers(emails: JobQueueView):
 
 
 async def test_operator_and_workers_may_have_roles_of_their_own(api: Api, database: str):
-    """The operator takes its own URL: that of the workers, with which it would fail, is theirs."""
+    """The operator uses its own URL, not that of the workers, with which it would fail."""
     await api.create(database_secret("postgresql://worker:none@127.0.0.1:1/none", name="workers"))
     urls = {"secretRef": {"name": "workers"}, "operatorSecretRef": {"name": "database"}}
     await api.create(job_queue(database=urls))
@@ -101,7 +101,7 @@ async def test_workers_meet_the_restricted_standard(api: Api, database: str):
 
 
 async def test_changed_settings_reach_the_database(emails: JobQueueView, sql: Connection):
-    """Another number of attempts in the resource is soon that of the queue."""
+    """A changed number of attempts reaches the queue."""
     await emails.api.patch("JobQueue", "emails", {"spec": {"retry": {"maxAttempts": 9}}})
 
     async def has_changed() -> bool:
@@ -111,7 +111,7 @@ async def test_changed_settings_reach_the_database(emails: JobQueueView, sql: Co
 
 
 async def test_a_new_image_rolls_out(emails: JobQueueView):
-    """Another image in the resource is soon that of the pods, and the status says which spec."""
+    """A changed image reaches the pods, and the status has the generation of the spec."""
     changed = await emails.api.patch(
         "JobQueue", "emails", {"spec": {"worker": {"image": "none:2"}}}
     )
@@ -130,7 +130,7 @@ async def test_a_new_image_rolls_out(emails: JobQueueView):
 
 
 async def test_changed_settings_are_put_back(emails: JobQueueView, sql: Connection):
-    """What somebody changes in `queue_config` by hand is put back."""
+    """Manual changes in `queue_config` are reverted."""
     await sql.execute("update meshhook.queue_config set max_retry_attempts = 1")
 
     async def is_back() -> bool:
@@ -140,7 +140,7 @@ async def test_changed_settings_are_put_back(emails: JobQueueView, sql: Connecti
 
 
 async def test_a_pause_by_hand_stays(emails: JobQueueView, sql: Connection):
-    """`meshhook queue pause` is not undone: it is no setting of the resource."""
+    """`meshhook queue pause` is not undone, since it is not a setting of the resource."""
     await sql.execute("update meshhook.queue_config set paused = true, max_retry_attempts = 1")
 
     async def is_back() -> bool:
@@ -151,7 +151,7 @@ async def test_a_pause_by_hand_stays(emails: JobQueueView, sql: Connection):
 
 
 async def test_a_dropped_queue_is_made_again(emails: JobQueueView, sql: Connection):
-    """A queue that somebody drops is there again soon (RabbitMQ topology operator 243)."""
+    """A dropped queue is created again (RabbitMQ topology operator 243)."""
     await sql.execute("select pgmq.drop_queue('emails')")
 
     async def is_there() -> bool:
@@ -162,7 +162,7 @@ async def test_a_dropped_queue_is_made_again(emails: JobQueueView, sql: Connecti
 
 
 async def test_a_changed_deployment_is_put_back(emails: JobQueueView):
-    """An image that somebody sets by hand is put back."""
+    """A manually changed image is reverted."""
     change = {"spec": {"template": {"spec": {"containers": [{"name": "worker", "image": "evil"}]}}}}
     await emails.api.request(
         "PATCH",
@@ -178,7 +178,7 @@ async def test_a_changed_deployment_is_put_back(emails: JobQueueView):
 
 
 async def test_a_deleted_deployment_is_made_again(emails: JobQueueView):
-    """A Deployment that somebody deletes is there again, under another uid."""
+    """A deleted Deployment is created again, with another uid."""
     before = (await emails.api.get("Deployment", "emails-worker"))["metadata"]["uid"]
     await emails.api.delete("Deployment", "emails-worker")
 
@@ -190,7 +190,7 @@ async def test_a_deleted_deployment_is_made_again(emails: JobQueueView):
 
 
 async def test_deletion_loses_no_message(emails: JobQueueView, sql: Connection):
-    """A deleted JobQueue is gone at once, and its Deployment; its messages stay (747)."""
+    """A deleted JobQueue and its Deployment are gone at once; its messages stay (747)."""
     await sql.execute("select pgmq.send('emails', '{}')")
     await emails.api.delete("JobQueue", "emails")
 
@@ -206,7 +206,7 @@ async def test_deletion_loses_no_message(emails: JobQueueView, sql: Connection):
 
 
 async def test_nothing_has_a_finalizer(emails: JobQueueView):
-    """No finalizer and no annotation of the operator holds a JobQueue or its Deployment."""
+    """The operator adds no finalizer and no annotation to a JobQueue or its Deployment."""
     for kind, name in (("JobQueue", "emails"), ("Deployment", "emails-worker")):
         metadata = (await emails.api.get(kind, name))["metadata"]
         assert "finalizers" not in metadata
@@ -229,7 +229,7 @@ async def test_an_empty_queue_may_go_with_its_resource(api: Api, database: str, 
 async def test_the_policy_at_the_end_is_the_one_that_counts(
     api: Api, database: str, sql: Connection
 ):
-    """A queue that may go no more when its resource is deleted stays, empty as it is."""
+    """A queue whose policy has changed to Retain is kept, although it is empty."""
     await api.create(job_queue(deletionPolicy="DeleteIfEmpty"))
     await JobQueueView(api).until_condition("Ready", "True")
     # Before the operator looks again, with its finalizer still there.
@@ -246,7 +246,7 @@ async def test_the_policy_at_the_end_is_the_one_that_counts(
 async def test_a_deletion_that_cannot_reach_the_database_says_so(
     api: Api, database: str, sql: Connection
 ):
-    """The condition names the reason, and Retain is the way out."""
+    """The condition names the reason, and setting Retain helps."""
     await api.create(job_queue(deletionPolicy="DeleteIfEmpty"))
     view = JobQueueView(api)
     await view.until_condition("Ready", "True")
@@ -276,7 +276,7 @@ async def test_a_queue_with_messages_stays(api: Api, database: str, sql: Connect
 
 
 async def test_a_deployment_of_ones_own(api: Api, database: str):
-    """With deploymentRef only the replicas are set; all else of the Deployment is left alone."""
+    """With deploymentRef only the replicas of the Deployment are changed."""
     await api.create(deployment("mine", replicas=1))
     before = (await api.get("Deployment", "mine"))["spec"]["template"]
     await api.create(
@@ -290,7 +290,7 @@ async def test_a_deployment_of_ones_own(api: Api, database: str):
 
 
 async def test_a_deployment_that_comes_later(api: Api, database: str):
-    """A deploymentRef to nothing is named in the condition, and works once it is there."""
+    """A missing Deployment is named in the condition, and scaled once it exists."""
     await api.create(job_queue(worker=None, deploymentRef={"name": "mine"}))
     view = JobQueueView(api, deployment="mine")
     condition = await view.until_condition("Ready", "False")
@@ -300,7 +300,7 @@ async def test_a_deployment_that_comes_later(api: Api, database: str):
 
 
 async def test_a_pod_that_kubernetes_refuses(api: Api, database: str):
-    """What only Kubernetes can check is told in the condition, with the field; then mended."""
+    """A field that only Kubernetes can check is named in the condition; correcting it helps."""
     await api.create(job_queue(worker={"affinity": {"nodeAffinity": {"no": "such"}}}))
     view = JobQueueView(api)
     condition = await view.until_condition("Ready", "False")
@@ -310,7 +310,7 @@ async def test_a_pod_that_kubernetes_refuses(api: Api, database: str):
 
 
 async def test_a_paused_job_queue_writes_nothing(api: Api, database: str, sql: Connection):
-    """While paused nothing is made and nothing is mended; afterwards it is."""
+    """While paused nothing is created or corrected; afterwards it is."""
     await api.create(job_queue(paused=True))
     view = JobQueueView(api)
     await view.until_condition("Paused", "True")
@@ -323,7 +323,7 @@ async def test_a_paused_job_queue_writes_nothing(api: Api, database: str, sql: C
 
 
 async def test_kubectl_get_shows_the_queue(emails: JobQueueView, sql: Connection):
-    """The columns of `kubectl get` hold messages and replicas."""
+    """The columns of `kubectl get` show messages and replicas."""
     async with emails.api._session.get(
         emails.api.path("JobQueue"),
         headers={"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"},

@@ -1,4 +1,4 @@
-"""The operator needs each of its rights, and no other: what goes wrong when one is missing."""
+"""The operator needs each of its permissions, and no other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Right(NamedTuple):
 
 
 def rights() -> list[Right]:
-    """Return every right of the operator."""
+    """Return every permission of the operator."""
     return [
         Right(group, resource, verb)
         for rule in operator_rules()
@@ -52,7 +52,7 @@ def rights() -> list[Right]:
 
 
 def rules_without(right: Right | None) -> list[Object]:
-    """Return the rules of the operator, one right left out."""
+    """Return the rules of the operator without one permission."""
     rules = copy.deepcopy(operator_rules())
     for rule in rules:
         if right and right.group in rule["apiGroups"] and right.resource in rule["resources"]:
@@ -69,7 +69,7 @@ AT_WORK = [each for each in rights() if each not in AT_START]
 
 @pytest.fixture
 async def accounts(api: Api, control_plane: ControlPlane) -> AsyncIterator[Any]:
-    """Makes namespaces in which the operator of this test lacks a right."""
+    """Creates namespaces in which the operator of this test lacks a permission."""
     await api.create({"kind": "ServiceAccount", "metadata": {"name": ACCOUNT}})
     async with AsyncExitStack() as stack:
 
@@ -108,7 +108,7 @@ def processes() -> Iterator[list[OperatorProcess]]:
 
 
 def operator_for(kubeconfig: Path, *namespaces: str) -> OperatorProcess:
-    """Return an operator that serves these namespaces and logs every refusal."""
+    """Return an operator that watches these namespaces and logs every refusal."""
     return OperatorProcess(
         kubeconfig=kubeconfig,
         directory=kubeconfig.parent,
@@ -139,7 +139,7 @@ async def refusals(operator: OperatorProcess, own: Api) -> list[str]:
 
 
 async def give_work(own: Api, database_url: str, queue: str) -> None:
-    """Make what takes every right: a queue that scales up and down, and a Deployment to scale."""
+    """Create what needs every permission: a queue that scales, and a Deployment to scale."""
     await own.create(database_secret(database_url))
     await own.create(deployment("other", replicas=0))
     await own.create(job_queue(f"{queue}-other", worker=None, deploymentRef={"name": "other"}))
@@ -215,7 +215,7 @@ async def test_no_right_can_be_taken_from_an_operator_at_work(
 async def test_no_right_can_be_taken_from_an_operator_that_starts(
     accounts: Any, kubeconfig: Path, processes: list[OperatorProcess]
 ):
-    """What it lists and watches it must be allowed to: else it ends, or is never ready."""
+    """Without permission to list or watch, the operator ends or never becomes ready."""
 
     async def lack(right: Right) -> None:
         own = await accounts(right)
@@ -235,7 +235,7 @@ async def test_no_right_can_be_taken_from_an_operator_that_starts(
 
 
 def test_the_rights_are_few():
-    """Secrets are read one by one, and nothing is deleted; rights are named, not wildcards."""
+    """Secrets cannot be listed, nothing can be deleted, and there are no wildcards."""
     found = rights()
     assert {each.verb for each in found if each.resource == "secrets"} == {"get"}
     assert {each.verb for each in found} <= {"get", "list", "watch", "create", "patch"}

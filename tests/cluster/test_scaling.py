@@ -1,4 +1,4 @@
-"""Workers follow the queue: up, down, to zero and back, and what must not move them."""
+"""Workers follow the queue up, down, to zero and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUICK: dict[str, Any] = {"scaleDown": {"windowSeconds": 1}, "cooldownSeconds": 1
 
 
 async def ready_job_queue(api: Api, **spec: Any) -> JobQueueView:
-    """Make a JobQueue, and wait until it is ready."""
+    """Create a JobQueue, and wait until it is Ready."""
     await api.create(job_queue(**spec))
     deployment = spec["deploymentRef"]["name"] if "deploymentRef" in spec else "emails-worker"
     view = JobQueueView(api, deployment=deployment)
@@ -41,7 +41,7 @@ async def send(sql: Connection, count: int, *, delay_seconds: int = 0) -> None:
 
 
 async def ticks(operator: OperatorProcess, count: int) -> None:
-    """Wait until the operator has looked so many times more."""
+    """Wait for a number of further ticks of the operator."""
     name = "meshhook_operator_tick_duration_seconds_count"
     start = operator.metric(name) or 0
     await eventually(
@@ -66,7 +66,7 @@ async def replicas_over_time(view: JobQueueView, until: int) -> list[int]:
 
 
 async def test_a_backlog_calls_for_workers(api: Api, database: str, sql: Connection):
-    """80 ready messages at a targetLength of 10 make 8 workers, and the status says why."""
+    """80 ready messages with a targetLength of 10 give 8 workers, and the status says why."""
     view = await ready_job_queue(api)
     await send(sql, 80)
     await view.until_replicas(8)
@@ -97,7 +97,7 @@ async def test_a_scale_up_is_an_event(api: Api, database: str, sql: Connection):
 
 
 async def test_never_more_than_the_maximum(api: Api, database: str, sql: Connection):
-    """A backlog for 100 workers makes as many as are allowed, and ScalingLimited says so."""
+    """A backlog for 100 workers starts maxReplicas, and ScalingLimited says so."""
     view = await ready_job_queue(api)
     await send(sql, 1000)
     await view.until_replicas(10)
@@ -105,7 +105,7 @@ async def test_never_more_than_the_maximum(api: Api, database: str, sql: Connect
 
 
 async def test_a_drained_queue_goes_down_to_the_minimum(api: Api, database: str, sql: Connection):
-    """Without messages the workers go, down to minReplicas."""
+    """Without messages the workers are removed, down to minReplicas."""
     view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 2})
     await send(sql, 60)
     await view.until_replicas(6)
@@ -114,7 +114,7 @@ async def test_a_drained_queue_goes_down_to_the_minimum(api: Api, database: str,
 
 
 async def test_down_in_steps(api: Api, database: str, sql: Connection):
-    """Eight workers of an empty queue go in steps, never all at once (KEDA 7770)."""
+    """Eight workers of an empty queue are removed in steps, never all at once (KEDA 7770)."""
     view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
     await send(sql, 80)
     await view.until_replicas(8)
@@ -161,7 +161,7 @@ async def test_a_message_that_runs_keeps_its_worker(
 
 
 async def test_a_scheduled_message_wakes_ahead(api: Api, database: str, sql: Connection):
-    """Workers are there before a scheduled message falls due."""
+    """Workers are started before a scheduled message falls due."""
     view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
     await view.until_replicas(0)
     await send(sql, 1, delay_seconds=12)
@@ -171,7 +171,7 @@ async def test_a_scheduled_message_wakes_ahead(api: Api, database: str, sql: Con
 
 @pytest.mark.parametrize("moment", ["9999-01-01", "infinity"])
 async def test_a_far_future_stops_nothing(api: Api, database: str, sql: Connection, moment: str):
-    """A message for the end of time calls for no worker, and others are served as ever."""
+    """A message scheduled for the end of time starts no worker, and others are served."""
     view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
     await send(sql, 1)
     await sql.execute("update pgmq.q_emails set vt = $1::text::timestamptz", moment)
@@ -184,7 +184,7 @@ async def test_a_far_future_stops_nothing(api: Api, database: str, sql: Connecti
 async def test_pending_pods_count(
     api: Api, database: str, sql: Connection, operator: OperatorProcess
 ):
-    """Pods that find no node are waited for; no more are asked for (KEDA 1323)."""
+    """While pods are pending, no further pods are asked for (KEDA 1323)."""
     view = await ready_job_queue(
         api, scaling={"maxReplicas": 50}, worker={"nodeSelector": {"no": "node"}}
     )
@@ -195,7 +195,7 @@ async def test_pending_pods_count(
 
 
 async def test_two_on_one_deployment(api: Api, database: str, sql: Connection):
-    """Of two JobQueues with one target the younger yields and says to whom (KEDA 3755)."""
+    """Of two JobQueues with one target, the younger one yields and names the other (KEDA 3755)."""
     await api.create(deployment("shared"))
     view = await ready_job_queue(api, worker=None, deploymentRef={"name": "shared"})
     second = job_queue("letters", worker=None, deploymentRef={"name": "shared"})
@@ -212,7 +212,7 @@ async def test_two_on_one_deployment(api: Api, database: str, sql: Connection):
 
 
 async def test_two_for_one_queue_by_two_urls(api: Api, database: str, sql: Connection):
-    """Whatever URL leads there, of two JobQueues for one queue the younger yields."""
+    """Of two JobQueues for one queue the younger one yields, whatever their URLs are."""
     view = await ready_job_queue(api)
     await api.create(database_secret(f"{database}?application_name=other", "other-way"))
     second = job_queue("letters", queueName="emails", retry={"maxAttempts": 9})
@@ -256,7 +256,7 @@ async def test_beside_an_autoscaler(
 async def test_a_rollout_does_not_distort(
     api: Api, database: str, sql: Connection, operator: OperatorProcess
 ):
-    """Pods that a rollout adds for a while change no decision (Kubernetes 84142)."""
+    """Surge pods of a rollout do not change the decision (Kubernetes 84142)."""
     view = await ready_job_queue(api, scaling={"scaleDown": {"windowSeconds": 60}})
     await send(sql, 50)
     await view.until_replicas(5)
@@ -278,7 +278,7 @@ async def test_a_rollout_does_not_distort(
 
 
 async def test_replicas_set_by_others(api: Api, database: str, sql: Connection):
-    """Replicas that a GitOps tool applies are put back, and it is named (KEDA 5572)."""
+    """Replicas that a GitOps tool applies are reverted, and the tool is named (KEDA 5572)."""
     await api.create(deployment("shared", replicas=None))
     view = await ready_job_queue(
         api, worker=None, deploymentRef={"name": "shared"}, scaling={"minReplicas": 3}
@@ -297,7 +297,7 @@ async def test_replicas_set_by_others(api: Api, database: str, sql: Connection):
 
 
 async def test_idle_pods_go_first(api: Api, database: str, sql: Connection):
-    """Of four pods the one that runs a job stays when three have to go."""
+    """Of four pods, the one that runs a job stays when three are removed."""
     view = await ready_job_queue(api, scaling=QUICK)
     await send(sql, 40)
     await view.until_replicas(4)
@@ -333,7 +333,7 @@ async def test_idle_pods_go_first(api: Api, database: str, sql: Connection):
 async def test_a_paused_queue_is_not_scaled(
     api: Api, database: str, sql: Connection, operator: OperatorProcess
 ):
-    """While the queue is paused the workers stay as many as they are; then they follow again."""
+    """While the queue is paused the number of workers does not change; afterwards it does."""
     view = await ready_job_queue(api, scaling=QUICK)
     await sql.execute("update meshhook.queue_config set paused = true")
     await view.until_condition("Paused", "True")
@@ -347,7 +347,7 @@ async def test_a_paused_queue_is_not_scaled(
 async def test_nothing_is_written_while_nothing_changes(
     api: Api, database: str, sql: Connection, operator: OperatorProcess
 ):
-    """Ten looks at steady queues write no status (KEDA 7998, 6955)."""
+    """Ten ticks of unchanged queues write no status (KEDA 7998, 6955)."""
     for name in ("emails", "letters", "pages"):
         await api.create(job_queue(name))
     views = [
@@ -375,7 +375,7 @@ async def test_nothing_is_written_while_nothing_changes(
 async def test_series_come_and_go(
     api: Api, database: str, sql: Connection, operator: OperatorProcess
 ):
-    """A JobQueue's metrics are there with its first decision, and vanish with it."""
+    """A JobQueue's metrics appear with its first decision, and are removed with it."""
     view = await ready_job_queue(api)
     labels = {"queue": "emails", "jobqueue": f"{api.namespace}/emails"}
     await eventually(lambda: operator.metric("meshhook_scaler_desired_replicas", **labels) == 1)

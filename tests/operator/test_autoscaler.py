@@ -9,7 +9,7 @@ from support.jobqueues import jobqueue
 
 
 def test_the_scaler_counts_with_the_time_that_workers_have_to_stop():
-    """As long as the worker itself is told, whatever the pod's grace period is."""
+    """The scaler and the worker use the same number, whatever the pod's grace period is."""
     worker = {"image": "example.org/emails:1", "handler": "emails:send"}
     for seconds in (10, 600):
         found = jobqueue(worker=worker | {"terminationGracePeriodSeconds": seconds})
@@ -22,7 +22,7 @@ def test_the_scaler_counts_with_the_time_that_workers_have_to_stop():
 
 
 def test_without_a_worker_of_its_own_it_takes_the_usual_time():
-    """How long the pods of somebody else's Deployment have is not known."""
+    """The grace period of somebody else's Deployment is not known."""
     found = jobqueue(worker=None, deploymentRef={"name": "mail"})
     assert found.spec is not None
     assert scaling_rules(found.spec).drain_seconds == ScalingSpec(max_replicas=1).drain_seconds

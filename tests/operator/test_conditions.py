@@ -1,4 +1,4 @@
-"""The status: what is written, and above all when it is not."""
+"""The status: what is written, and when nothing is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def queue_status(**numbers: int) -> QueueStatus:
 
 
 def status(**fields: Any) -> JobQueueStatus:
-    """Return a status of a queue that is well."""
+    """Return the status of a healthy queue."""
     found: dict[str, Any] = {
         "replicas": 1,
         "queue": queue_status(),
@@ -56,12 +56,12 @@ def condition(kind: str, found: list[Condition]) -> Condition:
 
 
 def test_nothing_new_is_not_written():
-    """A queue at rest costs no request, however long it rests."""
+    """An idle queue costs no request, however long it is idle."""
     assert pending_patch(status(), status(), seconds_since_write=1e9) is None
 
 
 def test_numbers_alone_wait_half_a_minute():
-    """Messages that come and go are worth a write now and then."""
+    """Changing numbers of messages are written from time to time."""
     new = status(queue=queue_status(ready=5))
     assert pending_patch(status(), new, seconds_since_write=29) is None
     assert pending_patch(status(), new, seconds_since_write=30) == {"queue": {"ready": 5}}
@@ -76,12 +76,12 @@ def test_numbers_alone_wait_half_a_minute():
     ],
 )
 def test_what_matters_is_written_at_once(change, patch):
-    """Replicas, decisions and conditions do not wait."""
+    """Changes of replicas, decisions and conditions are written at once."""
     assert pending_patch(status(), status(**change), seconds_since_write=0) == patch
 
 
 def test_what_is_gone_is_removed():
-    """A field and a signal that are no longer there are taken away, as a merge patch does it."""
+    """The merge patch removes a field or signal that is no longer present."""
     old = status(deployment="emails-worker", scaling=ScalingStatus(signals={"backlog": 2}))
     new = status(scaling=ScalingStatus(signals={"arrivals": 1}))
     assert pending_patch(old, new, seconds_since_write=60) == {
@@ -91,7 +91,7 @@ def test_what_is_gone_is_removed():
 
 
 def test_a_condition_keeps_its_time_while_its_status_stays():
-    """`lastTransitionTime` is about the status, not about reason and message."""
+    """`lastTransitionTime` changes with the status, not with reason or message."""
     first = conditions(JobQueueStatus(), {"Ready": FAULT}, generation=1, now=NOW)
     other = Finding(holds=False, reason="LoginRefused", message="the password is wrong")
     last = JobQueueStatus(conditions=first)
@@ -114,7 +114,7 @@ def test_a_condition_keeps_its_time_while_its_status_stays():
     ],
 )
 def test_active(replicas, ready_replicas, holds, reason):
-    """Active says whether anybody works."""
+    """Active says whether any worker is ready."""
     found = findings_of(
         OPERATING,
         decision=None,
@@ -126,7 +126,7 @@ def test_active(replicas, ready_replicas, holds, reason):
 
 
 def test_scaling_limited():
-    """ScalingLimited names what limits, and only where work may wait longer for it."""
+    """ScalingLimited names the limit, and only if jobs may wait longer because of it."""
     limited = decision(limit=Limit.MAX_REPLICAS, scaling_limited=True, message="at the maximum")
     harmless = decision(limit=Limit.MIN_REPLICAS, scaling_limited=False)
     found = [
@@ -141,7 +141,7 @@ def test_scaling_limited():
 
 
 def test_a_decision_explains_itself():
-    """The status says which signal asked for what, what limited it, and when it may go down."""
+    """The status shows the signals, what limited them, and when the next scale-down may come."""
     found = scaling_status(
         decision(
             recommended={Signal.BACKLOG: 4, Signal.ARRIVALS: 0},
@@ -160,12 +160,12 @@ def test_a_decision_explains_itself():
 
 
 def test_numbers_are_rounded():
-    """What jitters in the third digit is worth no write; dead letters are counted one by one."""
+    """A change in the third digit is not written; dead letters are counted exactly."""
     found = rounded_queue(queue_status(ready=1234, dead_letters=1234))
     assert (found.ready, found.dead_letters) == (1200, 1234)
 
 
 def test_a_rate_that_fades_comes_to_zero():
-    """Else its ever smaller values would be written for ever."""
+    """Otherwise its ever smaller values would be written for ever."""
     found = scaling_status(decision(estimates=Estimates(arrivals_per_second=0.004)))
     assert found.arrivals_per_second == 0

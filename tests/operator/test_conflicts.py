@@ -1,4 +1,4 @@
-"""Who yields to whom."""
+"""Conflicts: which JobQueue yields to which."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def referring(name: str, created_at: float, target: str) -> JobQueue:
 
 
 def test_the_younger_yields_a_deployment():
-    """Two JobQueues with one Deployment: the older goes on, whatever their order."""
+    """Of two JobQueues with one Deployment the older one keeps it, whatever their order."""
     old, young = referring("old", 1, "mail"), referring("young", 2, "mail")
     for order in ([(old, DATABASE), (young, DATABASE)], [(young, DATABASE), (old, DATABASE)]):
         claims = Claims(order, {})
@@ -53,27 +53,27 @@ def test_one_name_in_two_databases_is_no_conflict():
 
 
 def test_urls_that_lead_to_one_database_are_one():
-    """By another user, or through a pooler: it is the same database."""
+    """A URL with another user or through a pooler leads to the same database."""
     names = known_by_one_name({"direct": ["a"], "other": ["b"], "pooled": ["a"], "unread": []})
     assert (names["direct"], names["pooled"]) == ("direct", "direct")
     assert (names["other"], names["unread"]) == ("other", "unread")
 
 
 def test_a_restart_is_noticed_by_one_after_the_other():
-    """Between, one still knows the server by its old start, and one by its new one only."""
+    """One address still knows the server by its old start, and another only by the new one."""
     names = known_by_one_name({"late": ["old"], "new": ["new"], "first": ["old", "new"]})
     assert len(set(names.values())) == 1
 
 
 def test_an_unknown_database_is_no_conflict():
-    """As long as a Secret was not read, nothing is claimed of a queue."""
+    """Until its Secret has been read, a JobQueue does not claim its queue."""
     old, young = aged("old", 1), aged("young", 2)
     claims = Claims([(old, None), (young, None)], {})
     assert claims.conflict_of(young, None) is None
 
 
 def test_an_autoscaler_on_the_deployment():
-    """A HorizontalPodAutoscaler on the target is named, and keeps the operator's hands off."""
+    """A HorizontalPodAutoscaler on the target is named, and the operator does not scale."""
     mine = referring("mine", 1, "mail")
     claims = Claims([(mine, DATABASE)], {ObjectKey("shop", "mail"): ["mail-hpa"]})
     conflict = claims.conflict_of(mine, DATABASE)
@@ -87,7 +87,7 @@ def test_an_autoscaler_on_the_deployment():
 
 
 def test_an_invalid_spec_claims_nothing():
-    """A JobQueue that cannot work must not keep another from it."""
+    """A JobQueue with an invalid spec must not block another one."""
     invalid, young = aged("old", 1, scaling={}), aged("young", 2)
     assert invalid.spec is None
     claims = Claims([(invalid, DATABASE), (young, DATABASE)], {})

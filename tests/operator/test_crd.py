@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition: equal to the models, and such as the API server takes."""
+"""The CustomResourceDefinition equals the models, and the API server accepts it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_file_is_what_the_models_say():
 
 
 def test_the_schema_is_structural():
-    """Every node has a type, and nothing that a structural schema may not hold."""
+    """Every node has a type, and nothing that is not allowed in a structural schema."""
     for path, schema in nodes(spec_schema()):
         assert "type" in schema or "x-kubernetes-int-or-string" in schema, path
         assert not {"$ref", "title", "const", "$defs"} & set(schema), path
@@ -53,20 +53,20 @@ def test_the_schema_is_structural():
 
 
 def test_every_field_is_described():
-    """`kubectl explain` says something about every field."""
+    """`kubectl explain` describes every field."""
     for path, schema in nodes(spec_schema()):
         if not path.endswith(("[]", ".*")):
             assert schema.get("description"), path
 
 
 def test_there_is_no_scale_subresource():
-    """An HPA must not be able to take a JobQueue as its target."""
+    """An HPA must not be able to target a JobQueue."""
     (version,) = custom_resource_definition()["spec"]["versions"]
     assert set(version["subresources"]) == {"status"}
 
 
 def test_defaults_of_the_schema_are_those_of_the_models():
-    """What the API server fills in is what the operator would take without it."""
+    """The API server fills in the same defaults as the operator."""
 
     def filled(schema: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
         value = dict(value)

@@ -1,4 +1,4 @@
-"""Where the operator connects to, and where it does not."""
+"""Which hosts the operator connects to."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make(url: str, hosts: str) -> QueueDatabase:
     ],
 )
 def test_a_name_is_allowed(pattern, host, port):
-    """By itself or by what it ends in; neither case nor a dot at the end matters."""
+    """A name is allowed by itself or by its suffix; case and a trailing dot do not matter."""
     assert DatabaseHosts(pattern).allows_name(host, port)
 
 
@@ -86,7 +86,7 @@ def test_another_name_is_not_allowed(pattern, host, port):
     ],
 )
 def test_an_address_is_allowed_by_its_network(pattern, address, port, is_allowed):
-    """Of IPv4 also where it is written as IPv6; nothing at all allows everything."""
+    """IPv4 addresses match in IPv6 notation too; an empty list allows everything."""
     assert DatabaseHosts(pattern).allows_address(address, port) is is_allowed
 
 
@@ -95,14 +95,14 @@ def test_an_address_is_allowed_by_its_network(pattern, address, port, is_allowed
     ["10.0.0.1/8", "db.example.com:0", "db.example.com:x", "*", "a b", "[::1", "postgresql://db"],
 )
 def test_a_pattern_that_is_none_ends_the_operator_at_start(pattern, monkeypatch):
-    """Naming the variable, the pattern and the rule."""
+    """The message names the variable, the pattern and the rule."""
     monkeypatch.setenv("MESHHOOK_OPERATOR_ALLOWED_DATABASE_HOSTS", f"db.example.com,{pattern}")
     with pytest.raises(InvalidSettingError, match=r"ALLOWED_DATABASE_HOSTS.*separated by commas"):
         load_operator_settings()
 
 
 def test_the_setting_is_read(monkeypatch):
-    """From the environment; without it, every host is allowed."""
+    """The list comes from the environment; without it, every host is allowed."""
     assert load_operator_settings().database_hosts.allows_all
     monkeypatch.setenv("MESHHOOK_OPERATOR_ALLOWED_DATABASE_HOSTS", "*.db.local:5432, 10.0.0.0/8")
     assert load_operator_settings().database_hosts.allows_name("pg.db.local", 5432)
@@ -124,7 +124,7 @@ def test_the_setting_is_read(monkeypatch):
     ],
 )
 def test_a_url_that_leads_elsewhere_is_refused(url):
-    """Whichever of its hosts it is; the message names the host and not the password."""
+    """One host that is not allowed is enough; the message names it, and not the password."""
     with pytest.raises(HostNotAllowedError) as caught:
         check_url(url, DatabaseHosts("*.db.local:5432"))
     problem = problem_of(caught.value)
@@ -137,7 +137,7 @@ def test_a_url_that_leads_elsewhere_is_refused(url):
     "host", ["127.0.0.1", "127.1", "0x7f000001", "2130706433", "localhost", "[::ffff:127.0.0.1]"]
 )
 async def test_no_connection_is_made_to_an_address_that_is_not_allowed(host):
-    """In whatever notation it is written, or by a name that leads there."""
+    """An address is refused in any notation, and by any name that resolves to it."""
     with hostile_server(hostile.silence) as server:
         database = make(f"postgresql://me:secret@{host}:{server.port}/app", "10.0.0.0/8")
         with pytest.raises(HostNotAllowedError):
@@ -147,7 +147,7 @@ async def test_no_connection_is_made_to_an_address_that_is_not_allowed(host):
 
 
 async def test_what_is_checked_is_what_is_connected_to(monkeypatch):
-    """A name that leads elsewhere at the second look-up does not get there."""
+    """A name that resolves to another address at the second lookup is not connected to."""
     answers = ["127.0.0.1", "10.0.0.1"]
     real: Callable[..., Any] = socket.getaddrinfo
 
@@ -178,7 +178,7 @@ async def test_an_allowed_database_is_read(database_url):
 
 
 async def test_names_that_hang_hold_no_other_up(monkeypatch):
-    """Only so many are looked up at once; a host that was found before is connected to as then."""
+    """The number of parallel lookups is limited; beyond it, an earlier result is used."""
     real: Callable[..., Any] = socket.getaddrinfo
 
     def look_up(host: str, *arguments: Any, flags: int = 0, **options: Any) -> Any:

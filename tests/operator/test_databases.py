@@ -51,7 +51,7 @@ def make(url: str, woken: asyncio.Queue[str], *, pooled: bool = False) -> QueueD
 
 
 async def listening(connection: asyncpg.Connection[asyncpg.Record], channel: str) -> bool:
-    """Whether the operator's session listens; its last statement says so."""
+    """Whether the operator's session listens, by its last statement."""
     return bool(
         await connection.fetchval(
             "select exists (select from pg_stat_activity where state = 'idle' "
@@ -62,7 +62,7 @@ async def listening(connection: asyncpg.Connection[asyncpg.Record], channel: str
 
 
 async def test_a_queue_is_made_with_its_settings(database, connection):
-    """A queue that is missing is made, and has the settings asked for."""
+    """A missing queue is created with the settings asked for."""
     found = (await database.read_demand([REQUEST], waiting_seconds=5))["jobs"]
     assert isinstance(found, QueueProblem)
     assert found.is_missing
@@ -73,7 +73,7 @@ async def test_a_queue_is_made_with_its_settings(database, connection):
 
 
 async def test_making_a_queue_twice_changes_nothing(database, connection):
-    """It may be done at each tick; messages stay, and so does a pause by hand."""
+    """It can be repeated at each tick; messages and a manual pause are kept."""
     await database.ensure_queue("jobs", SETTINGS)
     await connection.execute("select pgmq.send('jobs', '{}')")
     await connection.execute("update meshhook.queue_config set paused = true")
@@ -83,7 +83,7 @@ async def test_making_a_queue_twice_changes_nothing(database, connection):
 
 
 async def test_it_is_known_whatever_url_leads_there(database_url, database, woken):
-    """Two ways to one database have an identity in common."""
+    """Two addresses of one database have an identity in common."""
     other_way = make(f"{database_url}?application_name=other", woken)
     assert not database.identities
     for each in (database, other_way):
@@ -94,7 +94,7 @@ async def test_it_is_known_whatever_url_leads_there(database_url, database, woke
 
 
 async def test_another_database_in_its_place_is_told_of(database, monkeypatch):
-    """What counts samples may not compare those of two databases, one URL or not."""
+    """Samples of two databases must not be compared, even if they have the same URL."""
     await database.read_demand([REQUEST], waiting_seconds=5)
     before = database.generation
     database._is_checked = False
@@ -110,7 +110,7 @@ async def test_another_database_in_its_place_is_told_of(database, monkeypatch):
 
 
 async def test_a_message_wakes(database, connection, queue_name, woken):
-    """A message to a queue that waits is told of at once."""
+    """A message to a waiting queue is reported at once."""
     database.listen(frozenset({"jobs"}))
     async with asyncio.timeout(30):
         assert await woken.get() == "jobs", "what came before it listened is looked for"
@@ -123,7 +123,7 @@ async def test_a_message_wakes(database, connection, queue_name, woken):
 
 
 async def test_a_listener_that_was_cut_off_comes_back(database, connection, queue_name, woken):
-    """Whoever ends its session does not end the wake-ups; what came meanwhile is looked for."""
+    """Terminating its session does not end the wake-ups; messages sent meanwhile are found."""
     database.listen(frozenset({"jobs"}))
     async with asyncio.timeout(30):
         assert await woken.get() == "jobs"
@@ -150,7 +150,7 @@ async def test_a_listener_that_was_cut_off_comes_back(database, connection, queu
 
 @pytest.mark.parametrize(("pooled", "listens"), [(False, True), (True, False)])
 async def test_no_listening_through_a_pooler(database_url, woken, pooled, listens):
-    """A pooler would give the session to others."""
+    """A pooler would give the session to other clients."""
     database = make(database_url, woken, pooled=pooled)
     database.listen(frozenset({"jobs"}))
     assert (database._wake_ups._task is not None) == listens
@@ -158,7 +158,7 @@ async def test_no_listening_through_a_pooler(database_url, woken, pooled, listen
 
 
 async def test_few_connections(database, connection):
-    """However many queues there are, the connections are few."""
+    """The number of connections does not grow with the number of queues."""
     names = [f"queue_{number}" for number in range(10)]
     async with asyncio.TaskGroup() as tasks:
         for name in names:
@@ -172,7 +172,7 @@ async def test_few_connections(database, connection):
 
 
 async def test_missing_migrations(empty_database_url, woken):
-    """A database without the schema is told apart, and taken once it is migrated."""
+    """A database without the schema is reported as such, and used once it is migrated."""
     database = make(empty_database_url, woken)
     with pytest.raises(SchemaMissingError, match="meshhook migrate"):
         await database.read_demand([REQUEST], waiting_seconds=5)
@@ -180,7 +180,7 @@ async def test_missing_migrations(empty_database_url, woken):
 
 
 async def test_a_wrong_password(database_url, woken):
-    """A login that is refused says so, and not the password."""
+    """A refused login is reported without the password."""
     wrong = database_url.replace("postgres:", "nobody_like_that:")
     database = make(wrong, woken)
     with pytest.raises(DatabaseError, match="refused the login") as caught:
@@ -190,7 +190,7 @@ async def test_a_wrong_password(database_url, woken):
 
 
 async def test_nobody_there(woken):
-    """A server that is not there is a DatabaseUnavailableError."""
+    """An unreachable server is a DatabaseUnavailableError."""
     database = make("postgresql://postgres@127.0.0.1:1/postgres", woken)
     with pytest.raises(DatabaseUnavailableError):
         await database.read_demand([REQUEST], waiting_seconds=5)
@@ -198,13 +198,13 @@ async def test_nobody_there(woken):
 
 
 async def test_an_address_shows_nothing():
-    """It stands in names of tasks and in logs, and holds a password."""
+    """It appears in task names and logs, and holds a password."""
     assert "secret" not in repr(DatabaseAddress("postgresql://a:secret@b/c", pooled=False))
 
 
 @pytest.mark.parametrize("is_waiting", [True, False])
 async def test_sessions_that_only_read_are_replaced(connection, database_url, woken, is_waiting):
-    """After a failover, when the address leads to who takes writes again, so do all ticks."""
+    """After a failover, once the address leads to the primary again, ticks succeed again."""
     name = await connection.fetchval("select current_database()")
     await connection.execute("select meshhook.create_queue('jobs')")
     await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
@@ -225,7 +225,7 @@ async def test_sessions_that_only_read_are_replaced(connection, database_url, wo
 
 
 async def works(database: QueueDatabase, request: DemandRequest) -> bool:
-    """Whether a tick reads the queue, and may change it."""
+    """Whether a tick can read and change the queue."""
     try:
         found = await database.read_demand([request], waiting_seconds=5)
         if request.is_waiting:
@@ -258,7 +258,7 @@ async def works(database: QueueDatabase, request: DemandRequest) -> bool:
     ],
 )
 async def test_any_url_has_a_reason_to_show(woken, url, reason):
-    """Whatever a Secret holds, the condition says what is wrong, and nothing of the password."""
+    """Whatever a Secret holds, the condition says what is wrong without the password."""
     database = make(url, woken)
     with pytest.raises(MeshHookError) as caught:
         await database.read_demand([REQUEST], waiting_seconds=5)

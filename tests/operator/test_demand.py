@@ -84,7 +84,7 @@ async def test_states(database, connection, queue_name):
 async def test_jobs_that_run_behind_a_long_schedule_are_not_overlooked(
     database, connection, queue_name
 ):
-    """Their leases may end later than so many scheduled messages fall due that the count stops."""
+    """Their leases may expire after so many scheduled messages that the count stops before them."""
     await connection.execute(
         "insert into pgmq.q_jobs (vt, message) select now() + interval '10 minutes', '{}' "
         "from generate_series(1, $1)",
@@ -101,14 +101,14 @@ async def test_jobs_that_run_behind_a_long_schedule_are_not_overlooked(
 
 
 async def test_lost_messages_do_not_age_the_queue(database, connection, queue_name):
-    """A message that kills its workers must not call for more of them by its age."""
+    """A message that kills its workers must not ask for more of them because of its age."""
     await send(connection, vt="now() - interval '1 hour'", read_ct="1")
     found = await demand_of(database, queue_name)
     assert found.sample.oldest_ready_seconds == 0
 
 
 async def test_a_message_at_the_end_of_time(database, connection, queue_name):
-    """A time far off or infinite does not stop the reading of anything."""
+    """A distant or infinite time does not break the read."""
     await send(connection, vt="'infinity'")
     await send(connection, vt="'-infinity'")
     await send(connection, vt="'294276-01-01'")
@@ -117,7 +117,7 @@ async def test_a_message_at_the_end_of_time(database, connection, queue_name):
 
 
 async def test_workers_report(database, connection, queue_name):
-    """The reports of live workers come along, and those of dead ones do not."""
+    """Reports of live workers are included, those of dead workers are not."""
     await connection.execute(
         "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
         "busy_seconds, seen_at) values "
@@ -133,7 +133,7 @@ async def test_workers_report(database, connection, queue_name):
 
 
 async def test_dead_letters(database, connection, queue_name):
-    """Dead letters are counted, and are no demand."""
+    """Dead letters are counted, but are not demand."""
     await connection.execute("insert into pgmq.q_jobs_dlq (vt, message) values (now(), '{}')")
     found = await demand_of(database, queue_name)
     assert found.status.dead_letters == 1
@@ -150,7 +150,7 @@ async def test_dead_letters(database, connection, queue_name):
     ],
 )
 async def test_a_queue_that_is_missing_in_part(database, connection, queue_name, damage):
-    """What was dropped is seen, so that it can be made again."""
+    """A dropped queue is noticed, so that it can be created again."""
     await connection.execute(damage)
     found = (await look(database, queue_name))[queue_name]
     assert isinstance(found, QueueProblem)
@@ -158,7 +158,7 @@ async def test_a_queue_that_is_missing_in_part(database, connection, queue_name,
 
 
 async def test_a_queue_that_cannot_be_read_disturbs_no_other(database, connection, queue_name):
-    """A table that is locked or damaged is a problem of its own queue alone."""
+    """A locked or damaged table affects only its own queue."""
     await connection.execute("select meshhook.create_queue('locked')")
     await connection.execute("select meshhook.create_queue('damaged')")
     await connection.execute("alter table pgmq.q_damaged rename column vt to gone")
@@ -177,7 +177,7 @@ async def test_a_queue_that_cannot_be_read_disturbs_no_other(database, connectio
 
 
 async def test_hundreds_of_queues_keep_no_locks(database, connection):
-    """The locks of one queue are given back before the next: the server has few thousand."""
+    """The locks of a queue are released before the next is read: a server has few thousand."""
     names = [f"queue_{number}" for number in range(3)]
     for name in names:
         await connection.execute("select meshhook.create_queue($1)", name)
@@ -193,7 +193,7 @@ async def test_hundreds_of_queues_keep_no_locks(database, connection):
 
 
 async def test_a_waiting_queue_notifies(database, connection, queue_name):
-    """After a look that waits, the next insert notifies; after one that does not, none does."""
+    """Only after a read that announces a waiting operator does the next insert notify."""
     heard: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(database.source._connect_args[0])
     try:
@@ -213,7 +213,7 @@ async def test_a_waiting_queue_notifies(database, connection, queue_name):
 
 
 async def test_counts_stop_somewhere(database, connection, queue_name):
-    """A long queue is counted up to a limit, and says so."""
+    """A long queue is counted up to a limit, and the result says so."""
     await connection.execute(
         "insert into pgmq.q_jobs (vt, message) select now(), '{}' from generate_series(1, 10001)"
     )
@@ -225,7 +225,7 @@ async def test_counts_stop_somewhere(database, connection, queue_name):
 
 
 async def test_nothing_to_look_at(database):
-    """No queues, no statement."""
+    """Without queues, no statement is run."""
     assert await look(database) == {}
 
 

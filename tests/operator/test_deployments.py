@@ -1,4 +1,4 @@
-"""Deployments as they come from the API server."""
+"""Deployments as received from the API server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_what_is_taken_in():
 
 
 def test_a_new_deployment():
-    """One that nothing was done for yet has no pods, and rolls nothing out."""
+    """A Deployment that was just created has no pods, and is not rolling out."""
     body = deployment_body()
     del body["status"], body["metadata"]["ownerReferences"], body["metadata"]["labels"]
     found = DeploymentView.from_body(body)
@@ -24,7 +24,7 @@ def test_a_new_deployment():
 
 
 def test_a_rollout():
-    """Pods of an older template mean a rollout; pods that are still to come do not."""
+    """Pods of an older template mean a rollout; pods that do not exist yet do not."""
     body = deployment_body(replicas=4)
     body["status"] |= {"replicas": 5, "updatedReplicas": 2}
     assert DeploymentView.from_body(body).rolling_out
@@ -33,7 +33,7 @@ def test_a_rollout():
 
 
 def test_who_set_the_replicas():
-    """Others that own the field are named, and the operator itself is not."""
+    """Other managers of the field are listed, and the operator itself is not."""
     body = deployment_body()
     body["metadata"]["managedFields"] = [
         {"manager": "argocd", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
@@ -44,7 +44,7 @@ def test_who_set_the_replicas():
 
 
 def test_every_kind_of_selector():
-    """A Deployment of the user may select by expressions."""
+    """A user's Deployment may select pods by expressions."""
     body = deployment_body()
     body["spec"]["selector"] = {
         "matchExpressions": [

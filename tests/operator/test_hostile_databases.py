@@ -1,4 +1,4 @@
-"""What a server that a JobQueue's Secret names may do to the operator: nothing but fail."""
+"""A hostile database server can do nothing to the operator but fail."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CUT: dict[Behaviour, str] = {
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What only time ends, ends soon."""
+    """Shorten the timeouts."""
     monkeypatch.setattr(databases, "FIRST_TICK_TIMEOUT_SECONDS", 3.0)
     monkeypatch.setattr(guarded_loop, "LOGIN_SECONDS", 4.0)
     monkeypatch.setattr(library_database, "CONNECT_TIMEOUT_SECONDS", 3.0)
@@ -106,7 +106,7 @@ def memory_kib(name: str) -> int:
 
 @pytest.mark.parametrize("behave", CUT, ids=lambda behave: behave.__name__)
 async def test_a_server_that_sends_too_much_is_cut_off(behave, nothing_left):
-    """At once, with the reason, for little memory and little of the event loop's time."""
+    """The connection is closed at once, with the reason, at little cost of memory and CPU time."""
     with hostile_server(behave) as server:
         database = make(server.url)
         forget_peak()
@@ -123,7 +123,7 @@ async def test_a_server_that_sends_too_much_is_cut_off(behave, nothing_left):
     "behave", [hostile.slow_drip, hostile.silence], ids=lambda behave: behave.__name__
 )
 async def test_a_server_that_keeps_one_waiting_is_left(behave, nothing_left):
-    """After the time that a look may take; no connection to it is left, and no task."""
+    """It fails after the time limit of a read, and leaves no connection and no task behind."""
     with hostile_server(behave) as server:
         database = make(server.url)
         for _ in range(2):
@@ -139,7 +139,7 @@ async def test_a_server_that_keeps_one_waiting_is_left(behave, nothing_left):
     ids=lambda behave: behave.__name__,
 )
 async def test_notifications_do_not_wake_without_end(behave, nothing_left):
-    """The connection that listens is cut, and looks again later."""
+    """The listening connection is closed, and opened again later."""
     woken: list[str] = []
     with hostile_server(behave) as server:
         database = QueueDatabase(
@@ -156,7 +156,7 @@ async def test_notifications_do_not_wake_without_end(behave, nothing_left):
 
 
 async def test_others_are_read_meanwhile(database_url):
-    """However much a server sends, a look at another database has its turn."""
+    """However much a server sends, other databases are still read."""
     with hostile_server(hostile.endless_rows) as server:
         bad, good = make(server.url), make(database_url)
         await good.ensure_queue("jobs", {})
@@ -177,7 +177,7 @@ async def test_others_are_read_meanwhile(database_url):
 
 
 async def test_a_real_server_is_taken_at_its_word(database_url):
-    """What the operator reads of its metrics passes as well: sizes, ages, sums."""
+    """The answers for the metrics pass the limits too: sizes, ages, sums."""
     database = make(database_url)
     await database.ensure_queue("jobs", {})
     await database.read_demand([REQUEST], waiting_seconds=5)
@@ -201,7 +201,7 @@ def certificate() -> ssl.SSLContext:
     ids=lambda behave: behave.__name__,
 )
 async def test_encryption_hides_nothing(behave, certificate, nothing_left):
-    """What comes through TLS is weighed as well."""
+    """Answers through TLS are checked as well."""
     with hostile_server(behave, tls=certificate) as server:
         database = make(server.url.replace("disable", "require"))
         reason, message = await failure_of(database)
@@ -213,7 +213,7 @@ async def test_encryption_hides_nothing(behave, certificate, nothing_left):
 @pytest.mark.parametrize("flood", [b"", b"x" * 65_536], ids=["stalls", "floods"])
 @pytest.mark.parametrize("parameters", ["sslmode=require", "sslmode=require&sslnegotiation=direct"])
 async def test_a_tls_upgrade_that_never_ends_is_left(flood, parameters, nothing_left):
-    """Whether nothing comes or too much."""
+    """A server that sends nothing or too much fails in time."""
     gone = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -238,7 +238,7 @@ async def test_a_tls_upgrade_that_never_ends_is_left(flood, parameters, nothing_
 
 
 async def test_the_words_of_a_server_are_only_shown():
-    """In a condition they act on no terminal, are one short line, and hold no password."""
+    """Server text in a condition is one short line, without control characters or passwords."""
     with hostile_server(hostile.rude_refusal) as server:
         database = make(server.url)
         reason, message = await failure_of(database)

@@ -72,7 +72,7 @@ ODD_URLS = [
 
 @asynccontextmanager
 async def running(cluster: RecordedCluster) -> AsyncIterator[Operator]:
-    """An operator at work on that cluster."""
+    """A running operator on that cluster."""
     operator = Operator(
         cluster=cast("Any", cluster), registry=CollectorRegistry(), namespaces=["shop"]
     )
@@ -99,7 +99,7 @@ def check_texts(cluster: RecordedCluster, shown: str) -> None:
 
 
 async def test_every_odd_url_has_its_status(capsys, caplog):
-    """With a reason that is none of ours, and with the others' ticks going on."""
+    """Each has a reason that names its own fault, and the ticks of other queues go on."""
     cluster = RecordedCluster()
     queues = [make(f"odd-{index}") for index in range(len(ODD_URLS))]
     for queue, value in zip(queues, ODD_URLS, strict=True):
@@ -156,7 +156,7 @@ def loop_of_its_own() -> Iterator[asyncio.Runner]:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(urls(), min_size=5, max_size=20))
 def test_any_bytes_have_their_status(loop_of_its_own, capsys, caplog, values):
-    """Whatever stands under the key."""
+    """Any bytes under the key lead to a condition."""
     cluster = RecordedCluster()
 
     async def run() -> None:

@@ -16,30 +16,30 @@ A, B, C = pod("a"), pod("b"), pod("c")
 
 
 def test_the_least_busy_are_marked():
-    """As many as are to go are marked, those that do the least."""
+    """As many pods as are to be removed are marked: those that run the fewest jobs."""
     changed = changed_costs([A, B, C], {"a": 5, "b": 0, "c": 3}, surplus=2)
     assert changed == {B: FIRST_TO_GO, C: FIRST_TO_GO}
 
 
 def test_a_pod_that_has_not_reported_is_idle():
-    """A pod that nobody has heard of does nothing yet."""
+    """A pod that has not reported counts as idle."""
     assert changed_costs([A, B], {"a": 1}, surplus=1) == {B: FIRST_TO_GO}
 
 
 def test_a_mark_that_is_right_is_left_alone():
-    """What is marked already costs no request."""
+    """A pod that is already marked costs no request."""
     marked = pod("b", FIRST_TO_GO)
     assert changed_costs([A, marked], {"a": 1, "b": 0}, surplus=1) == {}
 
 
 def test_a_mark_that_is_wrong_is_taken_back():
-    """A pod that was marked once and is busy now is no longer the first to go."""
+    """A pod that was marked but is busy now is unmarked."""
     marked = pod("b", FIRST_TO_GO)
     assert changed_costs([A, marked], {"a": 0, "b": 9}, surplus=1) == {A: FIRST_TO_GO, marked: None}
 
 
 def test_the_marks_of_others_stay():
-    """A cost that somebody else has set is not the operator's to take back."""
+    """A cost that somebody else has set is not removed."""
     assert changed_costs([A, pod("b", 7)], {"a": 0, "b": 9}, surplus=1) == {A: FIRST_TO_GO}
 
 

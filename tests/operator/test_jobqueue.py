@@ -1,4 +1,4 @@
-"""JobQueues as they come from the API server, or from whoever got past it."""
+"""JobQueues as received from the API server, including invalid ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_what_is_taken_in():
 
 
 def test_the_deployment():
-    """Its own has a name of its own; a reference names somebody else's."""
+    """A worker's Deployment is named after the JobQueue; a reference names somebody else's."""
     own = jobqueue()
     assert own.deployment_key == ObjectKey("shop", "emails-worker")
     assert own.owns_deployment
@@ -62,7 +62,7 @@ def test_the_deployment():
     ],
 )
 def test_an_invalid_spec_is_named(spec, field):
-    """What is wrong is named by its field, and does not raise."""
+    """An invalid spec does not raise; the problem names the field."""
     found = jobqueue(**spec)
     assert found.spec is None
     assert field in found.problem
@@ -71,20 +71,20 @@ def test_an_invalid_spec_is_named(spec, field):
 
 @pytest.mark.parametrize("spec", [None, "text", 5, [1], True])
 def test_a_spec_that_is_no_object_is_named(spec):
-    """It does not raise either, nor does a status of that kind."""
+    """A spec or status that is not an object does not raise either."""
     found = JobQueue.from_body(jobqueue_body() | {"spec": spec, "status": spec})
     assert found.spec is None
     assert found.problem.startswith("spec: Input should be an object, not ")
 
 
 def test_a_status_of_another_version_is_no_obstacle():
-    """A status that is not understood is written anew."""
+    """A status that cannot be parsed is replaced."""
     body = jobqueue_body() | {"status": {"conditions": "none", "replicas": "many"}}
     assert JobQueue.from_body(body).status.replicas is None
 
 
 def test_every_setting_of_a_queue_is_decided():
-    """All settings of a queue are in the resource, with their defaults; `paused` is for people."""
+    """All settings of a queue are in the resource with their defaults, except `paused`."""
     spec = jobqueue().spec
     assert spec is not None
     assert spec.queue_settings.keys() == set(SETTING_NAMES) - {"paused"}
@@ -92,7 +92,7 @@ def test_every_setting_of_a_queue_is_decided():
 
 
 def test_a_timeout_of_zero_means_none():
-    """0 stands for no limit, since null is no value in a resource."""
+    """0 means no limit, since null is not a value in a resource."""
     spec = jobqueue(jobTimeoutSeconds=0).spec
     assert spec is not None
     assert spec.queue_settings["job_timeout_seconds"] is None

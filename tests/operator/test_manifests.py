@@ -1,4 +1,4 @@
-"""The workers' Deployment: all of it, for a short JobQueue and for one that says everything."""
+"""The complete workers' Deployment, for a minimal JobQueue and for one with every field."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ EVERYTHING: dict[str, Any] = {
     ("name", "spec", "checksum"), [("short", {}, ""), ("everything", EVERYTHING, "1f2e3d4c")]
 )
 def test_whole_manifest(name: str, spec: dict[str, Any], checksum: str):
-    """What is applied is exactly what stands in tests/operator/manifests."""
+    """The applied manifest is exactly the one in tests/operator/manifests."""
     manifest = worker_deployment(jobqueue(**spec), replicas=3, database_url_checksum=checksum)
     assert manifest == yaml.safe_load((EXPECTED / f"{name}.yaml").read_text())
 
@@ -64,7 +64,7 @@ def pod(**worker: Any) -> dict[str, Any]:
 
 
 def test_the_pods_meet_the_restricted_standard():
-    """A namespace that enforces the restricted Pod Security standard takes them."""
+    """A namespace that enforces the restricted Pod Security Standard accepts the pods."""
     (container,) = pod()["containers"]
     assert pod()["securityContext"] == {
         "runAsNonRoot": True,
@@ -75,7 +75,7 @@ def test_the_pods_meet_the_restricted_standard():
 
 
 def test_no_pod_may_use_its_node_up():
-    """Memory and /tmp are limited where nothing is said of them, and the limits can be lifted."""
+    """Memory and /tmp are limited by default, and the limits can be removed."""
     (container,) = pod()["containers"]
     assert container["resources"] == {
         "requests": {"cpu": "50m", "memory": "128Mi"},
@@ -105,7 +105,7 @@ def test_jobs_end_before_the_pod_does():
 
 
 def test_no_token_without_an_account():
-    """A handler gets a token of the API server only if its service account is named."""
+    """A handler gets an API server token only if a service account is named."""
     assert pod()["automountServiceAccountToken"] is False
     assert pod(serviceAccountName="emails")["automountServiceAccountToken"] is True
 
@@ -120,7 +120,7 @@ def test_the_password_is_in_no_manifest():
 
 
 def test_labels_of_the_operator_win():
-    """A pod label of the user cannot take the pods away from their Deployment."""
+    """A user's pod label cannot separate the pods from their Deployment."""
     manifest = worker_deployment(
         jobqueue(
             worker={

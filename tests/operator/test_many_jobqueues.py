@@ -1,4 +1,4 @@
-"""Thousands of JobQueues of one author, and what is left for everybody else."""
+"""Thousands of JobQueues of one author do not block those of others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make(namespace: str, name: str, **spec: Any) -> JobQueue:
     ("many", "secret"), [(2_000, None), (200, b"postgresql://u:p@127.0.0.1:1/app?n=%d")]
 )
 async def test_others_are_served_meanwhile(database_url, pool, many, secret):
-    """Whether the Secrets of the many are missing or lead nowhere."""
+    """Others are served whether the many Secrets are missing or lead nowhere."""
     await create_queue(Database(pool), "jobs")
     cluster = RecordedCluster()
     good = make("shop", "good", paused=True)
@@ -63,7 +63,7 @@ async def test_others_are_served_meanwhile(database_url, pool, many, secret):
 
 
 def test_a_spec_of_a_megabyte_is_taken_or_refused():
-    """Whatever its texts are, it costs no more than it is long."""
+    """A huge spec costs no more than its length."""
     huge = "x" * 1_000_000
     odd = "\u202e\0\ud800"
     worker = {"image": "example.org/emails:1", "handler": "emails:send"}

@@ -12,7 +12,7 @@ from meshhook_operator.metrics import OperatorMetrics
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time by the clock that nobody sets, to be changed; the wall clock is wrong."""
+    """The monotonic clock, settable by the test; the wall clock is wrong."""
     now = [1_000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "time", lambda: 0.0)
@@ -20,7 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_the_age_of_the_last_decision_needs_no_clock_that_is_right(clock: list[float]) -> None:
-    """It grows from the moment that the JobQueue is seen, and begins anew with each decision."""
+    """It grows from when the JobQueue is first seen, and restarts with each decision."""
     registry = CollectorRegistry()
     metrics = OperatorMetrics(registry).of_jobqueue("orders", "shop/orders")
 

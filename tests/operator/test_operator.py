@@ -20,14 +20,14 @@ TARGET = ObjectKey("shop", "mail")
 
 
 class Listings:
-    """What the API server has; it knows nothing else here."""
+    """What the API server lists."""
 
     def __init__(self) -> None:
         self.hpas: list[tuple[ObjectKey, str]] = []
         self.nonsense = 0
 
     async def list_jobqueues(self, namespace: str) -> list[JobQueue]:
-        """Return no JobQueue; at first maybe what makes no sense."""
+        """Return no JobQueue; at first, raise if the test asks for it."""
         if self.nonsense:
             self.nonsense -= 1
             raise ValueError(namespace)
@@ -79,7 +79,7 @@ async def test_an_autoscaler_whose_deletion_was_not_reported_is_no_conflict(oper
 
 
 async def test_an_answer_that_makes_no_sense_ends_nothing(operator, listings):
-    """The next one counts."""
+    """A malformed listing is skipped, and the next one counts."""
     listings.nonsense = 3
     await eventually(lambda: listings.nonsense == 0)
     operator.use_hpas({TARGET: ["mail"]})
@@ -87,7 +87,7 @@ async def test_an_answer_that_makes_no_sense_ends_nothing(operator, listings):
 
 
 def test_a_clock_that_is_set_back_holds_nothing_up(monkeypatch):
-    """Whatever becomes of the node's time, the operator's goes on."""
+    """Setting the node's clock back does not affect the operator's clock."""
     clock = steady_clock()
     before = clock()
     assert before == pytest.approx(time.time(), abs=5)

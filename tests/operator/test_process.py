@@ -1,4 +1,4 @@
-"""The operator as a program: its settings, and how it says what is wrong."""
+"""The operator as a program: its settings, and its error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshhook_operator.settings import load_operator_settings
 
 
 def test_defaults(monkeypatch):
-    """Without any variable it serves the whole cluster, and metrics on 9464."""
+    """By default it watches the whole cluster, and serves metrics on port 9464."""
     for name in os.environ:
         if name.startswith("MESHHOOK_"):
             monkeypatch.delenv(name)
@@ -50,7 +50,7 @@ def test_a_wrong_setting_is_named(monkeypatch, variable, value):
     [("--help", 0, "MESHHOOK_OPERATOR_NAMESPACES: The namespaces to serve"), ("--no", 2, "--no")],
 )
 async def test_arguments(argument, code, said):
-    """`--help` lists the variables; what is not known is refused, and nothing is started."""
+    """`--help` lists the variables; an unknown option is refused, and nothing starts."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -65,7 +65,7 @@ async def test_arguments(argument, code, said):
 
 
 async def test_without_a_cluster(tmp_path: Path):
-    """Without a service account and a kubeconfig it says so in one line, and fails."""
+    """Without a service account or a kubeconfig it fails with a one-line message."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""The operator's statements: each is valid, says what it locks, and is used."""
+"""The operator's statements are valid, documented and used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_there_are_statements():
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_each_can_be_prepared(connection, name):
-    """The migrated database knows what they name."""
+    """They can be prepared in the migrated database."""
     await connection.prepare(load(name))
 
 
@@ -38,6 +38,6 @@ def test_each_says_what_it_locks(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_has_a_caller(name):
-    """A statement that nothing runs is dead."""
+    """Every statement is run by something."""
     callers = [path for path in PACKAGE.rglob("*.py") if f'load("{name}")' in path.read_text()]
     assert callers

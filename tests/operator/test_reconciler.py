@@ -40,7 +40,7 @@ def asleep() -> JobQueueReconciler:
 
 
 def test_a_queue_at_zero_wants_to_be_woken(asleep):
-    """Also before its Deployment was made, and not while it has workers."""
+    """A queue at zero wants to be woken, also before it has a Deployment, but not with workers."""
     assert asleep.wants_wake_up
     assert reconciler().wants_wake_up
     asleep._fleet.view = deployment(replicas=1)
@@ -48,7 +48,7 @@ def test_a_queue_at_zero_wants_to_be_woken(asleep):
 
 
 def test_what_no_message_could_start_is_not_woken(asleep):
-    """Each message would cost a look at the database, and maybe a write that is refused again."""
+    """Otherwise each message would cost a read, and maybe another refused write."""
     asleep._requeue_after_failure()
     assert not asleep.wants_wake_up
     asleep._failures = 0
@@ -64,7 +64,7 @@ def test_what_no_message_could_start_is_not_woken(asleep):
 
 
 def test_a_deployment_that_is_not_there_is_not_woken():
-    """Nobody knows which pods to start until somebody makes it."""
+    """Without the Deployment there are no pods to start."""
     found = reconciler(worker=None, deploymentRef={"name": "mail"})
     assert not found.wants_wake_up
 

@@ -1,4 +1,4 @@
-"""What docs/operator.md says of fields, conditions and settings is what there is."""
+"""docs/operator.md lists all fields, conditions and settings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SOURCES = Path(__file__).parents[2] / "operator" / "meshhook_operator"
 
 
 def test_the_tables_are_those_of_the_crd():
-    """They are made: python -m meshhook_operator.api.reference docs/operator.md."""
+    """The tables are generated: python -m meshhook_operator.api.reference docs/operator.md."""
     assert with_tables(GUIDE) == GUIDE
     assert "| `queueName` |" in GUIDE
     assert "| `conditions[].reason` |" in GUIDE
 
 
 def test_every_reason_is_explained():
-    """Whoever finds a reason in a condition finds it in the guide as well."""
+    """Every reason of a condition is explained in the guide."""
     text = "\n".join(path.read_text() for path in SOURCES.glob("*.py"))
     reasons = set(re.findall(r'reason="([A-Z]\w+)"', text))
     assert "SecretNotFound" in reasons
@@ -29,6 +29,6 @@ def test_every_reason_is_explained():
 
 
 def test_every_setting_is_explained():
-    """Each environment variable of the operator stands in the guide."""
+    """Each environment variable of the operator is in the guide."""
     for name in OperatorSettings.model_fields:
         assert f"`MESHHOOK_{name.upper()}`" in GUIDE

@@ -1,4 +1,4 @@
-"""The cases of the decision: what it does in each, and what it says about it."""
+"""The decision, case by case: the replicas, and the explanation."""
 
 from dataclasses import replace
 
@@ -71,7 +71,7 @@ def test_a_message_that_somebody_holds_keeps_a_replica():
 
 
 def test_an_outage_changes_nothing():
-    """Ten minutes without any reading keep the replicas, and so does the first reading."""
+    """Ten minutes without a read keep the replicas, and so does the first read."""
     queue = Queue(spec(), replicas=5)
     queue.ticks(20, ready=750, arrived=0)
     before = queue.fleet.replicas
@@ -82,7 +82,7 @@ def test_an_outage_changes_nothing():
 
 
 def test_replicas_come_back_after_an_outage():
-    """Once a whole window was read again, what is not needed goes."""
+    """After a whole window of reads, replicas that are not needed are removed."""
     queue = Queue(spec(), replicas=5)
     queue.ticks(20, failure=DOWN)
     assert queue.ticks(20)[-1] < 5
@@ -96,7 +96,7 @@ def test_the_fallback_raises_after_three_failures():
 
 
 def test_the_fallback_never_lowers():
-    """A fleet larger than the fallback stays."""
+    """A fleet larger than the fallback is kept."""
     queue = Queue(spec(fallback_replicas=2), replicas=7)
     assert set(queue.ticks(10, failure=DOWN)) == {7}
 
@@ -153,7 +153,7 @@ def test_pending_pods_count_as_capacity():
 
 
 def test_a_conflict_stops_every_write():
-    """While somebody else scales the Deployment it is left alone, and the decision says who."""
+    """While something else scales the Deployment it is left alone, and the decision says what."""
     queue = Queue(spec(), replicas=1)
     who = "HorizontalPodAutoscaler default/mail also scales it."
     queue.tick(ready=5_000, arrived=5_000, fleet={"conflict": who})
@@ -198,7 +198,7 @@ def test_surge_pods_are_no_capacity():
 
 
 def test_a_message_of_the_far_future_stops_nothing():
-    """A message due in a hundred years wakes nobody and holds nobody."""
+    """A message due in a hundred years neither starts nor keeps a replica."""
     queue = Queue(spec(), replicas=1)
     assert queue.ticks(100, next_due_seconds=3e9, unfinished=1)[-1] == 0
     assert queue.tick(ready=1, arrived=1, next_due_seconds=3e9) == 1
@@ -236,7 +236,7 @@ def test_the_lookahead_is_the_lead_and_a_tick():
 
 
 def test_lost_messages_ask_for_one_replica():
-    """They run one at a time, so a thousand of them are no backlog; but somebody must take them."""
+    """Lost messages run one at a time, so a thousand need only one replica."""
     queue = Queue(spec())
     assert set(queue.ticks(100, lost=1_000)) == {1}
     assert queue.decision.signal is Signal.RUNNING
@@ -258,7 +258,7 @@ def test_long_running_jobs_keep_their_slots():
 
 
 def test_short_jobs_keep_no_slots():
-    """A replica that is told to stop finishes short jobs, so running jobs hold nobody."""
+    """A stopping replica finishes short jobs, so running jobs keep no replica."""
     report = WorkerReport(
         worker="a", concurrency=2, running=2, processed=0, busy_seconds=0.0, seen_at=0.0
     )

@@ -1,4 +1,4 @@
-"""URLs from Secrets: found, missing, changed."""
+"""Database URLs from Secrets: found, missing, changed."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def secrets() -> Secrets:
 
 @pytest.fixture
 def changes() -> list[SecretReference]:
-    """The references that the book has told of."""
+    """The references that were reported as changed."""
     return []
 
 
 @pytest.fixture
 async def book(secrets: Secrets, changes: list[SecretReference]) -> AsyncIterator[DatabaseSecrets]:
-    """A book that reads them."""
+    """The operator's view of the Secrets."""
     async with asyncio.TaskGroup() as tasks:
         yield DatabaseSecrets(
             secrets,  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ async def first_look(book: DatabaseSecrets) -> FoundAddress | Failure:
 
 
 async def test_found(book, secrets, changes):
-    """The first look starts the reading, which is told of."""
+    """The first look-up starts a read, whose result is reported."""
     assert book.look_up(REFERENCE) is None
     found = await first_look(book)
     assert isinstance(found, FoundAddress)
@@ -87,7 +87,7 @@ async def test_found(book, secrets, changes):
 
 
 async def test_what_is_fresh_is_not_read_again(book, secrets):
-    """Any number of looks within half a minute costs one request."""
+    """Any number of look-ups within half a minute costs one request."""
     await first_look(book)
     secrets.now += FRESH_SECONDS - 1
     book.look_up(REFERENCE)
@@ -96,7 +96,7 @@ async def test_what_is_fresh_is_not_read_again(book, secrets):
 
 
 async def test_a_rotated_password_is_found(book, secrets, changes):
-    """A Secret that changed gives another address and another checksum; until then the old one."""
+    """A changed Secret gives another address and checksum; until it is read, the old ones count."""
     old = await first_look(book)
     secrets.values = {"uri": "postgresql://a:second@db/app"}
     secrets.now += FRESH_SECONDS
@@ -111,7 +111,7 @@ async def test_a_rotated_password_is_found(book, secrets, changes):
 
 
 async def test_another_key_that_changes_is_no_change(book, secrets, changes):
-    """The workers are not rolled out for what they do not read."""
+    """Another key of the Secret does not roll the workers out."""
     old = await first_look(book)
     assert secrets.values is not None
     secrets.values |= {"note": "new"}
@@ -132,7 +132,7 @@ async def test_another_key_that_changes_is_no_change(book, secrets, changes):
     ],
 )
 async def test_what_is_missing_is_named(book, secrets, values, reason):
-    """The reason says whether it is the Secret or its key, and the message names it."""
+    """The reason distinguishes the Secret from its key, and the message names it."""
     secrets.values = values
     found = await first_look(book)
     assert isinstance(found, Failure)
@@ -142,7 +142,7 @@ async def test_what_is_missing_is_named(book, secrets, values, reason):
 
 
 async def test_what_is_missing_is_looked_for_soon(book, secrets):
-    """A Secret that is made later is found within seconds."""
+    """A Secret that is created later is found within seconds."""
     secrets.values = None
     await first_look(book)
     secrets.values = {"uri": "postgresql://db"}
@@ -151,7 +151,7 @@ async def test_what_is_missing_is_looked_for_soon(book, secrets):
 
 
 async def test_the_api_server_is_away(book, secrets):
-    """What was read before still counts."""
+    """While the API server is down, the last URL counts."""
     old = await first_look(book)
     secrets.is_away = True
     secrets.now += FRESH_SECONDS
@@ -161,7 +161,7 @@ async def test_the_api_server_is_away(book, secrets):
 
 
 async def test_what_did_not_work_is_read_again_soon(book, secrets):
-    """After a login that was refused, a new password is not waited for half a minute."""
+    """After a refused login, the Secret is read again within seconds."""
     await first_look(book)
     book.expire(REFERENCE)
     secrets.now += RETRY_SECONDS
@@ -178,7 +178,7 @@ async def test_what_is_not_in_use_is_forgotten(book, secrets):
 
 
 async def test_workers_may_have_a_url_of_their_own(book, secrets):
-    """The operator takes its own; the checksum is that of the workers', who are to be replaced."""
+    """The operator uses its own URL; the checksum is of the workers' URL, for their rollout."""
     found = await eventually(lambda: book.look_up_both(REFERENCE, OF_WORKERS))
     assert found.address.url == "postgresql://a:first@db/app"
     secrets.now += FRESH_SECONDS
@@ -196,14 +196,14 @@ async def test_workers_may_have_a_url_of_their_own(book, secrets):
 
 
 async def test_one_url_for_both_is_read_once(book, secrets):
-    """With one Secret there is nothing more to ask."""
+    """One Secret for both is read once."""
     both = await eventually(lambda: book.look_up_both(REFERENCE, REFERENCE))
     assert both == book.look_up(REFERENCE)
     assert secrets.reads == 1
 
 
 async def test_a_missing_url_of_the_workers_is_named(book, secrets):
-    """Their pods could not start: the queue says which Secret it is."""
+    """Without it the pods could not start, so the condition names the Secret."""
     secrets.of_workers = None
     found = await eventually(lambda: book.look_up_both(REFERENCE, OF_WORKERS))
     assert found == Failure(
@@ -212,7 +212,7 @@ async def test_a_missing_url_of_the_workers_is_named(book, secrets):
 
 
 async def test_a_secret_that_stays_away_is_read_less_and_less(book, secrets):
-    """Thousands of them must not keep the API server busy; one that comes is found in a minute."""
+    """Missing Secrets are read less and less often, down to once a minute."""
     secrets.values = None
     await first_look(book)
     for _ in range(60):
@@ -227,7 +227,7 @@ async def test_a_secret_that_stays_away_is_read_less_and_less(book, secrets):
 
 
 async def test_one_namespace_does_not_fill_the_line(secrets):
-    """Others' Secrets are read while those of one hang."""
+    """Secrets of other namespaces are read while those of one namespace hang."""
     hanging = asyncio.Event()
 
     async def read(key: ObjectKey) -> dict[str, str] | None:
