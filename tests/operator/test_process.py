@@ -47,7 +47,7 @@ def test_a_wrong_setting_is_named(monkeypatch, variable, value):
 
 @pytest.mark.parametrize(
     ("argument", "code", "said"),
-    [("--help", 0, "MESHHOOK_OPERATOR_NAMESPACES: The namespaces to serve"), ("--no", 2, "--no")],
+    [("--help", 0, "MESHHOOK_OPERATOR_NAMESPACES: The namespaces to watch"), ("--no", 2, "--no")],
 )
 async def test_arguments(argument, code, said):
     """`--help` lists the variables; an unknown option is refused, and nothing starts."""
