@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 
-from meshhook.cli.app import app
+from meshhook.cli.app import all_commands
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -99,7 +98,7 @@ def test_commands_in_the_documents_exist(command: str) -> None:
     """Each call of the command line names a command, and options that it has."""
     words = shlex.split(command.rstrip("&"))[1:]
     words = [word for word in words if word != "--embedded"]
-    here: Any = typer.main.get_command(app)
+    here = all_commands()
     while words and words[0] in getattr(here, "commands", {}):
         here = here.commands[words.pop(0)]
     options = {option for parameter in here.params for option in parameter.opts}

@@ -16,7 +16,7 @@ from pathlib import Path
 import typer
 from typer.cli import get_docs_for_click
 
-from meshhook.cli.app import app
+from meshhook.cli.app import all_commands
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ROOT / "docs"
@@ -54,7 +54,7 @@ def pages() -> dict[str, str]:
 
 def command_line() -> str:
     """Return the page of all commands in Markdown."""
-    command = typer.main.get_command(app)
+    command = all_commands()
     text = get_docs_for_click(
         obj=command, ctx=typer.Context(command), name="meshhook", title="Command line"
     )

@@ -136,6 +136,16 @@ def test_arguments_that_make_no_sense_are_code_2(bare_cli, arguments, said):
     assert message.count("\n") <= 2
 
 
+@pytest.mark.parametrize(
+    "command", [["roles", "create", "wrk"], ["roles", "check", "--kind", "wrk"]], ids=" ".join
+)
+def test_a_kind_that_is_none_is_refused_with_those_that_there_are(bare_cli, command):
+    """In the words of the program: typer checks values with pydantic, which adds its own."""
+    said = bare_cli.fails(2, *command)
+    assert "'wrk' is not one of 'owner', 'worker', 'producer', 'reader', 'oncall'" in said
+    assert "Value error" not in said
+
+
 def test_a_setting_out_of_range_is_code_2_and_leaves_no_queue(cli):
     """Settings are checked before the queue is made."""
     cli.fails(2, "queue", "create", "orders", "visibility_timeout_seconds=forever")

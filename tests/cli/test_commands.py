@@ -6,12 +6,14 @@ import gzip
 import json
 import re
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from meshhook.administration import QueueSnapshot
-from meshhook.cli.app import app
+from meshhook.cli.app import all_commands
 from meshhook.queue_config import QueueConfig
 from meshhook.schema import available_migrations
 from meshhook.statistics import HourStatistics
@@ -21,18 +23,14 @@ from meshhook.store.job_rows import JobLife, JobSummary
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
-def all_commands() -> list[list[str]]:
-    """Return the words of every command and group."""
-    found: list[list[str]] = [[]]
-    for group in app.registered_groups:
-        name, commands = str(group.name), group.typer_instance
-        assert commands is not None
-        found.append([name])
-        found += [[name, str(command.name)] for command in commands.registered_commands]
-    return found + [[str(command.name)] for command in app.registered_commands]
+def words_of(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the words of a command, and of those below it."""
+    yield words
+    for name, each in getattr(command, "commands", {}).items():
+        yield from words_of(each, (*words, name))
 
 
-@pytest.mark.parametrize("words", all_commands(), ids=" ".join)
+@pytest.mark.parametrize("words", [*words_of(all_commands())], ids=" ".join)
 def test_every_help_has_an_example_and_fits_80_columns(bare_cli, words, monkeypatch):
     """It needs no database."""
     monkeypatch.setenv("COLUMNS", "80")

@@ -9,8 +9,7 @@ import pytest
 from meshhook.cli.app import run
 from meshhook.cli.bodies import print_body, print_text
 from meshhook.cli.failures import describe
-from meshhook.cli.output import note, print_json, say
-from meshhook.cli.tables import Column, print_fields, print_table
+from meshhook.cli.output import Column, note, print_fields, print_json, print_table, say
 from meshhook.errors import MeshHookError
 
 HOSTILE = "\x1b]52;c;cm0=\x07\u202e\x85\u2028\U000e0041\x7f[red]x[/red]\nsecond"

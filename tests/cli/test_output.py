@@ -12,7 +12,8 @@ from rich.console import Console
 from meshhook import errors
 from meshhook.cli import failures, output
 from meshhook.cli.failures import ExitCode, PartlyDoneError, describe, exit_code
-from meshhook.cli.tables import Column, table
+from meshhook.cli.output import Column
+from meshhook.cli.tables import table
 from meshhook.errors import (
     DatabaseError,
     DatabaseUnavailableError,

@@ -9,10 +9,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-import typer
 
 from meshhook import Database, DLQService, QueueService
-from meshhook.cli.app import app, run
+from meshhook.cli.app import all_commands, run
 from support.hostile_objects import Way, what_ran
 
 COMMANDS = """
@@ -99,7 +98,7 @@ def url_of_commands(way: Way, hostile_queues_url: str, monkeypatch: pytest.Monke
 
 def test_every_command_is_run_here() -> None:
     """A new command belongs into the list above."""
-    names = set(command_names(typer.main.get_command(app)))
+    names = set(command_names(all_commands()))
     run_here = {
         max((name for name in names if line.startswith(name)), key=len, default=line)
         for line in COMMANDS.split("\n")

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import typer
-
-from meshhook.cli.app import app, run
+from meshhook.cli.app import all_commands, run
 from support.logging_setup import logging_as_before
 
 
@@ -63,7 +61,7 @@ def _walk(found: Any, words: tuple[str, ...]) -> Iterator[Command]:
         yield from _walk(command, (*words, name))
 
 
-COMMANDS = tuple(_walk(typer.main.get_command(app), ()))
+COMMANDS = tuple(_walk(all_commands(), ()))
 """All commands; new ones come by themselves."""
 
 

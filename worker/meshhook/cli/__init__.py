@@ -24,8 +24,7 @@ def main() -> None:
         # pod that is told to stop while its handler is imported would start, take jobs, and be
         # killed with them. A command that stops in order sets a handler of its own later.
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
-    from meshhook.cli.app import run
-    from meshhook.cli.uncaught import log_uncaught
+    from meshhook.cli.app import log_uncaught, run  # noqa: PLC0415 - after leave_at_once
 
     log_uncaught()
     try:
@@ -41,8 +40,7 @@ def run_application(application: Application, arguments: Sequence[str]) -> int:
         application: the app.
         arguments: what would stand behind the command, but for `--app`.
     """
-    from meshhook.cli.app import run
-    from meshhook.cli.uncaught import log_uncaught
+    from meshhook.cli.app import log_uncaught, run  # noqa: PLC0415 - `import meshhook` is quick
 
     log_uncaught()
     return run(["worker", *arguments], application=application)

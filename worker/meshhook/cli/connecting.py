@@ -28,6 +28,8 @@ from meshhook.errors import (
     WrongSchemeError,
 )
 from meshhook.postgres.database import Database
+from meshhook.postgres.url import parse_database_url
+from meshhook.schema import check_schema, migrate
 
 _Value = TypeVar("_Value")
 
@@ -101,8 +103,6 @@ class Target:
             pass
 
     async def _check_schema(self, database: Database) -> None:
-        from meshhook.schema import check_schema, migrate
-
         try:
             await check_schema(database)
         except (SchemaMissingError, UnsupportedPgmqError):
@@ -114,8 +114,6 @@ class Target:
     @property
     def place(self) -> str:
         """Where the database is: host, port and name, and nothing secret."""
-        from meshhook.postgres.url import parse_database_url
-
         try:
             return parse_database_url(self.url).place
         except InvalidSettingError:
@@ -154,7 +152,9 @@ def target(
     secret = settings.database_url
     url = None if secret is None else secret.get_secret_value().strip()
     if program_options(context).embedded or (or_embedded and not url):
-        from meshhook.cli.embedded_use import embedded_database
+        from meshhook.cli.embedded_use import (  # noqa: PLC0415 - psutil is slow to load
+            embedded_database,
+        )
 
         with embedded_database(settings.embedded_directory) as embedded_url:
             yield Target(embedded_url, pooled=False, is_embedded=True)
@@ -197,7 +197,9 @@ def log_to_stderr(settings: Settings, *, at_once: bool = True) -> None:
             records takes as long as the rest of them. Default true.
     """
     if at_once:
-        from meshhook.observability.logs import configure_logging
+        from meshhook.observability.logs import (  # noqa: PLC0415 - slow to load
+            configure_logging,
+        )
 
         configure_logging(settings.log_format, settings.log_level)
         return

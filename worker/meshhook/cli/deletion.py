@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import typer
 
-if TYPE_CHECKING:
-    from meshhook.postgres.database import Database
+from meshhook.cli.connecting import with_database
+from meshhook.cli.output import print_json, say
+from meshhook.cli.standard_input import confirm
+from meshhook.names import validate_queue_name
+from meshhook.postgres.database import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,6 @@ def delete_for_good(
         UsageError, DeclinedError: as `confirm` says; nothing was deleted.
         MeshHookError: as `question` and `delete` do.
     """
-    from meshhook.cli.confirmation import confirm
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import print_json, say
-    from meshhook.names import validate_queue_name
-
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> Deleted:

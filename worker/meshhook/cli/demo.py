@@ -6,27 +6,28 @@ import asyncio
 import shlex
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from meshhook.cli.options import PROGRAM, JsonOption, example
+from meshhook.cli.connecting import Target, target
+from meshhook.cli.failures import LostJobsError, UsageError
+from meshhook.cli.options import PROGRAM, JsonOption, command_app, example
+from meshhook.cli.output import print_json
+from meshhook.cli.tables import console
+from meshhook.demo.display import LiveReporter, QuietReporter, print_summary
+from meshhook.demo.progress import Reporter
+from meshhook.demo.results import DemoResult
 
-if TYPE_CHECKING:
-    from meshhook.cli.connecting import Target
-    from meshhook.demo.results import DemoResult
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command(
-        "demo",
-        short_help="See it at work: 2,000 webhooks, and a killed worker.",
-        epilog=example("meshhook demo", "meshhook demo --jobs 500 --json"),
-    )(demo)
+app = command_app()
 
 
+@app.command(
+    "demo",
+    epilog=example("meshhook demo", "meshhook demo --jobs 500 --json"),
+)
 def demo(
     context: typer.Context,
     jobs: Annotated[int, typer.Option(min=1, help="How many webhooks to deliver.")] = 2_000,
@@ -39,11 +40,7 @@ def demo(
     queue workflow_jobs is made afresh; if you have one of that name, the demo stops.
     """
     _check_extras()
-    from meshhook.cli.connecting import target
-    from meshhook.cli.output import console, print_json
-    from meshhook.demo.display import LiveReporter, QuietReporter, print_summary
-    from meshhook.demo.progress import Reporter
-    from meshhook.demo.run import run_demo
+    from meshhook.demo.run import run_demo  # noqa: PLC0415 - needs the extra
 
     async def play(found: Target, reporter: Reporter) -> DemoResult:
         await found.check()
@@ -61,8 +58,6 @@ def demo(
     else:
         print_summary(console(), result, program=_program(is_embedded=is_embedded))
     if result.lost:
-        from meshhook.cli.failures import LostJobsError
-
         raise LostJobsError(result.lost)
 
 
@@ -80,10 +75,6 @@ def _program(*, is_embedded: bool) -> str:
 
 def _check_extras() -> None:
     """Refuse to start without what the demo needs beside the library."""
-    from importlib.util import find_spec
-
-    from meshhook.cli.failures import UsageError
-
     missing = [name for name in ("aiohttp", "standardwebhooks") if find_spec(name) is None]
     if missing:
         raise UsageError(

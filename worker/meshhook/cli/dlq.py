@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from meshhook.cli.options import DefaultQueueArgument, JsonOption, QueueArgument, YesOption, example
-from meshhook.names import DEFAULT_QUEUE_NAME
+from meshhook.cli.bodies import print_body, print_text
+from meshhook.cli.connecting import with_database
+from meshhook.cli.deletion import Deleted, delete_for_good
+from meshhook.cli.failures import DeadLettersNotFoundError, UsageError
+from meshhook.cli.options import (
+    DefaultQueueArgument,
+    JsonOption,
+    QueueArgument,
+    YesOption,
+    command_app,
+    example,
+)
+from meshhook.cli.output import (
+    Column,
+    age,
+    count,
+    counted,
+    moment_with_age,
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+)
+from meshhook.cli.replaying import Choice, Replay
+from meshhook.cli.standard_input import confirm
+from meshhook.dead_letters import DLQService
+from meshhook.errors import DeadLetterNotFoundError
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.postgres.database import Database
+from meshhook.store.dead_letter_rows import DeadLetterJob, ErrorGroup
 
-if TYPE_CHECKING:
-    from meshhook.postgres.database import Database
-    from meshhook.store.dead_letter_rows import DeadLetterJob, ErrorGroup
-
-app = typer.Typer(
+app = command_app(
     help="Look at dead letters, the jobs that failed for good; replay them, delete them.",
-    short_help="Show, replay and delete dead letters.",
     no_args_is_help=True,
     epilog=example("meshhook dlq errors workflow_jobs"),
 )
@@ -37,12 +61,6 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List dead letters, the newest first."""
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import age, note, print_json
-    from meshhook.cli.tables import Column, print_table
-    from meshhook.dead_letters import DLQService
-    from meshhook.names import validate_queue_name
-
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> list[DeadLetterJob]:
@@ -96,11 +114,6 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one dead letter: what it died of, its stack trace, its message."""
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import print_json
-    from meshhook.dead_letters import DLQService
-    from meshhook.names import validate_queue_name
-
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> DeadLetterJob:
@@ -121,12 +134,6 @@ def errors(
     as_json: JsonOption = False,
 ) -> None:
     """Group the newest 10,000 dead letters by error type, the most frequent first."""
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import age, note, print_json
-    from meshhook.cli.tables import Column, print_table
-    from meshhook.dead_letters import DLQService
-    from meshhook.names import validate_queue_name
-
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> list[ErrorGroup]:
@@ -192,12 +199,6 @@ def replay(
 
     Each is replayed once, whoever else replays at the same time. What dies meanwhile stays.
     """
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.failures import UsageError
-    from meshhook.cli.output import print_json
-    from meshhook.cli.replaying import Choice, Replay
-    from meshhook.names import validate_queue_name
-
     name = validate_queue_name(queue)
     target_name = None if target is None else validate_queue_name(target)
     if [bool(ids), error_type is not None, everything].count(True) != 1:
@@ -232,12 +233,6 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Delete dead letters for good."""
-    from meshhook.cli.confirmation import confirm
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import counted, print_json, say
-    from meshhook.dead_letters import DLQService
-    from meshhook.names import validate_queue_name
-
     name = validate_queue_name(queue)
     chosen = list(dict.fromkeys(ids))
     confirm(f"Delete {counted(len(chosen), 'dead letter')} of queue {name!r} for good?", yes=yes)
@@ -263,9 +258,6 @@ def purge(
     as_json: JsonOption = False,
 ) -> None:
     """Delete all dead letters of a queue for good."""
-    from meshhook.cli.deletion import Deleted, delete_for_good
-    from meshhook.cli.output import count, counted
-    from meshhook.dead_letters import DLQService
 
     async def question(database: Database, name: str) -> str:
         metrics = await DLQService(database, name).get_dlq_metrics()
@@ -281,10 +273,6 @@ def purge(
 
 
 def _print_dead_letter(dead: DeadLetterJob) -> None:
-    from meshhook.cli.bodies import print_body, print_text
-    from meshhook.cli.output import moment_with_age, say
-    from meshhook.cli.tables import print_fields
-
     fields: list[tuple[str, Any]] = [
         ("dead letter", str(dead.id)),
         ("job", None if dead.msg_id is None else f"{dead.msg_id} of queue {dead.queue}"),
@@ -312,8 +300,6 @@ def _print_dead_letter(dead: DeadLetterJob) -> None:
 
 
 def _print_replayed(pairs: Sequence[tuple[int, int]], queue: str, target: str) -> None:
-    from meshhook.cli.output import counted, say
-
     where = "" if target == queue else f" in queue {target}"
     if not pairs:
         say(f"nothing of queue {queue} was replayed")
@@ -325,9 +311,6 @@ def _print_replayed(pairs: Sequence[tuple[int, int]], queue: str, target: str) -
 
 
 def _refuse_missing(queue: str, missing: Sequence[int]) -> None:
-    from meshhook.cli.failures import DeadLettersNotFoundError
-    from meshhook.errors import DeadLetterNotFoundError
-
     if len(missing) == 1:
         raise DeadLetterNotFoundError(queue, missing[0])
     if missing:

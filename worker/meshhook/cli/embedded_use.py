@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
-from meshhook.cli.failures import UsageError
 from meshhook.cli.output import note
+from meshhook.embedded import EmbeddedPostgres
+from meshhook.embedded.programs import make_passable_directory, translated_os_errors
 from meshhook.errors import DatabaseError
-
-if TYPE_CHECKING:
-    from meshhook.embedded import EmbeddedPostgres
-
-MAX_PROCESSES = 30
-"""How many worker processes may share it: each has three of its 100 connections."""
+from meshhook.postgres.database import connect
 
 _OTHERS_SQL = """
 select pg_catalog.count(*) from pg_catalog.pg_stat_activity
@@ -35,9 +32,6 @@ def embedded_database(directory: Path) -> Iterator[str]:
     Raises:
         DatabaseUnavailableError: if it does not start.
     """
-    from meshhook.embedded import EmbeddedPostgres
-    from meshhook.embedded.programs import make_passable_directory, translated_os_errors
-
     server = EmbeddedPostgres(directory)
     with translated_os_errors():
         make_passable_directory(server.directory)
@@ -66,20 +60,6 @@ def embedded_database(directory: Path) -> Iterator[str]:
             _leave(server, mark, users, url)
 
 
-def check_processes(processes: int) -> None:
-    """Check that the embedded PostgreSQL has connections for so many worker processes.
-
-    Raises:
-        UsageError: if it has not.
-    """
-    if processes > MAX_PROCESSES:
-        raise UsageError(
-            f"--processes {processes}: the embedded PostgreSQL has connections for at most "
-            f"{MAX_PROCESSES} worker processes; for more, use a server of your own: "
-            "export MESHHOOK_DATABASE_URL=..."
-        )
-
-
 def _leave(server: EmbeddedPostgres, mark: Path, users: IO[str], url: str) -> None:
     if not _is_alone(users):
         return  # another command uses it, and stops it at its end
@@ -101,10 +81,6 @@ def _is_alone(users: IO[str]) -> bool:
 
 
 def _is_used(url: str) -> bool:
-    import asyncio
-
-    from meshhook.postgres.database import connect
-
     async def others() -> bool:
         connection = await connect(url)
         try:

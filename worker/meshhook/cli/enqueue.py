@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from meshhook.cli.options import DefaultQueueArgument, JsonOption, example
+from meshhook.cli.connecting import with_database
+from meshhook.cli.failures import PartlyDoneError, UsageError
+from meshhook.cli.json_lines import JsonLines, Line, open_lines
+from meshhook.cli.options import DefaultQueueArgument, JsonOption, command_app, example
+from meshhook.cli.output import counted, print_json, say
 from meshhook.cli.tracing import traced
-from meshhook.names import DEFAULT_QUEUE_NAME
-
-if TYPE_CHECKING:
-    from meshhook.cli.json_lines import JsonLines, Line
-    from meshhook.postgres.database import Database
-    from meshhook.queues import QueueService
+from meshhook.errors import InvalidJobError, UncertainCommitError
+from meshhook.jobs import MAX_ID_LENGTH
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.outcomes import delay_in_seconds
+from meshhook.postgres.database import Database
+from meshhook.queues import QueueService
+from meshhook.store.bodies import encode_body, encode_headers, is_envelope
 
 BATCH_JOBS = 1_000
 _STARTS_OF_JSON = ("{", "[", '"')
 """What a job may start with and a queue's name may not. Numbers and words are names, too."""
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command(
-        "enqueue",
-        epilog=example(
-            "meshhook enqueue '{\"order\": 17}' --delay 60",
-            "meshhook enqueue orders '{\"order\": 17}'",
-            "meshhook enqueue orders --file jobs.jsonl",
-            "generate | meshhook enqueue orders",
-        ),
-    )(enqueue)
+app = command_app()
 
 
+@app.command(
+    "enqueue",
+    epilog=example(
+        "meshhook enqueue '{\"order\": 17}' --delay 60",
+        "meshhook enqueue orders '{\"order\": 17}'",
+        "meshhook enqueue orders --file jobs.jsonl",
+        "generate | meshhook enqueue orders",
+    ),
+)
 def enqueue(
     context: typer.Context,
     queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
@@ -74,12 +81,6 @@ def enqueue(
     Lines are stored in batches of 1,000, each durable by itself. At a bad line it stops, and says
     how many were stored before.
     """
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.json_lines import open_lines
-    from meshhook.cli.output import counted, print_json, say
-    from meshhook.names import validate_queue_name
-    from meshhook.outcomes import delay_in_seconds
-
     if job is None and queue.lstrip().startswith(_STARTS_OF_JSON):
         queue, job = DEFAULT_QUEUE_NAME, queue
     name = validate_queue_name(queue)
@@ -120,11 +121,6 @@ class _Sender:
         self._is_storing = False
 
     async def send(self, database: Database, lines: JsonLines) -> None:
-        import asyncio
-        from contextlib import suppress
-
-        from meshhook.cli.failures import PartlyDoneError
-
         try:
             await self._send_all(database, lines)
         except BaseException as error:
@@ -139,12 +135,9 @@ class _Sender:
             raise PartlyDoneError(self._how_far(error), _cause(error)) from error
 
     async def _send_all(self, database: Database, lines: JsonLines) -> None:
-        from meshhook.cli.progress import enqueue_progress
-        from meshhook.queues import QueueService
-
         async with QueueService[Any](database, self._queue_name) as service:
             limit_bytes = (await service.get_config()).max_payload_bytes
-            with enqueue_progress(lines) as advance:
+            with _progress(lines) as advance:
                 batch: list[Line] = []
                 try:
                     for line in self._checked(lines, limit_bytes):
@@ -161,9 +154,6 @@ class _Sender:
                 advance(len(self.msg_ids))
 
     def _checked(self, lines: JsonLines, limit_bytes: int) -> Iterator[Line]:
-        from meshhook.errors import InvalidJobError
-        from meshhook.store.bodies import encode_body
-
         for line in lines:
             line.value = self._with_ids(line.value)
             try:
@@ -182,8 +172,6 @@ class _Sender:
             self._is_storing = False
 
     def _with_ids(self, value: Any) -> Any:
-        from meshhook.store.bodies import is_envelope
-
         if not self._ids:
             return value
         if is_envelope(value):
@@ -191,9 +179,6 @@ class _Sender:
         return {**self._ids, "payload": value}
 
     def _how_far(self, error: BaseException) -> str:
-        from meshhook.cli.output import counted
-        from meshhook.errors import UncertainCommitError
-
         reason = "interrupted" if _is_interrupt(error) else str(error)
         if not self.msg_ids:
             return f"{reason}\nwhether the first {BATCH_JOBS:,} lines were stored is not known"
@@ -209,9 +194,33 @@ class _Sender:
         return f"{reason}\n{stored}; {go_on}"
 
 
-def _is_interrupt(error: BaseException) -> bool:
-    import asyncio
+@contextmanager
+def _progress(lines: JsonLines) -> Iterator[Callable[[int], None]]:
+    """Show a bar if standard error is a terminal; yield what takes the number of jobs stored."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich import progress  # noqa: PLC0415 - slow to load
 
+    from meshhook.cli.tables import error_console  # noqa: PLC0415 - the same
+
+    with progress.Progress(
+        progress.TextColumn("{task.fields[jobs]:,} jobs"),
+        progress.BarColumn(),
+        progress.TimeElapsedColumn(),
+        console=error_console(),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("enqueue", total=lines.size_bytes, jobs=0)
+
+        def advance(jobs: int) -> None:
+            completed = lines.position() if lines.size_bytes is not None else 0
+            bar.update(task, completed=completed, jobs=jobs)
+
+        yield advance
+
+
+def _is_interrupt(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
 
 
@@ -220,9 +229,6 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _ids(**ids: str | None) -> dict[str, str]:
-    from meshhook.cli.failures import UsageError
-    from meshhook.jobs import MAX_ID_LENGTH
-
     given = {name: value for name, value in ids.items() if value is not None}
     for name, value in given.items():
         if not 1 <= len(value) <= MAX_ID_LENGTH:
@@ -234,9 +240,6 @@ def _ids(**ids: str | None) -> dict[str, str]:
 
 
 def _headers(headers: list[str]) -> dict[str, str]:
-    from meshhook.cli.failures import UsageError
-    from meshhook.store.bodies import encode_headers
-
     found: dict[str, str] = {}
     for header in headers:
         name, equals, value = header.partition("=")

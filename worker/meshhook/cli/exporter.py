@@ -5,35 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from meshhook.cli.connecting import Target, target
+from meshhook.cli.failures import DatabaseNotOpenedError
 from meshhook.cli.monitoring import (
     DEFAULT_METRICS_ADDRESS,
     MetricsAddressOption,
     MetricsPortOption,
     monitored,
 )
-from meshhook.cli.options import example
-
-if TYPE_CHECKING:
-    from meshhook.cli.connecting import Target
-    from meshhook.exporter import QueueExporter
-    from meshhook.postgres.database import Database
+from meshhook.cli.options import command_app, example
+from meshhook.exporter import QueueExporter
+from meshhook.observability.loggers import get_logger
+from meshhook.postgres.database import Database
+from meshhook.worker.stop_signals import stop_signals
 
 DEFAULT_PORT = 9464
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command(
-        "exporter",
-        short_help="Export the metrics of all queues until SIGTERM or Ctrl-C.",
-        epilog=example("meshhook exporter --metrics-port 9464"),
-    )(exporter)
+app = command_app()
 
 
+@app.command(
+    "exporter",
+    epilog=example("meshhook exporter --metrics-port 9464"),
+)
 def exporter(
     context: typer.Context,
     *,
@@ -55,9 +54,6 @@ def exporter(
     One for each database, where there is no operator, which does the same. It needs no worker, and
     waits for a database that is away.
     """
-    from meshhook.cli.connecting import target
-    from meshhook.exporter import QueueExporter
-
     make = partial(
         QueueExporter,
         interval_seconds=interval_seconds,
@@ -71,11 +67,6 @@ def exporter(
 async def _export(
     found: Target, make: Callable[[Database], QueueExporter], port: int | None, address: str
 ) -> None:
-    from meshhook.cli.failures import DatabaseNotOpenedError
-    from meshhook.observability.loggers import get_logger
-    from meshhook.postgres.database import Database
-    from meshhook.worker.stop_signals import stop_signals
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in stop_signals():

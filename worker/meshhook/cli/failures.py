@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from meshhook import errors
 from meshhook.escaping import shown_sentence
+from meshhook.observability.redaction import hide_in_text
 
 _URL_SHAPE = "postgresql://user:password@host:5432/name"
 _MAX_MESSAGE_CHARACTERS = 2_000
@@ -166,8 +167,6 @@ def exit_code(error: BaseException) -> ExitCode:
 
 def describe(error: BaseException) -> str:
     """Return what to say of an error: `error: ...`, without control characters."""
-    from meshhook.observability.redaction import hide_in_text  # its patterns take a millisecond
-
     if isinstance(error, KeyboardInterrupt):
         return "error: interrupted"
     text = str(error) or type(error).__name__

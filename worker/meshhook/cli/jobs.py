@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from meshhook.cli.options import JsonOption, QueueArgument, example
+from meshhook.cli.bodies import print_body
+from meshhook.cli.connecting import with_database
+from meshhook.cli.failures import SearchIncompleteError
+from meshhook.cli.options import JsonOption, QueueArgument, command_app, example
+from meshhook.cli.output import (
+    Column,
+    age,
+    duration,
+    moment_with_age,
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+)
+from meshhook.names import validate_queue_name
+from meshhook.postgres.database import Database
+from meshhook.store.job_rows import Attempt, JobLife, JobSummary
+from meshhook.tracking import FoundJobs, find_jobs, get_job
 
-if TYPE_CHECKING:
-    from meshhook.postgres.database import Database
-    from meshhook.store.job_rows import Attempt, JobLife, JobSummary
-
-app = typer.Typer(
+app = command_app(
     help="Find jobs, and see what became of them.",
     no_args_is_help=True,
     epilog=example("meshhook jobs list --queue workflow_jobs --state retrying"),
@@ -59,12 +73,6 @@ def list_(
     and attempts from the newest down, some 500,000 short ones a second. If time is up before all
     were read, and fewer were found than --limit, it says so and ends with code 1.
     """
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.failures import SearchIncompleteError
-    from meshhook.cli.output import note, print_json
-    from meshhook.names import validate_queue_name
-    from meshhook.tracking import FoundJobs, find_jobs
-
     name = None if queue is None else validate_queue_name(queue)
 
     async def work(database: Database) -> FoundJobs:
@@ -100,11 +108,6 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a job's whole life: its attempts, what they came to, and its replays."""
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import print_json
-    from meshhook.names import validate_queue_name
-    from meshhook.tracking import get_job
-
     name = validate_queue_name(queue)
     life = with_database(context, lambda database: get_job(database, name, msg_id))
     if as_json:
@@ -114,9 +117,6 @@ def show(
 
 
 def _print_list(jobs: Sequence[JobSummary], *, with_queue: bool) -> None:
-    from meshhook.cli.output import age
-    from meshhook.cli.tables import Column, print_table
-
     columns = [
         Column("ID", is_number=True),
         Column("STATE"),
@@ -145,10 +145,6 @@ def _print_list(jobs: Sequence[JobSummary], *, with_queue: bool) -> None:
 
 
 def _print_life(life: JobLife) -> None:
-    from meshhook.cli.bodies import print_body
-    from meshhook.cli.output import moment_with_age, say
-    from meshhook.cli.tables import print_fields
-
     fields = [("job", f"{life.msg_id} of queue {life.queue}"), ("state", life.state)]
     fields += [
         (name, value)
@@ -187,9 +183,6 @@ def _print_life(life: JobLife) -> None:
 
 
 def _print_attempts(attempts: Sequence[Attempt]) -> None:
-    from meshhook.cli.output import duration, moment_with_age, say
-    from meshhook.cli.tables import print_fields
-
     for attempt in attempts:
         say(f"attempt {attempt.attempt}: {attempt.outcome}")
         fields = [("ended", moment_with_age(attempt.finished_at))]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from meshhook.cli.failures import UsageError
-from meshhook.cli.interrupts import interruptible
+from meshhook.cli.standard_input import interruptible
 from meshhook.errors import InvalidJobError
 from meshhook.escaping import quoted, shown
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from meshhook.cli.options import JsonOption, example
+from meshhook.cli.connecting import with_database
+from meshhook.cli.options import JsonOption, command_app, example
+from meshhook.cli.output import counted, note, print_json, say
+from meshhook.postgres.database import Database
+from meshhook.schema import (
+    Migration,
+    MigrationPlan,
+    MigrationReport,
+    PgmqVersion,
+    migrate,
+    plan,
+    script,
+)
+from meshhook.store import queries
 
-if TYPE_CHECKING:
-    from meshhook.postgres.database import Database
-    from meshhook.schema import Migration, MigrationPlan, MigrationReport, PgmqVersion
-
-app = typer.Typer(
+app = command_app(
     help=(
         "Install PGMQ where it is missing, and run the migrations that the database lacks. "
         "Safe to repeat, and to run from many places at once."
     ),
-    short_help="Install PGMQ and the tables, or bring them up to date.",
     invoke_without_command=True,
     epilog=example("meshhook migrate --dry-run", "meshhook migrate"),
 )
@@ -56,16 +64,10 @@ def sql(
 
     It needs no database.
     """
-    from meshhook.schema import script
-
     typer.echo(script(pgmq_sql=pgmq_sql), nl=False)
 
 
 def _show_plan(context: typer.Context, as_json: bool) -> None:
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import print_json, say
-    from meshhook.schema import plan
-
     async def work(database: Database) -> MigrationPlan:
         return await plan(database)
 
@@ -89,11 +91,6 @@ def _show_plan(context: typer.Context, as_json: bool) -> None:
 
 
 def _run(context: typer.Context, as_json: bool) -> None:
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import note, print_json, say
-    from meshhook.schema import migrate
-    from meshhook.store import queries
-
     async def work(database: Database) -> tuple[MigrationReport, bool]:
         async with database.acquire() as connection:
             report = await migrate(connection)
@@ -133,13 +130,9 @@ def _named(migrations: Iterable[Migration]) -> list[dict[str, Any]]:
 
 
 def _migrations(number: int) -> str:
-    from meshhook.cli.output import counted
-
     return counted(number, "migration")
 
 
 def _tell_newer(newer: str | None, current: PgmqVersion | None) -> None:
-    from meshhook.cli.output import note
-
     if newer is not None and current is not None:
         note(f"PGMQ {newer} is at hand; the database keeps {current.version} until you update it.")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from prometheus_client import disable_created_metrics
 
 from meshhook.arguments import MAX_PORT
 from meshhook.errors import InvalidSettingError
-
-if TYPE_CHECKING:
-    from meshhook.observability.health import HealthSource
+from meshhook.observability.health import HealthSource
+from meshhook.observability.monitoring_server import MonitoringServer
 
 MetricsPortOption = Annotated[
     int | None,
@@ -63,9 +63,6 @@ def monitored(port: int | None, address: str, health: HealthSource) -> Iterator[
     if port is None:
         yield
         return
-    from prometheus_client import disable_created_metrics
-
-    from meshhook.observability.monitoring_server import MonitoringServer
 
     # They double the number of series, and no rule or panel reads them.
     disable_created_metrics()  # type: ignore[no-untyped-call]

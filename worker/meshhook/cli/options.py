@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +31,12 @@ def program_options(context: typer.Context) -> ProgramOptions:
     return options if isinstance(options, ProgramOptions) else ProgramOptions()
 
 
+def command_app(**settings: Any) -> typer.Typer:
+    """Return a typer application without commands, for the module of a command or a group."""
+    # Plain help: rich takes a third of a second to load. Completion is the program's own.
+    return typer.Typer(add_completion=False, rich_markup_mode=None, **settings)
+
+
 def example(*commands: str) -> str:
     """Return the examples that end a command's help text."""
     title = "Example:" if len(commands) == 1 else "Examples:"
@@ -38,8 +44,6 @@ def example(*commands: str) -> str:
 
 
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")]
-DefaultQueueArgument = Annotated[
-    str, typer.Argument(metavar="[QUEUE]", help="The queue. Default: workflow_jobs.")
-]
+DefaultQueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]

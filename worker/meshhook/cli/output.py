@@ -6,49 +6,18 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from meshhook.escaping import shown_json, shown_sentence
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 _MINUTE = 60
 _HOUR = 3_600
 _DAY = 86_400
-# What is piped is not cut or folded: a line is a row, however long.
-_PIPE_COLUMNS = 100_000
-
-
-@cache
-def _console(stream: Any) -> Console:
-    from rich.console import Console
-
-    is_terminal = bool(stream.isatty())
-    return Console(
-        file=stream,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        # Not by TERM or FORCE_COLOR: what goes into a file or a pipe has no colours.
-        force_terminal=is_terminal,
-        no_color=None if is_terminal else True,
-        width=None if is_terminal else _PIPE_COLUMNS,
-    )
-
-
-def console() -> Console:
-    """Return the console on standard output, for what was asked for."""
-    return _console(sys.stdout)
-
-
-def error_console() -> Console:
-    """Return the console on standard error, for progress and remarks."""
-    return _console(sys.stderr)
 
 
 def note(text: str) -> None:
@@ -59,6 +28,32 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """Print a sentence as the result of a command."""
     sys.stdout.write(f"{shown_sentence(text)}\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table."""
+
+    title: str
+    is_number: bool = False
+    shrinks: bool = False
+    """Whether its cells may be cut short."""
+    is_optional: bool = False
+    """Whether to leave it out where there is no room for it, or nothing in it."""
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows, at most as wide as the terminal."""
+    from meshhook.cli import tables  # noqa: PLC0415 - rich is slow to load, and --json needs none
+
+    tables.print_renderable(tables.table(columns, rows, tables.console().width))
+
+
+def print_fields(fields: Sequence[tuple[str, str]], *, indent: int = 0) -> None:
+    """Print names and values, one pair a line."""
+    from meshhook.cli import tables  # noqa: PLC0415 - as in print_table
+
+    tables.print_renderable(tables.fields(fields, indent=indent))
 
 
 def print_json(value: object) -> None:

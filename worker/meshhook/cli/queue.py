@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from meshhook import administration
+from meshhook.administration import QueueSnapshot
+from meshhook.cli.connecting import with_database
+from meshhook.cli.deletion import Deleted, delete_for_good
+from meshhook.cli.failures import UsageError
 from meshhook.cli.options import (
     DefaultQueueArgument,
     JsonOption,
     QueueArgument,
     YesOption,
+    command_app,
     example,
 )
-from meshhook.names import DEFAULT_QUEUE_NAME
+from meshhook.cli.output import count, counted, print_fields, print_json, say
+from meshhook.cli.snapshots import print_snapshot, print_snapshots
+from meshhook.errors import QueueNotFoundError
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.postgres.database import Database
+from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
 
-if TYPE_CHECKING:
-    from meshhook.administration import QueueSnapshot
-    from meshhook.postgres.database import Database
-    from meshhook.queue_config import QueueConfig
-
-app = typer.Typer(
+app = command_app(
     help="Make queues, look at them, set them, empty them and drop them.",
-    short_help="Make, show, set, pause, empty and drop queues.",
     no_args_is_help=True,
     epilog=example("meshhook queue create workflow_jobs"),
 )
@@ -56,12 +61,6 @@ def create(
 
     A name is 1 to 43 characters of a-z, 0-9, _ and -. Repeating it is safe.
     """
-    from meshhook import administration
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import print_json, say
-    from meshhook.names import validate_queue_name
-    from meshhook.queue_config import QueueConfig, changed_settings
-
     queue, settings = _queue_and_settings(queue, settings)
     name = validate_queue_name(queue)
     changes = _pairs(settings)
@@ -89,11 +88,6 @@ def create(
 @app.command("list", epilog=example("meshhook queue list --json"))
 def list_(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the queues, with their messages by state."""
-    from meshhook import administration
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import print_json
-    from meshhook.cli.snapshots import print_snapshots
-
     snapshots = with_database(context, administration.list_queues)
     if as_json:
         print_json(snapshots)
@@ -108,12 +102,6 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one queue: its messages by state, and its settings."""
-    from meshhook import administration
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import print_json, say
-    from meshhook.cli.snapshots import print_snapshot
-    from meshhook.names import validate_queue_name
-
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> tuple[QueueSnapshot, QueueConfig]:
@@ -160,33 +148,31 @@ def set_(
     max_payload_bytes           the longest message that the library enqueues
     paused                      true: workers claim nothing
     """  # noqa: D301 - the command line keeps lines as they are after \b
-    from meshhook.cli.failures import UsageError
-
     queue, settings = _queue_and_settings(queue, settings)
     if not settings:
         raise UsageError(
             f"name what to set, for example: meshhook queue set {queue} max_retry_attempts=10\n"
             "see: meshhook queue set --help"
         )
-    config = _set(context, queue, _pairs(settings))
-    if as_json:
-        from meshhook.cli.output import print_json
-
-        print_json(config)
-    else:
+    config = _set(context, queue, as_json, _pairs(settings))
+    if not as_json:
         _print_config(config)
 
 
 @app.command("pause", epilog=example("meshhook queue pause workflow_jobs"))
 def pause(context: typer.Context, queue: QueueArgument, as_json: JsonOption = False) -> None:
     """Let workers claim nothing more; jobs that run finish, and enqueuing goes on."""
-    _set_paused(context, queue, paused=True, as_json=as_json)
+    _set(context, queue, as_json, {"paused": True})
+    if not as_json:
+        say(f"paused queue {queue}; resume it: meshhook queue resume {queue}")
 
 
 @app.command("resume", epilog=example("meshhook queue resume workflow_jobs"))
 def resume(context: typer.Context, queue: QueueArgument, as_json: JsonOption = False) -> None:
     """Let workers claim again."""
-    _set_paused(context, queue, paused=False, as_json=as_json)
+    _set(context, queue, as_json, {"paused": False})
+    if not as_json:
+        say(f"resumed queue {queue}")
 
 
 @app.command("purge", epilog=example("meshhook queue purge workflow_jobs --yes"))
@@ -197,10 +183,7 @@ def purge(
     as_json: JsonOption = False,
 ) -> None:
     """Delete all messages of a queue for good, running ones too; dead letters stay."""
-    from meshhook import administration
-    from meshhook.cli.deletion import Deleted, delete_for_good
-    from meshhook.cli.output import count, counted
-    from meshhook.queues import QueueService
+    from meshhook.queues import QueueService  # noqa: PLC0415 - slow to load
 
     async def question(database: Database, name: str) -> str:
         found = await administration.get_queue_snapshot(database, name)
@@ -224,10 +207,6 @@ def drop(
     as_json: JsonOption = False,
 ) -> None:
     """Drop a queue with its messages, dead letters and settings; its history stays."""
-    from meshhook import administration
-    from meshhook.cli.deletion import Deleted, delete_for_good
-    from meshhook.cli.output import count
-    from meshhook.errors import QueueNotFoundError
 
     async def question(database: Database, name: str) -> str:
         found = await administration.get_queue_snapshot(database, name)
@@ -243,29 +222,17 @@ def drop(
     delete_for_good(context, queue, question=question, delete=delete, yes=yes, as_json=as_json)
 
 
-def _set(context: typer.Context, queue: str, changes: dict[str, Any]) -> QueueConfig:
-    from meshhook import administration
-    from meshhook.cli.connecting import with_database
-    from meshhook.names import validate_queue_name
-
+def _set(context: typer.Context, queue: str, as_json: bool, changes: dict[str, Any]) -> QueueConfig:
+    """Change settings, print all of them if that is to be JSON, and return them."""
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> QueueConfig:
         return await administration.set_queue_config(database, name, **changes)
 
-    return with_database(context, work)
-
-
-def _set_paused(context: typer.Context, queue: str, *, paused: bool, as_json: bool) -> None:
-    from meshhook.cli.output import print_json, say
-
-    config = _set(context, queue, {"paused": paused})
+    config = with_database(context, work)
     if as_json:
         print_json(config)
-    elif paused:
-        say(f"paused queue {queue}; resume it: meshhook queue resume {queue}")
-    else:
-        say(f"resumed queue {queue}")
+    return config
 
 
 def _queue_and_settings(queue: str, settings: list[str] | None) -> tuple[str, list[str]]:
@@ -276,8 +243,6 @@ def _queue_and_settings(queue: str, settings: list[str] | None) -> tuple[str, li
 
 
 def _pairs(settings: Sequence[str]) -> dict[str, Any]:
-    from meshhook.cli.failures import UsageError
-
     changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -293,9 +258,6 @@ def _pairs(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _print_config(config: QueueConfig) -> None:
-    from meshhook.cli.tables import print_fields
-    from meshhook.queue_config import SETTING_NAMES
-
     print_fields([(name, _setting_text(getattr(config, name))) for name in SETTING_NAMES])
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from meshhook.cli.failures import PartlyDoneError
 from meshhook.cli.output import counted
 from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
-
-if TYPE_CHECKING:
-    from meshhook.postgres.database import Database
+from meshhook.postgres.database import Database
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
-from meshhook.cli.options import JsonOption, example
+from meshhook import roles
+from meshhook.cli.connecting import with_database
+from meshhook.cli.failures import RolesDifferError, UsageError
+from meshhook.cli.options import JsonOption, command_app, example
+from meshhook.cli.output import Column, note, print_json, print_table, say
+from meshhook.errors import DatabaseError
+from meshhook.escaping import shown
+from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
-
-if TYPE_CHECKING:
-    from meshhook.postgres.database import Database
-    from meshhook.roles import Login, RoleCheck, RoleReport
+from meshhook.roles import Login, RoleCheck, RoleReport, login_from_url
 
 _Value = TypeVar("_Value")
 
 _NOT_ALLOWED = "42501"
 
-app = typer.Typer(
+app = command_app(
     help=(
         "Make roles of least privilege in the database, grant to them, and check them. "
         "KIND is owner, worker, producer, reader, oncall or operator."
     ),
-    short_help="Make, grant to and check roles of least privilege.",
     no_args_is_help=True,
     epilog=example(
         "meshhook roles create worker --queue workflow_jobs --login-from-env WORKER_URL",
@@ -82,9 +85,6 @@ def create(
     Repeating it is safe. The server is given a SCRAM verifier of the password, and never sees the
     password itself.
     """
-    from meshhook import roles
-    from meshhook.cli.failures import UsageError
-
     if reset_password and login_from_env is None:
         raise UsageError("--reset-password needs --login-from-env")
     login = None if login_from_env is None else _login(login_from_env)
@@ -115,7 +115,6 @@ def grant(
     What was granted to it in the schemas meshhook and pgmq by hand is taken from it: grant that to
     another role. Run it again after an upgrade.
     """
-    from meshhook import roles
 
     async def work(database: Database) -> RoleReport:
         return await roles.grant_role(database, kind, name=name, queues=queue or ())
@@ -135,7 +134,7 @@ def check(
     context: typer.Context,
     role: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ROLE]...", help="Default: the role of the connection."),
+        typer.Argument(metavar="ROLE", help="Default: the role of the connection."),
     ] = None,
     *,
     every: Annotated[
@@ -156,10 +155,6 @@ def check(
 
     The exit code is 1 if a role lacks anything, or has anything beyond.
     """
-    from meshhook import roles
-    from meshhook.cli.failures import RolesDifferError, UsageError
-    from meshhook.cli.output import print_json
-
     if every and (role or kind):
         raise UsageError("--all goes with neither a ROLE nor --kind")
     if queue and kind is None:
@@ -189,17 +184,12 @@ def sql(kind: KindArgument, name: NameOption = None, queue: QueuesOption = None)
 
     It needs no database, may be run again, and holds no password.
     """
-    from meshhook import roles
-
     queues = roles.checked_queues(kind, queue or ())
     script = roles.script(kind, name or roles.default_role_name(kind, queues), queues)
     typer.echo(script, nl=False)
 
 
 def _login(variable: str) -> Login:
-    from meshhook.cli.failures import UsageError
-    from meshhook.roles import login_from_url
-
     url = os.environ.get(variable, "").strip()
     if not url:
         raise UsageError(
@@ -216,9 +206,6 @@ def _run(
     *,
     needs_schema: bool = True,
 ) -> _Value:
-    from meshhook.cli.connecting import with_database
-    from meshhook.errors import DatabaseError
-
     try:
         return with_database(context, work, needs_schema=needs_schema)
     except DatabaseError as error:
@@ -231,9 +218,6 @@ def _run(
 
 
 def _print_report(report: RoleReport, as_json: bool) -> None:
-    from meshhook.cli.output import note, print_json, say
-    from meshhook.escaping import shown
-
     if as_json:
         print_json(report)
         return
@@ -249,9 +233,6 @@ def _print_report(report: RoleReport, as_json: bool) -> None:
 
 
 def _print_checks(checks: list[RoleCheck]) -> None:
-    from meshhook.cli.output import note
-    from meshhook.cli.tables import Column, print_table
-
     if not checks:
         note("No role was made yet. Make one: meshhook roles create worker --queue QUEUE")
         return

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from meshhook.cli.failures import ServerEndedError, UsageError
 from meshhook.cli.interrupts import clean_up_first
-from meshhook.cli.options import example
+from meshhook.cli.options import command_app, example
+from meshhook.cli.output import note
+from meshhook.embedded import NetworkPostgres
+from meshhook.environment import load_settings
+from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from meshhook.embedded import NetworkPostgres
-    from meshhook.roles import Login
+from meshhook.roles import Login, create_role, default_role_name
+from meshhook.schema import migrate
 
 _PASSWORD_VARIABLE = "MESHHOOK_POSTGRES_PASSWORD"  # noqa: S105 - its name, not the password
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command(
-        "serve-postgres",
-        short_help="Serve the embedded PostgreSQL to other machines, until SIGTERM.",
-        epilog=example(
-            "meshhook serve-postgres /data",
-            "meshhook serve-postgres /data --set shared_buffers=256MB",
-        ),
-    )(serve_postgres)
+app = command_app()
 
 
+@app.command(
+    "serve-postgres",
+    epilog=example(
+        "meshhook serve-postgres /data",
+        "meshhook serve-postgres /data --set shared_buffers=256MB",
+    ),
+)
 def serve_postgres(
     directory: Annotated[Path, typer.Argument(help="Where the data live; made if missing.")],
     *,
@@ -56,11 +55,6 @@ def serve_postgres(
 
     It is for trying things out: one server, no TLS, no backups.
     """
-    from meshhook.cli.output import note
-    from meshhook.embedded import NetworkPostgres
-    from meshhook.environment import load_settings
-    from meshhook.roles import Login, default_role_name
-
     passwords = load_settings()
     secret = passwords.postgres_password
     if secret is None:
@@ -95,11 +89,6 @@ def serve_postgres(
 
 def _prepare(server: NetworkPostgres, logins: Mapping[RoleKind, Login]) -> None:
     """Start, migrate, make roles; a failure or a signal meanwhile leaves nothing running."""
-    import asyncio
-
-    from meshhook.postgres.database import Database
-    from meshhook.roles import create_role
-    from meshhook.schema import migrate
 
     async def bring_up_to_date(url: str) -> None:
         database = await Database.connect(url, min_size=1, max_size=2)

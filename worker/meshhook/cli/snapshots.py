@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from meshhook.administration import COUNT_LIMIT
-from meshhook.cli.output import count, duration, note
-from meshhook.cli.tables import Column, print_fields, print_table
-
-if TYPE_CHECKING:
-    from meshhook.administration import QueueSnapshot
+from meshhook.administration import COUNT_LIMIT, QueueSnapshot
+from meshhook.cli.output import Column, count, duration, note, print_fields, print_table
 
 COLUMNS = (
     Column("QUEUE", shrinks=True),

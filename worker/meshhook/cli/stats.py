@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from meshhook.cli.options import JsonOption, example
+from meshhook import administration
+from meshhook.administration import QueueSnapshot
+from meshhook.cli.connecting import with_database
+from meshhook.cli.failures import UsageError
+from meshhook.cli.options import JsonOption, command_app, example
+from meshhook.cli.output import Column, duration, note, print_json, print_table, say
+from meshhook.cli.snapshots import print_snapshots
+from meshhook.names import validate_queue_name
+from meshhook.postgres.database import Database
+from meshhook.statistics import HourStatistics, job_statistics
 
-if TYPE_CHECKING:
-    from meshhook.administration import QueueSnapshot
-    from meshhook.postgres.database import Database
-    from meshhook.statistics import HourStatistics
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command(
-        "stats",
-        short_help="Show queues now and over the last day, or live.",
-        epilog=example("meshhook stats", "meshhook stats workflow_jobs --watch"),
-    )(stats)
+app = command_app()
 
 
+@app.command(
+    "stats",
+    epilog=example("meshhook stats", "meshhook stats workflow_jobs --watch"),
+)
 def stats(
     context: typer.Context,
     queue: Annotated[
@@ -39,19 +41,16 @@ def stats(
 
     For the 24 hours it reads every attempt: some 1.5 seconds a million. --watch does not.
     """
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.failures import UsageError
-    from meshhook.cli.output import console, print_json
-    from meshhook.names import validate_queue_name
-
     name = None if queue is None else validate_queue_name(queue)
     if watch:
-        from meshhook.cli.watching import watch as watch_queues
-
         if as_json:
             raise UsageError("--watch is for people; for programs, repeat: meshhook stats --json")
-        if not console().is_terminal:
+        if not sys.stdout.isatty():
             raise UsageError("--watch needs a terminal; for programs: meshhook stats --json")
+        from meshhook.cli.watching import (  # noqa: PLC0415 - rich is slow to load
+            watch as watch_queues,
+        )
+
         with suppress(KeyboardInterrupt):  # which is how it ends
             with_database(context, lambda database: watch_queues(database, name))
         return
@@ -65,9 +64,6 @@ def stats(
 async def _read(
     database: Database, name: str | None
 ) -> tuple[list[QueueSnapshot], list[HourStatistics]]:
-    from meshhook import administration
-    from meshhook.statistics import job_statistics
-
     if name is None:
         snapshots = await administration.list_queues(database)
     else:
@@ -76,9 +72,6 @@ async def _read(
 
 
 def _print(snapshots: Sequence[QueueSnapshot], hours: Sequence[HourStatistics]) -> None:
-    from meshhook.cli.output import note, say
-    from meshhook.cli.snapshots import print_snapshots
-
     print_snapshots(snapshots)
     if hours:
         say("")
@@ -88,9 +81,6 @@ def _print(snapshots: Sequence[QueueSnapshot], hours: Sequence[HourStatistics]) 
 
 
 def _print_hours(hours: Sequence[HourStatistics]) -> None:
-    from meshhook.cli.output import duration
-    from meshhook.cli.tables import Column, print_table
-
     print_table(
         [
             Column("HOUR (UTC)"),

@@ -1,23 +1,31 @@
-"""Tables that fit the terminal: they shrink, leave columns out, and at last stand row by row."""
+"""Tables and fields as wide as the terminal, drawn by rich.
+
+rich cuts the widest columns of a table until it fits. It cannot leave a column out, nor turn rows
+into lists of fields where even that is too wide, so both are decided here.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TextIO
 
-from meshhook.cli.output import console, say
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from meshhook.cli.output import Column, say
 from meshhook.escaping import shown
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
 
 _GAP = 2
 _SHRUNK_WIDTH = 14
 _EMPTY = ("", "-")
 _MAX_NAME_CHARACTERS = 200
 _MAX_CELL_CHARACTERS = 2_000
+# Output that is piped is not cut or folded: a line is a row, however long.
+_PIPE_COLUMNS = 100_000
 _STYLES = {
     "succeeded": "green",
     "running": "cyan",
@@ -29,29 +37,33 @@ _STYLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table."""
-
-    title: str
-    is_number: bool = False
-    shrinks: bool = False
-    """Whether its cells may be cut short."""
-    is_optional: bool = False
-    """Whether it is left out where there is no room, or nothing in it."""
+def console() -> Console:
+    """Return the console on standard output, for results."""
+    return _console(sys.stdout)
 
 
-def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows, as wide as the terminal at the most."""
-    _print(table(columns, rows, console().width))
+def error_console() -> Console:
+    """Return the console on standard error, for progress."""
+    return _console(sys.stderr)
 
 
-def print_fields(fields: Sequence[tuple[str, str]], *, indent: int = 0) -> None:
-    """Print names and values, one pair a line."""
-    _print(_fields(fields, indent))
+@cache
+def _console(stream: TextIO) -> Console:
+    is_terminal = stream.isatty()
+    return Console(
+        file=stream,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        # Whatever TERM and FORCE_COLOR say: what goes into a file or a pipe has no colours.
+        force_terminal=is_terminal,
+        no_color=None if is_terminal else True,
+        width=None if is_terminal else _PIPE_COLUMNS,
+    )
 
 
-def _print(renderable: RenderableType) -> None:
+def print_renderable(renderable: RenderableType) -> None:
+    """Print what rich can draw; into a file or a pipe, without spaces at the ends of lines."""
     target = console()
     if target.is_terminal:
         target.print(renderable)
@@ -63,85 +75,68 @@ def _print(renderable: RenderableType) -> None:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> RenderableType:
-    """Return a table of at most `width` columns of text."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
+    """Return a table of at most `width` columns of text, or the rows as lists of fields."""
     cells = [[_cell(value) for value in row] for row in rows]
+    least = [
+        min(size, _SHRUNK_WIDTH) if column.shrinks else size
+        for column, size in zip(columns, _widths(columns, cells), strict=True)
+    ]
     chosen = [
         i
         for i, column in enumerate(columns)
         if not column.is_optional or any(row[i] not in _EMPTY for row in rows)
     ]
-    natural = [
-        max([len(column.title), *(row[i].cell_len for row in cells)])
-        for i, column in enumerate(columns)
-    ]
-    least = [
-        min(size, _SHRUNK_WIDTH) if column.shrinks else size
-        for column, size in zip(columns, natural, strict=True)
-    ]
 
-    def room(sizes: Sequence[int]) -> int:
-        return width - sum(sizes[i] for i in chosen) - _GAP * (len(chosen) - 1)
+    def fits() -> bool:
+        return sum(least[i] for i in chosen) + _GAP * (len(chosen) - 1) <= width
 
-    while room(least) < 0 and any(columns[i].is_optional for i in chosen):
+    while not fits() and any(columns[i].is_optional for i in chosen):
         chosen.remove(next(i for i in reversed(chosen) if columns[i].is_optional))
-    if room(least) < 0:
+    if not fits():
         return Group(*(_record(columns, row) for row in rows))
-    sizes = _spread(natural, least, chosen, room(least))
     result = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for i in chosen:
         result.add_column(
             Text(columns[i].title),
             justify="right" if columns[i].is_number else "left",
-            width=sizes[i],
-            no_wrap=True,
-            overflow="ellipsis",
+            # rich cuts only what it might fold. The cells themselves are never folded.
+            no_wrap=not columns[i].shrinks,
         )
     for row in cells:
         result.add_row(*(row[i] for i in chosen))
     return result
 
 
-def _record(columns: Sequence[Column], row: Sequence[str]) -> RenderableType:
-    """Return a row as one pair of title and cell a line, with a blank line behind."""
-    pairs = [(each.title, cell) for each, cell in zip(columns, row, strict=True)]
-    return _fields([pair for pair in pairs if pair[1] not in _EMPTY], 0, gap_after=True)
-
-
-def _spread(
-    natural: Sequence[int], least: Sequence[int], chosen: Sequence[int], room: int
-) -> list[int]:
-    """Return column widths: the least ones, and what is left where something is cut."""
-    sizes = list(least)
-    while room > 0:
-        cut = [i for i in chosen if sizes[i] < natural[i]]
-        if not cut:
-            break
-        narrowest = min(cut, key=lambda i: sizes[i])
-        sizes[narrowest] += 1
-        room -= 1
-    return sizes
-
-
-def _fields(
-    fields: Sequence[tuple[str, str]], indent: int, *, gap_after: bool = False
+def fields(
+    pairs: Sequence[tuple[str, str]], *, indent: int = 0, gap_after: bool = False
 ) -> RenderableType:
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
+    """Return names and values, one pair a line; long values are folded."""
     grid = Table.grid(padding=(0, _GAP, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in fields:
-        grid.add_row(Text(shown(name, limit=_MAX_NAME_CHARACTERS), style="bold"), _cell(value))
+    for name, value in pairs:
+        cell = Text(shown(value, limit=_MAX_CELL_CHARACTERS), style=_STYLES.get(value, ""))
+        grid.add_row(Text(shown(name, limit=_MAX_NAME_CHARACTERS), style="bold"), cell)
     return Padding(grid, (0, 0, 1 if gap_after else 0, indent), expand=False)
 
 
-def _cell(value: str) -> Text:
-    from rich.text import Text
+def _widths(columns: Sequence[Column], cells: Sequence[Sequence[Text]]) -> list[int]:
+    return [
+        max([len(column.title), *(row[i].cell_len for row in cells)])
+        for i, column in enumerate(columns)
+    ]
 
-    return Text(shown(value, limit=_MAX_CELL_CHARACTERS), style=_STYLES.get(value, ""))
+
+def _record(columns: Sequence[Column], row: Sequence[str]) -> RenderableType:
+    """Return a row as one pair of title and cell a line, with a blank line after it."""
+    pairs = [(each.title, cell) for each, cell in zip(columns, row, strict=True)]
+    return fields([pair for pair in pairs if pair[1] not in _EMPTY], gap_after=True)
+
+
+def _cell(value: str) -> Text:
+    return Text(
+        shown(value, limit=_MAX_CELL_CHARACTERS),
+        style=_STYLES.get(value, ""),
+        no_wrap=True,
+        overflow="ellipsis",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -27,19 +28,20 @@ def traced(service_name: str) -> Iterator[None]:
     if not names:
         yield
         return
-    # The SDK takes a moment to load.
-    from meshhook.observability.trace_export import exported_traces
-
-    with exported_traces(names, service_name):
+    with _trace_export().exported_traces(names, service_name):
         yield
 
 
 def end_traces() -> None:
     """Send the spans that are not sent yet: for a process that ends without ending the block."""
     if exporter_names(os.environ):
-        from meshhook.observability.trace_export import end_traces as end
+        _trace_export().end_traces()
 
-        end()
+
+def _trace_export() -> ModuleType:
+    from meshhook.observability import trace_export  # noqa: PLC0415 - loading the SDK takes a while
+
+    return trace_export
 
 
 def exporter_names(environment: Mapping[str, str]) -> list[str]:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from meshhook import administration
-from meshhook.cli.output import console
+from meshhook.administration import QueueSnapshot
+from meshhook.cli.output import Column
 from meshhook.cli.snapshots import COLUMNS, snapshot_row
-from meshhook.cli.tables import Column, table
+from meshhook.cli.tables import console, table
 from meshhook.errors import DatabaseError
 from meshhook.escaping import shown_sentence
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from meshhook.administration import QueueSnapshot
-    from meshhook.postgres.database import Database
+from meshhook.postgres.database import Database
 
 REFRESH_SECONDS = 1.0
 _MAX_TROUBLE_CHARACTERS = 500

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from meshhook.cli.failures import ExitCode
+from meshhook.cli.applications import Application, application_target
+from meshhook.cli.connecting import Target, log_to_stderr, target
+from meshhook.cli.failures import ExitCode, UsageError
+from meshhook.cli.handler_loader import load_application
 from meshhook.cli.monitoring import (
     DEFAULT_METRICS_ADDRESS,
     MetricsAddressOption,
@@ -18,36 +22,40 @@ from meshhook.cli.monitoring import (
     monitored,
     port_of_process,
 )
-from meshhook.cli.options import example, program_options
+from meshhook.cli.options import ProgramOptions, command_app, example, program_options
 from meshhook.cli.tracing import end_traces, traced
+from meshhook.cli.worker_queues import check_sources, queue_handlers, queue_weights, queues_of
+from meshhook.environment import load_settings
+from meshhook.worker import Worker
+from meshhook.worker.garbage import leave_program_alone
+from meshhook.worker.process import LoopThreads, end_process
+from meshhook.worker.stop_signals import stop_signals
+from meshhook.worker.supervised import SupervisorLink
+from meshhook.worker.supervisor import Supervisor
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from meshhook.cli.applications import Application
-    from meshhook.cli.connecting import Target
-    from meshhook.cli.options import ProgramOptions
-    from meshhook.worker import Worker
-    from meshhook.worker.process import LoopThreads
-    from meshhook.worker.supervised import SupervisorLink
+_new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+try:
+    from uvloop import new_event_loop as _new_event_loop
+except ImportError:  # there is no uvloop for Windows
+    from asyncio import new_event_loop as _new_event_loop
 
 MAX_PROCESSES = 256
+MAX_EMBEDDED_PROCESSES = 30
+"""How many may share the embedded server: each has three of its 100 connections."""
 DEFAULT_CONCURRENCY = 50
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command(
-        "worker",
-        short_help="Work on the jobs of queues until SIGTERM or Ctrl-C.",
-        epilog=example(
-            "meshhook worker workflow_jobs --handler webhook_delivery:deliver --concurrency 100",
-            "meshhook worker orders:3 mails --handler shop.jobs:handle --processes 4",
-            "meshhook worker --app shop.jobs:app",
-        ),
-    )(worker)
+app = command_app()
 
 
+@app.command(
+    "worker",
+    epilog=example(
+        "meshhook worker workflow_jobs --handler webhook_delivery:deliver --concurrency 100",
+        "meshhook worker orders:3 mails --handler shop.jobs:handle --processes 4",
+        "meshhook worker --app shop.jobs:app",
+    ),
+)
 def worker(
     context: typer.Context,
     queue: Annotated[
@@ -159,14 +167,6 @@ def worker(
     It exports traces if OTEL_TRACES_EXPORTER or OTEL_EXPORTER_OTLP_ENDPOINT is set, as the standard
     OTEL_* variables say; OTLP needs the extra otlp: pip install 'meshhook-queue[otlp]'.
     """
-    from meshhook.cli.applications import application_target
-    from meshhook.cli.connecting import target
-    from meshhook.cli.handler_loader import load_application
-    from meshhook.cli.worker_queues import check_sources, queue_weights, queues_of
-    from meshhook.environment import load_settings
-    from meshhook.worker.process import end_process
-    from meshhook.worker.supervised import SupervisorLink
-
     app = program_options(context).application
     if app is None:
         check_sources(application, handlers or [])
@@ -192,7 +192,7 @@ def worker(
         with (
             traced("meshhook-worker"),
             monitored(port, metrics_address, library_worker),
-            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+            asyncio.Runner(loop_factory=_new_event_loop) as runner,
         ):
             link = SupervisorLink.from_environment()
             threads = runner.run(_work(found, library_worker, link, app, list(weights)))
@@ -211,9 +211,6 @@ def _worker(
     **options: Any,
 ) -> Worker:
     """Return a worker with the handlers that the command names."""
-    from meshhook.cli.worker_queues import queue_handlers
-    from meshhook.worker import Worker
-
     return Worker(
         found.url,
         weights,
@@ -225,23 +222,14 @@ def _worker(
     )
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        return None
-    return uvloop.new_event_loop
-
-
 def _supervise(options: ProgramOptions, processes: int) -> int:
     """Run this same command in several processes, and return the exit code."""
-    from meshhook.cli.connecting import log_to_stderr
-    from meshhook.cli.embedded_use import check_processes
-    from meshhook.environment import load_settings
-    from meshhook.worker.supervisor import Supervisor
-
-    if options.embedded:
-        check_processes(processes)
+    if options.embedded and processes > MAX_EMBEDDED_PROCESSES:
+        raise UsageError(
+            f"--processes {processes}: the embedded PostgreSQL has connections for at most "
+            f"{MAX_EMBEDDED_PROCESSES} worker processes; for more, use a server of your own: "
+            "export MESHHOOK_DATABASE_URL=..."
+        )
     log_to_stderr(load_settings())
     command = [sys.executable, "-m", "meshhook", *options.arguments]
 
@@ -258,10 +246,6 @@ async def _work(
     app: Application | None,
     queues: Sequence[str],
 ) -> LoopThreads:
-    from meshhook.worker.garbage import leave_program_alone
-    from meshhook.worker.process import LoopThreads, end_process
-    from meshhook.worker.stop_signals import stop_signals
-
     stopping = asyncio.Event()
 
     def request_stop() -> None:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from meshhook.cli.options import JsonOption, example
+from meshhook.cli.connecting import with_database
+from meshhook.cli.options import JsonOption, command_app, example
+from meshhook.cli.output import Column, age, note, print_json, print_table
+from meshhook.live_workers import LiveWorker, list_workers
+from meshhook.names import validate_queue_name
 
-if TYPE_CHECKING:
-    from meshhook.live_workers import LiveWorker
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command(
-        "workers",
-        short_help="List the workers that live now, and what they do.",
-        epilog=example("meshhook workers", "meshhook workers workflow_jobs --json"),
-    )(workers)
+app = command_app()
 
 
+@app.command(
+    "workers",
+    epilog=example("meshhook workers", "meshhook workers workflow_jobs --json"),
+)
 def workers(
     context: typer.Context,
     queue: Annotated[
@@ -34,11 +32,6 @@ def workers(
     A worker of several queues is listed once for each. DONE counts attempts whose outcome it
     recorded. BUSY is how many of its slots were taken, on average since it started.
     """
-    from meshhook.cli.connecting import with_database
-    from meshhook.cli.output import note, print_json
-    from meshhook.live_workers import list_workers
-    from meshhook.names import validate_queue_name
-
     name = None if queue is None else validate_queue_name(queue)
     found = with_database(context, lambda database: list_workers(database, name))
     if as_json:
@@ -51,9 +44,6 @@ def workers(
 
 
 def _print(found: Sequence[LiveWorker]) -> None:
-    from meshhook.cli.output import age
-    from meshhook.cli.tables import Column, print_table
-
     print_table(
         [
             Column("QUEUE", shrinks=True),
