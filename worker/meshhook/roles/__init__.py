@@ -1,4 +1,4 @@
-"""Roles of least privilege: what each kind may do, as data; making, granting and checking them."""
+"""Roles of least privilege: the rights of each kind as data; creating, granting and checking."""
 
 from meshhook.role_kinds import RoleKind
 from meshhook.roles.checking import KnownRole, RoleCheck, check_role, list_roles

@@ -1,4 +1,4 @@
-"""Comparing what a role may do with what its kinds need: what it lacks, and what it has beyond."""
+"""Checking a role against its kinds: rights that it lacks, and rights that it has beyond them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _SHOWN_OBJECTS = 5
 
 @dataclass(frozen=True, slots=True)
 class KnownRole:
-    """A role as `meshhook roles` made it or granted to it.
+    """A role that `meshhook roles` created or granted to.
 
     Attributes:
         role: its name.
-        kind: its kind; a role of several kinds is there several times.
-        queues: the queues that it is for; none means all.
+        kind: its kind; a role of several kinds is listed once for each.
+        queues: the queues that it is for; empty means all.
     """
 
     role: str
@@ -48,9 +48,9 @@ class RoleCheck:
 
     Attributes:
         role: its name.
-        kinds: what it is, itself or by being a member of such roles.
-        lacks: what it needs and does not have, in words.
-        beyond: what it has and does not need, in words.
+        kinds: its own kinds, and those of the roles it is a member of.
+        lacks: rights that it needs and does not have, as text.
+        beyond: rights that it has and does not need, as text.
     """
 
     role: str
@@ -60,7 +60,7 @@ class RoleCheck:
 
 
 async def list_roles(database: DatabaseSource) -> list[KnownRole]:
-    """Return the roles that were made or granted to, as far as this role may know of them.
+    """Return the roles that were created or granted to, as far as this role may see them.
 
     Raises:
         SchemaMissingError: if the migrations have not run.
@@ -79,13 +79,13 @@ async def check_role(
     """Compare what a role may do with what it needs.
 
     Args:
-        database: of the queues. A role may always be checked by itself, and by an owner.
-        name: of the role. Default: that of the connection.
-        kind: what it should be. Default: what it was made or granted as, itself or as a member.
+        database: where the queues are. A role can always check itself; an owner can check all.
+        name: the role's name. Default: the connection's role.
+        kind: the kind that it should have. Default: those recorded for it and its memberships.
         queues: with `kind`, the queues that it should be for. Default: all.
 
     Raises:
-        InvalidSettingError: if there is no such role, or nothing says what it should be.
+        InvalidSettingError: if there is no such role, or no kind is given or recorded.
         SchemaMissingError: if the migrations have not run.
     """
     source = Database.of(database)
@@ -110,8 +110,8 @@ async def check_role(
         kinds = (*kinds, KnownRole(str(name), RoleKind.OWNER, ()))
     if not kinds:
         raise InvalidSettingError(
-            f"role {name!r} is none of those that meshhook roles made or granted to, and a member "
-            "of none that this connection knows of; say what it should be: "
+            f"role {name!r} was not created or granted to by meshhook roles, nor is it a member "
+            "of such a role that this connection can see; say which kind it should have: "
             "meshhook roles check --kind worker --queue QUEUE"
         )
     names = [row["queue"] for row in await source.fetch(queries.load("list_queue_names"))]
@@ -196,7 +196,7 @@ async def _beyond_grants(
 
 
 def _in_words(items: Sequence[tuple[str, str | None, str]]) -> list[str]:
-    """Return one line an object and privilege, with its columns."""
+    """Return one line for each object and privilege, with its columns."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for object_, column, privilege in items:
         columns = grouped.setdefault((object_, privilege), [])
@@ -252,7 +252,7 @@ def _beyond_attributes(about: Any, kinds: Sequence[KnownRole], *, is_owner: bool
 
 
 def _condition(known: KnownRole, column: str) -> str:
-    """Return the condition of a role's policy as PostgreSQL shows it."""
+    """Return the condition of a role's policy in PostgreSQL's own notation."""
     if not known.queues:
         return "true"
     names = ",".join('"null"' if each == "null" else each for each in sorted(known.queues))

@@ -1,4 +1,4 @@
-"""What each kind of role may do, as data: the one source of grants, scripts and checks."""
+"""The rights of each kind of role, as data: the source of grants, scripts and checks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Grant:
     Attributes:
         object: `queue`, `dead_letters`, `archive`, `queue_sequence` or `waiting` of each queue of
             the role; or `schema NAME`, `table SCHEMA.NAME` or `function SCHEMA.NAME()`.
-        privilege: as PostgreSQL calls it, in lower case.
-        columns: the columns that it is for; none means all of them.
+        privilege: PostgreSQL's name of it, in lower case.
+        columns: the columns that it covers; empty means all of them.
     """
 
     object: str
@@ -66,8 +66,8 @@ _READER = (
     Grant("table meshhook.queue_monitoring", "select"),
 )
 
-# A privilege to delete, or to update every column, is one to lock a table against everybody. On the
-# tables that queues share nobody but an operator has it.
+# The right to delete, or to update every column, allows locking a table against everyone. On the
+# tables that queues share only an operator has it.
 GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
     RoleKind.OWNER: (),
     RoleKind.PRODUCER: (
@@ -126,4 +126,4 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant("waiting", "update"),
     ),
 }
-"""What a role of each kind may do, beside what PUBLIC may. An owner has its rights by owning."""
+"""The rights of each kind, in addition to those of PUBLIC. An owner has its rights by ownership."""

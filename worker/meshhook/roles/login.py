@@ -1,4 +1,4 @@
-"""A role's password: taken from a URL, and given to the server as a SCRAM-SHA-256 verifier only."""
+"""A role's password: read from a URL, and sent to the server only as a SCRAM-SHA-256 verifier."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SALT_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who logs in, and with which password."""
+    """The user name and password of a login."""
 
     user: str
     password: str = field(repr=False)
 
 
 def login_from_url(url: str, source: str) -> Login:
-    """Return the user's name and the password that a database URL holds.
+    """Return the user name and the password in a database URL.
 
     Args:
         url: postgresql://user:password@host:port/database.
@@ -48,10 +48,10 @@ def login_from_url(url: str, source: str) -> Login:
 
 
 def scram_verifier(password: str, salt: bytes | None = None) -> str:
-    """Return what PostgreSQL keeps of a password, as RFC 5802 and RFC 7677 say.
+    """Return the verifier that PostgreSQL stores for a password, as in RFC 5802 and RFC 7677.
 
-    The server takes it in the place of the password, which it then never sees: neither its log nor
-    pg_stat_statements can hold it.
+    The server accepts it in place of the password, which it then never sees: neither its log nor
+    pg_stat_statements can contain it.
 
     Args:
         password: the password, in any characters but NUL.
@@ -69,7 +69,7 @@ def scram_verifier(password: str, salt: bytes | None = None) -> str:
 
 
 def _prepared(password: str) -> str:
-    """Return a password as SASLprep (RFC 4013) has it; one that it forbids as it is.
+    """Return a password normalized by SASLprep (RFC 4013); one that it prohibits is unchanged.
 
     PostgreSQL does the same on its side, and so do clients.
     """

@@ -1,4 +1,4 @@
-"""Making roles and granting to them, in one transaction each."""
+"""Creating roles and granting to them, each in one transaction."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class RoleReport:
     Attributes:
         role: its name.
         kind: its kind.
-        queues: the queues that it is for; none means all.
+        queues: the queues that it is for; empty means all.
         created: whether it is new.
         password: `set`, `kept` if it had one already, or None if none was given.
-        missing_queues: those of `queues` that are not there; it gets its rights on them with them.
+        missing_queues: queues that do not exist yet; it gets its rights when they are created.
     """
 
     role: str
@@ -62,22 +62,22 @@ async def create_role(
     login: Login | None = None,
     reset_password: bool = False,
 ) -> RoleReport:
-    """Make a role if it is not there, and give it exactly the rights of its kind.
+    """Create a role if it does not exist, and give it exactly the rights of its kind.
 
-    Safe to repeat. The password reaches the server as a SCRAM-SHA-256 verifier only.
+    It is safe to repeat. The password is sent to the server only as a SCRAM-SHA-256 verifier.
 
     Args:
-        database: of the queues, as a superuser or, where the role is there, the schemas' owner.
-        kind: what it is for.
-        name: its name. Default: the login's user, else `meshhook_KIND` and its queues.
-        queues: the queues that it is for. Default: all, those to come too.
-        login: who logs in as it; a role with no login of its own is for others to be granted.
-        reset_password: whether a role that can log in already gets the password of `login`.
+        database: connected as a superuser or, if the role exists, as the owner of the schemas.
+        kind: the kind of role.
+        name: its name. Default: the login's user, or `meshhook_KIND` and its queues.
+        queues: the queues that it is for. Default: all, including future ones.
+        login: its user name and password. A role without a login can be granted to others.
+        reset_password: whether to set the password of a role that can log in already.
             Default false.
 
     Raises:
-        InvalidQueueNameError, InvalidSettingError: if a name is wrong, or that of `login` another.
-        DatabaseError: if the server refuses, for example since the caller may not make roles.
+        InvalidQueueNameError, InvalidSettingError: if a name is wrong, or `login` has another user.
+        DatabaseError: if the server refuses, for example because the caller may not create roles.
         SchemaMissingError: if the migrations have not run.
     """
     queues = checked_queues(kind, queues)
@@ -109,13 +109,13 @@ async def create_role(
 async def grant_role(
     database: DatabaseSource, kind: RoleKind, *, name: str, queues: Sequence[str] = ()
 ) -> RoleReport:
-    """Give a role that is there exactly the rights of its kinds, of which this is one.
+    """Add a kind to an existing role, and give it exactly the rights of all its kinds.
 
     Args:
-        database: of the queues, as the schemas' owner or a superuser.
-        kind: what it is for, beside the kinds that it has been granted before.
-        name: of the role.
-        queues: the queues that it is for, as this kind. Default: all, those to come too.
+        database: connected as the owner of the schemas or a superuser.
+        kind: the kind, in addition to those that it has been granted before.
+        name: the role's name.
+        queues: the queues that it is for, as this kind. Default: all, including future ones.
 
     Raises:
         InvalidQueueNameError, InvalidSettingError: if a name is wrong, or there is no such role.
@@ -156,7 +156,7 @@ async def _in_transaction(database: DatabaseSource, work: Any) -> RoleReport:
         try:
             return await _once(source, work)
         except DatabaseLockedError:
-            # Others wait behind a lock that is waited for: they are let pass in between.
+            # Later statements queue up behind a waiting lock request; the pauses let them pass.
             await asyncio.sleep(pause_seconds)
     return await _once(source, work)
 

@@ -1,4 +1,4 @@
-"""The SQL that makes a role and grants to it, with every name quoted."""
+"""The SQL that creates a role and grants to it, with every name quoted."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _HASH_CHARACTERS = 12
 _RESERVED = ("public", "none", "current_role", "current_user", "session_user")
 
 PATH = "set local search_path = pg_catalog, pg_temp"
-"""Nothing that somebody has put into a schema of the session's path is called instead of ours."""
+"""So that no function in a schema of the session's search path is called instead of ours."""
 ONE_AT_A_TIME = (
     "select pg_catalog.pg_advisory_xact_lock("
     "pg_catalog.hashtext('meshhook.roles')::pg_catalog.int8)"
 )
-"""Whoever makes or grants roles in this database waits for others who do."""
+"""Serializes sessions that create or grant roles in this database."""
 
-# For an owner: what the schemas' present owners have there becomes its own. What an extension made
-# stays the extension's, with every right granted.
+# For an owner: it takes over what the present owners have in the schemas. Objects of an extension
+# stay with the extension, and all rights on them are granted.
 _HAND_OVER = """\
 do {tag}
 declare
@@ -92,9 +92,9 @@ end
 
 
 def default_role_name(kind: RoleKind, queues: Sequence[str] = ()) -> str:
-    """Return the name of a role that was given none: `meshhook_worker`, `meshhook_worker_orders`.
+    """Return the default name of a role: `meshhook_worker`, `meshhook_worker_orders`.
 
-    Several queues, or one with a long name, become a part of the name and a hash of it all.
+    For several queues, or one with a long name, it ends in a hash.
     """
     name = "_".join(["meshhook", kind, *sorted(set(queues))])
     if len(name) <= MAX_ROLE_NAME_BYTES:
@@ -104,7 +104,7 @@ def default_role_name(kind: RoleKind, queues: Sequence[str] = ()) -> str:
 
 
 def validate_role_name(name: str) -> str:
-    """Return `name` if a role may have it.
+    """Return `name` if it is a valid role name.
 
     Raises:
         InvalidSettingError: naming the rule that is broken.
@@ -126,12 +126,12 @@ def validate_role_name(name: str) -> str:
 
 
 def quoted_identifier(name: str) -> str:
-    """Return a name as SQL takes it, whatever characters it has."""
+    """Return a name as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quoted_literal(text: str) -> str:
-    """Return a text as a SQL string, whatever `standard_conforming_strings` is."""
+    """Return a text as an SQL string literal, valid for any `standard_conforming_strings`."""
     quoted = text.replace("'", "''")
     if "\\" in quoted:
         return " E'" + quoted.replace("\\", "\\\\") + "'"
@@ -139,11 +139,11 @@ def quoted_literal(text: str) -> str:
 
 
 def checked_queues(kind: RoleKind, queues: Sequence[str]) -> tuple[str, ...]:
-    """Return the queues of a role in order; none means all.
+    """Return the queues of a role, sorted; empty means all.
 
     Raises:
         InvalidQueueNameError: if one is not a queue's name.
-        InvalidSettingError: if a role of this kind is always for all queues.
+        InvalidSettingError: if roles of this kind are always for all queues.
     """
     if queues and not kind.is_by_queue:
         raise InvalidSettingError(
@@ -153,7 +153,7 @@ def checked_queues(kind: RoleKind, queues: Sequence[str]) -> tuple[str, ...]:
 
 
 def role_statements(name: str) -> list[str]:
-    """Return what makes a role if it is not there: one that cannot log in yet."""
+    """Return the statement that creates a role, without login, if it does not exist."""
     body = f"""
 begin
     if not exists (select from pg_roles where rolname = {quoted_literal(name)}) then
@@ -166,7 +166,7 @@ end
 
 
 def grant_statements(kind: RoleKind, name: str, queues: Sequence[str]) -> list[str]:
-    """Return what gives a role its rights: it is of this kind then, for these queues alone."""
+    """Return the statements that give a role this kind, for exactly these queues."""
     if kind is RoleKind.OWNER:
         literal = quoted_literal(name)
         return [_HAND_OVER.format(name=literal, tag=_tag(literal))]
@@ -190,9 +190,9 @@ def grant_statements(kind: RoleKind, name: str, queues: Sequence[str]) -> list[s
 
 
 def script(kind: RoleKind, name: str, queues: Sequence[str] = ()) -> str:
-    """Return one SQL script that makes a role and gives it its rights, for an administrator.
+    """Return an SQL script for an administrator that creates a role and gives it its rights.
 
-    It may be run again. There is no password in it.
+    It can be run again, and contains no password.
 
     Raises:
         InvalidQueueNameError, InvalidSettingError: if a name, or a queue for this kind, is wrong.
@@ -222,7 +222,7 @@ def _row(grant: Grant) -> str:
 
 
 def _tag(body: str) -> str:
-    """Return a dollar quote that the text does not hold."""
+    """Return a dollar quote that does not occur in the text."""
     tag, number = "$do$", 0
     while tag in body or body.endswith(tag[:-1]):
         number += 1
