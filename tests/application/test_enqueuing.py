@@ -27,6 +27,8 @@ from meshhook import (
     get_queue_config,
     set_queue_config,
 )
+from meshhook.role_kinds import RoleKind
+from support.roles import Roles
 
 Pool = asyncpg.Pool
 
@@ -242,6 +244,20 @@ async def test_an_app_may_leave_queues_to_others(database_url: str) -> None:
     async with app:
         with pytest.raises(QueueNotFoundError):
             await app.enqueue("orders", Order(order_id=1))
+
+
+async def test_a_role_that_may_not_create_queues_is_told_of_the_missing_one(
+    database_url: str, connection: asyncpg.Connection[Any]
+) -> None:
+    """With the command for whoever may; where the queue is there, the role enqueues."""
+    async with Roles(database_url, connection) as roles:
+        app = App(roles.url(await roles.make(RoleKind.PRODUCER)))
+        app.job("orders", payload_model=Order)(lambda _: None)
+        async with app:
+            with pytest.raises(QueueNotFoundError, match="meshhook queue create orders"):
+                await app.enqueue("orders", Order(order_id=1))
+            await connection.execute("select meshhook.create_queue('orders')")
+            assert await app.enqueue("orders", Order(order_id=1)) == 1
 
 
 async def test_what_the_caller_has_opened_serves_to_enqueue(

@@ -72,6 +72,24 @@ async def test_blocks_that_overlap_share_it(
     assert await sending == 2
 
 
+async def test_what_comes_while_it_closes_is_stored_or_refused(
+    app: App, pool: asyncpg.Pool[Any], queue_name: str
+) -> None:
+    """Nothing opens a database that nobody would close."""
+    await app.enqueue(queue_name, {})
+    closing = asyncio.create_task(app.close())
+    done = await asyncio.gather(
+        *(app.enqueue(queue_name, {}) for _ in range(5)), return_exceptions=True
+    )
+    await closing
+    refused = [each for each in done if isinstance(each, BaseException)]
+    assert all("closed by another task" in str(each) for each in refused)
+    await app.close()
+    assert await sessions(pool) == 0
+    stored = await pool.fetchval(f"select count(*) from pgmq.q_{queue_name}")
+    assert stored == 6 - len(refused)
+
+
 async def test_a_block_begins_only_where_the_database_can_be_used(
     empty_database_url: str,
 ) -> None:

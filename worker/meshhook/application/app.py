@@ -352,7 +352,8 @@ class App:
 
         Raises:
             InvalidHandlerError: if the app declares no such queue.
-            DatabaseError: if the database cannot be used, or the role may not create queues.
+            QueueNotFoundError: if one is missing, and the role may not create it.
+            DatabaseError: if the database cannot be used.
         """
         names = self._handlers.weights(queues)
         await self._current().create_missing([self._handlers.by_queue[name] for name in names])

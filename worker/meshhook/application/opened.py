@@ -46,6 +46,7 @@ class OpenedDatabase:
         self._services: dict[str, QueueService[Any]] = {}
         self._life: AsyncGenerator[Database, None] | None = None
         self._database: Database | None = None
+        self._is_closed = False
 
     def check_loop(self) -> None:
         """Check that the event loop that runs is its own.
@@ -63,9 +64,11 @@ class OpenedDatabase:
         """Return the database, opened at the first call.
 
         Raises:
-            InvalidSettingError, DatabaseError: it cannot be opened.
+            InvalidSettingError, DatabaseError: it cannot be opened, or has been closed meanwhile.
         """
         async with self._opening:
+            if self._is_closed:
+                raise InvalidSettingError("the app was closed by another task meanwhile")
             if self._database is None:
                 life = self._lifetime()
                 self._database = await anext(life)
@@ -89,7 +92,8 @@ class OpenedDatabase:
             looks_again: whether to look for a queue that was there before. Default true.
 
         Raises:
-            DatabaseError: if the database cannot be used, or the role may not create queues.
+            QueueNotFoundError: if one is missing, and the role may not create it.
+            DatabaseError: if the database cannot be used.
         """
         database = await self.database()
         async with self._creating:
@@ -101,6 +105,7 @@ class OpenedDatabase:
     async def close(self) -> None:
         """Wait for what is being enqueued, and close the database."""
         async with self._opening:
+            self._is_closed = True
             life, self._life = self._life, None
             if life is not None:
                 await life.aclose()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import asyncpg
+
 from meshhook import administration
-from meshhook.errors import InvalidSettingError, QueueBusyError, QueueNotFoundError
+from meshhook.errors import DatabaseError, InvalidSettingError, QueueBusyError, QueueNotFoundError
 from meshhook.observability.loggers import get_logger
 from meshhook.postgres.database import Database
 from meshhook.queue_config import QueueSettings, changed_settings
@@ -54,7 +56,8 @@ async def create_if_missing(database: Database, queue: str, settings: Mapping[st
         Whether it was created.
 
     Raises:
-        DatabaseError: if the database cannot be used, or the role may not create queues.
+        QueueNotFoundError: if there is none, and the role may not create one.
+        DatabaseError: if the database cannot be used.
         UnsuitableQueueError, QueueBusyError: as `create_queue`.
     """
     try:
@@ -85,6 +88,10 @@ async def _create(database: Database, queue: str, settings: Mapping[str, Any]) -
     except QueueBusyError:
         # A queue of PGMQ's that is in use: its tables are waited for, which a transaction does not.
         is_new = await create(database)
+    except DatabaseError as error:
+        if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+            raise QueueNotFoundError(queue) from error  # names the command for whoever may
+        raise
     if is_new:
         _log.info("queue created", queue=queue, **settings)
     return is_new
