@@ -371,7 +371,7 @@ async def test_outside_a_transaction_a_job_is_stored_at_once(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("postgresql://localhost/jobs", "got str; a pool is opened by await Database.connect"),
+        (b"postgresql://localhost/jobs", "got bytes; a pool is opened by await Database.connect"),
         (None, "got NoneType; a pool is opened by"),
         (stand_in("psycopg_pool", "AsyncConnectionPool"), "MeshHook uses asyncpg"),
         (stand_in("sqlalchemy.ext.asyncio.engine", "AsyncEngine"), "driver_connection"),

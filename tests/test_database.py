@@ -400,7 +400,7 @@ async def test_a_pool_a_connection_and_a_database_will_do(
     assert Database(Database(pool)).source is pool
 
 
-@pytest.mark.parametrize("source", [None, "postgresql://localhost/jobs", 5, object()])
+@pytest.mark.parametrize("source", [None, b"postgresql://localhost/jobs", 5, object()])
 def test_anything_else_is_refused(source: Any) -> None:
     """The error names the type received."""
     with pytest.raises(InvalidSettingError, match=f"got {type(source).__name__}"):

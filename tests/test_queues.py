@@ -779,9 +779,11 @@ async def test_a_read_only_database_takes_no_jobs(database_url: str) -> None:
 def test_a_wrong_source_or_name_is_refused_at_once(pool: Pool) -> None:
     """What cannot work is an error when the service is made."""
     with pytest.raises(
-        InvalidSettingError, match="expected an asyncpg pool or connection, got str"
+        InvalidSettingError, match="expected an asyncpg pool or connection, got int"
     ):
-        QueueService[Any]("postgresql://localhost/jobs", "jobs")
+        QueueService[Any](3, "jobs")
+    with pytest.raises(InvalidSettingError, match="must start with postgresql://"):
+        QueueService[Any]("http://localhost/jobs", "jobs")
     with pytest.raises(InvalidQueueNameError):
         QueueService[Any](pool, "Jobs")
 

@@ -76,12 +76,12 @@ async def retry() -> None:
 
 async def connect_by_driver() -> None:
     """Fail in the driver, whose frames hold the password among their variables."""
-    await asyncpg.connect(url().replace("/test_", "/no_test_"))
+    await asyncpg.connect(url().replace("/meshhook_test_", "/no_meshhook_test_"))
 
 
 async def connect_by_us() -> None:
     """Fail in ours."""
-    await connect(url().replace("/test_", "/no_test_"))
+    await connect(url().replace("/meshhook_test_", "/no_meshhook_test_"))
 
 
 async def fail_in_thread() -> None:

@@ -79,7 +79,7 @@ BAD = {
     "wrong password": lambda url: url.replace("Zq7", "Aq7"),
     "wrong user": lambda url: url.replace("//marked_", "//unmarked_"),
     "wrong port": lambda url: url.replace(f":{port_of(url)}/", ":1/"),
-    "wrong database": lambda url: url.replace("/test_", "/no_test_"),
+    "wrong database": lambda url: url.replace("/meshhook_test_", "/no_meshhook_test_"),
     "no such host": lambda url: url.replace("127.0.0.1", "no-such-host.invalid"),
     "no TLS": lambda url: f"{url}?sslmode=require",
     "no such setting": lambda url: f"{url}?no_such_setting=1",

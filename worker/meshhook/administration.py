@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from meshhook.arguments import check_range, checked_flag
 from meshhook.errors import DatabaseReadOnlyError, HiddenRowsError, QueueNotFoundError
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
-from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
+from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, takes_url
 from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
 from meshhook.store import queries
@@ -68,6 +68,7 @@ class QueueSnapshot:
         return self.ready + self.scheduled + self.running + self.retrying + self.lost
 
 
+@takes_url
 async def create_queue(
     database: DatabaseSource,
     queue: str = DEFAULT_QUEUE_NAME,
@@ -108,6 +109,7 @@ async def create_queue(
     return bool(created)
 
 
+@takes_url
 async def drop_queue(
     database: DatabaseSource, queue: str, *, wait_seconds: float = WAIT_SECONDS
 ) -> bool:
@@ -135,6 +137,7 @@ async def drop_queue(
     )
 
 
+@takes_url
 async def list_queues(
     database: DatabaseSource, *, count_limit: int = COUNT_LIMIT
 ) -> list[QueueSnapshot]:
@@ -157,6 +160,7 @@ async def list_queues(
     return [snapshot_from(row) for row in rows]
 
 
+@takes_url
 async def get_queue_snapshot(
     database: DatabaseSource,
     queue: str = DEFAULT_QUEUE_NAME,
@@ -182,6 +186,7 @@ async def get_queue_snapshot(
     return snapshot_from(row)
 
 
+@takes_url
 async def get_queue_config(
     database: DatabaseSource, queue: str = DEFAULT_QUEUE_NAME
 ) -> QueueConfig:
@@ -198,6 +203,7 @@ async def get_queue_config(
     return QueueConfig.from_row(name, row["config"])
 
 
+@takes_url
 async def set_queue_config(
     database: DatabaseSource, queue: str = DEFAULT_QUEUE_NAME, **changes: Any
 ) -> QueueConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from meshhook.administration import describe_tables, purge_in_chunks
 from meshhook.arguments import MAX_ID, check_range, checked_id, checked_ids, checked_text
@@ -59,7 +59,9 @@ class DLQService:
         """Take an asyncpg pool or connection, and the queue's name.
 
         Args:
-            source: an asyncpg Pool or Connection, which the caller still owns, or a Database.
+            source: an asyncpg Pool or Connection, or a Database, which the caller still owns; or a
+                URL, to which a pool of at most 4 connections is opened when it is needed, and
+                closed by `close`.
             queue: the queue itself, without `_dlq`. Default `workflow_jobs`.
             worker_name: the name recorded in the history for jobs moved to the dead letters, up to
                 200 characters. Default: none.
@@ -74,6 +76,18 @@ class DLQService:
         self._database = Database(source, answer_timeout_seconds=answer_timeout_seconds)
         self._worker_name = worker_name and validate_worker_name(worker_name)
         self._is_known = False
+
+    async def close(self) -> None:
+        """Close the connections that were opened for a URL; those of the caller stay open."""
+        await self._database.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the service itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close what was opened for a URL."""
+        await self.close()
 
     async def move_to_dead_letter(
         self,

@@ -73,7 +73,8 @@ class QueueExporter:
         """Take the database and how to read it.
 
         Args:
-            database: the primary server, through a pool of one connection or more.
+            database: the primary server, through a pool of one connection or more; or its URL, to
+                which connections are opened that `stop` closes.
             registry: where the metrics are registered; exporters of several databases may share
                 one. Default: the process's global registry.
             interval_seconds: from one reading to the next, 0.1 to 3600. Default 10.
@@ -86,6 +87,7 @@ class QueueExporter:
         """
         check_range("count_limit", count_limit, MAX_COUNT_LIMIT)
         self._database = Database.of(database)
+        self._owns_database = isinstance(database, str)
         self._interval_seconds = checked_seconds("interval_seconds", interval_seconds, 0.1, 3_600)
         self._count_limit = count_limit
         self._timeout_seconds = checked_seconds(
@@ -141,6 +143,8 @@ class QueueExporter:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        if self._owns_database:
+            await self._database.close()
 
     async def __aenter__(self) -> Self:
         """Start."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from meshhook.names import validate_queue_name
-from meshhook.postgres.database import Database, DatabaseSource
+from meshhook.postgres.database import Database, DatabaseSource, takes_url
 from meshhook.store import queries
 
 LIVE_SECONDS = 30.0
@@ -37,6 +37,7 @@ class LiveWorker:
     """When it reported, by the database's clock."""
 
 
+@takes_url
 async def list_workers(database: DatabaseSource, queue: str | None = None) -> list[LiveWorker]:
     """Return the workers that reported in the last 30 seconds, by queue and host.
 

@@ -92,7 +92,9 @@ class QueueService(Generic[PayloadT]):
         """Take an asyncpg pool or connection, and the queue's name.
 
         Args:
-            source: an asyncpg Pool or Connection, which the caller still owns, or a Database.
+            source: an asyncpg Pool or Connection, or a Database, which the caller still owns; or a
+                URL, to which a pool of at most 4 connections is opened when it is needed, and
+                closed by `close`.
             queue: the queue; see `meshhook.names`. Default `workflow_jobs`.
             payload_model: the type of `Job.payload`, both enqueued and dequeued; other payloads
                 are refused. Default: plain JSON, and anything may be enqueued.
@@ -355,8 +357,11 @@ class QueueService(Generic[PayloadT]):
 
     async def close(self) -> None:
         """Wait until every enqueue that is under way has been stored or refused."""
-        await self._send_buffer.flush()
-        await self._settings.close()
+        try:
+            await self._send_buffer.flush()
+            await self._settings.close()
+        finally:
+            await self._database.close()  # only what a URL has opened
 
     async def __aenter__(self) -> QueueService[PayloadT]:
         """Return the service itself."""

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from meshhook.names import validate_queue_name
-from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, DatabaseSource
+from meshhook.postgres.database import (
+    LONG_ANSWER_TIMEOUT_SECONDS,
+    Database,
+    DatabaseSource,
+    takes_url,
+)
 from meshhook.store import queries
 
 
@@ -37,6 +42,7 @@ class HourStatistics:
     """The 95th percentile of how long attempts ran."""
 
 
+@takes_url
 async def job_statistics(
     database: DatabaseSource, queue: str | None = None
 ) -> list[HourStatistics]:

@@ -14,7 +14,7 @@ from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFound
 from meshhook.escaping import quoted
 from meshhook.jobs import MAX_ID_LENGTH
 from meshhook.names import validate_queue_name
-from meshhook.postgres.database import Database, DatabaseSource
+from meshhook.postgres.database import Database, DatabaseSource, takes_url
 from meshhook.store import queries
 from meshhook.store.dead_letter_rows import dead_letter_from
 from meshhook.store.job_rows import (
@@ -48,6 +48,7 @@ _MAX_ATTEMPTS = 1_000
 _MAX_REPLAYS = 100
 
 
+@takes_url
 async def get_job(database: DatabaseSource, queue: str, msg_id: int) -> JobLife:
     """Return a job's whole life, and that of the jobs it was replayed as.
 
@@ -95,6 +96,7 @@ class FoundJobs(list[JobSummary]):
     """How many messages and attempts the search read."""
 
 
+@takes_url
 async def find_jobs(
     database: DatabaseSource,
     *,

@@ -7,11 +7,12 @@ serialization failures are retried; whether anything else may be repeated is the
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -26,11 +27,12 @@ from meshhook.postgres.driver_errors import (
     translated_statement_errors,
     was_undone,
 )
+from meshhook.postgres.lazy_pool import LazyPool
 from meshhook.postgres.lent_connection import LentConnection, Savepoint
 from meshhook.postgres.url import parse_database_url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from meshhook.postgres.url import DatabaseUrl
 
@@ -41,6 +43,9 @@ LONG_ANSWER_TIMEOUT_SECONDS = 900.0
 """How long a statement may take that has more to do: a chunk of a purge, statistics, new tables."""
 MIGRATION_TIMEOUT_SECONDS = 86_400.0
 """How long a step of a migration may take: it may build an index of a large history."""
+
+LAZY_POOL_SIZE = 4
+"""The most connections of a pool that is opened for a URL."""
 
 _CANCEL_TIMEOUT_SECONDS = 2.0
 _EXPIRE_SECONDS = 1.0
@@ -151,10 +156,12 @@ class Database:
         owns_source: bool = False,
         answer_timeout_seconds: float | None = None,
     ) -> None:
-        """Take an asyncpg Pool or Connection, or another Database to share.
+        """Take an asyncpg Pool or Connection, a URL, or another Database to share.
 
         Args:
-            source: the pool or connection.
+            source: the pool or connection; or postgresql://user:password@host:port/database, to
+                which a pool of at most 4 connections is opened when it is needed, and closed by
+                `close`.
             owns_source: whether `close` closes it. Default false: the caller still owns it.
             answer_timeout_seconds: how long a statement may take before the connection counts as
                 broken, 0.001 to 86,400 seconds. Long operations have limits of their own, and a
@@ -169,7 +176,9 @@ class Database:
                 answer_timeout_seconds = source._answer_timeout_seconds  # noqa: SLF001 - of the same class
             # One lock per connection, or a statement could slip into the transaction of another.
             source, line = source.source, source._line  # noqa: SLF001 - of the same class
-        if not hasattr(source, "fetch") or isinstance(source, type):
+        if isinstance(source, str):
+            source, owns_source = _lazy_pool(source), True
+        elif not hasattr(source, "fetch") or isinstance(source, type):
             raise errors.InvalidSettingError(
                 f"expected an asyncpg pool or connection, got {kind_of(source)}{way_out(source)}"
             )
@@ -191,7 +200,7 @@ class Database:
         """Return `source` if it is a Database, otherwise a new Database over it.
 
         Raises:
-            InvalidSettingError: if it is no pool, connection or Database.
+            InvalidSettingError: if it is no pool, connection, URL or Database.
         """
         return source if isinstance(source, Database) else cls(source)
 
@@ -242,20 +251,14 @@ class Database:
             target = parse_database_url(url)
         finally:
             del url  # as in `connect`
-        with translated_connect_errors():
-            pool = await asyncpg.create_pool(
-                min_size=min_size,
-                max_size=max_size,
-                connect=partial(
-                    _open_for_pool,
-                    target,
-                    pooled=pooled,
-                    lock_timeout_seconds=lock_timeout_seconds,
-                    driver_loop=driver_loop,
-                ),
-                # Behind a pooler there is no session to reset.
-                reset=_leave_as_it_is if pooled else None,
-            )
+        pool = await _open_pool(
+            target,
+            min_size=min_size,
+            max_size=max_size,
+            pooled=pooled,
+            lock_timeout_seconds=lock_timeout_seconds,
+            driver_loop=driver_loop,
+        )
         return cls(pool, owns_source=True, answer_timeout_seconds=answer_timeout_seconds)
 
     @property
@@ -416,6 +419,8 @@ class Database:
         await asyncio.sleep(random.uniform(0, _MAX_CONFLICT_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
 
     def _check_loop(self) -> None:
+        if isinstance(self.source, LazyPool):
+            self.source.check_loop()
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
             raise errors.InvalidSettingError(_OTHER_LOOP.format(kind_of(self.source)))
 
@@ -456,9 +461,35 @@ class Database:
 
 
 DatabaseSource: TypeAlias = (
-    "Database | asyncpg.Pool[Any] | asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
+    "Database | asyncpg.Pool[Any] | asyncpg.Connection[Any] | PoolConnectionProxy[Any] | str"
 )
-"""Anything that leads to a database: an asyncpg pool or connection, or a Database."""
+"""Anything that leads to a database: an asyncpg pool or connection, a Database, or a URL."""
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def takes_url(
+    function: Callable[_Arguments, Coroutine[Any, Any, _Value]],
+) -> Callable[_Arguments, Coroutine[Any, Any, _Value]]:
+    """Let a function's first argument, a Database, be a URL: opened and closed around the call."""
+    first = function.__code__.co_varnames[0]
+
+    @functools.wraps(function)
+    async def call(*arguments: Any, **keywords: Any) -> _Value:
+        source: Any = arguments[0] if arguments else keywords.get(first)
+        if not isinstance(source, str):
+            return await function(*arguments, **keywords)
+        database: Any = Database(source)
+        if arguments:
+            arguments = (database, *arguments[1:])
+        else:
+            keywords[first] = database
+        try:
+            return await function(*arguments, **keywords)
+        finally:
+            await database.close()
+
+    return call
 
 
 def check_callers(connection: object) -> None:
@@ -513,6 +544,41 @@ def _session_settings(target: DatabaseUrl) -> dict[str, str]:
     """Return the settings that all our own sessions have."""
     search_path = target.server_settings.get("search_path", SEARCH_PATH)
     return {**SESSION_SETTINGS, "search_path": search_path}
+
+
+def _lazy_pool(url: str) -> LazyPool:
+    """Return a pool that is opened when it is needed.
+
+    Raises:
+        InvalidSettingError: the URL is not valid, or names a parameter that is not supported.
+    """
+    try:
+        target = parse_database_url(url)
+    finally:
+        del url  # as in `connect`
+    open_pool = partial(
+        _open_pool,
+        target,
+        min_size=0,
+        max_size=LAZY_POOL_SIZE,
+        pooled=False,
+        lock_timeout_seconds=None,
+        driver_loop=None,
+    )
+    return LazyPool(open_pool, LAZY_POOL_SIZE)
+
+
+async def _open_pool(
+    target: DatabaseUrl, *, min_size: int, max_size: int, pooled: bool, **options: Any
+) -> asyncpg.Pool[asyncpg.Record]:
+    with translated_connect_errors():
+        return await asyncpg.create_pool(
+            min_size=min_size,
+            max_size=max_size,
+            connect=partial(_open_for_pool, target, pooled=pooled, **options),
+            # Behind a pooler there is no session to reset.
+            reset=_leave_as_it_is if pooled else None,
+        )
 
 
 async def _open_for_pool(

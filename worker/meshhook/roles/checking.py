@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import InvalidSettingError
-from meshhook.postgres.database import Database
+from meshhook.postgres.database import Database, takes_url
 from meshhook.role_kinds import RoleKind
 from meshhook.roles.grants import GRANTS
 from meshhook.store import queries
@@ -59,6 +59,7 @@ class RoleCheck:
     beyond: tuple[str, ...]
 
 
+@takes_url
 async def list_roles(database: DatabaseSource) -> list[KnownRole]:
     """Return the roles that were created or granted to, as far as this role may see them.
 
@@ -69,6 +70,7 @@ async def list_roles(database: DatabaseSource) -> list[KnownRole]:
     return [_known(row) for row in rows]
 
 
+@takes_url
 async def check_role(
     database: DatabaseSource,
     name: str | None = None,

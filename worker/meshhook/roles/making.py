@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshhook.errors import DatabaseLockedError, InvalidSettingError
-from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
+from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, takes_url
 from meshhook.role_kinds import RoleKind
 from meshhook.roles.login import Login, scram_verifier
 from meshhook.roles.statements import (
@@ -53,6 +53,7 @@ class RoleReport:
     missing_queues: tuple[str, ...] = ()
 
 
+@takes_url
 async def create_role(
     database: DatabaseSource,
     kind: RoleKind,
@@ -106,6 +107,7 @@ async def create_role(
     return await _in_transaction(database, work)
 
 
+@takes_url
 async def grant_role(
     database: DatabaseSource, kind: RoleKind, *, name: str, queues: Sequence[str] = ()
 ) -> RoleReport:

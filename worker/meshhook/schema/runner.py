@@ -23,6 +23,7 @@ from meshhook.postgres.database import (
     Database,
     DatabaseSource,
     allow,
+    takes_url,
 )
 from meshhook.postgres.driver_errors import translated_errors
 from meshhook.schema.migrations import (
@@ -115,6 +116,7 @@ async def plan(reader: Reader, *, migrations: Sequence[Migration] | None = None)
         return MigrationPlan(await plan_pgmq(reader), tuple(applied), pending)
 
 
+@takes_url
 async def migrate(
     connection: DatabaseSource, *, migrations: Sequence[Migration] | None = None
 ) -> MigrationReport:
