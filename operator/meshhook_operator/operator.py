@@ -38,7 +38,7 @@ TURN_SECONDS = 0.05
 
 
 class Operator:
-    """Reconciles every JobQueue that it is told of. `run` works until cancelled."""
+    """Reconciles every JobQueue that the watches report. `run` works until cancelled."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class Operator:
             await self._databases.close()
 
     def _start_ticks(self, tasks: asyncio.TaskGroup, secrets: DatabaseSecrets) -> None:
-        """Start a tick for each database with due queues, and drop what is not in use any more."""
+        """Start a tick for each database with due queues, and drop what is no longer used."""
         self._requeue_for_changed_secrets()
         entries = {
             each.jobqueue.key: secrets.look_up_both(each.operator_reference, each.workers_reference)

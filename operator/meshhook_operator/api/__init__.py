@@ -1,1 +1,1 @@
-"""The JobQueue resource: what it asks for, what it shows, and what is generated from both."""
+"""The JobQueue resource: its spec and status, and what is generated from them."""

@@ -24,7 +24,7 @@ _TABLES: dict[str, type[BaseModel]] = {"spec": JobQueueSpec, "status": JobQueueS
 
 
 def with_tables(document: str) -> str:
-    """Return a document with the tables between its markers generated anew.
+    """Return a document with freshly generated tables between its markers.
 
     The markers are `<!-- table: spec -->` and `<!-- end of table -->`, and likewise for status.
     """

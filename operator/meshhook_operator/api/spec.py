@@ -67,7 +67,7 @@ class RetrySpec(Part):
 
 
 class DeadLetterSpec(Part):
-    """What happens to jobs that have used up their attempts."""
+    """What happens to jobs that have failed permanently."""
 
     enabled: bool = DEFAULTS.dlq_enabled
     """Whether they become dead letters. Otherwise they are archived. Default true."""
@@ -133,10 +133,9 @@ class JobQueueSpec(Part):
     retry: RetrySpec = RetrySpec()
     """When a failed job is retried."""
     dead_letter: DeadLetterSpec = DeadLetterSpec()
-    """What happens to jobs that have used up their attempts."""
+    """What happens to jobs that have failed permanently."""
     archive: ArchiveSpec = ArchiveSpec()
-    """The archive of messages: of failed jobs where dead letters are off, and of what programs
-    archive."""
+    """The archive: failed jobs where dead letters are off, and messages that programs archive."""
     history: HistorySpec = HistorySpec()
     """The history of attempts."""
     worker: WorkerSpec | None = None

@@ -1,1 +1,1 @@
-"""The databases of JobQueues: where connections may lead, what may come back, what is read."""
+"""The databases of JobQueues: allowed hosts, guarded connections, demand, and wake-ups."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FAILURES_BEFORE_BACKOFF = 3
 FAILURES_OF_A_REFUSAL = 10
-"""An answer that was refused counts as so many failures: reading it is expensive."""
+"""A refused answer counts as this many failures, because reading it is expensive."""
 MAX_BACKOFF_SECONDS = 30.0
 
 
@@ -90,7 +90,7 @@ class DatabaseRegistry:
     # --- Which addresses lead to one database ----------------------------------------------------
 
     def refresh_names(self) -> None:
-        """Take anew which addresses lead to the same database."""
+        """Find out again which addresses lead to the same database."""
         self._names = known_by_one_name(
             {address: database.identities for address, database in self._databases.items()}
         )

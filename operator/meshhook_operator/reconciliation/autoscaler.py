@@ -37,7 +37,7 @@ class Autoscaler:
         return self.decision is not None and not self.decision.may_write
 
     def forget(self) -> None:
-        """Start anew: the JobQueue scales another Deployment now."""
+        """Forget all measurements: the JobQueue scales another Deployment now."""
         self._state = None
 
     def lookahead_seconds(self, spec: JobQueueSpec) -> float:
@@ -67,7 +67,7 @@ class Autoscaler:
         paused: bool,
         conflict: str | None,
     ) -> scaling.Decision:
-        """Decide anew, and return the decision.
+        """Make a new decision, and return it.
 
         Args:
             jobqueue: with a valid spec.
@@ -110,7 +110,7 @@ def scaling_rules(spec: JobQueueSpec) -> scaling.ScalingSpec:
 
 
 def tick_seconds(spec: JobQueueSpec) -> float:
-    """Return how often to look at the queue, in seconds."""
+    """Return the interval of ticks, in seconds."""
     return spec.scaling.tick_seconds or scaling.default_tick_seconds(
         spec.scaling.target_age_seconds
     )

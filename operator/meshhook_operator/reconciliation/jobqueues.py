@@ -100,7 +100,7 @@ class JobQueueTable:
         self._deleted_hpas, self.is_stale = deleted, True
 
     def refresh(self, addresses: Mapping[ObjectKey, DatabaseAddress | None]) -> None:
-        """Find conflicts anew, and which JobQueues each queue has.
+        """Find conflicts again, and which JobQueues each queue has.
 
         Args:
             addresses: where the database of each JobQueue is; None if that is not known.
@@ -112,7 +112,7 @@ class JobQueueTable:
             self._by_queue[addresses[key], reconciler.queue_name].append(reconciler)
 
     def refresh_claims(self) -> None:
-        """Find conflicts anew."""
+        """Find conflicts again."""
         self._claims = Claims(
             ((each.jobqueue, self._database_name(each)) for each in self),
             self._hpas,

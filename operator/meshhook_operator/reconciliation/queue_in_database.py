@@ -37,7 +37,7 @@ class QueueInDatabase:
         """Create the queue or correct its settings if needed; return whether it was created.
 
         Raises:
-            MeshHookError: if the database refuses, or is away.
+            MeshHookError: if the database refuses, or cannot be reached.
         """
         wanted = spec.queue_settings
         if isinstance(found, QueueProblem):
@@ -63,7 +63,7 @@ class QueueInDatabase:
         """Drop the queue unless it holds messages or dead letters, and say in an event which.
 
         Raises:
-            MeshHookError: if the database refuses, or is away.
+            MeshHookError: if the database refuses, or cannot be reached.
         """
         is_gone = await database.drop_queue_if_empty(queue_name)
         reason = "QueueDropped" if is_gone else "QueueKept"

@@ -21,14 +21,14 @@ _log = get_logger("meshhook_operator.reporter")
 
 SCALED_EVENT_SECONDS = 60.0
 EVENTS_AT_ONCE, EVENT_SECONDS = 25, 60.0
-"""At most so many events at once, and one more per such period: a database whose answers keep
+"""The most events at once, and how long until one more is allowed: a database whose answers keep
 changing must not flood the cluster with events."""
 WRITES_AT_ONCE, WRITE_SECONDS = 30, 5.0
 """The same for the status; what is held back is written later."""
 
 
 class _Allowance:
-    """A budget: so many at once, and one more with each period that passes."""
+    """A budget: a number at once, and one more with each period that passes."""
 
     def __init__(self, most: int, period_seconds: float) -> None:
         self._most = most

@@ -215,7 +215,7 @@ class Ticks:
             self._on_progress()
 
     def _requeue(self, reconciler: JobQueueReconciler, address: DatabaseAddress | None) -> None:
-        """Delay it while its database is away; bring it forward when it has begun to wait."""
+        """Delay it while its database is down; bring it forward once it has begun to wait."""
         now, key = self._clock(), reconciler.jobqueue.key
         if address is not None:
             pause_seconds = self._databases.backoff_seconds(address, reconciler.tick_seconds)

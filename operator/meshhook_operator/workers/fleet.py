@@ -1,4 +1,4 @@
-"""The Deployment of one JobQueue: what is known of it, and every write to it."""
+"""The Deployment of one JobQueue: what is known about it, and every write to it."""
 
 from __future__ import annotations
 
