@@ -3,21 +3,25 @@
 import asyncio
 import base64
 import importlib
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook
 
-from meshhook import DeadLetter, RetryAfter
+from meshhook.testing import AttemptResult, run_job
 
 SECRET = "whsec_" + base64.b64encode(b"a secret for tests only!").decode()
 BODY = {"action": "opened", "title": "Größe"}
+
+
+def delivery_to(url: str) -> dict[str, Any]:
+    """Return the payload of a delivery."""
+    return {"url": url, "event": "issues", "delivery_id": "msg_1", "body": BODY}
 
 
 @dataclass
@@ -26,6 +30,8 @@ class Server:
 
     url: str = ""
     status: int = 200
+    statuses: list[int] = field(default_factory=list)
+    """What to answer with first, one after the other."""
     headers: dict[str, str] = field(default_factory=dict)
     is_silent: bool = False
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
@@ -35,7 +41,8 @@ class Server:
         self.requests.append((dict(request.headers), await request.read()))
         if self.is_silent:
             await asyncio.Event().wait()
-        return web.Response(status=self.status, headers=self.headers)
+        status = self.statuses.pop(0) if self.statuses else self.status
+        return web.Response(status=status, headers=self.headers)
 
 
 @pytest.fixture
@@ -62,13 +69,14 @@ def example(monkeypatch):
 
 @pytest.fixture
 def send(example, server):
-    """Runs the handler on one delivery to the server."""
+    """Runs the handler on one delivery to the server, and returns the result."""
 
-    async def send(url: str | None = None) -> None:
-        delivery = example.WebhookDelivery(
-            url=url or server.url, event="issues", delivery_id="msg_1", body=BODY
+    async def send(url: str | None = None, **options: Any) -> AttemptResult:
+        return await run_job(
+            example.deliver,
+            delivery_to(url or server.url),
+            **options,
         )
-        await example.deliver(SimpleNamespace(payload=delivery))
 
     return send
 
@@ -86,7 +94,7 @@ async def test_a_delivery_is_signed_and_carries_its_event(server, send):
 async def test_the_id_is_the_same_in_every_attempt(server, send):
     """By it the receiver can drop a second delivery."""
     await send()
-    await send()
+    await send(attempt=2)
 
     assert [headers["webhook-id"] for headers, _ in server.requests] == ["msg_1", "msg_1"]
 
@@ -95,46 +103,49 @@ async def test_the_id_is_the_same_in_every_attempt(server, send):
 async def test_a_2xx_is_done(server, send, status):
     """The handler returns, and so the job is done."""
     server.status = status
-    assert await send() is None
+    assert (await send()).outcome == "succeeded"
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 async def test_a_5xx_is_an_ordinary_failure(server, send, example, status):
     """It is no outcome of its own, so the job is retried with backoff."""
     server.status = status
-    with pytest.raises(example.ReceiverError, match=f"answered HTTP {status}"):
-        await send()
+    result = await send(attempt=3)
+    assert (result.outcome, result.delay_seconds) == ("retried", 4)
+    assert result.error_type == "ReceiverError"
+    assert f"answered HTTP {status}" in result.error_message
 
 
 async def test_no_answer_in_time_is_an_ordinary_failure(server, send, example):
     """The message says how long it waited."""
     server.is_silent = True
-    with pytest.raises(example.ReceiverError, match=r"no answer within 0\.5 seconds"):
-        await send()
+    result = await send()
+    assert (result.outcome, result.error_type) == ("retried", "ReceiverError")
+    assert result.error_message == "no answer within 0.5 seconds"
 
 
 async def test_a_refused_connection_is_an_ordinary_failure(send, unused_tcp_port):
     """The error of the HTTP client names the address."""
-    with pytest.raises(OSError, match=str(unused_tcp_port)):
-        await send(f"http://127.0.0.1:{unused_tcp_port}/hook")
+    result = await send(f"http://127.0.0.1:{unused_tcp_port}/hook")
+    assert (result.outcome, result.error_type) == ("retried", "ClientConnectorError")
+    assert str(unused_tcp_port) in result.error_message
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 404, 410, 422])
 async def test_any_other_answer_is_permanent(server, send, status):
     """The job becomes a dead letter at once, grouped by the status; redirects are not followed."""
     server.status, server.headers = status, {"Location": server.url + "/elsewhere"}
-    with pytest.raises(DeadLetter) as caught:
-        await send()
-    assert caught.value.error_type == f"HTTP {status}"
+    result = await send()
+    assert (result.outcome, result.error_type) == ("dead_lettered", f"HTTP {status}")
     assert len(server.requests) == 1
 
 
 async def test_a_429_is_retried_when_the_receiver_says(server, send):
     """The delay of the Retry-After header takes the place of the backoff."""
     server.status, server.headers = 429, {"Retry-After": "7"}
-    with pytest.raises(RetryAfter) as caught:
-        await send()
-    assert (caught.value.delay_seconds, caught.value.error_type) == (7, "HTTP 429")
+    result = await send()
+    assert (result.outcome, result.delay_seconds) == ("retried", 7)
+    assert result.error_type == "HTTP 429"
 
 
 @pytest.mark.parametrize(
@@ -174,12 +185,45 @@ def test_a_missing_or_malformed_secret_stops_the_worker(example, monkeypatch, se
     assert "not base64" not in str(caught.value)
 
 
-def test_a_payload_needs_a_url_of_http(example):
+async def test_a_payload_needs_a_url_of_http(server, send):
     """The model rejects other addresses before anything is sent."""
-    with pytest.raises(ValueError, match="url"):
-        example.WebhookDelivery.model_validate_json(
-            json.dumps({"url": "file:///etc/passwd", "event": "x", "delivery_id": "1", "body": {}})
-        )
+    result = await send("file:///etc/passwd")
+    assert (result.outcome, result.error_type) == ("dead_lettered", "InvalidPayload")
+    assert "url: " in result.error_message
+    assert server.requests == []
+
+
+async def test_a_receiver_that_recovers_gets_its_delivery(example, server, meshhook_database):
+    """After retries, in order, and without waiting for their delays."""
+    server.statuses = [503, 429, 200]
+    server.headers = {"Retry-After": "120"}
+    await meshhook_database.create_queue("webhooks")
+    await meshhook_database.enqueue("webhooks", delivery_to(server.url))
+
+    drained = await meshhook_database.drain({"webhooks": example.deliver}, with_retries=True)
+
+    assert drained.counts == {"retried": 2, "succeeded": 1}
+    assert [each.error_type for each in drained.attempts] == ["ReceiverError", "HTTP 429", None]
+    await meshhook_database.refute_enqueued("webhooks")
+
+
+async def test_a_receiver_that_is_gone_for_good_leaves_a_dead_letter(
+    example, server, meshhook_database
+):
+    """Which is delivered once the receiver is back and somebody replays it."""
+    server.statuses = [503, 503, 200]
+    await meshhook_database.create_queue("webhooks", max_retry_attempts=2)
+    await meshhook_database.enqueue("webhooks", delivery_to(server.url), run_id="run-1")
+    await meshhook_database.drain({"webhooks": example.deliver}, with_retries=True)
+    await meshhook_database.assert_dead_lettered(
+        "webhooks", {"delivery_id": "msg_1"}, run_id="run-1", error_type="ReceiverError", attempts=2
+    )
+
+    await meshhook_database.replay("webhooks")
+
+    drained = await meshhook_database.drain({"webhooks": example.deliver})
+    assert drained.counts == {"succeeded": 1}
+    await meshhook_database.assert_dead_lettered("webhooks", count=0)
 
 
 async def test_deliveries_share_one_session(example, server, send):

@@ -19,4 +19,4 @@ class Databases(DatabasesByUrl):
 
     def __init__(self, server: EmbeddedPostgres) -> None:
         self.server = server
-        super().__init__(server.start(), copies_files=True)
+        super().__init__(server.start(), prefix="test_", copies_files=True)

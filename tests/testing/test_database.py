@@ -218,7 +218,7 @@ async def test_a_queue_that_is_not_there_is_named(db: QueueDatabase) -> None:
 
 async def test_the_database_shows_no_password(db: QueueDatabase) -> None:
     """Neither in the report of a failed test."""
-    assert repr(db).startswith("<QueueDatabase database 'meshhook_test_")
+    assert repr(db).startswith("<QueueDatabase database 'test_")
     assert "@" not in repr(db)
     with pytest.raises(InvalidSettingError):
         QueueDatabase("mysql://x")

@@ -16,12 +16,15 @@ from meshhook.postgres.database import connect
 from meshhook.postgres.driver_errors import translated_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
     import asyncpg
 
 NAME_PREFIX = "meshhook_test_"
 """How the names of the databases begin."""
+APPLICATION_NAME = "databases for tests"
+"""What PostgreSQL shows of the connections that create and drop databases. Not `meshhook ...`: a
+test may well end all sessions of that name."""
 
 Prepare = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[object]]
 """What is done to a template, over a connection to it."""
@@ -53,7 +56,7 @@ class Databases:
         )
         self._thread.start()
         try:
-            self._connection = self.run(connect(url, application_name="meshhook testing"))
+            self._connection = self.run(self._connect())
         except BaseException:
             self._end_thread()
             raise
@@ -84,11 +87,7 @@ class Databases:
 
     def drop_all(self) -> None:
         """Drop every database whose name begins with the prefix, whoever made it."""
-        with translated_errors():
-            rows = self.run(
-                self._connection.fetch("select d.datname from pg_catalog.pg_database d")
-            )
-        for row in rows:
+        for row in self._fetch("select d.datname from pg_catalog.pg_database d"):
             if row["datname"].startswith(self._prefix):
                 self._drop(row["datname"])
 
@@ -112,8 +111,11 @@ class Databases:
         """Return what a coroutine returns, which is run on the thread of this object."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
+        return await connect(self._admin_url, application_name=APPLICATION_NAME)
+
     async def _prepare(self, name: str, prepare: Prepare) -> None:
-        connection = await connect(self.url(name), application_name="meshhook testing")
+        connection = await connect(self.url(name), application_name=APPLICATION_NAME)
         try:
             # As for sessions of others: what is made here may be meant for the schema public.
             await connection.execute('set search_path to "$user", public')
@@ -123,14 +125,17 @@ class Databases:
 
     def _create(self, name: str, template: str, encoding: str | None) -> None:
         other = "" if encoding is None else f" encoding '{encoding}' locale 'C'"
-        self._execute(f"create database {name} template {template}{self._strategy}{other}")
+        self._fetch(f"create database {name} template {template}{self._strategy}{other}")
 
     def _drop(self, name: str) -> None:
-        self._execute(f"drop database if exists {name} with (force)")
+        self._fetch(f"drop database if exists {name} with (force)")
 
-    def _execute(self, sql: str) -> None:
+    def _fetch(self, sql: str) -> Sequence[asyncpg.Record]:
+        if self._connection.is_closed():
+            # A test has ended all sessions, or restarted the server.
+            self._connection = self.run(self._connect())
         with translated_errors():
-            self.run(self._connection.execute(sql))
+            return self.run(self._connection.fetch(sql))
 
     def _end_thread(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -140,8 +145,11 @@ class Databases:
 
 def url_of(url: str, name: str) -> str:
     """Return the URL of another database of the same server."""
-    # A database that the query names counts only where the path names none.
-    return urlsplit(url)._replace(path=f"/{quote(name, safe='')}").geturl()
+    parts = urlsplit(url.strip())
+    # Put together by hand: geturl() forgets the // where no host follows. A database that the
+    # query names counts only where the path names none.
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}/{quote(name, safe='')}{query}"
 
 
 def name_of(url: str) -> str:
