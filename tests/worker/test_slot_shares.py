@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshhook.worker.slot_shares import Share, SharedSlots
@@ -54,7 +54,12 @@ EVENTS = st.lists(
 WEIGHTS = st.lists(st.integers(1, 10), min_size=2, max_size=4)
 
 
+# The second queue's part is one slot, and nobody wants the one that the third queue leaves but it.
+NOBODY_ELSE = [("put", 0), ("put", 1), *(("wants no more", number) for number in range(3))]
+
+
 @given(st.integers(4, 12), WEIGHTS, EVENTS)
+@example(4, [1, 1, 1], NOBODY_ELSE)
 def test_slots_are_never_taken_twice_and_never_idle_in_vain(
     count: int, weights: list[int], events: list[tuple[str, int]]
 ) -> None:

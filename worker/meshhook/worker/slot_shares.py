@@ -124,10 +124,9 @@ class Share:
         shares = self._slots.shares.values()
         if all(share.wants_more for share in shares):
             return self.part
-        if not any(share.wants_more for share in shares if share is not self):
-            others = sum(share.demand.wanted for share in shares if share is not self)
-            if others + self.part <= self._slots.count:
-                return min(self._slots.count - others, self.demand.wanted)
+        wanted = [share.demand.wanted for share in self.others]
+        if all(want <= share.part for want, share in zip(wanted, self.others, strict=True)):
+            return min(self._slots.count - sum(wanted), self.demand.wanted)
         limits = share_out(self._slots.count, [share.demand for share in shares])
         return limits[list(shares).index(self)]
 
