@@ -109,14 +109,16 @@ async def test_a_whole_workflow_job_is_taken(app: App, pool: Pool[Any]) -> None:
     assert [body["run_id"] for body in await stored(pool)] == ["r"]
     with pytest.raises(InvalidJobError, match="order_id"):
         await ship.enqueue(job({}))
-    with pytest.raises(InvalidJobError, match="run_id is given beside a WorkflowJob"):
+    with pytest.raises(InvalidJobError, match="run_id was given with a WorkflowJob"):
         await ship.enqueue(job({"order_id": 1}), run_id="other")
 
 
 @pytest.mark.parametrize("run_id", ["", "x" * 201, 3])
 async def test_an_identifier_is_text_or_a_uuid(app: App, run_id: Any) -> None:
     """Of 1 to 200 characters."""
-    with pytest.raises(InvalidJobError, match="run_id is text of 1 to 200 characters or a UUID"):
+    with pytest.raises(
+        InvalidJobError, match="run_id is a string of 1 to 200 characters or a UUID"
+    ):
         await app.enqueue("orders", {}, run_id=run_id)
 
 
@@ -270,7 +272,7 @@ async def test_what_the_caller_has_opened_serves_to_enqueue(
             app.job(queue_name, payload_model=Order)(lambda _: None)
             async with app:
                 await app.enqueue(queue_name, Order(order_id=1))
-            with pytest.raises(InvalidSettingError, match="a worker opens connections of its own"):
+            with pytest.raises(InvalidSettingError, match="a worker opens its own connections"):
                 app.worker()
     assert len(await stored(pool, queue_name)) == 3
 
@@ -290,6 +292,7 @@ def test_an_app_without_handlers_has_no_worker() -> None:
     [
         ({"database": "http://host/name"}, "must start with postgresql://"),
         ({"database": 3}, "expected an asyncpg pool or connection, got int"),
+        ({"concurrency": 0}, "concurrency is a whole number from 1 to 10000, got 0"),
         ({"pool_size": 0}, "pool_size is a whole number from 1 to 1000, got 0"),
         ({"create_queues": "yes"}, "create_queues"),
     ],
@@ -306,7 +309,7 @@ async def test_without_a_database_the_error_says_how_to_name_one(
     """It comes when the database is needed: importing the app needs none."""
     monkeypatch.delenv("MESHHOOK_DATABASE_URL", raising=False)
     app = App()
-    with pytest.raises(InvalidSettingError, match="set MESHHOOK_DATABASE_URL, or name it: App"):
+    with pytest.raises(InvalidSettingError, match="set MESHHOOK_DATABASE_URL, or pass a URL: App"):
         await app.enqueue("orders", {})
 
 

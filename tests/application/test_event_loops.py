@@ -83,7 +83,7 @@ async def test_what_comes_while_it_closes_is_stored_or_refused(
     )
     await closing
     refused = [each for each in done if isinstance(each, BaseException)]
-    assert all("closed by another task" in str(each) for each in refused)
+    assert all("another task has closed the app" in str(each) for each in refused)
     await app.close()
     assert await sessions(pool) == 0
     stored = await pool.fetchval(f"select count(*) from pgmq.q_{queue_name}")

@@ -243,7 +243,7 @@ async def test_a_program_runs_no_event_loop_within_another(database_url: str) ->
     """Nor handles signals in another thread; the error says what to do there."""
     app = App(database_url)
     app.job("orders", payload_model=int)(lambda _: None)
-    with pytest.raises(InvalidSettingError, match="inside of one use `async with"):
+    with pytest.raises(InvalidSettingError, match="inside an event loop use `async with"):
         app.run()
-    with pytest.raises(InvalidSettingError, match="in the main thread alone"):
+    with pytest.raises(InvalidSettingError, match="only works in the main thread"):
         await asyncio.to_thread(app.run)

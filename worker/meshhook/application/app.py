@@ -1,4 +1,4 @@
-"""`App`: one object that knows the database, the handlers and the queues of a program."""
+"""`App`: one object for the database, the handlers and the queues of a program."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from meshhook.outcomes import delay_in_seconds
 from meshhook.schema import check_schema
 from meshhook.worker import Worker
 from meshhook.worker.assignments import MAX_WEIGHT
+from meshhook.worker.worker import MAX_CONCURRENCY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,7 +43,7 @@ _Value = TypeVar("_Value")
 
 
 class WorkerOptions(TypedDict, total=False):
-    """What a worker may be given beside its queues; `Worker` describes it."""
+    """The optional arguments of a worker; `Worker` describes them."""
 
     grace_seconds: float
     registry: CollectorRegistry | None
@@ -55,14 +56,14 @@ class WorkerOptions(TypedDict, total=False):
 class App:
     """The database, the handlers and the queues of a program.
 
-    Handlers are declared by the decorator `job`. `enqueue` opens the database when it is first
-    needed; `async with app:` opens it at once, and closes it. Workers run as a program by `run` or
-    `meshhook worker --app MODULE:APP`, or inside another one by `async with app.workers():`.
+    The decorator `job` declares a handler. The first `enqueue` opens the database; `async with
+    app:` opens it immediately and closes it at the end. Workers run as a program (`run`, or
+    `meshhook worker --app MODULE:APP`) or inside another program (`async with app.workers():`).
 
-    A queue's settings are those in the database, which operators change while workers run. What
-    stands beside a handler is what its queue is created with, where the database has none of that
-    name: when the app first enqueues into it, and when a worker starts. The settings of a queue
-    that exists are never changed.
+    The database is the only source of a queue's settings, and operators change them while workers
+    run. The settings in the decorator apply when the queue is created: when the app first enqueues
+    into it, or when a worker starts, if the database has no queue of that name. The settings of an
+    existing queue are never changed.
     """
 
     def __init__(
@@ -76,21 +77,21 @@ class App:
         create_queues: bool = True,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
-        """Take the database, and what goes for all queues.
+        """Take the database and the options for all queues.
 
         Args:
-            database: postgresql://user:password@host:port/database, or a pool or connection of
-                asyncpg or a Database, which stay the caller's and serve to enqueue. Default:
-                MESHHOOK_DATABASE_URL says it when it is first needed.
-            pooled: whether the URL leads through a pooler in transaction mode. Default: false, or
-                what MESHHOOK_POOLED says where the environment names the database.
-            listen_url: the same database without the pooler, for workers. Default: none, or
-                MESHHOOK_LISTEN_URL.
-            pool_size: how many connections the app itself may have, to enqueue, 1 to 1000; a worker
-                has three of its own. Default 4.
-            concurrency: how many jobs a worker of this app runs at once, of all its queues
-                together, 1 to 10000, unless it is started with another. Default 50.
-            create_queues: whether declared queues that are missing are created. Default true.
+            database: postgresql://user:password@host:port/database. Or an asyncpg pool or
+                connection, or a Database: these are only used to enqueue, and the caller still owns
+                them. Default: MESHHOOK_DATABASE_URL, read when the database is first used.
+            pooled: whether the URL leads through a pooler in transaction mode. Default: the value
+                of MESHHOOK_POOLED if the environment names the database, otherwise false.
+            listen_url: the same database without the pooler, for workers. Default: the value of
+                MESHHOOK_LISTEN_URL if the environment names the database, otherwise none.
+            pool_size: the most connections that the app opens to enqueue, 1 to 1000; a worker has
+                three of its own. Default 4.
+            concurrency: how many jobs a worker of this app runs at once, over all its queues, 1 to
+                10000. Starting a worker with another value overrides it. Default 50.
+            create_queues: whether to create declared queues that are missing. Default true.
             tracer_provider: makes the spans of sends and attempts. Default: the global one of
                 OpenTelemetry, if one is set; else there are no spans.
 
@@ -98,6 +99,7 @@ class App:
             InvalidSettingError: naming the argument.
         """
         self._database = AppDatabase(database, pooled, listen_url, pool_size)
+        check_range("concurrency", concurrency, MAX_CONCURRENCY)
         self._concurrency = concurrency
         self._creates_queues = checked_flag("create_queues", create_queues)
         self._tracer_provider = tracer_provider
@@ -106,7 +108,7 @@ class App:
 
     @property
     def handlers(self) -> Mapping[str, QueueHandler[Any]]:
-        """The handlers that are declared, by the names of their queues."""
+        """The declared handlers, by queue."""
         return MappingProxyType(self._handlers.by_queue)
 
     def job(
@@ -117,33 +119,33 @@ class App:
         weight: int = 1,
         **settings: Unpack[QueueOptions],
     ) -> JobDeclaration:
-        """Declare the handler of a queue: a decorator.
+        """Return a decorator that declares a function as the handler of a queue.
 
-        The function takes the job, `job: Job[Order]`, or its payload alone, `order: Order`. The
-        annotation says the type of the payload: a pydantic model, or any type that pydantic can
-        read; `job: Job` takes any JSON. An async function runs in the event loop, a plain one in a
-        thread. What it may return or raise stands in `meshhook.outcomes`.
+        The function takes the job (`job: Job[Order]`) or only its payload (`order: Order`). The
+        annotation gives the type of the payload: a pydantic model, or any type that pydantic can
+        validate; `job: Job` accepts any JSON. An async function runs in the event loop, a plain one
+        in a thread. `meshhook.outcomes` describes what it may return or raise.
 
-        The name then stands for a `QueueHandler`, whose `enqueue` stores jobs for it.
+        The decorator returns a `QueueHandler`, whose `enqueue` stores jobs for the handler.
 
         Args:
-            queue: the queue; one of an app has one handler.
-            payload_model: the type of the payload, for a function without annotations, which takes
-                a job. Default: the annotation says it.
-            weight: the queue's part of a worker's slots while several queues have work, 1 to 1000.
+            queue: the queue. Each queue has one handler.
+            payload_model: the type of the payload, for a function without annotations; it takes a
+                job. Default: the type in the annotation.
+            weight: the queue's share of a worker's slots while several queues have jobs, 1 to 1000.
                 Default 1.
-            **settings: what the queue is created with where it is missing, such as
-                `max_retry_attempts`; see `QueueSettings`. The queue's own settings win: an operator
-                may have changed them.
+            **settings: settings for creating the queue if it is missing, such as
+                `max_retry_attempts`; see `QueueSettings`. The settings of an existing queue are not
+                changed: an operator may have set them.
 
         Raises:
             InvalidQueueNameError, InvalidSettingError: naming the argument.
-            InvalidHandlerError: if the queue has a handler already, or, when the decorator is
-                applied, if the function cannot be one.
+            InvalidHandlerError: when the decorator is applied, if the function cannot be a handler
+                or the queue already has one.
         """
         if callable(queue):
             raise InvalidHandlerError(
-                "app.job takes the name of a queue: write @app.job('orders') over the function"
+                "app.job takes the name of a queue: write @app.job('orders') above the function"
             )
         name = validate_queue_name(queue)
         check_range("weight", weight, MAX_WEIGHT)
@@ -171,21 +173,22 @@ class App:
     ) -> int:
         """Store a job, and return its msg_id once it is durable.
 
-        A queue that this app declares is created if the database has none of that name; any other
-        must be there. The payload is checked against the type that its handler declares.
+        If the app declares the queue and the database does not have it, the queue is created; any
+        other queue must exist. The payload is checked against the type that the handler declares.
 
         Args:
             queue: the queue.
-            payload: what the handler gets: a model, or anything that JSON can hold; or a whole
-                `WorkflowJob`.
-            delay: how long until it is ready, in seconds or as a timedelta, 0 to 366 days.
+            payload: what the handler receives: a model or anything that JSON can represent. Or a
+                `WorkflowJob`, which includes its payload.
+            delay: how long until the job is ready, in seconds or as a timedelta, 0 to 366 days.
                 Default 0.
-            run_id: the run that it belongs to, text of 1 to 200 characters or a UUID. Default none.
-            workflow_id: the workflow that is run, the same. Default none.
-            project_id: the project that the workflow belongs to, the same. Default none.
-            headers: message headers, such as a `traceparent`. Default none.
+            run_id: the run that it belongs to, a string of 1 to 200 characters or a UUID. Default:
+                none.
+            workflow_id: the workflow that is run; the same types. Default: none.
+            project_id: the project that the workflow belongs to; the same types. Default: none.
+            headers: message headers, such as a `traceparent`. Default: none.
             connection: an asyncpg connection, to enqueue inside the caller's transaction: the job
-                is there if and only if that transaction commits.
+                exists if and only if that transaction commits. Default: none.
 
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
@@ -215,11 +218,11 @@ class App:
     ) -> list[int]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
-        Arguments and errors are those of `enqueue`; the delay, the identifiers and the headers are
-        those of all.
+        The arguments and errors are those of `enqueue`. The delay, identifiers and headers apply to
+        every job.
         """
         ids = identifiers(run_id=run_id, workflow_id=workflow_id, project_id=project_id)
-        # What is no list of payloads is refused further on, with a message.
+        # The service refuses anything else, with a message.
         is_several = isinstance(payloads, Iterable) and not isinstance(
             payloads, str | bytes | Mapping | BaseModel
         )
@@ -240,19 +243,17 @@ class App:
         concurrency: int | None = None,
         **options: Unpack[WorkerOptions],
     ) -> Worker:
-        """Return a worker for queues of this app, which is not started yet.
-
-        It creates no queues: `create_missing_queues` does.
+        """Return a worker for queues of this app. It is not started, and no queues are created.
 
         Args:
-            queues: which of the declared queues: a name, several, or a mapping of names to weights.
-                Default: all of them, with the weights declared.
-            concurrency: how many jobs run at once. Default: that of the app.
-            **options: what `Worker` takes.
+            queues: some of the declared queues: a name, several names, or a mapping of names to
+                weights. Default: all, with their declared weights.
+            concurrency: how many jobs run at once. Default: the app's.
+            **options: further arguments of `Worker`.
 
         Raises:
-            InvalidHandlerError: if the app declares no such queue, naming those that it does.
-            InvalidSettingError: naming the argument, or what of the database is not set.
+            InvalidHandlerError: if the app does not declare a queue, naming those that it does.
+            InvalidSettingError: naming the argument, or if the database's URL is not known.
         """
         weights = self._handlers.weights(queues)
         address = self._database.address()
@@ -275,19 +276,19 @@ class App:
         concurrency: int | None = None,
         **options: Unpack[WorkerOptions],
     ) -> AsyncIterator[Worker]:
-        """Work on the app's queues while the block runs, inside another program.
+        """Run a worker for the app's queues while the block runs, inside another program.
 
-        Opens the app, creates the queues that are missing, and starts a worker. At the end of the
-        block it claims nothing more, jobs finish within `grace_seconds`, and the app is closed.
+        It opens the app, creates missing queues, and starts a worker. At the end of the block the
+        worker stops claiming, running jobs have `grace_seconds` to finish, and the app is closed.
         Signals are left to the program.
 
         Yields:
-            The worker, whose `liveness` and `readiness` say how it is.
+            The worker; its `liveness` and `readiness` report its state.
 
         Raises:
-            Exception: at the end, what the worker failed with, if it did.
+            Exception: at the end of the block, the error that the worker failed with, if it did.
             InvalidHandlerError, InvalidSettingError: as `worker`.
-            SchemaMissingError, DatabaseError: it did not start.
+            SchemaMissingError, DatabaseError: the worker did not start.
         """
         weights = self.weights(queues)
         worker = self.worker(weights, concurrency=concurrency, **options)
@@ -304,22 +305,23 @@ class App:
         grace_seconds: float | None = None,
         name: str | None = None,
     ) -> None:
-        """Work on the app's queues until SIGTERM, SIGINT (Ctrl-C) or SIGHUP: the whole program.
+        """Run the app's queues as a program, until SIGTERM, SIGINT (Ctrl-C) or SIGHUP.
 
-        The same as `meshhook worker --app`: with its event loop, its logs to standard error, its
-        metrics port and the environment variables that it reads. Returns when all is done in order;
-        what goes wrong is printed, and the program exits with the code that the command has.
+        This is `meshhook worker --app`, with the command's event loop, logs on standard error,
+        metrics port and environment variables. It returns after an orderly stop. Errors are
+        printed, and end the program with the command's exit code.
 
         Args:
-            queues: which of the declared queues. Default: all of them.
-            concurrency: how many jobs run at once. Default: that of the app.
-            grace_seconds: how long jobs that run may take to finish at the end, 0 to 3600.
+            queues: some of the declared queues, as in `worker`. Default: all.
+            concurrency: how many jobs run at once. Default: the app's.
+            grace_seconds: how long running jobs may take to finish after a stop, 0 to 3600.
                 Default 25.
             name: the worker's name in the history. Default: host, process id and a random part.
 
         Raises:
-            SystemExit: with the exit code, unless that is 0.
-            InvalidSettingError: inside of an event loop, or outside of the main thread.
+            SystemExit: with the exit code, unless it is 0.
+            InvalidHandlerError: if the app does not declare a queue.
+            InvalidSettingError: inside an event loop, or outside the main thread.
         """
         weights = self.weights(queues)
         run_as_program(
@@ -331,27 +333,27 @@ class App:
     def weights(
         self, queues: str | Iterable[str] | Mapping[str, int] | None = None
     ) -> dict[str, int]:
-        """Return the weights of queues by name: those given, or those declared.
+        """Return the weight of each queue: the given one, or else the declared one.
 
         Args:
-            queues: which of the declared queues. Default: all of them.
+            queues: some of the declared queues, as in `worker`. Default: all.
 
         Raises:
-            InvalidHandlerError: if the app declares no such queue, or none at all.
+            InvalidHandlerError: if the app does not declare a queue, or has none.
         """
         return self._handlers.weights(queues)
 
     async def create_missing_queues(self, queues: Iterable[str] | None = None) -> None:
-        """Create the declared queues that the database lacks, with the settings declared.
+        """Create declared queues that are missing in the database, with their declared settings.
 
-        Those that exist keep their settings; where these are others than the declared ones, the log
-        says so.
+        Existing queues keep their settings. Where these differ from the declared ones, the log says
+        so.
 
         Args:
-            queues: which of them. Default: all.
+            queues: some of the declared queues. Default: all.
 
         Raises:
-            InvalidHandlerError: if the app declares no such queue.
+            InvalidHandlerError: if the app does not declare a queue.
             QueueNotFoundError: if one is missing, and the role may not create it.
             DatabaseError: if the database cannot be used.
         """
@@ -359,12 +361,12 @@ class App:
         await self._current().create_missing([self._handlers.by_queue[name] for name in names])
 
     async def prepare(self, queues: Iterable[str]) -> None:
-        """Do before a worker starts what this app is to do: create queues, unless told not to."""
+        """Create missing queues before a worker starts, unless `create_queues` is false."""
         if self._creates_queues:
             await self.create_missing_queues(queues)
 
     async def open(self) -> Database:
-        """Return the app's database, opened if it is not: for `DLQService` and its like.
+        """Open the app's database if necessary, and return it: for `DLQService`, for example.
 
         It stays open until `close`, or until the event loop ends.
 
@@ -374,7 +376,7 @@ class App:
         return await self._current().database()
 
     async def close(self) -> None:
-        """Wait for what is being enqueued, and close the database; the next use opens it again.
+        """Wait for pending jobs to be stored, and close the database; the next use opens it again.
 
         Raises:
             InvalidSettingError: if the app is open in another event loop.
@@ -385,10 +387,10 @@ class App:
             await opened.close()
 
     async def __aenter__(self) -> Self:
-        """Open the database, and see that it can be used.
+        """Open the database, and check that it is usable.
 
         Raises:
-            SchemaMissingError, DatabaseError: it cannot.
+            SchemaMissingError, DatabaseError: it is not.
         """
         opened = self._current()
         opened.users += 1
@@ -400,7 +402,7 @@ class App:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close it, at the end of the outermost block."""
+        """Close the database at the end of the outermost block."""
         opened = self._opened
         if opened is not None:
             opened.users -= 1
@@ -408,11 +410,11 @@ class App:
                 await self.close()
 
     def has_own_database(self) -> bool:
-        """Return whether the app names its database itself; else the environment does."""
+        """Return whether the app names its database; otherwise the environment does."""
         return not self._database.is_of_environment
 
     def address(self) -> DatabaseAddress:
-        """Return the URL of the database, and how it is reached.
+        """Return the URL of the database, and how to reach it.
 
         Raises:
             InvalidSettingError: if none is set, or the app was made with a pool or connection.
@@ -426,7 +428,7 @@ class App:
         pooled: bool | None = None,
         listen_url: str | None = None,
     ) -> None:
-        """Take another database from now on: for a test, or for a command that is told which.
+        """Use another database from now on, for a test for example.
 
         Args:
             database: as the constructor takes it.
@@ -472,7 +474,7 @@ class App:
         try:
             return await send(service)
         except QueueNotFoundError:
-            # Once: a queue that is dropped while the program runs stays away.
+            # Once per queue: one that an operator drops later is not created again.
             if handler is None or was_checked or not self._creates_queues:
                 raise
         await opened.create_missing([handler], looks_again=False)

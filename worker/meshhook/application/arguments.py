@@ -1,4 +1,4 @@
-"""What a handler takes, read from the annotation of its one argument."""
+"""What a handler takes, read from the annotation of its argument."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class HandlerArgument(NamedTuple):
-    """The one argument that a handler is called with."""
+    """The argument that a handler is called with."""
 
     model: Any
-    """The type of the payload; Any for whatever JSON holds."""
+    """The type of the payload; Any for plain JSON."""
     is_job: bool
-    """Whether it is the job; else it is the job's payload."""
+    """Whether it is the job; otherwise it is the job's payload."""
 
 
 def handler_argument(
@@ -29,12 +29,12 @@ def handler_argument(
 
     Args:
         function: the handler, which can be called with one argument.
-        payload_model: the type of the payload, where the handler's annotation does not say it.
-        names: the local names where the handler is declared, in which text is looked up.
+        payload_model: the type of the payload, if the annotation does not give it.
+        names: the local names at the place of the declaration, to resolve annotations.
 
     Raises:
-        InvalidHandlerError: if the annotation is missing, cannot be read, or says another type
-            than `payload_model`.
+        InvalidHandlerError: if the annotation is missing, cannot be resolved, or contradicts
+            `payload_model`.
     """
     name = name_of(function)
     annotation = _annotation(function, names)
@@ -48,7 +48,7 @@ def handler_argument(
         return HandlerArgument(payload_model, is_job=True)
     if annotation is inspect.Parameter.empty:
         raise InvalidHandlerError(
-            f"handler {name}: its argument has no annotation, which says the type of the payload; "
+            f"handler {name}: its argument has no annotation, so the payload's type is not known; "
             "write `job: Job[Order]` for a model Order, or `job: Job` for any JSON"
         )
     if annotation in (Any, object):
@@ -79,10 +79,10 @@ def _argument(annotation: Any) -> HandlerArgument:
 
 
 def _annotation(function: Callable[..., Any], names: Mapping[str, Any]) -> Any:
-    """Return the annotation of the first argument, with the names in it looked up.
+    """Return the annotation of the first argument, with its names resolved.
 
-    The others, such as that of the result, are left alone: their types may be imported for type
-    checkers only.
+    Other annotations, such as the return type's, are not resolved: their types may be imported only
+    for type checkers.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())

@@ -1,4 +1,4 @@
-"""Where an application's database is: a URL, the environment, or what the caller has opened."""
+"""The database of an application: a URL, the environment, or something the caller opened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_POOL_SIZE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAddress:
-    """What leads to a database."""
+    """How to reach a database."""
 
     url: str = field(repr=False)
     pooled: bool
@@ -27,16 +27,16 @@ class DatabaseAddress:
 
 @dataclass(frozen=True, slots=True)
 class AppDatabase:
-    """The database that an application was made with."""
+    """The database that an application was created with."""
 
     source: str | DatabaseSource | None = field(repr=False)
-    """Its URL, a pool, connection or Database, or None: the environment says it."""
+    """A URL, pool, connection or Database; None means that the environment names it."""
     pooled: bool | None = None
     listen_url: str | None = field(default=None, repr=False)
     pool_size: int = 4
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is opened.
+        """Check the arguments, without opening anything.
 
         Raises:
             InvalidSettingError: naming the argument.
@@ -54,26 +54,26 @@ class AppDatabase:
 
     @property
     def is_of_environment(self) -> bool:
-        """Whether the environment says where it is."""
+        """Whether the environment names the database."""
         return self.source is None
 
     def address(self) -> DatabaseAddress:
-        """Return the URL, for what opens connections of its own.
+        """Return the URL, to open connections with.
 
         Raises:
-            InvalidSettingError: if the environment names none, or the caller has opened it.
+            InvalidSettingError: if the environment names none, or if the caller opened it.
         """
         if isinstance(self.source, str):
             return DatabaseAddress(self.source, bool(self.pooled), self.listen_url)
         if self.source is not None:
             raise InvalidSettingError(
-                "a worker opens connections of its own and needs the database's URL; this app was "
-                "made with a pool or connection: App('postgresql://user:password@host/name')"
+                "a worker opens its own connections, so it needs the database's URL; this app was "
+                "created with a pool or connection: App('postgresql://user:password@host/name')"
             )
         return self._of_environment()
 
     async def connect(self) -> Database:
-        """Open it; connections are made when they are needed.
+        """Open the database; connections are opened when they are needed.
 
         Raises:
             InvalidSettingError: if the environment names no database.
@@ -86,14 +86,14 @@ class AppDatabase:
         )
 
     def _of_environment(self) -> DatabaseAddress:
-        # Reading the environment takes a library that a program with a URL does not need.
+        # Programs that pass a URL need not load the library that reads the environment.
         from meshhook.environment import load_settings  # noqa: PLC0415
 
         settings = load_settings()
         url = _text(settings.database_url)
         if url is None:
             raise InvalidSettingError(
-                "the app has no database: set MESHHOOK_DATABASE_URL, or name it: "
+                "the app has no database: set MESHHOOK_DATABASE_URL, or pass a URL: "
                 "App('postgresql://user:password@host:5432/name')"
             )
         return DatabaseAddress(

@@ -1,4 +1,4 @@
-"""Declaring handlers: what `App.job` returns, and the handlers that an application has."""
+"""Declaring handlers: the decorator that `App.job` returns, and the handlers of an application."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ if TYPE_CHECKING:
 
 
 class Handlers:
-    """The handlers of an application, one a queue."""
+    """The handlers of an application, one per queue."""
 
     def __init__(self) -> None:
-        """Have none."""
+        """Start with none."""
         self.by_queue: dict[str, QueueHandler[Any]] = {}
-        """The handlers by the names of their queues, in the order in which they were declared."""
+        """The handlers by queue, in the order of their declaration."""
 
     def add(self, handler: QueueHandler[Any]) -> None:
         """Add a handler.
 
         Raises:
-            InvalidHandlerError: if its queue has one already.
+            InvalidHandlerError: if its queue already has one.
         """
         other = self.by_queue.get(handler.queue)
         if other is not None:
             raise InvalidHandlerError(
-                f"queue {handler.queue!r} has a handler already, {other.place}; each queue "
-                f"has one, so give {handler.place} a queue of its own"
+                f"queue {handler.queue!r} already has a handler, {other.place}; a queue has only "
+                f"one, so give {handler.place} another queue"
             )
         self.by_queue[handler.queue] = handler
 
     def weights(self, queues: Any) -> dict[str, int]:
-        """Return the weights of queues by name: those given, or those declared.
+        """Return the weight of each queue: the given one, or else the declared one.
 
         Args:
-            queues: which of them: a name, several, or a mapping of names to weights. None: all.
+            queues: some of the queues: a name, several names, or a mapping of names to weights.
+                None means all.
 
         Raises:
-            InvalidHandlerError: if one has no handler, or there are no handlers at all.
-            InvalidQueueNameError, InvalidSettingError: if one is no name, or is named twice.
+            InvalidHandlerError: if a queue has no handler, or there are no handlers.
+            InvalidQueueNameError, InvalidSettingError: if a name is not valid, or is named twice.
         """
         if not self.by_queue:
             raise InvalidHandlerError(
-                "the app has no handlers; declare one with @app.job('orders'), in a module that "
-                "is imported before the worker starts"
+                "the app has no handlers; declare one with @app.job('orders'), and import its "
+                "module before the worker starts"
             )
         if queues is None:
             return {name: handler.weight for name, handler in self.by_queue.items()}
@@ -73,7 +74,7 @@ class JobDeclaration:
     """The decorator that `App.job` returns."""
 
     def __init__(self, handlers: Handlers, make: Callable[..., QueueHandler[Any]]) -> None:
-        """Take where to put the handler, and what makes it of a function and local names."""
+        """Take the handlers to add to, and a factory that takes a function and local names."""
         self._handlers = handlers
         self._make = make
 
@@ -88,7 +89,7 @@ class JobDeclaration:
             InvalidHandlerError: naming the function and what is wrong with it.
         """
         frame = inspect.currentframe()
-        # Models may be defined in the very function that declares the handler.
+        # Models may be local to the function in which the handler is declared.
         names = {} if frame is None or frame.f_back is None else dict(frame.f_back.f_locals)
         handler = self._make(function=function, names=names)
         self._handlers.add(handler)

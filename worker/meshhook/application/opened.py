@@ -1,4 +1,4 @@
-"""The database of an application while it is open: its pool, and a sender for each queue."""
+"""The open database of an application: its connections, and a service for each queue."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class OpenedDatabase:
-    """A database that is opened once, in one event loop, and closed in it.
+    """A database that is opened once, and closed in the event loop that opened it.
 
-    Whoever opens it may forget to close it: the event loop then does it at its end, as it closes
-    all asynchronous generators.
+    If nobody closes it, the event loop does when it ends, because it closes all asynchronous
+    generators.
     """
 
     def __init__(
@@ -28,17 +28,17 @@ class OpenedDatabase:
         connect: Callable[[], Awaitable[Database]],
         on_closed: Callable[[OpenedDatabase], None],
     ) -> None:
-        """Belong to the event loop that runs.
+        """Belong to the running event loop.
 
         Args:
             connect: opens the database.
-            on_closed: called once it is closed.
+            on_closed: called when it is closed.
         """
         self.loop = asyncio.get_running_loop()
         self.users = 0
-        """How many blocks hold it open."""
+        """How many `async with` blocks keep it open."""
         self.checked_queues: set[str] = set()
-        """The queues that were created if they were missing."""
+        """Queues that exist, or were created because they were missing."""
         self._connect = connect
         self._on_closed = on_closed
         self._opening = asyncio.Lock()
@@ -49,26 +49,26 @@ class OpenedDatabase:
         self._is_closed = False
 
     def check_loop(self) -> None:
-        """Check that the event loop that runs is its own.
+        """Check that the running event loop is the one that it belongs to.
 
         Raises:
             InvalidSettingError: if not.
         """
         if self.loop is not asyncio.get_running_loop():
             raise InvalidSettingError(
-                "the app is open in another event loop than this one; close it there first "
-                "(await app.close()), or make an App for each event loop"
+                "the app is open in another event loop; close it there first (await app.close()), "
+                "or use a separate App in each event loop"
             )
 
     async def database(self) -> Database:
-        """Return the database, opened at the first call.
+        """Return the database; the first call opens it.
 
         Raises:
-            InvalidSettingError, DatabaseError: it cannot be opened, or has been closed meanwhile.
+            InvalidSettingError, DatabaseError: it cannot be opened, or was closed in the meantime.
         """
         async with self._opening:
             if self._is_closed:
-                raise InvalidSettingError("the app was closed by another task meanwhile")
+                raise InvalidSettingError("another task has closed the app; open it again")
             if self._database is None:
                 life = self._lifetime()
                 self._database = await anext(life)
@@ -76,7 +76,7 @@ class OpenedDatabase:
         return self._database
 
     async def service(self, queue: str, **options: Any) -> QueueService[Any]:
-        """Return what sends to a queue, made with `options` at the first call."""
+        """Return the service of a queue; the first call creates it with `options`."""
         database = await self.database()
         if queue not in self._services:
             self._services[queue] = QueueService(database, queue, **options)
@@ -85,11 +85,11 @@ class OpenedDatabase:
     async def create_missing(
         self, handlers: Iterable[QueueHandler[Any]], *, looks_again: bool = True
     ) -> None:
-        """Create the queues of handlers where they are missing.
+        """Create the queues of handlers if they are missing.
 
         Args:
-            handlers: whose queues.
-            looks_again: whether to look for a queue that was there before. Default true.
+            handlers: the handlers.
+            looks_again: whether to also check queues that existed before. Default true.
 
         Raises:
             QueueNotFoundError: if one is missing, and the role may not create it.
@@ -103,7 +103,7 @@ class OpenedDatabase:
                     self.checked_queues.add(handler.queue)
 
     async def close(self) -> None:
-        """Wait for what is being enqueued, and close the database."""
+        """Wait for pending jobs to be stored, and close the database."""
         async with self._opening:
             self._is_closed = True
             life, self._life = self._life, None

@@ -1,4 +1,4 @@
-"""An application as a program of its own: what `meshhook worker` does, for an app that is here."""
+"""Running an application as a program: `meshhook worker` for an app of this process."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def run_as_program(app: App, weights: Mapping[str, int], options: Mapping[str, object]) -> None:
-    """Work on queues of an app until a signal.
+    """Run queues of an app until a signal.
 
     Args:
         app: the app.
         weights: the weights of the queues by name.
-        options: of the command, without their dashes; None stands for its default.
+        options: options of the command, without dashes; None means the default.
 
     Raises:
-        SystemExit: with the exit code of the command, unless that is 0.
-        InvalidSettingError: inside of an event loop, or outside of the main thread.
+        SystemExit: with the exit code of the command, unless it is 0.
+        InvalidSettingError: inside an event loop, or outside the main thread.
     """
     _check_may_run()
     arguments = [f"{name}:{weight}" for name, weight in weights.items()]
     arguments += [f"--{name}={value}" for name, value in options.items() if value is not None]
-    # A program that only enqueues has no use for the command line.
+    # Programs that only enqueue need not load the command line.
     from meshhook.cli import run_application  # noqa: PLC0415
 
     code = run_application(app, arguments)
@@ -41,7 +41,7 @@ def run_as_program(app: App, weights: Mapping[str, int], options: Mapping[str, o
 def _check_may_run() -> None:
     if threading.current_thread() is not threading.main_thread():
         raise InvalidSettingError(
-            "app.run() handles signals, in the main thread alone; in another one use "
+            "app.run() handles signals, so it only works in the main thread; elsewhere use "
             "`async with app.workers():`"
         )
     try:
@@ -49,5 +49,5 @@ def _check_may_run() -> None:
     except RuntimeError:
         return
     raise InvalidSettingError(
-        "app.run() runs an event loop of its own; inside of one use `async with app.workers():`"
+        "app.run() starts its own event loop; inside an event loop use `async with app.workers():`"
     )

@@ -1,4 +1,4 @@
-"""The handler of one queue of an application, which enqueues into that queue as well."""
+"""The handler of one queue of an application, which also enqueues into that queue."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 
 class QueueHandler(JobHandler[PayloadT]):
-    """A handler that an application has declared for one of its queues; made by `App.job`.
+    """The handler of one queue of an application; the decorator `App.job` creates it.
 
-    It may be called as the function that it was made of, and is a `JobHandler` wherever one is
-    taken.
+    Calling it calls the decorated function. It is also a `JobHandler`.
     """
 
     def __init__(
@@ -39,16 +38,16 @@ class QueueHandler(JobHandler[PayloadT]):
         settings: Mapping[str, Any],
         names: Mapping[str, Any],
     ) -> None:
-        """Take a function, and read from its annotation what it is called with.
+        """Take a function, and read from its annotation what it takes.
 
         Args:
-            app: what it belongs to.
+            app: the application.
             queue: the queue.
-            function: takes a job, or the payload of one.
-            payload_model: the type of the payload, where the annotation does not say it.
-            weight: the queue's part of a worker's slots.
-            settings: of the queue, if it is to be created.
-            names: the local names where it is declared.
+            function: takes a job, or only its payload.
+            payload_model: the type of the payload, if the annotation does not give it.
+            weight: the queue's share of a worker's slots.
+            settings: settings for creating the queue.
+            names: the local names at the place of the declaration.
 
         Raises:
             InvalidHandlerError: naming the function and what is wrong with it.
@@ -63,25 +62,25 @@ class QueueHandler(JobHandler[PayloadT]):
         except InvalidSettingError:
             raise InvalidHandlerError(
                 f"handler {name_of(function)}: its argument is annotated with "
-                f"{shown_type(argument.model)}, which is no type of payload that pydantic can "
-                "read; write `job: Job[Order]`, or `order: Order`, for a model Order"
+                f"{shown_type(argument.model)}, which pydantic cannot validate; write "
+                "`job: Job[Order]` or `order: Order` for a model Order"
             ) from None
         self.app = app
-        """The application that it belongs to."""
+        """The application."""
         self.queue = queue
-        """The queue whose jobs it does."""
+        """The queue whose jobs it runs."""
         self.payload_model = argument.model
-        """The type of the payload; Any for whatever JSON holds."""
+        """The type of the payload; Any for plain JSON."""
         self.weight = weight
-        """The queue's part of a worker's slots, beside the other queues."""
+        """The queue's share of a worker's slots, relative to other queues."""
         self.settings = dict(settings)
-        """The settings that the queue is created with, where it is missing."""
+        """The settings for creating the queue if it is missing."""
         self._written = function
         if not argument.is_job:
             self.function = _with_payload(function, is_async=self.is_async)
 
     def __call__(self, argument: Job[PayloadT] | PayloadT) -> Any:
-        """Call the function as it was written, with a job or a payload."""
+        """Call the decorated function, with a job or a payload, whichever it takes."""
         function: Any = self._written
         return function(argument)
 
@@ -103,7 +102,7 @@ class QueueHandler(JobHandler[PayloadT]):
     ) -> int:
         """Store a job for this handler, and return its msg_id once it is durable.
 
-        Arguments and errors are those of `App.enqueue`.
+        The arguments and errors are those of `App.enqueue`.
         """
         return await self.app.enqueue(
             self.queue,
@@ -129,7 +128,7 @@ class QueueHandler(JobHandler[PayloadT]):
     ) -> list[int]:
         """Store jobs for this handler, all or none, and return their msg_ids in order.
 
-        Arguments and errors are those of `App.enqueue_many`.
+        The arguments and errors are those of `App.enqueue_many`.
         """
         return await self.app.enqueue_many(
             self.queue,
@@ -148,10 +147,10 @@ class QueueHandler(JobHandler[PayloadT]):
 
 
 def identifiers(**given: str | UUID | None) -> dict[str, str]:
-    """Return the identifiers of a job that are given, as text.
+    """Return the identifiers that are given, as strings.
 
     Raises:
-        InvalidJobError: naming the one that is neither text of 1 to 200 characters nor a UUID.
+        InvalidJobError: if one is neither a string of 1 to 200 characters nor a UUID.
     """
     found = {
         name: str(value) if isinstance(value, UUID) else value
@@ -161,13 +160,14 @@ def identifiers(**given: str | UUID | None) -> dict[str, str]:
     for name, value in found.items():
         if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_LENGTH:
             raise InvalidJobError(
-                f"{name} is text of 1 to {MAX_ID_LENGTH} characters or a UUID, got {quoted(value)}"
+                f"{name} is a string of 1 to {MAX_ID_LENGTH} characters or a UUID, "
+                f"got {quoted(value)}"
             )
     return found
 
 
 def job_of(payload: object, ids: Mapping[str, str]) -> object:
-    """Return what to enqueue, so that the handler gets exactly `payload`.
+    """Return what to enqueue so that the handler receives exactly `payload`.
 
     Raises:
         InvalidJobError: if identifiers are given beside a `WorkflowJob`, which has its own.
@@ -175,15 +175,15 @@ def job_of(payload: object, ids: Mapping[str, str]) -> object:
     if isinstance(payload, WorkflowJob):
         if ids:
             raise InvalidJobError(
-                f"{next(iter(ids))} is given beside a WorkflowJob, which has one of its own; "
-                "enqueue its payload"
+                f"{next(iter(ids))} was given with a WorkflowJob, which already contains one; "
+                "enqueue its payload instead"
             )
         return payload
     return {**ids, "payload": payload} if ids or is_envelope(payload) else payload
 
 
 def _with_payload(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
-    """Return a function of a job that calls one of its payload."""
+    """Return a function that takes a job, and calls one that takes the payload."""
     if is_async:
 
         async def call_async(job: Job[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What may be said of a queue beside its handler, and how it gets into the database."""
+"""The settings of a queue in the decorator of its handler, and creating the queue with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = get_logger("meshhook.application")
 
 
 class QueueOptions(TypedDict, total=False):
-    """The settings of a queue that may stand beside its handler; `QueueSettings` describes them."""
+    """The settings that the decorator accepts; `QueueSettings` describes them."""
 
     visibility_timeout_seconds: int
     max_retry_attempts: int
@@ -35,14 +35,14 @@ class QueueOptions(TypedDict, total=False):
 
 
 def checked_options(queue: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a program gives a new queue, as they will be stored.
+    """Return the settings for a new queue, as they will be stored.
 
     Raises:
         InvalidSettingError: naming the setting, the value received and the rule.
     """
     if "paused" in options:
         raise InvalidSettingError(
-            f"queue {queue!r}: paused is for operators, not for a program: "
+            f"queue {queue!r}: a program cannot set paused; an operator can: "
             f"meshhook queue pause {queue}"
         )
     settings = changed_settings(QueueSettings(), options)
@@ -50,13 +50,13 @@ def checked_options(queue: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def create_if_missing(database: Database, queue: str, settings: Mapping[str, Any]) -> bool:
-    """Create a queue with settings if there is none; one that exists keeps its own.
+    """Create a queue with settings if it is missing; an existing queue keeps its own.
 
     Returns:
         Whether it was created.
 
     Raises:
-        QueueNotFoundError: if there is none, and the role may not create one.
+        QueueNotFoundError: if it is missing, and the role may not create it.
         DatabaseError: if the database cannot be used.
         UnsuitableQueueError, QueueBusyError: as `create_queue`.
     """
@@ -67,7 +67,7 @@ async def create_if_missing(database: Database, queue: str, settings: Mapping[st
     others = {name: getattr(config, name) for name in settings}
     if others != settings:
         _log.info(
-            "the database's settings of the queue are used, not those of the program",
+            "using the queue's settings in the database, which differ from the program's",
             queue=queue,
             **{name: value for name, value in others.items() if value != settings[name]},
         )
@@ -76,21 +76,21 @@ async def create_if_missing(database: Database, queue: str, settings: Mapping[st
 
 async def _create(database: Database, queue: str, settings: Mapping[str, Any]) -> bool:
     async def create(source: Database) -> bool:
-        # Whoever else made it meanwhile gave it its settings, too.
+        # If another process has created it in the meantime, it has set the settings, too.
         is_new = await administration.create_queue(source, queue)
         if is_new and settings:
             await administration.set_queue_config(source, queue, **settings)
         return is_new
 
     try:
-        # Together: nobody works by other settings, or finds the queue without them.
+        # In one transaction, so that nobody sees the queue without its settings.
         is_new = await database.run_in_transaction(lambda connection: create(Database(connection)))
     except QueueBusyError:
-        # A queue of PGMQ's that is in use: its tables are waited for, which a transaction does not.
+        # An existing PGMQ queue that is in use. Outside a transaction, its locks are waited for.
         is_new = await create(database)
     except DatabaseError as error:
         if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
-            raise QueueNotFoundError(queue) from error  # names the command for whoever may
+            raise QueueNotFoundError(queue) from error  # its message names the command
         raise
     if is_new:
         _log.info("queue created", queue=queue, **settings)
