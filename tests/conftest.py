@@ -12,12 +12,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, settings
 
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.schema import migrate
 from support import released_migrations, slow_tests, tiers
 from support.databases import TEST_SETTINGS, Databases, server_directory
+from support.fuzzing import load_profile
 from support.lanes import Lanes
 from support.pgmq_versions import PGMQ_VERSIONS, pgmq_sql
 
@@ -25,9 +25,7 @@ from support.pgmq_versions import PGMQ_VERSIONS, pgmq_sql
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# Other processes may hold up an example for any time.
-settings.register_profile("meshhook", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("meshhook")
+load_profile()
 
 _guard = tiers.ProcessGuard()
 
