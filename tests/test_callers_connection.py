@@ -50,6 +50,28 @@ async def service(pool: Pool) -> AsyncIterator[Service]:
         yield service
 
 
+@pytest.fixture
+def grow_old(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets all settings that are kept count as old from then on: still used, while new are read."""
+    return lambda: monkeypatch.setattr("meshhook.settings_cache.FRESH_SECONDS", 0.0)
+
+
+@pytest.fixture
+def expire(grow_old: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets all settings that are kept count as too old to be used from then on."""
+
+    def expire() -> None:
+        grow_old()
+        monkeypatch.setattr("meshhook.settings_cache.USABLE_SECONDS", 0.0)
+
+    return expire
+
+
+def readers() -> list[asyncio.Task[object]]:
+    """Return the tasks that read settings in the background."""
+    return [task for task in asyncio.all_tasks() if task.get_name() == "meshhook-settings-jobs"]
+
+
 async def count(connection: Connection) -> int:
     """Return how many messages the queue has."""
     number: int = await connection.fetchval("select count(*) from pgmq.q_jobs")
@@ -87,89 +109,90 @@ async def test_callers_that_hold_the_whole_pool_make_progress(
 
 
 async def test_settings_are_read_over_the_callers_connection(
-    database_url: str, connection: Connection
+    database_url: str, connection: Connection, expire: Callable[[], None]
 ) -> None:
     """The only connection of a pool will do, at the first call and after a long pause."""
     async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool:
         service = QueueService[Any](pool, "jobs")
         async with pool.acquire() as own, own.transaction():
             await service.enqueue({}, connection=own)
-            service._settings._read_at -= 3_600
+            expire()
             await service.enqueue({}, connection=own)
         assert await count(connection) == 2
         await service.close()
 
 
 async def test_old_settings_serve_while_new_ones_are_read(
-    service: Service, connection: Connection
+    service: Service, connection: Connection, grow_old: Callable[[], None]
 ) -> None:
     """One task reads in the background; the callers do not wait for it, and then have the new."""
     await service.enqueue({})
     await set_queue_config(connection, "jobs", max_payload_bytes=1_024)
-    service._settings._read_at -= 5.1
+    grow_old()
     async with connection.transaction():
         await connection.execute("lock table meshhook.queue_config")
         await asyncio.wait_for(
             asyncio.gather(*(service.enqueue("x" * 2_000) for _ in range(20))), 20
         )
-        assert service._settings._reader is not None
-        assert not service._settings._reader.done()
-    await asyncio.wait_for(service._settings._reader, 20)
+        (reader,) = readers()
+    await asyncio.wait_for(reader, 20)
     with pytest.raises(JobTooLargeError):
         await service.enqueue("x" * 2_000)
 
 
 async def test_settings_that_cannot_be_read_leave_the_old_ones(
-    service: Service, connection: Connection, caplog: pytest.LogCaptureFixture
+    service: Service,
+    connection: Connection,
+    caplog: pytest.LogCaptureFixture,
+    grow_old: Callable[[], None],
 ) -> None:
     """The error is logged with the queue, and enqueuing goes on."""
     await service.enqueue({})
-    service._settings._read_at -= 5.1
+    grow_old()
     await connection.execute("alter table meshhook.queue_config rename to elsewhere")
     await service.enqueue({})
-    reader = service._settings._reader
-    assert reader is not None
-    await asyncio.wait_for(reader, 20)
+    await eventually(lambda: not readers())
     await service.enqueue({})
     assert await count(connection) == 3
 
 
 async def test_closing_ends_the_reading_of_settings(
-    service: Service, connection: Connection
+    service: Service, connection: Connection, grow_old: Callable[[], None]
 ) -> None:
     """No task is left when `close` returns, whatever it waited for."""
     await service.enqueue({})
-    service._settings._read_at -= 5.1
+    grow_old()
     async with connection.transaction():
         await connection.execute("lock table meshhook.queue_config")
         await service.enqueue({})
         await asyncio.wait_for(service.close(), 20)
-        names = {task.get_name() for task in asyncio.all_tasks()}
-        assert "meshhook-settings-jobs" not in names
+        assert readers() == []
 
 
 async def test_a_queue_that_is_gone_is_noticed_in_the_background(
-    service: Service, connection: Connection
+    service: Service, connection: Connection, grow_old: Callable[[], None]
 ) -> None:
     """The next caller is told by name."""
     await service.enqueue({})
     await connection.execute("delete from meshhook.queue_config")
-    service._settings._read_at -= 5.1
+    grow_old()
     await service.enqueue({})
-    await eventually(lambda: service._settings._config is None)
+    await eventually(lambda: not readers())
     with pytest.raises(QueueNotFoundError):
         await service.enqueue({})
 
 
-async def test_a_service_on_one_connection_starts_nothing_on_it(connection: Connection) -> None:
+async def test_a_service_on_one_connection_starts_nothing_on_it(
+    connection: Connection, grow_old: Callable[[], None]
+) -> None:
     """What its owner does next on that connection is in nobody's way."""
     service = QueueService[Any](connection, "jobs")
     await service.enqueue({})
-    service._settings._read_at -= 5.1
+    grow_old()
     await service.enqueue({})
-    assert service._settings._reader is None
+    assert readers() == []
     async with connection.transaction():
-        service._settings._read_at -= 5.1
+        grow_old()
         await service.enqueue({}, connection=connection)
         assert await connection.fetchval("select 1") == 1
     assert await count(connection) == 3
@@ -487,18 +510,18 @@ async def test_functions_take_whatever_leads_to_the_database(
 
 
 async def test_a_migration_costs_no_transaction_that_enqueues(
-    pool: Pool, connection: Connection
+    pool: Pool, connection: Connection, expire: Callable[[], None]
 ) -> None:
     """Settings that were read in a transaction before are read again after a column was added."""
     service = QueueService[Any](pool, "jobs")
     async with pool.acquire() as own:
         for name in ("added", "more"):
             async with own.transaction():
-                service._settings._read_at -= 3_600
+                expire()
                 await service.enqueue({}, connection=own)
             await connection.execute(f"alter table meshhook.queue_config add column {name} int")
         async with own.transaction():
-            service._settings._read_at -= 3_600
+            expire()
             await service.enqueue({}, connection=own)
     assert await count(connection) == 3
     await service.close()
