@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from support import released_migrations, slow_tests, tiers
 from support.databases import TEST_SETTINGS, Databases, server_directory
 from support.fuzzing import load_profile
 from support.lanes import Lanes
+from support.last_tests import stop_unused
 from support.pgmq_versions import PGMQ_VERSIONS, pgmq_sql
 
 # Each of the many processes that tests start would compile all that it imports, for a second.
@@ -74,10 +75,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _guard.is_on = "unit" in tiers.tiers_of(item)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_teardown() -> None:
-    """Let what the last test no longer needs be stopped."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Let programs be stopped that no test needs any more."""
     _guard.is_on = False
+    try:
+        return (yield)
+    finally:
+        stop_unused(item.config, nextitem.path if nextitem is not None else None)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -430,7 +430,7 @@ async def test_a_worker_whose_handlers_leak(
             )
             await connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
-                "where application_name like 'meshhook %'"
+                "where datname = current_database() and application_name like 'meshhook %'"
             )
             await enqueue(connection, "raise")  # on connections that are new
             await eventually(lambda: ended(connection, len(kinds) + 1), 200)

@@ -100,6 +100,7 @@ async def test_one_service_goes_on_after_a_failover(
     """The concurrent callers of the first batch are told, and those that follow are stored."""
     async with read_only_pool(connection, database_url) as pool:
         service = QueueService[Any](pool, "jobs")
+        await service.get_config()  # else the first to have read them would send alone
         first = await asyncio.gather(
             *(service.enqueue({}) for _ in range(5)), return_exceptions=True
         )

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.cluster.programs import ProgramsMissingError, build, missing
+from support.cluster.building import build_if_needed
 from support.helm import CHART
 from support.skipping import skip
 
+HERE = Path(__file__).parent
 _PROGRAMS = ("helm", "kubeconform", "kube-score")
-_MISSING = pytest.StashKey[str]()
+_MISSING = pytest.StashKey[str | None]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the programs before the first test, whose time is limited; the build may take long."""
-    here = os.path.dirname(__file__)  # noqa: PTH120 - a prefix of a string
-    if session.config.option.collectonly or not any(
-        str(item.path).startswith(here) for item in session.items
-    ):
-        return
-    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    say: Any = terminal.write_line if terminal is not None else print
-    try:
-        if missing(_PROGRAMS):
-            build(_PROGRAMS, say=say)
-    except ProgramsMissingError as error:
-        session.config.stash[_MISSING] = str(error)
+    """Build the programs before the first test."""
+    session.config.stash[_MISSING] = build_if_needed(
+        session, _PROGRAMS, lambda item: HERE in item.path.parents
+    )
 
 
 @pytest.fixture(autouse=True)
-def _programs(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
+def _programs(pytestconfig: pytest.Config) -> None:
     """Skip tests that lack their programs; in CI, fail them."""
-    reason = pytestconfig.stash.get(_MISSING, None)
-    if reason is not None:
+    if reason := pytestconfig.stash[_MISSING]:
         skip(reason)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from support.cluster.api import Api, ApiError
+from support.cluster.building import build_if_needed
 from support.cluster.control_plane import ControlPlane, obstacle
 from support.cluster.objects import custom_resource_definition, database_secret
 from support.cluster.operator_process import (
@@ -19,47 +19,33 @@ from support.cluster.operator_process import (
     StartOperator,
     operator_kubeconfig,
 )
-from support.cluster.programs import CONTROL_PLANE, ProgramsMissingError, build, missing
+from support.cluster.programs import CONTROL_PLANE
 from support.databases import server_directory
+from support.last_tests import until_last_test
 from support.skipping import skip
 from support.waiting import eventually
 
 HERE = Path(__file__).parent
-_MISSING = pytest.StashKey[str]()
-_CONTROL_PLANE = pytest.StashKey[ExitStack]()
+_MISSING = pytest.StashKey[str | None]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the programs before the first test, whose time is limited; the build may take long."""
-    if session.config.option.collectonly or not any(
-        "control_plane" in getattr(item, "fixturenames", ()) for item in session.items
-    ):
-        return
-    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    say = terminal.write_line if terminal is not None else print
-    try:
-        if missing(CONTROL_PLANE):
-            build(CONTROL_PLANE, say=say)
-    except ProgramsMissingError as error:
-        session.config.stash[_MISSING] = str(error)
+    """Build the programs before the first test."""
+    session.config.stash[_MISSING] = build_if_needed(
+        session,
+        CONTROL_PLANE,
+        lambda item: "control_plane" in getattr(item, "fixturenames", ()),
+    )
 
 
 @pytest.fixture(scope="session")
 def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
-    """A control plane with one node, for all tests."""
-    if reason := pytestconfig.stash.get(_MISSING, None) or obstacle():
+    """A control plane with one node, for all tests of the folder."""
+    if reason := pytestconfig.stash[_MISSING] or obstacle():
         skip(reason)
-    with ExitStack() as stack:
-        pytestconfig.stash[_CONTROL_PLANE] = stack
+    with until_last_test(pytestconfig, HERE) as stack:
         directory = stack.enter_context(server_directory(in_memory=True))
         yield stack.enter_context(ControlPlane(directory))
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Stop the control plane after its last test, since it would slow down other tests."""
-    if nextitem is None or HERE not in nextitem.path.parents:
-        item.config.stash.get(_CONTROL_PLANE, ExitStack()).close()
 
 
 @pytest.fixture(scope="session")

@@ -13,18 +13,19 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support import image as images
-from support.cluster.programs import PROGRAMS, ProgramsMissingError, build, missing
+from support.cluster.building import build_if_needed
+from support.cluster.programs import PROGRAMS
 from support.e2e import NAMESPACE, RELEASE, Receiver, job_queue, next_image, pod
 from support.helm import CHART
 from support.image import EVALUATION_IMAGE, IMAGE, ImageError
 from support.kube import Kube, Object
+from support.last_tests import until_last_test
 from support.skipping import skip
 from support.waiting import eventually
 
@@ -36,29 +37,22 @@ DEFINITION = "jobqueues.meshhook.io"
 KUBECONFIG = os.environ.get("E2E_KUBECONFIG")
 _UNUSED = {"actionlint", "kwok", "kubeconform", "kube-score"}
 _NEEDED = ["kubectl", "helm"] if KUBECONFIG else [name for name in PROGRAMS if name not in _UNUSED]
-_OBSTACLE = pytest.StashKey[str]()
-_LOCAL_CLUSTER = pytest.StashKey[ExitStack]()
+_OBSTACLE = pytest.StashKey[str | None]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build programs before the first test, whose time is limited."""
-    here = f"{HERE}{os.sep}"
-    if session.config.option.collectonly or not any(
-        str(item.path).startswith(here) for item in session.items
-    ):
-        return
-    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    say: Any = terminal.write_line if terminal is not None else print
-    if not KUBECONFIG:
-        checked = subprocess.run([CLUSTER, "check"], check=False, capture_output=True, text=True)
-        if checked.returncode:
-            session.config.stash[_OBSTACLE] = checked.stderr.strip()
-            return
-    try:
-        if missing(_NEEDED):
-            build(_NEEDED, say=say)
-    except ProgramsMissingError as error:
-        session.config.stash[_OBSTACLE] = str(error)
+    """Build programs before the first test."""
+    session.config.stash[_OBSTACLE] = build_if_needed(
+        session, _NEEDED, lambda item: HERE in item.path.parents, obstacle=_obstacle
+    )
+
+
+def _obstacle() -> str | None:
+    """Return why there can be no local cluster where one is wanted, or None."""
+    if KUBECONFIG:
+        return None
+    checked = subprocess.run([CLUSTER, "check"], check=False, capture_output=True, text=True)
+    return checked.stderr.strip() if checked.returncode else None
 
 
 def _archives() -> dict[str, Path]:
@@ -98,7 +92,7 @@ def _named_image(variable: str) -> str:
 @pytest.fixture(scope="session")
 def cluster(pytestconfig: pytest.Config) -> Iterator[Kube]:
     """A cluster with an empty namespace that enforces the restricted Pod Security Standard."""
-    if reason := pytestconfig.stash.get(_OBSTACLE, None):
+    if reason := pytestconfig.stash[_OBSTACLE]:
         skip(reason)
     if KUBECONFIG:
         kube = Kube(Path(KUBECONFIG), NAMESPACE)
@@ -113,16 +107,8 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Kube]:
             images.build(image, archive)
     except ImageError as error:
         pytest.fail(str(error))
-    with ExitStack() as stack:
-        pytestconfig.stash[_LOCAL_CLUSTER] = stack
+    with until_last_test(pytestconfig, HERE) as stack:
         yield stack.enter_context(_local_cluster())
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Stop the local cluster after its last test: it would slow down the tests of other things."""
-    if nextitem is None or HERE not in nextitem.path.parents:
-        item.config.stash.get(_LOCAL_CLUSTER, ExitStack()).close()
 
 
 @contextmanager
