@@ -190,7 +190,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name what does the jobs: --app MODULE:APP, or --handler MODULE:FUNCTION"),
+        ([], "say what runs the jobs: --app MODULE:APP, or --handler MODULE:FUNCTION"),
         (["--app", "shop:app", "--handler", "shop:ship"], "--app brings its own handlers"),
         (["others", "--app", "shop:app"], "no handler of queue 'others'; it has: orders, mails"),
         (["orders:0", "--app", "shop:app"], "the weight of queue 'orders' is a whole number"),

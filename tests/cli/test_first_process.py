@@ -1,4 +1,4 @@
-"""The program as the first process of a container, which the kernel treats unlike others."""
+"""The program as the first process of a container, which ignores signals by default."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def child_of(pid: int) -> int:
 async def test_it_can_be_stopped_while_it_imports_its_handler(
     database_url: str, tmp_path: Path
 ) -> None:
-    """A pod that is told to stop before its worker has started takes no job any more."""
+    """A pod that is told to stop before its worker has started claims no job."""
     if os.getuid() != 0 or shutil.which("unshare") is None:
         skip("only root makes a namespace of processes, with unshare of util-linux")
     (tmp_path / "slow.py").write_text(HANDLER)

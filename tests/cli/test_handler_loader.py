@@ -1,4 +1,4 @@
-"""Finding the handler that a name names, and saying what is there instead."""
+"""Finding a handler by its name, and suggesting names where there is none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ number = 3
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current directory, with a module and a package in it; what was imported is forgotten."""
+    """The current directory, with a module and a package, which are forgotten afterwards."""
     (tmp_path / "my_handlers.py").write_text(MODULE)
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
@@ -73,7 +73,7 @@ def test_a_handler_of_the_current_directory_is_found(folder, name):
     ],
 )
 def test_what_was_not_found_is_named_with_what_is_there(folder, name, said):
-    """The message repeats the name, and helps."""
+    """The message repeats the name, and suggests others."""
     with pytest.raises(InvalidHandlerError) as caught:
         load_handler(name)
     assert said in str(caught.value)
@@ -90,7 +90,7 @@ def test_what_was_not_found_is_named_with_what_is_there(folder, name, said):
     ],
 )
 def test_a_module_that_cannot_be_imported_says_why_and_where(folder, text, said):
-    """Whatever it raises."""
+    """The message has the error and its line, whatever the module raises."""
     (folder / "broken.py").write_text(text)
     with pytest.raises(InvalidHandlerError) as caught:
         load_handler("broken:deliver")
@@ -98,13 +98,13 @@ def test_a_module_that_cannot_be_imported_says_why_and_where(folder, text, said)
 
 
 def test_the_worker_command_says_it_with_code_2(cli, jobs, folder):
-    """Before it claims anything."""
+    """The command ends before it claims anything."""
     said = cli.fails(2, "worker", jobs, "--handler", "my_handlers:delivr")
     assert "did you mean 'deliver'?" in said
 
 
 def test_a_function_of_no_job_is_code_2(cli, jobs, folder):
-    """The library's own check is heard as well."""
+    """The library's own check of handlers applies as well."""
     (folder / "wrong.py").write_text("def deliver(): pass\n")
     assert "cannot be called with one job" in cli.fails(
         2, "worker", jobs, "--handler", "wrong:deliver"
@@ -116,7 +116,7 @@ def test_a_function_of_no_job_is_code_2(cli, jobs, folder):
     [("--concurrency", "0"), ("--grace-seconds", "-1"), ("--grace-seconds", "nan")],
 )
 def test_options_of_the_worker_have_a_range(cli, jobs, option, value):
-    """The message says which range."""
+    """The message gives the range."""
     said = cli.fails(2, "worker", jobs, "--handler", "json:loads", option, value)
     assert option.removeprefix("--").replace("-", "_") in said
     assert value in said

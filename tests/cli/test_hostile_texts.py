@@ -1,4 +1,4 @@
-"""Texts of messages, headers and errors on the terminal: seen as they are, and never obeyed."""
+"""Texts of messages, headers and errors are shown on the terminal, and never obeyed by it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEEN = "\\x1b]52;c;cm0=\\x07\\u202e\\x85\\u2028\\U000e0041\\x7f[red]x[/red]"
 
 
 def test_the_names_of_headers_are_escaped(cli, jobs, sql, dead_letters):
-    """As their values are; both may be of anybody who sends messages."""
+    """So are their values; anybody who sends messages can choose both."""
     headers = json.dumps({HOSTILE: {"a": HOSTILE}, "plain": "日本"})
     sql("update pgmq.q_jobs_dlq set headers = $1::jsonb", headers)
     shown = cli.ok("dlq", "show", jobs, str(dead_letters[0])).out
@@ -30,7 +30,7 @@ def test_the_names_of_headers_are_escaped(cli, jobs, sql, dead_letters):
 
 
 def test_a_table_and_fields_have_one_line_a_value(capsys):
-    """Markup is text, and a line feed is seen."""
+    """Markup is shown as text, and line feeds are escaped."""
     print_table([Column("A"), Column("B")], [[HOSTILE, "b"]])
     print_fields([(HOSTILE, HOSTILE)])
     _, row, field = capsys.readouterr().out.splitlines()
@@ -39,7 +39,7 @@ def test_a_table_and_fields_have_one_line_a_value(capsys):
 
 
 def test_a_long_value_is_cut_with_how_much(capsys):
-    """In names and values alike."""
+    """Names and values say how much was cut."""
     print_fields([("n" * 10_000, "v" * 1_000_000)])
     shown = capsys.readouterr().out
     assert len(shown) < 2_500
@@ -49,20 +49,20 @@ def test_a_long_value_is_cut_with_how_much(capsys):
 
 @pytest.mark.parametrize("tell", [say, note])
 def test_a_sentence_about_something_of_others_is_escaped(capsys, tell):
-    """On both outputs."""
+    """Both on standard output and on standard error."""
     tell(HOSTILE)
     out, err = capsys.readouterr()
     assert out + err == f"{SEEN}\nsecond\n"
 
 
 def test_an_error_is_escaped_and_cut(capsys):
-    """Whatever a server put into it."""
+    """A server can put anything into its errors."""
     assert describe(MeshHookError(HOSTILE)) == f"error: {SEEN}\nsecond"
     assert len(describe(MeshHookError("x" * 10**6))) < 2_100
 
 
 def test_the_trace_of_a_fault_is_escaped(capsys, monkeypatch):
-    """MESHHOOK_LOG_LEVEL=debug prints it."""
+    """Tracebacks are printed with MESHHOOK_LOG_LEVEL=debug."""
     monkeypatch.setenv("MESHHOOK_LOG_LEVEL", "debug")
     monkeypatch.setenv("MESHHOOK_DATABASE_URL", "postgresql://127.0.0.1:1/name")
 
@@ -77,7 +77,7 @@ def test_the_trace_of_a_fault_is_escaped(capsys, monkeypatch):
 
 
 def test_json_is_exact_and_only_shown(capsys):
-    """Escaped as JSON does it."""
+    """Control characters are escaped as JSON does it."""
     value = {HOSTILE: [HOSTILE, "\ud800", "👩\u200d👧 日本"]}
     print_json(value)
     shown = capsys.readouterr().out
@@ -96,14 +96,14 @@ def test_json_is_exact_and_only_shown(capsys):
     ],
 )
 def test_a_body_is_shown_as_it_is_stored(capsys, body):
-    """Its numbers too; only the space between is another."""
+    """Only whitespace changes; numbers stay as they are written."""
     print_body(body)
     shown = capsys.readouterr().out.removeprefix("body\n")
     assert json.loads(shown, parse_float=str) == json.loads(body, parse_float=str)
 
 
 def test_a_body_is_indented(capsys):
-    """As other programs do it."""
+    """The layout is that of other programs."""
     value = {"a": [1, {"b": {}}], "c": []}
     print_body(json.dumps(value))
     shown = capsys.readouterr().out.removeprefix("body\n")
@@ -111,7 +111,7 @@ def test_a_body_is_indented(capsys):
 
 
 def test_a_body_of_any_depth_and_length_is_cut(capsys):
-    """With how much is missing."""
+    """The cut says how much is missing."""
     for body in ("[" * 100_000 + "]" * 100_000, '"' + "x" * 10**6 + '"', "[" + "1," * 10**6 + "1]"):
         print_body(body)
         shown = capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_a_body_of_any_depth_and_length_is_cut(capsys):
 
 
 def test_a_body_that_is_not_json_is_shown_all_the_same(capsys):
-    """Nothing of it is lost, and nothing acts."""
+    """All of it is shown, and escaped."""
     print_body('{"a": \x1b[31m} ]]] "open')
     shown = capsys.readouterr().out
     assert "\\u001b" in shown
@@ -129,6 +129,6 @@ def test_a_body_that_is_not_json_is_shown_all_the_same(capsys):
 
 
 def test_a_stack_keeps_its_lines(capsys):
-    """And the escapes of source code."""
+    """Escapes in its source code stay as they are."""
     print_text('  x = "\\n"\x1b[31m\n  y')
     assert capsys.readouterr().out == '    x = "\\n"\\x1b[31m\n    y\n'

@@ -1,4 +1,4 @@
-"""Ctrl-C: it ends a command at once, with 130 and one line, whatever the command does."""
+"""Ctrl-C ends any command at once, with code 130 and one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ time.sleep(30)
 
 @pytest.mark.parametrize("module", ["typer", "pydantic_settings", "asyncpg"])
 def test_ctrl_c_during_the_imports_leaves_no_trace(module: str, tmp_path: Path) -> None:
-    """Whether the program itself is being imported, or what a command needs."""
+    """Whether it hits the imports of the program or those of a command."""
     (tmp_path / f"{module}.py").write_text(INTERRUPTED_IMPORT)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -43,7 +43,7 @@ def test_ctrl_c_during_the_imports_leaves_no_trace(module: str, tmp_path: Path) 
 
 
 def test_little_is_imported_before_ctrl_c_is_taken_care_of() -> None:
-    """Our own first modules and nothing else: until they have run, it prints a trace."""
+    """Only our own first modules: until they have run, Ctrl-C prints a traceback."""
     code = """
 import os, signal, sys
 before = set(sys.modules)
@@ -65,7 +65,7 @@ print(sorted(set(sys.modules) - before))
 
 @pytest.mark.parametrize("command", [["queue", "purge", "jobs"], ["dlq", "delete", "jobs", "1"]])
 def test_ctrl_c_at_a_question_ends_the_command(database_url: str, command: list[str]) -> None:
-    """The first one, whether or not an event loop runs below the question; nothing is changed."""
+    """One Ctrl-C is enough, with an event loop running or without; nothing is changed."""
     with OnTerminal(database_url, "queue", "create", "jobs") as created:
         assert created.end() == 0
     with OnTerminal(database_url, *command) as asked:
@@ -79,7 +79,7 @@ def test_ctrl_c_at_a_question_ends_the_command(database_url: str, command: list[
 async def test_ctrl_c_ends_an_enqueue_that_waits_for_its_input(
     database_url: str, pool: Any, queue_name: str
 ) -> None:
-    """Of a pipe that stays open and says nothing more; what had been read is not stored."""
+    """The pipe stays open and silent; lines of the unfinished batch are not stored."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "meshhook", "enqueue", queue_name),
         env=environment(database_url),
@@ -99,7 +99,7 @@ async def test_ctrl_c_ends_an_enqueue_that_waits_for_its_input(
             await process.wait()
     assert process.returncode == 130
     assert said.decode() == (
-        "error: interrupted\n1,000 jobs stored, up to line 1000; go on with line 1001\n"
+        "error: interrupted\n1,000 jobs stored, up to line 1000; continue with line 1001\n"
     )
     assert await pool.fetchval("select count(*) from pgmq.q_jobs") == 1_000
 

@@ -1,4 +1,4 @@
-"""Commands are imported when they are called: what only names them stays quick."""
+"""Commands are imported when they are called, so that help and completion are quick."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ sys.exit(run(sys.argv[1:]))
 
 
 def loaded_by(*arguments: str, **environment: str) -> tuple[str, str, str]:
-    """Run the program; return what it printed, what it said of errors, and what it loaded."""
+    """Run the program; return its output, its error messages, and which slow modules it loaded."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *arguments],
         check=False,
@@ -42,7 +42,7 @@ def loaded_by(*arguments: str, **environment: str) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], []], ids=" ".join)
 def test_help_and_version_import_no_command(arguments):
-    """The help names every command."""
+    """The help lists every command all the same."""
     out, said, loaded = loaded_by(*arguments)
     assert loaded == "[]"
     if "--version" not in arguments:
@@ -50,7 +50,7 @@ def test_help_and_version_import_no_command(arguments):
 
 
 def test_a_wrong_command_is_refused_with_a_hint_and_imports_none():
-    """The hint knows the commands that are not imported."""
+    """The hint suggests commands that are not imported."""
     out, said, loaded = loaded_by("quee", "list")
     assert (out, loaded) == ("", "[]")
     assert "No such command 'quee'" in said
@@ -58,7 +58,7 @@ def test_a_wrong_command_is_refused_with_a_hint_and_imports_none():
 
 
 def test_completion_knows_all_commands_and_imports_none():
-    """As a shell asks for it."""
+    """Completion of a command's name, as bash asks for it."""
     out, _, loaded = loaded_by(
         _MESHHOOK_COMPLETE="complete_bash", COMP_WORDS="meshhook wor", COMP_CWORD="1"
     )
@@ -66,7 +66,7 @@ def test_completion_knows_all_commands_and_imports_none():
 
 
 def test_completion_goes_on_below_a_command():
-    """That command is imported for it."""
+    """Options and subcommands are completed too; their command is imported for it."""
     out, _, _ = loaded_by(
         _MESHHOOK_COMPLETE="complete_bash", COMP_WORDS="meshhook dlq re", COMP_CWORD="2"
     )
@@ -78,7 +78,7 @@ def test_completion_goes_on_below_a_command():
 
 
 def test_a_command_imports_no_other():
-    """Nor what it does not need itself: without a table, no rich."""
+    """Nor does it load rich, unless it prints a table."""
     out, _, loaded = loaded_by("migrate", "sql")
     assert out.startswith("-- ")
     assert "meshhook.cli.migrate" in loaded

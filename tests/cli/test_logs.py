@@ -1,4 +1,4 @@
-"""Log records: one JSON object a line, or text for people; never a secret."""
+"""Log records are one JSON object per line, or text for people, and contain no secrets."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from meshhook.observability.logs import configure_logging
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return true."""
         return True
 
 
 @pytest.fixture
 def stream() -> io.StringIO:
-    """Where JSON records go."""
+    """Where JSON records are written."""
     stream = io.StringIO()
     configure_logging(stream=stream)
     return stream
 
 
 def records(stream: io.StringIO) -> list[dict[str, Any]]:
-    """Return the records, one a line."""
+    """Return the records, one per line."""
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 def test_a_record_is_one_json_object_with_its_fields(stream):
-    """Multi-line values stay on their line."""
+    """Line feeds in values are escaped."""
     get_logger("meshhook.worker").bind(queue="jobs").info("job\ndone", msg_id=7, attempt=1)
     [record] = records(stream)
     assert list(record)[:4] == ["timestamp", "level", "event", "logger"]
@@ -55,7 +55,7 @@ def test_a_record_is_one_json_object_with_its_fields(stream):
 
 
 def test_all_kinds_of_loggers_go_to_the_same_place(stream):
-    """The standard library's, structlog's, and warnings."""
+    """Records of the standard library and of structlog, and warnings."""
     logging.getLogger("other").warning("hello %s", "there", extra={"field": 1})
     structlog.get_logger("third").warning("hi %d", 3, field=2)
     with warnings.catch_warnings():
@@ -71,7 +71,7 @@ def test_all_kinds_of_loggers_go_to_the_same_place(stream):
 
 @pytest.mark.parametrize("logger", [get_logger("x"), logging.getLogger("x")], ids=["ours", "std"])
 def test_an_exception_is_text(stream, logger):
-    """Its type, what it says and its trace, in fields of their own, and once."""
+    """Its type, message and traceback have fields of their own, once each."""
     try:
         dict[str, int]()["no"]
     except KeyError:
@@ -84,7 +84,7 @@ def test_an_exception_is_text(stream, logger):
 
 
 def test_secrets_are_hidden_in_fields_and_texts(stream):
-    """By the name of a field, however deep, and in URLs wherever they are."""
+    """By the name of a field at any depth, and in URLs anywhere."""
     url = "postgresql://someone:hunter2/with@signs@db.example/name"
     try:
         int(url)
@@ -102,7 +102,7 @@ def test_secrets_are_hidden_in_fields_and_texts(stream):
 
 
 def test_values_that_json_lacks_become_text(stream):
-    """No record is lost for its fields."""
+    """No record is lost because of its values."""
     loop: list[Any] = []
     loop.append(loop)
     get_logger("x").info("odd", nan=float("nan"), thing=object(), keys={(1, 2): 3})
@@ -113,7 +113,7 @@ def test_values_that_json_lacks_become_text(stream):
 
 
 def test_the_level_is_the_lowest_that_is_logged():
-    """For all loggers."""
+    """The level applies to all loggers."""
     stream = io.StringIO()
     configure_logging("json", "warning", stream=stream)
     get_logger("x").info("no")
@@ -124,7 +124,7 @@ def test_the_level_is_the_lowest_that_is_logged():
 
 
 def test_people_get_text_and_terminals_colours(monkeypatch):
-    """And neither colours nor commands to the terminal from what was logged."""
+    """Control characters in records are escaped."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     terminal = Terminal()
     configure_logging("auto", stream=terminal)
@@ -141,7 +141,7 @@ def test_people_get_text_and_terminals_colours(monkeypatch):
 
 
 def test_configuring_twice_logs_once(stream):
-    """The last one counts."""
+    """The last configuration counts."""
     again = io.StringIO()
     configure_logging(stream=again)
     logging.getLogger("x").warning("once")
@@ -151,6 +151,6 @@ def test_configuring_twice_logs_once(stream):
 
 @pytest.mark.parametrize(("log_format", "level"), [("xml", "info"), ("json", "loud")])
 def test_an_unknown_format_or_level_is_named(log_format, level):
-    """With those that there are."""
+    """The message lists the valid ones."""
     with pytest.raises(InvalidSettingError, match=r"xml|loud"):
         configure_logging(log_format, level)

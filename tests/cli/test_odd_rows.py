@@ -1,4 +1,4 @@
-"""Lists and views of jobs, whatever other clients and administrators left in the tables."""
+"""Lists and views of jobs work whatever other clients have left in the tables."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def odd(cli, jobs: str, database_url: str) -> dict[str, list[int]]:
 
 
 def shown_to_people(cli: Any, *arguments: str) -> str:
-    """Run a command, which must show no control characters, and return what it shows."""
+    """Run a command, check that its output has no control characters, and return it."""
     text: str = cli.ok(*arguments).out
     assert not CONTROLS.search(text)
     return text
 
 
 def shown(cli: Any, *arguments: str) -> Any:
-    """Run a command for people and for programs, and return what it shows those."""
+    """Run a command for people and for programs, and return its JSON."""
     assert shown_to_people(cli, *arguments)
     # NaN and Infinity are not JSON, though Python reads them.
     return json.loads(cli.ok(*arguments, "--json").out, parse_constant=pytest.fail)
@@ -55,7 +55,7 @@ def shown(cli: Any, *arguments: str) -> Any:
 
 @pytest.mark.usefixtures("odd")
 def test_figures_of_odd_rows(cli):
-    """Queues, statistics and workers are shown, with what can be said of them."""
+    """Queues, statistics and workers are shown as far as the rows allow."""
     assert [each["queue"] for each in shown(cli, "queue", "list")] == ["jobs"]
     assert shown(cli, "queue", "show", "jobs")["snapshot"]["queue"] == "jobs"
     assert shown(cli, "stats")["hours"][0]["queue"] == "jobs"
@@ -63,7 +63,7 @@ def test_figures_of_odd_rows(cli):
 
 
 def test_lists_of_odd_rows(cli, odd):
-    """Every one is listed."""
+    """Every row is listed."""
     listed = shown(cli, "jobs", "list", "--queue", "jobs", "--limit", "1000")
     assert {each["msg_id"] for each in listed} == {
         *odd["pgmq.q_jobs"],
@@ -77,7 +77,7 @@ def test_lists_of_odd_rows(cli, odd):
 
 
 def test_an_odd_job_can_be_looked_at(cli, odd):
-    """By itself, whatever is odd about it."""
+    """Each odd job can be shown by itself."""
     for msg_id in (*odd["pgmq.q_jobs"], *odd["meshhook.job_attempts"]):
         assert f"{msg_id} of queue jobs" in shown_to_people(
             cli, "jobs", "show", "jobs", str(msg_id)
@@ -86,7 +86,7 @@ def test_an_odd_job_can_be_looked_at(cli, odd):
 
 
 def test_an_odd_dead_letter_can_be_looked_at(cli, odd):
-    """By itself, whatever is odd about it."""
+    """Each odd dead letter can be shown by itself."""
     for dead in odd["pgmq.q_jobs_dlq"]:
         first, *_ = shown_to_people(cli, "dlq", "show", "jobs", str(dead)).splitlines()
         assert first.split() == ["dead", "letter", str(dead)]
@@ -95,14 +95,14 @@ def test_an_odd_dead_letter_can_be_looked_at(cli, odd):
 
 @pytest.mark.usefixtures("odd")
 def test_a_job_of_a_long_run_is_found_by_it(cli):
-    """Ids are kept in 200 characters; the filter is cut like them."""
+    """IDs are stored cut to 200 characters; the filter cuts its value likewise."""
     found = cli.ok("jobs", "list", "--run-id", "r" * 250, "--json").json
     assert [len(each["run_id"]) for each in found] == [200]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_terminal_of_one_script_shows_them_all(cli, odd, monkeypatch, encoding):
-    """What its encoding lacks is escaped, in tables and in single rows."""
+    """Characters that its encoding lacks are escaped."""
     commands = [
         ["queue", "list"],
         ["stats"],

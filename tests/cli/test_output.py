@@ -42,12 +42,12 @@ from meshhook.errors import (
     ],
 )
 def test_durations_have_two_units_at_the_most(seconds, text):
-    """Short, and as people say it."""
+    """They are short."""
     assert output.duration(seconds) == text
 
 
 def test_a_moment_is_shown_in_utc_with_its_distance():
-    """Before and after now."""
+    """In the past and in the future."""
     now = datetime.now(UTC)
     assert "(3m 1" in output.moment_with_age(now - timedelta(seconds=192))
     assert "(in 2h 5m)" in output.moment_with_age(now + timedelta(seconds=7_530))
@@ -55,7 +55,7 @@ def test_a_moment_is_shown_in_utc_with_its_distance():
 
 
 def test_json_has_fields_and_moments_in_utc(capsys):
-    """Whatever zone a moment was given in."""
+    """Moments in other zones are converted."""
 
     @dataclass(slots=True)
     class Thing:
@@ -68,7 +68,7 @@ def test_json_has_fields_and_moments_in_utc(capsys):
 
 
 def test_json_is_escaped_where_the_output_lacks_a_character(monkeypatch):
-    """An old terminal gets the same document."""
+    """Escaped, it is the same document."""
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="latin-1")
     monkeypatch.setattr("sys.stdout", stream)
@@ -87,7 +87,7 @@ ROWS = [["1", "dead_lettered", "r" * 36, "TimeoutError: " + "x" * 100], ["20", "
 
 
 def lines(width: int, rows=ROWS) -> list[str]:
-    """Return the table of a terminal."""
+    """Return the lines of a table on a terminal."""
     stream = io.StringIO()
     Console(file=stream, width=width, color_system=None).print(table(COLUMNS, rows, width))
     return [line.rstrip() for line in stream.getvalue().splitlines()]
@@ -95,17 +95,17 @@ def lines(width: int, rows=ROWS) -> list[str]:
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
 def test_a_table_never_exceeds_its_width(width):
-    """At any width."""
+    """Whatever the width."""
     assert max(map(len, lines(width))) <= width
 
 
 def test_a_wide_table_shows_everything():
-    """Nothing is cut where there is room."""
+    """Nothing is cut if there is room."""
     assert lines(200)[1].endswith("x" * 100)
 
 
 def test_a_table_at_80_columns_cuts_what_may_be_cut():
-    """Each row stays one line; the cut is visible."""
+    """Each row stays one line, and an ellipsis marks the cut."""
     found = lines(80)
     assert len(found) == 3
     assert "dead_lettered" in found[1]
@@ -113,29 +113,29 @@ def test_a_table_at_80_columns_cuts_what_may_be_cut():
 
 
 def test_a_narrower_table_leaves_optional_columns_out():
-    """The others stay."""
+    """The other columns stay."""
     assert lines(40)[0].split() == ["ID", "STATE", "RUN"]
 
 
 def test_a_very_narrow_table_stands_row_by_row():
-    """One field a line; empty ones are left out."""
+    """Rows become lists of fields, without the empty ones."""
     found = lines(25)
     assert found[0].split() == ["ID", "1"]
     assert "ERROR" not in "".join(found[-3:])
 
 
 def test_a_column_with_nothing_in_it_is_left_out():
-    """If it is optional."""
+    """Optional columns without values are left out."""
     assert lines(80, [["1", "ready", "-", ""]])[0].split() == ["ID", "STATE", "RUN"]
 
 
 def test_a_message_cannot_write_to_the_terminal():
-    """Errors may carry the text of others."""
+    """Errors may contain text from elsewhere."""
     assert describe(MeshHookError("a\x1b[31mb\nc")) == "error: a\\x1b[31mb\nc"
 
 
 def test_an_error_of_nobody_is_called_a_bug():
-    """With the way to its trace."""
+    """The message says how to get the traceback."""
     text = describe(ZeroDivisionError("division by zero"))
     assert "ZeroDivisionError" in text
     assert "MESHHOOK_LOG_LEVEL=debug" in text
@@ -154,12 +154,12 @@ def test_an_error_of_nobody_is_called_a_bug():
     ],
 )
 def test_no_database_means_that_nothing_was_done(error, code):
-    """What may have been done has another code."""
+    """If something may have been done, the code is another."""
     assert exit_code(error) is code
 
 
 def test_every_error_of_the_library_has_a_code():
-    """Bad input is never taken for a failure of the database, nor the other way round."""
+    """Bad input and failures of the database have different codes."""
     for name, kind in vars(errors).items():
         if (
             isinstance(kind, type)

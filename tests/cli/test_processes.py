@@ -1,4 +1,4 @@
-"""The program as a process of its own: signals, streams, terminals, and the embedded server."""
+"""The program as a process: signals, streams, terminals, and the embedded server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def meshhook(
 
 @asynccontextmanager
 async def worker(folder: Path, url: str, handler: str, *options: str) -> AsyncIterator[Any]:
-    """Run a worker in a folder with handlers, until the test has ended it."""
+    """Run a worker in a folder with handlers until the test ends it."""
     (folder / "handlers.py").write_text(HANDLERS)
     command = ["-m", "meshhook", "worker", "jobs", "--handler", f"handlers:{handler}", *options]
     process = await asyncio.create_subprocess_exec(
@@ -81,13 +81,13 @@ async def worker(folder: Path, url: str, handler: str, *options: str) -> AsyncIt
 
 
 def ledger(folder: Path) -> list[str]:
-    """Return what the handlers noted."""
+    """Return what the handlers recorded."""
     file = folder / "ledger"
     return file.read_text().split() if file.exists() else []
 
 
 def test_data_and_remarks_go_to_streams_of_their_own(database_url):
-    """Standard output is JSON and nothing else; an error leaves it empty."""
+    """Standard output contains only JSON, and nothing after an error."""
     assert meshhook("queue", "create", "jobs", url=database_url).returncode == 0
     listed = meshhook("queue", "list", "--json", url=database_url)
     assert (listed.returncode, listed.stderr) == (0, "")
@@ -98,7 +98,7 @@ def test_data_and_remarks_go_to_streams_of_their_own(database_url):
 
 
 def test_a_reader_that_leaves_early_is_no_error(database_url):
-    """As with `| head`: no trace, no message."""
+    """With `| head` there is neither a traceback nor a message."""
     meshhook("queue", "create", "jobs", url=database_url)
     jobs = "1\n" * 2_000
     meshhook("enqueue", "jobs", url=database_url, input=jobs)
@@ -114,7 +114,7 @@ def test_a_reader_that_leaves_early_is_no_error(database_url):
 
 
 def test_nothing_that_is_slow_is_loaded_for_the_help():
-    """Of what this package needs: neither the driver, nor models, nor tables."""
+    """Neither the driver nor models nor tables."""
     script = """
 import sys, types
 package = types.ModuleType("meshhook")
@@ -133,7 +133,7 @@ print(sorted(slow & set(sys.modules)), file=sys.stderr)
 
 
 def test_a_command_that_logs_nothing_loads_nothing_to_log_with(database_url):
-    """What formats records takes as long to load as the rest of a command."""
+    """The formatter of records takes as long to load as the rest of a command."""
     script = """
 import sys
 from meshhook.cli.app import run
@@ -159,7 +159,7 @@ sys.exit(code)
 async def test_a_worker_runs_jobs_and_ends_with_0_at_sigterm(
     database_url, pool, queue_name, tmp_path
 ):
-    """What it logs is JSON on standard error, with queue and job; standard output is empty."""
+    """It logs JSON with queue and job to standard error, and prints nothing."""
     async with worker(tmp_path, database_url, "quick") as process:
         await QueueService[Any](pool, queue_name).enqueue({"n": 1})
         await eventually(lambda: ledger(tmp_path) == ["ran"], timeout=20)
@@ -177,7 +177,7 @@ async def test_a_worker_runs_jobs_and_ends_with_0_at_sigterm(
 async def test_a_worker_whose_terminal_goes_away_stops_in_order(
     database_url, pool, queue_name, tmp_path, options
 ):
-    """At SIGHUP it gives its jobs back, and ends with 0, as at SIGTERM."""
+    """At SIGHUP it releases its jobs and ends with 0, as at SIGTERM."""
     await QueueService[Any](pool, queue_name).enqueue({})
     async with worker(
         tmp_path, database_url, "endless", "--grace-seconds", "1", *options
@@ -189,7 +189,7 @@ async def test_a_worker_whose_terminal_goes_away_stops_in_order(
 
 
 async def test_a_worker_that_ignores_hangups_works_on(database_url, pool, queue_name, tmp_path):
-    """Started with `nohup`, it outlives its terminal."""
+    """A worker started with `nohup` outlives its terminal."""
     queue = QueueService[Any](pool, queue_name)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a new process inherits
     try:
@@ -204,7 +204,7 @@ async def test_a_worker_that_ignores_hangups_works_on(database_url, pool, queue_
 
 
 async def test_a_second_ctrl_c_ends_a_worker_at_once(database_url, pool, queue_name, tmp_path):
-    """The first one waits for the jobs; the second exits with 130."""
+    """The first one waits for running jobs; the second exits with 130."""
     await QueueService[Any](pool, queue_name).enqueue({})
     async with worker(tmp_path, database_url, "endless", "--grace-seconds", "600") as process:
         await eventually(lambda: ledger(tmp_path) == ["started"], timeout=20)
@@ -217,7 +217,7 @@ async def test_a_second_ctrl_c_ends_a_worker_at_once(database_url, pool, queue_n
 async def test_a_thread_that_does_not_end_keeps_no_worker_alive(
     database_url, pool, queue_name, tmp_path
 ):
-    """It ends with 0 after the grace period, and the job is ready for others."""
+    """The worker ends with 0 after the grace period, and its job is ready again."""
     await QueueService[Any](pool, queue_name).enqueue({})
     async with worker(tmp_path, database_url, "stubborn", "--grace-seconds", "1") as process:
         await eventually(lambda: ledger(tmp_path) == ["started"], timeout=20)
@@ -231,7 +231,7 @@ async def _said(process: Any, text: bytes) -> bool:
 
 
 async def test_ctrl_c_during_an_enqueue_says_how_many_are_stored(database_url, pool, queue_name):
-    """Code 130; the number is that of the table."""
+    """Code 130; the number matches the table."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "meshhook", "enqueue", queue_name),
         env=environment(database_url),
@@ -263,12 +263,12 @@ async def test_ctrl_c_during_an_enqueue_says_how_many_are_stored(database_url, p
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 0), ("n", 1, 1), ("", 1, 1)])
 def test_what_deletes_asks_on_a_terminal(database_url, answer, code, left):
-    """Only yes is yes."""
+    """Only yes counts as confirmation."""
     meshhook("queue", "create", "jobs", url=database_url)
     meshhook("enqueue", "jobs", "1", url=database_url)
     with OnTerminal(database_url, "queue", "purge", "jobs") as command:
         question = command.read_until("[y/N]")
-        assert "Delete all messages of queue 'jobs'? It has 1, 0 running." in question
+        assert "Delete all messages of queue 'jobs' (1, 0 of them running)?" in question
         command.type(f"{answer}\n")
         assert command.end() == code
     shown = json.loads(meshhook("queue", "show", "jobs", "--json", url=database_url).stdout)
@@ -276,7 +276,7 @@ def test_what_deletes_asks_on_a_terminal(database_url, answer, code, left):
 
 
 def test_statistics_are_watched_until_ctrl_c(database_url):
-    """They are drawn again and again; the end is no error, and leaves no trace."""
+    """They are redrawn until Ctrl-C, which is no error."""
     meshhook("queue", "create", "jobs", url=database_url)
     with OnTerminal(database_url, "stats", "--watch") as command:
         command.read_until("OUT/s")
@@ -289,7 +289,7 @@ def test_statistics_are_watched_until_ctrl_c(database_url):
 
 
 def test_a_bulk_enqueue_shows_its_progress_on_a_terminal(database_url, tmp_path):
-    """And cleans up behind itself."""
+    """The progress bar is removed at the end."""
     meshhook("queue", "create", "jobs", url=database_url)
     file = tmp_path / "jobs.jsonl"
     file.write_text("1\n" * 5_000)
@@ -308,7 +308,7 @@ def embedded() -> Iterator[Path]:
 
 
 async def test_the_embedded_server_is_made_migrated_and_stopped(embedded):
-    """Each command finds the data of the one before; a connected client keeps it running."""
+    """Commands share its data; a connected client keeps it running."""
     settings = {"MESHHOOK_EMBEDDED_DIRECTORY": str(embedded)}
     server = EmbeddedPostgres(embedded)
     created = await asyncio.to_thread(
@@ -351,7 +351,7 @@ async def _connected(server: EmbeddedPostgres) -> Any:
 
 
 async def test_a_worker_serves_metrics_and_health(database_url, queue_name, tmp_path):
-    """Port 0 takes a free one, which the log names; all three paths answer there."""
+    """Port 0 picks a free one and logs it; all three paths answer there."""
     async with worker(
         tmp_path, database_url, "quick", "--metrics-port", "0", "--metrics-address", "127.0.0.1"
     ) as process:
@@ -368,7 +368,7 @@ async def test_a_worker_serves_metrics_and_health(database_url, queue_name, tmp_
 
 
 def test_a_metrics_port_that_is_taken(database_url, queue_name, tmp_path):
-    """The worker does not start, and says which port and what to do."""
+    """The worker does not start; the message names the port and what to do."""
     (tmp_path / "handlers.py").write_text(HANDLERS)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -383,7 +383,7 @@ def test_a_metrics_port_that_is_taken(database_url, queue_name, tmp_path):
 
 
 async def test_an_exporter_shows_queues_without_workers(database_url, queue_name, tmp_path):
-    """It names its port, exports the queues, is alive and ready, and ends with 0 at SIGTERM."""
+    """It logs its port, exports the queues, is alive and ready, and ends with 0 at SIGTERM."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "meshhook", "exporter", "--metrics-port", "0"),
         *("--metrics-address", "127.0.0.1", "--interval-seconds", "0.2"),

@@ -1,4 +1,4 @@
-"""What commands say when the server refuses them: what it is, and never that it is a bug."""
+"""When the server refuses a command, the message says why, and never calls it a bug."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _locked(jobs: str, database_url: str) -> Iterator[None]:
     ],
 )
 def test_a_table_that_is_locked_is_said_to_be(cli, monkeypatch, command):
-    """After ten seconds, or what the URL says; nothing hangs."""
+    """After ten seconds, or the URL's own limit, the command fails instead of hanging."""
     monkeypatch.setattr("meshhook.cli.connecting.LOCK_TIMEOUT_SECONDS", 0.2)
     said = cli.fails(1, *command)
     assert "another session holds a lock for too long" in said
@@ -44,21 +44,21 @@ def test_a_table_that_is_locked_is_said_to_be(cli, monkeypatch, command):
 
 @pytest.mark.usefixtures("_locked")
 def test_a_limit_of_the_url_goes_before(cli, database_url):
-    """Whoever knows better says `?lock_timeout=`."""
+    """`?lock_timeout=` in the URL overrides the ten seconds."""
     cli.use(f"{database_url}?lock_timeout=1ms")
     assert "another session holds a lock" in cli.fails(1, "queue", "list")
 
 
 @pytest.mark.usefixtures("_locked")
 def test_a_statement_that_took_too_long_is_said_to_have(cli, database_url):
-    """As the administrator's statement_timeout has it."""
+    """The server's statement_timeout is named."""
     cli.use(f"{database_url}?statement_timeout=100ms")
     said = cli.fails(1, "queue", "list")
     assert "the server stopped a statement: canceling statement due to statement timeout" in said
 
 
 def test_a_server_that_is_full_is_said_to_be(cli, sql, database_url):
-    """It is there, and its URL is right."""
+    """The message does not blame the URL."""
     role = f"full_{urlsplit(database_url).path[-16:]}"
     sql(f"create role {role} login password 'x' connection limit 0")
     try:
@@ -67,12 +67,12 @@ def test_a_server_that_is_full_is_said_to_be(cli, sql, database_url):
     finally:
         sql(f"drop role {role}")
     assert f'too many connections for role "{role}"' in said
-    assert "the server runs, and takes no more connections" in said
-    assert "is MESHHOOK_DATABASE_URL right" not in said
+    assert "the server is running but accepts no more connections" in said
+    assert "check MESHHOOK_DATABASE_URL" not in said
 
 
 def test_what_a_command_connects_to_shows_no_password():
-    """Not in a traceback with values, nor in a log."""
+    """Neither in a traceback with values nor in a log."""
     target = Target(
         "postgresql://me:hunter2@host/name",
         pooled=False,
@@ -85,7 +85,7 @@ def test_what_a_command_connects_to_shows_no_password():
 
 @pytest.mark.parametrize("raw", ["hun@ter/2", "hun/ter2", "hun#ter2", "hun?ter2", "hun@ter2"])
 def test_nothing_of_a_password_that_is_not_encoded_is_shown(bare_cli, raw):
-    """Wherever its raw characters move the borders of the URL; and the way out is said."""
+    """Even where its raw characters shift the URL's parts; the message says how to encode it."""
     bare_cli.use(f"postgresql://me:{raw}@127.0.0.1:1/name")
     said = bare_cli.fails(2, "queue", "list")
     assert "ter2" not in said

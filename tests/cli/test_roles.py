@@ -1,4 +1,4 @@
-"""`meshhook roles`: what its commands print, and how they end."""
+"""`meshhook roles`: what its commands print, and their exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("meshhook_worker_jobs", "meshhook_reader", "test_login", "test_other")
 
 @pytest.fixture(autouse=True)
 def _dropped(database_url: str) -> Iterator[None]:
-    """Drops the roles that the commands made."""
+    """Drops the roles that the commands created."""
     yield
 
     for name in NAMES:
@@ -32,14 +32,14 @@ def _dropped(database_url: str) -> Iterator[None]:
 
 
 def test_roles_are_made_checked_and_listed(cli, jobs, monkeypatch):
-    """A login from a variable, a group role, and the check of all."""
+    """A role with a login from a variable, a group role, and a check of all."""
     monkeypatch.setenv("WORKER_URL", f"postgresql://test_login:{quote(PASSWORD)}@elsewhere/x")
     arguments = ("roles", "create", "worker", "--queue", jobs)
     ended = cli.ok(*arguments, "--login-from-env", "WORKER_URL")
-    assert ended.out == "made role test_login: worker of jobs\n"
+    assert ended.out == "created role test_login: worker of jobs\n"
     again = cli.ok(*arguments, "--login-from-env", "WORKER_URL")
     assert again.out == "granted to role test_login: worker of jobs\n"
-    assert "left as it is" in again.err
+    assert "was not changed" in again.err
     cli.ok(*arguments, "--login-from-env", "WORKER_URL", "--reset-password")
     assert cli.ok("roles", "create", "reader", "--json").json == {
         "role": "meshhook_reader",
@@ -71,7 +71,7 @@ def test_roles_are_made_checked_and_listed(cli, jobs, monkeypatch):
 
 
 def test_a_role_that_may_do_more_is_an_error(cli, jobs, database_url):
-    """The exit code is 1, so that a scheduled check tells; and the table says what."""
+    """The exit code is 1, for scheduled checks; the table says which right is beyond."""
     cli.ok("roles", "create", "worker", "--queue", jobs)
     run_sql(database_url, "grant delete on meshhook.job_attempts to meshhook_worker_jobs")
     ended = cli("roles", "check", "--all")
@@ -81,15 +81,15 @@ def test_a_role_that_may_do_more_is_an_error(cli, jobs, database_url):
 
 
 def test_a_queue_that_is_not_there_is_said(cli, jobs, database_url):
-    """Its name may be wrong; if not, the role gets its rights with the queue."""
+    """The role gets its rights once the queue is created."""
     ended = cli.ok("roles", "create", "worker", "--name", "test_other", "--queue", "orders")
-    assert "Not there yet: queue orders" in ended.err
+    assert "Queue orders does not exist yet" in ended.err
     cli.ok("queue", "create", "orders")
     assert cli.ok("roles", "check", "test_other").out.split()[-1] == "ok"
 
 
 def test_a_role_that_lacks_something_is_an_error(cli, jobs, database_url):
-    """The exit code is 1, and the table says what."""
+    """The exit code is 1, and the table says what is missing."""
     cli.ok("roles", "create", "worker", "--queue", jobs)
     cli.ok("queue", "drop", jobs, "--yes")
     ended = cli("roles", "check", "--all")
@@ -99,7 +99,7 @@ def test_a_role_that_lacks_something_is_an_error(cli, jobs, database_url):
 
 
 def test_the_script_needs_no_database(bare_cli):
-    """It holds the same grants, and names no password."""
+    """It has the same grants as the command, and no password."""
     out = bare_cli.ok("roles", "sql", "worker", "--queue", "jobs").out
     assert 'create role "meshhook_worker_jobs" nologin' in out
     assert "('queue', 'update', array['vt', 'read_ct', 'headers', 'last_read_at']" in out
@@ -122,7 +122,7 @@ def test_the_script_needs_no_database(bare_cli):
     ],
 )
 def test_wrong_usage(cli, monkeypatch, arguments, message):
-    """Each error names the thing and the way out, and nothing was made."""
+    """Each message names the problem and what to do; no role is created."""
     monkeypatch.delenv("UNSET_URL", raising=False)
     assert message in cli.fails(2, "roles", *arguments)
 
@@ -165,7 +165,7 @@ def test_who_may_not_make_roles_is_told_who_may(cli, monkeypatch, database_url):
 def test_a_command_is_for_its_role(  # noqa: PLR0917 - pytest passes them by name
     cli, jobs, database_url, monkeypatch, kind, other, command
 ):
-    """It works as that role; as one without a part in it the database refuses, in words."""
+    """It works for the role that needs it; for another, the database's refusal is passed on."""
     cli.ok("enqueue", jobs, "{}")
     run_sql(database_url, "select pgmq.send('jobs_dlq', '{}')")
     for name, each in (("test_login", kind), ("test_other", other)):

@@ -1,4 +1,4 @@
-"""Traces of the commands, set up by the standard environment variables."""
+"""Traces of commands, configured by the standard environment variables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
     ids=str,
 )
 def test_which_exporters_are_asked_for(environment: dict[str, str], names: list[str]) -> None:
-    """An endpoint or a name asks for one; nothing is exported by default."""
+    """An endpoint or a name enables exporting; by default nothing is exported."""
     assert exporter_names(environment) == names
 
 
@@ -50,7 +50,7 @@ def test_which_exporters_are_asked_for(environment: dict[str, str], names: list[
 def test_an_exporter_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, name: str, protocol: str, message: str
 ) -> None:
-    """The error names it and the way out, and no provider is set."""
+    """The message names it and what to install; no provider is set."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
     with pytest.raises(InvalidSettingError, match=message), exported_traces([name], "shop"):
         pass
@@ -60,7 +60,7 @@ def test_an_exporter_that_is_not_there(
 async def test_a_job_is_traced_through_two_processes(
     database_url: str, queue_name: str, tmp_path: Path
 ) -> None:
-    """`enqueue` sends its span before it ends, and `worker` its own, linked to it."""
+    """`enqueue` sends its span before it ends; the span of `worker` is linked to it."""
     (tmp_path / "handlers.py").write_text("async def done(job):\n    pass\n")
     with collector() as received:
         environment = os.environ | {
@@ -99,7 +99,7 @@ async def test_a_job_is_traced_through_two_processes(
 
 
 def test_the_console_exporter_writes_to_standard_error(database_url: str, queue_name: str) -> None:
-    """Data on standard output stay data."""
+    """Standard output contains only data."""
     done = subprocess.run(
         [sys.executable, "-m", "meshhook", "enqueue", queue_name, "{}", "--json"],
         check=True,
@@ -114,7 +114,7 @@ def test_the_console_exporter_writes_to_standard_error(database_url: str, queue_
 def test_a_collector_that_does_not_answer_holds_nothing_up(
     database_url: str, queue_name: str
 ) -> None:
-    """The job is stored and the command ends; that spans are missing is told."""
+    """The job is stored and the command ends; missing spans are logged."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         done = subprocess.run(
             [sys.executable, "-m", "meshhook", "enqueue", queue_name, "{}"],

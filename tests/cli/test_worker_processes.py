@@ -1,4 +1,4 @@
-"""`meshhook worker --processes`: a supervisor and its processes, by signals."""
+"""`meshhook worker --processes`: a supervisor and its processes, controlled by signals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def endless(job):
 async def workers(
     folder: Path, url: str, *arguments: str, before: Sequence[str] = (), **more: str
 ) -> AsyncIterator[Any]:
-    """Run `meshhook worker` in a folder with handlers; killed at the end if it still runs."""
+    """Run `meshhook worker` in a folder with handlers; kill it at the end if it still runs."""
     (folder / "handlers.py").write_text(HANDLERS)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MESHHOOK_")}
     process = await asyncio.create_subprocess_exec(
@@ -67,19 +67,19 @@ async def workers(
 
 
 async def said(process: Any) -> list[str]:
-    """Return the lines that a process that is ending says to the end."""
+    """Return the remaining output of a process that is ending."""
     _, text = await asyncio.wait_for(process.communicate(), 60)
     return [line for line in text.decode().splitlines() if line]
 
 
 def ledger(folder: Path) -> list[list[str]]:
-    """Return what the handlers noted, each with the number of its process."""
+    """Return what the handlers recorded, each with the index of its process."""
     file = folder / "ledger"
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
 async def alive(pool: Pool[Any], count: int) -> list[str]:
-    """Wait until so many workers report, and return their names."""
+    """Wait until this many workers report, and return their names."""
 
     async def are_there() -> Any:
         rows = await pool.fetch("select worker from meshhook.workers order by worker")
@@ -90,12 +90,12 @@ async def alive(pool: Pool[Any], count: int) -> list[str]:
 
 
 async def none_reports(pool: Pool[Any]) -> bool:
-    """Say whether every worker has taken its report back."""
+    """Return whether every worker has withdrawn its report."""
     return not await pool.fetchval("select count(*) from meshhook.workers")
 
 
 async def all_gone(pool: Pool[Any]) -> bool:
-    """Say whether no worker has a connection any more."""
+    """Return whether no worker is connected any more."""
     return not await pool.fetchval(
         "select count(*) from pg_stat_activity where datname = current_database() "
         "and application_name like 'meshhook worker%'"
@@ -106,7 +106,7 @@ async def all_gone(pool: Pool[Any]) -> bool:
 async def test_a_signal_stops_all_processes_in_order(
     pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Each gives back what it holds and takes its report back; the code is 0."""
+    """Each releases its jobs and withdraws its report; the code is 0."""
     queue = QueueService[Any](pool, queue_name)
     arguments = ["jobs", "--handler", "handlers:endless", "--processes", "2"]
     arguments += ["--concurrency", "3", "--grace-seconds", "1", "--name", "w"]
@@ -126,7 +126,7 @@ async def test_a_signal_stops_all_processes_in_order(
 async def test_a_process_that_is_killed_is_started_again(
     pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path
 ) -> None:
-    """The others go on; the new one is another worker, and takes part."""
+    """The others keep running; the new process is another worker, and takes part."""
     queue = QueueService[Any](pool, queue_name)
     arguments = ["jobs", "--handler", "handlers:slow", "--processes", "2", "--concurrency", "1"]
     async with workers(tmp_path, database_url, *arguments) as process:
@@ -148,7 +148,7 @@ async def test_a_process_that_is_killed_is_started_again(
 
 
 async def test_what_keeps_all_from_starting_is_said_once(database_url: str, tmp_path: Path) -> None:
-    """A queue that is not there ends all of them, with the code of the one worker's failure."""
+    """A missing queue stops all of them, with the exit code of a single worker."""
     arguments = ["jobs", "--handler", "handlers:slow", "--processes", "3"]
     async with workers(tmp_path, database_url, *arguments) as process:
         lines = await said(process)
@@ -157,7 +157,7 @@ async def test_what_keeps_all_from_starting_is_said_once(database_url: str, tmp_
 
 
 async def test_a_database_that_cannot_be_reached_is_said_once(tmp_path: Path) -> None:
-    """So is a wrong URL; the code is that of every command."""
+    """So is a wrong URL; the code is the same as for every command."""
     url = "postgresql://nobody@127.0.0.1:1/none"
     arguments = ["jobs", "--handler", "handlers:slow", "--processes", "2"]
     async with workers(tmp_path, url, *arguments) as process:
@@ -169,7 +169,7 @@ async def test_a_database_that_cannot_be_reached_is_said_once(tmp_path: Path) ->
 async def test_a_second_ctrl_c_ends_all_processes_at_once(
     pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path
 ) -> None:
-    """The first is passed on once to each, the second as well."""
+    """Each Ctrl-C is forwarded once to every process."""
     queue = QueueService[Any](pool, queue_name)
     arguments = ["jobs", "--handler", "handlers:endless", "--processes", "2"]
     arguments += ["--concurrency", "1", "--grace-seconds", "600"]
@@ -192,7 +192,7 @@ async def test_a_second_ctrl_c_ends_all_processes_at_once(
 async def test_processes_whose_supervisor_was_killed_stop(
     pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path
 ) -> None:
-    """They give back what they hold, as at SIGTERM."""
+    """They release their jobs, as at SIGTERM."""
     queue = QueueService[Any](pool, queue_name)
     arguments = ["jobs", "--handler", "handlers:endless", "--processes", "2"]
     arguments += ["--grace-seconds", "0.5"]
@@ -207,7 +207,7 @@ async def test_processes_whose_supervisor_was_killed_stop(
 
 
 async def test_processes_share_the_embedded_server(tmp_path: Path) -> None:
-    """The first starts it and migrates it, one that is killed leaves it, the last stops it."""
+    """The first starts and migrates it, a killed one leaves it running, the last stops it."""
     with server_directory() as parent:
         server = EmbeddedPostgres(parent / "meshhook")
         environment = {"MESHHOOK_EMBEDDED_DIRECTORY": str(server.directory)}
@@ -235,7 +235,7 @@ async def test_processes_share_the_embedded_server(tmp_path: Path) -> None:
 
 
 async def embedded(environment: Mapping[str, str], *arguments: str, stdin: bytes = b"") -> None:
-    """Run a command on an embedded server, to its good end."""
+    """Run a command on an embedded server; it must succeed."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "meshhook", "--embedded", *arguments),
         env=os.environ | environment,
@@ -250,7 +250,7 @@ async def embedded(environment: Mapping[str, str], *arguments: str, stdin: bytes
 async def test_each_process_has_its_metrics_port(
     pool: Pool[Any], queue_name: str, database_url: str, tmp_path: Path
 ) -> None:
-    """The first has the one given, the second the next."""
+    """The first has the given port, the second the next one."""
     first = two_free_ports()
     arguments = ["jobs", "--handler", "handlers:slow", "--processes", "2"]
     arguments += ["--metrics-address", "127.0.0.1", "--metrics-port", str(first)]
@@ -270,7 +270,7 @@ async def test_each_process_has_its_metrics_port(
 async def test_a_worker_process_has_at_most_three_connections(
     pool: Pool[Any], database_url: str, tmp_path: Path
 ) -> None:
-    """From its start on, whatever the number of its queues; seen where the server counts them."""
+    """From its start on and for any number of queues, as the server counts them."""
     arguments = ["--handler", "handlers:endless", "--grace-seconds", "0"]
     for name in ("a", "b", "c"):
         await pool.execute("select meshhook.create_queue($1)", name)
@@ -298,7 +298,7 @@ async def test_a_worker_process_has_at_most_three_connections(
 
 
 def two_free_ports() -> int:
-    """Return a port that is free and whose successor is free as well."""
+    """Return a free port whose successor is free as well."""
     while True:
         port = free_port()
         if is_free(port + 1):
@@ -306,7 +306,7 @@ def two_free_ports() -> int:
 
 
 async def test_a_process_that_does_not_start_ends_the_others() -> None:
-    """The code is its own; those that run already are stopped."""
+    """The exit code is that of the failed process; the running ones are stopped."""
     program = (
         "import os, signal, socket, sys\n"
         "link = socket.socket(fileno=int(os.environ['MESHHOOK_SUPERVISOR_FD']))\n"

@@ -20,7 +20,7 @@ async def other(job): ...
 
 @pytest.fixture
 def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module `shop_handlers` in the current directory, and the module itself."""
+    """A module `shop_handlers` in the current directory; returns the module."""
     (tmp_path / "shop_handlers.py").write_text(HANDLERS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -57,13 +57,13 @@ def test_a_queue_may_have_a_weight(given: list[str], expected: dict[str, int]) -
 def test_what_is_no_queue_is_named(
     options: list[str], error: type[Exception], message: str
 ) -> None:
-    """The message repeats what was given."""
+    """The message repeats the argument."""
     with pytest.raises(error, match=message):
         queue_weights(options)
 
 
 def test_a_queue_may_have_a_handler_of_its_own(handlers: Any) -> None:
-    """The others have the one without a name."""
+    """The other queues use the handler without a queue."""
     found = queue_handlers(["a", "b"], ["shop_handlers:one", "b=shop_handlers:other"])
     assert found == {"a": handlers.one, "b": handlers.other}
 
@@ -73,19 +73,19 @@ def test_a_queue_may_have_a_handler_of_its_own(handlers: Any) -> None:
     ("options", "message"),
     [
         (["a=shop_handlers:one"], "queue 'b' has no --handler"),
-        (["shop_handlers:one", "shop_handlers:other"], "every queue has one already"),
-        (["a=shop_handlers:one", "a=shop_handlers:other"], "queue 'a' has one already"),
+        (["shop_handlers:one", "shop_handlers:other"], "every queue already has one"),
+        (["a=shop_handlers:one", "a=shop_handlers:other"], "queue 'a' already has one"),
         (["shop_handlers:one", "c=shop_handlers:other"], "the worker has no queue 'c'"),
     ],
 )
 def test_each_queue_has_one_handler(options: list[str], message: str) -> None:
-    """None, two, or one for a queue of nobody are refused."""
+    """No handler, two handlers, or one for a queue that is not worked on are refused."""
     with pytest.raises(UsageError, match=message):
         queue_handlers(["a", "b"], options)
 
 
 def test_bad_queues_end_the_command_at_once(bare_cli: Any) -> None:
-    """Before anything is started, also with several processes."""
+    """Before anything is started, with several processes as well."""
     said = bare_cli.fails(2, "worker", "A", "--handler", "a:b", "--processes", "2")
     assert "must be lower case" in said
     assert "256" in bare_cli.fails(2, "worker", "a", "--handler", "a:b", "--processes", "257")

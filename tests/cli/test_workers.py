@@ -1,4 +1,4 @@
-"""`meshhook workers`: who lives, and does what."""
+"""`meshhook workers`: which workers are alive, and what they are doing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def test_the_table_is_for_people(cli: Any, sql: Any) -> None:
-    """It has the slots taken, now and on average, and says which worker is stopping."""
-    assert "No worker lives" in cli.ok("workers").err
-    assert "No worker of queue 'jobs' lives" in cli.ok("workers", "jobs").err
+    """It shows the slots in use, now and on average, and which worker is stopping."""
+    assert "There are no workers." in cli.ok("workers").err
+    assert "There are no workers of queue 'jobs'." in cli.ok("workers", "jobs").err
     sql(
         "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
         "busy_seconds, draining, started_at) values ('jobs', 'pod-7-abc', 'pod', 10, 4, 1000, 250, "
@@ -31,7 +31,7 @@ def test_the_table_is_for_people(cli: Any, sql: Any) -> None:
 
 
 def test_json_is_for_programs(cli: Any, sql: Any) -> None:
-    """One object a worker and queue, with the names of the columns."""
+    """One object per worker and queue, with the columns' names."""
     assert cli.ok("workers", "--json").json == []
     sql(
         "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "

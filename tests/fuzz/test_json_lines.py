@@ -114,7 +114,7 @@ def test_any_bytes_are_read_or_refused(data):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        (b'{"a": 1, "a": 2}', "the key 'a' appears twice"),
         (b"12345678901234567890.5", "send it as text"),
         (b"1e400", "send it as text"),
         (b"9" * 10_000, "a whole number of 10000 digits"),

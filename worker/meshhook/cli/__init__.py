@@ -20,9 +20,9 @@ def main() -> None:
     """Run the command that the arguments of the program name, and exit with its code."""
     leave_at_once()
     if os.getpid() == 1:
-        # The first process of a container takes no notice of a signal that it does not handle. A
-        # pod that is told to stop while its handler is imported would start, take jobs, and be
-        # killed with them. A command that stops in order sets a handler of its own later.
+        # The first process of a container ignores signals that it does not handle. A pod told to
+        # stop while its handler is imported would start, claim jobs, and be killed with them.
+        # Commands that stop in order set a handler of their own later.
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     from meshhook.cli.app import log_uncaught, run  # noqa: PLC0415 - after leave_at_once
 
@@ -38,7 +38,7 @@ def run_application(application: Application, arguments: Sequence[str]) -> int:
 
     Args:
         application: the app.
-        arguments: what would stand behind the command, but for `--app`.
+        arguments: the command's own arguments, without `--app`.
     """
     from meshhook.cli.app import log_uncaught, run  # noqa: PLC0415 - `import meshhook` is quick
 

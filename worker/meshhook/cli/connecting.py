@@ -33,19 +33,21 @@ from meshhook.schema import check_schema, migrate
 
 _Value = TypeVar("_Value")
 
-_WAY_OUT = "is MESHHOOK_DATABASE_URL right, and does the server run?"
+_WAY_OUT = "check MESHHOOK_DATABASE_URL, and that the server is running"
 _WAY_OUT_OF_FULL = (
-    "the server runs, and takes no more connections: end some (select * from pg_stat_activity), "
-    "raise max_connections or the role's limit, or go through a pooler (MESHHOOK_POOLED=true)"
+    "the server is running but accepts no more connections: close some "
+    "(select * from pg_stat_activity), raise max_connections or the role's limit, or use a pooler "
+    "(MESHHOOK_POOLED=true)"
 )
 
 _WAY_OUT_OF_TLS = (
-    "the server answers, and TLS fails: is its certificate in date, made out for this host, and by "
-    "the authority of sslrootcert (and the client's, of sslcert)? See docs/how-to/tls.md"
+    "the server answers but TLS fails: check that its certificate is current, names this host and "
+    "was issued by the authority in sslrootcert (and the client's in sslcert); "
+    "see docs/how-to/tls.md"
 )
 
 LOCK_TIMEOUT_SECONDS = 10.0
-"""How long a command waits for a table that somebody else holds locked, before it says so."""
+"""How long a command waits for a table that another session has locked, before it fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,14 @@ class Target:
 
     @asynccontextmanager
     async def open(self, *, needs_schema: bool = True) -> AsyncIterator[Database]:
-        """Connect; the embedded one is migrated where it is not.
+        """Connect, and migrate the embedded database where it is not.
 
         Args:
             needs_schema: whether to check that the migrations have run. Default true.
 
         Raises:
-            InvalidDatabaseUrlError, WrongSchemeError, DatabaseNotOpenedError: if there is no
-                way to it.
+            InvalidDatabaseUrlError, WrongSchemeError, DatabaseNotOpenedError: if it cannot be
+                reached.
             SchemaMissingError, UnsupportedPgmqError: if it is not migrated.
         """
         try:
@@ -92,11 +94,11 @@ class Target:
             await database.close()
 
     async def check(self) -> None:
-        """Connect once, to see that it is there and migrated.
+        """Connect once, to check that it can be reached and is migrated.
 
         Raises:
-            InvalidDatabaseUrlError, WrongSchemeError, DatabaseNotOpenedError: if there is no
-                way to it.
+            InvalidDatabaseUrlError, WrongSchemeError, DatabaseNotOpenedError: if it cannot be
+                reached.
             SchemaMissingError, UnsupportedPgmqError: if it is not migrated.
         """
         async with self.open():
@@ -113,7 +115,7 @@ class Target:
 
     @property
     def place(self) -> str:
-        """Where the database is: host, port and name, and nothing secret."""
+        """Where the database is: host, port and name, without secrets."""
         try:
             return parse_database_url(self.url).place
         except InvalidSettingError:
@@ -124,7 +126,7 @@ def _way_out(error: DatabaseError) -> str:
     cause = error.__cause__
     if getattr(cause, "sqlstate", None) == "53300":
         return _WAY_OUT_OF_FULL
-    # The driver has a plain ConnectionError for a server that has no TLS, and for nothing else.
+    # The driver raises a plain ConnectionError only for a server without TLS.
     if isinstance(cause, SSLError) or type(cause) is ConnectionError:
         return _WAY_OUT_OF_TLS
     return _WAY_OUT
@@ -139,7 +141,7 @@ def target(
     Args:
         context: of the command.
         or_embedded: whether to use the embedded one if no other is set. Default false.
-        runs_handlers: whether code of others runs, which may log through structlog. Default false.
+        runs_handlers: whether user code runs, which may log through structlog. Default false.
 
     Raises:
         DatabaseNotSetError: if none is named.
@@ -189,12 +191,12 @@ def with_database(
 
 
 def log_to_stderr(settings: Settings, *, at_once: bool = True) -> None:
-    """Let what the library logs go to standard error, as the settings say.
+    """Send what the library logs to standard error, as the settings say.
 
     Args:
         settings: of the command.
-        at_once: false: at the first record. Most commands log nothing, and loading what formats
-            records takes as long as the rest of them. Default true.
+        at_once: whether to set logging up now, or at the first record. Most commands log nothing,
+            and loading the formatter takes as long as the rest of the command. Default true.
     """
     if at_once:
         from meshhook.observability.logs import (  # noqa: PLC0415 - slow to load
@@ -210,15 +212,15 @@ def log_to_stderr(settings: Settings, *, at_once: bool = True) -> None:
 
 
 class _LateHandler(logging.Handler):
-    """Sets logging up at the first record, and hands it on."""
+    """Sets logging up at the first record, and passes it on."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take what the settings say of it."""
+        """Take the settings of the command."""
         super().__init__()
         self._settings = settings
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put the true handler in the place of this one."""
+        """Replace this handler by the real one."""
         log_to_stderr(self._settings)
         for handler in logging.getLogger().handlers:
             handler.handle(record)

@@ -1,4 +1,4 @@
-"""Deleting all that a queue has of something, for good: ask, delete, and say what went."""
+"""Deleting everything of one kind from a queue: ask, delete, and report what was deleted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meshhook.postgres.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What went, for programs and for people."""
+    """What was deleted, for programs and for people."""
 
     field: str
     """The name in the JSON document."""
@@ -33,25 +33,25 @@ def delete_for_good(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Ask `question` of a database and the name of a queue, then `delete`, and print what went.
+    """Ask `question`, then `delete`, and print what was deleted.
 
     Args:
         context: of the command.
-        queue: the name as it was given.
-        question: returns what to ask, with how much would go.
-        delete: deletes it.
-        yes: whether the answer is given already.
-        as_json: whether to print for programs.
+        queue: the queue's name, not validated yet.
+        question: returns what to ask, given the database and the name; says how much would go.
+        delete: deletes it, given the same.
+        yes: whether the user has confirmed already.
+        as_json: whether to print JSON.
 
     Raises:
-        InvalidQueueNameError: if the name is none.
-        UsageError, DeclinedError: as `confirm` says; nothing was deleted.
+        InvalidQueueNameError: if no queue can have that name.
+        UsageError, DeclinedError: as `confirm` does; nothing was deleted.
         MeshHookError: as `question` and `delete` do.
     """
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> Deleted:
-        # Made even where it is not asked: it finds out whether there is such a queue.
+        # Built even if it is not asked: it finds out whether the queue exists.
         confirm(await question(database, name), yes=yes)
         return await delete(database, name)
 

@@ -1,4 +1,4 @@
-"""`meshhook demo`: 2,000 webhooks, a receiver that sometimes fails, a worker that is killed."""
+"""`meshhook demo`: 2,000 webhooks, a receiver that sometimes fails, and a killed worker."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def demo(
     workers: Annotated[int, typer.Option(min=1, help="How many worker processes.")] = 2,
     as_json: JsonOption = False,
 ) -> None:
-    """Deliver real webhooks with two workers, kill one in the middle, and count what is lost.
+    """Deliver real webhooks with two workers, kill one of them halfway, and count lost jobs.
 
-    It uses the database of MESHHOOK_DATABASE_URL, or else the embedded one in .meshhook/. Its
-    queue workflow_jobs is made afresh; if you have one of that name, the demo stops.
+    It uses the database that MESHHOOK_DATABASE_URL names, or else the embedded one in .meshhook/.
+    It creates the queue workflow_jobs, and replaces the one that an earlier demo created, but
+    leaves a queue of yours alone and stops.
     """
     _check_extras()
     from meshhook.demo.run import run_demo  # noqa: PLC0415 - needs the extra
@@ -62,19 +63,19 @@ def demo(
 
 
 def _program(*, is_embedded: bool) -> str:
-    """Return how to call this program from here, for the commands to try next."""
+    """Return how to call this program from here, for the suggested commands."""
     own, on_path = Path(sys.argv[0]), shutil.which(PROGRAM)
     if own.name == "__main__.py":
         program = f"{shlex.quote(sys.executable)} -m {PROGRAM}"
     elif on_path is not None and own.exists() and Path(on_path).samefile(own):
         program = PROGRAM
-    else:  # what the shell would find by the name alone is nothing, or another installation
+    else:  # by its name alone the shell would find nothing, or another installation
         program = shlex.quote(sys.argv[0])
     return f"{program} --embedded" if is_embedded else program
 
 
 def _check_extras() -> None:
-    """Refuse to start without what the demo needs beside the library."""
+    """Raise UsageError if a package is missing that the demo needs in addition."""
     missing = [name for name in ("aiohttp", "standardwebhooks") if find_spec(name) is None]
     if missing:
         raise UsageError(

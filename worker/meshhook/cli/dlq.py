@@ -1,4 +1,4 @@
-"""`meshhook dlq`: look at dead letters, replay them, delete them."""
+"""`meshhook dlq`: show, replay and delete dead letters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from meshhook.postgres.database import Database
 from meshhook.store.dead_letter_rows import DeadLetterJob, ErrorGroup
 
 app = command_app(
-    help="Look at dead letters, the jobs that failed for good; replay them, delete them.",
+    help="Show, replay and delete dead letters: the jobs that failed for good.",
     no_args_is_help=True,
     epilog=example("meshhook dlq errors workflow_jobs"),
 )
@@ -53,14 +53,14 @@ def list_(
     context: typer.Context,
     queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     *,
-    error_type: Annotated[str | None, typer.Option(help="Only those of this error type.")] = None,
+    error_type: Annotated[str | None, typer.Option(help="Only those with this error type.")] = None,
     before: Annotated[
-        int | None, typer.Option(metavar="ID", help="Go on below this id, to page.")
+        int | None, typer.Option(metavar="ID", help="Only ids below this one, for paging.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="How many at the most, 1 to 1000.")] = 50,
+    limit: Annotated[int, typer.Option(help="The most to show, 1 to 1000.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """List dead letters, the newest first."""
+    """List dead letters, newest first."""
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> list[DeadLetterJob]:
@@ -103,7 +103,7 @@ def list_(
         ],
     )
     if len(found) == limit:
-        note(f"The newest {limit}; for more: --before {found[-1].id}")
+        note(f"These are the newest {limit}; for more: --before {found[-1].id}")
 
 
 @app.command("show", epilog=example("meshhook dlq show workflow_jobs 3"))
@@ -113,7 +113,7 @@ def show(
     dead_letter_id: Annotated[int, typer.Argument(metavar="ID", help="The dead letter.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show one dead letter: what it died of, its stack trace, its message."""
+    """Show one dead letter: its error, stack trace and message."""
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> DeadLetterJob:
@@ -130,10 +130,10 @@ def show(
 def errors(
     context: typer.Context,
     queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
-    limit: Annotated[int, typer.Option(help="How many types at the most, 1 to 1000.")] = 20,
+    limit: Annotated[int, typer.Option(help="The most types to show, 1 to 1000.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """Group the newest 10,000 dead letters by error type, the most frequent first."""
+    """Group the newest 10,000 dead letters by error type, most frequent first."""
     name = validate_queue_name(queue)
 
     async def work(database: Database) -> list[ErrorGroup]:
@@ -168,7 +168,7 @@ def errors(
         ],
     )
     if groups[0].capped:
-        note("There are more dead letters; the newest 10,000 are counted.")
+        note("There are more dead letters; only the newest 10,000 are counted.")
 
 
 @app.command(
@@ -184,25 +184,26 @@ def replay(
     ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="The dead letters.")] = None,
     *,
     error_type: Annotated[
-        str | None, typer.Option(help="All of this error type, the oldest first.")
+        str | None, typer.Option(help="All with this error type, oldest first.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All, the oldest first.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All, oldest first.")] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="With --error-type or --all: no more than this.")
+        int | None, typer.Option(min=1, help="With --error-type or --all: at most this many.")
     ] = None,
     target: Annotated[
         str | None, typer.Option(metavar="QUEUE", help="Another queue to send them to.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make dead letters jobs again: ready now, with all their attempts before them.
+    """Turn dead letters back into jobs, ready now and with all attempts ahead of them.
 
-    Each is replayed once, whoever else replays at the same time. What dies meanwhile stays.
+    Each is replayed once, even if somebody else replays at the same time. Jobs that die in the
+    meantime are left for another replay.
     """
     name = validate_queue_name(queue)
     target_name = None if target is None else validate_queue_name(target)
     if [bool(ids), error_type is not None, everything].count(True) != 1:
-        raise UsageError("say which: ids, --error-type TYPE, or --all (one of them)")
+        raise UsageError("say which to replay: ids, --error-type TYPE or --all (one of them)")
     if ids and limit is not None:
         raise UsageError("--limit goes with --error-type or --all, not with ids")
     chosen = Choice(tuple(dict.fromkeys(ids or ())), error_type, limit)
@@ -302,7 +303,7 @@ def _print_dead_letter(dead: DeadLetterJob) -> None:
 def _print_replayed(pairs: Sequence[tuple[int, int]], queue: str, target: str) -> None:
     where = "" if target == queue else f" in queue {target}"
     if not pairs:
-        say(f"nothing of queue {queue} was replayed")
+        say(f"queue {queue} had no dead letters to replay")
     elif len(pairs) > _SHOWN_PAIRS:
         say(f"replayed {counted(len(pairs), 'dead letter')} of queue {queue}{where}")
     else:

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL as commands use it: started when needed, stopped by the last of them."""
+"""The embedded PostgreSQL of commands: started when needed, stopped by the last one to end."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ where backend_type = 'client backend' and pid <> pg_catalog.pg_backend_pid()
 
 @contextlib.contextmanager
 def embedded_database(directory: Path) -> Iterator[str]:
-    """Yield the URL of the embedded PostgreSQL in `directory`, started if it does not run.
+    """Yield the URL of the embedded PostgreSQL in `directory`, started if it is not running.
 
-    If a command started it, the last command to end stops it, unless some other client is
-    connected still. One that a program started with `EmbeddedPostgres` is left alone.
+    If a command started it, the last command to end stops it, unless another client is still
+    connected. One that a program started with `EmbeddedPostgres` is left running.
 
     Raises:
         DatabaseUnavailableError: if it does not start.
@@ -37,19 +37,19 @@ def embedded_database(directory: Path) -> Iterator[str]:
         make_passable_directory(server.directory)
         users = (server.directory / "users").open("a")
     with users:
-        # All commands that use it hold this lock together. The one that stops it holds it alone,
-        # and whoever comes meanwhile waits, and then starts it again.
+        # All commands that use it share this lock. The one that stops it holds it alone, so that
+        # a command which comes in the meantime waits, and then starts it again.
         fcntl.flock(users, fcntl.LOCK_SH)
         was_stopped = server.pid is None
         if not (server.home / "data").exists():
-            note(f"Making a PostgreSQL in {_shown(directory)}; this takes a few seconds.")
+            note(f"Creating a PostgreSQL in {_shown(directory)}; this takes a few seconds.")
         mark = server.directory / "started-by-command"
         try:
             url = server.start()
             if was_stopped:
                 mark.write_text(str(server.pid))
         except BaseException:
-            # Ctrl-C, say. What it has begun would run on, and no command would stop it.
+            # Ctrl-C, say. What has started by now would keep running, and no command would stop it.
             if was_stopped and _is_alone(users):
                 with contextlib.suppress(OSError, DatabaseError):
                     server.stop()
@@ -62,7 +62,7 @@ def embedded_database(directory: Path) -> Iterator[str]:
 
 def _leave(server: EmbeddedPostgres, mark: Path, users: IO[str], url: str) -> None:
     if not _is_alone(users):
-        return  # another command uses it, and stops it at its end
+        return  # another command uses it, and stops it when it ends
     try:
         if mark.exists() and mark.read_text() == str(server.pid) and not _is_used(url):
             server.stop()
@@ -72,7 +72,7 @@ def _leave(server: EmbeddedPostgres, mark: Path, users: IO[str], url: str) -> No
 
 
 def _is_alone(users: IO[str]) -> bool:
-    """Whether no other command uses the server; from then on none does until this one ends."""
+    """Whether no other command uses the server; if so, none can until this one ends."""
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -27,7 +27,7 @@ from meshhook.store.bodies import encode_body, encode_headers, is_envelope
 
 BATCH_JOBS = 1_000
 _STARTS_OF_JSON = ("{", "[", '"')
-"""What a job may start with and a queue's name may not. Numbers and words are names, too."""
+"""What a job can start with and a queue's name cannot. Numbers and words can be names."""
 
 
 app = command_app()
@@ -52,7 +52,7 @@ def enqueue(
     *,
     file: Annotated[
         Path | None,
-        typer.Option(help="A file of JSON lines, one job a line; .gz too; - is standard input."),
+        typer.Option(help="A file of JSON lines, one job each; .gz works; - is standard input."),
     ] = None,
     delay: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long until the jobs are ready.")
@@ -70,16 +70,16 @@ def enqueue(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Enqueue one job, or one a line.
+    """Enqueue one job, or one job per line of input.
 
-    The JSON is the whole message: an object with payload and no other keys than run_id, workflow_id
-    and project_id, or anything else, which is then its own payload. With one of the id options,
-    anything else becomes the payload of such an object.
+    The JSON is the whole message: either an object with the key payload and no keys other than
+    run_id, workflow_id and project_id, or any other value, which is the payload itself. With an ID
+    option, any other value becomes the payload of such an object.
 
-    A single argument that starts with {, [ or " is a job for workflow_jobs; any other is a queue.
+    A single argument is a job for workflow_jobs if it starts with {, [ or ", and else a queue.
 
-    Lines are stored in batches of 1,000, each durable by itself. At a bad line it stops, and says
-    how many were stored before.
+    Lines are stored in batches of 1,000, each durable on its own. A bad line stops the command,
+    which says how many jobs were stored before it.
     """
     if job is None and queue.lstrip().startswith(_STARTS_OF_JSON):
         queue, job = DEFAULT_QUEUE_NAME, queue
@@ -102,7 +102,7 @@ def enqueue(
 
 
 class _Sender:
-    """Stores lines, and knows how far it came."""
+    """Stores lines, and knows how far it got."""
 
     def __init__(
         self,
@@ -128,8 +128,8 @@ class _Sender:
             if isinstance(error, GeneratorExit) or not (self.msg_ids or is_uncertain):
                 raise
             if isinstance(error, KeyboardInterrupt):
-                # The task may have been cancelled too, and would be at its next wait: when it
-                # closes the connection, in the place of this error.
+                # The task may have been cancelled as well. That would surface at its next wait,
+                # when it closes the connection, and replace this error.
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0)
             raise PartlyDoneError(self._how_far(error), _cause(error)) from error
@@ -147,7 +147,7 @@ class _Sender:
                             batch = []
                             advance(len(self.msg_ids))
                 except ValueError:
-                    # A bad line: what came before it is stored all the same.
+                    # A bad line: store what came before it all the same.
                     await self._store(service, batch)
                     raise
                 await self._store(service, batch)
@@ -181,16 +181,16 @@ class _Sender:
     def _how_far(self, error: BaseException) -> str:
         reason = "interrupted" if _is_interrupt(error) else str(error)
         if not self.msg_ids:
-            return f"{reason}\nwhether the first {BATCH_JOBS:,} lines were stored is not known"
+            return f"{reason}\nit is not known whether the first {BATCH_JOBS:,} lines were stored"
         stored = f"{counted(len(self.msg_ids), 'job')} stored, up to line {self._last_line}"
         if isinstance(error, UncertainCommitError) or (_is_interrupt(error) and self._is_storing):
             return (
-                f"{reason}\n{stored}; whether the batch after that "
-                f"(up to {BATCH_JOBS:,} lines) was stored is not known"
+                f"{reason}\n{stored}; it is not known whether the next batch "
+                f"(up to {BATCH_JOBS:,} lines) was stored"
             )
-        go_on = f"go on with line {self._last_line + 1}"
+        go_on = f"continue with line {self._last_line + 1}"
         if isinstance(error, ValueError):
-            go_on = f"mend the line and {go_on}"
+            go_on = f"fix the line and {go_on}"
         return f"{reason}\n{stored}; {go_on}"
 
 

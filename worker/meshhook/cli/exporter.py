@@ -39,20 +39,22 @@ def exporter(
     metrics_port: MetricsPortOption = DEFAULT_PORT,
     metrics_address: MetricsAddressOption = DEFAULT_METRICS_ADDRESS,
     interval_seconds: Annotated[
-        float, typer.Option(help="From one reading of the queues to the next, 0.1 to 3600.")
+        float, typer.Option(help="How often to read the queues, 0.1 to 3600.")
     ] = 10,
     count_limit: Annotated[
         int,
-        typer.Option(help="Where counting stops, for each queue and group of states."),
+        typer.Option(
+            help="The highest count of a queue and group of states; counting stops there."
+        ),
     ] = 10_000,
     statement_timeout_seconds: Annotated[
-        float, typer.Option(help="How long the reading statement may take, 0.1 to 60.")
+        float, typer.Option(help="How long reading them may take, 0.1 to 60.")
     ] = 2,
 ) -> None:
     """Export the metrics of all queues of the database until SIGTERM or SIGINT (Ctrl-C).
 
-    One for each database, where there is no operator, which does the same. It needs no worker, and
-    waits for a database that is away.
+    Run one per database, unless the operator runs, which exports the same. It needs no worker, and
+    waits for a database that it cannot reach.
     """
     make = partial(
         QueueExporter,
@@ -74,7 +76,7 @@ async def _export(
     try:
         await found.check()
     except DatabaseNotOpenedError as error:
-        get_logger("meshhook.exporter").warning("waits for the database", error=str(error))
+        get_logger("meshhook.exporter").warning("waiting for the database", error=str(error))
     database = await Database.connect(found.url, min_size=0, max_size=1, pooled=found.pooled)
     try:
         exporter = make(database)

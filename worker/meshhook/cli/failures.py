@@ -1,4 +1,4 @@
-"""What a command's failure means to the caller: its exit code, and one or two lines of text."""
+"""What the caller learns from a failed command: an exit code, and one or two lines of text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN_IDS = 10
 
 
 class ExitCode(IntEnum):
-    """How a command ended; the help text says so too."""
+    """How a command ended. The help text explains the codes."""
 
     OK = 0
     FAILED = 1
@@ -29,50 +29,50 @@ class ExitCode(IntEnum):
 EXIT_CODES_HELP = """\
 \b
 Exit codes:
-  0  it worked
-  1  it failed: the database refused, or a confirmation was declined
-  2  wrong usage or bad input; nothing was changed, unless the message says what was
+  0  success
+  1  failure: the database refused it, or a confirmation was declined
+  2  wrong usage or bad input; nothing was changed unless the message says so
   3  not found: no such queue, job or dead letter
-  4  no usable database: unreachable, read-only, or its schema is missing
-  130  interrupted; 141 the reader of the output has left
+  4  no usable database: unreachable, read-only, or without the schema
+  130  interrupted; 141 whatever read the output closed it
 """
 
 
 class UsageError(errors.MeshHookError):
-    """A command whose arguments do not go together, or that lacks one."""
+    """Arguments that do not go together, or one that is missing."""
 
 
 class DatabaseNotSetError(errors.InvalidSettingError):
-    """No database was named."""
+    """No database was given."""
 
     def __init__(self) -> None:
-        """Say how to name one, and why not on the command line."""
+        """Say how to give one, and why not on the command line."""
         super().__init__(
             f"no database is set: export MESHHOOK_DATABASE_URL={_URL_SHAPE} "
-            "(not an option, which any user of the machine could read)\n"
+            "(not as an option, which any user of the machine could read)\n"
             "or use a PostgreSQL of your own in .meshhook/: meshhook --embedded COMMAND, "
             "or export MESHHOOK_EMBEDDED=1"
         )
 
 
 class InvalidDatabaseUrlError(errors.InvalidSettingError):
-    """A database URL that cannot be used. It holds a password, so nothing of it is shown."""
+    """A database URL that cannot be used. It contains a password, so no part of it is shown."""
 
     def __init__(self, reason: str) -> None:
-        """Take why not, which shows nothing of it either."""
+        """Take the reason, which contains no part of it either."""
         super().__init__(f"MESHHOOK_DATABASE_URL: {reason}")
 
 
 class DatabaseNotOpenedError(errors.DatabaseUnavailableError):
-    """The database that was named cannot be used at all."""
+    """The database that was given cannot be used at all."""
 
     def __init__(self, place: str, reason: str, way_out: str) -> None:
-        """Take where it should be, what is wrong, and what to do about it."""
+        """Take where the database should be, what is wrong, and what to do about it."""
         super().__init__(f"{place}: {reason}\n{way_out}")
 
 
 class DeadLettersNotFoundError(errors.MeshHookError, LookupError):
-    """Several dead letters that are not there."""
+    """Several dead letters that do not exist."""
 
     def __init__(self, queue_name: str, ids: Sequence[int]) -> None:
         """Name the queue and the dead letters."""
@@ -80,20 +80,20 @@ class DeadLettersNotFoundError(errors.MeshHookError, LookupError):
         more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
         super().__init__(
             f"queue {queue_name!r} has no dead letters {shown}{more}; they may have been replayed "
-            f"or deleted meanwhile: meshhook dlq list {queue_name}"
+            f"or deleted in the meantime: meshhook dlq list {queue_name}"
         )
 
 
 class SearchIncompleteError(errors.MeshHookError):
-    """A search that ran out of time before everything was looked at."""
+    """A search that ran out of time before it had read everything."""
 
     def __init__(self, found: int, seen: int, seconds: float) -> None:
         """Take how many jobs were found, among how many rows, in what time."""
         what = f"only {found:,} such jobs were found" if found else "no such job was found"
         super().__init__(
-            f"{what} among the newest {seen:,} messages and attempts, and there was no time for "
-            f"the rest ({seconds:g} s)\n"
-            f"look for longer: --search-seconds {seconds * 10:g}; or in one queue: --queue NAME"
+            f"{what} among the newest {seen:,} messages and attempts before time ran out "
+            f"({seconds:g} s)\n"
+            f"search longer: --search-seconds {seconds * 10:g}; or one queue: --queue NAME"
         )
 
 
@@ -102,33 +102,33 @@ class LostJobsError(errors.MeshHookError):
 
     def __init__(self, lost: int) -> None:
         """Take how many."""
-        super().__init__(f"{lost} jobs were lost; this must not happen: please report it")
+        super().__init__(f"{lost} jobs were lost, which must never happen: please report it")
 
 
 class RolesDifferError(errors.MeshHookError):
-    """Roles that may do less or more than their kind."""
+    """Roles with fewer or more rights than their kind."""
 
     def __init__(self, differing: int, checked: int) -> None:
         """Take how many differ, among how many."""
         does = "do" if differing > 1 else "does"
         super().__init__(
             f"{differing} of {checked} roles {does} not have exactly the rights of the kind\n"
-            "to set the rights of a role anew: meshhook roles grant KIND --name ROLE\n"
-            "memberships, and what makes a superuser, are for an administrator to take away"
+            "to reset the rights of a role: meshhook roles grant KIND --name ROLE\n"
+            "only an administrator can revoke memberships and superuser rights"
         )
 
 
 class ServerEndedError(errors.MeshHookError):
-    """The embedded server ended, and nobody had asked it to."""
+    """The embedded server ended without being asked to."""
 
     def __init__(self, code: int) -> None:
         """Take the exit code of the server, negative for a signal."""
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        super().__init__(f"PostgreSQL {how}; why is in its own messages above")
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        super().__init__(f"PostgreSQL {how}; its messages above say why")
 
 
 class PartlyDoneError(errors.MeshHookError):
-    """A command that did a part of its work; the message says which, the cause why no more."""
+    """A command that did part of its work: the message says which part, the cause why no more."""
 
     def __init__(self, message: str, cause: BaseException) -> None:
         """Take the whole message and what stopped the command."""
@@ -137,7 +137,7 @@ class PartlyDoneError(errors.MeshHookError):
 
 
 _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
-    # The first that fits: a class stands before those that it derives from.
+    # The first match counts, so a class comes before those that it derives from.
     (errors.UncertainCommitError, ExitCode.FAILED),
     (errors.DatabaseUnavailableError, ExitCode.NO_DATABASE),
     (errors.DatabaseReadOnlyError, ExitCode.NO_DATABASE),
@@ -160,19 +160,19 @@ def exit_code(error: BaseException) -> ExitCode:
     """Return the exit code for an error that ends a command."""
     if isinstance(error, PartlyDoneError):
         code = exit_code(error.cause)
-        # 4 promises that nothing was done.
+        # Code 4 promises that nothing was done.
         return ExitCode.FAILED if code is ExitCode.NO_DATABASE else code
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
 
 
 def describe(error: BaseException) -> str:
-    """Return what to say of an error: `error: ...`, without control characters."""
+    """Return the message for an error: `error: ...`, without control characters."""
     if isinstance(error, KeyboardInterrupt):
         return "error: interrupted"
     text = str(error) or type(error).__name__
     if not isinstance(error, errors.MeshHookError):
         text = (
             f"unexpected {type(error).__name__}: {text}\n"
-            "this is a bug; for the whole trace: export MESHHOOK_LOG_LEVEL=debug"
+            "this is a bug; to see the whole traceback: export MESHHOOK_LOG_LEVEL=debug"
         )
     return "error: " + shown_sentence(hide_in_text(text), limit=_MAX_MESSAGE_CHARACTERS)

@@ -67,10 +67,10 @@ class _Wanted:
     """What is to be imported."""
 
     attribute: str
-    """What to call the part behind the colon."""
+    """What to call the part after the colon."""
     example: str
     is_one: Callable[[str, object], bool]
-    """Whether a value, defined in the module of that name, may be meant."""
+    """Whether a value, defined in the module of that name, may have been meant."""
 
 
 def _load(what: str, name: str, wanted: _Wanted) -> object:
@@ -131,7 +131,7 @@ def _not_imported(what: str, module_name: str, error: BaseException) -> InvalidH
 
 
 def _modules_beside(missing: str) -> list[str]:
-    """Return the modules that stand where a missing one was looked for."""
+    """Return the modules in the place where a missing one was looked for."""
     parent, dot, _ = missing.rpartition(".")
     if not dot:
         return sorted(module.name for module in pkgutil.iter_modules([str(Path.cwd())]))
@@ -140,7 +140,7 @@ def _modules_beside(missing: str) -> list[str]:
 
 
 def _names_in(owner: object, wanted: _Wanted) -> list[str]:
-    """Return the names of what `owner` itself has that may be meant."""
+    """Return the names defined in `owner` that may have been meant."""
     module = str(getattr(owner, "__name__", ""))
     return sorted(
         name

@@ -1,4 +1,4 @@
-"""`meshhook jobs`: lists of jobs, and the whole life of one."""
+"""`meshhook jobs`: lists of jobs, and the whole history of one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from meshhook.store.job_rows import Attempt, JobLife, JobSummary
 from meshhook.tracking import FoundJobs, find_jobs, get_job
 
 app = command_app(
-    help="Find jobs, and see what became of them.",
+    help="Find jobs, and show the whole history of one.",
     no_args_is_help=True,
     epilog=example("meshhook jobs list --queue workflow_jobs --state retrying"),
 )
@@ -59,19 +59,17 @@ def list_(
             )
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(help="How many at the most, 1 to 1000.")] = 50,
+    limit: Annotated[int, typer.Option(help="The most to show, 1 to 1000.")] = 50,
     search_seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long to look for them, 0.1 to 3600.")
+        float, typer.Option(metavar="SECONDS", help="How long to search, 0.1 to 3600.")
     ] = 10,
     as_json: JsonOption = False,
 ) -> None:
-    """List jobs, the newest first, whether they wait, run or are over.
-
-    The newest are those that were enqueued last, in every state.
+    """List jobs in every state, finished ones included, the last enqueued first.
 
     Jobs of a run that have had an attempt are found by an index. For all others it reads messages
-    and attempts from the newest down, some 500,000 short ones a second. If time is up before all
-    were read, and fewer were found than --limit, it says so and ends with code 1.
+    and attempts from the newest down, about 500,000 short ones a second. If time runs out before
+    it has read them all or found as many as --limit, it says so and exits with 1.
     """
     name = None if queue is None else validate_queue_name(queue)
 
@@ -93,7 +91,7 @@ def list_(
     elif found:
         _print_list(found, with_queue=name is None)
         if len(found) == limit:
-            note(f"The newest {limit}; there may be more: --limit, up to 1000.")
+            note(f"These are the newest {limit}; for more: --limit, up to 1000.")
     elif found.is_complete:
         note("No such job was found.")
     if not found.is_complete and len(found) < limit:
@@ -107,7 +105,7 @@ def show(
     msg_id: Annotated[int, typer.Argument(metavar="ID", help="The job's msg_id.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show a job's whole life: its attempts, what they came to, and its replays."""
+    """Show the whole history of a job: its attempts, their outcomes, and its replays."""
     name = validate_queue_name(queue)
     life = with_database(context, lambda database: get_job(database, name, msg_id))
     if as_json:

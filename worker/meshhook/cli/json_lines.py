@@ -1,4 +1,4 @@
-"""JSON lines from an argument, a file or standard input, with the number of each line."""
+"""JSON lines from an argument, a file or standard input, with their line numbers."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from meshhook.escaping import quoted, shown
 
 _STANDARD_INPUT = Path("-")
 MAX_LINE_BYTES = 128 * 1024 * 1024
-"""No queue takes a longer job: `max_payload_bytes` is at most 100 MiB."""
+"""No queue accepts a longer job: `max_payload_bytes` is at most 100 MiB."""
 _MAX_DIGITS = 4_300
-"""Those of the longest whole number that Python reads without being told to."""
+"""The length of the longest whole number that Python reads by default."""
 _SURE_CHARACTERS = 15
-"""A float of so many characters, its point among them and no exponent, is read exactly."""
+"""A float of this many characters, with its point and without an exponent, is read exactly."""
 _DOCUMENT_HINT = (
-    'one JSON value a line; to send a whole document: meshhook enqueue QUEUE "$(cat {})"'
+    'one JSON value per line; to send a whole document: meshhook enqueue QUEUE "$(cat {})"'
 )
 
 
 @dataclass(slots=True)
 class Line:
-    """One value, and where it stood."""
+    """One value, and where it was found."""
 
     number: int
     value: Any
     place: str
-    """What to put before an error: `line 7: `; empty for an argument."""
+    """What to put before an error: `jobs.jsonl, line 7: `; empty for an argument."""
 
 
 class JsonLines:
-    """The values of an input, read as they are asked for."""
+    """The values of an input, read on demand."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class JsonLines:
 
         Args:
             lines: the input.
-            name: what to call it; None for an argument, which has no line numbers.
-            size_bytes: how long it is, if that is known.
-            position: how many of these bytes have been read.
+            name: the input's name; None for an argument, which has no line numbers.
+            size_bytes: its length, if known.
+            position: returns how many of these bytes have been read.
         """
         self._lines = lines
         self._name = name
@@ -67,11 +67,11 @@ class JsonLines:
         self.position = position
 
     def __iter__(self) -> Iterator[Line]:
-        """Yield the values; blank lines are left out.
+        """Yield the values, without blank lines.
 
         Raises:
             InvalidJobError: naming the line that is not JSON.
-            UsageError: if the input cannot be read, or has not one value.
+            UsageError: if the input cannot be read, or is empty.
         """
         is_empty = True
         for number, raw in enumerate(self._read(), start=1):
@@ -80,7 +80,7 @@ class JsonLines:
                 place = "" if self._name is None else f"{self._name}, line {number}: "
                 if len(raw) > MAX_LINE_BYTES:
                     raise InvalidJobError(
-                        f"{place}longer than {MAX_LINE_BYTES:,} bytes; no queue takes such a job"
+                        f"{place}longer than {MAX_LINE_BYTES:,} bytes; no queue accepts such a job"
                     )
                 yield Line(number, self._parse(raw, place, number), place)
         if is_empty:
@@ -128,7 +128,7 @@ class JsonLines:
 
 
 class _NotCarriedError(Exception):
-    """JSON that would arrive as something else."""
+    """JSON that would not arrive as it was sent."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise _NotCarriedError(f"the key {quoted(twice)} stands twice in an object")
+        raise _NotCarriedError(f"the key {quoted(twice)} appears twice in an object")
     return found
 
 
@@ -145,14 +145,14 @@ def _exact_float(text: str) -> float:
     if len(text) <= _SURE_CHARACTERS and "e" not in text and "E" not in text:
         return number
     try:
-        # What a float reads as is what a handler gets, and what is sent.
+        # A handler gets, and the queue is sent, what a float reads as.
         is_exact = math.isfinite(number) and Decimal(repr(number)) == Decimal(text)
-    except InvalidOperation:  # an exponent beyond that of any number
+    except InvalidOperation:  # an exponent too large for any number
         is_exact = False
     if not is_exact:
         raise _NotCarriedError(
-            f"the number {shown(text, limit=60)} has more digits, or is larger or smaller, than a "
-            "program reads exactly; send it as text"
+            f"the number {shown(text, limit=60)} has more digits, or is larger or smaller, than "
+            "programs read exactly; send it as text"
         )
     return number
 
@@ -167,7 +167,7 @@ def _whole_number(text: str) -> int:
 
 
 def _lines_of(stream: IO[bytes]) -> Iterator[bytes]:
-    # A line that never ends is not waited for: what is too long is refused at the limit.
+    # Not readline() without a limit: a line that never ends would be waited for.
     return iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b"")
 
 
@@ -182,7 +182,7 @@ def open_lines(argument: str | None, file: Path | None) -> Iterator[JsonLines]:
     if argument is not None and argument != "-":
         if file is not None:
             raise UsageError("give a job as JSON or a --file, not both")
-        # One value, however many lines it has.
+        # One value, even if it has several lines.
         yield JsonLines(iter([argument.encode("utf-8", "surrogateescape")]), name=None)
     elif file is None or file == _STANDARD_INPUT:
         if sys.stdin.isatty() and file is None and argument is None:
@@ -207,5 +207,5 @@ def open_lines(argument: str | None, file: Path | None) -> Iterator[JsonLines]:
 
 
 def _position(source: IO[bytes]) -> Callable[[], int]:
-    # A file that is iterated over refuses tell(); its descriptor does not.
+    # A file that is being iterated refuses tell(); its descriptor does not.
     return lambda: os.lseek(source.fileno(), 0, os.SEEK_CUR)

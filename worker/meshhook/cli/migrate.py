@@ -1,4 +1,4 @@
-"""`meshhook migrate`: PGMQ and the tables of MeshHook in the database."""
+"""`meshhook migrate`: install PGMQ and the tables of MeshHook, or bring them up to date."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from meshhook.store import queries
 
 app = command_app(
     help=(
-        "Install PGMQ where it is missing, and run the migrations that the database lacks. "
-        "Safe to repeat, and to run from many places at once."
+        "Install PGMQ if it is missing, and run pending migrations. "
+        "Safe to repeat, and to run from several places at once."
     ),
     invoke_without_command=True,
     epilog=example("meshhook migrate --dry-run", "meshhook migrate"),
@@ -36,7 +36,7 @@ app = command_app(
 def _migrate(
     context: typer.Context,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,14 +55,14 @@ def sql(
             "--pgmq-sql",
             help=(
                 "Install PGMQ as plain SQL. Otherwise the script uses the PGMQ that the database "
-                "has, or else creates the extension."
+                "has, or creates the extension."
             ),
         ),
     ] = False,
 ) -> None:
-    """Print one SQL script that does the same on a fresh database, for its administrator.
+    """Print an SQL script that does the same on a fresh database, for its administrator.
 
-    It needs no database.
+    It needs no connection to a database.
     """
     typer.echo(script(pgmq_sql=pgmq_sql), nl=False)
 
@@ -117,8 +117,8 @@ def _run(context: typer.Context, as_json: bool) -> None:
     _tell_newer(report.pgmq_newer, report.pgmq)
     if not has_queues:
         note(
-            "There is no queue yet. Make the default one, workflow_jobs: meshhook queue create; or "
-            "one of your own: meshhook queue create NAME"
+            "There are no queues yet. Create the default one, workflow_jobs: meshhook queue create;"
+            " or one of your own: meshhook queue create NAME"
         )
 
 
@@ -135,4 +135,6 @@ def _migrations(number: int) -> str:
 
 def _tell_newer(newer: str | None, current: PgmqVersion | None) -> None:
     if newer is not None and current is not None:
-        note(f"PGMQ {newer} is at hand; the database keeps {current.version} until you update it.")
+        note(
+            f"PGMQ {newer} is available; the database keeps {current.version} until you update it."
+        )

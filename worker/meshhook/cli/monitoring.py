@@ -1,4 +1,4 @@
-"""The port for metrics and health of the commands that run until they are stopped."""
+"""The port for metrics and health, of commands that run until they are stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MetricsPortOption = Annotated[
         envvar="MESHHOOK_METRICS_PORT",
         min=0,
         max=MAX_PORT,
-        help="Serve /metrics, /healthz and /readyz here; 0 takes a free port and logs it.",
+        help="Serve /metrics, /healthz and /readyz on this port; 0 picks a free one and logs it.",
     ),
 ]
 MetricsAddressOption = Annotated[
@@ -29,16 +29,16 @@ MetricsAddressOption = Annotated[
     typer.Option(
         metavar="ADDRESS",
         envvar="MESHHOOK_METRICS_ADDRESS",
-        help="The address that the metrics port is opened on; :: is all of IPv6 and IPv4.",
+        help="The address to serve metrics on; :: is all of IPv6 and IPv4.",
     ),
 ]
-DEFAULT_METRICS_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet come from elsewhere
+DEFAULT_METRICS_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet connect from other machines
 
 
 def port_of_process(port: int | None, process_index: int) -> int | None:
-    """Return the port of one of several processes: the first has the one given, and so on.
+    """Return the port of one of several processes, counted up from the given one.
 
-    None and 0, which is any free port, are for all of them.
+    None (no port) and 0 (any free port) apply to all of them.
 
     Raises:
         InvalidSettingError: if there is no such port.
@@ -64,7 +64,7 @@ def monitored(port: int | None, address: str, health: HealthSource) -> Iterator[
         yield
         return
 
-    # They double the number of series, and no rule or panel reads them.
+    # They would double the number of series, and no rule or panel reads them.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     with MonitoringServer(port, address=address, health=[health]):
         yield

@@ -1,4 +1,4 @@
-"""What several commands take: options of the program as a whole, and arguments they share."""
+"""Options of the program as a whole, and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ PROGRAM = "meshhook"
 
 @dataclass(frozen=True, slots=True)
 class ProgramOptions:
-    """The options that stand before the command."""
+    """The options given before the command."""
 
     embedded: bool = False
-    """Whether to use the embedded PostgreSQL, whatever database is set."""
+    """Whether to use the embedded PostgreSQL, even if another database is set."""
     arguments: tuple[str, ...] = ()
-    """The program's arguments, all of them, as they were given."""
+    """All arguments of the program, as they were given."""
     application: Application | None = None
     """The `meshhook.App` that runs as this command, by its method `run`."""
 
 
 def program_options(context: typer.Context) -> ProgramOptions:
-    """Return the options that stood before the command."""
+    """Return the options that were given before the command."""
     options = context.find_root().obj
     return options if isinstance(options, ProgramOptions) else ProgramOptions()
 
@@ -38,7 +38,7 @@ def command_app(**settings: Any) -> typer.Typer:
 
 
 def example(*commands: str) -> str:
-    """Return the examples that end a command's help text."""
+    """Return the examples at the end of a command's help text."""
     title = "Example:" if len(commands) == 1 else "Examples:"
     return "\b\n" + "\n".join([title, *(f"  {command}" for command in commands)])
 

@@ -1,4 +1,4 @@
-"""How commands print: JSON for programs, tables and plain words for people."""
+"""What commands print: JSON for programs, tables and sentences for people."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DAY = 86_400
 
 
 def note(text: str) -> None:
-    """Tell people something beside the result, on standard error."""
+    """Print a remark for people, on standard error."""
     sys.stderr.write(f"{shown_sentence(text)}\n")
 
 
@@ -57,19 +57,19 @@ def print_fields(fields: Sequence[tuple[str, str]], *, indent: int = 0) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document, which a terminal only shows, whatever texts are in it.
+    """Print one JSON document, escaped so that a terminal obeys nothing in it.
 
     Dataclasses and models become objects with their fields, moments ISO 8601 in UTC.
     """
     try:
         text = shown_json(_json(value, ensure_ascii=False))
-    except ValueError:  # a number that JSON does not have: infinite, or none at all
+    except ValueError:  # a number that JSON lacks: infinity or NaN
         value = _finite(value)
         text = shown_json(_json(value, ensure_ascii=False))
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        # Escaped where the output's encoding lacks a character: the same document still.
+        # The output's encoding lacks a character. Escaped, it is still the same document.
         text = _json(value, ensure_ascii=True)
     sys.stdout.write(f"{text}\n")
 
@@ -90,7 +90,7 @@ def _as_json(value: object) -> object:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with null in the place of numbers that JSON does not have."""
+    """Return a value with null in place of infinity and NaN, which JSON lacks."""
     if dataclasses.is_dataclass(value) or isinstance(value, BaseModel):
         value = _as_json(value)
     if isinstance(value, dict):
@@ -101,7 +101,7 @@ def _finite(value: Any) -> Any:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a length of time as people say it: `3m 12s`, `2h 5m`; `-` for None and infinity."""
+    """Return a length of time for people: `3m 12s`, `2h 5m`; `-` for None and infinity."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
     seconds = max(0.0, float(seconds))
@@ -130,7 +130,7 @@ def age(moment: datetime | None) -> str:
 
 
 def moment_with_age(moment: datetime | None) -> str:
-    """Return a moment in UTC and how far it is from now; `-` for None."""
+    """Return a moment in UTC and its distance from now; `-` for None."""
     if moment is None:
         return "-"
     seconds = (datetime.now(UTC) - moment).total_seconds()
@@ -139,7 +139,7 @@ def moment_with_age(moment: datetime | None) -> str:
 
 
 def count(number: int, *, capped: bool = False) -> str:
-    """Return a number with its thousands parted; with `+` if there may be more."""
+    """Return a number with thousands separators, and `+` if there may be more."""
     return f"{number:,}+" if capped and number else f"{number:,}"
 
 

@@ -1,4 +1,4 @@
-"""`meshhook queue`: make queues, look at them, set them, empty them and drop them."""
+"""`meshhook queue`: create, show, configure, pause, purge and drop queues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from meshhook.postgres.database import Database
 from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
 
 app = command_app(
-    help="Make queues, look at them, set them, empty them and drop them.",
+    help="Create, show, configure, pause, purge and drop queues.",
     no_args_is_help=True,
     epilog=example("meshhook queue create workflow_jobs"),
 )
@@ -52,20 +52,20 @@ def create(
         bool,
         typer.Option(
             "--ignore-fifo-groups",
-            help="Adopt a queue with FIFO groups, whose order workers do not keep.",
+            help="Adopt a queue with FIFO groups, although workers do not keep their order.",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a queue with its dead letters, or adopt a queue that PGMQ has already.
+    """Create a queue with a place for its dead letters, or adopt a queue that PGMQ already has.
 
-    A name is 1 to 43 characters of a-z, 0-9, _ and -. Repeating it is safe.
+    A name has 1 to 43 characters of a-z, 0-9, _ and -. Repeating the command is safe.
     """
     queue, settings = _queue_and_settings(queue, settings)
     name = validate_queue_name(queue)
     changes = _pairs(settings)
     now = datetime.now(UTC)
-    # Checked before there is a queue that would have other settings.
+    # Checked first, or a wrong setting would leave a queue with other settings behind.
     changed_settings(QueueConfig(queue=name, created_at=now, updated_at=now), changes)
 
     async def work(database: Database) -> tuple[bool, QueueConfig]:
@@ -82,7 +82,7 @@ def create(
     elif created:
         say(f"created queue {name}")
     else:
-        say(f"queue {name} is there already" + ("; its settings were changed" if changes else ""))
+        say(f"queue {name} already exists" + ("; its settings were changed" if changes else ""))
 
 
 @app.command("list", epilog=example("meshhook queue list --json"))
@@ -128,24 +128,24 @@ def set_(
     queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SETTING=VALUE", help="What to set, and to what."),
+        typer.Argument(metavar="SETTING=VALUE", help="The settings, as listed above."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change settings of a queue; running workers follow within seconds.
+    """Change settings of a queue; running workers apply them within seconds.
 
     \b
-    visibility_timeout_seconds  how long a lease lasts; extended while a job runs
-    max_retry_attempts          attempts of a job in all
+    visibility_timeout_seconds  how long a lease lasts; extended while the job runs
+    max_retry_attempts          how many attempts a job has in total
     retry_backoff_base_ms       the delay after the first failure
     retry_backoff_max_ms        the longest delay
-    retry_jitter                the share of a delay that is random, 0 to 1
+    retry_jitter                the random share of a delay, 0 to 1
     job_timeout_seconds         how long an attempt may run, or none
     dlq_enabled                 true: keep dead letters; false: archive them
-    dlq_retention_days          how long dead letters are kept, or none: for ever
-    archive_retention_days      how long archived messages are kept, or none: for ever
+    dlq_retention_days          how long dead letters are kept; none: forever
+    archive_retention_days      how long archived messages are kept; none: forever
     history_retention_days      how long attempts are kept
-    max_payload_bytes           the longest message that the library enqueues
+    max_payload_bytes           the largest message that the library enqueues
     paused                      true: workers claim nothing
     """  # noqa: D301 - the command line keeps lines as they are after \b
     queue, settings = _queue_and_settings(queue, settings)
@@ -161,7 +161,7 @@ def set_(
 
 @app.command("pause", epilog=example("meshhook queue pause workflow_jobs"))
 def pause(context: typer.Context, queue: QueueArgument, as_json: JsonOption = False) -> None:
-    """Let workers claim nothing more; jobs that run finish, and enqueuing goes on."""
+    """Stop workers from claiming jobs; running jobs finish, and enqueuing continues."""
     _set(context, queue, as_json, {"paused": True})
     if not as_json:
         say(f"paused queue {queue}; resume it: meshhook queue resume {queue}")
@@ -169,7 +169,7 @@ def pause(context: typer.Context, queue: QueueArgument, as_json: JsonOption = Fa
 
 @app.command("resume", epilog=example("meshhook queue resume workflow_jobs"))
 def resume(context: typer.Context, queue: QueueArgument, as_json: JsonOption = False) -> None:
-    """Let workers claim again."""
+    """Let workers claim jobs again."""
     _set(context, queue, as_json, {"paused": False})
     if not as_json:
         say(f"resumed queue {queue}")
@@ -182,14 +182,14 @@ def purge(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete all messages of a queue for good, running ones too; dead letters stay."""
+    """Delete all messages of a queue, running ones included; dead letters stay."""
     from meshhook.queues import QueueService  # noqa: PLC0415 - slow to load
 
     async def question(database: Database, name: str) -> str:
         found = await administration.get_queue_snapshot(database, name)
         messages = count(found.queue_length, capped=found.capped)
         running = count(found.running)
-        return f"Delete all messages of queue {name!r}? It has {messages}, {running} running."
+        return f"Delete all messages of queue {name!r} ({messages}, {running} of them running)?"
 
     async def delete(database: Database, name: str) -> Deleted:
         purged = await QueueService[Any](database, name).purge_queue()
@@ -236,7 +236,7 @@ def _set(context: typer.Context, queue: str, as_json: bool, changes: dict[str, A
 
 
 def _queue_and_settings(queue: str, settings: list[str] | None) -> tuple[str, list[str]]:
-    """Tell a setting of the default queue from a queue, whose name has no `=`."""
+    """Tell a queue from a setting of the default queue: a queue's name has no `=`."""
     if "=" in queue:
         return DEFAULT_QUEUE_NAME, [queue, *(settings or [])]
     return queue, settings or []

@@ -1,4 +1,4 @@
-"""Replaying many dead letters, a batch at a time."""
+"""Replaying many dead letters, one batch at a time."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from meshhook.postgres.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which dead letters to replay: those named, or else the oldest."""
+    """Which dead letters to replay: those with given ids, or the oldest."""
 
     ids: tuple[int, ...] = ()
     error_type: str | None = None
     limit: int | None = None
-    """How many of the oldest; None means all that are there at the start."""
+    """How many of the oldest; None means all that exist at the start."""
 
 
 class Replay:
-    """A replay, and how far it came."""
+    """A replay, and how far it got."""
 
     def __init__(self, queue_name: str, target_queue: str | None, choice: Choice) -> None:
-        """Take the queue, where to send its dead letters, and which of them."""
+        """Take the queue, where to send its dead letters, and which ones."""
         self.replayed: list[tuple[int, int]] = []
         self.not_found: list[int] = []
         self._queue_name = queue_name
@@ -35,8 +35,8 @@ class Replay:
         """Replay, each batch in a transaction of its own.
 
         Raises:
-            PartlyDoneError: if it stopped on the way, saying how many were replayed.
-            MeshHookError: if it stopped before the first one was.
+            PartlyDoneError: if it stopped halfway; says how many were replayed.
+            MeshHookError: if it stopped before the first was replayed.
         """
         service = DLQService(database, self._queue_name)
         try:
@@ -48,7 +48,9 @@ class Replay:
             if not self.replayed:
                 raise
             done = counted(len(self.replayed), "dead letter")
-            raise PartlyDoneError(f"{error}\n{done} had been replayed before", error) from error
+            raise PartlyDoneError(
+                f"{error}\n{done} had been replayed before that", error
+            ) from error
 
     async def _replay_named(self, service: DLQService) -> None:
         ids = self._choice.ids
@@ -67,7 +69,7 @@ class Replay:
                 error_type=self._choice.error_type, limit=size, target_queue=self._target_queue
             )
             self.replayed += pairs
-            # What dies again while this goes on has a higher id: not replayed round and round.
+            # Jobs that die again in the meantime have higher ids, and must not be replayed forever.
             if len(pairs) < size or pairs[-1][0] >= last_id:
                 return
 

@@ -1,4 +1,4 @@
-"""`meshhook roles`: roles of least privilege in the database."""
+"""`meshhook roles`: least-privilege roles in the database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOT_ALLOWED = "42501"
 
 app = command_app(
     help=(
-        "Make roles of least privilege in the database, grant to them, and check them. "
+        "Create least-privilege roles in the database, grant them their rights, and check them. "
         "KIND is owner, worker, producer, reader, oncall or operator."
     ),
     no_args_is_help=True,
@@ -38,14 +38,16 @@ app = command_app(
 KindArgument = Annotated[RoleKind, typer.Argument(metavar="KIND", help="What the role is for.")]
 NameOption = Annotated[
     str | None,
-    typer.Option("--name", metavar="ROLE", help="Its name. Default: meshhook_KIND and its queues."),
+    typer.Option(
+        "--name", metavar="ROLE", help="The role's name. Default: meshhook_KIND and its queues."
+    ),
 ]
 QueuesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--queue",
         metavar="QUEUE",
-        help="A queue that it is for; may be repeated. Default: all, those to come too.",
+        help="A queue that the role is for; may be repeated. Default: all, future ones included.",
     ),
 ]
 
@@ -68,21 +70,21 @@ def create(
         typer.Option(
             "--login-from-env",
             metavar="VARIABLE",
-            help="The environment variable with a URL that holds its name and password. "
-            "Default: the role cannot log in, and is granted to others that can.",
+            help="The environment variable with a URL that contains the role's name and password. "
+            "Default: the role cannot log in; grant it to roles that can.",
         ),
     ] = None,
     reset_password: Annotated[
         bool,
         typer.Option(
-            "--reset-password", help="Set the password of a role that can log in already."
+            "--reset-password", help="Set the password of a role that can already log in."
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a role if it is not there, and give it exactly the rights of its kind.
+    """Create a role if it does not exist, and give it exactly the rights of its kind.
 
-    Repeating it is safe. The server is given a SCRAM verifier of the password, and never sees the
+    Repeating the command is safe. The server receives a SCRAM verifier of the password, never the
     password itself.
     """
     if reset_password and login_from_env is None:
@@ -95,7 +97,7 @@ def create(
             database, kind, name=name, queues=queues, login=login, reset_password=reset_password
         )
 
-    # An owner may be made before the schemas are there, so that it migrates.
+    # The owner may be created before the schemas, in order to run the migrations.
     needs_schema = kind is not RoleKind.OWNER
     _print_report(_run(context, work, kind, needs_schema=needs_schema), as_json)
 
@@ -105,15 +107,15 @@ def grant(
     context: typer.Context,
     kind: KindArgument,
     name: Annotated[
-        str, typer.Option("--name", metavar="ROLE", help="The role, which must be there.")
+        str, typer.Option("--name", metavar="ROLE", help="The role, which must exist.")
     ],
     queue: QueuesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a role that is there the rights of a kind, beside those of its other kinds.
+    """Give an existing role the rights of a kind, in addition to those of its other kinds.
 
-    What was granted to it in the schemas meshhook and pgmq by hand is taken from it: grant that to
-    another role. Run it again after an upgrade.
+    Rights in the schemas meshhook and pgmq that were granted to it by hand are revoked: grant those
+    to another role. Run the command again after an upgrade.
     """
 
     async def work(database: Database) -> RoleReport:
@@ -138,25 +140,25 @@ def check(
     ] = None,
     *,
     every: Annotated[
-        bool, typer.Option("--all", help="Check all roles that were made or granted to.")
+        bool, typer.Option("--all", help="Check all roles created or granted here.")
     ] = False,
     kind: Annotated[
         RoleKind | None,
         typer.Option(
             "--kind",
             metavar="KIND",
-            help="What the roles should be. Default: as they were made or granted.",
+            help="What the roles should be. Default: the kinds they were given.",
         ),
     ] = None,
     queue: QueuesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what roles lack, and what they have beyond their kind.
+    """Show which rights roles lack, and which they have beyond their kind.
 
-    The exit code is 1 if a role lacks anything, or has anything beyond.
+    The exit code is 1 if there are any.
     """
     if every and (role or kind):
-        raise UsageError("--all goes with neither a ROLE nor --kind")
+        raise UsageError("--all goes with neither ROLE nor --kind")
     if queue and kind is None:
         raise UsageError("--queue needs --kind")
     queues = () if kind is None else roles.checked_queues(kind, queue or ())
@@ -180,9 +182,9 @@ def check(
     "sql", epilog=example("meshhook roles sql worker --queue workflow_jobs | psql DATABASE")
 )
 def sql(kind: KindArgument, name: NameOption = None, queue: QueuesOption = None) -> None:
-    """Print the SQL that makes a role and gives it its rights, for an administrator.
+    """Print the SQL that creates a role and grants its rights, for an administrator.
 
-    It needs no database, may be run again, and holds no password.
+    The command needs no database. The SQL can be repeated, and contains no password.
     """
     queues = roles.checked_queues(kind, queue or ())
     script = roles.script(kind, name or roles.default_role_name(kind, queues), queues)
@@ -193,7 +195,7 @@ def _login(variable: str) -> Login:
     url = os.environ.get(variable, "").strip()
     if not url:
         raise UsageError(
-            f"--login-from-env: the environment variable {variable!r} is not set; it holds "
+            f"--login-from-env: the environment variable {variable!r} is not set; set it to "
             "postgresql://user:password@host:5432/name"
         )
     return login_from_url(url, f"environment variable {variable}")
@@ -223,18 +225,18 @@ def _print_report(report: RoleReport, as_json: bool) -> None:
         return
     role = shown(report.role)
     which = f" of {', '.join(report.queues)}" if report.queues else ""
-    done = "made role" if report.created else "granted to role"
+    done = "created role" if report.created else "granted to role"
     say(f"{done} {role}: {report.kind}{which}")
     if report.missing_queues:
         names = ", ".join(report.missing_queues)
-        note(f"Not there yet: queue {names}. {role} gets its rights when it is made")
+        note(f"Queue {names} does not exist yet; {role} gets its rights when it is created.")
     if report.password == "kept":  # noqa: S105 - a word about it
-        note(f"The password of {role} was left as it is; to set it: --reset-password")
+        note(f"The password of {role} was not changed; to set it: --reset-password")
 
 
 def _print_checks(checks: list[RoleCheck]) -> None:
     if not checks:
-        note("No role was made yet. Make one: meshhook roles create worker --queue QUEUE")
+        note("There are no roles yet. Create one: meshhook roles create worker --queue QUEUE")
         return
     rows = []
     for each in checks:

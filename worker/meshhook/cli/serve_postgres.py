@@ -1,4 +1,4 @@
-"""`meshhook serve-postgres`: the embedded PostgreSQL, for other machines to connect to."""
+"""`meshhook serve-postgres`: the embedded PostgreSQL, served to other machines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ app = command_app()
     ),
 )
 def serve_postgres(
-    directory: Annotated[Path, typer.Argument(help="Where the data live; made if missing.")],
+    directory: Annotated[Path, typer.Argument(help="Where the data is kept; created if missing.")],
     *,
     port: Annotated[int, typer.Option(help="The port to listen on, 1 to 65535.")] = 5432,
     host: Annotated[str, typer.Option(help="The address to listen on; * for all.")] = "*",
@@ -48,18 +48,18 @@ def serve_postgres(
 ) -> None:
     """Serve the embedded PostgreSQL to other machines until SIGTERM or SIGINT.
 
-    It is migrated first; its port opens when it is ready. Others connect as the role meshhook to
-    the database meshhook, with the password in MESHHOOK_POSTGRES_PASSWORD. With passwords in
-    MESHHOOK_POSTGRES_OPERATOR_PASSWORD and MESHHOOK_POSTGRES_WORKER_PASSWORD, operator and workers
-    have roles of least privilege, meshhook_operator and meshhook_worker.
+    It is migrated first, and opens its port when it is ready. Clients connect as the role meshhook
+    to the database meshhook, with the password in MESHHOOK_POSTGRES_PASSWORD. With passwords in
+    MESHHOOK_POSTGRES_OPERATOR_PASSWORD and MESHHOOK_POSTGRES_WORKER_PASSWORD, the operator and the
+    workers get least-privilege roles, meshhook_operator and meshhook_worker.
 
-    It is for trying things out: one server, no TLS, no backups.
+    It is meant for evaluation: one server, no TLS, no backups.
     """
     passwords = load_settings()
     secret = passwords.postgres_password
     if secret is None:
         raise UsageError(
-            f"no password is set: export {_PASSWORD_VARIABLE} (not an option, which any user of "
+            f"no password is set: export {_PASSWORD_VARIABLE} (not as an option, which any user of "
             "the machine could read)"
         )
     logins = {
@@ -88,7 +88,7 @@ def serve_postgres(
 
 
 def _prepare(server: NetworkPostgres, logins: Mapping[RoleKind, Login]) -> None:
-    """Start, migrate, make roles; a failure or a signal meanwhile leaves nothing running."""
+    """Start, migrate and create roles; a failure or a signal leaves nothing running."""
 
     async def bring_up_to_date(url: str) -> None:
         database = await Database.connect(url, min_size=1, max_size=2)
@@ -117,7 +117,7 @@ def _prepare(server: NetworkPostgres, logins: Mapping[RoleKind, Login]) -> None:
 
 @contextlib.contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    # The first process of a container would otherwise take no notice of SIGTERM at all.
+    # The first process of a container would otherwise ignore SIGTERM.
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 

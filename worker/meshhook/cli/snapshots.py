@@ -1,4 +1,4 @@
-"""Queues at one moment, as tables."""
+"""Tables of queues at one moment."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def snapshot_row(snapshot: QueueSnapshot) -> list[str]:
 
 
 def _counts(snapshot: QueueSnapshot) -> dict[str, str]:
-    """Return the counts as text, with `+` behind those that stopped at the limit."""
-    # What is due and what is not are counted apart, each up to the limit.
+    """Return the counts as text, with `+` after those that stopped at the limit."""
+    # Messages that are due and those that are not are counted separately, each up to the limit.
     due = snapshot.ready + snapshot.lost >= COUNT_LIMIT
     later = snapshot.scheduled + snapshot.running + snapshot.retrying >= COUNT_LIMIT
     return {
@@ -47,15 +47,15 @@ def _counts(snapshot: QueueSnapshot) -> dict[str, str]:
 
 
 def print_snapshots(snapshots: Sequence[QueueSnapshot]) -> None:
-    """Print queues, one a row; where there is none, how to make one."""
+    """Print one queue per row, or how to create one where there are none."""
     if snapshots:
         print_table(COLUMNS, [snapshot_row(snapshot) for snapshot in snapshots])
     else:
-        note("There is no queue yet. Make one: meshhook queue create NAME")
+        note("There are no queues yet. Create one: meshhook queue create NAME")
 
 
 def print_snapshot(snapshot: QueueSnapshot) -> None:
-    """Print one queue, one figure a line."""
+    """Print one queue, one figure per line."""
     counts = _counts(snapshot)
     oldest_ready = snapshot.oldest_ready_seconds or None
     print_fields(

@@ -1,4 +1,4 @@
-"""`meshhook stats`: all queues, or one, now and over the last day; or live."""
+"""`meshhook stats`: all queues, or one, now and over the last 24 hours; or live."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def stats(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show messages by state now, and what the attempts of the last 24 hours came to.
+    """Show messages by state now, and the outcomes of the attempts of the last 24 hours.
 
-    For the 24 hours it reads every attempt: some 1.5 seconds a million. --watch does not.
+    For the latter it reads every attempt, about 1.5 seconds per million. --watch does not.
     """
     name = None if queue is None else validate_queue_name(queue)
     if watch:

@@ -1,4 +1,4 @@
-"""Traces of the commands that enqueue or run jobs, if the environment asks for them."""
+"""Traces of commands that enqueue or run jobs, if the environment asks for them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def traced(service_name: str) -> Iterator[None]:
     installed), or if an OTLP endpoint is set, unless OTEL_SDK_DISABLED is true.
 
     Args:
-        service_name: the service, where neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES
-            name one.
+        service_name: the service's name, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES
+            has one.
 
     Raises:
-        InvalidSettingError: if an exporter is not installed, or is set up wrongly.
+        InvalidSettingError: if an exporter is not installed or is misconfigured.
     """
     names = exporter_names(os.environ)
     if not names:
@@ -33,7 +33,7 @@ def traced(service_name: str) -> Iterator[None]:
 
 
 def end_traces() -> None:
-    """Send the spans that are not sent yet: for a process that ends without ending the block."""
+    """Send the remaining spans, for a process that ends without leaving the block."""
     if exporter_names(os.environ):
         _trace_export().end_traces()
 

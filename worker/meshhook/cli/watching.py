@@ -1,4 +1,4 @@
-"""Queues live on the terminal, with how many jobs come and go a second."""
+"""A live view of queues on the terminal, with the jobs that come and go per second."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MAX_TROUBLE_CHARACTERS = 500
 
 
 async def watch(database: Database, queue_name: str | None) -> None:
-    """Show the queues until Ctrl-C; a database that goes away is waited for.
+    """Show the queues until Ctrl-C, through failures of the database.
 
     Raises:
-        QueueNotFoundError: if the queue that was named is not there.
-        DatabaseError: if the first look fails.
+        QueueNotFoundError: if the given queue does not exist.
+        DatabaseError: if the first reading fails.
     """
     before = await _read(database, queue_name)
     with Live(console=console(), auto_refresh=False) as live:
@@ -64,7 +64,7 @@ def _picture(
         rows.append([first, *_rates(snapshot, before.get(name)), *rest])
     parts: list[RenderableType] = [table(columns, rows, console().width)]
     if not rows:
-        parts = [Text("There is no queue yet.")]
+        parts = [Text("There are no queues yet.")]
     if trouble:
         parts.append(
             Text(
@@ -75,12 +75,12 @@ def _picture(
     else:
         moment = max((each.sampled_at for each in now.values()), default=None)
         clock = "" if moment is None else f"{moment:%H:%M:%S} UTC, "
-        parts.append(Text(f"{clock}Ctrl-C ends", style="dim"))
+        parts.append(Text(f"{clock}Ctrl-C to stop", style="dim"))
     return Group(*parts)
 
 
 def _rates(now: QueueSnapshot, before: QueueSnapshot | None) -> Sequence[str]:
-    """Return how many messages a second came and went since the last look."""
+    """Return how many messages per second came and went since the last reading."""
     if before is None:
         return "-", "-"
     seconds = (now.sampled_at - before.sampled_at).total_seconds()
@@ -89,6 +89,6 @@ def _rates(now: QueueSnapshot, before: QueueSnapshot | None) -> Sequence[str]:
     came = max(0, now.enqueued_total - before.enqueued_total)
     arrivals = f"{came / seconds:,.0f}"
     if now.capped or before.capped:
-        return arrivals, "-"  # how many there are is not known, nor how many went
+        return arrivals, "-"  # without the true count it is not known how many went
     went = max(0, came + before.queue_length - now.queue_length)
     return arrivals, f"{went / seconds:,.0f}"

@@ -1,4 +1,4 @@
-"""`meshhook worker`: one process's part in draining queues, or that of several."""
+"""`meshhook worker`: run jobs in one process, or in several."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def worker(
         typer.Argument(
             metavar="QUEUE[:WEIGHT]",
             help=(
-                "The queues, each with its part of the slots while all have work: 1 to 1000. "
-                "Default: all queues of the app with the weights that it says; without an app "
+                "The queues, each with its share of the slots while all have work: 1 to 1000. "
+                "Default: all queues of the app with the app's weights; without an app "
                 "workflow_jobs, and 1."
             ),
         ),
@@ -80,7 +80,7 @@ def worker(
             "--app",
             metavar="MODULE:APP",
             help=(
-                "The meshhook.App whose handlers do the jobs; the current directory is searched "
+                "The meshhook.App whose handlers run the jobs; the current directory is searched "
                 "first."
             ),
         ),
@@ -91,7 +91,7 @@ def worker(
             "--handler",
             metavar="[QUEUE=]MODULE:FUNCTION",
             help=(
-                "Without an app: the function that does a job, of all queues or of one; the "
+                "Without an app: the function that runs a job, of all queues or of one; the "
                 "current directory is searched first. May be repeated."
             ),
         ),
@@ -100,14 +100,14 @@ def worker(
         int | None,
         typer.Option(
             help=(
-                "How many jobs a process runs at once, 1 to 10000. Default: what the app says; "
+                "How many jobs a process runs at once, 1 to 10000. Default: the app's own; "
                 "without an app 50."
             )
         ),
     ] = None,
     grace_seconds: Annotated[
         float,
-        typer.Option(help="How long jobs that run may take to finish at the end, 0 to 3600."),
+        typer.Option(help="How long running jobs may take to finish after a stop, 0 to 3600."),
     ] = 25,
     processes: Annotated[
         int,
@@ -117,8 +117,8 @@ def worker(
         str | None,
         typer.Option(
             help=(
-                "Its name in the history; with several processes their numbers are added. "
-                "Default: host, process and a random part."
+                "The worker's name in the history, with a number appended if there are several "
+                "processes. Default: host, process and a random part."
             )
         ),
     ] = None,
@@ -128,7 +128,7 @@ def worker(
         float,
         typer.Option(
             envvar="MESHHOOK_STALL_SECONDS",
-            help="How long its event loop may stand still until /healthz fails, 10 to 86400.",
+            help="How long the event loop may be blocked before /healthz fails, 10 to 86400.",
         ),
     ] = 60,
     max_message_bytes: Annotated[
@@ -136,7 +136,7 @@ def worker(
         typer.Option(
             envvar="MESHHOOK_MAX_MESSAGE_BYTES",
             help=(
-                "How much JSON a message may be to be run, 1024 to 268435456 bytes; a larger one "
+                "The largest message to run, in bytes of JSON, 1024 to 268435456; a larger one "
                 "becomes a dead letter. Default: 16 MiB, or twice the queue's max_payload_bytes "
                 "if that is more."
             ),
@@ -147,25 +147,25 @@ def worker(
         typer.Option(
             metavar="link|parent",
             envvar="MESHHOOK_PRODUCER_TRACE",
-            help="How a job's trace belongs to that of its producer.",
+            help="How a job's trace relates to its producer's: linked to it, or part of it.",
         ),
     ] = "link",
 ) -> None:
-    """Work on the jobs of queues until SIGTERM, SIGINT (Ctrl-C) or SIGHUP.
+    """Run the jobs of queues until SIGTERM, SIGINT (Ctrl-C) or SIGHUP.
 
-    It then claims nothing more, lets jobs finish within the grace period, gives back what is left,
-    ready at once and with its attempt unspent, and exits with 0. A second Ctrl-C ends it at once.
+    It then stops claiming, lets running jobs finish within the grace period, releases the others
+    (ready at once, with the attempt not counted), and exits with 0. A second Ctrl-C stops it at
+    once.
 
-    With --processes it starts that many, passes signals on to them, and starts one that crashes
-    again; each has --concurrency slots, three connections, and a metrics port of its own: the one
-    given, and those that follow. Without --metrics-port there is none. With --embedded there may be
-    30 processes.
+    With --processes it starts that many worker processes, forwards signals to them, and restarts
+    those that crash. Each has --concurrency slots, three connections and, with --metrics-port, a
+    port of its own: the given one and those after it. With --embedded there can be up to 30.
 
     It logs to standard error: MESHHOOK_LOG_FORMAT is json, console or auto, and
     MESHHOOK_LOG_LEVEL debug, info, warning or error.
 
-    It exports traces if OTEL_TRACES_EXPORTER or OTEL_EXPORTER_OTLP_ENDPOINT is set, as the standard
-    OTEL_* variables say; OTLP needs the extra otlp: pip install 'meshhook-queue[otlp]'.
+    It exports traces if OTEL_TRACES_EXPORTER or OTEL_EXPORTER_OTLP_ENDPOINT is set, as configured
+    by the standard OTEL_* variables. OTLP needs an extra: pip install 'meshhook-queue[otlp]'.
     """
     app = program_options(context).application
     if app is None:
@@ -197,7 +197,7 @@ def worker(
             link = SupervisorLink.from_environment()
             threads = runner.run(_work(found, library_worker, link, app, list(weights)))
             if library_worker.has_stuck_jobs or threads.are_busy:
-                # They take no notice of being cancelled, and the loop's end would wait for them.
+                # They ignore being cancelled, and closing the loop would wait for them.
                 end_traces()
                 end_process(0)
 
@@ -210,7 +210,7 @@ def _worker(
     concurrency: int | None,
     **options: Any,
 ) -> Worker:
-    """Return a worker with the handlers that the command names."""
+    """Return a worker with the handlers that the command was given."""
     return Worker(
         found.url,
         weights,
@@ -254,10 +254,10 @@ async def _work(
 
     def stop(number: int) -> None:
         if stopping.is_set() and number == signal.SIGINT:
-            sys.stderr.write("stopped at once; jobs that ran come back when their leases end\n")
+            sys.stderr.write("stopped at once; running jobs return when their leases expire\n")
             end_process(ExitCode.INTERRUPTED)
         if number == signal.SIGINT and sys.stderr.isatty():
-            sys.stderr.write("stopping; Ctrl-C again stops at once\n")
+            sys.stderr.write("stopping; press Ctrl-C again to stop at once\n")
         request_stop()
 
     threads = LoopThreads.install()

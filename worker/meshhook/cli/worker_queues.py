@@ -13,14 +13,14 @@ from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 
 
 def queue_weights(given: Sequence[str]) -> dict[str, int | None]:
-    """Return the queues that are named, each with the weight given or None.
+    """Return the named queues, each with its weight, or None if none is given.
 
     Args:
         given: NAME or NAME:WEIGHT, the command's arguments and its options `--queue`.
 
     Raises:
-        UsageError: if a name stands there twice.
-        InvalidQueueNameError: if no queue may have a name.
+        UsageError: if a queue is named twice.
+        InvalidQueueNameError: if no queue can have a name.
         InvalidSettingError: if a weight is not a number.
     """
     weights: dict[str, int | None] = {}
@@ -45,7 +45,7 @@ def check_sources(application: str | None, handlers: Sequence[str]) -> None:
         raise UsageError("--app brings its own handlers; leave out --handler, or --app")
     if application is None and not handlers:
         raise UsageError(
-            "name what does the jobs: --app MODULE:APP, or --handler MODULE:FUNCTION\n"
+            "say what runs the jobs: --app MODULE:APP, or --handler MODULE:FUNCTION\n"
             "see: meshhook worker --help"
         )
 
@@ -55,7 +55,7 @@ def queues_of(app: Application | None, weights: Mapping[str, int | None]) -> dic
 
     Args:
         app: the app whose queues they are, with weights of their own.
-        weights: the queues that are named; none means all of the app, or `workflow_jobs`.
+        weights: the named queues; empty means all of the app, or else `workflow_jobs`.
 
     Raises:
         InvalidHandlerError: if the app has no such queue, naming those that it has.
@@ -76,7 +76,7 @@ def queue_handlers(names: Sequence[str], options: Sequence[str]) -> dict[str, An
         options: `module:function` for all queues, `queue=module:function` for one of them.
 
     Raises:
-        UsageError: if a queue has none, or two, or is none of these.
+        UsageError: if a queue has no handler, or two, or is not among the queues.
         InvalidHandlerError: naming what was not found and what is there.
     """
     targets: dict[str, str] = {}
@@ -86,11 +86,11 @@ def queue_handlers(names: Sequence[str], options: Sequence[str]) -> dict[str, An
             raise UsageError(f"--handler {each}: the worker has no queue {name!r}")
         if name in targets:
             whose = f"queue {name!r}" if name else "every queue"
-            raise UsageError(f"--handler {each}: {whose} has one already")
+            raise UsageError(f"--handler {each}: {whose} already has one")
         targets[name] = target
     missing = [name for name in names if name not in targets and "" not in targets]
     if missing:
         raise UsageError(f"queue {missing[0]!r} has no --handler")
-    # Each module is imported once, also where several queues share its handler.
+    # Each module is imported once, even if several queues share its handler.
     loaded = {target: load_handler(target) for target in dict.fromkeys(targets.values())}
     return {name: loaded[targets.get(name, targets.get("", ""))] for name in names}

@@ -1,4 +1,4 @@
-"""`meshhook workers`: the workers that live now."""
+"""`meshhook workers`: the workers that are alive."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def workers(
 ) -> None:
     """List the workers that reported in the last 30 seconds; each does so every 5.
 
-    A worker of several queues is listed once for each. DONE counts attempts whose outcome it
-    recorded. BUSY is how many of its slots were taken, on average since it started.
+    A worker of several queues is listed once per queue. DONE counts the attempts whose outcome it
+    recorded. BUSY is how many of its slots have been in use on average since it started.
     """
     name = None if queue is None else validate_queue_name(queue)
     found = with_database(context, lambda database: list_workers(database, name))
@@ -40,7 +40,10 @@ def workers(
         _print(found)
     else:
         whose = "" if name is None else f" of queue {name!r}"
-        note(f"No worker{whose} lives. Start one: meshhook worker QUEUE --handler MODULE:FUNCTION")
+        note(
+            f"There are no workers{whose}. Start one: "
+            "meshhook worker QUEUE --handler MODULE:FUNCTION"
+        )
 
 
 def _print(found: Sequence[LiveWorker]) -> None:
