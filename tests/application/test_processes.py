@@ -178,11 +178,12 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "own.py").write_text(
         "import meshhook\napp = meshhook.App('postgresql://nobody@127.0.0.1:1/none')\n"
     )
+    (tmp_path / "unguarded.py").write_text("from shop import app\napp.run()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setenv("MESHHOOK_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     yield
-    for name in ("shop", "own"):
+    for name in ("shop", "own", "unguarded"):
         sys.modules.pop(name, None)
 
 
@@ -197,6 +198,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["orders", "orders", "--app", "shop:app"], "queue 'orders' is named twice"),
         (["--app", "own:app"], "the app has no handlers; declare one with @app.job"),
         (["--app", "shop:ap"], "app 'shop:ap': module 'shop' has no 'ap'; did you mean 'app'?"),
+        (["--app", "unguarded:app"], "app.run() was called while its module was imported"),
         (["--app", "shop:other"], "has no 'other'; there is: app"),
         (["--app", "shop"], "app 'shop': must be module:app, for example shop.jobs:app"),
         (["--app", "shop.py"], "that is a file; name its module: shop:app"),

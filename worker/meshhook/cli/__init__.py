@@ -41,6 +41,8 @@ def run_application(application: Application, arguments: Sequence[str]) -> int:
         arguments: the command's own arguments, without `--app`.
     """
     from meshhook.cli.app import log_uncaught, run  # noqa: PLC0415 - `import meshhook` is quick
+    from meshhook.cli.handler_loader import check_not_importing  # noqa: PLC0415 - the same
 
+    check_not_importing()
     log_uncaught()
     return run(["worker", *arguments], application=application)

@@ -7,6 +7,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _SHOWN_NAMES = 8
+_is_importing = ContextVar("meshhook_is_importing", default=False)
+
+
+def check_not_importing() -> None:
+    """Check that no module is being imported here: a program in it would run as part of the import.
+
+    Raises:
+        InvalidHandlerError: if one is.
+    """
+    if _is_importing.get():
+        raise InvalidHandlerError(
+            "app.run() was called while its module was imported; call it under "
+            'if __name__ == "__main__":'
+        )
 
 
 def load_handler(name: str) -> object:
@@ -102,6 +117,7 @@ def _import(what: str, module_name: str) -> ModuleType:
     if here not in sys.path:
         sys.path.insert(0, here)
     importlib.invalidate_caches()
+    token = _is_importing.set(True)
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -114,6 +130,8 @@ def _import(what: str, module_name: str) -> ModuleType:
         raise _not_imported(what, module_name, error) from error
     except (Exception, SystemExit) as error:
         raise _not_imported(what, module_name, error) from error
+    finally:
+        _is_importing.reset(token)
 
 
 def _not_imported(what: str, module_name: str, error: BaseException) -> InvalidHandlerError:
