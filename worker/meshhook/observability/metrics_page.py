@@ -19,35 +19,35 @@ _PREFACE = """\
 Made from the table in `worker/meshhook/observability/metrics.py`; do not edit.
 [Monitor queues and workers](how-to/monitor.md) says how to scrape them.
 
-Every series whose labels are known in advance is there from the start, at zero. Counters count from
-the start of the process, except `meshhook_queue_enqueued_total`. The metrics `process_*` and
-`python_*` of the Prometheus client are there as well.
+Series whose labels are known in advance exist from the start, at zero. Counters start with the
+process, except `meshhook_queue_enqueued_total`. The Prometheus client's own `process_*` and
+`python_*` metrics are exported too.
 """
 
 _SECTIONS = (
     (
         "Worker",
-        "`meshhook worker`, or a `Worker` in your own program. One process, its own queues.",
+        "`meshhook worker`, or a `Worker` in your own program: one process with its queues.",
         "meshhook_worker_",
     ),
     (
         "Producer",
-        "Every process that enqueues: the registry is the process's own.",
+        "Every process that enqueues, in the process's own registry.",
         "meshhook_producer_",
     ),
     (
         "Queues",
         (
-            "The operator, or `meshhook exporter` where there is none: once a database. They are "
-            "there without any worker, and those of a dropped queue vanish. `workers` and "
-            "`worker_slots` come from what workers report in the database."
+            "The operator, or `meshhook exporter` where there is none, once per database. They "
+            "exist without any worker, and disappear when a queue is dropped. `workers` and "
+            "`worker_slots` come from the workers' reports in the database."
         ),
         ("meshhook_queue_", "meshhook_history_"),
     ),
-    ("Exporter", "The reading of the queues itself.", "meshhook_exporter_"),
+    ("Exporter", "How well the queues can be read.", "meshhook_exporter_"),
     (
         "Scaler",
-        "The operator, for each `JobQueue`: `jobqueue` is its namespace and name, parted by `/`.",
+        "The operator, for each `JobQueue`: `jobqueue` is its namespace, `/` and its name.",
         "meshhook_scaler_",
     ),
     ("Operator", "The operator as a whole.", "meshhook_operator_"),
