@@ -12,13 +12,8 @@ from meshhook_operator.api.conditions import (
     QUEUE_PAUSED,
     SPEC_PAUSED,
     Finding,
-    conditions,
-    findings_of,
-    rounded_queue,
-    scaling_status,
     timestamp,
 )
-from meshhook_operator.api.status import JobQueueStatus
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem
 from meshhook_operator.problems import not_ready, problem_of
 from meshhook_operator.reconciliation.autoscaler import Autoscaler, tick_seconds
@@ -308,40 +303,25 @@ class JobQueueReconciler:
     # --- Status ----------------------------------------------------------------------------------
 
     async def _update_status(self, ready: Finding, paused: Finding, found: Found) -> None:
-        view, last = self._fleet.view, self._reporter.status
-        decision, spec = self._autoscaler.decision, self.jobqueue.spec
-        replicas = view.replicas if view else 0
-        ready_replicas = view.ready_replicas if view else 0
+        view, spec = self._fleet.view, self.jobqueue.spec
         self._metrics.set(
             ready=ready.holds,
             paused=paused.holds,
-            replicas=replicas,
-            ready_replicas=ready_replicas,
+            replicas=view.replicas if view else 0,
+            ready_replicas=view.ready_replicas if view else 0,
         )
         if spec is not None:
             self._metrics.set(
                 min_replicas=spec.scaling.min_replicas, max_replicas=spec.scaling.max_replicas
             )
-        findings = findings_of(
-            ready,
-            decision=decision,
-            replicas=replicas,
-            ready_replicas=ready_replicas,
+        await self._reporter.report(
+            generation=self.jobqueue.generation,
+            ready=ready,
             paused=paused,
-        )
-        generation = self.jobqueue.generation
-        await self._reporter.write(
-            JobQueueStatus(
-                observed_generation=generation,
-                deployment=view.key.name if view else None,
-                replicas=replicas,
-                ready_replicas=ready_replicas,
-                desired_replicas=decision.desired_replicas if decision else None,
-                last_scale_time=self._last_scale_time,
-                queue=rounded_queue(found.status) if isinstance(found, QueueDemand) else last.queue,
-                scaling=scaling_status(decision) if decision else last.scaling,
-                conditions=conditions(last, findings, generation=generation, now=self._clock()),
-            )
+            view=view,
+            decision=self._autoscaler.decision,
+            queue=found.status if isinstance(found, QueueDemand) else None,
+            last_scale_time=self._last_scale_time,
         )
 
     def _is_first_failure(self, found: Found) -> bool:

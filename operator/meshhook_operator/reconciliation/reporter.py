@@ -6,15 +6,26 @@ from typing import TYPE_CHECKING
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
-from meshhook_operator.api.conditions import READY, pending_patch
+from meshhook_operator.api.conditions import (
+    READY,
+    conditions,
+    findings_of,
+    pending_patch,
+    rounded_queue,
+    scaling_status,
+)
+from meshhook_operator.api.status import JobQueueStatus
 from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from meshhook_operator.api.conditions import Finding
     from meshhook_operator.api.jobqueue import JobQueue
-    from meshhook_operator.api.status import Condition, JobQueueStatus
+    from meshhook_operator.api.status import Condition, QueueStatus
     from meshhook_operator.cluster.client import Cluster
+    from meshhook_operator.cluster.deployments import DeploymentView
+    from meshhook_operator.scaling import Decision
     from meshhook_operator.workers.fleet import Rescale
 
 _log = get_logger("meshhook_operator.reporter")
@@ -63,7 +74,56 @@ class Reporter:
         self._events = _Allowance(EVENTS_AT_ONCE, EVENT_SECONDS)
         self._writes = _Allowance(WRITES_AT_ONCE, WRITE_SECONDS)
 
-    async def write(self, status: JobQueueStatus) -> None:
+    async def report(
+        self,
+        *,
+        generation: int,
+        ready: Finding,
+        paused: Finding,
+        view: DeploymentView | None,
+        decision: Decision | None,
+        queue: QueueStatus | None,
+        last_scale_time: str | None,
+    ) -> None:
+        """Write what is new in the status, and an event for each new reason of Ready.
+
+        Args:
+            generation: of the spec that was reconciled.
+            ready: the finding for the condition Ready.
+            paused: the finding for the condition Paused.
+            view: the Deployment; None if there is none.
+            decision: the last scaling decision; None before the first.
+            queue: the numbers of the queue; None if it could not be read: the last ones stay.
+            last_scale_time: when the replicas last changed.
+
+        Raises:
+            ClusterError: if it cannot be written; the next call tries again.
+        """
+        replicas = view.replicas if view else 0
+        ready_replicas = view.ready_replicas if view else 0
+        findings = findings_of(
+            ready,
+            decision=decision,
+            replicas=replicas,
+            ready_replicas=ready_replicas,
+            paused=paused,
+        )
+        last, now = self.status, self._clock()
+        await self._write(
+            JobQueueStatus(
+                observed_generation=generation,
+                deployment=view.key.name if view else None,
+                replicas=replicas,
+                ready_replicas=ready_replicas,
+                desired_replicas=decision.desired_replicas if decision else None,
+                last_scale_time=last_scale_time,
+                queue=rounded_queue(queue) if queue else last.queue,
+                scaling=scaling_status(decision) if decision else last.scaling,
+                conditions=conditions(last, findings, generation=generation, now=now),
+            )
+        )
+
+    async def _write(self, status: JobQueueStatus) -> None:
         """Write what has changed in a status, at once or when it is due.
 
         Raises:
