@@ -18,7 +18,7 @@ def orders(monkeypatch):
 
 
 async def test_an_order_is_shipped(orders, meshhook_database, capsys):
-    """Once it is placed, and a worker has run."""
+    """An order that is placed is enqueued, and a worker ships it."""
     async with meshhook_database.connect(orders.app):
         await orders.ship.enqueue(orders.Order(order_id=1), run_id="run-1")
         await meshhook_database.assert_enqueued("orders", {"order_id": 1}, run_id="run-1", count=1)
@@ -30,7 +30,7 @@ async def test_an_order_is_shipped(orders, meshhook_database, capsys):
 
 
 async def test_an_order_without_a_number_is_not_shipped(orders, capsys):
-    """It becomes a dead letter, and the handler does not run."""
+    """A payload that is not an order becomes a dead letter without a run."""
     result = await run_job(orders.ship, {"order": "one"})
     assert (result.outcome, result.error_type) == ("dead_lettered", "InvalidPayload")
     assert capsys.readouterr().out == ""

@@ -31,7 +31,7 @@ class Server:
     url: str = ""
     status: int = 200
     statuses: list[int] = field(default_factory=list)
-    """What to answer with first, one after the other."""
+    """The first answers; after them comes `status`."""
     headers: dict[str, str] = field(default_factory=dict)
     is_silent: bool = False
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
@@ -92,7 +92,7 @@ async def test_a_delivery_is_signed_and_carries_its_event(server, send):
 
 
 async def test_the_id_is_the_same_in_every_attempt(server, send):
-    """By it the receiver can drop a second delivery."""
+    """Every attempt has the same id, by which a receiver can drop a second delivery."""
     await send()
     await send(attempt=2)
 
@@ -101,14 +101,14 @@ async def test_the_id_is_the_same_in_every_attempt(server, send):
 
 @pytest.mark.parametrize("status", [200, 202, 204])
 async def test_a_2xx_is_done(server, send, status):
-    """The handler returns, and so the job is done."""
+    """A 2xx answer means that the job is done."""
     server.status = status
     assert (await send()).outcome == "succeeded"
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 async def test_a_5xx_is_an_ordinary_failure(server, send, example, status):
-    """It is no outcome of its own, so the job is retried with backoff."""
+    """A server error is retried with the queue's backoff."""
     server.status = status
     result = await send(attempt=3)
     assert (result.outcome, result.delay_seconds) == ("retried", 4)
@@ -117,7 +117,7 @@ async def test_a_5xx_is_an_ordinary_failure(server, send, example, status):
 
 
 async def test_no_answer_in_time_is_an_ordinary_failure(server, send, example):
-    """The message says how long it waited."""
+    """A receiver that does not answer in time is retried, and the message says how long it took."""
     server.is_silent = True
     result = await send()
     assert (result.outcome, result.error_type) == ("retried", "ReceiverError")
@@ -125,7 +125,7 @@ async def test_no_answer_in_time_is_an_ordinary_failure(server, send, example):
 
 
 async def test_a_refused_connection_is_an_ordinary_failure(send, unused_tcp_port):
-    """The error of the HTTP client names the address."""
+    """A refused connection is retried, and the error names the address."""
     result = await send(f"http://127.0.0.1:{unused_tcp_port}/hook")
     assert (result.outcome, result.error_type) == ("retried", "ClientConnectorError")
     assert str(unused_tcp_port) in result.error_message
@@ -194,7 +194,7 @@ async def test_a_payload_needs_a_url_of_http(server, send):
 
 
 async def test_a_receiver_that_recovers_gets_its_delivery(example, server, meshhook_database):
-    """After retries, in order, and without waiting for their delays."""
+    """A delivery that fails at first is retried until the receiver accepts it."""
     server.statuses = [503, 429, 200]
     server.headers = {"Retry-After": "120"}
     await meshhook_database.create_queue("webhooks")
@@ -210,7 +210,7 @@ async def test_a_receiver_that_recovers_gets_its_delivery(example, server, meshh
 async def test_a_receiver_that_is_gone_for_good_leaves_a_dead_letter(
     example, server, meshhook_database
 ):
-    """Which is delivered once the receiver is back and somebody replays it."""
+    """A delivery that keeps failing becomes a dead letter, and a replay delivers it."""
     server.statuses = [503, 503, 200]
     await meshhook_database.create_queue("webhooks", max_retry_attempts=2)
     await meshhook_database.enqueue("webhooks", delivery_to(server.url), run_id="run-1")

@@ -1,4 +1,4 @@
-"""An application under test: on the test's database, drained, and its handlers run one by one."""
+"""Testing an app: connecting it to the test's database, draining it, running one handler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meshhook.testing import QueueDatabase, run_job
 
 
 class Order(BaseModel):
-    """What is to be shipped."""
+    """The payload of an order."""
 
     order_id: int
 
@@ -39,12 +39,12 @@ async def mail(job: Job[Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_shipped() -> None:
-    """Each test begins with no order."""
+    """Forget what other tests have shipped."""
     shipped.clear()
 
 
 async def test_an_app_works_on_the_tests_database(meshhook_database: QueueDatabase) -> None:
-    """Its queues are there, and what it enqueues can be asserted and drained."""
+    """Inside the block its queues exist, and its jobs can be asserted and drained."""
     async with meshhook_database.connect(app):
         await ship.enqueue(Order(order_id=1), run_id="run-1")
         [job] = await meshhook_database.assert_enqueued(ship, {"order_id": 1}, run_id="run-1")
@@ -63,17 +63,17 @@ async def test_an_app_works_on_the_tests_database(meshhook_database: QueueDataba
 
 
 async def test_one_queue_of_an_app_can_be_drained(meshhook_database: QueueDatabase) -> None:
-    """By its handler, or named beside the app."""
+    """A queue is chosen by its handler, or by its name beside the app."""
     async with meshhook_database.connect(app):
         await ship.enqueue(Order(order_id=1))
         assert (await meshhook_database.drain(app, "mails")).counts == {}
         assert (await meshhook_database.drain(ship)).counts == {"succeeded": 1}
-        with pytest.raises(InvalidHandlerError, match="there are those of: orders, mails"):
+        with pytest.raises(InvalidHandlerError, match="there are: orders, mails"):
             await meshhook_database.drain(app, "other")
 
 
 async def test_dead_letters_of_a_handler(meshhook_database: QueueDatabase) -> None:
-    """With the attempts that the app has declared."""
+    """The queue has the settings that the app declares, and can be named by its handler."""
     async with meshhook_database.connect(app):
         await ship.enqueue(Order(order_id=-1))
         drained = await meshhook_database.drain(app, with_retries=True)
@@ -85,7 +85,7 @@ async def test_dead_letters_of_a_handler(meshhook_database: QueueDatabase) -> No
 
 
 async def test_an_app_on_another_database_is_not_drained(meshhook_database: QueueDatabase) -> None:
-    """Its handlers would enqueue elsewhere."""
+    """An app that uses another database is refused, since its handlers would enqueue there."""
     other = App("postgresql://nobody@127.0.0.1:1/other")
     with pytest.raises(InvalidSettingError, match=r"meshhook_database\.connect\(app\)"):
         await meshhook_database.drain(other)
@@ -94,7 +94,7 @@ async def test_an_app_on_another_database_is_not_drained(meshhook_database: Queu
 async def test_an_app_stays_away_from_its_own_database_after_a_test(
     meshhook_database: QueueDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that a test without a database cannot reach that of the environment."""
+    """After the block it does not return to the database that the environment names."""
     monkeypatch.setenv("MESHHOOK_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/real")
     async with meshhook_database.connect(app):
         pass
@@ -102,7 +102,7 @@ async def test_an_app_stays_away_from_its_own_database_after_a_test(
 
 
 async def test_a_handler_of_an_app_is_run_with_what_the_app_declares() -> None:
-    """Its queue and its settings, without jitter unless it says so."""
+    """run_job uses the queue and the settings that the app declares, without jitter."""
     failed = await run_job(ship, Order(order_id=-1))
     assert (failed.outcome, failed.delay_seconds, failed.job.queue) == ("retried", 30, "orders")
     assert (await run_job(ship, {"order_id": -1}, attempt=2)).outcome == "dead_lettered"

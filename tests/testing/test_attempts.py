@@ -1,4 +1,4 @@
-"""One attempt with no database: the outcome is what a worker would record."""
+"""run_job and make_job: the outcome of one attempt, without a database."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from meshhook.testing import AttemptOutcome, make_job, run_job
 
 
 class Greeting(BaseModel):
-    """What the handler of these tests takes."""
+    """The payload of these tests."""
 
     name: str
     times: int = 1
 
 
 class GreetingError(Exception):
-    """What a handler of these tests fails with."""
+    """The error of these tests."""
 
 
 @create_job_handler(payload_model=Greeting)
@@ -57,7 +57,7 @@ async def fail(_: Job[Any]) -> None:
 
 
 async def test_a_handler_that_returns_has_succeeded() -> None:
-    """The result says so, has no error, and carries the job that the handler got."""
+    """The result has the outcome, no error, and the job that was passed to the handler."""
     result = await run_job(greet, {"name": "Ada"}, run_id="run-1", headers={"x": 1})
     assert result.outcome == "succeeded"
     assert result.outcome is AttemptOutcome.SUCCEEDED
@@ -80,7 +80,7 @@ async def test_a_handler_that_returns_has_succeeded() -> None:
 async def test_an_outcome_counts_returned_or_raised(
     end: Exception, outcome: str, delay_seconds: float, is_raised: bool
 ) -> None:
-    """It is judged as a worker judges it, and is no error."""
+    """An outcome has the same effect whether it is returned or raised, and is not an error."""
 
     async def ask(_: Job[Any]) -> object:
         if is_raised:
@@ -96,7 +96,7 @@ async def test_an_outcome_counts_returned_or_raised(
 async def test_a_failure_is_retried_with_the_backoff_of_a_new_queue(
     attempt: int, delay_seconds: float
 ) -> None:
-    """Without jitter, so that the delay can be asserted; the exception is at hand."""
+    """The delay has no jitter, so it can be asserted, and the result holds the exception."""
     result = await run_job(fail, attempt=attempt)
     assert (result.outcome, result.delay_seconds) == ("retried", delay_seconds)
     assert isinstance(result.error, GreetingError)
@@ -106,14 +106,14 @@ async def test_a_failure_is_retried_with_the_backoff_of_a_new_queue(
 
 
 async def test_the_last_attempt_ends_in_a_dead_letter() -> None:
-    """As the job itself says before it."""
+    """A failure in the last attempt makes the job a dead letter."""
     result = await run_job(fail, attempt=5)
     assert result.outcome == "dead_lettered"
     assert result.job.is_last_attempt
 
 
 async def test_settings_are_those_that_differ_or_a_whole_set() -> None:
-    """Both decide on the outcome."""
+    """Settings can be changed one by one, or given as a complete set."""
     changed = {"max_retry_attempts": 1, "dlq_enabled": False}
     assert (await run_job(fail, settings=changed)).outcome == "archived"
     whole = QueueSettings(retry_backoff_base_ms=250, retry_jitter=0)
@@ -124,14 +124,14 @@ async def test_settings_are_those_that_differ_or_a_whole_set() -> None:
 
 
 async def test_a_payload_that_the_model_rejects_becomes_a_dead_letter() -> None:
-    """The handler does not run, and the message names the field."""
+    """A payload that the model rejects stops the handler from running; the field is named."""
     result = await run_job(greet, {"nam": "Ada"})
     assert (result.outcome, result.error_type) == ("dead_lettered", "InvalidPayload")
     assert "name: Field required" in str(result.error_message)
 
 
 async def test_the_payload_goes_through_json() -> None:
-    """As it does in a queue: what is no JSON is refused, and the model reads what was written."""
+    """The payload is written as JSON and read by the model; what is not JSON is refused."""
     result = await run_job(greet, Greeting(name="Ada", times=2))
     assert result.job.payload == Greeting(name="Ada", times=2)
     seen: list[Any] = []
@@ -144,14 +144,14 @@ async def test_the_payload_goes_through_json() -> None:
 
 
 async def test_a_workflow_job_brings_its_identifiers() -> None:
-    """They are seen as those of a stored job."""
+    """The identifiers of a WorkflowJob are those of the job."""
     job = WorkflowJob(run_id="r", workflow_id="w", project_id="p", payload={"name": "Ada"})
     found = (await run_job(greet, job)).job
     assert (found.run_id, found.workflow_id, found.project_id) == ("r", "w", "p")
 
 
 async def test_a_time_limit_holds() -> None:
-    """An attempt that runs too long fails as it would in a worker."""
+    """An attempt that exceeds the time limit fails with JobTimeoutError."""
 
     async def wait(_: Job[Any]) -> None:
         await asyncio.Event().wait()
@@ -161,7 +161,7 @@ async def test_a_time_limit_holds() -> None:
 
 
 async def test_a_plain_function_runs_in_a_thread() -> None:
-    """And an awaitable that it returns is awaited in the event loop."""
+    """A plain function runs in a thread, and what it returns is awaited in the event loop."""
     seen: list[threading.Thread] = []
 
     async def rest() -> Done:
@@ -178,7 +178,7 @@ async def test_a_plain_function_runs_in_a_thread() -> None:
 
 
 async def test_lost_attempts_can_be_told_of() -> None:
-    """After too many the job does not run."""
+    """A job with too many lost attempts becomes a dead letter without a run."""
     seen: list[int] = []
     result = await run_job(lambda job: seen.append(job.lost_attempts), attempt=3, lost_attempts=2)
     assert (result.outcome, seen) == ("succeeded", [2])
@@ -187,7 +187,7 @@ async def test_lost_attempts_can_be_told_of() -> None:
 
 
 async def test_completing_within_a_transaction_is_taken_at_its_word() -> None:
-    """Any connection will do; whoever raises after it has rolled back."""
+    """job.complete() accepts any connection; a handler that raises afterwards has rolled back."""
 
     async def complete(job: Job[Any]) -> None:
         await job.complete(connection=None)
@@ -204,7 +204,7 @@ async def test_completing_within_a_transaction_is_taken_at_its_word() -> None:
 
 
 async def test_the_handler_has_its_job_and_a_context_of_its_own() -> None:
-    """Variables of the test are seen; what the handler sets does not come back."""
+    """The handler sees the test's context variables, and its own changes stay with it."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     variable.set("of the test")
     seen: list[object] = []
@@ -218,7 +218,7 @@ async def test_the_handler_has_its_job_and_a_context_of_its_own() -> None:
 
 
 async def test_a_handler_that_cancels_its_task_fails_alone() -> None:
-    """The test goes on, as a worker would."""
+    """If a handler cancels its own task, its attempt fails and the test continues."""
 
     async def cancel(_: Job[Any]) -> None:
         task = asyncio.current_task()
@@ -231,7 +231,7 @@ async def test_a_handler_that_cancels_its_task_fails_alone() -> None:
 
 
 async def test_a_test_that_is_cancelled_cancels_the_handler() -> None:
-    """Nothing of it runs on."""
+    """If the test is cancelled, so is the handler."""
     started, ended = asyncio.Event(), asyncio.Event()
 
     async def wait(_: Job[Any]) -> None:
@@ -250,7 +250,7 @@ async def test_a_test_that_is_cancelled_cancels_the_handler() -> None:
 
 
 async def test_the_result_says_what_a_failed_assertion_has_to() -> None:
-    """Outcome, delay and error, in a line."""
+    """The repr of a result shows outcome, delay and error."""
     assert repr(await run_job(greet, {"name": "Ada"})) == "<AttemptResult succeeded>"
     assert repr(await run_job(fail, attempt=2)) == (
         "<AttemptResult retried in 2 s: GreetingError: nobody is there>"
@@ -258,18 +258,18 @@ async def test_the_result_says_what_a_failed_assertion_has_to() -> None:
 
 
 async def test_no_handler_and_no_attempt_are_refused() -> None:
-    """The message names the argument."""
+    """Wrong arguments are refused with a message that names them."""
     handler: Any = 3
     with pytest.raises(InvalidHandlerError):
         await run_job(handler)
     with pytest.raises(InvalidSettingError, match="attempt is a whole number from 1, got 0"):
         await run_job(greet, attempt=0)
-    with pytest.raises(InvalidSettingError, match=r"lost_attempts \(2\) is less than attempt"):
+    with pytest.raises(InvalidSettingError, match=r"lost_attempts \(2\) must be less than attempt"):
         await run_job(greet, attempt=2, lost_attempts=2)
 
 
 def test_a_job_can_be_made_for_the_function_itself() -> None:
-    """The payload is as it is given, and the body as a producer would store it."""
+    """make_job keeps the payload as given, and has the body that a producer would store."""
     job = make_job(Greeting(name="Ada"), run_id="r", attempt=2, max_attempts=3)
     assert (job.payload, job.run_id, job.is_last_attempt) == (Greeting(name="Ada"), "r", False)
     assert job.body == '{"run_id":"r","payload":{"name":"Ada","times":1}}'
@@ -277,7 +277,7 @@ def test_a_job_can_be_made_for_the_function_itself() -> None:
 
 
 def test_neither_pytest_nor_a_database_is_imported() -> None:
-    """To run a job takes neither."""
+    """run_job imports neither pytest nor the embedded PostgreSQL."""
     code = """
 import asyncio, sys
 from meshhook.testing import run_job

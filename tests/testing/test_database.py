@@ -1,4 +1,4 @@
-"""A test's view of its database: what is enqueued, time that passes, and dead letters."""
+"""QueueDatabase: assertions on jobs and dead letters, and time that passes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def fail(_: Any) -> None:
 
 
 async def test_what_is_enqueued_is_found_by_a_part_of_it(db: QueueDatabase) -> None:
-    """By payload and identifiers; what is found is returned."""
+    """Jobs are found by part of their payload and by identifiers, and are returned."""
     msg_id = await db.enqueue("jobs", {"name": "Ada", "times": 2}, run_id="run-1", workflow_id="w")
     await db.enqueue("jobs", Greeting(name="Grace"), run_id="run-2")
 
@@ -56,7 +56,7 @@ async def test_what_is_enqueued_is_found_by_a_part_of_it(db: QueueDatabase) -> N
 async def test_messages_of_other_clients_are_seen(
     db: QueueDatabase, connection: asyncpg.Connection[Any]
 ) -> None:
-    """A body that is no envelope is its own payload, as for a handler."""
+    """A message of another PGMQ client is its own payload, as it is for a handler."""
     await connection.execute(
         'select pgmq.send(\'jobs\', \'{"run_id": "r", "x": 1}\', \'{"h": 2}\'::jsonb)'
     )
@@ -65,7 +65,7 @@ async def test_messages_of_other_clients_are_seen(
 
 
 async def test_a_failure_shows_what_is_there_and_what_differs(db: QueueDatabase) -> None:
-    """Job by job; that is what a reader of the test's report needs."""
+    """The message of a failed assertion lists the jobs, each with its first difference."""
     await db.enqueue("jobs", {"name": "Grace"}, run_id="run-1")
     await db.enqueue("jobs", {"names": []}, run_id="run-2", delay=3_600)
     with pytest.raises(AssertionError) as caught:
@@ -81,7 +81,7 @@ async def test_a_failure_shows_what_is_there_and_what_differs(db: QueueDatabase)
 
 
 async def test_a_refutation_shows_what_should_not_be_there(db: QueueDatabase) -> None:
-    """First, and marked."""
+    """A failed refutation lists the matching jobs first."""
     await db.enqueue("jobs", {"name": "Eve"})
     await db.enqueue("jobs", {"name": "Ada"})
     with pytest.raises(AssertionError) as caught:
@@ -95,7 +95,7 @@ async def test_a_refutation_shows_what_should_not_be_there(db: QueueDatabase) ->
 
 
 async def test_a_long_list_is_cut(db: QueueDatabase, pool: asyncpg.Pool[Any]) -> None:
-    """At twenty jobs."""
+    """The message lists at most twenty jobs, each in one short line."""
     async with QueueService[Any](pool, "jobs") as queue:
         await queue.enqueue_many([{"n": n, "text": "x" * 1_000} for n in range(25)])
     with pytest.raises(AssertionError, match="and 5 more") as caught:
@@ -104,7 +104,7 @@ async def test_a_long_list_is_cut(db: QueueDatabase, pool: asyncpg.Pool[Any]) ->
 
 
 async def test_an_empty_queue_says_so(db: QueueDatabase) -> None:
-    """In a line of its own."""
+    """The message says so if the queue is empty."""
     with pytest.raises(AssertionError, match="There is no job in queue 'jobs'"):
         await db.assert_enqueued("jobs")
 
@@ -112,7 +112,7 @@ async def test_an_empty_queue_says_so(db: QueueDatabase) -> None:
 async def test_the_tests_own_transaction_can_be_looked_into(
     db: QueueDatabase, connection: asyncpg.Connection[Any]
 ) -> None:
-    """There a job is ready that nobody else can see yet."""
+    """With `connection`, the jobs of an uncommitted transaction are seen, in their state now."""
     queue = QueueService[Any](connection, "jobs")
     transaction = connection.transaction()
     await transaction.start()
@@ -129,7 +129,7 @@ async def test_the_tests_own_transaction_can_be_looked_into(
 
 
 async def test_a_delay_can_be_asserted(db: QueueDatabase) -> None:
-    """It is the time from enqueueing until the job is ready."""
+    """delay_seconds is the time between enqueueing and the due time."""
     await db.enqueue("jobs", {}, delay=90)
     [job] = await db.assert_enqueued("jobs", state="scheduled")
     assert job.delay_seconds == pytest.approx(90, abs=1)
@@ -137,7 +137,7 @@ async def test_a_delay_can_be_asserted(db: QueueDatabase) -> None:
 
 
 async def test_time_that_passes_makes_delays_due(db: QueueDatabase) -> None:
-    """Only those that were over by then; the order stays."""
+    """Messages whose delay has passed become due, in their order."""
     for delay_seconds in (300, 60, 120):
         await db.enqueue("jobs", {"delay": delay_seconds}, delay=delay_seconds)
 
@@ -154,7 +154,7 @@ async def test_time_that_passes_makes_delays_due(db: QueueDatabase) -> None:
 async def test_time_that_passes_leaves_leases_alone_unless_told(
     db: QueueDatabase, pool: asyncpg.Pool[Any]
 ) -> None:
-    """A lease that has ended is lost, like that of a worker that was killed."""
+    """Leases end earlier only if the test asks for it; their jobs are then lost."""
     await db.enqueue("jobs", {})
     async with QueueService[Any](pool, "jobs") as queue:
         assert await queue.dequeue() is not None
@@ -168,7 +168,7 @@ async def test_time_that_passes_leaves_leases_alone_unless_told(
 
 
 async def test_time_goes_forward(db: QueueDatabase) -> None:
-    """Other values are refused."""
+    """A negative time is refused."""
     with pytest.raises(InvalidSettingError, match="a delay is 0 to"):
         await db.advance(-1)
 
@@ -176,7 +176,7 @@ async def test_time_goes_forward(db: QueueDatabase) -> None:
 async def test_dead_letters_are_values_that_can_be_asserted_and_replayed(
     db: QueueDatabase,
 ) -> None:
-    """By payload, error and number of attempts."""
+    """Dead letters can be found by payload, error and attempts, and be replayed."""
     await db.enqueue("jobs", {"name": "Ada"}, run_id="run-1")
     await db.enqueue("jobs", {"name": "Grace"}, run_id="run-2")
     await db.drain(fail, with_retries=True)
@@ -194,7 +194,7 @@ async def test_dead_letters_are_values_that_can_be_asserted_and_replayed(
 
 
 async def test_a_failed_assertion_shows_the_dead_letters(db: QueueDatabase) -> None:
-    """And what they died of."""
+    """The message of a failed assertion lists the dead letters with their errors."""
     await db.enqueue("jobs", {"name": "Ada"}, run_id="run-1")
     await db.drain(fail, with_retries=True)
     with pytest.raises(AssertionError) as caught:
@@ -209,7 +209,7 @@ async def test_a_failed_assertion_shows_the_dead_letters(db: QueueDatabase) -> N
 
 
 async def test_a_queue_that_is_not_there_is_named(db: QueueDatabase) -> None:
-    """As the library names it."""
+    """A queue that does not exist is named in the error."""
     with pytest.raises(QueueNotFoundError, match="'other'"):
         await db.assert_enqueued("other")
     with pytest.raises(QueueNotFoundError, match="'other'"):
@@ -217,7 +217,7 @@ async def test_a_queue_that_is_not_there_is_named(db: QueueDatabase) -> None:
 
 
 async def test_the_database_shows_no_password(db: QueueDatabase) -> None:
-    """Neither in the report of a failed test."""
+    """The repr of the object shows host and database, but no password."""
     assert repr(db).startswith("<QueueDatabase database 'test_")
     assert "@" not in repr(db)
     with pytest.raises(InvalidSettingError):

@@ -16,7 +16,7 @@ from support.waiting import eventually
 
 @pytest.fixture
 def own(postgres: EmbeddedPostgres) -> Iterator[Databases]:
-    """Databases with a prefix of this test's own."""
+    """Databases with a prefix that only this test uses."""
     databases = Databases(postgres.url(), prefix="own_")
     yield databases
     databases.drop_all()
@@ -32,7 +32,7 @@ async def names(connection: asyncpg.Connection[Any]) -> set[str]:
 async def test_a_clone_has_what_its_template_has(
     own: Databases, connection: asyncpg.Connection[Any]
 ) -> None:
-    """In the schema where an application's tables are found; dropped, it is gone."""
+    """A clone has the tables of its template, and can be dropped while it is in use."""
 
     async def prepare(template: asyncpg.Connection[asyncpg.Record]) -> None:
         await template.execute("create table customers ()")
@@ -52,7 +52,7 @@ async def test_a_clone_has_what_its_template_has(
 async def test_a_template_that_cannot_be_prepared_is_dropped(
     own: Databases, connection: asyncpg.Connection[Any]
 ) -> None:
-    """And the error is the one of the preparation."""
+    """If preparing a template fails, it is dropped and the error is raised."""
 
     async def prepare(_: object) -> None:
         raise ValueError("not so")
@@ -65,7 +65,7 @@ async def test_a_template_that_cannot_be_prepared_is_dropped(
 async def test_a_session_that_was_ended_is_replaced(
     own: Databases, connection: asyncpg.Connection[Any]
 ) -> None:
-    """A test may restart the server, or end whatever is connected to it."""
+    """If a test ends the session that creates databases, a new one is opened."""
     await connection.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1",
         APPLICATION_NAME,
@@ -86,7 +86,7 @@ async def test_a_session_that_was_ended_is_replaced(
     ],
 )
 def test_the_url_of_another_database_differs_in_its_name(url: str, expected: str) -> None:
-    """All else is as it was: login, hosts and parameters."""
+    """Only the name of the database changes in the URL."""
     found = url_of(url, "b c")
     assert found == expected.replace("b c", "b%20c")
     assert name_of(found) == "b c"

@@ -32,7 +32,7 @@ class Greeting(BaseModel):
 
 
 class GreetingError(Exception):
-    """What handlers of these tests fail with."""
+    """The error of these tests."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def db(meshhook_database: QueueDatabase) -> QueueDatabase:
 
 
 async def obey(job: Job[Any]) -> object:
-    """End as the payload says."""
+    """End with the outcome that the payload names."""
     match job.payload["end"]:
         case "done":
             return None
@@ -60,7 +60,7 @@ async def obey(job: Job[Any]) -> object:
 
 
 async def test_what_is_ready_is_run_and_counted(db: QueueDatabase) -> None:
-    """Each outcome; what falls due later is left."""
+    """All ready jobs run, outcomes are counted, and messages that are not due stay."""
     for end in ("done", "done", "retry", "snooze", "dead", "cancel"):
         await db.enqueue("jobs", {"end": end})
     await db.enqueue("jobs", {"end": "done"}, delay=60)
@@ -83,7 +83,7 @@ async def test_what_is_ready_is_run_and_counted(db: QueueDatabase) -> None:
 async def test_jobs_that_jobs_enqueue_are_run_as_well(
     db: QueueDatabase, pool: asyncpg.Pool[Any]
 ) -> None:
-    """Also in a queue that was looked at before."""
+    """Jobs that are enqueued by jobs run too, whichever queue they go to."""
     await db.create_queue("another")
     order: list[str] = []
 
@@ -101,20 +101,20 @@ async def test_jobs_that_jobs_enqueue_are_run_as_well(
 
 
 async def test_an_error_is_raised_as_it_is(db: QueueDatabase) -> None:
-    """With a note on the job; it was recorded all the same."""
+    """A handler's exception is recorded, and raised at the end with a note that names the job."""
     await db.enqueue("jobs", {"end": "of the world"})
     await db.enqueue("jobs", {"end": "of the day"})
     with pytest.raises(GreetingError, match="of the world") as caught:
         await db.drain(obey)
     assert caught.value.__notes__ == [
-        "queue 'jobs', job 1, attempt 1, which was retried",
-        "1 more attempts have failed in this drain",
+        "raised by job 1 of queue 'jobs' in attempt 1, which ended as retried",
+        "attempts that failed in this drain: 2",
     ]
     await db.assert_enqueued("jobs", state="retrying", count=2)
 
 
 async def test_errors_can_be_looked_at_instead(db: QueueDatabase) -> None:
-    """The exceptions themselves, and what the history has of them."""
+    """With raise_errors=False the result has the exceptions and the recorded errors."""
     await db.enqueue("jobs", {"end": "of the world"}, run_id="run-1")
     drained = await db.drain(obey, raise_errors=False)
     [error] = drained.errors
@@ -134,7 +134,7 @@ async def test_errors_can_be_looked_at_instead(db: QueueDatabase) -> None:
 async def test_errors_of_plain_functions_and_of_what_they_return(
     db: QueueDatabase, is_async: bool
 ) -> None:
-    """They are the very exceptions, too."""
+    """Exceptions of plain functions, and of awaitables they return, are raised as well."""
 
     async def fail_later(_: Job[Any]) -> None:
         raise GreetingError("later")
@@ -150,7 +150,7 @@ async def test_errors_of_plain_functions_and_of_what_they_return(
 
 
 async def test_a_group_of_outcomes_is_no_error(db: QueueDatabase) -> None:
-    """A task group of a handler makes one of what its tasks raise."""
+    """An exception group that consists of outcomes is an outcome, not an error."""
 
     async def ask(_: Job[Any]) -> None:
         async with asyncio.TaskGroup() as group:
@@ -164,7 +164,7 @@ async def test_a_group_of_outcomes_is_no_error(db: QueueDatabase) -> None:
 
 
 async def test_a_payload_that_is_rejected_is_an_error(db: QueueDatabase) -> None:
-    """No handler has raised anything, so it is one of ours."""
+    """A rejected payload raises JobFailedError, since no handler has raised anything."""
     await db.enqueue("jobs", {"nam": "Ada"})
 
     @create_job_handler(payload_model=Greeting)
@@ -176,7 +176,7 @@ async def test_a_payload_that_is_rejected_is_an_error(db: QueueDatabase) -> None
 
 
 async def test_an_attempt_that_runs_too_long_is_an_error(db: QueueDatabase) -> None:
-    """Not the cancellation by which it was ended."""
+    """An attempt that exceeds the time limit raises JobFailedError, not CancelledError."""
     await db.create_queue("slow", job_timeout_seconds=0.05)
     await db.enqueue("slow", {})
 
@@ -188,7 +188,7 @@ async def test_an_attempt_that_runs_too_long_is_an_error(db: QueueDatabase) -> N
 
 
 async def test_retries_are_run_to_their_end_without_waiting(db: QueueDatabase) -> None:
-    """Hours of backoff pass at once, and the dead letters can be asserted."""
+    """With with_retries a job goes through all its retries without waiting for the backoff."""
     await db.create_queue(
         "patient", retry_backoff_base_ms=3_600_000, retry_backoff_max_ms=36_000_000
     )
@@ -205,7 +205,7 @@ async def test_retries_are_run_to_their_end_without_waiting(db: QueueDatabase) -
 
 
 async def test_a_job_may_get_through_at_a_later_attempt(db: QueueDatabase) -> None:
-    """What failed before is no reason to raise where retries are asked for."""
+    """With with_retries, errors of attempts are not raised by default."""
 
     async def fail_once(job: Job[Any]) -> None:
         if job.attempt == 1:
@@ -216,7 +216,7 @@ async def test_a_job_may_get_through_at_a_later_attempt(db: QueueDatabase) -> No
 
 
 async def test_errors_can_be_raised_where_retries_are_run(db: QueueDatabase) -> None:
-    """At the end, after all attempts."""
+    """With raise_errors=True they are raised after the last attempt."""
     await db.enqueue("jobs", {"end": "never"})
     with pytest.raises(GreetingError):
         await db.drain(obey, with_retries=True, raise_errors=True)
@@ -224,7 +224,7 @@ async def test_errors_can_be_raised_where_retries_are_run(db: QueueDatabase) -> 
 
 
 async def test_what_is_scheduled_is_run_in_its_order_if_asked_for(db: QueueDatabase) -> None:
-    """As it would fall due, with what is enqueued meanwhile in between."""
+    """With with_scheduled, delayed jobs run in the order of their due times."""
     for delay_seconds in (7_200, 3_600):
         await db.enqueue("jobs", delay_seconds, delay=delay_seconds)
     order: list[int] = []
@@ -240,7 +240,7 @@ async def test_what_is_scheduled_is_run_in_its_order_if_asked_for(db: QueueDatab
 
 
 async def test_jobs_that_never_end_are_given_up(db: QueueDatabase) -> None:
-    """With what is left, which tells where the circle is."""
+    """A drain that exceeds max_attempts is given up, and lists the jobs that are left."""
     await db.enqueue("jobs", {"end": "snooze"}, run_id="run-1")
     with pytest.raises(DrainError, match="max_attempts is 20") as caught:
         await db.drain(obey, with_scheduled=True, max_attempts=20)
@@ -249,13 +249,13 @@ async def test_jobs_that_never_end_are_given_up(db: QueueDatabase) -> None:
 
 
 async def test_a_handler_that_hangs_is_given_up(db: QueueDatabase) -> None:
-    """And its job is back in the queue, with its attempt unspent."""
+    """A drain that exceeds its time limit is given up, and its running job is released."""
     await db.enqueue("jobs", {})
 
     async def wait(_: Job[Any]) -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(DrainError, match=r"not over after 0\.2 seconds") as caught:
+    with pytest.raises(DrainError, match=r"did not end within 0\.2 seconds") as caught:
         await db.drain(wait, timeout_seconds=0.2)
     assert "jobs/1 (running)" in str(caught.value)
     [job] = await db.assert_enqueued("jobs", state="ready")
@@ -265,7 +265,7 @@ async def test_a_handler_that_hangs_is_given_up(db: QueueDatabase) -> None:
 async def test_what_others_have_leased_is_not_waited_for(
     db: QueueDatabase, pool: asyncpg.Pool[Any]
 ) -> None:
-    """It is left, and counted as running."""
+    """A drain does not wait for jobs that others have leased."""
     for end in ("leased", "done"):
         await db.enqueue("jobs", {"end": end})
     async with QueueService[Any](pool, "jobs") as queue:
@@ -277,7 +277,7 @@ async def test_what_others_have_leased_is_not_waited_for(
 
 
 async def test_a_lost_job_is_taken_up(db: QueueDatabase, pool: asyncpg.Pool[Any]) -> None:
-    """As by the next worker after one that was killed."""
+    """A job whose lease was lost is claimed and run."""
     await db.enqueue("jobs", {})
     async with QueueService[Any](pool, "jobs") as queue:
         await queue.dequeue()
@@ -288,7 +288,7 @@ async def test_a_lost_job_is_taken_up(db: QueueDatabase, pool: asyncpg.Pool[Any]
 
 
 async def test_several_jobs_may_run_at_once(db: QueueDatabase) -> None:
-    """One after the other by default; those that wait for each other need more."""
+    """With `concurrency`, jobs run at the same time."""
     both = asyncio.Barrier(2)
     for _ in range(2):
         await db.enqueue("jobs", {})
@@ -300,7 +300,7 @@ async def test_several_jobs_may_run_at_once(db: QueueDatabase) -> None:
 
 
 async def test_a_job_may_settle_itself(db: QueueDatabase, pool: asyncpg.Pool[Any]) -> None:
-    """In a transaction of its handler's; it counts like the others."""
+    """A job that its handler completes in a transaction is counted."""
 
     async def complete(job: Job[Any]) -> None:
         async with pool.acquire() as connection, connection.transaction():
@@ -312,7 +312,7 @@ async def test_a_job_may_settle_itself(db: QueueDatabase, pool: asyncpg.Pool[Any
 
 
 async def test_a_paused_queue_is_not_waited_for(db: QueueDatabase) -> None:
-    """Nothing of it would be claimed."""
+    """Draining a paused queue is an error, since its jobs are not claimed."""
     await db.create_queue("idle", paused=True)
     with pytest.raises(DrainError, match="queue 'idle' is paused"):
         await db.drain({"idle": obey})
@@ -321,7 +321,7 @@ async def test_a_paused_queue_is_not_waited_for(db: QueueDatabase) -> None:
 async def test_wrong_arguments_are_named(
     db: QueueDatabase, meshhook_database_url: str, connection: asyncpg.Connection[Any]
 ) -> None:
-    """Handlers, queues, and both at once."""
+    """Wrong handlers and queues are refused with a message that names them."""
     wrong: Any = 3
     with pytest.raises(InvalidHandlerError):
         await db.drain(wrong)
@@ -329,7 +329,7 @@ async def test_wrong_arguments_are_named(
         await db.drain(obey, "other")
     with pytest.raises(QueueNotFoundError, match="'other'"):
         await db.drain({"other": obey})
-    with pytest.raises(InvalidHandlerError, match="no handler of queue 'other'; there are those"):
+    with pytest.raises(InvalidHandlerError, match="no handler for queue 'other'; there are: jobs"):
         await db.drain({"jobs": obey}, "other")
     await connection.execute("select meshhook.drop_queue('jobs')")
     with pytest.raises(InvalidSettingError, match="there is no queue to drain"):

@@ -1,4 +1,4 @@
-"""What a payload must have, and the place where it has not."""
+"""Comparing a payload with what is expected of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meshhook.testing.matching import difference
 
 
 class Item(BaseModel):
-    """A model with a time, which JSON has not."""
+    """A model with a datetime, which JSON does not have."""
 
     name: str
     made_at: datetime
@@ -49,7 +49,7 @@ FOUND = {
     ],
 )
 def test_it_has_what_is_expected(expected: Any) -> None:
-    """Objects may have more; models and what JSON lacks stand for what is stored of them."""
+    """Extra keys are ignored; models, UUIDs and times match what is stored for them."""
     assert difference(expected, FOUND) is None
 
 
@@ -68,7 +68,7 @@ def test_it_has_what_is_expected(expected: Any) -> None:
     ],
 )
 def test_the_first_place_that_differs_is_named(expected: Any, fault: str) -> None:
-    """With what is there, and what should be."""
+    """The first difference is named, with the value found and the one expected."""
     assert str(difference(expected, FOUND)).startswith(fault)
 
 
@@ -80,5 +80,5 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_everything_has_itself(value: Any) -> None:
-    """Whatever it is."""
+    """Every JSON value matches itself."""
     assert difference(value, value) is None

@@ -1,4 +1,4 @@
-"""docs/testing.md: the tests that it shows pass."""
+"""The tests shown in docs/testing.md pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
 def test_the_tests_of_the_page_pass(
     pytester: pytest.Pytester, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a reader would save them: the program first, then each block as a file of its own."""
+    """The program and the tests of the page work as a reader would save them."""
     blocks = re.findall(r"```py(?:thon)?\n(.*?)```", PAGE.read_text(), re.DOTALL)
     shop = pytester.mkpydir("shop")
     (shop / "jobs.py").write_text(blocks[0])

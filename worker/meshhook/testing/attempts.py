@@ -1,4 +1,4 @@
-"""One attempt of a job with no database: what the worker would make of it."""
+"""One attempt of a job, run without a database and judged as a worker would judge it."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ class AttemptResult:
     outcome: AttemptOutcome
     """succeeded, retried, snoozed, dead_lettered, cancelled or archived; equal to that text."""
     job: Job[Any]
-    """The job that the handler got."""
+    """The job that was passed to the handler."""
     delay_seconds: float = 0.0
     """How long until the next attempt of a job that was retried or snoozed; else 0."""
     error_type: str | None = None
-    """What the failure is grouped under; None if nothing has failed."""
+    """The error type, by which dead letters are grouped; None if nothing failed."""
     error_message: str | None = None
-    """What went wrong, or the reason that the handler gave; secrets are hidden."""
+    """The error message, or the reason that the handler gave, with secrets hidden."""
     error_stack: str | None = None
     """The stack of the handler's exception, if it raised one."""
     error: BaseException | None = None
-    """The exception that the handler raised, or the worker's if it ran too long; None for an
-    outcome such as `RetryAfter`, and where the job did not run."""
+    """The exception that the handler raised, or `JobTimeoutError` if it took too long; None for an
+    outcome such as `RetryAfter`, and if the handler did not run."""
     was_completed: bool = False
     """Whether the handler called `job.complete()`."""
 
     def __repr__(self) -> str:
-        """Say all but the stack and the payload, for the message of a failed assertion."""
+        """Show the outcome and the error, for the message of a failed assertion."""
         delay = f" in {self.delay_seconds:g} s" if self.delay_seconds else ""
         error = f": {self.error_type}" if self.error_type else ""
         message = f": {self.error_message}" if self.error_message else ""
@@ -85,10 +85,9 @@ def make_job(
     queue: str = DEFAULT_QUEUE_NAME,
     headers: Mapping[str, Any] | None = None,
 ) -> Job[Any]:
-    """Return a job with which a test calls a handler's function itself.
+    """Return a job, for a test that calls a handler's function itself.
 
-    `job.payload` is the payload as it is given, and `job.body` the JSON that a producer would
-    store.
+    `job.payload` is the payload as given, `job.body` the JSON that a producer would store.
 
     Args:
         payload: a model, anything that JSON can hold, or a `WorkflowJob`. Default: an empty object.
@@ -96,8 +95,8 @@ def make_job(
         workflow_id: the workflow it belongs to. Default: none.
         project_id: the project it belongs to. Default: none.
         attempt: which attempt it is, from 1. Default 1.
-        lost_attempts: how many attempts just before ended with no outcome, 0 to `attempt` - 1.
-            Default 0.
+        lost_attempts: how many of the attempts just before this one ended without an outcome, 0 to
+            `attempt` - 1. Default 0.
         max_attempts: how many attempts the queue allows. Default 5.
         msg_id: the message's id. Default 1.
         queue: the queue it was claimed from. Default `workflow_jobs`.
@@ -147,30 +146,31 @@ async def run_job(
     headers: Mapping[str, Any] | None = None,
     settings: QueueSettings | Mapping[str, Any] | None = None,
 ) -> AttemptResult:
-    """Run a handler on one job, and return what the worker would record. No database is needed.
+    """Run a handler on one job without a database, and return what a worker would record.
 
-    The payload is written as JSON and read by the handler's model, the time limit holds, and what
-    the handler returns or raises is judged, all by the worker's own code.
+    All of this is the worker's own code: the payload is written as JSON and validated by the
+    handler's model, the time limit applies, and what the handler returns or raises decides the
+    outcome.
 
-    `job.complete()` takes any connection and writes nothing; if the handler raises after it, its
-    transaction counts as rolled back.
+    `job.complete()` accepts any connection and writes nothing. If the handler raises afterwards,
+    its transaction counts as rolled back.
 
     Args:
-        handler: what an app declares, what `create_job_handler` made, or a function of one job.
+        handler: a handler of an app or of `create_job_handler`, or a function of one job.
         payload: a model, anything that JSON can hold, or a `WorkflowJob`. Default: an empty object.
         run_id: the run it belongs to. Default: none.
         workflow_id: the workflow it belongs to. Default: none.
         project_id: the project it belongs to. Default: none.
         attempt: which attempt it is, from 1. Default 1.
-        lost_attempts: how many attempts just before ended with no outcome, 0 to `attempt` - 1.
-            Default 0.
+        lost_attempts: how many of the attempts just before this one ended without an outcome, 0 to
+            `attempt` - 1. Default 0.
         msg_id: the message's id. Default 1.
-        queue: the queue it is claimed from. Default: that of the handler of an app; else
-            `workflow_jobs`.
+        queue: the queue it was claimed from. Default: the one that an app declares for the
+            handler, else `workflow_jobs`.
         headers: the message's headers. Default: none.
-        settings: the queue's settings: all of them, or those that differ from what an app says
-            beside its handler, or else from those of a new queue. There is no jitter unless they
-            say so: delays are the same each time.
+        settings: the queue's settings: a complete `QueueSettings`, or changes to the settings that
+            an app declares for the handler, else to those of a new queue. Without a complete set,
+            `retry_jitter` is 0 unless it is given, so delays are the same in every run.
 
     Raises:
         InvalidJobError, JobTooLargeError: if no producer could enqueue such a job.
@@ -213,7 +213,7 @@ async def run_job(
 
 
 class _WithoutDatabase(AttemptRunner):
-    """Runs attempts, and takes the word of a handler for what it settles by itself."""
+    """Runs attempts, and believes a handler that says it has settled its job."""
 
     async def _complete(self, attempt: Attempt, connection: Any) -> None:  # noqa: ARG002
         attempt.was_completed = True
@@ -246,7 +246,7 @@ async def _run(
         tracer=None,
     )
     made: list[tuple[HeldJob, Attempt]] = []
-    # A handler that cancels its task must not cancel the test.
+    # A handler that cancels its own task must not cancel the test.
     runner.owner = asyncio.current_task()
     claimed_at = time.monotonic()
     held_jobs.queue(held_jobs.claim([job], claimed_at, claimed_at).to_start)
@@ -261,14 +261,14 @@ async def _run(
         if threads is not None:
             threads.shutdown()
     if not made:
-        slot.result()  # raises what the handler raised that is for no job, such as Ctrl-C
+        slot.result()  # raises what ends the process and not the job, such as KeyboardInterrupt
     return made[0]
 
 
 async def _attempt(
     runner: AttemptRunner, held_jobs: HeldJobs, made: list[tuple[HeldJob, Attempt]]
 ) -> None:
-    """Do what a slot of a worker does with a job."""
+    """Run a job as a slot of a worker does."""
     context = contextvars.copy_context()
     held = held_jobs.start_next()
     attempt = context.run(runner.start, held, context)
@@ -284,5 +284,5 @@ def _check_attempts(attempt: int, lost_attempts: int) -> None:
             raise InvalidSettingError(f"{name} is a whole number from {least}, got {value!r}")
     if lost_attempts >= attempt:
         raise InvalidSettingError(
-            f"lost_attempts ({lost_attempts}) is less than attempt ({attempt}): they came before"
+            f"lost_attempts ({lost_attempts}) must be less than attempt ({attempt})"
         )

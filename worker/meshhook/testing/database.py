@@ -1,4 +1,4 @@
-"""The database of one test: what is in its queues, how its jobs end, and its dead letters."""
+"""The database of one test: its queues, its jobs and its dead letters."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ if TYPE_CHECKING:
 
 
 class QueueDatabase:
-    """A test's view of its database.
+    """The database of one test.
 
-    Each method opens a connection of its own and closes it, so that the object belongs to no event
-    loop and needs no cleaning up. What a transaction has not committed yet is seen by those alone
-    that take its `connection`.
+    Each method opens its own connection and closes it, so the object belongs to no event loop and
+    needs no clean-up. Uncommitted changes are visible only through the argument `connection`.
     """
 
     def __init__(self, url: str) -> None:
         """Take the database's URL.
 
         Raises:
-            InvalidSettingError: if it is no URL of a database.
+            InvalidSettingError: if it is not the URL of a database.
         """
         self.url = url
         """The URL of the database, with its password."""
         self._place = parse_database_url(url).place
 
     def __repr__(self) -> str:
-        """Name the database, and no password."""
+        """Show host and database, and no password."""
         return f"<QueueDatabase {self._place}>"
 
     async def create_queue(self, queue: str = DEFAULT_QUEUE_NAME, **settings: Any) -> None:
-        """Create a queue, with settings that differ from the defaults.
+        """Create a queue.
 
         Args:
             queue: the queue. Default `workflow_jobs`.
-            **settings: such as `max_retry_attempts=3`; all of them stand in `meshhook.QueueConfig`.
+            **settings: settings that differ from the defaults, such as `max_retry_attempts=3`; see
+                `meshhook.QueueConfig`.
 
         Raises:
             InvalidQueueNameError, InvalidSettingError: naming what is wrong.
@@ -110,13 +110,14 @@ class QueueDatabase:
 
     @asynccontextmanager
     async def connect(self, app: App) -> AsyncIterator[App]:
-        """Let an app work on this database while the block runs.
+        """Connect an app to this database while the block runs.
 
-        The queues that it declares are created; at the end of the block the app is closed. It does
-        not go back to the database that it had: what uses it outside of such a block fails.
+        The queues that it declares are created, and the app is closed at the end of the block.
+        Afterwards it still points to this database, which is gone after the test. Code that uses
+        the app outside of such a block therefore fails, and never reaches another database.
 
         Args:
-            app: the app, which must not be open.
+            app: the app. It must not be open.
 
         Raises:
             InvalidSettingError: if it is open.
@@ -134,16 +135,17 @@ class QueueDatabase:
         connection: Any = None,
         **filters: Unpack[JobFilters],
     ) -> list[EnqueuedJob]:
-        """Return the jobs that are in a queue, the first enqueued first; dead letters are not.
+        """Return the jobs in a queue, oldest first, without dead letters.
 
         Args:
             queue: the queue, or the handler of an app. Default: all queues.
-            payload: only jobs whose payload has this. An object may have more keys; a model stands
-                for its JSON; `pytest.approx` and `unittest.mock.ANY` may be used within it.
-                Default: any.
-            connection: an asyncpg connection, to see what its open transaction has enqueued.
-                Default: a new one, which sees what is committed.
-            **filters: run_id, workflow_id, project_id, headers, state: see `JobFilters`.
+            payload: only jobs whose payload contains this. Objects may have more keys; a pydantic
+                model stands for its JSON; `pytest.approx` and `unittest.mock.ANY` can be used
+                inside. Default: any.
+            connection: an asyncpg connection, to see the jobs of its open transaction. Default: a
+                new connection, which sees committed jobs.
+            **filters: only jobs with this run_id, workflow_id, project_id, state (ready, scheduled,
+                running, retrying or lost), or these headers.
 
         Raises:
             QueueNotFoundError: if there is no such queue.
@@ -161,17 +163,17 @@ class QueueDatabase:
         connection: Any = None,
         **filters: Unpack[JobFilters],
     ) -> list[EnqueuedJob]:
-        """Fail unless there is a job as described; return all that are.
+        """Fail unless there is a matching job, and return all that match.
 
         Args:
             queue: the queue, or the handler of an app. Default: all queues.
-            payload: what its payload has, as for `all_enqueued`. Default: anything.
-            count: how many such jobs there must be. Default: at least one.
+            payload: what the payload contains, as for `all_enqueued`. Default: anything.
+            count: the number of matching jobs. Default: at least one.
             connection: as for `all_enqueued`.
             **filters: as for `all_enqueued`.
 
         Raises:
-            AssertionError: with a list of what is in the queue, and of what differs in each job.
+            AssertionError: with a list of the jobs in the queue, and how each one differs.
             QueueNotFoundError: if there is no such queue.
         """
         __tracebackhide__ = True
@@ -200,10 +202,10 @@ class QueueDatabase:
         connection: Any = None,
         **filters: Unpack[JobFilters],
     ) -> None:
-        """Fail if there is a job as described; the arguments are those of `assert_enqueued`.
+        """Fail if there is a matching job; the arguments are those of `assert_enqueued`.
 
         Raises:
-            AssertionError: with a list of what is in the queue.
+            AssertionError: with a list of the jobs in the queue.
             QueueNotFoundError: if there is no such queue.
         """
         __tracebackhide__ = True
@@ -221,35 +223,32 @@ class QueueDatabase:
         max_attempts: int = 10_000,
         timeout_seconds: float = 30.0,
     ) -> Drained:
-        """Run what is ready with a worker in this process, until nothing is, and say what it did.
+        """Run all ready jobs with a worker in this process, until none is left.
 
-        Jobs that a job enqueues are run as well. Time stands still, but for the two options: with
-        them the next message that waits is made due whenever nothing else is left to do, in the
-        order in which they would fall due.
+        This includes jobs that these jobs enqueue. The two options skip waiting time: whenever
+        nothing is ready, the message that is due next is made due at once, so the jobs run in the
+        order in which they would be due.
 
         Args:
-            handlers: an app, or the handler of one; the handler of each queue, by name; or one
-                function for all that is to be drained. The queues that an app declares are created
-                if they are missing.
-            queue: which queue to drain. Default: those that `handlers` names, or else all.
-            with_scheduled: whether to run also what was enqueued with a delay. Default false.
-            with_retries: whether to run also what waits for its next attempt, until it is done or a
-                dead letter. Default false. Of a job that was snoozed before its first attempt
-                ended, `with_scheduled` decides.
-            raise_errors: whether to raise, at the end, the exception of the first attempt that has
-                failed. What a handler asks for by an outcome, such as `DeadLetter`, is no error.
-                Default: unless `with_retries` is set.
-            concurrency: how many jobs run at once. Default 1: one after the other, or as many as
-                there are queues.
-            max_attempts: after how many attempts to give up, as for jobs that enqueue themselves.
-                Default 10,000.
-            timeout_seconds: after how long to give up. Default 30.
+            handlers: an app, or one of its handlers; a mapping of queues to handlers; or a single
+                handler for all queues. Queues that an app declares are created if necessary.
+            queue: the only queue to drain. Default: those that `handlers` names, else all.
+            with_scheduled: whether to run jobs that were enqueued with a delay, and jobs that were
+                snoozed in their first attempt. Default false.
+            with_retries: whether to run jobs that wait for their next attempt, until they succeed
+                or become dead letters. Default false.
+            raise_errors: whether to raise, at the end, the exception of the first attempt that
+                failed. An outcome of the handler, such as `DeadLetter`, is not an error.
+                Default: true, or false with `with_retries`.
+            concurrency: how many jobs run at once; at least as many as there are queues. Default 1.
+            max_attempts: give up after so many attempts. Default 10,000.
+            timeout_seconds: give up after this time. Default 30.
 
         Raises:
-            DrainError: if it was given up, with a list of what is left; or if a queue is paused.
-            JobFailedError: an attempt has failed of which there is no exception: its payload was
-                rejected, or it ran too long.
-            Exception: what a handler raised, see `raise_errors`.
+            DrainError: if it was given up, with a list of the jobs left; or if a queue is paused.
+            JobFailedError: if an attempt failed without an exception of its handler: invalid
+                payload, or time limit.
+            Exception: an exception of a handler, see `raise_errors`.
             QueueNotFoundError, InvalidHandlerError, InvalidSettingError: naming what is wrong.
         """
         options = DrainOptions(
@@ -275,17 +274,17 @@ class QueueDatabase:
         *,
         with_leases: bool = False,
     ) -> int:
-        """Let what waits fall due as if time had passed; return how many messages are due by that.
+        """Make waiting messages due as if time had passed, and return how many became due.
 
-        The times (`vt`) of messages that are scheduled or wait for a retry are moved towards now by
-        so much. Nothing else changes: the clocks of the database and of Python stay as they are,
-        and so do the ages of jobs, of dead letters and of the history.
+        This moves the due time (`vt`) of scheduled and retrying messages. It changes nothing else:
+        the clocks of the database and of Python, and the ages of jobs, dead letters and history
+        stay the same.
 
         Args:
-            seconds: how far, in seconds or as a timedelta, 0 to 366 days.
+            seconds: how much time passes, in seconds or as a timedelta, 0 to 366 days.
             queue: the queue, or the handler of an app. Default: all queues.
-            with_leases: whether to move the ends of leases, too. A lease that has ended is lost,
-                as that of a worker that was killed: the next claim takes its job. Default false.
+            with_leases: whether leases end earlier, too. A job whose lease has ended is lost, as if
+                its worker had been killed, and the next claim takes it. Default false.
 
         Raises:
             InvalidSettingError: if `seconds` is out of range.
@@ -302,13 +301,13 @@ class QueueDatabase:
         payload: Any = None,
         **filters: Unpack[DeadLetterFilters],
     ) -> list[DeadLetterJob]:
-        """Return dead letters, the oldest of a queue first; its newest 1,000 at the most.
+        """Return dead letters, oldest first; of each queue the newest 1,000 at most.
 
         Args:
-            queue: the queue that they died in, or the handler of an app. Default: all queues.
-            payload: only those whose payload has this, as for `all_enqueued`. Default: any.
-            **filters: run_id, workflow_id, project_id, error_type, attempts: see
-                `DeadLetterFilters`.
+            queue: the queue in which they died, or the handler of an app. Default: all queues.
+            payload: only those whose payload contains this, as for `all_enqueued`. Default: any.
+            **filters: only those with this run_id, workflow_id, project_id, error_type, or number
+                of attempts.
 
         Raises:
             QueueNotFoundError: if there is no such queue.
@@ -326,16 +325,16 @@ class QueueDatabase:
         count: int | None = None,
         **filters: Unpack[DeadLetterFilters],
     ) -> list[DeadLetterJob]:
-        """Fail unless there is a dead letter as described; return all that are.
+        """Fail unless there is a matching dead letter, and return all that match.
 
         Args:
-            queue: the queue that it died in, or the handler of an app. Default: all queues.
-            payload: what its payload has, as for `all_enqueued`. Default: anything.
-            count: how many such dead letters there must be. Default: at least one.
+            queue: the queue in which it died, or the handler of an app. Default: all queues.
+            payload: what the payload contains, as for `all_enqueued`. Default: anything.
+            count: the number of matching dead letters. Default: at least one.
             **filters: as for `dead_letters`.
 
         Raises:
-            AssertionError: with a list of the dead letters, and of what differs in each.
+            AssertionError: with a list of the dead letters, and how each one differs.
             QueueNotFoundError: if there is no such queue.
         """
         __tracebackhide__ = True
@@ -362,11 +361,11 @@ class QueueDatabase:
         *,
         error_type: str | None = None,
     ) -> list[int]:
-        """Make dead letters jobs again, ready now and with all their attempts before them.
+        """Replay dead letters: they become jobs again, ready now and with no attempt used.
 
         Args:
-            queue: the queue that they died in, or the handler of an app. Default: all queues.
-            error_type: only those of this error type. Default: all; the oldest 1,000 of a queue.
+            queue: the queue in which they died, or the handler of an app. Default: all queues.
+            error_type: only those of this error type. Default: all; of each queue the oldest 1,000.
 
         Returns:
             The msg_ids of the new jobs.

@@ -1,6 +1,6 @@
 """Throw-away databases on one server, cloned from a template: quick, and never shared.
 
-The work is done on a thread of its own, so that it may be asked for with or without an event loop.
+The work is done in a separate thread, so it can be requested with or without an event loop.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 NAME_PREFIX = "meshhook_test_"
 """How the names of the databases begin."""
 APPLICATION_NAME = "databases for tests"
-"""What PostgreSQL shows of the connections that create and drop databases. Not `meshhook ...`: a
-test may well end all sessions of that name."""
+"""What PostgreSQL shows of the connections that create and drop databases. It does not begin with
+`meshhook`, since a test may end all sessions of that name."""
 
 Prepare = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[object]]
-"""What is done to a template, over a connection to it."""
+"""Prepares a template, over a connection to it."""
 
 _Value = TypeVar("_Value")
 
@@ -39,7 +39,7 @@ class Databases:
         """Connect to the server.
 
         Args:
-            url: a database of the server, as whom databases can be created and dropped.
+            url: a database of the server, with a role that may create and drop databases.
             prefix: how the names of new databases begin.
             copies_files: whether to clone a database by copying its files, which takes less than
                 half of the time, but makes the server write out all else first. Default false.
@@ -62,7 +62,7 @@ class Databases:
             raise
 
     def close(self) -> None:
-        """Leave the server to others."""
+        """Close the connection to the server."""
         self.run(self._connection.close())
         self._end_thread()
 
@@ -82,21 +82,21 @@ class Databases:
         return self.url(name)
 
     def drop(self, url: str) -> None:
-        """Drop a database, whoever is still connected to it."""
+        """Drop a database, even if somebody is connected to it."""
         self._drop(name_of(url))
 
     def drop_all(self) -> None:
-        """Drop every database whose name begins with the prefix, whoever made it."""
+        """Drop every database whose name begins with the prefix, whoever created it."""
         for row in self._fetch("select d.datname from pg_catalog.pg_database d"):
             if row["datname"].startswith(self._prefix):
                 self._drop(row["datname"])
 
     def create_template(self, prepare: Prepare, *, name: str | None = None) -> str:
-        """Create a database, prepare it, and return its name, to be cloned from then on.
+        """Create a database to clone, prepare it, and return its name.
 
         Args:
-            prepare: what to do to it, over a connection.
-            name: what to call it. Default: a new name.
+            prepare: prepares it, over a connection.
+            name: its name. Default: a new name.
         """
         name = f"{self._prefix}{secrets.token_hex(8)}" if name is None else name
         self._create(name, "template0", None)
@@ -108,7 +108,7 @@ class Databases:
         return name
 
     def run(self, work: Coroutine[Any, Any, _Value]) -> _Value:
-        """Return what a coroutine returns, which is run on the thread of this object."""
+        """Run a coroutine in the thread of this object, and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
@@ -117,7 +117,7 @@ class Databases:
     async def _prepare(self, name: str, prepare: Prepare) -> None:
         connection = await connect(self.url(name), application_name=APPLICATION_NAME)
         try:
-            # As for sessions of others: what is made here may be meant for the schema public.
+            # Applications expect their tables in the schema public, where our sessions do not look.
             await connection.execute('set search_path to "$user", public')
             await prepare(connection)
         finally:
@@ -132,7 +132,7 @@ class Databases:
 
     def _fetch(self, sql: str) -> Sequence[asyncpg.Record]:
         if self._connection.is_closed():
-            # A test has ended all sessions, or restarted the server.
+            # A test has ended all sessions or restarted the server.
             self._connection = self.run(self._connect())
         with translated_errors():
             return self.run(self._connection.fetch(sql))

@@ -1,4 +1,4 @@
-"""Draining: a worker runs what is ready in a test's database until nothing is."""
+"""Draining: a worker runs the jobs of a test's database until none is ready."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ _FAILED = (AttemptOutcome.RETRIED, AttemptOutcome.DEAD_LETTERED, AttemptOutcome.
 
 
 class DrainError(AssertionError):
-    """A drain did not come to an end; the message says what was left, and why that may be."""
+    """A drain was given up; the message lists the jobs that are left."""
 
 
 class JobFailedError(AssertionError):
-    """A job failed with no exception of its handler: a rejected payload, or too long a run."""
+    """A job failed without an exception of its handler: invalid payload, or time limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAttempt:
-    """One attempt that a drain has made, as the history has it."""
+    """One attempt made by a drain, as the history has it."""
 
     queue: str
     msg_id: int
     attempt: int
-    """Which attempt of the job it was, from 1."""
+    """The number of the attempt, from 1."""
     outcome: str
     """succeeded, retried, snoozed, dead_lettered, cancelled or archived."""
     run_id: str | None
@@ -65,38 +65,38 @@ class RecordedAttempt:
     error_message: str | None
     error_stack: str | None = field(repr=False)
     error: BaseException | None = field(repr=False)
-    """The exception that the handler raised, if it did."""
+    """The exception or outcome that the handler raised, if any."""
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended in a failure that the handler did not ask for by an outcome."""
+        """Whether it failed, other than by an outcome that the handler chose."""
         return self.outcome in _FAILED and not is_outcome(self.error)
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What a drain has done."""
+    """The result of a drain."""
 
     attempts: tuple[RecordedAttempt, ...]
-    """Every attempt, in the order in which they ended."""
+    """All attempts, in the order in which they ended."""
     left: dict[str, int]
-    """How many messages are still in the queues, by state: those that fall due later, and those
-    that others have leased."""
+    """How many messages remain in the queues, by state: those that are not due yet, and those that
+    are leased by others."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many attempts came to each outcome; an outcome that none came to is not there."""
+        """The number of attempts by outcome, without outcomes that did not occur."""
         return dict(Counter(attempt.outcome for attempt in self.attempts))
 
     @property
     def errors(self) -> tuple[BaseException, ...]:
-        """The exceptions that handlers have raised, outcomes left out."""
+        """The exceptions that handlers raised, not counting outcomes."""
         return tuple(
             each.error for each in self.attempts if each.has_failed and each.error is not None
         )
 
     def __repr__(self) -> str:
-        """Say what a failed assertion has to say: the counts, and what has failed."""
+        """Show counts and failures, for the message of a failed assertion."""
         failed = [
             f"{each.queue}/{each.msg_id} attempt {each.attempt} {each.outcome}: "
             f"{each.error_type}: {each.error_message}"
@@ -108,7 +108,7 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class DrainOptions:
-    """How a drain goes on; see `QueueDatabase.drain`."""
+    """The options of `QueueDatabase.drain`."""
 
     with_scheduled: bool
     with_retries: bool
@@ -118,22 +118,22 @@ class DrainOptions:
 
     @property
     def hurried_states(self) -> tuple[str, ...]:
-        """The states of messages that are not waited for: they are made due."""
+        """The states of messages that are made due instead of being waited for."""
         names = ("scheduled",) if self.with_scheduled else ()
         return (*names, "retrying") if self.with_retries else names
 
 
 async def drain(database: Database, url: str, handlers: Handlers, options: DrainOptions) -> Drained:
-    """Run the jobs of queues until none is ready, and return what was done.
+    """Run the jobs of queues until none is ready.
 
     Args:
-        database: the database, over one connection.
-        url: the same database, for the worker's own connections.
+        database: the database, with a single connection.
+        url: the URL of the same database, for the worker.
         handlers: the handler of each queue.
-        options: how to go on.
+        options: the options.
 
     Raises:
-        DrainError: if it did not come to an end.
+        DrainError: if it was given up, or a queue is paused.
         QueueNotFoundError, InvalidHandlerError, InvalidSettingError: naming what is wrong.
     """
     ends = HandlerEnds()
@@ -149,7 +149,7 @@ async def drain(database: Database, url: str, handlers: Handlers, options: Drain
     )
     for name in recorded:
         if (await get_queue_config(database, name)).paused:
-            raise DrainError(f"queue {name!r} is paused: no worker claims its jobs")
+            raise DrainError(f"queue {name!r} is paused, so no worker claims its jobs")
     queues = DatabaseQueues(database, worker.queue_names)
     await queues.note_leases()
     async with worker:
@@ -163,11 +163,11 @@ async def drain(database: Database, url: str, handlers: Handlers, options: Drain
 
 
 def raise_first_error(drained: Drained) -> None:
-    """Raise what the first job has raised that failed, with a note on the job and on the others.
+    """Raise the exception of the first attempt that failed, with a note that names the job.
 
     Raises:
-        JobFailedError: if its handler did not run, or did not end.
-        Exception: what it raised.
+        JobFailedError: if its handler raised none.
+        Exception: the handler's exception.
     """
     failed = [each for each in drained.attempts if each.has_failed]
     if not failed:
@@ -176,11 +176,11 @@ def raise_first_error(drained: Drained) -> None:
     text = f"{first.error_type}: {first.error_message}"
     error = first.error if isinstance(first.error, Exception) else JobFailedError(text)
     error.add_note(
-        f"queue {first.queue!r}, job {first.msg_id}, attempt {first.attempt}, which was "
-        f"{first.outcome}"
+        f"raised by job {first.msg_id} of queue {first.queue!r} in attempt {first.attempt}, "
+        f"which ended as {first.outcome}"
     )
     if len(failed) > 1:
-        error.add_note(f"{len(failed) - 1} more attempts have failed in this drain")
+        error.add_note(f"attempts that failed in this drain: {len(failed)}")
     raise error
 
 
@@ -199,13 +199,13 @@ async def _wait_for_end(queues: DatabaseQueues, worker: Worker, options: DrainOp
             )
             pause_seconds = FIRST_PAUSE_SECONDS
         if any(check.name == "worker" and check.fault for check in worker.liveness()):
-            return  # it has failed, and says so when it is stopped
+            return  # the worker has failed; stopping it raises the reason
         before, processed = processed, worker.get_stats().processed
         if processed > options.max_attempts:
-            reason = f"{processed} attempts were made, and there is more: max_attempts is "
-            raise DrainError(await _what_is_left(queues, worker, f"{reason}{options.max_attempts}"))
+            reason = f"{processed} attempts were made, and max_attempts is {options.max_attempts}"
+            raise DrainError(await _what_is_left(queues, worker, reason))
         if time.monotonic() > deadline:
-            reason = f"it is not over after {options.timeout_seconds:g} seconds"
+            reason = f"it did not end within {options.timeout_seconds:g} seconds"
             raise DrainError(await _what_is_left(queues, worker, reason))
         pause_seconds = (
             FIRST_PAUSE_SECONDS
@@ -218,14 +218,14 @@ async def _wait_for_end(queues: DatabaseQueues, worker: Worker, options: DrainOp
 async def _what_is_left(queues: DatabaseQueues, worker: Worker, reason: str) -> str:
     jobs = await queues.jobs()
     faults = [f"{check.name}: {check.fault}" for check in worker.readiness() if check.fault]
-    lines = [f"the drain was given up: {reason}", *faults, f"Jobs that are left: {len(jobs)}"]
+    lines = [f"the drain was given up: {reason}", *faults, f"Jobs left in the queues: {len(jobs)}"]
     lines += [f"  {describe(job, with_queue=True)}" for job in jobs[:SHOWN_JOBS]]
     return "\n".join(lines)
 
 
 def _attempt(row: asyncpg.Record, ends: HandlerEnds) -> RecordedAttempt:
     error = ends.get((row["queue"], row["msg_id"], row["attempt"]))
-    # What an attempt that ran too long was cancelled with is not what it failed with.
+    # At the time limit a handler is cancelled, but its attempt fails with another error.
     if not is_outcome(error) and type(error).__qualname__ != row["error_type"]:
         error = None
     values = {name: row[name] for name in _COLUMNS}

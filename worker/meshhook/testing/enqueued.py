@@ -1,4 +1,4 @@
-"""A job in its queue, as a test sees it, and a line of text about it."""
+"""Jobs in a queue and dead letters, as tests see them, and a line of text about each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN_CHARACTERS = 120
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedJob:
-    """A job that is in its queue: whatever its state, it has not ended."""
+    """A job in its queue, in any state: it has not ended yet."""
 
     queue: str
     """The queue."""
@@ -43,15 +43,15 @@ class EnqueuedJob:
     enqueued_at: datetime
     """When it was enqueued, by the database's clock."""
     ready_at: datetime
-    """When it is or was ready to run, or when its lease ends, by the database's clock."""
+    """When it is due, or when its lease ends if it is running, by the database's clock."""
     due_in_seconds: float
-    """How long that was away when the job was read; negative if it was past."""
+    """How far in the future `ready_at` was when the job was read; negative if it had passed."""
 
     @property
     def delay_seconds(self) -> float:
-        """The time from its enqueueing until it is ready: for a job without an attempt, its delay.
+        """The time from `enqueued_at` to `ready_at`: the delay of a job without an attempt.
 
-        A few milliseconds off, since the two moments are read from the clock one by one.
+        It may be a few milliseconds off, since the two are read from the clock one after the other.
         """
         return (self.ready_at - self.enqueued_at).total_seconds()
 

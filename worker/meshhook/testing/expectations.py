@@ -1,4 +1,4 @@
-"""What a test expects of the jobs in its database, and the message if it is not so: pure."""
+"""What a test expects of the jobs in its database, and the message if it is wrong: pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN_JOBS = 20
 
 
 class JobFilters(TypedDict, total=False):
-    """What a job must be like; what is left out may be anything."""
+    """Conditions on a job; only those that are given count."""
 
     run_id: str
     """The run it belongs to."""
@@ -25,13 +25,13 @@ class JobFilters(TypedDict, total=False):
     project_id: str
     """The project it belongs to."""
     headers: Mapping[str, Any]
-    """Headers that it has, among others."""
+    """Headers that it has; it may have more."""
     state: str
     """ready, scheduled, running, retrying or lost."""
 
 
 class DeadLetterFilters(TypedDict, total=False):
-    """What a dead letter must be like; what is left out may be anything."""
+    """Conditions on a dead letter; only those that are given count."""
 
     run_id: str
     """The run it belongs to."""
@@ -40,22 +40,22 @@ class DeadLetterFilters(TypedDict, total=False):
     project_id: str
     """The project it belongs to."""
     error_type: str
-    """What it died of: the name of an exception's class, or what the handler said."""
+    """Its error type: the name of the exception's class, or what the handler chose."""
     attempts: int
     """How many attempts it had."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The jobs or dead letters that a test asks for."""
+    """The jobs or dead letters that a test looks for."""
 
     payload: Any
-    """What the payload has; None means anything."""
+    """What the payload contains; None means anything."""
     filters: Mapping[str, Any]
-    """What the fields are, by their names."""
+    """The expected values of other fields, by name."""
 
     def fault_of(self, job: EnqueuedJob | DeadLetterJob) -> str | None:
-        """Return the first thing in which a job is not what is asked for, or None."""
+        """Return the first difference between a job and the wanted one, or None."""
         for name, wanted in self.filters.items():
             fault = difference(wanted, getattr(job, name), name)
             if fault is not None:
@@ -68,7 +68,7 @@ class Wanted:
             return str(error)
 
     def __str__(self) -> str:
-        """Name what is asked for."""
+        """Show the conditions."""
         payload = {} if self.payload is None else {"payload": self.payload}
         return ", ".join(
             f"{name}={value!r}" for name, value in (payload | {**self.filters}).items()
@@ -76,12 +76,12 @@ class Wanted:
 
 
 class Finding(NamedTuple):
-    """A job that was found, and in what it is not the one that is asked for."""
+    """A job that is there, and how it differs from the wanted one."""
 
     line: str
-    """The job, for people."""
+    """A description of the job."""
     fault: str | None
-    """None: it is one that is asked for."""
+    """The difference; None if it matches."""
 
 
 def failure(
@@ -91,17 +91,15 @@ def failure(
     noun: str,
     queue: str | None,
     count: int | None,
-    remark: str = "",
 ) -> str | None:
-    """Return why an expectation does not hold, for people, or None if it holds.
+    """Return a message if an expectation is wrong, else None.
 
     Args:
-        wanted: what is asked for.
-        findings: all that there is.
-        noun: what it is: a job, or a dead letter.
-        queue: the queue that was looked at; None means all.
-        count: how many there must be; None means at least one.
-        remark: what to say at the end.
+        wanted: what the test looks for.
+        findings: everything that is there.
+        noun: "job" or "dead letter".
+        queue: the queue that was searched; None means all queues.
+        count: the expected number; None means at least one.
     """
     found = sum(finding.fault is None for finding in findings)
     if found > 0 if count is None else found == count:
@@ -115,13 +113,11 @@ def failure(
     else:
         verb = "is" if len(findings) == 1 else "are"
         lines.append(f"There {verb} {_counted(len(findings), noun)} {place}:")
-        # Those that should not be there come first.
+        # Those that match come first: if there are too many, the reader looks for them.
         ranked = sorted(findings, key=lambda finding: finding.fault is not None)
         lines += [f"  {line}  <- {fault or 'matches'}" for line, fault in ranked[:SHOWN_JOBS]]
         if len(findings) > SHOWN_JOBS:
             lines.append(f"  and {len(findings) - SHOWN_JOBS} more")
-    if remark:
-        lines.append(remark)
     return "\n".join(lines)
 
 

@@ -22,11 +22,11 @@ def check_database(app: App, url: str) -> None:
     """Check that an app works on the database of its test.
 
     Raises:
-        InvalidSettingError: if not; a handler that enqueues would send its jobs elsewhere.
+        InvalidSettingError: if not: jobs that its handlers enqueue would go elsewhere.
     """
     if not app.has_own_database() or app.address().url != url:
         raise InvalidSettingError(
-            "the app works on another database than that of the test; put the test into "
+            "the app uses a different database than the test; put the test inside "
             "`async with meshhook_database.connect(app):`"
         )
 
@@ -36,17 +36,17 @@ def name_of(queue: Queue) -> str: ...
 @overload
 def name_of(queue: Queue | None) -> str | None: ...
 def name_of(queue: Queue | None) -> str | None:
-    """Return the name of a queue, be it given by its name or by its handler."""
+    """Return the name of a queue that is given by name or by handler."""
     return queue.queue if isinstance(queue, QueueHandler) else queue
 
 
 async def handlers_by_queue(database: Database, handlers: Any, queue: Queue | None) -> Handlers:
-    """Return the handler of each queue to drain; queues that an app declares are created.
+    """Return the handler of each queue to drain, and create the queues that an app declares.
 
     Args:
         database: the database, over one connection.
         handlers: an app, or a handler of one; the handler of each queue; or one for all queues.
-        queue: the queue to drain. Default: those that `handlers` names, or else all.
+        queue: the only queue to drain. Default: those that `handlers` names, else all.
 
     Raises:
         InvalidHandlerError: if the queue has no handler.
@@ -67,11 +67,11 @@ async def handlers_by_queue(database: Database, handlers: Any, queue: Queue | No
     elif name is not None:
         if name not in known:
             raise InvalidHandlerError(
-                f"there is no handler of queue {name!r}; there are those of: {', '.join(known)}"
+                f"there is no handler for queue {name!r}; there are: {', '.join(known)}"
             )
         known = {name: known[name]}
     if not known:
-        raise InvalidSettingError("there is no queue to drain: call create_queue first")
+        raise InvalidSettingError("there is no queue to drain; create one with create_queue()")
     for each in known.values():
         if isinstance(each, QueueHandler):
             await create_if_missing(database, each.queue, each.settings)

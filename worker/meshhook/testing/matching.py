@@ -1,4 +1,4 @@
-"""Whether a payload holds what a test expects: a pure comparison that says where it does not."""
+"""Comparing a payload with what a test expects of it: a pure function that names the difference."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from meshhook.store.bodies import encode_body
 
 _SHOWN_CHARACTERS = 80
 _AS_TEXT = (UUID, date, time, timedelta, Decimal, Enum)
-"""What JSON has no form for, and what is stored as the text that pydantic makes of it."""
+"""Types that JSON lacks, which are stored as the text that pydantic writes for them."""
 
 
 def difference(expected: Any, found: Any, place: str = "payload") -> str | None:
-    """Return the first place where `found` lacks what is expected; None if it has all of it.
+    """Return the first difference between `found` and what is expected, or None.
 
-    An object may have more keys than are expected; a list has exactly the items. A model stands for
-    its JSON. Any other value is compared with `==`, so that `pytest.approx(...)` and
-    `unittest.mock.ANY` can be used.
+    An object may have keys that are not expected; a list must have exactly the expected items. A
+    pydantic model stands for its JSON. Other values are compared with `==`, so `pytest.approx(...)`
+    and `unittest.mock.ANY` can be used.
 
     Args:
-        expected: what a test expects, or a part of it.
-        found: JSON, as Python has it.
-        place: how to name what is compared.
+        expected: what the test expects.
+        found: what is there, as plain JSON values.
+        place: the name of the compared value, for the message.
     """
     expected = _plain(expected)
     if isinstance(expected, Mapping) and isinstance(found, dict):
         return _difference_of_objects(expected, found, place)
     if isinstance(expected, list | tuple) and isinstance(found, list):
         return _difference_of_lists(expected, found, place)
-    # In JSON, true is no number.
+    # In Python True == 1; in JSON they differ.
     is_same_kind = isinstance(found, bool) == isinstance(expected, bool) or not isinstance(
         expected, bool | int | float
     )

@@ -1,4 +1,4 @@
-"""Where the servers of tests have their directories. Quick to import, since pytest waits for it."""
+"""The directories of servers for tests. Quick to import, since every pytest imports it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 SESSION_PREFIX = "meshhook-testing-"
 """How the names of the directories of test sessions begin."""
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - what is made in it has a name that nobody knows before
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the names of what is created in it are random
 _ROOM_BYTES = 2_000_000_000
 
 
 @contextmanager
 def server_directory(*, in_memory: bool = False) -> Iterator[Path]:
-    """Yield a new directory that also the account of root's servers may enter.
+    """Yield a new directory that PostgreSQL can use even if root starts it.
 
     Args:
-        in_memory: whether it may be in memory, where there is enough: a database is cloned there in
-            some 20 ms instead of up to 400. Not for tests about durability. Default false.
+        in_memory: whether it may be in memory if there is enough: cloning a database then takes
+            some 20 ms instead of up to 400. Not for tests of durability. Default false.
     """
     directory = Path(tempfile.mkdtemp(prefix="meshhook-test-", dir=_parent(in_memory=in_memory)))
     try:
@@ -37,12 +37,12 @@ def server_directory(*, in_memory: bool = False) -> Iterator[Path]:
 
 
 def new_session_directory() -> Path:
-    """Return the name of a directory for a test session; nothing is made yet."""
+    """Return a name for the directory of a test session; it is not created."""
     return _parent(in_memory=True) / f"{SESSION_PREFIX}{secrets.token_hex(6)}"
 
 
 def let_servers_enter(directory: Path) -> None:
-    """Let the account enter a directory that the servers of root run as."""
+    """Let the account that runs root's servers enter a directory."""
     if os.geteuid() == 0:
         directory.chmod(0o711)
 

@@ -1,7 +1,7 @@
-"""The pytest plugin: a database a test, as the fixtures `meshhook_database` and its like.
+"""The pytest plugin, whose fixtures give each test a database of its own.
 
-pytest loads this module at each start where the package is installed, so it imports next to nothing
-but pytest; the rest comes with the first test that asks for a database.
+pytest loads this module at every start in environments with the package, so it imports next to
+nothing besides pytest. The rest is imported by the first test that uses a database.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshhook.testing.servers import SessionServer
 
 URL_VARIABLE = "MESHHOOK_TEST_DATABASE_URL"
-"""Not MESHHOOK_DATABASE_URL: tests must not make their databases where an application works."""
+"""Not MESHHOOK_DATABASE_URL, so that tests do not create databases on an application's server."""
 
 _WORKER_INPUT = "meshhook_testing_directory"
 _DIRECTORY: pytest.StashKey[Path] = pytest.StashKey()
@@ -30,30 +30,30 @@ _SERVER: pytest.StashKey[SessionServer] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add where the databases of tests are to be, and the queues that each of them has."""
+    """Add the options: the server for tests, and the queues of each database."""
     group = parser.getgroup("meshhook", "MeshHook Queue")
     group.addoption(
         "--meshhook-database-url",
         metavar="URL",
-        help="a PostgreSQL server on which databases for tests may be created and dropped, as "
-        "postgresql://user:password@host:port/database; default: an embedded one is started "
+        help="a database of the PostgreSQL server on which tests create and drop their databases: "
+        "postgresql://user:password@host:port/database. Default: an embedded server is started "
         f"(also: {URL_VARIABLE}, or meshhook_database_url in the configuration file)",
     )
-    parser.addini("meshhook_database_url", "as the option --meshhook-database-url", default="")
+    parser.addini("meshhook_database_url", "see --meshhook-database-url", default="")
     parser.addini(
-        "meshhook_queues", "the queues that the database of each test has", type="args", default=[]
+        "meshhook_queues", "queues to create in the database of each test", type="args", default=[]
     )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a process of pytest-xdist where the server is, or will be, that all of them share."""
+    """Tell a process of pytest-xdist the directory of the server that all processes share."""
     node.workerinput[_WORKER_INPUT] = str(_directory_of(node.config))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop what was started for the session."""
+    """Clean up after the session."""
     server = config.stash.get(_SERVER, None)
     if hasattr(config, "workerinput"):
         if server is not None:
@@ -64,25 +64,26 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def meshhook_databases(pytestconfig: pytest.Config) -> Databases:
-    """The server of this session, on which databases can be created and dropped."""
+    """Creates and drops databases on the server of this session."""
     from meshhook.errors import MeshHookError
 
     try:
         return _server_of(pytestconfig).databases()
     except MeshHookError as error:
-        pytest.fail(
-            f"no database for tests: {error}\nIt may be on a server of yours: "
-            f"--meshhook-database-url, {URL_VARIABLE}, or the setting meshhook_database_url",
-            pytrace=False,
-        )
+        reason = str(error)
+    pytest.fail(
+        f"no database for tests: {reason}\nTo use a server of your own: "
+        f"--meshhook-database-url, {URL_VARIABLE}, or the setting meshhook_database_url",
+        pytrace=False,
+    )
 
 
 @pytest.fixture(scope="session")
 def meshhook_prepare() -> Prepare | None:
-    """What is done once to the database that all others are cloned from; nothing by default.
+    """Prepares the database that all others are cloned from; by default there is nothing to do.
 
-    Define a fixture of this name and of session scope that returns an async function of an asyncpg
-    connection, to create your own tables there.
+    To create your own tables there, define a session fixture of this name that returns an async
+    function of an asyncpg connection.
     """
     return None
 
@@ -101,14 +102,14 @@ def meshhook_database_url(
 
 @pytest.fixture
 def meshhook_database(meshhook_database_url: str) -> QueueDatabase:
-    """The database of this test: what is in its queues; to drain, to advance, its dead letters."""
+    """The database of this test: assert what is enqueued, drain queues, advance time."""
     from meshhook.testing.database import QueueDatabase
 
     return QueueDatabase(meshhook_database_url)
 
 
 def _directory_of(config: pytest.Config) -> Path:
-    """Return the directory that all processes of the session share; it may not be there yet."""
+    """Return the directory that the processes of the session share; it may not exist yet."""
     if _DIRECTORY not in config.stash:
         given = getattr(config, "workerinput", {}).get(_WORKER_INPUT)
         config.stash[_DIRECTORY] = new_session_directory() if given is None else Path(given)
@@ -116,7 +117,7 @@ def _directory_of(config: pytest.Config) -> Path:
 
 
 def _server_of(config: pytest.Config) -> SessionServer:
-    """Return the server of the session; nothing is started yet."""
+    """Return the server of the session, which may not be running yet."""
     from meshhook.testing.servers import SessionServer
 
     if _SERVER not in config.stash:

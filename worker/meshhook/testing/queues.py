@@ -1,4 +1,4 @@
-"""The queues of a test's database, read and changed over one connection."""
+"""Reading and changing the queues of a test's database over one connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from meshhook.store.dead_letter_rows import DeadLetterJob
 
 WAITING_STATES = ("scheduled", "retrying")
-"""The states of messages that fall due later."""
+"""The states of messages that are not due yet."""
 LEASED_STATE = "running"
 """The state of a message that is leased."""
 
@@ -30,18 +30,18 @@ class StateCount:
     messages: int
     """How many there are."""
     due_in_seconds: float
-    """In how many seconds the first of them falls due."""
+    """In how many seconds the first of them is due."""
 
 
 class DatabaseQueues:
-    """Some queues, or all that there are."""
+    """One queue, several, or all queues of a database."""
 
     def __init__(self, database: Database, names: Sequence[str]) -> None:
-        """Take a database of one connection, and names that are known to be those of queues."""
+        """Take a database with a single connection, and the names of existing queues."""
         self.names = tuple(names)
         self._database = database
         self._held: dict[str, list[tuple[int, int]]] = {}
-        """The leases that others hold, by queue: msg_id and read_ct."""
+        """Leases held by others, by queue: msg_id and read_ct."""
 
     @classmethod
     async def find(cls, database: Database, queue: str | None) -> DatabaseQueues:
@@ -57,7 +57,7 @@ class DatabaseQueues:
         return cls(database, [queue])
 
     async def jobs(self) -> list[EnqueuedJob]:
-        """Return all jobs that are in the queues, by queue and msg_id."""
+        """Return all jobs in the queues, ordered by queue and msg_id."""
         return [
             EnqueuedJob.from_row(name, row)
             for name in self.names
@@ -84,7 +84,7 @@ class DatabaseQueues:
         return msg_ids
 
     async def note_leases(self) -> None:
-        """Take note of what is leased now: not by the worker that is to come."""
+        """Remember which messages are leased now, before a worker of ours starts."""
         for name in self.names:
             rows = await self._database.fetch(queries.load("list_messages", name))
             self._held[name] = [
@@ -95,10 +95,10 @@ class DatabaseQueues:
         """Count the messages of all queues by state, at one moment.
 
         Args:
-            with_held: whether to count what others had leased before. Default false.
+            with_held: whether to count the leases that `note_leases` has found. Default false.
         """
         counts: dict[str, StateCount] = {}
-        # One snapshot: a job may enqueue the next one into a queue that was looked at before.
+        # In one snapshot: a job may enqueue another into a queue that has been counted already.
         async with self._database.source.transaction(isolation="repeatable_read", readonly=True):
             for name in self.names:
                 held = [] if with_held else self._held.get(name, [])
@@ -114,9 +114,9 @@ class DatabaseQueues:
         return counts
 
     async def advance(self, seconds: float, states: Sequence[str]) -> int:
-        """Let messages in some states fall due earlier; return how many are due by that.
+        """Make messages in the given states due earlier, and return how many are due now.
 
-        Workers that listen are woken.
+        Workers that wait for messages are woken.
         """
         due = 0
         for name in self.names:

@@ -1,4 +1,4 @@
-"""Handlers of which is kept what they raised, so that a test can raise the very same exception."""
+"""Recording what handlers raise, so that a test can raise the same exception object."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ AttemptKey = tuple[str, int, int]
 
 
 class HandlerEnds(dict[AttemptKey, BaseException]):
-    """What handlers raised, and the outcomes that they returned, by attempt."""
+    """The exceptions that handlers raised, and the outcomes that they returned, by attempt."""
 
     def recorded(self, handler: Any) -> JobHandler[Any]:
-        """Return a handler that does the same as this one, and how it ends is kept here.
+        """Return a copy of a handler whose exceptions and outcomes are recorded here.
 
         Raises:
-            InvalidHandlerError: if it is none.
+            InvalidHandlerError: if it is not a handler.
         """
         known = handler if isinstance(handler, JobHandler) else JobHandler(handler)
         recorded = copy.copy(known)
@@ -61,7 +61,7 @@ class HandlerEnds(dict[AttemptKey, BaseException]):
 
 
 def is_outcome(error: BaseException | None) -> bool:
-    """Say whether a handler asked for an outcome by what it raised, be it by a group of them."""
+    """Return whether an exception is an outcome, or a group of nothing but outcomes."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(Outcome)[1] is None
     return isinstance(error, Outcome)

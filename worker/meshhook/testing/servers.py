@@ -1,4 +1,4 @@
-"""The server of a test session: one for all its processes, with one template, gone at its end."""
+"""The server of a test session: shared by its processes, with one template, stopped at the end."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from meshhook.testing.databases import Prepare
 
 SERVER_SETTINGS = {
-    # What a crash of the machine would lose does not matter here. Commits still wait for the
-    # write of the log, so that nothing else differs.
+    # It does not matter if these databases are lost in a crash of the machine. Commits still wait
+    # for the log to be written, so nothing else differs.
     "fsync": "off",
     "full_page_writes": "off",
     "max_connections": "200",
@@ -44,20 +44,20 @@ _EMBEDDED = "embedded"
 class SessionServer:
     """The server that the processes of one test session share.
 
-    The first that needs a database starts the server and prepares the template; the one that has
-    started the session calls `end` when all others are through. What a session has left behind that
-    was killed is taken away by the next one.
+    The first process that needs a database starts the server and prepares the template; the main
+    process calls `end` when the others are done. If a session is killed, the next one on the same
+    server cleans up after it.
     """
 
     def __init__(self, directory: Path, url: str | None) -> None:
-        """Take where it may keep things, and the server to use.
+        """Take the directory of the session, and the server to use.
 
         Args:
-            directory: what `new_session_directory` has returned, the same in all processes.
-            url: a database of a server that runs. Default: an embedded one is started.
+            directory: a result of `new_session_directory`, the same in all processes.
+            url: a database of a running server. Default: an embedded server is started.
 
         Raises:
-            InvalidSettingError: if it is no URL of a database.
+            InvalidSettingError: if it is not the URL of a database.
         """
         self._directory = directory
         self._url = url
@@ -67,7 +67,7 @@ class SessionServer:
         self._databases: Databases | None = None
 
     def databases(self) -> Databases:
-        """Return the databases of the server, which is started if need be.
+        """Return the databases of the server, which is started if necessary.
 
         Raises:
             DatabaseUnavailableError: if the embedded server is not installed or does not start.
@@ -85,14 +85,16 @@ class SessionServer:
         return self._databases
 
     def template(self, queue_names: Sequence[str] = (), prepare: Prepare | None = None) -> str:
-        """Return the name of a migrated database to clone: of today, since the history has days.
+        """Return the name of a migrated database to clone, created by the first process that asks.
+
+        There is one per day, since the history has a partition per day.
 
         Args:
-            queue_names: the queues that it has. Default none.
-            prepare: what else is done to it, by the first process that asks. Default nothing.
+            queue_names: the queues to create in it. Default none.
+            prepare: prepares it further. Default: nothing more.
 
         Raises:
-            DatabaseError: if it cannot be made.
+            DatabaseError: if it cannot be created.
         """
         databases = self.databases()
         name = f"{self._prefix}template_{datetime.now(UTC):%Y%m%d}"
@@ -110,7 +112,7 @@ class SessionServer:
             databases.close()
 
     def end(self) -> None:
-        """Drop what the session has made, and stop the server if it was started for it."""
+        """Drop the databases of the session, or stop the server if the session started it."""
         self.leave()
         if self._use is not None:
             self._use.close()
@@ -126,17 +128,17 @@ class SessionServer:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _enter(self) -> list[str]:
-        """Make the directory, if it is not there, and say that this process uses it.
+        """Create the directory if necessary, and mark it as used by this process.
 
         Returns:
-            How the names of databases begin that were left behind by sessions that were killed.
+            The name prefixes of databases that killed sessions have left behind.
         """
         abandoned = _remove_abandoned(self._directory, self._place)
         while self._use is None:
             with suppress(FileExistsError):
                 self._directory.mkdir(mode=0o700)
                 let_servers_enter(self._directory)
-            # Another session may take the directory away until it is locked.
+            # Until it is locked, another session may take it for abandoned and remove it.
             with suppress(FileNotFoundError):
                 use = (self._directory / "use.lock").open("a")
                 fcntl.flock(use, fcntl.LOCK_SH)
@@ -164,14 +166,14 @@ def _prefix_of(directory: Path) -> str:
 
 
 def _remove_abandoned(own: Path, place: str) -> list[str]:
-    """Stop the servers, and remove the directories, of sessions that have not come to their end.
+    """Stop the servers and remove the directories of sessions that were killed.
 
     Args:
         own: the directory of this session.
-        place: which server this session uses; what is on others cannot be removed here.
+        place: the server of this session; databases on other servers cannot be dropped from here.
 
     Returns:
-        How the names of their databases begin.
+        The name prefixes of their databases.
     """
     abandoned: list[str] = []
     for directory in own.parent.glob(f"{SESSION_PREFIX}*"):
@@ -180,13 +182,14 @@ def _remove_abandoned(own: Path, place: str) -> list[str]:
                 continue
             with (directory / "use.lock").open("a") as use:
                 fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if (directory / _PLACE_FILE).read_text() != place:
+                place_file = directory / _PLACE_FILE
+                if place_file.exists() and place_file.read_text() != place:
                     continue
                 with suppress(DatabaseError):
                     _remove_server(directory)
                 shutil.rmtree(directory, ignore_errors=True)
         except OSError:
-            continue  # it is in use, or another session removes it just now
+            continue  # it is in use, or another session is removing it
         abandoned.append(_prefix_of(directory))
     return abandoned
 
@@ -194,7 +197,7 @@ def _remove_abandoned(own: Path, place: str) -> list[str]:
 def _remove_server(directory: Path) -> None:
     server = EmbeddedPostgres(directory / "postgres")
     server.stop()
-    # Of root, where others may not enter the directory, it is elsewhere.
+    # If root started it where others may not enter, its data are elsewhere.
     shutil.rmtree(server.home, ignore_errors=True)
 
 

@@ -1,6 +1,5 @@
--- Lets the messages of the queue that are in one of the states $2 fall due $1 seconds earlier, as
--- if that much time had passed, and returns which are due then: for meshhook.testing. They keep
--- their order.
+-- Makes messages in the states $2 due $1 seconds earlier, as if that much time had passed, in the
+-- same order, and returns which of them are due now. For meshhook.testing.
 -- Locks: the rows it changes, skipping locked ones. Index: q_<queue>_vt_idx.
 with chosen as materialized (
     select q.msg_id, q.vt, q.vt - pg_catalog.make_interval(secs => $1::float8) as earlier

@@ -1,6 +1,6 @@
--- How many messages of the queue are in each state, and in how many seconds the first of them falls
--- due, without the leases ($1, $2) that others hold: for meshhook.testing, which waits for the end
--- of all others. Locks: none. Index: none; the queue is read whole.
+-- The number of messages of the queue in each state, and in how many seconds the first of them is
+-- due, without those leased as ($1 msg_id, $2 read_ct). For meshhook.testing: it reads the whole
+-- queue. Locks: none. Index: none.
 select meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
     pg_catalog.count(*) as messages,
     extract(epoch from pg_catalog.min(q.vt) - pg_catalog.now())::float8 as due_in_seconds

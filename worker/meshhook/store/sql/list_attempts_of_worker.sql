@@ -1,5 +1,5 @@
--- What worker $1 has recorded, oldest first: for meshhook.testing, which runs a worker for a test.
--- Locks: none. Index: none; the history is read whole.
+-- The attempts recorded by worker $1, oldest first. For meshhook.testing: the whole history is
+-- read. Locks: none. Index: none.
 select a.queue, a.msg_id, a.attempt, a.outcome, a.run_id, a.workflow_id, a.project_id,
     {moment a.enqueued_at} as enqueued_at, a.error_type, a.error_message, a.error_stack
 from meshhook.job_attempts a

@@ -1,5 +1,5 @@
--- Every message of the queue, oldest first, as it is at this moment even within an older
--- transaction: for meshhook.testing, which looks at the few messages of a test.
+-- All messages of the queue, oldest first, with their state at this moment and not at the start of
+-- the transaction. For meshhook.testing: the whole queue is read.
 -- Locks: none. Index: the primary key.
 select q.msg_id, q.read_ct, n.state, meshhook.attempts_made(q.read_ct, q.headers) as attempts,
     coalesce(q.message, 'null'::jsonb)::text as body, q.headers::text as headers,

@@ -1,3 +1,3 @@
--- Wakes the workers that listen to channel $1: for meshhook.testing, after a change that no insert
--- tells them of. Locks: none.
+-- Wakes workers that listen on channel $1. For meshhook.testing, after messages were made due.
+-- Locks: none.
 select pg_catalog.pg_notify($1::text, ''::text)
