@@ -19,6 +19,7 @@ import structlog
 from meshhook import DeadLetter, Job, RetryAfter
 from meshhook.known_secrets import known_secrets
 from meshhook.postgres.database import connect
+from support.marked import no_database
 
 
 def url() -> str:
@@ -76,12 +77,12 @@ async def retry() -> None:
 
 async def connect_by_driver() -> None:
     """Fail in the driver, whose frames hold the password among their variables."""
-    await asyncpg.connect(url().replace("/meshhook_test_", "/no_meshhook_test_"))
+    await asyncpg.connect(no_database(url()))
 
 
 async def connect_by_us() -> None:
     """Fail in ours."""
-    await connect(url().replace("/meshhook_test_", "/no_meshhook_test_"))
+    await connect(no_database(url()))
 
 
 async def fail_in_thread() -> None:

@@ -75,11 +75,17 @@ async def marked_login(url: str) -> AsyncIterator[str]:
         await connection.close()
 
 
+def no_database(url: str) -> str:
+    """Return the URL of a database that is not there."""
+    server, _, name = url.rpartition("/")
+    return f"{server}/no_{name}"
+
+
 BAD = {
     "wrong password": lambda url: url.replace("Zq7", "Aq7"),
     "wrong user": lambda url: url.replace("//marked_", "//unmarked_"),
     "wrong port": lambda url: url.replace(f":{port_of(url)}/", ":1/"),
-    "wrong database": lambda url: url.replace("/meshhook_test_", "/no_meshhook_test_"),
+    "wrong database": no_database,
     "no such host": lambda url: url.replace("127.0.0.1", "no-such-host.invalid"),
     "no TLS": lambda url: f"{url}?sslmode=require",
     "no such setting": lambda url: f"{url}?no_such_setting=1",
