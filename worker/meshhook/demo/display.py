@@ -1,4 +1,4 @@
-"""How people see the demo: a live picture while it runs, and a summary at the end."""
+"""The display of the demo: a live view while it runs, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORKER_STYLES = {
 
 
 class QuietReporter:
-    """Tells nobody anything: for `--json`."""
+    """Reports nothing: for `--json`."""
 
     def event(self, text: str) -> None:
         """Drop it."""
@@ -42,9 +42,9 @@ class QuietReporter:
 
 
 class LiveReporter:
-    """Draws the demo while it runs. On a console that is no terminal, it prints the events.
+    """Shows the demo live while it runs. On a console that is not a terminal, it prints the events.
 
-    A context manager: the picture is there inside of it, and its last state stays on the screen.
+    It is a context manager: the view is shown inside it, and its last state stays on the screen.
     """
 
     def __init__(self, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What came of a demo: the counts of the queue's history, checked against the receiver's ledger."""
+"""The results of a demo: counts from the queue's history, checked against the receiver's ledger."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Counts:
 
 
 class DemoResult(BaseModel):
-    """What came of a demo."""
+    """The results of a demo."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""Where the files of an embedded server are, the lock on them, and its port and password."""
+"""The directory of an embedded server: its files, its lock, and its port and password."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from meshhook.errors import DatabaseUnavailableError
 
 
 def find_home(directory: Path) -> Path:
-    """Return where the server of `directory` has its files: there, unless root is in the way.
+    """Return where the server of `directory` keeps its files: there, except for some of root's.
 
-    Root's server runs as another account. Where that cannot enter the directory, the files are
-    below the system directory, under a name made from the directory's.
+    Root's server runs as another account. If that account cannot enter the directory, the files
+    are below the system directory, under a name derived from the directory's.
     """
     with translated_os_errors():
         directory = directory.resolve()
@@ -51,7 +51,7 @@ def account_for(home: Path) -> Account | None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[Path]:
-    """Make and yield the home; keep others from starting or stopping its server meanwhile."""
+    """Create and yield the home; no other process can start or stop its server meanwhile."""
     with translated_os_errors():
         make_passable_directory(directory)
         home = find_home(directory)
@@ -80,7 +80,7 @@ def read_state(home: Path) -> tuple[int, str]:
 
 
 def write_state(home: Path, port: int, password: str) -> None:
-    """Keep the port and the password, readable for the calling user only."""
+    """Store the port and the password, readable only for the calling user."""
     with tempfile.NamedTemporaryFile("w", dir=home, delete=False) as file:  # mode 0600
         json.dump({"port": port, "password": password}, file)
     Path(file.name).replace(home / "server.json")

@@ -34,10 +34,10 @@ alter database meshhook owner to meshhook;
 class NetworkPostgres:
     """An embedded PostgreSQL that others may connect to, in the foreground.
 
-    First `prepare`, which makes it ready where nobody else can reach it; then `run`, which opens
-    its port to the network. So whoever finds the port open finds a database that is ready.
+    First `prepare` sets it up where no other machine can reach it; then `run` opens its port to
+    the network. A client that finds the port open therefore finds a database that is ready.
 
-    Only the role `meshhook`, and those of `others`, may log in from the network, with their
+    Only the role `meshhook` and the roles in `others` may log in from the network, with their
     passwords, to the database `meshhook`. There is no TLS and no backup: it is for trying things
     out.
 
@@ -47,8 +47,8 @@ class NetworkPostgres:
         port: the port to listen on. Default 5432.
         host: the address to listen on; `*` for all. Default `*`.
         settings: PostgreSQL settings by name, for example `{"shared_buffers": "256MB"}`.
-        others: roles that may log in from the network, too. Somebody else makes them, between
-            `prepare` and `run`, at `admin_url`. Default none.
+        others: further roles that may log in from the network. The caller creates them between
+            `prepare` and `run`, at `admin_url`. Default: none.
 
     Raises:
         InvalidSettingError: for a port outside 1 to 65535, a password that is too short or not
@@ -77,14 +77,14 @@ class NetworkPostgres:
 
     @property
     def url(self) -> str:
-        """The URL of the database for the role `meshhook`, at 127.0.0.1; it has the password."""
+        """The URL of the database for the role `meshhook`, at 127.0.0.1, with the password."""
         place = urlsplit(self._server.url())
         secret = quote(self._password, safe="")
         return f"postgresql://{ROLE}:{secret}@{place.hostname}:{place.port}/{DATABASE}"
 
     @property
     def admin_url(self) -> str:
-        """The URL of the database for the superuser, at 127.0.0.1; it has the password.
+        """The URL of the database for the superuser, at 127.0.0.1, with the password.
 
         From the network the superuser may not log in.
         """
@@ -125,8 +125,8 @@ class NetworkPostgres:
     def run(self) -> int:
         """Serve the network until SIGTERM, SIGINT or SIGHUP, and return the server's exit code.
 
-        It stops quickly: connections are cut, and what was not committed is rolled back. What the
-        server logs goes to standard error. To be called from the main thread.
+        It stops quickly: connections are cut, and open transactions are rolled back. The server's
+        log goes to standard error. Call it from the main thread.
 
         Raises:
             DatabaseUnavailableError: if the server cannot be run.

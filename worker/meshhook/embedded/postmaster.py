@@ -53,10 +53,10 @@ def _has_in_command(pid: int, argument: str) -> bool:
 
 
 def remove_misleading(pid_file: Path) -> None:
-    """Remove the file that a crashed server left, if its number belongs to another process now.
+    """Remove the file that a crashed server left, if its pid belongs to another process now.
 
-    PostgreSQL would take that process for the server and refuse to start. In all other cases the
-    file stays, since PostgreSQL learns more from it.
+    PostgreSQL would mistake that process for the server and refuse to start. In all other cases the
+    file stays, since PostgreSQL reads more from it.
     """
     first_line = pid_file.read_text().partition("\n")[0]
     if first_line.isdecimal() and psutil.pid_exists(int(first_line)):
@@ -75,7 +75,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens."""
+    """Return a port on which nothing listens."""
     for _ in range(100):
         port = secrets.choice(_PORTS)
         if is_free(port):

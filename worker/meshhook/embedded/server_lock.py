@@ -1,7 +1,7 @@
-"""The lock that a running server holds on its directory, in whatever container it runs.
+"""The lock that a running server holds on its directory, even across containers.
 
-PostgreSQL tells by the process number in postmaster.pid whether a server runs. In another container
-that number means nothing, and a second server on the same data destroys them.
+PostgreSQL tells by the pid in postmaster.pid whether a server is running. In another container that
+pid means nothing, and a second server on the same data would destroy them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from meshhook.embedded.programs import translated_os_errors
 from meshhook.errors import DatabaseUnavailableError
 
 ORPHAN_SECONDS = 10.0
-"""How long the processes of a server that was killed may take to notice it, and let go."""
+"""How long the processes of a killed server may take to notice it and release the lock."""
 
 
 @contextlib.contextmanager
 def server_lock(home: Path) -> Iterator[int]:
     """Take the lock, and yield the descriptor that the new server must inherit.
 
-    The server and its processes hold it from then on, and it goes with the last of them. Who held
-    it before has `ORPHAN_SECONDS` to end.
+    The server and its processes hold it from then on, until the last of them ends. Processes that
+    held it before have `ORPHAN_SECONDS` to end.
 
     Raises:
         DatabaseUnavailableError: if a server runs here that cannot be seen from here.

@@ -1,4 +1,4 @@
-"""The table of metrics: the only place where one is defined, whoever exports it."""
+"""The table of metrics: the single definition of each metric, whichever program exports it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 
 class Kind(StrEnum):
-    """What kind of metric one is, in the words of Prometheus."""
+    """The type of a metric, in Prometheus's terms."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 
 class Source(StrEnum):
-    """Who exports a metric."""
+    """The program that exports a metric."""
 
     WORKER = "worker"
     PRODUCER = "producer"
@@ -32,13 +32,13 @@ JOB_SECONDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30),
     *(60, 120, 300, 600, 1800, 3600),
 )
-"""Buckets for what a job waits and takes: a millisecond to an hour."""
+"""Buckets for waiting and running times of jobs: a millisecond to an hour."""
 STATEMENT_SECONDS: Final = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 """Buckets for statements and decisions: half a millisecond to the longest statement timeout."""
 BATCH_MESSAGES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""Buckets for how many messages a statement is about."""
+"""Buckets for the number of messages in a statement."""
 
 OUTCOMES: Final = (
     "succeeded",
@@ -63,7 +63,7 @@ COLLECTION_ERRORS: Final = (
 STATES: Final = ("ready", "scheduled", "running", "retrying", "lost")
 SIGNALS: Final = ("backlog", "deadline", "arrivals", "running", "scheduled", "fallback")
 OTHER: Final = "_OTHER"
-"""The value that stands for every further value of a label whose number of values is capped."""
+"""The value that replaces further values of a label whose number of values is capped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,16 @@ class Metric:
     """One family of series."""
 
     name: str
-    """The name as it is scraped; of a histogram, without `_bucket`, `_sum` and `_count`."""
+    """The exported name; for a histogram, without `_bucket`, `_sum` and `_count`."""
     kind: Kind
     help: str
-    """One sentence; its unit stands in the name."""
+    """One sentence; the unit is part of the name."""
     sources: tuple[Source, ...]
     labels: tuple[str, ...] = ("queue",)
     buckets: tuple[float, ...] = ()
     """A histogram's upper bounds, without infinity."""
     values: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    """Labels whose values are known in advance, with these values."""
+    """Labels whose values are known in advance, and these values."""
 
     def family(self) -> Any:
         """Return an empty `…MetricFamily` of this metric, for a collector to fill."""
@@ -190,7 +190,7 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 ("outcome",),
                 outcome=("extended", "lost", "error"),
             ),
-            _worker("unsettled_messages", _G, "Attempts whose outcome is not recorded yet."),
+            _worker("unsettled_messages", _G, "Ended attempts whose outcome is not recorded yet."),
             _worker(
                 "oldest_unsettled_seconds",
                 _G,
@@ -220,7 +220,7 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             Metric(
                 "meshhook_producer_messages_total",
                 _C,
-                "Messages that this process has enqueued.",
+                "Messages enqueued by this process.",
                 (Source.PRODUCER, Source.WORKER),
             ),
             _queue(

@@ -1,4 +1,4 @@
-"""The HTTP port that a process is watched through: `/metrics`, `/healthz` and `/readyz`."""
+"""The monitoring port of a process over HTTP: `/metrics`, `/healthz` and `/readyz`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ DEFAULT_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus and the kubelet come from
 class MonitoringServer:
     """Serves metrics and health on one port, from threads of its own.
 
-    It answers while a handler blocks the event loop, and no client holds up another: probes are
-    answered while the metrics are collected, and however many slow clients are connected. `start`
-    and `stop` are idempotent.
+    It answers even while a handler blocks the event loop, and no client delays another: probes are
+    answered while metrics are collected, and however many slow clients are connected. `start` and
+    `stop` are idempotent.
 
-    - `/metrics`: as Prometheus text, or as OpenMetrics with exemplars where the scraper takes
-      it; compressed where it takes that.
+    - `/metrics`: Prometheus text, or OpenMetrics with exemplars if the scraper accepts it;
+      compressed if the scraper accepts that.
     - `/healthz`: 200, or 503 with the loop that has stalled: a restart helps.
     - `/readyz`: 200, or 503 with what is not ready: the database, the migrations, draining.
     """
@@ -48,11 +48,11 @@ class MonitoringServer:
         """Take where to listen and what to show.
 
         Args:
-            port: 1 to 65535, or 0 for a free one, which `port` then tells. Default 0.
-            address: the address to listen on; `::` is all of IPv6 and IPv4. Default 0.0.0.0, all
-                of IPv4.
-            registry: the metrics. Default: the process's own.
-            health: what is asked for its health, such as workers and exporters. Default: nothing,
+            port: 1 to 65535, or 0 for a free one, which `port` then returns. Default 0.
+            address: the address to listen on; `::` means all IPv6 and IPv4 addresses. Default
+                0.0.0.0, all IPv4 addresses.
+            registry: the metrics. Default: the process's global registry.
+            health: objects that report their health, such as workers and exporters. Default: none,
                 and both paths answer 200.
 
         Raises:
@@ -68,15 +68,15 @@ class MonitoringServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; before the start, the one that was asked for."""
+        """The port that it listens on; before the start, the requested one."""
         return self._port if self._listener is None else self._bound_port
 
     def start(self) -> None:
         """Begin to listen.
 
         Raises:
-            PortUnavailableError: if the port is taken, or the address is none, or not of this
-                machine.
+            PortUnavailableError: if the port is taken, or the address is invalid or belongs to
+                another machine.
         """
         if self._listener is not None:
             return
@@ -94,7 +94,7 @@ class MonitoringServer:
         _log.info("metrics and health are served", address=self._address, port=self.port)
 
     def stop(self) -> None:
-        """Listen no more; answers under way are cut."""
+        """Stop listening; responses in progress are cut off."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.stop()

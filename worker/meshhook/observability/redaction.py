@@ -1,7 +1,7 @@
-"""Keeping secrets out of what is logged, traced and recorded: the one place that hides them.
+"""Redaction: the only place that hides secrets in logs, traces and the history.
 
-By the names of fields, by what texts look like, and by value where this process has been given the
-secret itself. Every step takes time in proportion to its input.
+It goes by names of fields, by patterns in texts, and by value for secrets that this process was
+given. Every step takes time proportional to its input.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from meshhook.known_secrets import HIDDEN, known_secrets
 
 MAX_TEXT_CHARACTERS = 32_768
-"""How much of a text is kept."""
+"""The most characters of a text that are kept."""
 MAX_DEPTH = 20
-"""How deep a value within values is looked at; what lies deeper is not shown."""
+"""The depth to which nested values are shown."""
 MAX_ITEMS = 2_000
-"""How many values within one are looked at; what comes behind them is not shown."""
+"""How many values of a nested value are shown."""
 MAX_CHARACTERS = 8 * MAX_TEXT_CHARACTERS
-"""How much of all the texts within one value is kept."""
+"""The most characters kept of all texts in one value."""
 
 _NOT_SHOWN = "…"
 _SECRET_NAME = re.compile(
@@ -71,10 +71,10 @@ _MAX_SPACED_CHARACTERS = 128
 
 
 def hidden(name: object, value: Any) -> Any:
-    """Return the value of a field without the secrets in it, whatever it is.
+    """Return the value of a field with its secrets hidden, whatever its type.
 
-    What is neither a number nor a collection becomes a text. Long texts, deep and large collections
-    are cut, as the constants of this module say.
+    Anything but numbers and collections becomes text. Long texts and deep or large collections are
+    cut, as the constants of this module say.
     """
     # The names that start with an underscore are structlog's own.
     if value is None or isinstance(value, bool | int | float) or str(name)[:1] == "_":
@@ -86,7 +86,7 @@ def hidden(name: object, value: Any) -> Any:
 
 
 class _Hiding:
-    """What is left to look at within one value."""
+    """The limits that are left for one value."""
 
     def __init__(self) -> None:
         self._items = MAX_ITEMS
@@ -128,10 +128,10 @@ def _as_text(value: Any) -> str:
 
 
 def hide_in_text(text: str) -> str:
-    """Return a text without the secrets in it that can be told; the middle of a long one is cut."""
+    """Return a text with recognizable secrets hidden; a long text is cut in the middle."""
     if len(text) <= MAX_TEXT_CHARACTERS:
         return _hide(text)
-    # Half a secret could not be told for one, so the words at the cut go as well.
+    # Half a secret would not be recognized, so the words at the cut go as well.
     half = MAX_TEXT_CHARACTERS // 2
     head, tail = text[:half], text[-half:]
     head = head[: max(half - _MAX_WORD_CHARACTERS, *(head.rfind(each) for each in _WHITE))]
@@ -143,7 +143,7 @@ def hide_in_text(text: str) -> str:
 
 def _hide(text: str) -> str:
     text = known_secrets.hide(text)
-    # To look for some words is many times quicker than the patterns that they stand for.
+    # Searching for a few words is many times faster than matching the patterns.
     small = text.lower()
     if any(each in small for each in _URL_HINTS):
         text = _without_logins(text)
@@ -173,7 +173,7 @@ def _without_logins(text: str) -> str:
 
 
 def _without_login(word: str, text: str, end: int) -> tuple[str, int]:
-    """Return a word without the password in it, and where what stands for it ends in the text."""
+    """Return a word with its password hidden, and where the replaced part ends in the text."""
     for marks in _MARKS:
         shown = _without_password(word, *marks)
         if shown != word:
@@ -195,9 +195,9 @@ _MARKS = (
 def _without_password(
     word: str, separator: re.Pattern[str], colon: re.Pattern[str], at: str, slash: re.Pattern[str]
 ) -> str:
-    """Hide what stands between the user's name and the last @ of a word that is or holds a URL.
+    """Hide the part between the user's name and the last @ of a word that contains a URL.
 
-    A password that was not percent-encoded may hold @ and / itself.
+    A password that was not percent-encoded may itself contain @ and /.
     """
     found = separator.search(word)
     if found is None or word[found.start() - 1 : found.start()] not in _SCHEME_CHARACTERS:
@@ -214,7 +214,7 @@ def _without_password(
         begin = first_colon.end()
         is_secret = word[begin:last] != _PLACEHOLDER
     else:
-        # A key in the user's place, as of an API.
+        # A key in place of the user, as in the URLs of some APIs.
         is_secret = first_slash is None and word[: found.start()].lower().endswith(
             _USERLESS_SCHEMES
         )

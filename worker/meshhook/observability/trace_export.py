@@ -1,6 +1,6 @@
-"""Exporting traces, set up by the standard environment variables of OpenTelemetry.
+"""Exporting traces, configured by OpenTelemetry's standard environment variables.
 
-It loads the SDK: whoever exports nothing leaves it alone.
+It loads the SDK, so it is imported only if traces are exported.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def exported_traces(exporter_names: Sequence[str], service_name: str) -> Iterato
 
 
 def end_traces() -> None:
-    """Send what is not sent yet, within five seconds, and make no more spans.
+    """Send the remaining spans, within five seconds, and stop tracing.
 
-    In a thread, since neither flushing nor shutting down keeps to a time: a collector that does
-    not answer would hold up the end of the process.
+    It runs in a thread, since neither flushing nor shutting down has a time limit: a collector
+    that does not answer would delay the end of the process.
     """
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
@@ -96,7 +96,7 @@ def _exporter(name: str) -> SpanExporter:
 
 
 def _remember_headers() -> None:
-    """Have the values of headers hidden, which are keys of the collector's."""
+    """Register the values of the collector's headers, which are keys, as secrets."""
     for variable in _HEADERS:
         for header in os.environ.get(variable, "").split(","):
             value = header.partition("=")[2].strip()

@@ -1,6 +1,6 @@
-"""Traces of jobs, by the messaging conventions of OpenTelemetry: sent, processed, settled.
+"""Traces of jobs by OpenTelemetry's messaging conventions: send, process, settle.
 
-Without a provider no span object is ever made, and nothing is asked a second time in a hot path.
+Without a provider no span is created, and the hot path pays nothing for it.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class ProducerTrace(StrEnum):
-    """How the trace of an attempt belongs to the trace that its job was enqueued in."""
+    """How the trace of an attempt relates to the trace in which its job was enqueued."""
 
     LINK = "link"
-    """A trace of its own, linked to it: a job may run much later, and often."""
+    """A separate trace, linked to it: a job may run much later, and several times."""
     PARENT = "parent"
-    """The same trace: it goes on in the worker."""
+    """The same trace, continued in the worker."""
 
 
 class TracerFinder:
-    """Finds the tracer to use, None while there is no provider."""
+    """Finds the tracer to use; None while there is no provider."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Take a provider. None: the global one, once there is one; it is looked for again."""
+        """Take a provider. None: the global one, as soon as one is set."""
         self._tracer = None if provider is None else _tracer_of(provider)
         self._looked_at = float("-inf")
 
@@ -96,21 +96,21 @@ def _attributes(operation: str, queue_name: str) -> dict[str, Any]:
 def sending(
     tracer: Tracer, queue_name: str, headers: Mapping[str, Any] | None
 ) -> Iterator[tuple[Any, Span]]:
-    """Trace sending messages: yield their headers with the trace in them, and the span.
+    """Trace sending messages: yield their headers with the trace added, and the span.
 
-    Headers that name a trace already keep it.
+    Headers that already name a trace keep it.
     """
     attributes = _attributes("send", queue_name)
     with _current_span(tracer, f"send {queue_name}", SpanKind.PRODUCER, attributes) as span:
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
-        # What is no mapping is refused where headers are encoded.
+        # Headers that are not a mapping are refused when they are encoded.
         is_mapping = headers is None or isinstance(headers, Mapping)
         yield ({**carrier, **(headers or {})} if is_mapping else headers), span
 
 
 def note_sent(span: Span, msg_ids: list[int]) -> None:
-    """Say which message a send has stored, or how many."""
+    """Record on the span which message a send has stored, or how many."""
     if len(msg_ids) == 1:
         span.set_attribute("messaging.message.id", str(msg_ids[0]))
     else:
@@ -155,7 +155,7 @@ def _current_span(
     links: Sequence[Link] = (),
     context: Context | None = None,
 ) -> Iterator[Span]:
-    """Make a span current. Where tracing itself fails, the work goes on without it."""
+    """Make a span current. If tracing itself fails, the work continues without it."""
     try:
         span = tracer.start_span(
             name, context=context, kind=kind, attributes=attributes, links=links
@@ -236,9 +236,9 @@ class AttemptSpan:
         """End it, in the context where it was begun.
 
         Args:
-            outcome: what the attempt came to.
-            error_type: what it failed with; None: it did not.
-            error_message: what the failure says. Default none.
+            outcome: the outcome of the attempt.
+            error_type: the type of its error; None: it did not fail.
+            error_message: the error's message. Default: none.
             error: the exception that the handler raised, if any.
         """
         self._span.set_attribute("meshhook.outcome", outcome)
@@ -248,7 +248,7 @@ class AttemptSpan:
         otel_context.detach(self._token)
 
     def end_without_outcome(self, *, is_lost: bool) -> None:
-        """End it where the worker has lost the lease, or has given the job back unused."""
+        """End the span of an attempt whose lease was lost, or whose job was released unused."""
         if is_lost:
             self.end("lost", "LeaseLost", "the lease was lost: another worker may run the job")
         else:
@@ -256,7 +256,7 @@ class AttemptSpan:
 
 
 class AttemptTracer:
-    """Makes the spans of the attempts of one worker's queue."""
+    """Creates the spans of the attempts of one worker's queue."""
 
     def __init__(
         self,

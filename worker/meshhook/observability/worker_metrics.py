@@ -1,4 +1,4 @@
-"""What a worker tells about itself for one queue: counters, histograms, and gauges read live."""
+"""A worker's metrics for one queue: counters, histograms, and gauges that are read at a scrape."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _PREFIX = "meshhook_worker_"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WorkerGauges:
-    """Where the gauges of one worker's part in one queue are read from, at each scrape.
+    """The functions that give the gauges of one worker and queue, called at each scrape.
 
-    The functions are called in the thread that answers the scrape: they only look.
+    They are called in the thread that answers the scrape, and must only read.
     """
 
     inflight: Callable[[], int]
@@ -47,7 +47,7 @@ class WorkerGauges:
 
 
 class WorkerMetrics:
-    """A worker's metrics for one queue, with every series there from the start."""
+    """A worker's metrics for one queue; every series exists from the start."""
 
     def __init__(self, queue_name: str, registry: CollectorRegistry | None = None) -> None:
         """Take the queue's name and a registry; None means the process's own."""
@@ -89,7 +89,7 @@ class WorkerMetrics:
         self._error(error_type).inc(count)
 
     def lease_extensions(self, outcome: str, count: int) -> None:
-        """Count leases whose extension came to `outcome`: extended, lost or error."""
+        """Count leases by the outcome of their extension: extended, lost or error."""
         self._extensions[outcome].inc(count)
 
     def slot_replaced(self) -> None:
@@ -105,7 +105,7 @@ class WorkerMetrics:
 
     @contextmanager
     def operation(self, operation: str) -> Iterator[None]:
-        """Time a statement: claim, settle, extend or release. One that is cancelled is neither."""
+        """Time a statement: claim, settle, extend or release. A cancelled one is not counted."""
         began_at = time.perf_counter()
         try:
             yield
@@ -116,20 +116,20 @@ class WorkerMetrics:
         self._operations[operation, "ok"].observe_now(time.perf_counter() - began_at)
 
     def count_observations(self) -> None:
-        """Count what attempts have observed; to be called after each batch of them."""
+        """Count what attempts have observed; call it after each batch of attempts."""
         self.duration.count()
         self.wait.count()
         self.age.count()
 
     def attach(self, gauges: WorkerGauges) -> None:
-        """Read the gauges from here, too.
+        """Also read gauges from these functions.
 
-        Where a queue has several workers, counts are added up; of times the worst one is shown.
+        If a queue has several workers, counts are added up, and of times the worst is exported.
         """
         self._live.attach(self._queue_name, gauges)
 
     def detach(self, gauges: WorkerGauges) -> None:
-        """Read the gauges from here no longer."""
+        """No longer read gauges from these functions."""
         self._live.detach(self._queue_name, gauges)
 
     def _error(self, error_type: str) -> Counter:

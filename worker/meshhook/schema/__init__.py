@@ -1,4 +1,4 @@
-"""The tables and functions of MeshHook Queue, and PGMQ below them: installing and checking them."""
+"""Installing and checking the schema: the tables and functions of MeshHook Queue, and PGMQ."""
 
 from meshhook.schema.migrations import Migration, available_migrations
 from meshhook.schema.pgmq import PgmqPlan, PgmqSource, PgmqVersion

@@ -1,4 +1,4 @@
-"""The migrations that this version brings, and the record of those that a database has."""
+"""The migrations of this version, and the record of those applied to a database."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from meshhook.errors import MigrationError, SchemaMissingError
 
 MIGRATION_LOCK = int.from_bytes(b"meshhook", "big")
-"""The key of the advisory lock that whoever migrates holds; per database."""
+"""The key of the advisory lock held during a migration; per database."""
 
 OWN_SEARCH_PATH_SQL = "set local search_path = pg_catalog, pg_temp"
-"""What a transaction starts with that creates something: whatever is not named in full is of the
-system, and of nobody who may create in a schema of the caller's path."""
+"""The first statement of transactions that create objects: unqualified names then resolve to the
+system's objects, never to those of someone who may create in a schema of the caller's path."""
 
 RECORDS_SQL = """\
 create table if not exists meshhook.migrations (
@@ -44,13 +44,13 @@ create table if not exists meshhook.pgmq_installation (
 comment on table meshhook.pgmq_installation is
     'The PGMQ that meshhook migrate installed; empty if it was there before.';
 """
-"""What the runner itself needs. It is not a migration, since it records the migrations."""
+"""The runner's own tables. They are not a migration, since they record the migrations."""
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
 
 class Reader(Protocol):
-    """Something that rows can be read from: a connection, a pool or a `Database`."""
+    """A source of rows: a connection, a pool or a `Database`."""
 
     async def fetch(self, query: str, /, *args: Any) -> Any:
         """Return the rows of a query."""
@@ -80,7 +80,7 @@ class Migration:
 
     @classmethod
     def from_text(cls, file_name: str, text: str) -> Migration:
-        """Make one from the name and the text of a file.
+        """Create one from the name and the text of a file.
 
         Raises:
             MigrationError: if the file is not named NNNN_noun.sql.
@@ -134,7 +134,7 @@ def library_version() -> str:
 
 async def applied_checksums(reader: Reader) -> dict[int, str]:
     """Return the checksum of each migration that the database has, by version."""
-    # From the catalog: asking for the table itself fails where the schema may not be used.
+    # From the catalog: a query of the table itself fails without the right to use the schema.
     exists = await reader.fetchval(
         "select exists (select from pg_catalog.pg_class c "
         "join pg_catalog.pg_namespace n on n.oid = c.relnamespace "
@@ -165,7 +165,7 @@ def check_not_newer(applied: dict[int, str], migrations: Sequence[Migration]) ->
 def pending_migrations(
     applied: dict[int, str], migrations: Sequence[Migration]
 ) -> tuple[Migration, ...]:
-    """Return the migrations that a database lacks, after a check of those that it has.
+    """Return the migrations that a database lacks, after checking those that it has.
 
     Raises:
         MigrationError: if one of them had another text when it ran.

@@ -1,4 +1,4 @@
-"""PGMQ in a database: which version is there, and how to get it where it is missing."""
+"""PGMQ in a database: which version is installed, and how to install it if it is missing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from meshhook.schema.migrations import Reader
 
 MINIMUM_PGMQ_VERSION = "1.5.0"
 
-# A PGMQ that was installed as plain SQL does not say which version it is: a type's column or a
-# function, with its number of arguments, tells from which version on it must be.
+# A PGMQ that was installed as plain SQL does not record its version. The presence of a column or of
+# a function with a number of arguments gives the lowest version that it can be.
 _FEATURES = {
     "message_record.headers": "1.5.0",
     "acquire_queue_lock(1)": "1.5.2",
@@ -57,7 +57,7 @@ class PgmqSource(StrEnum):
     SQL = "sql"
     """Plain SQL, by `meshhook migrate`, which recorded the version."""
     OTHER = "other"
-    """Plain SQL, by somebody else; the version is what its functions show."""
+    """Plain SQL, installed by other means; its functions show the version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,12 @@ class PgmqVersion:
 
 @dataclass(frozen=True, slots=True)
 class PgmqPlan:
-    """What the database has, and what would be installed.
+    """The installed PGMQ, and the one that a migration would install.
 
     Attributes:
-        found: what is there; None if there is none.
-        to_install: what is installed by the migration; None if what is there is kept.
-        newer: a newer version that is at hand, which is never installed without being asked for;
-            None if there is none.
+        found: the installed one; None if there is none.
+        to_install: the one that the migration installs; None if the installed one is kept.
+        newer: a newer available version, which is never installed unasked; None if there is none.
     """
 
     found: PgmqVersion | None

@@ -1,4 +1,4 @@
-"""Running the migrations, one after the other and safely against others that do so too."""
+"""Running the migrations in order, safely even if several processes do so at once."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ if TYPE_CHECKING:
 
 _WAIT_FOR_OTHERS = "60s"
 _WAIT_FOR_LOCKS = "1s"
-"""Others wait behind a lock that is waited for; then they are let pass."""
+"""Later statements queue up behind a waiting lock request; after this time they are let pass."""
 _LOCK_TRIES = 10
 _LOCK_PAUSE_SECONDS = 2.0
 _HAS_MEND_TABLES = "select pg_catalog.to_regprocedure('meshhook.mend_tables()') is not null"
 
 
 class _TablesInUseError(MigrationError):
-    """A migration that did not get its locks in time."""
+    """A migration did not get its locks in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ async def _migrate(connection: Connection, migrations: Sequence[Migration]) -> M
         while (migration := await _apply_next_patiently(connection, migrations)) is not None:
             done.append(migration)
         await _mend(connection)
-        # Again: others may have run some of them meanwhile.
+        # Again: another process may have run some of them meanwhile.
         own = {migration.version for migration in done}
         applied = await applied_checksums(connection)
     now = pgmq.to_install or pgmq.found
@@ -222,7 +222,7 @@ async def _check_writable(connection: Connection) -> None:
 
 @asynccontextmanager
 async def _locked(connection: Connection) -> AsyncIterator[None]:
-    """Open a transaction in which nobody else migrates.
+    """Open a transaction that excludes other migrations.
 
     The lock belongs to the transaction and not to the session, since a pooler may give each
     transaction another session. And in read committed mode, what others did while this one waited
@@ -245,7 +245,7 @@ async def _locked(connection: Connection) -> AsyncIterator[None]:
 
 
 async def _prepare(connection: Connection, pgmq: PgmqPlan) -> None:
-    """Make the schema, the runner's own tables, and PGMQ where it is missing."""
+    """Create the schema, the runner's own tables, and PGMQ if it is missing."""
     # `create schema if not exists` asks for the right to create one even if it exists.
     if not await connection.fetchval(
         "select exists (select from pg_catalog.pg_namespace where nspname = 'meshhook')"
@@ -270,7 +270,7 @@ async def _prepare(connection: Connection, pgmq: PgmqPlan) -> None:
 async def _apply_next_patiently(
     connection: Connection, migrations: Sequence[Migration]
 ) -> Migration | None:
-    """Do as `_apply_next`, again and again while tables that it changes are in use."""
+    """Call `_apply_next`, repeatedly while tables that it changes are in use."""
     for tries_left in reversed(range(_LOCK_TRIES)):
         try:
             return await _apply_next(connection, migrations)
@@ -282,7 +282,7 @@ async def _apply_next_patiently(
 
 
 async def _apply_next(connection: Connection, migrations: Sequence[Migration]) -> Migration | None:
-    """Run the first migration that is missing, and return it; None if none is."""
+    """Run the first missing migration and return it; None if none is missing."""
     async with _locked(connection):
         pending = pending_migrations(await applied_checksums(connection), migrations)
         if not pending:
@@ -303,7 +303,7 @@ async def _apply_next(connection: Connection, migrations: Sequence[Migration]) -
 
 
 async def _mend(connection: Connection) -> None:
-    """Finish what a migration left undone since a table was in use; see `meshhook.mend_tables`."""
+    """Finish what a migration left undone because a table was in use: `meshhook.mend_tables`."""
     if await connection.fetchval(_HAS_MEND_TABLES):
         async with connection.transaction(isolation="read_committed"):
             await connection.execute(OWN_SEARCH_PATH_SQL)
