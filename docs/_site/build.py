@@ -118,7 +118,8 @@ def main() -> int:
     """Build the site into `site/`; return 1 where a link or an anchor of a page leads nowhere."""
     folder = Path(sys.argv[1]).resolve() if sys.argv[1:] else ROOT
     stage(folder)
-    command = [Path(sys.executable).with_name("zensical"), "build", "--clean", "--strict"]
+    zensical = str(Path(sys.executable).with_name("zensical"))
+    command = [zensical, "build", "--clean", "--strict"]
     return subprocess.run(command, cwd=folder, check=False).returncode
 
 

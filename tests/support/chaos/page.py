@@ -113,7 +113,7 @@ def _soak(found: Mapping[str, Any]) -> str:
     told = (
         f"{found['minutes']:g} minutes on {found['date']}, {found['per_second']:g} jobs a second: "
         f"{counts['jobs']:,} jobs in {counts['attempts']:,} attempts. {found['dropped_days']} days "
-        f"of history expired meanwhile, and were dropped. Wrong: {wrong}."
+        f"of history expired and were dropped. Wrong: {wrong}."
     )
     lines = [
         told,
