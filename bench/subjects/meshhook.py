@@ -21,7 +21,7 @@ from meshhook import (
     create_queue,
 )
 from meshhook.schema import migrate
-from meshhook.worker.garbage import leave_program_alone
+from meshhook.worker.process import leave_program_alone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

@@ -22,7 +22,7 @@ from meshhook.errors import (
 from meshhook.postgres.database import Database
 from meshhook.schema import migrate
 from meshhook.worker.connections import WorkerConnection
-from meshhook.worker.schema_watch import SchemaWatch
+from meshhook.worker.housekeeping import SchemaWatch
 from support.databases import server_directory
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes

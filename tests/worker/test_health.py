@@ -132,7 +132,7 @@ async def test_migrations_that_are_missing_are_named(
     pool: Pool[Any], queue_name: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker on a database that lacks a migration is not ready until it is there."""
-    monkeypatch.setattr("meshhook.worker.schema_watch.RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr("meshhook.worker.housekeeping.RECHECK_SECONDS", 0.05)
     row = await pool.fetchrow(
         "delete from meshhook.migrations where version = 5 returning migrations.*"
     )

@@ -16,8 +16,8 @@ from meshhook.outcomes import AttemptOutcome
 from meshhook.queue_config import QueueSettings
 from meshhook.store.settlements import Settlement
 from meshhook.worker.attempt import Abort, Attempt
-from meshhook.worker.held_job import HeldJob, JobState
-from meshhook.worker.held_jobs import HeldJobs, IllegalMoveError
+from meshhook.worker.held_job import HeldJob, IllegalMoveError, JobState
+from meshhook.worker.held_jobs import HeldJobs
 from meshhook.worker.leases import Lease
 from meshhook.worker.slot_shares import SharedSlots
 
@@ -286,7 +286,7 @@ async def test_a_job_whose_thread_runs_on_does_not_run_beside_it() -> None:
     """Its attempt has ended, and its retry waits until the thread has ended, too."""
     held_jobs = make()
     held = running(held_jobs)
-    held_jobs.thread_given_up(held.key)
+    held_jobs.running.given_up.add(held.key)
     held_jobs.end(held, settlement(held), 1.0)
     held_jobs.settle(held_jobs.ended.take_batch(), [])
     assert (held_jobs.taken_slots, held_jobs.free) == (1, 3)
@@ -362,8 +362,8 @@ async def test_a_job_that_is_cut_off_is_ended_or_given_back() -> None:
     held_jobs.cut_off(held)
     assert (held_jobs.taken_slots, len(held_jobs.leases)) == (0, 1)
     assert held_jobs.leases_lost([]) == 0
-    assert held_jobs.take_cut_off() == [held]
-    assert held_jobs.take_cut_off() == []
+    assert held_jobs.running.take_cut_off() == [held]
+    assert held_jobs.running.take_cut_off() == []
     held_jobs.end(held, settlement(held, AttemptOutcome.RETRIED), 1.0)
     assert held_jobs.unsettled == 1
 
@@ -453,7 +453,7 @@ class Life(RuleBasedStateMachine):
     @rule(is_aborted=st.booleans())
     def end(self, *, is_aborted: bool) -> None:
         """Let an attempt end, as its slot would."""
-        held = next(iter(self.held_jobs.running.values()))
+        held = next(iter(self.held_jobs.running.jobs.values()))
         assert held.attempt is not None
         if held.attempt.abort is Abort.LEASE_LOST:
             self.held_jobs.stopped(held)
@@ -487,7 +487,7 @@ class Life(RuleBasedStateMachine):
         held_jobs = self.held_jobs
         waiting, running = self.of_state(JobState.CLAIMED), self.of_state(JobState.RUNNING)
         assert held_jobs.unstarted == held_jobs.ready == len(waiting)
-        assert {*held_jobs.running.values()} == {*running}
+        assert {*held_jobs.running.jobs.values()} == {*running}
         assert held_jobs.free == 3 - len(running)
         assert held_jobs.unsettled == len(self.of_state(JobState.ENDED))
         assert held_jobs._is_idle.is_set() is (not waiting and not running)

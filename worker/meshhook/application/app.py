@@ -24,7 +24,7 @@ from meshhook.outcomes import delay_in_seconds
 from meshhook.schema import check_schema
 from meshhook.worker import Worker
 from meshhook.worker.assignments import MAX_WEIGHT
-from meshhook.worker.worker import MAX_CONCURRENCY
+from meshhook.worker.worker_options import MAX_CONCURRENCY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

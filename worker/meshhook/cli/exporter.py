@@ -21,7 +21,7 @@ from meshhook.cli.options import command_app, example
 from meshhook.exporter import QueueExporter
 from meshhook.observability.loggers import get_logger
 from meshhook.postgres.database import Database
-from meshhook.worker.stop_signals import stop_signals
+from meshhook.worker.signal_handlers import stop_signals
 
 DEFAULT_PORT = 9464
 

@@ -27,11 +27,10 @@ from meshhook.cli.tracing import end_traces, traced
 from meshhook.cli.worker_queues import check_sources, queue_handlers, queue_weights, queues_of
 from meshhook.environment import load_settings
 from meshhook.worker import Worker
-from meshhook.worker.garbage import leave_program_alone
-from meshhook.worker.process import LoopThreads, end_process
-from meshhook.worker.stop_signals import stop_signals
-from meshhook.worker.supervised import SupervisorLink
+from meshhook.worker.process import LoopThreads, end_process, leave_program_alone
+from meshhook.worker.signal_handlers import stop_signals
 from meshhook.worker.supervisor import Supervisor
+from meshhook.worker.supervisor_link import SupervisorLink
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:

@@ -204,7 +204,8 @@ class AttemptRunner:
         now = time.monotonic()
         ran_seconds = now - attempt.began_at
         held_jobs = self._held_jobs
-        held_jobs.note_run(ran_seconds)
+        held_jobs.running.finished += 1
+        held_jobs.running.finished_seconds += ran_seconds
         job, ended, span = attempt.job, attempt.ended, attempt.span
         if isinstance(ended, Abort):
             if span is not None:

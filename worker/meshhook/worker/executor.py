@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from meshhook.observability.loggers import get_logger
-from meshhook.worker.attempt import is_meant_for_slot
+from meshhook.worker.attempt import Abort, is_meant_for_slot
 from meshhook.worker.attempt_runner import AttemptRunner
 from meshhook.worker.forks import end_forked
 from meshhook.worker.handler_threads import HandlerThreads
@@ -97,10 +97,16 @@ class Executor:
             if self._threads is not None:
                 self._threads.shutdown()
 
+    def stop_jobs(self) -> None:
+        """Stop every running job where it waits next; each is then given back."""
+        for held in list(self._held_jobs.running.jobs.values()):
+            if held.attempt is not None:
+                held.attempt.stop(Abort.SHUTDOWN)
+
     def forked(self) -> None:
         """Start nothing more in this process, which a job has forked, and end it with the job."""
         self._is_forked = True
-        self._held_jobs.take_unstarted()
+        self._held_jobs.forget_unstarted()
 
     async def _open_slots(self) -> None:
         """Open slots as they are wanted, and see once a second that jobs start, until a failure."""
@@ -147,7 +153,7 @@ class Executor:
             self._failure = error
             held_jobs.slots.are_wanted.set()
             return
-        for held in held_jobs.take_cut_off():
+        for held in held_jobs.running.take_cut_off():
             self.attempts.fail(held, GeneratorExit("somebody has closed its coroutine"))
         self._queue.metrics.slot_replaced()
         _log.error(

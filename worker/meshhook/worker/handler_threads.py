@@ -41,7 +41,7 @@ class HandlerThreads:
         except asyncio.CancelledError:
             if not thread.cancelled() and not thread.done():
                 ended = self._held_jobs.thread_ended
-                self._held_jobs.thread_given_up(key)
+                self._held_jobs.running.given_up.add(key)
                 thread.add_done_callback(lambda _: loop.call_soon_threadsafe(ended, key))
             raise
         attempt.context = context

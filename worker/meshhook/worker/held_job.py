@@ -131,3 +131,10 @@ class HeldJob:
             self.job.lost_attempts, self.job.lease_expired = job.lost_attempts, False
         self.read_ct, self.extended_at = job.read_ct, asked_at
         return True
+
+
+class IllegalMoveError(RuntimeError):
+    """A job was to move to a state that does not follow the one it is in: a fault of the worker."""
+
+    def __init__(self, held: HeldJob, state: JobState) -> None:
+        super().__init__(f"job {held.key[0]} cannot become {state.value}: it is {held.state.value}")

@@ -29,10 +29,12 @@ from meshhook.worker.held_job import (
     RUNNING,
     SETTLED,
     HeldJob,
+    IllegalMoveError,
     JobState,
 )
 from meshhook.worker.leases import LeaseTable
 from meshhook.worker.parked_slots import ParkedSlots
+from meshhook.worker.running_jobs import RunningJobs
 from meshhook.worker.unread_jobs import UnreadJobs
 
 if TYPE_CHECKING:
@@ -46,13 +48,6 @@ if TYPE_CHECKING:
     from meshhook.worker.slot_shares import Share
 
 _log = get_logger("meshhook.worker.held_jobs")
-
-
-class IllegalMoveError(RuntimeError):
-    """A job was to move to a state that does not follow the one it is in: a fault of the worker."""
-
-    def __init__(self, held: HeldJob, state: JobState) -> None:
-        super().__init__(f"job {held.key[0]} cannot become {state.value}: it is {held.state.value}")
 
 
 class NewlyClaimed(NamedTuple):
@@ -76,23 +71,16 @@ class HeldJobs:
         share.user = self
         self.ended = EndedJobs()
         """Those whose outcome is not recorded yet."""
-        self.running: dict[JobKey, HeldJob] = {}
+        self.running = RunningJobs()
         """Those that have a slot."""
-        self.given_up: set[JobKey] = set()
-        """Jobs whose attempt has ended while their thread runs on. Each keeps its slot's place."""
         self.cannot_be_extended = False
         """Whether the database could not be asked lately: what is claimed now might run twice."""
-        self.finished = 0
-        """How many attempts have ended."""
-        self._finished_seconds = 0.0
         self.leases = LeaseTable()
         """Every job that is held, with its lease."""
         self._ready: deque[HeldJob] = deque()
         """Those that wait for a slot."""
         self.unread = UnreadJobs()
         """Those whose message is still to be read, before they are ready."""
-        self._cut_off: list[HeldJob] = []
-        """Running jobs whose slot was stopped under them."""
         self.slots = ParkedSlots(share.concurrency)
         """The slots that wait for a job."""
         self._room_mark = 0
@@ -116,29 +104,12 @@ class HeldJobs:
     @property
     def taken_slots(self) -> int:
         """How many slots are taken: by running jobs, and by threads that were given up."""
-        return len(self.running) + len(self.given_up)
+        return self.running.taken_slots
 
     @property
     def unsettled(self) -> int:
         """How many outcomes are not recorded yet."""
         return len(self.ended)
-
-    @property
-    def busy_seconds(self) -> float:
-        """The total time that jobs have run since the start, including those that still run."""
-        now = time.monotonic()
-        return self._finished_seconds + sum(
-            now - held.attempt.began_at for held in self.running.values() if held.attempt
-        )
-
-    @property
-    def longest_run_seconds(self) -> float:
-        """How long the job that has run longest has been running; 0 if none runs."""
-        now = time.monotonic()
-        return max(
-            (now - held.attempt.began_at for held in self.running.values() if held.attempt),
-            default=0.0,
-        )
 
     # What the producer does.
 
@@ -154,7 +125,7 @@ class HeldJobs:
             asked_at: when the database was asked for the leases.
             claimed_at: when it answered.
         """
-        all_jobs, running, given_up = self.leases.jobs, self.running, self.given_up
+        all_jobs, running, given_up = self.leases.jobs, self.running.jobs, self.running.given_up
         to_start: list[HeldJob] = []
         to_release: list[HeldJob] = []
         with self.leases.lock:
@@ -219,7 +190,7 @@ class HeldJobs:
         if held.state is not CLAIMED:
             raise IllegalMoveError(held, RUNNING)
         held.state = RUNNING
-        self.running[held.key] = held
+        self.running.jobs[held.key] = held
         return held
 
     def end(
@@ -251,11 +222,6 @@ class HeldJobs:
         self.ended.put(held)
         self._leave(held)
 
-    def note_run(self, seconds: float) -> None:
-        """Count an attempt that has ended, and how long it ran."""
-        self.finished += 1
-        self._finished_seconds += seconds
-
     def stopped(self, held: HeldJob) -> None:
         """Move a job from RUNNING to LOST, whose attempt has ended because its lease was lost."""
         if held.state is not RUNNING:
@@ -265,14 +231,8 @@ class HeldJobs:
 
     def cut_off(self, held: HeldJob) -> None:
         """Note that a running job has lost its slot: it is to be ended, or released."""
-        self.running.pop(held.key, None)
-        self._cut_off.append(held)
+        self.running.cut_off.append(held)
         self._leave(held)
-
-    def take_cut_off(self) -> list[HeldJob]:
-        """Take the jobs that were cut off, to be ended."""
-        cut_off, self._cut_off = self._cut_off, []
-        return cut_off
 
     def slot_freed(self) -> None:
         """Tell who waits for one that a slot has come free."""
@@ -280,13 +240,9 @@ class HeldJobs:
             self._update_room()
         self.share.freed()
 
-    def thread_given_up(self, key: JobKey) -> None:
-        """Let the thread of a job keep the place of its slot, though its attempt ends."""
-        self.given_up.add(key)
-
     def thread_ended(self, key: JobKey) -> None:
         """Let another job start in the place of a thread that was given up."""
-        self.given_up.discard(key)
+        self.running.given_up.discard(key)
         self.slot_freed()
         self.look_again()
 
@@ -294,7 +250,7 @@ class HeldJobs:
     def waits_for_slots(self) -> bool:
         """Whether a slot that another queue of the worker leaves would be of use."""
         return self._is_room_awaited or (
-            bool(self._ready) and len(self.running) < self.share.concurrency
+            bool(self._ready) and len(self.running.jobs) < self.share.concurrency
         )
 
     def look_again(self) -> None:
@@ -306,12 +262,6 @@ class HeldJobs:
     async def wait_idle(self) -> None:
         """Wait until no job is queued or runs."""
         await self._is_idle.wait()
-
-    def stop_running(self) -> None:
-        """Stop every running job where it waits next; each is then to be given back."""
-        for held in list(self.running.values()):
-            if held.attempt is not None:
-                held.attempt.stop(Abort.SHUTDOWN)
 
     # What the message reader does.
 
@@ -350,10 +300,14 @@ class HeldJobs:
     def take_unstarted(self) -> list[HeldJob]:
         """Take every queued job that has not started, to be released."""
         jobs = [*self._ready, *self.unread.jobs]
-        self._ready.clear()
-        self.unread.jobs.clear()
+        self.forget_unstarted()
         self._update_idle()
         return jobs
+
+    def forget_unstarted(self) -> None:
+        """Forget what has not started, in a process that a job has forked: it is not its own."""
+        self._ready.clear()
+        self.unread.jobs.clear()
 
     def release(self, jobs: Iterable[HeldJob]) -> None:
         """Move jobs from CLAIMED or RUNNING to RELEASED."""
@@ -386,7 +340,7 @@ class HeldJobs:
                 self._drop(held, LOST)
                 self._leave(held)
                 count += 1
-            elif self.running.get(held.key) is held:
+            elif self.running.jobs.get(held.key) is held:
                 attempt = held.attempt
                 if attempt is not None and not attempt.was_completed:
                     _log.warning("lease lost", **fields_of(held.job))
@@ -421,14 +375,11 @@ class HeldJobs:
         self.leases.remove([held])
 
     def _leave(self, held: HeldJob) -> None:
-        key = held.key
-        left = self.running.pop(key, None)
-        if left is not held and left is not None:
-            self.running[key] = left
+        self.running.leave(held)
         if self.unread.sizes:
-            self.unread.free_memory(key)
+            self.unread.free_memory(held.key)
         # As in `_update_idle`, without a call.
-        if not self.running and not self._ready and not self.unread.jobs:
+        if not self.running.jobs and not self._ready and not self.unread.jobs:
             self._is_idle.set()
 
     def _update_room(self) -> None:
@@ -439,5 +390,5 @@ class HeldJobs:
             self.end_wait_for_room()
 
     def _update_idle(self) -> None:
-        if not self.running and not self._ready and not self.unread.jobs:
+        if not self.running.jobs and not self._ready and not self.unread.jobs:
             self._is_idle.set()

@@ -1,4 +1,4 @@
-"""What a worker does beside jobs: follow the queue's settings, and keep the history in bounds."""
+"""What a worker does beside jobs: follow settings, keep the history in bounds, watch the schema."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from meshhook.errors import DatabaseError, DatabaseLockedError, InvalidSettingError
 from meshhook.observability.loggers import get_logger
 from meshhook.queue_config import QueueConfig
+from meshhook.schema import check_schema
 from meshhook.store import queries
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _log = get_logger("meshhook.worker.housekeeping")
 
 CONFIG_POLL_SECONDS = 10.0
 MAINTENANCE_SECONDS = 3_600.0
+RECHECK_SECONDS = 10.0
 CHUNK_ROWS = 5_000
 LOCK_PAUSES_SECONDS = (1.0, 5.0, 20.0)
 """How long others are let pass before a table that they use is locked again."""
@@ -128,3 +130,28 @@ class Housekeeper:
         # Claims on the same connection take their turn in between.
         while await self._connection.fetchval(sql, *arguments):
             pass
+
+
+class SchemaWatch:
+    """Checks the migrations until they are all there. They never go away again."""
+
+    def __init__(self, connection: WorkerConnection) -> None:
+        self._connection = connection
+        self.fault: str | None = "not checked yet"
+        """What is missing, None if nothing is. Any thread may look."""
+
+    async def check(self) -> None:
+        """Look once."""
+        try:
+            await check_schema(self._connection)
+        except DatabaseError as error:
+            self.fault = str(error)
+        else:
+            self.fault = None
+
+    async def run(self) -> None:
+        """Look again from time to time, until cancelled."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            if self.fault is not None:
+                await self.check()

@@ -241,7 +241,7 @@ class Lane:
             self.held_jobs.share.concurrency,
             len(self.held_jobs.running),
             self.queue.tally.processed,
-            self.held_jobs.busy_seconds,
+            self.held_jobs.running.busy_seconds,
         )
 
     async def all_recorded(self) -> None:

@@ -1,38 +1,122 @@
-"""What a started worker is made of, and what these parts do together."""
+"""What a started worker is made of: its connections, its lanes, and what it does beside jobs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import asyncio
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import DatabaseUnavailableError
+from meshhook.names import CONFIG_CHANNEL, host_name, wake_channel
+from meshhook.observability.loops import WatchedLoop
+from meshhook.observability.tracing import TracerFinder
+from meshhook.postgres.text_encodings import fitted_text
+from meshhook.worker.completer import LOCK_TIMEOUT_SECONDS
+from meshhook.worker.connections import WorkerConnection, check_same_database
+from meshhook.worker.housekeeping import Housekeeper, SchemaWatch
+from meshhook.worker.lane import Lane, WorkerContext
+from meshhook.worker.lease_keeper import LeaseKeeper
+from meshhook.worker.reporting import Reporter
+from meshhook.worker.slot_shares import SharedSlots
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from meshhook.observability.loops import WatchedLoop
+    import asyncpg
+
+    from meshhook.observability.worker_metrics import WorkerMetrics
     from meshhook.queue_config import QueueConfig
-    from meshhook.worker.connections import WorkerConnection
-    from meshhook.worker.housekeeping import Housekeeper
-    from meshhook.worker.lane import Lane
-    from meshhook.worker.lease_keeper import LeaseKeeper
-    from meshhook.worker.reporting import Reporter
-    from meshhook.worker.schema_watch import SchemaWatch
+    from meshhook.worker.stats import Tally
+    from meshhook.worker.worker_options import WorkerOptions
+
+READ_SECONDS = 15.0
+"""How long the server may take to read one message that is not short."""
 
 
 @dataclass(slots=True)
 class Parts:
     """What a started worker is made of."""
 
-    main_connection: WorkerConnection
-    settle_connection: WorkerConnection
-    read_connection: WorkerConnection
-    lanes: list[Lane]
-    leases_loop: WatchedLoop
-    schema_watch: SchemaWatch
-    lease_keeper: LeaseKeeper
-    housekeeper: Housekeeper
-    reporter: Reporter
+    options: WorkerOptions
+    main_connection: WorkerConnection = field(init=False)
+    settle_connection: WorkerConnection = field(init=False)
+    read_connection: WorkerConnection = field(init=False)
+    lanes: list[Lane] = field(init=False, default_factory=list)
+    leases_loop: WatchedLoop = field(init=False)
+    schema_watch: SchemaWatch = field(init=False)
+    lease_keeper: LeaseKeeper = field(init=False)
+    housekeeper: Housekeeper = field(init=False)
+    reporter: Reporter = field(init=False)
+    worker_name: str = field(init=False)
+    """The worker's name, as the database's encoding can hold it."""
+
+    @classmethod
+    async def open(
+        cls,
+        options: WorkerOptions,
+        *,
+        metrics: Mapping[str, WorkerMetrics],
+        tallies: Mapping[str, Tally],
+        is_draining: Callable[[], bool],
+    ) -> Parts:
+        """Connect, look at the queues, and start to keep leases.
+
+        Args:
+            options: what the worker was made with.
+            metrics: of each queue.
+            tallies: count what is done for each queue.
+            is_draining: says whether the worker is stopping.
+
+        Raises:
+            QueueNotFoundError, SchemaMissingError, DatabaseError: it cannot work.
+        """
+        parts = cls(options)
+        parts._make_connections()
+        main = parts.main_connection
+        await main.open()
+        parts.worker_name = fitted_text(options.name, main.server_encoding)
+        parts.leases_loop = WatchedLoop("leases", stall_seconds=options.stall_seconds)
+        try:
+            if options.listen_url is not None:
+                await check_same_database(main, parts.settle_connection)
+            await parts._open_lanes(metrics, tallies, is_draining)
+            parts.schema_watch = SchemaWatch(main)
+            await parts.schema_watch.check()
+            parts.lease_keeper = LeaseKeeper(
+                url=options.url,
+                pooled=options.pooled,
+                application_name=parts._application_name("leases"),
+                lanes=parts.lanes,
+                loop=parts.leases_loop,
+                spare=parts.settle_connection,
+            )
+            # All of them now: without the second nothing is recorded, without the third leases end.
+            await _open_all(parts.settle_connection.open, parts.lease_keeper.start)
+        except BaseException:
+            await main.close()
+            await parts.settle_connection.close()
+            raise
+        parts.housekeeper = Housekeeper(
+            connection=main,
+            configs={lane.queue.tables: partial(_config_of, lane) for lane in parts.lanes},
+        )
+        parts.reporter = Reporter(
+            connection=main,
+            worker_name=parts.worker_name,
+            host=fitted_text(host_name(), main.server_encoding),
+            read=lambda: [lane.report() for lane in parts.lanes],
+            on_counted=parts._note_workers,
+        )
+        return parts
+
+    async def close(self) -> None:
+        """Withdraw the worker's report, and disconnect."""
+        await self.lease_keeper.stop()
+        await self.reporter.withdraw()
+        await self.main_connection.close()
+        await self.settle_connection.close()
+        await self.read_connection.close()
 
     def sockets(self) -> list[int]:
         """Return the descriptors of the connections that are open."""
@@ -50,14 +134,91 @@ class Parts:
         for lane in self.lanes:
             lane.executor.forked()
 
+    def _make_connections(self) -> None:
+        options = self.options
+        self.main_connection = WorkerConnection(
+            options.listen_url or options.url,
+            application_name=self._application_name("worker"),
+            pooled=not options.listens,
+            on_connect=self._listen if options.listens else None,
+        )
+        self.settle_connection = WorkerConnection(
+            options.url,
+            application_name=self._application_name("settle"),
+            pooled=options.pooled,
+            lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
+            spare=self.main_connection,
+        )
+        self.read_connection = WorkerConnection(
+            options.url,
+            application_name=self._application_name("read"),
+            pooled=options.pooled,
+            statement_timeout_seconds=READ_SECONDS,
+        )
 
-def note_fleet(lanes: list[Lane], workers: dict[str, int]) -> None:
-    """Tell lanes how many workers their queue has."""
-    for lane in lanes:
-        lane.note_workers(workers.get(lane.queue_name, 1))
+    async def _open_lanes(
+        self,
+        metrics: Mapping[str, WorkerMetrics],
+        tallies: Mapping[str, Tally],
+        is_draining: Callable[[], bool],
+    ) -> None:
+        options = self.options
+        context = WorkerContext(
+            worker_name=self.worker_name,
+            main_connection=self.main_connection,
+            settle_connection=self.settle_connection,
+            read_connection=self.read_connection,
+            max_message_bytes=options.max_message_bytes,
+            listens=options.listens,
+            is_draining=is_draining,
+            stall_seconds=options.stall_seconds,
+            tracer=TracerFinder(options.tracer_provider).find(),
+            producer_trace=options.producer_trace,
+            leases_loop=self.leases_loop,
+            claims_line=asyncio.Lock(),
+            all_held_jobs=[],
+        )
+        weights = {each.queue_name: each.weight for each in options.assignments}
+        shares = SharedSlots(options.concurrency, weights).shares
+        for assignment in options.assignments:
+            name = assignment.queue_name
+            lane = await Lane.open(
+                assignment,
+                share=shares[name],
+                worker=context,
+                metrics=metrics[name],
+                tally=tallies[name],
+            )
+            self.lanes.append(lane)
+
+    def _application_name(self, part: str) -> str:
+        return f"meshhook {part} {self.options.queues_shown}"
+
+    async def _listen(self, connection: asyncpg.Connection[Any]) -> None:
+        for name in self.options.queue_names:
+            await connection.add_listener(wake_channel(name), partial(self._on_wake, name))
+        await connection.add_listener(CONFIG_CHANNEL, self._on_config)
+
+    def _on_wake(self, queue_name: str, *_: object) -> None:
+        lane = self._lane(queue_name)
+        if lane is not None:
+            lane.notify()
+
+    def _on_config(self, _: object, __: int, ___: str, payload: object) -> None:
+        lane = self._lane(payload)
+        if lane is not None:
+            lane.note_config_change()
+
+    def _lane(self, queue_name: object) -> Lane | None:
+        return next((lane for lane in self.lanes if lane.queue_name == queue_name), None)
+
+    def _note_workers(self, workers: dict[str, int]) -> None:
+        """Tell lanes how many workers their queue has."""
+        for lane in self.lanes:
+            lane.note_workers(workers.get(lane.queue_name, 1))
 
 
-async def open_all(*openings: Callable[[], Awaitable[None]]) -> None:
+async def _open_all(*openings: Callable[[], Awaitable[None]]) -> None:
     """Open connections, one after the other.
 
     Raises:
@@ -71,6 +232,5 @@ async def open_all(*openings: Callable[[], Awaitable[None]]) -> None:
             raise DatabaseUnavailableError(f"{error} (a worker takes three connections)") from error
 
 
-def config_of(lane: Lane) -> QueueConfig:
-    """Return the settings of a lane's queue now."""
+def _config_of(lane: Lane) -> QueueConfig:
     return lane.config

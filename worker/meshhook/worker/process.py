@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -10,12 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from meshhook.worker.forks import call_here_only
-from meshhook.worker.garbage import leave_program_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshhook.worker.worker import Worker
+
+NEW_OBJECTS = 10_000
+"""After how many new objects the garbage collector looks at the youngest."""
 
 
 class LoopThreads(ThreadPoolExecutor):
@@ -55,6 +58,18 @@ def _call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any
     except StopIteration as error:
         # Whoever waits for it in an event loop would wait for ever.
         raise RuntimeError("a function in a thread raised StopIteration") from error
+
+
+def leave_program_alone() -> None:
+    """Let the collector look at what jobs make, and no longer at what the program is made of.
+
+    A claim of a thousand jobs makes tens of thousands of objects that live for a moment. With the
+    default thresholds each claim has the collector walk over them, and over the program, dozens
+    of times. Call it once, when all is imported.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
 
 
 async def run_worker_process(worker: Worker) -> None:

@@ -7,7 +7,7 @@ import random
 import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshhook.administration import describe_tables
 from meshhook.errors import (
@@ -29,12 +29,12 @@ from meshhook.store.unread_messages import read_short_messages
 from meshhook.worker.claim_size import ClaimCap, FinishRate, claim_size, claimed_ahead
 from meshhook.worker.claim_window import ClaimWindow
 from meshhook.worker.suspects import Suspects
+from meshhook.worker.visibility import Visibility
 from meshhook.worker.wakeups import POLL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from meshhook.jobs import Job
     from meshhook.observability.loops import WatchedLoop
     from meshhook.worker.claim_window import VtRange
     from meshhook.worker.connections import WorkerConnection
@@ -208,7 +208,7 @@ class Producer:
 
     async def _has_room(self) -> bool:
         """Say whether there is room for more jobs; if not, wait for some, or for a second."""
-        self._rate.update(self._held_jobs.finished, time.monotonic())
+        self._rate.update(self._held_jobs.running.finished, time.monotonic())
         if self._room():
             return True
         try:
@@ -348,36 +348,6 @@ class Producer:
     async def _sleep(self, seconds: float) -> None:
         if not self._is_stopping:
             await self._wakeups.wait(seconds)
-
-
-class Visibility:
-    """Which messages were visible before the claim that took them: it corrects `ready_at`.
-
-    An earlier claim took all that it saw from some `vt` on. What lies there and is claimed only now
-    was not visible then: its producer's transaction was still open.
-    """
-
-    def __init__(self) -> None:
-        self._clock_offset: float | None = None
-        """What the database's clock shows, less the monotonic clock here."""
-        self._drained: tuple[float, float] | None = None
-        """From which `vt` on nothing ready was left, and when that was."""
-
-    def correct(self, jobs: Sequence[Job[Any]], now: float) -> None:
-        """Correct `ready_at` of jobs just claimed, whose claim was answered now."""
-        self._clock_offset = jobs[0].claimed_timestamp - now
-        if self._drained is None:
-            return
-        from_vt, drained_at = self._drained
-        for job in jobs:
-            if from_vt <= job.ready_timestamp < drained_at:
-                job.ready_timestamp = min(drained_at, job.claimed_timestamp)
-
-    def drained(self, from_vt: float, jobs: Sequence[Job[Any]], asked_at: float) -> None:
-        """Note a claim that took all that was ready from some `vt` on, and what it took."""
-        if self._clock_offset is not None:
-            drained_at = jobs[0].claimed_timestamp if jobs else asked_at + self._clock_offset
-            self._drained = from_vt, drained_at
 
 
 def _took_all(claimed: Claim, limit: int) -> bool:

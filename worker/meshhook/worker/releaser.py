@@ -49,8 +49,8 @@ class Releaser:
     def release_all(self) -> None:
         """Give back every job that has not ended, after the slots were stopped."""
         held_jobs = self._held_jobs
-        self.release([*held_jobs.take_unstarted(), *held_jobs.take_cut_off()])
-        self.release_leases(list(held_jobs.running.values()))
+        self.release([*held_jobs.take_unstarted(), *held_jobs.running.take_cut_off()])
+        self.release_leases(list(held_jobs.running.jobs.values()))
 
     async def wait(self) -> None:
         """Wait until nothing is being given back."""

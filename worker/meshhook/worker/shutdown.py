@@ -1,4 +1,4 @@
-"""Stopping a worker's lanes in order, within the grace period."""
+"""Stopping a worker: waiting to be asked, and ending its lanes in order in the grace period."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from meshhook.errors import WorkerFailedError
 from meshhook.observability.loggers import get_logger
 
 if TYPE_CHECKING:
@@ -18,6 +19,50 @@ _log = get_logger("meshhook.worker")
 RELEASE_MARGIN_SECONDS = 2.0
 LEAST_SECONDS = 1.0
 FAILED_SECONDS = 5.0
+
+
+async def asked_to_stop(
+    stop_requested: asyncio.Event, lanes: Sequence[Lane], tasks: Sequence[asyncio.Task[None]]
+) -> None:
+    """Wait until a worker is asked to stop; being cancelled is a way of being asked.
+
+    Args:
+        stop_requested: is set when it is asked.
+        lanes: of all queues; they stop claiming where a part fails.
+        tasks: the worker's parts.
+
+    Raises:
+        WorkerFailedError: somebody has cancelled one of the parts.
+    """
+    asked = asyncio.create_task(stop_requested.wait(), name="meshhook-stop")
+    try:
+        await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        _miss_cancelled(tasks)
+        # Where a part has failed, the group ends the wait.
+        await asked
+    except BaseException as error:
+        # Where a part has failed, or where the event loop ends and cancels every task, there is
+        # nothing to shut down in order.
+        is_alone = not any(task.done() or task.cancelling() for task in tasks)
+        if isinstance(error, asyncio.CancelledError) and is_alone:
+            return
+        for lane in lanes:
+            lane.producer.stop()
+        raise
+    finally:
+        asked.cancel()
+
+
+async def follow(task: asyncio.Task[None]) -> None:
+    """Fail where a task fails, and leave it alone where this is cancelled."""
+    await asyncio.shield(task)
+
+
+def _miss_cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Fail where a task was cancelled on its own, of which a group takes no notice."""
+    for task in tasks:
+        if task.cancelled():
+            raise WorkerFailedError(f"somebody has cancelled its task {task.get_name()}")
 
 
 async def shut_down(
@@ -53,7 +98,7 @@ async def shut_down(
     await _until(deadline - margin, _all_idle(lanes))
     if any(lane.held_jobs.running for lane in lanes):
         for lane in lanes:
-            lane.held_jobs.stop_running()
+            lane.executor.stop_jobs()
         await _until(deadline - margin / 2, _all_idle(lanes))
         for lane in lanes:
             _release_stuck(lane)
@@ -115,7 +160,7 @@ def _tell_unrecorded(lane: Lane) -> None:
 
 
 def _release_stuck(lane: Lane) -> None:
-    stuck = list(lane.held_jobs.running.values())
+    stuck = list(lane.held_jobs.running.jobs.values())
     if stuck:
         _log.error(
             "jobs take no notice of being stopped; they are given back",

@@ -11,13 +11,23 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import InvalidSettingError
-from meshhook.worker.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
 RELEASED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return SIGTERM, SIGINT and, unless it is ignored, SIGHUP.
+
+    SIGHUP is what a terminal or an SSH session sends that goes away. Who started the process with
+    `nohup` wants it to go on.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return signal.SIGTERM, signal.SIGINT
+    return signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from asyncio.subprocess import Process
 from typing import TYPE_CHECKING
 
 from meshhook.observability.loggers import get_logger
-from meshhook.worker.stop_signals import stop_signals
-from meshhook.worker.supervised import INDEX_VARIABLE, LINK_VARIABLE, READY
+from meshhook.worker.signal_handlers import stop_signals
+from meshhook.worker.supervisor_link import INDEX_VARIABLE, LINK_VARIABLE, READY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -83,7 +83,7 @@ class Suspects:
         may_hand_back = self._hand_backs.may_hand_back(jobs, time.monotonic())
         patience_seconds: float | None = None
         if may_hand_back:
-            longest = max(each.longest_run_seconds for each in self._all_held_jobs)
+            longest = max(each.running.longest_run_seconds for each in self._all_held_jobs)
             runs_long = longest > HAND_BACK_PATIENCE_SECONDS
             patience_seconds = 0.0 if runs_long else HAND_BACK_PATIENCE_SECONDS
         if self._is_stopping:

@@ -3,69 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from meshhook.arguments import check_range, checked_seconds
-from meshhook.errors import (
-    InvalidSettingError,
-    QueueNotFoundError,
-    WorkerFailedError,
-)
-from meshhook.escaping import quoted
-from meshhook.names import (
-    CONFIG_CHANNEL,
-    DEFAULT_QUEUE_NAME,
-    host_name,
-    validate_queue_name,
-    validate_worker_name,
-    wake_channel,
-)
+from meshhook.errors import QueueNotFoundError
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
-from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
-from meshhook.observability.tracing import ProducerTrace, TracerFinder
+from meshhook.observability.loops import STALL_SECONDS
+from meshhook.observability.tracing import ProducerTrace
 from meshhook.observability.worker_metrics import WorkerMetrics
-from meshhook.postgres.text_encodings import fitted_text
-from meshhook.postgres.url import parse_database_url
-from meshhook.worker.assignments import assignments
-from meshhook.worker.completer import LOCK_TIMEOUT_SECONDS
-from meshhook.worker.connections import WorkerConnection, check_same_database
 from meshhook.worker.forks import ForkedProcess
-from meshhook.worker.housekeeping import Housekeeper
-from meshhook.worker.lane import Lane, WorkerContext
-from meshhook.worker.lease_keeper import LeaseKeeper
-from meshhook.worker.parts import (
-    Parts,
-    config_of,
-    note_fleet,
-    open_all,
-)
-from meshhook.worker.reporting import Reporter
-from meshhook.worker.schema_watch import SchemaWatch
-from meshhook.worker.shutdown import hand_back, shut_down
+from meshhook.worker.parts import Parts
+from meshhook.worker.shutdown import asked_to_stop, follow, hand_back, shut_down
 from meshhook.worker.signal_handlers import stopping_at_signals
-from meshhook.worker.slot_shares import SharedSlots
 from meshhook.worker.stats import Tally, WorkerStats
+from meshhook.worker.worker_options import checked_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    import asyncpg
     from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
 
 _log = get_logger("meshhook.worker")
-
-MAX_CONCURRENCY = 10_000
-MIN_MESSAGE_BYTES = 1_024
-MAX_MESSAGE_BYTES = 256 * 1024 * 1024
-READ_SECONDS = 15.0
-"""How long the server may take to read one message that is not short."""
 
 
 class Worker:
@@ -134,33 +96,22 @@ class Worker:
         Raises:
             InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming the argument.
         """
-        self._assignments = assignments(queues, handler)
-        self.queue_names = tuple(assignment.queue_name for assignment in self._assignments)
-        _check_concurrency(concurrency, self.queue_names)
-        self.name = (
-            f"{host_name()}-{os.getpid()}-{secrets.token_hex(3)}"
-            if name is None
-            else validate_worker_name(name)
+        self._options = options = checked_options(
+            url=database_url,
+            listen_url=listen_url,
+            queues=queues,
+            handler=handler,
+            concurrency=concurrency,
+            name=name,
+            producer_trace=producer_trace,
+            grace_seconds=grace_seconds,
+            stall_seconds=stall_seconds,
+            max_message_bytes=max_message_bytes,
+            pooled=pooled,
+            tracer_provider=tracer_provider,
         )
-        for url in (database_url,) if listen_url is None else (database_url, listen_url):
-            parse_database_url(url)
-        self._url = database_url
-        self._concurrency = concurrency
-        self._grace_seconds = checked_seconds("grace_seconds", grace_seconds, 0, 3_600)
-        self._stall_seconds = checked_seconds("stall_seconds", stall_seconds, 10, 86_400)
-        if producer_trace not in list(ProducerTrace):
-            raise InvalidSettingError(
-                f"producer_trace is {' or '.join(ProducerTrace)}, got {quoted(producer_trace)}"
-            )
-        self._producer_trace = ProducerTrace(producer_trace)
-        self._tracer_provider = tracer_provider
-        if max_message_bytes is not None:
-            check_range(
-                "max_message_bytes", max_message_bytes, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES
-            )
-        self._max_message_bytes = max_message_bytes
-        self._pooled = pooled
-        self._listen_url = listen_url
+        self.queue_names = options.queue_names
+        self.name = options.name
         self._metrics = {each: WorkerMetrics(each, registry) for each in self.queue_names}
         self._tallies = {each: Tally() for each in self.queue_names}
         self._parts: Parts | None = None
@@ -179,13 +130,19 @@ class Worker:
             return
         self._stopped.clear()
         self._failure = None
-        self._parts = await self._make_parts()
+        self._parts = await Parts.open(
+            self._options,
+            metrics=self._metrics,
+            tallies=self._tallies,
+            is_draining=self._stop_requested.is_set,
+        )
+        self.name = self._parts.worker_name
         self._main = asyncio.create_task(self._work(self._parts), name=f"meshhook-{self.name}")
         _log.info(
             "worker started",
-            queue=self._queues_shown,
+            queue=self._options.queues_shown,
             worker=self.name,
-            concurrency=self._concurrency,
+            concurrency=self._options.concurrency,
         )
 
     async def stop(self) -> None:
@@ -271,7 +228,9 @@ class Worker:
             if self._stop_requested.is_set():
                 loops = [loop for loop in loops if loop.name != "claimer"]  # it ends first
             checks += check_loops(loops, prefix=f"{lane.queue_name} ")
-        return checks + check_loops([self._parts.leases_loop], prefix=f"{self._queues_shown} ")
+        return checks + check_loops(
+            [self._parts.leases_loop], prefix=f"{self._options.queues_shown} "
+        )
 
     def readiness(self) -> list[Check]:
         """Return what must hold for it to work: the database, the migrations, no draining.
@@ -310,123 +269,6 @@ class Worker:
         """Stop the worker."""
         await self.stop()
 
-    @property
-    def _queues_shown(self) -> str:
-        return ", ".join(self.queue_names)
-
-    async def _make_parts(self) -> Parts:
-        listens = self._listen_url is not None or not self._pooled
-        main = WorkerConnection(
-            self._listen_url or self._url,
-            application_name=self._application_name("worker"),
-            pooled=not listens,
-            on_connect=self._listen if listens else None,
-        )
-        settle_connection = WorkerConnection(
-            self._url,
-            application_name=self._application_name("settle"),
-            pooled=self._pooled,
-            lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
-            spare=main,
-        )
-        read_connection = WorkerConnection(
-            self._url,
-            application_name=self._application_name("read"),
-            pooled=self._pooled,
-            statement_timeout_seconds=READ_SECONDS,
-        )
-        lanes: list[Lane] = []
-        await main.open()
-        self.name = fitted_text(self.name, main.server_encoding)
-        context = WorkerContext(
-            worker_name=self.name,
-            main_connection=main,
-            settle_connection=settle_connection,
-            read_connection=read_connection,
-            max_message_bytes=self._max_message_bytes,
-            listens=listens,
-            is_draining=self._stop_requested.is_set,
-            stall_seconds=self._stall_seconds,
-            tracer=TracerFinder(self._tracer_provider).find(),
-            producer_trace=self._producer_trace,
-            leases_loop=WatchedLoop("leases", stall_seconds=self._stall_seconds),
-            claims_line=asyncio.Lock(),
-            all_held_jobs=[],
-        )
-        weights = {each.queue_name: each.weight for each in self._assignments}
-        shares = SharedSlots(self._concurrency, weights).shares
-        try:
-            if self._listen_url is not None:
-                await check_same_database(main, settle_connection)
-            for assignment in self._assignments:
-                name = assignment.queue_name
-                lane = await Lane.open(
-                    assignment,
-                    share=shares[name],
-                    worker=context,
-                    metrics=self._metrics[name],
-                    tally=self._tallies[name],
-                )
-                lanes.append(lane)
-            schema_watch = SchemaWatch(main)
-            await schema_watch.check()
-            lease_keeper = LeaseKeeper(
-                url=self._url,
-                pooled=self._pooled,
-                application_name=self._application_name("leases"),
-                lanes=lanes,
-                loop=context.leases_loop,
-                spare=settle_connection,
-            )
-            # All of them now: without the second nothing is recorded, without the third leases end.
-            await open_all(settle_connection.open, lease_keeper.start)
-        except BaseException:
-            await main.close()
-            await settle_connection.close()
-            raise
-        return Parts(
-            main_connection=main,
-            settle_connection=settle_connection,
-            read_connection=read_connection,
-            lanes=lanes,
-            leases_loop=context.leases_loop,
-            schema_watch=schema_watch,
-            lease_keeper=lease_keeper,
-            housekeeper=Housekeeper(
-                connection=main,
-                configs={lane.queue.tables: partial(config_of, lane) for lane in lanes},
-            ),
-            reporter=Reporter(
-                connection=main,
-                worker_name=self.name,
-                host=fitted_text(host_name(), main.server_encoding),
-                read=lambda: [lane.report() for lane in lanes],
-                on_counted=partial(note_fleet, lanes),
-            ),
-        )
-
-    def _application_name(self, part: str) -> str:
-        return f"meshhook {part} {self._queues_shown}"
-
-    async def _listen(self, connection: asyncpg.Connection[Any]) -> None:
-        for name in self.queue_names:
-            await connection.add_listener(wake_channel(name), partial(self._on_wake, name))
-        await connection.add_listener(CONFIG_CHANNEL, self._on_config)
-
-    def _on_wake(self, queue_name: str, *_: object) -> None:
-        lane = self._lane(queue_name)
-        if lane is not None:
-            lane.notify()
-
-    def _on_config(self, _: object, __: int, ___: str, payload: object) -> None:
-        lane = self._lane(payload)
-        if lane is not None:
-            lane.note_config_change()
-
-    def _lane(self, queue_name: object) -> Lane | None:
-        lanes = () if self._parts is None else self._parts.lanes
-        return next((lane for lane in lanes if lane.queue_name == queue_name), None)
-
     async def _work(self, parts: Parts) -> None:
         for lane in parts.lanes:
             lane.show_gauges()
@@ -453,72 +295,25 @@ class Worker:
                     group.create_task(parts.schema_watch.run(), name="meshhook-schema"),
                 ]
                 for producer in claiming:
-                    group.create_task(_follow(producer), name=f"{producer.get_name()}-watch")
-                await self._asked_to_stop(parts.lanes, [*tasks, *claiming])
+                    group.create_task(follow(producer), name=f"{producer.get_name()}-watch")
+                await asked_to_stop(self._stop_requested, parts.lanes, [*tasks, *claiming])
                 parts.reporter.drain()
-                await shut_down(parts.lanes, claiming, grace_seconds=self._grace_seconds)
+                await shut_down(parts.lanes, claiming, grace_seconds=self._options.grace_seconds)
                 for task in tasks:
                     task.cancel()
         except BaseException as error:  # noqa: BLE001 - handed to stop()
             self._failure = error
+            fields = {"queue": self._options.queues_shown, "worker": self.name}
             if isinstance(error, asyncio.CancelledError):
                 event = "worker cut short: its tasks were cancelled, as where an event loop ends"
-                _log.warning(event, queue=self._queues_shown, worker=self.name)
+                _log.warning(event, **fields)
             else:
-                event = "worker failed"
-                _log.error(event, queue=self._queues_shown, worker=self.name, exc_info=error)
+                _log.error("worker failed", **fields, exc_info=error)
             await hand_back(parts.lanes, claiming)
         finally:
             forked.ignore()
             for lane in parts.lanes:
                 lane.hide_gauges()
-            await parts.lease_keeper.stop()
-            await parts.reporter.withdraw()
-            await parts.main_connection.close()
-            await parts.settle_connection.close()
-            await parts.read_connection.close()
-            _log.info("worker stopped", queue=self._queues_shown, worker=self.name)
+            await parts.close()
+            _log.info("worker stopped", queue=self._options.queues_shown, worker=self.name)
             self._stopped.set()
-
-    async def _asked_to_stop(self, lanes: list[Lane], tasks: list[asyncio.Task[None]]) -> None:
-        asked = asyncio.create_task(self._stop_requested.wait(), name="meshhook-stop")
-        try:
-            await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            _miss_cancelled(tasks)
-            # Where a part has failed, the group ends the wait.
-            await asked
-        except BaseException as error:
-            # To be cancelled is a way of being asked, too. Where a part has failed, or where the
-            # event loop ends and cancels every task, there is nothing to shut down in order.
-            is_alone = not any(task.done() or task.cancelling() for task in tasks)
-            if isinstance(error, asyncio.CancelledError) and is_alone:
-                return
-            for lane in lanes:
-                lane.producer.stop()
-            raise
-        finally:
-            asked.cancel()
-
-
-def _check_concurrency(concurrency: Any, queue_names: tuple[str, ...]) -> None:
-    if not isinstance(concurrency, int) or not 1 <= concurrency <= MAX_CONCURRENCY:
-        raise InvalidSettingError(
-            f"concurrency is a whole number from 1 to {MAX_CONCURRENCY}, got {quoted(concurrency)}"
-        )
-    if concurrency < len(queue_names):
-        raise InvalidSettingError(
-            f"concurrency is {concurrency}, and the worker has {len(queue_names)} queues; each "
-            "needs a slot of its own, or it could wait for ever"
-        )
-
-
-def _miss_cancelled(tasks: list[asyncio.Task[None]]) -> None:
-    """Fail where a task was cancelled on its own, of which a group takes no notice."""
-    for task in tasks:
-        if task.cancelled():
-            raise WorkerFailedError(f"somebody has cancelled its task {task.get_name()}")
-
-
-async def _follow(task: asyncio.Task[None]) -> None:
-    """Fail where a task fails, and leave it alone where this is cancelled."""
-    await asyncio.shield(task)
