@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_named(
 
 def test_each_queue_needs_a_slot() -> None:
     """With fewer slots than queues one could wait for ever, so that is refused."""
-    with pytest.raises(InvalidSettingError, match="concurrency is 1, and the worker has 2 queues"):
+    with pytest.raises(InvalidSettingError, match="concurrency is 1, but the worker has 2 queues"):
         Worker(NOWHERE, ["a", "b"], handle, concurrency=1)
 
 

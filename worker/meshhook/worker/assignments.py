@@ -1,4 +1,4 @@
-"""Which queues a worker works on, with what handler and what weight: checked arguments."""
+"""Which queues a worker serves, with which handler and weight: checked arguments."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Assignment(NamedTuple):
 
     queue_name: str
     weight: int
-    """Its part of the worker's slots, beside those of the other queues."""
+    """Its part of the worker's slots, relative to the other queues."""
     handler: JobHandler[Any]
 
 
 def assignments(queues: Any, handler: Any) -> list[Assignment]:
-    """Return what a worker is to do.
+    """Return the queues that a worker serves.
 
     Args:
-        queues: a queue's name, several of them, or a mapping of names to weights.
-        handler: the handler of all queues, or a mapping of every queue's name to its own.
+        queues: a queue's name, several names, or a mapping of names to weights.
+        handler: the handler of all queues, or a mapping of every queue's name to its handler.
 
     Raises:
         InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming what is wrong.

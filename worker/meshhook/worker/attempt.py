@@ -1,4 +1,4 @@
-"""One attempt under way: its job, how it was stopped or ended, and what is recorded of it."""
+"""One attempt under way: its job, why it was stopped, and what is recorded about it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.worker.attempt")
 
 _RAISE_INTERRUPTS = ("asyncio.runners", "meshhook.worker.signal_handlers")
-"""Where the second Ctrl-C is raised, if the first was taken as a request to stop."""
+"""Where a second Ctrl-C is raised if the first one was taken as a request to stop."""
 
 
 TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
 
 
 class Abort(Enum):
-    """Why an attempt was stopped with no outcome of its own."""
+    """Why an attempt was stopped without an outcome."""
 
     LEASE_LOST = auto()
     SHUTDOWN = auto()
@@ -69,9 +69,9 @@ class Attempt:
         self.context = context
         """The context variables of the attempt: its job, its span, and what the handler sets."""
         self.refusal: Verdict | None = None
-        """What becomes of the job without a run."""
+        """The verdict on a job that does not run."""
         self.under_way: Awaitable[object] | None = None
-        """The rest of an attempt that waits for something."""
+        """What is left of an attempt that waits."""
         self.ended: object = None
         """What the handler returned or raised, or why it was stopped."""
         self.timeout: asyncio.Timeout | None = None
@@ -81,9 +81,9 @@ class Attempt:
         self.span: AttemptSpan | None = None
 
     def may_keep_lease(self, now: float) -> bool:
-        """Say whether its lease may still be extended: not long after its time limit is over.
+        """Return whether its lease may still be extended: until shortly after its time limit.
 
-        Whatever the handler does then. `now` is of the monotonic clock. Any thread may ask.
+        `now` is by the monotonic clock. Can be called from any thread.
         """
         timeout_seconds = self.settings.job_timeout_seconds
         if timeout_seconds is None:
@@ -91,8 +91,8 @@ class Attempt:
         return now < self.began_at + timeout_seconds + TIMEOUT_LEASE_MARGIN_SECONDS
 
     def stop(self, reason: Abort) -> None:
-        """Stop it where it waits next; the first reason counts."""
-        # An expired timeout cancels the handler, and nothing else: the slot lives on.
+        """Stop the attempt at its next await. The first reason counts."""
+        # An expired timeout cancels only the handler; the slot goes on.
         if self.abort is None:
             self.abort = reason
             if self.timeout is not None and not self.timeout.expired():
@@ -102,26 +102,26 @@ class Attempt:
 def is_meant_for_slot(
     error: BaseException, slot: asyncio.Task[object] | None, owner: asyncio.Task[object] | None
 ) -> bool:
-    """Say whether what came out of a handler is for the slot that runs it, and no end of its job.
+    """Return whether an exception from a handler is meant for its slot, and not for its job.
 
     Args:
-        error: what came out.
+        error: the exception.
         slot: the slot's task.
-        owner: the task that stops the slots; None: they are being stopped.
+        owner: the task that stops the slots; None while they are being stopped.
     """
     if isinstance(error, asyncio.CancelledError):
-        # Anybody may cancel the slot's task, the handler first of all; only its owner means it.
+        # Anyone can cancel the slot's task, above all the handler; only its owner means it.
         return owner is None or owner.done() or bool(owner.cancelling())
     if isinstance(error, GeneratorExit):
-        # Raised by the interpreter where it closes a coroutine that no task runs any more.
+        # Raised when Python closes a coroutine that no task runs any more.
         return not _is_current(slot)
     return is_ctrl_c(error)
 
 
 def is_ctrl_c(error: BaseException) -> bool:
-    """Say whether an error may come from the keyboard and not from the handler's own code.
+    """Return whether an error may come from the keyboard rather than from the handler's own code.
 
-    It cannot where a signal handler takes Ctrl-C, as it does in `Worker.run`.
+    It cannot while a signal handler takes Ctrl-C, as in `Worker.run`.
     """
     if not isinstance(error, KeyboardInterrupt):
         return False
@@ -146,7 +146,7 @@ def settlement_of(
     job: Job[Any], end: Verdict, started: float | None, finished: float
 ) -> Settlement:
     """Return the settlement of a job; times are seconds since 1970 by the database's clock."""
-    # By position, since it is made for every job: the fields are those of `Settlement`, in order.
+    # By position, because this runs for every job. The fields are those of `Settlement`, in order.
     return Settlement(
         job.msg_id,
         job.read_ct,
@@ -167,11 +167,11 @@ def settlement_of(
 
 
 def log_end(job: Job[Any], end: Verdict, ended: object = None) -> None:
-    """Log what became of an attempt that did not simply succeed.
+    """Log the verdict on an attempt that did not simply succeed.
 
     Args:
         job: its job.
-        end: what becomes of it.
+        end: the verdict.
         ended: what its handler returned or raised. Default: it did not run.
     """
     log = _log.info

@@ -1,4 +1,4 @@
-"""Running attempts: starting a job's handler, waiting for it, and saying how the attempt ended."""
+"""Running attempts: starts a job's handler, waits for it, and ends the job."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ MAX_AGE_SECONDS = 1e9
 
 
 class AttemptRunner:
-    """Runs the attempts of one queue's jobs: `start`, then `rest` if it waits, then `finish`.
+    """Runs attempts of one queue's jobs: `start`, then `rest` if the handler waits, then `finish`.
 
-    `finish` ends the held job, or releases it where its attempt is not to count.
+    `finish` ends the held job, or releases it if the attempt does not count.
     """
 
     def __init__(
@@ -83,14 +83,15 @@ class AttemptRunner:
 
         Args:
             queue: the queue.
-            held_jobs: the jobs that are held.
-            releaser: gives jobs back that are stopped because the worker stops.
-            threads: where a handler runs that is a plain function; None: it is async.
-            tracer: makes the spans of the attempts; None: there are none.
+            held_jobs: the held jobs.
+            releaser: gives back jobs that are stopped because the worker stops.
+            threads: run handlers that are plain functions; None for async handlers.
+            tracer: makes the spans of the attempts; None without tracing.
         """
         self.tracer = tracer
         self.owner: asyncio.Task[object] | None = None
-        """The task that stops the slots; None: they are being stopped, or were never started."""
+        """The task that stops the slots. None while they are being stopped, and before they
+        start."""
         self._queue = queue
         self._decoder = queue.handler.decoder
         self._function = queue.handler.function
@@ -99,10 +100,10 @@ class AttemptRunner:
         self._threads = threads
 
     def start(self, held: HeldJob, context: contextvars.Context) -> Attempt:
-        """Start an attempt, in its context, and take it as far as it goes without waiting."""
+        """Start an attempt in its context, and run it up to its first await."""
         job = held.job
         began_at = time.monotonic()
-        # The database's clock: the moment of the claim by it, and what has passed since.
+        # By the database's clock: the moment of the claim plus the time since then.
         job.started_timestamp = job.claimed_timestamp + began_at - held.claimed_at
         settings = self._queue.config
         held.attempt = attempt = Attempt(job, began_at, settings, context)
@@ -116,7 +117,7 @@ class AttemptRunner:
         return attempt
 
     def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
-        """Return what becomes of a job that must not run, or None."""
+        """Return the verdict on a job that must not run, or None."""
         try:
             self._decoder.decode(job)
         except InvalidPayloadError as error:
@@ -136,16 +137,16 @@ class AttemptRunner:
         return None
 
     def _take_first_step(self, attempt: Attempt) -> None:
-        """Run a handler up to where it waits for the first time.
+        """Run a handler up to its first await.
 
-        Many never wait. They need no timer, which costs more than all the rest of an attempt.
+        Many handlers never wait. They need no timer, which costs more than the rest of an attempt.
         """
         if self._threads is not None:
             attempt.under_way = self._threads.run(self._function, attempt)
             return
         try:
             awaitable = self._function(attempt.job)
-        except BaseException as error:  # noqa: BLE001 - sorted out there
+        except BaseException as error:  # noqa: BLE001 - handled there
             attempt.ended = _raised_at_once(error)
             return
         try:
@@ -154,7 +155,7 @@ class AttemptRunner:
             attempt.ended = returned.value
             if attempt.ended is not None:
                 self._look_at_result(attempt, attempt.ended)
-        except BaseException as error:  # noqa: BLE001 - sorted out there
+        except BaseException as error:  # noqa: BLE001 - handled there
             attempt.ended = _raised_at_once(error)
         else:
             attempt.under_way = started
@@ -166,7 +167,7 @@ class AttemptRunner:
             attempt.ended = end_of(result)
 
     async def _awaited(self, attempt: Attempt, result: object) -> object:
-        """Await what a handler returned as long as it has to be, and return what it means."""
+        """Await a handler's result, and its result in turn if need be, and return what it means."""
         for _ in range(MAX_NESTED_AWAITABLES):
             if not is_awaitable(result):
                 return end_of(result)
@@ -174,7 +175,7 @@ class AttemptRunner:
         return nested_too_deep(result) if is_awaitable(result) else end_of(result)
 
     async def rest(self, attempt: Attempt, under_way: Awaitable[object]) -> object:
-        """Wait for an attempt, and return what its handler returned or raised, or why not."""
+        """Wait for an attempt. Returns its handler's result or error, or why it was stopped."""
         slot = asyncio.current_task()
         timeout_seconds = attempt.settings.job_timeout_seconds
         rest_seconds = (
@@ -200,7 +201,7 @@ class AttemptRunner:
             return error
 
     def finish(self, held: HeldJob, attempt: Attempt) -> None:
-        """End the job of an attempt that is over, in the attempt's context."""
+        """End the job of a finished attempt, in the attempt's context."""
         now = time.monotonic()
         ran_seconds = now - attempt.began_at
         held_jobs = self._held_jobs
@@ -248,11 +249,11 @@ class AttemptRunner:
                 metrics.age.note_exemplar(age_seconds, exemplar)
 
     def _end(self, attempt: Attempt, ended: object) -> Verdict:
-        """Return what becomes of a job that ran."""
+        """Return the verdict on a job that has run."""
         if ended is None and not attempt.was_completed:
-            return DONE  # at once, since it is the most usual
+            return DONE  # first, because it is the most frequent
         if attempt.was_completed and not isinstance(ended, BaseException):
-            # Holds only if the message is still there: then the transaction was rolled back.
+            # This only counts if the message still exists: then the transaction was rolled back.
             ended = CompletionRolledBackError()
         end = self._verdict(ended, attempt.job, attempt.settings)
         if end is not DONE and not attempt.was_completed:
@@ -269,7 +270,7 @@ class AttemptRunner:
         )
 
     def fail(self, held: HeldJob, error: BaseException) -> None:
-        """End a job as failed for which `start`, `rest` or `finish` raised."""
+        """End a job as failed because the worker's own code raised an error."""
         job, settings = held.job, self._queue.config
         failure = SlotEndedError(f"the attempt could not be ended: {shown(error)}")
         end = self._verdict(failure, job, settings)
@@ -309,12 +310,12 @@ class AttemptRunner:
 
 
 def _raised_at_once(error: BaseException) -> BaseException:
-    """Return what a handler raised before it waited: nobody could cancel or close it by then."""
+    """Return an error raised before the first await, when nothing could cancel the handler."""
     if is_ctrl_c(error):
         raise error
     return error
 
 
 def _bounded(seconds: float) -> float:
-    # Other clients may say anything of when their messages were enqueued or fell due.
+    # Other clients may write any time as that of enqueueing or falling due.
     return 0.0 if seconds < 0.0 else MAX_AGE_SECONDS

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 LEAST_AHEAD_SECONDS = 0.1
 MOST_AHEAD_SECONDS = 0.5
 AHEAD_CLAIMS = 2.0
-"""So many claims' time of work is ahead: with half of it left, the next claim is made."""
+"""How much work to have ahead, in durations of a claim. At half of it the next claim starts."""
 MAX_CLAIM_MESSAGES = 1_000
 MAX_CLAIM_BYTES = 32 * 1024 * 1024
-"""How much text a claim should hold at the most, judged by the claims before it."""
+"""How much text a claim should return at most, estimated from earlier claims."""
 
 
 def claimed_ahead(finished_per_second: float, claim_seconds: float = 0.0) -> int:
-    """Return how much unstarted work to have.
+    """Return how many unstarted jobs to have ahead.
 
     Args:
-        finished_per_second: how many jobs finish a second.
-        claim_seconds: how long a claim takes. Where that is long, as with a database far away or
-            a busy one, more is ahead, so that the handlers need not wait for it.
+        finished_per_second: how many jobs finish per second.
+        claim_seconds: how long a claim takes. If that is long, as with a remote or busy database,
+            more is claimed ahead so that handlers need not wait.
     """
     ahead_seconds = max(AHEAD_CLAIMS * claim_seconds, LEAST_AHEAD_SECONDS)
     jobs = finished_per_second * min(ahead_seconds, MOST_AHEAD_SECONDS)
@@ -32,13 +32,13 @@ def claimed_ahead(finished_per_second: float, claim_seconds: float = 0.0) -> int
 def claim_size(*, free_slots: int, unstarted: int, ahead: int) -> int:
     """Return how many messages to claim now; 0 means not yet.
 
-    Unstarted work stays under what should be ahead, beside what can start at once: slow jobs are
-    spread evenly over the fleet, and fast ones come in large batches.
+    Beyond the free slots, unstarted jobs stay below `ahead`. So slow jobs spread evenly over the
+    fleet, and fast jobs come in large batches.
 
     Args:
-        free_slots: how many jobs could start at once.
+        free_slots: how many jobs could start now.
         unstarted: how many claimed jobs have not started.
-        ahead: what `claimed_ahead` says.
+        ahead: what `claimed_ahead` returned.
     """
     wanted = free_slots + ahead - unstarted
     is_worth_it = wanted > 0 and (unstarted < free_slots or wanted * 2 >= ahead)
@@ -47,27 +47,27 @@ def claim_size(*, free_slots: int, unstarted: int, ahead: int) -> int:
 
 @dataclass(slots=True)
 class ClaimCap:
-    """The most messages that a claim may take, by what became of those before it.
+    """The largest number of messages that a claim may take, adapted to earlier claims.
 
-    What cannot be claimed together with others may be claimed alone, and what is large in smaller
-    parts.
+    After a failed claim, messages are claimed one at a time. Large messages are claimed in smaller
+    batches.
     """
 
     _most: int = MAX_CLAIM_MESSAGES
     _mean_bytes: float = 0.0
 
     def cut(self, wanted: int) -> int:
-        """Return how many messages to claim where so many are wanted, at least one."""
+        """Return how many messages to claim, at least one, if so many are wanted."""
         return max(1, min(wanted, self._most, int(MAX_CLAIM_BYTES / max(self._mean_bytes, 1.0))))
 
     def claimed(self, messages: int, size_bytes: int) -> None:
-        """Note a claim, and how much text it held."""
+        """Note a claim and how much text it returned."""
         self._most = min(2 * self._most, MAX_CLAIM_MESSAGES)
         mean = size_bytes / messages
         self._mean_bytes = max(mean, self._mean_bytes + (mean - self._mean_bytes) * 0.2)
 
     def refused(self) -> bool:
-        """Note that a claim failed, and say whether a smaller one may do better."""
+        """Note that a claim failed. Returns whether a smaller one may succeed."""
         was_larger = self._most > 1
         self._most = 1
         return was_larger
@@ -75,19 +75,19 @@ class ClaimCap:
 
 @dataclass(slots=True)
 class FinishRate:
-    """How many jobs finish a second, forgotten with a half-life of about 0.7 s."""
+    """How many jobs finish per second, smoothed with a half-life of about 0.7 s."""
 
     per_second: float = 0.0
     _counted: int = 0
     _since: float | None = None
 
     def update(self, finished: int, now: float) -> None:
-        """Take the running total of finished jobs."""
+        """Note how many jobs have finished so far."""
         if self._since is None:
             self._counted, self._since = finished, now
             return
         elapsed = now - self._since
-        if elapsed < 0.01:  # noqa: PLR2004 - too short to tell a rate from
+        if elapsed < 0.01:  # noqa: PLR2004 - too short to measure a rate
             return
         rate = (finished - self._counted) / elapsed
         weight = min(1.0, elapsed)

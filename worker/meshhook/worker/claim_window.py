@@ -24,33 +24,33 @@ FIRST_PAST = timedelta(minutes=1)
 
 
 class VtRange(NamedTuple):
-    """From which `vt` to which a claim looks."""
+    """The range of `vt` in which a claim looks."""
 
     from_vt: datetime
     to_vt: datetime | None = None
-    """None means now."""
+    """None means until now."""
 
 
 @dataclass(slots=True)
 class Sweep:
     """Which part of the past to look at next.
 
-    As a rule the whole of it costs nothing, and is one with a claim. But dead index entries pile
-    up there while any transaction in the database is old, and to walk over millions of them takes
-    seconds in which nothing is claimed. Then the past is looked at in slices, each about as wide
-    as 20 ms allow. What is committed late is new as a rule: so the newest slice comes by turns
-    with those that go back, one after the other, to the oldest.
+    Usually a sweep covers the whole past, costs nothing, and is combined with a claim. But while
+    any transaction in the database is old, dead index entries pile up there, and walking over
+    millions of them takes seconds during which nothing is claimed. Then the past is swept in slices
+    that take about 20 ms each. Messages that are committed late are usually new, so the newest
+    slice alternates with slices that go back to the oldest one after the other.
     """
 
     _newest_width: timedelta | None = None
-    """How wide the newest slice is; None: it is the whole."""
+    """The width of the newest slice; None: the whole past."""
     _older_width: timedelta = FIRST_WIDTH
     _older_edge: datetime | None = None
-    """Where the next older slice ends; None: all was looked at."""
+    """Where the next older slice ends; None: everything was looked at."""
     _is_turn_of_older: bool = False
 
     def next_range(self, low: datetime | None) -> VtRange:
-        """Return where to look, beside claims that start at `low`; None: none was made yet."""
+        """Return where to look next. Claims start at `low`; None: none was made yet."""
         if low is None or self._newest_width is None:
             return VtRange(EVERYTHING)
         if self._is_turn_of_older and self._older_edge is not None:
@@ -58,11 +58,11 @@ class Sweep:
         return _slice(low, self._newest_width)
 
     def go_in_slices(self) -> None:
-        """Look at the past in slices from the next look on."""
+        """Look at the past in slices from now on."""
         self._newest_width, self._older_edge = FIRST_WIDTH, None
 
     def looked(self, looked_at: VtRange, seconds: float, *, took_all: bool) -> None:
-        """Note what a look cost, and whether it took all that is ready there."""
+        """Note how long a look took, and whether it took everything that was ready there."""
         from_vt, to_vt = looked_at
         if to_vt is None:
             if seconds > WHOLE_SECONDS:
@@ -88,43 +88,43 @@ class Sweep:
 class ClaimWindow:
     """From which `vt` on to look for ready messages.
 
-    Dead index entries of settled messages lie below those that are ready, and pile up while any
+    Dead index entries of settled messages lie below the ready ones and pile up while any
     transaction in the database is old. A claim therefore starts just below the smallest `vt` seen
-    lately, and a sweep of what lies below finds what was committed late. Sweeps take at most 5
-    percent of the time, or one look in 30 seconds.
+    recently, and sweeps below that find messages that were committed late. Sweeps take at most 5
+    percent of the time, with at most 30 seconds between them.
     """
 
     low: datetime | None = None
-    """Where a claim starts; None until the first message was seen."""
+    """Where a claim starts; None until a message was seen."""
     _sweep: Sweep = field(default_factory=Sweep)
     _next_sweep_at: float = field(default=float("-inf"))
 
     def sweep_is_due(self, now: float) -> bool:
-        """Say whether the next claim should look below."""
+        """Return whether the next claim should sweep below the window."""
         return self.low is None or now >= self._next_sweep_at
 
     def sweep_range(self) -> VtRange:
-        """Return where a sweep looks now. Where it ends before now it finds nothing, as a rule."""
+        """Return where a sweep looks now. A sweep that ends before now usually finds nothing."""
         return self._sweep.next_range(self.low)
 
     def claim_range(self) -> VtRange:
-        """Return where a claim looks that is no sweep."""
+        """Return where an ordinary claim looks."""
         return VtRange(EVERYTHING if self.low is None else self.low)
 
     def swept(self, swept: VtRange, began_at: float, ended_at: float, *, took_all: bool) -> None:
-        """Note a sweep, and whether it took all that was ready there."""
+        """Note a sweep, and whether it took everything that was ready there."""
         seconds = ended_at - began_at
         self._sweep.looked(swept, seconds, took_all=took_all)
         pause = min(seconds / SWEEP_SHARE, MAX_SWEEP_INTERVAL_SECONDS)
         self._next_sweep_at = ended_at + pause
 
     def gave_up(self, swept: VtRange, seconds: float, now: datetime) -> None:
-        """Note a sweep that was not answered in time, and that it is `now` by some clock.
+        """Note a sweep that was not answered in time; `now` is by any clock.
 
-        The first look of a worker has no lower end. Where it takes too long, tens of millions of
-        dead entries lie there, and so it would the next time: claims then start a minute ago, and
-        what lies below is looked at in slices. A clock that is wrong costs only time: what it
-        leaves out is found by the slices.
+        A worker's first look has no lower bound. If it takes too long, there are tens of millions
+        of dead entries, and the next one would take as long. Claims then start one minute ago, and
+        what lies below is swept in slices. A wrong clock only costs time: the slices find what it
+        leaves out.
         """
         if self.low is None and swept.to_vt is None and seconds >= HOPELESS_SECONDS:
             self.low = now - FIRST_PAST

@@ -1,4 +1,4 @@
-"""The completer: records how attempts ended, in batches of what ended during the last statement."""
+"""The completer: records outcomes, in batches of what ended during the previous statement."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _log = get_logger("meshhook.worker.completer")
 REFUSED_RETRY_SECONDS = 5.0
 LOCKED_RETRY_SECONDS = 1.0
 LOCK_TIMEOUT_SECONDS = 0.5
-"""How long a settlement waits for a message that a transaction has locked, on the connection that
-settles: the others in its batch wait as long."""
+"""How long a settlement waits for a message that a transaction has locked. The other settlements
+in its batch wait as long."""
 
 
 class Completer:
-    """Records the outcomes of one queue's jobs. None is dropped: it waits for the database.
+    """Records the outcomes of one queue's jobs. None is dropped while the database is unavailable.
 
     `run` works until cancelled.
     """
@@ -85,7 +85,7 @@ class Completer:
                 try:
                     await self._settle(batch, group)
                 except asyncio.CancelledError:
-                    # What is under way may or may not be recorded; a new run would find out.
+                    # This batch may or may not be recorded; a new run would find out.
                     ended.put_back(batch)
                     raise
                 finally:
@@ -98,8 +98,7 @@ class Completer:
             await self._settle_unlocked(batch, error, group)
         except DatabaseError as error:
             if len(batch) > 1:
-                # The statement is all or nothing: one outcome that the server refuses must not
-                # hold the others back.
+                # The statement is all or nothing: one refused outcome must not block the others.
                 for held in batch:
                     await self._settle([held], group)
                 return
@@ -109,11 +108,11 @@ class Completer:
     async def _settle_unlocked(
         self, batch: Sequence[HeldJob], error: DatabaseLockedError, group: asyncio.TaskGroup
     ) -> None:
-        """Settle those of a batch whose message no transaction has locked; the others wait."""
+        """Settle those of a batch whose message is not locked; the others wait."""
         try:
             locked = await self._find_locked(batch)
         except DatabaseError as also:
-            # The whole table is locked, as by LOCK TABLE or VACUUM FULL, or worse.
+            # The whole table is locked, as by LOCK TABLE or VACUUM FULL, or something worse.
             _log.warning(
                 "settlements wait for a lock",
                 queue=self._queue.name,
@@ -123,7 +122,7 @@ class Completer:
             self._put_off(batch, LOCKED_RETRY_SECONDS, group)
             return
         if not locked:
-            # It was let go just now, or the table is locked against writes, as by CREATE INDEX.
+            # The lock is gone already, or the table is locked against writes, as by CREATE INDEX.
             self._put_off(batch, LOCKED_RETRY_SECONDS, group)
             return
         for position in locked:
@@ -138,12 +137,12 @@ class Completer:
         group.create_task(self._put_again(batch, seconds), name="meshhook-settle-again")
 
     async def _put_again(self, batch: Sequence[HeldJob], seconds: float) -> None:
-        """Try outcomes again after a pause, and as long as their messages are locked, later."""
+        """Try outcomes again after a pause. Those whose message is still locked wait again."""
         while batch:
             await asyncio.sleep(seconds)
             locked: set[int] = set()
             if seconds == LOCKED_RETRY_SECONDS:
-                # So that the next batch does not stand still for those that are locked still.
+                # So that the next batch is not held up by messages that are still locked.
                 try:
                     locked = await self._find_locked(batch)
                 except DatabaseError:
@@ -161,7 +160,7 @@ class Completer:
 
     async def _settle_when_reachable(self, batch: Sequence[HeldJob]) -> None:
         queue = self._queue
-        # As they are now: a job that is claimed again meanwhile gets a newer one.
+        # A copy: a job that is claimed again in the meantime gets a new settlement.
         settlements = [held.settlement for held in batch]
         is_uncertain = False
         recorded: dict[int, AttemptOutcome] = {}
@@ -199,7 +198,7 @@ class Completer:
                     raise
                 recorded |= {rest[i]: settlements[rest[i]].outcome for i in positions}
                 if is_uncertain:
-                    # The first statement may have gone on in the server and ended just now.
+                    # The first statement may have continued in the server and ended just now.
                     recorded |= await self._find_recorded(settlements)
         self._note_settled(batch, settlements, recorded)
 
@@ -214,7 +213,7 @@ class Completer:
         settlements: Sequence[Settlement],
         recorded: dict[int, AttemptOutcome],
     ) -> None:
-        """Move the jobs of a batch on, by what was recorded of them, and count them."""
+        """Move a batch of jobs to their next state, and count them."""
         settled: list[HeldJob] = []
         lost: list[HeldJob] = []
         outcomes: list[AttemptOutcome] = []
@@ -223,7 +222,7 @@ class Completer:
         for position, held in enumerate(batch):
             outcome = recorded.get(position)
             if held.was_completed and outcome in (None, AttemptOutcome.SUCCEEDED):
-                # Gone already, or found as the handler's own transaction has recorded it.
+                # The message is gone already, or the handler's own transaction has recorded it.
                 settled.append(held)
                 outcomes.append(AttemptOutcome.SUCCEEDED)
             elif outcome is not None:
@@ -231,7 +230,7 @@ class Completer:
                 outcomes.append(settlements[position].outcome)
                 by_us.append(settlements[position])
             elif held.settlement is not settlements[position]:
-                # It was claimed again meanwhile: it is recorded under its newer lease.
+                # It was claimed again in the meantime: record it under the newer lease.
                 self._ended.put(held)
             else:
                 lost.append(held)

@@ -1,4 +1,4 @@
-"""A worker's own connection: opened when needed, and opened again when it has broken."""
+"""A worker's own connection: opened when needed, and reopened after it has broken."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ LOCK_TIMEOUT_SECONDS = 1.0
 
 
 class WorkerConnection:
-    """One connection for one purpose. Statements are put in line; a broken one is replaced.
+    """One connection for one purpose. Statements run one at a time; a broken one is replaced.
 
-    No statement is repeated on its own: its caller knows whether that is safe.
+    No statement is repeated automatically: only its caller knows whether that is safe.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class WorkerConnection:
         Args:
             url: the database.
             application_name: what `pg_stat_activity` shows.
-            pooled: whether a pooler in transaction mode stands between. Default false.
-            lock_timeout_seconds: how long a statement waits for a lock that others hold: those in
-                line behind it wait as long. Default 1.
-            statement_timeout_seconds: how long the server works on a statement before it stops it.
-                Default: as the server says.
-            on_connect: prepares a connection that was just opened. Default: nothing to prepare.
-            spare: takes the statements while this one cannot be opened, as where the server has no
-                room for it. Default: none.
+            pooled: whether the URL leads through a pooler in transaction mode. Default false.
+            lock_timeout_seconds: how long a statement waits for a lock; the statements behind it
+                wait as long. Default 1.
+            statement_timeout_seconds: after how long the server stops a statement. Default: the
+                server's own setting.
+            on_connect: prepares a new connection. Default: nothing to prepare.
+            spare: takes the statements while this connection cannot be opened, for example because
+                the server has no room for it. Default: none.
         """
         self._spare = spare
         self._lock_timeout_seconds = lock_timeout_seconds
@@ -84,15 +84,15 @@ class WorkerConnection:
 
     @property
     def server_encoding(self) -> str | None:
-        """The encoding of the database, by PostgreSQL's name; None while it is not connected."""
+        """The encoding of the database, by PostgreSQL's name; None while not connected."""
         return server_encoding(self._connection) if self.is_connected else None
 
     @property
     def socket_number(self) -> int | None:
-        """The number of its socket in this process, None while it has none."""
+        """The file descriptor of its socket in this process; None if it has none."""
         if self._connection is None or self._connection.is_closed():
             return None
-        # asyncpg shows it to nobody.
+        # asyncpg has no public attribute for it.
         transport = getattr(self._connection, "_transport", None)
         socket = None if transport is None else transport.get_extra_info("socket")
         number: int = -1 if socket is None else socket.fileno()
@@ -100,12 +100,12 @@ class WorkerConnection:
 
     @property
     def failure(self) -> str | None:
-        """Why the last statement did not reach a database that takes writes; None if it did."""
+        """Why the last statement did not reach a writable database; None if it did."""
         return self._failure
 
     @property
     def fault(self) -> str | None:
-        """Why the database counts as out of reach, None if it is not. Any thread may look."""
+        """Why the database counts as unreachable; None if it does not. Any thread may ask."""
         if self._failure is not None:
             return self._failure
         if not self.is_connected:
@@ -121,11 +121,11 @@ class WorkerConnection:
         """Run a statement and return its rows.
 
         Raises:
-            UncertainCommitError: the connection broke, or there was no answer in
+            UncertainCommitError: the connection broke, or there was no answer within
                 `timeout_seconds`. Default 30.
-            DatabaseReadOnlyError: what was the primary is a replica now; the next statement
-                connects again, and may find the new primary.
-            DatabaseUnavailableError, DatabaseError: as `meshhook.postgres.database` says.
+            DatabaseReadOnlyError: the former primary is a replica now; the next statement connects
+                again, and may find the new primary.
+            DatabaseUnavailableError, DatabaseError: as in `meshhook.postgres.database`.
         """
         async with self._line:
             try:
@@ -146,13 +146,13 @@ class WorkerConnection:
                 self._drop()
                 raise
             except MemoryError as error:
-                # The driver may have lost its place in what it was reading.
+                # The driver may have lost its place in the data it was reading.
                 self._drop()
                 raise UncertainCommitError(
                     "this process has no memory for what a statement returned"
                 ) from error
             except DatabaseError as error:
-                # Such as prepared statements that the session has lost: they would be missed again.
+                # For example prepared statements that the session has lost, and would miss again.
                 if belongs_to_session(error.__cause__):
                     self._drop()
                 raise
@@ -167,7 +167,7 @@ class WorkerConnection:
         arguments: tuple[object, ...],
         timeout_seconds: float,
     ) -> Sequence[asyncpg.Record]:
-        # Behind a pooler each transaction may have another session, with settings of its own.
+        # Behind a pooler each transaction may run in another session with other settings.
         async with asyncio.timeout(timeout_seconds):
             await connection.execute(
                 "begin isolation level read committed; "
@@ -184,21 +184,21 @@ class WorkerConnection:
                 rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
                 await connection.execute("commit")
             except asyncpg.PostgresError:
-                # One that is gone rolls back by itself, or has committed: who asked must hear so.
+                # A closed connection has rolled back or committed; the caller must learn of that.
                 if not connection.is_closed():
                     await connection.execute("rollback")
                 raise
             except BaseException:
-                # Nobody may find a transaction open here.
+                # No later statement may find this transaction open.
                 connection.terminate()
                 raise
             return rows
 
     async def open(self) -> None:
-        """Connect now, if it is not connected.
+        """Connect now, if not connected.
 
         Raises:
-            DatabaseUnavailableError, DatabaseError: as `meshhook.postgres.database` says.
+            DatabaseUnavailableError, DatabaseError: as in `meshhook.postgres.database`.
         """
         async with self._line:
             try:
@@ -218,7 +218,7 @@ class WorkerConnection:
         return rows[0] if rows else None
 
     async def close(self) -> None:
-        """Close the connection, politely if it answers within a second."""
+        """Close the connection, properly if it answers within a second."""
         connection, self._connection = self._connection, None
         if connection is None or connection.is_closed():
             return
@@ -242,7 +242,7 @@ class WorkerConnection:
             except InvalidSettingError as error:
                 if not self._was_connected:
                     raise
-                # The URL was good: a file or a name that it leads to is not, for now.
+                # The URL was valid before: a file or name that it refers to is not, for now.
                 raise DatabaseUnavailableError(str(error)) from error
             self._was_connected = True
             if self._on_connect is not None:
@@ -262,11 +262,12 @@ class WorkerConnection:
 
 
 async def check_same_database(direct: WorkerConnection, pooled: WorkerConnection) -> None:
-    """Check that a connection to listen on leads where the other one does.
+    """Check that the connection to listen on leads to the same database as the other one.
 
     Raises:
-        InvalidSettingError: if not: jobs claimed in one database could not be settled in another.
-        DatabaseUnavailableError, DatabaseError: as `meshhook.postgres.database` says.
+        InvalidSettingError: it does not: jobs claimed in one database could not be settled in
+            another.
+        DatabaseUnavailableError, DatabaseError: as in `meshhook.postgres.database`.
     """
     sql = queries.load("identify_database")
     if await direct.fetchrow(sql) != await pooled.fetchrow(sql):

@@ -1,4 +1,4 @@
-"""A coroutine that is run up to its first wait, and awaited only if there is one."""
+"""A coroutine that is run up to its first await, and awaited only if there is one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class StartedCoroutine:
-    """What is left of an awaitable after its first step, within the task that took the step.
+    """The rest of an awaitable after its first step, within the task that took the step.
 
-    Await it at once: what the first step waits for has been asked for and must reach the task.
+    Await it at once: what the first step waits for must reach the task.
     """
 
     __slots__ = ("_context", "_coroutine", "_waits_for")
@@ -38,7 +38,7 @@ class StartedCoroutine:
         self._waits_for: object = self._coroutine.send(None)
 
     def __await__(self) -> Generator[Any, Any, object]:
-        """Pass on what the coroutine waits for, and give it what comes of that, to its end."""
+        """Pass on what the coroutine waits for, and send the results back, until it ends."""
         send: Callable[[Any], object] = self._coroutine.send
         throw: Callable[[BaseException], object] = self._coroutine.throw
         if self._context is not None:
@@ -49,7 +49,7 @@ class StartedCoroutine:
             while True:
                 try:
                     value = yield waits_for
-                except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
+                except BaseException as error:  # noqa: BLE001 - for the coroutine to handle
                     waits_for = throw(error)
                 else:
                     waits_for = send(value)
@@ -62,7 +62,7 @@ async def _awaited(awaitable: Awaitable[object]) -> object:
 
 
 async def awaited_in(context: Context, awaitable: Awaitable[object]) -> object:
-    """Await something, with every step of it in a context, and return its result."""
+    """Await something with every step in a given context, and return its result."""
     try:
         started = context.run(StartedCoroutine, awaitable, context)
     except StopIteration as returned:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from meshhook.worker.held_job import HeldJob
 
 MAX_BATCH_SETTLEMENTS = 500
-# Bound once: Python 3.11 looks a member of an enumeration up by a function call.
+# Looked up once: in Python 3.11 access to an enum member is a function call.
 _SUCCEEDED = AttemptOutcome.SUCCEEDED
 
 
 class EndedJobs:
-    """The jobs of one queue that wait for their outcome to be recorded.
+    """The jobs of one queue whose outcome is not recorded yet.
 
-    Each is in one of three places: waiting for the next batch, in the batch under way, or put off
-    because the database refuses its outcome or a transaction has locked its message.
+    Each waits for the next batch, is in the batch under way, or is put off because the database
+    refuses its outcome or a transaction has locked its message.
     """
 
     def __init__(self) -> None:
@@ -45,15 +45,15 @@ class EndedJobs:
     @property
     def oldest_seconds(self) -> float:
         """How long the oldest outcome has waited; 0 if none waits. Any thread may ask."""
-        # A job that was put off comes back behind younger ones, so all are looked at. The lists
-        # are copied because they may change meanwhile.
+        # A job that was put off returns behind younger ones, so all are checked. The lists are
+        # copied because they can change at the same time.
         lists = (self._in_flight, self._succeeded, self._others, self._put_off)
         ends = [held.ended_at for each in lists for held in list(each)]
         return max(0.0, time.monotonic() - min(ends)) if ends else 0.0
 
     def put(self, held: HeldJob) -> None:
-        """Add a job that has just ended, or has waited long enough after it was put off."""
-        # As in `_list_for`, without a call.
+        """Add a job that has just ended, or that is to be tried again."""
+        # Inlined `_list_for`: this runs for every job.
         (self._succeeded if held.settlement.outcome is _SUCCEEDED else self._others).append(held)
         if not self._has_waiting.is_set():
             self._has_waiting.set()
@@ -70,9 +70,9 @@ class EndedJobs:
         return self._has_waiting.is_set()
 
     def take_batch(self) -> Sequence[HeldJob]:
-        """Take the next batch, and count it as under way until `batch_done`.
+        """Take the next batch. It counts as under way until `batch_done`.
 
-        Successes and other outcomes take turns: a batch of successes alone costs half as much.
+        Successes and other outcomes take turns: a batch of successes only is twice as fast.
         """
         self._is_turn_of_successes = bool(self._succeeded) and not (
             self._is_turn_of_successes and self._others
@@ -84,16 +84,16 @@ class EndedJobs:
         return batch
 
     def put_back(self, batch: Sequence[HeldJob]) -> None:
-        """Put what is left of a batch that was interrupted back in front.
+        """Return an interrupted batch to the front, without what is settled or put off already.
 
-        It may or may not be recorded. What was settled, put off or put again already stays there.
+        Its outcomes may or may not be recorded.
         """
         elsewhere = {*self._succeeded, *self._others, *self._put_off}
         left = [held for held in batch if held.state is ENDED and held not in elsewhere]
         self._list_for(batch[0])[:0] = left
 
     def batch_done(self) -> None:
-        """Note that no batch is under way any more."""
+        """Note that no batch is under way."""
         self._in_flight = ()
         if not self._succeeded and not self._others:
             self._has_waiting.clear()
@@ -102,11 +102,11 @@ class EndedJobs:
                 self._is_empty.set()
 
     def put_off(self, batch: Iterable[HeldJob]) -> None:
-        """Set jobs of the batch under way aside until `put_again`."""
+        """Put jobs of the batch under way aside until `put_again`."""
         self._put_off.update(dict.fromkeys(batch))
 
     def put_again(self, batch: Iterable[HeldJob]) -> None:
-        """Let jobs that were put off into the next batches."""
+        """Return jobs that were put off to the next batches."""
         for held in batch:
             del self._put_off[held]
             self.put(held)
@@ -118,7 +118,7 @@ class EndedJobs:
     async def wait_idle(self) -> None:
         """Wait until every outcome is recorded or put off.
 
-        An outcome that is refused for good must not block callers that wait for other jobs.
+        A permanently refused outcome must not block callers that wait for other jobs.
         """
         await self._is_idle.wait()
 

@@ -1,4 +1,4 @@
-"""Running jobs: slots that take held jobs, run their attempts, and say how they ended."""
+"""The executor: runs held jobs in slots."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Executor:
         Args:
             queue: the queue.
             held_jobs: the jobs to run.
-            releaser: gives jobs back that cannot be ended.
-            tracer: makes the spans of the attempts; None: there are none.
+            releaser: gives back jobs that cannot be ended.
+            tracer: makes the spans of the attempts; None without tracing.
             loop: is told at every turn.
         """
         self._queue = queue
@@ -60,7 +60,7 @@ class Executor:
         self._slots_made = 0
         self._is_forked = False
         self._context: contextvars.Context | None = None
-        """What the slots run in; None: none may be opened."""
+        """The context of new slots; None while no slot may be opened."""
         self._failure: BaseException | None = None
         self._threads = (
             None
@@ -77,9 +77,9 @@ class Executor:
         )
 
     async def run(self) -> None:
-        """Run what is queued, until cancelled.
+        """Run queued jobs until cancelled.
 
-        Not a TaskGroup: it would wait for ever for a handler that takes no notice.
+        Not a TaskGroup, which would wait for ever for a handler that ignores its cancellation.
         """
         self._context = contextvars.copy_context()
         self._failure = None
@@ -98,18 +98,18 @@ class Executor:
                 self._threads.shutdown()
 
     def stop_jobs(self) -> None:
-        """Stop every running job where it waits next; each is then given back."""
+        """Stop every running job at its next await. Each is then given back."""
         for held in list(self._held_jobs.running.jobs.values()):
             if held.attempt is not None:
                 held.attempt.stop(Abort.SHUTDOWN)
 
     def forked(self) -> None:
-        """Start nothing more in this process, which a job has forked, and end it with the job."""
+        """Start no more jobs in this process, which a job has forked; it ends with that job."""
         self._is_forked = True
         self._held_jobs.forget_unstarted()
 
     async def _open_slots(self) -> None:
-        """Open slots as they are wanted, and see once a second that jobs start, until a failure."""
+        """Open slots when wanted, and check once a second that jobs start, until a failure."""
         held_jobs, slots = self._held_jobs, self._held_jobs.slots
         first: object = None
         while self._failure is None:
@@ -121,7 +121,7 @@ class Executor:
                 if first is None or first is not before or held_jobs.free <= 0:
                     self._loop.turn()
                 else:
-                    # It had a second, and a slot is free: nobody has woken it.
+                    # It has waited a second although a slot is free: nothing has woken the slot.
                     held_jobs.look_again()
                 continue
             slots.are_wanted.clear()
@@ -141,7 +141,7 @@ class Executor:
         self._held_jobs.slots.open += 1
 
     def _slot_ended(self, slot: asyncio.Task[None]) -> None:
-        """Take note of the end of a slot, and let another take its place."""
+        """Handle the end of a slot, and let another one take its place."""
         self._slots.remove(slot)
         held_jobs = self._held_jobs
         held_jobs.slots.open -= 1
@@ -154,12 +154,12 @@ class Executor:
             held_jobs.slots.are_wanted.set()
             return
         for held in held_jobs.running.take_cut_off():
-            self.attempts.fail(held, GeneratorExit("somebody has closed its coroutine"))
+            self.attempts.fail(held, GeneratorExit("its coroutine was closed from outside"))
         self._queue.metrics.slot_replaced()
         _log.error(
             "a slot has ended; another takes its place",
             queue=self._queue.name,
-            reason="its task was cancelled, by a handler or by what a handler has started"
+            reason="its task was cancelled, by a handler or by something that it started"
             if error is None
             else "it failed",
             **({} if error is None else {"exc_info": error}),
@@ -170,13 +170,14 @@ class Executor:
     async def _slot(self) -> None:
         slot: Any = asyncio.current_task()
         turns, held_jobs, attempts = self._turns, self._held_jobs, self.attempts
-        # A handler may have left a request to cancel the task, which would strike the next job.
-        while not slot.cancelling() and not slot._must_cancel:  # noqa: SLF001 - there is no other
+        # A handler may have left a request to cancel this task, which would hit the next job.
+        while not slot.cancelling() and not slot._must_cancel:  # noqa: SLF001 - there is no public way
             while not held_jobs.may_start:
                 await held_jobs.slots.park()
             if time.monotonic() >= turns.ends_at and not await turns.begin():
                 continue
-            # Of its own, so that what a handler sets does not reach the next one in this slot.
+            # A separate context, so that what a handler sets does not reach the next job in this
+            # slot.
             context = contextvars.copy_context()
             held = held_jobs.start_next()
             try:
@@ -194,13 +195,13 @@ class Executor:
             held_jobs.slot_freed()
 
     def _cut_short(self, held: HeldJob, error: BaseException, slot: asyncio.Task[Any]) -> None:
-        """See to a job whose slot ends under it."""
+        """Handle a job whose slot ends while it runs."""
         if held.state is not RUNNING:
             return
         if is_meant_for_slot(error, slot, self.attempts.owner):
             self._held_jobs.cut_off(held)
             if isinstance(error, GeneratorExit):
-                # Somebody has closed the coroutine, and its task would wait on for ever.
+                # The coroutine was closed from outside, and its task would wait for ever.
                 with suppress(RuntimeError):  # or the event loop is closed
                     slot.cancel()
             return
@@ -212,9 +213,9 @@ class Executor:
 
 
 class LoopTurns:
-    """Gives all slots together a few milliseconds, then the event loop a turn for the rest.
+    """Gives all slots together a few milliseconds, then lets the event loop run everything else.
 
-    Jobs that never wait would keep it from claiming, settling and listening to signals.
+    Jobs that never wait would otherwise keep it from claiming, settling and handling signals.
     """
 
     def __init__(self) -> None:
@@ -224,7 +225,7 @@ class LoopTurns:
         self._loop_has_turned.set()
 
     async def begin(self) -> bool:
-        """Begin a turn if the event loop has had its own; else wait for that, and return false."""
+        """Begin a turn if the event loop has run since the last one; if not, wait: false."""
         if not self._loop_has_turned.is_set():
             await self._loop_has_turned.wait()
             return False

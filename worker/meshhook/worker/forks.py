@@ -1,8 +1,8 @@
-"""Processes that handlers fork: they leave the worker to the process that they come from.
+"""Processes that handlers fork: they leave the worker to their parent process.
 
-A forked process is a copy: it has the worker's signal handlers, event loop and connections, and
-would go on with them. One that runs something of its own and ends, as those of `multiprocessing`,
-may do so; one that comes back from its handler ends there.
+A forked process is a copy. It has the worker's signal handlers, event loop and connections, and
+would continue with them. It may run code of its own and end, as processes of `multiprocessing` do;
+but if it returns from its handler, it ends there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ForkedProcess:
-    """Whether this process was forked off by a job of a worker; made in the worker's event loop."""
+    """What happens in a process that a job forks. Create it in the worker's event loop."""
 
     def __init__(
         self, *, sockets: Callable[[], Iterable[int]], on_fork: Callable[[], object]
@@ -33,7 +33,7 @@ class ForkedProcess:
         """Take what to do in a forked process.
 
         Args:
-            sockets: returns the numbers of the worker's sockets; they are let go of.
+            sockets: returns the file descriptors of the worker's sockets, which it lets go of.
             on_fork: makes sure that the process starts no jobs.
         """
         self._sockets = sockets
@@ -42,19 +42,19 @@ class ForkedProcess:
         self._thread = threading.get_ident()
 
     def watch(self) -> None:
-        """Take care of processes that are forked from now on."""
+        """Handle processes that are forked from now on."""
         _watched.add(self)
 
     def ignore(self) -> None:
-        """Take care of them no longer."""
+        """Handle them no longer."""
         _watched.discard(self)
 
     def leave_worker(self) -> None:
-        """Leave the worker alone, in the process that was forked."""
+        """Detach the forked process from the worker."""
         nothing = os.open(os.devnull, os.O_RDWR)
         try:
             for number in self._sockets():
-                # Not a word may get on the wire that the other process talks on.
+                # Nothing may be sent on connections that the parent process uses.
                 os.dup2(nothing, number, inheritable=False)
         finally:
             os.close(nothing)
@@ -63,24 +63,24 @@ class ForkedProcess:
             self._end_in_loop()
 
     def _end_in_loop(self) -> None:
-        """End the process when the event loop has its turn again, before all else that waits."""
+        """End the process at the event loop's next turn, before anything else runs."""
         handle = self._loop.call_soon(_end_lost)
-        # uvloop shows what it has to call next to the garbage collector alone.
+        # uvloop shows what it calls next only to the garbage collector.
         for waiting in (getattr(self._loop, "_ready", None), *gc.get_referents(self._loop)):
             if isinstance(waiting, deque) and waiting and waiting[-1] is handle:
                 waiting.rotate(1)
                 break
 
 
-# A fork copies the whole process, whoever asks for it: so what it has to do is the process's.
+# A fork copies the whole process, whoever asks for it: so this belongs to the process.
 _watched: WeakSet[ForkedProcess] = WeakSet()
 
 
 def end_forked(ended: object) -> NoReturn:
-    """End a forked process that has come back from its handler.
+    """End a forked process that has returned from its handler.
 
     Args:
-        ended: what the handler returned or raised: the exit code is 0, that of SystemExit, or 1.
+        ended: what the handler returned or raised. The exit code is 0, that of SystemExit, or 1.
     """
     code = 1 if isinstance(ended, BaseException) else 0
     if isinstance(ended, SystemExit):
@@ -92,9 +92,9 @@ def end_forked(ended: object) -> NoReturn:
 
 
 def call_here_only(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """Call a function, and end a process that it has forked and that comes back from it.
+    """Call a function in a thread, and end a process that it forks if that returns from it.
 
-    To be called in a thread: in a forked process there is nobody who waits for what it returns.
+    In the forked process nobody waits for the result.
     """
     process = os.getpid()
     ended: object = None
@@ -113,8 +113,8 @@ def _end_lost() -> None:
     with suppress(OSError):
         os.write(
             2,
-            b"a process that a handler has forked cannot go on in the worker's event loop; it "
-            b"ends. Let it end by itself: os._exit(0)\n",
+            b"a process that a handler forked cannot continue in the worker's event loop; it ends "
+            b"now. Let it end by itself: os._exit(0)\n",
         )
     _end(1)
 
@@ -126,12 +126,12 @@ def _end(code: int) -> NoReturn:
     os._exit(code & 0xFF)
 
 
-# The signals that a thread had blocked before it forked.
+# The signals that a thread had blocked before the fork.
 _blocked = threading.local()
 
 
 def _hold_signals() -> None:
-    # One that reaches the new process too early would be told to the event loop of the old one.
+    # A signal that arrives too early would be reported to the parent's event loop.
     _blocked.before = signal.pthread_sigmask(signal.SIG_BLOCK, RELEASED_SIGNALS)
 
 

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 class HandlerThreads:
     """Runs handlers in threads.
 
-    A thread cannot be stopped. One whose attempt is given up keeps its place until it ends.
+    A thread cannot be stopped. If its attempt is given up, it takes a slot until it ends.
     """
 
     def __init__(self, count: int, held_jobs: HeldJobs) -> None:
-        """Take how many threads there may be, and what is told of threads that are given up."""
+        """Take the maximum number of threads, and where to count those that are given up."""
         self._held_jobs = held_jobs
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="meshhook-job")
 
     async def run(self, function: Callable[[Any], object], attempt: Attempt) -> object:
         """Run a handler, and return what it returned or raised.
 
-        A context variable that it set holds in what it returned to be awaited.
+        If it returned an awaitable, that sees the context variables which the handler set.
         """
         loop = asyncio.get_running_loop()
         key = attempt.job.key
-        # A copy: a thread that was given up may be in it for long.
+        # A copy, because a thread that was given up may use it for a long time.
         context = attempt.context.copy()
         thread = self._threads.submit(context.run, _call, function, attempt.job)
         try:
@@ -48,13 +48,13 @@ class HandlerThreads:
         return result
 
     def shutdown(self) -> None:
-        """Start no more; those that run are left alone."""
+        """Start no more threads; running ones are left alone."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _call(function: Callable[[Any], object], job: Any) -> object:
-    # Returned and not raised: a future takes no StopIteration, and a coroutine changes it.
+    # Returned rather than raised: a future cannot hold StopIteration, and a coroutine replaces it.
     try:
         return call_here_only(function, job)
-    except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its job's alone
+    except BaseException as error:  # noqa: BLE001 - whatever a handler raises concerns only its job
         return error

@@ -1,4 +1,4 @@
-"""Handlers: the function that does a job, with the model of its payload."""
+"""Handlers: a function that does a job, with the model of its payload."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class JobHandler(Generic[PayloadT]):
-    """A function that does a job; made by `create_job_handler`, and still callable as itself."""
+    """A function that does a job. Made by `create_job_handler`; it can still be called directly."""
 
     def __init__(self, function: Callable[[Job[PayloadT]], Any], payload_model: Any = None) -> None:
         """Take the function and the type of its payload.
 
         Raises:
-            InvalidHandlerError: if it cannot be called with one job, or if a call would not run
-                it: a generator function, an async generator function, a class.
+            InvalidHandlerError: it cannot be called with one job, or a call would not run it, as
+                with a generator function, an async generator function or a class.
         """
         if not callable(function):
             raise InvalidHandlerError(f"a handler is a function of one job, got {quoted(function)}")
         _refuse_unfinished(function)
         try:
-            # A built-in function may have no signature to look at.
+            # A built-in function may have no signature to check.
             with suppress(ValueError):
                 inspect.signature(function).bind(object())
         except TypeError as error:
@@ -47,7 +47,7 @@ class JobHandler(Generic[PayloadT]):
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, job: Job[PayloadT]) -> Any:
-        """Call the function itself, for a test."""
+        """Call the function directly, for a test."""
         return self.function(job)
 
 
@@ -60,21 +60,21 @@ def create_job_handler(
     function: None = None, *, payload_model: Any = None
 ) -> Callable[[Callable[[Job[PayloadT]], Any]], JobHandler[PayloadT]]: ...
 def create_job_handler(function: Any = None, *, payload_model: Any = None) -> Any:
-    """Make a handler of a function of one job; usable as a decorator.
+    """Make a handler of a function of one job. Usable as a decorator.
 
-    An async function runs in the worker's event loop; a plain one runs in a thread, and what it
-    returns to be awaited is awaited in the event loop. What a handler may return or raise stands in
-    `meshhook.outcomes`; nothing means done.
+    An async function runs in the worker's event loop. A plain function runs in a thread; if it
+    returns an awaitable, that is awaited in the event loop. For what a handler may return or raise,
+    see `meshhook.outcomes`; returning nothing means done.
 
     Args:
-        function: the function. Default: left out, to decorate one.
-        payload_model: a pydantic model, or any type that pydantic knows; `job.payload` is then
-            an instance of it, and a payload that it rejects goes to the dead letters without a
-            run. Default: any JSON.
+        function: the function. Default: omitted, to decorate one.
+        payload_model: a pydantic model, or any type that pydantic knows. `job.payload` is then an
+            instance of it, and a payload that it rejects becomes a dead letter without a run.
+            Default: any JSON.
 
     Raises:
-        InvalidHandlerError: if the function cannot be called with one job, or if a call would not
-            run it: a generator function, an async generator function, a class.
+        InvalidHandlerError: the function cannot be called with one job, or a call would not run it,
+            as with a generator function, an async generator function or a class.
     """
     if function is None:
         return functools.partial(create_job_handler, payload_model=payload_model)
@@ -86,7 +86,7 @@ def _name_of(function: Any) -> str:
 
 
 def _refuse_unfinished(function: Any) -> None:
-    """Refuse what only makes an object when it is called with a job, and runs nothing."""
+    """Refuse functions and classes whose call with a job would only create an object."""
     kinds = (function, getattr(function, "__call__", None))  # noqa: B004 - asks what kind it is
     name = _name_of(function)
     if isinstance(function, type):
@@ -107,7 +107,7 @@ def _refuse_unfinished(function: Any) -> None:
 
 
 def _is_coroutine(function: Any) -> bool:
-    """Whether a generator function is a coroutine, made by types.coroutine."""
+    """Return whether a generator function is a coroutine made by types.coroutine."""
     while isinstance(function, functools.partial):
         function = function.func
     code = getattr(function, "__code__", None)

@@ -1,4 +1,4 @@
-"""One job that a worker holds: its lease, its state, and what is known of its attempt."""
+"""One job that a worker holds: its lease, its state and its attempt."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class JobState(Enum):
     """How far a held job has come. The last three are final: the worker no longer holds it."""
 
     CLAIMED = "claimed"
-    """Leased. It waits for a slot, for its message to be read, or to run apart as a suspect."""
+    """Leased. It waits for a slot, for its message to be read, or to run apart from others."""
     RUNNING = "running"
     """Its attempt is under way."""
     ENDED = "ended"
-    """Its attempt has ended, or was refused, and the outcome waits to be recorded."""
+    """Its attempt has ended or was refused, and its outcome waits to be recorded."""
     SETTLED = "settled"
     """The outcome is recorded."""
     RELEASED = "released"
-    """The lease is given back, and the attempt is not spent."""
+    """The lease was given back; the attempt does not count."""
     LOST = "lost"
-    """The lease was lost: another worker may have the job, and nothing is recorded."""
+    """The lease was lost: another worker may have the job, and no outcome is recorded here."""
 
 
-# Bound once: Python 3.11 looks a member of an enumeration up by a function call.
+# Looked up once: in Python 3.11 access to an enum member is a function call.
 CLAIMED, RUNNING, ENDED = JobState.CLAIMED, JobState.RUNNING, JobState.ENDED
 SETTLED, RELEASED, LOST = JobState.SETTLED, JobState.RELEASED, JobState.LOST
 
@@ -67,7 +67,7 @@ class HeldJob:
     key: JobKey
     state: JobState
     read_ct: int
-    """Which lease of the job it is."""
+    """Which lease of the job this is."""
     claimed_at: float
     """When the answer to its claim was received."""
     extended_at: float
@@ -75,9 +75,9 @@ class HeldJob:
     attempt: Attempt | None
     """The attempt while it is under way."""
     settlement: Settlement
-    """How it ended; only once it has."""
+    """How it ended. Set when it ends."""
     ended_at: float
-    """When it ended; only once it has."""
+    """When it ended. Set when it ends."""
     was_completed: bool
     """Whether the handler settled the job in its own transaction. If that was committed, the
     message is gone and the job is done; if it was rolled back, `settlement` holds."""
@@ -99,18 +99,19 @@ class HeldJob:
         return self.extended_at < inf
 
     def may_keep_lease(self, now: float) -> bool:
-        """Say whether its lease may still be extended: not for ever for a handler that never ends.
+        """Return whether its lease may be extended. A handler that never ends loses it in the end.
 
-        A job that waits for its start, or to be recorded, keeps its lease. Any thread may ask.
+        A job that waits to start, or waits for its outcome to be recorded, keeps its lease. Can be
+        called from any thread.
         """
         attempt = self.attempt
         return attempt is None or attempt.may_keep_lease(now)
 
     def take_up_again(self, job: Job[Any], asked_at: float) -> bool:
-        """Go on under the new lease with which the job was claimed again, and say if it can.
+        """Continue under the new lease of a later claim. Returns whether that is possible.
 
-        It cannot where its attempt is being stopped, or where the claim knows an outcome of later
-        than the one that waits here.
+        It is not if the attempt is being stopped, or if the new claim follows a later attempt than
+        the one whose outcome waits here.
 
         Args:
             job: the job as it was claimed.
@@ -118,7 +119,7 @@ class HeldJob:
         """
         if self.state is ENDED:
             ended = self.settlement
-            # Whether the claim counts as lost the attempt whose outcome waits here.
+            # Only if the claim counts as lost the attempt whose outcome waits here.
             if not job.lost_attempts or job.attempt - ended.attempt > job.lost_attempts:
                 return False
             _log.warning("lease taken up again for an outcome", **fields_of(job))
@@ -134,7 +135,7 @@ class HeldJob:
 
 
 class IllegalMoveError(RuntimeError):
-    """A job was to move to a state that does not follow the one it is in: a fault of the worker."""
+    """A job was to enter a state that cannot follow its current one: a bug in the worker."""
 
     def __init__(self, held: HeldJob, state: JobState) -> None:
         super().__init__(f"job {held.key[0]} cannot become {state.value}: it is {held.state.value}")

@@ -51,18 +51,18 @@ _log = get_logger("meshhook.worker.held_jobs")
 
 
 class NewlyClaimed(NamedTuple):
-    """What became of claimed jobs."""
+    """What is to be done with newly claimed jobs."""
 
     to_start: list[HeldJob]
-    """Those to hand to `queue`."""
+    """Those to pass to `queue`."""
     to_release: list[HeldJob]
-    """Those to give back for a moment: an earlier attempt in this process is being stopped."""
+    """Those to give back for now: an earlier attempt in this process is still being stopped."""
 
 
 class HeldJobs:
     """The jobs of one queue that a worker holds.
 
-    Everything is called in the worker's event loop, except what says that any thread may call it.
+    Call it only in the worker's event loop, except where a docstring says otherwise.
     """
 
     def __init__(self, share: Share) -> None:
@@ -70,30 +70,30 @@ class HeldJobs:
         self.share = share
         share.user = self
         self.ended = EndedJobs()
-        """Those whose outcome is not recorded yet."""
+        """Jobs whose outcome is not recorded yet."""
         self.running = RunningJobs()
-        """Those that have a slot."""
+        """Jobs that have a slot."""
         self.cannot_be_extended = False
-        """Whether the database could not be asked lately: what is claimed now might run twice."""
+        """Whether leases could not be extended lately. A job claimed now might then run twice."""
         self.leases = LeaseTable()
-        """Every job that is held, with its lease."""
+        """All held jobs by key, with their leases."""
         self._ready: deque[HeldJob] = deque()
-        """Those that wait for a slot."""
+        """Jobs that wait for a slot."""
         self.unread = UnreadJobs()
-        """Those whose message is still to be read, before they are ready."""
+        """Jobs whose message must be read before they can start."""
         self.slots = ParkedSlots(share.concurrency)
-        """The slots that wait for a job."""
+        """Slots that wait for a job."""
         self._room_mark = 0
         self._is_room_awaited = False
         self._has_room = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
-    # What it answers.
+    # Answers.
 
     @property
     def unstarted(self) -> int:
-        """How many claimed jobs wait for a slot; some that are to be read first are left out."""
+        """How many claimed jobs wait for a slot. The first 100 unread ones do not count."""
         return len(self._ready) + self.unread.claimed_ahead
 
     @property
@@ -103,7 +103,7 @@ class HeldJobs:
 
     @property
     def taken_slots(self) -> int:
-        """How many slots are taken: by running jobs, and by threads that were given up."""
+        """How many slots are taken, by running jobs and by threads that were given up."""
         return self.running.taken_slots
 
     @property
@@ -111,14 +111,14 @@ class HeldJobs:
         """How many outcomes are not recorded yet."""
         return len(self.ended)
 
-    # What the producer does.
+    # For the producer.
 
     def claim(self, jobs: Iterable[Job[Any]], asked_at: float, claimed_at: float) -> NewlyClaimed:
-        """Take jobs that were just claimed.
+        """Add jobs that were just claimed.
 
-        A job that this process still holds goes on under its new lease: it has not started yet, it
-        runs, or its outcome waits to be recorded. Where its attempt is being stopped, it must not
-        run here a second time.
+        A job that this process still holds continues under its new lease, whether it waits, runs or
+        has ended. If its attempt is being stopped, it must not run here a second time: the new
+        claim is to be released.
 
         Args:
             jobs: what was claimed.
@@ -143,7 +143,7 @@ class HeldJobs:
         return NewlyClaimed(to_start, to_release)
 
     def queue(self, jobs: Iterable[HeldJob]) -> None:
-        """Let claimed jobs start, as slots come free and their messages are read."""
+        """Let claimed jobs start as slots become free and their messages are read."""
         for held in jobs:
             if held.state is not CLAIMED:
                 continue  # its lease was lost while it waited to run apart
@@ -156,36 +156,36 @@ class HeldJobs:
         self._update_room()
 
     async def wait_for_room(self, mark: int) -> None:
-        """Wait until a slot is free, or until at most `mark` jobs wait for one."""
+        """Wait until a slot is free, or until no more than `mark` jobs wait for one."""
         self._room_mark = mark
         self._is_room_awaited = True
         self._has_room.clear()
         await self._has_room.wait()
 
     def end_wait_for_room(self) -> None:
-        """End `wait_for_room` though there may be no room."""
+        """End `wait_for_room`, whether there is room or not."""
         self._is_room_awaited = False
         self._has_room.set()
 
-    # What the executor does.
+    # For the executor.
 
     @property
     def may_start(self) -> bool:
-        """Whether a job waits that may start now."""
+        """Whether a job waits and has a slot to start in."""
         return bool(self._ready) and self.share.may_start
 
     @property
     def ready(self) -> int:
-        """How many jobs wait for a slot, their message read."""
+        """How many jobs wait for a slot. Their messages are read."""
         return len(self._ready)
 
     @property
     def first_ready(self) -> HeldJob | None:
-        """The job that starts next."""
+        """The job that starts next, if any."""
         return self._ready[0] if self._ready else None
 
     def start_next(self) -> HeldJob:
-        """Move the job that waits longest for a slot from CLAIMED to RUNNING."""
+        """Start the job that has waited longest: CLAIMED to RUNNING."""
         held = self._ready.popleft()
         if held.state is not CLAIMED:
             raise IllegalMoveError(held, RUNNING)
@@ -201,13 +201,13 @@ class HeldJobs:
         was_completed: bool = False,  # noqa: FBT001, FBT002 - by position, for every job
         span: SpanContext | None = None,
     ) -> None:
-        """Move a job from RUNNING to ENDED, or from CLAIMED where it was refused unread.
+        """Record how a job ended: RUNNING to ENDED, or CLAIMED to ENDED if it was refused unread.
 
         Args:
             held: the job.
             settlement: how it ended.
             ended_at: when, by the monotonic clock.
-            was_completed: whether its handler has settled it in a transaction. Default false.
+            was_completed: whether its handler settled it in a transaction. Default false.
             span: the span of the attempt. Default: none.
         """
         if held.state is not RUNNING and held.state is not CLAIMED:
@@ -223,38 +223,38 @@ class HeldJobs:
         self._leave(held)
 
     def stopped(self, held: HeldJob) -> None:
-        """Move a job from RUNNING to LOST, whose attempt has ended because its lease was lost."""
+        """Drop a job that was stopped because its lease was lost: RUNNING to LOST."""
         if held.state is not RUNNING:
             raise IllegalMoveError(held, LOST)
         self._drop(held, LOST)
         self._leave(held)
 
     def cut_off(self, held: HeldJob) -> None:
-        """Note that a running job has lost its slot: it is to be ended, or released."""
+        """Note that a running job lost its slot. It must then be ended or released."""
         self.running.cut_off.append(held)
         self._leave(held)
 
     def slot_freed(self) -> None:
-        """Tell who waits for one that a slot has come free."""
+        """Note that a slot is free again."""
         if self._is_room_awaited:
             self._update_room()
         self.share.freed()
 
     def thread_ended(self, key: JobKey) -> None:
-        """Let another job start in the place of a thread that was given up."""
+        """Free the slot of a job whose thread was given up and has now ended."""
         self.running.given_up.discard(key)
         self.slot_freed()
         self.look_again()
 
     @property
     def waits_for_slots(self) -> bool:
-        """Whether a slot that another queue of the worker leaves would be of use."""
+        """Whether it could use a slot that another queue leaves."""
         return self._is_room_awaited or (
             bool(self._ready) and len(self.running.jobs) < self.share.concurrency
         )
 
     def look_again(self) -> None:
-        """Start what may start now, and say whether there is room for more."""
+        """Wake slots for jobs that can start now, and the producer if there is room for more."""
         if self._ready:
             self.slots.wake(min(len(self._ready), self.free))
         self._update_room()
@@ -263,7 +263,7 @@ class HeldJobs:
         """Wait until no job is queued or runs."""
         await self._is_idle.wait()
 
-    # What the message reader does.
+    # For the message reader.
 
     def was_read(self, held: HeldJob) -> None:
         """Let a job start whose message was read."""
@@ -272,22 +272,22 @@ class HeldJobs:
         self.queue([held])
 
     def end_unread(self, held: HeldJob, settlement: Settlement) -> None:
-        """Move a job from CLAIMED to ENDED whose message cannot be read."""
+        """End a job whose message cannot be read: CLAIMED to ENDED."""
         self.unread.jobs.remove(held)
         self.end(held, settlement, time.monotonic())
         self._update_room()
 
     def unread_lost(self, held: HeldJob) -> None:
-        """Move a job from CLAIMED to LOST whose message another worker has."""
+        """Drop a job whose message now belongs to another worker: CLAIMED to LOST."""
         self.unread.jobs.remove(held)
         self._drop(held, LOST)
         self._leave(held)
         self._update_room()
 
-    # What the completer does.
+    # For the completer.
 
     def settle(self, recorded: Sequence[HeldJob], lost: Sequence[HeldJob]) -> None:
-        """Move jobs from ENDED to SETTLED, or to LOST where another worker has the lease."""
+        """Note which outcomes were recorded: ENDED to SETTLED, or to LOST if the lease was lost."""
         for batch, state in ((recorded, SETTLED), (lost, LOST)):
             for held in batch:
                 if held.state is not ENDED:
@@ -295,22 +295,22 @@ class HeldJobs:
                 held.state = state
             self.leases.remove(batch)
 
-    # What the releaser does.
+    # For the releaser.
 
     def take_unstarted(self) -> list[HeldJob]:
-        """Take every queued job that has not started, to be released."""
+        """Remove all jobs from the queue that have not started. They must then be released."""
         jobs = [*self._ready, *self.unread.jobs]
         self.forget_unstarted()
         self._update_idle()
         return jobs
 
     def forget_unstarted(self) -> None:
-        """Forget what has not started, in a process that a job has forked: it is not its own."""
+        """Forget all jobs that have not started, in a forked process: they belong to its parent."""
         self._ready.clear()
         self.unread.jobs.clear()
 
     def release(self, jobs: Iterable[HeldJob]) -> None:
-        """Move jobs from CLAIMED or RUNNING to RELEASED."""
+        """Drop jobs whose leases are given back: CLAIMED or RUNNING to RELEASED."""
         for held in jobs:
             if held.state is not CLAIMED and held.state is not RUNNING:
                 raise IllegalMoveError(held, RELEASED)
@@ -318,17 +318,17 @@ class HeldJobs:
             self._leave(held)
 
     def release_leases(self, jobs: Iterable[HeldJob]) -> None:
-        """Give up the leases of running jobs that take no notice of being stopped."""
+        """Note that the leases of running jobs that ignore being stopped are given back."""
         self.leases.end(jobs)
 
-    # What the lease keeper does.
+    # For the lease keeper.
 
     def leases_lost(self, leases: Iterable[Lease]) -> int:
-        """Note leases that the database says are lost, and return how many jobs that costs.
+        """Handle leases that the database reports as lost. Returns how many jobs are affected.
 
-        A job that has not started moves from CLAIMED to LOST. A running one is stopped, and moves
-        when it has ended. One that has ended needs no lease, nor does one that its handler has
-        completed: its message may be gone because it is done, and settling finds out what is lost.
+        A job that has not started moves from CLAIMED to LOST. A running job is stopped first and
+        moves when its attempt ends. A job that has ended, or that its handler has completed, is not
+        affected: its message may be gone because it is done, and settling finds out.
         """
         count = 0
         for held, read_ct in leases:
@@ -349,10 +349,10 @@ class HeldJobs:
         return count
 
     def leases_expired(self, leases: Iterable[Lease]) -> None:
-        """Tell jobs that their lease has ended while the database could not be asked to extend it.
+        """Tell jobs that their lease ended while the database could not be asked to extend it.
 
-        They go on. Unless another worker claims them meanwhile, which none can while the database
-        is away from all, this one takes the lease up again when the database is back.
+        They continue. Unless another worker claims them in the meantime, this worker takes the
+        leases up again when the database is back.
         """
         for held, read_ct in leases:
             if held.state is not CLAIMED and held.state is not RUNNING:
@@ -364,7 +364,7 @@ class HeldJobs:
                 )
 
     def _remove_unstarted(self, held: HeldJob) -> None:
-        # Neither queue has it where it waits to run apart.
+        # A job that waits to run apart is in neither.
         for queued in (self._ready, self.unread.jobs):
             if held in queued:
                 queued.remove(held)
@@ -378,7 +378,7 @@ class HeldJobs:
         self.running.leave(held)
         if self.unread.sizes:
             self.unread.free_memory(held.key)
-        # As in `_update_idle`, without a call.
+        # Inlined `_update_idle`: this runs for every job.
         if not self.running.jobs and not self._ready and not self.unread.jobs:
             self._is_idle.set()
 

@@ -1,4 +1,4 @@
-"""What a worker does beside jobs: follow settings, keep the history in bounds, watch the schema."""
+"""What a worker does besides jobs: follow settings, limit the history, watch the schema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAINTENANCE_SECONDS = 3_600.0
 RECHECK_SECONDS = 10.0
 CHUNK_ROWS = 5_000
 LOCK_PAUSES_SECONDS = (1.0, 5.0, 20.0)
-"""How long others are let pass before a table that they use is locked again."""
+"""How long to let others pass before locking again a table that they use."""
 
 
 class ConfigWatcher:
@@ -67,9 +67,10 @@ class ConfigWatcher:
 
 
 class Housekeeper:
-    """Makes and drops the history's partitions and deletes what is expired, once an hour.
+    """Creates and drops partitions of the history and deletes expired rows, once an hour.
 
-    Every worker does it at a time of its own; what another is doing is waited for or found done.
+    Every worker does so at a different time. If another worker is at it, this one waits or finds it
+    done.
     """
 
     def __init__(
@@ -78,19 +79,19 @@ class Housekeeper:
         connection: WorkerConnection,
         configs: Mapping[queries.QueueTables, Callable[[], QueueConfig]],
     ) -> None:
-        """Take the connection, and what says how long each queue keeps what."""
+        """Take the connection, and the settings that say how long each queue keeps what."""
         self._connection = connection
         self._configs = configs
 
     async def run(self) -> None:
-        """Keep house until cancelled."""
+        """Do it once an hour until cancelled."""
         while True:
             await self.keep_house()
             spread = random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, keeps no secret
             await asyncio.sleep(MAINTENANCE_SECONDS * spread)
 
     async def keep_house(self) -> None:
-        """Do it all once. What the database refuses holds up nothing else, and is tried later."""
+        """Do everything once. What the database refuses blocks nothing else; it is tried later."""
         for query in (
             "create_attempt_partitions",
             "drop_expired_attempt_partitions",
@@ -118,7 +119,7 @@ class Housekeeper:
             _log.warning("housekeeping put off", step=step, error=str(error))
 
     async def _once(self, query: str) -> None:
-        # Each waits a second at the most for its locks, since others wait behind it.
+        # Each waits at most a second for its locks, because others wait behind it.
         for pause_seconds in LOCK_PAUSES_SECONDS:
             with suppress(DatabaseLockedError):
                 await self._connection.fetch(queries.load(query))
@@ -133,15 +134,15 @@ class Housekeeper:
 
 
 class SchemaWatch:
-    """Checks the migrations until they are all there. They never go away again."""
+    """Checks the migrations until all are there. After that they do not go away."""
 
     def __init__(self, connection: WorkerConnection) -> None:
         self._connection = connection
         self.fault: str | None = "not checked yet"
-        """What is missing, None if nothing is. Any thread may look."""
+        """What is missing; None if nothing is. Can be read from any thread."""
 
     async def check(self) -> None:
-        """Look once."""
+        """Check once."""
         try:
             await check_schema(self._connection)
         except DatabaseError as error:
@@ -150,7 +151,7 @@ class SchemaWatch:
             self.fault = None
 
     async def run(self) -> None:
-        """Look again from time to time, until cancelled."""
+        """Check again from time to time until cancelled."""
         while True:
             await asyncio.sleep(RECHECK_SECONDS)
             if self.fault is not None:

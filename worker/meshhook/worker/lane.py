@@ -1,4 +1,4 @@
-"""A lane: one queue's part in a worker, over connections that all its queues share."""
+"""A lane: the part of a worker that serves one queue, over connections that all lanes share."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.worker")
 
 MAX_UNSETTLED_SECONDS = 30.0
-"""How long an outcome may wait to be recorded until the worker says that it is not ready."""
+"""How long an outcome may wait until the worker reports that it is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What the lanes of a worker have in common."""
+    """What the lanes of a worker share."""
 
     worker_name: str
     main_connection: WorkerConnection
@@ -51,32 +51,32 @@ class WorkerContext:
     settle_connection: WorkerConnection
     """For outcomes and releases."""
     read_connection: WorkerConnection
-    """For messages that are not short; it is opened when there is one."""
+    """For large messages; opened when there is one."""
     max_message_bytes: int | None
-    """How much JSON a message may be to be run, as `meshhook.store.unread_messages` has it."""
+    """The maximum size of a message, as in `meshhook.store.unread_messages`."""
     listens: bool
     """Whether the main connection hears notifications."""
     is_draining: Callable[[], bool]
-    """Says whether the worker is stopping."""
+    """Returns whether the worker is stopping."""
     stall_seconds: float
-    """How long a loop may take for a turn."""
+    """How long a turn of a loop may take."""
     tracer: Tracer | None
-    """Makes spans; None: there are none."""
+    """Makes spans; None without tracing."""
     producer_trace: ProducerTrace
-    """How an attempt's trace belongs to that of its producer."""
+    """How an attempt's trace relates to its producer's."""
     leases_loop: WatchedLoop
-    """The loop that keeps the leases of all queues."""
+    """The loop that extends the leases of all queues."""
     claims_line: asyncio.Lock
     """Lets one lane claim at a time."""
     all_held_jobs: list[HeldJobs]
-    """The held jobs of every lane; each lane adds its own."""
+    """The held jobs of all lanes; each lane adds its own."""
 
 
 class Lane:
-    """Claims, runs and settles the jobs of one queue. Made anew at each start of a worker.
+    """Claims, runs and settles the jobs of one queue. Created at each start of a worker.
 
-    All that a job goes through is in `held_jobs`: claimed by the producer, run by the executor,
-    settled by the completer, given back by the releaser.
+    `held_jobs` holds every job from its claim on: the producer claims, the executor runs, the
+    completer settles, and the releaser gives back.
     """
 
     def __init__(self, queue: QueueContext, *, share: Share, worker: WorkerContext) -> None:
@@ -85,7 +85,7 @@ class Lane:
         Args:
             queue: the queue.
             share: the queue's share of the slots.
-            worker: what it has in common with the other lanes.
+            worker: what it shares with the other lanes.
         """
         self.queue = queue
         self._worker = worker
@@ -157,17 +157,17 @@ class Lane:
         metrics: WorkerMetrics,
         tally: Tally,
     ) -> Lane:
-        """Look at the queue, and return a lane for it.
+        """Read the queue's tables and settings, and return a lane for it.
 
         Args:
             assignment: the queue and its handler.
             share: the queue's share of the slots.
-            worker: what it has in common with the other lanes.
-            metrics: the queue's.
+            worker: what it shares with the other lanes.
+            metrics: the queue's metrics.
             tally: counts what the worker does for the queue.
 
         Raises:
-            QueueNotFoundError, SchemaMissingError, DatabaseError: it cannot be worked on.
+            QueueNotFoundError, SchemaMissingError, DatabaseError: the queue cannot be served.
         """
         database = Database(worker.main_connection)
         queue = QueueContext(
@@ -188,11 +188,11 @@ class Lane:
 
     @property
     def config(self) -> QueueConfig:
-        """The queue's settings now."""
+        """The queue's current settings."""
         return self.queue.config
 
     def notify(self) -> None:
-        """Note that something was inserted into the queue."""
+        """Note that messages were inserted."""
         self._wakeups.notify()
 
     def note_config_change(self) -> None:
@@ -200,19 +200,19 @@ class Lane:
         self._config_watcher.note_change()
 
     def note_workers(self, workers: int) -> None:
-        """Note how many workers the queue has now, this one included."""
+        """Note how many workers the queue has, including this one."""
         self._wakeups.note_workers(workers)
 
     def show_gauges(self) -> None:
-        """Let the metrics read what happens here."""
+        """Let the metrics read this lane."""
         self.queue.metrics.attach(self.gauges)
 
     def hide_gauges(self) -> None:
-        """Let the metrics read it no longer."""
+        """Stop letting the metrics read this lane."""
         self.queue.metrics.detach(self.gauges)
 
     def parts(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """Return what is to run beside the producer until it is cancelled, by name."""
+        """Return what runs beside the producer until cancelled, by name."""
         return {
             "completer": self.completer.run(),
             "executor": self.executor.run(),
@@ -221,7 +221,7 @@ class Lane:
         }
 
     def faults(self) -> list[Check]:
-        """Return what keeps the queue from being worked on. Any thread may ask."""
+        """Return what keeps the queue from being served. Can be called from any thread."""
         unsettled_seconds = self.held_jobs.ended.oldest_seconds
         faults = {
             "claims": self.producer.fault,
@@ -235,7 +235,7 @@ class Lane:
         return [Check(f"{self.queue_name} {name}", text) for name, text in faults.items() if text]
 
     def report(self) -> QueueReport:
-        """Return what the worker does for the queue now."""
+        """Return what the worker currently does for the queue."""
         return QueueReport(
             self.queue_name,
             self.held_jobs.share.concurrency,
@@ -245,7 +245,7 @@ class Lane:
         )
 
     async def all_recorded(self) -> None:
-        """Wait until every release is done and every outcome recorded."""
+        """Wait until everything is given back and every outcome is recorded."""
         await self.releaser.wait()
         await self.held_jobs.ended.wait_empty()
 

@@ -1,7 +1,7 @@
-"""Keeping leases: one batched statement extends all that would otherwise run out.
+"""The lease keeper: extends all leases that would otherwise expire, in batches.
 
-It runs in a thread of its own, with its own event loop and connection, so that a handler that
-blocks the worker's event loop does not cost the worker its leases.
+It runs in its own thread with its own event loop and connection, so that a handler that blocks the
+worker's event loop does not cost the worker its leases.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ class LeaseKeeper:
         loop: WatchedLoop,
         spare: WorkerConnection | None = None,
     ) -> None:
-        """Take what it needs.
+        """Take what it works with.
 
         Args:
             url: the database.
-            pooled: whether a pooler in transaction mode stands between.
+            pooled: whether the URL leads through a pooler in transaction mode.
             application_name: what `pg_stat_activity` shows.
-            lanes: of the queues whose leases it keeps.
+            lanes: those of the queues whose leases it extends.
             loop: is told at every turn.
-            spare: a connection of the worker's event loop, for when this one's own is broken and
-                the server has no place for another. Default: none.
+            spare: a connection of the worker's event loop, used while its own is broken and the
+                server has no room for another. Default: none.
         """
         self._spare = spare
         self._new_connection = partial(
             WorkerConnection, url, pooled=pooled, application_name=application_name
         )
         self.connection: WorkerConnection | None = None
-        """Its own, used in its thread alone."""
+        """Its own connection, used only in its thread."""
         self._lanes = lanes
         self._loop = loop
         self._thread: threading.Thread | None = None
@@ -92,14 +92,14 @@ class LeaseKeeper:
             raise
 
     async def stop(self) -> None:
-        """Stop the thread, also in the middle of an extension, and wait up to 5 seconds for it."""
+        """Stop the thread, even during an extension, and wait for it for up to 5 seconds."""
         thread, self._thread = self._thread, None
         if thread is None or self._keeper_loop is None or self._keeping is None:
             return
         if thread.is_alive():
             self._keeper_loop.call_soon_threadsafe(self._keeping.cancel)
-        # Not a join in a thread: handlers may have blocked all of those. One that hangs, as in
-        # looking up a name, is a daemon and holds up nothing.
+        # Not joined in a thread, since handlers may have blocked all of those. If this one hangs,
+        # as in a name lookup, it is a daemon and blocks nothing.
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await self._ended.wait()
@@ -108,7 +108,7 @@ class LeaseKeeper:
         try:
             asyncio.run(self._run(connected))
         finally:
-            # A loop that is closed has nobody who waits.
+            # Nobody waits in a closed loop.
             with suppress(RuntimeError):
                 if self._worker_loop is not None:
                     self._worker_loop.call_soon_threadsafe(self._ended.set)
@@ -136,7 +136,7 @@ class LeaseKeeper:
                     for lane in self._lanes:
                         await self._extend_due(connection, lane)
                 except DatabaseUnavailableError:
-                    # Said already; the other queues' turn is no better.
+                    # Logged already; the other queues would fare no better.
                     for lane in self._lanes:
                         self._note_failure(lane)
                 await asyncio.sleep(min(1.0, shortest_seconds / 8))
@@ -150,7 +150,7 @@ class LeaseKeeper:
         # So that there is time to try again before a lease ends.
         limit_seconds = min(STATEMENT_TIMEOUT_SECONDS, max(0.5, lease_seconds / 4))
         if not due and held_jobs.cannot_be_extended:
-            # Nothing is claimed until this works again.
+            # Nothing is claimed until extending works again.
             await self._fetch(connection, limit_seconds, "select")
             held_jobs.cannot_be_extended = False
         for start in range(0, len(due), MAX_BATCH_LEASES):
@@ -202,8 +202,8 @@ class LeaseKeeper:
             self._in_worker(held_jobs.leases_expired, expired)
 
     def _in_worker(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Call something in the worker's event loop, which alone moves held jobs."""
-        # A loop that is closed has nobody who listens.
+        """Call something in the worker's event loop, the only place where held jobs move."""
+        # Nobody listens in a closed loop.
         with suppress(RuntimeError):
             if self._worker_loop is not None:
                 self._worker_loop.call_soon_threadsafe(function, *arguments)
@@ -211,11 +211,11 @@ class LeaseKeeper:
     async def _fetch(
         self, connection: WorkerConnection, limit_seconds: float, sql: str, *arguments: object
     ) -> Sequence[Any]:
-        """Run a statement that may be repeated, over another connection where its own fails."""
+        """Run a statement that may be repeated, over the spare connection if its own fails."""
         try:
             return await connection.fetch(sql, *arguments, timeout_seconds=limit_seconds)
         except DatabaseError:
-            # Also where the server lets nobody in: that is a refusal.
+            # Also if the server accepts no more connections, which is a refusal.
             if self._spare is None or self._worker_loop is None:
                 raise
             asked = asyncio.run_coroutine_threadsafe(
@@ -223,7 +223,7 @@ class LeaseKeeper:
                 self._worker_loop,
             )
             try:
-                # A handler may block the loop that has the other connection.
+                # A handler may block the loop of the other connection.
                 return await asyncio.wait_for(asyncio.wrap_future(asked), 2 * limit_seconds)
             except TimeoutError:
                 raise DatabaseUnavailableError("no other connection was free") from None

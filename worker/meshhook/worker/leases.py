@@ -1,4 +1,4 @@
-"""The held jobs of one queue by their key, with their leases: shared by two threads."""
+"""The held jobs of one queue by key, with their leases. Two threads share them."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ if TYPE_CHECKING:
 
 
 class Lease(NamedTuple):
-    """A lease as it was at some moment: the job may have been claimed again since."""
+    """A lease at some moment. The job may have been claimed again since then."""
 
     held: HeldJob
     read_ct: int
 
 
 class LeaseTable:
-    """Every held job of one queue, by its key.
+    """All held jobs of one queue by key.
 
-    The event loop of the worker changes it, and the thread of the lease keeper reads it. Times only
-    say when to ask the database, which alone decides whether a lease still holds.
+    The worker's event loop changes the table; the lease keeper's thread reads it. Times only say
+    when to ask the database, which alone decides whether a lease still holds.
     """
 
     def __init__(self) -> None:
         self.jobs: dict[JobKey, HeldJob] = {}
-        """The job with the newest lease of each key; changed under the lock."""
+        """The job with the newest lease of each key. Changed only under the lock."""
         self.lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Return how many leases are held. Any thread may ask."""
+        """Return how many leases are held. Can be called from any thread."""
         with self.lock:
             return sum(held.extended_at < inf for held in self.jobs.values())
 
     def due(self, now: float, age_seconds: float) -> list[Lease]:
         """Return the leases last extended `age_seconds` ago or earlier. Any thread may ask.
 
-        A lease is not extended for ever for a handler that never ends. That of a job which waits
-        for its start, or has ended and waits to be recorded, is.
+        The lease of a handler that never ends is not extended for ever. The lease of a job that
+        waits to start, or to be recorded, is.
         """
         with self.lock:
             return [
@@ -51,20 +51,20 @@ class LeaseTable:
             ]
 
     def extended(self, leases: Iterable[Lease], asked_at: float) -> None:
-        """Note leases that were extended as was asked at a moment. Any thread may call it."""
+        """Note that leases were extended. Can be called from any thread."""
         with self.lock:
             for held, read_ct in leases:
                 if held.read_ct == read_ct and held.extended_at < inf:
                     held.extended_at = asked_at
 
     def end(self, jobs: Iterable[HeldJob]) -> None:
-        """Note that jobs have no lease any more, though they stay here."""
+        """Note that jobs no longer have a lease, but keep them."""
         with self.lock:
             for held in jobs:
                 held.extended_at = inf
 
     def remove(self, jobs: Iterable[HeldJob]) -> None:
-        """Remove jobs; one that was claimed again since, as another held job, stays."""
+        """Remove jobs, unless a newer claim has replaced them."""
         table = self.jobs
         with self.lock:
             for held in jobs:

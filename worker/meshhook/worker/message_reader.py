@@ -1,4 +1,4 @@
-"""Reading the messages of claimed jobs that are not short: one at a time, before they start."""
+"""The message reader: reads large messages of claimed jobs one at a time, before the jobs start."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.worker.message_reader")
 
 HELD_MESSAGES = 4
-"""How many messages of the largest size may be held in memory at once, by all such jobs."""
+"""How many messages of the maximum size may be held in memory at once."""
 AWAY_SECONDS = 1.0
 
 
 class MessageReader:
-    """Reads the messages of one queue's jobs that are not short. `run` works until cancelled.
+    """Reads the large messages of one queue's jobs. `run` works until cancelled.
 
-    They keep nobody waiting: neither claims nor other jobs. A job whose message was read may start;
-    one whose message cannot be read is settled, and one whose message could not be read is retried.
+    Neither claims nor other jobs wait for it. A job whose message was read can start. If a message
+    cannot be read at all, its job is settled; if reading failed, the job is retried.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class MessageReader:
         """Take what it works with.
 
         Args:
-            connection: where to read; it has a time limit for a statement, and no other use.
+            connection: where to read; it has a statement timeout, and no other use.
             queue: the queue.
-            held_jobs: the jobs, among them those whose messages are to be read.
-            max_message_bytes: as `largest_message` has it.
+            held_jobs: the held jobs, including those to read.
+            max_message_bytes: as in `largest_message`.
         """
         self._connection = connection
         self._queue = queue
@@ -64,11 +64,11 @@ class MessageReader:
         self._max_message_bytes = max_message_bytes
 
     async def run(self) -> None:
-        """Read messages, one after the other, until cancelled."""
+        """Read messages one after the other until cancelled."""
         unread = self._held_jobs.unread
         while True:
             await unread.wait()
-            # Until the largest message may be read beside those that are held.
+            # Until a message of the maximum size fits beside those that are held.
             await unread.wait_for_memory(lambda: (HELD_MESSAGES - 1) * self._limit)
             if unread.jobs:
                 await self._read(unread.jobs[0])
@@ -93,7 +93,7 @@ class MessageReader:
                 held_jobs.unread_lost(held)
             return
         except UncertainCommitError as error:
-            # It may be the message that has ended the session.
+            # Perhaps this very message ended the session.
             end = self._failed(job, error, settings)
         except DatabaseUnavailableError:
             await asyncio.sleep(AWAY_SECONDS)
@@ -101,7 +101,7 @@ class MessageReader:
         except Exception as error:  # noqa: BLE001 - no message may end a worker
             end = self._failed(job, error, settings)
         if held.state is not CLAIMED:
-            return  # it was given back or lost meanwhile
+            return  # it was given back or lost in the meantime
         if end is None:
             held_jobs.was_read(held)
             return

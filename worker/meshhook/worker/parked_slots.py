@@ -7,16 +7,16 @@ from collections import deque
 
 
 class ParkedSlots:
-    """Slots that wait for a job, to be woken one by one; the first to wait is the first to wake."""
+    """Slots that wait for a job. They wake in the order in which they began to wait."""
 
     def __init__(self, most: int) -> None:
-        """Take how many slots may be opened at most."""
+        """Take the maximum number of slots."""
         self.open = 0
-        """How many slots the executor has opened, parked or not."""
+        """How many slots the executor has opened, waiting or not."""
         self.are_wanted = asyncio.Event()
-        """Set when a job could start and no slot is parked: the executor is to open another one."""
+        """Set when a job can start but no slot waits. The executor then opens another slot."""
         self.most = most
-        """How many slots may be opened at most."""
+        """The maximum number of slots."""
         self._parked: deque[asyncio.Future[None]] = deque()
 
     async def park(self) -> None:
@@ -26,7 +26,7 @@ class ParkedSlots:
         await parked
 
     def wake(self, count: int) -> None:
-        """Wake so many slots. Where too few are parked, ask the executor to open others."""
+        """Wake so many slots. If too few wait, ask the executor to open more."""
         parked = self._parked
         while count > 0:
             if not parked:
@@ -34,7 +34,7 @@ class ParkedSlots:
                     self.are_wanted.set()
                 return
             slot = parked.popleft()
-            # One that was cancelled wakes nobody.
+            # A cancelled slot takes no job.
             if not slot.done():
                 slot.set_result(None)
                 count -= 1

@@ -1,4 +1,4 @@
-"""What a started worker is made of: its connections, its lanes, and what it does beside jobs."""
+"""The parts of a started worker: its connections, its lanes, and its background tasks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from meshhook.worker.worker_options import WorkerOptions
 
 READ_SECONDS = 15.0
-"""How long the server may take to read one message that is not short."""
+"""How long the server may take to read one large message."""
 
 
 @dataclass(slots=True)
 class Parts:
-    """What a started worker is made of."""
+    """The parts of a started worker."""
 
     options: WorkerOptions
     main_connection: WorkerConnection = field(init=False)
@@ -49,7 +49,7 @@ class Parts:
     housekeeper: Housekeeper = field(init=False)
     reporter: Reporter = field(init=False)
     worker_name: str = field(init=False)
-    """The worker's name, as the database's encoding can hold it."""
+    """The worker's name as the database's encoding can store it."""
 
     @classmethod
     async def open(
@@ -60,13 +60,13 @@ class Parts:
         tallies: Mapping[str, Tally],
         is_draining: Callable[[], bool],
     ) -> Parts:
-        """Connect, look at the queues, and start to keep leases.
+        """Connect, read the queues, and start extending leases.
 
         Args:
             options: what the worker was made with.
-            metrics: of each queue.
+            metrics: those of each queue.
             tallies: count what is done for each queue.
-            is_draining: says whether the worker is stopping.
+            is_draining: returns whether the worker is stopping.
 
         Raises:
             QueueNotFoundError, SchemaMissingError, DatabaseError: it cannot work.
@@ -91,7 +91,8 @@ class Parts:
                 loop=parts.leases_loop,
                 spare=parts.settle_connection,
             )
-            # All of them now: without the second nothing is recorded, without the third leases end.
+            # All of them now: without the second nothing is recorded, without the third leases
+            # expire.
             await _open_all(parts.settle_connection.open, parts.lease_keeper.start)
         except BaseException:
             await main.close()
@@ -119,7 +120,7 @@ class Parts:
         await self.read_connection.close()
 
     def sockets(self) -> list[int]:
-        """Return the descriptors of the connections that are open."""
+        """Return the file descriptors of the open connections."""
         connections = (
             self.main_connection,
             self.settle_connection,
@@ -130,7 +131,7 @@ class Parts:
         return [number for number in numbers if number is not None]
 
     def start_nothing(self) -> None:
-        """Start no more jobs: this is a process that a job has forked."""
+        """Start no more jobs, because this process was forked by a job."""
         for lane in self.lanes:
             lane.executor.forked()
 
@@ -213,7 +214,7 @@ class Parts:
         return next((lane for lane in self.lanes if lane.queue_name == queue_name), None)
 
     def _note_workers(self, workers: dict[str, int]) -> None:
-        """Tell lanes how many workers their queue has."""
+        """Tell the lanes how many workers their queues have."""
         for lane in self.lanes:
             lane.note_workers(workers.get(lane.queue_name, 1))
 
@@ -222,7 +223,7 @@ async def _open_all(*openings: Callable[[], Awaitable[None]]) -> None:
     """Open connections, one after the other.
 
     Raises:
-        DatabaseUnavailableError: the server has no room for all that a worker takes.
+        DatabaseUnavailableError: the server has no room for all connections of a worker.
         DatabaseError: one was refused.
     """
     for opening in openings:

@@ -1,4 +1,4 @@
-"""A worker as what a process is there for."""
+"""A process whose only purpose is to run a worker."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from meshhook.worker.worker import Worker
 
 NEW_OBJECTS = 10_000
-"""After how many new objects the garbage collector looks at the youngest."""
+"""After how many new objects the garbage collector runs."""
 
 
 class LoopThreads(ThreadPoolExecutor):
-    """The threads behind `asyncio.to_thread` in a worker's loop, which handlers may block.
+    """The threads behind `asyncio.to_thread` in a worker's event loop. Handlers may block them.
 
-    Such a thread outlives the attempt that was cancelled, and would hold up a normal exit.
+    Such a thread outlives a cancelled attempt, and would delay a normal exit.
     """
 
     def __init__(self) -> None:
-        """Have as many threads as asyncio's own."""
+        """Use as many threads as asyncio does by default."""
         super().__init__(thread_name_prefix="meshhook-loop")
         self._under_way: set[Future[Any]] = set()
 
     @classmethod
     def install(cls) -> LoopThreads:
-        """Make them those of the loop that runs, and return them."""
+        """Make them the threads of the running event loop, and return them."""
         threads = cls()
         asyncio.get_running_loop().set_default_executor(threads)
         return threads
@@ -48,7 +48,7 @@ class LoopThreads(ThreadPoolExecutor):
 
     @property
     def are_busy(self) -> bool:
-        """Whether one of them is at work."""
+        """Whether one of them is working."""
         return any(future.running() for future in list(self._under_way))
 
 
@@ -56,16 +56,16 @@ def _call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any
     try:
         return call_here_only(function, *arguments, **keywords)
     except StopIteration as error:
-        # Whoever waits for it in an event loop would wait for ever.
+        # Whoever awaited it would wait for ever.
         raise RuntimeError("a function in a thread raised StopIteration") from error
 
 
 def leave_program_alone() -> None:
-    """Let the collector look at what jobs make, and no longer at what the program is made of.
+    """Let the garbage collector look only at objects made from now on.
 
-    A claim of a thousand jobs makes tens of thousands of objects that live for a moment. With the
-    default thresholds each claim has the collector walk over them, and over the program, dozens
-    of times. Call it once, when all is imported.
+    A claim of a thousand jobs makes tens of thousands of short-lived objects. With the default
+    thresholds, each claim would make the collector walk over them and over the whole program dozens
+    of times. Call it once, after all imports.
     """
     gc.collect()
     gc.freeze()
@@ -73,10 +73,10 @@ def leave_program_alone() -> None:
 
 
 async def run_worker_process(worker: Worker) -> None:
-    """Run a worker as what a process is there for: until a signal.
+    """Run a worker as the only purpose of this process, until a signal.
 
-    Leaves the process at once, with 0, where a job that was given up, or a thread of one, would
-    keep it from ending.
+    Exits at once with code 0 if a job that was given up, or one of its threads, would keep the
+    process alive.
 
     Raises:
         QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
@@ -89,7 +89,7 @@ async def run_worker_process(worker: Worker) -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process at once with an exit code, whatever runs; what was printed is written."""
+    """Exit at once, whatever still runs. Buffered output is written first."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -51,14 +51,14 @@ REFUSED_RETRY_SECONDS = 5.0
 MAX_UNSETTLED = 10_000
 CLAIM_WEIGHT = 0.2
 SLOW_CLAIM_SECONDS = 0.4
-"""After how long a claim may have left out messages that are short, as `claim.sql` says."""
+"""After this time a claim may have skipped short messages, see `claim.sql`."""
 
 
 class Producer:
-    """Claims for one queue. `run` works until stopped or cancelled.
+    """Claims jobs of one queue. `run` works until stopped or cancelled.
 
-    It keeps no jobs while it waits: what it claims is held in the table at once, so cancelling it
-    loses nothing but a claim under way, whose leases run out.
+    Claimed jobs are added to the held jobs at once, so cancelling it loses only a claim under way,
+    whose leases expire.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Producer:
         Args:
             connection: where to claim.
             queue: the queue.
-            held_jobs: takes the jobs, and says how many there is room for.
+            held_jobs: takes the jobs, and knows how many there is room for.
             all_held_jobs: those of all queues of this worker.
-            releaser: gives jobs back that are not to run here.
+            releaser: gives back jobs that are not to run here.
             wakeups: end its wait early.
             loop: is told at every turn.
             listens: whether inserts can wake it.
-            line: the producers of a worker claim one after the other; one that runs suspects apart
+            line: makes the producers of a worker claim one at a time; one that runs suspects apart
                 keeps the others waiting.
         """
         self._connection = connection
@@ -101,7 +101,7 @@ class Producer:
         self._listens = listens
         self._line = line
         self.fault: str | None = None
-        """Why nothing can be claimed, None if that is not known. Any thread may look."""
+        """Why claims fail, None if they do not. Can be read from any thread."""
         self._window = ClaimWindow()
         self._rate = FinishRate()
         self._cap = ClaimCap()
@@ -114,14 +114,14 @@ class Producer:
         self._waiting_sequence = f'meshhook."waiting_{queue.name}"'
 
     def stop(self) -> None:
-        """Let `run` end after the claim that is under way."""
+        """Let `run` end after the claim under way."""
         self._is_stopping = True
         self._wakeups.wake()
         self._held_jobs.end_wait_for_room()
         self._suspects.stop()
 
     async def run(self) -> None:
-        """Claim until stopped or cancelled. A database that is away is waited for."""
+        """Claim until stopped or cancelled. Waits while the database is unavailable."""
         while not self._is_stopping:
             try:
                 try:
@@ -151,7 +151,7 @@ class Producer:
                 await self._turn()
 
     async def _reason_of(self, error: DatabaseError) -> str:
-        """Return why claims are refused; of a queue that was dropped, that it is not there."""
+        """Return why claims are refused. If the queue was dropped, say so."""
         if isinstance(error, SchemaMissingError):
             try:
                 await describe_tables(Database(self._connection), self._queue.name)
@@ -175,10 +175,10 @@ class Producer:
             self._ask(for_more=self._held_jobs.unsettled < MAX_UNSETTLED)
             if not await self._has_room():
                 return
-            # A wake-up from here on speaks of what this claim may not see.
+            # A wake-up from here on is about messages that this claim may not see.
             self._wakeups.clear()
             if await self._claim_and_hand_over():
-                # The jobs start before the next claim is written.
+                # Let the jobs start before the next claim.
                 await asyncio.sleep(0)
                 return
             await self._wait_for_messages()
@@ -187,7 +187,7 @@ class Producer:
             raise
 
     def _ask(self, *, for_more: bool) -> None:
-        # Of several queues one that has no more work leaves its slots to the others.
+        # A queue that has no more work leaves its slots to the other queues.
         self._held_jobs.share.wants_more = for_more
 
     def _room(self) -> int:
@@ -196,7 +196,7 @@ class Producer:
         if self._is_stopping or self._queue.config.paused or held_jobs.unsettled >= MAX_UNSETTLED:
             return 0
         if held_jobs.cannot_be_extended:
-            # What is claimed now might outlive its lease, and run elsewhere at the same time.
+            # A job claimed now might outlive its lease and run elsewhere at the same time.
             return 0
         return claim_size(
             free_slots=held_jobs.free, unstarted=held_jobs.unstarted, ahead=self._ahead
@@ -207,7 +207,7 @@ class Producer:
         return claimed_ahead(self._rate.per_second, self._claim_seconds)
 
     async def _has_room(self) -> bool:
-        """Say whether there is room for more jobs; if not, wait for some, or for a second."""
+        """Return whether there is room for more jobs; if not, wait for room, at most a second."""
         self._rate.update(self._held_jobs.running.finished, time.monotonic())
         if self._room():
             return True
@@ -219,9 +219,9 @@ class Producer:
         return False
 
     async def _claim_and_hand_over(self) -> bool:
-        """Claim, hand over what was found, and say whether to go on claiming."""
+        """Claim and hand over what was found. Returns whether to go on claiming."""
         async with self._place_in_line():
-            # What others have claimed meanwhile may have taken the room.
+            # Another queue's claims may have taken the room.
             self._ask(for_more=True)
             room = self._room()
             if room == 0:
@@ -236,7 +236,7 @@ class Producer:
 
     @asynccontextmanager
     async def _place_in_line(self) -> AsyncIterator[None]:
-        # Another queue's suspect may run for long before its claimer leaves the line.
+        # Another queue may run a suspect for a long time before its producer leaves the line.
         while True:
             try:
                 async with asyncio.timeout(WAIT_SECONDS):
@@ -250,7 +250,7 @@ class Producer:
             self._line.release()
 
     async def _claim(self, limit: int) -> tuple[Claim, float]:
-        """Claim up to so many messages, and say when the leases were asked for."""
+        """Claim up to so many messages. Also returns when the leases were asked for."""
         if self._window.sweep_is_due(time.monotonic()):
             sweep = self._window.sweep_range()
             began_at = time.monotonic()
@@ -282,7 +282,7 @@ class Producer:
             )
             unread = claimed.unread
             if unread and time.monotonic() - began_at > SLOW_CLAIM_SECONDS:
-                # Some among them were not even looked at, after those that took long.
+                # After slow messages, the claim did not look at the rest of its messages.
                 await read_short_messages(self._connection, self._tables, unread)
         metrics.claimed(len(claimed.jobs))
         if claimed.jobs:
@@ -309,14 +309,14 @@ class Producer:
             self._held_jobs.queue(held.to_start)
         else:
             _log.warning(
-                "leases ran out with no outcome",
+                "leases expired without an outcome",
                 queue=self._queue.name,
                 msg_ids=[job.msg_id for job in claimed.jobs][:20],
                 jobs=len(claimed.jobs),
             )
             await self._run_apart(held.to_start)
         if self._listens and self._waiting_until and len(claimed.jobs) == limit:
-            # There is plenty: inserts need not notify.
+            # There is plenty of work: inserts need not notify.
             self._waiting_until = 0.0
             await self._connection.fetch(queries.load("stop_waiting"), self._waiting_sequence)
 
@@ -333,7 +333,7 @@ class Producer:
             self._wait_sql, WAITING_SECONDS, self._waiting_sequence
         )
         self._waiting_until = now + WAITING_SECONDS
-        # What was inserted before anybody waited did not notify.
+        # Messages inserted before anyone waited did not notify.
         if not was_waiting and await self._claim_and_hand_over():
             return
         pause = POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the fleet
@@ -351,5 +351,5 @@ class Producer:
 
 
 def _took_all(claimed: Claim, limit: int) -> bool:
-    # A claim of suspects leaves healthy messages where they are.
+    # A claim of suspects leaves healthy messages behind.
     return len(claimed.jobs) < limit and claimed.claim_class is ClaimClass.HEALTHY

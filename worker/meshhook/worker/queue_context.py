@@ -1,4 +1,4 @@
-"""What all parts of a lane know of their queue."""
+"""What all parts of a lane know about their queue."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class QueueContext:
 
     tables: queries.QueueTables
     config: QueueConfig
-    """The queue's settings now; replaced when they change."""
+    """The queue's current settings; replaced when they change."""
     handler: JobHandler[Any]
     worker_name: str
     metrics: WorkerMetrics
     tally: Tally
     """Counts what the worker does for the queue."""
     tracer: Tracer | None
-    """Makes spans; None: there are none."""
+    """Makes spans; None without tracing."""
 
     @property
     def name(self) -> str:

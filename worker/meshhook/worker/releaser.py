@@ -1,4 +1,4 @@
-"""Giving leases back: jobs that were claimed and are not to run here, ready for other workers."""
+"""Giving back the leases of jobs that will not run here, so that other workers can run them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = get_logger("meshhook.worker.releaser")
 
 
 class Releaser:
-    """Gives back leases of one queue, in tasks of its own. Where that fails they run out."""
+    """Gives back leases of one queue, each batch in its own task. If that fails, they expire."""
 
     def __init__(
         self, *, connection: WorkerConnection, queue: QueueContext, held_jobs: HeldJobs
@@ -33,16 +33,16 @@ class Releaser:
         self._under_way: set[asyncio.Task[None]] = set()
 
     def release(self, jobs: Sequence[HeldJob], delay_seconds: float = 0.0) -> None:
-        """Give jobs back that are not to run here, ready after a delay. Default: at once."""
+        """Give back jobs that will not run here. They are ready after the delay; default 0."""
         self._held_jobs.release(jobs)
         self._give_back(jobs, delay_seconds)
 
     def release_unstarted(self) -> None:
-        """Give back every job that waits for its start."""
+        """Give back every job that waits to start."""
         self.release(self._held_jobs.take_unstarted())
 
     def release_leases(self, jobs: Sequence[HeldJob]) -> None:
-        """Give the leases of running jobs back that take no notice of being stopped."""
+        """Give back the leases of running jobs that ignore being stopped."""
         self._held_jobs.release_leases(jobs)
         self._give_back(jobs, 0.0)
 
@@ -53,12 +53,12 @@ class Releaser:
         self.release_leases(list(held_jobs.running.jobs.values()))
 
     async def wait(self) -> None:
-        """Wait until nothing is being given back."""
+        """Wait until everything is given back."""
         while self._under_way:
             await asyncio.wait(self._under_way)
 
     async def stop(self) -> None:
-        """Give nothing more back, before the connection is closed; leases run out by themselves."""
+        """Cancel what is being given back, before the connection is closed. Those leases expire."""
         under_way = list(self._under_way)
         for task in under_way:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What a worker says of itself in `meshhook.workers`: for people, metrics and the operator."""
+"""What a worker reports in `meshhook.workers`, for people, metrics and the operator."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class QueueReport(NamedTuple):
     processed: int
     """Attempts whose outcome it has recorded."""
     busy_seconds: float
-    """How long its jobs ran, added up, those that still run included."""
+    """The total running time of its jobs, including those that still run."""
 
 
 class Reporter:
-    """Writes one row a queue every five seconds, in one statement, and deletes them at the end.
+    """Writes one row per queue every five seconds, in one statement, and deletes them at the end.
 
-    Nothing depends on it: a report that fails is logged, and the next one is tried in time.
+    Nothing depends on it: a failed report is logged, and the next one follows in time.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Reporter:
                 pass
 
     async def withdraw(self) -> None:
-        """Delete the worker's rows, in a second at the most; what stays is forgotten in time."""
+        """Delete the worker's rows, within a second at most. Rows that stay are deleted later."""
         names = [report.queue_name for report in self._read()]
         try:
             async with asyncio.timeout(WITHDRAW_SECONDS):
@@ -102,7 +102,7 @@ class Reporter:
         try:
             await self._report()
         except DatabaseError as error:
-            # Said once: a database that is away is the claimer's to complain of.
+            # Logged once: the producer complains of a database that is unavailable.
             log = _log.debug if self._has_failed else _log.warning
             log("worker not reported", worker=self._worker_name, error=str(error))
             self._has_failed = True

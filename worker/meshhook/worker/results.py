@@ -1,4 +1,4 @@
-"""What a handler returned: how its attempt ended, or work that nobody has done yet."""
+"""What a handler returned: the end of its attempt, or work that has not been done."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from meshhook.outcomes import DeadLetter, Outcome, RetryAfter, Snooze
 from meshhook.worker.handlers import JobHandler
 
 MAX_NESTED_AWAITABLES = 10
-"""How often the result of an awaitable may be an awaitable again."""
+"""How many times in a row the result of an awaitable may itself be an awaitable."""
 _LOOKED_AT_ITEMS = 100
-"""How many items of a returned list are looked at: a check of a million would block the loop."""
+"""How many items of a returned list are checked: a million checks would block the event loop."""
 
 _UNCALLED = (FunctionType, BuiltinFunctionType, MethodType, functools.partial, JobHandler)
 _COLLECTIONS = (list, tuple, set, frozenset)
@@ -37,12 +37,12 @@ _EXAMPLES: dict[type, str] = {
 
 
 class UnusableResultError(Exception):
-    """A handler returned something that is no end of its attempt: work that has not been done."""
+    """A handler returned work that has not been done instead of an end of its attempt."""
 
 
 def is_awaitable(result: object) -> bool:
-    """Say whether a result has to be awaited; a future of a thread or process pool has, too."""
-    # By its type: the object itself may say anything, and a mock says yes to everything.
+    """Return whether a result must be awaited, including futures of thread and process pools."""
+    # By its type: an object can claim anything of itself, and a mock says yes to everything.
     kind = type(result)
     if issubclass(kind, GeneratorType):
         return inspect.isawaitable(result)  # a coroutine made by types.coroutine
@@ -50,7 +50,7 @@ def is_awaitable(result: object) -> bool:
 
 
 def as_awaitable(result: Any) -> Awaitable[object]:
-    """Return a result for which `is_awaitable` is true as something to await, in the event loop."""
+    """Return a result for which `is_awaitable` is true as something to await in the event loop."""
     if isinstance(result, concurrent.futures.Future):
         return _ended(result)
     awaitable: Awaitable[object] = result
@@ -58,11 +58,11 @@ def as_awaitable(result: Any) -> Awaitable[object]:
 
 
 def end_of(result: object) -> object:
-    """Return what a result means that needs not be awaited.
+    """Return what a result means that need not be awaited.
 
-    An outcome's class that needs no arguments becomes an instance. What still has to be called,
-    iterated or awaited becomes an `UnusableResultError`: its work has not been done. All else is
-    returned as it is.
+    An outcome's class that needs no arguments becomes an instance. Something that must still be
+    called, iterated or awaited becomes an `UnusableResultError`, because its work has not been
+    done. Everything else is returned unchanged.
     """
     if isinstance(result, type):
         return _end_of_class(result)
@@ -73,7 +73,7 @@ def end_of(result: object) -> object:
 
 
 def nested_too_deep(result: Any) -> UnusableResultError:
-    """Return the error for an awaitable that came of an awaitable too often."""
+    """Return the error for awaitables that are nested too deep."""
     _drop(result)
     return UnusableResultError(
         f"the handler returned an awaitable whose result is again one, {MAX_NESTED_AWAITABLES} "
@@ -82,9 +82,9 @@ def nested_too_deep(result: Any) -> UnusableResultError:
 
 
 async def _ended(future: concurrent.futures.Future[object]) -> object:
-    """Wait for a future of a pool, and return what came of it, be it an error.
+    """Wait for a future of a pool, and return its result or error.
 
-    Not `asyncio.wrap_future`, which waits for ever where the error is a StopIteration.
+    Not `asyncio.wrap_future`, which waits for ever if the error is a StopIteration.
     """
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
@@ -105,7 +105,7 @@ def _end_of_class(result: type) -> object:
     if issubclass(result, Outcome):
         try:
             return result()
-        except Exception:  # noqa: BLE001 - whatever a constructor raises that lacks arguments
+        except Exception:  # noqa: BLE001 - whatever a constructor without its arguments raises
             example = _EXAMPLES.get(result, f"{name}(...)")
         return UnusableResultError(
             f"the handler returned the class {name}; return an instance of it: {example}"
@@ -163,10 +163,10 @@ def _unfinished(result: object) -> str | None:
 
 
 def _is_resource(iterator: object) -> bool:
-    """Whether it is a file, a cursor or the like: its work is done, and what it found is read."""
+    """Return whether it is a file, a cursor or the like: its work is done, only reading is left."""
     try:
         return hasattr(iterator, "close") or hasattr(iterator, "aclose")
-    except Exception:  # noqa: BLE001 - whatever an object raises that is asked for an attribute
+    except Exception:  # noqa: BLE001 - whatever an object raises when asked for an attribute
         return False
 
 
@@ -179,7 +179,7 @@ def _is_done(item: Any) -> bool:
 
 
 def _drop(item: object) -> None:
-    """Close a coroutine that nobody will await; Python would warn of it later, and elsewhere."""
+    """Close a coroutine that nobody will await. Python would warn of it later, elsewhere."""
     if isinstance(item, CoroutineType):
         with contextlib.suppress(BaseException):
             item.close()

@@ -1,4 +1,4 @@
-"""The jobs of one queue that have a slot, and how long such jobs run."""
+"""The jobs of one queue that have a slot."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class RunningJobs:
 
     def __init__(self) -> None:
         self.jobs: dict[JobKey, HeldJob] = {}
-        """Those that have a slot."""
+        """Jobs that have a slot."""
         self.given_up: set[JobKey] = set()
-        """Jobs whose attempt has ended while their thread runs on. Each keeps its slot's place."""
+        """Jobs whose attempt has ended but whose thread still runs. Each still takes a slot."""
         self.cut_off: list[HeldJob] = []
-        """Running jobs whose slot was stopped under them: they are to be ended, or released."""
+        """Running jobs that lost their slot. They must be ended or released."""
         self.finished = 0
         """How many attempts have ended."""
         self.finished_seconds = 0.0
-        """How long these ran, added up."""
+        """The total time of these attempts."""
 
     def __len__(self) -> int:
         """Return how many jobs run."""
@@ -31,23 +31,23 @@ class RunningJobs:
 
     @property
     def taken_slots(self) -> int:
-        """How many slots are taken: by running jobs, and by threads that were given up."""
+        """How many slots are taken, by running jobs and by threads that were given up."""
         return len(self.jobs) + len(self.given_up)
 
     @property
     def busy_seconds(self) -> float:
-        """The total time that jobs have run since the start, including those that still run."""
+        """The total running time of all jobs since the start, including those that still run."""
         return self.finished_seconds + sum(self._run_seconds())
 
     @property
     def longest_run_seconds(self) -> float:
-        """How long the job that has run longest has been running; 0 if none runs."""
+        """How long the longest-running job has run so far; 0 if none runs."""
         return max(self._run_seconds(), default=0.0)
 
     def leave(self, held: HeldJob) -> None:
-        """Take the slot from a job."""
+        """Free the slot of a job."""
         left = self.jobs.pop(held.key, None)
-        # A job that was cut off may have been claimed again, and run.
+        # After a job was cut off, another claim of it may already run.
         if left is not held and left is not None:
             self.jobs[held.key] = left
 

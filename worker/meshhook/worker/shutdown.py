@@ -1,4 +1,4 @@
-"""Stopping a worker: waiting to be asked, and ending its lanes in order in the grace period."""
+"""Stopping a worker: waits for the request, then ends its lanes within the grace period."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ FAILED_SECONDS = 5.0
 async def asked_to_stop(
     stop_requested: asyncio.Event, lanes: Sequence[Lane], tasks: Sequence[asyncio.Task[None]]
 ) -> None:
-    """Wait until a worker is asked to stop; being cancelled is a way of being asked.
+    """Wait until the worker is asked to stop. Cancellation also counts as a request.
 
     Args:
-        stop_requested: is set when it is asked.
-        lanes: of all queues; they stop claiming where a part fails.
+        stop_requested: set by a request.
+        lanes: those of all queues; they stop claiming if a part fails.
         tasks: the worker's parts.
 
     Raises:
-        WorkerFailedError: somebody has cancelled one of the parts.
+        WorkerFailedError: one of the parts was cancelled from outside.
     """
     asked = asyncio.create_task(stop_requested.wait(), name="meshhook-stop")
     try:
         await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
         _miss_cancelled(tasks)
-        # Where a part has failed, the group ends the wait.
+        # If a part has failed, the task group ends this wait.
         await asked
     except BaseException as error:
-        # Where a part has failed, or where the event loop ends and cancels every task, there is
-        # nothing to shut down in order.
+        # If a part has failed, or the event loop is ending and cancels every task, an orderly
+        # shutdown is not possible.
         is_alone = not any(task.done() or task.cancelling() for task in tasks)
         if isinstance(error, asyncio.CancelledError) and is_alone:
             return
@@ -54,15 +54,15 @@ async def asked_to_stop(
 
 
 async def follow(task: asyncio.Task[None]) -> None:
-    """Fail where a task fails, and leave it alone where this is cancelled."""
+    """Fail if the task fails; leave it alone if this is cancelled."""
     await asyncio.shield(task)
 
 
 def _miss_cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Fail where a task was cancelled on its own, of which a group takes no notice."""
+    """Fail if a task was cancelled on its own, which a task group ignores."""
     for task in tasks:
         if task.cancelled():
-            raise WorkerFailedError(f"somebody has cancelled its task {task.get_name()}")
+            raise WorkerFailedError(f"its task {task.get_name()} was cancelled from outside")
 
 
 async def shut_down(
@@ -71,10 +71,10 @@ async def shut_down(
     """Stop claiming, give back what has not started, let jobs finish, and record all outcomes.
 
     Args:
-        lanes: of all queues.
+        lanes: those of all queues.
         claiming: the tasks of their producers.
-        grace_seconds: how long it may take. Jobs that run have two seconds less; recording has
-            at least one second from the start, however short the grace period is.
+        grace_seconds: how long it may take. Running jobs get two seconds less; recording gets at
+            least one second from the start, however short the grace period is.
     """
     began_at = time.monotonic()
     deadline = began_at + grace_seconds
@@ -88,7 +88,7 @@ async def shut_down(
         )
         lane.producer.stop()
         lane.releaser.release_unstarted()
-    # A claim that is under way hands its jobs over still; they are given back as well.
+    # A claim under way still delivers its jobs; they are given back as well.
     await _until(deadline - margin, asyncio.wait(claiming))
     for task in claiming:
         task.cancel()
@@ -111,11 +111,11 @@ async def shut_down(
 async def hand_back(lanes: Sequence[Lane], claiming: Sequence[asyncio.Task[None]]) -> None:
     """Give back what has not ended, and record what has, after the worker's own parts have ended.
 
-    Where a worker fails, or where its event loop ends with it. It takes up to five seconds; what
-    is left then comes back when its lease runs out.
+    Used if the worker fails, or its event loop ends. It takes up to five seconds; leases that are
+    left then expire.
 
     Args:
-        lanes: of all queues.
+        lanes: those of all queues.
         claiming: the tasks of their producers.
     """
     deadline = time.monotonic() + FAILED_SECONDS
@@ -153,7 +153,7 @@ async def _all_recorded(lanes: Sequence[Lane]) -> None:
 def _tell_unrecorded(lane: Lane) -> None:
     if lane.held_jobs.unsettled:
         _log.error(
-            "outcomes not recorded; their jobs run again when the leases end",
+            "outcomes not recorded; their jobs run again when their leases end",
             queue=lane.queue_name,
             outcomes=lane.held_jobs.unsettled,
         )
@@ -163,7 +163,7 @@ def _release_stuck(lane: Lane) -> None:
     stuck = list(lane.held_jobs.running.jobs.values())
     if stuck:
         _log.error(
-            "jobs take no notice of being stopped; they are given back",
+            "jobs ignore being stopped; they are given back",
             queue=lane.queue_name,
             msg_ids=[held.key[0] for held in stuck][:20],
         )
@@ -171,7 +171,7 @@ def _release_stuck(lane: Lane) -> None:
 
 
 async def _until(deadline: float, awaitable: Any) -> None:
-    """Wait for something until a moment of the monotonic clock, and no longer."""
+    """Wait for something until a moment of the monotonic clock at most."""
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             await awaitable

@@ -1,4 +1,4 @@
-"""Stopping at a signal, without taking the signal away from whoever listened before."""
+"""Stopping at a signal without taking the signal away from existing handlers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RELEASED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def stop_signals() -> tuple[signal.Signals, ...]:
     """Return SIGTERM, SIGINT and, unless it is ignored, SIGHUP.
 
-    SIGHUP is what a terminal or an SSH session sends that goes away. Who started the process with
-    `nohup` wants it to go on.
+    A terminal or SSH session sends SIGHUP when it closes. With `nohup` it is ignored, because the
+    process is to go on.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return signal.SIGTERM, signal.SIGINT
@@ -32,18 +32,17 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 @contextmanager
 def stopping_at_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` in the event loop that runs, at each SIGTERM and SIGINT while this is open.
+    """Call `stop` in the running event loop at each SIGTERM and SIGINT, while this context is open.
 
-    At SIGHUP too, where it would end the process; a server that reads its settings anew at SIGHUP
-    keeps it for itself.
+    Also at SIGHUP if that would end the process; a server that reloads its settings at SIGHUP keeps
+    it.
 
-    What was called before is called as well, and alone again afterwards: functions given to
-    `signal.signal`, and those given to the event loop, which hears signals by a way of its own. The
-    first Ctrl-C does not reach what raises KeyboardInterrupt or cancels the main task; the next
-    does.
+    Existing handlers are called as well and restored afterwards, whether set with `signal.signal`
+    or in the event loop, which hears signals in its own way. The first Ctrl-C does not reach
+    handlers that raise KeyboardInterrupt or cancel the main task; the second one does.
 
     Raises:
-        InvalidSettingError: outside of the main thread, which alone may handle signals.
+        InvalidSettingError: called outside the main thread, the only one that can handle signals.
     """
     if threading.current_thread() is not threading.main_thread():
         raise InvalidSettingError(
@@ -62,11 +61,11 @@ def stopping_at_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def release_signals() -> None:
-    """Let a process that was just forked die of its signals, as any other does.
+    """Restore the default effect of signals in a process that was just forked.
 
-    What it inherited would do nothing, or tell the event loop of the process that it came from.
+    The inherited handlers would do nothing, or notify the event loop of the parent process.
     """
-    # The other end is read there.
+    # The parent reads the other end.
     signal.set_wakeup_fd(-1)
     for number in RELEASED_SIGNALS:
         handler = signal.getsignal(number)
@@ -75,12 +74,12 @@ def release_signals() -> None:
         if isinstance(handler, TakenSignal) or _is_of_event_loop(handler):
             is_interrupt = number is signal.SIGINT
             handler = signal.default_int_handler if is_interrupt else signal.SIG_DFL
-        with suppress(TypeError):  # one that is not Python's own stays
+        with suppress(TypeError):  # one that was not set by Python stays
             signal.signal(number, handler)
 
 
 class _Listener:
-    """Somebody who is told of signals, in an event loop of theirs."""
+    """Someone who is told of signals, in their own event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
         self.was_told = False
@@ -94,10 +93,10 @@ class _Listener:
 
 
 class TakenSignal:
-    """The handler of one signal while somebody listens to it here.
+    """The handler of one signal while someone listens to it.
 
-    Whoever replaces it may keep it, and put it back when nobody listens any more: it then does what
-    was done before.
+    Code that replaces it may keep it and put it back later, when nobody listens any more. It then
+    only does what the previous handler did.
     """
 
     def __init__(self, number: signal.Signals, previous: Any) -> None:
@@ -107,7 +106,7 @@ class TakenSignal:
         self._number = number
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Tell those who listen, and whom it was for before."""
+        """Tell the listeners, and then the previous handler."""
         is_first = any(not listener.was_told for listener in self.listeners)
         for listener in self.listeners:
             listener.tell()
@@ -119,12 +118,12 @@ class TakenSignal:
             os.kill(os.getpid(), number)
 
     def leave(self, listener: _Listener) -> None:
-        """Tell a listener no more; after the last one all is as it was before."""
+        """Stop telling a listener. After the last one, restore the previous handler."""
         self.listeners.remove(listener)
         current: Any = signal.getsignal(self._number)
-        # Somebody else may have taken the signal since: then it is theirs.
+        # If other code has taken the signal since, it stays theirs.
         if not self.listeners and current is self:
-            with suppress(TypeError):  # a handler that is not Python's own cannot be put back
+            with suppress(TypeError):  # a handler that was not set by Python cannot be restored
                 signal.signal(self._number, self.previous)
 
 
@@ -143,7 +142,7 @@ def _take(number: signal.Signals) -> TakenSignal:
 
 
 def _ends_the_main_task(handler: Any) -> bool:
-    """Whether it is Python's own handler of Ctrl-C, or that of `asyncio.run`."""
+    """Return whether it is Python's own handler of Ctrl-C or that of `asyncio.run`."""
     if isinstance(handler, functools.partial):
         handler = handler.func
     is_of_runner = getattr(handler, "__module__", None) == "asyncio.runners"

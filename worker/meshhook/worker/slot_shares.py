@@ -1,4 +1,4 @@
-"""The slots of a worker, shared by its queues: how many of them each queue may take now."""
+"""The slots of a worker, and how many of them each of its queues may use now."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 class SlotUser(Protocol):
-    """What takes slots: the held jobs of one queue."""
+    """What uses slots: the held jobs of one queue."""
 
     @property
     def taken_slots(self) -> int:
-        """How many it has taken."""
+        """How many slots it uses."""
 
     @property
     def unstarted(self) -> int:
@@ -21,22 +21,23 @@ class SlotUser(Protocol):
 
     @property
     def waits_for_slots(self) -> bool:
-        """Whether it could do something with a slot that has come free."""
+        """Whether it could use a slot that has become free."""
 
     def look_again(self) -> None:
-        """Start what may start now, and let the producer know if there is room for more."""
+        """Start what can start now, and tell the producer if there is room for more."""
 
 
 class SharedSlots:
     """A fixed number of slots, shared by weight among the queues that have work.
 
-    A queue has work while jobs of it wait here, or while its producer looks for more. Alone it may
-    take every slot. Jobs that run are never stopped for another queue's sake: the next slots that
-    come free are the other's, until it has its part. A worker of one queue has one share, of all.
+    A queue has work while jobs wait here or its producer looks for more. If only one queue has
+    work, it may use every slot. Running jobs are never stopped for another queue: that queue gets
+    the next slots that become free until it has its part. In a worker with one queue, the only
+    share has all slots.
     """
 
     def __init__(self, count: int, weights: Mapping[str, int]) -> None:
-        """Take how many slots there are, and the weight of each queue, by its name."""
+        """Take the number of slots, and the weight of each queue by name."""
         self.count = count
         self.shares = {name: Share(self, weight) for name, weight in weights.items()}
         demands = [Demand(weight, count) for weight in weights.values()]
@@ -46,8 +47,8 @@ class SharedSlots:
 
     @property
     def free(self) -> int:
-        """How many slots nobody has taken."""
-        # A loop, since every start of a job asks.
+        """How many slots are free."""
+        # A plain loop, because this runs at every start of a job.
         free = self.count
         for share in self.shares.values():
             if share.user is not None:
@@ -61,16 +62,16 @@ class Share:
     def __init__(self, slots: SharedSlots, weight: int) -> None:
         self.weight = weight
         self.part = 0
-        """How many slots it has for sure, whatever the others want."""
+        """How many slots it gets in any case, whatever the other queues want."""
         self.user: SlotUser | None = None
         self.others: Sequence[Share] = ()
-        """Those of the other queues."""
+        """The shares of the other queues."""
         self._slots = slots
         self._wants_more = True
 
     @property
     def wants_more(self) -> bool:
-        """Whether the queue may have more work than is known here; at first it may."""
+        """Whether the queue may have more work than is known here. True at first."""
         return self._wants_more
 
     @wants_more.setter
@@ -84,12 +85,12 @@ class Share:
 
     @property
     def taken(self) -> int:
-        """How many slots the queue has taken."""
+        """How many slots the queue uses."""
         return 0 if self.user is None else self.user.taken_slots
 
     @property
     def demand(self) -> Demand:
-        """What the queue asks for."""
+        """What the queue wants."""
         if self._wants_more:
             return Demand(self.weight, self._slots.count)
         known = 0 if self.user is None else self.user.unstarted
@@ -97,30 +98,30 @@ class Share:
 
     @property
     def free(self) -> int:
-        """How many more slots the queue may take now."""
+        """How many more slots the queue may use now."""
         free = self._slots.free
         return max(0, min(free, max(self._limit(), self.part) - self.taken)) if free > 0 else 0
 
     @property
     def concurrency(self) -> int:
-        """How many slots all queues have together."""
+        """How many slots there are for all queues together."""
         return self._slots.count
 
     @property
     def utilisation(self) -> float:
-        """How much of all slots is taken, whosever they are: 0 to 1."""
+        """The share of all slots that are in use by any queue, 0 to 1."""
         return 1 - max(0, self._slots.free) / self._slots.count
 
     @property
     def may_start(self) -> bool:
-        """Whether the queue may take one more slot now."""
+        """Whether the queue may use one more slot now."""
         taken = self.taken
         if not self.others:
-            return taken < self.part  # every slot is its own
+            return taken < self.part  # all slots are its own
         return self._slots.free > 0 and (taken < self.part or taken < self._limit())
 
     def _limit(self) -> int:
-        # Asked for at every start of a job: the two usual cases need no sharing out.
+        # This runs at every start of a job. The two usual cases need no full calculation.
         shares = self._slots.shares.values()
         if all(share.wants_more for share in shares):
             return self.part
@@ -131,17 +132,17 @@ class Share:
         return limits[list(shares).index(self)]
 
     def freed(self) -> None:
-        """Let the others know that a slot has come free."""
+        """Tell the other queues that a slot is free."""
         for share in self.others:
             if share.user is not None and share.user.waits_for_slots:
                 share.user.look_again()
 
 
 class Demand(NamedTuple):
-    """What one queue asks for."""
+    """What one queue wants."""
 
     weight: int
-    """Its part of the slots, beside those of the others; at least 1."""
+    """Its part of the slots relative to the other queues; at least 1."""
     wanted: int
     """How many slots it could use."""
 
@@ -149,16 +150,17 @@ class Demand(NamedTuple):
 def share_out(slots: int, demands: Sequence[Demand]) -> list[int]:
     """Return how many of the slots each queue gets.
 
-    No queue gets more than it wants, and no slot stays free that one of them wants. What they want
-    beyond that is shared by weight: a queue that wants less than its part leaves the rest to the
-    others. Where there are as many slots as queues, each one that wants any gets at least one.
+    No queue gets more than it wants, and no slot stays free that some queue wants. Slots that
+    several queues want are shared by weight: if a queue wants less than its part, the others get
+    the rest. If there are at least as many slots as queues, every queue that wants any gets at
+    least one.
     """
     shares = [0] * len(demands)
     waiting = [i for i, demand in enumerate(demands) if demand.wanted > 0]
     while waiting and slots > 0:
         weights = sum(demands[i].weight for i in waiting)
-        # A part that is less than one slot becomes one; a part that is more than is wanted, that.
-        # Either changes the parts of the others, so these are worked out again.
+        # A part of less than one slot becomes one; a part larger than what is wanted becomes that.
+        # Either changes the parts of the other queues, which are then calculated again.
         small = [i for i in waiting if slots * demands[i].weight < weights]
         if small:
             settled = dict.fromkeys(small[:slots], 1)
@@ -178,7 +180,7 @@ def share_out(slots: int, demands: Sequence[Demand]) -> list[int]:
 
 
 def _with_rest(slots: int, demands: Sequence[Demand], shares: list[int]) -> list[int]:
-    """Share what is left among queues that were given one slot and want more."""
+    """Share the remaining slots among queues that were given one slot and want more."""
     wanted = [
         Demand(demand.weight, demand.wanted - share)
         for demand, share in zip(demands, shares, strict=True)
@@ -192,11 +194,11 @@ def _with_rest(slots: int, demands: Sequence[Demand], shares: list[int]) -> list
 def _by_weight(
     slots: int, demands: Sequence[Demand], waiting: list[int], shares: list[int]
 ) -> list[int]:
-    """Share slots by weight among queues of which each wants more than its part."""
+    """Share slots by weight among queues that all want more than their part."""
     weights = sum(demands[i].weight for i in waiting)
     for i in waiting:
         shares[i] = slots * demands[i].weight // weights
-    # What rounding down left goes to those whose part was cut the most.
+    # What was lost by rounding down goes to the queues whose parts were cut most.
     left = slots - sum(shares[i] for i in waiting)
     by_cut = sorted(waiting, key=lambda i: slots * demands[i].weight % weights, reverse=True)
     for i in by_cut[:left]:

@@ -10,28 +10,28 @@ from meshhook.outcomes import AttemptOutcome
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """What a worker has done since it was made, however often it was started."""
+    """What a worker has done since it was created, across all its starts."""
 
     processed: int
     """Attempts whose outcome this worker recorded."""
     succeeded: int
-    """Of these, done."""
+    """Of these, succeeded."""
     failed: int
     """Of these, failed: retried, dead-lettered or archived."""
     retried: int
-    """Of these, to be tried again."""
+    """Of these, to be retried."""
     moved_to_dlq: int
-    """Of these, dead letters now."""
+    """Of these, dead-lettered."""
     snoozed: int
-    """Of these, put off by their handler."""
+    """Of these, snoozed by their handler."""
     cancelled: int
-    """Of these, removed at their handler's word."""
+    """Of these, cancelled by their handler."""
     leases_lost: int
-    """Attempts whose lease was lost: nothing was recorded."""
+    """Attempts whose lease was lost, so that nothing was recorded."""
     released: int
     """Leases given back unused."""
     running: int
-    """Jobs that run now."""
+    """Jobs running now."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Tally:
 
     @classmethod
     def sum(cls, tallies: Iterable[Tally]) -> Tally:
-        """Return the counts of several queues added up."""
+        """Return the sum of the counts of several queues."""
         total = cls()
         for tally in tallies:
             for outcome, count in tally.outcomes.items():
@@ -57,11 +57,11 @@ class Tally:
 
     @property
     def processed(self) -> int:
-        """How many attempts had their outcome recorded."""
+        """How many outcomes were recorded."""
         return sum(self.outcomes.values())
 
     def stats(self, *, running: int) -> WorkerStats:
-        """Return the counts, with how many jobs run now."""
+        """Return the counts, together with how many jobs run now."""
         retried = self.outcomes[AttemptOutcome.RETRIED]
         dead = self.outcomes[AttemptOutcome.DEAD_LETTERED]
         return WorkerStats(

@@ -1,4 +1,4 @@
-"""Several worker processes on one machine: started, watched, and stopped together."""
+"""Several worker processes on one machine: starts, watches and stops them together."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def restart_delay_seconds(quick_ends: int) -> float:
 
 
 class Supervisor:
-    """Runs a command several times, each as a process of its own with its number in a variable.
+    """Runs a command in several processes, each with its number in a variable.
 
-    The first process starts alone, so that what is wrong with all of them is said once. One that
-    fails before it was ready ends the whole; one that ends later is started again, at first after
-    half a second, and ever later, up to 30 seconds, where that does not help. SIGTERM and SIGINT
-    are passed on to all, SIGHUP as SIGTERM; a process whose supervisor is gone stops as at SIGTERM.
+    The first process starts alone, so that an error common to all is shown once. If a process fails
+    before it is ready, everything ends. If it ends later, it is started again: first after half a
+    second, then after ever longer pauses of up to 30 seconds. SIGTERM and SIGINT are passed on to
+    all processes, SIGHUP as SIGTERM. A process whose supervisor has died stops as at SIGTERM.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         signals = stop_signals()
         for number in signals:
-            # The processes have no terminal that could hang up.
+            # The processes have no terminal that could close.
             passed_on = signal.SIGTERM if number == signal.SIGHUP else number
             loop.add_signal_handler(number, self.stop, passed_on)
         try:
@@ -126,13 +126,13 @@ class Supervisor:
             self._looked_at[index].set()
 
     def _note_end(self, index: int, code: int) -> None:
-        # One that had no time to listen to signals has nothing to clean up either.
+        # One that could not yet handle signals has nothing to clean up either.
         if index in self._were_ready and code and not self._code:
             _log.error("worker process failed while it stopped", process_index=index, code=code)
             self._code = code if code > 0 else 1
 
     async def _run_once(self, index: int) -> int:
-        """Start a process, and return its exit code once it has ended; -n for signal n."""
+        """Start a process and return its exit code once it has ended; -n for signal n."""
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -140,7 +140,7 @@ class Supervisor:
                 env=self._environment
                 | {INDEX_VARIABLE: str(index), LINK_VARIABLE: str(theirs.fileno())},
                 pass_fds=(theirs.fileno(),),
-                # The terminal's Ctrl-C reaches the supervisor alone, which passes it on once.
+                # The terminal's Ctrl-C reaches only the supervisor, which passes it on once.
                 start_new_session=True,
             )
         except BaseException:
@@ -162,7 +162,7 @@ class Supervisor:
                 _send(process, signal.SIGTERM)
 
     async def _wait_until_ready(self, index: int, link: socket.socket) -> None:
-        """Wait for the word of a process that it works, or for its end."""
+        """Wait until a process reports that it is ready, or ends."""
         link.setblocking(False)  # noqa: FBT003 - the name says what it is
         said = await asyncio.get_running_loop().sock_recv(link, len(READY))
         if said == READY:

@@ -1,4 +1,4 @@
-"""What a worker process and its supervisor have to say to each other."""
+"""The socket between a worker process and its supervisor."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 INDEX_VARIABLE = "MESHHOOK_PROCESS_INDEX"
 """The variable with the number of a process among those of its supervisor, from 0."""
 LINK_VARIABLE = "MESHHOOK_SUPERVISOR_FD"
-"""The variable with the number of the socket between the two."""
+"""The variable with the file descriptor of the socket."""
 READY = b"ready\n"
 
 
 class SupervisorLink:
-    """The line to the supervisor of this process; silent where it has none."""
+    """The connection to the supervisor of this process; does nothing without one."""
 
     def __init__(self, link: socket.socket | None = None) -> None:
         self._link = link
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Take the line that the supervisor opened, and hide it from processes started here."""
+        """Take the socket that the supervisor opened, and hide it from child processes."""
         number = os.environ.pop(LINK_VARIABLE, None)
         if number is None:
             return cls()
@@ -38,7 +38,7 @@ class SupervisorLink:
     def say_ready(self) -> None:
         """Tell the supervisor that the worker has started."""
         if self._link is not None:
-            # Where the supervisor is gone, `watch` notices.
+            # If the supervisor is gone, `watch` notices.
             with suppress(OSError):
                 self._link.send(READY)
 
@@ -50,14 +50,14 @@ class SupervisorLink:
         loop = asyncio.get_running_loop()
 
         def look() -> None:
-            # It never says anything: what can be read is its end.
+            # The supervisor never sends anything: being readable means that it has ended.
             loop.remove_reader(link)
             on_gone()
 
         loop.add_reader(link, look)
 
     def close(self) -> None:
-        """Hang up, from within the event loop that watches, if one does."""
+        """Close the socket. Call it in the event loop that watches, if one does."""
         if self._link is not None:
             asyncio.get_running_loop().remove_reader(self._link)
             self._link.close()

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from meshhook.worker.releaser import Releaser
 
 HAND_BACK_PATIENCE_SECONDS = 1.0
-"""How long suspects wait for what runs here, where another worker may take them."""
+"""How long suspects wait for running jobs here before another worker may take them."""
 HAND_BACK_DELAY_SECONDS = 1.0
-"""How long suspects that were handed back are out of sight, on average."""
+"""How long suspects that were handed back are not ready, on average."""
 HAND_BACK_SECONDS = 60.0
-"""For how long a worker hands the same suspect back, from the first time on."""
+"""For how long a worker keeps handing the same suspect back."""
 MAX_REMEMBERED = 10_000
 
 
 class Suspects:
-    """Runs the suspects of one queue apart, so that a crash takes no neighbour along."""
+    """Runs the suspects of one queue apart, so that a crash takes no other job with it."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Suspects:
 
         Args:
             held_jobs: the held jobs of the queue.
-            all_held_jobs: those of all queues of this worker: none of them may run beside.
+            all_held_jobs: those of all queues of this worker; none may run at the same time.
             releaser: gives suspects back.
             loop: is told at every turn.
         """
@@ -53,13 +53,13 @@ class Suspects:
         self._is_stopping = False
 
     def stop(self) -> None:
-        """Wait no longer: give suspects back that have not started."""
+        """Wait no longer, and give back suspects that have not started."""
         self._is_stopping = True
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def run_apart(self, jobs: Sequence[HeldJob]) -> None:
-        """Run claimed suspects when nothing else runs in this process, and wait for their end."""
+        """Run claimed suspects once nothing else runs in this process, and wait until they end."""
         if not jobs:
             return
         try:
@@ -75,10 +75,11 @@ class Suspects:
         await self._loop.wait_for(self._held_jobs.wait_idle())
 
     async def _wait_until_alone(self, jobs: Sequence[HeldJob]) -> bool:
-        """Wait until nothing runs here; False if suspects were given back, to an idle worker.
+        """Wait until nothing else runs. Returns false if the suspects were given back instead.
 
-        All claims of this process stand still meanwhile. So a worker that is busy for long hands
-        suspects back, for a minute at the most: all workers may be busy at all times.
+        No job is claimed in this process in the meantime. So a worker whose jobs run for long hands
+        suspects back to idle workers. It does so for a minute at most, because all workers may be
+        busy all the time.
         """
         may_hand_back = self._hand_backs.may_hand_back(jobs, time.monotonic())
         patience_seconds: float | None = None
@@ -102,13 +103,13 @@ class Suspects:
         return True
 
     def _give_back(self, jobs: Sequence[HeldJob], delay_seconds: float = 0.0) -> None:
-        # One whose lease was lost meanwhile is another worker's.
+        # A suspect whose lease was lost in the meantime belongs to another worker.
         still_held = [held for held in jobs if held.has_lease]
         self._releaser.release(still_held, delay_seconds)
 
 
 async def all_ended(all_held_jobs: Sequence[HeldJobs]) -> None:
-    """Wait until nothing runs of any queue, and all outcomes are recorded or refused."""
+    """Wait until no job of any queue runs, and all outcomes are recorded or put off."""
     for held_jobs in all_held_jobs:
         await held_jobs.wait_idle()
     for held_jobs in all_held_jobs:
@@ -116,20 +117,20 @@ async def all_ended(all_held_jobs: Sequence[HeldJobs]) -> None:
 
 
 class HandBacks:
-    """Since when a worker has handed suspects back. Times are seconds of a monotonic clock."""
+    """Since when this worker has handed suspects back, in seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._since: dict[JobKey, float] = {}
 
     def may_hand_back(self, jobs: Iterable[HeldJob], now: float) -> bool:
-        """Say whether suspects may be handed back now: none of them for a minute already."""
+        """Return whether suspects may be handed back: not if any has been for a minute already."""
         if len(self._since) > MAX_REMEMBERED:
-            # Others have run them; what is forgotten too early is handed back a minute longer.
+            # Others have run them by now. One forgotten too early is handed back a minute longer.
             self._since.clear()
         since = [self._since.setdefault(held.key, now) for held in jobs]
         return all(now - each < HAND_BACK_SECONDS for each in since)
 
     def forget(self, jobs: Iterable[HeldJob]) -> None:
-        """Forget suspects that are run here."""
+        """Forget suspects that run here."""
         for held in jobs:
             self._since.pop(held.key, None)

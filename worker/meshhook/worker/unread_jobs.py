@@ -1,4 +1,4 @@
-"""Claimed jobs whose message is still to be read, and how much memory messages read so far take."""
+"""Claimed jobs whose message is still to be read, and how much memory messages take."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from meshhook.worker.held_job import HeldJob
 
 MAX_UNREAD_AHEAD = 100
-"""How many jobs may wait for their message to be read without counting as work claimed ahead."""
+"""How many unread jobs may wait without counting as work claimed ahead."""
 
 
 class UnreadJobs:
-    """The jobs of one queue whose messages are read apart, because they are not short."""
+    """The jobs of one queue whose messages are read separately, because they are large."""
 
     def __init__(self) -> None:
         self.jobs: deque[HeldJob] = deque()
-        """Those to be read, the next one first."""
+        """Unread jobs; the first is read next."""
         self.sizes: dict[JobKey, int] = {}
-        """The length of the messages that were read and whose jobs have not ended."""
+        """The lengths of the messages that were read separately, until their jobs have ended."""
         self._has_jobs = asyncio.Event()
         self._has_memory = asyncio.Event()
 
@@ -38,18 +38,18 @@ class UnreadJobs:
         self._has_jobs.set()
 
     async def wait(self) -> None:
-        """Wait until there is one."""
+        """Wait until there is an unread job."""
         while not self.jobs:
             self._has_jobs.clear()
             await self._has_jobs.wait()
 
     async def wait_for_memory(self, most: Callable[[], float]) -> None:
-        """Wait until the messages that were read take no more than `most` returns."""
+        """Wait until the messages read so far take no more than `most()`."""
         while self.sizes and sum(self.sizes.values()) > most():
             self._has_memory.clear()
             await self._has_memory.wait()
 
     def free_memory(self, key: JobKey) -> None:
-        """Note that the message of a job takes no memory any more."""
+        """Note that the message of a job no longer takes memory."""
         if self.sizes.pop(key, None) is not None:
             self._has_memory.set()

@@ -1,4 +1,4 @@
-"""What becomes of a job when an attempt ends: a pure decision."""
+"""The verdict on a job when an attempt ends: a pure decision."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of an attempt, with the delay and the error that belong to it.
+    """The outcome of an attempt, with its delay and error.
 
-    Whoever may read a queue reads its errors: the worker's secrets are hidden in them.
+    Anyone who can read a queue can read its errors, so the worker's secrets are hidden in them.
     """
 
     outcome: AttemptOutcome
@@ -52,7 +52,7 @@ _OWN_MODULES = (
 )
 
 MAX_CAUSES = 100
-"""How long a chain of causes may be to be shown; one of 100,000 would block the event loop."""
+"""The longest chain of causes to show; one of 100,000 would block the event loop."""
 
 DONE = Verdict(AttemptOutcome.SUCCEEDED)
 
@@ -62,7 +62,7 @@ class JobTimeoutError(TimeoutError):
 
 
 class SlotEndedError(Exception):
-    """The worker could not bring an attempt to its end; what its handler did is not known."""
+    """The worker could not end an attempt; what its handler did is unknown."""
 
 
 class CompletionRolledBackError(Exception):
@@ -88,12 +88,12 @@ def verdict(
     if isinstance(ended, Outcome):
         try:
             return _asked_for(ended, attempt, settings)
-        except Exception as failure:  # noqa: BLE001 - of a subclass that lacks what it is asked
+        except Exception as failure:  # noqa: BLE001 - of a subclass that lacks an attribute
             ended = failure
     if not isinstance(ended, BaseException):
         return DONE
     if isinstance(ended, InvalidPayloadError):
-        # A payload that is read only when it is asked for; another attempt would find the same.
+        # A payload that is decoded only on access; another attempt would fail in the same way.
         return invalid_payload(str(ended), settings)
     error_type = _type_name(ended)
     error = (error_type, shown(ended) or error_type, _stack(ended))
@@ -116,7 +116,7 @@ def unreadable(error: MessageUnreadableError, settings: QueueSettings) -> Verdic
 
 
 def lease_lost(lost_attempts: int, settings: QueueSettings) -> Verdict:
-    """Decide what becomes of a job whose last attempts ended with no outcome."""
+    """Decide what becomes of a job whose last attempts ended without an outcome."""
     return _final(LEASE_LOST, lease_lost_message(lost_attempts), None, settings)
 
 
@@ -173,10 +173,10 @@ def _text(message: str) -> str | None:
 
 
 def shown(value: object) -> str:
-    """Return a value as text, whatever it does when it is shown."""
-    # A handler's own exception may fail even at this; its job must be settled all the same.
+    """Return a value as text, even if it cannot be shown."""
+    # Even showing a handler's exception may fail; its job must be settled all the same.
     try:
-        # Of a subclass of str, the text alone.
+        # Only the text if it is a subclass of str.
         return str.__str__(str(value))
     except BaseException:  # noqa: BLE001 - whatever a __str__ raises
         return f"({_type_name(value)} that cannot be shown)"
@@ -186,15 +186,15 @@ def _type_name(value: object) -> str:
     try:
         name = type(value).__qualname__
         return str.__str__(name) or "(a class without a name)"
-    except BaseException:  # noqa: BLE001 - a metaclass may have made a property of the name
+    except BaseException:  # noqa: BLE001 - a metaclass may have made the name a property
         return "(a class that cannot be named)"
 
 
 def _meaning(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what a group means: an outcome, if it holds nothing but outcomes of one kind.
+    """Return what a group means: an outcome, if it holds only outcomes of one kind.
 
-    A task of a `TaskGroup` that raises one ends the handler with such a group. Of several the one
-    with the longest delay counts. Anything else in the group makes it a failure.
+    If a task of a `TaskGroup` raises an outcome, the handler ends with such a group. Of several
+    outcomes the one with the longest delay counts. Anything else in the group makes it a failure.
     """
     found: list[BaseException] = []
     groups: list[BaseExceptionGroup[BaseException]] = [group]
@@ -214,18 +214,18 @@ def _meaning(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _stack(error: BaseException) -> str:
     try:
-        # From the handler on: how the worker came to call it tells a reader nothing.
+        # From the handler on: a reader does not need the worker's own frames.
         tail = error.__traceback__
         while tail is not None and tail.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
             tail = tail.tb_next
         chain = _causes(error) <= MAX_CAUSES
         return "".join(traceback.format_exception(type(error), error, tail, chain=chain))
-    except BaseException as failure:  # noqa: BLE001 - whatever an exception raises that is shown
+    except BaseException as failure:  # noqa: BLE001 - whatever an exception raises when it is shown
         return f"(the stack cannot be shown: {_type_name(failure)})"
 
 
 def _causes(error: BaseException) -> int:
-    """Count the errors that an error came of, up to one more than are shown."""
+    """Count the errors that led to an error, up to one more than are shown."""
     seen: set[int] = set()
     each: BaseException | None = error
     while each is not None and id(each) not in seen and len(seen) <= MAX_CAUSES:

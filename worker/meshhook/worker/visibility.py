@@ -1,4 +1,4 @@
-"""When messages became visible that were committed later than they were written."""
+"""When messages became visible that were committed long after they were written."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class Visibility:
-    """Which messages were visible before the claim that took them: it corrects `ready_at`.
+    """Knows what earlier claims could see, and corrects `ready_at` of messages that they could not.
 
-    An earlier claim took all that it saw from some `vt` on. What lies there and is claimed only now
-    was not visible then: its producer's transaction was still open.
+    If an earlier claim took all that it saw from some `vt` on, then what is found there later was
+    not visible at that time: its producer's transaction was still open.
     """
 
     def __init__(self) -> None:
         self._clock_offset: float | None = None
-        """What the database's clock shows, less the monotonic clock here."""
+        """The database's clock minus the monotonic clock of this process."""
         self._drained: tuple[float, float] | None = None
         """From which `vt` on nothing ready was left, and when that was."""
 
     def correct(self, jobs: Sequence[Job[Any]], now: float) -> None:
-        """Correct `ready_at` of jobs just claimed, whose claim was answered now."""
+        """Correct `ready_at` of jobs whose claim was answered at `now`."""
         self._clock_offset = jobs[0].claimed_timestamp - now
         if self._drained is None:
             return
@@ -34,7 +34,7 @@ class Visibility:
                 job.ready_timestamp = min(drained_at, job.claimed_timestamp)
 
     def drained(self, from_vt: float, jobs: Sequence[Job[Any]], asked_at: float) -> None:
-        """Note a claim that took all that was ready from some `vt` on, and what it took."""
+        """Note that a claim took everything that was ready from some `vt` on."""
         if self._clock_offset is not None:
             drained_at = jobs[0].claimed_timestamp if jobs else asked_at + self._clock_offset
             self._drained = from_vt, drained_at

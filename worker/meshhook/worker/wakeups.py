@@ -1,4 +1,4 @@
-"""What wakes a producer that waits, and how a fleet shares out the answers to one wake-up."""
+"""What wakes a waiting producer, and how a fleet shares the answers to one wake-up."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ class Wakeups:
         self._woken = asyncio.Event()
 
     def notify(self) -> None:
-        """End a wait: a message was inserted, and every waiting worker knows."""
+        """End the wait: a message was inserted, and every waiting worker was told."""
         self._was_notified = True
         self._woken.set()
 
     def wake(self) -> None:
-        """End a wait: this worker has reason to look."""
+        """End the wait: this worker has a reason to claim."""
         self._woken.set()
 
     def wake_in(self, seconds: float) -> None:
-        """End a wait when a message that this worker put off falls due, if that is soon."""
+        """End the wait when a message that this worker has delayed falls due, if that is soon."""
         if seconds < POLL_SECONDS:
             asyncio.get_running_loop().call_later(seconds + 0.001, self.wake)
 
     def note_workers(self, workers: int) -> None:
-        """Note how many workers the queue has now, this one included."""
+        """Note how many workers the queue has, including this one."""
         self._delay.workers = max(workers, 1)
 
     def clear(self) -> None:
-        """Forget what has happened: the claim that comes now sees it."""
+        """Forget earlier wake-ups, before a claim that sees what they were about."""
         self._woken.clear()
 
     def note_claim(self, messages: int) -> None:
-        """Note how many messages a claim has found, which may have followed a notification."""
+        """Note how many messages a claim found, if it followed a notification."""
         if self._was_notified:
             self._was_notified = False
             self._delay.found(messages)
 
     async def wait(self, seconds: float) -> None:
-        """Wait so long at the most."""
+        """Wait for a wake-up, at most for so many seconds."""
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -57,7 +57,7 @@ class Wakeups:
             pass
 
     def delay_seconds(self, utilisation: float) -> float:
-        """Return how long to wait before a claim, after the wait that has just ended.
+        """Return how long to wait between the wait that has just ended and a claim.
 
         Args:
             utilisation: the share of this worker's slots that are taken, 0 to 1.
@@ -71,15 +71,15 @@ class Wakeups:
 class WakeDelay:
     """How long a worker waits between a wake-up and its claim.
 
-    A notification reaches every waiting worker of a queue, and one of them gets the message. If
-    all claimed at once, 128 idle workers would make 128 claims of each message. So each waits a
-    random part of a span that doubles when it comes too late and is halved when it finds
-    something: the fleet sorts itself into a few that answer at once and many that stand by. A
-    worker alone never waits. Busy workers wait longer, so that idle ones get the work.
+    A notification reaches every waiting worker of a queue, and one of them gets the message. If all
+    of them claimed at once, 128 idle workers would make 128 claims per message. So each waits for a
+    random part of a span. The span doubles when a claim comes too late, and halves when it finds
+    something: a few workers answer at once while many stand by. A single worker never waits. Busy
+    workers wait longer, so that idle ones get the work.
     """
 
     workers: int = 1
-    """How many workers the queue has now, this one included."""
+    """How many workers the queue has, including this one."""
     _span_seconds: float = 0.0
 
     def seconds(self, fraction: float, utilisation: float) -> float:
@@ -94,7 +94,7 @@ class WakeDelay:
         return fraction * min(self._span_seconds, limit) + busy
 
     def found(self, messages: int) -> None:
-        """Note what the claim after a wake-up found."""
+        """Note how many messages the claim after a wake-up found."""
         if messages:
             self._span_seconds /= 2
             if self._span_seconds < LEAST_SPAN_SECONDS:
@@ -105,5 +105,5 @@ class WakeDelay:
 
     @property
     def _limit_seconds(self) -> float:
-        # Of n spans of n milliseconds the shortest wait is about a millisecond.
+        # With n spans of n milliseconds each, the shortest wait is about a millisecond.
         return (self.workers - 1) * SECONDS_A_WORKER

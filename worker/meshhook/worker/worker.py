@@ -1,4 +1,4 @@
-"""The worker: one process's part in draining one queue, or several."""
+"""The worker: one process that serves one queue or several."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ _log = get_logger("meshhook.worker")
 
 
 class Worker:
-    """Claims, runs and settles the jobs of its queues, with three connections of its own.
+    """Claims, runs and settles the jobs of its queues, over three connections of its own.
 
-    A fourth is opened at the first message that is not short.
+    A fourth connection is opened for the first large message.
 
-    `start` and `stop` are idempotent; `run` does both, and stops at SIGTERM or SIGINT.
-    A database that goes away is waited for. Stopping lets running jobs finish until the grace
-    period ends, less two seconds; what has not started, or does not finish, is given back, ready
-    at once and with its attempt unspent.
+    `start` and `stop` are idempotent; `run` does both, and stops at SIGTERM or SIGINT. While the
+    database is unavailable, the worker waits for it. When it stops, running jobs may finish until
+    two seconds before the end of the grace period. Jobs that have not started, or do not finish,
+    are given back: they are ready at once, and the attempt does not count.
 
-    Several queues share the slots by weight while all of them have work; what one leaves, the
-    others take. Settings, pause, leases, metrics and statistics are each queue's own.
+    While all of several queues have work, they share the slots by weight; slots that one of them
+    does not use go to the others. Settings, pause, leases, metrics and statistics are separate for
+    each queue.
     """
 
     def __init__(
@@ -61,37 +62,36 @@ class Worker:
         producer_trace: ProducerTrace | str = ProducerTrace.LINK,
         max_message_bytes: int | None = None,
     ) -> None:
-        """Take what it works on.
+        """Check the arguments.
 
         Args:
             database_url: postgresql://user:password@host:port/database, with the parameters of
-                libpq. A worker opens connections of its own: it takes no pool.
-            queues: a queue's name, several of them, or a mapping of names to weights from 1 to
+                libpq. A worker opens its own connections; it takes no pool.
+            queues: a queue's name, several names, or a mapping of names to weights from 1 to
                 1000; at most 100 queues. Default `workflow_jobs`.
-            handler: what `create_job_handler` made, or a function of one job; or a mapping of each
-                queue's name to its own. There is no default: without queues it is named, as in
+            handler: made by `create_job_handler`, or a function of one job; or a mapping of each
+                queue's name to its handler. Required. Without queues, pass it by name:
                 `Worker(url, handler=...)`.
-            concurrency: how many jobs run at once, of all queues together, 1 to 10000, and no
-                fewer than queues. Default 50.
-            grace_seconds: how long `stop` may take, 0 to 3600; keep it under the pod's
+            concurrency: how many jobs run at once, of all queues together: 1 to 10000, and at least
+                the number of queues. Default 50.
+            grace_seconds: how long `stop` may take, 0 to 3600; keep it below the pod's
                 terminationGracePeriodSeconds. Default 25.
-            pooled: whether the URL leads through a pooler in transaction mode; a waiting worker
-                then polls, once a second, unless it has a `listen_url`. Default false.
+            pooled: whether the URL leads through a pooler in transaction mode. A waiting worker
+                then polls once a second, unless it has a `listen_url`. Default false.
             listen_url: the same database without the pooler. The connection that claims, one of
-                the worker's three, then goes there, and hears notifications. Default: none.
-            registry: where the metrics go. Default: the process's own.
+                the worker's three, then goes there and hears notifications. Default: none.
+            registry: where the metrics go. Default: the process's registry.
             name: the worker's name in the history, 1 to 200 characters. Default: host, process id
-                and a random part, so that a restarted pod of the same name is a new worker.
-            stall_seconds: how long a loop of the worker may take for a turn until `liveness`
-                says that it has stalled, 10 to 86400. Nothing turns while a handler blocks the
-                event loop. Default 60.
-            tracer_provider: makes the spans of the attempts. Default: the global one of
-                OpenTelemetry, if one is set when the worker starts; else there are no spans.
-            producer_trace: `link`: an attempt is a trace of its own, linked to the one that its
-                job was enqueued in; `parent`: it goes on in that one. Default link.
-            max_message_bytes: how much JSON a message may be to be run, 1,024 to 268,435,456
-                bytes; a larger one goes to the dead letters. Default: 16 MiB, or twice the
-                queue's `max_payload_bytes` if that is more.
+                and a random part, so that a restarted pod of the same name counts as a new worker.
+            stall_seconds: after how long a loop of the worker counts as stalled in `liveness`,
+                10 to 86400. No loop turns while a handler blocks the event loop. Default 60.
+            tracer_provider: makes the spans of the attempts. Default: the global provider of
+                OpenTelemetry if one is set when the worker starts; otherwise there are no spans.
+            producer_trace: `link`: each attempt has its own trace, linked to the trace in which the
+                job was enqueued; `parent`: it continues that trace. Default link.
+            max_message_bytes: the maximum size of a message's JSON, 1,024 to 268,435,456 bytes; a
+                larger message becomes a dead letter. Default: 16 MiB, or twice the queue's
+                `max_payload_bytes` if that is more.
 
         Raises:
             InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming the argument.
@@ -121,7 +121,7 @@ class Worker:
         self._failure: BaseException | None = None
 
     async def start(self) -> None:
-        """Check the database and start to work; returns once the worker claims.
+        """Check the database and start working. Returns once the worker claims.
 
         Raises:
             QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
@@ -164,16 +164,15 @@ class Worker:
     async def run(self, *, handle_signals: bool = True) -> None:
         """Work until SIGTERM or SIGINT, or until `request_stop`.
 
-        What the process does at these signals besides, it goes on doing: handlers that were set
-        before are called as well, and alone again when this returns. Several workers of one event
-        loop stop at one signal.
+        Signal handlers that were set before are called as well, and restored when this returns.
+        Several workers in one event loop stop at the same signal.
 
         Args:
-            handle_signals: whether to stop at a signal, also at SIGHUP where that would end the
-                process; in the main thread alone. Default true.
+            handle_signals: whether to stop at a signal, including SIGHUP if that would end the
+                process. Only in the main thread. Default true.
 
         Raises:
-            InvalidSettingError: `handle_signals` outside of the main thread.
+            InvalidSettingError: `handle_signals` outside the main thread.
             QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
             Exception: what the worker failed with, if it did.
         """
@@ -182,7 +181,7 @@ class Worker:
                 await self.start()
                 await self._stopped.wait()
             finally:
-                # Also when the caller is cancelled: outcomes are recorded and leases given back.
+                # Even if the caller is cancelled, outcomes are recorded and leases given back.
                 self.request_stop()
                 await asyncio.shield(self.stop())
 
@@ -191,14 +190,14 @@ class Worker:
         self._stop_requested.set()
 
     def get_stats(self, queue_name: str | None = None) -> WorkerStats:
-        """Return what the worker has done since it was made.
+        """Return what the worker has done since it was created.
 
         Args:
-            queue_name: for which of its queues. Default: for all of them together.
+            queue_name: one of its queues. Default: all of them together.
 
         Raises:
-            InvalidQueueNameError: if no queue may have that name.
-            QueueNotFoundError: if it is none of the worker's queues.
+            InvalidQueueNameError: no queue can have that name.
+            QueueNotFoundError: it is none of the worker's queues.
         """
         if queue_name is not None and validate_queue_name(queue_name) not in self._tallies:
             raise QueueNotFoundError(queue_name)
@@ -213,10 +212,11 @@ class Worker:
         )
 
     def liveness(self) -> list[Check]:
-        """Return a check for each loop: one that has stalled needs a new process.
+        """Return a check for each loop. If a loop has stalled, the process must be replaced.
 
-        Any thread may ask, also while a handler blocks the event loop. A database that is away
-        stalls nothing. Each queue has a claimer and a settler; the leases of all are kept together.
+        Can be called from any thread, also while a handler blocks the event loop. A database that
+        is unavailable stalls no loop. Each queue has a claimer, a settler and slots; one loop
+        extends the leases of all queues.
         """
         if self._failure is not None:
             return [Check("worker", f"has failed: {type(self._failure).__name__}")]
@@ -233,9 +233,9 @@ class Worker:
         )
 
     def readiness(self) -> list[Check]:
-        """Return what must hold for it to work: the database, the migrations, no draining.
+        """Return what must hold for the worker to do its work: database, migrations, not stopping.
 
-        Any thread may ask.
+        Can be called from any thread.
         """
         parts = self._parts
         if parts is None or self._main is None or self._stopped.is_set():
@@ -252,9 +252,9 @@ class Worker:
 
     @property
     def has_stuck_jobs(self) -> bool:
-        """Whether a job that was given up still runs: it would hold up a normal exit.
+        """Whether a job that was given up still runs, which would delay a normal exit.
 
-        That is a plain function in its thread, or an async one that swallows its cancellation.
+        That can be a plain function in its thread, or an async one that ignores its cancellation.
         """
         return self._parts is not None and any(
             lane.held_jobs.taken_slots for lane in self._parts.lanes
@@ -277,7 +277,7 @@ class Worker:
             on_fork=parts.start_nothing,
         )
         forked.watch()
-        # Not in the group: where another part fails, a claim under way must hand its jobs over.
+        # Not in the group: if another part fails, a claim under way must still deliver its jobs.
         claiming = [
             asyncio.create_task(lane.producer.run(), name=f"meshhook-producer-{lane.queue_name}")
             for lane in parts.lanes
@@ -305,7 +305,7 @@ class Worker:
             self._failure = error
             fields = {"queue": self._options.queues_shown, "worker": self.name}
             if isinstance(error, asyncio.CancelledError):
-                event = "worker cut short: its tasks were cancelled, as where an event loop ends"
+                event = "worker cut short: its tasks were cancelled, as when an event loop ends"
                 _log.warning(event, **fields)
             else:
                 _log.error("worker failed", **fields, exc_info=error)

@@ -1,4 +1,4 @@
-"""What a worker was made with: checked arguments."""
+"""The checked arguments of a worker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What a worker was made with, as the constructor of `Worker` describes it."""
+    """The checked arguments of a worker; `Worker` describes them."""
 
     url: str = field(repr=False)
     listen_url: str | None = field(repr=False)
@@ -48,7 +48,7 @@ class WorkerOptions:
 
     @property
     def queues_shown(self) -> str:
-        """The names of its queues, for people."""
+        """The names of its queues, as text."""
         return ", ".join(self.queue_names)
 
     @property
@@ -115,6 +115,6 @@ def _check_concurrency(concurrency: Any, queues: int) -> None:
         )
     if concurrency < queues:
         raise InvalidSettingError(
-            f"concurrency is {concurrency}, and the worker has {queues} queues; each "
-            "needs a slot of its own, or it could wait for ever"
+            f"concurrency is {concurrency}, but the worker has {queues} queues; each "
+            "needs a slot, or it could wait for ever"
         )
