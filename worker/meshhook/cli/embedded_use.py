@@ -12,7 +12,7 @@ from typing import IO
 
 from meshhook.cli.output import note
 from meshhook.embedded import EmbeddedPostgres
-from meshhook.embedded.programs import make_passable_directory, translated_os_errors
+from meshhook.embedded.programs import Programs, make_passable_directory, translated_os_errors
 from meshhook.errors import DatabaseError
 from meshhook.postgres.database import connect
 
@@ -30,8 +30,9 @@ def embedded_database(directory: Path) -> Iterator[str]:
     connected. One that a program started with `EmbeddedPostgres` is left running.
 
     Raises:
-        DatabaseUnavailableError: if it does not start.
+        DatabaseUnavailableError: if it is not installed, or does not start.
     """
+    Programs.find(account=None)  # or else it says what to install, and creates nothing
     server = EmbeddedPostgres(directory)
     with translated_os_errors():
         make_passable_directory(server.directory)
