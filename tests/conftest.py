@@ -207,6 +207,30 @@ async def empty_connection(
     await connection.close()
 
 
+@pytest.fixture
+def encoding() -> str:
+    """The encoding of `encoded_url`; a module may have others."""
+    return "SQL_ASCII"
+
+
+@pytest.fixture
+def encoded_url(databases: Databases, encoding: str) -> Iterator[str]:
+    """The URL of a database of an encoding, with nothing in it."""
+    url = databases.create(encoding=encoding)
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+async def encoded(encoded_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection to `encoded_url`, with the schema and a queue `jobs`."""
+    connection = await asyncpg.connect(encoded_url)
+    await migrate(connection)
+    await connection.execute("select meshhook.create_queue('jobs')")
+    yield connection
+    await connection.close()
+
+
 @pytest.fixture(scope="session")
 def pgmq_template(databases: Databases) -> Callable[[str], str]:
     """Returns the name of a migrated database on a version of PGMQ, made at the first call."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
@@ -15,13 +14,10 @@ from meshhook import (
     Job,
     QueueService,
     Worker,
-    create_queue,
     set_queue_config,
 )
 from meshhook.errors import DatabaseError, InvalidJobError, UnstorableTextError
 from meshhook.postgres.text_encodings import ASCII, fitted_text
-from meshhook.schema import migrate
-from support.databases import Databases
 from support.waiting import eventually
 from support.workers import make_worker, outcomes
 
@@ -35,24 +31,6 @@ def encoding(request: pytest.FixtureRequest) -> str:
     """An encoding that a database may have."""
     value: str = request.param
     return value
-
-
-@pytest.fixture
-def url(databases: Databases, encoding: str) -> Iterator[str]:
-    """The URL of a database of that encoding, without PGMQ."""
-    url = databases.create(encoding=encoding)
-    yield url
-    databases.drop(url)
-
-
-@pytest.fixture
-async def encoded(url: str) -> AsyncIterator[Connection[Any]]:
-    """A connection to that database, with the schema and a queue `jobs`."""
-    connection = await asyncpg.connect(url)
-    await migrate(connection)
-    await create_queue(Database(connection), "jobs")
-    yield connection
-    await connection.close()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +53,9 @@ def test_what_an_encoding_cannot_hold_becomes_question_marks(
     assert fitted_text(text, encoding) == fitted
 
 
-async def test_every_outcome_is_recorded(url: str, encoded: Connection[Any], encoding: str) -> None:
+async def test_every_outcome_is_recorded(
+    encoded_url: str, encoded: Connection[Any], encoding: str
+) -> None:
     """Errors, outcomes and names with any character at all, also in one batch with others."""
     await set_queue_config(Database(encoded), "jobs", max_retry_attempts=1)
 
@@ -92,7 +72,7 @@ async def test_every_outcome_is_recorded(url: str, encoded: Connection[Any], enc
     ids = await QueueService[Any](encoded, "jobs").enqueue_many(
         [{"payload": kind, "run_id": "run"} for kind in ("error", "long", "dead", "good")]
     )
-    async with make_worker(url, handler, name="w\u00f6rker \U0001f600") as worker:
+    async with make_worker(encoded_url, handler, name="w\u00f6rker \U0001f600") as worker:
         await eventually(lambda: worker.get_stats().processed == 4, timeout=15)
         reported = "select count(*) = 1 from meshhook.workers"
         await eventually(lambda: encoded.fetchval(reported), timeout=15)
@@ -122,10 +102,10 @@ async def test_a_job_moved_by_hand_is_recorded(encoded: Connection[Any]) -> None
 @pytest.mark.parametrize("encoding", ["LATIN1"], indirect=True)
 @pytest.mark.parametrize("job", [{"payload": "\U0001f600"}, {"run_id": "\u20ac", "payload": 1}])
 async def test_a_job_that_the_encoding_cannot_hold_is_refused(
-    encoded: Connection[Any], url: str, job: dict[str, Any]
+    encoded: Connection[Any], encoded_url: str, job: dict[str, Any]
 ) -> None:
     """It is an invalid job, whichever way it is enqueued; others in the same batch are stored."""
-    async with asyncpg.create_pool(url, min_size=1, max_size=2) as pool:
+    async with asyncpg.create_pool(encoded_url, min_size=1, max_size=2) as pool:
         queue = QueueService[Any](pool, "jobs")
         with pytest.raises(InvalidJobError, match="encoding UTF8"):
             await queue.enqueue(job)

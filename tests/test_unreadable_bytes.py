@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
 import pytest
 
-from meshhook import Database, DLQService, Job, QueueService, create_queue
-from meshhook.schema import migrate
+from meshhook import Database, DLQService, Job, QueueService
 from meshhook.tracking import find_jobs
-from support.databases import Databases
 from support.waiting import eventually
 from support.workers import make_worker, outcomes
 
 Connection = asyncpg.Connection
-
-
-@pytest.fixture
-def url(databases: Databases) -> Iterator[str]:
-    """The URL of a database with the encoding SQL_ASCII, without PGMQ."""
-    url = databases.create(encoding="SQL_ASCII")
-    yield url
-    databases.drop(url)
-
-
-@pytest.fixture
-async def unchecked(url: str) -> AsyncIterator[Connection[Any]]:
-    """A connection to that database, with the schema and a queue `jobs`."""
-    connection = await asyncpg.connect(url)
-    await migrate(connection)
-    await create_queue(Database(connection), "jobs")
-    yield connection
-    await connection.close()
 
 
 async def insert(connection: Connection[Any], table: str, column: str) -> int:
@@ -52,25 +31,25 @@ async def insert(connection: Connection[Any], table: str, column: str) -> int:
 
 @pytest.mark.parametrize("column", ["message", "headers"])
 async def test_bytes_that_are_no_text_are_a_dead_letter(
-    url: str, unchecked: Connection[Any], column: str
+    encoded_url: str, encoded: Connection[Any], column: str
 ) -> None:
     """With the reason; its neighbours run, with any text that is one."""
-    queue = QueueService[Any](unchecked, "jobs")
+    queue = QueueService[Any](encoded, "jobs")
     seen: list[Any] = []
 
     async def handler(job: Job[Any]) -> None:
         seen.append(job.payload)
 
     before = await queue.enqueue({"payload": "gr\u00fcn"})
-    bad = await insert(unchecked, "q_jobs", column)
+    bad = await insert(encoded, "q_jobs", column)
     after = await queue.enqueue({"payload": "\u65e5\u672c"}, headers={"name": "\u65e5\u672c"})
-    async with make_worker(url, handler) as worker:
+    async with make_worker(encoded_url, handler) as worker:
         await eventually(lambda: worker.get_stats().succeeded == 2)
         await eventually(lambda: worker.get_stats().moved_to_dlq == 1)
     assert sorted(seen) == sorted(["gr\u00fcn", "\u65e5\u672c"])
     for good in (before, after):
-        assert await outcomes(unchecked, good) == [("succeeded", 1)]
-    row = await unchecked.fetchrow(
+        assert await outcomes(encoded, good) == [("succeeded", 1)]
+    row = await encoded.fetchrow(
         "select outcome, attempt, error_type, error_message from meshhook.job_attempts "
         "where msg_id = $1",
         bad,
@@ -81,13 +60,13 @@ async def test_bytes_that_are_no_text_are_a_dead_letter(
 
 
 async def test_lists_show_such_bytes_and_replays_keep_them(
-    url: str, unchecked: Connection[Any]
+    encoded_url: str, encoded: Connection[Any]
 ) -> None:
     """A question mark stands for each; what is stored stays as it is."""
-    dead = await insert(unchecked, "q_jobs_dlq", "message")
-    await insert(unchecked, "q_jobs_dlq", "headers")
-    await insert(unchecked, "q_jobs", "message")
-    database = await Database.connect(url)
+    dead = await insert(encoded, "q_jobs_dlq", "message")
+    await insert(encoded, "q_jobs_dlq", "headers")
+    await insert(encoded, "q_jobs", "message")
+    database = await Database.connect(encoded_url)
     try:
         service = DLQService(database, "jobs")
         assert len(await service.list_dead_letter_jobs()) == 2
@@ -96,7 +75,7 @@ async def test_lists_show_such_bytes_and_replays_keep_them(
         msg_id = await service.replay_dead_letter_job(dead)
     finally:
         await database.close()
-    found = await unchecked.fetchval(
+    found = await encoded.fetchval(
         "select convert_to(message ->> 'a', 'SQL_ASCII') from pgmq.q_jobs where msg_id = $1", msg_id
     )
     assert found == b"\xff\xfe"
