@@ -39,16 +39,21 @@ def updated(known: Iterable[str], measured: Mapping[str, Iterable[float]]) -> li
 
 
 class Recorder:
-    """Measures every test with the fixtures that it has for itself, and writes the file."""
+    """Measures every test with its fixtures, and writes the file.
+
+    A fixture of a module counts for each test that uses it: whichever runs alone has to wait for
+    it. One of the session does not count.
+    """
 
     def __init__(self) -> None:
         self._measured: dict[str, list[float]] = defaultdict(list)
         self._own_seconds = 0.0
         self._shared_seconds = 0.0
+        self._module_seconds: dict[tuple[str, str], float] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
-        self, fixturedef: pytest.FixtureDef[object]
+        self, fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
         """Count a fixture, without those that it asks for and others share."""
         shared_before, started_at = self._shared_seconds, time.perf_counter()
@@ -61,6 +66,8 @@ class Recorder:
                 self._own_seconds += own
             else:
                 self._shared_seconds += own
+            if fixturedef.scope == "module":
+                self._module_seconds[request.node.nodeid, fixturedef.argname] = own
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -70,6 +77,9 @@ class Recorder:
             return (yield)
         finally:
             taken = self._own_seconds + time.perf_counter() - started_at
+            module = item.nodeid.partition("::")[0]
+            for name in getattr(item, "fixturenames", ()):
+                taken += self._module_seconds.get((module, name), 0.0)
             self._measured[function_of(item.nodeid)].append(taken)
 
     @pytest.hookimpl(tryfirst=True)
