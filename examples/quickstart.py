@@ -1,4 +1,4 @@
-"""A producer, a handler and a worker in one program, of parts set up one by one, without an app.
+"""Producer, handler and worker in one program, built from separate parts instead of an app.
 
 Needs MESHHOOK_DATABASE_URL and `meshhook migrate`; ends when all jobs are done.
 """
