@@ -24,7 +24,10 @@ from support.monitored_producer import Flow
 from support.rule_files import ALERTS, RECORDING, alert, rules
 from support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(900)  # the fleet runs until all queries have data
+pytestmark = [
+    pytest.mark.timeout(900),  # the fleet runs until all queries have data
+    pytest.mark.slow,  # whichever test comes first waits for it
+]
 
 VARIABLES = {
     "$__rate_interval": "15s",
