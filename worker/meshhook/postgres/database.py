@@ -20,6 +20,7 @@ from asyncpg.pool import PoolConnectionProxy
 from meshhook import errors
 from meshhook.arguments import checked_seconds, kind_of, way_out
 from meshhook.postgres._driver_connections import open_connection
+from meshhook.postgres._lazy_pool import LazyPool
 from meshhook.postgres.driver_errors import (
     translated_connect_errors,
     translated_driver_errors,
@@ -27,7 +28,6 @@ from meshhook.postgres.driver_errors import (
     translated_statement_errors,
     was_undone,
 )
-from meshhook.postgres.lazy_pool import LazyPool
 from meshhook.postgres.lent_connection import LentConnection, Savepoint
 from meshhook.postgres.url import parse_database_url
 
