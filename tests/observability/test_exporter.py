@@ -101,9 +101,10 @@ async def test_what_the_series_say(
         for state in ("ready", "scheduled", "running", "retrying", "lost")
     }
     assert states == {"ready": 2, "scheduled": 1, "running": 1, "retrying": 2, "lost": 1}
-    assert 90 <= value(registry, "oldest_ready_seconds") < 150
+    # The transaction that reads may have begun a moment before the rows were committed.
+    assert 89 <= value(registry, "oldest_ready_seconds") < 150
     assert value(registry, "dlq_messages") == 2
-    assert 7200 <= value(registry, "dlq_oldest_seconds") < 7260
+    assert 7199 <= value(registry, "dlq_oldest_seconds") < 7260
     await eventually(lambda: value(registry, "paused") == 1)
     assert value(registry, "messages_capped") == 0
     assert value(registry, "workers") == 2
