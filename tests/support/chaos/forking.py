@@ -27,7 +27,7 @@ import meshhook.cli.worker
 import meshhook.observability.monitoring_server
 import meshhook.schema
 import meshhook.worker.process
-import meshhook.worker.supervisor_link  # noqa: F401
+import meshhook.worker.supervisor  # noqa: F401
 from meshhook.cli import main as meshhook_main
 
 
