@@ -611,8 +611,8 @@ async def test_metrics_of_an_empty_queue(service: Service) -> None:
     """Ages of what is not there are None."""
     metrics = await service.get_queue_metrics()
     assert metrics.queue_length == 0
-    assert metrics.oldest_message_age_seconds is None
-    assert metrics.newest_message_age_seconds is None
+    assert metrics.oldest_message_seconds is None
+    assert metrics.newest_message_seconds is None
     assert metrics.oldest_ready_seconds == 0
 
 
@@ -623,8 +623,8 @@ async def test_ages_are_since_the_enqueue(service: Service, connection: Connecti
         "update pgmq.q_jobs set enqueued_at = now() - make_interval(hours => 3 - msg_id::int)"
     )
     metrics = await service.get_queue_metrics()
-    assert metrics.oldest_message_age_seconds == pytest.approx(7200, abs=60)
-    assert metrics.newest_message_age_seconds == pytest.approx(3600, abs=60)
+    assert metrics.oldest_message_seconds == pytest.approx(7200, abs=60)
+    assert metrics.newest_message_seconds == pytest.approx(3600, abs=60)
     assert metrics.oldest_ready_seconds == 0
     await connection.execute("update pgmq.q_jobs set vt = now() - interval '10 min'")
     metrics = await service.get_queue_metrics()

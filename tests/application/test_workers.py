@@ -52,7 +52,7 @@ async def test_one_worker_serves_all_queues(app: App, pool: asyncpg.Pool[Any]) -
         loop.call_soon_threadsafe(done.put_nowait, mail)
 
     async with app.workers(concurrency=8, registry=CollectorRegistry()) as worker:
-        assert worker.queue_names == ("orders", "mails")
+        assert worker.queues == ("orders", "mails")
         await ship.enqueue(Order(order_id=1), run_id="r1")
         assert await done.get() == Mail(to="order 1")
     assert (await get_queue_config(pool, "orders")).max_retry_attempts == 2
@@ -69,7 +69,7 @@ async def test_some_queues_may_be_chosen(app: App, pool: asyncpg.Pool[Any]) -> N
     app.job("orders", payload_model=Order)(lambda _: None)
     app.job("mails", payload_model=Mail)(lambda _: None)
     async with app.workers("mails", registry=CollectorRegistry()) as worker:
-        assert worker.queue_names == ("mails",)
+        assert worker.queues == ("mails",)
     assert await pool.fetchval("select array_agg(queue) from meshhook.queue_config") == ["mails"]
     assert app.weights({"orders": 5}) == {"orders": 5}
     with pytest.raises(InvalidSettingError, match="'orders' is named twice"):

@@ -51,7 +51,6 @@ RECORDS = {
     "ErrorGroup",
     "QueueConfig",
     "LiveWorker",
-    "QueueMetrics",
     "QueueSnapshot",
     "RetryInfo",
     "WorkerStats",

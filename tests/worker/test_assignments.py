@@ -79,8 +79,8 @@ def test_each_queue_needs_a_slot() -> None:
 
 def test_a_worker_without_queues_works_on_the_default_one() -> None:
     """Only the handler has to be named; by position the queues still come first."""
-    assert Worker(NOWHERE, handler=handle).queue_names == ("workflow_jobs",)
-    assert Worker(NOWHERE, "a", handle).queue_names == ("a",)
+    assert Worker(NOWHERE, handler=handle).queues == ("workflow_jobs",)
+    assert Worker(NOWHERE, "a", handle).queues == ("a",)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
     from meshhook.postgres.database import Database
     from meshhook.queue_config import QueueConfig
-    from meshhook.queues import QueueMetrics, QueueService
+    from meshhook.queues import QueueService
     from meshhook.retry import RetryInfo, RetryStrategy
     from meshhook.schema import migrate
     from meshhook.store.dead_letter_rows import DeadLetterJob, DlqMetrics, ErrorGroup
@@ -110,7 +110,6 @@ __all__ = [
     "QueueConfig",
     "QueueExporter",
     "QueueHandler",
-    "QueueMetrics",
     "QueueNotFoundError",
     "QueueService",
     "QueueSnapshot",
@@ -181,7 +180,6 @@ _HOMES = {
     "QueueConfig": "meshhook.queue_config",
     "QueueExporter": "meshhook.exporter",
     "QueueHandler": "meshhook.application",
-    "QueueMetrics": "meshhook.queues",
     "QueueNotFoundError": "meshhook.errors",
     "QueueService": "meshhook.queues",
     "QueueSnapshot": "meshhook.administration",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
 from pydantic import BaseModel
@@ -48,29 +47,6 @@ if TYPE_CHECKING:
 
 MIN_LEASE_SECONDS = 0.001
 MAX_LEASE_SECONDS = 43_200
-
-
-@dataclass(frozen=True, slots=True)
-class QueueMetrics:
-    """What `QueueService.get_queue_metrics` returns."""
-
-    queue: str
-    queue_length: int
-    """All messages in the queue: ready, scheduled, running, retrying and lost."""
-    ready: int
-    scheduled: int
-    running: int
-    retrying: int
-    lost: int
-    """Messages whose lease ran out with no outcome."""
-    oldest_message_age_seconds: float | None
-    """The age of the oldest message since it was enqueued; None if the queue is empty."""
-    newest_message_age_seconds: float | None
-    """The age of the newest message since it was enqueued; None if the queue is empty."""
-    oldest_ready_seconds: float
-    """How long the oldest ready message has been waiting; 0 if there is none."""
-    capped: bool
-    """Whether a count stopped at its limit."""
 
 
 class QueueService(Generic[PayloadT]):
@@ -312,28 +288,17 @@ class QueueService(Generic[PayloadT]):
             )
         return bool(rows)
 
-    async def get_queue_metrics(self, *, count_limit: int = 100_000) -> QueueMetrics:
+    async def get_queue_metrics(
+        self, *, count_limit: int = 100_000
+    ) -> administration.QueueSnapshot:
         """Count the queue's messages by state, up to `count_limit` ready and as many others.
 
         Raises:
             InvalidSettingError: if `count_limit` is not 1 to 10 million.
             QueueNotFoundError: if the queue does not exist.
         """
-        snapshot = await administration.get_queue_snapshot(
+        return await administration.get_queue_snapshot(
             self._database, self.queue, count_limit=count_limit
-        )
-        return QueueMetrics(
-            queue=self.queue,
-            queue_length=snapshot.queue_length,
-            ready=snapshot.ready,
-            scheduled=snapshot.scheduled,
-            running=snapshot.running,
-            retrying=snapshot.retrying,
-            lost=snapshot.lost,
-            oldest_message_age_seconds=snapshot.oldest_message_seconds,
-            newest_message_age_seconds=snapshot.newest_message_seconds,
-            oldest_ready_seconds=snapshot.oldest_ready_seconds,
-            capped=snapshot.capped,
         )
 
     async def purge_queue(self) -> int:

@@ -150,7 +150,7 @@ async def drain(database: Database, url: str, handlers: Handlers, options: Drain
     for name in recorded:
         if (await get_queue_config(database, name)).paused:
             raise DrainError(f"queue {name!r} is paused, so no worker claims its jobs")
-    queues = DatabaseQueues(database, worker.queue_names)
+    queues = DatabaseQueues(database, worker.queues)
     await queues.note_leases()
     async with worker:
         await _wait_for_end(queues, worker, options)

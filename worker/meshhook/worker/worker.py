@@ -110,10 +110,10 @@ class Worker:
             pooled=pooled,
             tracer_provider=tracer_provider,
         )
-        self.queue_names = options.queue_names
+        self.queues = options.queue_names
         self.name = options.name
-        self._metrics = {each: WorkerMetrics(each, registry) for each in self.queue_names}
-        self._tallies = {each: Tally() for each in self.queue_names}
+        self._metrics = {each: WorkerMetrics(each, registry) for each in self.queues}
+        self._tallies = {each: Tally() for each in self.queues}
         self._parts: Parts | None = None
         self._main: asyncio.Task[None] | None = None
         self._stop_requested = asyncio.Event()
@@ -189,25 +189,23 @@ class Worker:
         """Ask the worker to stop, and return at once."""
         self._stop_requested.set()
 
-    def get_stats(self, queue_name: str | None = None) -> WorkerStats:
+    def get_stats(self, queue: str | None = None) -> WorkerStats:
         """Return what the worker has done since it was created.
 
         Args:
-            queue_name: one of its queues. Default: all of them together.
+            queue: one of its queues. Default: all of them together.
 
         Raises:
-            InvalidQueueNameError: no queue can have that name.
-            QueueNotFoundError: it is none of the worker's queues.
+            InvalidQueueNameError: the name is not a valid queue name.
+            QueueNotFoundError: it is not one of the worker's queues.
         """
-        if queue_name is not None and validate_queue_name(queue_name) not in self._tallies:
-            raise QueueNotFoundError(queue_name)
+        if queue is not None and validate_queue_name(queue) not in self._tallies:
+            raise QueueNotFoundError(queue)
         lanes = () if self._parts is None else self._parts.lanes
         tallies = self._tallies.items()
-        return Tally.sum(tally for name, tally in tallies if queue_name in (None, name)).stats(
+        return Tally.sum(tally for name, tally in tallies if queue in (None, name)).stats(
             running=sum(
-                len(lane.held_jobs.running)
-                for lane in lanes
-                if queue_name in (None, lane.queue_name)
+                len(lane.held_jobs.running) for lane in lanes if queue in (None, lane.queue_name)
             )
         )
 
