@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import threading
 from collections.abc import Iterator
@@ -77,7 +78,9 @@ def collector() -> Iterator[Collector]:
             """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # It looks at this interval whether to stop; each test waits as long at its end.
+    serve = functools.partial(server.serve_forever, poll_interval=0.01)
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     found = Collector(server.server_address[1])
     found.spans = received
