@@ -175,7 +175,7 @@ async def test_a_server_that_ends_by_itself_is_an_error(served, directory):
     os.kill(pid, signal.SIGKILL)
     await eventually(connection.is_closed)
     assert served.process.wait(60) == 1
-    assert "error: PostgreSQL was ended by signal 9" in served.log.read_text()
+    assert "error: PostgreSQL was killed by signal 9" in served.log.read_text()
 
 
 async def test_data_and_a_new_password_survive_a_restart(directory):

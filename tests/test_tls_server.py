@@ -487,7 +487,7 @@ async def test_a_worker_ends_in_time_while_the_certificate_is_not_good(
     finally:
         if process.returncode is None:
             process.kill()
-    assert "outcomes not recorded; their jobs run again when the leases end" in lines.text
+    assert "outcomes not recorded; their jobs run again when their leases end" in lines.text
     rows = await beside.fetch("select read_ct, vt > now() as is_leased from pgmq.q_jobs")
     assert [row["read_ct"] for row in rows] == [1]
     assert await beside.fetchval("select count(*) from meshhook.job_attempts") == 0
@@ -501,7 +501,7 @@ async def test_an_exporter_waits_for_a_good_certificate(place: Place) -> None:
     )
     lines = Lines(process)
     try:
-        await lines.until("waits for the database")
+        await lines.until("waiting for the database")
         await lines.until("queues not read")
         assert "certificate has expired" in lines.text
         assert lines.text.count("queues not read") == 1
