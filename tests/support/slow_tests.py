@@ -12,7 +12,7 @@ import pytest
 FILE = Path(__file__).parents[1] / "slow_tests.txt"
 LIMIT_SECONDS = 1.0
 """A test function is slow if one of its cases takes longer."""
-LIMIT_OF_ALL_SECONDS = 1.5
+LIMIT_OF_ALL_SECONDS = 1.0
 """So it is if all its cases together take longer."""
 
 
