@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshhook.administration import create_queue, set_queue_config
 from meshhook.application import App
@@ -27,12 +27,14 @@ from meshhook.testing.handlers import Queue, check_database, handlers_by_queue, 
 from meshhook.testing.queues import LEASED_STATE, WAITING_STATES, DatabaseQueues
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import timedelta
     from typing import Unpack
     from uuid import UUID
 
     from meshhook.store.dead_letter_rows import DeadLetterJob
+
+_Row = TypeVar("_Row", "EnqueuedJob", "DeadLetterJob")
 
 
 class QueueDatabase:
@@ -180,19 +182,7 @@ class QueueDatabase:
         wanted = Wanted(payload, filters)
         async with self._queues(queue, connection) as queues:
             jobs = await queues.jobs()
-        fault = failure(
-            wanted,
-            [
-                Finding(describe(job, with_queue=queue is None), wanted.fault_of(job))
-                for job in jobs
-            ],
-            noun="job",
-            queue=name_of(queue),
-            count=count,
-        )
-        if fault is not None:
-            raise AssertionError(fault)
-        return [job for job in jobs if wanted.fault_of(job) is None]
+        return _matching(wanted, jobs, describe, noun="job", queue=queue, count=count)
 
     async def refute_enqueued(
         self,
@@ -341,19 +331,9 @@ class QueueDatabase:
         wanted = Wanted(payload, filters)
         async with self._queues(queue, None) as queues:
             found = await queues.dead_letters()
-        fault = failure(
-            wanted,
-            [
-                Finding(describe_dead_letter(each, with_queue=queue is None), wanted.fault_of(each))
-                for each in found
-            ],
-            noun="dead letter",
-            queue=name_of(queue),
-            count=count,
+        return _matching(
+            wanted, found, describe_dead_letter, noun="dead letter", queue=queue, count=count
         )
-        if fault is not None:
-            raise AssertionError(fault)
-        return [letter for letter in found if wanted.fault_of(letter) is None]
 
     async def replay(
         self,
@@ -393,3 +373,24 @@ class QueueDatabase:
             return
         async with self._connected() as database:
             yield await DatabaseQueues.find(database, name_of(queue))
+
+
+def _matching(
+    wanted: Wanted,
+    found: Sequence[_Row],
+    describe_one: Callable[..., str],
+    *,
+    noun: str,
+    queue: Queue | None,
+    count: int | None,
+) -> list[_Row]:
+    """Return what matches, or raise AssertionError with a list of everything found."""
+    __tracebackhide__ = True
+    findings = [
+        Finding(describe_one(each, with_queue=queue is None), wanted.fault_of(each))
+        for each in found
+    ]
+    fault = failure(wanted, findings, noun=noun, queue=name_of(queue), count=count)
+    if fault is not None:
+        raise AssertionError(fault)
+    return [each for each, finding in zip(found, findings, strict=True) if finding.fault is None]
