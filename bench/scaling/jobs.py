@@ -1,0 +1,62 @@
+"""Jobs one by one: when each arrives, how long it runs, how often it fails first.
+
+Such a trace is played both by the simulator and by the benchmark on a real node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job.
+
+    Attributes:
+        at: the second in which it arrives, from the beginning of the trace.
+        run_seconds: how long each of its attempts takes.
+        failures: how many of its attempts fail before one succeeds.
+    """
+
+    at: float
+    run_seconds: float
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """How long a pod takes from its creation until it is Ready: anything between two times."""
+
+    shortest_seconds: float
+    longest_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTrace:
+    """The load of one run.
+
+    Attributes:
+        name: of the trace.
+        about: what it is, for a table.
+        jobs: in the order of their arrival.
+        concurrency: how many jobs a replica runs at a time.
+        target_age_seconds: how long a job may wait before it starts.
+        seconds: how long it is played; jobs arrive until then at the latest.
+        min_replicas: the JobQueue's.
+        max_replicas: the JobQueue's.
+        is_steady: it changes slowly, or not at all: here the cost counts.
+        lead: of its pods.
+        retry_seconds: after a failure the next attempt is due so much later.
+    """
+
+    name: str
+    about: str
+    jobs: tuple[Job, ...]
+    concurrency: int
+    target_age_seconds: int
+    seconds: int
+    min_replicas: int
+    max_replicas: int
+    is_steady: bool
+    lead: Lead = Lead(3, 6)
+    retry_seconds: float = 1.0
