@@ -17,6 +17,7 @@ from meshhook_operator.api.conditions import (
     scaling_status,
     timestamp,
 )
+from meshhook_operator.api.sentences import LIMITS
 from meshhook_operator.api.status import Condition, JobQueueStatus, QueueStatus, ScalingStatus
 from meshhook_operator.scaling import Decision, Estimates, Learned, Limit, Signal
 
@@ -127,14 +128,14 @@ def test_active(replicas, ready_replicas, holds, reason):
 
 def test_scaling_limited():
     """ScalingLimited names the limit, and only if jobs may wait longer because of it."""
-    limited = decision(limit=Limit.MAX_REPLICAS, scaling_limited=True, message="at the maximum")
+    limited = decision(limit=Limit.MAX_REPLICAS, scaling_limited=True)
     harmless = decision(limit=Limit.MIN_REPLICAS, scaling_limited=False)
     found = [
         findings_of(OPERATING, decision=each, replicas=1, ready_replicas=1, paused=NOT_PAUSED)
         for each in (limited, harmless, None)
     ]
     assert found[0]["ScalingLimited"] == Finding(
-        holds=True, reason="MaxReplicas", message="at the maximum"
+        holds=True, reason="MaxReplicas", message=LIMITS[Limit.MAX_REPLICAS]
     )
     assert not found[1]["ScalingLimited"].holds
     assert not found[2]["ScalingLimited"].holds
@@ -146,7 +147,6 @@ def test_a_decision_explains_itself():
         decision(
             recommended={Signal.BACKLOG: 4, Signal.ARRIVALS: 0},
             limit=Limit.SCALE_DOWN_WINDOW,
-            message="waits",
             next_scale_down_at=NOW,
             estimates=Estimates(arrivals_per_second=1.2345),
             learned=Learned(replica_jobs_per_second=7.5, lead_seconds=2.0),

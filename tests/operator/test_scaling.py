@@ -159,7 +159,7 @@ def test_a_conflict_stops_every_write():
     queue.tick(ready=5_000, arrived=5_000, fleet={"conflict": who})
     assert not queue.decision.may_write
     assert queue.decision.desired_replicas == 1
-    assert (queue.decision.limit, queue.decision.message) == (Limit.CONFLICT, who)
+    assert (queue.decision.limit, queue.decision.conflict) == (Limit.CONFLICT, who)
 
 
 def test_paused_scaling_writes_nothing():

@@ -7,6 +7,7 @@ from math import ceil, floor
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from meshhook_operator.api.sentences import scaling_sentence
 from meshhook_operator.scaling import (
     Failure,
     Fleet,
@@ -139,7 +140,7 @@ def test_never_to_zero_at_once(spec, begun, story):
 def test_every_decision_explains_itself(spec, begun, story):
     """There is a sentence, a recommendation of every signal, and limits are named."""
     for _, before, _, decision, _ in play(spec, begun, story):
-        assert decision.message.endswith(".")
+        assert scaling_sentence(decision).endswith(".")
         assert min(decision.recommended.values()) >= 0
         asked = max(decision.recommended.values())
         if asked > max(decision.desired_replicas, before):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from meshhook_operator.api.sentences import scaling_sentence
 from meshhook_operator.api.status import Condition, JobQueueStatus, QueueStatus, ScalingStatus
 from meshhook_operator.texts import capped
 
@@ -91,7 +92,7 @@ def scaling_status(decision: Decision) -> ScalingStatus:
         signals={
             signal.value: replicas for signal, replicas in decision.recommended.items() if replicas
         },
-        message=capped(decision.message),
+        message=capped(scaling_sentence(decision)),
         limited_by=decision.limit.value if decision.limit else None,
         arrivals_per_second=_rounded(estimates.arrivals_per_second),
         jobs_per_second_per_replica=learned.replica_jobs_per_second,
@@ -117,7 +118,9 @@ def findings_of(
         active = Finding(holds=ready_replicas > 0, reason=reason, message=message)
     limited = Finding(holds=False, reason="NotLimited", message="nothing limits scaling")
     if decision is not None and decision.scaling_limited and decision.limit is not None:
-        limited = Finding(holds=True, reason=decision.limit.value, message=decision.message)
+        limited = Finding(
+            holds=True, reason=decision.limit.value, message=scaling_sentence(decision)
+        )
     return {READY: ready, ACTIVE: active, SCALING_LIMITED: limited, PAUSED: paused}
 
 

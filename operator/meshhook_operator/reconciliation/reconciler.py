@@ -14,6 +14,7 @@ from meshhook_operator.api.conditions import (
     Finding,
     timestamp,
 )
+from meshhook_operator.api.sentences import scaling_sentence
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem
 from meshhook_operator.problems import not_ready, problem_of
 from meshhook_operator.reconciliation.autoscaler import Autoscaler, tick_seconds
@@ -280,10 +281,10 @@ class JobQueueReconciler:
             queue=self.queue_name,
             replicas_before=change.before,
             replicas=change.after,
-            decision=decision.message,
+            decision=scaling_sentence(decision),
             **self._log_fields(),
         )
-        await self._reporter.scaled(change, decision.message)
+        await self._reporter.scaled(change, scaling_sentence(decision))
 
     def _ready(self, spec: JobQueueSpec, found: Found) -> Finding:
         ready = OPERATING

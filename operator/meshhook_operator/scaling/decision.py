@@ -65,8 +65,12 @@ class Estimates:
     """What one busy replica completes; None until measured."""
     lead_seconds: float = 0.0
     """How long a new pod takes to become Ready."""
+    run_seconds: float | None = None
+    """How long a job runs; None until measured."""
     backlog: int = 0
     """The ready messages; an estimate if the count was capped."""
+    due_soon: int = 0
+    """The messages that fall due before a new pod could be Ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +87,8 @@ class Decision:
     """The signal that asked for the most; None if none asked for any."""
     limit: Limit | None = None
     """Why the replicas are not what the signals ask for; None if they are."""
-    message: str = ""
-    """The decision as a sentence. It only changes if something of substance does."""
+    conflict: str | None = None
+    """What else scales the Deployment, as a sentence; None if nothing does."""
     scaling_limited: bool = False
     """For the condition ScalingLimited: `limit` may let jobs wait longer than the target age."""
     next_scale_down_at: float | None = None

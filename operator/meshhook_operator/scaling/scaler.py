@@ -224,58 +224,29 @@ def _untouched(fleet: Fleet, choice: _Choice, state: ScalerState) -> tuple[Decis
     state = replace(state, desired=None, lead=replace(state.lead, asks=()))
     choice = _Choice(fleet.replicas, choice.recommended, limit)
     decision = _explain(choice, state)
-    return replace(decision, may_write=False, message=fleet.conflict or decision.message), state
+    return replace(decision, may_write=False, conflict=fleet.conflict), state
 
 
-SENTENCES = {
-    Limit.MAX_REPLICAS: "maxReplicas is reached; the signals call for more replicas.",
-    Limit.MIN_REPLICAS: "minReplicas is reached; the signals call for fewer replicas.",
-    Limit.SCALE_UP_LIMIT: "The scaleUp limit is reached; the signals call for more replicas.",
-    Limit.SCALE_DOWN_LIMIT: "The scaleDown limit is reached; the signals call for fewer replicas.",
-    Limit.SCALE_DOWN_WINDOW: (
-        "Fewer replicas are needed now, but more were needed within scaleDown.windowSeconds."
-    ),
-    Limit.COOLDOWN: (
-        "There is no work now; the last replica stays until cooldownSeconds have passed."
-    ),
-    Limit.ROLLOUT: "Fewer replicas are needed now, but a rollout is in progress.",
-    Limit.STARTING: (
-        "Fewer replicas are needed now, but the operator has just started: it waits for a whole "
-        "scaleDown.windowSeconds."
-    ),
-    Limit.SOURCE_UNAVAILABLE: "The queue cannot be read, so nothing is scaled down.",
-    Limit.NO_THROUGHPUT_GAIN: (
-        "The last increases did not complete more jobs: something else is the bottleneck, such as "
-        "a database or a service that the jobs share. The signals call for more replicas."
-    ),
-    Limit.PAUSED: "Scaling is paused.",
-    Limit.CONFLICT: "Something else also scales the Deployment.",
-}
 ASKS_FOR_MORE = frozenset({Limit.MAX_REPLICAS, Limit.SCALE_UP_LIMIT, Limit.NO_THROUGHPUT_GAIN})
 
 
 def _explain(choice: _Choice, state: ScalerState) -> Decision:
     signal = max(choice.recommended, key=choice.recommended.__getitem__)
     leading = signal if choice.recommended[signal] else None
-    if choice.limit is not None:
-        message = SENTENCES[choice.limit]
-    elif leading is None:
-        message = "There is no work to do now."
-    else:
-        message = f"The signal {leading} asks for the most replicas."
     return Decision(
         desired_replicas=choice.replicas,
         recommended=choice.recommended,
         signal=leading,
         limit=choice.limit,
-        message=message,
         scaling_limited=choice.limit in ASKS_FOR_MORE,
         next_scale_down_at=choice.next_scale_down_at,
         estimates=Estimates(
             arrivals_per_second=state.arrivals.per_second,
             replica_jobs_per_second=state.rate.per_second,
             lead_seconds=state.lead.seconds,
+            run_seconds=state.run_time.seconds,
             backlog=round(state.backlog),
+            due_soon=state.previous.due_soon if state.previous else 0,
         ),
         learned=state.learned,
     )
