@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from meshhook_operator.api.sentences import scaling_sentence
 from meshhook_operator.scaling import (
     Decision,
     Failure,
@@ -458,6 +459,44 @@ def test_the_hold_ends():
     held = queue.fleet.replicas
     shared_bottleneck(queue, 70, jobs_per_second=20)
     assert queue.fleet.replicas > held
+
+
+CRASHES = "Container worker of 3 of 3 pods crashes again and again."
+
+
+def test_pods_that_fail_are_not_answered_with_more():
+    """While pods do not start, a growing backlog holds the fleet, and the pods' reason is told."""
+    queue = Queue(spec(), replicas=3, pods_start=False)
+    queue.fleet = replace(queue.fleet, ready_replicas=0, pods_failing=CRASHES)
+    for backlog in (100, 1_000, 9_000):
+        assert queue.tick(ready=backlog, arrived=backlog) == 3
+    assert queue.decision.limit is Limit.PODS_FAILING
+    assert queue.decision.scaling_limited
+    assert CRASHES in scaling_sentence(queue.decision)
+
+
+def test_a_fleet_that_recovers_grows():
+    """Once the pods start, the backlog is answered at the next tick."""
+    queue = Queue(spec(), replicas=3)
+    queue.tick(ready=1_000, arrived=1_000, fleet={"pods_failing": CRASHES})
+    assert queue.tick(ready=1_000) > 3
+    assert queue.decision.limit is not Limit.PODS_FAILING
+
+
+def test_failing_pods_do_not_hold_what_is_not_needed():
+    """A fleet of failing pods is still scaled down, and its minimum is still asked for."""
+    queue = Queue(spec(min_replicas=2), replicas=8, pods_start=False)
+    queue.fleet = replace(queue.fleet, ready_replicas=0, pods_failing=CRASHES)
+    assert queue.ticks(40)[-1] == 2
+    queue.spec = spec(min_replicas=5)
+    assert queue.tick() == 5
+    assert not queue.decision.scaling_limited
+
+
+def test_an_idle_queue_is_woken_whatever_its_last_pods_did():
+    """Without pods, none can fail: the first message asks for one."""
+    queue = Queue(spec())
+    assert queue.tick(ready=1, arrived=1, fleet={"pods_failing": CRASHES}) == 1
 
 
 @pytest.mark.parametrize(

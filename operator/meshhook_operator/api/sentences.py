@@ -30,6 +30,9 @@ LIMITS = {
         "The last increases did not complete more jobs: something else is the bottleneck, such as "
         "a database or a service that the jobs share. The signals call for more replicas."
     ),
+    Limit.PODS_FAILING: (
+        "The signals call for more replicas, but pods do not start, so no more are asked for."
+    ),
     Limit.PAUSED: "Scaling is paused.",
     Limit.CONFLICT: "Something else also scales the Deployment.",
 }
@@ -40,6 +43,8 @@ def scaling_sentence(decision: Decision) -> str:
     """Return why the replicas are what a decision says."""
     if decision.conflict is not None:
         return decision.conflict
+    if decision.limit is Limit.PODS_FAILING and decision.pods_failing:
+        return f"{LIMITS[decision.limit]} {decision.pods_failing}"
     if decision.limit is not None:
         return LIMITS.get(decision.limit, f"The replicas are limited: {decision.limit}.")
     if decision.signal is None:

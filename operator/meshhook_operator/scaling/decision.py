@@ -51,6 +51,8 @@ class Limit(StrEnum):
     """The queue could not be read; the replicas stay."""
     NO_THROUGHPUT_GAIN = "NoThroughputGain"
     """More replicas did not complete more jobs: something else is the bottleneck."""
+    PODS_FAILING = "PodsFailing"
+    """Pods do not start: more of them would not either."""
     CONFLICT = "Conflict"
     """Something else scales the Deployment as well."""
     PAUSED = "Paused"
@@ -89,6 +91,8 @@ class Decision:
     """Why the replicas are not what the signals ask for; None if they are."""
     conflict: str | None = None
     """What else scales the Deployment, as a sentence; None if nothing does."""
+    pods_failing: str | None = None
+    """Why further pods would not start, as a sentence; None if that is not known."""
     scaling_limited: bool = False
     """For the condition ScalingLimited: `limit` may let jobs wait longer than the target age."""
     next_scale_down_at: float | None = None

@@ -57,7 +57,7 @@ def decide(
         lead = state.lead.ask(choice.replicas, fleet.ready_replicas, now)
         state = replace(state, lead=lead)
     state = replace(state, desired=choice.replicas)
-    return _explain(choice, state), state
+    return replace(_explain(choice, state), pods_failing=fleet.pods_failing), state
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +182,8 @@ class _Tick:
                 replicas, limit = highest, Limit.SCALE_UP_LIMIT
         if state.gain.held_until is not None and replicas > current > 0:
             replicas, limit = current, Limit.NO_THROUGHPUT_GAIN
+        if self.fleet.pods_failing and replicas > current > 0:
+            replicas, limit = current, Limit.PODS_FAILING
         return _Choice(replicas, self.wanted.up, limit)
 
     def _down(self, state: ScalerState, need: int) -> _Choice:
@@ -227,7 +229,14 @@ def _untouched(fleet: Fleet, choice: _Choice, state: ScalerState) -> tuple[Decis
     return replace(decision, may_write=False, conflict=fleet.conflict), state
 
 
-ASKS_FOR_MORE = frozenset({Limit.MAX_REPLICAS, Limit.SCALE_UP_LIMIT, Limit.NO_THROUGHPUT_GAIN})
+ASKS_FOR_MORE = frozenset(
+    {
+        Limit.MAX_REPLICAS,
+        Limit.SCALE_UP_LIMIT,
+        Limit.NO_THROUGHPUT_GAIN,
+        Limit.PODS_FAILING,
+    }
+)
 
 
 def _explain(choice: _Choice, state: ScalerState) -> Decision:
