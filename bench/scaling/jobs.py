@@ -5,7 +5,7 @@ Such a trace is played both by the simulator and by the benchmark on a real node
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +15,16 @@ class Job:
     Attributes:
         at: the second in which it arrives, from the beginning of the trace.
         run_seconds: how long each of its attempts takes.
-        failures: how many of its attempts fail before one succeeds.
+        failures: how many of its attempts fail before one succeeds; these run as long.
+        ahead_seconds: it was sent so much earlier, as a scheduled job.
+        retry_at: the second in which its failed attempts fall due; by default the trace says it.
     """
 
     at: float
     run_seconds: float
     failures: int = 0
+    ahead_seconds: float = 0.0
+    retry_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class JobTrace:
         is_steady: it changes slowly, or not at all: here the cost counts.
         lead: of its pods.
         retry_seconds: after a failure the next attempt is due so much later.
+        grace_seconds: how long a pod that is stopped lets its jobs run; then they go back.
     """
 
     name: str
@@ -60,3 +65,9 @@ class JobTrace:
     is_steady: bool
     lead: Lead = Lead(3, 6)
     retry_seconds: float = 1.0
+    grace_seconds: float = 25.0
+
+    def until(self, seconds: int) -> JobTrace:
+        """Return the beginning of the trace."""
+        jobs = tuple(job for job in self.jobs if job.at < seconds)
+        return replace(self, jobs=jobs, seconds=min(seconds, self.seconds))
