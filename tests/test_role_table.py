@@ -112,6 +112,7 @@ FUNCTIONS = {
     "attempts_made(integer,jsonb)": "WPROM",
     "bounded_text(jsonb,bigint)": "WPROM",
     "check_adoptable(text,boolean)": "W ROM",
+    "check_jobs(text,jsonb[],jsonb,interval)": "WPROM",
     "check_queue_name(text)": "WPROM",
     "claim_mark(text,bigint,timestamp with time zone,integer,jsonb,bigint)": "WPROM",
     "create_attempt_partitions(integer)": "",
@@ -124,6 +125,9 @@ FUNCTIONS = {
     "drop_past_partitions()": "W",
     "drop_queue(text)": "",
     "drop_queue_if_empty(text)": "",
+    "enqueue(text,jsonb,jsonb,interval)": " P O",
+    "enqueue_many(text,jsonb[],jsonb,interval)": " P O",
+    "excess_bytes(jsonb,integer)": "WPROM",
     "given_back(integer,jsonb)": "WPROM",
     "grant_queue(text)": "    M",
     "has_long_numbers(jsonb)": "WPROM",
@@ -131,6 +135,7 @@ FUNCTIONS = {
     "hidden_tables(text)": "WPROM",
     "history_bytes()": "WPROM",
     "job_attempts_partition_name(date)": "WPROM",
+    "json_bytes(jsonb)": "WPROM",
     "json_count(jsonb,text)": "WPROM",
     "live_jobs(text,integer)": "W RO",
     "lock_tables(text[])": "W",
@@ -163,6 +168,7 @@ SAMPLES: dict[str, object] = {
     "oid": 10,
     "text": "orders",
     "date": None,
+    "interval": None,
     "timestamptz": None,
 }
 ARGUMENTS: dict[str, tuple[object, ...]] = {

@@ -1,0 +1,132 @@
+"""The cases of tests/conformance/enqueue.json: what each way to enqueue stores and refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+FILE = Path(__file__).parents[1] / "conformance" / "enqueue.json"
+_DOCUMENT = json.loads(FILE.read_text("utf-8"))
+QUEUE: str = _DOCUMENT["queue"]["name"]
+_SLACK_SECONDS = 60
+"""How much later than its delay says a job may be ready: the machine may be slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case."""
+
+    fields: dict[str, Any]
+
+    @property
+    def queue(self) -> Any:
+        """The queue that is named."""
+        return self.fields.get("queue", QUEUE)
+
+    @property
+    def is_several(self) -> bool:
+        """Whether it is about `enqueue_many`."""
+        return "messages" in self.fields
+
+    @property
+    def messages(self) -> list[Any]:
+        """The messages; a single one is a list of one."""
+        given = self.fields["messages"] if self.is_several else [self.fields.get("message")]
+        return [_written_out(each) for each in given]
+
+    @property
+    def headers(self) -> Any:
+        """The headers; None if the case has none."""
+        return _written_out(self.fields.get("headers"))
+
+    @property
+    def delay_seconds(self) -> float:
+        """The delay."""
+        return float(self.fields.get("delay_seconds", 0))
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """What the error is; None if the jobs are stored."""
+        found: dict[str, Any] | None = self.fields.get("error")
+        return found
+
+    @property
+    def stored(self) -> list[dict[str, Any]]:
+        """What is stored, in order."""
+        found = self.fields.get("stored_many", [self.fields.get("stored")])
+        return [] if self.error else [_written_out(each) for each in found]
+
+
+def cases(way: str) -> list[Any]:
+    """Return the cases for a way to enqueue (`sql` or `library`), as parameters of a test."""
+    return [
+        pytest.param(Case(fields), id=fields["name"].replace(" ", "_"))
+        for fields in _DOCUMENT["cases"]
+        if fields.get("only", way) == way
+    ]
+
+
+async def prepare(connection: Connection, case: Case) -> None:
+    """Create the queue with the settings of a case."""
+    await connection.execute("select meshhook.create_queue($1)", QUEUE)
+    limit = case.fields.get("max_payload_bytes", _DOCUMENT["queue"]["max_payload_bytes"])
+    await connection.execute(
+        "update meshhook.queue_config set max_payload_bytes = $2 where queue = $1", QUEUE, limit
+    )
+
+
+async def check_stored(
+    connection: Connection, case: Case, msg_ids: list[int], begun_at: datetime
+) -> None:
+    """Check that exactly what the case says is stored, under the ids that were returned."""
+    rows = await connection.fetch(
+        f"select msg_id, message::text as message, headers::text as headers, read_ct, "
+        f"extract(epoch from vt - $1)::float8 as delay from pgmq.q_{QUEUE} order by msg_id",
+        begun_at,
+    )
+    assert [row["msg_id"] for row in rows] == msg_ids
+    for row, stored in zip(rows, case.stored, strict=True):
+        assert json.loads(row["message"]) == stored["message"]
+        assert row["headers"] is None or json.loads(row["headers"]) == stored["headers"]
+        assert (row["headers"] is None) == ("headers" not in stored)
+        assert row["read_ct"] == 0
+        assert 0 <= row["delay"] - stored.get("delay_seconds", 0) <= _SLACK_SECONDS
+
+
+async def check_nothing_stored(connection: Connection) -> None:
+    """Check that the queue is empty."""
+    assert await connection.fetchval(f"select count(*) from pgmq.q_{QUEUE}") == 0
+
+
+async def server_time(connection: Connection) -> datetime:
+    """Return the server's time."""
+    now: datetime = await connection.fetchval("select clock_timestamp()")
+    return now
+
+
+def check_refusal(case: Case, error: BaseException) -> None:
+    """Check that an error of the library is the one that the case names."""
+    assert case.error is not None
+    names = {each.__name__ for each in type(error).__mro__}
+    assert case.error["class"] in names
+    notes = " ".join(getattr(error, "__notes__", []))
+    assert case.error.get("says", "") in str(error)
+    if "position" in case.error:
+        assert f"job {case.error['position']} of the batch" in notes
+
+
+def _written_out(value: Any) -> Any:
+    """Return a value with `{"of_characters": N}` written out as text of N characters."""
+    if isinstance(value, dict):
+        if "of_characters" in value:
+            return value.get("character", "x") * int(value["of_characters"])
+        return {name: _written_out(each) for name, each in value.items()}
+    return [_written_out(each) for each in value] if isinstance(value, list) else value
