@@ -18,7 +18,8 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup packages demo test test-fast fuzz chaos soak lint format bench bench-quick generate docs \
-	diagrams dashboards-live cluster cluster-down e2e bench-scaling bench-faults bench-operator tools dist lock clean
+	diagrams dashboards-live cluster cluster-down e2e bench-scaling bench-faults bench-operator bench-node \
+	tools dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -112,6 +113,9 @@ bench-faults: $(SETUP) ## Put MeshHook Queue and others through the same faults
 
 bench-operator: $(SETUP) ## Measure the operator with 500 JobQueues on a real API server
 	@PYTHONPATH=tests $(BIN)/python -m bench.operator.run $(ARGS)
+
+bench-node: $(SETUP) ## Play loads against the operator on that node, in half an hour
+	@PYTHONPATH=tests $(BIN)/python -m bench.node.run $(ARGS)
 
 tools: ## Build Kubernetes and the other programs of the tests ahead of them (Go; once)
 	@$(PYTHON) tests/support/cluster/programs.py
