@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 AT_ONCE_SECONDS = 1.0
 """Pods that are stopped within this time are stopped by the same decision."""
 
+KNOWN_SECONDS = 6.0
+"""Workers say every 5 seconds what they run: what has held for longer, the operator can know."""
+MOSTLY = 0.9
+
 Span = tuple[float, float]
 
 
@@ -46,6 +50,8 @@ class Figures:
         stops: pods that were stopped before the last job had ended.
         busy_stops: those that ran a job at that moment.
         busy_stops_beside_idle: those of them beside which a pod that ran none was left.
+        wrong_stops: pods that were stopped after having been busy for the last 6 s, beside one that
+            had run no job in that time and was left.
         interrupted: runs that ended because their pod did.
         lost_attempts: attempts whose worker vanished.
         load: what the machine did meanwhile.
@@ -71,6 +77,7 @@ class Figures:
     stops: int
     busy_stops: int
     busy_stops_beside_idle: int
+    wrong_stops: int
     interrupted: int
     lost_attempts: int
     load: Load
@@ -109,6 +116,7 @@ def figures(trace: JobTrace, seen: Observations) -> Figures:
         stops=len(stops),
         busy_stops=sum(stop.was_busy for stop in stops),
         busy_stops_beside_idle=sum(stop.was_busy and stop.idle_were_left for stop in stops),
+        wrong_stops=sum(stop.was_wrong for stop in stops),
         interrupted=len(seen.interruptions),
         lost_attempts=sum(each.outcome == "lost" for each in seen.attempts),
         load=seen.load,
@@ -176,15 +184,20 @@ def _use(
         start, end = max(0.0, pod.ready), min(until, _end(pod))
         if end <= start:
             continue
-        spans = [
-            (max(start, begun), min(end, ended))
-            for begun, ended in busy.get(pod.name, ())
-            if begun < end and ended > start
-        ]
+        spans = clipped(busy.get(pod.name, ()), start, end)
         ready_seconds += end - start
         idle_seconds += end - start - covered(spans)
         slot_seconds += sum(ended - begun for begun, ended in spans)
     return ready_seconds, idle_seconds, slot_seconds
+
+
+def clipped(spans: Iterable[Span], start: float, end: float) -> list[Span]:
+    """Return the parts of spans between two times."""
+    return [
+        (max(start, begun), min(end, ended))
+        for begun, ended in spans
+        if begun < end and ended > start
+    ]
 
 
 def covered(spans: Iterable[Span]) -> float:
@@ -211,6 +224,7 @@ class _Stop:
 
     was_busy: bool
     idle_were_left: bool
+    was_wrong: bool
 
     @classmethod
     def of(cls, pod: PodLife, pods: Iterable[PodLife], busy: dict[str, list[Span]]) -> _Stop:
@@ -224,7 +238,17 @@ class _Stop:
         def is_busy(one: PodLife) -> bool:
             return any(begun <= moment < ended for begun, ended in busy.get(one.name, ()))
 
-        return cls(is_busy(pod), not all(is_busy(other) for other in left))
+        def busy_share(one: PodLife) -> float:
+            since = moment - KNOWN_SECONDS
+            return covered(clipped(busy.get(one.name, ()), since, moment)) / KNOWN_SECONDS
+
+        return cls(
+            was_busy=is_busy(pod),
+            idle_were_left=not all(is_busy(other) for other in left),
+            was_wrong=is_busy(pod)
+            and busy_share(pod) >= MOSTLY
+            and any(not is_busy(other) and not busy_share(other) for other in left),
+        )
 
 
 def _replica_seconds(until: float, replicas: Sequence[tuple[float, int]]) -> float:

@@ -98,7 +98,7 @@ def _verdicts(rows: list[_Row]) -> Iterator[str]:
     steady = [row for row in rows if row.trace.is_steady]
     cheap = [row for row in steady if row.figures["idle_share"] <= IDLE_SHARE]
     stops = sum(row.figures["stops"] for row in rows)
-    wrong = sum(row.figures["busy_stops_beside_idle"] for row in rows)
+    wrong = sum(row.figures["wrong_stops"] for row in rows)
     lost = sum(row.figures["lost"] for row in rows)
     yield (
         f"- At most 0.1% late: {len(kept)} of the {len(timely)} traces whose pods are ready within "
@@ -109,7 +109,7 @@ def _verdicts(rows: list[_Row]) -> Iterator[str]:
         f"traces{_except(steady, cheap)}."
     )
     yield (
-        f"- Of {stops} pods that were stopped, {wrong} ran a job while a pod without one was left."
+        f"- Of {stops} pods that were stopped, {wrong} had been busy while an idle one was left."
     )
     yield f"- {lost} jobs were lost."
 
@@ -138,7 +138,7 @@ def _result_table(rows: list[_Row], *, has_predictions: bool) -> Iterator[str]:
         for name in columns
         for part in ((name, f"{name}, simulated") if has_predictions else (name,))
     ]
-    heads += ["slots used", "changes", "stopped while busy, an idle one left", "interrupted"]
+    heads += ["slots used", "changes", "busy pods stopped, an idle one left", "interrupted"]
     yield f"| trace | {' | '.join(heads)} |"
     yield f"|---|{'---:|' * len(heads)}"
     for row in rows:
@@ -167,7 +167,7 @@ def _result_table(rows: list[_Row], *, has_predictions: bool) -> Iterator[str]:
         cells += [
             f"{figures['busy_slot_share']:.0%}",
             str(figures["scale_events"]),
-            str(figures["busy_stops_beside_idle"]),
+            str(figures["wrong_stops"]),
             str(figures["interrupted"]),
         ]
         yield f"| {row.trace.name} | {' | '.join(cells)} |"

@@ -125,7 +125,20 @@ def test_a_busy_pod_is_stopped_wrongly_only_beside_an_idle_one():
         "idle",
         "starting",
     }
+    assert {name for name, each in found.items() if each.wrong_stops} == {"idle", "starting"}
     assert all(each.busy_stops == 1 for each in found.values())
+
+
+def test_what_the_operator_cannot_know_yet_is_not_wrong():
+    """The idle pod has just become so, or the busy one has; at that moment it looks wrong."""
+    pods = [PodLife("p", 0.0, 1.0, 50.0, 61.0), PodLife("q", 0.0, 1.0)]
+    just_idle = [attempt(0, 10.0, 60.0), attempt(1, 30.0, 48.0, pod="q")]
+    just_busy = [attempt(0, 49.0, 60.0)]
+    for attempts in (just_idle, just_busy):
+        found = figures(
+            trace(*[Job(0, 1)] * 2), seen(sent=len(attempts), pods=pods, attempts=attempts)
+        )
+        assert (found.busy_stops_beside_idle, found.wrong_stops) == (1, 0)
 
 
 def test_an_interrupted_run_makes_its_pod_busy():
@@ -134,7 +147,7 @@ def test_an_interrupted_run_makes_its_pod_busy():
     found = figures(
         trace(Job(0, 60)), seen(pods=pods, interruptions=[Interruption(0, "p", 20.0, 75.0)])
     )
-    assert (found.busy_stops_beside_idle, found.interrupted) == (1, 1)
+    assert (found.wrong_stops, found.interrupted) == (1, 1)
 
 
 def test_the_lead_is_that_of_pods_that_started_meanwhile():
