@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 LOAD = Load(cpu_percent=50.0, others_percent=2.0, waiting_percent=10.0, load_average=2.0)
 
 
-def trace(*jobs: Job, **changes: object) -> JobTrace:
+def trace(*jobs: Job, **changes: Any) -> JobTrace:
     """A trace of 100 seconds with two slots a replica."""
     whole = JobTrace(
         name="a trace",
@@ -41,13 +42,13 @@ def trace(*jobs: Job, **changes: object) -> JobTrace:
     return replace(whole, **changes)
 
 
-def attempt(job: int, started: float | None, finished: float, **changes: object) -> Attempt:
+def attempt(job: int, started: float | None, finished: float, **changes: Any) -> Attempt:
     """A succeeded first attempt in pod p of a job that was enqueued at 0."""
     whole = Attempt(job, 1, "succeeded", "p", 0.0, started, finished, None)
     return replace(whole, **changes)
 
 
-def seen(**changes: object) -> Observations:
+def seen(**changes: Any) -> Observations:
     """Observations of 120 seconds with nothing left."""
     whole = Observations(seconds=120.0, sent=1, left=0, dead_letters=0, load=LOAD)
     return replace(whole, **changes)
@@ -192,7 +193,7 @@ def test_the_job_queue_of_a_trace_is_valid(each):
     assert queue_name(each).replace("-", "").isalnum()
 
 
-def report_of(*played: tuple[JobTrace, Observations]) -> dict:
+def report_of(*played: tuple[JobTrace, Observations]) -> dict[str, Any]:
     """A report of traces."""
     report = new_report(revision="abc", lanes=2)
     for one, noted in played:
