@@ -322,7 +322,7 @@ def stand_in(module: str, name: str) -> Any:
         ("database", "expected an asyncpg connection, got meshhook.postgres.database.Database"),
         ("transaction", "got asyncpg.transaction.Transaction; pass the connection itself"),
         ("url", "expected an asyncpg connection, got str; a pool is opened by"),
-        ("psycopg", "got psycopg.AsyncConnection; MeshHook uses asyncpg"),
+        ("psycopg", "got psycopg.AsyncConnection; MeshHook opens its own connections"),
         ("sqlalchemy", "got sqlalchemy.ext.asyncio.AsyncConnection; .*driver_connection"),
         ("class", "the class asyncpg.connection.Connection"),
     ],
@@ -396,7 +396,7 @@ async def test_outside_a_transaction_a_job_is_stored_at_once(
     [
         (b"postgresql://localhost/jobs", "got bytes; a pool is opened by await Database.connect"),
         (None, "got NoneType; a pool is opened by"),
-        (stand_in("psycopg_pool", "AsyncConnectionPool"), "MeshHook uses asyncpg"),
+        (stand_in("psycopg_pool", "AsyncConnectionPool"), "is taken by enqueue"),
         (stand_in("sqlalchemy.ext.asyncio.engine", "AsyncEngine"), "driver_connection"),
         (asyncpg.Pool, "got the class asyncpg.pool.Pool"),
     ],

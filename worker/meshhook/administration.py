@@ -200,7 +200,7 @@ async def get_queue_config(
     row = await Database.of(database).fetchrow(queries.load("get_queue_config"), name)
     if row is None:
         raise QueueNotFoundError(name)
-    return QueueConfig.from_row(name, row["config"])
+    return QueueConfig.from_row(name, row[0])
 
 
 @takes_url
@@ -234,7 +234,7 @@ async def set_queue_config(
         return row
 
     row = await Database.of(database).run_in_transaction(change)
-    return QueueConfig.from_row(name, row["config"])
+    return QueueConfig.from_row(name, row[0])
 
 
 async def describe_tables(database: DatabaseSource, queue: str) -> queries.QueueTables:

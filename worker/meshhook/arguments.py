@@ -102,13 +102,16 @@ def way_out(value: object) -> str:
     if asyncio.iscoroutine(value):
         return "; await it first"
     package = type(value).__module__.partition(".")[0]
+    if package.startswith("psycopg"):
+        return (
+            "; MeshHook opens its own connections with asyncpg. A connection of psycopg is taken "
+            "by enqueue(..., connection=connection)"
+        )
     if package.startswith("sqlalchemy"):
         return (
             "; with an engine of postgresql+asyncpg, asyncpg's own connection is "
             "(await connection.get_raw_connection()).driver_connection"
         )
-    if package.startswith("psycopg"):
-        return "; MeshHook uses asyncpg, which cannot share a connection with psycopg"
     if package == "asyncpg":
         return "; pass the connection itself"
     return ""

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from meshhook import administration
 from meshhook.arguments import kind_of
+from meshhook.drivers.lending import driver_connection
 from meshhook.errors import (
     InvalidJobError,
     InvalidSettingError,
@@ -113,9 +114,10 @@ class QueueService(Generic[PayloadT]):
             job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
             delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
             headers: message headers, such as a `traceparent`. Default none.
-            connection: an asyncpg connection, to enqueue inside the caller's transaction: the
-                job exists if and only if that transaction commits, and no other connection is
-                used. If the connection is not in a transaction, the job is stored at once.
+            connection: a connection of asyncpg or psycopg, to enqueue inside the caller's
+                transaction: the job exists if and only if that transaction commits, and no other
+                connection is used. If the connection is not in a transaction, the job is stored
+                at once.
 
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
@@ -195,6 +197,10 @@ class QueueService(Generic[PayloadT]):
     def _own_connection(self, connection: object) -> Any:
         if connection is None:
             return None
+        if not hasattr(connection, "fetch"):
+            found = driver_connection(connection)
+            if found is not None:
+                return found
         return lent_by_caller(connection, self._answer_timeout_seconds)
 
     async def dequeue(self, vt_seconds: float | None = None) -> Job[PayloadT] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -174,14 +175,57 @@ def _refusal(error: asyncpg.PostgresError) -> errors.DatabaseError:
     """Return the meaning of an error of the server, or of the driver before it asked the server."""
     if isinstance(error.__cause__, UnicodeEncodeError):
         return errors.UnstorableTextError(f"a text holds what no database can hold: {_said(error)}")
-    if error.sqlstate in _UNSUITABLE_QUEUE:
+    return _meaning_of_kind(type(error), error.sqlstate, error)
+
+
+def _meaning_of_kind(
+    kind: type[BaseException], sqlstate: str | None, error: BaseException
+) -> errors.DatabaseError:
+    if sqlstate in _UNSUITABLE_QUEUE:
         return errors.UnsuitableQueueError(_said(error))
     for kinds, meaning, text in _REFUSALS:
-        if isinstance(error, kinds):
+        if issubclass(kind, kinds):
             return meaning(text.format(error=_said(error)))
     return errors.DatabaseError(
-        f"the database refused a statement: {_said(error)} (SQLSTATE {error.sqlstate})"
+        f"the database refused a statement: {_said(error)} (SQLSTATE {sqlstate})"
     )
+
+
+def meaning_of(
+    error: BaseException, sqlstate: str | None, *, was_under_way: bool
+) -> errors.DatabaseError:
+    """Return the meaning of an error of another driver than asyncpg.
+
+    Args:
+        error: the error.
+        sqlstate: the SQLSTATE that the server sent; None if it sent none, which means that the
+            connection broke, or could not be used.
+        was_under_way: whether a statement may have reached the server, if there is no SQLSTATE.
+    """
+    kind = _kinds().get(sqlstate) or _kinds().get(f"{sqlstate[:2]}000") if sqlstate else None
+    if sqlstate is None and not was_under_way:
+        return errors.DatabaseUnavailableError(f"the connection cannot be used: {_said(error)}")
+    if sqlstate is None or (kind is not None and issubclass(kind, _UNCERTAIN)):
+        return errors.UncertainCommitError(broken(error))
+    if kind is not None and issubclass(kind, _UNAVAILABLE):
+        return errors.DatabaseUnavailableError(f"the database cannot be reached: {_said(error)}")
+    return _meaning_of_kind(kind or asyncpg.PostgresError, sqlstate, error)
+
+
+def sqlstate_of(error: BaseException | None) -> str | None:
+    """Return the SQLSTATE of a driver's error; None if it has none."""
+    found = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return found if isinstance(found, str) else None
+
+
+@cache
+def _kinds() -> dict[str, type[asyncpg.PostgresError]]:
+    """Return asyncpg's class of each SQLSTATE: the tables above name classes."""
+    kinds: dict[str, type[asyncpg.PostgresError]] = {}
+    for each in vars(asyncpg.exceptions).values():
+        if isinstance(each, type) and issubclass(each, asyncpg.PostgresError) and each.sqlstate:
+            kinds.setdefault(each.sqlstate, each)
+    return kinds
 
 
 @contextmanager

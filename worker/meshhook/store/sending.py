@@ -21,7 +21,7 @@ from meshhook.errors import (
 )
 from meshhook.observability.producer_metrics import messages_enqueued
 from meshhook.postgres.database import Database
-from meshhook.postgres.driver_errors import translated_statement_errors
+from meshhook.postgres.driver_errors import sqlstate_of, translated_statement_errors
 from meshhook.postgres.tries import tries
 from meshhook.store import queries
 
@@ -122,7 +122,7 @@ async def insert_over(connection: Any, queue_name: str, messages: list[Message])
 def refusal_of(error: DatabaseError, messages: Sequence[Message]) -> MeshHookError:
     """Return the error for the callers whose messages were refused."""
     largest = max(len(body.encode()) for body, *_ in messages)
-    is_limit = isinstance(error.__cause__, asyncpg.ProgramLimitExceededError)
+    is_limit = sqlstate_of(error.__cause__) == asyncpg.ProgramLimitExceededError.sqlstate
     if is_limit and largest >= LARGE_MESSAGE_BYTES:
         return JobTooLargeError(largest)
     return error

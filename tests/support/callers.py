@@ -1,0 +1,59 @@
+"""Programs that enqueue in transactions of their own, each with another driver."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+
+@dataclass
+class Caller:
+    """A program with one connection, in a transaction from its first statement on."""
+
+    connection: Any
+    """What it passes as `connection=`."""
+    run: Callable[[str], Any]
+    """Runs a statement, and may have to be awaited."""
+    is_sync: bool = False
+    """Whether its statements block."""
+
+    async def execute(self, sql: str) -> None:
+        """Run a statement."""
+        await _done(self.run(sql))
+
+    async def commit(self) -> None:
+        """Commit."""
+        await _done(self.connection.commit())
+
+    async def rollback(self) -> None:
+        """Roll back."""
+        await _done(self.connection.rollback())
+
+
+async def _done(result: Any) -> None:
+    if inspect.isawaitable(result):
+        await result
+
+
+@asynccontextmanager
+async def _psycopg(url: str) -> AsyncIterator[Caller]:
+    with psycopg.connect(url) as connection:
+        yield Caller(connection, connection.execute, is_sync=True)
+
+
+@asynccontextmanager
+async def _async_psycopg(url: str) -> AsyncIterator[Caller]:
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        yield Caller(connection, connection.execute)
+
+
+CALLERS: dict[str, Any] = {
+    "psycopg": _psycopg,
+    "psycopg_async": _async_psycopg,
+}
+"""Opens each kind of caller, given a URL."""
