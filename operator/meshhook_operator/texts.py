@@ -9,6 +9,11 @@ MESSAGE_LIMIT = 500
 """The most characters that are shown."""
 
 
-def capped(text: str) -> str:
-    """Return a text on one line: secrets hidden, control characters escaped, cut if long."""
-    return shown_sentence(hide_in_text(text), limit=MESSAGE_LIMIT, lines=False)
+def capped(text: str, *, limit: int = MESSAGE_LIMIT) -> str:
+    """Return a text on one line: secrets hidden, control characters escaped, cut if long.
+
+    Args:
+        text: the text.
+        limit: the most characters that are shown.
+    """
+    return shown_sentence(hide_in_text(text), limit=limit, lines=False)

@@ -332,8 +332,9 @@ async def test_kubectl_get_shows_the_queue(emails: JobQueueView, sql: Connection
     columns = [column["name"] for column in table["columnDefinitions"]]
     (row,) = table["rows"]
     shown = dict(zip(columns, row["cells"], strict=True))
-    assert shown["Healthy"] == "True"
-    assert (shown["Ready"], shown["Running"], shown["Dead"]) == (0, 0, 0)
+    assert (shown["Ready"], shown["State"]) == ("True", "Operating")
+    assert (shown["Waiting"], shown["Running"], shown["Dead"]) == (0, 0, 0)
+    assert (shown["Oldest(s)"], shown["Target(s)"]) == (0, 60)
     assert (shown["Replicas"], shown["Desired"]) == (1, 1)
 
 

@@ -79,7 +79,7 @@ async def test_a_backlog_calls_for_workers(api: Api, database: str, sql: Connect
     await eventually(is_told)
     status = await view.status()
     assert status["scaling"]["signals"]["backlog"] == 8
-    assert "backlog" in status["scaling"]["message"]
+    assert status["scaling"]["message"].startswith("80 messages are ready")
     assert status["lastScaleTime"]
 
 
@@ -91,7 +91,10 @@ async def test_a_scale_up_is_an_event(api: Api, database: str, sql: Connection):
     await view.until_replicas(5)
 
     async def is_told() -> bool:
-        return any("0 to 5 replicas" in event["note"] for event in await view.events())
+        return any(
+            "Scaled from 0 to 5 replicas. 50 messages" in event["note"]
+            for event in await view.events()
+        )
 
     await eventually(is_told)
 

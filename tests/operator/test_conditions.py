@@ -9,25 +9,27 @@ import pytest
 from meshhook_operator.api.conditions import (
     NOT_PAUSED,
     OPERATING,
+    QUEUE_PAUSED,
+    SPEC_PAUSED,
     Finding,
+    active,
     conditions,
-    findings_of,
+    on_time,
     pending_patch,
+    ready_message,
     rounded_queue,
+    scaling_limited,
     scaling_status,
+    state_of,
     timestamp,
 )
-from meshhook_operator.api.sentences import LIMITS
-from meshhook_operator.api.status import Condition, JobQueueStatus, QueueStatus, ScalingStatus
+from meshhook_operator.api.status import Condition, JobQueueStatus, ScalingStatus
 from meshhook_operator.scaling import Decision, Estimates, Learned, Limit, Signal
+from meshhook_operator.texts import MESSAGE_LIMIT
+from support.situations import queue_status, situation
 
 NOW = 1_800_000_000.0
 FAULT = Finding(holds=False, reason="SourceUnavailable", message="the database is away")
-
-
-def queue_status(**numbers: int) -> QueueStatus:
-    """Return the numbers of a queue, 0 where none is given."""
-    return QueueStatus(**dict.fromkeys(QueueStatus.model_fields, 0) | numbers)
 
 
 def status(**fields: Any) -> JobQueueStatus:
@@ -72,7 +74,10 @@ def test_numbers_alone_wait_half_a_minute():
     ("change", "patch"),
     [
         ({"replicas": 2}, {"replicas": 2}),
-        ({"scaling": ScalingStatus(message="more")}, {"scaling": {"message": "more"}}),
+        (
+            {"scaling": ScalingStatus(message="ok", limited_by="MaxReplicas")},
+            {"scaling": {"limitedBy": "MaxReplicas"}},
+        ),
         ({"deployment": "emails-worker"}, {"deployment": "emails-worker"}),
     ],
 )
@@ -107,22 +112,17 @@ def test_a_condition_keeps_its_time_while_its_status_stays():
 
 
 @pytest.mark.parametrize(
-    ("replicas", "ready_replicas", "holds", "reason"),
+    ("has_deployment", "replicas", "ready_replicas", "holds", "reason"),
     [
-        (0, 0, False, "ScaledToZero"),
-        (3, 0, False, "WorkersNotReady"),
-        (3, 1, True, "WorkersReady"),
+        (False, 0, 0, False, "NoDeployment"),
+        (True, 0, 0, False, "ScaledToZero"),
+        (True, 3, 0, False, "WorkersNotReady"),
+        (True, 3, 1, True, "WorkersReady"),
     ],
 )
-def test_active(replicas, ready_replicas, holds, reason):
+def test_active(has_deployment, replicas, ready_replicas, holds, reason):
     """Active says whether any worker is ready."""
-    found = findings_of(
-        OPERATING,
-        decision=None,
-        replicas=replicas,
-        ready_replicas=ready_replicas,
-        paused=NOT_PAUSED,
-    )["Active"]
+    found = active(has_deployment=has_deployment, replicas=replicas, ready_replicas=ready_replicas)
     assert (found.holds, found.reason) == (holds, reason)
 
 
@@ -130,15 +130,96 @@ def test_scaling_limited():
     """ScalingLimited names the limit, and only if jobs may wait longer because of it."""
     limited = decision(limit=Limit.MAX_REPLICAS, scaling_limited=True)
     harmless = decision(limit=Limit.MIN_REPLICAS, scaling_limited=False)
+    found = scaling_limited(situation(limited))
+    assert (found.holds, found.reason) == (True, "MaxReplicas")
+    assert "raise spec.scaling.maxReplicas" in found.message
+    assert not scaling_limited(situation(harmless)).holds
+    assert not scaling_limited(None).holds
+
+
+@pytest.mark.parametrize(
+    ("queue", "is_missed", "paused", "status", "reason"),
+    [
+        (queue_status(ready=1, oldest_ready_seconds=5), False, NOT_PAUSED, "True", "Kept"),
+        (queue_status(ready=1, oldest_ready_seconds=95), True, NOT_PAUSED, "False", "Missed"),
+        (queue_status(), True, NOT_PAUSED, "False", "Missed"),
+        (queue_status(ready=9), False, SPEC_PAUSED, "True", "Kept"),
+        (queue_status(ready=9), False, QUEUE_PAUSED, "Unknown", "QueuePaused"),
+        (None, False, NOT_PAUSED, "Unknown", "QueueNotRead"),
+    ],
+)
+def test_on_time(queue, is_missed, paused, status, reason):
+    """OnTime says whether jobs start within the target age, with both numbers, or not known."""
+    finding = on_time(queue, target_age_seconds=60, is_missed=is_missed, paused=paused)
+    (found,) = conditions(JobQueueStatus(), {"OnTime": finding}, generation=1, now=NOW)
+    assert (found.status, found.reason.removeprefix("TargetAge")) == (status, reason)
+    assert ("60 s" in found.message) == (status != "Unknown")
+
+
+def test_what_to_do_is_said():
+    """A problem ends with the way out, however long the server's text is."""
+    problem = Finding(holds=False, reason="LoginRefused", message="no " * 1_000)
+    message = ready_message(problem)
+    assert message.endswith("the operator reads it again by itself.")
+    assert len(message) <= MESSAGE_LIMIT
+    assert ready_message(OPERATING) == OPERATING.message
+
+
+@pytest.mark.parametrize(
+    ("worst", "state"),
+    [
+        ({}, "Operating"),
+        ({"ScalingLimited": ("True", "MaxReplicas")}, "MaxReplicas"),
+        (
+            {"OnTime": ("False", "TargetAgeMissed"), "ScalingLimited": ("True", "MaxReplicas")},
+            "TargetAgeMissed",
+        ),
+        (
+            {"Paused": ("True", "SpecPaused"), "OnTime": ("False", "TargetAgeMissed")},
+            "SpecPaused",
+        ),
+        ({"Ready": ("False", "Conflict"), "Paused": ("True", "SpecPaused")}, "Conflict"),
+        ({"Ready": ("True", "ReplicasContested")}, "ReplicasContested"),
+        ({"OnTime": ("Unknown", "QueuePaused")}, "Operating"),
+    ],
+)
+def test_the_state_in_a_word(worst, state):
+    """`kubectl get` shows the reason of the condition that matters most."""
+    usual = {
+        "Ready": ("True", "Operating"),
+        "Active": ("False", "ScaledToZero"),
+        "OnTime": ("True", "TargetAgeKept"),
+        "ScalingLimited": ("False", "NotLimited"),
+        "Paused": ("False", "NotPaused"),
+    }
     found = [
-        findings_of(OPERATING, decision=each, replicas=1, ready_replicas=1, paused=NOT_PAUSED)
-        for each in (limited, harmless, None)
+        Condition(
+            type=kind,
+            status=status,
+            reason=reason,
+            message="",
+            observed_generation=1,
+            last_transition_time=timestamp(NOW),
+        )
+        for kind, (status, reason) in (usual | worst).items()
     ]
-    assert found[0]["ScalingLimited"] == Finding(
-        holds=True, reason="MaxReplicas", message=LIMITS[Limit.MAX_REPLICAS]
-    )
-    assert not found[1]["ScalingLimited"].holds
-    assert not found[2]["ScalingLimited"].holds
+    assert state_of(found) == state
+
+
+def with_message(kind: str, message: str) -> JobQueueStatus:
+    """Return a status with one condition."""
+    finding = Finding(holds=False, reason="Because", message=message)
+    return status(conditions=conditions(JobQueueStatus(), {kind: finding}, generation=1, now=NOW))
+
+
+def test_numbers_in_sentences_are_numbers():
+    """A sentence that differs in its numbers is no news; a problem that differs is."""
+    for kind in ("OnTime", "ScalingLimited"):
+        before, after = with_message(kind, "5 wait"), with_message(kind, "6 wait")
+        assert pending_patch(before, after, seconds_since_write=29) is None
+        assert pending_patch(before, after, seconds_since_write=30)
+    before, after = with_message("Ready", "no login"), with_message("Ready", "no route")
+    assert pending_patch(before, after, seconds_since_write=0)
 
 
 def test_a_decision_explains_itself():
@@ -150,8 +231,10 @@ def test_a_decision_explains_itself():
             next_scale_down_at=NOW,
             estimates=Estimates(arrivals_per_second=1.2345),
             learned=Learned(replica_jobs_per_second=7.5, lead_seconds=2.0),
-        )
+        ),
+        "Why.",
     )
+    assert found.message == "Why."
     assert found.signals == {"backlog": 4}
     assert found.limited_by == "ScaleDownWindow"
     assert found.arrivals_per_second == 1.2
@@ -167,5 +250,5 @@ def test_numbers_are_rounded():
 
 def test_a_rate_that_fades_comes_to_zero():
     """Otherwise its ever smaller values would be written for ever."""
-    found = scaling_status(decision(estimates=Estimates(arrivals_per_second=0.004)))
+    found = scaling_status(decision(estimates=Estimates(arrivals_per_second=0.004)), "")
     assert found.arrivals_per_second == 0

@@ -21,6 +21,7 @@ from meshhook_operator.scaling import (
     default_tick_seconds,
     lookahead_seconds,
 )
+from support.situations import situation
 
 DOWN = Failure(reason="SourceUnavailable", message="The database does not answer.")
 LEARNED = Learned(replica_jobs_per_second=5.0, lead_seconds=8.0)
@@ -472,7 +473,7 @@ def test_pods_that_fail_are_not_answered_with_more():
         assert queue.tick(ready=backlog, arrived=backlog) == 3
     assert queue.decision.limit is Limit.PODS_FAILING
     assert queue.decision.scaling_limited
-    assert CRASHES in scaling_sentence(queue.decision)
+    assert CRASHES in scaling_sentence(situation(queue.decision))
 
 
 def test_a_fleet_that_recovers_grows():

@@ -20,6 +20,7 @@ from meshhook_operator.scaling import (
     decide,
     default_tick_seconds,
 )
+from support.situations import situation
 
 FAILURE = Failure(reason="SourceUnavailable", message="The database does not answer.")
 
@@ -140,7 +141,7 @@ def test_never_to_zero_at_once(spec, begun, story):
 def test_every_decision_explains_itself(spec, begun, story):
     """There is a sentence, a recommendation of every signal, and limits are named."""
     for _, before, _, decision, _ in play(spec, begun, story):
-        assert scaling_sentence(decision).endswith(".")
+        assert scaling_sentence(situation(decision)).endswith(".")
         assert min(decision.recommended.values()) >= 0
         asked = max(decision.recommended.values())
         if asked > max(decision.desired_replicas, before):

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from meshhook_operator.api.sentences import scaling_sentence
+from meshhook_operator.api.sentences import scaling_sentence, waiting_clause
 from meshhook_operator.api.status import Condition, JobQueueStatus, QueueStatus, ScalingStatus
-from meshhook_operator.texts import capped
+from meshhook_operator.api.wording import as_sentence, duration
+from meshhook_operator.texts import MESSAGE_LIMIT, capped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from meshhook_operator.api.sentences import Situation
     from meshhook_operator.scaling import Decision
 
 NUMBERS_SECONDS = 30.0
@@ -20,11 +22,23 @@ NUMBERS_SECONDS = 30.0
 
 READY = "Ready"
 ACTIVE = "Active"
+ON_TIME = "OnTime"
 SCALING_LIMITED = "ScalingLimited"
 PAUSED = "Paused"
 
 _NUMBERS = ("queue", "scaling")
-_SUBSTANCE_OF_SCALING = ("message", "limitedBy")
+_SUBSTANCE_OF_SCALING = ("limitedBy",)
+_TOLD_IN_NUMBERS = frozenset({ON_TIME, SCALING_LIMITED})
+"""The conditions whose messages have numbers that change all the time."""
+
+
+_BY_URGENCY = (
+    (READY, "False"),
+    (PAUSED, "True"),
+    (ON_TIME, "False"),
+    (SCALING_LIMITED, "True"),
+)
+"""The conditions and the statuses that are worth a word in a list of queues, the worst first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +50,47 @@ class Finding:
     """A word in CamelCase."""
     message: str
     """A sentence for people."""
+    is_known: bool = True
+    """Otherwise the status is Unknown."""
 
 
 OPERATING = Finding(
-    holds=True, reason="Operating", message="the queue and its workers are as declared"
+    holds=True,
+    reason="Operating",
+    message="The queue can be read, and its settings and its Deployment are as declared.",
 )
-NOT_PAUSED = Finding(holds=False, reason="NotPaused", message="the operator is managing this queue")
+NOT_PAUSED = Finding(holds=False, reason="NotPaused", message="The operator scales this queue.")
 SPEC_PAUSED = Finding(
-    holds=True, reason="SpecPaused", message="spec.paused is true: the operator changes nothing"
+    holds=True,
+    reason="SpecPaused",
+    message=(
+        "spec.paused is true, so the operator changes neither the queue nor its Deployment. "
+        "Workers that exist keep running. Set spec.paused to false to resume."
+    ),
 )
 QUEUE_PAUSED = Finding(
     holds=True,
     reason="QueuePaused",
     message=(
-        "the queue is paused in the database and is not scaled; to resume it: meshhook queue resume"
+        "The queue is paused in the database: workers start no job, and nothing is scaled. "
+        "To resume: meshhook queue resume <queue>."
     ),
 )
+WAYS_OUT = {
+    "InvalidSpec": "Correct the field; until then the operator changes nothing.",
+    "SecretNotFound": "Create it in the namespace of the JobQueue, or correct spec.database.",
+    "SecretKeyMissing": "Add the key, or correct spec.database.",
+    "InvalidDatabaseUrl": "Correct the URL in the Secret; the operator reads it again by itself.",
+    "LoginRefused": (
+        "Correct the user or the password in the Secret; the operator reads it again by itself."
+    ),
+    "SourceUnavailable": (
+        "The replicas stay, and the operator tries again by itself, at least once a minute."
+    ),
+    "DeploymentNotFound": "Create it, or correct spec.deploymentRef.name.",
+    "Conflict": "Until then, nothing is scaled.",
+}
+"""What to do about a reason of Ready. Other messages say it themselves."""
 
 
 def timestamp(moment: float) -> str:
@@ -67,14 +106,14 @@ def conditions(
     before = {condition.type: condition for condition in last.conditions}
     found = []
     for kind, finding in findings.items():
-        status: Literal["True", "False"] = "True" if finding.holds else "False"
+        status = _status(finding)
         same = kind in before and before[kind].status == status
         found.append(
             Condition(
                 type=kind,
                 status=status,
                 reason=finding.reason,
-                message=capped(finding.message),
+                message=finding.message,
                 observed_generation=generation,
                 last_transition_time=(
                     before[kind].last_transition_time if same else timestamp(now)
@@ -84,15 +123,15 @@ def conditions(
     return found
 
 
-def scaling_status(decision: Decision) -> ScalingStatus:
-    """Return what `kubectl describe` shows of a decision."""
+def scaling_status(decision: Decision, message: str) -> ScalingStatus:
+    """Return what `kubectl describe` shows of a decision, with the sentence about it."""
     estimates, learned = decision.estimates, decision.learned
     down_at = decision.next_scale_down_at
     return ScalingStatus(
         signals={
             signal.value: replicas for signal, replicas in decision.recommended.items() if replicas
         },
-        message=capped(scaling_sentence(decision)),
+        message=capped(message),
         limited_by=decision.limit.value if decision.limit else None,
         arrivals_per_second=_rounded(estimates.arrivals_per_second),
         jobs_per_second_per_replica=learned.replica_jobs_per_second,
@@ -101,27 +140,79 @@ def scaling_status(decision: Decision) -> ScalingStatus:
     )
 
 
-def findings_of(
-    ready: Finding,
-    *,
-    decision: Decision | None,
-    replicas: int,
-    ready_replicas: int,
-    paused: Finding,
-) -> dict[str, Finding]:
-    """Return the finding behind each condition."""
+def ready_message(ready: Finding) -> str:
+    """Return the message of the condition Ready, with what to do about it."""
+    way_out = WAYS_OUT.get(ready.reason, "")
+    limit = MESSAGE_LIMIT - len(way_out) - 1
+    return f"{as_sentence(capped(ready.message, limit=limit))} {way_out}".strip()
+
+
+def active(*, has_deployment: bool, replicas: int, ready_replicas: int) -> Finding:
+    """Return the finding for the condition Active: whether there are workers."""
+    if not has_deployment:
+        message = "There are no workers: no Deployment exists yet."
+        return Finding(holds=False, reason="NoDeployment", message=message)
     if replicas == 0:
-        active = Finding(holds=False, reason="ScaledToZero", message="the queue is scaled to zero")
-    else:
-        message = f"{ready_replicas} of {replicas} workers are ready"
-        reason = "WorkersReady" if ready_replicas else "WorkersNotReady"
-        active = Finding(holds=ready_replicas > 0, reason=reason, message=message)
-    limited = Finding(holds=False, reason="NotLimited", message="nothing limits scaling")
-    if decision is not None and decision.scaling_limited and decision.limit is not None:
-        limited = Finding(
-            holds=True, reason=decision.limit.value, message=scaling_sentence(decision)
-        )
-    return {READY: ready, ACTIVE: active, SCALING_LIMITED: limited, PAUSED: paused}
+        message = "The Deployment has no replica, so no worker is running."
+        return Finding(holds=False, reason="ScaledToZero", message=message)
+    are = "worker is" if ready_replicas == 1 else "workers are"
+    message = f"{ready_replicas:,} of {replicas:,} {are} ready."
+    reason = "WorkersReady" if ready_replicas else "WorkersNotReady"
+    return Finding(holds=ready_replicas > 0, reason=reason, message=message)
+
+
+def on_time(
+    queue: QueueStatus | None,
+    *,
+    target_age_seconds: float,
+    is_missed: bool,
+    paused: Finding,
+) -> Finding:
+    """Return the finding for the condition OnTime: whether jobs start within the target age.
+
+    Args:
+        queue: the queue as read just now; None if it could not be read.
+        target_age_seconds: how long a job may wait.
+        is_missed: whether jobs have waited longer for a while.
+        paused: the finding for the condition Paused.
+    """
+    target = f"{duration(target_age_seconds)} (targetAgeSeconds)"
+    if queue is None:
+        message = "The queue cannot be read, so nobody knows how long its messages wait."
+        return Finding(holds=False, reason="QueueNotRead", message=message, is_known=False)
+    if paused.reason == QUEUE_PAUSED.reason:
+        message = "The queue is paused, so its messages wait."
+        return Finding(holds=False, reason="QueuePaused", message=message, is_known=False)
+    waiting = waiting_clause(queue)
+    if is_missed:
+        if queue.oldest_ready_seconds > target_age_seconds:
+            message = f"{waiting}; a job should start within {target}."
+        else:
+            message = f"Jobs started later than {target} until a moment ago. {waiting}."
+        return Finding(holds=False, reason="TargetAgeMissed", message=message)
+    message = f"{waiting}; the target is {target}."
+    return Finding(holds=True, reason="TargetAgeKept", message=message)
+
+
+def scaling_limited(situation: Situation | None) -> Finding:
+    """Return the finding for the condition ScalingLimited: whether jobs wait because of a limit."""
+    limit = situation.decision.limit if situation else None
+    if situation is None or limit is None or not situation.decision.scaling_limited:
+        message = "No limit makes jobs wait longer than the target age."
+        return Finding(holds=False, reason="NotLimited", message=message)
+    message = capped(scaling_sentence(situation))
+    return Finding(holds=True, reason=limit.value, message=message)
+
+
+def state_of(found: Iterable[Condition]) -> str:
+    """Return the reason of the condition that matters most; `Operating` if all is well."""
+    by_type = {condition.type: condition for condition in found}
+    for kind, bad in _BY_URGENCY:
+        condition = by_type.get(kind)
+        if condition is not None and condition.status == bad:
+            return condition.reason
+    ready = by_type.get(READY)
+    return ready.reason if ready else "Unknown"
 
 
 def pending_patch(
@@ -152,15 +243,29 @@ def rounded_queue(status: QueueStatus) -> QueueStatus:
     )
 
 
+def _status(finding: Finding) -> Literal["True", "False", "Unknown"]:
+    if not finding.is_known:
+        return "Unknown"
+    return "True" if finding.holds else "False"
+
+
 def _dumped(status: JobQueueStatus) -> dict[str, Any]:
     return status.model_dump(by_alias=True, exclude_none=True)
 
 
 def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
     scaling = status.get("scaling", {})
-    return {key: value for key, value in status.items() if key not in _NUMBERS} | {
-        key: scaling.get(key) for key in _SUBSTANCE_OF_SCALING
-    }
+    return (
+        {key: value for key, value in status.items() if key not in _NUMBERS}
+        | {key: scaling.get(key) for key in _SUBSTANCE_OF_SCALING}
+        | {"conditions": [_without_numbers(each) for each in status.get("conditions", ())]}
+    )
+
+
+def _without_numbers(condition: Mapping[str, Any]) -> Mapping[str, Any]:
+    if condition["type"] not in _TOLD_IN_NUMBERS:
+        return condition
+    return {key: value for key, value in condition.items() if key != "message"}
 
 
 def _merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,28 +95,46 @@ def _column(
 _READY = '.status.conditions[?(@.type=="Ready")]'
 
 PRINTER_COLUMNS = [
-    _column("Healthy", f"{_READY}.status", "string", text="The condition Ready."),
-    _column("Ready", ".status.queue.ready", text="Messages that are ready and wait for a worker."),
-    _column("Running", ".status.queue.running", text="Messages whose job is running."),
-    _column("Dead", ".status.queue.deadLetters", text="Dead letters."),
-    _column(
-        "Oldest",
-        ".status.queue.oldestReadySeconds",
-        text="How long the oldest ready message has waited, in seconds.",
-    ),
+    _column("Ready", f"{_READY}.status", "string", text="The condition Ready."),
     _column("Replicas", ".status.replicas", text="The current number of workers."),
     _column(
         "Desired", ".status.desiredReplicas", text="The number of workers that was decided on."
+    ),
+    _column(
+        "Waiting", ".status.queue.ready", text="Messages that are ready and wait for a worker."
+    ),
+    _column(
+        "Oldest(s)",
+        ".status.queue.oldestReadySeconds",
+        text="How long the oldest ready message has waited, in seconds.",
+    ),
+    _column(
+        "Target(s)",
+        ".spec.scaling.targetAgeSeconds",
+        text="How long a job may wait, in seconds.",
+    ),
+    _column("Dead", ".status.queue.deadLetters", text="Dead letters."),
+    _column(
+        "State",
+        ".status.state",
+        "string",
+        text="The reason of the condition that matters most; Operating if all is well.",
     ),
     _column("Age", ".metadata.creationTimestamp", "date"),
     _column("Queue", ".spec.queueName", "string", wide=True),
     _column("Min", ".spec.scaling.minReplicas", wide=True),
     _column("Max", ".spec.scaling.maxReplicas", wide=True),
+    _column("Available", ".status.readyReplicas", wide=True, text="Workers that are ready."),
+    _column("Running", ".status.queue.running", wide=True, text="Messages whose job is running."),
     _column("Scheduled", ".status.queue.scheduled", wide=True),
     _column("Retrying", ".status.queue.retrying", wide=True),
-    _column("Paused", ".spec.paused", "boolean", wide=True),
-    _column("Reason", f"{_READY}.reason", "string", wide=True),
-    _column("Decision", ".status.scaling.message", "string", wide=True),
+    _column(
+        "Message",
+        ".status.scaling.message",
+        "string",
+        wide=True,
+        text="Why there are as many replicas as there are.",
+    ),
 ]
 
 

@@ -18,7 +18,7 @@ class Condition(_StatusPart):
     """One condition, in the form that Kubernetes defines."""
 
     type: Annotated[str, Field(max_length=316)]
-    """Ready, Active, ScalingLimited or Paused."""
+    """Ready, Active, OnTime, ScalingLimited or Paused."""
     status: Literal["True", "False", "Unknown"]
     """Whether the condition holds."""
     reason: Annotated[str, Field(max_length=1024)]
@@ -54,7 +54,7 @@ class ScalingStatus(_StatusPart):
     signals: Annotated[dict[str, int], Field(default_factory=dict)]
     """The number of replicas that each signal asked for."""
     message: str = ""
-    """The decision, as a sentence."""
+    """What was measured, how many replicas that calls for, and what limits them, in a sentence."""
     limited_by: str | None = None
     """Why the replicas differ from what the signals asked for. Absent if they do not."""
     arrivals_per_second: float | None = None
@@ -74,6 +74,8 @@ class JobQueueStatus(_StatusPart):
 
     observed_generation: int | None = None
     """The generation of the spec that was last reconciled."""
+    state: str | None = None
+    """The reason of the condition that matters most, in a word; Operating if all is well."""
     deployment: str | None = None
     """The name of the Deployment that is scaled."""
     replicas: int | None = None
@@ -101,4 +103,4 @@ class JobQueueStatus(_StatusPart):
             },
         ),
     ]
-    """Ready, Active, ScalingLimited and Paused."""
+    """Ready, Active, OnTime, ScalingLimited and Paused."""

@@ -46,7 +46,9 @@ class QueueInDatabase:
                 return False
             self._may_create_at = now + CREATE_AGAIN_SECONDS
             await database.ensure_queue(spec.queue_name, wanted)
-            await self._reporter.event("QueueCreated", f"queue {spec.queue_name!r} was created")
+            secret = (spec.database.operator_secret_ref or spec.database.secret_ref).name
+            message = f"Queue {spec.queue_name!r} was created in the database of Secret {secret!r}."
+            await self._reporter.event("QueueCreated", message)
             return True
         differing = sorted(name for name in wanted if found.settings.get(name) != wanted[name])
         if differing:
@@ -67,5 +69,10 @@ class QueueInDatabase:
         """
         is_gone = await database.drop_queue_if_empty(queue_name)
         reason = "QueueDropped" if is_gone else "QueueKept"
-        message = "was empty and has been dropped" if is_gone else "is not empty and has been kept"
-        await self._reporter.event(reason, f"queue {queue_name!r} {message}")
+        message = (
+            "was empty and has been dropped."
+            if is_gone
+            else "has been kept, because it holds messages or dead letters. To drop it with all of "
+            f"them: meshhook queue drop {queue_name}"
+        )
+        await self._reporter.event(reason, f"Queue {queue_name!r} {message}")

@@ -14,7 +14,7 @@ from meshhook_operator.api.conditions import (
     Finding,
     timestamp,
 )
-from meshhook_operator.api.sentences import scaling_sentence
+from meshhook_operator.api.sentences import Situation, scaling_sentence
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem
 from meshhook_operator.problems import not_ready, problem_of
 from meshhook_operator.reconciliation.autoscaler import Autoscaler, tick_seconds
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from meshhook_operator.cluster.deployments import DeploymentView
     from meshhook_operator.databases.database import QueueDatabase
     from meshhook_operator.metrics import OperatorMetrics
+    from meshhook_operator.scaling import Decision
 
 _log = get_logger("meshhook_operator.reconciler")
 
@@ -276,27 +277,32 @@ class JobQueueReconciler:
             return
         self._last_scale_time = timestamp(self._clock())
         self._metrics.scaled(change.direction)
+        situation = self._situation(spec, decision, found)
         _log.info(
             "scaled",
             queue=self.queue_name,
             replicas_before=change.before,
             replicas=change.after,
-            decision=scaling_sentence(decision),
+            decision=scaling_sentence(situation),
             **self._log_fields(),
         )
-        await self._reporter.scaled(change, scaling_sentence(decision))
+        await self._reporter.scaled(change, situation)
 
     def _ready(self, spec: JobQueueSpec, found: Found) -> Finding:
         ready = OPERATING
         if not isinstance(found, QueueDemand):
             ready = not_ready(_failure(found))
+        if spec.paused and isinstance(found, QueueProblem) and found.is_missing:
+            message = f"queue {spec.queue_name!r} is not created while spec.paused is true"
+            ready = Finding(holds=False, reason="QueueMissing", message=message)
         if self._fleet.view is None and spec.deployment_ref is not None:
             message = f"spec.deploymentRef: Deployment {spec.deployment_ref.name!r} does not exist"
             ready = Finding(holds=False, reason="DeploymentNotFound", message=message)
         if ready.holds and (contester := self._fleet.contested_by):
             message = (
-                f"{contester} also sets spec.replicas of the Deployment, and the operator keeps "
-                "setting it back: leave replicas out of the manifest that is applied there"
+                f"Somebody else ({contester}) also sets spec.replicas of the Deployment, and the "
+                "operator keeps setting it back: leave replicas out of the manifest that is "
+                "applied there"
             )
             ready = Finding(holds=True, reason="ReplicasContested", message=message)
         return ready
@@ -305,6 +311,7 @@ class JobQueueReconciler:
 
     async def _update_status(self, ready: Finding, paused: Finding, found: Found) -> None:
         view, spec = self._fleet.view, self.jobqueue.spec
+        decision = self._autoscaler.decision
         self._metrics.set(
             ready=ready.holds,
             paused=paused.holds,
@@ -317,12 +324,22 @@ class JobQueueReconciler:
             )
         await self._reporter.report(
             generation=self.jobqueue.generation,
+            spec=spec,
             ready=ready,
             paused=paused,
             view=view,
-            decision=self._autoscaler.decision,
+            situation=self._situation(spec, decision, found) if spec and decision else None,
             queue=found.status if isinstance(found, QueueDemand) else None,
             last_scale_time=self._last_scale_time,
+        )
+
+    def _situation(self, spec: JobQueueSpec, decision: Decision, found: Found) -> Situation:
+        return Situation(
+            scaling=spec.scaling,
+            decision=decision,
+            queue=found.status if isinstance(found, QueueDemand) else None,
+            problem="" if isinstance(found, QueueDemand) else _failure(found).message,
+            has_deployment=self._fleet.view is not None,
         )
 
     def _is_first_failure(self, found: Found) -> bool:
