@@ -83,9 +83,10 @@ def _wrong() -> list[Panel]:
             levels=_UNSETTLED,
         ),
         figure(
-            "Draining",
-            "Workers that are stopping: they claim no more and finish running jobs.",
-            f"sum({_of_processes('draining')})",
+            "Draining or cordoned",
+            "Workers that claim no more and finish running jobs: those that are stopping, and "
+            "those that the operator has cordoned, because fewer are needed.",
+            counted(f"({_of_processes('draining')} == 1) or ({_of_processes('cordoned')} == 1)"),
         ),
     ]
 

@@ -14,15 +14,17 @@ from support.prometheus_tools import tool
 
 SERIES = {
     # Worker a has two queues and one limit of 50, and is stopping; worker b has one queue.
+    # Worker a was cordoned for one of them before, and worker c is now.
     "running_messages": {"a/orders": 5, "a/mails": 45, "b/orders": 10},
     "concurrency_limit": {"a/orders": 50, "a/mails": 50, "b/orders": 50},
     "draining": {"a/orders": 1, "a/mails": 1, "b/orders": 0},
+    "cordoned": {"a/orders": 1, "a/mails": 0, "b/orders": 0, "c/orders": 1},
     "db_connected": {"a/orders": 0, "a/mails": 0, "b/orders": 1},
 }
 
 SHOWN: dict[str, dict[str, float]] = {
     "worker/Slots in use/A": {"{}": 0.6},
-    "worker/Draining/A": {"{}": 1},
+    "worker/Draining or cordoned/A": {"{}": 2},
     "worker/Without database/A": {"{}": 1},
     "worker/Workers/A": {"{}": 2},
     # All 50 slots are taken where mails are done; orders have another worker, with 10 of 50.

@@ -10,12 +10,14 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from meshhook import Job, Worker
 from meshhook.worker import run_worker_process
+from support.waiting import eventually
 
 
 def note(*words: object) -> None:
@@ -34,6 +36,13 @@ async def forever(job: Job[Any]) -> None:
 async def quick(job: Job[Any]) -> None:
     """Ends at once."""
     note("start", job.msg_id, job.attempt, os.getpid())
+
+
+async def patient(job: Job[Any]) -> None:
+    """Ends once the file that the payload names exists."""
+    note("start", job.msg_id, job.attempt, os.getpid())
+    await eventually(Path(job.payload["until"]).exists)
+    note("end", job.msg_id, job.attempt, os.getpid())
 
 
 async def killer(job: Job[Any]) -> None:

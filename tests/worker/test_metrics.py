@@ -77,6 +77,7 @@ def test_gauges_of_two_workers_are_added_up() -> None:
             oldest_unsettled_seconds=lambda waited=waited: waited,  # type: ignore[misc]
             is_connected=lambda connected=connected: connected,  # type: ignore[misc]
             is_draining=lambda: False,
+            is_cordoned=lambda: False,
             loops=(loop,),
         )
         for loop, connected, waited in ((old, True, 3.0), (new, False, 41.0))

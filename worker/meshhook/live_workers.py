@@ -30,8 +30,12 @@ class LiveWorker:
     """Attempts whose outcome it has recorded since it was created."""
     busy_seconds: float
     """The total time its jobs have run since it was created, including jobs that still run."""
+    oldest_running_seconds: float
+    """How long the oldest running job of the queue has run; 0 if none runs."""
     draining: bool
     """Whether it has stopped claiming and waits for its running jobs."""
+    cordoned: bool
+    """Whether the operator has asked it to claim no jobs of the queue for now."""
     started_at: datetime
     seen_at: datetime
     """When it reported, by the database's clock."""

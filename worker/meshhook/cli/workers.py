@@ -9,7 +9,7 @@ import typer
 
 from meshhook.cli.connecting import with_database
 from meshhook.cli.options import JsonOption, command_app, example
-from meshhook.cli.output import Column, age, note, print_json, print_table
+from meshhook.cli.output import Column, age, duration, note, print_json, print_table
 from meshhook.live_workers import LiveWorker, list_workers
 from meshhook.names import validate_queue_name
 
@@ -29,8 +29,10 @@ def workers(
 ) -> None:
     """List the workers that reported in the last 30 seconds; each does so every 5.
 
-    A worker of several queues is listed once per queue. DONE counts the attempts whose outcome it
-    recorded. BUSY is how many of its slots have been in use on average since it started.
+    A worker of several queues is listed once per queue. OLDEST is how long its oldest running job
+    has run. DONE counts the attempts whose outcome it recorded. BUSY is how many of its slots have
+    been in use on average since it started. In the state "cordoned", it claims no jobs and finishes
+    what it runs, because the operator has more workers than it needs.
     """
     name = None if queue is None else validate_queue_name(queue)
     found = with_database(context, lambda database: list_workers(database, name))
@@ -53,6 +55,7 @@ def _print(found: Sequence[LiveWorker]) -> None:
             Column("WORKER", shrinks=True),
             Column("HOST", shrinks=True, is_optional=True),
             Column("RUNNING", is_number=True),
+            Column("OLDEST", is_number=True, is_optional=True),
             Column("DONE", is_number=True),
             Column("BUSY", is_number=True),
             Column("SINCE", is_number=True),
@@ -65,15 +68,22 @@ def _print(found: Sequence[LiveWorker]) -> None:
                 each.worker,
                 each.host,
                 f"{each.running:,}/{each.concurrency:,}",
+                duration(each.oldest_running_seconds) if each.running else "",
                 f"{each.processed:,}",
                 _busy(each),
                 age(each.started_at),
                 age(each.seen_at),
-                "stopping" if each.draining else "",
+                _state(each),
             ]
             for each in found
         ],
     )
+
+
+def _state(worker: LiveWorker) -> str:
+    if worker.draining:
+        return "stopping"
+    return "cordoned" if worker.cordoned else ""
 
 
 def _busy(worker: LiveWorker) -> str:

@@ -210,6 +210,11 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 _G,
                 "Whether the worker has stopped claiming and is shutting down: 1 or 0.",
             ),
+            _worker(
+                "cordoned",
+                _G,
+                "Whether the operator has asked the worker to claim no jobs for now: 1 or 0.",
+            ),
             Metric(
                 "meshhook_build_info",
                 _G,

@@ -43,6 +43,7 @@ class WorkerGauges:
     oldest_unsettled_seconds: Callable[[], float]
     is_connected: Callable[[], bool]
     is_draining: Callable[[], bool]
+    is_cordoned: Callable[[], bool]
     loops: Sequence[WatchedLoop]
 
 
@@ -193,6 +194,7 @@ class _LiveGauges(Collector):
                 ),
                 "db_connected": bool(workers) and all(each.is_connected() for each in workers),
                 "draining": any(each.is_draining() for each in workers),
+                "cordoned": any(each.is_cordoned() for each in workers),
             }
             for name, value in values.items():
                 families[name].add_metric([queue_name], float(value))
@@ -216,6 +218,7 @@ _LIVE = (
     "oldest_unsettled_seconds",
     "db_connected",
     "draining",
+    "cordoned",
     "last_loop_age_seconds",
 )
 

@@ -28,7 +28,16 @@ _HISTORY = "table meshhook.job_attempts"
 _WORKERS = "table meshhook.workers"
 
 _SENT = ("vt", "message", "headers")
-_REPORTED = ("concurrency", "running", "processed", "busy_seconds", "draining", "seen_at")
+_REPORTED = (
+    "concurrency",
+    "running",
+    "processed",
+    "busy_seconds",
+    "oldest_running_seconds",
+    "cordoned",
+    "draining",
+    "seen_at",
+)
 _SETTINGS = (
     "visibility_timeout_seconds",
     "max_retry_attempts",
@@ -116,6 +125,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_CONFIG, "update"),
         Grant(_CONFIG, "delete"),
         Grant(_WORKERS, "select"),
+        Grant(_WORKERS, "update", ("cordoned_until",)),
         Grant("table pgmq.meta", "select"),
         Grant("table pgmq.meta", "insert"),
         Grant("table pgmq.meta", "delete"),

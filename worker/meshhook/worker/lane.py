@@ -13,6 +13,7 @@ from meshhook.observability.tracing import AttemptTracer, ProducerTrace
 from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
 from meshhook.postgres.database import Database
 from meshhook.worker.completer import Completer
+from meshhook.worker.cordon import Cordon
 from meshhook.worker.executor import Executor
 from meshhook.worker.held_jobs import HeldJobs
 from meshhook.worker.housekeeping import ConfigWatcher
@@ -92,6 +93,7 @@ class Lane:
         self.held_jobs = held_jobs = HeldJobs(share)
         worker.all_held_jobs.append(held_jobs)
         self._wakeups = wakeups = Wakeups()
+        self._cordon = cordon = Cordon(queue.name)
         producer_loop, completer_loop, slots_loop = (
             WatchedLoop(name, stall_seconds=worker.stall_seconds)
             for name in ("claimer", "settler", "slots")
@@ -107,6 +109,7 @@ class Lane:
             all_held_jobs=worker.all_held_jobs,
             releaser=releaser,
             wakeups=wakeups,
+            cordon=cordon,
             loop=producer_loop,
             listens=worker.listens,
             line=worker.claims_line,
@@ -144,6 +147,7 @@ class Lane:
             oldest_unsettled_seconds=lambda: held_jobs.ended.oldest_seconds,
             is_connected=lambda: worker.main_connection.fault is None,
             is_draining=worker.is_draining,
+            is_cordoned=lambda: cordon.is_on,
             loops=(*self.loops, worker.leases_loop),
         )
 
@@ -193,7 +197,8 @@ class Lane:
 
     def notify(self) -> None:
         """Note that messages were inserted."""
-        self._wakeups.notify()
+        if not self._cordon.is_on:
+            self._wakeups.notify()
 
     def note_config_change(self) -> None:
         """Note that the queue's settings have changed."""
@@ -202,6 +207,17 @@ class Lane:
     def note_workers(self, workers: int) -> None:
         """Note how many workers the queue has, including this one."""
         self._wakeups.note_workers(workers)
+
+    def note_cordon(self, seconds: float, asked_at: float) -> None:
+        """Note for how long the queue is cordoned here, as `Cordon.note` says.
+
+        When a cordon begins, jobs that have not started are given back at once.
+        """
+        was_on = self._cordon.is_on
+        if self._cordon.note(seconds, asked_at):
+            self.producer.hand_back()
+        elif was_on and not self._cordon.is_on:
+            self._wakeups.wake()
 
     def show_gauges(self) -> None:
         """Let the metrics read this lane."""
@@ -242,6 +258,8 @@ class Lane:
             len(self.held_jobs.running),
             self.queue.tally.processed,
             self.held_jobs.running.busy_seconds,
+            self.held_jobs.running.longest_run_seconds,
+            self._cordon.is_on,
         )
 
     async def all_recorded(self) -> None:

@@ -108,6 +108,7 @@ class Parts:
             host=fitted_text(host_name(), main.server_encoding),
             read=lambda: [lane.report() for lane in parts.lanes],
             on_counted=parts._note_workers,
+            on_cordons=parts._note_cordons,
         )
         return parts
 
@@ -217,6 +218,11 @@ class Parts:
         """Tell the lanes how many workers their queues have."""
         for lane in self.lanes:
             lane.note_workers(workers.get(lane.queue_name, 1))
+
+    def _note_cordons(self, seconds: dict[str, float], asked_at: float) -> None:
+        """Tell the lanes for how long they are cordoned."""
+        for lane in self.lanes:
+            lane.note_cordon(seconds.get(lane.queue_name, 0.0), asked_at)
 
 
 async def _open_all(*openings: Callable[[], Awaitable[None]]) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from meshhook.observability.loops import WatchedLoop
     from meshhook.worker.claim_window import VtRange
     from meshhook.worker.connections import WorkerConnection
+    from meshhook.worker.cordon import Cordon
     from meshhook.worker.held_job import HeldJob
     from meshhook.worker.held_jobs import HeldJobs
     from meshhook.worker.queue_context import QueueContext
@@ -70,6 +71,7 @@ class Producer:
         all_held_jobs: Sequence[HeldJobs],
         releaser: Releaser,
         wakeups: Wakeups,
+        cordon: Cordon,
         loop: WatchedLoop,
         listens: bool,
         line: asyncio.Lock,
@@ -83,6 +85,7 @@ class Producer:
             all_held_jobs: those of all queues of this worker.
             releaser: gives back jobs that are not to run here.
             wakeups: end its wait early.
+            cordon: while it is on, nothing is claimed.
             loop: is told at every turn.
             listens: whether inserts can wake it.
             line: makes the producers of a worker claim one at a time; one that runs suspects apart
@@ -93,8 +96,13 @@ class Producer:
         self._tables = queue.tables
         self._held_jobs = held_jobs
         self._releaser = releaser
+        self._cordon = cordon
         self._suspects = Suspects(
-            held_jobs=held_jobs, all_held_jobs=all_held_jobs, releaser=releaser, loop=loop
+            held_jobs=held_jobs,
+            all_held_jobs=all_held_jobs,
+            releaser=releaser,
+            loop=loop,
+            is_cordoned=lambda: cordon.is_on,
         )
         self._wakeups = wakeups
         self._loop = loop
@@ -119,6 +127,13 @@ class Producer:
         self._wakeups.wake()
         self._held_jobs.end_wait_for_room()
         self._suspects.stop()
+
+    def hand_back(self) -> None:
+        """Give back what has not started, because a cordon begins."""
+        self._releaser.release_unstarted()
+        self._wakeups.wake()
+        self._held_jobs.end_wait_for_room()
+        self._suspects.hand_back()
 
     async def run(self) -> None:
         """Claim until stopped or cancelled. Waits while the database is unavailable."""
@@ -166,7 +181,8 @@ class Producer:
 
     async def _turn(self) -> None:
         self._loop.turn()
-        if self._queue.config.paused:
+        self._cordon.note_end()
+        if self._queue.config.paused or self._cordon.is_on:
             self._wakeups.clear()
             self._ask(for_more=False)
             await self._sleep(POLL_SECONDS)
@@ -194,6 +210,8 @@ class Producer:
         """Return how many messages to claim now."""
         held_jobs = self._held_jobs
         if self._is_stopping or self._queue.config.paused or held_jobs.unsettled >= MAX_UNSETTLED:
+            return 0
+        if self._cordon.is_on:
             return 0
         if held_jobs.cannot_be_extended:
             # A job claimed now might outlive its lease and run elsewhere at the same time.
@@ -305,7 +323,9 @@ class Producer:
         if held.to_release:
             delay_seconds = self._queue.config.retry_strategy().get_delay_seconds(1)
             self._releaser.release(held.to_release, max(delay_seconds, 1.0))
-        if claimed.claim_class is ClaimClass.HEALTHY:
+        if self._cordon.is_on:  # it began while this claim was under way
+            self._releaser.release(held.to_start)
+        elif claimed.claim_class is ClaimClass.HEALTHY:
             self._held_jobs.queue(held.to_start)
         else:
             _log.warning(

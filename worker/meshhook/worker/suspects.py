@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from meshhook.jobs import JobKey
     from meshhook.observability.loops import WatchedLoop
@@ -35,6 +35,7 @@ class Suspects:
         all_held_jobs: Sequence[HeldJobs],
         releaser: Releaser,
         loop: WatchedLoop,
+        is_cordoned: Callable[[], bool],
     ) -> None:
         """Take what it works with.
 
@@ -43,7 +44,9 @@ class Suspects:
             all_held_jobs: those of all queues of this worker; none may run at the same time.
             releaser: gives suspects back.
             loop: is told at every turn.
+            is_cordoned: returns whether the worker is to start no job of the queue.
         """
+        self._is_cordoned = is_cordoned
         self._held_jobs = held_jobs
         self._all_held_jobs = all_held_jobs
         self._releaser = releaser
@@ -55,6 +58,13 @@ class Suspects:
     def stop(self) -> None:
         """Wait no longer, and give back suspects that have not started."""
         self._is_stopping = True
+        self._lose_patience()
+
+    def hand_back(self) -> None:
+        """Give back suspects that have not started, because a cordon begins."""
+        self._lose_patience()
+
+    def _lose_patience(self) -> None:
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
 
@@ -68,7 +78,7 @@ class Suspects:
         except BaseException:
             self._give_back(jobs)
             raise
-        if self._is_stopping:
+        if self._must_give_back:
             self._give_back(jobs)
             return
         self._held_jobs.queue(jobs)
@@ -87,13 +97,13 @@ class Suspects:
             longest = max(each.running.longest_run_seconds for each in self._all_held_jobs)
             runs_long = longest > HAND_BACK_PATIENCE_SECONDS
             patience_seconds = 0.0 if runs_long else HAND_BACK_PATIENCE_SECONDS
-        if self._is_stopping:
+        if self._must_give_back:
             patience_seconds = 0.0
         try:
             async with asyncio.timeout(patience_seconds) as self._patience:
                 await self._loop.wait_for(all_ended(self._all_held_jobs))
         except TimeoutError:
-            if may_hand_back and not self._is_stopping:
+            if may_hand_back and not self._must_give_back:
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads the fleet
                 self._give_back(jobs, HAND_BACK_DELAY_SECONDS * spread)
                 return False
@@ -101,6 +111,10 @@ class Suspects:
             self._patience = None
         self._hand_backs.forget(jobs)
         return True
+
+    @property
+    def _must_give_back(self) -> bool:
+        return self._is_stopping or self._is_cordoned()
 
     def _give_back(self, jobs: Sequence[HeldJob], delay_seconds: float = 0.0) -> None:
         # A suspect whose lease was lost in the meantime belongs to another worker.
