@@ -266,3 +266,19 @@ async def test_any_url_has_a_reason_to_show(woken, url, reason):
     assert problem.reason == reason
     assert "hunter2" not in problem.message
     await database.close()
+
+
+async def test_workers_are_cordoned_and_uncordoned(
+    database: QueueDatabase, connection: asyncpg.Connection[asyncpg.Record], queue_name: str
+) -> None:
+    """Those on the hosts named, and nobody else of the queue."""
+    await connection.execute(
+        "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
+        "busy_seconds) values ('jobs', 'a', 'pod-a', 10, 0, 0, 0), "
+        "('jobs', 'b', 'pod-b', 10, 0, 0, 0)"
+    )
+    cordoned = "select array_agg(worker) from meshhook.workers where cordoned_until > now()"
+    assert await database.cordon(queue_name, ["pod-b"], 30) == 1
+    assert await connection.fetchval(cordoned) == ["b"]
+    assert await database.cordon(queue_name, [], 30) == 1
+    assert await connection.fetchval(cordoned) is None

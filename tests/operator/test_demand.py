@@ -132,6 +132,25 @@ async def test_workers_report(database, connection, queue_name):
     assert found.running_by_host == {"pod-a": 5}
 
 
+async def test_cordons_are_read(database, connection, queue_name):
+    """Of each worker: its host, how long it is asked to claim nothing, and whether it obeys."""
+    await connection.execute(
+        "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
+        "busy_seconds, oldest_running_seconds, cordoned, cordoned_until) values "
+        "('jobs', 'a', 'pod-a', 10, 1, 0, 7.5, 7.5, true, now() + interval '20 seconds'), "
+        "('jobs', 'b', 'pod-b', 10, 0, 0, 0, 0, false, now() + interval '20 seconds'), "
+        "('jobs', 'c', 'pod-c', 10, 0, 0, 0, 0, true, now() - interval '1 second'), "
+        "('jobs', 'd', 'pod-d', 10, 0, 0, 0, 0, true, null)"
+    )
+    found = await demand_of(database, queue_name)
+    workers = sorted(found.sample.workers, key=lambda each: each.host)
+    assert [each.host for each in workers] == ["pod-a", "pod-b", "pod-c", "pod-d"]
+    assert [each.cordoned for each in workers] == [True, False, False, False]
+    assert [each.cordon_seconds > 0 for each in workers] == [True, True, False, False]
+    assert workers[0].cordon_seconds == pytest.approx(20, abs=5)
+    assert workers[0].oldest_running_seconds == 7.5
+
+
 async def test_dead_letters(database, connection, queue_name):
     """Dead letters are counted, but are not demand."""
     await connection.execute("insert into pgmq.q_jobs_dlq (vt, message) values (now(), '{}')")

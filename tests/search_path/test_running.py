@@ -207,11 +207,12 @@ async def test_the_library_runs_nothing_hostile_on_its_own_pool(
 
 
 async def test_the_operators_reads_run_nothing_hostile(way: Way, hostile_queues_url: str) -> None:
-    """Nor does dropping a queue that is empty."""
+    """Nor do cordons, nor dropping a queue that is empty."""
     database = await Database.connect(way.url, pooled=way.is_pooled)
     try:
         requests = [DemandRequest("jobs", 30, is_waiting=True), DemandRequest("missing", 30)]
         demand = await read_demand(database, requests, waiting_seconds=5)
+        assert await database.fetchval(load("cordon_workers"), "jobs", ["pod"], 30.0) == 0
         assert await database.fetchval(load("drop_queue_if_empty"), "other")
     finally:
         await database.close()

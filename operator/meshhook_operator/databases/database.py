@@ -136,6 +136,22 @@ class QueueDatabase:
         async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
             return bool(await database.fetchval(load("drop_queue_if_empty"), queue_name))
 
+    async def cordon(self, queue_name: str, hosts: Sequence[str], seconds: float) -> int:
+        """Let the queue's workers on these hosts claim no more, and all others of it claim.
+
+        Args:
+            queue_name: the queue.
+            hosts: the names of the pods; empty uncordons all workers.
+            seconds: how long it lasts unless it is renewed, 0 to 3600.
+
+        Returns:
+            How many workers it was written for. One that was reporting at this moment is left out.
+        """
+        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            return int(
+                await database.fetchval(load("cordon_workers"), queue_name, list(hosts), seconds)
+            )
+
     def listen(self, queue_names: frozenset[str]) -> None:
         """Listen for messages to these queues only. Behind a pooler this does nothing."""
         if not self._address.pooled:

@@ -132,8 +132,11 @@ class _Report(BaseModel):
     running: _Count
     processed: _Total
     busy_seconds: _Seconds
+    oldest_running_seconds: _Seconds = 0.0
     seen_at: _Seconds
     draining: bool
+    cordoned: bool = False
+    cordon_seconds: _Seconds = 0.0
 
 
 class _Row(BaseModel):
@@ -196,9 +199,7 @@ def _demand(row: _Row) -> QueueDemand:
             oldest_ready_seconds=max(0.0, row.oldest_ready_seconds),
             enqueued_total=row.enqueued_total,
             unfinished=None if is_capped else row.ready + row.lost + hidden,
-            workers=tuple(
-                WorkerReport(**report.model_dump(exclude={"host"})) for report in reports
-            ),
+            workers=tuple(WorkerReport(**report.model_dump()) for report in reports),
         ),
         status=QueueStatus(
             ready=row.ready + row.lost,

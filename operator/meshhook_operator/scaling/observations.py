@@ -17,9 +17,19 @@ class WorkerReport:
     """Attempts whose outcome it has recorded since it started."""
     busy_seconds: float
     """The total running time of its jobs since it started."""
+    oldest_running_seconds: float = 0.0
+    """How long the oldest of its running jobs has run; 0 if none runs, or it does not say."""
     seen_at: float
     """When it reported, in seconds of the database's clock."""
     draining: bool = False
+    host: str = ""
+    """Where it runs: the name of its pod. Empty if that is not known."""
+    cordoned: bool = False
+    """Whether it claimed no jobs when it reported, because it is cordoned. So if it ran none, it
+    runs none now."""
+    cordon_seconds: float = 0.0
+    """For how long it is asked to claim none, whether it knows that already or not; 0 if it is
+    not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
