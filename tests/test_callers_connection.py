@@ -323,7 +323,7 @@ def stand_in(module: str, name: str) -> Any:
         ("transaction", "got asyncpg.transaction.Transaction; pass the connection itself"),
         ("url", "expected an asyncpg connection, got str; a pool is opened by"),
         ("psycopg", "got psycopg.AsyncConnection; MeshHook opens its own connections"),
-        ("sqlalchemy", "got sqlalchemy.ext.asyncio.AsyncConnection; .*driver_connection"),
+        ("sqlalchemy", "got sqlalchemy.ext.asyncio.AsyncConnection; .* is taken by enqueue"),
         ("class", "the class asyncpg.connection.Connection"),
     ],
 )
@@ -397,7 +397,7 @@ async def test_outside_a_transaction_a_job_is_stored_at_once(
         (b"postgresql://localhost/jobs", "got bytes; a pool is opened by await Database.connect"),
         (None, "got NoneType; a pool is opened by"),
         (stand_in("psycopg_pool", "AsyncConnectionPool"), "is taken by enqueue"),
-        (stand_in("sqlalchemy.ext.asyncio.engine", "AsyncEngine"), "driver_connection"),
+        (stand_in("sqlalchemy.ext.asyncio.engine", "AsyncEngine"), "is taken by enqueue"),
         (asyncpg.Pool, "got the class asyncpg.pool.Pool"),
     ],
 )

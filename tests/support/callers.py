@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 
 @dataclass
@@ -52,8 +55,44 @@ async def _async_psycopg(url: str) -> AsyncIterator[Caller]:
         yield Caller(connection, connection.execute)
 
 
+@asynccontextmanager
+async def _sqlalchemy_connection(url: str) -> AsyncIterator[Caller]:
+    engine = create_engine(url.replace("://", "+psycopg://", 1))
+    with engine.connect() as connection:
+        yield Caller(connection, lambda sql: connection.execute(text(sql)), is_sync=True)
+    engine.dispose()
+
+
+@asynccontextmanager
+async def _sqlalchemy_session(url: str) -> AsyncIterator[Caller]:
+    engine = create_engine(url.replace("://", "+psycopg://", 1))
+    with Session(engine) as session:
+        yield Caller(session, lambda sql: session.execute(text(sql)), is_sync=True)
+    engine.dispose()
+
+
+@asynccontextmanager
+async def _sqlalchemy_async_connection(url: str) -> AsyncIterator[Caller]:
+    engine = create_async_engine(url.replace("://", "+psycopg://", 1))
+    async with engine.connect() as connection:
+        yield Caller(connection, lambda sql: connection.execute(text(sql)))
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def _sqlalchemy_async_session(url: str) -> AsyncIterator[Caller]:
+    engine = create_async_engine(url.replace("://", "+asyncpg://", 1))
+    async with AsyncSession(engine) as session:
+        yield Caller(session, lambda sql: session.execute(text(sql)))
+    await engine.dispose()
+
+
 CALLERS: dict[str, Any] = {
     "psycopg": _psycopg,
     "psycopg_async": _async_psycopg,
+    "sqlalchemy_connection": _sqlalchemy_connection,
+    "sqlalchemy_session": _sqlalchemy_session,
+    "sqlalchemy_async_connection": _sqlalchemy_async_connection,
+    "sqlalchemy_async_session": _sqlalchemy_async_session,
 }
 """Opens each kind of caller, given a URL."""

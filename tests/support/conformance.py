@@ -75,8 +75,9 @@ def cases(way: str) -> list[Any]:
 
 
 async def prepare(connection: Connection, case: Case) -> None:
-    """Create the queue with the settings of a case."""
+    """Create the queue, or empty it, with the settings of a case."""
     await connection.execute("select meshhook.create_queue($1)", QUEUE)
+    await connection.execute(f"delete from pgmq.q_{QUEUE}")
     limit = case.fields.get("max_payload_bytes", _DOCUMENT["queue"]["max_payload_bytes"])
     await connection.execute(
         "update meshhook.queue_config set max_payload_bytes = $2 where queue = $1", QUEUE, limit

@@ -102,15 +102,10 @@ def way_out(value: object) -> str:
     if asyncio.iscoroutine(value):
         return "; await it first"
     package = type(value).__module__.partition(".")[0]
-    if package.startswith("psycopg"):
+    if package in {"psycopg", "psycopg_pool", "sqlalchemy"}:
         return (
-            "; MeshHook opens its own connections with asyncpg. A connection of psycopg is taken "
-            "by enqueue(..., connection=connection)"
-        )
-    if package.startswith("sqlalchemy"):
-        return (
-            "; with an engine of postgresql+asyncpg, asyncpg's own connection is "
-            "(await connection.get_raw_connection()).driver_connection"
+            "; MeshHook opens its own connections with asyncpg. The connection or session that "
+            "your transaction is on is taken by enqueue(..., connection=...)"
         )
     if package == "asyncpg":
         return "; pass the connection itself"

@@ -114,10 +114,10 @@ class QueueService(Generic[PayloadT]):
             job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
             delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
             headers: message headers, such as a `traceparent`. Default none.
-            connection: a connection of asyncpg or psycopg, to enqueue inside the caller's
-                transaction: the job exists if and only if that transaction commits, and no other
-                connection is used. If the connection is not in a transaction, the job is stored
-                at once.
+            connection: a connection of asyncpg, psycopg or SQLAlchemy, to enqueue inside the
+                caller's transaction: the job exists if and only if that transaction commits, and
+                no other connection is used. If the connection is not in a transaction, the job is
+                stored at once.
 
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
@@ -156,7 +156,7 @@ class QueueService(Generic[PayloadT]):
     async def _enqueue(
         self, job: object, delay_seconds: float, headers: Mapping[str, Any] | None, connection: Any
     ) -> int:
-        own = self._own_connection(connection)
+        own = None if connection is None else await self._own_connection(connection)
         delay = delay_in_seconds(delay_seconds)
         max_bytes = (await self._settings.usable(own)).max_payload_bytes
         message = self._encoded(job, max_bytes), encode_headers(headers), delay
@@ -171,7 +171,7 @@ class QueueService(Generic[PayloadT]):
         headers: Mapping[str, Any] | None,
         connection: Any,
     ) -> list[int]:
-        own = self._own_connection(connection)
+        own = None if connection is None else await self._own_connection(connection)
         _check_several(jobs, "enqueue()")
         delay = delay_in_seconds(delay_seconds)
         header_text = encode_headers(headers)
@@ -194,11 +194,9 @@ class QueueService(Generic[PayloadT]):
         self._decoder.check(job, text)
         return text
 
-    def _own_connection(self, connection: object) -> Any:
-        if connection is None:
-            return None
+    async def _own_connection(self, connection: object) -> Any:
         if not hasattr(connection, "fetch"):
-            found = driver_connection(connection)
+            found = await driver_connection(connection)
             if found is not None:
                 return found
         return lent_by_caller(connection, self._answer_timeout_seconds)

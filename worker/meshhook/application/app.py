@@ -187,8 +187,9 @@ class App:
             workflow_id: the workflow that is run; the same types. Default: none.
             project_id: the project that the workflow belongs to; the same types. Default: none.
             headers: message headers, such as a `traceparent`. Default: none.
-            connection: a connection of asyncpg or psycopg, to enqueue inside the caller's
-                transaction: the job exists if and only if that transaction commits. Default: none.
+            connection: a connection of asyncpg, psycopg or SQLAlchemy, to enqueue inside the
+                caller's transaction: the job exists if and only if that transaction commits.
+                Default: none.
 
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.

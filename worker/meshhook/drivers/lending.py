@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meshhook.drivers.driver_connection import DriverConnection
 
-_MODULES = {"psycopg": "psycopg_connections"}
+_MODULES = {"psycopg": "psycopg_connections", "sqlalchemy": "sqlalchemy_connections"}
 """The module for each driver's package."""
 
 
-def driver_connection(given: object) -> DriverConnection | None:
+async def driver_connection(given: object) -> DriverConnection | None:
     """Return what a caller's connection is to the library.
 
     None if it is asyncpg's, or no connection.
     """
+    found: Any = _found(given)
+    connection: DriverConnection | None = await found if inspect.isawaitable(found) else found
+    return connection
+
+
+def _found(given: object) -> Any:
     packages = {each.__module__.partition(".")[0] for each in type(given).__mro__}
     for package in packages & _MODULES.keys():
         module = import_module(f"meshhook.drivers.{_MODULES[package]}")
-        found: DriverConnection | None = module.connection_of(given)
-        if found is not None:
+        if (found := module.connection_of(given)) is not None:
             return found
     return None

@@ -202,6 +202,8 @@ def meaning_of(
             connection broke, or could not be used.
         was_under_way: whether a statement may have reached the server, if there is no SQLSTATE.
     """
+    if isinstance(error, _UNCERTAIN):  # asyncpg's own, below SQLAlchemy
+        return errors.UncertainCommitError(broken(error))
     kind = _kinds().get(sqlstate) or _kinds().get(f"{sqlstate[:2]}000") if sqlstate else None
     if sqlstate is None and not was_under_way:
         return errors.DatabaseUnavailableError(f"the connection cannot be used: {_said(error)}")
@@ -213,9 +215,13 @@ def meaning_of(
 
 
 def sqlstate_of(error: BaseException | None) -> str | None:
-    """Return the SQLSTATE of a driver's error; None if it has none."""
-    found = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    return found if isinstance(found, str) else None
+    """Return the SQLSTATE of a driver's error, or of the one that it wraps; None without one."""
+    while error is not None:
+        found = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        if isinstance(found, str):
+            return found
+        error = getattr(error, "orig", None) or error.__cause__
+    return None
 
 
 @cache
