@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from bench.node.report import Report
 
-LANES = 3
+LANES = 4
 INTERRUPTED = 130
 
 

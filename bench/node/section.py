@@ -120,7 +120,7 @@ def _except(rows: list[_Row], good: list[_Row]) -> str:
 
 
 def _load_table(rows: list[_Row]) -> Iterator[str]:
-    yield "| trace | jobs | of which | target age | slots a replica | pods ready after, 90% |"
+    yield "| trace | what arrives | jobs | target age | slots a replica | 90% of pods ready in |"
     yield "|---|---|---:|---:|---:|---:|"
     for row in rows:
         trace, lead = row.trace, row.figures["lead_p90_seconds"]

@@ -24,8 +24,8 @@ LONGEST_SECONDS = 90.0
 
 
 def node_traces() -> tuple[JobTrace, ...]:
-    """Return every trace, those with the longest jobs first."""
-    return (*_long(), *_short(), *_slow_pods())
+    """Return every trace, those that take longest first."""
+    return (*_long(), *_slow_pods(), *_short())
 
 
 def _short() -> Iterator[JobTrace]:
