@@ -256,3 +256,53 @@ class MigrationError(DatabaseError):
 
 class UnsupportedPgmqError(DatabaseError):
     """PGMQ is missing and cannot be installed here, or is older than 1.5.0."""
+
+
+class UrlRefusedError(MeshHookError, ValueError):
+    """A URL that webhooks are not sent to, whatever its name resolves to."""
+
+    def __init__(self, reason: str) -> None:
+        """Take what is wrong with it."""
+        super().__init__(f"the URL {reason}")
+        self.reason = reason
+
+
+class AddressRefusedError(MeshHookError, OSError):
+    """A name all of whose addresses are such that webhooks are not sent there."""
+
+    def __init__(self, host: str, reasons: str) -> None:
+        """Take the name, and the reason for each address."""
+        super().__init__(
+            f"{shown(host, limit=100)} leads to an address that webhooks are not sent to: "
+            f"{reasons}. If it is yours and meant, name its network in allowed_networks"
+        )
+        self.host = host
+
+
+class DeliveryError(MeshHookError):
+    """A webhook that was not delivered, for a reason that may pass; it is tried again."""
+
+
+class ReceiverError(DeliveryError):
+    """A receiver that answered with a status that may pass, such as 500."""
+
+    def __init__(self, message: str, status: int) -> None:
+        """Take what it answered, and the status."""
+        super().__init__(message)
+        self.status = status
+
+
+class ReceiverTimeoutError(DeliveryError, TimeoutError):
+    """A receiver that took too long to connect or to answer."""
+
+
+class ReceiverUnreachableError(DeliveryError, ConnectionError):
+    """A receiver whose name cannot be looked up, that cannot be connected to, or that hung up."""
+
+
+class ReceiverTlsError(ReceiverUnreachableError):
+    """A receiver whose certificate is not valid, or that does not speak TLS."""
+
+
+class InvalidAnswerError(DeliveryError):
+    """A receiver whose answer is not HTTP, or has more or longer headers than are read."""
