@@ -129,7 +129,7 @@ async def test_workers_report(database, connection, queue_name):
     found = await demand_of(database, queue_name)
     assert [report.worker for report in found.sample.workers] == ["a", "a2"]
     assert found.sample.workers[0].busy_seconds == 7.5
-    assert found.running_by_host == {"pod-a": 5}
+    assert [report.host for report in found.sample.workers] == ["pod-a", "pod-a"]
 
 
 async def test_cordons_are_read(database, connection, queue_name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,8 +52,6 @@ class QueueDemand:
     status: QueueStatus
     settings: Mapping[str, Any]
     """Its row of `queue_config`."""
-    running_by_host: Mapping[str, int] = field(default_factory=dict)
-    """How many jobs the workers of each host are running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +177,10 @@ def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
 
 def _demand(row: _Row) -> QueueDemand:
     reports = _REPORTS.validate_json(row.workers or "[]")
-    hosts: dict[str, int] = {}
-    for report in reports:
-        hosts[report.host] = hosts.get(report.host, 0) + report.running
     # Long leases sort behind scheduled messages, where the count may not reach them. The workers'
     # reports give a lower bound.
-    running = max(row.running, sum(hosts.values())) if row.hidden_is_capped else row.running
+    reported = sum(report.running for report in reports)
+    running = max(row.running, reported) if row.hidden_is_capped else row.running
     is_capped = row.ready_is_capped or row.hidden_is_capped
     hidden = running + row.scheduled + row.retrying
     return QueueDemand(
@@ -210,5 +206,4 @@ def _demand(row: _Row) -> QueueDemand:
             oldest_ready_seconds=int(max(0.0, row.oldest_ready_seconds)),
         ),
         settings=_CONFIG.validate_json(row.config),
-        running_by_host=hosts,
     )

@@ -24,6 +24,7 @@ from meshhook_operator.reconciliation.reporter import Reporter
 from meshhook_operator.scaling import Failure
 from meshhook_operator.secrets import operator_reference_of, workers_reference_of
 from meshhook_operator.workers.fleet import WorkerFleet
+from meshhook_operator.workers.pod_work import work_by_pod
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -271,7 +272,7 @@ class JobQueueReconciler:
         change = await self._fleet.ensure(
             replicas,
             checksum=source.checksum,
-            running_by_host=found.running_by_host if isinstance(found, QueueDemand) else None,
+            pods=work_by_pod(found.sample.workers) if isinstance(found, QueueDemand) else None,
         )
         if change is None:
             return

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from meshhook_operator.api.jobqueue import JobQueue
     from meshhook_operator.cluster.client import Cluster
     from meshhook_operator.cluster.deployments import DeploymentView
+    from meshhook_operator.workers.pod_work import PodWork
 
 CONTEST_SECONDS = 600.0
 """How long it is reported that somebody else has set the replicas."""
@@ -110,7 +111,7 @@ class WorkerFleet:
         return self.view.owner_uid != self._jobqueue.uid
 
     async def ensure(
-        self, replicas: int, *, checksum: str | None, running_by_host: Mapping[str, int] | None
+        self, replicas: int, *, checksum: str | None, pods: Mapping[str, PodWork] | None
     ) -> Rescale | None:
         """Create or correct the Deployment; return the change of its replicas, if there was one.
 
@@ -119,11 +120,11 @@ class WorkerFleet:
         Args:
             replicas: how many there are to be.
             checksum: of the database URL; None if it is not known now: the pods stay as they are.
-            running_by_host: how many jobs each pod runs; None if that is not known.
+            pods: what each pod does, by its name; None if that is not known.
         """
         before = self.view
         if before is not None and replicas < before.replicas:
-            await mark_idle_pods(self._cluster, before, replicas, running_by_host)
+            await mark_idle_pods(self._cluster, before, replicas, pods)
         if checksum is None and self._applied is not None:
             checksum = self._applied.checksum
         if self._jobqueue.owns_deployment and checksum is not None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from meshhook_operator.cluster.client import Cluster
     from meshhook_operator.cluster.deployments import DeploymentView
     from meshhook_operator.cluster.pods import PodView
+    from meshhook_operator.workers.pod_work import PodWork
 
 _log = get_logger("meshhook_operator.workers")
 
@@ -23,7 +24,7 @@ PARALLEL_PATCHES = 8
 
 
 async def mark_idle_pods(
-    cluster: Cluster, view: DeploymentView, replicas: int, running_by_host: Mapping[str, int] | None
+    cluster: Cluster, view: DeploymentView, replicas: int, pods: Mapping[str, PodWork] | None
 ) -> None:
     """Let the pods that do the least go first. A failure is logged: it must not stop the scaling.
 
@@ -31,14 +32,14 @@ async def mark_idle_pods(
         cluster: the Kubernetes API.
         view: the Deployment before it is scaled down.
         replicas: how many pods are to be left.
-        running_by_host: how many jobs each pod runs, by its name; None if that is not known.
+        pods: what each pod does, by its name; None if that is not known.
     """
-    if not running_by_host or replicas == 0:
+    if not pods or replicas == 0:
         return
     limit = asyncio.Semaphore(PARALLEL_PATCHES)
     try:
-        pods = await cluster.list_pods(view.key.namespace, view.selector)
-        changes = changed_costs(pods, running_by_host, surplus=len(pods) - replicas)
+        views = await cluster.list_pods(view.key.namespace, view.selector)
+        changes = changed_costs(views, pods, surplus=len(views) - replicas)
         async with asyncio.TaskGroup() as tasks:
             for pod, cost in changes.items():
                 tasks.create_task(_mark(cluster, limit, pod.key, cost), name=f"mark {pod.key}")
@@ -47,28 +48,37 @@ async def mark_idle_pods(
 
 
 def changed_costs(
-    pods: Sequence[PodView], running_by_host: Mapping[str, int], *, surplus: int
+    views: Sequence[PodView], pods: Mapping[str, PodWork], *, surplus: int
 ) -> dict[PodView, int | None]:
     """Return the pods whose deletion cost must change before `surplus` pods go. Pure.
+
+    Idle pods go first, and of these cordoned ones: nothing starts there. Then come pods whose
+    oldest job has run for the shortest time: its end is nearest, or the least is lost.
 
     Only those that are to go are marked, so that hundreds of pods cost a few requests. A mark that
     is no longer right is removed: its cost is None.
 
     Args:
-        pods: of the Deployment.
-        running_by_host: how many jobs each pod runs, by its name; a pod that is missing here has
-            not reported and counts as idle.
+        views: the pods of the Deployment.
+        pods: what each does, by its name; a pod that is missing here has not reported and counts
+            as idle.
         surplus: how many pods are to go.
     """
-    by_work = sorted(pods, key=lambda pod: (running_by_host.get(pod.key.name, 0), pod.key.name))
-    victims = set(by_work[: max(0, surplus)])
+    in_order = sorted(views, key=lambda view: (*_loss(pods.get(view.key.name)), view.key.name))
+    victims = set(in_order[: max(0, surplus)])
     changed: dict[PodView, int | None] = {}
-    for pod in by_work:
+    for pod in in_order:
         if pod in victims and pod.deletion_cost != FIRST_TO_GO:
             changed[pod] = FIRST_TO_GO
         elif pod not in victims and pod.deletion_cost == FIRST_TO_GO:
             changed[pod] = None
     return changed
+
+
+def _loss(work: PodWork | None) -> tuple[bool, float, bool, int]:
+    if work is None:
+        return False, 0.0, True, 0
+    return bool(work.running), work.oldest_running_seconds, not work.is_cordoned, work.running
 
 
 async def _mark(
