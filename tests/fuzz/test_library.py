@@ -34,6 +34,7 @@ from meshhook import (
     RetryAfter,
     RetryStrategy,
     Snooze,
+    SyncQueueService,
     Worker,
     WorkflowJob,
 )
@@ -94,11 +95,12 @@ class Call:
         ]
 
 
-def _calls(database: Database) -> dict[str, Call]:
+def _calls(database: Database, url: str) -> dict[str, Call]:
     """Return every public function and method, by name."""
     queue = QueueService[Any](database, "jobs")
     dead = DLQService(database, "jobs")
     retries = RetryStrategy()
+    blocking = SyncQueueService[Any](url, "jobs")
     worker = Worker(URL, "jobs", _handle)
     app = App(database)
     app.job("jobs")(_handle)
@@ -124,6 +126,7 @@ def _calls(database: Database) -> dict[str, Call]:
         "RetryAfter": Call(RetryAfter, {"delay": 1}),
         "RetryStrategy": Call(RetryStrategy, {}, frozenset({"random_fraction"})),
         "Snooze": Call(Snooze, {"delay": 1}),
+        "SyncQueueService": Call(SyncQueueService, {"source": URL}, registry),
         "Worker": Call(
             Worker, {"database_url": URL, "queues": "jobs", "handler": _handle}, registry
         ),
@@ -145,7 +148,7 @@ def _calls(database: Database) -> dict[str, Call]:
             meshhook.set_queue_config, {"database": database, "queue": "jobs"}
         ),
     }
-    for service in (app, queue, dead, retries):
+    for service in (app, queue, dead, retries, blocking):
         for name in _methods(type(service)):
             method = getattr(service, name)
             needed: dict[str, Any] = {
@@ -189,9 +192,9 @@ def _names() -> list[str]:
 
 
 @pytest.fixture
-def call(database: Database, name: str) -> Call:
+def call(database: Database, shared_url: str, name: str) -> Call:
     """The call of the test."""
-    return _calls(database)[name]
+    return _calls(database, shared_url)[name]
 
 
 async def _called(call: Call, arguments: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from meshhook import (
     MeshHookError,
     QueueNotFoundError,
     QueueService,
+    SyncQueueService,
     create_queue,
     set_queue_config,
 )
@@ -216,8 +217,11 @@ async def test_the_documentation_enqueues(
     async with CALLERS["sqlalchemy_async_session"](database_url) as caller:
         await shown["create_invoice_in_session"](service, caller.connection)
         await caller.commit()
-    assert await messages(connection) == ['{"invoice": 12}', '{"invoice": 13}']
-    assert await connection.fetchval("select array_agg(n) from invoices") == [12, 13]
+    shown["create_invoice_in_script"](database_url)
+    with psycopg.connect(database_url) as own:
+        shown["create_invoice_in_thread"](SyncQueueService[Any](queue="orders"), own)
+    assert await messages(connection) == [f'{{"invoice": {n}}}' for n in (12, 13, 14, 15)]
+    assert await connection.fetchval("select array_agg(n) from invoices") == [12, 13, 15]
 
 
 @pytest.mark.parametrize("name", ["psycopg", "sqlalchemy", "django"])

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from meshhook.retry import RetryInfo, RetryStrategy
     from meshhook.schema import migrate
     from meshhook.store.dead_letter_rows import DeadLetterJob, DlqMetrics, ErrorGroup
+    from meshhook.sync.queue_service import SyncQueueService
     from meshhook.worker import JobHandler, Worker, WorkerStats, create_job_handler
     from meshhook.worker.results import UnusableResultError
 
@@ -118,6 +119,7 @@ __all__ = [
     "RetryStrategy",
     "SchemaMissingError",
     "Snooze",
+    "SyncQueueService",
     "UncertainCommitError",
     "UnstorableTextError",
     "UnsuitableQueueError",
@@ -188,6 +190,7 @@ _HOMES = {
     "RetryStrategy": "meshhook.retry",
     "SchemaMissingError": "meshhook.errors",
     "Snooze": "meshhook.outcomes",
+    "SyncQueueService": "meshhook.sync.queue_service",
     "UncertainCommitError": "meshhook.errors",
     "UnstorableTextError": "meshhook.errors",
     "UnsuitableQueueError": "meshhook.errors",

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic
 
-from pydantic import BaseModel
-
 from meshhook import administration
-from meshhook.arguments import kind_of
 from meshhook.drivers.lending import driver_connection
 from meshhook.errors import (
     InvalidJobError,
@@ -33,14 +29,15 @@ from meshhook.outcomes import (
 from meshhook.postgres.database import Database, lent_by_caller
 from meshhook.settings_cache import SettingsCache
 from meshhook.store import queries
-from meshhook.store.bodies import BodyDecoder, encode_body, encode_headers
+from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.claims import claim
-from meshhook.store.sending import Message, SendBuffer, insert_batches, insert_over
+from meshhook.store.messages import check_several, encoded, encoded_many
+from meshhook.store.sending import SendBuffer, insert_batches, insert_over
 from meshhook.store.settlements import Settlement, settle
 from meshhook.store.unread_messages import largest_message, read_message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from opentelemetry.trace import TracerProvider
 
@@ -159,7 +156,8 @@ class QueueService(Generic[PayloadT]):
         own = None if connection is None else await self._own_connection(connection)
         delay = delay_in_seconds(delay_seconds)
         max_bytes = (await self._settings.usable(own)).max_payload_bytes
-        message = self._encoded(job, max_bytes), encode_headers(headers), delay
+        body = encoded(self._decoder, job, max_bytes)
+        message = body, encode_headers(headers), delay
         if own is not None:
             return (await insert_over(own, self.queue, [message]))[0]
         return await self._send_buffer.send(*message)
@@ -172,27 +170,18 @@ class QueueService(Generic[PayloadT]):
         connection: Any,
     ) -> list[int]:
         own = None if connection is None else await self._own_connection(connection)
-        _check_several(jobs, "enqueue()")
+        check_several(jobs, "enqueue()")
         delay = delay_in_seconds(delay_seconds)
         header_text = encode_headers(headers)
         max_bytes = (await self._settings.usable(own)).max_payload_bytes
-        encoded: list[Message] = []
-        for job in jobs:
-            try:
-                encoded.append((self._encoded(job, max_bytes), header_text, delay))
-            except ValueError as error:
-                error.add_note(f"job {len(encoded)} of the batch, counted from 0")
-                raise
-        if not encoded:
+        messages = encoded_many(
+            self._decoder, jobs, max_bytes, headers=header_text, delay_seconds=delay
+        )
+        if not messages:
             return []
         if own is not None:
-            return await insert_over(own, self.queue, encoded)
-        return await insert_batches(self._database, self.queue, encoded)
-
-    def _encoded(self, job: object, max_bytes: int) -> str:
-        text = encode_body(job, max_bytes, is_payload=type(job) is self._decoder.model)
-        self._decoder.check(job, text)
-        return text
+            return await insert_over(own, self.queue, messages)
+        return await insert_batches(self._database, self.queue, messages)
 
     async def _own_connection(self, connection: object) -> Any:
         if not hasattr(connection, "fetch"):
@@ -265,7 +254,7 @@ class QueueService(Generic[PayloadT]):
         Returns:
             For each job, in order, whether its lease still held; the others changed nothing.
         """
-        _check_several(jobs, "acknowledge()")
+        check_several(jobs, "acknowledge()")
         return await self._settle(jobs, AttemptOutcome.SUCCEEDED)
 
     async def archive_job(self, job: Job[Any]) -> bool:
@@ -409,15 +398,3 @@ class QueueService(Generic[PayloadT]):
             with settling(self._tracing.find(), self.queue, len(jobs)):
                 settled = await settle(self._database, tables, self._worker_name, settlements)
         return [position in settled for position in range(len(jobs))]
-
-
-def _check_several(jobs: object, method_for_one: str) -> None:
-    """Refuse a single job where several are expected: a string or mapping would be iterated over.
-
-    Raises:
-        InvalidJobError: naming the type received.
-    """
-    if isinstance(jobs, str | bytes | Mapping | BaseModel) or not hasattr(jobs, "__iter__"):
-        raise InvalidJobError(
-            f"jobs: expected a list of jobs, got {kind_of(jobs)}; one job is for {method_for_one}"
-        )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from meshhook.errors import MeshHookError, UnstorableTextError
+from meshhook.errors import DatabaseUnavailableError, MeshHookError, UnstorableTextError
 from meshhook.escaping import shown_sentence
 
 if TYPE_CHECKING:
@@ -83,6 +83,29 @@ class SyncDriverConnection(DriverConnection):
         """Run a statement and return its rows, without an event loop."""
         with self._translated():
             return self._run_now(sql, _with_lists(arguments))
+
+    def execute_now(self, sql: str) -> None:
+        """Run statements that return nothing."""
+        with self._translated():
+            self._run_now(sql, None)
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Let several statements count as one: in a savepoint, or in a transaction of their own."""
+        if self.is_in_transaction():
+            start, keep = "savepoint meshhook", "release savepoint meshhook"
+            undo = "rollback to savepoint meshhook; release savepoint meshhook"
+        else:
+            start, keep, undo = "begin", "commit", "rollback"
+        self.execute_now(start)
+        try:
+            yield
+        except BaseException:
+            # A connection that is gone rolls back by itself.
+            with suppress(DatabaseUnavailableError):
+                self.execute_now(undo)
+            raise
+        self.execute_now(keep)
 
     async def _run(self, sql: str, arguments: Sequence[object] | None) -> Rows:
         return self._run_now(sql, arguments)

@@ -6,6 +6,10 @@ import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from meshhook.arguments import kind_of
+from meshhook.drivers.driver_connection import SyncDriverConnection
+from meshhook.errors import InvalidSettingError
+
 if TYPE_CHECKING:
     from meshhook.drivers.driver_connection import DriverConnection
 
@@ -21,6 +25,25 @@ async def driver_connection(given: object) -> DriverConnection | None:
     found: Any = _found(given)
     connection: DriverConnection | None = await found if inspect.isawaitable(found) else found
     return connection
+
+
+def sync_connection(given: object) -> SyncDriverConnection:
+    """Return what a caller's connection is to the library, if its statements block.
+
+    Raises:
+        InvalidSettingError: if it is no connection, or one that has to be awaited.
+    """
+    found = None if inspect.iscoroutine(given) else _found(given)
+    if isinstance(found, SyncDriverConnection):
+        return found
+    if inspect.iscoroutine(found):
+        found.close()
+    is_async = found is not None or type(given).__module__.startswith("asyncpg")
+    way_out = "; await QueueService.enqueue() takes it" if is_async else ""
+    raise InvalidSettingError(
+        "connection: expected one of psycopg or SQLAlchemy that is not asynchronous, "
+        f"got {kind_of(given)}{way_out}"
+    )
 
 
 def _found(given: object) -> Any:

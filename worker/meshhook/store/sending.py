@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +29,15 @@ from meshhook.store import queries
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from meshhook.drivers.driver_connection import SyncDriverConnection
+    from meshhook.store.messages import Message
+
 MAX_BATCH_MESSAGES = 1_000
 MAX_BATCH_BYTES = 8_388_608
 HOLD_SECONDS = 0.05
 LARGE_MESSAGE_BYTES = 1_048_576
 """From this size on, a program limit reported by the server is attributed to the message's size."""
 _CONFLICT_TRIES = 5
-
-Message = tuple[str, str | None, float]
-"""A message to store: its body and headers as JSON text, and its delay in seconds."""
 
 _Pending = tuple[str, str | None, float, "asyncio.Future[int]"]
 
@@ -51,19 +52,43 @@ async def insert_messages(
     Raises:
         QueueNotFoundError: if the queue has no table.
     """
-    bodies, headers, delays = zip(*messages, strict=True)
+    sql = queries.load("enqueue", queue_name)
     try:
-        rows = await connection.fetch(  # type: ignore[attr-defined]
-            queries.load("enqueue", queue_name),
-            bodies,
-            # A column without values is sent as null, which costs nothing.
-            headers if any(headers) else None,
-            delays if any(delays) else None,
-        )
+        rows = await connection.fetch(sql, *_columns(messages))  # type: ignore[attr-defined]
     except (SchemaMissingError, asyncpg.UndefinedTableError) as error:
         raise QueueNotFoundError(queue_name) from error
     messages_enqueued(queue_name).inc(len(rows))
     return [row[0] for row in rows]
+
+
+def _columns(messages: Sequence[Message]) -> tuple[Any, Any, Any]:
+    bodies, headers, delays = zip(*messages, strict=True)
+    # A column without values is sent as null, which costs nothing.
+    return bodies, headers if any(headers) else None, delays if any(delays) else None
+
+
+def insert_now(
+    connection: SyncDriverConnection, queue_name: str, messages: Sequence[Message]
+) -> list[int]:
+    """Do what `insert_batches` does on a caller's connection that blocks.
+
+    Raises:
+        QueueNotFoundError, JobTooLargeError, DatabaseError: none is stored.
+        UncertainCommitError: all are stored, or none is.
+    """
+    batches = batches_of(messages)
+    sql = queries.load("enqueue", queue_name)
+    ids: list[int] = []
+    try:
+        with connection.all_or_nothing() if len(batches) > 1 else nullcontext():
+            for batch in batches:
+                ids += [row[0] for row in connection.fetch_now(sql, *_columns(batch))]
+    except SchemaMissingError as error:
+        raise QueueNotFoundError(queue_name) from error
+    except DatabaseError as error:
+        raise refusal_of(error, messages) from error
+    messages_enqueued(queue_name).inc(len(ids))
+    return ids
 
 
 def batches_of(messages: Sequence[Message]) -> list[Sequence[Message]]:

@@ -1,0 +1,1 @@
+"""Enqueuing without an event loop: from threads, scripts and WSGI."""

@@ -1,0 +1,257 @@
+"""`SyncQueueService`: enqueues into one queue, without an event loop in the calling thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic
+
+from meshhook.arguments import checked_flag, checked_seconds
+from meshhook.drivers.lending import sync_connection
+from meshhook.errors import InvalidSettingError, QueueNotFoundError
+from meshhook.jobs import PayloadT
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.observability.tracing import TracerFinder, note_sent, sending
+from meshhook.outcomes import delay_in_seconds
+from meshhook.postgres.database import Database
+from meshhook.postgres.url import parse_database_url
+from meshhook.queues import QueueService
+from meshhook.store.bodies import BodyDecoder, encode_headers
+from meshhook.store.messages import check_several, encoded, encoded_many
+from meshhook.store.sending import insert_now
+from meshhook.sync.loop_thread import LoopThread
+from meshhook.sync.queue_limit import QueueLimit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+    from opentelemetry.trace import TracerProvider
+
+    from meshhook.drivers.driver_connection import SyncDriverConnection
+    from meshhook.store.messages import Message
+
+POOL_SIZE = 4
+"""The most connections that are opened for a URL."""
+
+
+@dataclass
+class _Process:
+    """What belongs to one process: a forked one must not use connections of its parent."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    thread: LoopThread[QueueService[Any]] | None = None
+
+
+class SyncQueueService(Generic[PayloadT]):
+    """One queue, for threads, scripts and WSGI: enqueue.
+
+    Threads may share one service, and so may processes that are forked: each opens connections of
+    its own when it first needs them.
+    """
+
+    def __init__(
+        self,
+        source: Any = None,
+        queue: str = DEFAULT_QUEUE_NAME,
+        *,
+        payload_model: Any = None,
+        tracer_provider: TracerProvider | None = None,
+        pooled: bool = False,
+        answer_timeout_seconds: float | None = None,
+    ) -> None:
+        """Take where the queue is, and its name.
+
+        Args:
+            source: a URL, to which at most 4 connections are opened when they are needed; they
+                live in a thread of their own, and `close` closes them. Or a connection of psycopg
+                or SQLAlchemy that is not asynchronous, or one of its sessions: the caller still
+                owns it, and jobs are part of the transaction on it. Default: none, for a service
+                that is only called with `connection=`.
+            queue: the queue; see `meshhook.names`. Default `workflow_jobs`.
+            payload_model: the type of the payload; other payloads are refused. Default: anything
+                that JSON can hold.
+            tracer_provider: creates the spans of sends and puts their trace into the headers.
+                Default: OpenTelemetry's global provider, once one is set; otherwise no spans.
+            pooled: whether the URL leads through a pooler in transaction mode. Default false.
+            answer_timeout_seconds: how long a statement on a connection to the URL may take before
+                it counts as broken, 0.001 to 86,400 seconds. Default 30.
+
+        Raises:
+            InvalidQueueNameError: if the name is not a valid queue name.
+            InvalidSettingError: if `source` is none of these, or another argument is not valid.
+        """
+        self.queue = validate_queue_name(queue)
+        if isinstance(source, str):
+            parse_database_url(source)
+        elif source is not None:
+            sync_connection(source)
+        self._source = source
+        self._payload_model = payload_model
+        self._tracer_provider = tracer_provider
+        self._pooled = checked_flag("pooled", pooled)
+        if answer_timeout_seconds is not None:
+            checked_seconds("answer_timeout_seconds", answer_timeout_seconds, 0.001, 86_400)
+        self._answer_timeout_seconds = answer_timeout_seconds
+        self._decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
+        self._tracing = TracerFinder(tracer_provider)
+        self._limit = QueueLimit(self.queue)
+        self._processes: dict[int, _Process] = {}
+        # Also at the end of the program, for connections that nobody closes.
+        weakref.finalize(self, _close, self._processes)
+
+    def enqueue(
+        self,
+        job: object,
+        delay_seconds: float = 0,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        connection: Any = None,
+    ) -> int:
+        """Store a job, and return its msg_id once it is durable.
+
+        Over a URL, concurrent calls of several threads share one statement.
+
+        Args:
+            job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
+            delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
+            headers: message headers, such as a `traceparent`. Default none.
+            connection: a connection as `source` takes it, to enqueue inside the caller's
+                transaction: the job exists if and only if that transaction commits, and no other
+                connection is used. Default: the source.
+
+        Raises:
+            InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
+            UncertainCommitError: the connection broke; the job may or may not be stored.
+            QueueNotFoundError, DatabaseError: the job is not stored.
+        """
+        own = self._own_connection(connection)
+        if own is None:
+            return self._opened().run(
+                lambda service: service.enqueue(job, delay_seconds, headers=headers)
+            )
+
+        def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
+            return [(encoded(self._decoder, job, max_bytes), header_text, delay)]
+
+        return self._enqueue_over(own, encode, delay_seconds, headers)[0]
+
+    def enqueue_many(
+        self,
+        jobs: Iterable[object],
+        delay_seconds: float = 0,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        connection: Any = None,
+    ) -> list[int]:
+        """Store jobs in one transaction, all or none, and return their msg_ids in order.
+
+        Arguments and errors are those of `enqueue`; an error caused by one job names that job. To
+        enqueue very many jobs, pass a few thousand at a time.
+        """
+        own = self._own_connection(connection)
+        check_several(jobs, "enqueue()")
+        if own is None:
+            return self._opened().run(
+                lambda service: service.enqueue_many(jobs, delay_seconds, headers=headers)
+            )
+
+        def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
+            return encoded_many(
+                self._decoder, jobs, max_bytes, headers=header_text, delay_seconds=delay
+            )
+
+        return self._enqueue_over(own, encode, delay_seconds, headers)
+
+    def close(self) -> None:
+        """Wait for enqueues that are under way, and close connections to a URL.
+
+        The next call opens them again. A source that is a connection stays open.
+        """
+        _close(self._processes)
+
+    def __enter__(self) -> SyncQueueService[PayloadT]:
+        """Return the service itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close connections to a URL."""
+        self.close()
+
+    def _own_connection(self, connection: object) -> SyncDriverConnection | None:
+        if connection is not None:
+            return sync_connection(connection)
+        if isinstance(self._source, str):
+            return None
+        if self._source is None:
+            raise InvalidSettingError(
+                "the service has no database: pass connection=, or make it with a URL: "
+                "SyncQueueService('postgresql://user:password@host:5432/name', 'orders')"
+            )
+        return sync_connection(self._source)
+
+    def _enqueue_over(
+        self,
+        connection: SyncDriverConnection,
+        encode: Callable[[int, str | None, float], list[Message]],
+        delay_seconds: float,
+        headers: Mapping[str, Any] | None,
+    ) -> list[int]:
+        def insert(headers: Mapping[str, Any] | None) -> list[int]:
+            delay = delay_in_seconds(delay_seconds)
+            header_text = encode_headers(headers)
+            messages = encode(self._limit.max_bytes(connection), header_text, delay)
+            try:
+                return insert_now(connection, self.queue, messages) if messages else []
+            except QueueNotFoundError:
+                self._limit.forget()
+                raise
+
+        tracer = self._tracing.find()
+        if tracer is None:
+            return insert(headers)
+        with sending(tracer, self.queue, headers) as (traced, span):
+            ids = insert(traced)
+            note_sent(span, ids)
+        return ids
+
+    def _opened(self) -> LoopThread[QueueService[Any]]:
+        """Return the thread that has this process's connections; the first call starts it."""
+        # What a parent process had stays untouched: to let go of it would end its sessions.
+        process = self._processes.setdefault(os.getpid(), _Process())
+        with process.lock:
+            if process.thread is None:
+                process.thread = LoopThread(self._open, name=f"meshhook-enqueue-{self.queue}")
+            return process.thread
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[QueueService[Any]]:
+        database = await Database.connect(
+            self._source,
+            min_size=0,
+            max_size=POOL_SIZE,
+            pooled=self._pooled,
+            answer_timeout_seconds=self._answer_timeout_seconds,
+        )
+        try:
+            async with QueueService[Any](
+                database,
+                self.queue,
+                payload_model=self._payload_model,
+                tracer_provider=self._tracer_provider,
+            ) as service:
+                yield service
+        finally:
+            await database.close()
+
+
+def _close(processes: dict[int, _Process]) -> None:
+    process = processes.get(os.getpid())
+    if process is None:
+        return
+    with process.lock:
+        thread, process.thread = process.thread, None
+    if thread is not None:
+        thread.stop()
