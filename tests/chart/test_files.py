@@ -13,7 +13,7 @@ from support.helm import CHART, ROOT, HelmError, helm, one, render, select
 
 DASHBOARDS = sorted((ROOT / "grafana/dashboards").glob("*.json"))
 ALERTS = sorted((ROOT / "grafana/alerts").glob("*.yaml"))
-WITH_RULES = {"monitoring": {"prometheusRule": {"enabled": True}}}
+WITH_RULES = {"monitoring": {"enabled": True}}
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,9 @@ def test_alerts_can_be_labelled_and_left_out():
     """`alertLabels` are on every alert and no recording rule; disabledAlerts are not there."""
     groups = one(render(WITH_RULES), "PrometheusRule")["spec"]["groups"]
     names = [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
-    rule = {"enabled": True, "alertLabels": {"team": "a"}, "disabledAlerts": names[:1]}
-    changed = one(render({"monitoring": {"prometheusRule": rule}}), "PrometheusRule")
+    rule = {"alertLabels": {"team": "a"}, "disabledAlerts": names[:1]}
+    monitoring = WITH_RULES["monitoring"] | {"prometheusRule": rule}
+    changed = one(render({"monitoring": monitoring}), "PrometheusRule")
     rules = [rule for group in changed["spec"]["groups"] for rule in group["rules"]]
     assert [rule["alert"] for rule in rules if "alert" in rule] == names[1:]
     for each in rules:

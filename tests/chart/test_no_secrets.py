@@ -25,11 +25,7 @@ QUEUE = {"name": "orders", "spec": {"worker": {"handler": "shop:handle"}, "scali
 WITH_ALL: dict[str, Any] = {
     "queues": [QUEUE],
     "operator": {"watchNamespaces": ["jobs", "shop"]},
-    "monitoring": {
-        "serviceMonitor": {"enabled": True},
-        "podMonitor": {"enabled": True},
-        "prometheusRule": {"enabled": True},
-    },
+    "monitoring": {"enabled": True, "prometheusConfig": {"enabled": True}},
 }
 EMBEDDED: dict[str, dict[str, Any]] = {
     "embedded": {"embedded": {"password": GIVEN}},

@@ -743,52 +743,7 @@ def test_who_may_read_metrics_can_be_narrowed():
         assert rule == {"ports": [{"port": "metrics", "protocol": "TCP"}], "from": source}
 
 
-# --- Monitoring ----------------------------------------------------------------------------------
-
-
-def test_prometheus_objects_are_opt_in(defaults):
-    """They need the Prometheus operator's definitions, so an install without values has none."""
-    assert not [each for each in defaults if each["apiVersion"].startswith("monitoring")]
-
-
-def test_monitors_find_operator_and_workers():
-    """The selectors and ports are those of the Service, and of the workers' pods."""
-    extra = {"enabled": True, "labels": {"release": "prom"}, "interval": "5s"}
-    relabelings = [{"targetLabel": "cluster", "replacement": "one"}]
-    monitor = extra | {"relabelings": relabelings}
-    objects = render({"monitoring": {"serviceMonitor": monitor, "podMonitor": monitor}})
-    service = one(objects, "ServiceMonitor")
-    target = one(objects, "Service", f"{NAME}-operator")
-    selector = service["spec"]["selector"]["matchLabels"]
-    assert selector.items() <= target["metadata"]["labels"].items()
-    endpoint = {"port": "metrics", "path": "/metrics", "interval": "5s", "relabelings": relabelings}
-    assert service["spec"]["endpoints"] == [endpoint]
-    pod = one(objects, "PodMonitor")
-    assert pod["spec"]["podMetricsEndpoints"] == [endpoint]
-    assert pod["spec"]["namespaceSelector"] == {"any": True}
-    for each in (service, pod):
-        assert each["metadata"]["labels"]["release"] == "prom"
-
-
-def test_only_one_service_is_monitored():
-    """The database's Service, which has no metrics, is not selected."""
-    objects = render({"monitoring": {"serviceMonitor": {"enabled": True}}})
-    selector = one(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
-    selected = [
-        each["metadata"]["name"]
-        for each in select(objects, "Service")
-        if selector.items() <= each["metadata"]["labels"].items()
-    ]
-    assert selected == [f"{NAME}-operator"]
-
-
-def test_workers_are_looked_for_where_the_operator_looks():
-    """`watchNamespaces` narrows the PodMonitor too."""
-    values = {
-        "operator": {"watchNamespaces": ["a"]},
-        "monitoring": {"podMonitor": {"enabled": True}},
-    }
-    assert one(render(values), "PodMonitor")["spec"]["namespaceSelector"] == {"matchNames": ["a"]}
+# --- Dashboards ----------------------------------------------------------------------------------
 
 
 def test_dashboards_can_be_labelled_or_left_out():

@@ -51,10 +51,7 @@ EVERYTHING = {
         "operatorEgress": [{"ports": [{"port": 5432}]}],
         "workers": {"limitEgress": True, "egress": [{"ports": [{"port": 443}]}]},
     },
-    "monitoring": {
-        "serviceMonitor": {"enabled": True},
-        "podMonitor": {"enabled": True},
-    },
+    "monitoring": {"enabled": True, "prometheusConfig": {"enabled": True}},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import yaml
 
 from support.dashboard_files import queries
-from support.e2e import all_accepted, producer
+from support.e2e import NAMESPACE, RELEASE, all_accepted, producer
+from support.helm import Object, one, render
 from support.kube import Kube, KubeError
 from support.prometheus_tools import tool
 from support.waiting import eventually
@@ -25,47 +27,52 @@ MAY_BE_EMPTY = {
 }
 
 
-JOBS = {
-    "workers": "app.kubernetes.io/name=meshhook-worker",
-    "operator": "app.kubernetes.io/component=operator",
-}
+JOBS = {"workers": "meshhook-workers", "operator": "meshhook-operator"}
 
 
-def configuration(directory: Path) -> dict[str, Any]:
-    """Return Prometheus' configuration: its targets are in files, which it reads again."""
-    jobs = [
+def configuration(values: Object, directory: Path) -> dict[str, Any]:
+    """Return Prometheus' configuration: what the chart has for a Prometheus without its operator.
+
+    Debian's Prometheus is built without the discovery of pods, so it reads what that would find
+    from a file, again and again. All the rest is the chart's: what is kept, and its labels.
+    """
+    monitoring = {"prometheusConfig": {"enabled": True}}
+    objects = render(values | {"monitoring": monitoring}, release=RELEASE, namespace=NAMESPACE)
+    data = one(objects, "ConfigMap", f"{RELEASE}-prometheus")["data"]
+    (directory / "alerts.yaml").write_text(data["alerts.yaml"])
+    found: dict[str, Any] = yaml.safe_load(data["scrape.yaml"])
+    for job in found["scrape_configs"]:
+        discoveries = job.pop("kubernetes_sd_configs")
+        assert [each["role"] for each in discoveries] == ["pod"]
+        pods = {"files": [str(directory / "pods.json")], "refresh_interval": "1s"}
+        job |= {"file_sd_configs": [pods], "scrape_interval": "1s"}
+    return found | {"rule_files": [str(directory / "alerts.yaml")]}
+
+
+def write_pods(kube: Kube, directory: Path) -> None:
+    """Write all ports of all pods that there are, with the labels that discovery gives them."""
+    targets = [
         {
-            "job_name": name,
-            "file_sd_configs": [
-                {"files": [str(directory / f"{name}.json")], "refresh_interval": "1s"}
-            ],
-        }
-        for name in JOBS
-    ]
-    return {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
-
-
-def write_targets(kube: Kube, directory: Path) -> None:
-    """Write the pods that there are, with the labels that a PodMonitor would give them."""
-    for name, selector in JOBS.items():
-        targets = [
-            {
-                "targets": [f"{each['status']['podIP']}:{port['containerPort']}"],
-                "labels": {
-                    "namespace": each["metadata"]["namespace"],
-                    "pod": each["metadata"]["name"],
-                    "container": container["name"],
+            "targets": [f"{each['status']['podIP']}:{port['containerPort']}"],
+            "labels": {
+                "__meta_kubernetes_namespace": each["metadata"]["namespace"],
+                "__meta_kubernetes_pod_name": each["metadata"]["name"],
+                "__meta_kubernetes_pod_container_name": container["name"],
+                "__meta_kubernetes_pod_container_port_name": port.get("name", ""),
+                **{
+                    f"__meta_kubernetes_pod_label_{re.sub(r'[^a-zA-Z0-9_]', '_', name)}": value
+                    for name, value in each["metadata"]["labels"].items()
                 },
-            }
-            for each in kube.pods(selector)
-            if each["status"].get("podIP")
-            for container in each["spec"]["containers"]
-            for port in container.get("ports", ())
-            if port["name"] == "metrics"
-        ]
-        unfinished = directory / f".{name}"
-        unfinished.write_text(json.dumps(targets))
-        unfinished.replace(directory / f"{name}.json")
+            },
+        }
+        for each in kube.get("pods", "--all-namespaces")
+        if each["status"].get("podIP") and "deletionTimestamp" not in each["metadata"]
+        for container in each["spec"]["containers"]
+        for port in container.get("ports", ())
+    ]
+    unfinished = directory / ".pods"
+    unfinished.write_text(json.dumps(targets))
+    unfinished.replace(directory / "pods.json")
 
 
 class Prometheus:
@@ -86,17 +93,17 @@ class Prometheus:
 
     def scraped_pods(self, job: str) -> set[str]:
         """Return the pods that were scraped lately, after telling it which there are."""
-        write_targets(self._kube, self._directory)
-        return {each["metric"]["pod"] for each in self.query(f'up{{job="{job}"}} == 1')}
+        write_pods(self._kube, self._directory)
+        return {each["metric"]["pod"] for each in self.query(f'up{{job="{JOBS[job]}"}} == 1')}
 
 
 @pytest.fixture
-async def prometheus(installed, is_local, deliveries, tmp_path):
+async def prometheus(installed, values, is_local, deliveries, tmp_path):
     """A Prometheus that scrapes the pods."""
     if not is_local:
         pytest.skip("a Prometheus of this machine reaches the pods of the local cluster only")
     config = tmp_path / "prometheus.yaml"
-    config.write_text(yaml.safe_dump(configuration(tmp_path)))
+    config.write_text(yaml.safe_dump(configuration(values, tmp_path)))
     found = Prometheus(installed, tmp_path, tool("promtool"))
     process = installed.start(
         tool("prometheus"),
@@ -124,6 +131,8 @@ async def test_worker_pods_are_scraped_and_the_fleet_dashboard_has_data(
         timeout=180,
     )
     assert len(prometheus.scraped_pods("operator")) == 1
+    everything = {each["metric"]["job"] for each in prometheus.query("up")}
+    assert everything == set(JOBS.values())
 
     def empty() -> set[str]:
         return {

@@ -59,8 +59,10 @@ def render(
     chart: Path = CHART,
     knows_job_queues: bool = True,
     is_upgrade: bool = False,
+    release: str = RELEASE,
     namespace: str = NAMESPACE,
     kubernetes: str = KUBERNETES,
+    kinds: Iterable[str] = (),
 ) -> list[Object]:
     """Return the objects that the chart renders.
 
@@ -69,13 +71,16 @@ def render(
         chart: a folder or an archive.
         knows_job_queues: whether the cluster knows JobQueues already.
         is_upgrade: whether it is an upgrade.
+        release: its name.
         namespace: that of the release.
         kubernetes: the version of the cluster.
+        kinds: which the cluster knows besides, as `group/version/Kind`.
     """
-    arguments: list[str | Path] = ["template", RELEASE, chart, "--namespace", namespace]
+    arguments: list[str | Path] = ["template", release, chart, "--namespace", namespace]
     arguments += ["--kube-version", kubernetes]
     if knows_job_queues:
         arguments += ["--api-versions", "meshhook.io/v1alpha1/JobQueue"]
+    arguments += [part for kind in kinds for part in ("--api-versions", kind)]
     if is_upgrade:
         arguments.append("--is-upgrade")
     text = _rendered(json.dumps(values or {}, sort_keys=True), tuple(arguments))
@@ -87,16 +92,26 @@ def _rendered(values: str, arguments: tuple[str | Path, ...]) -> str:
     return helm(*arguments, values=json.loads(values))
 
 
-def notes(chart: Path, values: Mapping[str, Any]) -> str:
+PROMETHEUS_KINDS = tuple(
+    f"monitoring.coreos.com/v1/{kind}"
+    for kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule")
+)
+"""What a cluster with the Prometheus operator knows."""
+
+
+def notes(chart: Path, values: Mapping[str, Any], *, kinds: Iterable[str] = ()) -> str:
     """Return what helm says after an install.
 
     Args:
         chart: one whose notes are a template, as the fixture `notes_chart` has it.
         values: over the defaults.
+        kinds: which the cluster knows besides, as `group/version/Kind`.
     """
+    known = [part for kind in kinds for part in ("--api-versions", kind)]
     shown = helm(
         *("template", RELEASE, chart, "--namespace", NAMESPACE),
         *("--kube-version", KUBERNETES, "--api-versions", "meshhook.io/v1alpha1/JobQueue"),
+        *known,
         *("--show-only", "templates/notes.yaml"),
         values=values,
     )

@@ -250,12 +250,86 @@ capabilities:
 {{- end }}
 
 {{- /* The pod in which people run the command line, as JSON for `kubectl run --overrides`. */}}
-{{- define "meshhook.clientPod" -}}
-{{- $url := dict "name" "MESHHOOK_DATABASE_URL" "valueFrom" (dict "secretKeyRef" (dict "name" (include "meshhook.testSecret" .) "key" (include "meshhook.testKey" .))) }}
-{{- $container := dict "name" "meshhook" "image" (include "meshhook.image" .) "imagePullPolicy" .Values.image.pullPolicy "stdin" true "tty" true "env" (list $url) }}
-{{- $_ := set $container "command" (list "meshhook" "enqueue" "orders" "{\"n\": 1}") }}
-{{- $_ := set $container "securityContext" (include "meshhook.securityContext" . | fromYaml) }}
-{{- $spec := dict "automountServiceAccountToken" false "containers" (list $container) }}
-{{- $_ := set $spec "securityContext" (include "meshhook.podSecurityContext" . | fromYaml) }}
-{{- dict "spec" $spec | toJson }}
+{{- /* Whether an object of the Prometheus operator is installed: (list $ "ServiceMonitor" "serviceMonitor"). */}}
+{{- define "meshhook.isMonitored" -}}
+{{- $root := index . 0 -}}
+{{- $monitoring := $root.Values.monitoring -}}
+{{- $on := $monitoring.enabled -}}
+{{- if kindIs "string" $on -}}
+{{- $on = $root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" (index . 1)) -}}
+{{- end -}}
+{{- if and $on (get $monitoring (index . 2)).enabled -}}
+true
+{{- end -}}
 {{- end }}
+
+{{- /* The labels of an object of the Prometheus operator: (list $ "component" "serviceMonitor"). */}}
+{{- define "meshhook.monitoringLabels" -}}
+{{- $root := index . 0 -}}
+{{- $monitoring := $root.Values.monitoring -}}
+{{- include "meshhook.labels" (list $root (index . 1)) }}
+{{- with merge (dict) (get $monitoring (index . 2)).labels $monitoring.labels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* The groups of rules, as YAML: those of files/alerts without the alerts that are left out. */}}
+{{- define "meshhook.alertGroups" -}}
+{{- $values := .Values.monitoring.prometheusRule }}
+{{- $groups := list }}
+{{- range $path, $_ := .Files.Glob "files/alerts/*.yaml" }}
+{{- range ($.Files.Get $path | fromYaml).groups }}
+{{- $rules := list }}
+{{- range .rules }}
+{{- if not (has .alert $values.disabledAlerts) }}
+{{- if .alert }}
+{{- $_ := set . "labels" (merge (dict) $values.alertLabels (.labels | default dict)) }}
+{{- end }}
+{{- $rules = append $rules . }}
+{{- end }}
+{{- end }}
+{{- if $rules }}
+{{- $groups = append $groups (merge (dict "rules" $rules) .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if not $groups }}
+{{- fail "files/alerts has no rules: the chart was packaged without the files behind its symlinks" }}
+{{- end }}
+{{- toYaml $groups }}
+{{- end }}
+
+{{- /* What Prometheus' own configuration needs to find operator and workers. */}}
+{{- define "meshhook.scrapeConfigs" -}}
+{{- $operator := dict "job" "meshhook-operator" "namespaces" (list .Release.Namespace) "interval" .Values.monitoring.serviceMonitor.interval }}
+{{- $_ := set $operator "labels" (dict "app_kubernetes_io_instance" .Release.Name "app_kubernetes_io_component" "operator") }}
+{{- $workers := dict "job" "meshhook-workers" "namespaces" .Values.operator.watchNamespaces "interval" .Values.monitoring.podMonitor.interval }}
+{{- $_ := set $workers "labels" (dict "app_kubernetes_io_name" "meshhook-worker") }}
+{{- range list $operator $workers }}
+- job_name: {{ .job }}
+  scrape_interval: {{ .interval }}
+  kubernetes_sd_configs:
+    - role: pod
+      {{- with .namespaces }}
+      namespaces:
+        names:
+          {{- toYaml . | nindent 10 }}
+      {{- end }}
+  relabel_configs:
+    {{- range $label, $value := .labels }}
+    - source_labels: [__meta_kubernetes_pod_label_{{ $label }}]
+      regex: {{ regexQuoteMeta $value | quote }}
+      action: keep
+    {{- end }}
+    - source_labels: [__meta_kubernetes_pod_container_port_name]
+      regex: metrics
+      action: keep
+    - source_labels: [__meta_kubernetes_namespace]
+      target_label: namespace
+    - source_labels: [__meta_kubernetes_pod_name]
+      target_label: pod
+    - source_labels: [__meta_kubernetes_pod_container_name]
+      target_label: container
+{{- end }}
+{{- end }}
+
