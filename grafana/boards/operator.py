@@ -150,6 +150,12 @@ def _replicas() -> list[Panel]:
             },
         ),
         graph(
+            "Failing pods",
+            "Pods that cannot run, by the reason; the condition Ready quotes what Kubernetes says. "
+            "MeshHookPodsFailing fires after five minutes.",
+            [Query(f"max by (reason) (meshhook_scaler_failing_pods{{{_ONE}}})", "{{reason}}")],
+        ),
+        graph(
             "Scale events",
             "Changes in the number of replicas, by direction. If ups and downs alternate, the load "
             "changes faster than the scale-down window.",

@@ -9,6 +9,8 @@ from meshhook.observability.families import families_of
 from meshhook_operator.scaling import Limit, Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from prometheus_client import CollectorRegistry, Counter, Gauge
 
     from meshhook.observability.families import Families
@@ -74,6 +76,8 @@ class JobQueueMetrics:
         )
         self._recommended = gauge("recommended_replicas", tuple(each.value for each in Signal))
         self._limited = gauge("limited", tuple(each.value for each in Limit))
+        self._failing_pods = families.gauge("meshhook_scaler_failing_pods")
+        self._failing: dict[str, Gauge] = {}
         self._scaled: dict[str, Counter] = self._series(
             families.counter("meshhook_scaler_events_total"), _DIRECTIONS
         )
@@ -98,6 +102,13 @@ class JobQueueMetrics:
             self._recommended[signal.value].set(decision.recommended.get(signal, 0))
         for limit in Limit:
             self._limited[limit.value].set(decision.limit is limit)
+
+    def pods_failed(self, failing: Mapping[str, int]) -> None:
+        """Show how many pods have each problem; a problem has no series before it first occurs."""
+        for problem in failing.keys() - self._failing.keys():
+            self._failing |= self._series(self._failing_pods, (problem,))
+        for problem, gauge in self._failing.items():
+            gauge.set(failing.get(problem, 0))
 
     def remove(self) -> None:
         """Remove the series: the JobQueue is gone."""

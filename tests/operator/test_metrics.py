@@ -7,6 +7,8 @@ import time
 import pytest
 from prometheus_client import CollectorRegistry
 
+from meshhook.observability.metrics import METRICS
+from meshhook_operator.cluster.pod_troubles import PodProblem
 from meshhook_operator.metrics import OperatorMetrics
 
 
@@ -38,3 +40,27 @@ def test_the_age_of_the_last_decision_needs_no_clock_that_is_right(clock: list[f
     assert age() == 2
     metrics.remove()
     assert age() is None
+
+
+def test_failing_pods_have_series_only_after_they_failed():
+    """A queue whose pods never fail costs no series; after a failure it stays, at zero."""
+    registry = CollectorRegistry()
+    metrics = OperatorMetrics(registry).of_jobqueue("orders", "shop/orders")
+
+    def failing(reason: str) -> float | None:
+        labels = {"queue": "orders", "jobqueue": "shop/orders", "reason": reason}
+        return registry.get_sample_value("meshhook_scaler_failing_pods", labels)
+
+    metrics.pods_failed({})
+    assert failing("CrashLoop") is None
+    metrics.pods_failed({"CrashLoop": 2})
+    metrics.pods_failed({"ImagePullFailed": 1})
+    assert (failing("CrashLoop"), failing("ImagePullFailed")) == (0, 1)
+    metrics.remove()
+    assert failing("CrashLoop") is None
+
+
+def test_every_problem_of_pods_is_in_the_table():
+    """The table of metrics names the problems that the operator tells apart."""
+    known = METRICS["meshhook_scaler_failing_pods"].values["reason"]
+    assert known == tuple(problem.value for problem in PodProblem)

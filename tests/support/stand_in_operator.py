@@ -76,6 +76,7 @@ class StandInOperator:
             paused=paused,
             ready=1,
         )
+        metrics.pods_failed({"WorkersNotReady": max(0, before - len(workers))})
         metrics.succeeded()
         if decision.desired_replicas != before:
             metrics.scaled("up" if decision.desired_replicas > before else "down")

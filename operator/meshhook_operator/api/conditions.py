@@ -89,6 +89,16 @@ WAYS_OUT = {
     ),
     "DeploymentNotFound": "Create it, or correct spec.deploymentRef.name.",
     "Conflict": "Until then, nothing is scaled.",
+    "ImagePullFailed": "Correct spec.worker.image or spec.worker.imagePullSecrets.",
+    "ContainerNotCreated": "Correct spec.worker, or create what it refers to.",
+    "CrashLoop": "kubectl logs --previous shows more of what the container printed.",
+    "OutOfMemory": "Raise the limit, or lower spec.worker.concurrency.",
+    "Unschedulable": "Add nodes, or change what spec.worker asks of a node.",
+    "PodsRefused": "Raise the quota or change the policy, or change spec.worker.",
+    "WorkersNotReady": (
+        "kubectl describe pods and kubectl logs may; /readyz of a running pod says what it waits "
+        "for."
+    ),
 }
 """What to do about a reason of Ready. Other messages say it themselves."""
 

@@ -23,7 +23,7 @@ from lightkube.types import PatchType
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
 from meshhook_operator.api.kind import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from meshhook_operator.cluster.deployments import FIELD_MANAGER, DeploymentView
-from meshhook_operator.cluster.pods import DELETION_COST_ANNOTATION, PodView, deletion_cost
+from meshhook_operator.cluster.pods import DELETION_COST_ANNOTATION, PodView
 from meshhook_operator.cluster.responses import translated_errors
 from meshhook_operator.errors import ClusterRefusedError
 
@@ -153,7 +153,7 @@ class Cluster:
         return int((metadata and metadata.resourceVersion) or 0)
 
     async def list_pods(self, namespace: str, selector: Sequence[LabelTerm]) -> list[PodView]:
-        """Return the pods that match a selector and are not being deleted."""
+        """Return the pods that match a selector, without those that have ended or are to go."""
         with translated_errors():
             found = self._client.list(
                 Pod,
@@ -165,9 +165,9 @@ class Cluster:
                 chunk_size=500,
             )
             return [
-                PodView(ObjectKey(namespace, pod.metadata.name or ""), deletion_cost(pod))
+                view
                 async for pod in found
-                if pod.metadata is not None and pod.metadata.deletionTimestamp is None
+                if (view := PodView.from_body(pod.to_dict())) is not None
             ]
 
     async def set_deletion_cost(self, key: ObjectKey, cost: int | None) -> None:

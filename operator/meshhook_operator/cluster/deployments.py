@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FIELD_MANAGER = "meshhook-operator"
+_POD_NAME = re.compile(r'^pods? "[^"]*" is (?:forbidden|invalid): ', re.IGNORECASE)
 
 
 class LabelTerm(NamedTuple):
@@ -46,6 +48,8 @@ class DeploymentView:
     replicas_managers: tuple[str, ...]
     """The field managers of `spec.replicas` other than this operator."""
     labels: frozenset[tuple[str, str]]
+    refusal: str | None = None
+    """Why the API server refuses to create pods, in its words; None if it does not."""
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> DeploymentView:
@@ -70,6 +74,7 @@ class DeploymentView:
             selector=_selector(spec.get("selector") or {}),
             replicas_managers=_replicas_managers(metadata.get("managedFields") or ()),
             labels=frozenset((metadata.get("labels") or {}).items()),
+            refusal=_refusal(status.get("conditions") or ()),
         )
 
 
@@ -80,6 +85,14 @@ def _selector(selector: Mapping[str, Any]) -> tuple[LabelTerm, ...]:
         LabelTerm(each["key"], each["operator"], tuple(each.get("values") or ()))
         for each in expressions
     )
+
+
+def _refusal(conditions: Any) -> str | None:
+    for condition in conditions:
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            # The name of the pod is another one at each try.
+            return _POD_NAME.sub("", condition.get("message") or "the API server gives no reason")
+    return None
 
 
 def _replicas_managers(managed_fields: Any) -> tuple[str, ...]:

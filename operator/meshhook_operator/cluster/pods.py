@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshhook_operator.api.jobqueue import ObjectKey
+from meshhook_operator.cluster.pod_troubles import PodTrouble, is_ready, trouble_of
 
 if TYPE_CHECKING:
-    from lightkube.resources.core_v1 import Pod
+    from collections.abc import Mapping
 
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A worker's pod."""
+    """A worker's pod that is to run, or runs."""
 
     key: ObjectKey
-    deletion_cost: int
-    """When there are too many pods, the one with the lowest cost is deleted first."""
+    deletion_cost: int = 0
+    """When there are too many pods, the one with the lowest cost is deleted first, of those that
+    are equally far."""
+    is_scheduled: bool = True
+    """Whether it has a node."""
+    is_running: bool = True
+    """Whether its containers have started."""
+    is_ready: bool = True
+    trouble: PodTrouble | None = None
+    """What keeps it from running; None if nothing does, or nothing is known yet."""
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> PodView | None:
+        """Parse an object of the API server; None if the pod has ended, or is being deleted."""
+        metadata, status = body["metadata"], body.get("status") or {}
+        phase = status.get("phase", "Pending")
+        if metadata.get("deletionTimestamp") or phase in ("Succeeded", "Failed"):
+            return None
+        ready = is_ready(body)
+        return cls(
+            ObjectKey(metadata.get("namespace", ""), metadata.get("name", "")),
+            _deletion_cost(metadata.get("annotations") or {}),
+            is_scheduled=bool((body.get("spec") or {}).get("nodeName")),
+            is_running=phase == "Running",
+            is_ready=ready,
+            trouble=None if ready else trouble_of(body),
+        )
 
 
-def deletion_cost(pod: Pod) -> int:
-    """Return what its annotation says; 0 if there is none, or one that is not a number."""
-    annotations = (pod.metadata.annotations if pod.metadata else None) or {}
+def _deletion_cost(annotations: Mapping[str, str]) -> int:
+    """Return what the annotation says; 0 if there is none, or one that is not a number."""
     try:
         return int(annotations.get(DELETION_COST_ANNOTATION, "0"))
     except ValueError:

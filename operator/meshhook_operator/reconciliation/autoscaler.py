@@ -36,6 +36,11 @@ class Autoscaler:
         """Whether the last decision was to leave the Deployment alone."""
         return self.decision is not None and not self.decision.may_write
 
+    @property
+    def lead_seconds(self) -> float:
+        """How long a pod takes to become Ready, as measured so far."""
+        return self.decision.estimates.lead_seconds if self.decision else 0.0
+
     def forget(self) -> None:
         """Forget all measurements: the JobQueue scales another Deployment now."""
         self._state = None
@@ -66,6 +71,7 @@ class Autoscaler:
         *,
         paused: bool,
         conflict: str | None,
+        pods_failing: str | None = None,
     ) -> scaling.Decision:
         """Make a new decision, and return it.
 
@@ -75,13 +81,16 @@ class Autoscaler:
             view: its Deployment; None if there is none.
             paused: whether nothing may be scaled now.
             conflict: who else scales the Deployment; None if nobody does.
+            pods_failing: why further pods would not run; None if they would.
         """
         spec = jobqueue.spec
         assert spec is not None, "asked of a JobQueue whose spec is not valid"  # noqa: S101
         now = self._clock()
         if self._state is None:
             self._state = scaling.ScalerState.begin(now, learned_before(jobqueue.status))
-        fleet = fleet_of(jobqueue, view, paused=paused, conflict=conflict)
+        fleet = fleet_of(
+            jobqueue, view, paused=paused, conflict=conflict, pods_failing=pods_failing
+        )
         self.decision, self._state = scaling.decide(
             scaling_rules(spec), sample, fleet, self._state, now
         )
@@ -127,7 +136,12 @@ def learned_before(status: JobQueueStatus) -> scaling.Learned | None:
 
 
 def fleet_of(
-    jobqueue: JobQueue, view: DeploymentView | None, *, paused: bool, conflict: str | None
+    jobqueue: JobQueue,
+    view: DeploymentView | None,
+    *,
+    paused: bool,
+    conflict: str | None,
+    pods_failing: str | None = None,
 ) -> scaling.Fleet:
     """Return the Deployment as the scaler sees it; one that does not exist has no replicas."""
     return scaling.Fleet(
@@ -137,6 +151,7 @@ def fleet_of(
         rolling_out=view.rolling_out if view else False,
         paused=paused,
         conflict=conflict,
+        pods_failing=pods_failing,
     )
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from meshhook_operator.databases.database import QueueDatabase
     from meshhook_operator.metrics import OperatorMetrics
     from meshhook_operator.scaling import Decision
+    from meshhook_operator.workers.pod_health import PodHealth
 
 _log = get_logger("meshhook_operator.reconciler")
 
@@ -88,6 +89,7 @@ class JobQueueReconciler:
         self._last_scale_time = jobqueue.status.last_scale_time
         self._failures = 0
         self._was_read = False
+        self._pod_health: PodHealth | None = None
 
     @property
     def queue_name(self) -> str:
@@ -221,6 +223,8 @@ class JobQueueReconciler:
             if await self._ensure_queue(spec, found, source.database):
                 self.requeue()  # it exists now, and can be read
                 return None
+        if conflict is None:
+            await self._look_at_pods()
         self._decide(found, source, paused, conflict)
         if conflict is not None:
             return Finding(holds=False, reason="Conflict", message=conflict.message)
@@ -246,6 +250,12 @@ class JobQueueReconciler:
             return Conflict(message, is_about_queue=False)
         return found
 
+    async def _look_at_pods(self) -> None:
+        lead_seconds = self._autoscaler.lead_seconds
+        self._pod_health = health = await self._fleet.look_at_pods(lead_seconds=lead_seconds)
+        failing = health.failing if health else {}
+        self._metrics.pods_failed({problem.value: count for problem, count in failing.items()})
+
     def _decide(
         self, found: Found, source: Source, paused: Finding, conflict: Conflict | None
     ) -> None:
@@ -253,12 +263,14 @@ class JobQueueReconciler:
             self._autoscaler.on_database(source.database.generation)
         if isinstance(found, QueueDemand):
             self._metrics.succeeded()
+        health = self._pod_health
         decision = self._autoscaler.decide(
             self.jobqueue,
             found.sample if isinstance(found, QueueDemand) else _failure(found),
             self._fleet.view,
             paused=paused.holds,
             conflict=conflict.message if conflict else None,
+            pods_failing=health.sentence if health and health.holds_growth else None,
         )
         self._metrics.decided(decision)
 
@@ -299,6 +311,8 @@ class JobQueueReconciler:
         if self._fleet.view is None and spec.deployment_ref is not None:
             message = f"spec.deploymentRef: Deployment {spec.deployment_ref.name!r} does not exist"
             ready = Finding(holds=False, reason="DeploymentNotFound", message=message)
+        if ready.holds and self._pod_health is not None and self._pod_health.is_severe:
+            ready = self._pod_health.finding
         if ready.holds and (contester := self._fleet.contested_by):
             message = (
                 f"Somebody else ({contester}) also sets spec.replicas of the Deployment, and the "
@@ -306,6 +320,8 @@ class JobQueueReconciler:
                 "applied there"
             )
             ready = Finding(holds=True, reason="ReplicasContested", message=message)
+        if ready is OPERATING and self._pod_health is not None:
+            ready = self._pod_health.finding
         return ready
 
     # --- Status ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook_operator.workers.idle_pods import mark_idle_pods
 from meshhook_operator.workers.manifests import worker_deployment, worker_labels
+from meshhook_operator.workers.pod_health import PodMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from meshhook_operator.api.jobqueue import JobQueue
     from meshhook_operator.cluster.client import Cluster
     from meshhook_operator.cluster.deployments import DeploymentView
+    from meshhook_operator.workers.pod_health import PodHealth
     from meshhook_operator.workers.pod_work import PodWork
 
 CONTEST_SECONDS = 600.0
@@ -57,12 +59,16 @@ class WorkerFleet:
         self._applied: _Applied | None = None
         self._wrote_replicas: int | None = None
         self._contest: tuple[float, str] | None = None
+        self._pods = PodMonitor(cluster=cluster, clock=clock)
 
     def on_jobqueue_changed(self, jobqueue: JobQueue) -> bool:
         """Take a newer version of the JobQueue; return whether it has another Deployment now."""
         moved = jobqueue.deployment_key != self._jobqueue.deployment_key
+        if jobqueue.generation != self._jobqueue.generation:
+            self._pods.on_spec_changed()
         self._jobqueue = jobqueue
         if moved:
+            self._pods.forget()
             self.view, self.is_known = None, False
             self._applied = self._wrote_replicas = self._contest = None
         return moved
@@ -95,6 +101,15 @@ class WorkerFleet:
         self._seen_at = now
         self.on_deployment_changed(found)
         self.is_known = True
+
+    async def look_at_pods(self, *, lead_seconds: float) -> PodHealth | None:
+        """Return what keeps pods from running; they are looked at if too few have been ready.
+
+        Args:
+            lead_seconds: how long a pod takes to become Ready.
+        """
+        await self._pods.observe(self.view, lead_seconds=lead_seconds)
+        return self._pods.health
 
     @property
     def contested_by(self) -> str | None:

@@ -150,6 +150,8 @@ def _container(spec: JobQueueSpec, worker: WorkerSpec) -> dict[str, Any]:
             "startupProbe": _probe("/healthz", period_seconds=1, failure_threshold=120),
             "readinessProbe": _probe("/readyz", period_seconds=5, failure_threshold=3),
             "livenessProbe": _probe("/healthz", period_seconds=10, failure_threshold=6),
+            # Why a handler cannot be loaded is then in the pod's status, where the operator looks.
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "resources": RESOURCES if worker.resources is None else _dumped(worker.resources),
             "securityContext": _merged(
                 {

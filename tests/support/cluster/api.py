@@ -47,6 +47,7 @@ RESOURCES = {
     "Node": Resource("v1", "nodes", namespaced=False),
     "Pod": Resource("v1", "pods"),
     "ReplicaSet": Resource("apps/v1", "replicasets"),
+    "ResourceQuota": Resource("v1", "resourcequotas"),
     "Role": Resource("rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": Resource("rbac.authorization.k8s.io/v1", "rolebindings"),
     "Secret": Resource("v1", "secrets"),

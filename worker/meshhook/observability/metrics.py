@@ -62,6 +62,15 @@ COLLECTION_ERRORS: Final = (
 )
 STATES: Final = ("ready", "scheduled", "running", "retrying", "lost")
 SIGNALS: Final = ("backlog", "deadline", "arrivals", "running", "scheduled", "fallback")
+POD_PROBLEMS: Final = (
+    "ImagePullFailed",
+    "ContainerNotCreated",
+    "OutOfMemory",
+    "CrashLoop",
+    "Unschedulable",
+    "PodsRefused",
+    "WorkersNotReady",
+)
 OTHER: Final = "_OTHER"
 """The value that replaces further values of a label whose number of values is capped."""
 
@@ -315,6 +324,13 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 _G,
                 "Whether something keeps the operator from its recommendation: 1 or 0.",
                 ("reason",),
+            ),
+            _scaler(
+                "failing_pods",
+                _G,
+                "Pods that cannot run, by the reason; series appear when a reason first occurs.",
+                ("reason",),
+                reason=POD_PROBLEMS,
             ),
             _scaler(
                 "events_total",
