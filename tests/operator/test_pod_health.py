@@ -190,7 +190,7 @@ async def test_looks_become_rarer(cluster: Pods):
     assert cluster.looks[0] == pytest.approx(11.0)
     count = len(cluster.looks)
     cluster.monitor.on_spec_changed()
-    await cluster.pass_by(1, ready=0)
+    await cluster.pass_by(16, ready=0)
     assert len(cluster.looks) == count + 1
 
 
@@ -224,7 +224,18 @@ async def test_a_crash_that_is_mended(cluster: Pods):
     cluster.found = pods(0, CRASH, CRASH)
     assert await cluster.pass_by(12, ready=0)
     cluster.monitor.on_spec_changed()
+    assert await cluster.pass_by(5, ready=0)
     assert await cluster.pass_by(1, ready=2) is None
+
+
+async def test_a_change_that_mends_nothing(cluster: Pods):
+    """If the new pods crash too, they must be ready for a minute as well."""
+    cluster.found = pods(0, CRASH, CRASH)
+    await cluster.pass_by(12, ready=0)
+    cluster.monitor.on_spec_changed()
+    await cluster.pass_by(20, ready=0)
+    assert await cluster.pass_by(30, ready=2)
+    assert await cluster.pass_by(31, ready=2) is None
 
 
 async def test_a_rollout_that_is_stuck_is_looked_at(cluster: Pods):

@@ -125,17 +125,17 @@ class PodMonitor:
         self._steady_since: float | None = None
         self._look_at = float("-inf")
         self._pause_seconds = LOOK_SECONDS
-        self._has_changed = False
+        self._changed_at: float | None = None
 
     def forget(self) -> None:
         """Forget everything: it is another Deployment now, or there are to be no pods."""
-        self.health = self._short_since = self._steady_since = None
+        self.health = self._short_since = self._steady_since = self._changed_at = None
         self._look_at, self._pause_seconds = float("-inf"), LOOK_SECONDS
 
     def on_spec_changed(self) -> None:
-        """Note that the pods are replaced: what is seen next counts at once."""
-        self._has_changed = True
-        self._look_at, self._pause_seconds = float("-inf"), LOOK_SECONDS
+        """Note that the pods are replaced: if they are all ready then, all is well at once."""
+        self._changed_at = self._clock()
+        self._look_at, self._pause_seconds = self._changed_at + LOOK_SECONDS, LOOK_SECONDS
 
     async def observe(self, view: DeploymentView | None, *, lead_seconds: float) -> None:
         """Look at the pods if it is time to. A failure to read them is logged.
@@ -162,15 +162,13 @@ class PodMonitor:
 
     def _on_all_ready(self, now: float) -> None:
         self._short_since = None
-        if self.health is None:
-            self._has_changed = False
-            return
         if self._steady_since is None:
             self._steady_since = now
-        may_crash = self.health.problem in _CRASHES and not self._has_changed
-        if now - self._steady_since >= (STEADY_SECONDS if may_crash else 0.0):
+        may_crash = (
+            self.health is not None and self.health.problem in _CRASHES and self._changed_at is None
+        )
+        if not may_crash or now - self._steady_since >= STEADY_SECONDS:
             self.forget()
-            self._has_changed = False
 
     async def _look(self, view: DeploymentView, short_seconds: float, lead_seconds: float) -> None:
         before = self.health
@@ -181,8 +179,8 @@ class PodMonitor:
             pods = []
         else:
             self.health = judge(view, pods, short_seconds=short_seconds, lead_seconds=lead_seconds)
-            if self.health is not None and not view.rolling_out:
-                self._has_changed = False
+            if not view.rolling_out:
+                self._changed_at = None  # what fails now is the new pods
         is_news = before != self.health
         pause_seconds = LOOK_SECONDS if is_news else 2 * self._pause_seconds
         self._pause_seconds = min(pause_seconds, LONGEST_LOOK_SECONDS)
