@@ -23,7 +23,7 @@ def test_every_delivery_has_an_id_of_its_own():
     """Two deliveries of the same example are two deliveries."""
     jobs = list(scenario.deliveries(2_000, URL))
 
-    assert len({job.payload["delivery_id"] for job in jobs}) == 2_000
+    assert len({job.payload["id"] for job in jobs}) == 2_000
     assert len({job.run_id for job in jobs}) == 2_000
 
 

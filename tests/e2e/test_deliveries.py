@@ -26,8 +26,7 @@ def delivery(delivery_id: str) -> str:
     """Return a message: one webhook."""
     payload = {
         "url": Receiver.url,
-        "event": "push",
-        "delivery_id": delivery_id,
+        "id": delivery_id,
         "body": {"ref": "refs/heads/main"},
     }
     return json.dumps(

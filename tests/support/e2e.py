@@ -12,6 +12,8 @@ from support.waiting import eventually
 NAMESPACE = "meshhook-e2e"
 RELEASE = "meshhook"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+IN_CLUSTERS = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+"""Networks in which a cluster has its Services: no delivery would go there otherwise."""
 
 
 def next_image(image: str) -> str:
@@ -121,7 +123,11 @@ def job_queue(name: str, image: str, **scaling: Any) -> Object:
                 "imagePullPolicy": "IfNotPresent",
                 "handler": "meshhook.demo.webhook_delivery:deliver",
                 "concurrency": 5,
-                "env": [{"name": "WEBHOOK_SECRET", "value": SECRET}],
+                "env": [
+                    {"name": "MESHHOOK_WEBHOOK_SECRET", "value": SECRET},
+                    {"name": "MESHHOOK_WEBHOOK_ALLOW_HTTP", "value": "true"},
+                    {"name": "MESHHOOK_WEBHOOK_ALLOWED_NETWORKS", "value": ",".join(IN_CLUSTERS)},
+                ],
                 "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}},
                 "terminationGracePeriodSeconds": 15,
             },

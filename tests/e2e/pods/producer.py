@@ -31,8 +31,8 @@ async def main(queue_name: str, url: str, prefix: str, rate: int, count: int | N
             project_id="e2e",
             payload={
                 "url": url,
-                "event": webhook["event"],
-                "delivery_id": f"{prefix}-{number}",
+                "id": f"{prefix}-{number}",
+                "headers": {"x-github-event": webhook["event"]},
                 "body": webhook["payload"],
             },
         )

@@ -51,7 +51,7 @@ group by 1
 order by jobs desc, error_type
 """
 DEAD_DELIVERIES_SQL = """
-select message -> 'payload'::text ->> 'delivery_id'::text as delivery_id from pgmq."q_{}"
+select message -> 'payload'::text ->> 'id'::text as delivery_id from pgmq."q_{}"
 """
 BUSY_SHARE = 0.9
 """The throughput is that of this share of the jobs; the last ones wait for their retries."""

@@ -112,7 +112,11 @@ class _Run:
             "MESHHOOK_DATABASE_URL": database_url,
             "WEBHOOK_SECRET": secret,
             "MESHHOOK_LOG_FORMAT": "json",
-            "WEBHOOK_TIMEOUT_SECONDS": str(scenario.HTTP_TIMEOUT_SECONDS),
+            "MESHHOOK_WEBHOOK_SECRET": secret,
+            "MESHHOOK_WEBHOOK_TOTAL_TIMEOUT_SECONDS": str(scenario.HTTP_TIMEOUT_SECONDS),
+            # The receiver listens on the loopback, where no delivery would go otherwise.
+            "MESHHOOK_WEBHOOK_ALLOW_HTTP": "true",
+            "MESHHOOK_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.1",
         }
         self._receiver: Program | None = None
         self._workers: list[Program] = []
@@ -191,7 +195,7 @@ class _Run:
         async with QueueService[object](self._database, self._queue_name) as queue:
             while batch := list(islice(jobs, scenario.ENQUEUE_BATCH)):
                 await queue.enqueue_many(batch)
-                self._delivery_ids += [job.payload["delivery_id"] for job in batch]
+                self._delivery_ids += [job.payload["id"] for job in batch]
                 self._reporter.progress(await self._look(since))
         self._reporter.event(f"enqueued {len(self._delivery_ids)} webhooks")
 

@@ -57,8 +57,8 @@ def deliveries(count: int, url: str) -> Iterator[WorkflowJob]:
             project_id=project_ids()[position % _PROJECT_COUNT],
             payload={
                 "url": url,
-                "event": webhook["event"],
-                "delivery_id": delivery_id(position),
+                "id": delivery_id(position),
+                "headers": {"x-github-event": webhook["event"]},
                 "body": webhook["payload"],
             },
         )
