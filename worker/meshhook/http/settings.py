@@ -118,18 +118,20 @@ def webhook_settings(given: WebhookOptions) -> WebhookSettings:
             and the rule.
     """
     arguments: dict[str, Any] = {**given}
-    if "secret" in arguments:
-        raise InvalidSettingError("secret is an argument of its own")
+    names = [name for name in WebhookSettings.model_fields if name not in _HIDDEN]
+    for name in arguments:
+        if name not in names:
+            raise InvalidSettingError(
+                f"a webhook handler has no setting {quoted(name, limit=60)}; it has: "
+                f"{', '.join(names)}"
+            )
     try:
         return WebhookSettings(**arguments)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        name = str(fault["loc"][0]) if fault["loc"] else "settings"
+        name = str(fault["loc"][0])
         rule = shown_sentence(fault["msg"], limit=200)
-        if fault["type"] == "extra_forbidden":
-            names = ", ".join(each for each in WebhookSettings.model_fields if each != "secret")
-            message = f"a webhook handler has no setting {quoted(name, limit=60)}; it has: {names}"
-        elif name in arguments:
+        if name in arguments:
             message = f"{name}={quoted(arguments[name])}: {rule}"
         else:
             value = "(hidden)" if name in _HIDDEN else quoted(fault["input"])
