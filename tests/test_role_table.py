@@ -63,6 +63,7 @@ STATEMENTS = {
     "forget_workers": "W",
     "get_dead_letter": "W RO",
     "get_queue_config": "WPROM",
+    "has_queue_table": "WPROM",
     "identify_database": "WPROM",
     "job_statistics": "W RO",
     "last_message_id": "WPROM",

@@ -97,6 +97,17 @@ async def test_each_change_is_one_event(
     await view.until_condition("OnTime", "False", reason="TargetAgeMissed")
 
 
+async def test_a_queue_that_was_there_is_adopted(
+    api: Api, operator: OperatorProcess, database: str, sql: Connection
+):
+    """A queue that PGMQ had is not called created: its messages are still there."""
+    await sql.execute("select pgmq.create('emails')")
+    view = await created(api)
+    await until_told(view, "QueueAdopted")
+    assert "with its messages" in await note(view, "QueueAdopted")
+    assert "QueueCreated" not in await reasons(view)
+
+
 async def test_replicas_that_somebody_else_sets_are_no_flood(
     api: Api, operator: OperatorProcess, database: str
 ):

@@ -213,6 +213,7 @@ async def test_the_operators_reads_run_nothing_hostile(way: Way, hostile_queues_
         requests = [DemandRequest("jobs", 30, is_waiting=True), DemandRequest("missing", 30)]
         demand = await read_demand(database, requests, waiting_seconds=5)
         assert await database.fetchval(load("cordon_workers"), "jobs", ["pod"], 30.0) == 0
+        assert await database.fetchval(load("has_queue_table"), "other")
         assert await database.fetchval(load("drop_queue_if_empty"), "other")
     finally:
         await database.close()

@@ -123,13 +123,19 @@ class QueueDatabase:
         self._is_warm = True
         return found
 
-    async def ensure_queue(self, queue_name: str, settings: Mapping[str, Any]) -> None:
-        """Create the queue if it is missing, and give it these settings."""
+    async def ensure_queue(self, queue_name: str, settings: Mapping[str, Any]) -> bool:
+        """Create or adopt the queue if it is missing, and give it these settings.
+
+        Returns:
+            Whether PGMQ had it before.
+        """
         async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
             # Less than the time limit, so that the error can name who holds the tables.
             wait_seconds = CHANGE_TIMEOUT_SECONDS / 2
+            was_there = bool(await database.fetchval(load("has_queue_table"), queue_name))
             await create_queue(database, queue_name, wait_seconds=wait_seconds)
             await set_queue_config(database, queue_name, **settings)
+        return was_there
 
     async def drop_queue_if_empty(self, queue_name: str) -> bool:
         """Drop the queue if it is empty; return whether it is gone."""

@@ -45,10 +45,17 @@ class QueueInDatabase:
             if not found.is_missing or now < self._may_create_at:
                 return False
             self._may_create_at = now + CREATE_AGAIN_SECONDS
-            await database.ensure_queue(spec.queue_name, wanted)
+            is_adopted = await database.ensure_queue(spec.queue_name, wanted)
             secret = (spec.database.operator_secret_ref or spec.database.secret_ref).name
-            message = f"Queue {spec.queue_name!r} was created in the database of Secret {secret!r}."
-            await self._reporter.event("QueueCreated", message)
+            where = f"in the database of Secret {secret!r}"
+            if is_adopted:
+                message = (
+                    f"PGMQ's queue {spec.queue_name!r} {where} was adopted, with its messages."
+                )
+                await self._reporter.event("QueueAdopted", message)
+            else:
+                message = f"Queue {spec.queue_name!r} was created {where}."
+                await self._reporter.event("QueueCreated", message)
             return True
         differing = sorted(name for name in wanted if found.settings.get(name) != wanted[name])
         if differing:
