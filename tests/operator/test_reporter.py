@@ -8,7 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from meshhook_operator.api.conditions import NOT_PAUSED, OPERATING, SPEC_PAUSED, Finding
+from meshhook_operator.api.conditions import (
+    NOT_PAUSED,
+    NUMBERS_SECONDS,
+    OPERATING,
+    SPEC_PAUSED,
+    Finding,
+)
 from meshhook_operator.cluster.client import Cluster
 from meshhook_operator.reconciliation.reporter import (
     KEPT_AFTER_SECONDS,
@@ -98,6 +104,32 @@ async def test_a_queue_that_is_well_has_no_news():
         await story.see()
     assert story.reasons == ["DeploymentCreated"]
     assert not story.cluster.statuses
+
+
+async def test_numbers_are_written_at_their_own_pace():
+    """Sentences with numbers that change at every tick cause no more writes than the numbers."""
+    story = Story()
+    writes = 0
+    seconds = 600
+    for tick in range(seconds):
+        story.cluster.statuses.clear()
+        signal = Signal.BACKLOG if tick % 2 else Signal.ARRIVALS
+        rates = {"arrivals_per_second": 1.0 + tick, "replica_jobs_per_second": 2.0 + tick % 7}
+        await story.see(
+            replicas=20,
+            queue={"ready": tick, "oldest_ready_seconds": tick % 50},
+            about=decision(
+                20,
+                limit=Limit.MAX_REPLICAS,
+                scaling_limited=True,
+                recommended={signal: 21 + tick % 3},
+                signal=signal,
+                estimates=rates,
+            ),
+        )
+        writes += len(story.cluster.statuses)
+    assert writes <= 1 + seconds / NUMBERS_SECONDS
+    assert story.reasons == ["DeploymentCreated", "MaxReplicas"]
 
 
 async def test_a_deployment_of_somebody_elses_is_found():
