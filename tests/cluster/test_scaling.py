@@ -333,6 +333,50 @@ async def test_idle_pods_go_first(api: Api, database: str, sql: Connection):
     assert await eventually(one_is_left, 30) == [busy]
 
 
+async def test_pods_with_long_jobs_stay(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """Of four pods, two run jobs of unknown length: both stay, and one goes when its job ends.
+
+    One replica would have slots enough for both jobs.
+    """
+    view = await ready_job_queue(api, scaling=QUICK)
+    await send(sql, 40)
+    await view.until_replicas(4)
+    await view.until_ready_replicas(4)
+    pods = await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")
+    names = sorted(pod["metadata"]["name"] for pod in pods)
+    busy = names[1:3]
+    for name in names:
+        await sql.execute(
+            "insert into meshhook.workers (queue, worker, host, concurrency, running, processed,"
+            " busy_seconds, seen_at) values ('emails', $1, $1, 10, $2, 0, 0,"
+            " now() + interval '10 minutes')",
+            name,
+            int(name in busy),
+        )
+    await sql.execute("select pgmq.purge_queue('emails')")
+    await send(sql, 2)
+    await sql.execute("select pgmq.read('emails', 600, 2)")
+
+    async def left() -> list[str]:
+        return sorted(
+            pod["metadata"]["name"]
+            for pod in await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")
+            if "deletionTimestamp" not in pod["metadata"]
+        )
+
+    async def are_left(expected: list[str]) -> bool:
+        assert await left() == expected
+        return True
+
+    await eventually(lambda: are_left(busy), 30)
+    await ticks(operator, 5)
+    assert await left() == busy
+    await sql.execute("update meshhook.workers set running = 0 where host = $1", busy[0])
+    await eventually(lambda: are_left(busy[1:]), 30)
+
+
 async def test_a_paused_queue_is_not_scaled(
     api: Api, database: str, sql: Connection, operator: OperatorProcess
 ):

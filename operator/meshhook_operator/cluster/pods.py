@@ -9,7 +9,7 @@ from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.cluster.pod_troubles import PodTrouble, is_ready, trouble_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 
@@ -26,6 +26,8 @@ class PodView:
     """Whether it has a node."""
     is_running: bool = True
     """Whether its containers have started."""
+    has_started: bool = True
+    """Whether its containers have passed their startup probes, so that it may run jobs."""
     is_ready: bool = True
     trouble: PodTrouble | None = None
     """What keeps it from running; None if nothing does, or nothing is known yet."""
@@ -43,9 +45,14 @@ class PodView:
             _deletion_cost(metadata.get("annotations") or {}),
             is_scheduled=bool((body.get("spec") or {}).get("nodeName")),
             is_running=phase == "Running",
+            has_started=ready or _has_started(status.get("containerStatuses") or ()),
             is_ready=ready,
             trouble=None if ready else trouble_of(body),
         )
+
+
+def _has_started(containers: Iterable[Mapping[str, Any]]) -> bool:
+    return any(each.get("started") for each in containers)
 
 
 def _deletion_cost(annotations: Mapping[str, str]) -> int:

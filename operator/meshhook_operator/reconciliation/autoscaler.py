@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from meshhook_operator.cluster.deployments import DeploymentView
 
 
+LONG_RUNS = 4.0
+"""Few jobs run longer than this many times the mean."""
+
+
 class Autoscaler:
     """Decides for one JobQueue, and remembers what it has measured from tick to tick."""
 
@@ -40,6 +44,12 @@ class Autoscaler:
     def lead_seconds(self) -> float:
         """How long a pod takes to become Ready, as measured so far."""
         return self.decision.estimates.lead_seconds if self.decision else 0.0
+
+    def runs_are_long(self, spec: JobQueueSpec) -> bool:
+        """Whether jobs may run longer than a pod that stops would let them, as far as is known."""
+        run_seconds = self.decision.estimates.run_seconds if self.decision else None
+        drain_seconds = scaling_rules(spec).drain_seconds
+        return run_seconds is None or run_seconds * LONG_RUNS > drain_seconds
 
     def forget(self) -> None:
         """Forget all measurements: the JobQueue scales another Deployment now."""

@@ -285,6 +285,8 @@ class JobQueueReconciler:
             replicas,
             checksum=source.checksum,
             pods=work_by_pod(found.sample.workers) if isinstance(found, QueueDemand) else None,
+            runs_are_long=self._autoscaler.runs_are_long(spec),
+            max_replicas=spec.scaling.max_replicas,
         )
         if change is None:
             return

@@ -126,7 +126,13 @@ class WorkerFleet:
         return self.view.owner_uid != self._jobqueue.uid
 
     async def ensure(
-        self, replicas: int, *, checksum: str | None, pods: Mapping[str, PodWork] | None
+        self,
+        replicas: int,
+        *,
+        checksum: str | None,
+        pods: Mapping[str, PodWork] | None,
+        runs_are_long: bool = False,
+        max_replicas: int | None = None,
     ) -> Rescale | None:
         """Create or correct the Deployment; return the change of its replicas, if there was one.
 
@@ -136,10 +142,16 @@ class WorkerFleet:
             replicas: how many there are to be.
             checksum: of the database URL; None if it is not known now: the pods stay as they are.
             pods: what each pod does, by its name; None if that is not known.
+            runs_are_long: whether jobs may run longer than a pod that stops would let them.
+            max_replicas: no more are left, even if that cuts jobs off. Default: any number.
         """
         before = self.view
         if before is not None and replicas < before.replicas:
-            await mark_idle_pods(self._cluster, before, replicas, pods)
+            may_go = await mark_idle_pods(
+                self._cluster, before, replicas, pods, runs_are_long=runs_are_long
+            )
+            least = before.replicas - may_go
+            replicas = max(replicas, least if max_replicas is None else min(least, max_replicas))
         if checksum is None and self._applied is not None:
             checksum = self._applied.checksum
         if self._jobqueue.owns_deployment and checksum is not None:

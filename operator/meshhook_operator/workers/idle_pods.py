@@ -9,7 +9,7 @@ from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from meshhook_operator.api.jobqueue import ObjectKey
     from meshhook_operator.cluster.client import Cluster
@@ -20,31 +20,94 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook_operator.workers")
 
 FIRST_TO_GO = -100
+LONG_SECONDS = 10.0
+"""Where jobs are short, one that has run for that long is an exception, and may run on."""
 PARALLEL_PATCHES = 8
 
 
 async def mark_idle_pods(
-    cluster: Cluster, view: DeploymentView, replicas: int, pods: Mapping[str, PodWork] | None
-) -> None:
-    """Let the pods that do the least go first. A failure is logged: it must not stop the scaling.
+    cluster: Cluster,
+    view: DeploymentView,
+    replicas: int,
+    pods: Mapping[str, PodWork] | None,
+    *,
+    runs_are_long: bool,
+) -> int:
+    """Let the pods that do the least go first, and return how many may be removed.
+
+    No pod may be that would be deleted although it runs a job that may be cut off. A failure to
+    mark pods is logged, and counts: where such jobs run, pods are not removed blindly.
 
     Args:
         cluster: the Kubernetes API.
         view: the Deployment before it is scaled down.
         replicas: how many pods are to be left.
         pods: what each pod does, by its name; None if that is not known.
+        runs_are_long: whether jobs may run longer than a pod that stops would let them.
     """
-    if not pods or replicas == 0:
-        return
-    limit = asyncio.Semaphore(PARALLEL_PATCHES)
+    if pods is None:
+        return 0
+    if not pods:
+        return view.replicas  # these workers do not report
+    busy = sum(_runs_long_job(work, runs_are_long=runs_are_long) for work in pods.values())
+    if busy >= view.replicas:
+        return 0
+    if replicas == 0 and not busy and not runs_are_long:
+        return view.replicas
     try:
         views = await cluster.list_pods(view.key.namespace, view.selector)
-        changes = changed_costs(views, pods, surplus=len(views) - replicas)
-        async with asyncio.TaskGroup() as tasks:
-            for pod, cost in changes.items():
-                tasks.create_task(_mark(cluster, limit, pod.key, cost), name=f"mark {pod.key}")
     except MeshHookError as error:
         _log.warning("idle pods not marked", deployment=str(view.key), error=str(error))
+        return 0 if busy or runs_are_long else view.replicas
+    kept = {each for each in views if is_kept(each, pods, runs_are_long=runs_are_long)}
+    surplus = min(len(views) - replicas, len(views) - len(kept))
+    changes = changed_costs(views, pods, surplus=surplus)
+    limit = asyncio.Semaphore(PARALLEL_PATCHES)
+    async with asyncio.TaskGroup() as tasks:
+        marking = {
+            pod: tasks.create_task(_mark(cluster, limit, pod.key, cost), name=f"mark {pod.key}")
+            for pod, cost in changes.items()
+        }
+    costs = {pod: cost or 0 for pod, cost in changes.items() if marking[pod].result()}
+    if failed := len(changes) - len(costs):
+        _log.warning("idle pods not marked", deployment=str(view.key), pods=failed)
+    missing = max(0, view.replicas - len(views))
+    return missing + deleted_before(kept, views, costs)
+
+
+def is_kept(view: PodView, pods: Mapping[str, PodWork], *, runs_are_long: bool) -> bool:
+    """Return whether a pod runs a job that may be cut off, or might: it has started but is silent.
+
+    Pure.
+    """
+    work = pods.get(view.key.name)
+    if work is None:
+        return runs_are_long and _might_work(view)
+    return _runs_long_job(work, runs_are_long=runs_are_long)
+
+
+def deleted_before(
+    kept: Collection[PodView], views: Sequence[PodView], costs: Mapping[PodView, int]
+) -> int:
+    """Return how many pods Kubernetes certainly deletes before any of those that are kept. Pure.
+
+    It deletes pods without a node first, then those that do not run, then those that are not ready,
+    whatever they cost; after that, those of the lowest cost.
+
+    Args:
+        kept: the pods that must stay.
+        views: all pods of the Deployment.
+        costs: those that differ from what `views` say.
+    """
+
+    def rank(view: PodView) -> tuple[bool, bool, bool, int]:
+        cost = costs.get(view, view.deletion_cost)
+        return view.is_scheduled, view.is_running, view.is_ready, cost
+
+    if not kept:
+        return len(views)
+    first_kept = min(map(rank, kept))
+    return sum(rank(view) < first_kept for view in views)
 
 
 def changed_costs(
@@ -52,19 +115,20 @@ def changed_costs(
 ) -> dict[PodView, int | None]:
     """Return the pods whose deletion cost must change before `surplus` pods go. Pure.
 
-    Idle pods go first, and of these cordoned ones: nothing starts there. Then come pods whose
-    oldest job has run for the shortest time: its end is nearest, or the least is lost.
+    Idle pods go first: those that have not started, and then those that are cordoned, since nothing
+    starts there. Then come pods whose oldest job has run for the shortest time: its end is nearest,
+    or the least is lost.
 
     Only those that are to go are marked, so that hundreds of pods cost a few requests. A mark that
     is no longer right is removed: its cost is None.
 
     Args:
         views: the pods of the Deployment.
-        pods: what each does, by its name; a pod that is missing here has not reported and counts
-            as idle.
+        pods: what each does, by its name. A pod that is missing here has not reported: it is idle
+            unless it has started, and then goes before those that run jobs.
         surplus: how many pods are to go.
     """
-    in_order = sorted(views, key=lambda view: (*_loss(pods.get(view.key.name)), view.key.name))
+    in_order = sorted(views, key=lambda view: (*_loss(view, pods), view.key.name))
     victims = set(in_order[: max(0, surplus)])
     changed: dict[PodView, int | None] = {}
     for pod in in_order:
@@ -75,17 +139,32 @@ def changed_costs(
     return changed
 
 
-def _loss(work: PodWork | None) -> tuple[bool, float, bool, int]:
-    if work is None:
-        return False, 0.0, True, 0
-    return bool(work.running), work.oldest_running_seconds, not work.is_cordoned, work.running
+def _loss(view: PodView, pods: Mapping[str, PodWork]) -> tuple[int, tuple[float, ...]]:
+    work = pods.get(view.key.name)
+    if work is not None and work.running:
+        return 2, (work.oldest_running_seconds, work.running)
+    if work is None and _might_work(view):
+        return 1, ()
+    cordoned = work is not None and work.is_cordoned
+    return 0, (view.is_scheduled, view.is_running, view.is_ready, not cordoned)
+
+
+def _runs_long_job(work: PodWork, *, runs_are_long: bool) -> bool:
+    return work.running > 0 and (runs_are_long or work.oldest_running_seconds >= LONG_SECONDS)
+
+
+def _might_work(view: PodView) -> bool:
+    """Whether a pod that does not report may run jobs: one that blocks its worker, for example."""
+    return view.has_started and view.trouble is None
 
 
 async def _mark(
     cluster: Cluster, limit: asyncio.Semaphore, pod: ObjectKey, cost: int | None
-) -> None:
+) -> bool:
     async with limit:
         try:
             await cluster.set_deletion_cost(pod, cost)
         except MeshHookError as error:  # the pod may be gone already
             _log.debug("idle pod not marked", pod=str(pod), error=str(error))
+            return False
+    return True
