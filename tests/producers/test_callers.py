@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from meshhook import (
 from support import conformance
 from support.callers import CALLERS, Caller
 from support.conformance import Case
+from support.django_databases import django_database
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Service: TypeAlias = "QueueService[Any]"
@@ -218,10 +220,16 @@ async def test_the_documentation_enqueues(
         await shown["create_invoice_in_session"](service, caller.connection)
         await caller.commit()
     shown["create_invoice_in_script"](database_url)
-    with psycopg.connect(database_url) as own:
-        shown["create_invoice_in_thread"](SyncQueueService[Any](queue="orders"), own)
-    assert await messages(connection) == [f'{{"invoice": {n}}}' for n in (12, 13, 14, 15)]
-    assert await connection.fetchval("select array_agg(n) from invoices") == [12, 13, 15]
+    with psycopg.connect(database_url) as blocking:
+        shown["create_invoice_in_thread"](SyncQueueService[Any](queue="orders"), blocking)
+
+    def in_django() -> None:
+        with django_database(database_url):
+            shown["create_invoice_in_django"]()
+
+    await asyncio.to_thread(in_django)
+    assert await messages(connection) == [f'{{"invoice": {n}}}' for n in (12, 13, 14, 15, 16)]
+    assert await connection.fetchval("select array_agg(n) from invoices") == [12, 13, 15, 16]
 
 
 @pytest.mark.parametrize("name", ["psycopg", "sqlalchemy", "django"])

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+
+from support.django_databases import django_database
 
 
 @dataclass
@@ -87,7 +90,17 @@ async def _sqlalchemy_async_session(url: str) -> AsyncIterator[Caller]:
     await engine.dispose()
 
 
+@asynccontextmanager
+async def _django(url: str) -> AsyncIterator[Caller]:
+    with pytest.MonkeyPatch.context() as patch, django_database(url) as connection:
+        # Django refuses to block a thread that has an event loop, as that of the test.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        connection.set_autocommit(False)
+        yield Caller(connection, lambda sql: connection.cursor().execute(sql), is_sync=True)
+
+
 CALLERS: dict[str, Any] = {
+    "django": _django,
     "psycopg": _psycopg,
     "psycopg_async": _async_psycopg,
     "sqlalchemy_connection": _sqlalchemy_connection,

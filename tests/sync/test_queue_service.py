@@ -44,7 +44,7 @@ Service: TypeAlias = "SyncQueueService[Any]"
 
 pytestmark = pytest.mark.usefixtures("orders")
 
-SYNC_CALLERS = ["psycopg", "sqlalchemy_connection", "sqlalchemy_session"]
+SYNC_CALLERS = ["django", "psycopg", "sqlalchemy_connection", "sqlalchemy_session"]
 
 
 @pytest.fixture
@@ -411,7 +411,7 @@ async def test_what_is_no_source_or_connection_is_refused(
                 service.enqueue(1, connection=given)
         await engine.dispose()
     for other in (7, psycopg.Connection, b"postgresql://"):
-        with pytest.raises(InvalidSettingError, match="expected one of psycopg or SQLAlchemy"):
+        with pytest.raises(InvalidSettingError, match="expected one of psycopg, SQLAlchemy or"):
             SyncQueueService(other, "orders")
     with pytest.raises(InvalidSettingError, match="database URL"):
         SyncQueueService[Any]("mysql://x", "orders")

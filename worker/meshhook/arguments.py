@@ -102,7 +102,7 @@ def way_out(value: object) -> str:
     if asyncio.iscoroutine(value):
         return "; await it first"
     package = type(value).__module__.partition(".")[0]
-    if package in {"psycopg", "psycopg_pool", "sqlalchemy"}:
+    if package in {"django", "psycopg", "psycopg_pool", "sqlalchemy"}:
         return (
             "; MeshHook opens its own connections with asyncpg. The connection or session that "
             "your transaction is on is taken by enqueue(..., connection=...)"

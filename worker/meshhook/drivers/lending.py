@@ -7,13 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from meshhook.arguments import kind_of
-from meshhook.drivers.driver_connection import SyncDriverConnection
 from meshhook.errors import InvalidSettingError
 
 if TYPE_CHECKING:
-    from meshhook.drivers.driver_connection import DriverConnection
+    from meshhook.drivers.driver_connection import DriverConnection, SyncDriverConnection
 
-_MODULES = {"psycopg": "psycopg_connections", "sqlalchemy": "sqlalchemy_connections"}
+_MODULES = {
+    "django": "django_connections",
+    "psycopg": "psycopg_connections",
+    "sqlalchemy": "sqlalchemy_connections",
+}
 """The module for each driver's package."""
 
 
@@ -22,8 +25,13 @@ async def driver_connection(given: object) -> DriverConnection | None:
 
     None if it is asyncpg's, or no connection.
     """
-    found: Any = _found(given)
-    connection: DriverConnection | None = await found if inspect.isawaitable(found) else found
+    module = _module_of(given)
+    if not isinstance(
+        given, getattr(module, "SYNC_KINDS", ()) + getattr(module, "ASYNC_KINDS", ())
+    ):
+        return None
+    found: Any = module.connection_of(given)
+    connection: DriverConnection = await found if inspect.isawaitable(found) else found
     return connection
 
 
@@ -33,23 +41,31 @@ def sync_connection(given: object) -> SyncDriverConnection:
     Raises:
         InvalidSettingError: if it is no connection, or one that has to be awaited.
     """
-    found = None if inspect.iscoroutine(given) else _found(given)
-    if isinstance(found, SyncDriverConnection):
-        return found
-    if inspect.iscoroutine(found):
-        found.close()
-    is_async = found is not None or type(given).__module__.startswith("asyncpg")
-    way_out = "; await QueueService.enqueue() takes it" if is_async else ""
+    check_sync(given)
+    connection: SyncDriverConnection = _module_of(given).connection_of(given)
+    return connection
+
+
+def check_sync(given: object) -> None:
+    """Check that a caller's connection is one whose statements block, without using it.
+
+    Raises:
+        InvalidSettingError: if it is not.
+    """
+    module = _module_of(given)
+    if isinstance(given, getattr(module, "SYNC_KINDS", ())):
+        return
+    is_async = isinstance(given, getattr(module, "ASYNC_KINDS", ()))
+    is_asyncpg = type(given).__module__.partition(".")[0] == "asyncpg"
+    way_out = "; await QueueService.enqueue() takes it" if is_async or is_asyncpg else ""
     raise InvalidSettingError(
-        "connection: expected one of psycopg or SQLAlchemy that is not asynchronous, "
+        "connection: expected one of psycopg, SQLAlchemy or Django that is not asynchronous, "
         f"got {kind_of(given)}{way_out}"
     )
 
 
-def _found(given: object) -> Any:
+def _module_of(given: object) -> Any:
     packages = {each.__module__.partition(".")[0] for each in type(given).__mro__}
     for package in packages & _MODULES.keys():
-        module = import_module(f"meshhook.drivers.{_MODULES[package]}")
-        if (found := module.connection_of(given)) is not None:
-            return found
+        return import_module(f"meshhook.drivers.{_MODULES[package]}")
     return None

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from meshhook.errors import DatabaseError
 
 
+SYNC_KINDS = (psycopg.Connection,)
+ASYNC_KINDS = (psycopg.AsyncConnection,)
+
+
 class PsycopgConnection(SyncDriverConnection):
     """A `psycopg.Connection`."""
 
@@ -56,13 +60,10 @@ class AsyncPsycopgConnection(DriverConnection):
         return _meaning(error)
 
 
-def connection_of(given: object) -> DriverConnection | None:
-    """Return what a connection of psycopg is to the library; None if it is not one."""
-    if isinstance(given, psycopg.Connection):
-        return PsycopgConnection(given)
-    if isinstance(given, psycopg.AsyncConnection):
-        return AsyncPsycopgConnection(given)
-    return None
+def connection_of(given: Any) -> DriverConnection:
+    """Return what one of the kinds above is to the library."""
+    is_sync = isinstance(given, psycopg.Connection)
+    return PsycopgConnection(given) if is_sync else AsyncPsycopgConnection(given)
 
 
 def _is_in_transaction(

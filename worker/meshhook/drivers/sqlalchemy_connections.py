@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from sqlalchemy import Connection, TextClause, exc, text
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from meshhook.errors import DatabaseError
+
+SYNC_KINDS = (Connection, Session, scoped_session)
+ASYNC_KINDS = (AsyncConnection, AsyncSession, async_scoped_session)
 
 _ARGUMENT = re.compile(r"\$(\d+)")
 
@@ -60,19 +63,16 @@ class AsyncSQLAlchemyConnection(DriverConnection):
         return _meaning(error)
 
 
-def connection_of(given: object) -> DriverConnection | Awaitable[DriverConnection] | None:
-    """Return what a connection or session is to the library; None if it is neither."""
+def connection_of(given: Any) -> DriverConnection | Awaitable[DriverConnection]:
+    """Return what one of the kinds above is to the library; a session begins its transaction."""
     if isinstance(given, scoped_session | async_scoped_session):
         given = given()
     if isinstance(given, Session):
         return _of_session(given)
     if isinstance(given, AsyncSession):
         return _of_async_session(given)
-    if isinstance(given, Connection):
-        return SQLAlchemyConnection(given)
-    if isinstance(given, AsyncConnection):
-        return AsyncSQLAlchemyConnection(given)
-    return None
+    is_sync = isinstance(given, Connection)
+    return SQLAlchemyConnection(given) if is_sync else AsyncSQLAlchemyConnection(given)
 
 
 def _of_session(session: Session) -> DriverConnection:

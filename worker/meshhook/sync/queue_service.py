@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
 from meshhook.arguments import checked_flag, checked_seconds
-from meshhook.drivers.lending import sync_connection
+from meshhook.drivers.lending import check_sync, sync_connection
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
 from meshhook.jobs import PayloadT
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
@@ -66,10 +66,10 @@ class SyncQueueService(Generic[PayloadT]):
 
         Args:
             source: a URL, to which at most 4 connections are opened when they are needed; they
-                live in a thread of their own, and `close` closes them. Or a connection of psycopg
-                or SQLAlchemy that is not asynchronous, or one of its sessions: the caller still
-                owns it, and jobs are part of the transaction on it. Default: none, for a service
-                that is only called with `connection=`.
+                live in a thread of their own, and `close` closes them. Or a connection of psycopg,
+                SQLAlchemy or Django that is not asynchronous, or a session: the caller still owns
+                it, and jobs are part of the transaction on it. Default: none, for a service that
+                is only called with `connection=`.
             queue: the queue; see `meshhook.names`. Default `workflow_jobs`.
             payload_model: the type of the payload; other payloads are refused. Default: anything
                 that JSON can hold.
@@ -87,7 +87,7 @@ class SyncQueueService(Generic[PayloadT]):
         if isinstance(source, str):
             parse_database_url(source)
         elif source is not None:
-            sync_connection(source)
+            check_sync(source)
         self._source = source
         self._payload_model = payload_model
         self._tracer_provider = tracer_provider
