@@ -51,6 +51,16 @@ async def test_a_body_is_any_json(receiver: Receiver, body: Any) -> None:
     assert headers["content-length"] == str(len(received))
 
 
+async def test_a_body_of_megabytes_arrives_whole(receiver: Receiver) -> None:
+    """Written in parts, so that other deliveries go on meanwhile."""
+    job = make_job(WebhookDelivery(url=receiver.url, body=None))
+    job.payload = WebhookDelivery(url=receiver.url, body="ü" * 1_500_000)
+    await make_handler().deliver(job)
+    [(headers, received)] = receiver.requests
+    assert received.decode() == '"' + "ü" * 1_500_000 + '"'
+    assert headers["content-length"] == "3000002"
+
+
 @pytest.mark.parametrize(
     ("fields", "place"),
     [

@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import json
 import os
+import socket
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -18,8 +22,16 @@ from meshhook.cli import json_lines
 from meshhook.cli.failures import UsageError
 from meshhook.cli.json_lines import JsonLines
 from meshhook.environment import Settings, load_settings
-from meshhook.errors import InvalidJobError, InvalidPayloadError, InvalidSettingError
+from meshhook.errors import (
+    InvalidJobError,
+    InvalidPayloadError,
+    InvalidSettingError,
+    UrlRefusedError,
+)
 from meshhook.escaping import shown, shown_json
+from meshhook.http.addresses import AddressGuard
+from meshhook.http.retry_after import retry_after_seconds
+from meshhook.http.urls import UrlPolicy
 from meshhook.observability import tracing
 from meshhook.postgres.url import parse_database_url
 from meshhook.store._model_json import model_json
@@ -46,6 +58,13 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     ),
     "settings": (b"LOG_LEVEL=debug\nPOOLED=true", b"DATABASE_URL=\xff"),
     "json_lines": (b'{"a": 1}\n[2, 3.5]\n', b"\xef\xbb\xbf1\n", b'{"a": 1, "a": 1e-400}'),
+    "webhook_url": (
+        b"https://example.com:8443/hooks?x=1#y",
+        b"https://127.0.0.1/",
+        b"https://0x7f.1@[::ffff:7f00:1%25lo]:1/",
+        "https://\uff11\uff12\uff17.0.0.1\u3002/".encode(),
+    ),
+    "retry_after": (b"120", b"Mon, 30 Nov 2026 12:01:30 GMT", b"Monday, 30-Nov-26 12:01:30 +9999"),
     "escaping": ("\x1b[31m\\x1b 👩\u200d👧 \u202e".encode(), b"\xed\xa0\x80"),
 }
 """Where the search begins, for each target."""
@@ -155,6 +174,36 @@ def json_lines_(data: bytes) -> None:
         _promise(len(str(error)) > 0)
 
 
+def webhook_url(data: bytes) -> None:
+    """A URL is read or refused; what is read has one host, which is no address in disguise."""
+    text = _text(data)
+    try:
+        url = UrlPolicy(AddressGuard()).checked(text)
+    except UrlRefusedError as error:
+        _promise(len(str(error)) < 1_000 and str(error).isprintable())
+        return
+    host = url.raw_host or ""
+    assert host
+    assert url.raw_user is None
+    assert url.raw_password is None
+    try:
+        packed = socket.inet_aton(host)
+    except OSError:
+        packed = None
+    if packed is not None:
+        assert socket.inet_ntoa(packed) == host
+        assert ipaddress.ip_address(host).is_global
+    if text.isascii():
+        assert urlsplit(text).hostname == host
+
+
+def retry_after(data: bytes) -> None:
+    """A wait is positive and bounded, or there is none."""
+    now = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
+    seconds = retry_after_seconds(_text(data), now, 3_600)
+    assert seconds is None or 0 < seconds <= 3_600
+
+
 def escaping(data: bytes) -> None:
     """Nothing that is shown acts, and JSON stays what it was."""
     text = data.decode("utf-8", "surrogateescape")
@@ -172,5 +221,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "database_url": database_url,
     "settings": settings,
     "json_lines": json_lines_,
+    "webhook_url": webhook_url,
+    "retry_after": retry_after,
     "escaping": escaping,
 }

@@ -90,7 +90,7 @@ async def running_receiver(
         tls: what it proves itself with. Default: nothing, it speaks HTTP.
     """
     receiver = Receiver(scheme="http" if tls is None else "https")
-    app = web.Application()
+    app = web.Application(client_max_size=10_000_000)
     app.router.add_route("*", "/{path:.*}", receiver.answer)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()

@@ -6,9 +6,11 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
+from aiohttp.payload import TOO_LARGE_BYTES_BODY
 from yarl import URL
 
 from meshhook.errors import (
@@ -150,9 +152,11 @@ class WebhookClient:
         ends_at: float,
     ) -> aiohttp.ClientResponse:
         where, settings = destination(url), self._settings
+        # What is larger than the client writes at once, it writes in parts.
+        data = body if len(body) <= TOO_LARGE_BYTES_BODY else BytesIO(body)
         try:
             async with asyncio.timeout_at(ends_at):
-                return await session.post(url, data=body, headers=headers, allow_redirects=False)
+                return await session.post(url, data=data, headers=headers, allow_redirects=False)
         except aiohttp.ConnectionTimeoutError:
             failed, seconds = "could not be connected to within", settings.connect_timeout_seconds
         except aiohttp.SocketTimeoutError:
