@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -12,6 +12,8 @@ import pytest
 
 from meshhook.postgres.database import connect
 from meshhook.store import queries
+from support import plans
+from support.plans import buffers, scans_of
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -68,38 +70,9 @@ async def explained(
     connection: Connection, name: str, arguments: str | None = None
 ) -> dict[str, Any]:
     """Run a prepared statement, undo it, and return what it did."""
-    execute = f"execute {name} ({STATEMENTS[name] if arguments is None else arguments})"
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        text = await connection.fetchval(
-            f"explain (analyze, buffers, format json) {execute.removesuffix('()')}"
-        )
-    finally:
-        await transaction.rollback()
-    plan: dict[str, Any] = json.loads(text)[0]["Plan"]
-    return plan
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Return a plan and all that is below it."""
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from nodes(child)
-
-
-def scans_of(plan: dict[str, Any], table: str = "q_jobs") -> set[str]:
-    """Return how a plan reads a table."""
-    return {
-        node["Node Type"]
-        for node in nodes(plan)
-        if node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"
-    }
-
-
-def buffers(plan: dict[str, Any]) -> int:
-    """Return how many pages a statement looked at."""
-    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+    return await plans.explained(
+        connection, name, STATEMENTS[name] if arguments is None else arguments
+    )
 
 
 async def claim_buffers(connection: Connection, from_vt: str = "2000-01-01") -> int:

@@ -42,8 +42,8 @@ NUMBERS = {
 
 
 def test_every_number_has_a_range() -> None:
-    """Only the switches have none."""
-    assert set(SETTING_NAMES) - set(NUMBERS) == {"dlq_enabled", "paused"}
+    """Only the switches and the path have none."""
+    assert set(SETTING_NAMES) - set(NUMBERS) == {"dlq_enabled", "paused", "keyed", "key_path"}
 
 
 async def test_a_new_queue_has_the_defaults_of_the_library(

@@ -209,6 +209,21 @@ def test_one_job_is_enqueued(cli, jobs, sql):
     assert 50 < sql("select extract(epoch from vt - now()) from pgmq.q_jobs") <= 60
 
 
+def test_a_job_is_enqueued_with_its_key(cli, jobs, sql):
+    """The key is the message's group; a wrong one is a usage error, and nothing is stored."""
+    cli.ok("enqueue", jobs, "1", "--key", "tenant-7")
+    assert sql("select headers ->> 'x-pgmq-group' from pgmq.q_jobs") == "tenant-7"
+    assert "1 to 200 characters" in cli.fails(2, "enqueue", jobs, "1", "--key", "")
+    assert sql("select count(*) from pgmq.q_jobs") == 1
+
+
+def test_a_queue_is_made_keyed(cli, jobs, sql):
+    """The command builds the indexes, and shows the setting."""
+    assert cli.ok("queue", "set", jobs, "keyed=true", "--json").json["keyed"] is True
+    assert sql("select count(*) from pg_indexes where indexname ~ '^q_jobs_(key|running)'") == 2
+    assert "Turn them off" in cli.fails(2, "queue", "set", jobs, "key_path=customer")
+
+
 def test_a_job_may_span_lines(cli, jobs, sql):
     """An argument is one value, even on several lines."""
     cli.ok("enqueue", jobs, '{\n  "n": 1\n}')

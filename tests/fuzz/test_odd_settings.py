@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import Database, Job, QueueService, get_queue_config, set_queue_config
 from meshhook.errors import InvalidSettingError, MeshHookError, QueueNotFoundError
-from meshhook.queue_config import SETTING_NAMES, QueueSettings
+from meshhook.queue_config import KEY_SETTING_NAMES, SETTING_NAMES, QueueSettings
 from meshhook.settings_cache import SettingsCache
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem, read_demand
@@ -45,6 +45,9 @@ ROWS = st.fixed_dictionaries(
         "history_retention_days": DAYS,
         "max_payload_bytes": _ends(1_024, 104_857_600),
         "paused": st.booleans(),
+        # Without the indexes, which the trigger asks for.
+        "keyed": st.booleans(),
+        "key_path": st.sampled_from([None, "payload", "a.b-c._.0"]),
         "adopted_msg_id": _ends(-(2**63), 2**63 - 1),
         "created_at": TIMES,
         "updated_at": TIMES,
@@ -57,6 +60,7 @@ ROWS = st.builds(
     ROWS,
     BACKOFFS_MS,
 )
+SETTINGS_OF_OPERATOR = QueueSettings().model_dump(exclude={"paused", *KEY_SETTING_NAMES})
 NAMES = ("0", "a" * 43, "a--_", "z_dlq_")
 """What the table takes, and no queue has tables for."""
 
@@ -105,7 +109,7 @@ async def _operator_copes(url: str, database: Database, row: dict[str, Any]) -> 
     }
     operators = _operators(url)
     try:
-        await operators.ensure_queue("jobs", QueueSettings().model_dump(exclude={"paused"}))
+        await operators.ensure_queue("jobs", SETTINGS_OF_OPERATOR)
     finally:
         await operators.close()
 

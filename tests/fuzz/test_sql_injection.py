@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -157,6 +157,8 @@ def arguments(types: list[str], text: str) -> list[Any]:
         "double precision": 1.0,
         "double precision[]": [1.0],
         "jsonb": "{}",
+        "jsonb[]": ["{}"],
+        "interval": timedelta(0),
         "timestamp with time zone": datetime.now(UTC),
         "date": date(2026, 11, 29),
         "oid": 0,

@@ -16,13 +16,13 @@ from meshhook.errors import (
     MeshHookError,
     SchemaMissingError,
 )
-from meshhook.queue_config import QueueSettings
+from meshhook.queue_config import KEY_SETTING_NAMES, QueueSettings
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem
 from meshhook_operator.problems import problem_of
 from support.waiting import eventually
 
-SETTINGS = QueueSettings().model_dump(exclude={"paused"})
+SETTINGS = QueueSettings().model_dump(exclude={"paused", *KEY_SETTING_NAMES})
 REQUEST = DemandRequest("jobs", 5, is_waiting=True)
 
 

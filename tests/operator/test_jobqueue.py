@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshhook.queue_config import SETTING_NAMES, QueueSettings
+from meshhook.queue_config import KEY_SETTING_NAMES, SETTING_NAMES, QueueSettings
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
 from support.jobqueues import jobqueue, jobqueue_body
 
@@ -87,7 +87,7 @@ def test_every_setting_of_a_queue_is_decided():
     """All settings of a queue are in the resource with their defaults, except `paused`."""
     spec = jobqueue().spec
     assert spec is not None
-    assert spec.queue_settings.keys() == set(SETTING_NAMES) - {"paused"}
+    assert spec.queue_settings.keys() == set(SETTING_NAMES) - {"paused", *KEY_SETTING_NAMES}
     assert QueueSettings(**spec.queue_settings) == QueueSettings()
 
 

@@ -81,7 +81,7 @@ async def play(caller: Caller, connection: Connection, case: Case) -> None:
     begun_at = await conformance.server_time(connection)
 
     async def enqueue() -> list[int]:
-        options = {"headers": case.headers, "connection": caller.connection}
+        options = {"headers": case.headers, "key": case.key, "connection": caller.connection}
         async with QueueService[Any](UNREACHABLE, case.queue) as queue:
             if case.is_several:
                 return await queue.enqueue_many(case.messages, case.delay_seconds, **options)

@@ -31,14 +31,15 @@ async def enqueue_by_sql(connection: Connection, case: Case) -> list[int]:
     if case.is_several:
         rows = await connection.fetch(
             "select * from meshhook.enqueue_many($1, $2::text[]::jsonb[], headers => $3, "
-            "delay => make_interval(secs => $4))",
-            *(case.queue, texts, headers if has_headers else None, case.delay_seconds),
+            "delay => make_interval(secs => $4), key => $5)",
+            *(case.queue, texts, headers if has_headers else None, case.delay_seconds, case.key),
         )
         return [row[0] for row in rows]
     return [
         await connection.fetchval(
-            "select meshhook.enqueue($1, $2, headers => $3, delay => make_interval(secs => $4))",
-            *(case.queue, texts[0], headers if has_headers else None, case.delay_seconds),
+            "select meshhook.enqueue($1, $2, headers => $3, "
+            "delay => make_interval(secs => $4), key => $5)",
+            *(case.queue, texts[0], headers if has_headers else None, case.delay_seconds, case.key),
         )
     ]
 
@@ -66,7 +67,7 @@ async def test_the_library_conforms(connection: Connection, case: Case) -> None:
     """The library stores and refuses the same, with errors of the class that the file names."""
     await conformance.prepare(connection, case)
     begun_at = await conformance.server_time(connection)
-    options = {"headers": case.headers}
+    options = {"headers": case.headers, "key": case.key}
 
     async def enqueue() -> list[int]:
         queue = QueueService[Any](connection, case.queue)

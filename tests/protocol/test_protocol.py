@@ -77,6 +77,20 @@ _SELDOM_MISSED = {
     ),
 }
 """Those that only a rare history needs: it takes up to a minute to find one."""
+KEYED_FENCES = {
+    "due": Fence(
+        ("claim_keyed",),
+        r"least\(pg_catalog\.now\(\), \$5::pg_catalog\.timestamptz\) as to_vt",
+        "coalesce($5::pg_catalog.timestamptz, 'infinity') as to_vt",
+    ),
+    "history of lost attempts": Fence(("claim_keyed",), *_FENCES["history of lost attempts"][1:]),
+    # What keys with fewer jobs leave is for the others.
+    "the rest": Fence(
+        ("claim_keyed",),
+        r"limit \$3::int - \(select pg_catalog\.count\(\*\) from fair\)",
+        "limit 0",
+    ),
+}
 FENCES = _FENCES | (_SELDOM_MISSED if EXAMPLES else {})
 
 
@@ -84,6 +98,14 @@ FENCES = _FENCES | (_SELDOM_MISSED if EXAMPLES else {})
 def store(database_url: str) -> Iterator[Store]:
     """A queue of a database of its own."""
     store = Store(database_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def keyed_store(database_url: str) -> Iterator[Store]:
+    """The same of a queue whose messages have keys."""
+    store = Store(database_url, keyed=True)
     yield store
     store.close()
 
@@ -103,12 +125,29 @@ def test_no_history_breaks_the_protocol(store: Store) -> None:
     play(store, _PLAYED)
 
 
+def test_no_history_of_a_keyed_queue_breaks_the_protocol(keyed_store: Store) -> None:
+    """Fair claims lease as others do, and leave nothing that is due."""
+    play(keyed_store, _PLAYED)
+
+
 @pytest.mark.parametrize("name", FENCES)
 def test_a_fence_that_is_taken_out_is_missed(
     store: Store, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """As soon as the statements lack it, the model finds a history that breaks the protocol."""
-    fence = FENCES[name]
+    miss(store, monkeypatch, FENCES[name])
+
+
+@pytest.mark.parametrize("name", KEYED_FENCES)
+def test_a_fence_of_keyed_claims_that_is_taken_out_is_missed(
+    keyed_store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The same where messages have keys."""
+    miss(keyed_store, monkeypatch, KEYED_FENCES[name])
+
+
+def miss(store: Store, monkeypatch: pytest.MonkeyPatch, fence: Fence) -> None:
+    """Take a fence out of the statements, and play until it is missed."""
     load = queries.load
 
     def load_without(file: str, *arguments: Any, **options: Any) -> str:

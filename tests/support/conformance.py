@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
+from meshhook.administration import set_queue_config
+
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 FILE = Path(__file__).parents[1] / "conformance" / "enqueue.json"
@@ -48,6 +50,12 @@ class Case:
         return _written_out(self.fields.get("headers"))
 
     @property
+    def key(self) -> str | None:
+        """The key; None if the case has none."""
+        found: str | None = _written_out(self.fields.get("key"))
+        return found
+
+    @property
     def delay_seconds(self) -> float:
         """The delay."""
         return float(self.fields.get("delay_seconds", 0))
@@ -82,6 +90,8 @@ async def prepare(connection: Connection, case: Case) -> None:
     await connection.execute(
         "update meshhook.queue_config set max_payload_bytes = $2 where queue = $1", QUEUE, limit
     )
+    key_path = case.fields.get("key_path")
+    await set_queue_config(connection, QUEUE, keyed=key_path is not None, key_path=key_path)
 
 
 async def check_stored(

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from meshhook.administration import set_queue_config
 from meshhook.jobs import Job, WorkflowJob
+from meshhook.names import KEY_HEADER
 from meshhook.outcomes import AttemptOutcome
+from meshhook.queue_config import KeyPlace
 from meshhook.store import queries
 from meshhook.store.bodies import BodyDecoder, encode_body
 from meshhook.store.claims import claim
@@ -49,7 +52,8 @@ _FIND_SQL = " union all ".join(
 class Store:
     """A queue of a real database. Made once; `clear` makes it as new."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, keyed: bool = False) -> None:
+        self._keys = KeyPlace() if keyed else None
         self._loop = asyncio.new_event_loop()
         self._connection: Any = self._run(
             asyncpg.connect(url, server_settings={"lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s"})
@@ -60,6 +64,7 @@ class Store:
         self._decoder: BodyDecoder[Any] = BodyDecoder(None)
         self._has_copy = False
         self._execute(f"select meshhook.create_queue('{QUEUE}')")
+        self._make_keyed()
 
     def close(self) -> None:
         """Disconnect."""
@@ -81,7 +86,7 @@ class Store:
     def enqueue(self, run_ids: Sequence[str]) -> list[Key]:
         """Enqueue a job for each run."""
         jobs = [WorkflowJob(run_id=each, workflow_id="w", project_id="p") for each in run_ids]
-        messages = [(encode_body(job, 10_000), None, 0.0) for job in jobs]
+        messages = [(encode_body(job, 10_000), self._headers(job.run_id), 0.0) for job in jobs]
         ids = self._run(insert_messages(self._connection, QUEUE, messages))
         return [self._key(f"pgmq.q_{QUEUE}", msg_id) for msg_id in ids]
 
@@ -94,6 +99,7 @@ class Store:
                 lease_seconds=LEASE_SECONDS,
                 limit=limit,
                 max_attempts=MAX_ATTEMPTS,
+                keys=self._keys,
             )
         )
         jobs: list[Job[Any]] = claimed.jobs
@@ -170,6 +176,7 @@ class Store:
         self._execute(
             f"select meshhook.drop_queue('{QUEUE}'); select meshhook.create_queue('{QUEUE}')"
         )
+        self._make_keyed()
 
     def copy(self) -> None:
         """Keep a copy of the queue and its history as they are now, and of the last ids."""
@@ -214,6 +221,15 @@ class Store:
                 entry = Entry((msg_id, enqueued), run_id, AttemptOutcome(outcome), worker)
                 found.history.append(Row(entry, attempt))
         return found
+
+    def _make_keyed(self) -> None:
+        if self._keys is not None:
+            self._run(set_queue_config(self._connection, QUEUE, keyed=True))
+
+    def _headers(self, run_id: str) -> str | None:
+        """Return the headers of a run's message: of three runs two have a key, each its own."""
+        number = int(run_id.rpartition("-")[2])
+        return f'{{"{KEY_HEADER}": "key-{number % 3}"}}' if self._keys and number % 3 else None
 
     def _key(self, table: str, msg_id: int) -> Key:
         (row,) = self._fetch(f"select {_KEY_SQL} from {table} where msg_id = $1", msg_id)

@@ -33,7 +33,7 @@ from meshhook import (
     set_queue_config,
 )
 from meshhook.drivers.lending import sync_connection
-from meshhook.sync.queue_limit import QueueLimit
+from meshhook.sync.recent_settings import RecentSettings
 from support import conformance
 from support.callers import CALLERS, Caller
 from support.conformance import Case
@@ -88,7 +88,7 @@ async def play(
 
     def enqueue() -> list[int]:
         with SyncQueueService[Any](source, case.queue) as queue:
-            options = {"headers": case.headers, "connection": own}
+            options = {"headers": case.headers, "key": case.key, "connection": own}
             if case.is_several:
                 return queue.enqueue_many(case.messages, case.delay_seconds, **options)
             return [queue.enqueue(case.messages[0], case.delay_seconds, **options)]
@@ -363,17 +363,17 @@ async def test_an_asynchronous_session_can_run_it(
 async def test_settings_are_followed(database_url: str, connection: Connection) -> None:
     """They are read over the caller's connection, at most once in five seconds."""
     now = 0.0
-    limit = QueueLimit("orders", clock=lambda: now)
+    settings = RecentSettings("orders", clock=lambda: now)
     engine = create_engine(database_url.replace("://", "+psycopg://", 1))
     with engine.connect() as own:
         lent = sync_connection(own)
-        assert limit.max_bytes(lent) == 1_048_576
+        assert settings.read(lent).max_payload_bytes == 1_048_576
         own.commit()
         await set_queue_config(connection, "orders", max_payload_bytes=2048)
         now = 4.9
-        assert limit.max_bytes(lent) == 1_048_576
+        assert settings.read(lent).max_payload_bytes == 1_048_576
         now = 5.0
-        assert limit.max_bytes(lent) == 2048
+        assert settings.read(lent).max_payload_bytes == 2048
     engine.dispose()
 
 

@@ -6,15 +6,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshhook.arguments import check_range, checked_flag
-from meshhook.errors import DatabaseReadOnlyError, HiddenRowsError, QueueNotFoundError
+from meshhook.errors import (
+    DatabaseReadOnlyError,
+    HiddenRowsError,
+    InvalidSettingError,
+    QueueNotFoundError,
+)
+from meshhook.escaping import quoted
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, takes_url
 from meshhook.postgres.driver_errors import translated_statement_errors
-from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
+from meshhook.queue_config import (
+    KEY_SETTING_NAMES,
+    SETTING_NAMES,
+    QueueConfig,
+    changed_settings,
+)
 from meshhook.store import queries
+from meshhook.store.key_indexes import match_key_indexes
 from meshhook.store.table_locks import WAIT_SECONDS, change_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     import asyncpg
@@ -209,6 +222,10 @@ async def set_queue_config(
 ) -> QueueConfig:
     """Change settings of a queue; running workers follow.
 
+    Setting `keyed` builds or drops indexes of the queue's table, beside whoever uses it: that takes
+    a minute for some millions of messages, and waits for open transactions. Only the owner of the
+    table may do it.
+
     Args:
         database: where the queue is.
         queue: the queue. Default `workflow_jobs`.
@@ -220,21 +237,52 @@ async def set_queue_config(
     """
     name = validate_queue_name(queue)
 
+    source = Database.of(database)
+    drops_indexes = False
+    if changes.keys() & set(KEY_SETTING_NAMES):
+        drops_indexes = await _prepare_keys(source, name, changes)
+
     async def change(connection: Any) -> asyncpg.Record:
         # Locked, so that concurrent changes of different settings do not overwrite each other.
         current = await connection.fetchrow(queries.load("lock_queue_config"), name)
         if current is None:
             raise QueueNotFoundError(name)
-        settings = changed_settings(QueueConfig.from_row(name, current["config"]), changes)
+        config = QueueConfig.from_row(name, current[0])
+        settings = changed_settings(config, changes)
+        if any(getattr(settings, each) != getattr(config, each) for each in KEY_SETTING_NAMES):
+            await connection.fetch(
+                queries.load("set_keys"), name, settings.keyed, settings.key_path
+            )
         row: asyncpg.Record = await connection.fetchrow(
             queries.load("set_queue_config"),
             name,
-            *(getattr(settings, setting) for setting in SETTING_NAMES),
+            *(getattr(settings, each) for each in SETTING_NAMES if each not in KEY_SETTING_NAMES),
         )
         return row
 
-    row = await Database.of(database).run_in_transaction(change)
+    row = await source.run_in_transaction(change)
+    if drops_indexes:
+        await match_key_indexes(source, name, None)
     return QueueConfig.from_row(name, row[0])
+
+
+async def _prepare_keys(database: Database, queue: str, changes: Mapping[str, Any]) -> bool:
+    """Build the indexes that a change of settings needs; return whether to drop them afterwards.
+
+    Raises:
+        InvalidSettingError: if the keys of a keyed queue are to be elsewhere.
+    """
+    config = await get_queue_config(database, queue)
+    settings = changed_settings(config, changes)
+    if not settings.keyed:
+        return "keyed" in changes
+    if config.keyed and config.keys != settings.keys:
+        raise InvalidSettingError(
+            f"key_path={quoted(settings.key_path)}: while a queue is keyed, its keys stay where "
+            f"they are. Turn them off first: meshhook queue set {queue} keyed=false"
+        )
+    await match_key_indexes(database, queue, settings.keys)
+    return False
 
 
 async def describe_tables(database: DatabaseSource, queue: str) -> queries.QueueTables:

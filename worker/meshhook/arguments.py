@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
 
-from meshhook.errors import InvalidSettingError
+from meshhook.errors import InvalidJobError, InvalidSettingError
 from meshhook.escaping import quoted
+from meshhook.names import KEY_HEADER, MAX_KEY_LENGTH
 
 MAX_ID = 2**63 - 1
 """The largest id that the database can hold."""
@@ -86,6 +89,40 @@ def checked_ids(values: Sequence[int], maximum: int) -> list[int]:
             f"at most {maximum} ids are taken at once, got {len(values)}; give them in parts"
         )
     return [checked_id("an id", value) for value in values]
+
+
+def headers_with_key(
+    headers: Mapping[str, Any] | None, key: str | UUID | None, key_path: str | None
+) -> Mapping[str, Any] | None:
+    """Return a message's headers with its key among them.
+
+    Args:
+        headers: the other headers.
+        key: a string of 1 to 200 characters or a UUID; None for none.
+        key_path: where in the body the queue takes its keys from; None if it does not.
+
+    Raises:
+        InvalidJobError: if the key is anything else, or is given twice.
+    """
+    if key is None:
+        return headers
+    if isinstance(key, UUID):
+        key = str(key)
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise InvalidJobError(
+            f"key is a string of 1 to {MAX_KEY_LENGTH} characters or a UUID, got {quoted(key)}"
+        )
+    if key_path is not None:
+        raise InvalidJobError(
+            f"key={quoted(key)}: this queue takes the key from the body, at {key_path}; leave key "
+            "out"
+        )
+    if headers is not None and KEY_HEADER in headers:
+        raise InvalidJobError(
+            f"key={quoted(key)} was given beside the header {KEY_HEADER}, which is the key; leave "
+            "one of them out"
+        )
+    return {**(headers or {}), KEY_HEADER: key}
 
 
 def kind_of(value: object) -> str:

@@ -176,22 +176,22 @@ class Job(Generic[PayloadT]):
     @property
     def enqueued_at(self) -> datetime:
         """When the job was enqueued, by the database's clock."""
-        return _as_datetime(self.enqueued_timestamp)
+        return moment_from(self.enqueued_timestamp)
 
     @property
     def ready_at(self) -> datetime:
         """When it last became ready to run, by the database's clock."""
-        return _as_datetime(self.ready_timestamp)
+        return moment_from(self.ready_timestamp)
 
     @property
     def claimed_at(self) -> datetime:
         """When its lease began, by the database's clock."""
-        return _as_datetime(self.claimed_timestamp)
+        return moment_from(self.claimed_timestamp)
 
     @property
     def started_at(self) -> datetime:
         """When this attempt began to run, by the database's clock."""
-        return _as_datetime(self.started_timestamp)
+        return moment_from(self.started_timestamp)
 
     @property
     def is_last_attempt(self) -> bool:
@@ -237,7 +237,7 @@ class Job(Generic[PayloadT]):
         return f"<Job {self.queue}/{self.msg_id} attempt {self.attempt} of {self.max_attempts}>"
 
 
-def _as_datetime(timestamp: float) -> datetime:
+def moment_from(timestamp: float) -> datetime:
     """Return a moment; if Python cannot represent it, the nearest one that it can."""
     try:
         return datetime.fromtimestamp(timestamp, UTC)

@@ -20,6 +20,11 @@ MAX_QUEUE_NAME_LENGTH = MAX_PGMQ_NAME_LENGTH - len(DEAD_LETTER_SUFFIX)
 MAX_WORKER_NAME_LENGTH = 200
 MAX_HOST_NAME_LENGTH = 100
 
+KEY_HEADER = "x-pgmq-group"
+"""PGMQ's own header for the group of a message, which is its key."""
+MAX_KEY_LENGTH = 200
+
+_KEY_PATH = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,7}")
 _PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -78,6 +83,23 @@ def validate_worker_name(name: str) -> str:
             f"a worker's name holds only what can be shown, got {quoted(name)}, with {quoted(odd)}"
         )
     return name
+
+
+def validate_key_path(path: str) -> str:
+    """Return `path` if it can name the place of a key in the body, such as `payload.customer`.
+
+    A path is 1 to 8 names, separated by dots, each of 1 to 63 characters of a-z, A-Z, 0-9, `_`
+    and `-`.
+
+    Raises:
+        InvalidSettingError: naming the rule that is broken.
+    """
+    if not isinstance(path, str) or not _KEY_PATH.fullmatch(path):
+        raise InvalidSettingError(
+            "key_path is 1 to 8 names of a-z, A-Z, 0-9, _ and -, separated by dots, such as "
+            f"payload.customer, got {quoted(path)}"
+        )
+    return path
 
 
 def host_name() -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,6 +20,7 @@ from pydantic import (
 
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
+from meshhook.names import validate_key_path
 from meshhook.retry import MAX_ATTEMPTS, MAX_BACKOFF_MS, RetryStrategy
 
 if TYPE_CHECKING:
@@ -46,6 +49,21 @@ def _nearest(value: Any) -> Any:
 _Moment = Annotated[datetime, BeforeValidator(_nearest)]
 _Days = Annotated[int, Field(ge=1, le=36_500)]
 _BackoffMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS)]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPlace:
+    """Where the key of a queue's messages is."""
+
+    path: str | None = None
+    """The path in the body; None means the header `x-pgmq-group`."""
+
+
+def _checked_path(path: str) -> str:
+    try:
+        return validate_key_path(path)
+    except InvalidSettingError as error:
+        raise ValueError(str(error).partition(", got ")[0]) from None
 
 
 class QueueSettings(BaseModel):
@@ -77,6 +95,11 @@ class QueueSettings(BaseModel):
     """The longest message, in bytes of JSON, that the library enqueues. Default 1 MiB."""
     paused: bool = False
     """Whether the queue is paused: workers claim nothing, and running jobs finish."""
+    keyed: bool = False
+    """Whether messages have keys, which workers serve in fair shares. Default false."""
+    key_path: Annotated[str, AfterValidator(_checked_path)] | None = None
+    """Where in the body the key is, such as `payload.customer`; None, the default, means the
+    header `x-pgmq-group`."""
 
     @model_validator(mode="after")
     def _base_at_most_max(self) -> QueueSettings:
@@ -87,6 +110,16 @@ class QueueSettings(BaseModel):
             )
             raise ValueError(message)
         return self
+
+    @property
+    def keys(self) -> KeyPlace | None:
+        """Where the keys of messages are; None if they have none."""
+        return KeyPlace(self.key_path) if self.keyed else None
+
+    @property
+    def body_key_path(self) -> str | None:
+        """Where in the body the keys of messages are; None if they are not there."""
+        return self.key_path if self.keyed else None
 
     def retry_strategy(self, random_fraction: Callable[[], float] = random.random) -> RetryStrategy:
         """Return the retry strategy that these settings describe.
@@ -136,6 +169,8 @@ class QueueConfig(QueueSettings):
 
 SETTING_NAMES: tuple[str, ...] = tuple(QueueSettings.model_fields)
 """The names of all settings of a queue."""
+KEY_SETTING_NAMES = ("keyed", "key_path")
+"""Those that indexes of the queue's table depend on."""
 
 
 def changed_settings(current: QueueSettings, changes: Mapping[str, Any]) -> QueueSettings:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic
 
 from meshhook import administration
+from meshhook.arguments import headers_with_key
 from meshhook.drivers.lending import driver_connection
 from meshhook.errors import (
     InvalidJobError,
@@ -38,6 +39,7 @@ from meshhook.store.unread_messages import largest_message, read_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from uuid import UUID
 
     from opentelemetry.trace import TracerProvider
 
@@ -99,6 +101,7 @@ class QueueService(Generic[PayloadT]):
         job: object,
         delay_seconds: float = 0,
         *,
+        key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> int:
@@ -110,6 +113,8 @@ class QueueService(Generic[PayloadT]):
         Args:
             job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
             delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
+            key: whose job it is, a tenant or a destination: a string of 1 to 200 characters or a
+                UUID. A keyed queue serves its keys in fair shares. Default: none, a key of its own.
             headers: message headers, such as a `traceparent`. Default none.
             connection: a connection of asyncpg, psycopg or SQLAlchemy, to enqueue inside the
                 caller's transaction: the job exists if and only if that transaction commits, and
@@ -123,9 +128,9 @@ class QueueService(Generic[PayloadT]):
         """
         tracer = self._tracing.find()
         if tracer is None:
-            return await self._enqueue(job, delay_seconds, headers, connection)
+            return await self._enqueue(job, delay_seconds, key, headers, connection)
         with sending(tracer, self.queue, headers) as (traced, span):
-            msg_id = await self._enqueue(job, delay_seconds, traced, connection)
+            msg_id = await self._enqueue(job, delay_seconds, key, traced, connection)
             note_sent(span, [msg_id])
         return msg_id
 
@@ -134,6 +139,7 @@ class QueueService(Generic[PayloadT]):
         jobs: Iterable[object],
         delay_seconds: float = 0,
         *,
+        key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> list[int]:
@@ -144,20 +150,25 @@ class QueueService(Generic[PayloadT]):
         """
         tracer = self._tracing.find()
         if tracer is None:
-            return await self._enqueue_many(jobs, delay_seconds, headers, connection)
+            return await self._enqueue_many(jobs, delay_seconds, key, headers, connection)
         with sending(tracer, self.queue, headers) as (traced, span):
-            msg_ids = await self._enqueue_many(jobs, delay_seconds, traced, connection)
+            msg_ids = await self._enqueue_many(jobs, delay_seconds, key, traced, connection)
             note_sent(span, msg_ids)
         return msg_ids
 
     async def _enqueue(
-        self, job: object, delay_seconds: float, headers: Mapping[str, Any] | None, connection: Any
+        self,
+        job: object,
+        delay_seconds: float,
+        key: str | UUID | None,
+        headers: Mapping[str, Any] | None,
+        connection: Any,
     ) -> int:
         own = None if connection is None else await self._own_connection(connection)
         delay = delay_in_seconds(delay_seconds)
-        max_bytes = (await self._settings.usable(own)).max_payload_bytes
-        body = encoded(self._decoder, job, max_bytes)
-        message = body, encode_headers(headers), delay
+        config = await self._settings.usable(own)
+        header_text = encode_headers(headers_with_key(headers, key, config.body_key_path))
+        message = encoded(self._decoder, job, config.max_payload_bytes), header_text, delay
         if own is not None:
             return (await insert_over(own, self.queue, [message]))[0]
         return await self._send_buffer.send(*message)
@@ -166,16 +177,21 @@ class QueueService(Generic[PayloadT]):
         self,
         jobs: Iterable[object],
         delay_seconds: float,
+        key: str | UUID | None,
         headers: Mapping[str, Any] | None,
         connection: Any,
     ) -> list[int]:
         own = None if connection is None else await self._own_connection(connection)
         check_several(jobs, "enqueue()")
         delay = delay_in_seconds(delay_seconds)
-        header_text = encode_headers(headers)
-        max_bytes = (await self._settings.usable(own)).max_payload_bytes
+        config = await self._settings.usable(own)
+        header_text = encode_headers(headers_with_key(headers, key, config.body_key_path))
         messages = encoded_many(
-            self._decoder, jobs, max_bytes, headers=header_text, delay_seconds=delay
+            self._decoder,
+            jobs,
+            config.max_payload_bytes,
+            headers=header_text,
+            delay_seconds=delay,
         )
         if not messages:
             return []
@@ -221,6 +237,7 @@ class QueueService(Generic[PayloadT]):
                     lease_seconds=float(lease_seconds),
                     limit=1,
                     max_attempts=config.max_retry_attempts,
+                    keys=config.keys,
                 )
             if not claimed.jobs:
                 return None

@@ -168,6 +168,7 @@ class App:
         run_id: str | UUID | None = None,
         workflow_id: str | UUID | None = None,
         project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> int:
@@ -186,6 +187,8 @@ class App:
                 none.
             workflow_id: the workflow that is run; the same types. Default: none.
             project_id: the project that the workflow belongs to; the same types. Default: none.
+            key: whose job it is, a tenant or a destination; the same types. A keyed queue serves
+                its keys in fair shares. Default: none, a key of its own.
             headers: message headers, such as a `traceparent`. Default: none.
             connection: a connection of asyncpg, psycopg or SQLAlchemy, to enqueue inside the
                 caller's transaction: the job exists if and only if that transaction commits.
@@ -201,7 +204,9 @@ class App:
         delay_seconds = delay_in_seconds(delay)
 
         async def send(service: QueueService[Any]) -> int:
-            return await service.enqueue(job, delay_seconds, headers=headers, connection=connection)
+            return await service.enqueue(
+                job, delay_seconds, key=key, headers=headers, connection=connection
+            )
 
         return await self._send(queue, send)
 
@@ -214,13 +219,14 @@ class App:
         run_id: str | UUID | None = None,
         workflow_id: str | UUID | None = None,
         project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> list[int]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
-        The arguments and errors are those of `enqueue`. The delay, identifiers and headers apply to
-        every job.
+        The arguments and errors are those of `enqueue`. The delay, identifiers, key and headers
+        apply to every job.
         """
         ids = identifiers(run_id=run_id, workflow_id=workflow_id, project_id=project_id)
         # The service refuses anything else, with a message.
@@ -232,7 +238,7 @@ class App:
 
         async def send(service: QueueService[Any]) -> list[int]:
             return await service.enqueue_many(
-                jobs, delay_seconds, headers=headers, connection=connection
+                jobs, delay_seconds, key=key, headers=headers, connection=connection
             )
 
         return await self._send(queue, send)

@@ -97,6 +97,7 @@ class QueueHandler(JobHandler[PayloadT]):
         run_id: str | UUID | None = None,
         workflow_id: str | UUID | None = None,
         project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> int:
@@ -111,6 +112,7 @@ class QueueHandler(JobHandler[PayloadT]):
             run_id=run_id,
             workflow_id=workflow_id,
             project_id=project_id,
+            key=key,
             headers=headers,
             connection=connection,
         )
@@ -123,6 +125,7 @@ class QueueHandler(JobHandler[PayloadT]):
         run_id: str | UUID | None = None,
         workflow_id: str | UUID | None = None,
         project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> list[int]:
@@ -137,6 +140,7 @@ class QueueHandler(JobHandler[PayloadT]):
             run_id=run_id,
             workflow_id=workflow_id,
             project_id=project_id,
+            key=key,
             headers=headers,
             connection=connection,
         )

@@ -32,6 +32,8 @@ class QueueOptions(TypedDict, total=False):
     archive_retention_days: int | None
     history_retention_days: int
     max_payload_bytes: int
+    keyed: bool
+    key_path: str | None
 
 
 def checked_options(queue: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,9 @@ def enqueue(
     project_id: Annotated[
         str | None, typer.Option(help="The project that the jobs belong to.")
     ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Whose jobs they are, such as a tenant; see: keyed queues.")
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A header of the messages; may be repeated."),
@@ -87,6 +90,7 @@ def enqueue(
     sender = _Sender(
         queue_name=name,
         delay_seconds=delay_in_seconds(delay),
+        key=key,
         headers=_headers(header or []),
         ids=_ids(run_id=run_id, workflow_id=workflow_id, project_id=project_id),
     )
@@ -109,12 +113,14 @@ class _Sender:
         *,
         queue_name: str,
         delay_seconds: float,
+        key: str | None,
         headers: dict[str, str],
         ids: dict[str, str],
     ) -> None:
         self.msg_ids: list[int] = []
         self._queue_name = queue_name
         self._delay_seconds = delay_seconds
+        self._key = key
         self._headers = headers
         self._ids = ids
         self._last_line = 0
@@ -166,7 +172,10 @@ class _Sender:
         if batch:
             self._is_storing = True
             self.msg_ids += await service.enqueue_many(
-                [line.value for line in batch], self._delay_seconds, headers=self._headers
+                [line.value for line in batch],
+                self._delay_seconds,
+                key=self._key,
+                headers=self._headers,
             )
             self._last_line = batch[-1].number
             self._is_storing = False

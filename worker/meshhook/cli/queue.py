@@ -147,6 +147,8 @@ def set_(
     history_retention_days      how long attempts are kept
     max_payload_bytes           the largest message that the library enqueues
     paused                      true: workers claim nothing
+    keyed                       true: serve the keys of messages in fair shares
+    key_path                    where in the body the key is; none: its header
     """  # noqa: D301 - the command line keeps lines as they are after \b
     queue, settings = _queue_and_settings(queue, settings)
     if not settings:

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from meshhook.jobs import CLAIM_HEADER, Job
+from meshhook.jobs import CLAIM_HEADER, Job, moment_from
 from meshhook.store import queries
 from meshhook.store.bodies import decode_headers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from meshhook.queue_config import KeyPlace
 
 EVERYTHING = datetime.min.replace(tzinfo=UTC)
 """A lower bound of `vt` below that of every message."""
@@ -40,6 +42,10 @@ class Claim:
     """The class of all of them; HEALTHY if there are none."""
     new_losses: int = 0
     """How many lost attempts the statement recorded in the history."""
+    oldest_due: datetime | None = None
+    """The smallest `vt` of all messages that were ready, where they have keys; else None."""
+    next_key: str | None = None
+    """With which key to begin next time, where not all were looked at; else None."""
 
     @property
     def unread(self) -> list[Job[Any]]:
@@ -56,6 +62,8 @@ async def claim(
     max_attempts: int,
     from_vt: datetime = EVERYTHING,
     to_vt: datetime | None = None,
+    keys: KeyPlace | None = None,
+    from_key: str | None = None,
 ) -> Claim:
     """Lease up to `limit` ready messages whose `vt` is at least `from_vt` and at most `to_vt`.
 
@@ -67,9 +75,10 @@ async def claim(
         max_attempts: how many attempts a job has in total.
         from_vt: a lower bound, which avoids walking dead index entries again. Default: none.
         to_vt: an upper bound in addition to the current time. Default: none.
+        keys: where the keys of messages are, to lease in fair shares. Default: oldest first.
+        from_key: with which key to begin, as an earlier claim said. Default: any.
     """
-    rows = await database.fetch(
-        queries.load("claim", tables),
+    arguments = (
         lease_seconds,
         # Other clients may have stored times earlier than Python can represent.
         None if from_vt <= EVERYTHING else from_vt,
@@ -78,11 +87,31 @@ async def claim(
         to_vt,
         tables.queue_name,
     )
+    if keys is not None:
+        sql = queries.load("claim_keyed", tables, key_path=keys.path)
+        return _keyed_claim(
+            await database.fetch(sql, *arguments, from_key, keys.path), tables, max_attempts
+        )
+    rows = await database.fetch(queries.load("claim", tables), *arguments)
     if not rows:
         return Claim([], ClaimClass.HEALTHY)
     claim_class = ClaimClass(rows[0]["class"])
     new_losses = 0 if claim_class is ClaimClass.HEALTHY else sum(r["is_new_loss"] for r in rows)
     return Claim(jobs_from(rows, tables.queue_name, max_attempts), claim_class, new_losses)
+
+
+def _keyed_claim(rows: Sequence[Any], tables: queries.QueueTables, max_attempts: int) -> Claim:
+    if not rows:
+        return Claim([], ClaimClass.HEALTHY)
+    *_, oldest_due, next_key = rows[0]
+    claim_class = ClaimClass(rows[0]["class"])
+    return Claim(
+        jobs_from([row[:-2] for row in rows], tables.queue_name, max_attempts),
+        claim_class,
+        0 if claim_class is ClaimClass.HEALTHY else sum(row["is_new_loss"] for row in rows),
+        moment_from(oldest_due),
+        next_key or None,
+    )
 
 
 def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[Job[Any]]:

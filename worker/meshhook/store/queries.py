@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from meshhook.names import dead_letter_queue_name, validate_queue_name
+from meshhook.names import dead_letter_queue_name, validate_key_path, validate_queue_name
 
 _UTF8 = re.compile(r"\{utf8 ([^{}]+)\}")
 _MOMENT = re.compile(r"\{moment ([a-z_.]+)\}")
@@ -37,6 +37,11 @@ _TYPE = re.compile(r"::(?=(?:text|jsonb|float8|timestamptz|regclass|oid)\b)")
 _TYPE_SQL = "::pg_catalog."
 
 
+_KEY_OF_HEADER_SQL = "meshhook.key_text(q.headers ->> 'x-pgmq-group'::pg_catalog.text)"
+_RUNNING_SQL = "case when meshhook.has_open_attempt(q.read_ct, q.headers) then {} end"
+_IN_BYTES = '({}) collate pg_catalog."C"'
+
+
 @dataclass(frozen=True, slots=True)
 class QueueTables:
     """How a queue's tables differ between PGMQ installations."""
@@ -49,20 +54,29 @@ class QueueTables:
     """Whether texts may hold bytes that are not UTF-8: the database's encoding is SQL_ASCII."""
 
 
-def load(name: str, tables: QueueTables | str | None = None, *, target: str | None = None) -> str:
+def load(
+    name: str,
+    tables: QueueTables | str | None = None,
+    *,
+    target: str | None = None,
+    key_path: str | None = None,
+) -> str:
     """Return the statement `sql/<name>.sql`.
 
     `{utf8 TEXT}` in it becomes that text, or null where it is not UTF-8; `{moment COLUMN}` the time
-    in that column, or the nearest that Python has; `{dead_letter}` what is read of a dead letter.
-    Types are named with their schema.
+    in that column, or the nearest that Python has; `{dead_letter}` what is read of a dead letter;
+    `{key}` the key of a message `q`, and `{running_key}` the same if it runs, else null: both as
+    their indexes have them. Types are named with their schema.
 
     Args:
         name: the file's name without its ending.
         tables: the queue whose tables the statement is for; None for one that names no queue.
         target: the queue that the statement moves messages to, if it moves any.
+        key_path: where in the body the key of a message is. Default: in its header.
 
     Raises:
         InvalidQueueNameError: if a queue's name is not a safe one.
+        InvalidSettingError: if the path is not a safe one.
     """
     text = _read(name)
     if tables is None:
@@ -73,12 +87,18 @@ def load(name: str, tables: QueueTables | str | None = None, *, target: str | No
     if target is not None:
         text = text.replace("{target_table}", f'pgmq."q_{validate_queue_name(target)}"')
     text = _UTF8.sub(r"meshhook.utf8_text(\1)" if tables.holds_any_bytes else r"\1", text)
+    key = _KEY_OF_HEADER_SQL
+    if key_path is not None:
+        names = ",".join(validate_key_path(key_path).split("."))
+        key = f"meshhook.key_text(q.message #>> '{{{names}}}'::pg_catalog.text[])"
     last_read = "last_read_at = pg_catalog.now()," if tables.has_last_read_at else ""
     return (
         text.replace("{queue_table}", f'pgmq."q_{queue}"')
         .replace("{archive_table}", f'pgmq."a_{queue}"')
         .replace("{dlq_table}", f'pgmq."q_{dead_letter_queue_name(queue)}"')
         .replace("{set_last_read_at}", last_read)
+        .replace("{key}", _IN_BYTES.format(key))
+        .replace("{running_key}", _IN_BYTES.format(_RUNNING_SQL.format(key)))
     )
 
 

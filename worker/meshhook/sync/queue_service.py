@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
-from meshhook.arguments import checked_flag, checked_seconds
+from meshhook.arguments import checked_flag, checked_seconds, headers_with_key
 from meshhook.drivers.lending import check_sync, sync_connection
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
 from meshhook.jobs import PayloadT
@@ -23,10 +23,11 @@ from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.messages import check_several, encoded, encoded_many
 from meshhook.store.sending import insert_now
 from meshhook.sync.loop_thread import LoopThread
-from meshhook.sync.queue_limit import QueueLimit
+from meshhook.sync.recent_settings import RecentSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from uuid import UUID
 
     from opentelemetry.trace import TracerProvider
 
@@ -97,7 +98,7 @@ class SyncQueueService(Generic[PayloadT]):
         self._answer_timeout_seconds = answer_timeout_seconds
         self._decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
         self._tracing = TracerFinder(tracer_provider)
-        self._limit = QueueLimit(self.queue)
+        self._settings = RecentSettings(self.queue)
         self._processes: dict[int, _Process] = {}
         # Also at the end of the program, for connections that nobody closes.
         weakref.finalize(self, _close, self._processes)
@@ -107,6 +108,7 @@ class SyncQueueService(Generic[PayloadT]):
         job: object,
         delay_seconds: float = 0,
         *,
+        key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> int:
@@ -117,6 +119,8 @@ class SyncQueueService(Generic[PayloadT]):
         Args:
             job: a `WorkflowJob`, another pydantic model, or anything that JSON can hold.
             delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
+            key: whose job it is, a tenant or a destination: a string of 1 to 200 characters or a
+                UUID. A keyed queue serves its keys in fair shares. Default: none, a key of its own.
             headers: message headers, such as a `traceparent`. Default none.
             connection: a connection as `source` takes it, to enqueue inside the caller's
                 transaction: the job exists if and only if that transaction commits, and no other
@@ -130,19 +134,20 @@ class SyncQueueService(Generic[PayloadT]):
         own = self._own_connection(connection)
         if own is None:
             return self._opened().run(
-                lambda service: service.enqueue(job, delay_seconds, headers=headers)
+                lambda service: service.enqueue(job, delay_seconds, key=key, headers=headers)
             )
 
         def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
             return [(encoded(self._decoder, job, max_bytes), header_text, delay)]
 
-        return self._enqueue_over(own, encode, delay_seconds, headers)[0]
+        return self._enqueue_over(own, encode, delay_seconds, key, headers)[0]
 
     def enqueue_many(
         self,
         jobs: Iterable[object],
         delay_seconds: float = 0,
         *,
+        key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> list[int]:
@@ -155,7 +160,7 @@ class SyncQueueService(Generic[PayloadT]):
         check_several(jobs, "enqueue()")
         if own is None:
             return self._opened().run(
-                lambda service: service.enqueue_many(jobs, delay_seconds, headers=headers)
+                lambda service: service.enqueue_many(jobs, delay_seconds, key=key, headers=headers)
             )
 
         def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
@@ -163,7 +168,7 @@ class SyncQueueService(Generic[PayloadT]):
                 self._decoder, jobs, max_bytes, headers=header_text, delay_seconds=delay
             )
 
-        return self._enqueue_over(own, encode, delay_seconds, headers)
+        return self._enqueue_over(own, encode, delay_seconds, key, headers)
 
     def close(self) -> None:
         """Wait for enqueues that are under way, and close connections to a URL.
@@ -197,16 +202,18 @@ class SyncQueueService(Generic[PayloadT]):
         connection: SyncDriverConnection,
         encode: Callable[[int, str | None, float], list[Message]],
         delay_seconds: float,
+        key: str | UUID | None,
         headers: Mapping[str, Any] | None,
     ) -> list[int]:
         def insert(headers: Mapping[str, Any] | None) -> list[int]:
             delay = delay_in_seconds(delay_seconds)
-            header_text = encode_headers(headers)
-            messages = encode(self._limit.max_bytes(connection), header_text, delay)
+            config = self._settings.read(connection)
+            header_text = encode_headers(headers_with_key(headers, key, config.body_key_path))
+            messages = encode(config.max_payload_bytes, header_text, delay)
             try:
                 return insert_now(connection, self.queue, messages) if messages else []
             except QueueNotFoundError:
-                self._limit.forget()
+                self._settings.forget()
                 raise
 
         tracer = self._tracing.find()

@@ -111,6 +111,7 @@ class Producer:
         self.fault: str | None = None
         """Why claims fail, None if they do not. Can be read from any thread."""
         self._window = ClaimWindow()
+        self._from_key: str | None = None
         self._rate = FinishRate()
         self._cap = ClaimCap()
         self._claim_seconds = 0.0
@@ -297,7 +298,10 @@ class Producer:
                 max_attempts=config.max_retry_attempts,
                 from_vt=vt_range.from_vt,
                 to_vt=vt_range.to_vt,
+                keys=config.keys,
+                from_key=self._from_key,
             )
+            self._from_key = claimed.next_key
             unread = claimed.unread
             if unread and time.monotonic() - began_at > SLOW_CLAIM_SECONDS:
                 # After slow messages, the claim did not look at the rest of its messages.
@@ -307,7 +311,7 @@ class Producer:
             ended_at = time.monotonic()
             self._claim_seconds += (ended_at - began_at - self._claim_seconds) * CLAIM_WEIGHT
             self._cap.claimed(len(claimed.jobs), sum([len(job.body) for job in claimed.jobs]))
-            self._window.found(claimed.jobs[0].ready_at)
+            self._window.found(claimed.oldest_due or claimed.jobs[0].ready_at)
             self._visibility.correct(claimed.jobs, ended_at)
             if claimed.new_losses:
                 metrics.attempts("lost", claimed.new_losses)

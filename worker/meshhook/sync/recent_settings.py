@@ -1,4 +1,4 @@
-"""How large the messages of a queue may be, read over a caller's connection."""
+"""The settings of a queue, read over a caller's connection."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from meshhook.drivers.driver_connection import SyncDriverConnection
 
 
-class QueueLimit:
-    """The `max_payload_bytes` of a queue, at most five seconds old. Threads may share it."""
+class RecentSettings:
+    """The settings of a queue, at most five seconds old. Threads may share them."""
 
     def __init__(self, queue: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Take the queue, and what tells the time in seconds, from any beginning."""
         self._queue = queue
         self._clock = clock
-        self._known: tuple[int, float] | None = None
+        self._known: tuple[QueueConfig, float] | None = None
 
-    def max_bytes(self, connection: SyncDriverConnection) -> int:
-        """Return the limit; it is read over the connection unless it is known.
+    def read(self, connection: SyncDriverConnection) -> QueueConfig:
+        """Return them; they are read over the connection unless they are known.
 
         Raises:
-            QueueNotFoundError, DatabaseError: it cannot be read.
+            QueueNotFoundError, DatabaseError: they cannot be read.
         """
         now = self._clock()
         known = self._known
@@ -39,9 +39,9 @@ class QueueLimit:
         if not rows:
             raise QueueNotFoundError(self._queue)
         config = QueueConfig.from_row(self._queue, rows[0][0])
-        self._known = config.max_payload_bytes, now
-        return config.max_payload_bytes
+        self._known = config, now
+        return config
 
     def forget(self) -> None:
-        """Read it anew next time."""
+        """Read them anew next time."""
         self._known = None

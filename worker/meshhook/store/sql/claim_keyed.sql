@@ -1,0 +1,180 @@
+-- Leases up to $3 ready messages of a queue whose messages have keys, in fair shares: first the
+-- oldest of the keys of which the fewest run, of each as many as even out what runs; then, if that
+-- is not enough, the oldest of all. It looks at up to 256 keys, from $7 on (null: from one of the
+-- oldest messages'), and says in next_key where to go on; '' means that it has looked at all.
+-- $8 is the path of the key in the body, null for the header: if the queue has another by now, or
+-- none, only the oldest are leased, in one share. The rest is as in sql/claim.sql.
+-- Also returns the smallest `vt` of all that was ready, as oldest_due.
+-- Locks: the rows it looks at, skipping locked ones. Indexes: q_<queue>_key_idx for the keys and
+-- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest.
+with recursive bounds as materialized (
+    select coalesce($2::timestamptz, '-infinity'::timestamptz) as from_vt,
+        least(pg_catalog.now(), $5::timestamptz) as to_vt
+), oldest as materialized (
+    select (select q.vt from {queue_table} q
+        where q.vt >= (select b.from_vt from bounds b) and q.vt <= (select b.to_vt from bounds b)
+        order by q.vt limit 1) as vt
+), start as materialized (
+    select coalesce($7::text collate pg_catalog."C", (
+        select {key} from {queue_table} q
+        where q.vt >= (select b.from_vt from bounds b) and q.vt <= (select b.to_vt from bounds b)
+        order by q.vt
+        -- So that workers that begin at the same time look at different keys.
+        offset (select pg_catalog.floor(pg_catalog.random() * 200::float8)::bigint) limit 1),
+        '' collate pg_catalog."C") as key
+    where exists (select from oldest o where o.vt is not null) and exists (
+        select from meshhook.queue_config c
+        where c.queue = $6::text and c.keyed and c.key_path is not distinct from $8::text)
+), ahead (key, vt, number) as (
+    -- Each step goes to the first entry of the next key, which is its oldest message.
+    (select {key}, q.vt, 1 from {queue_table} q
+    where {key} >= (select s.key from start s) and q.vt >= (select b.from_vt from bounds b)
+    order by {key}, q.vt limit 1)
+    union all
+    select n.key, n.vt, a.number + 1 from ahead a cross join lateral (
+        select {key} as key, q.vt from {queue_table} q
+        where {key} > a.key and q.vt >= (select b.from_vt from bounds b)
+        order by {key}, q.vt limit 1) n
+    where a.number < 257
+), behind (key, vt, number) as (
+    (select {key}, q.vt, (select pg_catalog.count(*)::int + 1 from ahead) from {queue_table} q
+    where {key} < (select s.key from start s) and q.vt >= (select b.from_vt from bounds b)
+        and (select pg_catalog.count(*) from ahead) < 257
+    order by {key}, q.vt limit 1)
+    union all
+    select n.key, n.vt, a.number + 1 from behind a cross join lateral (
+        select {key} as key, q.vt from {queue_table} q
+        where {key} > a.key and {key} < (select s.key from start s)
+            and q.vt >= (select b.from_vt from bounds b)
+        order by {key}, q.vt limit 1) n
+    where a.number < 257
+), due as materialized (
+    select k.key, k.vt from (
+        select a.key, a.vt, a.number from ahead a
+        union all select a.key, a.vt, a.number from behind a) k
+    where k.number <= 256 and k.vt <= (select b.to_vt from bounds b)
+), counted as materialized (
+    select d.key, d.vt, 1::float8 as weight, case
+        -- Alone it gets all.
+        when (select pg_catalog.count(*) from due) = 1 then 0::float8
+        else (select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
+            from {queue_table} q where {running_key} = d.key)::float8 end as running
+    from due d
+), levelled as materialized (
+    -- The level to which $3 more jobs fill the keys up, as water does.
+    select c.*, pg_catalog.floor(greatest(
+        (select pg_catalog.min(l.level) from (
+            select ($3::int::float8 + pg_catalog.sum(k.running) over w)
+                / pg_catalog.sum(k.weight) over w as level
+            from counted k window w as (order by k.running / k.weight, k.vt, k.key)) l)
+        * c.weight - c.running + 1e-6::float8, 0::float8)) as share
+    from counted c
+), shared as materialized (
+    -- What rounding leaves goes to those who come next.
+    select l.key, l.running, l.weight, l.share::bigint + (pg_catalog.row_number() over (
+            order by (l.running + l.share + 1::float8) / l.weight, l.vt, l.key)
+        <= $3::int - (select pg_catalog.sum(a.share)::bigint from levelled a))::int as share
+    from levelled l
+), fair as materialized (
+    select t.msg_id, t.vt, t.mark, (s.running + pg_catalog.row_number() over (
+        partition by s.key order by t.vt, t.msg_id)::float8) / s.weight as rank
+    from shared s cross join lateral (
+        select q.msg_id, q.vt, case
+            when q.read_ct > 0 and q.read_ct > meshhook.settled_attempts(q.headers)
+                -- What is larger is unpacked nowhere here: it is read apart, and never runs.
+                and coalesce(pg_catalog.pg_column_size(q.headers), 0) <= 80000
+            then meshhook.claim_mark($6::text, q.msg_id, q.enqueued_at, q.read_ct, q.headers,
+                (select c.adopted_msg_id from meshhook.queue_config c where c.queue = $6::text))
+            end as mark
+        from {queue_table} q
+        -- Pairs, which no other index has.
+        where ({key}, q.vt) >= (s.key, (select b.from_vt from bounds b))
+            and ({key}, q.vt) <= (s.key, (select b.to_vt from bounds b))
+        order by {key}, q.vt
+        limit s.share
+        for update skip locked
+    ) t
+    where s.share > 0
+), rest as materialized (
+    select q.msg_id, q.vt, case
+        when q.read_ct > 0 and q.read_ct > meshhook.settled_attempts(q.headers)
+            -- What is larger is unpacked nowhere here: it is read apart, and never runs.
+            and coalesce(pg_catalog.pg_column_size(q.headers), 0) <= 80000
+        then meshhook.claim_mark($6::text, q.msg_id, q.enqueued_at, q.read_ct, q.headers,
+            (select c.adopted_msg_id from meshhook.queue_config c where c.queue = $6::text))
+        end as mark
+    from {queue_table} q
+    where q.vt >= (select b.from_vt from bounds b) and q.vt <= (select b.to_vt from bounds b)
+        and q.msg_id <> all (array(select f.msg_id from fair f))
+    order by q.vt
+    limit $3::int - (select pg_catalog.count(*) from fair)
+    for update skip locked
+), locked as materialized (
+    select l.*, case
+        when l.mark is null or l.mark -> 'lost'::text = '0'::jsonb then 0
+        when l.mark -> 'lost'::text = '1'::jsonb
+            and (l.mark ->> 'attempt'::text)::int < $4::int then 1
+        else 2 end as class
+    from (select f.msg_id, f.vt, f.mark, f.rank from fair f
+        union all select r.msg_id, r.vt, r.mark, 'infinity'::float8 from rest r) l
+), head as materialized (
+    select l.class, l.msg_id from locked l order by l.rank, l.vt, l.msg_id limit 1
+), chosen as materialized (
+    select l.msg_id, l.vt, l.class, l.mark from locked l cross join head h
+    where l.class = h.class and (h.class < 2 or l.msg_id = h.msg_id)
+), claimed as (
+    update {queue_table} q
+    set read_ct = case when c.mark is null then greatest(q.read_ct, 0) + 1
+            else (c.mark ->> 'read_ct'::text)::int end,
+        {set_last_read_at} vt = pg_catalog.now() + pg_catalog.make_interval(secs => $1::float8),
+        headers = case
+            when c.mark is not null then
+                case when c.mark ->> 'read_ct'::text = '1'::text
+                    then meshhook.headers_object(q.headers) - 'meshhook-settled'::text
+                    else meshhook.headers_object(q.headers) end
+                || pg_catalog.jsonb_build_object('meshhook-claim'::text,
+                    c.mark - 'is_recorded'::text)
+            -- More settled attempts than reads is other clients' nonsense: settling would fail.
+            when meshhook.settled_attempts(q.headers) > greatest(q.read_ct, 0)
+                then q.headers - 'meshhook-settled'::text
+            else q.headers end
+    from chosen c
+    -- A plain = would let the planner walk the whole index where it takes the table for empty.
+    where q.msg_id = any (array[c.msg_id])
+    returning q.msg_id, q.read_ct, q.enqueued_at, c.vt, c.class, q.message, case
+        when q.headers is null then ''
+        when pg_catalog.clock_timestamp() > (select
+            pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5)) then null
+        when pg_catalog.pg_column_size(q.headers) <= 1000
+            and pg_catalog.pg_column_compression(q.headers) is null then {utf8 q.headers::text}
+        else {utf8 meshhook.short_text(q.headers, false)} end as headers, c.mark
+), lost as (
+    insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
+        project_id, enqueued_at, finished_at, error_type, error_message)
+    select $6::text, c.msg_id, (c.mark ->> 'attempt'::text)::int - 1, 'lost',
+        meshhook.message_id_text(c.message, 'run_id'::text),
+        meshhook.message_id_text(c.message, 'workflow_id'::text),
+        meshhook.message_id_text(c.message, 'project_id'::text),
+        c.enqueued_at, pg_catalog.now(), 'LeaseLost', 'the lease ran out with no outcome'
+    from claimed c
+    where not (c.mark -> 'is_recorded'::text)::boolean
+)
+-- Times as seconds since 1970: the driver makes a time of each in ten times the time of a number.
+-- What is said to have fallen due before it was there fell due when it came.
+select c.msg_id, c.read_ct, pg_catalog.date_part('epoch'::text, c.enqueued_at) as enqueued,
+    pg_catalog.date_part('epoch'::text, greatest(c.vt, c.enqueued_at)) as ready, c.class, case
+        when c.headers is null then null
+        -- As JSON it is null all the same.
+        when c.message is null then 'null'
+        when pg_catalog.clock_timestamp() > (select
+            pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5)) then null
+        when pg_catalog.pg_column_size(c.message) <= 2000
+            and pg_catalog.pg_column_compression(c.message) is null then {utf8 c.message::text}
+        else {utf8 meshhook.short_text(c.message, false)} end as body,
+    c.headers, pg_catalog.date_part('epoch'::text, pg_catalog.now()) as claimed,
+    not (c.mark -> 'is_recorded'::text)::boolean as is_new_loss,
+    pg_catalog.date_part('epoch'::text, (select o.vt from oldest o)) as oldest_due,
+    coalesce((select {utf8 k.key} from (
+        select a.key from ahead a where a.number = 257
+        union all select a.key from behind a where a.number = 257) k), '') as next_key
+from claimed c
