@@ -36,6 +36,7 @@ def build() -> Dashboard:
             Section("Replicas of $jobqueue", _replicas()),
             Section("Decisions for $jobqueue", _decisions()),
             Section("The operator itself", _operator()),
+            Section("Which operator works", _leadership(), height=5),
         ],
     )
 
@@ -238,6 +239,24 @@ def _operator() -> list[Panel]:
             [Query(f"{_min('last_success_age_seconds', _ALL)}", "{{jobqueue}}")],
             unit="s",
             levels=_LATE,
+        ),
+    ]
+
+
+def _leadership() -> list[Panel]:
+    return [
+        graph(
+            "Pods that lead",
+            "Of the pods of an operator, one works (1) and the others stand by (0). If none works, "
+            "MeshHookOperatorNotLeading fires.",
+            [Query(f"max by (pod) (meshhook_operator_leading{{{_ALL}}})", "{{pod}}")],
+            maximum=1,
+        ),
+        graph(
+            "Namespaces left to another operator",
+            "Namespaces with JobQueues that an operator watches and leaves alone. Its log says "
+            "whose they are.",
+            [Query(f"max by (pod) (meshhook_operator_unserved_namespaces{{{_ALL}}})", "{{pod}}")],
         ),
     ]
 

@@ -26,6 +26,14 @@ class ClusterRefusedError(ClusterError):
         self.code = code
 
 
+class NamespaceEndingError(ClusterRefusedError):
+    """Nothing can be created in a namespace that is being deleted."""
+
+
+class NotLeadingError(ClusterUnavailableError):
+    """A write by a process that does not lead, or no longer knows that it does."""
+
+
 class HostNotAllowedError(MeshHookError):
     """A database URL leads to a host that the operator's settings do not allow."""
 

@@ -42,6 +42,8 @@ class OperatorMetrics:
             "meshhook_operator_tick_duration_seconds"
         ).labels()
         reconciles = self._families.counter("meshhook_operator_reconciles_total")
+        self.leading = self._families.gauge("meshhook_operator_leading")
+        self.unserved_namespaces = self._families.gauge("meshhook_operator_unserved_namespaces")
         self._reconciles = {outcome: reconciles.labels(outcome) for outcome in ("ok", "error")}
 
     def reconciled(self, *, is_well: bool) -> None:

@@ -1,4 +1,4 @@
-"""The operator: takes what the watches report, and reconciles each JobQueue when it is due."""
+"""The operator: takes what the watches report, and hands it to a term while this process leads."""
 
 from __future__ import annotations
 
@@ -11,34 +11,27 @@ from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WatchedLoop
 from meshhook_operator.databases.hosts import DatabaseHosts
-from meshhook_operator.databases.registry import DatabaseRegistry
 from meshhook_operator.metrics import OperatorMetrics
-from meshhook_operator.reconciliation.jobqueues import JobQueueTable
-from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
-from meshhook_operator.reconciliation.ticks import Ticks
-from meshhook_operator.secrets import DatabaseSecrets, SecretReference, address_in
+from meshhook_operator.term import Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
     from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
     from meshhook_operator.cluster.client import Cluster
     from meshhook_operator.cluster.deployments import DeploymentView
-    from meshhook_operator.databases.database import DatabaseAddress
+    from meshhook_operator.leadership.leadership import Leadership
 
 _log = get_logger("meshhook_operator.operator")
 
 RESYNC_SECONDS = 120.0
 """How often everything that is watched is listed."""
-LONGEST_WAIT_SECONDS = 10.0
-TURN_SECONDS = 0.05
-"""Changes within this time are handled in one turn of the loop."""
 
 
 class Operator:
-    """Reconciles every JobQueue that the watches report. `run` works until cancelled."""
+    """Reconciles the JobQueues that the watches report. `run` works until cancelled."""
 
     def __init__(
         self,
@@ -46,6 +39,8 @@ class Operator:
         cluster: Cluster,
         registry: CollectorRegistry,
         namespaces: Sequence[str],
+        leadership: Leadership | None = None,
+        metrics: OperatorMetrics | None = None,
         clock: Callable[[], float] | None = None,
         hosts: DatabaseHosts | None = None,
     ) -> None:
@@ -53,36 +48,28 @@ class Operator:
 
         Args:
             cluster: the Kubernetes API.
-            registry: where its metrics go, and those of the queues.
+            registry: where the metrics of the queues go.
             namespaces: where its JobQueues are; `*` means everywhere.
+            leadership: which of them it works on. Default: all, always.
+            metrics: its own. Default: new ones in the registry.
             clock: seconds since 1970. Default: `steady_clock()`.
             hosts: where its databases may be. Default: everywhere.
         """
         self._cluster = cluster
+        self._registry = registry
         self._namespaces = namespaces
+        self._leadership = leadership
         self._hosts = hosts or DatabaseHosts()
         self._clock = clock or steady_clock()
-        self._metrics = OperatorMetrics(registry)
-        self._secrets: DatabaseSecrets | None = None
-        self._changed_secrets: set[SecretReference] = set()
-        self._databases = DatabaseRegistry(
-            registry=registry,
-            hosts=self._hosts,
-            on_wake=self._on_message,
-            on_identity=self._on_identity,
-        )
-        self._jobqueues = JobQueueTable(self._database_name)
-        self._changed = asyncio.Event()
-        self._ticks = Ticks(
-            jobqueues=self._jobqueues,
-            databases=self._databases,
-            metrics=self._metrics,
-            clock=self._clock,
-            on_login_problem=self._on_login_problem,
-            on_progress=self._changed.set,
-        )
+        self._metrics = metrics or OperatorMetrics(registry)
+        self._jobqueues: dict[ObjectKey, JobQueue] = {}
+        """All that the watches report, whoever works on them."""
+        self._hpas: Mapping[ObjectKey, Iterable[str]] = {}
+        self._deleted_hpas: frozenset[tuple[ObjectKey, str]] = frozenset()
+        self._term: Term | None = None
+        self._leadership_changed = asyncio.Event()
         self._loop = WatchedLoop("operator")
-        self._is_watching = False
+        self._is_watching = asyncio.Event()
 
     # --- Health ----------------------------------------------------------------------------------
 
@@ -91,151 +78,136 @@ class Operator:
         return check_loops([self._loop])
 
     def readiness(self) -> list[Check]:
-        """Return whether the watches have started."""
-        return [Check("watches", None if self._is_watching else "have not started")]
+        """Return whether the watches have started; a process that stands by is ready too."""
+        return [Check("watches", None if self._is_watching.is_set() else "have not started")]
 
     # --- What the watches report -----------------------------------------------------------------
 
     def on_watches_started(self) -> None:
-        """Note that the watches have started."""
-        self._is_watching = True
+        """Note that the watches have started: this process may lead."""
+        self._is_watching.set()
 
     def on_jobqueue_changed(self, jobqueue: JobQueue) -> None:
         """Take a new JobQueue, or a newer version of one."""
-        reconciler = self._jobqueues.get(jobqueue.key)
-        if reconciler is not None and reconciler.jobqueue.uid != jobqueue.uid:
-            self.on_jobqueue_deleted(jobqueue.key)
-            reconciler = None
-        if reconciler is None:
-            self._jobqueues.add(
-                JobQueueReconciler(
-                    jobqueue,
-                    cluster=self._cluster,
-                    metrics=self._metrics,
-                    find_conflict=self._jobqueues.conflict_of,
-                    clock=self._clock,
-                )
-            )
-        else:
-            self._jobqueues.update(reconciler, jobqueue)
-        self._changed.set()
+        is_new = jobqueue.key not in self._jobqueues
+        self._jobqueues[jobqueue.key] = jobqueue
+        if is_new:
+            self._want_namespaces()
+        if self._term is not None and self._serves(jobqueue.key):
+            self._term.on_jobqueue_changed(jobqueue)
 
     def on_jobqueue_deleted(self, key: ObjectKey) -> None:
         """Forget a JobQueue that is gone; Kubernetes deletes what it owns."""
-        self._ticks.forget(key)
-        reconciler = self._jobqueues.remove(key)
-        if reconciler is not None:
-            reconciler.on_deleted()
-            self._changed.set()
+        if self._jobqueues.pop(key, None) is not None:
+            self._want_namespaces()
+        if self._term is not None:
+            self._term.on_jobqueue_gone(key)
 
     def on_deployment_changed(self, key: ObjectKey, view: DeploymentView | None) -> None:
         """Take a newer version of any Deployment; None means that it was deleted."""
-        for reconciler in self._jobqueues.of_deployment(key):
-            reconciler.on_deployment_changed(view)
-            self._changed.set()
+        if self._term is not None:
+            self._term.on_deployment_changed(key, view)
 
     def use_hpas(self, hpas: Mapping[ObjectKey, Iterable[str]]) -> None:
         """Take the live index of HorizontalPodAutoscalers, by the Deployment that they scale."""
-        self._jobqueues.use_hpas(hpas)
+        self._hpas = hpas
+        if self._term is not None:
+            self._term.jobqueues.use_hpas(hpas)
 
-    # --- What databases and Secrets report -------------------------------------------------------
+    # --- Leadership ------------------------------------------------------------------------------
 
-    def _on_message(self, address: DatabaseAddress, queue_name: str) -> None:
-        for reconciler in self._jobqueues.of_queue(address, queue_name):
-            if reconciler.wants_wake_up:
-                reconciler.requeue()
-                self._changed.set()
+    @property
+    def _is_leading(self) -> bool:
+        return self._leadership is None or self._leadership.is_leading
 
-    def _on_identity(self) -> None:
-        self._databases.refresh_names()
-        self._jobqueues.refresh_claims()
+    def _serves(self, key: ObjectKey) -> bool:
+        return self._leadership is None or self._leadership.serves(key.namespace)
 
-    def _on_login_problem(self, reference: SecretReference) -> None:
-        if self._secrets is not None:
-            self._secrets.expire(reference)
+    def _want_namespaces(self) -> None:
+        if self._leadership is not None:
+            self._leadership.want({key.namespace for key in self._jobqueues})
 
-    def _on_secret_changed(self, reference: SecretReference) -> None:
-        # Thousands may change at once: the JobQueues that they concern are looked for once a turn.
-        self._changed_secrets.add(reference)
-        self._jobqueues.is_stale = True
-        self._changed.set()
+    def _on_leadership_changed(self) -> None:
+        self._leadership_changed.set()
+        term = self._term
+        if term is None or not self._is_leading:
+            return
+        for key, jobqueue in self._jobqueues.items():
+            if not self._serves(key):
+                term.on_jobqueue_gone(key)
+            elif term.jobqueues.get(key) is None:
+                term.on_jobqueue_changed(jobqueue)
 
-    def _database_name(self, reconciler: JobQueueReconciler) -> Hashable | None:
-        """Return what its database is known by, whichever URL leads there."""
-        if self._secrets is None:
-            return None
-        entry = self._secrets.look_up_both(
-            reconciler.operator_reference, reconciler.workers_reference
-        )
-        return self._databases.name_of(address_in(entry))
+    async def _run_leadership(self) -> None:
+        if self._leadership is not None:
+            await self._is_watching.wait()
+            await self._leadership.run(self._on_leadership_changed)
+
+    async def _resign(self) -> None:
+        if self._leadership is not None:
+            await self._leadership.resign()
 
     # --- The loop --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Reconcile each JobQueue when it is due, until cancelled."""
+        """Work whenever this process leads, until cancelled; then let another one lead."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._secrets = DatabaseSecrets(
-                    self._cluster,
-                    tasks,
-                    on_change=self._on_secret_changed,
-                    clock=self._clock,
-                    hosts=self._hosts,
-                )
                 tasks.create_task(self._resync(), name="resync")
+                tasks.create_task(self._run_leadership(), name="leadership")
                 while True:
-                    self._changed.clear()
-                    self._loop.turn()
-                    self._start_ticks(tasks, self._secrets)
-                    await asyncio.sleep(TURN_SECONDS)
-                    await self._wait()
+                    if self._is_leading:
+                        await self._serve_a_term()
+                    await self._loop.wait_for(self._until_leading())
         finally:
-            await self._databases.close()
+            await self._resign()
 
-    def _start_ticks(self, tasks: asyncio.TaskGroup, secrets: DatabaseSecrets) -> None:
-        """Start a tick for each database with due queues, and drop what is no longer used."""
-        self._requeue_for_changed_secrets()
-        entries = {
-            each.jobqueue.key: secrets.look_up_both(each.operator_reference, each.workers_reference)
-            for each in self._jobqueues
-        }
-        addresses = {key: address_in(entry) for key, entry in entries.items()}
-        if self._jobqueues.is_stale:
-            self._databases.refresh_names()
-            self._jobqueues.refresh(addresses)
-        self._ticks.start_due(tasks, entries)
-        secrets.forget_all_but(
-            {
-                reference
-                for each in self._jobqueues
-                for reference in (each.operator_reference, each.workers_reference)
-                if reference is not None
-            }
+    async def _until_leading(self) -> None:
+        while not self._is_leading:
+            self._leadership_changed.clear()
+            await self._leadership_changed.wait()
+
+    async def _until_the_term_ends(self) -> None:
+        leadership = self._leadership
+        began = leadership and leadership.term
+        while self._is_leading and (leadership and leadership.term) == began:
+            self._leadership_changed.clear()
+            await self._leadership_changed.wait()
+
+    async def _serve_a_term(self) -> None:
+        """Reconcile the JobQueues while this process leads."""
+        term = Term(
+            cluster=self._cluster,
+            registry=self._registry,
+            metrics=self._metrics,
+            hosts=self._hosts,
+            clock=self._clock,
+            loop=self._loop,
         )
-        in_use = {address for address in addresses.values() if address is not None}
-        for database in self._databases.pop_unused(in_use):
-            self._jobqueues.is_stale = True
-            tasks.create_task(database.close(), name="close database")
-
-    def _requeue_for_changed_secrets(self) -> None:
-        changed, self._changed_secrets = self._changed_secrets, set()
-        if not changed:
-            return
-        for each in self._jobqueues:
-            if each.operator_reference in changed or each.workers_reference in changed:
-                each.requeue()
-
-    async def _wait(self) -> None:
-        """Wait until something changes or falls due."""
-        now = self._clock()
-        # What is due already could not start yet, and starts when what it waits for is done.
-        later = [each.due_at for each in self._jobqueues if each.due_at > now]
-        due_in = min(later, default=now + LONGEST_WAIT_SECONDS) - now
+        term.jobqueues.use_hpas(self._hpas)
+        term.jobqueues.set_deleted_hpas(self._deleted_hpas)
+        for key, jobqueue in self._jobqueues.items():
+            if self._serves(key):
+                term.on_jobqueue_changed(jobqueue)
+        self._term = term
+        parts = [
+            asyncio.create_task(term.run(), name="term"),
+            asyncio.create_task(self._until_the_term_ends(), name="end of the term"),
+        ]
         try:
-            async with asyncio.timeout(min(due_in, LONGEST_WAIT_SECONDS)):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await _end(parts)
+            # A successor need not wait until the databases are closed.
+            await self._resign()
+            raise
+        finally:
+            self._term = None
+            await _end(parts)
+            await term.close()
+        for part in parts:
+            if not part.cancelled():
+                part.result()
 
     # --- Resync ----------------------------------------------------------------------------------
 
@@ -254,8 +226,8 @@ class Operator:
                 _log.exception("resync failed")
 
     async def _resync_once(self) -> None:
-        hpas = self._jobqueues.hpas
-        known = {each.jobqueue.key: each.jobqueue.uid for each in self._jobqueues}
+        hpas = {(target, name) for target, names in self._hpas.items() for name in names}
+        known = {key: jobqueue.uid for key, jobqueue in self._jobqueues.items()}
         found = [
             jobqueue
             for namespace in self._namespaces
@@ -263,14 +235,22 @@ class Operator:
         ]
         for namespace in self._namespaces:
             hpas.difference_update(await self._cluster.list_hpas(namespace))
-        self._jobqueues.set_deleted_hpas(frozenset(hpas))
+        self._deleted_hpas = frozenset(hpas)
+        if self._term is not None:
+            self._term.jobqueues.set_deleted_hpas(self._deleted_hpas)
         for jobqueue in found:
             if known.pop(jobqueue.key, None) != jobqueue.uid:
                 self.on_jobqueue_changed(jobqueue)
         for key, uid in known.items():
-            reconciler = self._jobqueues.get(key)
-            if reconciler is not None and reconciler.jobqueue.uid == uid:
+            jobqueue_now = self._jobqueues.get(key)
+            if jobqueue_now is not None and jobqueue_now.uid == uid:
                 self.on_jobqueue_deleted(key)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def steady_clock() -> Callable[[], float]:

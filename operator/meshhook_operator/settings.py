@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import secrets
 import textwrap
 from typing import Annotated
 
@@ -10,9 +12,11 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshhook.errors import InvalidSettingError
+from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.databases.hosts import DatabaseHosts
 
 _PREFIX = "MESHHOOK_"
+_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -29,6 +33,12 @@ class OperatorSettings(BaseSettings):
     """Where the databases of JobQueues may be, separated by commas: names (db.example.com),
     suffixes (*.db.svc.cluster.local), addresses and CIDRs (10.0.0.0/8), each optionally with :port;
     IPv6 with a port in brackets ([fd00::/8]:5432). Default: empty, anywhere."""
+    operator_lease: str = ""
+    """The Lease of this installation, as namespace/name. Of the processes with the same Lease one
+    works, and the others stand by. Default: `meshhook-operator` in the process's own namespace."""
+    operator_identity: Annotated[str, Field(max_length=200)] = ""
+    """What this process is called in its Lease. No other process may use it at the same time.
+    Default: the host's name and a random number."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
     """The port for /metrics, /healthz and /readyz; 0 takes a free port and logs it.
     Default 9464."""
@@ -53,6 +63,15 @@ class OperatorSettings(BaseSettings):
                 raise ValueError(message)
         return value
 
+    @field_validator("operator_lease")
+    @classmethod
+    def _is_a_lease(cls, value: str) -> str:
+        namespace, slash, name = value.partition("/")
+        if value and not (slash and _NAMESPACE.fullmatch(namespace) and _NAME.fullmatch(name)):
+            message = "expected namespace/name, such as meshhook/meshhook-operator"
+            raise ValueError(message)
+        return value
+
     @field_validator("operator_allowed_database_hosts")
     @classmethod
     def _are_hosts(cls, value: str) -> str:
@@ -63,6 +82,16 @@ class OperatorSettings(BaseSettings):
     def database_hosts(self) -> DatabaseHosts:
         """Where the databases of JobQueues may be."""
         return DatabaseHosts(self.operator_allowed_database_hosts)
+
+    @property
+    def identity(self) -> str:
+        """What this process is called in its Lease; different at each call, unless it is set."""
+        return self.operator_identity or f"{platform.node()}_{secrets.token_hex(4)}"
+
+    def lease_in(self, own_namespace: str) -> ObjectKey:
+        """Return the Lease of this installation, given the namespace of the process."""
+        namespace, _, name = self.operator_lease.partition("/")
+        return ObjectKey(namespace or own_namespace, name or "meshhook-operator")
 
     @property
     def namespaces(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.helm import CHART, ROOT, HelmError, helm, one, render, select
+from support.helm import CHART, RELEASE, ROOT, HelmError, helm, one, render, select
 
 DASHBOARDS = sorted((ROOT / "grafana/dashboards").glob("*.json"))
 ALERTS = sorted((ROOT / "grafana/alerts").glob("*.yaml"))
@@ -45,7 +45,8 @@ def test_the_operators_rights_are_the_operators():
     rules = yaml.safe_load((ROOT / "operator/rbac.yaml").read_text())["rules"]
     assert rules
     assert one(render(), "ClusterRole")["rules"] == rules
-    assert one(render({"operator": {"watchNamespaces": ["a"]}}), "Role")["rules"] == rules
+    objects = render({"operator": {"watchNamespaces": ["a"]}})
+    assert one(objects, "Role", f"{RELEASE}-meshhook-operator")["rules"] == rules
 
 
 def test_the_dashboards_are_grafanas():

@@ -80,6 +80,8 @@ def test_without_values_everything_to_start_with_is_there(defaults):
         "Deployment",
         "NetworkPolicy",
         "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
         "Secret",
         "Service",
         "ServiceAccount",
@@ -488,8 +490,10 @@ def test_the_operator_can_be_kept_to_some_namespaces():
     """`watchNamespaces` makes a Role in each, no ClusterRole, and tells the operator."""
     objects = render({"operator": {"watchNamespaces": ["a", "b"]}})
     assert not select(objects, "ClusterRole")
-    assert [each["metadata"]["namespace"] for each in select(objects, "Role")] == ["a", "b"]
-    for binding in select(objects, "RoleBinding"):
+    for kind in ("Role", "RoleBinding"):
+        found = select(objects, kind, f"{NAME}-operator")
+        assert [each["metadata"]["namespace"] for each in found] == ["a", "b"]
+    for binding in select(objects, "RoleBinding", f"{NAME}-operator"):
         assert binding["roleRef"] == {
             "apiGroup": "rbac.authorization.k8s.io",
             "kind": "Role",
@@ -504,10 +508,12 @@ def test_the_secrets_that_the_operator_reads_can_be_named():
     """`secretNames` narrows its right down to these and the release's own, in all its roles."""
     for watched, kind in (([], "ClusterRole"), (["a"], "Role")):
         operator = {"rbac": {"secretNames": ["mail", "shop"]}, "watchNamespaces": watched}
+        objects = render(OWN_DATABASE | {"operator": operator})
         (rule,) = (
-            each
-            for each in one(render(OWN_DATABASE | {"operator": operator}), kind)["rules"]
-            if each["resources"] == ["secrets"]
+            rule
+            for role in select(objects, kind)
+            for rule in role["rules"]
+            if rule["resources"] == ["secrets"]
         )
         assert rule["resourceNames"] == ["mail", "shop", "pg"]
         assert rule["verbs"] == ["get"]
@@ -590,10 +596,44 @@ def test_the_databases_that_the_operator_connects_to_can_be_listed():
         render({"operator": {"allowedDatabaseHosts": ["a,b"]}})
 
 
-def test_two_operators_never_run_side_by_side(defaults):
-    """One replica, and an upgrade ends the old pod first."""
+def test_an_upgrade_starts_the_new_operator_before_the_old_one_ends(defaults):
+    """One replica by default, and one more during an upgrade, which takes over when it is ready."""
     spec = one(defaults, "Deployment")["spec"]
-    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+    assert spec["replicas"] == 1
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert "topologySpreadConstraints" not in operator_pod(defaults)
+
+
+def test_the_operator_can_have_replicas_that_stand_by():
+    """They are put on different nodes if possible; more than a few make no sense."""
+    objects = render({"operator": {"replicas": 3}})
+    assert one(objects, "Deployment")["spec"]["replicas"] == 3
+    (spread,) = operator_pod(objects)["topologySpreadConstraints"]
+    labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+    for wrong in (0, 11, "two"):
+        with pytest.raises(HelmError, match="replicas"):
+            render({"operator": {"replicas": wrong}})
+
+
+@pytest.mark.parametrize("namespaces", [[], ["a", "b"]])
+def test_the_operator_may_write_its_own_lease(namespaces):
+    """Its pods have one Lease, named as the Deployment, and each pod its own name in it."""
+    objects = render({"operator": {"watchNamespaces": namespaces}}, namespace="queues")
+    (container,) = operator_pod(objects)["containers"]
+    variables = {each["name"]: each for each in container["env"]}
+    assert variables["MESHHOOK_OPERATOR_LEASE"]["value"] == f"queues/{NAME}-operator"
+    identity = variables["MESHHOOK_OPERATOR_IDENTITY"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert identity == "metadata.name"
+    role = one(objects, "Role", f"{NAME}-operator-lease")
+    assert role["metadata"]["namespace"] == "queues"
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in role["rules"]] == [
+        (["create"], None),
+        (["get", "patch"], [f"{NAME}-operator"]),
+    ]
+    binding = one(objects, "RoleBinding", f"{NAME}-operator-lease")
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"][0]["namespace"] == "queues"
 
 
 def test_the_operators_service_can_have_annotations_of():

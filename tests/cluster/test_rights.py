@@ -16,7 +16,14 @@ import pytest
 
 from support.cluster.api import Api, Object
 from support.cluster.control_plane import ControlPlane
-from support.cluster.objects import database_secret, deployment, job_queue, operator_rules
+from support.cluster.objects import (
+    OWN_LEASE,
+    database_secret,
+    deployment,
+    job_queue,
+    operator_rules,
+    own_lease_rules,
+)
 from support.cluster.operator_process import OperatorProcess
 from support.cluster.views import JobQueueView
 from support.waiting import eventually
@@ -67,6 +74,20 @@ AT_START = [
 AT_WORK = [each for each in rights() if each not in AT_START]
 
 
+async def give(own: Api, rules: list[Object], home: Api) -> None:
+    """Give the operator, whose account is in the namespace of `home`, these rules in another."""
+    await own.create({"kind": "Role", "metadata": {"name": ACCOUNT}, "rules": rules})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ACCOUNT}
+    await own.create(
+        {
+            "kind": "RoleBinding",
+            "metadata": {"name": ACCOUNT},
+            "roleRef": role,
+            "subjects": [SERVICE_ACCOUNT | {"namespace": home.namespace}],
+        }
+    )
+
+
 @pytest.fixture
 async def accounts(api: Api, control_plane: ControlPlane) -> AsyncIterator[Any]:
     """Creates namespaces in which the operator of this test lacks a permission."""
@@ -79,20 +100,7 @@ async def accounts(api: Api, control_plane: ControlPlane) -> AsyncIterator[Any]:
             await stack.enter_async_context(own)
             await own.create({"kind": "Namespace", "metadata": {"name": namespace}})
             stack.push_async_callback(own.delete, "Namespace", namespace)
-            role = {"kind": "Role", "metadata": {"name": ACCOUNT}, "rules": rules_without(right)}
-            await own.create(role)
-            await own.create(
-                {
-                    "kind": "RoleBinding",
-                    "metadata": {"name": ACCOUNT},
-                    "roleRef": {
-                        "apiGroup": "rbac.authorization.k8s.io",
-                        "kind": "Role",
-                        "name": ACCOUNT,
-                    },
-                    "subjects": [SERVICE_ACCOUNT | {"namespace": api.namespace}],
-                }
-            )
+            await give(own, rules_without(right), api)
             return own
 
         yield make
@@ -108,21 +116,27 @@ def processes() -> Iterator[list[OperatorProcess]]:
 
 
 def operator_for(kubeconfig: Path, *namespaces: str) -> OperatorProcess:
-    """Return an operator that watches these namespaces and logs every refusal."""
+    """Return an operator that watches these namespaces and logs every refusal.
+
+    Its own Lease is in the namespace that the file is named after.
+    """
     return OperatorProcess(
         kubeconfig=kubeconfig,
         directory=kubeconfig.parent,
         namespace=",".join(namespaces),
         MESHHOOK_LOG_LEVEL="debug",
         MESHHOOK_LOG_FORMAT="json",
+        MESHHOOK_OPERATOR_LEASE=f"{kubeconfig.stem}/{OWN_LEASE}",
     )
 
 
 @pytest.fixture
 async def kubeconfig(api: Api, accounts: Any, control_plane: ControlPlane, tmp_path: Path) -> Path:
-    """That of the operator of this test."""
+    """That of the operator of this test, which may have its own Lease in the test's namespace."""
+    create = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]}
+    await give(api, [create, *own_lease_rules()], api)
     token = await api.token_of(ACCOUNT)
-    return control_plane.write_kubeconfig(tmp_path / "kubeconfig", token=token)
+    return control_plane.write_kubeconfig(tmp_path / f"{api.namespace}.json", token=token)
 
 
 async def refusals(operator: OperatorProcess, own: Api) -> list[str]:
@@ -240,4 +254,5 @@ def test_the_rights_are_few():
     assert {each.verb for each in found if each.resource == "secrets"} == {"get"}
     assert {each.verb for each in found} <= {"get", "list", "watch", "create", "patch"}
     assert "*" not in {value for each in found for value in each}
-    assert {each.resource for each in found if each.verb == "create"} == {"deployments", "events"}
+    created = {each.resource for each in found if each.verb == "create"}
+    assert created == {"deployments", "events", "leases"}

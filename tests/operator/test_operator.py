@@ -26,6 +26,9 @@ class Listings:
         self.hpas: list[tuple[ObjectKey, str]] = []
         self.nonsense = 0
 
+    def check_may_write(self, _: str) -> None:
+        """Allow everything."""
+
     async def list_jobqueues(self, namespace: str) -> list[JobQueue]:
         """Return no JobQueue; at first, raise if the test asks for it."""
         if self.nonsense:
@@ -64,11 +67,11 @@ async def test_an_autoscaler_whose_deletion_was_not_reported_is_no_conflict(oper
     mine = jobqueue(worker=None, deploymentRef={"name": "mail"})
 
     operator.on_jobqueue_changed(mine)
-    reconciler = operator._jobqueues.get(mine.key)
+    reconciler = operator._term.jobqueues.get(mine.key)
 
     def conflict() -> Any:
-        operator._jobqueues.refresh_claims()
-        return operator._jobqueues.conflict_of(reconciler)
+        operator._term.jobqueues.refresh_claims()
+        return operator._term.jobqueues.conflict_of(reconciler)
 
     await asyncio.sleep(0.1)
     assert "HorizontalPodAutoscaler" in conflict().message
@@ -83,7 +86,7 @@ async def test_an_answer_that_makes_no_sense_ends_nothing(operator, listings):
     listings.nonsense = 3
     await eventually(lambda: listings.nonsense == 0)
     operator.use_hpas({TARGET: ["mail"]})
-    await eventually(lambda: operator._jobqueues._deleted_hpas == {(TARGET, "mail")})
+    await eventually(lambda: operator._deleted_hpas == {(TARGET, "mail")})
 
 
 def test_a_clock_that_is_set_back_holds_nothing_up(monkeypatch):

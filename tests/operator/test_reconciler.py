@@ -14,6 +14,7 @@ from meshhook_operator.reconciliation.jobqueues import JobQueueTable
 from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
 from meshhook_operator.scaling import Fleet, Sample, ScalerState, ScalingSpec, decide
 from support.jobqueues import deployment, jobqueue
+from support.recorded_cluster import RecordedCluster
 
 SCALING = {"minReplicas": 0, "maxReplicas": 20}
 
@@ -22,7 +23,7 @@ def reconciler(**spec: Any) -> JobQueueReconciler:
     """Return a reconciler that has looked for the Deployment; it writes nothing here."""
     found = JobQueueReconciler(
         jobqueue(scaling=SCALING, **spec),
-        cluster=cast("Any", None),
+        cluster=cast("Any", RecordedCluster()),
         metrics=OperatorMetrics(CollectorRegistry()),
         find_conflict=lambda _: None,
         clock=lambda: 1_000.0,

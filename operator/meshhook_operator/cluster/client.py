@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import secrets
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -25,10 +27,10 @@ from meshhook_operator.api.kind import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from meshhook_operator.cluster.deployments import FIELD_MANAGER, DeploymentView
 from meshhook_operator.cluster.pods import DELETION_COST_ANNOTATION, PodView
 from meshhook_operator.cluster.responses import translated_errors
-from meshhook_operator.errors import ClusterRefusedError
+from meshhook_operator.errors import ClusterRefusedError, NotLeadingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from meshhook_operator.cluster.deployments import LabelTerm
 
@@ -55,17 +57,49 @@ class Cluster:
         ClusterRefusedError: if it refused the request.
     """
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(
+        self, client: AsyncClient, *, seconds_left: Callable[[str], float] | None = None
+    ) -> None:
+        """Take the client, and what may be written.
+
+        Args:
+            client: for all requests.
+            seconds_left: called with a namespace right before each write there: for how long it may
+                take; raises a NotLeadingError if there may be none. Default: everything may.
+        """
         self._client = client
+        self._seconds_left = seconds_left
 
     @classmethod
-    def connect(cls) -> Cluster:
+    def connect(cls, *, seconds_left: Callable[[str], float] | None = None) -> Cluster:
         """Use the service account of the pod, or outside a cluster the kubeconfig.
 
         Raises:
             lightkube.ConfigError: if there is neither.
         """
-        return cls(AsyncClient(timeout=httpx2.Timeout(_REQUEST_SECONDS)))
+        client = AsyncClient(timeout=httpx2.Timeout(_REQUEST_SECONDS))
+        return cls(client, seconds_left=seconds_left)
+
+    def check_may_write(self, namespace: str) -> None:
+        """Check that this process may change what belongs to the JobQueues of a namespace now.
+
+        Raises:
+            NotLeadingError: if it may not.
+        """
+        if self._seconds_left is not None:
+            self._seconds_left(namespace)
+
+    @asynccontextmanager
+    async def _writing(self, namespace: str) -> AsyncIterator[None]:
+        """Let a write begin only while it is allowed, and end by then."""
+        seconds = None if self._seconds_left is None else self._seconds_left(namespace)
+        try:
+            async with asyncio.timeout(seconds):
+                with translated_errors():
+                    yield
+        except TimeoutError as error:
+            message = "a write took until the Lease ran out, and was given up"
+            raise NotLeadingError(message) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -119,7 +153,7 @@ class Cluster:
     async def apply_deployment(self, manifest: Mapping[str, Any]) -> DeploymentView:
         """Apply a Deployment, and return the result."""
         metadata = manifest["metadata"]
-        with translated_errors():
+        async with self._writing(metadata["namespace"]):
             applied = await self._client.patch(
                 Deployment,
                 metadata["name"],
@@ -139,7 +173,7 @@ class Cluster:
             "metadata": {"name": key.name, "namespace": key.namespace},
             "spec": {"replicas": replicas},
         }
-        with translated_errors():
+        async with self._writing(key.namespace):
             scaled = await self._client.patch(
                 Deployment.Scale,
                 key.name,
@@ -173,7 +207,7 @@ class Cluster:
     async def set_deletion_cost(self, key: ObjectKey, cost: int | None) -> None:
         """Set the deletion cost of a pod; None removes it."""
         value = None if cost is None else str(cost)
-        with translated_errors():
+        async with self._writing(key.namespace):
             await self._client.patch(
                 Pod,
                 key.name,
@@ -202,7 +236,7 @@ class Cluster:
 
     async def patch_status(self, key: ObjectKey, status: Mapping[str, Any]) -> None:
         """Merge fields into a JobQueue's status; None removes a field."""
-        with translated_errors():
+        async with self._writing(key.namespace):
             await self._client.patch(
                 _JobQueueResource.Status,
                 key.name,
@@ -223,7 +257,7 @@ class Cluster:
                 "finalizers": list(finalizers),
             },
         }
-        with translated_errors():
+        async with self._writing(key.namespace):
             await self._client.patch(
                 _JobQueueResource,
                 key.name,
@@ -256,7 +290,7 @@ class Cluster:
             lastTimestamp=now,
             count=1,
         )
-        with translated_errors():
+        async with self._writing(key.namespace):
             await self._client.create(event)
 
 

@@ -85,18 +85,13 @@ class JobQueueTable:
 
     # --- Conflicts -------------------------------------------------------------------------------
 
-    @property
-    def hpas(self) -> set[tuple[ObjectKey, str]]:
-        """The HorizontalPodAutoscalers that the watch knows: what each scales, and its name."""
-        return {(target, name) for target, names in self._hpas.items() for name in names}
-
     def use_hpas(self, hpas: Mapping[ObjectKey, Iterable[str]]) -> None:
         """Take the live index of HorizontalPodAutoscalers, by the Deployment that they scale."""
         if hpas is not self._hpas:
             self._hpas, self.is_stale = hpas, True
 
     def set_deleted_hpas(self, deleted: frozenset[tuple[ObjectKey, str]]) -> None:
-        """Take those of `hpas` that a listing no longer has."""
+        """Take those HorizontalPodAutoscalers of the index that a listing no longer has."""
         self._deleted_hpas, self.is_stale = deleted, True
 
     def refresh(self, addresses: Mapping[ObjectKey, DatabaseAddress | None]) -> None:

@@ -25,10 +25,27 @@ and again would be created in a tight loop."""
 class QueueInDatabase:
     """Makes the queue what the spec says."""
 
-    def __init__(self, key: ObjectKey, *, reporter: Reporter, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        key: ObjectKey,
+        *,
+        reporter: Reporter,
+        clock: Callable[[], float],
+        check_may_write: Callable[[str], None],
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            key: of the JobQueue.
+            reporter: where events go.
+            clock: seconds since 1970.
+            check_may_write: called with the namespace right before each change; raises if this
+                process may make none.
+        """
         self._key = key
         self._reporter = reporter
         self._clock = clock
+        self._check_may_write = check_may_write
         self._may_create_at = float("-inf")
 
     async def ensure(
@@ -45,6 +62,7 @@ class QueueInDatabase:
             if not found.is_missing or now < self._may_create_at:
                 return False
             self._may_create_at = now + CREATE_AGAIN_SECONDS
+            self._check_may_write(self._key.namespace)
             is_adopted = await database.ensure_queue(spec.queue_name, wanted)
             secret = (spec.database.operator_secret_ref or spec.database.secret_ref).name
             where = f"in the database of Secret {secret!r}"
@@ -59,6 +77,7 @@ class QueueInDatabase:
             return True
         differing = sorted(name for name in wanted if found.settings.get(name) != wanted[name])
         if differing:
+            self._check_may_write(self._key.namespace)
             await database.ensure_queue(spec.queue_name, wanted)
             _log.info(
                 "queue settings written",
@@ -74,6 +93,7 @@ class QueueInDatabase:
         Raises:
             MeshHookError: if the database refuses, or cannot be reached.
         """
+        self._check_may_write(self._key.namespace)
         is_gone = await database.drop_queue_if_empty(queue_name)
         reason = "QueueDropped" if is_gone else "QueueKept"
         message = (

@@ -84,7 +84,12 @@ class JobQueueReconciler:
         self._clock = clock
         self._fleet = WorkerFleet(jobqueue, cluster=cluster, clock=clock)
         self._reporter = Reporter(jobqueue, cluster=cluster, clock=clock)
-        self._queue = QueueInDatabase(jobqueue.key, reporter=self._reporter, clock=clock)
+        self._queue = QueueInDatabase(
+            jobqueue.key,
+            reporter=self._reporter,
+            clock=clock,
+            check_may_write=cluster.check_may_write,
+        )
         self._autoscaler = Autoscaler(clock=clock)
         self._last_scale_time = jobqueue.status.last_scale_time
         self._failures = 0

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshhook.embedded.postmaster import free_port
+from support.cluster import audit
 from support.cluster.api import Api
 from support.cluster.components import Component
 from support.cluster.programs import (
@@ -85,6 +86,7 @@ class ControlPlane:
         self.directory = directory
         self.admin_token = secrets.token_urlsafe(24)
         self.certificate = directory / "ca.pem"
+        self._audit_log = directory / "audit.log"
         self._port = free_port()
         self.url = f"https://127.0.0.1:{self._port}"
         self.components: dict[str, Component] = {}
@@ -141,6 +143,10 @@ class ControlPlane:
             self.url, token=self.admin_token, certificate=self.certificate, namespace=namespace
         )
 
+    def writes_in(self, namespace: str) -> list[audit.Write]:
+        """Return what service accounts have written in a namespace, in its order."""
+        return audit.writes_in(self._audit_log, namespace)
+
     def write_kubeconfig(
         self, path: Path, *, token: str, namespace: str = "default", url: str | None = None
     ) -> Path:
@@ -186,6 +192,7 @@ class ControlPlane:
         stages = program_path("kwok").parent / "stage"
         text = "\n---\n".join((stages / f"{name}.yaml").read_text() for name in _STAGES)
         (self.directory / "stages.yaml").write_text(text)
+        (self.directory / "audit.json").write_text(json.dumps(audit.POLICY))
         self.write_kubeconfig(self.directory / "admin.kubeconfig", token=self.admin_token)
 
     def _add_etcd(self) -> None:
@@ -212,6 +219,8 @@ class ControlPlane:
             *("--token-auth-file", self.directory / "tokens.csv"),
             *("--service-account-issuer", _ISSUER, "--service-account-signing-key-file", key),
             *("--service-account-key-file", key),
+            *("--audit-policy-file", self.directory / "audit.json"),
+            *("--audit-log-path", self._audit_log),
         )
 
     def _add_others(self, kubeconfig: Path) -> None:

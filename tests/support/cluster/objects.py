@@ -13,6 +13,7 @@ from support.cluster.api import Api, Object
 
 OPERATOR = Path(__file__).parents[3] / "operator"
 SECRET = "database"
+OWN_LEASE = "meshhook-operator"
 
 
 def job_queue(name: str = "emails", **spec: Any) -> Object:
@@ -79,6 +80,18 @@ def operator_rules() -> list[Object]:
     """Return what the operator may do."""
     found: list[Object] = yaml.safe_load((OPERATOR / "rbac.yaml").read_text())["rules"]
     return found
+
+
+def own_lease_rules(name: str = OWN_LEASE) -> list[Object]:
+    """Return what the operator may do with its own Lease besides."""
+    return [
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": [name],
+            "verbs": ["get", "patch"],
+        }
+    ]
 
 
 async def grant(api: Api, account: str, rules: list[Object], *, cluster_wide: bool = False) -> None:

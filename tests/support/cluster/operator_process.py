@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -16,7 +17,7 @@ from meshhook.embedded.postmaster import free_port
 from support.cluster.api import Api, Object
 from support.cluster.components import Component
 from support.cluster.control_plane import ControlPlane
-from support.cluster.objects import grant, operator_rules
+from support.cluster.objects import OWN_LEASE, grant, operator_rules, own_lease_rules
 
 READY_SECONDS = 100
 ACCOUNT = "operator"
@@ -47,6 +48,8 @@ class OperatorProcess:
             "MESHHOOK_METRICS_PORT": str(self._port),
             "MESHHOOK_METRICS_ADDRESS": "127.0.0.1",
             "MESHHOOK_OPERATOR_NAMESPACES": namespace or "",
+            # As that of a pod, it stays the same when the container starts again.
+            "MESHHOOK_OPERATOR_IDENTITY": f"operator-{secrets.token_hex(4)}",
             **variables,
         }
         self.log = directory / f"operator-{secrets.token_hex(4)}.log"
@@ -88,6 +91,10 @@ class OperatorProcess:
     def kill(self) -> None:
         """Kill it, as a lost node would."""
         self._component.kill()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._component.send_signal(number)
 
     def metrics(self) -> str:
         """Return its metrics, as Prometheus would read them."""
@@ -138,6 +145,8 @@ async def operator_kubeconfig(
     control_plane: ControlPlane,
     directory: Path,
     *,
+    account: str = ACCOUNT,
+    lease: str = OWN_LEASE,
     rules: list[Object] | None = None,
     cluster_wide: bool = False,
     url: str | None = None,
@@ -148,15 +157,17 @@ async def operator_kubeconfig(
         api: an administrator, and the namespace of the account.
         control_plane: where.
         directory: for the file.
+        account: what the service account is called.
+        lease: the name of the operator's own Lease.
         rules: what it may do; by default what is installed.
         cluster_wide: whether it may do so in all namespaces.
         url: the address of a proxy before the API server.
     """
     granted = operator_rules() if rules is None else rules
-    await grant(api, ACCOUNT, granted, cluster_wide=cluster_wide)
+    await grant(api, account, granted + own_lease_rules(lease), cluster_wide=cluster_wide)
     return control_plane.write_kubeconfig(
-        directory / f"{api.namespace}.kubeconfig",
-        token=await api.token_of(ACCOUNT),
+        directory / f"{api.namespace}-{account}.kubeconfig",
+        token=await api.token_of(account),
         namespace=api.namespace,
         url=url,
     )

@@ -348,6 +348,21 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "first seen.",
             ),
             Metric(
+                "meshhook_operator_leading",
+                _G,
+                "Whether this process works (1), or stands by until the one that works ends (0).",
+                (Source.OPERATOR,),
+                (),
+            ),
+            Metric(
+                "meshhook_operator_unserved_namespaces",
+                _G,
+                "Namespaces with JobQueues that this process leaves alone although it leads: "
+                "another operator works on them, or their Lease cannot be written.",
+                (Source.OPERATOR,),
+                (),
+            ),
+            Metric(
                 "meshhook_operator_reconcile_duration_seconds",
                 _H,
                 "How long reconciling one resource took.",
