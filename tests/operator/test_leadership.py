@@ -365,7 +365,7 @@ def writes_of(cluster: Cluster) -> dict[str, Any]:
     """Return a call of each method that writes."""
     key = ObjectKey("shop", "mail")
     manifest = {"metadata": {"name": "mail", "namespace": "shop"}}
-    event = {"is_warning": False, "reason": "Ok", "message": ""}
+    event: Any = {"is_warning": False, "reason": "Ok", "message": ""}
     return {
         "apply_deployment": lambda: cluster.apply_deployment(manifest),
         "scale_deployment": lambda: cluster.scale_deployment(key, 1),
