@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -41,13 +42,16 @@ class Story:
         self.now = 1_800_000_000.0
         self.jobqueue = jobqueue(**spec)
         self.cluster = RecordedCluster()
-        self.restart()
+        self.reporter = self._reporter()
 
     def restart(self) -> None:
         """Go on with another operator, which knows what the status says."""
-        self.reporter = Reporter(
-            self.jobqueue, cluster=cast("Cluster", self.cluster), clock=lambda: self.now
-        )
+        self.jobqueue = replace(self.jobqueue, status=self.reporter.status)
+        self.reporter = self._reporter()
+
+    def _reporter(self) -> Reporter:
+        cluster = cast("Cluster", self.cluster)
+        return Reporter(self.jobqueue, cluster=cluster, clock=lambda: self.now)
 
     @property
     def reasons(self) -> list[str]:
@@ -172,7 +176,10 @@ async def test_a_target_age_that_is_missed():
     await story.see(queue=LATE)
     await story.see(seconds=MISSED_AFTER_SECONDS, queue=LATE)
     assert story.reasons[1:] == ["TargetAgeMissed"]
-    assert story.last.startswith("5 messages are ready and the oldest has waited 95 s; a job")
+    assert story.last == (
+        "5 messages are ready and the oldest has waited 95 s; a job should start within 60 s "
+        "(targetAgeSeconds). 1 of 1 worker is ready."
+    )
     for _ in range(10):
         await story.see(seconds=10)
         await story.see(seconds=10, queue=LATE)
@@ -213,6 +220,32 @@ async def test_a_limit_and_its_end():
     assert story.last.startswith("50 replicas needed. maxReplicas allows 20")
     await story.see(seconds=UNLIMITED_AFTER_SECONDS, replicas=20)
     assert story.reasons[1:] == ["MaxReplicas", "NotLimited"]
+
+
+async def test_another_limit_in_its_place():
+    """A limit that takes the place of another is told too, and neither again in this episode."""
+    story = Story()
+    limits = [
+        decision(20, limit=limit, scaling_limited=True)
+        for limit in (Limit.MAX_REPLICAS, Limit.NO_THROUGHPUT_GAIN)
+    ]
+    for _ in range(5):
+        for about in limits:
+            await story.see(replicas=20, about=about)
+    assert story.reasons[1:] == ["MaxReplicas", "NoThroughputGain"]
+
+
+async def test_a_restart_is_no_news():
+    """An operator that starts takes up what the status says, and tells none of it again."""
+    story = Story()
+    limited = decision(20, limit=Limit.MAX_REPLICAS, scaling_limited=True)
+    for _ in range(2):
+        await story.see(seconds=MISSED_AFTER_SECONDS, replicas=20, about=limited, queue=LATE)
+    assert story.reasons[1:] == ["MaxReplicas", "TargetAgeMissed"]
+    story.restart()
+    for _ in range(3):
+        await story.see(seconds=MISSED_AFTER_SECONDS, replicas=20, about=limited, queue=LATE)
+    assert story.reasons[1:] == ["MaxReplicas", "TargetAgeMissed"]
 
 
 async def test_scalings_say_why():

@@ -107,6 +107,9 @@ class Reporter:
             on_after_seconds=0.0,
             off_after_seconds=UNLIMITED_AFTER_SECONDS,
         )
+        limited = condition_of(self.status, SCALING_LIMITED)
+        self._told_limits = {limited.reason} if limited and self._limited.holds else set()
+        """Each is told once, until no limit has held for a while."""
         self._events = _Allowance(EVENTS_AT_ONCE, EVENT_SECONDS)
         self._writes = _Allowance(WRITES_AT_ONCE, WRITE_SECONDS)
 
@@ -208,11 +211,13 @@ class Reporter:
     async def _tell_limits(self, limited: Finding, situation: Situation | None, now: float) -> None:
         before = self._limited
         self._limited = before.observe(holds=limited.holds, now=now)
-        if self._limited.holds and not before.holds:
+        if limited.holds and limited.reason not in self._told_limits:
+            self._told_limits.add(limited.reason)
             needed = f"{replicas_text(situation.needed)} needed. " if situation else ""
             told = f"{needed}{limit_sentence(situation) if situation else limited.message}"
             await self._tell(News(limited.reason, told, is_warning=True))
         elif before.holds and not self._limited.holds:
+            self._told_limits.clear()
             await self._tell(News(limited.reason, limited.message))
 
     async def _tell_punctuality(self, status: JobQueueStatus, situation: Situation | None) -> None:
@@ -222,8 +227,11 @@ class Reporter:
         is_missed = condition.status == "False"
         if is_missed != self._told_missed:
             self._told_missed = is_missed
+            is_limited = situation is not None and situation.decision.scaling_limited
+            workers = condition_of(status, ACTIVE)
+            hint = limit_sentence(situation) if situation and is_limited else ""
             await self._tell(
-                punctuality_news(condition, limit_sentence(situation) if situation else "")
+                punctuality_news(condition, hint or (workers.message if workers else ""))
             )
 
     async def scaled(self, change: Rescale, situation: Situation) -> None:

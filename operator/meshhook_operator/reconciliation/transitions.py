@@ -48,7 +48,7 @@ def punctuality_news(condition: Condition, hint: str) -> News:
 
     Args:
         condition: OnTime.
-        hint: what limits the replicas, as a sentence; empty if nothing does.
+        hint: what limits the replicas, or how many workers are ready, as a sentence.
     """
     if condition.status == "False":
         return News(condition.reason, f"{condition.message} {hint}".strip(), is_warning=True)
