@@ -24,9 +24,9 @@ from lightkube.resources.core_v1 import Pod, Secret
 from bench.node.measurements import figures
 from bench.node.player import Player, TraceError
 from bench.node.report import add_trace, read_report, write_raw, write_report
-from bench.node.watch import Watch
+from bench.node.watch import JobQueue, Watch
 from bench.scaling.node_traces import node_traces
-from meshhook import Database
+from meshhook import Database, MeshHookError
 from support.e2e import RELEASE
 
 if TYPE_CHECKING:
@@ -40,6 +40,15 @@ REQUEST_SECONDS = 20.0
 PAUSE_SECONDS = 10.0
 """Between the starts of the first traces: their pods are not all to start at once."""
 CONNECTIONS = 6
+FAILURES = (
+    ExceptionGroup,
+    TraceError,
+    MeshHookError,
+    OSError,
+    httpx2.HTTPError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
 NOTES = """
 create schema if not exists bench;
 create table if not exists bench.interruptions (
@@ -62,6 +71,7 @@ async def run(options: argparse.Namespace) -> None:
     report = read_report(options.json)
     roots = [psutil.Process(), psutil.Process(options.node_pid)]
     async with _connected(options.namespace) as (client, database, pool):
+        await _delete_job_queues(client)
         watch = Watch(client, options.namespace)
         player = Player(
             client=client,
@@ -97,14 +107,10 @@ async def _lane(
         say(f"{trace.name}: begins; {trace.about}")
         try:
             seen = await player.play(trace)
-        except (TraceError, OSError, httpx2.HTTPError, asyncpg.PostgresError) as error:
-            say(f"{trace.name}: {type(error).__name__}: {error}")
-            report["failed"][trace.name] = f"{type(error).__name__}: {error}"
-            if tries < TRIES:
-                line.put_nowait((trace, tries + 1))
-        except ExceptionGroup as error:
-            say(f"{trace.name}: {error.exceptions}")
-            report["failed"][trace.name] = str(error.exceptions)
+        except FAILURES as error:
+            said = f"{type(error).__name__}: {_said(error)}"
+            say(f"{trace.name}: {said}")
+            report["failed"][trace.name] = said
             if tries < TRIES:
                 line.put_nowait((trace, tries + 1))
         else:
@@ -120,6 +126,12 @@ async def _lane(
         write_report(report, options.json)
 
 
+def _said(error: Exception) -> str:
+    if isinstance(error, ExceptionGroup):
+        return "; ".join(f"{type(each).__name__}: {each}" for each in error.exceptions)
+    return str(error)
+
+
 @asynccontextmanager
 async def _connected(
     namespace: str,
@@ -132,7 +144,9 @@ async def _connected(
         trust_env=False,
     )
     url = await _database_url(client)
-    async with asyncpg.create_pool(url, min_size=1, max_size=CONNECTIONS) as pool:
+    async with asyncpg.create_pool(
+        url, min_size=1, max_size=CONNECTIONS, command_timeout=REQUEST_SECONDS
+    ) as pool:
         await pool.execute(NOTES)
         database = await Database.connect(url)
         try:
@@ -140,6 +154,13 @@ async def _connected(
         finally:
             await database.close()
             await client.close()
+
+
+async def _delete_job_queues(client: AsyncClient) -> None:
+    """Remove those that a program before this one has left, which ended early."""
+    async for each in client.list(JobQueue):
+        if each.metadata and each.metadata.name:
+            await client.delete(JobQueue, each.metadata.name, grace_period=0)
 
 
 async def _database_url(client: AsyncClient) -> str:

@@ -21,10 +21,15 @@ Object = dict[str, Any]
 
 
 def queue_name(trace: JobTrace) -> str:
-    """Return the name of the JobQueue and of its queue."""
+    """Return the name of the JobQueue."""
     words = "".join(each if each.isalnum() else " " for each in trace.name).split()
     name = "-".join(words).lower()
     return name if name[0].isalpha() else f"jobs-{name}"
+
+
+def table_name(trace: JobTrace) -> str:
+    """Return the name of its queue in the database."""
+    return queue_name(trace).replace("-", "_")
 
 
 def job_queue(trace: JobTrace, image: str) -> Object:
@@ -34,7 +39,7 @@ def job_queue(trace: JobTrace, image: str) -> Object:
         "kind": "JobQueue",
         "metadata": {"name": queue_name(trace)},
         "spec": {
-            "queueName": queue_name(trace).replace("-", "_"),
+            "queueName": table_name(trace),
             "database": {
                 "secretRef": {"name": f"{RELEASE}-database-workers"},
                 "operatorSecretRef": {"name": f"{RELEASE}-database-operator"},

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from bench.node.load import LoadMeter
-from bench.node.manifests import job_queue, queue_name
+from bench.node.manifests import job_queue, queue_name, table_name
 from bench.node.observations import Attempt, Interruption, Moment, Observations
 from bench.node.watch import JobQueue
 from meshhook import QueueService, WorkflowJob
@@ -92,14 +92,31 @@ class Player:
             TraceError: if its JobQueue or its workers do not become ready.
         """
         name = queue_name(trace)
+        self._watch.forget(name)
         seen = self._watch.of(name)
+        await self._forget(trace)
         await self._client.create(JobQueue.from_dict(job_queue(trace, self._image)))
         try:
-            await self._until_ready(trace, seen)
-            return await self._play(trace, seen)
+            async with asyncio.timeout(_give_up_second(trace) + 2 * START_SECONDS):
+                await self._until_ready(trace, seen)
+                return await self._play(trace, seen)
         finally:
             await self._client.delete(JobQueue, name)
             await _until(lambda: not seen.pods_there, GONE_SECONDS)
+
+    async def _forget(self, trace: JobTrace) -> None:
+        """Remove what a try that failed has left in the database."""
+        queue = table_name(trace)
+        await self._pool.execute("delete from meshhook.job_attempts where queue = $1", queue)
+        await self._pool.execute(
+            "delete from bench.interruptions where run_id like $1", f"{queue_name(trace)}/%"
+        )
+        for each in (queue, f"{queue}_dlq"):
+            await self._pool.execute(
+                "select pgmq.purge_queue($1)"
+                " where exists (select from pgmq.meta where queue_name = $1)",
+                each,
+            )
 
     async def _until_ready(self, trace: JobTrace, seen: Seen) -> None:
         def is_ready() -> bool:
@@ -147,7 +164,7 @@ class Player:
 
     async def _look(self, trace: JobTrace, seen: Seen, second: int) -> tuple[Moment, int, int]:
         row = await self._pool.fetchrow(
-            "select * from meshhook.queue_snapshot($1)", queue_name(trace).replace("-", "_")
+            "select * from meshhook.queue_snapshot($1)", table_name(trace)
         )
         if row is None:
             raise TraceError("its queue is gone")
@@ -162,7 +179,7 @@ class Player:
         return moment, left, row["dead_letters"]
 
     async def _attempts(self, trace: JobTrace, started: float) -> list[Attempt]:
-        rows = await self._pool.fetch(ATTEMPTS, queue_name(trace).replace("-", "_"))
+        rows = await self._pool.fetch(ATTEMPTS, table_name(trace))
         return [
             Attempt(
                 job=_job_number(row["run_id"]),
@@ -203,7 +220,7 @@ class _Producer:
         """Send every job at its time; those that were late because of this process go at once."""
         jobs = sorted(enumerate(self._trace.jobs), key=lambda each: _sent_at(each[1]))
         place = 0
-        name = queue_name(self._trace).replace("-", "_")
+        name = table_name(self._trace)
         queue: QueueService[Any]
         async with QueueService(self._database, name) as queue:
             while place < len(jobs):

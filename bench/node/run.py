@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bench.node.report import Report
 
 LANES = 4
+TRIES = 2
 INTERRUPTED = 130
 
 
@@ -40,12 +41,11 @@ def measure(options: argparse.Namespace, names: list[str], file: Path) -> Report
     if not (options.resume and file.exists()):
         write_report(new_report(revision=_revision(), lanes=options.lanes), file)
     report = read_report(file)
-    names = [name for name in names if name not in report["traces"]]
-    if not names:
+    left = _left(names, report)
+    if not left:
         say("nothing is left to be played")
         return report
     arguments = [
-        *(f"--trace={name}" for name in names),
         f"--seconds={options.seconds}",
         f"--lanes={options.lanes}",
         f"--namespace={NAMESPACE}",
@@ -54,11 +54,19 @@ def measure(options: argparse.Namespace, names: list[str], file: Path) -> Report
         *([f"--raw={options.raw.resolve()}"] if options.raw else []),
     ]
     with running_node(say) as node:
-        code = node.run("bench.node.lanes", *arguments, f"--node-pid={node.pid}")
-    report = read_report(file)
-    if code:
-        say(f"the program in the node's network ended with exit code {code}")
+        for _ in range(TRIES):
+            traces = [f"--trace={name}" for name in left]
+            code = node.run("bench.node.lanes", *traces, *arguments, f"--node-pid={node.pid}")
+            report = read_report(file)
+            left = _left(names, report)
+            if not code or not left:
+                break
+            say(f"the program in the node's network ended with exit code {code}")
     return report
+
+
+def _left(names: list[str], report: Report) -> list[str]:
+    return [name for name in names if name not in report["traces"]]
 
 
 def _revision() -> str:
@@ -132,8 +140,7 @@ def main() -> None:
     if options.document:
         PART.replace(options.document, text)
     print(text)
-    missing = [name for name in names if name not in report["traces"]]
-    if missing:
+    if not options.from_json and (missing := _left(names, report)):
         sys.exit(f"bench-node: not played: {', '.join(missing)}")
 
 

@@ -18,7 +18,7 @@ from support.cluster.programs import PROGRAMS, ProgramsMissingError, build
 from support.e2e import RELEASE
 from support.helm import CHART
 from support.image import EVALUATION_IMAGE, IMAGE
-from support.kube import Kube
+from support.kube import Kube, KubeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,15 +83,35 @@ def running_node(say: Callable[[str], None]) -> Iterator[Node]:
         say("waiting for whoever else uses a node on this machine")
         fcntl.flock(lock, fcntl.LOCK_EX)
         say("starting the node")
-        started = _cluster("up")
-        if started.returncode:
-            raise NodeError(f"the node does not start: {started.stderr.strip()}")
+        _refuse_a_running_one()
         try:
+            _start()
             _install(archives, say)
             yield Node(int((STATE / "pid").read_text()))
         finally:
             say("removing the node")
             _remove()
+
+
+def _refuse_a_running_one() -> None:
+    """Leave alone what somebody else has started, as with `make cluster`."""
+    if _cluster("status").returncode == 0:
+        raise NodeError(f"a node runs on this machine already; end it with: {CLUSTER} down")
+
+
+def _start() -> None:
+    # In a session of its own: where this program is interrupted, it ends what it has started.
+    process = subprocess.Popen(
+        [CLUSTER, "up"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _, said = process.communicate()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if process.returncode:
+        raise NodeError(f"the node does not start: {said.strip()}")
 
 
 def _prepared(say: Callable[[str], None]) -> list[Path]:
@@ -123,11 +143,14 @@ def _install(archives: Sequence[Path], say: Callable[[str], None]) -> None:
     kube = Kube(STATE / "admin.conf", NAMESPACE, prefix=[str(CLUSTER), "exec"])
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     metadata = {"name": NAMESPACE, "labels": labels}
-    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-    kube.apply(handler_config_map())
-    say("installing the chart")
     values = {"image": _image(IMAGE), "embedded": {"image": _image(EVALUATION_IMAGE)}}
-    kube.helm("install", RELEASE, CHART, "--wait", "--timeout", "5m", values=values)
+    say("installing the chart")
+    try:
+        kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        kube.apply(handler_config_map())
+        kube.helm("install", RELEASE, CHART, "--wait", "--timeout", "5m", values=values)
+    except KubeError as error:
+        raise NodeError(f"the chart cannot be installed: {error}") from error
 
 
 def _image(name: str) -> dict[str, str]:

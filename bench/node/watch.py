@@ -60,6 +60,10 @@ class Watch:
         """Return what was seen of a JobQueue; it grows."""
         return self._seen[name]
 
+    def forget(self, name: str) -> None:
+        """Begin anew with a JobQueue."""
+        self._seen.pop(name, None)
+
     async def follow(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as tasks:
