@@ -203,6 +203,54 @@ async def test_a_307_is_followed_where_that_is_allowed(receiver: Receiver) -> No
         assert (result.outcome, result.error_type) == ("dead_lettered", f"HTTP {statuses[-1]}")
 
 
+async def test_headers_of_a_delivery_do_not_go_to_another_destination(receiver: Receiver) -> None:
+    """They may be a password; the signature goes along."""
+    headers = {"Authorization": "Bearer s3cr3t", "X-Api-Key": "s3cr3t", "Content-Type": "text/x"}
+    handler = make_handler(follow_redirects=2)
+    async with running_receiver() as other:
+        receiver.statuses = [307, 307]
+        receiver.headers = {"Location": "/near"}
+        other.headers = {}
+        await run_job(handler, delivery_to(receiver.url, headers=headers))
+        receiver.statuses, receiver.headers = [307], {"Location": other.url}
+        result = await run_job(handler, delivery_to(receiver.url, headers=headers))
+    assert result.outcome == "succeeded"
+    assert all(got["authorization"] == "Bearer s3cr3t" for got, _ in receiver.requests)
+    assert len(receiver.requests) == 4
+    [(got, _)] = other.requests
+    assert "s3cr3t" not in str(got)
+    assert got["content-type"] == "text/x"
+    assert got["webhook-signature"].startswith("v1,")
+
+
+async def test_a_delivery_that_waited_is_signed_with_the_moment_it_is_sent(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receivers refuse one that is some minutes old."""
+    moments = [datetime(2026, 11, 30, 12, 0, tzinfo=UTC)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _: object = None) -> Any:
+            return moments[-1]
+
+    monkeypatch.setattr("meshhook.http.handler.datetime", Clock)
+    receiver.is_silent = True
+    handler = make_handler(max_connections_per_destination=1)
+    jobs = [make_job(WebhookDelivery(url=receiver.url, body=n)) for n in range(2)]
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(handler.deliver(jobs[0]))
+        await eventually(lambda: receiver.requests)
+        second = tasks.create_task(handler.deliver(jobs[1]))
+        await asyncio.sleep(0)  # it waits for the slot of the first
+        moments.append(moments[0] + timedelta(minutes=10))
+        first.cancel()
+        await eventually(lambda: len(receiver.requests) == 2)
+        second.cancel()
+    sent = [int(headers["webhook-timestamp"]) for headers, _ in receiver.requests]
+    assert sent[1] - sent[0] == 600
+
+
 @pytest.mark.parametrize(
     "location",
     [

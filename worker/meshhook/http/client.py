@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,8 @@ BODY_SECONDS: Final = 2.0
 """How long is waited for the body of an answer, whose status is known by then."""
 _REPEATED = frozenset({307, 308})
 """Redirects that ask for the same request again; others ask for a GET, which is no delivery."""
+_TRAVELS = re.compile(r"content-type\Z|webhook-")
+"""The headers that go along to another destination."""
 
 
 class WebhookClient:
@@ -86,28 +89,35 @@ class WebhookClient:
             auto_decompress=False,  # a few bytes could become gigabytes
         )
 
-    async def post(self, text: str, *, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Post a body to a URL, and return what the receiver answered.
+    def slot(self, url: URL) -> AbstractAsyncContextManager[None]:
+        """Wait until one more delivery to a URL's destination may run, and hold its slot."""
+        return self._slots.of(destination(url))
+
+    async def post(self, url: URL, *, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Post a body to a URL, within a slot, and return what the receiver answered.
 
         Args:
-            text: the URL.
+            url: the URL, which the policy has taken.
             body: the body.
-            headers: headers that come with it.
+            headers: headers that come with it, under names in lower case.
 
         Raises:
-            UrlRefusedError, AddressRefusedError: it is not sent there.
+            UrlRefusedError, AddressRefusedError: it is not sent there, or not to where the receiver
+                redirects it.
             DeliveryError: there is no answer.
         """
-        url = self._policy.checked(text)
-        async with self._slots.of(destination(url)):
-            ends_at = asyncio.get_running_loop().time() + self._settings.total_timeout_seconds
-            left = self._settings.follow_redirects
-            while True:
-                answer = await self._post_once(url, body, headers, ends_at)
-                if answer.status not in _REPEATED or left == 0 or answer.location is None:
-                    return answer
-                left -= 1
-                url = self._redirected(url, answer.location)
+        ends_at = asyncio.get_running_loop().time() + self._settings.total_timeout_seconds
+        left = self._settings.follow_redirects
+        while True:
+            answer = await self._post_once(url, body, headers, ends_at)
+            if answer.status not in _REPEATED or left == 0 or answer.location is None:
+                return answer
+            left -= 1
+            redirected = self._redirected(url, answer.location)
+            if redirected.origin() != url.origin():
+                # The others may be a password, which was meant for the first destination alone.
+                headers = {name: each for name, each in headers.items() if _TRAVELS.match(name)}
+            url = redirected
 
     async def close(self) -> None:
         """Close all connections."""

@@ -16,7 +16,7 @@ from meshhook.http.client_life import LoopClients
 from meshhook.http.deliveries import WebhookDelivery, body_of, id_of
 from meshhook.http.resolving import Lookup
 from meshhook.http.settings import WebhookOptions, webhook_settings
-from meshhook.http.signatures import SecretLookup, Secrets, Signer
+from meshhook.http.signatures import SecretLookup, Secrets, Signer, signed_headers
 from meshhook.http.spans import note_answer, note_request
 from meshhook.http.urls import UrlPolicy, destination
 from meshhook.jobs import Job
@@ -57,7 +57,8 @@ class WebhookHandler(JobHandler[WebhookDelivery]):
         Args:
             secret: signs deliveries: `whsec_` and base64. Several while they are rotated, the
                 newest first: the receiver accepts any. Or a function, plain or async, that takes
-                the job and returns those of its destination; what it raises ends the attempt.
+                the job and returns those of its destination; what it raises ends the attempt. A
+                plain one runs in the event loop and must not block.
                 Default: MESHHOOK_WEBHOOK_SECRET.
             on_gone: a function, plain or async, that is called with the job when the destination
                 answers 410 Gone, before the job becomes a dead letter: to stop sending there. If it
@@ -108,17 +109,15 @@ class WebhookHandler(JobHandler[WebhookDelivery]):
             url = self._policy.checked(delivery.url)
             note_request(url, job.attempt - 1)
             body = body_of(delivery)
-            sent_at = datetime.now(UTC)
-            signature = await self._signer.headers(
-                job, webhook_id=id_of(job), body=body, sent_at=sent_at
-            )
+            keys = await self._signer.keys(job)
             client = await self._clients.get()
-            answer = await client.post(
-                delivery.url,
-                body=body.encode(),
-                headers={"content-type": "application/json", **_lower(delivery.headers)}
-                | signature,
-            )
+            async with client.slot(url):
+                # Not before: a delivery may have waited longer than receivers allow for.
+                signature = signed_headers(
+                    keys, webhook_id=id_of(job), body=body, sent_at=datetime.now(UTC)
+                )
+                own = {"content-type": "application/json", **_lower(delivery.headers)}
+                answer = await client.post(url, body=body.encode(), headers=own | signature)
         except UrlRefusedError as error:
             raise DeadLetter(str(error), error_type="UrlRefused") from None
         except AddressRefusedError as error:

@@ -69,30 +69,16 @@ class Signer:
         for each in [secret] if isinstance(secret, str) else secret:
             known_secrets.remember(each)
 
-    async def headers(
-        self, job: Job[WebhookDelivery], *, webhook_id: str, body: str, sent_at: datetime
-    ) -> dict[str, str]:
-        """Return the headers that sign a delivery.
-
-        Args:
-            job: the job, for the lookup.
-            webhook_id: the delivery's id.
-            body: what is sent.
-            sent_at: the present moment in UTC.
+    async def keys(self, job: Job[WebhookDelivery]) -> tuple[Webhook, ...]:
+        """Return what signs the delivery of a job.
 
         Raises:
             DeadLetter: if the lookup has no secret, or a malformed one.
             Exception: whatever the lookup raises.
         """
-        signers = self._signers if self._lookup is None else await self._looked_up(job)
-        return {
-            "webhook-id": webhook_id,
-            "webhook-timestamp": str(int(sent_at.timestamp())),
-            "webhook-signature": " ".join(each.sign(webhook_id, sent_at, body) for each in signers),
-        }
-
-    async def _looked_up(self, job: Job[WebhookDelivery]) -> tuple[Webhook, ...]:
-        found: Any = None if self._lookup is None else self._lookup(job)
+        if self._lookup is None:
+            return self._signers
+        found: Any = self._lookup(job)
         if inspect.isawaitable(found):
             found = await found
         try:
@@ -100,6 +86,24 @@ class Signer:
         except ValueError as error:
             message = f"the function that looks up secrets returned what cannot be used: {error}"
             raise DeadLetter(message, error_type="InvalidSecret") from None
+
+
+def signed_headers(
+    keys: Sequence[Webhook], *, webhook_id: str, body: str, sent_at: datetime
+) -> dict[str, str]:
+    """Return the headers that sign a delivery.
+
+    Args:
+        keys: what signs it, each with a signature of its own.
+        webhook_id: the delivery's id.
+        body: what is sent.
+        sent_at: the present moment in UTC; receivers refuse one that is some minutes off.
+    """
+    return {
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(int(sent_at.timestamp())),
+        "webhook-signature": " ".join(each.sign(webhook_id, sent_at, body) for each in keys),
+    }
 
 
 def _signers(secrets: object) -> tuple[Webhook, ...]:
