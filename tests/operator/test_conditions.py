@@ -46,6 +46,7 @@ def decision(**fields: Any) -> Decision:
     """Return a decision for three replicas."""
     found: dict[str, Any] = {
         "desired_replicas": 3,
+        "active_replicas": 3,
         "estimates": Estimates(),
         "learned": Learned(),
     }

@@ -18,6 +18,7 @@ def queue_status(**numbers: int) -> QueueStatus:
 def decision(desired: int = 3, /, **fields: Any) -> Decision:
     """Return a decision; what is given for `estimates` are fields of it."""
     estimates = Estimates(**fields.pop("estimates", {}))
+    fields = {"active_replicas": desired} | fields
     return Decision(desired_replicas=desired, estimates=estimates, learned=Learned(), **fields)
 
 

@@ -222,6 +222,16 @@ def _scale_down_window(situation: Situation) -> str:
     )
 
 
+def _finishing_jobs(situation: Situation) -> str:
+    decision = situation.decision
+    leaving = decision.desired_replicas - decision.active_replicas
+    them, jobs = ("it", "its jobs") if leaving == 1 else ("each", "its jobs")
+    return (
+        f"{replicas_text(leaving).capitalize()} more {'takes' if leaving == 1 else 'take'} no new "
+        f"jobs: {them} is removed when {jobs} have ended, since they run long."
+    )
+
+
 def _cooldown(situation: Situation) -> str:
     cooldown = duration(situation.scaling.cooldown_seconds)
     return (
@@ -267,6 +277,16 @@ def _no_throughput_gain(situation: Situation) -> str:
     )
 
 
+def _slow_pods(situation: Situation) -> str:
+    lead = duration(two_digits(situation.decision.estimates.lead_seconds))
+    return (
+        f"A new pod takes {lead} to become Ready, longer than the "
+        f"{duration(situation.scaling.target_age_seconds)} (targetAgeSeconds) that a job may wait: "
+        "jobs that find no free worker start late, whatever is scaled. Raise "
+        "spec.scaling.minReplicas or targetAgeSeconds, or let the pods start faster."
+    )
+
+
 def _pods_failing(situation: Situation) -> str:
     why = situation.decision.pods_failing
     return (
@@ -289,12 +309,14 @@ LIMITS: Mapping[str, Callable[[Situation], str]] = {
     Limit.SCALE_UP_LIMIT: _scale_up_limit,
     Limit.SCALE_DOWN_LIMIT: _scale_down_limit,
     Limit.SCALE_DOWN_WINDOW: _scale_down_window,
+    Limit.FINISHING_JOBS: _finishing_jobs,
     Limit.COOLDOWN: _cooldown,
     Limit.ROLLOUT: _rollout,
     Limit.STARTING: _starting,
     Limit.SOURCE_UNAVAILABLE: _source_unavailable,
     Limit.NO_THROUGHPUT_GAIN: _no_throughput_gain,
     Limit.PODS_FAILING: _pods_failing,
+    Limit.SLOW_PODS: _slow_pods,
     Limit.PAUSED: _paused,
     Limit.CONFLICT: _conflict,
 }

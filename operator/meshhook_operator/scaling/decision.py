@@ -41,6 +41,8 @@ class Limit(StrEnum):
     SCALE_DOWN_LIMIT = "ScaleDownLimit"
     SCALE_DOWN_WINDOW = "ScaleDownWindow"
     """More were needed a moment ago."""
+    FINISHING_JOBS = "FinishingJobs"
+    """Workers that are no longer needed still run long jobs, and stay until these have ended."""
     COOLDOWN = "Cooldown"
     """The last replica stays for a while after the last arrival."""
     ROLLOUT = "Rollout"
@@ -51,6 +53,8 @@ class Limit(StrEnum):
     """The queue could not be read; the replicas stay."""
     NO_THROUGHPUT_GAIN = "NoThroughputGain"
     """More replicas did not complete more jobs: something else is the bottleneck."""
+    SLOW_PODS = "SlowPods"
+    """Messages wait for pods that take longer to become Ready than a job may wait."""
     PODS_FAILING = "PodsFailing"
     """Pods do not start: more of them would not either."""
     CONFLICT = "Conflict"
@@ -81,6 +85,8 @@ class Decision:
 
     desired_replicas: int
     """Always within the limits of the spec, except while nothing may be written."""
+    active_replicas: int
+    """How many of these should take jobs. The others only finish the long jobs that they run."""
     may_write: bool = True
     """False while paused or in conflict: leave the Deployment alone."""
     recommended: Mapping[Signal, int] = field(default_factory=dict)

@@ -101,23 +101,36 @@ class Gain:
     strikes: int = 0
     held_until: float | None = None
 
-    def observe(self, ready_replicas: int, seen: Throughput | None, now: float) -> Gain:
-        """Take the throughput of the fleet between two samples."""
+    def observe(
+        self, ready_replicas: int, seen: Throughput | None, run_seconds: float, now: float
+    ) -> Gain:
+        """Take the throughput of the fleet between two samples.
+
+        Args:
+            ready_replicas: the present number.
+            seen: the throughput; None if it is not known.
+            run_seconds: how long a job runs: so long after a change no more jobs end than before.
+            now: seconds of the operator's clock.
+        """
         if self.held_until is not None and now >= self.held_until:
             return Gain()
-        if ready_replicas != self.replicas or (seen is not None and not seen.is_saturated):
+        if seen is not None and not seen.is_saturated:
+            # Whatever was the bottleneck has been overcome.
+            return Gain(replicas=ready_replicas, since=now, held_until=self.held_until)
+        if ready_replicas != self.replicas:
             return replace(self, replicas=ready_replicas, since=now, rates=())
-        settled_at = self.since + SETTLING_SECONDS
+        settled_at = self.since + max(SETTLING_SECONDS, run_seconds)
         if seen is None or not ready_replicas or now < settled_at:
             return self
         rates = (*self.rates, seen.replica_jobs_per_second)
-        if now < settled_at + SEEN_SECONDS:
+        if now < settled_at + max(SEEN_SECONDS, run_seconds):
             return replace(self, rates=rates)
-        return self._judge(ready_replicas * sum(rates) / len(rates), now)
+        mean = sum(rates) / len(rates)
+        return self._judge(ready_replicas * mean, settled_at - self.since, now)
 
-    def _judge(self, jobs_per_second: float, now: float) -> Gain:
+    def _judge(self, jobs_per_second: float, settling_seconds: float, now: float) -> Gain:
         growth = self.replicas / self.known_replicas if self.known_replicas else 0.0
-        anew = replace(self, since=now - SETTLING_SECONDS, rates=())
+        anew = replace(self, since=now - settling_seconds, rates=())
         if 1.0 < growth < LEAST_GROWTH:
             return anew
         known = replace(anew, known_replicas=self.replicas, known_jobs_per_second=jobs_per_second)

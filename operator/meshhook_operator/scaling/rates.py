@@ -6,7 +6,8 @@ Each is an immutable value; an observation returns a new one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil
+from itertools import pairwise
+from math import ceil, sqrt
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,19 @@ if TYPE_CHECKING:
     from meshhook_operator.scaling.observations import Sample, WorkerReport
 
 ARRIVAL_HALF_LIFE_SECONDS = 20.0
+SURGE_INTERVALS = 4
 KEPT_RATES = 8
 TRUSTED_RATES = 2
 SATURATED_SHARE = 0.8
 """Workers with at least this share of their slots in use count as being at full load."""
 KEPT_AGES = 60
 RUN_TIME_HALF_LIFE_SECONDS = 60.0
+RUN_TIME_HALF_LIFE_RUNS = 2.0
+LONGEST_REMEMBERED_SECONDS = 3_600.0
 SLOWEST_JOBS_PER_SECOND = 1e-3
+LONG_RUN_SECONDS = 5.0
+"""From this running time on, it gives the rate of a replica: workers report that often."""
+BOUND_HALF_LIFE_SECONDS = 30.0
 KEPT_LEADS = 10
 FIRST_LEAD_SECONDS = 10.0
 """The lead time until one was measured: that of a container whose image is on the node."""
@@ -31,13 +38,21 @@ LONGEST_LEAD_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class ArrivalRate:
-    """Messages sent per second; the weight of older observations halves every 20 seconds."""
+    """Messages sent per second, with less weight for older observations."""
 
     per_second: float = 0.0
 
-    def observe(self, arrived: int, elapsed_seconds: float) -> ArrivalRate:
-        """Take how many arrived since the last observation."""
-        weight = 1.0 - 0.5 ** (elapsed_seconds / ARRIVAL_HALF_LIFE_SECONDS)
+    def observe(
+        self, arrived: int, elapsed_seconds: float, half_life_seconds: float
+    ) -> ArrivalRate:
+        """Take how many arrived since the last observation.
+
+        Args:
+            arrived: how many.
+            elapsed_seconds: since then.
+            half_life_seconds: in which the weight of older observations halves.
+        """
+        weight = 1.0 - 0.5 ** (elapsed_seconds / half_life_seconds)
         seen = arrived / elapsed_seconds
         return ArrivalRate(self.per_second + weight * (seen - self.per_second))
 
@@ -60,6 +75,20 @@ class Sent:
         if kept[1:] and kept[-1][0] - kept[-2][0] < age_seconds / KEPT_AGES:
             kept.pop()
         return Sent((*kept, (now, total)))
+
+    def surge_per_second(self) -> float:
+        """Return the rate of the last samples, as far as it is neither a burst nor an accident.
+
+        Many messages at once do not mean that as many follow: of the last four intervals, the two
+        with the fewest count. Of n random arrivals, two standard deviations are 2 * sqrt(n).
+        """
+        last = self.moments[-1 - SURGE_INTERVALS :]
+        if len(last) <= SURGE_INTERVALS:
+            return 0.0
+        steps = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(last)]
+        fewest = sorted(steps, key=lambda step: step[1] / step[0])[: SURGE_INTERVALS // 2]
+        arrived = sum(count for _, count in fewest)
+        return max(0.0, arrived - 2.0 * sqrt(arrived)) / sum(seconds for seconds, _ in fewest)
 
     def waiting(self, ready: float, oldest_seconds: float) -> Iterator[tuple[float, float]]:
         """Return ages, and how many of the ready messages are at least that old."""
@@ -136,7 +165,12 @@ def _counted(before: Sample, after: Sample, replicas: int | None) -> Throughput 
 
 @dataclass(frozen=True, slots=True)
 class RunTime:
-    """The mean running time of a job; the weight of older observations halves every minute."""
+    """The mean running time of a job: the time that all jobs ran, divided by those that ended.
+
+    Jobs that still run count with the time they have run so far. Before any has ended, the estimate
+    is the time of all of them together, and so grows as long as none ends. The weight of older
+    observations halves every minute, or in twice the running time if that is longer.
+    """
 
     busy_seconds: float = 0.0
     processed: float = 0.0
@@ -146,7 +180,8 @@ class RunTime:
         pairs = list(_pairs(before, after))
         if not pairs:
             return self
-        weight = 0.5 ** ((after.sampled_at - before.sampled_at) / RUN_TIME_HALF_LIFE_SECONDS)
+        half_life = max(RUN_TIME_HALF_LIFE_SECONDS, RUN_TIME_HALF_LIFE_RUNS * (self.seconds or 0.0))
+        weight = 0.5 ** ((after.sampled_at - before.sampled_at) / half_life)
         busy = sum(now.busy_seconds - then.busy_seconds for then, now in pairs)
         processed = sum(now.processed - then.processed for then, now in pairs)
         return RunTime(self.busy_seconds * weight + busy, self.processed * weight + processed)
@@ -156,7 +191,39 @@ class RunTime:
         """The mean; None before the first report."""
         if self.busy_seconds <= 0:
             return None
-        return self.busy_seconds / self.processed if self.processed >= 1 else self.busy_seconds
+        mean = self.busy_seconds / self.processed if self.processed >= 1 else self.busy_seconds
+        return min(mean, LONGEST_REMEMBERED_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """How many jobs had been started at recent times, which gives the ages of those that run."""
+
+    moments: tuple[tuple[float, float], ...] = ()
+    """Time and total, oldest first. The total only counts from some time on."""
+
+    def observe(self, before: Sample, after: Sample, keep_seconds: float) -> Starts:
+        """Take the reports of the workers in two samples; forget what is older than that."""
+        earlier = {report.worker: report for report in before.workers}
+        started = 0.0
+        for report in after.workers:
+            then = earlier.get(report.worker)
+            began = (then.processed + then.running) if then else 0
+            started += max(0, report.processed + report.running - began)
+        now = after.sampled_at
+        total = self.moments[-1][1] if self.moments else 0.0
+        kept = [moment for moment in self.moments if now - keep_seconds <= moment[0] < now]
+        if kept[1:] and kept[-1][0] - kept[-2][0] < keep_seconds / KEPT_AGES:
+            kept.pop()
+        return Starts((*kept, (now, total + started)))
+
+    def within(self, seconds: float) -> float | None:
+        """Return how many jobs were started within the last so many seconds; None if unknown."""
+        if not self.moments:
+            return None
+        now, total = self.moments[-1]
+        earlier = [started for at, started in self.moments if now - at >= seconds]
+        return total - earlier[-1] if earlier else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,39 +231,67 @@ class ReplicaRate:
     """Jobs that a busy replica completes per second: the median of the last observations.
 
     The rate of replicas below full load is only an upper bound, since jobs that share a processor
-    slow each other down. It can lower an estimate, but does not make one.
+    slow each other down. It lowers an estimate at once. It raises one slowly: the longer replicas
+    have been below full load, the less is what they completed at full load worth. If they are then
+    too few, they are soon at full load, and the estimate is that of full load again.
     """
 
     saturated: tuple[float, ...] = ()
     bounds: tuple[float, ...] = ()
     """Upper bounds seen since the last saturated observation."""
+    below_seconds: float = 0.0
+    """How long they have been seen."""
 
     @classmethod
     def learned(cls, per_second: float | None) -> ReplicaRate:
         """Return the estimate of an earlier operator."""
         return cls() if per_second is None else cls(saturated=(per_second,) * TRUSTED_RATES)
 
-    def observe(self, seen: Throughput) -> ReplicaRate:
+    def observe(self, seen: Throughput, elapsed_seconds: float) -> ReplicaRate:
         """Take the throughput between two samples."""
         rate = seen.replica_jobs_per_second
         if seen.is_saturated:
             return ReplicaRate(saturated=(*self.saturated, rate)[-KEPT_RATES:])
-        return replace(self, bounds=(*self.bounds, rate)[-KEPT_RATES:])
+        return replace(
+            self,
+            bounds=(*self.bounds, rate)[-KEPT_RATES:],
+            below_seconds=self.below_seconds + elapsed_seconds,
+        )
 
     @property
     def per_second(self) -> float | None:
         """The estimate; None until it can be trusted."""
         if len(self.saturated) < TRUSTED_RATES:
             return None
-        rate = median(self.saturated)
+        rate = max(median(self.saturated), SLOWEST_JOBS_PER_SECOND)
         if self.bound:
-            rate = min(rate, self.bound)
+            raised = (self.bound / rate) ** (
+                1.0 - 0.5 ** (self.below_seconds / BOUND_HALF_LIFE_SECONDS)
+            )
+            rate = min(rate * raised, self.bound)
         return max(rate, SLOWEST_JOBS_PER_SECOND)
 
     @property
     def bound(self) -> float:
         """The upper bound observed since replicas were last at full load; 0 if there is none."""
         return median(self.bounds) if len(self.bounds) >= TRUSTED_RATES else 0.0
+
+
+def busy_rate(rate: ReplicaRate, run_time: RunTime, slots: int | None) -> float | None:
+    """Return how many jobs a busy replica completes per second; None until that is known.
+
+    Where jobs run long, few end between two samples, and none at first: how long they run tells
+    more than how many ended.
+
+    Args:
+        rate: what was completed.
+        run_time: how long jobs run.
+        slots: how many a replica runs at once; None if unknown.
+    """
+    measured, run_seconds = rate.per_second, run_time.seconds
+    if slots is None or run_seconds is None or run_seconds < LONG_RUN_SECONDS:
+        return measured
+    return slots / run_seconds if measured is None else min(measured, slots / run_seconds)
 
 
 @dataclass(frozen=True, slots=True)

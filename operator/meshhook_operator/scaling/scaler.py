@@ -7,14 +7,18 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.decision import Decision, Estimates, Limit, Signal
+from meshhook_operator.scaling.holding import held_workers, runs_are_long
 from meshhook_operator.scaling.observations import Failure
-from meshhook_operator.scaling.rates import throughput
+from meshhook_operator.scaling.rates import ARRIVAL_HALF_LIFE_SECONDS, busy_rate, throughput
 from meshhook_operator.scaling.targets import Demand, Targets, targets
 
 if TYPE_CHECKING:
     from meshhook_operator.scaling.observations import Fleet, Sample
     from meshhook_operator.scaling.spec import ScalingSpec
     from meshhook_operator.scaling.state import ScalerState
+
+
+LONGEST_HALF_LIFE_SECONDS = 60.0
 
 
 def lookahead_seconds(spec: ScalingSpec, state: ScalerState) -> float:
@@ -39,8 +43,9 @@ def decide(
         state: what `decide` returned last, or `ScalerState.begin`.
         now: seconds of the operator's clock.
     """
-    current = fleet.replicas if state.desired is None else state.desired
+    current = fleet.replicas if state.active is None else state.active
     current = _within_limits(spec, current)
+    before = _within_limits(spec, fleet.replicas if state.desired is None else state.desired)
     if isinstance(sample, Failure) or _is_stale(sample, state):
         state = replace(state, seeing_since=None, failures=state.failures + 1)
         choice = _blind(spec, state, current)
@@ -51,13 +56,17 @@ def decide(
         tick = _Tick(spec, fleet, demand, wanted, current, now)
         state, choice = tick.choose(state)
     if fleet.paused or fleet.conflict:
-        return _untouched(fleet, choice, state)
+        return _untouched(spec, fleet, choice, state)
     if choice.replicas != current:
         state = replace(state, steps=state.steps.note(current, now, spec))
-        lead = state.lead.ask(choice.replicas, fleet.ready_replicas, now)
+    desired = _with_held(
+        choice.replicas, before, spec=spec, sample=sample, fleet=fleet, state=state
+    )
+    if desired != before:
+        lead = state.lead.ask(desired, fleet.ready_replicas, now)
         state = replace(state, lead=lead)
-    state = replace(state, desired=choice.replicas)
-    return replace(_explain(choice, state), pods_failing=fleet.pods_failing), state
+    state = replace(state, active=choice.replicas, desired=desired)
+    return replace(_explain(spec, choice, state), pods_failing=fleet.pods_failing), state
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,26 @@ def _within_limits(spec: ScalingSpec, replicas: int) -> int:
     return max(spec.min_replicas, min(spec.max_replicas, replicas))
 
 
+def _with_held(
+    active: int,
+    before: int,
+    *,
+    spec: ScalingSpec,
+    sample: Sample | Failure,
+    fleet: Fleet,
+    state: ScalerState,
+) -> int:
+    """Return how many replicas there must be, so that none is stopped that runs a long job."""
+    if isinstance(sample, Failure):
+        return max(active, before)
+    if active >= before or not (sample.leased and sample.workers):
+        return active
+    held = held_workers(
+        sample.workers, fleet.ready_replicas, state.run_time.seconds, spec.drain_seconds
+    )
+    return max(active, min(before, held))
+
+
 def _is_stale(sample: Sample, state: ScalerState) -> bool:
     return state.previous is not None and sample.sampled_at == state.previous.sampled_at
 
@@ -79,7 +108,7 @@ def _is_stale(sample: Sample, state: ScalerState) -> bool:
 def _blind(spec: ScalingSpec, state: ScalerState, current: int) -> _Choice:
     """Keep the replicas, and at least as many as the last known arrival rate needs."""
     recommended = dict.fromkeys(Signal, 0)
-    rate = state.rate.per_second
+    rate = state.replica_jobs_per_second
     if rate is not None:
         recommended[Signal.ARRIVALS] = ceil(state.arrivals.per_second / rate)
     if spec.fallback_replicas is not None and state.failures >= spec.fallback_after_failures:
@@ -115,24 +144,55 @@ def _observe(
         finished = seen.jobs_per_second * elapsed_seconds if seen else 0.0
         estimate = state.backlog + arrived - finished
         seen_state = replace(seen_state, backlog=max(float(sample.ready), estimate))
+    rate = state.rate.observe(seen, elapsed_seconds) if seen else state.rate
+    run_time = state.run_time.observe(before, sample)
     return replace(
         seen_state,
         last_arrival_at=now if arrived else state.last_arrival_at,
-        arrivals=state.arrivals.observe(arrived, elapsed_seconds),
-        rate=state.rate.observe(seen) if seen else state.rate,
-        run_time=state.run_time.observe(before, sample),
-        gain=state.gain if fleet.rolling_out else state.gain.observe(ready, seen, now),
+        arrivals=state.arrivals.observe(
+            arrived, elapsed_seconds, _arrival_half_life_seconds(spec, state)
+        ),
+        rate=rate,
+        replica_jobs_per_second=busy_rate(rate, run_time, _slots(spec, sample)),
+        run_time=run_time,
+        starts=state.starts.observe(before, sample, _kept_starts_seconds(state)),
+        gain=(
+            state.gain
+            if fleet.rolling_out
+            else state.gain.observe(ready, seen, run_time.seconds or 0.0, now)
+        ),
     )
 
 
+def _arrival_half_life_seconds(spec: ScalingSpec, state: ScalerState) -> float:
+    """Return how long to average arrivals over.
+
+    Jobs that run long average over their running time themselves: the slots that they take follow
+    the arrivals no faster. Within the target age, a backlog tells of a change in time.
+    """
+    long_seconds = min(state.run_time.seconds or 0.0, spec.target_age_seconds)
+    return min(max(ARRIVAL_HALF_LIFE_SECONDS, long_seconds), LONGEST_HALF_LIFE_SECONDS)
+
+
+def _kept_starts_seconds(state: ScalerState) -> float:
+    return 1.5 * (state.run_time.seconds or 60.0) + 10.0
+
+
+def _slots(spec: ScalingSpec, sample: Sample) -> int | None:
+    """Return how many jobs a replica runs at once; None if nobody says."""
+    if spec.concurrency is not None:
+        return spec.concurrency
+    return max((report.concurrency for report in sample.workers), default=None)
+
+
 def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState) -> Demand:
-    slots = spec.concurrency
-    if slots is None:
-        slots = max((report.concurrency for report in sample.workers), default=None)
-    running = sample.leased
+    slots = _slots(spec, sample)
+    cordoned = [report for report in sample.workers if report.cordoned and not report.draining]
+    running = max(0, sample.leased - sum(report.running for report in cordoned))
     if slots is not None:
         # Others may hold leases that none of our workers will ever finish.
         running = min(running, slots * max(fleet.replicas, 1))
+    ready = min(fleet.ready_replicas, fleet.replicas)
     return Demand(
         ready=state.backlog,
         lost=sample.lost,
@@ -140,10 +200,13 @@ def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState)
         running=running,
         waiting=tuple(state.sent.waiting(state.backlog, sample.oldest_ready_seconds)),
         arrivals_per_second=state.arrivals.per_second,
-        ready_replicas=min(fleet.ready_replicas, fleet.replicas),
+        surge_per_second=max(state.arrivals.per_second, state.sent.surge_per_second()),
+        ready_replicas=max(0, ready - len(cordoned)),
         slots_a_replica=slots,
-        run_seconds=state.run_time.seconds,
-        replica_jobs_per_second=state.rate.per_second,
+        workers_report=bool(sample.workers),
+        runs_are_long=runs_are_long(state.run_time.seconds, spec.drain_seconds),
+        replica_jobs_per_second=state.replica_jobs_per_second,
+        started_within=state.starts.within,
         highest_rate=state.rate.bound,
         lead_seconds=state.lead.seconds,
     )
@@ -221,11 +284,18 @@ class _Tick:
         return last + self.spec.cooldown_seconds
 
 
-def _untouched(fleet: Fleet, choice: _Choice, state: ScalerState) -> tuple[Decision, ScalerState]:
+def _untouched(
+    spec: ScalingSpec, fleet: Fleet, choice: _Choice, state: ScalerState
+) -> tuple[Decision, ScalerState]:
     limit = Limit.CONFLICT if fleet.conflict else Limit.PAUSED
-    state = replace(state, desired=None, lead=replace(state.lead, asks=()))
+    state = replace(
+        state,
+        active=None,
+        desired=fleet.replicas,
+        lead=replace(state.lead, asks=()),
+    )
     choice = _Choice(fleet.replicas, choice.recommended, limit)
-    decision = _explain(choice, state)
+    decision = _explain(spec, choice, state)
     return replace(decision, may_write=False, conflict=fleet.conflict), state
 
 
@@ -235,23 +305,39 @@ ASKS_FOR_MORE = frozenset(
         Limit.SCALE_UP_LIMIT,
         Limit.NO_THROUGHPUT_GAIN,
         Limit.PODS_FAILING,
+        Limit.SLOW_PODS,
     }
 )
 
 
-def _explain(choice: _Choice, state: ScalerState) -> Decision:
+def _waits_for_slow_pods(spec: ScalingSpec, state: ScalerState) -> bool:
+    """Return whether messages wait for pods that become Ready too late for them."""
+    if not state.lead.measured or state.lead.seconds < spec.target_age_seconds:
+        return False
+    is_growing = (state.desired or 0) > (state.ready_replicas or 0)
+    return is_growing and state.backlog > 0
+
+
+def _explain(spec: ScalingSpec, choice: _Choice, state: ScalerState) -> Decision:
     signal = max(choice.recommended, key=choice.recommended.__getitem__)
     leading = signal if choice.recommended[signal] else None
+    desired = choice.replicas if state.desired is None else state.desired
+    limit = choice.limit
+    if limit is None and desired > choice.replicas:
+        limit = Limit.FINISHING_JOBS
+    if limit is None and _waits_for_slow_pods(spec, state):
+        limit = Limit.SLOW_PODS
     return Decision(
-        desired_replicas=choice.replicas,
+        desired_replicas=desired,
+        active_replicas=choice.replicas,
         recommended=choice.recommended,
         signal=leading,
-        limit=choice.limit,
-        scaling_limited=choice.limit in ASKS_FOR_MORE,
+        limit=limit,
+        scaling_limited=limit in ASKS_FOR_MORE,
         next_scale_down_at=choice.next_scale_down_at,
         estimates=Estimates(
             arrivals_per_second=state.arrivals.per_second,
-            replica_jobs_per_second=state.rate.per_second,
+            replica_jobs_per_second=state.replica_jobs_per_second,
             lead_seconds=state.lead.seconds,
             run_seconds=state.run_time.seconds,
             backlog=round(state.backlog),

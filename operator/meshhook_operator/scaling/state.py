@@ -6,7 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.guards import Gain, NeedWindow, Steps
-from meshhook_operator.scaling.rates import ArrivalRate, LeadTime, ReplicaRate, RunTime, Sent
+from meshhook_operator.scaling.rates import (
+    ArrivalRate,
+    LeadTime,
+    ReplicaRate,
+    RunTime,
+    Sent,
+    Starts,
+)
 
 if TYPE_CHECKING:
     from meshhook_operator.scaling.observations import Sample
@@ -31,8 +38,11 @@ class ScalerState:
     seeing_since: float | None = None
     """Since when every read has succeeded; None while reads fail."""
     failures: int = 0
+    active: int | None = None
+    """How many replicas the last decision let take jobs; None before the first, and while nothing
+    may be written."""
     desired: int | None = None
-    """The last decision; None before the first, and while nothing may be written."""
+    """How many replicas it asked for in all."""
     previous: Sample | None = None
     ready_replicas: int | None = None
     backlog: float = 0.0
@@ -40,7 +50,10 @@ class ScalerState:
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     sent: Sent = field(default_factory=Sent)
     rate: ReplicaRate = field(default_factory=ReplicaRate)
+    replica_jobs_per_second: float | None = None
+    """What a busy replica completes, from `rate` or `run_time`; None until known."""
     run_time: RunTime = field(default_factory=RunTime)
+    starts: Starts = field(default_factory=Starts)
     lead: LeadTime = field(default_factory=LeadTime)
     needs: NeedWindow = field(default_factory=NeedWindow)
     steps: Steps = field(default_factory=Steps)
@@ -61,6 +74,7 @@ class ScalerState:
         return cls(
             started_at=now,
             rate=ReplicaRate.learned(learned.replica_jobs_per_second),
+            replica_jobs_per_second=learned.replica_jobs_per_second,
             lead=LeadTime.learned(learned.lead_seconds),
         )
 
@@ -69,12 +83,12 @@ class ScalerState:
 
         Counts of the two databases are not compared.
         """
-        return replace(self, previous=None, sent=Sent())
+        return replace(self, previous=None, sent=Sent(), starts=Starts())
 
     @property
     def learned(self) -> Learned:
         """What to keep over a restart, with two significant digits."""
-        rate = self.rate.per_second
+        rate = self.replica_jobs_per_second
         return Learned(
             replica_jobs_per_second=None if rate is None else float(f"{rate:.2g}"),
             lead_seconds=float(f"{self.lead.seconds:.2g}") if self.lead.measured else None,

@@ -11,8 +11,11 @@ from math import ceil, floor
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.decision import Signal
+from meshhook_operator.scaling.supply import Supply
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshhook_operator.scaling.spec import ScalingSpec
 
 STANDING_SHARE = 0.6
@@ -23,8 +26,6 @@ LATE_SHARE = 0.8
 """The replicas that stay must start everything within this share of the target age."""
 SHORTEST_SHARE = 0.25
 """Messages that are about to be late are worked off within this share of the target age."""
-LONG_RUNS = 4.0
-"""Few jobs run longer than this many times the mean."""
 ROUNDING = 1e-9
 
 
@@ -39,10 +40,16 @@ class Demand:
     waiting: tuple[tuple[float, float], ...]
     """Ages in seconds, and how many of the ready messages are at least that old."""
     arrivals_per_second: float
+    surge_per_second: float
+    """What arrives, at least that, if the last seconds are no accident."""
     ready_replicas: int
     slots_a_replica: int | None
-    run_seconds: float | None
+    workers_report: bool
+    runs_are_long: bool
+    """Whether jobs may run longer than a replica that stops would let them."""
     replica_jobs_per_second: float | None
+    started_within: Callable[[float], float | None]
+    """How many jobs were started within the last so many seconds; None if unknown."""
     highest_rate: float
     """An upper bound on the rate of a replica, from replicas with free slots."""
     lead_seconds: float
@@ -73,7 +80,7 @@ def targets(spec: ScalingSpec, demand: Demand) -> Targets:
         # Arrivals that one replica can handle keep none, or the last would never be removed.
         up[Signal.ARRIVALS] = up[Signal.ARRIVALS] if up[Signal.ARRIVALS] > 1 else 0
         down = down if down > 1 else 0
-    up[Signal.RUNNING] = _running(spec, demand)
+    up[Signal.RUNNING] = _running(demand)
     up[Signal.FALLBACK] = 0
     if demand.ready:
         up[Signal.BACKLOG] = max(up[Signal.BACKLOG], 1)
@@ -83,17 +90,15 @@ def targets(spec: ScalingSpec, demand: Demand) -> Targets:
     return Targets(up=up, down=max(down, at_least))
 
 
-def _running(spec: ScalingSpec, demand: Demand) -> int:
+def _running(demand: Demand) -> int:
     """Return how many replicas must stay so that running jobs are not cut off.
 
-    A replica that is removed finishes its jobs first, within its grace period. Only if that may be
-    too short must there be a slot for each running job.
+    Workers that report are only stopped when they have finished their long jobs; see `held`. Of
+    workers that do not, there must be a slot for each running job if jobs run long.
     """
     if not (demand.running or demand.lost):
         return 0
-    if demand.slots_a_replica is None:
-        return 1
-    if demand.run_seconds is not None and demand.run_seconds * LONG_RUNS <= spec.drain_seconds:
+    if demand.slots_a_replica is None or demand.workers_report or not demand.runs_are_long:
         return 1
     return max(1, ceil(demand.running / demand.slots_a_replica))
 
@@ -117,30 +122,50 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
     horizon = lead + 2 * tick
     # The tolerated backlog must not become late before the pods that are missing now are Ready.
     standing = min(STANDING_SHARE * age, max(age - horizon, shortest))
-    arriving = demand.arrivals_per_second * horizon
-    served = rate * demand.ready_replicas * lead
-    growth = demand.arrivals_per_second * lead - served
+    supply = Supply(
+        ready_replicas=demand.ready_replicas,
+        replica_jobs_per_second=rate,
+        slots_a_replica=demand.slots_a_replica,
+        running=demand.running,
+        started_within=demand.started_within,
+    )
 
-    def balance(waiting: float, standing_seconds: float) -> int:
-        replica_seconds = (max(0.0, waiting) + arriving) / rate
-        return _whole(replica_seconds / (standing_seconds + horizon))
+    def needed(jobs: float, seconds: float, *, lead_seconds: float = 0.0) -> int:
+        return _whole(
+            supply.replicas_for(jobs, present_seconds=lead_seconds + seconds, new_seconds=seconds)
+        )
+
+    def balance(waiting: float) -> int:
+        arriving = demand.surge_per_second * (lead + horizon)
+        return needed(waiting + arriving, horizon + standing, lead_seconds=lead)
+
+    def steady(waiting: float, standing_seconds: float) -> int:
+        arriving = demand.arrivals_per_second * horizon
+        return _whole((waiting + arriving) / rate / (standing_seconds + horizon))
 
     late = (
-        (still - served) / max(age - old - lead - tick, shortest) for old, still in demand.waiting
+        needed(still, max(age - old - lead - tick, shortest), lead_seconds=lead)
+        for old, still in demand.waiting
     )
-    due = (still / max(LATE_SHARE * age - old, shortest) for old, still in demand.waiting)
+    due = (needed(still, max(LATE_SHARE * age - old, shortest)) for old, still in demand.waiting)
     with_due = demand.ready + demand.due_soon
     up = {
-        Signal.BACKLOG: _whole(demand.ready / (rate * standing)),
-        Signal.DEADLINE: _whole(max(late, default=0.0) / rate),
-        Signal.ARRIVALS: balance(demand.ready + growth, standing),
-        Signal.SCHEDULED: balance(with_due + growth, standing) if demand.due_soon else 0,
+        Signal.BACKLOG: needed(demand.ready, standing),
+        Signal.DEADLINE: max(late, default=0),
+        Signal.ARRIVALS: balance(demand.ready),
+        Signal.SCHEDULED: balance(with_due) if demand.due_soon else 0,
     }
     down = max(
-        balance(with_due, LOW_SHARE * standing),
-        _whole(max(due, default=0.0) / rate),
+        steady(with_due, LOW_SHARE * standing),
+        max(due, default=0),
         floor(demand.arrivals_per_second / max(rate, demand.highest_rate) + ROUNDING),
     )
+    if demand.slots_a_replica is not None:
+        # With a slot for all that is here, or comes before new pods are Ready, nothing waits.
+        here = with_due + demand.lost + demand.running + demand.surge_per_second * horizon
+        most = _whole(here / demand.slots_a_replica)
+        up = {signal: min(replicas, most) for signal, replicas in up.items()}
+        down = min(down, most)
     return up, down
 
 
