@@ -50,6 +50,11 @@ class JobTrace:
         max_replicas: the JobQueue's.
         is_steady: it changes slowly, or not at all: here the cost counts.
         lead: of its pods.
+        last_lead: of the pods that are asked for at the end; in between it changes evenly. Default:
+            the lead stays.
+        failing_share: of the pods, fail at their first start, of these the same share at the second
+            one, and so on.
+        quota: how many pods a ResourceQuota admits, those that stop included.
         retry_seconds: after a failure the next attempt is due so much later.
         grace_seconds: how long a pod that is stopped lets its jobs run; then they go back.
     """
@@ -64,6 +69,9 @@ class JobTrace:
     max_replicas: int
     is_steady: bool
     lead: Lead = Lead(3, 6)
+    last_lead: Lead | None = None
+    failing_share: float = 0.0
+    quota: int | None = None
     retry_seconds: float = 1.0
     grace_seconds: float = 25.0
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from bench.scaling.world import REPLICA_RATE
 
 if TYPE_CHECKING:
-    from bench.scaling.world import World
+    from bench.scaling.contract import Queue
 
 SYNC_SECONDS = 15
 TOLERANCE = 0.1
@@ -48,8 +48,8 @@ class Keda:
         self.recommended: list[tuple[int, int]] = []
         self.raised: list[tuple[int, int]] = []
 
-    def act(self, world: World) -> int | None:
-        settings, now, current = self.settings, world.now, len(world.pods)
+    def act(self, world: Queue) -> int | None:
+        settings, now, current = self.settings, world.now, world.replicas
         lowest = max(1, world.min_replicas)
         if now % settings.polling_seconds == 0 and world.is_readable:
             jobs = self.query(world)
@@ -67,12 +67,11 @@ class Keda:
         return self._sync(world, current, lowest)
 
     @staticmethod
-    def query(world: World) -> int:
+    def query(world: Queue) -> int:
         """The count of an expert's query: what is ready and what runs."""
-        lost = sum(group.count for group in world.lost)
-        return world.ready_jobs + world.running + lost + world.leased_by_lost_workers
+        return world.ready_jobs + world.lost_jobs + world.leased_jobs
 
-    def _sync(self, world: World, current: int, lowest: int) -> int:
+    def _sync(self, world: Queue, current: int, lowest: int) -> int:
         settings, now = self.settings, world.now
         jobs = self.query(world)
         ratio = jobs / (settings.target * current)
@@ -95,17 +94,17 @@ class Keda:
         return desired
 
 
-def by_default(_world: World) -> Keda:
+def by_default(_world: Queue) -> Keda:
     """Nobody tuned anything; 10 jobs a replica."""
     return Keda(KedaSettings(target=10))
 
 
-def tuned(world: World) -> Keda:
+def tuned(world: Queue) -> Keda:
     """Tuned by one who knows the rate of a replica, and lets half of the target age wait."""
     return _tuned(world, 0.5, 60)
 
 
-def in_hindsight(world: World, tuning: int) -> Keda:
+def in_hindsight(world: Queue, tuning: int) -> Keda:
     """One of many tunings, of which the best may be taken for each trace when it is over."""
     return _tuned(world, *TUNINGS[tuning])
 
@@ -113,7 +112,7 @@ def in_hindsight(world: World, tuning: int) -> Keda:
 TUNINGS = tuple(product((0.125, 0.25, 0.5, 0.75), (60, 300)))
 
 
-def _tuned(world: World, share: float, window_seconds: int) -> Keda:
+def _tuned(world: Queue, share: float, window_seconds: int) -> Keda:
     return Keda(
         KedaSettings(
             target=REPLICA_RATE * world.target_age_seconds * share,

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
+from bench.scaling.contract import Policy
 from bench.scaling.keda_policy import tuned
 from bench.scaling.meshhook_policy import MeshHook
 from bench.scaling.oracle_policy import Oracle
 from bench.scaling.results import NAMES, Row
 from bench.scaling.traces import traces
-from bench.scaling.world import Policy, World, run
+from bench.scaling.world import World, run
 
 mpl.use("svg")
 mpl.rcParams |= {"svg.hashsalt": "meshhook", "font.size": 9, "axes.spines.top": False}
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 AGE_SECONDS = 60
 COLOURS = {"meshhook": "#0072b2", "keda tuned": "#d55e00", "oracle": "#009e73", "keda": "#999999"}
-POLICIES: dict[str, Callable[[World], Policy]] = {
+POLICIES: dict[str, Callable[[World], Policy[World]]] = {
     "meshhook": MeshHook,
     "keda tuned": tuned,
     "oracle": Oracle,

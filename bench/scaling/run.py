@@ -13,12 +13,13 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from bench.scaling.contract import Policy, Result
 from bench.scaling.keda_policy import TUNINGS, by_default, in_hindsight, tuned
 from bench.scaling.meshhook_policy import MeshHook
 from bench.scaling.oracle_policy import Oracle
 from bench.scaling.results import PART, Row, show, write
 from bench.scaling.traces import Trace, traces
-from bench.scaling.world import Policy, Result, World, run
+from bench.scaling.world import World, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ DRIFTS = {
     "triples": lambda second: 1.0 if second < DRIFT_SECOND else 3.0,
     "wobbles": lambda second: WOBBLES[second // WOBBLE_SECONDS % len(WOBBLES)],
 }
-POLICIES: dict[str, Callable[[World], Policy]] = {
+POLICIES: dict[str, Callable[[World], Policy[World]]] = {
     "meshhook": MeshHook,
     "keda": by_default,
     "keda tuned": tuned,
@@ -61,7 +62,7 @@ def _best_tuning(trace: Trace, *, seed: int, age_seconds: int, drift: str) -> Re
 
     def tried(tuning: int) -> Result:
         world = _world(trace, seed, age_seconds, drift)
-        policy: Policy = in_hindsight(world, tuning)
+        policy: Policy[World] = in_hindsight(world, tuning)
         return run(world, policy)
 
     results = [tried(tuning) for tuning in range(len(TUNINGS))]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from bisect import bisect_right, insort
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from bench.scaling.contract import Report, Result, quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from bench.scaling.contract import Policy
     from bench.scaling.traces import Trace
 
 REPLICA_RATE = 5.0
@@ -19,17 +22,11 @@ SLOTS = 10
 LEASE_SECONDS = 30
 RESTART_SECONDS = 10
 ATTEMPTS = 5
+REPORT_SECONDS = 5
 GIVE_UP_SECONDS = 1_800
 """So long after the last arrival a queue that is not empty counts as never emptied."""
 LEAD_MEDIAN_SECONDS = 6.0
 LEAD_SIGMA = 0.35
-
-
-class Policy(Protocol):
-    """Something that decides how many replicas there should be."""
-
-    def act(self, world: World) -> int | None:
-        """Return the replicas wanted now; None changes nothing. Called every second."""
 
 
 @dataclass(slots=True, order=True)
@@ -50,20 +47,6 @@ class Group:
     fails: bool = False
     is_lost: bool = False
     is_poison: bool = False
-
-
-@dataclass(slots=True)
-class Result:
-    """What came of one run."""
-
-    late_share: float
-    p99_wait_seconds: int
-    replica_seconds: int
-    scale_events: int
-    most_replicas: int
-    jobs: int
-    history: list[tuple[int, int, int]] = field(default_factory=list)
-    """Once in 10 seconds: second, replicas, ready jobs."""
 
 
 class World:
@@ -101,6 +84,38 @@ class World:
         self._debt = 0.0
 
     @property
+    def replicas(self) -> int:
+        return len(self.pods)
+
+    @property
+    def lost_jobs(self) -> int:
+        return sum(group.count for group in self.lost)
+
+    @property
+    def leased_jobs(self) -> int:
+        return self.running + self.leased_by_lost_workers
+
+    def reports(self) -> Iterator[Report]:
+        """Return what each pod reported last."""
+        for pod in self.pods:
+            if pod.ready_at > self.now:
+                break
+            reported_at = self.now - (self.now + pod.number) % REPORT_SECONDS
+            if reported_at <= pod.ready_at:
+                continue
+            busy = self.busy_a_pod[reported_at] - self.busy_a_pod[pod.ready_at]
+            served = self.served_a_pod[reported_at] - self.served_a_pod[pod.ready_at]
+            yield Report(
+                worker=f"{pod.number}",
+                concurrency=SLOTS,
+                running=round(self.busy_a_pod[reported_at] - self.busy_a_pod[reported_at - 1]),
+                processed=int(served),
+                busy_seconds=busy,
+                oldest_running_seconds=0.0,
+                seen_at=float(reported_at),
+            )
+
+    @property
     def ready_pods(self) -> int:
         return bisect_right(self.pods, self.now, key=lambda pod: pod.ready_at)
 
@@ -127,6 +142,9 @@ class World:
         while len(self.pods) < replicas:
             self._start(self.now + self.lead_seconds())
         del self.pods[replicas:]
+
+    def cordon(self, pods: int) -> None:
+        """Do nothing: no job runs long here."""
 
     def _start(self, ready_at: int) -> None:
         self._number += 1
@@ -218,7 +236,7 @@ class World:
             self._later(LEASE_SECONDS, again)
 
 
-def run(world: World, policy: Policy) -> Result:
+def run(world: World, policy: Policy[World]) -> Result:
     """Play the trace, and on until the queue is empty and the pods are at their minimum."""
     waits: dict[int, int] = {}
     replica_seconds = events = most = 0
@@ -246,19 +264,10 @@ def run(world: World, policy: Policy) -> Result:
     late = sum(count for wait, count in waits.items() if wait > world.target_age_seconds)
     return Result(
         late_share=late / jobs,
-        p99_wait_seconds=_quantile(waits, 0.99),
+        p99_wait_seconds=quantile(waits, 0.99),
         replica_seconds=replica_seconds,
         scale_events=events,
         most_replicas=most,
         jobs=jobs,
         history=history,
     )
-
-
-def _quantile(waits: dict[int, int], share: float) -> int:
-    left = share * sum(waits.values())
-    for wait in sorted(waits):
-        left -= waits[wait]
-        if left <= 0:
-            return wait
-    raise ValueError("no job was ever started")
