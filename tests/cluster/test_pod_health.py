@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.usefixtures("operator"), pytest.mark.timeout(300)]
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 SOON_SECONDS = 60.0
-"""The lead time of a new queue, ten seconds, and then some on a loaded machine."""
+"""Pods may be missing for fifteen seconds; and then some on a loaded machine."""
 WORKERS = "meshhook.io/jobqueue=emails"
 CRASH = {
     "name": "worker",

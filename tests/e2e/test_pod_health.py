@@ -37,8 +37,8 @@ async def until_ready(kube: Kube, status: str, reason: str) -> str:
 
     def holds() -> Object:
         conditions = kube.get("jobqueue", NAME).get("status", {}).get("conditions", [])
-        found: Object = next(each for each in conditions if each["type"] == "Ready")
-        assert (found["status"], found["reason"]) == (status, reason), found
+        found: Object = next((each for each in conditions if each["type"] == "Ready"), {})
+        assert (found.get("status"), found.get("reason")) == (status, reason), found
         return found
 
     found = await eventually(holds, timeout=150)

@@ -175,7 +175,7 @@ def cluster() -> Pods:
 async def test_a_fleet_that_is_well_costs_nothing(cluster: Pods):
     """Pods are not read while all are ready, while some start, or while none is wanted."""
     await cluster.pass_by(100, ready=2)
-    await cluster.pass_by(9, ready=1)
+    await cluster.pass_by(14, ready=1)
     await cluster.pass_by(100, ready=2)
     cluster.view = replace(cluster.view, replicas=0)
     await cluster.pass_by(100, ready=0)
@@ -187,7 +187,7 @@ async def test_looks_become_rarer(cluster: Pods):
     cluster.found = pods(0, CRASH, CRASH)
     await cluster.pass_by(3_600, ready=0)
     assert len(cluster.looks) < 65
-    assert cluster.looks[0] == pytest.approx(11.0)
+    assert cluster.looks[0] == pytest.approx(16.0)
     count = len(cluster.looks)
     cluster.monitor.on_spec_changed()
     await cluster.pass_by(16, ready=0)
@@ -198,21 +198,21 @@ async def test_a_large_fleet_is_looked_at_more_rarely(cluster: Pods):
     """Two thousand failing pods are read every hundred seconds."""
     cluster.view = replace(cluster.view, replicas=2_000)
     cluster.found = pods(0, *[CRASH] * 2_000)
-    await cluster.pass_by(311, ready=0)
-    assert cluster.looks == [11.0, 111.0, 211.0, 311.0]
+    await cluster.pass_by(316, ready=0)
+    assert cluster.looks == [16.0, 116.0, 216.0, 316.0]
 
 
 async def test_an_image_that_is_there_again(cluster: Pods):
     """Once all pods are ready, the trouble is over."""
     cluster.found = pods(0, IMAGE, IMAGE)
-    assert await cluster.pass_by(12, ready=0)
+    assert await cluster.pass_by(17, ready=0)
     assert await cluster.pass_by(1, ready=2) is None
 
 
 async def test_a_pod_that_crashes_at_its_first_job(cluster: Pods):
     """Pods that crashed are well only when they have been ready for a minute."""
     cluster.found = pods(0, CRASH, CRASH)
-    assert await cluster.pass_by(12, ready=0)
+    assert await cluster.pass_by(17, ready=0)
     for _ in range(3):
         assert await cluster.pass_by(10, ready=2)
         assert await cluster.pass_by(40, ready=0)
@@ -222,7 +222,7 @@ async def test_a_pod_that_crashes_at_its_first_job(cluster: Pods):
 async def test_a_crash_that_is_mended(cluster: Pods):
     """After a change of the spec, pods that are all ready are well at once."""
     cluster.found = pods(0, CRASH, CRASH)
-    assert await cluster.pass_by(12, ready=0)
+    assert await cluster.pass_by(17, ready=0)
     cluster.monitor.on_spec_changed()
     assert await cluster.pass_by(5, ready=0)
     assert await cluster.pass_by(1, ready=2) is None
@@ -231,7 +231,7 @@ async def test_a_crash_that_is_mended(cluster: Pods):
 async def test_a_change_that_mends_nothing(cluster: Pods):
     """If the new pods crash too, they must be ready for a minute as well."""
     cluster.found = pods(0, CRASH, CRASH)
-    await cluster.pass_by(12, ready=0)
+    await cluster.pass_by(17, ready=0)
     cluster.monitor.on_spec_changed()
     await cluster.pass_by(20, ready=0)
     assert await cluster.pass_by(30, ready=2)
@@ -242,7 +242,7 @@ async def test_a_rollout_that_is_stuck_is_looked_at(cluster: Pods):
     """New pods that crash are seen though all the old ones are ready."""
     cluster.view = replace(cluster.view, rolling_out=True)
     cluster.found = pods(2, CRASH)
-    judged = await cluster.pass_by(12, ready=2)
+    judged = await cluster.pass_by(17, ready=2)
     assert judged is not None
     assert judged.problem is PodProblem.CRASH_LOOP
 
@@ -250,6 +250,6 @@ async def test_a_rollout_that_is_stuck_is_looked_at(cluster: Pods):
 async def test_pods_that_cannot_be_read(cluster: Pods):
     """While the API server does not answer, what was seen last stays."""
     cluster.found = pods(0, IMAGE, IMAGE)
-    judged = await cluster.pass_by(12, ready=0)
+    judged = await cluster.pass_by(17, ready=0)
     cluster.is_down = True
     assert await cluster.pass_by(60, ready=0) is judged

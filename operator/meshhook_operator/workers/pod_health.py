@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("meshhook_operator.workers")
 
-SHORTEST_PATIENCE_SECONDS, LONGEST_PATIENCE_SECONDS = 5.0, 30.0
+SHORTEST_PATIENCE_SECONDS, LONGEST_PATIENCE_SECONDS = 15.0, 30.0
 """How long pods may be missing before they are looked at: the lead time, within these limits."""
 LOOK_SECONDS, LONGEST_LOOK_SECONDS = 15.0, 60.0
 """How long until the next look: twice as long each time that nothing new was seen."""
