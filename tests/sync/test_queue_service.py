@@ -232,7 +232,7 @@ def run_script(url: str, text: str) -> subprocess.CompletedProcess[str]:
     start = "import os, sys\nfrom meshhook import SyncQueueService\n"
     start += f"orders = SyncQueueService({url!r}, 'orders')\n"
     return subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", start + text],
+        [sys.executable, "-W", "error", "-c", start + text],
         capture_output=True,
         text=True,
         timeout=60,

@@ -56,7 +56,7 @@ def check_sync(given: object) -> None:
     if isinstance(given, getattr(module, "SYNC_KINDS", ())):
         return
     is_async = isinstance(given, getattr(module, "ASYNC_KINDS", ()))
-    is_asyncpg = type(given).__module__.partition(".")[0] == "asyncpg"
+    is_asyncpg = str(type(given).__module__).partition(".")[0] == "asyncpg"
     way_out = "; await QueueService.enqueue() takes it" if is_async or is_asyncpg else ""
     raise InvalidSettingError(
         "connection: expected one of psycopg, SQLAlchemy or Django that is not asynchronous, "
@@ -65,7 +65,7 @@ def check_sync(given: object) -> None:
 
 
 def _module_of(given: object) -> Any:
-    packages = {each.__module__.partition(".")[0] for each in type(given).__mro__}
+    packages = {str(each.__module__).partition(".")[0] for each in type(given).__mro__}
     for package in packages & _MODULES.keys():
         return import_module(f"meshhook.drivers.{_MODULES[package]}")
     return None

@@ -249,7 +249,7 @@ async def test_the_sql_of_the_documentation_runs(connection: Connection) -> None
     """Block after block, in one database, and each job is there at the end."""
     await create_queue(connection, "orders")
     await connection.execute("create table invoices (n int, customer text)")
-    text = (Path(__file__).parents[2] / "docs" / "producers.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "producers.md").read_text()
     for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL):
         await connection.execute(block)
     assert await connection.fetchval("select count(*) from pgmq.q_orders") == 5
@@ -259,7 +259,7 @@ async def test_the_sql_of_the_documentation_runs(connection: Connection) -> None
 
 def test_the_documentation_names_each_sqlstate() -> None:
     """With the class of the library's error."""
-    text = (Path(__file__).parents[2] / "docs" / "producers.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "producers.md").read_text()
     for parameter in conformance.cases("sql"):
         error = parameter.values[0].error
         if error and "class" in error:
