@@ -8,14 +8,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import django
-from django.conf import settings
+from django import conf
 from django.db import connections
 
 
 def set_up() -> None:
     """Set Django up, unless it is."""
-    if not settings.configured:
-        settings.configure(
+    if not conf.settings.configured:
+        conf.settings.configure(
             DATABASES={"default": {"ENGINE": "django.db.backends.postgresql"}},
             INSTALLED_APPS=[],
             USE_TZ=True,
