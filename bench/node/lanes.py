@@ -24,7 +24,7 @@ from lightkube.resources.core_v1 import Pod, Secret
 from bench.node.measurements import figures
 from bench.node.player import Player, TraceError
 from bench.node.report import add_trace, read_report, write_raw, write_report
-from bench.node.watch import JobQueue, Watch
+from bench.node.watch import LABEL, JobQueue, Watch
 from bench.scaling.node_traces import node_traces
 from meshhook import Database, MeshHookError
 from support.e2e import RELEASE
@@ -40,6 +40,7 @@ REQUEST_SECONDS = 20.0
 PAUSE_SECONDS = 10.0
 """Between the starts of the first traces: their pods are not all to start at once."""
 CONNECTIONS = 6
+GONE_SECONDS = 60
 FAILURES = (
     ExceptionGroup,
     TraceError,
@@ -160,7 +161,14 @@ async def _delete_job_queues(client: AsyncClient) -> None:
     """Remove those that a program before this one has left, which ended early."""
     async for each in client.list(JobQueue):
         if each.metadata and each.metadata.name:
-            await client.delete(JobQueue, each.metadata.name, grace_period=0)
+            await client.delete(JobQueue, each.metadata.name)
+    workers: dict[str, Any] = {LABEL: None}
+    for _ in range(GONE_SECONDS):
+        if not [
+            each async for each in client.list(Pod, namespace=client.namespace, labels=workers)
+        ]:
+            return
+        await asyncio.sleep(1)
 
 
 async def _database_url(client: AsyncClient) -> str:

@@ -40,12 +40,14 @@ select run_id, attempt, outcome, worker, extract(epoch from enqueued_at)::float8
     extract(epoch from started_at)::float8 as started,
     extract(epoch from finished_at)::float8 as finished,
     extract(epoch from retry_at)::float8 as retry_at
-from meshhook.job_attempts where queue = $1 order by finished_at
+from meshhook.job_attempts
+where queue = $1 and enqueued_at >= to_timestamp($2) order by finished_at
 """
 INTERRUPTIONS = """
 select run_id, host, extract(epoch from started_at)::float8 as started,
     extract(epoch from ended_at)::float8 as ended
-from bench.interruptions where run_id like $1 order by started_at
+from bench.interruptions
+where run_id like $1 and started_at >= to_timestamp($2) order by started_at
 """
 
 
@@ -179,7 +181,7 @@ class Player:
         return moment, left, row["dead_letters"]
 
     async def _attempts(self, trace: JobTrace, started: float) -> list[Attempt]:
-        rows = await self._pool.fetch(ATTEMPTS, table_name(trace))
+        rows = await self._pool.fetch(ATTEMPTS, table_name(trace), started)
         return [
             Attempt(
                 job=_job_number(row["run_id"]),
@@ -195,7 +197,7 @@ class Player:
         ]
 
     async def _interruptions(self, trace: JobTrace, started: float) -> list[Interruption]:
-        rows = await self._pool.fetch(INTERRUPTIONS, f"{queue_name(trace)}/%")
+        rows = await self._pool.fetch(INTERRUPTIONS, f"{queue_name(trace)}/%", started)
         return [
             Interruption(
                 _job_number(row["run_id"]),
