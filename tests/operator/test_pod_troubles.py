@@ -81,6 +81,14 @@ def test_a_container_that_crashes(state: dict[str, Any]):
     assert trouble_of(pod(container(state, CRASHED, restartCount=3))) == CRASHES
 
 
+def test_an_error_before_a_hint():
+    """What our command line prints after its error is not the error."""
+    said = "error: No such option: --nope\nsee: meshhook worker --help\n"
+    found = trouble_of(pod(container(waiting("CrashLoopBackOff"), CRASHED | {"message": said})))
+    assert found is not None
+    assert found.text.endswith("exit code 2: error: No such option: --nope")
+
+
 def test_the_last_line_in_json():
     """Of a line of a structured log, what happened and the error are told."""
     ended = {"exitCode": 1, "message": '{"event": "worker failed", "error": "no disk", "n": 1}'}

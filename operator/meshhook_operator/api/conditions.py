@@ -96,7 +96,7 @@ WAYS_OUT = {
     "Unschedulable": "Add nodes, or change what spec.worker asks of a node.",
     "PodsRefused": "Raise the quota or change the policy, or change spec.worker.",
     "WorkersNotReady": (
-        "kubectl describe pods and kubectl logs may; /readyz of a running pod says what it waits "
+        "See kubectl describe pods and kubectl logs; /readyz of a running pod says what it waits "
         "for."
     ),
 }

@@ -128,10 +128,15 @@ def _crash_text(container: Mapping[str, Any], ended: Mapping[str, Any]) -> str:
 
 
 def last_words(output: str) -> str:
-    """Return the last line that a container printed; of a line in JSON, what it says."""
+    """Return the last line that a container printed; of a line in JSON, what it says.
+
+    After its error, our command line may print where to find help: the error counts.
+    """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if not lines:
         return ""
+    if errors := [line for line in lines if line.startswith("error: ")]:
+        return errors[-1]
     try:
         found = json.loads(lines[-1])
     except (ValueError, RecursionError):
