@@ -216,9 +216,10 @@ def _scale_down_limit(situation: Situation) -> str:
 
 def _scale_down_window(situation: Situation) -> str:
     window = duration(situation.scaling.scale_down.window_seconds)
+    needed = "it was" if situation.decision.desired_replicas == 1 else "as many were"
     return (
-        f"{situation.stays} {_until(situation)}, since as many were needed "
-        f"within the last {window} (scaleDown.windowSeconds)."
+        f"{situation.stays} {_until(situation)}, since {needed} needed within the last {window} "
+        "(scaleDown.windowSeconds)."
     )
 
 
