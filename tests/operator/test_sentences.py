@@ -137,7 +137,7 @@ STORIES: list[tuple[str, Any, Any, dict[str, Any], str]] = [
         {},
         (
             "No message is ready and no job is running, so no replica is needed; 4 replicas "
-            "stay for the moment, since at most half of the replicas are removed at once."
+            "stay for the moment, since replicas are removed step by step, at most half at once."
         ),
     ),
     (

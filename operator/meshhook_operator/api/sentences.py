@@ -179,8 +179,8 @@ def _remainder(situation: Situation) -> str:
         return ""
     if decision.next_scale_down_at is not None:
         return (
-            f"; {situation.stays} for the moment, since at most half of the replicas are removed "
-            "at once"
+            f"; {situation.stays} for the moment, since replicas are removed step by step, at most "
+            "half at once"
         )
     return f"; {situation.stays} as a margin, so that small changes of the load change nothing"
 
