@@ -69,6 +69,20 @@ def test_settings_change_again_and_again(make_server: MakeServer, make_fleet: Ma
         assert fleet.finish() == CLEAN
 
 
+def test_workers_are_cordoned_again_and_again(
+    make_server: MakeServer, make_fleet: MakeFleet
+) -> None:
+    """Any of them, at times all: what they have claimed and not started runs elsewhere, once."""
+    server = make_server()
+    with make_fleet(server) as fleet:
+        for _ in at_moments(seed=4, count=16, least=0.5, most=2):
+            server.fetch(
+                "update meshhook.workers set cordoned_until = "
+                "case when random() < 0.6 then now() + interval '3 seconds' end"
+            )
+        assert fleet.finish() == CLEAN
+
+
 def test_the_queue_is_dropped_and_made_again(
     make_server: MakeServer, make_fleet: MakeFleet
 ) -> None:
