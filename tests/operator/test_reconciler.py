@@ -48,6 +48,18 @@ def test_a_queue_at_zero_wants_to_be_woken(asleep):
     assert not asleep.wants_wake_up
 
 
+def test_a_queue_all_of_whose_workers_are_cordoned_wants_to_be_woken(asleep):
+    """They only finish long jobs: a message should have one of them claim again at once."""
+    rules = ScalingSpec(max_replicas=20, min_replicas=0)
+    sample = Sample(sampled_at=1_000.0, ready=0, enqueued_total=1)
+    fleet = Fleet(replicas=1, ready_replicas=1, created_at=0.0)
+    decision, _ = decide(rules, sample, fleet, ScalerState.begin(990.0), 1_000.0)
+    asleep._fleet.view = deployment(replicas=1)
+    for active, is_woken in ((1, False), (0, True)):
+        asleep._autoscaler.decision = replace(decision, active_replicas=active)
+        assert asleep.wants_wake_up is is_woken
+
+
 def test_what_no_message_could_start_is_not_woken(asleep):
     """Otherwise each message would cost a read, and maybe another refused write."""
     asleep._requeue_after_failure()

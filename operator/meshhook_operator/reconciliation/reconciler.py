@@ -21,6 +21,7 @@ from meshhook_operator.reconciliation.autoscaler import Autoscaler, tick_seconds
 from meshhook_operator.reconciliation.conflicts import Conflict
 from meshhook_operator.reconciliation.queue_in_database import QueueInDatabase
 from meshhook_operator.reconciliation.reporter import Reporter
+from meshhook_operator.reconciliation.worker_cordons import WorkerCordons
 from meshhook_operator.scaling import Failure
 from meshhook_operator.secrets import operator_reference_of, workers_reference_of
 from meshhook_operator.workers.fleet import WorkerFleet
@@ -90,6 +91,7 @@ class JobQueueReconciler:
             clock=clock,
             check_may_write=cluster.check_may_write,
         )
+        self._cordons = WorkerCordons(jobqueue.key, cluster=cluster, clock=clock)
         self._autoscaler = Autoscaler(clock=clock)
         self._last_scale_time = jobqueue.status.last_scale_time
         self._failures = 0
@@ -108,7 +110,7 @@ class JobQueueReconciler:
 
     @property
     def wants_wake_up(self) -> bool:
-        """Whether a message should wake the queue: it has no workers, and may have some."""
+        """Whether a message should wake the queue: no worker claims, and some may."""
         spec, view = self.jobqueue.spec, self._fleet.view
         if spec is None or spec.paused or spec.scaling.min_replicas > 0:
             return False
@@ -116,7 +118,10 @@ class JobQueueReconciler:
             return False  # no message could start a worker; the ticks go on
         if view is None and spec.deployment_ref is not None:
             return False
-        return self._fleet.is_known and (view is None or view.replicas == 0)
+        if view is None or view.replicas == 0:
+            return self._fleet.is_known
+        decision = self._autoscaler.decision
+        return decision is not None and decision.active_replicas == 0
 
     @property
     def demand_request(self) -> DemandRequest:
@@ -234,6 +239,7 @@ class JobQueueReconciler:
         if conflict is not None:
             return Finding(holds=False, reason="Conflict", message=conflict.message)
         if not spec.paused:
+            await self._ensure_cordons(spec, found, source)
             await self._ensure_deployment(spec, found, source)
         return self._ready(spec, found)
 
@@ -278,6 +284,24 @@ class JobQueueReconciler:
             pods_failing=health.sentence if health and health.holds_growth else None,
         )
         self._metrics.decided(decision)
+
+    async def _ensure_cordons(self, spec: JobQueueSpec, found: Found, source: Source) -> None:
+        decision, view, database = self._autoscaler.decision, self._fleet.view, source.database
+        if decision is None or not decision.may_write or view is None or database is None:
+            return
+        if isinstance(found, QueueDemand):
+            # Where jobs are short, surplus pods are deleted at once, and finish them meanwhile.
+            is_long = self._autoscaler.runs_are_long(spec)
+            replicas = max(decision.desired_replicas, view.replicas if is_long else 0)
+            await self._cordons.ensure(
+                self.queue_name,
+                active_replicas=decision.active_replicas,
+                may_add=decision.active_replicas < replicas,
+                reports=found.sample.workers,
+                view=view,
+                database=database,
+                tick_seconds=self.tick_seconds,
+            )
 
     async def _ensure_deployment(self, spec: JobQueueSpec, found: Found, source: Source) -> None:
         decision, view = self._autoscaler.decision, self._fleet.view
