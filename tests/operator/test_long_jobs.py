@@ -247,6 +247,19 @@ def test_the_running_time_grows_while_nothing_ends() -> None:
     assert early.observe(second, third).seconds == pytest.approx(38.7, abs=1.5)
 
 
+def test_long_jobs_in_all_slots_show_before_the_mean_follows() -> None:
+    """After hundreds of short jobs, ten that run for ten seconds without an end are long."""
+    seen = [
+        sample(5.0 * tick, processed=50 * min(tick, 12), busy=50.0 * tick, running=10)
+        for tick in range(21)
+    ]
+    run_time = RunTime()
+    found = [run_time := run_time.observe(before, after) for before, after in pairwise(seen)]
+    assert found[11].seconds == 1.0
+    assert found[19].seconds is not None
+    assert found[19].seconds > 10.0
+
+
 def test_the_rate_of_long_jobs_is_that_of_their_slots() -> None:
     """Few of them end between two samples: how long they run gives the rate of a replica."""
     long = RunTime(busy_seconds=400.0, processed=10.0)
@@ -299,8 +312,20 @@ def test_a_burst_is_no_rate() -> None:
         lasting = lasting.observe(
             sample(at, processed=0, busy=0.0, running=0, sent=100 * number), age_seconds=60.0
         )
-    assert burst.surge_per_second() == 0.0
-    assert lasting.surge_per_second() == pytest.approx(34.3, abs=0.1)
+    assert burst.expected_per_second(2.0) == 2.0
+    assert lasting.expected_per_second(2.0) == pytest.approx(34.3, abs=0.1)
+
+
+def test_a_lasting_fall_shows_before_the_average_follows() -> None:
+    """When nothing arrives for four intervals, no more is expected than that can explain."""
+    sent = Sent()
+    for number in range(8):
+        total = 20 * min(number, 3)
+        sent = sent.observe(
+            sample(2.5 * number, processed=0, busy=0.0, running=0, sent=total), age_seconds=60.0
+        )
+    assert sent.expected_per_second(8.0) == pytest.approx(0.2)
+    assert sent.expected_per_second(0.1) == 0.1
 
 
 def test_slow_pods_are_named() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from meshhook_operator.scaling.observations import Sample, WorkerReport
 
 ARRIVAL_HALF_LIFE_SECONDS = 20.0
-SURGE_INTERVALS = 4
+CHANGE_INTERVALS = 4
 KEPT_RATES = 8
 TRUSTED_RATES = 2
 SATURATED_SHARE = 0.8
@@ -25,6 +25,7 @@ SATURATED_SHARE = 0.8
 KEPT_AGES = 60
 RUN_TIME_HALF_LIFE_SECONDS = 60.0
 RUN_TIME_HALF_LIFE_RUNS = 2.0
+LATE_HALF_LIFE_SECONDS = 10.0
 LONGEST_REMEMBERED_SECONDS = 3_600.0
 SLOWEST_JOBS_PER_SECOND = 1e-3
 LONG_RUN_SECONDS = 5.0
@@ -76,19 +77,22 @@ class Sent:
             kept.pop()
         return Sent((*kept, (now, total)))
 
-    def surge_per_second(self) -> float:
-        """Return the rate of the last samples, as far as it is neither a burst nor an accident.
+    def expected_per_second(self, average: float) -> float:
+        """Return what to expect next, from the average and the last four intervals.
 
-        Many messages at once do not mean that as many follow: of the last four intervals, the two
-        with the fewest count. Of n random arrivals, two standard deviations are 2 * sqrt(n).
+        A lasting rise or fall shows there before the average follows. Many messages at once do not
+        mean that as many follow: for a rise only the two intervals with the fewest count. Of n
+        random arrivals, two standard deviations are about 2 * sqrt(n).
         """
-        last = self.moments[-1 - SURGE_INTERVALS :]
-        if len(last) <= SURGE_INTERVALS:
-            return 0.0
+        last = self.moments[-1 - CHANGE_INTERVALS :]
+        if len(last) <= CHANGE_INTERVALS:
+            return average
         steps = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(last)]
-        fewest = sorted(steps, key=lambda step: step[1] / step[0])[: SURGE_INTERVALS // 2]
-        arrived = sum(count for _, count in fewest)
-        return max(0.0, arrived - 2.0 * sqrt(arrived)) / sum(seconds for seconds, _ in fewest)
+        fewest = sorted(steps, key=lambda step: step[1] / step[0])[: CHANGE_INTERVALS // 2]
+        few, some = sum(count for _, count in fewest), sum(count for _, count in steps)
+        least = (few - 2.0 * sqrt(few)) / sum(seconds for seconds, _ in fewest)
+        most = (some + 2.0 * sqrt(some + 1.0)) / sum(seconds for seconds, _ in steps)
+        return min(max(average, least), most)
 
     def waiting(self, ready: float, oldest_seconds: float) -> Iterator[tuple[float, float]]:
         """Return ages, and how many of the ready messages are at least that old."""
@@ -170,10 +174,16 @@ class RunTime:
     Jobs that still run count with the time they have run so far. Before any has ended, the estimate
     is the time of all of them together, and so grows as long as none ends. The weight of older
     observations halves every minute, or in twice the running time if that is longer.
+
+    Long jobs that have taken the slots of short ones show sooner: if fewer jobs have ended lately
+    than the mean can explain, the lowest running time that can explain it counts.
     """
 
     busy_seconds: float = 0.0
     processed: float = 0.0
+    late_busy_seconds: float = 0.0
+    """The same of the last seconds."""
+    late_processed: float = 0.0
 
     def observe(self, before: Sample, after: Sample) -> RunTime:
         """Take the reports of the workers in two samples."""
@@ -181,10 +191,17 @@ class RunTime:
         if not pairs:
             return self
         half_life = max(RUN_TIME_HALF_LIFE_SECONDS, RUN_TIME_HALF_LIFE_RUNS * (self.seconds or 0.0))
-        weight = 0.5 ** ((after.sampled_at - before.sampled_at) / half_life)
+        elapsed_seconds = after.sampled_at - before.sampled_at
+        weight = 0.5 ** (elapsed_seconds / half_life)
         busy = sum(now.busy_seconds - then.busy_seconds for then, now in pairs)
         processed = sum(now.processed - then.processed for then, now in pairs)
-        return RunTime(self.busy_seconds * weight + busy, self.processed * weight + processed)
+        late = 0.5 ** (elapsed_seconds / LATE_HALF_LIFE_SECONDS)
+        return RunTime(
+            self.busy_seconds * weight + busy,
+            self.processed * weight + processed,
+            self.late_busy_seconds * late + busy,
+            self.late_processed * late + processed,
+        )
 
     @property
     def seconds(self) -> float | None:
@@ -192,7 +209,9 @@ class RunTime:
         if self.busy_seconds <= 0:
             return None
         mean = self.busy_seconds / self.processed if self.processed >= 1 else self.busy_seconds
-        return min(mean, LONGEST_REMEMBERED_SECONDS)
+        # Of so many ends at most two standard deviations more were to be expected.
+        most_ends = self.late_processed + 2.0 * sqrt(self.late_processed + 1.0)
+        return min(max(mean, self.late_busy_seconds / most_ends), LONGEST_REMEMBERED_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,7 @@ def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState)
         running=running,
         waiting=tuple(state.sent.waiting(state.backlog, sample.oldest_ready_seconds)),
         arrivals_per_second=state.arrivals.per_second,
-        surge_per_second=max(state.arrivals.per_second, state.sent.surge_per_second()),
+        expected_per_second=state.sent.expected_per_second(state.arrivals.per_second),
         ready_replicas=max(0, ready - len(cordoned)),
         slots_a_replica=slots,
         workers_report=bool(sample.workers),

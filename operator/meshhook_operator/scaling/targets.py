@@ -40,8 +40,8 @@ class Demand:
     waiting: tuple[tuple[float, float], ...]
     """Ages in seconds, and how many of the ready messages are at least that old."""
     arrivals_per_second: float
-    surge_per_second: float
-    """What arrives, at least that, if the last seconds are no accident."""
+    expected_per_second: float
+    """What is expected to arrive next, if the last seconds are no accident."""
     ready_replicas: int
     slots_a_replica: int | None
     workers_report: bool
@@ -136,7 +136,7 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
         )
 
     def balance(waiting: float) -> int:
-        arriving = demand.surge_per_second * (lead + horizon)
+        arriving = demand.expected_per_second * (lead + horizon)
         return needed(waiting + arriving, horizon + standing, lead_seconds=lead)
 
     def steady(waiting: float, standing_seconds: float) -> int:
@@ -162,7 +162,7 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
     )
     if demand.slots_a_replica is not None:
         # With a slot for all that is here, or comes before new pods are Ready, nothing waits.
-        here = with_due + demand.lost + demand.running + demand.surge_per_second * horizon
+        here = with_due + demand.lost + demand.running + demand.expected_per_second * horizon
         most = _whole(here / demand.slots_a_replica)
         up = {signal: min(replicas, most) for signal, replicas in up.items()}
         down = min(down, most)
