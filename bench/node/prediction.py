@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.scaling.meshhook_policy import MeshHook
+from bench.scaling.slots import SlotWorld, run
+
 if TYPE_CHECKING:
     from bench.scaling.jobs import JobTrace
 
@@ -19,7 +22,13 @@ class Prediction:
     most_replicas: int
 
 
-def predict(trace: JobTrace) -> Prediction | None:
-    """Play a trace in the simulator; None while that knows no jobs with run times of their own."""
-    del trace
-    return None
+def predict(trace: JobTrace) -> Prediction:
+    """Play a trace in the simulator, once."""
+    world = SlotWorld(trace, seed=1)
+    result = run(world, MeshHook(world))
+    return Prediction(
+        late_share=result.late_share,
+        p99_wait_seconds=result.p99_wait_seconds,
+        idle_share=result.idle_share,
+        most_replicas=result.most_replicas,
+    )

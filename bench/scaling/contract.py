@@ -42,6 +42,10 @@ class Queue(Protocol):
         """How many of them are Ready."""
 
     @property
+    def refused_pods(self) -> int:
+        """How many of them a quota leaves out."""
+
+    @property
     def ready_jobs(self) -> int:
         """How many jobs wait."""
 

@@ -21,6 +21,7 @@ from bench.scaling.world import REPLICA_RATE
 
 if TYPE_CHECKING:
     from bench.scaling.contract import Queue
+    from bench.scaling.slots import SlotWorld
 
 SYNC_SECONDS = 15
 TOLERANCE = 0.1
@@ -109,13 +110,25 @@ def in_hindsight(world: Queue, tuning: int) -> Keda:
     return _tuned(world, *TUNINGS[tuning])
 
 
+def long_jobs_in_hindsight(world: SlotWorld, tuning: int) -> Keda:
+    """One of many tunings for jobs of any length: so many jobs a slot, those that run included."""
+    jobs_a_slot, window_seconds = LONG_JOB_TUNINGS[tuning]
+    world.idle_first = False
+    return _of_target(world.slots * jobs_a_slot, window_seconds)
+
+
+LONG_JOB_TUNINGS = tuple(product((0.5, 0.7, 0.85, 1.0, 1.25, 1.6, 2.5), (60, 300)))
 TUNINGS = tuple(product((0.125, 0.25, 0.5, 0.75), (60, 300)))
 
 
 def _tuned(world: Queue, share: float, window_seconds: int) -> Keda:
+    return _of_target(REPLICA_RATE * world.target_age_seconds * share, window_seconds)
+
+
+def _of_target(target: float, window_seconds: int) -> Keda:
     return Keda(
         KedaSettings(
-            target=REPLICA_RATE * world.target_age_seconds * share,
+            target=target,
             polling_seconds=5,
             cooldown_seconds=60,
             scale_down_window_seconds=window_seconds,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench.scaling.contract import Queue
 
 COUNT_CAP = 10_000
+QUOTA = "Pods are refused: exceeded quota."
 
 
 class MeshHook:
@@ -45,7 +46,10 @@ class MeshHook:
             return None
         self.next_tick = max(self.next_tick, world.now) + self.spec.tick_seconds
         fleet = Fleet(
-            replicas=world.replicas, ready_replicas=world.ready_pods, created_at=self.created_at
+            replicas=world.replicas,
+            ready_replicas=world.ready_pods,
+            created_at=self.created_at,
+            pods_failing=QUOTA if world.refused_pods else None,
         )
         sample = self._sample(world) if world.is_readable else Failure(reason="Slow", message="")
         self.decision, self.state = decide(self.spec, sample, fleet, self.state, float(world.now))

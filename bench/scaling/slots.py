@@ -25,11 +25,9 @@ REPORT_SECONDS = 5
 CORDONED_REPORT_SECONDS = 1
 CORDON_SECONDS = 6
 """So long after it was told, a pod has reported twice, and the second report tells the truth."""
-DRAIN_SECONDS = 25
-"""So long a pod that is stopped may finish its jobs; then it gives them back."""
 RESTART_SECONDS = 20
 GIVE_UP_SECONDS = 1_800
-ARRIVAL, DUE, END, CUT = range(4)
+SENT, ARRIVAL, DUE, END, CUT = range(5)
 
 
 @dataclass(slots=True, order=True)
@@ -97,9 +95,13 @@ class SlotWorld:
         self._random = random.Random(f"{trace.name} slots {seed}")
         self._events: list[tuple[float, int, int, object]] = []
         self._number = 0
-        for job in trace.jobs:
-            self._at(job.at, ARRIVAL, Attempt(job.at, self._next(), job, job.failures))
         self._due: list[float] = []
+        for job in trace.jobs:
+            attempt = Attempt(job.at, self._next(), job, job.failures)
+            if job.ahead_seconds:
+                self._at(job.at - job.ahead_seconds, SENT, attempt)
+            else:
+                self._at(job.at, ARRIVAL, attempt)
         self.scale(self.min_replicas)
         for pod in self.pods:
             pod.ready_at = 0.0
@@ -185,7 +187,7 @@ class SlotWorld:
             self.busy_stops += min(busy, idle)
             for pod in gone:
                 if pod.running:
-                    pod.stops_at = self.now + DRAIN_SECONDS
+                    pod.stops_at = self.now + self.trace.grace_seconds
                     self.stopping.append(pod)
                     self._at(pod.stops_at, CUT, pod)
         self._create()
@@ -219,7 +221,11 @@ class SlotWorld:
         self._start(self.now, waits)
         while self._events and self._events[0][0] < end:
             at, kind, _, what = heappop(self._events)
-            if kind in {ARRIVAL, DUE}:
+            if kind == SENT:
+                assert isinstance(what, Attempt)
+                self.enqueued += 1
+                self._wait_until_due(what)
+            elif kind in {ARRIVAL, DUE}:
                 assert isinstance(what, Attempt)
                 self.enqueued += kind == ARRIVAL
                 if kind == DUE:
@@ -273,10 +279,14 @@ class SlotWorld:
         pod.processed += 1
         pod.finished_seconds += at - attempt.began_at
         if attempt.failures_left:
-            due_at = at + self.trace.retry_seconds
-            self._due.append(due_at)
+            retry_at = attempt.job.retry_at
+            due_at = at + self.trace.retry_seconds if retry_at is None else max(at, retry_at)
             again = Attempt(due_at, self._next(), attempt.job, attempt.failures_left - 1)
-            self._at(due_at, DUE, again)
+            self._wait_until_due(again)
+
+    def _wait_until_due(self, attempt: Attempt) -> None:
+        self._due.append(attempt.due_at)
+        self._at(attempt.due_at, DUE, attempt)
 
     def _cut(self, at: float, pod: SlotPod) -> None:
         for attempt in pod.running.values():

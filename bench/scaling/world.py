@@ -88,6 +88,11 @@ class World:
         return len(self.pods)
 
     @property
+    def refused_pods(self) -> int:
+        """No quota here."""
+        return 0
+
+    @property
     def lost_jobs(self) -> int:
         return sum(group.count for group in self.lost)
 
