@@ -326,3 +326,20 @@ async def test_a_namespace_without_jobqueues_is_anybodys(
     assert [each.account for each in operators.writes() if each.name == "letters-worker"] == [
         "green"
     ]
+
+
+async def test_a_namespace_is_deleted_though_its_lease_goes_first(
+    api: Api, operators: Operators, database: str
+):
+    """No Lease can be made there any more, and the finalizers of JobQueues are still removed."""
+    await operators.start("blue", cluster_wide=True)
+    await api.create(job_queue(deletionPolicy="DeleteIfEmpty"))
+    await JobQueueView(api).until_replicas(1)
+    await api.delete("Lease", NAMESPACE_LEASE)
+    await api.delete("Namespace", api.namespace)
+
+    async def is_gone() -> bool:
+        return await api.find("Namespace", api.namespace) is None
+
+    await eventually(is_gone, 90)
+    await api.create({"kind": "Namespace", "metadata": {"name": api.namespace}})

@@ -147,7 +147,7 @@ async def test_an_operator_shows_nothing(
     for place in ("log", "JobQueue", "Event"):
         assert "LoginRefused" in seen[place], place
     assert found_in(seen) == {}
-    token = token_of(tmp_path / f"{api.namespace}.kubeconfig")
+    token = token_of(tmp_path / f"{api.namespace}-operator.kubeconfig")
     assert not [place for place, text in seen.items() if token in text]
 
 

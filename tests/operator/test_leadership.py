@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import json
+import re
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any, cast
@@ -406,3 +409,58 @@ async def test_nothing_is_written_by_who_does_not_lead(name):
     with pytest.raises(NotLeadingError, match="until the Lease ran out"):
         await writes_of(cluster)[name]()
     assert client.sent
+
+
+class Answers:
+    """A server that answers requests with an empty object, and keeps what it received."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read until a request is whole, or cut off; answer it."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await reader.readline()
+        self.received += head
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            self.received += await reader.readexactly(int(length[1]) if length else 0)
+            answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n"
+            writer.write(answer + b"connection: close\r\n\r\n{}")
+            await writer.drain()
+        writer.close()
+
+
+async def test_a_body_is_kept_back_though_the_head_was_sent(tmp_path, monkeypatch):
+    """A process that is suspended in between does not write when it wakes up."""
+    answers = Answers()
+    server = await asyncio.start_server(answers.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    context = {"cluster": "c", "user": "u", "namespace": "shop"}
+    kubeconfig = {
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": context}],
+        "current-context": "x",
+    }
+    (tmp_path / "config").write_text(json.dumps(kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    left = iter([10.0, 10.0, 10.0])
+
+    def seconds_left(namespace: str) -> float:
+        assert namespace == "shop"
+        for each in left:
+            return each
+        raise NotLeadingError("no longer")
+
+    cluster = Cluster.connect(seconds_left=seconds_left)
+    key = ObjectKey("shop", "mail")
+    async with server:
+        await cluster.patch_status(key, {"replicas": 1})
+        assert b'"replicas":1' in answers.received
+        with pytest.raises(NotLeadingError, match="no longer"):
+            await cluster.patch_status(key, {"replicas": 2})
+        await cluster.close()
+        await eventually(lambda: answers.received.count(b"PATCH") == 2)
+    assert b'"replicas":2' not in answers.received

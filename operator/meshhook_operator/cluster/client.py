@@ -24,6 +24,7 @@ from lightkube.types import PatchType
 
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
 from meshhook_operator.api.kind import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from meshhook_operator.cluster.checked_bodies import check_bodies
 from meshhook_operator.cluster.deployments import FIELD_MANAGER, DeploymentView
 from meshhook_operator.cluster.pods import DELETION_COST_ANNOTATION, PodView
 from meshhook_operator.cluster.responses import translated_errors
@@ -78,6 +79,8 @@ class Cluster:
             lightkube.ConfigError: if there is neither.
         """
         client = AsyncClient(timeout=httpx2.Timeout(_REQUEST_SECONDS))
+        if seconds_left is not None:
+            check_bodies(client, seconds_left)
         return cls(client, seconds_left=seconds_left)
 
     def check_may_write(self, namespace: str) -> None:
