@@ -99,7 +99,7 @@ class Result:
     history: list[tuple[int, int, int]] = field(default_factory=list)
     """Once in 10 seconds: second, replicas, ready jobs."""
     idle_share: float = 0.0
-    """Of the time of all Ready pods, the share in which they ran nothing."""
+    """Of the time of all Ready pods while jobs arrive, the share in which they ran nothing."""
     cut: int = 0
     """Jobs that a stopping pod gave back before they had ended."""
     busy_stops: int = 0

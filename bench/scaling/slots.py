@@ -321,8 +321,9 @@ def run(world: SlotWorld, policy: Policy[SlotWorld]) -> Result:
             world.scale(wanted)
         replica_seconds += len(world.pods) + len(world.stopping)
         ready = [pod for pod in world.pods if pod.ready_at <= world.now]
-        ready_seconds += len(ready) + len(world.stopping)
-        idle_seconds += sum(not pod.running for pod in ready)
+        if world.now < world.trace.seconds:
+            ready_seconds += len(ready) + len(world.stopping)
+            idle_seconds += sum(not pod.running for pod in ready)
         most = max(most, world.replicas)
         if world.now % 10 == 0:
             history.append((world.now, world.replicas, world.ready_jobs))
