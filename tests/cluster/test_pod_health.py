@@ -84,6 +84,11 @@ async def notes(view: JobQueueView, reason: str) -> list[str]:
     return [event["note"] for event in await view.events() if event["reason"] == reason]
 
 
+async def has_notes(view: JobQueueView, reason: str, count: int) -> bool:
+    """Whether there are so many events of a reason; they follow a condition."""
+    return len(await notes(view, reason)) == count
+
+
 class Case(NamedTuple):
     """What the status of a container says, and what is told of it."""
 
@@ -121,17 +126,14 @@ async def test_pods_that_cannot_run(
     limited = await view.until_condition("ScalingLimited", "True", reason="PodsFailing")
     assert words in limited["message"]
     assert await view.replicas() == 2
-    assert len(await notes(view, reason)) == 1
+    await eventually(lambda: has_notes(view, reason, 1))
     await heal(api)
     await view.until_condition("Ready", "True", reason="Operating", timeout=SOON_SECONDS)
     await view.until_replicas(8)
     await eventually(lambda: operator.metric(name, reason=reason, **labels) == 0)
 
-    async def is_told() -> bool:
-        return len(await notes(view, "Recovered")) == 1
-
-    await eventually(is_told)
-    assert len(await notes(view, reason)) == 1
+    await eventually(lambda: has_notes(view, "Recovered", 1))
+    assert len(await notes(view, reason)) == 1  # still
 
 
 async def test_one_pod_of_many_that_crashes(api: Api, database: str, sql: Connection):
@@ -142,7 +144,7 @@ async def test_one_pod_of_many_that_crashes(api: Api, database: str, sql: Connec
         "Ready", "True", reason="CrashLoop", timeout=SOON_SECONDS
     )
     assert condition["message"].startswith("1 of 5 pods")
-    assert len(await notes(view, "CrashLoop")) == 1
+    await eventually(lambda: has_notes(view, "CrashLoop", 1))
     await send(sql, 80)
     await view.until_replicas(8)
 
@@ -196,4 +198,4 @@ async def test_pods_that_no_node_takes(api: Api, database: str):
     assert "0/1 nodes are available" in condition["message"]
     await api.patch("JobQueue", "emails", {"spec": {"worker": {"nodeSelector": {"no": None}}}})
     await view.until_condition("Ready", "True", reason="Operating", timeout=SOON_SECONDS)
-    assert len(await notes(view, "Recovered")) == 1
+    await eventually(lambda: has_notes(view, "Recovered", 1))
