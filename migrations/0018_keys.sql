@@ -43,9 +43,10 @@ returns setof text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
     how text := case when is_in_use then ' concurrently' else '' end;
-    key text := case when key_path is null
-        then 'meshhook.key_text(headers ->> ''x-pgmq-group''::text)'
-        else format('meshhook.key_text(message #>> %L::text[])', string_to_array(key_path, '.')) end;
+    key text := case when key_path is null then
+            'meshhook.key_text(headers operator(pg_catalog.->>) ''x-pgmq-group''::pg_catalog.text)'
+        else format('meshhook.key_text(message operator(pg_catalog.#>>) %L::pg_catalog.text[])',
+            string_to_array(key_path, '.')) end;
     purpose text := 'The keys of messages: '
         || coalesce('the path ' || key_path, 'the header x-pgmq-group');
     part record;
@@ -64,10 +65,10 @@ begin
             c.oid is not null and x.indisvalid
                 and obj_description(c.oid, 'pg_class') is not distinct from purpose as is_usable
         from (values
-            ('q_' || queue || '_key_idx', format('((%s) collate "C"), vt', key)),
+            ('q_' || queue || '_key_idx', format('((%s) collate pg_catalog."C"), vt', key)),
             ('q_' || queue || '_running_idx', format(
                 '((case when meshhook.has_open_attempt(read_ct, headers) then %1$s end) '
-                'collate "C"), vt) where (case when meshhook.has_open_attempt(read_ct, headers) '
+                'collate pg_catalog."C"), vt) where (case when meshhook.has_open_attempt(read_ct, headers) '
                 'then %1$s end) is not null', key))
         ) as i (name, definition)
         left join pg_class c on c.oid = to_regclass(format('pgmq.%I', i.name))

@@ -22,7 +22,7 @@ FILL = """
         jsonb_build_object('x-pgmq-group', 'key-' || n % $2::int)
     from generate_series(1, $1::int) n
 """
-ARGUMENTS = "30, '2000-01-01', {limit}, 5, null, 'jobs', '', null"
+ARGUMENTS = "30, '2000-01-01', {limit}, 5, null, 'jobs', '', null, false"
 
 
 @pytest.fixture

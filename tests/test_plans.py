@@ -34,7 +34,7 @@ STATEMENTS = {
     "settle": f"null, {SETTLEMENT}",
     "settle_succeeded": "null, array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], "
     "null, array[0,1,0]::float8[], array[1,1,1]::float8[], null, null, null, null, 'jobs'",
-    "extend": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 30",
+    "extend": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 30, false",
     "release": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 0",
     "find_locked": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[]",
     "wait": "2, 'meshhook.waiting_jobs'",

@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 from pydantic.fields import FieldInfo
 
-from meshhook import QueueConfig
+from meshhook import QueueConfig, get_queue_config, set_queue_config
 from meshhook.errors import InvalidSettingError
-from meshhook.queue_config import SETTING_NAMES, QueueSettings, changed_settings
+from meshhook.queue_config import LIMIT_NAMES, SETTING_NAMES, QueueSettings, changed_settings
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -59,14 +59,15 @@ async def test_a_new_queue_has_the_defaults_of_the_library(
 async def test_the_table_has_the_columns_of_the_model(connection: Connection) -> None:
     """Neither side has a setting that the other lacks.
 
-    What claims note in the row is no setting, nor is the old name of the column `queue`.
+    What claims note in the row is no setting, nor is the old name of the column `queue`; what
+    stands in another table has no column.
     """
     rows = await connection.fetch(
         "select column_name, is_nullable = 'YES' as is_nullable from information_schema.columns "
         "where table_schema = 'meshhook' and table_name = 'queue_config'"
     )
     columns = {row["column_name"] for row in rows} - {"adopted_msg_id", "queue_name"}
-    assert columns == set(QueueConfig.model_fields)
+    assert columns == set(QueueConfig.model_fields) - {"has_key_limits"}
     nullable = {row["column_name"] for row in rows if row["is_nullable"]}
     assert nullable == {
         name
@@ -84,18 +85,23 @@ async def test_both_sides_have_one_range(
     lowest = low if low is not None else (above or 0) + 0.001
     too_low = above if above is not None else (low or 0) - 1
     assert high is not None
+    if name in LIMIT_NAMES:
+        await set_queue_config(connection, queue_name, keyed=True)
+        current = await get_queue_config(connection, queue_name)
+    else:
+        current = CURRENT
     other = {"retry_backoff_max_ms": high} if name == "retry_backoff_base_ms" else {}
     other |= {"retry_backoff_base_ms": 0} if name == "retry_backoff_max_ms" else {}
     for column, value in other.items():
         await connection.execute(f"update meshhook.queue_config set {column} = {value}")
     for value in (lowest, high):
         await connection.execute(f"update meshhook.queue_config set {name} = {value}")
-        assert getattr(changed_settings(CURRENT, {name: value, **other}), name) == value
+        assert getattr(changed_settings(current, {name: value, **other}), name) == value
     for value in (too_low, high + 1):
         with pytest.raises(asyncpg.CheckViolationError):
             await connection.execute(f"update meshhook.queue_config set {name} = {value}")
         with pytest.raises(InvalidSettingError, match=name):
-            changed_settings(CURRENT, {name: value, **other})
+            changed_settings(current, {name: value, **other})
 
 
 async def test_the_database_checks_that_the_base_is_at_most_the_maximum(

@@ -29,6 +29,7 @@ LETTERS = {
 STATEMENTS = {
     "advance_messages": "W",
     "claim": "W",
+    "claim_in_turn": "W",
     "claim_keyed": "W",
     "count_dead_letters_by_error": "W RO",
     "count_messages": "W ROM",
@@ -48,6 +49,7 @@ STATEMENTS = {
     "drop_queue_if_empty": "",
     "enqueue": " P O",
     "extend": "W",
+    "extend_in_turn": "W",
     "find_attempts": "W RO",
     "find_dead_letter_of_job": "W RO",
     "find_last_attempts": "W RO",
@@ -73,6 +75,7 @@ STATEMENTS = {
     "list_attempts_of_worker": "W RO",
     "list_dead_letters": "W RO",
     "list_dead_letters_by_error_type": "W RO",
+    "list_keys": "W ROM",
     "list_messages": "W RO",
     "list_missing_privileges": "WPROM",
     "list_newest_errors": "W RO",
@@ -84,6 +87,7 @@ STATEMENTS = {
     "list_workers": "W ROM",
     "lock_dead_letters": "W  O",
     "lock_dead_letters_by_error_type": "W  O",
+    "lock_key": "   OM",
     "lock_queue_config": "   OM",
     "mend_tables": "WPROM",
     "newest_dead_letter": "W ROM",
@@ -98,11 +102,14 @@ STATEMENTS = {
     "release": "W",
     "replay_dead_letters": "   O",
     "report_workers": "W",
+    "set_key": "   OM",
     "set_keys": "    M",
+    "set_limits": "   OM",
     "set_queue_config": "   OM",
     "settle": "W",
     "settle_succeeded": "W",
     "stop_waiting": "W   M",
+    "unset_key": "   OM",
     "wait": "W   M",
     "wake_workers": "WPROM",
     "withdraw_worker": "W",
@@ -111,6 +118,7 @@ STATEMENTS = {
 # Functions are called; those of triggers are only asked for.
 FUNCTIONS = {
     "age_seconds(timestamp with time zone)": "WPROM",
+    "announce_keys()": "WPROM",
     "announce_queue_config()": "WPROM",
     "apply_role(text)": "",
     "archive_bytes(text)": "WPROM",
@@ -122,6 +130,10 @@ FUNCTIONS = {
     "check_keys()": "WPROM",
     "check_queue_name(text)": "WPROM",
     "claim_mark(text,bigint,timestamp with time zone,integer,jsonb,bigint)": "WPROM",
+    (
+        "claim_in_turn(text,text,double precision,timestamp with time zone,integer,integer,"
+        "timestamp with time zone,text,text)"
+    ): "W",
     "cordon_workers(text,text[],double precision)": "    M",
     "create_attempt_partitions(integer)": "",
     "create_queue(text)": "    M",
@@ -136,6 +148,7 @@ FUNCTIONS = {
     "enqueue(text,jsonb,jsonb,interval,text)": " P O",
     "enqueue_many(text,jsonb[],jsonb,interval,text)": " P O",
     "excess_bytes(jsonb,integer)": "WPROM",
+    "extend_in_turn(text,text,bigint[],integer[],double precision[],double precision)": "W",
     "given_back(integer,jsonb)": "WPROM",
     "grant_queue(text)": "    M",
     "has_long_numbers(jsonb)": "WPROM",
@@ -183,12 +196,24 @@ SAMPLES: dict[str, object] = {
     "interval": None,
     "timestamptz": None,
 }
+CLAIM_IN_TURN = ("orders", queries.load("claim_keyed", "orders"), 1.0, None, 1, 1, None, "", None)
+EXTEND_IN_TURN = ("orders", queries.load("extend", "orders"), [1], [1], [1.0], 1.0)
 ARGUMENTS: dict[str, tuple[object, ...]] = {
+    "claim_in_turn": CLAIM_IN_TURN,
+    "extend_in_turn": EXTEND_IN_TURN,
+    (
+        "claim_in_turn(text,text,double precision,timestamp with time zone,integer,integer,"
+        "timestamp with time zone,text,text)"
+    ): CLAIM_IN_TURN,
+    "extend_in_turn(text,text,bigint[],integer[],double precision[],double precision)": (
+        EXTEND_IN_TURN
+    ),
     "create_queue": ("fresh", False),
     "enqueue": (["{}"], [None], [None]),
     "key_index_statements": ("orders", True, None, True),
     "limit_statement": ("1s",),
     "set_keys": ("orders", False, "customer"),
+    "set_limits": ("orders", None, None),
     "set_queue_config": ("orders", 30, 5, 0, 0, 0.5, None, True, None, None, 7, 1024, False),
     "stop_waiting": ("meshhook.waiting_orders",),
     "wait": (1.0, "meshhook.waiting_orders"),

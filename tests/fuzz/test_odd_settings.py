@@ -14,7 +14,12 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import Database, Job, QueueService, get_queue_config, set_queue_config
 from meshhook.errors import InvalidSettingError, MeshHookError, QueueNotFoundError
-from meshhook.queue_config import KEY_SETTING_NAMES, SETTING_NAMES, QueueSettings
+from meshhook.queue_config import (
+    KEY_SETTING_NAMES,
+    LIMIT_NAMES,
+    SETTING_NAMES,
+    QueueSettings,
+)
 from meshhook.settings_cache import SettingsCache
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem, read_demand
@@ -53,12 +58,17 @@ ROWS = st.fixed_dictionaries(
         "updated_at": TIMES,
     }
 )
+LIMITS = st.none() | _ends(1, 1_000_000)
 ROWS = st.builds(
-    lambda row, backoffs: (
-        row | dict(zip(("retry_backoff_base_ms", "retry_backoff_max_ms"), backoffs, strict=True))
+    lambda row, backoffs, limits: (
+        row
+        | dict(zip(("retry_backoff_base_ms", "retry_backoff_max_ms"), backoffs, strict=True))
+        # The table takes limits of keyed queues only.
+        | {name: limits[name] if row["keyed"] else None for name in LIMIT_NAMES}
     ),
     ROWS,
     BACKOFFS_MS,
+    st.fixed_dictionaries(dict.fromkeys(LIMIT_NAMES, LIMITS)),
 )
 SETTINGS_OF_OPERATOR = QueueSettings().model_dump(exclude={"paused", *KEY_SETTING_NAMES})
 NAMES = ("0", "a" * 43, "a--_", "z_dlq_")

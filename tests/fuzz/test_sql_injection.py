@@ -68,8 +68,9 @@ FUNCTIONS = """
 """
 STATEMENTS = sorted(path.stem for path in (PACKAGES[0] / "store" / "sql").glob("*.sql"))
 CHECK_NAME = "select meshhook.check_queue_name($1::text)"
-EVALUATES = {"policy_holds"}
-"""It is given the condition of a policy, which the owner of the table has written, to evaluate."""
+EVALUATES = {"policy_holds", "claim_in_turn", "extend_in_turn"}
+"""The first is given the condition of a policy, which the owner of the table has written; the
+others the library's own statement, which they run with the rights of their caller."""
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,10 @@ queue create made max_retry_attempts=3
 queue list
 queue show jobs
 queue set jobs retry_backoff_base_ms=10
+queue set jobs keyed=true
+keys set jobs a max_running=2
+keys list jobs
+keys show jobs a
 queue pause jobs
 queue resume jobs
 enqueue jobs {"a":1} --run-id r1 --workflow-id w --project-id p --header h=1

@@ -123,7 +123,7 @@ class Store:
 
     def extend(self, jobs: Sequence[Job[Any]]) -> list[bool]:
         """Extend leases, and say which held."""
-        rows = self._fetch(queries.load("extend", _TABLES), *_leases(jobs), LEASE_SECONDS)
+        rows = self._fetch(queries.load("extend", _TABLES), *_leases(jobs), LEASE_SECONDS, False)
         held = {row["position"] - 1 for row in rows}
         return [position in held for position in range(len(jobs))]
 

@@ -38,6 +38,12 @@ async def quick(job: Job[Any]) -> None:
     note("start", job.msg_id, job.attempt, os.getpid())
 
 
+async def of_key(job: Job[Any]) -> None:
+    """Takes as long as the payload says, and notes the key."""
+    await asyncio.sleep(job.payload["seconds"])
+    note("end", job.payload["key"], job.msg_id, job.attempt, os.getpid())
+
+
 async def patient(job: Job[Any]) -> None:
     """Ends once the file that the payload names exists."""
     note("start", job.msg_id, job.attempt, os.getpid())

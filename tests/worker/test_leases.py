@@ -254,7 +254,9 @@ async def test_extending_waits_for_no_lock_and_says_what_it_left(
         await connection.execute("select from pgmq.q_jobs where msg_id = $1 for update", ids[0])
         await pool.execute("update pgmq.q_jobs set read_ct = 2 where msg_id = $1", ids[1])
         reads = [job.read_ct for job in jobs]
-        rows = await pool.fetch(sql, ids, reads, [job.enqueued_timestamp for job in jobs], 600.0)
+        rows = await pool.fetch(
+            sql, ids, reads, [job.enqueued_timestamp for job in jobs], 600.0, False
+        )
     assert {row["position"]: row["is_extended"] for row in rows} == {1: False, 3: True}
     after = await live(connection)
     assert [after[i]["vt"] > before[i]["vt"] for i in ids] == [False, False, True]
@@ -306,7 +308,7 @@ async def test_extending_does_not_touch_a_job_that_waits_for_its_retry(
     before = await live(connection)
     assert await settle(connection, tables, "w", [retry]) == set()
     lease = [job.msg_id], [job.read_ct], [job.enqueued_timestamp]
-    assert not await connection.fetch(queries.load("extend", "jobs"), *lease, 30.0)
+    assert not await connection.fetch(queries.load("extend", "jobs"), *lease, 30.0, False)
     assert not await queue.release(job)
     assert not await queue.acknowledge(job)
     assert await live(connection) == before

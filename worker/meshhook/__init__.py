@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     )
     from meshhook.exporter import QueueExporter
     from meshhook.jobs import Job, WorkflowJob
+    from meshhook.keys import KeyState, get_key, list_keys, set_key
     from meshhook.live_workers import LiveWorker, list_workers
     from meshhook.observability.health import Check
     from meshhook.observability.job_context import get_current_job
@@ -100,6 +101,7 @@ __all__ = [
     "JobHandler",
     "JobNotFoundError",
     "JobTooLargeError",
+    "KeyState",
     "LeaseLostError",
     "LiveWorker",
     "MeshHookError",
@@ -135,11 +137,14 @@ __all__ = [
     "create_queue",
     "drop_queue",
     "get_current_job",
+    "get_key",
     "get_queue_config",
     "get_queue_snapshot",
+    "list_keys",
     "list_queues",
     "list_workers",
     "migrate",
+    "set_key",
     "set_queue_config",
 ]
 
@@ -171,6 +176,7 @@ _HOMES = {
     "JobHandler": "meshhook.worker",
     "JobNotFoundError": "meshhook.errors",
     "JobTooLargeError": "meshhook.errors",
+    "KeyState": "meshhook.keys",
     "LeaseLostError": "meshhook.errors",
     "LiveWorker": "meshhook.live_workers",
     "MeshHookError": "meshhook.errors",
@@ -206,11 +212,14 @@ _HOMES = {
     "create_queue": "meshhook.administration",
     "drop_queue": "meshhook.administration",
     "get_current_job": "meshhook.observability.job_context",
+    "get_key": "meshhook.keys",
     "get_queue_config": "meshhook.administration",
     "get_queue_snapshot": "meshhook.administration",
+    "list_keys": "meshhook.keys",
     "list_queues": "meshhook.administration",
     "list_workers": "meshhook.live_workers",
     "migrate": "meshhook.schema",
+    "set_key": "meshhook.keys",
     "set_queue_config": "meshhook.administration",
 }
 """The module of each name; the imports above say the same to type checkers."""

@@ -17,7 +17,9 @@ from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, takes_url
 from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook.queue_config import (
+    KEY_PLACE_NAMES,
     KEY_SETTING_NAMES,
+    LIMIT_NAMES,
     SETTING_NAMES,
     QueueConfig,
     changed_settings,
@@ -239,7 +241,7 @@ async def set_queue_config(
 
     source = Database.of(database)
     drops_indexes = False
-    if changes.keys() & set(KEY_SETTING_NAMES):
+    if changes.keys() & set(KEY_PLACE_NAMES):
         drops_indexes = await _prepare_keys(source, name, changes)
 
     async def change(connection: Any) -> asyncpg.Record:
@@ -249,10 +251,13 @@ async def set_queue_config(
             raise QueueNotFoundError(name)
         config = QueueConfig.from_row(name, current[0])
         settings = changed_settings(config, changes)
-        if any(getattr(settings, each) != getattr(config, each) for each in KEY_SETTING_NAMES):
-            await connection.fetch(
-                queries.load("set_keys"), name, settings.keyed, settings.key_path
-            )
+        # In an order in which no limit is without keys in between.
+        of_keys = [("set_keys", KEY_PLACE_NAMES), ("set_limits", LIMIT_NAMES)]
+        for statement, names in of_keys if settings.keyed else reversed(of_keys):
+            values = [getattr(settings, each) for each in names]
+            # Not everybody may change them who may change the others.
+            if values != [getattr(config, each) for each in names]:
+                await connection.fetch(queries.load(statement), name, *values)
         row: asyncpg.Record = await connection.fetchrow(
             queries.load("set_queue_config"),
             name,

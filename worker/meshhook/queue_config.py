@@ -48,6 +48,7 @@ def _nearest(value: Any) -> Any:
 
 _Moment = Annotated[datetime, BeforeValidator(_nearest)]
 _Days = Annotated[int, Field(ge=1, le=36_500)]
+_Running = Annotated[int, Field(ge=1, le=1_000_000)]
 _BackoffMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS)]
 
 
@@ -100,6 +101,12 @@ class QueueSettings(BaseModel):
     key_path: Annotated[str, AfterValidator(_checked_path)] | None = None
     """Where in the body the key is, such as `payload.customer`; None, the default, means the
     header `x-pgmq-group`."""
+    max_running: _Running | None = None
+    """How many jobs of the queue run at once, on all workers together; None, the default, means any
+    number. Only for keyed queues."""
+    max_running_per_key: _Running | None = None
+    """How many jobs of each key run at once, on all workers together, unless the key has a limit of
+    its own; None, the default, means any number. Only for keyed queues."""
 
     @model_validator(mode="after")
     def _base_at_most_max(self) -> QueueSettings:
@@ -111,6 +118,14 @@ class QueueSettings(BaseModel):
             raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _limits_only_of_keyed(self) -> QueueSettings:
+        for name in ("max_running", "max_running_per_key"):
+            if not self.keyed and (limit := getattr(self, name)) is not None:
+                message = f"{name} ({limit}) is for keyed queues: set keyed=true, or {name}=none"
+                raise ValueError(message)
+        return self
+
     @property
     def keys(self) -> KeyPlace | None:
         """Where the keys of messages are; None if they have none."""
@@ -120,6 +135,12 @@ class QueueSettings(BaseModel):
     def body_key_path(self) -> str | None:
         """Where in the body the keys of messages are; None if they are not there."""
         return self.key_path if self.keyed else None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the queue or any key has a limit of running jobs."""
+        has_limit = self.max_running is not None or self.max_running_per_key is not None
+        return self.keyed and has_limit
 
     def retry_strategy(self, random_fraction: Callable[[], float] = random.random) -> RetryStrategy:
         """Return the retry strategy that these settings describe.
@@ -146,8 +167,15 @@ class QueueConfig(QueueSettings):
     """The queue."""
     created_at: _Moment
     """When the row was created; the nearest time that Python can represent."""
+    has_key_limits: bool = False
+    """Whether any key has a limit of its own, where that was read."""
     updated_at: _Moment
     """When it was last changed; the nearest time that Python can represent."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the queue or any key has a limit of running jobs."""
+        return super().is_limited or (self.keyed and self.has_key_limits)
 
     @classmethod
     def from_row(cls, queue: str, row: str) -> QueueConfig:
@@ -169,8 +197,12 @@ class QueueConfig(QueueSettings):
 
 SETTING_NAMES: tuple[str, ...] = tuple(QueueSettings.model_fields)
 """The names of all settings of a queue."""
-KEY_SETTING_NAMES = ("keyed", "key_path")
-"""Those that indexes of the queue's table depend on."""
+KEY_PLACE_NAMES = ("keyed", "key_path")
+"""Those that indexes of the queue's table depend on, which only its owner can build."""
+LIMIT_NAMES = ("max_running", "max_running_per_key")
+"""Those that limit how many jobs run at once."""
+KEY_SETTING_NAMES = (*KEY_PLACE_NAMES, *LIMIT_NAMES)
+"""Those that are for keyed queues."""
 
 
 def changed_settings(current: QueueSettings, changes: Mapping[str, Any]) -> QueueSettings:

@@ -238,6 +238,7 @@ class QueueService(Generic[PayloadT]):
                     limit=1,
                     max_attempts=config.max_retry_attempts,
                     keys=config.keys,
+                    is_limited=config.is_limited,
                 )
             if not claimed.jobs:
                 return None

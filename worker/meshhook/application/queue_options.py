@@ -34,6 +34,8 @@ class QueueOptions(TypedDict, total=False):
     max_payload_bytes: int
     keyed: bool
     key_path: str | None
+    max_running: int | None
+    max_running_per_key: int | None
 
 
 def checked_options(queue: str, options: Mapping[str, Any]) -> dict[str, Any]:

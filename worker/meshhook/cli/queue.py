@@ -63,7 +63,7 @@ def create(
     """
     queue, settings = _queue_and_settings(queue, settings)
     name = validate_queue_name(queue)
-    changes = _pairs(settings)
+    changes = pairs_of(settings)
     now = datetime.now(UTC)
     # Checked first, or a wrong setting would leave a queue with other settings behind.
     changed_settings(QueueConfig(queue=name, created_at=now, updated_at=now), changes)
@@ -149,6 +149,8 @@ def set_(
     paused                      true: workers claim nothing
     keyed                       true: serve the keys of messages in fair shares
     key_path                    where in the body the key is; none: its header
+    max_running                 how many jobs run at once, on all workers; none
+    max_running_per_key         how many jobs of a key run at once; none
     """  # noqa: D301 - the command line keeps lines as they are after \b
     queue, settings = _queue_and_settings(queue, settings)
     if not settings:
@@ -156,7 +158,7 @@ def set_(
             f"name what to set, for example: meshhook queue set {queue} max_retry_attempts=10\n"
             "see: meshhook queue set --help"
         )
-    config = _set(context, queue, as_json, _pairs(settings))
+    config = _set(context, queue, as_json, pairs_of(settings))
     if not as_json:
         _print_config(config)
 
@@ -244,7 +246,8 @@ def _queue_and_settings(queue: str, settings: list[str] | None) -> tuple[str, li
     return queue, settings or []
 
 
-def _pairs(settings: Sequence[str]) -> dict[str, Any]:
+def pairs_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Return settings by their names. Raises UsageError for one that is not SETTING=VALUE."""
     changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")

@@ -26,6 +26,7 @@ class Grant:
 _CONFIG = "table meshhook.queue_config"
 _HISTORY = "table meshhook.job_attempts"
 _WORKERS = "table meshhook.workers"
+_KEYS = "table meshhook.keys"
 
 _SENT = ("vt", "message", "headers")
 _REPORTED = (
@@ -51,6 +52,8 @@ _SETTINGS = (
     "history_retention_days",
     "max_payload_bytes",
     "paused",
+    "max_running",
+    "max_running_per_key",
 )
 _STATE = ("msg_id", "read_ct", "enqueued_at", "vt", "headers")
 
@@ -60,7 +63,9 @@ _EVERYBODY = (
     Grant("table meshhook.migrations", "select"),
     Grant("table meshhook.roles", "select"),
     Grant(_CONFIG, "select"),
+    Grant(_KEYS, "select"),
 )
+_SETS_KEYS = tuple(Grant(_KEYS, privilege) for privilege in ("insert", "update", "delete"))
 
 _READER = (
     *_EVERYBODY,
@@ -115,6 +120,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant("dead_letters", "delete"),
         Grant(_HISTORY, "insert"),
         Grant(_CONFIG, "update", _SETTINGS),
+        *_SETS_KEYS,
     ),
     RoleKind.OPERATOR: (
         *_EVERYBODY,
@@ -124,6 +130,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_CONFIG, "insert"),
         Grant(_CONFIG, "update"),
         Grant(_CONFIG, "delete"),
+        *_SETS_KEYS,
         Grant(_WORKERS, "select"),
         Grant(_WORKERS, "update", ("cordoned_until",)),
         Grant("table pgmq.meta", "select"),

@@ -63,6 +63,7 @@ async def claim(
     from_vt: datetime = EVERYTHING,
     to_vt: datetime | None = None,
     keys: KeyPlace | None = None,
+    is_limited: bool = False,
     from_key: str | None = None,
 ) -> Claim:
     """Lease up to `limit` ready messages whose `vt` is at least `from_vt` and at most `to_vt`.
@@ -76,6 +77,8 @@ async def claim(
         from_vt: a lower bound, which avoids walking dead index entries again. Default: none.
         to_vt: an upper bound in addition to the current time. Default: none.
         keys: where the keys of messages are, to lease in fair shares. Default: oldest first.
+        is_limited: whether the queue or its keys have limits: claims then wait for each other.
+            If they have some that the caller does not know of, nothing is claimed. Default false.
         from_key: with which key to begin, as an earlier claim said. Default: any.
     """
     arguments = (
@@ -89,9 +92,18 @@ async def claim(
     )
     if keys is not None:
         sql = queries.load("claim_keyed", tables, key_path=keys.path)
-        return _keyed_claim(
-            await database.fetch(sql, *arguments, from_key, keys.path), tables, max_attempts
-        )
+        if is_limited:
+            rows = await database.fetch(
+                queries.load("claim_in_turn"),
+                tables.queue_name,
+                sql,
+                *arguments[:-1],
+                from_key,
+                keys.path,
+            )
+        else:
+            rows = await database.fetch(sql, *arguments, from_key, keys.path, is_limited)
+        return _keyed_claim(rows, tables, max_attempts)
     rows = await database.fetch(queries.load("claim", tables), *arguments)
     if not rows:
         return Claim([], ClaimClass.HEALTHY)
@@ -101,16 +113,15 @@ async def claim(
 
 
 def _keyed_claim(rows: Sequence[Any], tables: queries.QueueTables, max_attempts: int) -> Claim:
-    if not rows:
-        return Claim([], ClaimClass.HEALTHY)
-    *_, oldest_due, next_key = rows[0]
-    claim_class = ClaimClass(rows[0]["class"])
+    *claimed, (*_, oldest_due, next_key) = rows
+    claim_class = ClaimClass(claimed[0]["class"]) if claimed else ClaimClass.HEALTHY
+    is_suspect = claim_class is not ClaimClass.HEALTHY
     return Claim(
-        jobs_from([row[:-2] for row in rows], tables.queue_name, max_attempts),
+        jobs_from([row[:-2] for row in claimed], tables.queue_name, max_attempts),
         claim_class,
-        0 if claim_class is ClaimClass.HEALTHY else sum(row["is_new_loss"] for row in rows),
-        moment_from(oldest_due),
-        next_key or None,
+        sum(row["is_new_loss"] for row in claimed) if is_suspect else 0,
+        None if oldest_due is None else moment_from(oldest_due),
+        next_key,
     )
 
 

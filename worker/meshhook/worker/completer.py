@@ -253,6 +253,9 @@ class Completer:
         delays = [s.delay_seconds for s in recorded if s.outcome not in FINAL_OUTCOMES]
         if delays:
             self._wakeups.wake_in(min(delays))
+        if self._queue.config.is_limited:
+            # What ended may have kept others back.
+            self._wakeups.wake()
         tally.leases_lost += len(lost)
         for held in lost:
             _log.warning(

@@ -159,15 +159,7 @@ class LeaseKeeper:
             self._loop.turn()
             try:
                 with metrics.operation("extend"):
-                    rows = await self._fetch(
-                        connection,
-                        limit_seconds,
-                        queries.load("extend", lane.queue.tables),
-                        [lease.held.key[0] for lease in batch],
-                        [lease.read_ct for lease in batch],
-                        [lease.held.key[1] for lease in batch],
-                        lease_seconds,
-                    )
+                    rows = await self._extend(connection, limit_seconds, lane, batch)
             except DatabaseError as error:
                 metrics.lease_extensions("error", len(batch))
                 _log.warning(
@@ -182,6 +174,27 @@ class LeaseKeeper:
                 return
             held_jobs.cannot_be_extended = False
             self._note_answer(lane, batch, rows, asked_at)
+
+    async def _extend(
+        self,
+        connection: WorkerConnection,
+        limit_seconds: float,
+        lane: Lane,
+        batch: Sequence[Lease],
+    ) -> Sequence[Any]:
+        queue = lane.queue
+        sql = queries.load("extend", queue.tables)
+        leases = (
+            [lease.held.key[0] for lease in batch],
+            [lease.read_ct for lease in batch],
+            [lease.held.key[1] for lease in batch],
+            _lease_seconds(lane),
+        )
+        is_limited = queue.config.is_limited
+        if is_limited:
+            in_turn = queries.load("extend_in_turn")
+            return await self._fetch(connection, limit_seconds, in_turn, queue.name, sql, *leases)
+        return await self._fetch(connection, limit_seconds, sql, *leases, is_limited)
 
     def _note_answer(
         self, lane: Lane, batch: list[Lease], rows: Sequence[Any], asked_at: float

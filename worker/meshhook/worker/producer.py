@@ -51,6 +51,10 @@ WAITING_SECONDS = 2.0
 REFUSED_RETRY_SECONDS = 5.0
 MAX_UNSETTLED = 10_000
 CLAIM_WEIGHT = 0.2
+HELD_BACK_SECONDS = 0.1
+"""How long to wait, on average, where limits hold back what is ready; the end of a job ends it."""
+MAX_KEY_WINDOWS = 40
+"""At how many times 256 keys a claim of a queue with limits looks before it comes back empty."""
 SLOW_CLAIM_SECONDS = 0.4
 """After this time a claim may have skipped short messages, see `claim.sql`."""
 
@@ -112,6 +116,8 @@ class Producer:
         """Why claims fail, None if they do not. Can be read from any thread."""
         self._window = ClaimWindow()
         self._from_key: str | None = None
+        self._is_held_back = False
+        """Whether limits kept the last claim from taking what is ready."""
         self._rate = FinishRate()
         self._cap = ClaimCap()
         self._claim_seconds = 0.0
@@ -197,6 +203,11 @@ class Producer:
             if await self._claim_and_hand_over():
                 # Let the jobs start before the next claim.
                 await asyncio.sleep(0)
+                return
+            if self._is_held_back:
+                # Not for messages: those that come may be held back, too.
+                spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads the fleet
+                await self._sleep(HELD_BACK_SECONDS * spread)
                 return
             await self._wait_for_messages()
         except BaseException:
@@ -290,22 +301,30 @@ class Producer:
         config, metrics = self._queue.config, self._queue.metrics
         began_at = time.monotonic()
         with metrics.operation("claim"):
-            claimed = await claim(
-                self._connection,
-                self._tables,
-                lease_seconds=float(config.visibility_timeout_seconds),
-                limit=limit,
-                max_attempts=config.max_retry_attempts,
-                from_vt=vt_range.from_vt,
-                to_vt=vt_range.to_vt,
-                keys=config.keys,
-                from_key=self._from_key,
-            )
-            self._from_key = claimed.next_key
+            for _ in range(MAX_KEY_WINDOWS if config.is_limited else 1):
+                claimed = await claim(
+                    self._connection,
+                    self._tables,
+                    lease_seconds=float(config.visibility_timeout_seconds),
+                    limit=limit,
+                    max_attempts=config.max_retry_attempts,
+                    from_vt=vt_range.from_vt,
+                    to_vt=vt_range.to_vt,
+                    keys=config.keys,
+                    is_limited=config.is_limited,
+                    from_key=self._from_key,
+                )
+                self._from_key = claimed.next_key
+                # Keys that are at their limit may hide others.
+                if claimed.jobs or claimed.next_key is None:
+                    break
             unread = claimed.unread
             if unread and time.monotonic() - began_at > SLOW_CLAIM_SECONDS:
                 # After slow messages, the claim did not look at the rest of its messages.
                 await read_short_messages(self._connection, self._tables, unread)
+        self._is_held_back = (
+            config.is_limited and not claimed.jobs and (claimed.oldest_due is not None)
+        )
         metrics.claimed(len(claimed.jobs))
         if claimed.jobs:
             ended_at = time.monotonic()
@@ -318,7 +337,8 @@ class Producer:
         if vt_range.to_vt is not None:
             return claimed
         self._wakeups.note_claim(len(claimed.jobs))
-        if _took_all(claimed, limit):
+        # With limits, what is ready may stay where it is.
+        if _took_all(claimed, limit) and not config.is_limited:
             self._visibility.drained(vt_range.from_vt.timestamp(), claimed.jobs, began_at)
         return claimed
 

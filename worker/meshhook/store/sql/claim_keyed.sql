@@ -1,15 +1,29 @@
 -- Leases up to $3 ready messages of a queue whose messages have keys, in fair shares: first the
--- oldest of the keys of which the fewest run, of each as many as even out what runs; then, if that
--- is not enough, the oldest of all. It looks at up to 256 keys, from $7 on (null: from one of the
--- oldest messages'), and says in next_key where to go on; '' means that it has looked at all.
--- $8 is the path of the key in the body, null for the header: if the queue has another by now, or
--- none, only the oldest are leased, in one share. The rest is as in sql/claim.sql.
--- Also returns the smallest `vt` of all that was ready, as oldest_due.
+-- oldest of the keys of which the fewest run for their weight, of each as many as even out what
+-- runs; then, if that is not enough and there are no limits, the oldest of all. It looks at up to
+-- 256 keys, from $7 on (null: from one of the oldest messages'). $8 is the path of the key in the
+-- body, null for the header: if the queue has another by now, or none, only the oldest are leased.
+-- Where there are limits, nothing is leased unless $9: then meshhook.claim_in_turn runs it.
+-- The rest is as in sql/claim.sql. The last row is no message: it has the smallest `vt` of all that
+-- was ready, and in next_key where to go on; null means that it has looked at all.
 -- Locks: the rows it looks at, skipping locked ones. Indexes: q_<queue>_key_idx for the keys and
 -- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest.
 with recursive bounds as materialized (
     select coalesce($2::timestamptz, '-infinity'::timestamptz) as from_vt,
         least(pg_catalog.now(), $5::timestamptz) as to_vt
+), limits as materialized (
+    select l.*, l.is_keyed and (l.max_running is not null or l.max_running_per_key is not null
+            or l.has_key_limits) as is_limited,
+        case when l.is_keyed and l.max_running is not null then least($3::int, l.max_running - (
+            select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
+            from {queue_table} q where {running_key} >= '')::int) else $3::int end as room
+    from (
+        select c.keyed and c.key_path is not distinct from $8::text as is_keyed,
+            c.max_running, c.max_running_per_key, exists (
+                select from meshhook.keys k
+                where k.queue = $6::text and k.max_running is not null) as has_key_limits
+        from meshhook.queue_config c where c.queue = $6::text
+    ) l
 ), oldest as materialized (
     select (select q.vt from {queue_table} q
         where q.vt >= (select b.from_vt from bounds b) and q.vt <= (select b.to_vt from bounds b)
@@ -23,8 +37,7 @@ with recursive bounds as materialized (
         offset (select pg_catalog.floor(pg_catalog.random() * 200::float8)::bigint) limit 1),
         '' collate pg_catalog."C") as key
     where exists (select from oldest o where o.vt is not null) and exists (
-        select from meshhook.queue_config c
-        where c.queue = $6::text and c.keyed and c.key_path is not distinct from $8::text)
+        select from limits l where l.is_keyed and (not l.is_limited or $9::boolean) and l.room > 0)
 ), ahead (key, vt, number) as (
     -- Each step goes to the first entry of the next key, which is its oldest message.
     (select {key}, q.vt, 1 from {queue_table} q
@@ -54,26 +67,32 @@ with recursive bounds as materialized (
         union all select a.key, a.vt, a.number from behind a) k
     where k.number <= 256 and k.vt <= (select b.to_vt from bounds b)
 ), counted as materialized (
-    select d.key, d.vt, 1::float8 as weight, case
+    select d.key, d.vt, coalesce(k.weight, 1::float8) as weight, case
         -- Alone it gets all.
-        when (select pg_catalog.count(*) from due) = 1 then 0::float8
+        when not l.is_limited and (select pg_catalog.count(*) from due) = 1 then 0::float8
         else (select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
-            from {queue_table} q where {running_key} = d.key)::float8 end as running
-    from due d
+            from {queue_table} q where {running_key} = d.key)::float8 end as running,
+        coalesce(k.max_running, l.max_running_per_key)::float8 as max_running
+    from due d cross join limits l
+    left join meshhook.keys k on k.queue = $6::text and k.key = d.key
+), free as materialized (
+    select c.* from counted c where c.max_running is null or c.running < c.max_running
 ), levelled as materialized (
-    -- The level to which $3 more jobs fill the keys up, as water does.
+    -- The level to which so many more jobs fill the keys up, as water does.
     select c.*, pg_catalog.floor(greatest(
         (select pg_catalog.min(l.level) from (
-            select ($3::int::float8 + pg_catalog.sum(k.running) over w)
+            select ((select r.room from limits r)::float8 + pg_catalog.sum(k.running) over w)
                 / pg_catalog.sum(k.weight) over w as level
-            from counted k window w as (order by k.running / k.weight, k.vt, k.key)) l)
+            from free k window w as (order by k.running / k.weight, k.vt, k.key)) l)
         * c.weight - c.running + 1e-6::float8, 0::float8)) as share
-    from counted c
+    from free c
 ), shared as materialized (
     -- What rounding leaves goes to those who come next.
-    select l.key, l.running, l.weight, l.share::bigint + (pg_catalog.row_number() over (
+    select l.key, l.running, l.weight, least(l.share::bigint + (pg_catalog.row_number() over (
             order by (l.running + l.share + 1::float8) / l.weight, l.vt, l.key)
-        <= $3::int - (select pg_catalog.sum(a.share)::bigint from levelled a))::int as share
+        <= (select r.room from limits r) - (
+            select pg_catalog.sum(a.share)::bigint from levelled a))::int,
+        (l.max_running - l.running)::bigint) as share
     from levelled l
 ), fair as materialized (
     select t.msg_id, t.vt, t.mark, (s.running + pg_catalog.row_number() over (
@@ -107,7 +126,8 @@ with recursive bounds as materialized (
     where q.vt >= (select b.from_vt from bounds b) and q.vt <= (select b.to_vt from bounds b)
         and q.msg_id <> all (array(select f.msg_id from fair f))
     order by q.vt
-    limit $3::int - (select pg_catalog.count(*) from fair)
+    limit case when (select l.is_limited from limits l) then 0
+        else $3::int - (select pg_catalog.count(*) from fair) end
     for update skip locked
 ), locked as materialized (
     select l.*, case
@@ -173,8 +193,12 @@ select c.msg_id, c.read_ct, pg_catalog.date_part('epoch'::text, c.enqueued_at) a
         else {utf8 meshhook.short_text(c.message, false)} end as body,
     c.headers, pg_catalog.date_part('epoch'::text, pg_catalog.now()) as claimed,
     not (c.mark -> 'is_recorded'::text)::boolean as is_new_loss,
-    pg_catalog.date_part('epoch'::text, (select o.vt from oldest o)) as oldest_due,
-    coalesce((select {utf8 k.key} from (
-        select a.key from ahead a where a.number = 257
-        union all select a.key from behind a where a.number = 257) k), '') as next_key
+    null::float8 as oldest_due, null::text as next_key
 from claimed c
+union all
+select null::bigint, null::int, null::float8, null::float8, null::int, null::text, null::text,
+    null::float8, null::boolean, pg_catalog.date_part('epoch'::text, o.vt), (
+        select {utf8 k.key} from (
+            select a.key from ahead a where a.number = 257
+            union all select a.key from behind a where a.number = 257) k)
+from oldest o

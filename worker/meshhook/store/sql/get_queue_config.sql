@@ -1,3 +1,7 @@
 -- The settings of one queue, as one JSON object: a plan that is kept, also on a connection of a
--- caller's, fits whatever columns a migration adds. Locks: none. Index: queue_config_queue_key.
-select pg_catalog.to_jsonb(c)::text as config from meshhook.queue_config c where c.queue = $1::text
+-- caller's, fits whatever columns a migration adds. Locks: none. Indexes: queue_config_queue_key,
+-- keys_pkey.
+select (pg_catalog.to_jsonb(c) || pg_catalog.jsonb_build_object('has_key_limits'::text, exists (
+    select from meshhook.keys k where k.queue = c.queue and k.max_running is not null)))::text
+    as config
+from meshhook.queue_config c where c.queue = $1::text

@@ -1,0 +1,68 @@
+"""`meshhook keys`: what waits and runs of each key, weights and limits."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def keyed(cli, jobs):
+    """A keyed queue with jobs of two keys, and one without."""
+    cli.ok("queue", "set", jobs, "keyed=true", "max_running_per_key=4")
+    cli.ok("enqueue", jobs, "1", "--key", "tenant-7")
+    cli.ok("enqueue", jobs, "2", "--key", "tenant-7")
+    cli.ok("enqueue", jobs, "3", "--key", "tenant-\x1b[31m8")
+    cli.ok("enqueue", jobs, "4", "--delay", "60")
+    return jobs
+
+
+def test_keys_are_listed(cli, keyed):
+    """Those with the most ready jobs come first; nothing of a key reaches the terminal raw."""
+    ended = cli.ok("keys", "list", keyed)
+    lines = ended.out.splitlines()
+    assert lines[0].split()[:3] == ["KEY", "READY", "RUNNING"]
+    assert lines[1].split()[:3] == ["tenant-7", "2", "0"]
+    assert "\x1b" not in ended.out
+    assert any(line.startswith("(none)") for line in lines)
+    found = cli.ok("keys", "list", keyed, "--limit", "1", "--json").json
+    assert [each["key"] for each in found] == ["tenant-7"]
+    assert found[0] | {"oldest_ready_seconds": 0} == {
+        "key": "tenant-7",
+        "ready": 2,
+        "running": 0,
+        "waiting_for_later": 0,
+        "capped": False,
+        "oldest_ready_seconds": 0,
+        "weight": 1,
+        "max_running": 4,
+        "has_own_settings": False,
+    }
+
+
+def test_a_key_is_set_and_shown(cli, keyed):
+    """A limit and a weight hold from then on; `none` takes them back."""
+    shown = cli.ok("keys", "set", keyed, "tenant-7", "max_running=2", "weight=1.5").out
+    assert "max_running" in shown
+    found = cli.ok("keys", "show", keyed, "tenant-7", "--json").json
+    assert (found["max_running"], found["weight"], found["ready"]) == (2, 1.5, 2)
+    cli.ok("keys", "set", keyed, "tenant-7", "max_running=none", "weight=none")
+    found = cli.ok("keys", "show", keyed, "tenant-7", "--json").json
+    assert (found["max_running"], found["has_own_settings"]) == (4, False)
+    assert "(none)" in cli.ok("keys", "show", keyed, "").out
+
+
+def test_mistakes_are_explained(cli, keyed):
+    """The value, the rule and the way out."""
+    assert "max_running='0'" in cli.fails(2, "keys", "set", keyed, "a", "max_running=0")
+    assert "name what to set" in cli.fails(2, "keys", "set", keyed, "a")
+    assert "SETTING=VALUE" in cli.fails(2, "keys", "set", keyed, "a", "4")
+    assert "at most 200 characters" in cli.fails(2, "keys", "show", keyed, "k" * 201)
+    cli.ok("queue", "create", "plain")
+    assert "meshhook queue set plain keyed=true" in cli.fails(2, "keys", "list", "plain")
+    assert "no messages" in _empty(cli)
+
+
+def _empty(cli):
+    cli.ok("queue", "create", "empty", "keyed=true")
+    ended = cli.ok("keys", "list", "empty")
+    return ended.out + ended.err

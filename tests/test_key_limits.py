@@ -1,0 +1,398 @@
+"""Limits and weights of keys: exact among live leases, counted from the messages themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meshhook import QueueService, get_key, list_keys, set_key
+from meshhook.administration import get_queue_config, set_queue_config
+from meshhook.errors import DatabaseError, InvalidSettingError, QueueNotFoundError
+from meshhook.names import KEY_HEADER
+from meshhook.postgres.database import connect
+from meshhook.queue_config import KeyPlace
+from meshhook.role_kinds import RoleKind
+from meshhook.store import queries
+from meshhook.store.claims import Claim, claim
+from support.roles import Roles
+from support.waiting import eventually
+from support.workers import make_worker
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+TABLES = queries.QueueTables("jobs")
+SEND = """
+    insert into pgmq.q_jobs (vt, message, headers)
+    select clock_timestamp() - make_interval(secs => $3::float8), '{"payload": 1}',
+        jsonb_build_object('x-pgmq-group', $1::text)
+    from generate_series(1, $2::int)
+"""
+RUNNING = """
+    select count(*) from pgmq.q_jobs q
+    where vt > clock_timestamp() and read_ct > meshhook.settled_attempts(headers)
+"""
+PLAY = settings(
+    max_examples=60,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture
+async def keyed(database_url: str, queue_name: str) -> AsyncIterator[Connection]:
+    """A worker's own connection to a database whose queue `jobs` is keyed."""
+    connection = await connect(database_url, steady_plans=True)
+    await set_queue_config(connection, queue_name, keyed=True)
+    yield connection
+    await connection.close()
+
+
+async def send(connection: Connection, key: str, jobs: int = 1, age_seconds: float = 0) -> None:
+    """Enqueue jobs with a key, so long ago."""
+    await connection.execute(SEND, key, jobs, age_seconds)
+
+
+async def take(connection: Connection, limit: int, *, is_limited: bool = True) -> Claim:
+    """Claim up to so many jobs, as a worker that knows of limits or not."""
+    return await claim(
+        connection,
+        TABLES,
+        lease_seconds=600,
+        limit=limit,
+        max_attempts=5,
+        keys=KeyPlace(),
+        is_limited=is_limited,
+        from_key="",
+    )
+
+
+def shares(claimed: Claim) -> Counter[str]:
+    """Return how many jobs of each key were claimed."""
+    return Counter(job.headers.get(KEY_HEADER, "") for job in claimed.jobs)
+
+
+async def extend(connection: Connection, claimed: Claim) -> list[bool]:
+    """Extend the leases of a claim in a queue with limits, and say which hold."""
+    rows = await connection.fetch(
+        queries.load("extend_in_turn"),
+        "jobs",
+        queries.load("extend", TABLES),
+        [job.msg_id for job in claimed.jobs],
+        [job.read_ct for job in claimed.jobs],
+        [job.enqueued_timestamp for job in claimed.jobs],
+        600.0,
+    )
+    held = {row["position"] - 1 for row in rows}
+    return [position in held for position in range(len(claimed.jobs))]
+
+
+async def test_a_weight_is_a_larger_share(keyed: Connection) -> None:
+    """A key with weight 3 gets three jobs for each of another."""
+    await set_key(keyed, "jobs", "heavy", weight=3)
+    await send(keyed, "light", 20, age_seconds=60)
+    await send(keyed, "heavy", 20)
+    assert shares(await take(keyed, 8, is_limited=False)) == {"heavy": 6, "light": 2}
+
+
+async def test_each_key_has_its_limit(keyed: Connection) -> None:
+    """The queue says how many jobs of each key run, and a key may have a limit of its own."""
+    await set_queue_config(keyed, "jobs", max_running_per_key=2)
+    await set_key(keyed, "jobs", "b", max_running=5)
+    for key in ("a", "b", "c"):
+        await send(keyed, key, 10)
+    assert shares(await take(keyed, 100)) == {"a": 2, "b": 5, "c": 2}
+    assert (await take(keyed, 100)).jobs == []
+    await keyed.execute("delete from pgmq.q_jobs where read_ct = 1")
+    assert shares(await take(keyed, 100)) == {"a": 2, "b": 5, "c": 2}
+
+
+async def test_a_limit_changes_while_jobs_run(keyed: Connection) -> None:
+    """A larger limit takes effect with the next claim; a smaller one once jobs have ended."""
+    await set_key(keyed, "jobs", "a", max_running=2)
+    await send(keyed, "a", 10)
+    assert len((await take(keyed, 100)).jobs) == 2
+    await set_key(keyed, "jobs", "a", max_running=3)
+    assert len((await take(keyed, 100)).jobs) == 1
+    await set_key(keyed, "jobs", "a", max_running=1)
+    assert (await take(keyed, 100)).jobs == []
+    await set_key(keyed, "jobs", "a", max_running="none")
+    assert len((await take(keyed, 100, is_limited=False)).jobs) == 7
+
+
+async def test_the_queue_has_a_limit(keyed: Connection) -> None:
+    """No more jobs of the queue run than that, of whatever keys, those without a key included."""
+    await set_queue_config(keyed, "jobs", max_running=4)
+    await send(keyed, "a", 10)
+    await keyed.execute("select pgmq.send('jobs', '{}'::jsonb) from generate_series(1, 10)")
+    assert shares(await take(keyed, 3)) == {"a": 2, "": 1}
+    assert len((await take(keyed, 100)).jobs) == 1
+    assert (await take(keyed, 100)).jobs == []
+
+
+async def test_a_claim_that_knows_of_no_limits_takes_nothing(keyed: Connection) -> None:
+    """A worker that has not read new settings yet breaks no limit."""
+    await send(keyed, "a", 10)
+    await set_key(keyed, "jobs", "b", max_running=1)
+    assert (await take(keyed, 10, is_limited=False)).jobs == []
+    assert (await get_queue_config(keyed, "jobs")).is_limited
+    assert len((await take(keyed, 10)).jobs) == 10
+
+
+async def test_a_job_that_waits_for_its_next_attempt_keeps_no_slot(keyed: Connection) -> None:
+    """With a limit of 1 and a job that is retried in an hour, the key's other jobs go on."""
+    await set_queue_config(keyed, "jobs", max_running_per_key=1)
+    await send(keyed, "a", 3)
+    claimed = await take(keyed, 10)
+    await keyed.execute(
+        "update pgmq.q_jobs set vt = now() + interval '1 hour', "
+        "headers = headers || '{\"meshhook-settled\": 1}' where msg_id = $1",
+        claimed.jobs[0].msg_id,
+    )
+    assert len((await take(keyed, 10)).jobs) == 1
+
+
+async def test_a_lost_lease_frees_its_slot_and_is_never_revived(keyed: Connection) -> None:
+    """Once a lease has ended another job may have its place: extending it says that it is lost."""
+    await set_queue_config(keyed, "jobs", max_running_per_key=1)
+    await send(keyed, "a", 1, age_seconds=60)
+    first = await take(keyed, 10)
+    assert await extend(keyed, first) == [True]
+    await keyed.execute("update pgmq.q_jobs set vt = now() - interval '1 millisecond'")
+    await send(keyed, "a", 1, age_seconds=120)
+    second = await take(keyed, 10)
+    assert len(second.jobs) == 1
+    assert second.jobs[0].msg_id != first.jobs[0].msg_id
+    assert await extend(keyed, first) == [False]
+    assert await keyed.fetchval(RUNNING) == 1
+
+
+async def test_a_claim_waits_for_another_that_has_not_committed(
+    keyed: Connection, connection: Connection
+) -> None:
+    """What an open claim has leased counts: the next one looks only after it."""
+    await set_queue_config(keyed, "jobs", max_running_per_key=1)
+    await send(keyed, "a", 2)
+    async with connection.transaction():
+        assert len((await take(connection, 10)).jobs) == 1
+        second = asyncio.create_task(take(keyed, 10))
+        waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+
+        async def is_waiting() -> bool:
+            return bool(await connection.fetchval(waits))
+
+        await eventually(is_waiting)
+        assert not second.done()
+    assert (await second).jobs == []
+
+
+async def test_an_extension_waits_for_an_open_claim(
+    keyed: Connection, connection: Connection
+) -> None:
+    """A lease that ends while a claim is under way is not extended behind the claim's back."""
+    await set_queue_config(keyed, "jobs", max_running_per_key=1)
+    await send(keyed, "a", 2)
+    first = await take(keyed, 10)
+    await keyed.execute(
+        "update pgmq.q_jobs set vt = now() - interval '1 millisecond' where read_ct = 1"
+    )
+    async with connection.transaction():
+        assert len((await take(connection, 1)).jobs) == 1
+        extended = asyncio.create_task(extend(keyed, first))
+        waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+
+        async def is_waiting() -> bool:
+            return bool(await connection.fetchval(waits))
+
+        await eventually(is_waiting)
+    assert await extended == [False]
+    assert await keyed.fetchval(RUNNING) == 1
+
+
+async def test_keys_at_their_limit_do_not_hide_others(
+    keyed: Connection, pool: Pool, database_url: str
+) -> None:
+    """A worker finds the one key that is free among 600 that are at their limit."""
+    await set_queue_config(keyed, "jobs", max_running_per_key=1)
+    await keyed.execute(
+        "insert into pgmq.q_jobs (vt, read_ct, message, headers) "
+        "select case when n <= 600 then now() + interval '1 hour' else now() end, "
+        "(n <= 600)::int, '{}', jsonb_build_object('x-pgmq-group', 'key-' || n % 600) "
+        "from generate_series(1, 1200) n"
+    )
+    await QueueService[Any](pool, "jobs").enqueue({}, key="key-free")
+    done = asyncio.Event()
+
+    async def handler(job: Any) -> None:
+        assert job.headers[KEY_HEADER] == "key-free"
+        done.set()
+
+    async with make_worker(database_url, handler):
+        async with asyncio.timeout(30):
+            await done.wait()
+
+
+async def test_what_is_held_back_is_left_alone(
+    keyed: Connection, pool: Pool, database_url: str
+) -> None:
+    """With 2,000 ready jobs, a limit of 4 and 50 slots, nothing is claimed to be given back."""
+    await set_queue_config(keyed, "jobs", max_running_per_key=4)
+    await QueueService[Any](pool, "jobs").enqueue_many([{}] * 2_000, key="a")
+    running: list[int] = []
+    most = 0
+    done = 0
+
+    async def handler(_: Any) -> None:
+        nonlocal most, done
+        running.append(1)
+        most = max(most, len(running))
+        await asyncio.sleep(0.01)
+        running.pop()
+        done += 1
+
+    async with make_worker(database_url, handler, concurrency=50):
+        await eventually(lambda: done >= 40)
+    assert most <= 4
+    assert await keyed.fetchval("select count(*) from pgmq.q_jobs where read_ct > 0") <= 4
+    lost = "select count(*) from meshhook.job_attempts where outcome <> 'succeeded'"
+    assert await keyed.fetchval(lost) == 0
+
+
+async def test_no_claim_breaks_a_limit(keyed: Connection) -> None:
+    """Whatever waits, runs and is limited, claims stop at the limits, and use them up."""
+
+    async def play(
+        due: dict[str, int], limits: dict[str, int], of_queue: int | None, per_key: int | None
+    ) -> None:
+        await keyed.execute("delete from pgmq.q_jobs")
+        await keyed.execute("delete from meshhook.keys")
+        await set_queue_config(keyed, "jobs", max_running=of_queue, max_running_per_key=per_key)
+        for key, limit in limits.items():
+            await set_key(keyed, "jobs", key, max_running=limit)
+        for key, jobs in due.items():
+            await send(keyed, key, jobs)
+        got: Counter[str] = Counter()
+        for batch in (1, 3, 7, 20, 20, 20, 20):
+            got += shares(await take(keyed, batch))
+        most = {
+            key: min(jobs, limits.get(key, jobs if per_key is None else per_key))
+            for key, jobs in due.items()
+        }
+        expected = min(sum(most.values()), 91, of_queue or 91)
+        assert got.total() == expected, (got, most)
+        assert all(got[key] <= most[key] for key in due)
+
+    keys = st.sampled_from(["a", "b", "c", ""])
+    loop = asyncio.get_running_loop()
+
+    @PLAY
+    @given(
+        due=st.dictionaries(keys, st.integers(1, 20), min_size=1),
+        limits=st.dictionaries(keys, st.integers(1, 8)),
+        of_queue=st.none() | st.integers(1, 30),
+        per_key=st.none() | st.integers(1, 8),
+    )
+    def example(
+        due: dict[str, int], limits: dict[str, int], of_queue: int | None, per_key: int | None
+    ) -> None:
+        asyncio.run_coroutine_threadsafe(play(due, limits, of_queue, per_key), loop).result()
+
+    await asyncio.to_thread(example)
+
+
+@pytest.mark.usefixtures("queue_name")
+async def test_limits_are_for_keyed_queues(connection: Connection) -> None:
+    """Elsewhere they are refused, with the way out, and so is turning the keys off under them."""
+    with pytest.raises(InvalidSettingError, match="set keyed=true"):
+        await set_queue_config(connection, "jobs", max_running=3)
+    with pytest.raises(InvalidSettingError, match="not keyed"):
+        await set_key(connection, "jobs", "a", max_running=3)
+    with pytest.raises(InvalidSettingError, match="not keyed"):
+        await list_keys(connection, "jobs")
+    await set_queue_config(connection, "jobs", keyed=True, max_running=3)
+    with pytest.raises(InvalidSettingError, match="max_running=none"):
+        await set_queue_config(connection, "jobs", keyed=False)
+    with pytest.raises(QueueNotFoundError):
+        await set_key(connection, "other", "a", max_running=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_running": 0}, "max_running=0"),
+        ({"max_running": "many"}, "max_running='many'"),
+        ({"weight": 0}, "weight=0"),
+        ({"weight": float("nan")}, "weight=nan"),
+        ({"limit": 4}, "a key has: weight, max_running"),
+    ],
+)
+async def test_a_wrong_setting_of_a_key_is_refused(
+    keyed: Connection, changes: dict[str, Any], said: str
+) -> None:
+    """The error names the setting and the value."""
+    with pytest.raises(InvalidSettingError, match=said):
+        await set_key(keyed, "jobs", "a", **changes)
+
+
+async def test_keys_are_listed(keyed: Connection) -> None:
+    """With what waits and runs, the fullest first; keys with settings even if they are empty."""
+    await set_queue_config(keyed, "jobs", max_running_per_key=3)
+    await set_key(keyed, "jobs", "idle", weight=2)
+    await send(keyed, "b", 5, age_seconds=60)
+    await send(keyed, "a", 2)
+    await take(keyed, 2)
+    await keyed.execute(
+        "insert into pgmq.q_jobs (vt, message) select now() + interval '1 hour', '{}'"
+    )
+    found = await list_keys(keyed, "jobs")
+    assert [(each.key, each.ready, each.running, each.waiting_for_later) for each in found] == [
+        ("b", 4, 1, 0),
+        ("a", 1, 1, 0),
+        ("", 0, 0, 1),
+        ("idle", 0, 0, 0),
+    ]
+    assert [(each.weight, each.max_running) for each in found] == [(1, 3), (1, 3), (1, 3), (2, 3)]
+    assert found[0].oldest_ready_seconds >= 60
+    assert (await get_key(keyed, "jobs", "b")).ready == 4
+    assert (await get_key(keyed, "jobs", "nobody")).ready == 0
+    assert len(await list_keys(keyed, "jobs", max_keys=1)) == 1
+    await set_key(keyed, "jobs", "idle", weight=None)
+    assert "idle" not in {each.key for each in await list_keys(keyed, "jobs")}
+
+
+async def test_whoever_is_on_call_sets_limits(
+    keyed: Connection, connection: Connection, database_url: str
+) -> None:
+    """A worker reads them and cannot; a role for another queue does not see these keys."""
+    await connection.execute("select meshhook.create_queue('other')")
+    await set_key(keyed, "jobs", "secret-tenant", max_running=3)
+    async with Roles(database_url, connection) as roles:
+
+        async def own(kind: RoleKind, *queues: str) -> Connection:
+            return await asyncpg.connect(roles.url(await roles.make(kind, *queues)))
+
+        oncall, worker, others = (
+            await own(RoleKind.ONCALL),
+            await own(RoleKind.WORKER, "jobs"),
+            await own(RoleKind.WORKER, "other"),
+        )
+        try:
+            assert (await set_key(oncall, "jobs", "a", max_running=2)).max_running == 2
+            await set_queue_config(oncall, "jobs", max_running=9)
+            with pytest.raises(DatabaseError, match="denied"):
+                await set_key(worker, "jobs", "a", max_running=3)
+            await send(keyed, "a", 10)
+            assert len((await take(worker, 10)).jobs) == 2
+            assert await others.fetch("select * from meshhook.keys") == []
+        finally:
+            for each in (oncall, worker, others):
+                await each.close()

@@ -1,0 +1,183 @@
+"""The keys of a keyed queue: what waits and runs of each, their weights and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from meshhook.administration import get_queue_config
+from meshhook.arguments import check_range
+from meshhook.errors import InvalidSettingError
+from meshhook.escaping import quoted
+from meshhook.names import MAX_KEY_LENGTH
+from meshhook.postgres.database import (
+    LONG_ANSWER_TIMEOUT_SECONDS,
+    Database,
+    DatabaseSource,
+    takes_url,
+)
+from meshhook.queue_config import QueueConfig
+from meshhook.store import queries
+
+MAX_KEYS = 10_000
+DEFAULT_KEYS = 1_000
+COUNT_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """One key of a queue at one moment. Counts stop at a limit, to bound the cost of reading."""
+
+    key: str
+    """The key; the empty one is that of messages without a key."""
+    ready: int
+    """Messages that may be claimed now, lost ones included."""
+    running: int
+    """Messages that are leased."""
+    waiting_for_later: int
+    """Messages that fall due later: delayed, or waiting for their next attempt."""
+    capped: bool
+    """Whether a count stopped at the limit: there are at least as many."""
+    oldest_ready_seconds: float
+    """How long the oldest message has been ready; 0 if none is."""
+    weight: float
+    """How many jobs of it run for each job of a key with weight 1."""
+    max_running: int | None
+    """How many of its jobs may run at once: its own limit, or that of each key; None means any
+    number."""
+    has_own_settings: bool
+    """Whether it has a weight or a limit of its own."""
+
+
+class _KeySettings(BaseModel):
+    """What can be set for a key; None means what holds for each key of the queue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: Annotated[float, Field(ge=0.001, le=1_000)] | None = None
+    max_running: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
+KEY_OPTIONS: tuple[str, ...] = tuple(_KeySettings.model_fields)
+"""The names of what can be set for a key."""
+
+
+@takes_url
+async def list_keys(
+    database: DatabaseSource, queue: str, *, max_keys: int = DEFAULT_KEYS
+) -> list[KeyState]:
+    """Return the keys of a queue, those with the most ready jobs first.
+
+    Args:
+        database: where the queue is.
+        queue: the queue, which is keyed.
+        max_keys: how many keys to look at, in the order of their bytes, 1 to 10,000. Default 1,000.
+
+    Raises:
+        InvalidSettingError: if `max_keys` is out of range, or the queue is not keyed.
+        QueueNotFoundError, DatabaseError: if they cannot be read.
+    """
+    check_range("max_keys", max_keys, MAX_KEYS)
+    return await _read(Database.of(database), queue, None, max_keys)
+
+
+@takes_url
+async def get_key(database: DatabaseSource, queue: str, key: str) -> KeyState:
+    """Return one key of a queue, whether it has messages or not.
+
+    Args:
+        database: where the queue is.
+        queue: the queue, which is keyed.
+        key: the key; the empty one is that of messages without a key.
+
+    Raises:
+        InvalidSettingError: if the key is not text of at most 200 characters, or the queue is not
+            keyed.
+        QueueNotFoundError, DatabaseError: if it cannot be read.
+    """
+    return (await _read(Database.of(database), queue, _checked_key(key), 1))[0]
+
+
+@takes_url
+async def set_key(database: DatabaseSource, queue: str, key: str, **changes: Any) -> KeyState:
+    """Change what is set for one key of a queue, and return the key; running workers follow.
+
+    Args:
+        database: where the queue is.
+        queue: the queue, which is keyed.
+        key: the key; the empty one is that of messages without a key.
+        **changes: `weight`, 0.001 to 1000, and `max_running`, 1 to a million. Values may be
+            strings; None or `none` means what holds for each key.
+
+    Raises:
+        InvalidSettingError: naming the argument and the value received, or if the queue is not
+            keyed.
+        QueueNotFoundError, DatabaseError: nothing was changed.
+    """
+    source, name = Database.of(database), _checked_key(key)
+    await _keyed_config(source, queue)
+
+    async def change(connection: Any) -> None:
+        current = await connection.fetchrow(queries.load("lock_key"), queue, name)
+        settings = _changed({} if current is None else dict(current), changes)
+        if settings == _KeySettings():
+            await connection.fetch(queries.load("unset_key"), queue, name)
+        else:
+            await connection.fetch(
+                queries.load("set_key"), queue, name, settings.weight, settings.max_running
+            )
+
+    await source.run_in_transaction(change)
+    return await get_key(source, queue, name)
+
+
+def _changed(current: Mapping[str, Any], changes: Mapping[str, Any]) -> _KeySettings:
+    unknown = sorted(set(changes) - set(KEY_OPTIONS))
+    if unknown:
+        raise InvalidSettingError(
+            f"unknown setting {quoted(unknown[0])}; a key has: {', '.join(KEY_OPTIONS)}"
+        )
+    values = dict(current)
+    for name, value in changes.items():
+        is_none = isinstance(value, str) and value.strip().lower() in ("none", "null")
+        values[name] = None if is_none else value
+    try:
+        return _KeySettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidSettingError(
+            f"{first['loc'][0]}={quoted(first['input'])}: {first['msg']}"
+        ) from None
+
+
+def _checked_key(key: str) -> str:
+    if not isinstance(key, str) or len(key) > MAX_KEY_LENGTH:
+        raise InvalidSettingError(
+            f"key is text of at most {MAX_KEY_LENGTH} characters, got {quoted(key)}"
+        )
+    return key
+
+
+async def _keyed_config(database: Database, queue: str) -> QueueConfig:
+    config = await get_queue_config(database, queue)
+    if not config.keyed:
+        raise InvalidSettingError(
+            f"queue {quoted(queue)} is not keyed; make it so: meshhook queue set {queue} keyed=true"
+        )
+    return config
+
+
+async def _read(database: Database, queue: str, key: str | None, max_keys: int) -> list[KeyState]:
+    config = await _keyed_config(database, queue)
+    rows = await database.fetch(
+        queries.load("list_keys", queue, key_path=config.key_path),
+        max_keys,
+        COUNT_LIMIT,
+        queue,
+        key,
+        answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
+    )
+    return [KeyState(**dict(row)) for row in rows]

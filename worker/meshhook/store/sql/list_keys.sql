@@ -1,0 +1,50 @@
+-- The keys of a keyed queue, or key $4 of it alone, those with most ready jobs first: what waits
+-- and runs of each, counted up to $2, and what is set for it. It looks at the first $1 keys that
+-- have messages and as many that something is set for. $3 is the queue.
+-- Locks: none. Indexes: q_<queue>_key_idx, q_<queue>_running_idx, keys_pkey.
+with recursive walked (key, number) as (
+    (select {key}, 1 from {queue_table} q where $4::text is null order by {key} limit 1)
+    union all
+    select n.key, w.number + 1 from walked w cross join lateral (
+        select {key} as key from {queue_table} q where {key} > w.key order by {key} limit 1) n
+    where w.number < $1::int
+), named as (
+    select w.key from walked w
+    union
+    (select k.key from meshhook.keys k
+    where k.queue = $3::text and $4::text is null order by k.key limit $1::int)
+    union
+    select $4::text collate pg_catalog."C" where $4::text is not null
+), counted as (
+    select n.key, (
+        select pg_catalog.count(*) from (
+            select from {queue_table} q
+            where ({key}, q.vt) >= (n.key, '-infinity'::timestamptz)
+                and ({key}, q.vt) <= (n.key, pg_catalog.now())
+            limit $2::int) r) as ready, (
+        select pg_catalog.count(*) filter (where r.vt > pg_catalog.now()) from (
+            select q.vt from {queue_table} q where {running_key} = n.key limit $2::int) r
+        ) as running, (
+        select pg_catalog.count(*) from (
+            select from {queue_table} q
+            where ({key}, q.vt) > (n.key, pg_catalog.now())
+                and ({key}, q.vt) <= (n.key, 'infinity'::timestamptz)
+            limit $2::int) r) as later, (
+        select q.vt from {queue_table} q
+        where ({key}, q.vt) >= (n.key, '-infinity'::timestamptz)
+            and ({key}, q.vt) <= (n.key, pg_catalog.now())
+        order by {key}, q.vt limit 1) as oldest_vt
+    from named n
+)
+select coalesce({utf8 c.key}, '?') as key, c.ready, c.running,
+    greatest(c.later - c.running, 0) as waiting_for_later,
+    greatest(c.ready, c.later) >= $2::int as capped,
+    coalesce(meshhook.age_seconds(c.oldest_vt), 0::float8) as oldest_ready_seconds,
+    coalesce(k.weight, 1::float8) as weight,
+    coalesce(k.max_running, s.max_running_per_key) as max_running,
+    k.weight is not null or k.max_running is not null as has_own_settings
+from counted c cross join meshhook.queue_config s
+left join meshhook.keys k on k.queue = $3::text and k.key = c.key
+where s.queue = $3::text
+order by c.ready desc, c.running desc, c.key
+limit $1::int
