@@ -137,6 +137,8 @@ FIGURES = {
 OFFERED_PER_SECOND = 800
 OFFERED_TIMEOUT_FACTOR = 3.0
 WORK_SECONDS = 0.001
+KEY_COUNTS = (1, 1_000, 10_000)
+UNBOUND_LIMIT = 1_000_000
 SCRAPE_SECONDS = 1.0
 HELD_BASELINE_SHARE = 0.25
 
@@ -166,7 +168,7 @@ _KINDS = {"small": "256-byte payload", "webhooks": "real webhooks, median 8 KB"}
 
 def modes(size: Size) -> list[ModePlan]:
     """Return what there is to measure, in the order of a report."""
-    return [*_throughput(size), *_latency(size), *_degradation(size)]
+    return [*_throughput(size), *_keys(size), *_latency(size), *_degradation(size)]
 
 
 def by_importance(plans: Iterable[ModePlan]) -> list[ModePlan]:
@@ -219,6 +221,31 @@ def _throughput(size: Size) -> list[ModePlan]:
         for callers in size.callers
     ]
     return [*drains, waiting, *bulk, *single]
+
+
+def _keys(size: Size) -> list[ModePlan]:
+    titles = {
+        "keys_0": "not keyed",
+        **{f"keys_{n}": f"{n:,} keys" if n > 1 else "1 key" for n in KEY_COUNTS},
+        "keys_1000_limited": "1,000 keys, and a limit that does not bind",
+    }
+    return [
+        ModePlan(
+            mode,
+            "Keys",
+            title,
+            "drain_keyed",
+            _THROUGHPUT,
+            {
+                "jobs": size.small_jobs,
+                "keys": int(mode.split("_")[1]),
+                "max_running_per_key": UNBOUND_LIMIT if mode.endswith("limited") else None,
+            },
+            subjects=(OWN,),
+            against="keys_0",
+        )
+        for mode, title in titles.items()
+    ]
 
 
 def _latency(size: Size) -> list[ModePlan]:

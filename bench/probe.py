@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.degradation import connections, drain_behind, drain_scraped, held_transaction
 from bench.latency import end_to_end, pick_up
-from bench.measures import drain, enqueue, enqueue_many
+from bench.measures import drain, drain_keyed, enqueue, enqueue_many
 
 try:
     import uvloop
@@ -27,6 +27,7 @@ MEASURES = {
         connections,
         drain,
         drain_behind,
+        drain_keyed,
         drain_scraped,
         end_to_end,
         enqueue,

@@ -128,3 +128,11 @@ def compare_counts(title: str, expected: dict[str, int], found: dict[str, int]) 
     ]
     if wrong:
         raise RuntimeError(f"{title} lost or repeated jobs. {'; '.join(wrong)}")
+
+
+class KeyedSubject(BenchSubject):
+    """A subject whose jobs have keys that are served in fair shares."""
+
+    @abstractmethod
+    async def fill_keyed(self, jobs: int, keys: int, max_running_per_key: int | None) -> None:
+        """Store so many jobs of so many keys, in turn; with 0 keys the queue is not keyed."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from bench.subject import DegradationSubject, Work, compare_counts
+from bench.subject import DegradationSubject, KeyedSubject, Work, compare_counts
 from meshhook import (
     Database,
     Job,
@@ -19,6 +19,7 @@ from meshhook import (
     WorkflowJob,
     create_job_handler,
     create_queue,
+    set_queue_config,
 )
 from meshhook.schema import migrate
 from meshhook.worker.process import leave_program_alone
@@ -28,9 +29,18 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 50
 LOOK_SECONDS = 0.002
+# As in messages.py: about 256 bytes of payload.
+_FILL_KEYED = """
+insert into pgmq.q_bench (vt, message, headers)
+select clock_timestamp(), jsonb_build_object(
+        'run_id', 'run-' || i, 'workflow_id', 'bench', 'project_id', 'bench',
+        'payload', jsonb_build_object('i', i, 'text', left(repeat(md5(i::text), 8), 240))),
+    jsonb_build_object('x-pgmq-group', 'tenant-' || i % $2::int)
+from generate_series(1, $1::int) i
+"""
 
 
-class Subject(DegradationSubject):
+class Subject(DegradationSubject, KeyedSubject):
     """A `QueueService` to enqueue and a `Worker` to run."""
 
     _pool: asyncpg.Pool
@@ -68,6 +78,14 @@ class Subject(DegradationSubject):
     async def enqueue_many(self, jobs: Sequence[WorkflowJob]) -> None:
         """Store a batch."""
         await self._queue.enqueue_many(jobs)
+
+    async def fill_keyed(self, jobs: int, keys: int, max_running_per_key: int | None) -> None:
+        """Set the queue, and let the server make the jobs: headers are the same without keys."""
+        await set_queue_config(
+            self._pool, "bench", keyed=keys > 0, max_running_per_key=max_running_per_key
+        )
+        await self._pool.execute(_FILL_KEYED, jobs, max(keys, 1))
+        await self._pool.execute("vacuum analyze pgmq.q_bench")
 
     async def drain(self, jobs: int, work: Work, on_done: Callable[[], None]) -> None:
         """Run a worker until the outcomes of all jobs are recorded."""

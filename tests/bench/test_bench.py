@@ -19,6 +19,8 @@ DRAIN_BEHIND = {"per_second", "memory_start_mib", "memory_peak_mib"}
 FIGURES = {
     "drain_small": THROUGHPUT,
     "drain_small_1ms": THROUGHPUT,
+    "keys_0": THROUGHPUT,
+    "keys_1000_limited": THROUGHPUT,
     "enqueue_many_webhooks": THROUGHPUT,
     "enqueue_16": {"per_second", "p50_ms", "p99_ms"},
     "pick_up": {"p50_ms", "p99_ms"},
