@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup packages demo test test-fast fuzz chaos soak lint format bench bench-quick generate docs \
-	diagrams dashboards-live cluster cluster-down e2e bench-scaling bench-faults bench-operator bench-node \
+	diagrams dashboards-live cluster cluster-down e2e bench-scaling bench-scaling-long bench-faults bench-operator bench-node \
 	tools dist lock clean
 
 help: ## List the targets
@@ -107,6 +107,9 @@ e2e: $(SETUP) ## Run the end-to-end tests on that node, or on the cluster of KUB
 
 bench-scaling: $(SETUP) ## Play simulated loads against our scaler and KEDA's
 	@$(BIN)/python -m bench.scaling.run $(ARGS)
+
+bench-scaling-long: $(SETUP) ## Play simulated long jobs and slow pods against them
+	@$(BIN)/python -m bench.scaling.long_run $(ARGS)
 
 bench-faults: $(SETUP) ## Put MeshHook Queue and others through the same faults
 	@PYTHONPATH=tests $(BIN)/python -m bench.faults.run $(ARGS)

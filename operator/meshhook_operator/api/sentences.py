@@ -226,10 +226,13 @@ def _scale_down_window(situation: Situation) -> str:
 def _finishing_jobs(situation: Situation) -> str:
     decision = situation.decision
     leaving = decision.desired_replicas - decision.active_replicas
-    them, jobs = ("it", "its jobs") if leaving == 1 else ("each", "its jobs")
+    if leaving == 1:
+        return (
+            "1 more claims no new jobs, and is removed when the long ones that it runs have ended."
+        )
     return (
-        f"{replicas_text(leaving).capitalize()} more {'takes' if leaving == 1 else 'take'} no new "
-        f"jobs: {them} is removed when {jobs} have ended, since they run long."
+        f"{leaving:,} more claim no new jobs; each is removed when the long ones that it runs have "
+        "ended."
     )
 
 
