@@ -328,6 +328,25 @@ def test_a_lasting_fall_shows_before_the_average_follows() -> None:
     assert sent.expected_per_second(0.1) == 0.1
 
 
+def test_failing_pods_do_not_count_as_slow() -> None:
+    """Pods that failed for ten minutes and then started do not make the lead time ten minutes."""
+    state = ScalerState.begin(0.0)
+    now, sent = 0.0, 0
+    for tick in range(242):
+        now += 2.5
+        sent += 100
+        failing = 0 < tick < 240
+        fleet = Fleet(
+            replicas=1 if tick == 0 else 10,
+            ready_replicas=1 if tick < 241 else 10,
+            created_at=0.0,
+            pods_failing="The image cannot be pulled." if failing else None,
+        )
+        seen = Sample(sampled_at=now, ready=100, enqueued_total=sent)
+        _, state = decide(SPEC, seen, fleet, state, now)
+    assert state.lead.seconds <= 10.0
+
+
 def test_slow_pods_are_named() -> None:
     """Where a pod takes longer than a job may wait, the decision says so while messages wait."""
     workers = Workers(running=[4], learned=Learned(lead_seconds=45.0))

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from meshhook_operator.cluster.deployments import DeploymentView
 
 
-LONG_RUNS = 4.0
-"""Few jobs run longer than this many times the mean."""
-
-
 class Autoscaler:
     """Decides for one JobQueue, and remembers what it has measured from tick to tick."""
 
@@ -48,8 +44,7 @@ class Autoscaler:
     def runs_are_long(self, spec: JobQueueSpec) -> bool:
         """Whether jobs may run longer than a pod that stops would let them, as far as is known."""
         run_seconds = self.decision.estimates.run_seconds if self.decision else None
-        drain_seconds = scaling_rules(spec).drain_seconds
-        return run_seconds is None or run_seconds * LONG_RUNS > drain_seconds
+        return scaling.runs_are_long(run_seconds, scaling_rules(spec).drain_seconds)
 
     def forget(self) -> None:
         """Forget all measurements: the JobQueue scales another Deployment now."""

@@ -51,6 +51,9 @@ def decide(
         choice = _blind(spec, state, current)
     else:
         state = _observe(spec, sample, fleet, state, now)
+        if fleet.pods_failing:
+            # How long failing pods take says nothing about pods that start.
+            state = replace(state, lead=replace(state.lead, asks=()))
         demand = _demand(spec, sample, fleet, state)
         wanted = targets(spec, demand)
         tick = _Tick(spec, fleet, demand, wanted, current, now)

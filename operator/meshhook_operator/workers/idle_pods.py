@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
+from meshhook_operator.scaling import LONG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook_operator.workers")
 
 FIRST_TO_GO = -100
-LONG_SECONDS = 10.0
-"""Where jobs are short, one that has run for that long is an exception, and may run on."""
 PARALLEL_PATCHES = 8
 
 
