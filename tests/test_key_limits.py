@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshhook import QueueService, get_key, list_keys, set_key
+from meshhook import QueueService, get_key, hold_key, list_keys, resume_key, set_key
 from meshhook.administration import get_queue_config, set_queue_config
 from meshhook.errors import DatabaseError, InvalidSettingError, QueueNotFoundError
 from meshhook.names import KEY_HEADER
@@ -307,6 +307,60 @@ async def test_no_claim_breaks_a_limit(keyed: Connection) -> None:
         asyncio.run_coroutine_threadsafe(play(due, limits, of_queue, per_key), loop).result()
 
     await asyncio.to_thread(example)
+
+
+async def test_a_held_key_is_left_alone(keyed: Connection) -> None:
+    """Its jobs stay as they are until it is resumed, and those of other keys are claimed."""
+    await send(keyed, "down", 5, age_seconds=60)
+    await send(keyed, "up", 5)
+    held = await hold_key(keyed, "jobs", "down")
+    assert held.held_until is not None
+    assert held.held_until.year == 9999
+    assert (await take(keyed, 3, is_limited=False)).jobs == []
+    assert shares(await take(keyed, 100)) == {"up": 5}
+    assert await keyed.fetchval("select max(read_ct) from pgmq.q_jobs where vt < now()") == 0
+    assert (await resume_key(keyed, "jobs", "down")).held_until is None
+    assert not (await get_queue_config(keyed, "jobs")).is_limited
+    assert shares(await take(keyed, 100, is_limited=False)) == {"down": 5}
+
+
+async def test_a_hold_ends_by_itself(keyed: Connection) -> None:
+    """A hold for some time is over after it, by the database's clock; a weight or limit stays."""
+    await send(keyed, "a", 2)
+    await set_key(keyed, "jobs", "a", max_running=1)
+    await hold_key(keyed, "jobs", "a", 3600)
+    assert (await take(keyed, 10)).jobs == []
+    assert (await set_key(keyed, "jobs", "a", weight=2)).held_until is not None
+    await keyed.execute("update meshhook.keys set held_until = now() - interval '1 second'")
+    assert len((await take(keyed, 10)).jobs) == 1
+    found = await resume_key(keyed, "jobs", "a")
+    assert (found.weight, found.max_running, found.held_until) == (2, 1, None)
+
+
+async def test_a_running_worker_follows_a_hold(
+    keyed: Connection, pool: Pool, database_url: str
+) -> None:
+    """Held, a key waits while others run; resumed, its jobs run."""
+    await hold_key(keyed, "jobs", "down")
+    done: list[str] = []
+
+    async def handler(job: Any) -> None:
+        done.append(job.headers[KEY_HEADER])
+
+    service = QueueService[Any](pool, "jobs")
+    async with make_worker(database_url, handler):
+        await service.enqueue({}, key="down")
+        await service.enqueue_many([{}] * 3, key="up")
+        await eventually(lambda: done == ["up"] * 3)
+        await resume_key(keyed, "jobs", "down")
+        await eventually(lambda: done[3:] == ["down"])
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), 10**9, "x"])
+async def test_a_wrong_time_to_hold_is_refused(keyed: Connection, seconds: Any) -> None:
+    """The error names the argument and the value."""
+    with pytest.raises(InvalidSettingError, match=r"seconds is 0\.001 to"):
+        await hold_key(keyed, "jobs", "a", seconds)
 
 
 @pytest.mark.usefixtures("queue_name")

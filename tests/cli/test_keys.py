@@ -36,6 +36,7 @@ def test_keys_are_listed(cli, keyed):
         "weight": 1,
         "max_running": 4,
         "has_own_settings": False,
+        "held_until": None,
     }
 
 
@@ -49,6 +50,17 @@ def test_a_key_is_set_and_shown(cli, keyed):
     found = cli.ok("keys", "show", keyed, "tenant-7", "--json").json
     assert (found["max_running"], found["has_own_settings"]) == (4, False)
     assert "(none)" in cli.ok("keys", "show", keyed, "").out
+
+
+def test_a_key_is_held_and_resumed(cli, keyed):
+    """It says for how long, or that it has to be resumed."""
+    assert "until resumed" in cli.ok("keys", "hold", keyed, "tenant-7").out
+    assert "until resumed" in cli.ok("keys", "list", keyed).out
+    found = cli.ok("keys", "hold", keyed, "tenant-7", "--for", "600", "--json").json
+    assert found["held_until"] is not None
+    assert "9m" in cli.ok("keys", "show", keyed, "tenant-7").out
+    assert cli.ok("keys", "resume", keyed, "tenant-7", "--json").json["held_until"] is None
+    assert "0.001 to" in cli.fails(2, "keys", "hold", keyed, "tenant-7", "--for", "0")
 
 
 def test_mistakes_are_explained(cli, keyed):

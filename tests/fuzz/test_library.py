@@ -143,10 +143,14 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
             meshhook.get_queue_snapshot, {"database": database, "queue": "jobs"}
         ),
         "get_key": Call(meshhook.get_key, {"database": database, "queue": "jobs", "key": "a"}),
+        "hold_key": Call(meshhook.hold_key, {"database": database, "queue": "jobs", "key": "a"}),
         "list_keys": Call(meshhook.list_keys, {"database": database, "queue": "jobs"}),
         "list_queues": Call(meshhook.list_queues, {"database": database}),
         "list_workers": Call(meshhook.list_workers, {"database": database}),
         "migrate": Call(meshhook.migrate, {"connection": database}, frozenset({"migrations"})),
+        "resume_key": Call(
+            meshhook.resume_key, {"database": database, "queue": "jobs", "key": "a"}
+        ),
         "set_key": Call(meshhook.set_key, {"database": database, "queue": "jobs", "key": "a"}),
         "set_queue_config": Call(
             meshhook.set_queue_config, {"database": database, "queue": "jobs"}

@@ -26,6 +26,8 @@ queue set jobs keyed=true
 keys set jobs a max_running=2
 keys list jobs
 keys show jobs a
+keys hold jobs b --for 60
+keys resume jobs b
 queue pause jobs
 queue resume jobs
 enqueue jobs {"a":1} --run-id r1 --workflow-id w --project-id p --header h=1

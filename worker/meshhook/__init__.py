@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     )
     from meshhook.exporter import QueueExporter
     from meshhook.jobs import Job, WorkflowJob
-    from meshhook.keys import KeyState, get_key, list_keys, set_key
+    from meshhook.keys import KeyState, get_key, hold_key, list_keys, resume_key, set_key
     from meshhook.live_workers import LiveWorker, list_workers
     from meshhook.observability.health import Check
     from meshhook.observability.job_context import get_current_job
@@ -140,10 +140,12 @@ __all__ = [
     "get_key",
     "get_queue_config",
     "get_queue_snapshot",
+    "hold_key",
     "list_keys",
     "list_queues",
     "list_workers",
     "migrate",
+    "resume_key",
     "set_key",
     "set_queue_config",
 ]
@@ -215,10 +217,12 @@ _HOMES = {
     "get_key": "meshhook.keys",
     "get_queue_config": "meshhook.administration",
     "get_queue_snapshot": "meshhook.administration",
+    "hold_key": "meshhook.keys",
     "list_keys": "meshhook.keys",
     "list_queues": "meshhook.administration",
     "list_workers": "meshhook.live_workers",
     "migrate": "meshhook.schema",
+    "resume_key": "meshhook.keys",
     "set_key": "meshhook.keys",
     "set_queue_config": "meshhook.administration",
 }

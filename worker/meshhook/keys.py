@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meshhook.administration import get_queue_config
-from meshhook.arguments import check_range
+from meshhook.arguments import check_range, checked_seconds
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.names import MAX_KEY_LENGTH
@@ -25,6 +26,7 @@ from meshhook.store import queries
 MAX_KEYS = 10_000
 DEFAULT_KEYS = 1_000
 COUNT_LIMIT = 10_000
+MAX_HOLD_SECONDS = 31_622_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,9 @@ class KeyState:
     number."""
     has_own_settings: bool
     """Whether it has a weight or a limit of its own."""
+    held_until: datetime | None
+    """Until when none of its jobs is claimed: in the year 9999 if until it is resumed; None if it
+    is not held."""
 
 
 class _KeySettings(BaseModel):
@@ -123,15 +128,58 @@ async def set_key(database: DatabaseSource, queue: str, key: str, **changes: Any
     async def change(connection: Any) -> None:
         current = await connection.fetchrow(queries.load("lock_key"), queue, name)
         settings = _changed({} if current is None else dict(current), changes)
-        if settings == _KeySettings():
-            await connection.fetch(queries.load("unset_key"), queue, name)
-        else:
-            await connection.fetch(
-                queries.load("set_key"), queue, name, settings.weight, settings.max_running
-            )
+        await connection.fetch(
+            queries.load("set_key"), queue, name, settings.weight, settings.max_running
+        )
+        await connection.fetch(queries.load("forget_key"), queue, name)
 
     await source.run_in_transaction(change)
     return await get_key(source, queue, name)
+
+
+@takes_url
+async def hold_key(
+    database: DatabaseSource, queue: str, key: str, seconds: float | None = None
+) -> KeyState:
+    """Hold a key: its jobs stay where they are, and spend no attempt; running jobs finish.
+
+    Args:
+        database: where the queue is.
+        queue: the queue, which is keyed.
+        key: the key; the empty one is that of messages without a key.
+        seconds: for how long, up to 366 days. Default: until `resume_key`.
+
+    Raises:
+        InvalidSettingError: if an argument is wrong, or the queue is not keyed.
+        QueueNotFoundError, DatabaseError: it is not held.
+    """
+    if seconds is not None:
+        checked_seconds("seconds", seconds, 0.001, MAX_HOLD_SECONDS)
+    return await _hold(Database.of(database), queue, key, seconds)
+
+
+@takes_url
+async def resume_key(database: DatabaseSource, queue: str, key: str) -> KeyState:
+    """Hold a key no longer. One that is not held stays as it is.
+
+    Args:
+        database: where the queue is.
+        queue: the queue, which is keyed.
+        key: the key; the empty one is that of messages without a key.
+
+    Raises:
+        InvalidSettingError: if the key is wrong, or the queue is not keyed.
+        QueueNotFoundError, DatabaseError: nothing was changed.
+    """
+    return await _hold(Database.of(database), queue, key, 0)
+
+
+async def _hold(database: Database, queue: str, key: str, seconds: float | None) -> KeyState:
+    name = _checked_key(key)
+    await _keyed_config(database, queue)
+    await database.fetch(queries.load("hold_key"), queue, name, seconds)
+    await database.fetch(queries.load("forget_key"), queue, name)
+    return await get_key(database, queue, name)
 
 
 def _changed(current: Mapping[str, Any], changes: Mapping[str, Any]) -> _KeySettings:

@@ -39,7 +39,7 @@ class _Commands(LazyGroup):
         "enqueue": "Enqueue one job, or one job per line of input.",
         "worker": "Run the jobs of queues until SIGTERM or Ctrl-C.",
         "workers": "List the workers that are alive, and what they are doing.",
-        "keys": "Show the keys of a queue, and set their weights and limits.",
+        "keys": "Show the keys of a queue, set weights and limits, hold keys.",
         "jobs": "Find jobs, and show the whole history of one.",
         "dlq": "Show, replay and delete dead letters.",
         "stats": "Show queues now and over the last 24 hours, or live.",

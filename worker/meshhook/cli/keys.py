@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -20,11 +21,23 @@ from meshhook.cli.output import (
     print_table,
 )
 from meshhook.cli.queue import pairs_of
-from meshhook.keys import DEFAULT_KEYS, MAX_KEYS, KeyState, get_key, list_keys, set_key
+from meshhook.keys import (
+    DEFAULT_KEYS,
+    MAX_KEYS,
+    KeyState,
+    get_key,
+    hold_key,
+    list_keys,
+    resume_key,
+    set_key,
+)
 from meshhook.names import validate_queue_name
 
+LAST_YEAR = 9000
+"""A hold that ends later than that is for ever."""
+
 app = command_app(
-    help="Show the keys of a queue, and set their weights and limits.",
+    help="Show the keys of a queue, set weights and limits, hold keys.",
     no_args_is_help=True,
     epilog=example("meshhook keys list deliveries"),
 )
@@ -107,6 +120,38 @@ def set_(
     _print_one(found, as_json=as_json)
 
 
+@app.command(
+    "hold",
+    epilog=example(
+        "meshhook keys hold deliveries tenant-7", "meshhook keys hold deliveries tenant-7 --for 600"
+    ),
+)
+def hold(
+    context: typer.Context,
+    queue: QueueArgument,
+    key: KeyArgument,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--for", metavar="SECONDS", help="For how long. Default: until resumed."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop workers from claiming jobs of one key; running jobs finish, and enqueuing continues."""
+    name = validate_queue_name(queue)
+    found = with_database(context, lambda database: hold_key(database, name, key, seconds))
+    _print_one(found, as_json=as_json)
+
+
+@app.command("resume", epilog=example("meshhook keys resume deliveries tenant-7"))
+def resume(
+    context: typer.Context, queue: QueueArgument, key: KeyArgument, as_json: JsonOption = False
+) -> None:
+    """Let workers claim jobs of the key again."""
+    name = validate_queue_name(queue)
+    found = with_database(context, lambda database: resume_key(database, name, key))
+    _print_one(found, as_json=as_json)
+
+
 def _print(found: Sequence[KeyState]) -> None:
     print_table(
         [
@@ -117,6 +162,7 @@ def _print(found: Sequence[KeyState]) -> None:
             Column("OLDEST", is_number=True),
             Column("WEIGHT", is_number=True, is_optional=True),
             Column("LIMIT", is_number=True, is_optional=True),
+            Column("HELD", is_number=True, is_optional=True),
         ],
         [
             [
@@ -127,6 +173,7 @@ def _print(found: Sequence[KeyState]) -> None:
                 duration(each.oldest_ready_seconds) if each.ready else "",
                 f"{each.weight:g}" if each.has_own_settings else "",
                 "" if each.max_running is None else f"{each.max_running:,}",
+                _held(each),
             ]
             for each in found
         ],
@@ -146,5 +193,14 @@ def _print_one(found: KeyState, *, as_json: bool) -> None:
             ("oldest ready", duration(found.oldest_ready_seconds) if found.ready else "-"),
             ("weight", f"{found.weight:g}"),
             ("max_running", "none" if found.max_running is None else str(found.max_running)),
+            ("held for", _held(found) or "-"),
         ]
     )
+
+
+def _held(key: KeyState) -> str:
+    if key.held_until is None:
+        return ""
+    if key.held_until.year > LAST_YEAR:
+        return "until resumed"
+    return duration(max((key.held_until - datetime.now(UTC)).total_seconds(), 0))

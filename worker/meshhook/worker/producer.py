@@ -53,6 +53,8 @@ MAX_UNSETTLED = 10_000
 CLAIM_WEIGHT = 0.2
 HELD_BACK_SECONDS = 0.1
 """How long to wait, on average, where limits hold back what is ready; the end of a job ends it."""
+HELD_BACK_SECONDS_A_WORKER = 0.05
+"""The same for each worker of the queue, if that is more: a fleet looks some 20 times a second."""
 MAX_KEY_WINDOWS = 40
 """At how many times 256 keys a claim of a queue with limits looks before it comes back empty."""
 SLOW_CLAIM_SECONDS = 0.4
@@ -206,8 +208,9 @@ class Producer:
                 return
             if self._is_held_back:
                 # Not for messages: those that come may be held back, too.
+                seconds = max(HELD_BACK_SECONDS, self._wakeups.workers * HELD_BACK_SECONDS_A_WORKER)
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads the fleet
-                await self._sleep(HELD_BACK_SECONDS * spread)
+                await self._sleep(min(seconds, POLL_SECONDS) * spread)
                 return
             await self._wait_for_messages()
         except BaseException:

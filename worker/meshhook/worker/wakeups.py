@@ -38,6 +38,11 @@ class Wakeups:
         """Note how many workers the queue has, including this one."""
         self._delay.workers = max(workers, 1)
 
+    @property
+    def workers(self) -> int:
+        """How many workers the queue has, including this one."""
+        return self._delay.workers
+
     def clear(self) -> None:
         """Forget earlier wake-ups, before a claim that sees what they were about."""
         self._woken.clear()

@@ -21,7 +21,9 @@ with recursive bounds as materialized (
         select c.keyed and c.key_path is not distinct from $8::text as is_keyed,
             c.max_running, c.max_running_per_key, exists (
                 select from meshhook.keys k
-                where k.queue = $6::text and k.max_running is not null) as has_key_limits
+                where k.queue = $6::text and (
+                    k.max_running is not null or k.held_until > pg_catalog.now())
+            ) as has_key_limits
         from meshhook.queue_config c where c.queue = $6::text
     ) l
 ), oldest as materialized (
@@ -72,7 +74,8 @@ with recursive bounds as materialized (
         when not l.is_limited and (select pg_catalog.count(*) from due) = 1 then 0::float8
         else (select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
             from {queue_table} q where {running_key} = d.key)::float8 end as running,
-        coalesce(k.max_running, l.max_running_per_key)::float8 as max_running
+        case when k.held_until > pg_catalog.now() then 0::float8
+            else coalesce(k.max_running, l.max_running_per_key)::float8 end as max_running
     from due d cross join limits l
     left join meshhook.keys k on k.queue = $6::text and k.key = d.key
 ), free as materialized (

@@ -2,6 +2,6 @@
 -- caller's, fits whatever columns a migration adds. Locks: none. Indexes: queue_config_queue_key,
 -- keys_pkey.
 select (pg_catalog.to_jsonb(c) || pg_catalog.jsonb_build_object('has_key_limits'::text, exists (
-    select from meshhook.keys k where k.queue = c.queue and k.max_running is not null)))::text
-    as config
+    select from meshhook.keys k where k.queue = c.queue
+        and (k.max_running is not null or k.held_until > pg_catalog.now()))))::text as config
 from meshhook.queue_config c where c.queue = $1::text
