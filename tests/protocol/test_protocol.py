@@ -87,8 +87,8 @@ KEYED_FENCES = {
     # What keys with fewer jobs leave is for the others.
     "the rest": Fence(
         ("claim_keyed",),
-        r"limit \$3::int - \(select pg_catalog\.count\(\*\) from fair\)",
-        "limit 0",
+        r"else \$3::int - \(select pg_catalog\.count\(\*\) from fair\) end",
+        "else 0 end",
     ),
 }
 FENCES = _FENCES | (_SELDOM_MISSED if EXAMPLES else {})
