@@ -26,7 +26,10 @@ def section(
 ) -> str:
     """Return the section."""
     played = [trace for trace in traces if trace.name in report["traces"]]
-    rows = [_Row(trace, report["traces"][trace.name], predict(trace)) for trace in played]
+    rows = []
+    for trace in played:
+        entry = report["traces"][trace.name]
+        rows.append(_Row(trace, entry, predict(trace.until(entry["seconds"]))))
     return "\n".join(_lines(report, rows)) + "\n"
 
 

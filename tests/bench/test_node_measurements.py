@@ -226,7 +226,7 @@ def test_the_section_puts_the_simulator_beside_the_node():
     text = section(
         report_of((known, noted), (unknown, noted)),
         (known, unknown),
-        lambda one: said if one is known else None,
+        lambda one: said if one == known else None,
     )
     assert "| known | 0.00% | 50.00% | 3 s | 7 s | 0 | 3 | 0% | 25% |" in text
     assert "| unknown | 0.00% |  | 3 s |  | 0 |  | 0% |  |" in text
