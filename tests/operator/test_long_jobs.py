@@ -54,7 +54,14 @@ class Workers:
     def __post_init__(self) -> None:
         self.state = ScalerState.begin(self.now, self.learned or Learned(lead_seconds=5.0))
 
-    def tick(self, *, ready: int = 0, arrived: int = 0, leased: int | None = None) -> Decision:
+    def tick(
+        self,
+        *,
+        ready: int = 0,
+        arrived: int = 0,
+        leased: int | None = None,
+        oldest_seconds: float = 1.0,
+    ) -> Decision:
         """Let a tick pass, in which every running job runs on."""
         self.now += self.spec.tick_seconds
         self.sent += arrived
@@ -78,7 +85,7 @@ class Workers:
             leased=running,
             enqueued_total=self.sent,
             workers=reports,
-            oldest_ready_seconds=1.0 if ready else 0.0,
+            oldest_ready_seconds=oldest_seconds if ready else 0.0,
         )
         replicas = len(self.running)
         fleet = Fleet(replicas=replicas, ready_replicas=replicas, created_at=0.0)
@@ -94,6 +101,18 @@ def test_what_runs_tells_before_any_job_has_ended() -> None:
     assert decision.estimates.run_seconds is not None
     assert decision.estimates.run_seconds >= 40
     assert decision.desired_replicas == 10
+
+
+def test_messages_that_wait_get_a_slot_before_anything_is_measured() -> None:
+    """A third of the target age is time enough for a guess: then each of them gets a slot."""
+    spec = replace(SPEC, target_length=100)
+    workers = Workers(spec=spec, running=[4])
+    decision = workers.tick(ready=20, arrived=20)
+    assert decision.desired_replicas == 1
+    for _ in range(4):
+        decision = workers.tick(ready=20, oldest_seconds=workers.now - 1_000.0)
+        workers.busy_seconds = 0.0
+    assert decision.recommended[Signal.DEADLINE] == 6
 
 
 def test_no_more_slots_than_jobs() -> None:

@@ -24,6 +24,8 @@ LOW_SHARE = 0.5
 """A replica is removed if the wait with one fewer would be at most this share of that."""
 LATE_SHARE = 0.8
 """The replicas that stay must start everything within this share of the target age."""
+WAITED_SHARE = 1 / 3
+"""Of the target age: until replicas were seen at full load, what waits longer gets a slot."""
 SHORTEST_SHARE = 0.25
 """Messages that are about to be late are worked off within this share of the target age."""
 ROUNDING = 1e-9
@@ -48,6 +50,8 @@ class Demand:
     runs_are_long: bool
     """Whether jobs may run longer than a replica that stops would let them."""
     replica_jobs_per_second: float | None
+    is_measured: bool
+    """Whether that was seen at full load, and is not only derived from how long jobs run."""
     started_within: Callable[[float], float | None]
     """How many jobs were started within the last so many seconds; None if unknown."""
     highest_rate: float
@@ -109,11 +113,23 @@ def _by_length(spec: ScalingSpec, demand: Demand) -> tuple[dict[Signal, int], in
     scheduled = ceil((here + demand.due_soon) / spec.target_length - ROUNDING)
     up = {
         Signal.BACKLOG: backlog,
-        Signal.DEADLINE: 0,
+        Signal.DEADLINE: _for_those_that_waited(spec, demand),
         Signal.ARRIVALS: 0,
         Signal.SCHEDULED: scheduled if demand.due_soon else 0,
     }
     return up, max(backlog, scheduled)
+
+
+def _for_those_that_waited(spec: ScalingSpec, demand: Demand) -> int:
+    """Return how many replicas have a slot for each message that has waited for long.
+
+    That they wait says that the guess was bad: jobs run longer than anybody knows yet.
+    """
+    if demand.slots_a_replica is None:
+        return 0
+    long_seconds = WAITED_SHARE * spec.target_age_seconds
+    waited = max((still for old, still in demand.waiting if old >= long_seconds), default=0.0)
+    return demand.ready_replicas + _whole(waited / demand.slots_a_replica) if waited else 0
 
 
 def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[Signal, int], int]:
@@ -143,6 +159,7 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
         arriving = demand.arrivals_per_second * horizon
         return _whole((waiting + arriving) / rate / (standing_seconds + horizon))
 
+    waited = _for_those_that_waited(spec, demand)
     late = (
         needed(still, max(age - old - lead - tick, shortest), lead_seconds=lead)
         for old, still in demand.waiting
@@ -151,7 +168,7 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
     with_due = demand.ready + demand.due_soon
     up = {
         Signal.BACKLOG: needed(demand.ready, standing),
-        Signal.DEADLINE: max(late, default=0),
+        Signal.DEADLINE: max((*late, 0 if demand.is_measured else waited)),
         Signal.ARRIVALS: balance(demand.ready),
         Signal.SCHEDULED: balance(with_due) if demand.due_soon else 0,
     }
