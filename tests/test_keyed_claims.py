@@ -167,19 +167,20 @@ async def test_shares_are_even(keyed: Connection) -> None:
 
 
 async def test_of_many_keys_each_has_its_turn(keyed: Connection) -> None:
-    """A claim looks at 256 keys; the next one goes on after them, and then from the beginning."""
+    """A claim looks at 64 keys or more; the next goes on after them, then from the beginning."""
     await keyed.execute(
         "insert into pgmq.q_jobs (vt, message, headers) select clock_timestamp(), '{}', "
-        "jsonb_build_object('x-pgmq-group', 'key-' || n % 600) from generate_series(1, 1800) n"
+        "jsonb_build_object('x-pgmq-group', 'key-' || n % 600) from generate_series(1, 6000) n"
     )
     served: Counter[str] = Counter()
     from_key: str | None = None
-    for _ in range(4):
+    for _ in range(10):
         claimed = await take(keyed, 256, from_key)
         served += shares(claimed)
         from_key = claimed.next_key
     assert len(served) == 600
-    assert max(served.values()) == 2
+    assert min(served.values()) == 4
+    assert max(served.values()) <= 8
 
 
 async def test_jobs_beyond_the_keys_looked_at_are_found(keyed: Connection) -> None:

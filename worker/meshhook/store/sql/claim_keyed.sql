@@ -10,7 +10,9 @@
 -- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest.
 with recursive bounds as materialized (
     select coalesce($2::timestamptz, '-infinity'::timestamptz) as from_vt,
-        least(pg_catalog.now(), $5::timestamptz) as to_vt
+        least(pg_catalog.now(), $5::timestamptz) as to_vt,
+        -- Large claims follow each other fast, and each need not look at so many.
+        case when $3::int > 64 and not $9::boolean then 64 else 256 end as most_keys
 ), limits as materialized (
     select l.*, l.is_keyed and (l.max_running is not null or l.max_running_per_key is not null
             or l.has_key_limits) as is_limited,
@@ -50,11 +52,11 @@ with recursive bounds as materialized (
         select {key} as key, q.vt from {queue_table} q
         where {key} > a.key and q.vt >= (select b.from_vt from bounds b)
         order by {key}, q.vt limit 1) n
-    where a.number < 257
+    where a.number <= (select b.most_keys from bounds b)
 ), behind (key, vt, number) as (
     (select {key}, q.vt, (select pg_catalog.count(*)::int + 1 from ahead) from {queue_table} q
     where {key} < (select s.key from start s) and q.vt >= (select b.from_vt from bounds b)
-        and (select pg_catalog.count(*) from ahead) < 257
+        and (select pg_catalog.count(*) from ahead) <= (select b.most_keys from bounds b)
     order by {key}, q.vt limit 1)
     union all
     select n.key, n.vt, a.number + 1 from behind a cross join lateral (
@@ -62,12 +64,12 @@ with recursive bounds as materialized (
         where {key} > a.key and {key} < (select s.key from start s)
             and q.vt >= (select b.from_vt from bounds b)
         order by {key}, q.vt limit 1) n
-    where a.number < 257
+    where a.number <= (select b.most_keys from bounds b)
 ), due as materialized (
     select k.key, k.vt from (
         select a.key, a.vt, a.number from ahead a
         union all select a.key, a.vt, a.number from behind a) k
-    where k.number <= 256 and k.vt <= (select b.to_vt from bounds b)
+    where k.number <= (select b.most_keys from bounds b) and k.vt <= (select b.to_vt from bounds b)
 ), counted as materialized (
     select d.key, d.vt, coalesce(k.weight, 1::float8) as weight, case
         -- Alone it gets all.
@@ -202,6 +204,6 @@ union all
 select null::bigint, null::int, null::float8, null::float8, null::int, null::text, null::text,
     null::float8, null::boolean, pg_catalog.date_part('epoch'::text, o.vt), (
         select {utf8 k.key} from (
-            select a.key from ahead a where a.number = 257
-            union all select a.key from behind a where a.number = 257) k)
+            select a.key, a.number from ahead a union all select a.key, a.number from behind a) k
+        where k.number > (select b.most_keys from bounds b))
 from oldest o
