@@ -12,10 +12,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshhook import QueueService, get_key, hold_key, list_keys, resume_key, set_key
+from meshhook import (
+    QueueService,
+    RetryAfter,
+    Snooze,
+    get_key,
+    hold_key,
+    list_keys,
+    resume_key,
+    set_key,
+)
 from meshhook.administration import get_queue_config, set_queue_config
 from meshhook.errors import DatabaseError, InvalidSettingError, QueueNotFoundError
 from meshhook.names import KEY_HEADER
+from meshhook.outcomes import Outcome
 from meshhook.postgres.database import connect
 from meshhook.queue_config import KeyPlace
 from meshhook.role_kinds import RoleKind
@@ -354,6 +364,77 @@ async def test_a_running_worker_follows_a_hold(
         await eventually(lambda: done == ["up"] * 3)
         await resume_key(keyed, "jobs", "down")
         await eventually(lambda: done[3:] == ["down"])
+
+
+@pytest.mark.parametrize("outcome", [RetryAfter(60, hold_key=True), Snooze(60, hold_key=True)])
+async def test_a_handler_holds_the_key_of_its_job(
+    keyed: Connection, pool: Pool, database_url: str, outcome: Outcome
+) -> None:
+    """One attempt finds out that a receiver is down; its other jobs spend none, and others run."""
+    service = QueueService[Any](pool, "jobs")
+    await service.enqueue_many([{}] * 3, key="down")
+    await service.enqueue_many([{}] * 3, key="up")
+    seen: list[str] = []
+
+    async def handler(job: Any) -> Outcome | None:
+        seen.append(job.headers[KEY_HEADER])
+        return outcome if seen[-1] == "down" else None
+
+    async with make_worker(database_url, handler, concurrency=1) as worker:
+        await eventually(lambda: worker.get_stats().processed == 4)
+        found = await get_key(keyed, "jobs", "down")
+        assert found.held_until is not None
+        assert (found.ready, found.running, found.waiting_for_later) == (2, 0, 1)
+    assert sorted(seen) == ["down", "up", "up", "up"]
+
+
+async def test_a_hold_is_not_shortened_by_another_job(keyed: Connection) -> None:
+    """Of two jobs of a key that end one after the other, the longer hold counts."""
+    await send(keyed, "a", 2)
+    claimed = await take(keyed, 2, is_limited=False)
+    for job, seconds in zip(claimed.jobs, (600.0, 5.0), strict=True):
+        await keyed.fetch(
+            queries.load("hold_keys_of_jobs", "jobs"),
+            *("jobs", [job.msg_id], [job.read_ct], [job.enqueued_timestamp], [seconds]),
+        )
+    left = "select extract(epoch from held_until - now()) from meshhook.keys"
+    assert await keyed.fetchval(left) > 500
+
+
+async def test_a_worker_of_a_role_holds_keys(
+    keyed: Connection, connection: Connection, database_url: str
+) -> None:
+    """A role of least privilege may hold a key, and not set its limit or weight."""
+    async with Roles(database_url, connection) as roles:
+        own = await asyncpg.connect(roles.url(await roles.make(RoleKind.WORKER, "jobs")))
+        try:
+            await send(keyed, "a")
+            (job,) = (await take(own, 1, is_limited=False)).jobs
+            await own.fetch(
+                queries.load("hold_keys_of_jobs", "jobs"),
+                *("jobs", [job.msg_id], [job.read_ct], [job.enqueued_timestamp], [60.0]),
+            )
+            assert (await get_key(keyed, "jobs", "a")).held_until is not None
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await own.execute("update meshhook.keys set max_running = 5")
+        finally:
+            await own.close()
+
+
+@pytest.mark.usefixtures("queue_name")
+async def test_a_queue_without_keys_holds_none(
+    connection: Connection, pool: Pool, database_url: str
+) -> None:
+    """There the outcome is as without: the job is retried, and nothing else waits."""
+    service = QueueService[Any](pool, "jobs")
+    await service.enqueue_many([{}] * 3, key="down")
+
+    async def handler(_: Any) -> Outcome:
+        return RetryAfter(60, hold_key=True)
+
+    async with make_worker(database_url, handler, concurrency=1) as worker:
+        await eventually(lambda: worker.get_stats().processed == 3)
+    assert await connection.fetch("select * from meshhook.keys") == []
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), 10**9, "x"])

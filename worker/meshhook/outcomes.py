@@ -10,6 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
+from meshhook.arguments import checked_flag
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 
@@ -70,28 +71,46 @@ class RetryAfter(Outcome):
     It spends an attempt: after the last one the job becomes a dead letter.
     """
 
+    hold_key = False
+    """Whether the other jobs of the same key wait as long."""
+
     def __init__(
         self,
         delay: float | timedelta,
         message: str = "the handler asked for a retry",
         *,
         error_type: str = "RetryAfter",
+        hold_key: bool = False,
     ) -> None:
-        """Take a delay (seconds or a timedelta, 0 to 366 days) and the reason for the history."""
+        """Take a delay (seconds or a timedelta, 0 to 366 days) and the reason for the history.
+
+        With `hold_key`, the other jobs of the same key wait as long, in a keyed queue: none is
+        claimed, and none spends an attempt. Those that run finish.
+        """
         super().__init__(message)
         self.delay_seconds = delay_in_seconds(delay)
         self.message = message
         self.error_type = error_type
+        self.hold_key = checked_flag("hold_key", hold_key)
 
 
 class Snooze(Outcome):
     """Put the job off: run it again after a delay. No attempt is spent, and nothing has failed."""
 
-    def __init__(self, delay: float | timedelta, message: str = "") -> None:
-        """Take a delay (seconds or a timedelta, 0 to 366 days) and a reason for the history."""
+    hold_key = False
+    """Whether the other jobs of the same key wait as long."""
+
+    def __init__(
+        self, delay: float | timedelta, message: str = "", *, hold_key: bool = False
+    ) -> None:
+        """Take a delay (seconds or a timedelta, 0 to 366 days) and a reason for the history.
+
+        With `hold_key`, the other jobs of the same key wait as long, as with `RetryAfter`.
+        """
         super().__init__(message)
         self.delay_seconds = delay_in_seconds(delay)
         self.message = message
+        self.hold_key = checked_flag("hold_key", hold_key)
 
 
 class DeadLetter(Outcome):

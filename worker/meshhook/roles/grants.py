@@ -108,6 +108,8 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_WORKERS, "select"),
         Grant(_WORKERS, "insert"),
         Grant(_WORKERS, "update", _REPORTED),
+        Grant(_KEYS, "insert", ("queue", "key", "held_until")),
+        Grant(_KEYS, "update", ("held_until",)),
         Grant("function meshhook.make_coming_partitions()", "execute"),
         Grant("function meshhook.drop_past_partitions()", "execute"),
         Grant("function meshhook.delete_past_attempts()", "execute"),

@@ -222,6 +222,8 @@ class AttemptRunner:
         settlement = settlement_of(
             job, end, started if attempt.refusal is None else None, started + ran_seconds
         )
+        if end.hold_seconds:
+            held.key_hold_seconds = end.hold_seconds
         context = None
         if span is not None:
             span.end(end.outcome, end.error_type, end.error_message, ended)

@@ -20,6 +20,7 @@ from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
 from meshhook.postgres.tries import tries
+from meshhook.store import queries
 from meshhook.store.settlements import find_locked, find_settled, settle
 
 if TYPE_CHECKING:
@@ -132,6 +133,26 @@ class Completer:
         if free:
             await self._settle(free, group)
 
+    async def _hold_keys(self, jobs: Sequence[HeldJob]) -> None:
+        """Hold the keys of jobs whose handlers asked for it, while their messages are there."""
+        if not jobs:
+            return
+        queue = self._queue
+        try:
+            await self._connection.fetch(
+                queries.load("hold_keys_of_jobs", queue.tables, key_path=queue.config.key_path),
+                queue.name,
+                [held.settlement.msg_id for held in jobs],
+                [held.settlement.read_ct for held in jobs],
+                [held.settlement.enqueued for held in jobs],
+                [held.key_hold_seconds for held in jobs],
+            )
+        except (DatabaseUnavailableError, DatabaseReadOnlyError, DatabaseConflictError):
+            raise
+        except DatabaseError as error:
+            # An outcome is worth more than a hold.
+            _log.warning("keys not held", queue=queue.name, jobs=len(jobs), error=str(error))
+
     def _put_off(self, batch: Sequence[HeldJob], seconds: float, group: asyncio.TaskGroup) -> None:
         self._ended.put_off(batch)
         group.create_task(self._put_again(batch, seconds), name="meshhook-settle-again")
@@ -176,6 +197,7 @@ class Completer:
                 rest = [i for i in range(len(batch)) if i not in recorded]
                 if not rest:
                     break
+                await self._hold_keys([batch[i] for i in rest if batch[i].key_hold_seconds])
                 try:
                     with (
                         queue.metrics.operation("settle"),

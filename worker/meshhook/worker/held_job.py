@@ -55,6 +55,7 @@ class HeldJob:
         "extended_at",
         "job",
         "key",
+        "key_hold_seconds",
         "read_ct",
         "settlement",
         "span",
@@ -78,6 +79,8 @@ class HeldJob:
     """How it ended. Set when it ends."""
     ended_at: float
     """When it ended. Set when it ends."""
+    key_hold_seconds: float
+    """How long its handler asked to hold the message's key; 0 means not at all."""
     was_completed: bool
     """Whether the handler settled the job in its own transaction. If that was committed, the
     message is gone and the job is done; if it was rolled back, `settlement` holds."""
@@ -92,6 +95,7 @@ class HeldJob:
         self.claimed_at = claimed_at
         self.extended_at = asked_at
         self.attempt = None
+        self.key_hold_seconds = 0.0
 
     @property
     def has_lease(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from meshhook.errors import InvalidPayloadError, MessageUnreadableError
@@ -42,6 +42,8 @@ class Verdict:
     error_type: str | None = None
     error_message: str | None = None
     error_stack: str | None = None
+    hold_seconds: float = 0.0
+    """How long to hold the key of the job; 0 means not at all."""
 
 
 _OWN_MODULES = (
@@ -123,20 +125,25 @@ def lease_lost(lost_attempts: int, settings: QueueSettings) -> Verdict:
 def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict:
     if isinstance(ended, RetryAfter):
         delay_seconds = delay_in_seconds(ended.delay_seconds)
+        hold_seconds = delay_seconds if ended.hold_key else 0.0
         if attempt >= settings.max_retry_attempts:
-            return _final(ended.error_type, ended.message, None, settings)
-        return _failed(
-            AttemptOutcome.RETRIED,
-            ended.error_type,
-            ended.message,
-            None,
-            delay_seconds=delay_seconds,
-        )
+            end = _final(ended.error_type, ended.message, None, settings)
+        else:
+            end = _failed(
+                AttemptOutcome.RETRIED,
+                ended.error_type,
+                ended.message,
+                None,
+                delay_seconds=delay_seconds,
+            )
+        return replace(end, hold_seconds=hold_seconds)
     if isinstance(ended, Snooze):
+        delay_seconds = delay_in_seconds(ended.delay_seconds)
         return Verdict(
             AttemptOutcome.SNOOZED,
-            delay_in_seconds(ended.delay_seconds),
+            delay_seconds,
             error_message=_text(ended.message),
+            hold_seconds=delay_seconds if ended.hold_key else 0.0,
         )
     if isinstance(ended, DeadLetter):
         return _final(ended.error_type, ended.message, None, settings)

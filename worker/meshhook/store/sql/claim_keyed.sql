@@ -7,7 +7,8 @@
 -- The rest is as in sql/claim.sql. The last row is no message: it has the smallest `vt` of all that
 -- was ready, and in next_key where to go on; null means that it has looked at all.
 -- Locks: the rows it looks at, skipping locked ones. Indexes: q_<queue>_key_idx for the keys and
--- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest.
+-- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest,
+-- keys_limit_idx and keys_hold_idx for whether there are limits, keys_pkey for what they are.
 with recursive bounds as materialized (
     select coalesce($2::timestamptz, '-infinity'::timestamptz) as from_vt,
         least(pg_catalog.now(), $5::timestamptz) as to_vt,
@@ -23,9 +24,10 @@ with recursive bounds as materialized (
         select c.keyed and c.key_path is not distinct from $8::text as is_keyed,
             c.max_running, c.max_running_per_key, exists (
                 select from meshhook.keys k
-                where k.queue = $6::text and (
-                    k.max_running is not null or k.held_until > pg_catalog.now())
-            ) as has_key_limits
+                where k.queue = $6::text and k.max_running is not null)
+            or exists (
+                select from meshhook.keys k
+                where k.queue = $6::text and k.held_until > pg_catalog.now()) as has_key_limits
         from meshhook.queue_config c where c.queue = $6::text
     ) l
 ), oldest as materialized (
