@@ -29,6 +29,7 @@ from meshhook.outcomes import Outcome
 from meshhook.postgres.database import connect
 from meshhook.queue_config import KeyPlace
 from meshhook.role_kinds import RoleKind
+from meshhook.schema import available_migrations, migrate
 from meshhook.store import queries
 from meshhook.store.claims import Claim, claim
 from support.roles import Roles
@@ -531,3 +532,21 @@ async def test_whoever_is_on_call_sets_limits(
         finally:
             for each in (oncall, worker, others):
                 await each.close()
+
+
+async def test_who_read_settings_by_a_grant_to_public_reads_limits(
+    empty_database_url: str,
+) -> None:
+    """An upgrade takes nothing from programs whose rights were granted to everybody."""
+    connection = await asyncpg.connect(empty_database_url)
+    try:
+        await migrate(connection, migrations=available_migrations()[:18])
+        await connection.execute("grant select on meshhook.queue_config to public")
+        await migrate(connection)
+        granted = (
+            "select count(*) from pg_class c, aclexplode(c.relacl) a "
+            "where c.relname = 'keys' and a.grantee = 0"
+        )
+        assert await connection.fetchval(granted) == 1
+    finally:
+        await connection.close()
