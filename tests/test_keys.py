@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from meshhook import App, Job, QueueService, create_queue
+from meshhook import App, DLQService, Job, QueueService, create_queue
 from meshhook.administration import get_queue_config, set_queue_config
 from meshhook.errors import DatabaseError, InvalidJobError, InvalidSettingError
 from meshhook.names import KEY_HEADER
@@ -202,6 +202,20 @@ async def test_whoever_is_on_call_pauses_a_keyed_queue(
                 await set_queue_config(own, "jobs", keyed=False)
         finally:
             await own.close()
+
+
+async def test_a_replayed_job_keeps_its_key(
+    service: QueueService[Any], pool: Pool, connection: Connection
+) -> None:
+    """So does one that was moved to the dead letters by hand."""
+    await service.enqueue({}, key="a")
+    job = await service.dequeue()
+    assert job is not None
+    dead_letters = DLQService(pool, "jobs")
+    assert await dead_letters.move_to_dead_letter(job, "no") is not None
+    (found,) = await dead_letters.list_dead_letter_jobs()
+    await dead_letters.replay_dead_letter_job(found.id)
+    assert await keys(connection) == ["a"]
 
 
 async def test_a_queue_of_ours_with_groups_is_mended(
