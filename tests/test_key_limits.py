@@ -445,6 +445,79 @@ async def test_a_wrong_time_to_hold_is_refused(keyed: Connection, seconds: Any) 
         await hold_key(keyed, "jobs", "a", seconds)
 
 
+async def test_each_key_has_its_rate(keyed: Connection) -> None:
+    """So many jobs of a key start at once, then one each time a part of the period is over."""
+    await set_queue_config(keyed, "jobs", max_starts_per_key=4, starts_period_seconds=3600)
+    await set_key(keyed, "jobs", "b", max_starts=6)
+    for key in ("a", "b"):
+        await send(keyed, key, 20)
+    assert shares(await take(keyed, 3)) == {"a": 2, "b": 1}
+    assert shares(await take(keyed, 100)) == {"a": 2, "b": 5}
+    assert (await take(keyed, 100)).jobs == []
+    # Half of the period goes by.
+    await keyed.execute("update meshhook.starts set full_at = full_at - interval '30 minutes'")
+    assert shares(await take(keyed, 100)) == {"a": 2, "b": 3}
+    # Pauses are not saved up beyond a full bucket.
+    await keyed.execute("update meshhook.starts set full_at = full_at - interval '30 days'")
+    assert shares(await take(keyed, 100)) == {"a": 4, "b": 6}
+
+
+async def test_the_queue_has_a_rate(keyed: Connection) -> None:
+    """Of whatever keys, in fair shares; jobs that have ended count as well."""
+    await set_queue_config(keyed, "jobs", max_starts=5, starts_period_seconds=3600)
+    for key in ("a", "b"):
+        await send(keyed, key, 20)
+    assert shares(await take(keyed, 4)) == {"a": 2, "b": 2}
+    await keyed.execute("delete from pgmq.q_jobs where read_ct = 1")
+    assert len((await take(keyed, 4)).jobs) == 1
+    assert (await take(keyed, 4)).jobs == []
+    await set_queue_config(keyed, "jobs", max_starts=None)
+    assert len((await take(keyed, 4, is_limited=False)).jobs) == 4
+
+
+async def test_a_rate_and_a_limit_hold_together(keyed: Connection) -> None:
+    """What is less counts, for each key."""
+    await set_queue_config(
+        keyed, "jobs", max_starts_per_key=3, max_running_per_key=2, starts_period_seconds=3600
+    )
+    await send(keyed, "a", 20)
+    assert len((await take(keyed, 10)).jobs) == 2
+    await keyed.execute("delete from pgmq.q_jobs where read_ct = 1")
+    assert len((await take(keyed, 10)).jobs) == 1
+    await keyed.execute("delete from pgmq.q_jobs where read_ct = 1")
+    assert (await take(keyed, 10)).jobs == []
+
+
+async def test_only_what_is_claimed_counts_as_a_start(keyed: Connection) -> None:
+    """A suspect comes alone, and the places of the others are not spent."""
+    await set_queue_config(keyed, "jobs", max_starts_per_key=3, starts_period_seconds=3600)
+    await send(keyed, "a", 5, age_seconds=60)
+    await keyed.execute(
+        "update pgmq.q_jobs set read_ct = 2, headers = headers || "
+        '\'{"meshhook-claim": {"read_ct": 2, "attempt": 2, "lost": 1}}\' '
+        "where msg_id = (select min(msg_id) from pgmq.q_jobs)"
+    )
+    assert len((await take(keyed, 10)).jobs) == 1
+    assert len((await take(keyed, 10)).jobs) == 2
+    assert (await take(keyed, 10)).jobs == []
+
+
+async def test_a_worker_keeps_to_a_rate(keyed: Connection, pool: Pool, database_url: str) -> None:
+    """Jobs start as the bucket allows, and none is claimed only to be given back."""
+    await set_queue_config(keyed, "jobs", max_starts_per_key=5, starts_period_seconds=0.5)
+    await QueueService[Any](pool, "jobs").enqueue_many([{}] * 20, key="a")
+    started: list[float] = []
+
+    async def handler(job: Any) -> None:
+        started.append(job.claimed_timestamp)
+
+    async with make_worker(database_url, handler, concurrency=20):
+        await eventually(lambda: len(started) == 20)
+    # Five at once, and the other fifteen no faster than one each tenth of a second.
+    assert max(started) - min(started) >= 1.5 - 0.01
+    assert await keyed.fetchval("select count(*) from meshhook.job_attempts") == 20
+
+
 @pytest.mark.usefixtures("queue_name")
 async def test_limits_are_for_keyed_queues(connection: Connection) -> None:
     """Elsewhere they are refused, with the way out, and so is turning the keys off under them."""
@@ -549,4 +622,54 @@ async def test_who_read_settings_by_a_grant_to_public_reads_limits(
         )
         assert await connection.fetchval(granted) == 1
     finally:
+        await connection.close()
+
+
+async def test_roles_made_before_get_what_keys_need(empty_database_url: str) -> None:
+    """After an upgrade workers claim with limits and hold keys, and on-call roles set them."""
+    connection = await asyncpg.connect(empty_database_url)
+    kinds = ("worker", "oncall", "producer")
+    try:
+        await migrate(connection, migrations=available_migrations()[:18])
+        for kind in kinds:
+            # As `meshhook roles` of the version before made them.
+            await connection.execute(f"""
+                create role before_{kind};
+                grant select on meshhook.queue_config to before_{kind};
+                insert into meshhook.roles (role, kind) values ('before_{kind}', '{kind}');
+            """)
+        await connection.execute("""
+            grant update (paused) on meshhook.queue_config to before_oncall;
+            insert into meshhook.role_grants (role, kind, object, privilege, columns) values
+                ('before_oncall', 'oncall', 'table meshhook.queue_config', 'update', '{paused}');
+        """)
+        await migrate(connection)
+
+        async def may(kind: str, privilege: str, table: str, column: str) -> bool:
+            found: bool = await connection.fetchval(
+                "select has_column_privilege($1::name, $2::text, $3::text, $4::text)",
+                *(f"before_{kind}", f"meshhook.{table}", column, privilege),
+            )
+            return found
+
+        for kind in kinds:
+            assert await may(kind, "select", "keys", "max_running")
+        assert await may("worker", "update", "keys", "held_until")
+        assert not await may("worker", "update", "keys", "max_running")
+        assert await may("worker", "update", "starts", "full_at")
+        assert await may("worker", "insert", "starts", "queue")
+        assert not await may("producer", "select", "starts", "queue")
+        assert await may("oncall", "update", "keys", "max_running")
+        assert await may("oncall", "update", "queue_config", "max_starts")
+        assert not await may("oncall", "update", "queue_config", "keyed")
+        columns = await connection.fetchval(
+            "select columns from meshhook.role_grants "
+            "where kind = 'oncall' and 'paused' = any (columns)"
+        )
+        assert {"max_running", "max_starts", "starts_period_seconds"} <= set(columns)
+    finally:
+        for kind in kinds:
+            await connection.execute(
+                f"drop owned by before_{kind} cascade; drop role before_{kind}"
+            )
         await connection.close()

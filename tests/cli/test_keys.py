@@ -35,6 +35,7 @@ def test_keys_are_listed(cli, keyed):
         "oldest_ready_seconds": 0,
         "weight": 1,
         "max_running": 4,
+        "max_starts": None,
         "has_own_settings": False,
         "held_until": None,
     }

@@ -50,6 +50,7 @@ ROWS = st.fixed_dictionaries(
         "history_retention_days": DAYS,
         "max_payload_bytes": _ends(1_024, 104_857_600),
         "paused": st.booleans(),
+        "starts_period_seconds": st.sampled_from([0.1, 86_400.0]) | st.floats(0.1, 86_400),
         # Without the indexes, which the trigger asks for.
         "keyed": st.booleans(),
         "key_path": st.sampled_from([None, "payload", "a.b-c._.0"]),
@@ -64,11 +65,11 @@ ROWS = st.builds(
         row
         | dict(zip(("retry_backoff_base_ms", "retry_backoff_max_ms"), backoffs, strict=True))
         # The table takes limits of keyed queues only.
-        | {name: limits[name] if row["keyed"] else None for name in LIMIT_NAMES}
+        | {name: limits[name] if row["keyed"] else None for name in limits}
     ),
     ROWS,
     BACKOFFS_MS,
-    st.fixed_dictionaries(dict.fromkeys(LIMIT_NAMES, LIMITS)),
+    st.fixed_dictionaries(dict.fromkeys(LIMIT_NAMES[:-1], LIMITS)),
 )
 SETTINGS_OF_OPERATOR = QueueSettings().model_dump(exclude={"paused", *KEY_SETTING_NAMES})
 NAMES = ("0", "a" * 43, "a--_", "z_dlq_")

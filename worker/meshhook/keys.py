@@ -50,8 +50,11 @@ class KeyState:
     max_running: int | None
     """How many of its jobs may run at once: its own limit, or that of each key; None means any
     number."""
+    max_starts: int | None
+    """How many of its jobs may start in the queue's `starts_period_seconds`: by its own rate, or
+    that of each key; None means any number."""
     has_own_settings: bool
-    """Whether it has a weight or a limit of its own."""
+    """Whether it has a weight, a limit or a rate of its own."""
     held_until: datetime | None
     """Until when none of its jobs is claimed: in the year 9999 if until it is resumed; None if it
     is not held."""
@@ -64,6 +67,7 @@ class _KeySettings(BaseModel):
 
     weight: Annotated[float, Field(ge=0.001, le=1_000)] | None = None
     max_running: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_starts: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
 KEY_OPTIONS: tuple[str, ...] = tuple(_KeySettings.model_fields)
@@ -114,8 +118,8 @@ async def set_key(database: DatabaseSource, queue: str, key: str, **changes: Any
         database: where the queue is.
         queue: the queue, which is keyed.
         key: the key; the empty one is that of messages without a key.
-        **changes: `weight`, 0.001 to 1000, and `max_running`, 1 to a million. Values may be
-            strings; None or `none` means what holds for each key.
+        **changes: `weight`, 0.001 to 1000; `max_running` and `max_starts`, 1 to a million. Values
+            may be strings; None or `none` means what holds for each key.
 
     Raises:
         InvalidSettingError: naming the argument and the value received, or if the queue is not
@@ -129,7 +133,10 @@ async def set_key(database: DatabaseSource, queue: str, key: str, **changes: Any
         current = await connection.fetchrow(queries.load("lock_key"), queue, name)
         settings = _changed({} if current is None else dict(current), changes)
         await connection.fetch(
-            queries.load("set_key"), queue, name, settings.weight, settings.max_running
+            queries.load("set_key"),
+            queue,
+            name,
+            *(getattr(settings, each) for each in KEY_OPTIONS),
         )
         await connection.fetch(queries.load("forget_key"), queue, name)
 

@@ -48,6 +48,7 @@ def _nearest(value: Any) -> Any:
 
 _Moment = Annotated[datetime, BeforeValidator(_nearest)]
 _Days = Annotated[int, Field(ge=1, le=36_500)]
+_LIMITS = ("max_running", "max_running_per_key", "max_starts", "max_starts_per_key")
 _Running = Annotated[int, Field(ge=1, le=1_000_000)]
 _BackoffMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS)]
 
@@ -107,6 +108,14 @@ class QueueSettings(BaseModel):
     max_running_per_key: _Running | None = None
     """How many jobs of each key run at once, on all workers together, unless the key has a limit of
     its own; None, the default, means any number. Only for keyed queues."""
+    max_starts: _Running | None = None
+    """How many jobs of the queue start in each `starts_period_seconds`; None, the default, means
+    any number. Only for keyed queues."""
+    max_starts_per_key: _Running | None = None
+    """How many jobs of each key start in each `starts_period_seconds`, unless the key has a rate of
+    its own; None, the default, means any number. Only for keyed queues."""
+    starts_period_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 1.0
+    """The period of `max_starts` and `max_starts_per_key`, in seconds. Default 1."""
 
     @model_validator(mode="after")
     def _base_at_most_max(self) -> QueueSettings:
@@ -120,7 +129,7 @@ class QueueSettings(BaseModel):
 
     @model_validator(mode="after")
     def _limits_only_of_keyed(self) -> QueueSettings:
-        for name in ("max_running", "max_running_per_key"):
+        for name in _LIMITS:
             if not self.keyed and (limit := getattr(self, name)) is not None:
                 message = f"{name} ({limit}) is for keyed queues: set keyed=true, or {name}=none"
                 raise ValueError(message)
@@ -138,9 +147,8 @@ class QueueSettings(BaseModel):
 
     @property
     def is_limited(self) -> bool:
-        """Whether the queue or any key has a limit of running jobs."""
-        has_limit = self.max_running is not None or self.max_running_per_key is not None
-        return self.keyed and has_limit
+        """Whether the queue or any key has a limit of running jobs or of starts."""
+        return self.keyed and any(getattr(self, name) is not None for name in _LIMITS)
 
     def retry_strategy(self, random_fraction: Callable[[], float] = random.random) -> RetryStrategy:
         """Return the retry strategy that these settings describe.
@@ -199,8 +207,8 @@ SETTING_NAMES: tuple[str, ...] = tuple(QueueSettings.model_fields)
 """The names of all settings of a queue."""
 KEY_PLACE_NAMES = ("keyed", "key_path")
 """Those that indexes of the queue's table depend on, which only its owner can build."""
-LIMIT_NAMES = ("max_running", "max_running_per_key")
-"""Those that limit how many jobs run at once."""
+LIMIT_NAMES = (*_LIMITS, "starts_period_seconds")
+"""Those that limit how many jobs run at once, or start in a period."""
 KEY_SETTING_NAMES = (*KEY_PLACE_NAMES, *LIMIT_NAMES)
 """Those that are for keyed queues."""
 

@@ -36,6 +36,9 @@ class QueueOptions(TypedDict, total=False):
     key_path: str | None
     max_running: int | None
     max_running_per_key: int | None
+    max_starts: int | None
+    max_starts_per_key: int | None
+    starts_period_seconds: float
 
 
 def checked_options(queue: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def set_(
     \b
     weight       how many jobs run for each job of a key with weight 1; none: 1
     max_running  how many jobs run at once, on all workers; none: as for each key
+    max_starts   how many jobs start in a period of the queue; none: as for each key
 
     Defaults for all keys are settings of the queue: meshhook queue set QUEUE max_running_per_key=4
     """  # noqa: D301 - the command line keeps lines as they are after \b
@@ -162,6 +163,7 @@ def _print(found: Sequence[KeyState]) -> None:
             Column("OLDEST", is_number=True),
             Column("WEIGHT", is_number=True, is_optional=True),
             Column("LIMIT", is_number=True, is_optional=True),
+            Column("STARTS", is_number=True, is_optional=True),
             Column("HELD", is_number=True, is_optional=True),
         ],
         [
@@ -173,6 +175,7 @@ def _print(found: Sequence[KeyState]) -> None:
                 duration(each.oldest_ready_seconds) if each.ready else "",
                 f"{each.weight:g}" if each.has_own_settings else "",
                 "" if each.max_running is None else f"{each.max_running:,}",
+                "" if each.max_starts is None else f"{each.max_starts:,}",
                 _held(each),
             ]
             for each in found
@@ -193,6 +196,7 @@ def _print_one(found: KeyState, *, as_json: bool) -> None:
             ("oldest ready", duration(found.oldest_ready_seconds) if found.ready else "-"),
             ("weight", f"{found.weight:g}"),
             ("max_running", "none" if found.max_running is None else str(found.max_running)),
+            ("max_starts", "none" if found.max_starts is None else str(found.max_starts)),
             ("held for", _held(found) or "-"),
         ]
     )

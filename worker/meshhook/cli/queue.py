@@ -151,6 +151,9 @@ def set_(
     key_path                    where in the body the key is; none: its header
     max_running                 how many jobs run at once, on all workers; none
     max_running_per_key         how many jobs of a key run at once; none
+    max_starts                  how many jobs start in each period; none
+    max_starts_per_key          how many jobs of a key start in each period; none
+    starts_period_seconds       how long such a period is
     """  # noqa: D301 - the command line keeps lines as they are after \b
     queue, settings = _queue_and_settings(queue, settings)
     if not settings:

@@ -27,6 +27,7 @@ _CONFIG = "table meshhook.queue_config"
 _HISTORY = "table meshhook.job_attempts"
 _WORKERS = "table meshhook.workers"
 _KEYS = "table meshhook.keys"
+_STARTS = "table meshhook.starts"
 
 _SENT = ("vt", "message", "headers")
 _REPORTED = (
@@ -54,6 +55,9 @@ _SETTINGS = (
     "paused",
     "max_running",
     "max_running_per_key",
+    "max_starts",
+    "max_starts_per_key",
+    "starts_period_seconds",
 )
 _STATE = ("msg_id", "read_ct", "enqueued_at", "vt", "headers")
 
@@ -110,6 +114,9 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_WORKERS, "update", _REPORTED),
         Grant(_KEYS, "insert", ("queue", "key", "held_until")),
         Grant(_KEYS, "update", ("held_until",)),
+        Grant(_STARTS, "select"),
+        Grant(_STARTS, "insert"),
+        Grant(_STARTS, "update", ("full_at",)),
         Grant("function meshhook.make_coming_partitions()", "execute"),
         Grant("function meshhook.drop_past_partitions()", "execute"),
         Grant("function meshhook.delete_past_attempts()", "execute"),

@@ -8,7 +8,8 @@
 -- was ready, and in next_key where to go on; null means that it has looked at all.
 -- Locks: the rows it looks at, skipping locked ones. Indexes: q_<queue>_key_idx for the keys and
 -- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest,
--- keys_limit_idx and keys_hold_idx for whether there are limits, keys_pkey for what they are.
+-- keys_limit_idx, keys_hold_idx and keys_rate_idx for whether there are limits, keys_pkey and
+-- starts_pkey for what they are.
 with recursive bounds as materialized (
     select coalesce($2::timestamptz, '-infinity'::timestamptz) as from_vt,
         least(pg_catalog.now(), $5::timestamptz) as to_vt,
@@ -16,13 +17,20 @@ with recursive bounds as materialized (
         case when $3::int > 64 and not $9::boolean then 64 else 256 end as most_keys
 ), limits as materialized (
     select l.*, l.is_keyed and (l.max_running is not null or l.max_running_per_key is not null
-            or l.has_key_limits) as is_limited,
-        case when l.is_keyed and l.max_running is not null then least($3::int, l.max_running - (
+            or l.has_rates or l.has_key_limits) as is_limited,
+        least($3::int, case when l.is_keyed then l.max_running - (
             select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
-            from {queue_table} q where {running_key} >= '')::int) else $3::int end as room
+            from {queue_table} q where l.max_running is not null and {running_key} >= '')::int end,
+            case when l.is_keyed then meshhook.free_starts(
+                l.max_starts, l.starts_period_seconds, (select s.full_at from meshhook.starts s
+                    where s.queue = $6::text and s.is_of_queue and s.key = '')) end::int) as room
     from (
         select c.keyed and c.key_path is not distinct from $8::text as is_keyed,
-            c.max_running, c.max_running_per_key, exists (
+            c.max_running, c.max_running_per_key, c.max_starts, c.max_starts_per_key,
+            c.starts_period_seconds, c.max_starts is not null or c.max_starts_per_key is not null
+            or exists (
+                select from meshhook.keys k
+                where k.queue = $6::text and k.max_starts is not null) as has_rates, exists (
                 select from meshhook.keys k
                 where k.queue = $6::text and k.max_running is not null)
             or exists (
@@ -79,11 +87,18 @@ with recursive bounds as materialized (
         else (select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
             from {queue_table} q where {running_key} = d.key)::float8 end as running,
         case when k.held_until > pg_catalog.now() then 0::float8
-            else coalesce(k.max_running, l.max_running_per_key)::float8 end as max_running
+            else coalesce(k.max_running, l.max_running_per_key)::float8 end as max_running,
+        coalesce(k.max_starts, l.max_starts_per_key) as max_starts, case when l.has_rates then (
+            select s.full_at from meshhook.starts s
+            where s.queue = $6::text and not s.is_of_queue and s.key = d.key) end as full_at
     from due d cross join limits l
     left join meshhook.keys k on k.queue = $6::text and k.key = d.key
 ), free as materialized (
-    select c.* from counted c where c.max_running is null or c.running < c.max_running
+    select c.key, c.vt, c.weight, c.running, c.free from (
+        select c.*, least(c.max_running - c.running, meshhook.free_starts(
+            c.max_starts, (select l.starts_period_seconds from limits l), c.full_at)) as free
+        from counted c) c
+    where c.free is null or c.free >= 1::float8
 ), levelled as materialized (
     -- The level to which so many more jobs fill the keys up, as water does.
     select c.*, pg_catalog.floor(greatest(
@@ -99,10 +114,10 @@ with recursive bounds as materialized (
             order by (l.running + l.share + 1::float8) / l.weight, l.vt, l.key)
         <= (select r.room from limits r) - (
             select pg_catalog.sum(a.share)::bigint from levelled a))::int,
-        (l.max_running - l.running)::bigint) as share
+        l.free::bigint) as share
     from levelled l
 ), fair as materialized (
-    select t.msg_id, t.vt, t.mark, (s.running + pg_catalog.row_number() over (
+    select s.key, t.msg_id, t.vt, t.mark, (s.running + pg_catalog.row_number() over (
         partition by s.key order by t.vt, t.msg_id)::float8) / s.weight as rank
     from shared s cross join lateral (
         select q.msg_id, q.vt, case
@@ -146,6 +161,26 @@ with recursive bounds as materialized (
         union all select r.msg_id, r.vt, r.mark, 'infinity'::float8 from rest r) l
 ), head as materialized (
     select l.class, l.msg_id from locked l order by l.rank, l.vt, l.msg_id limit 1
+), started as materialized (
+    select f.key, pg_catalog.count(*)::float8 as starts from fair f
+    where f.msg_id in (select c.msg_id from chosen c) and (select l.has_rates from limits l)
+    group by f.key
+), counted_of_keys as (
+    insert into meshhook.starts as s (queue, is_of_queue, key, full_at)
+    select $6::text, false, s.key, greatest(c.full_at, pg_catalog.now())
+        + pg_catalog.make_interval(secs =>
+            s.starts * l.starts_period_seconds / c.max_starts::float8)
+    from started s, counted c, limits l where c.key = s.key and c.max_starts is not null
+    on conflict (queue, is_of_queue, key) do update set full_at = excluded.full_at
+), counted_of_queue as (
+    insert into meshhook.starts as s (queue, is_of_queue, key, full_at)
+    select $6::text, true, '', greatest(pg_catalog.now(), (
+            select o.full_at from meshhook.starts o
+            where o.queue = $6::text and o.is_of_queue and o.key = ''))
+        + pg_catalog.make_interval(secs => (select pg_catalog.sum(s.starts) from started s)
+            * l.starts_period_seconds / l.max_starts::float8)
+    from limits l where l.max_starts is not null and exists (select from started)
+    on conflict (queue, is_of_queue, key) do update set full_at = excluded.full_at
 ), chosen as materialized (
     select l.msg_id, l.vt, l.class, l.mark from locked l cross join head h
     where l.class = h.class and (h.class < 2 or l.msg_id = h.msg_id)

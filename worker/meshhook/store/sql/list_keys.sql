@@ -42,7 +42,9 @@ select coalesce({utf8 c.key}, '?') as key, c.ready, c.running,
     coalesce(meshhook.age_seconds(c.oldest_vt), 0::float8) as oldest_ready_seconds,
     coalesce(k.weight, 1::float8) as weight,
     coalesce(k.max_running, s.max_running_per_key) as max_running,
-    k.weight is not null or k.max_running is not null as has_own_settings,
+    coalesce(k.max_starts, s.max_starts_per_key) as max_starts,
+    k.weight is not null or k.max_running is not null or k.max_starts is not null
+        as has_own_settings,
     case when k.held_until > pg_catalog.now() then {moment k.held_until} end as held_until
 from counted c cross join meshhook.queue_config s
 left join meshhook.keys k on k.queue = $3::text and k.key = c.key
