@@ -21,7 +21,7 @@ from meshhook_operator.scaling import (
     decide,
 )
 from meshhook_operator.scaling.guards import Gain
-from meshhook_operator.scaling.holding import held_workers
+from meshhook_operator.scaling.holding import by_pod, held_pods
 from meshhook_operator.scaling.rates import (
     ReplicaRate,
     RunTime,
@@ -192,12 +192,41 @@ def test_which_workers_are_held(
         worker="a", concurrency=4, running=0, processed=0, busy_seconds=0.0, seen_at=0.0
     )
     reports = [replace(blank, **fields) for fields in workers]
-    assert held_workers(reports, len(reports), run_seconds, 25.0) == held
+    assert held_pods([[each] for each in reports], len(reports), run_seconds, 25.0) == held
 
 
 def test_a_replica_that_has_not_reported_is_held() -> None:
     """A pod that has just become Ready may have taken a job before its first report."""
-    assert held_workers([], 3, 40.0, 25.0) == 3
+    assert held_pods([], 3, 40.0, 25.0) == 3
+
+
+def report_of(host: str, worker: str, **fields: Any) -> WorkerReport:
+    """Return the report of an idle worker on that host."""
+    blank = WorkerReport(
+        worker=worker,
+        host=host,
+        concurrency=4,
+        running=0,
+        processed=0,
+        busy_seconds=0.0,
+        seen_at=0.0,
+    )
+    return replace(blank, **fields)
+
+
+def test_a_pod_with_several_processes_is_held_once() -> None:
+    """It goes when all of its processes have stopped taking jobs and run none."""
+    pod = by_pod([report_of("w-1", "a", running=2), report_of("w-1", "b", cordoned=True)], "w-")
+    assert held_pods(pod, 1, 40.0, 25.0) == 1
+    pod = by_pod([report_of("w-1", name, cordoned=True) for name in "ab"], "w-")
+    assert held_pods(pod, 1, 40.0, 25.0) == 0
+
+
+def test_workers_elsewhere_hold_no_pod() -> None:
+    """Workers of the queue on other machines count only if no pod reports under its name."""
+    elsewhere = [report_of("vm-1", "x", running=4), report_of("vm-2", "y", running=4)]
+    assert len(by_pod([*elsewhere, report_of("w-1", "a")], "w-")) == 1
+    assert len(by_pod(elsewhere, "w-")) == 2
 
 
 def supply(**fields: object) -> Supply:

@@ -156,6 +156,7 @@ def fleet_of(
         rolling_out=view.rolling_out if view else False,
         paused=paused,
         conflict=conflict,
+        pod_prefix=f"{view.key.name}-" if view else "",
         pods_failing=pods_failing,
     )
 

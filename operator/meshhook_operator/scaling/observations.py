@@ -93,6 +93,8 @@ class Fleet:
     """The user paused the scaling: nothing is written."""
     conflict: str | None = None
     """What else scales the Deployment, as a sentence; nothing is written meanwhile."""
+    pod_prefix: str = ""
+    """What the names of its pods begin with."""
     pods_failing: str | None = None
     """Why further pods would not start either, as a sentence: so many of those asked for cannot
     that no more are asked for. None if that is not so, or not known."""

@@ -7,7 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.decision import Decision, Estimates, Limit, Signal
-from meshhook_operator.scaling.holding import held_workers, runs_are_long
+from meshhook_operator.scaling.holding import by_pod, held_pods, runs_are_long
 from meshhook_operator.scaling.observations import Failure
 from meshhook_operator.scaling.rates import ARRIVAL_HALF_LIFE_SECONDS, busy_rate, throughput
 from meshhook_operator.scaling.targets import Demand, Targets, targets
@@ -98,9 +98,8 @@ def _with_held(
         return max(active, before)
     if active >= before or not (sample.leased and sample.workers):
         return active
-    held = held_workers(
-        sample.workers, fleet.ready_replicas, state.run_time.seconds, spec.drain_seconds
-    )
+    pods = by_pod(sample.workers, fleet.pod_prefix)
+    held = held_pods(pods, fleet.ready_replicas, state.run_time.seconds, spec.drain_seconds)
     return max(active, min(before, held))
 
 
@@ -204,7 +203,7 @@ def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState)
         waiting=tuple(state.sent.waiting(state.backlog, sample.oldest_ready_seconds)),
         arrivals_per_second=state.arrivals.per_second,
         expected_per_second=state.sent.expected_per_second(state.arrivals.per_second),
-        ready_replicas=max(0, ready - len(cordoned)),
+        ready_replicas=max(0, ready - len(by_pod(cordoned, ""))),
         slots_a_replica=slots,
         workers_report=bool(sample.workers),
         runs_are_long=runs_are_long(state.run_time.seconds, spec.drain_seconds),
