@@ -29,6 +29,7 @@ from meshhook_operator.scaling.rates import (
     Starts,
     Throughput,
     busy_rate,
+    throughput,
 )
 from meshhook_operator.scaling.supply import Supply
 
@@ -316,6 +317,7 @@ def test_the_rate_of_long_jobs_is_that_of_their_slots() -> None:
     assert busy_rate(ReplicaRate(), long, 4) == pytest.approx(0.1)
     assert busy_rate(measured, long, 4) == pytest.approx(0.1)
     assert busy_rate(measured, short, 4) == 2.0
+    assert busy_rate(ReplicaRate(saturated=(0.0, 0.0)), long, 4) == pytest.approx(0.1)
     assert busy_rate(ReplicaRate(), short, 4) is None
     assert busy_rate(ReplicaRate(), long, None) is None
 
@@ -332,6 +334,28 @@ def test_a_rate_of_full_load_is_forgotten_below_it() -> None:
     assert 3.9 < found[-1] <= 4.0
     full = Throughput(jobs_per_second=1.0, replica_jobs_per_second=1.5, is_saturated=True)
     assert rate.observe(full, 5.0).per_second == 1.0
+
+
+def test_a_full_load_that_completes_nothing_is_seen() -> None:
+    """Workers whose slots are all taken while messages wait complete none: that counts as well."""
+    before = replace(sample(0.0, processed=5, busy=0.0, running=10), ready=30)
+    after = replace(sample(5.0, processed=5, busy=50.0, running=10), ready=30)
+    seen = throughput(before, after, 1)
+    assert seen == Throughput(0.0, 0.0, is_saturated=True)
+    idle = replace(after, ready=0), replace(before, ready=0)
+    assert throughput(idle[1], idle[0], 1) is None
+
+
+def test_messages_that_wait_for_blocked_slots_get_new_ones() -> None:
+    """Where replicas were fast and complete nothing now, what has waited for long gets slots."""
+    workers = Workers(
+        running=[4] * 3, learned=Learned(replica_jobs_per_second=8.0, lead_seconds=4.0)
+    )
+    workers.tick(arrived=16)
+    for _ in range(5):
+        decision = workers.tick(ready=16, oldest_seconds=workers.now - 1_000.0)
+    assert decision.estimates.replica_jobs_per_second is not None
+    assert decision.recommended[Signal.DEADLINE] == 7
 
 
 def test_ages_of_running_jobs_follow_from_their_starts() -> None:

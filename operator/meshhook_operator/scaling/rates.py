@@ -20,6 +20,7 @@ ARRIVAL_HALF_LIFE_SECONDS = 20.0
 CHANGE_INTERVALS = 4
 KEPT_RATES = 8
 TRUSTED_RATES = 2
+LAST_RATES = 3
 SATURATED_SHARE = 0.8
 """Workers with at least this share of their slots in use count as being at full load."""
 KEPT_AGES = 60
@@ -136,12 +137,14 @@ def _reported(before: Sample, after: Sample) -> Throughput | None:
         slot_seconds += elapsed_seconds * now.concurrency
         worker_seconds += elapsed_seconds
         per_second += (now.processed - then.processed) / elapsed_seconds
-    if processed <= 0 or busy_seconds <= 0:
+    if busy_seconds <= 0:
         return None
     slots = sum(report.concurrency for report in after.workers)
     if min(before.ready, after.ready) > slots:
         # They take work as fast as they can, though slots may be free between two jobs.
         return Throughput(per_second, processed / worker_seconds, is_saturated=True)
+    if processed <= 0:
+        return None  # not at full load: nothing may have been there to complete
     if_full = processed / busy_seconds * slot_seconds / worker_seconds
     is_saturated = busy_seconds >= SATURATED_SHARE * slot_seconds
     return Throughput(per_second, if_full, is_saturated)
@@ -291,6 +294,11 @@ class ReplicaRate:
         return max(rate, SLOWEST_JOBS_PER_SECOND)
 
     @property
+    def latest(self) -> float | None:
+        """The most that replicas at full load have completed in the last few observations."""
+        return max(self.saturated[-LAST_RATES:], default=None)
+
+    @property
     def bound(self) -> float:
         """The upper bound observed since replicas were last at full load; 0 if there is none."""
         return median(self.bounds) if len(self.bounds) >= TRUSTED_RATES else 0.0
@@ -310,7 +318,7 @@ def busy_rate(rate: ReplicaRate, run_time: RunTime, slots: int | None) -> float 
     measured, run_seconds = rate.per_second, run_time.seconds
     if slots is None or run_seconds is None or run_seconds < LONG_RUN_SECONDS:
         return measured
-    return slots / run_seconds if measured is None else min(measured, slots / run_seconds)
+    return slots / run_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,7 @@ def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState)
         workers_report=bool(sample.workers),
         runs_are_long=runs_are_long(state.run_time.seconds, spec.drain_seconds),
         replica_jobs_per_second=state.replica_jobs_per_second,
-        is_measured=state.rate.per_second is not None,
+        latest_rate=state.rate.latest or 0.0,
         started_within=state.starts.within,
         highest_rate=state.rate.bound,
         lead_seconds=state.lead.seconds,

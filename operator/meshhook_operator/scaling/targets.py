@@ -11,6 +11,7 @@ from math import ceil, floor
 from typing import TYPE_CHECKING
 
 from meshhook_operator.scaling.decision import Signal
+from meshhook_operator.scaling.rates import SLOWEST_JOBS_PER_SECOND
 from meshhook_operator.scaling.supply import Supply
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ LOW_SHARE = 0.5
 LATE_SHARE = 0.8
 """The replicas that stay must start everything within this share of the target age."""
 WAITED_SHARE = 1 / 3
-"""Of the target age: until replicas were seen at full load, what waits longer gets a slot."""
+"""Of the target age: what waits longer is started at the rate of the last seconds."""
 SHORTEST_SHARE = 0.25
 """Messages that are about to be late are worked off within this share of the target age."""
 ROUNDING = 1e-9
@@ -50,8 +51,8 @@ class Demand:
     runs_are_long: bool
     """Whether jobs may run longer than a replica that stops would let them."""
     replica_jobs_per_second: float | None
-    is_measured: bool
-    """Whether that was seen at full load, and is not only derived from how long jobs run."""
+    latest_rate: float
+    """The most that a replica at full load has completed lately; 0 if none was at full load."""
     started_within: Callable[[float], float | None]
     """How many jobs were started within the last so many seconds; None if unknown."""
     highest_rate: float
@@ -121,15 +122,32 @@ def _by_length(spec: ScalingSpec, demand: Demand) -> tuple[dict[Signal, int], in
 
 
 def _for_those_that_waited(spec: ScalingSpec, demand: Demand) -> int:
-    """Return how many replicas have a slot for each message that has waited for long.
+    """Return how many replicas start what has waited for long, at what is completed just now.
 
-    That they wait says that the guess was bad: jobs run longer than anybody knows yet.
+    That it waits says that jobs run longer than anybody knows yet.
     """
-    if demand.slots_a_replica is None:
-        return 0
     long_seconds = WAITED_SHARE * spec.target_age_seconds
-    waited = max((still for old, still in demand.waiting if old >= long_seconds), default=0.0)
-    return demand.ready_replicas + _whole(waited / demand.slots_a_replica) if waited else 0
+    waited = [(old, still) for old, still in demand.waiting if old >= long_seconds]
+    if demand.slots_a_replica is None or not waited:
+        return 0
+    rate = min(demand.latest_rate, demand.replica_jobs_per_second or demand.latest_rate)
+    supply = _supply(demand, max(rate, SLOWEST_JOBS_PER_SECOND))
+    lead, shortest = demand.lead_seconds, SHORTEST_SHARE * spec.target_age_seconds
+    return max(
+        _whole(supply.replicas_for(still, present_seconds=lead + left, new_seconds=left))
+        for old, still in waited
+        for left in (max(spec.target_age_seconds - old - lead - spec.tick_seconds, shortest),)
+    )
+
+
+def _supply(demand: Demand, rate: float) -> Supply:
+    return Supply(
+        ready_replicas=demand.ready_replicas,
+        replica_jobs_per_second=rate,
+        slots_a_replica=demand.slots_a_replica,
+        running=demand.running,
+        started_within=demand.started_within,
+    )
 
 
 def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[Signal, int], int]:
@@ -138,13 +156,7 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
     horizon = lead + 2 * tick
     # The tolerated backlog must not become late before the pods that are missing now are Ready.
     standing = min(STANDING_SHARE * age, max(age - horizon, shortest))
-    supply = Supply(
-        ready_replicas=demand.ready_replicas,
-        replica_jobs_per_second=rate,
-        slots_a_replica=demand.slots_a_replica,
-        running=demand.running,
-        started_within=demand.started_within,
-    )
+    supply = _supply(demand, rate)
 
     def needed(jobs: float, seconds: float, *, lead_seconds: float = 0.0) -> int:
         return _whole(
@@ -168,7 +180,7 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
     with_due = demand.ready + demand.due_soon
     up = {
         Signal.BACKLOG: needed(demand.ready, standing),
-        Signal.DEADLINE: max((*late, 0 if demand.is_measured else waited)),
+        Signal.DEADLINE: max((*late, waited)),
         Signal.ARRIVALS: balance(demand.ready),
         Signal.SCHEDULED: balance(with_due) if demand.due_soon else 0,
     }
