@@ -165,6 +165,7 @@ FUNCTIONS = {
     "json_count(jsonb,text)": "WPROM",
     "key_index_statements(text,boolean,text,boolean)": "WPROM",
     "key_text(text)": "WPROM",
+    "limited_demand(text,jsonb,double precision,boolean,integer)": "  ROM",
     "live_jobs(text,integer)": "W RO",
     "lock_tables(text[])": "W",
     "make_coming_partitions()": "W",

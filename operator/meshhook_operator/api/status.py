@@ -35,7 +35,7 @@ class QueueStatus(_StatusPart):
     """The queue as last read. Written with each new decision, or at most every 30 seconds."""
 
     ready: int
-    """Messages that are ready and wait for a worker."""
+    """Messages that are ready and wait for a worker. Those kept back do not count."""
     running: int
     """Messages whose job is running."""
     scheduled: int
@@ -45,7 +45,16 @@ class QueueStatus(_StatusPart):
     dead_letters: int
     """Dead letters."""
     oldest_ready_seconds: int
-    """How long the oldest ready message has waited, in seconds."""
+    """How long the oldest ready message has waited, in seconds. While workers report, one that has
+    waited for a limit counts as 0."""
+    kept_back: int = 0
+    """Messages that are due but may not start now, because of limits or holds."""
+    kept_back_by_holds: int = 0
+    """Those whose key is held."""
+    kept_back_by_key_limits: int = 0
+    """Those that wait for the limits of their keys."""
+    kept_back_by_queue_limit: int = 0
+    """Those that wait for the limits of the queue."""
 
 
 class ScalingStatus(_StatusPart):

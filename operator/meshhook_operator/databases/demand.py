@@ -79,6 +79,7 @@ async def read_demand(
     """
     if not requests:
         return {}
+    count_limit = max(MIN_COUNTED, min(MAX_COUNTED, COUNTED_IN_ALL // len(requests)))
     async with database.acquire() as connection:
         with translated_statement_errors():
             rows = await connection.fetch(
@@ -87,7 +88,7 @@ async def read_demand(
                 [each.lookahead_seconds for each in requests],
                 [each.queue_name for each in requests if each.is_waiting],
                 waiting_seconds,
-                max(MIN_COUNTED, min(MAX_COUNTED, COUNTED_IN_ALL // len(requests))),
+                count_limit,
             )
         for row in rows:
             # Reported for a queue, but true of the session. Raising it here discards the session.
@@ -103,7 +104,7 @@ async def read_demand(
             message = "the answer of the database does not include this queue"
             found[name] = QueueProblem(message, is_missing=False)
             continue
-        found[name] = _found(dict(answer))
+        found[name] = _found(dict(answer), count_limit)
         if len(answer["workers"] or "") > _LONG_TEXT:
             await asyncio.sleep(0)  # let the ticks of other databases run
     return found
@@ -155,18 +156,21 @@ class _Row(BaseModel):
     oldest_ready_seconds: _Seconds
     enqueued_total: _Total
     dead_letters: _Count
+    kept_by_hold: _Count = 0
+    kept_by_key: _Count = 0
+    kept_by_queue: _Count = 0
 
 
 _REPORTS = TypeAdapter(Annotated[list[_Report], Field(max_length=10_000)])
 _CONFIG = TypeAdapter(dict[str, Any])
 
 
-def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
+def _found(row: Mapping[str, Any], count_limit: int) -> QueueDemand | QueueProblem:
     if row["problem"] is not None:
         problem = capped(str(row["problem"]))
         return QueueProblem(problem, is_missing=row["problem_state"] == MISSING)
     try:
-        return _demand(_Row.model_validate(row))
+        return _demand(_Row.model_validate(row), count_limit)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -175,13 +179,15 @@ def _found(row: Mapping[str, Any]) -> QueueDemand | QueueProblem:
         )
 
 
-def _demand(row: _Row) -> QueueDemand:
+def _demand(row: _Row, count_limit: int) -> QueueDemand:
     reports = _REPORTS.validate_json(row.workers or "[]")
     # Long leases sort behind scheduled messages, where the count may not reach them. The workers'
     # reports give a lower bound.
     reported = sum(report.running for report in reports)
     running = max(row.running, reported) if row.hidden_is_capped else row.running
-    is_capped = row.ready_is_capped or row.hidden_is_capped
+    kept_back = (row.kept_by_hold, row.kept_by_key, row.kept_by_queue)
+    kept_back_is_capped = max(kept_back) >= count_limit
+    is_capped = row.ready_is_capped or row.hidden_is_capped or kept_back_is_capped
     hidden = running + row.scheduled + row.retrying
     return QueueDemand(
         sample=Sample(
@@ -195,6 +201,9 @@ def _demand(row: _Row) -> QueueDemand:
             oldest_ready_seconds=max(0.0, row.oldest_ready_seconds),
             enqueued_total=row.enqueued_total,
             unfinished=None if is_capped else row.ready + row.lost + hidden,
+            kept_back=sum(kept_back),
+            behind_limits=row.kept_by_key + row.kept_by_queue,
+            kept_back_is_capped=kept_back_is_capped,
             workers=tuple(WorkerReport(**report.model_dump()) for report in reports),
         ),
         status=QueueStatus(
@@ -204,6 +213,10 @@ def _demand(row: _Row) -> QueueDemand:
             retrying=row.retrying,
             dead_letters=row.dead_letters,
             oldest_ready_seconds=int(max(0.0, row.oldest_ready_seconds)),
+            kept_back=sum(kept_back),
+            kept_back_by_holds=row.kept_by_hold,
+            kept_back_by_key_limits=row.kept_by_key,
+            kept_back_by_queue_limit=row.kept_by_queue,
         ),
         settings=_CONFIG.validate_json(row.config),
     )

@@ -43,7 +43,8 @@ class Sample:
     sampled_at: float
     """When the database took the snapshot."""
     ready: int
-    """Messages that could start now and have no lost attempt, counted up to a cap."""
+    """Messages that could start now and have no lost attempt, counted up to a cap. What a limit or
+    a hold of its key keeps back could not."""
     ready_is_capped: bool = False
     """Whether there are more ready messages than were counted."""
     lost: int = 0
@@ -60,8 +61,15 @@ class Sample:
     enqueued_total: int
     """How many messages were ever sent, from the queue's sequence."""
     unfinished: int | None = None
-    """All messages of the queue in any state; None if a count was capped. It gives the throughput
-    if workers report nothing."""
+    """All messages of the queue in any state but those kept back; None if a count was capped. It
+    gives the throughput if workers report nothing."""
+    kept_back: int = 0
+    """Messages that are due but may not start now, because of limits or holds, counted up to a
+    cap."""
+    behind_limits: int = 0
+    """Those of them that limits keep back, not holds: each may start when another one ends."""
+    kept_back_is_capped: bool = False
+    """Whether more are kept back than were counted."""
     workers: tuple[WorkerReport, ...] = ()
     """The workers that are alive now."""
 

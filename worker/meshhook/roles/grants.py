@@ -140,6 +140,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_CONFIG, "update"),
         Grant(_CONFIG, "delete"),
         *_SETS_KEYS,
+        Grant(_STARTS, "select"),
         Grant(_WORKERS, "select"),
         Grant(_WORKERS, "update", ("cordoned_until",)),
         Grant("table pgmq.meta", "select"),
