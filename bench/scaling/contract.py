@@ -47,7 +47,11 @@ class Queue(Protocol):
 
     @property
     def ready_jobs(self) -> int:
-        """How many jobs wait."""
+        """How many jobs wait and may start."""
+
+    @property
+    def kept_back_jobs(self) -> int:
+        """How many jobs wait because as many of their key run as may."""
 
     @property
     def lost_jobs(self) -> int:

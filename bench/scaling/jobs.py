@@ -5,7 +5,11 @@ Such a trace is played both by the simulator and by the benchmark on a real node
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,7 @@ class Job:
         failures: how many of its attempts fail before one succeeds; these run as long.
         ahead_seconds: it was sent so much earlier, as a scheduled job.
         retry_at: the second in which its failed attempts fall due; by default the trace says it.
+        key: whose job it is.
     """
 
     at: float
@@ -25,6 +30,7 @@ class Job:
     failures: int = 0
     ahead_seconds: float = 0.0
     retry_at: float | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class JobTrace:
         quota: how many pods a ResourceQuota admits, those that stop included.
         retry_seconds: after a failure the next attempt is due so much later.
         grace_seconds: how long a pod that is stopped lets its jobs run; then they go back.
+        max_running: how many jobs of a key may run at a time; of keys that are not named here, any
+            number.
     """
 
     name: str
@@ -74,6 +82,7 @@ class JobTrace:
     quota: int | None = None
     retry_seconds: float = 1.0
     grace_seconds: float = 25.0
+    max_running: Mapping[str, int] = field(default_factory=dict)
 
     def until(self, seconds: int) -> JobTrace:
         """Return the beginning of the trace."""

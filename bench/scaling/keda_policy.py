@@ -70,7 +70,8 @@ class Keda:
     @staticmethod
     def query(world: Queue) -> int:
         """The count of an expert's query: what is ready and what runs."""
-        return world.ready_jobs + world.lost_jobs + world.leased_jobs
+        waiting = world.ready_jobs + world.kept_back_jobs
+        return waiting + world.lost_jobs + world.leased_jobs
 
     def _sync(self, world: Queue, current: int, lowest: int) -> int:
         settings, now = self.settings, world.now

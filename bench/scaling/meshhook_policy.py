@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from meshhook_operator.reconciliation.admission import Admission
 from meshhook_operator.scaling import (
     Decision,
     Failure,
@@ -36,6 +37,7 @@ class MeshHook:
             tick_seconds=default_tick_seconds(world.target_age_seconds),
         )
         self.state = ScalerState.begin(0.0)
+        self.admission = Admission()
         self.created_at = 0.0
         self.next_tick = 0.0
         self.decision: Decision | None = None
@@ -57,6 +59,10 @@ class MeshHook:
         return self.decision.desired_replicas
 
     def _sample(self, world: Queue) -> Sample:
+        self.admission, sample = self.admission.observe(self._read(world))
+        return sample
+
+    def _read(self, world: Queue) -> Sample:
         return Sample(
             sampled_at=float(world.now),
             ready=min(world.ready_jobs, COUNT_CAP),
@@ -66,5 +72,8 @@ class MeshHook:
             leased=world.leased_jobs,
             oldest_ready_seconds=float(world.oldest_ready_seconds),
             enqueued_total=world.enqueued,
+            kept_back=min(world.kept_back_jobs, COUNT_CAP),
+            behind_limits=min(world.kept_back_jobs, COUNT_CAP),
+            kept_back_is_capped=world.kept_back_jobs >= COUNT_CAP,
             workers=tuple(WorkerReport(**asdict(report)) for report in world.reports()),
         )

@@ -7,7 +7,7 @@ pod until it ends, so that jobs may run longer than the target age.
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
@@ -86,6 +86,11 @@ class SlotWorld:
         self.pods: list[SlotPod] = []
         self.stopping: list[SlotPod] = []
         self.waiting: deque[Attempt] = deque()
+        """Those that may start."""
+        self.kept_back: dict[str, deque[Attempt]] = defaultdict(deque)
+        """Those that wait for the limit of their key."""
+        self._admitted: Counter[str] = Counter()
+        """How many of each key with a limit may start or run."""
         self.enqueued = 0
         self.cut = 0
         """Jobs that were given back because their pod stopped."""
@@ -120,8 +125,13 @@ class SlotWorld:
 
     @property
     def ready_jobs(self) -> int:
-        """How many jobs wait."""
+        """How many jobs wait and may start."""
         return len(self.waiting)
+
+    @property
+    def kept_back_jobs(self) -> int:
+        """How many jobs wait because as many of their key run as may."""
+        return sum(map(len, self.kept_back.values()))
 
     @property
     def lost_jobs(self) -> int:
@@ -230,7 +240,7 @@ class SlotWorld:
                 self.enqueued += kind == ARRIVAL
                 if kind == DUE:
                     self._due.remove(at)
-                self.waiting.append(what)
+                self._admit(what)
             elif kind == END:
                 assert isinstance(what, tuple)
                 self._end(at, *what)
@@ -273,9 +283,27 @@ class SlotWorld:
             pod.running[attempt.number] = attempt
             self._at(at + attempt.job.run_seconds, END, (pod, attempt))
 
+    def _admit(self, attempt: Attempt) -> None:
+        """Let an attempt that is due wait for a pod, or for the limit of its key."""
+        key = attempt.job.key
+        if self._admitted[key] >= self.trace.max_running.get(key, inf):
+            self.kept_back[key].append(attempt)
+            return
+        self._admitted[key] += 1
+        self.waiting.append(attempt)
+
+    def _release(self, at: float, key: str) -> None:
+        """Let the next attempt of a key wait for a pod: it has not waited for one before."""
+        self._admitted[key] -= 1
+        if self.kept_back[key]:
+            attempt = self.kept_back[key].popleft()
+            attempt.due_at = at
+            self._admit(attempt)
+
     def _end(self, at: float, pod: SlotPod, attempt: Attempt) -> None:
         if pod.running.pop(attempt.number, None) is None:
             return
+        self._release(at, attempt.job.key)
         pod.processed += 1
         pod.finished_seconds += at - attempt.began_at
         if attempt.failures_left:
@@ -305,7 +333,7 @@ class SlotWorld:
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to happen."""
-        return not self._events and not self.waiting
+        return not self._events and not self.waiting and not self.kept_back_jobs
 
 
 def run(world: SlotWorld, policy: Policy[SlotWorld]) -> Result:

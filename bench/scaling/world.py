@@ -72,6 +72,7 @@ class World:
         self.lost: deque[Group] = deque()
         self.later: list[tuple[int, int, Group]] = []
         self.ready_jobs = 0
+        self.kept_back_jobs = 0
         self.leased_by_lost_workers = 0
         self.running = 0
         self.enqueued = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from meshhook_operator import scaling
+from meshhook_operator.reconciliation.admission import Admission
 from meshhook_operator.workers.manifests import grace_seconds
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Autoscaler:
         self._clock = clock
         self._state: scaling.ScalerState | None = None
         self._sampled_from: Hashable | None = None
+        self._admission = Admission()
         self.decision: scaling.Decision | None = None
         """The last decision; None before the first."""
 
@@ -66,6 +68,7 @@ class Autoscaler:
             return
         if self._state is not None and self._sampled_from is not None:
             self._state = self._state.elsewhere()
+        self._admission = Admission()
         self._sampled_from = generation
 
     def decide(
@@ -96,6 +99,8 @@ class Autoscaler:
         fleet = fleet_of(
             jobqueue, view, paused=paused, conflict=conflict, pods_failing=pods_failing
         )
+        if isinstance(sample, scaling.Sample):
+            self._admission, sample = self._admission.observe(sample)
         self.decision, self._state = scaling.decide(
             scaling_rules(spec), sample, fleet, self._state, now
         )

@@ -198,6 +198,7 @@ def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState)
     return Demand(
         ready=state.backlog,
         lost=sample.lost,
+        behind_limits=sample.behind_limits,
         due_soon=sample.due_soon,
         running=running,
         waiting=tuple(state.sent.waiting(state.backlog, sample.oldest_ready_seconds)),

@@ -37,6 +37,8 @@ class Demand:
     """The work to do, and what is known about the replicas that do it."""
 
     ready: float
+    behind_limits: int = 0
+    """Messages that may start only when another one ends, since limits keep them back."""
     lost: int
     due_soon: int
     running: int
@@ -177,21 +179,25 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
         for old, still in demand.waiting
     )
     due = (needed(still, max(LATE_SHARE * age - old, shortest)) for old, still in demand.waiting)
+    # What limits keep back is worked off in the slots that they leave, and asks for no others.
+    behind = demand.behind_limits if demand.slots_a_replica is not None else 0
     with_due = demand.ready + demand.due_soon
     up = {
-        Signal.BACKLOG: needed(demand.ready, standing),
+        Signal.BACKLOG: needed(demand.ready + behind, standing),
         Signal.DEADLINE: max((*late, waited)),
         Signal.ARRIVALS: balance(demand.ready),
         Signal.SCHEDULED: balance(with_due) if demand.due_soon else 0,
     }
     down = max(
-        steady(with_due, LOW_SHARE * standing),
+        steady(with_due + behind, LOW_SHARE * standing),
         max(due, default=0),
         floor(demand.arrivals_per_second / max(rate, demand.highest_rate) + ROUNDING),
     )
     if demand.slots_a_replica is not None:
-        # With a slot for all that is here, or comes before new pods are Ready, nothing waits.
-        here = with_due + demand.lost + demand.running + demand.expected_per_second * horizon
+        # With a slot for all that is here, or comes before new pods are Ready, nothing waits. Where
+        # limits bind, what comes mostly takes the place of what ends.
+        coming = 0.0 if behind else demand.expected_per_second * horizon
+        here = with_due + demand.lost + demand.running + coming
         most = _whole(here / demand.slots_a_replica)
         up = {signal: min(replicas, most) for signal, replicas in up.items()}
         down = min(down, most)
