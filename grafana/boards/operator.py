@@ -192,6 +192,12 @@ def _decisions() -> list[Panel]:
             maximum=1,
         ),
         graph(
+            "Kept back",
+            "Messages that are due but may not start, because of limits of their keys or of the "
+            "queue, or because their key is held. `meshhook keys list` says which keys.",
+            [Query(f"max by (reason) (meshhook_scaler_kept_back{{{_ONE}}})", "{{reason}}")],
+        ),
+        graph(
             "Ready and paused",
             "The Ready condition, and whether scaling is paused; 1 means yes.",
             [

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from meshhook.observability.families import families_of
+from meshhook.observability.metrics import KEPT_BACK_REASONS
 from meshhook_operator.scaling import Limit, Signal
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class JobQueueMetrics:
         )
         self._recommended = gauge("recommended_replicas", tuple(each.value for each in Signal))
         self._limited = gauge("limited", tuple(each.value for each in Limit))
+        self._kept_back = gauge("kept_back", KEPT_BACK_REASONS)
         self._failing_pods = families.gauge("meshhook_scaler_failing_pods")
         self._failing: dict[str, Gauge] = {}
         self._scaled: dict[str, Counter] = self._series(
@@ -104,6 +106,12 @@ class JobQueueMetrics:
             self._recommended[signal.value].set(decision.recommended.get(signal, 0))
         for limit in Limit:
             self._limited[limit.value].set(decision.limit is limit)
+
+    def kept_back(self, *, by_holds: int, by_key_limits: int, by_queue_limit: int) -> None:
+        """Show how many messages are kept back, by the reason."""
+        counts = (by_holds, by_key_limits, by_queue_limit)
+        for reason, count in zip(KEPT_BACK_REASONS, counts, strict=True):
+            self._kept_back[reason].set(count)
 
     def pods_failed(self, failing: Mapping[str, int]) -> None:
         """Show how many pods have each problem; a problem has no series before it first occurs."""

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
+from meshhook import hold_key, resume_key
+from meshhook.administration import set_queue_config
 from support.cluster.api import Api
 from support.cluster.objects import database_secret, deployment, job_queue
 from support.cluster.operator_process import OperatorProcess
@@ -157,6 +159,54 @@ async def test_from_zero_at_the_first_message(api: Api, database: str, sql: Conn
         return len(await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")) == 1
 
     await eventually(has_pod)
+
+
+async def test_a_held_key_starts_no_worker(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """80 messages of a held key leave the queue at zero until its hold ends, and are told."""
+    await sql.execute("select meshhook.create_queue('emails')")
+    await set_queue_config(sql, "emails", keyed=True)
+    await hold_key(sql, "emails", "tenant-7")
+    await sql.execute(
+        "select meshhook.enqueue_many('emails', array_fill('{}'::jsonb, array[80]), "
+        "key => 'tenant-7')"
+    )
+    view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
+
+    async def is_told() -> bool:
+        status = await view.status()
+        queue = status["queue"]
+        return bool(
+            (queue["ready"], queue["keptBack"], queue["keptBackByHolds"]) == (0, 80, 80)
+            and "80 messages are kept back by a hold of their keys" in status["scaling"]["message"]
+            and "meshhook keys list emails" in status["scaling"]["message"]
+        )
+
+    await eventually(is_told)
+    await ticks(operator, 6)
+    assert await view.replicas() == 0
+    assert (await view.condition("OnTime"))["status"] == "True"
+    await resume_key(sql, "emails", "tenant-7")
+    await view.until_replicas(8)
+
+
+async def test_a_limit_bounds_the_workers(api: Api, database: str, sql: Connection):
+    """500 messages of a key of which 20 may run start two workers for ten jobs each, not fifty."""
+    await sql.execute("select meshhook.create_queue('emails')")
+    await set_queue_config(sql, "emails", keyed=True, max_running_per_key=20)
+    await sql.execute(
+        "select meshhook.enqueue_many('emails', array_fill('{}'::jsonb, array[500]), "
+        "key => 'tenant-7')"
+    )
+    view = await ready_job_queue(api)
+    await view.until_replicas(2)
+
+    async def is_told() -> bool:
+        return bool((await view.status())["queue"]["keptBackByKeyLimits"] == 480)
+
+    await eventually(is_told)
+    assert await view.replicas() == 2
 
 
 async def test_a_message_that_runs_keeps_its_worker(

@@ -157,6 +157,19 @@ def test_on_time(queue, is_missed, paused, status, reason):
     assert ("60 s" in found.message) == (status != "Unknown")
 
 
+def test_what_is_kept_back_is_told_apart():
+    """OnTime holds while all that waits is kept back, and says by what."""
+    queue = queue_status(kept_back=500, kept_back_by_holds=500)
+    finding = on_time(
+        queue, target_age_seconds=60, is_missed=False, paused=NOT_PAUSED, queue_name="orders"
+    )
+    assert finding.holds
+    assert finding.message == (
+        "No message is ready; the target is 60 s (targetAgeSeconds). 500 messages are kept back by "
+        "a hold of their keys, so they ask for no further workers (meshhook keys list orders)."
+    )
+
+
 def test_what_to_do_is_said():
     """A problem ends with the way out, however long the server's text is."""
     problem = Finding(holds=False, reason="LoginRefused", message="no " * 1_000)

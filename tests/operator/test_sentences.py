@@ -256,6 +256,58 @@ def test_the_story(about, queue, fields, sentence):
     assert scaling_sentence(situation(about, queue=queue, **fields)) == sentence
 
 
+KEPT_BACK: list[tuple[dict[str, int], str]] = [
+    ({}, ""),
+    (
+        {"kept_back_by_key_limits": 9_996},
+        (
+            "9,996 messages are kept back by the limit of their keys, so they ask for no further "
+            "workers (meshhook keys list orders)."
+        ),
+    ),
+    (
+        {"kept_back_by_holds": 1},
+        (
+            "1 message is kept back by a hold of its key, so it asks for no further workers "
+            "(meshhook keys list orders)."
+        ),
+    ),
+    (
+        {"kept_back_by_queue_limit": 40},
+        (
+            "40 messages are kept back by the limit of the queue, so they ask for no further "
+            "workers (meshhook queue show orders)."
+        ),
+    ),
+    (
+        {"kept_back_by_key_limits": 30, "kept_back_by_holds": 1_000, "kept_back_by_queue_limit": 4},
+        (
+            "1,034 messages are kept back: 30 by the limit of their keys, 4 by the limit of the "
+            "queue, 1,000 by a hold of their keys, so they ask for no further workers (meshhook "
+            "keys list orders)."
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("reasons", "sentence"), KEPT_BACK)
+def test_what_is_kept_back(reasons: dict[str, int], sentence: str):
+    """How many, by what, and the command that shows more, after what was decided."""
+    queue = queue_status(running=4, kept_back=sum(reasons.values()), **reasons)
+    told = scaling_sentence(
+        situation(
+            decision(1, recommended={Signal.RUNNING: 1}, signal=Signal.RUNNING),
+            queue=queue,
+            queue_name="orders",
+        )
+    )
+    start = (
+        "No message is ready, but 4 jobs are running, so 1 replica is needed until the running "
+        "jobs have finished."
+    )
+    assert told == f"{start} {sentence}".rstrip()
+
+
 @pytest.mark.parametrize("limit", list(Limit))
 def test_every_limit_has_a_sentence(limit: Limit):
     """No limit is told by its name alone, and none leaves a sentence without an end."""

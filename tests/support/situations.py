@@ -32,7 +32,11 @@ def situation(
         queue: the numbers of the queue; none waits by default.
         fields: of the situation, or of the scaling settings.
     """
-    known = {name: fields.pop(name) for name in ("problem", "has_deployment") if name in fields}
+    known = {
+        name: fields.pop(name)
+        for name in ("problem", "has_deployment", "queue_name")
+        if name in fields
+    }
     scaling = ScalingSpec.model_validate({"maxReplicas": 20} | fields)
     return Situation(
         scaling=scaling,

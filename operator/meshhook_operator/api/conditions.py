@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from meshhook_operator.api.sentences import scaling_sentence, waiting_clause
+from meshhook_operator.api.sentences import kept_back_sentence, scaling_sentence, waiting_clause
 from meshhook_operator.api.status import Condition, JobQueueStatus, QueueStatus, ScalingStatus
 from meshhook_operator.api.wording import as_sentence, duration
 from meshhook_operator.texts import MESSAGE_LIMIT, capped
@@ -177,6 +177,7 @@ def on_time(
     target_age_seconds: float,
     is_missed: bool,
     paused: Finding,
+    queue_name: str = "",
 ) -> Finding:
     """Return the finding for the condition OnTime: whether jobs start within the target age.
 
@@ -185,6 +186,7 @@ def on_time(
         target_age_seconds: how long a job may wait.
         is_missed: whether jobs have waited longer for a while.
         paused: the finding for the condition Paused.
+        queue_name: the queue, for commands about it.
     """
     target = f"{duration(target_age_seconds)} (targetAgeSeconds)"
     if queue is None:
@@ -193,14 +195,15 @@ def on_time(
     if paused.reason == QUEUE_PAUSED.reason:
         message = "The queue is paused, so its messages wait."
         return Finding(holds=False, reason="QueuePaused", message=message, is_known=False)
-    waiting = waiting_clause(queue)
+    waiting, kept_back = waiting_clause(queue), kept_back_sentence(queue, queue_name)
     if is_missed:
         if queue.oldest_ready_seconds > target_age_seconds:
             message = f"{waiting}; a job should start within {target}."
         else:
             message = f"Jobs started later than {target} until a moment ago. {waiting}."
+        message = f"{message} {kept_back}".rstrip()
         return Finding(holds=False, reason="TargetAgeMissed", message=message)
-    message = f"{waiting}; the target is {target}."
+    message = f"{waiting}; the target is {target}. {kept_back}".rstrip()
     return Finding(holds=True, reason="TargetAgeKept", message=message)
 
 

@@ -45,6 +45,8 @@ class Situation:
     """Why the queue cannot be read now, as a sentence; empty if it can."""
     has_deployment: bool = True
     """Whether there is a Deployment to scale."""
+    queue_name: str = ""
+    """The queue, for commands about it."""
 
     @property
     def needed(self) -> int:
@@ -62,6 +64,13 @@ class Situation:
 
 def scaling_sentence(situation: Situation) -> str:
     """Return what was measured, how many replicas that calls for, and what limits them."""
+    told = _scaling_sentence(situation)
+    if situation.queue is None or situation.decision.conflict is not None:
+        return told
+    return f"{told} {kept_back_sentence(situation.queue, situation.queue_name)}".rstrip()
+
+
+def _scaling_sentence(situation: Situation) -> str:
     decision = situation.decision
     if decision.conflict is not None:
         return f"{as_sentence(decision.conflict)} Nothing is scaled until then."
@@ -98,6 +107,34 @@ def waiting_clause(queue: QueueStatus, backlog: int = 0) -> str:
     if ready == 1:
         return f"1 message is ready and has waited {waited}"
     return f"{text} messages are ready and the oldest has waited {waited}"
+
+
+def kept_back_sentence(queue: QueueStatus, queue_name: str) -> str:
+    """Return how many messages limits and holds keep back, and where to look; empty if none are.
+
+    Args:
+        queue: the queue as last read.
+        queue_name: its name, for the command.
+    """
+    kept = queue.kept_back
+    if not kept:
+        return ""
+    whose = "its key" if kept == 1 else "their keys"
+    reasons = (
+        (queue.kept_back_by_key_limits, f"the limit of {whose}"),
+        (queue.kept_back_by_queue_limit, "the limit of the queue"),
+        (queue.kept_back_by_holds, f"a hold of {whose}"),
+    )
+    found = [(count, what) for count, what in reasons if count]
+    by = (
+        f" by {found[0][1]}"
+        if len(found) == 1
+        else ": " + ", ".join(f"{count:,} by {what}" for count, what in found)
+    )
+    only_queue = queue.kept_back_by_queue_limit and len(found) == 1
+    way_out = f"meshhook {'queue show' if only_queue else 'keys list'} {queue_name}"
+    are, ask = ("message is", "it asks") if kept == 1 else ("messages are", "they ask")
+    return f"{kept:,} {are} kept back{by}, so {ask} for no further workers ({way_out})."
 
 
 # --- What is needed ------------------------------------------------------------------------------

@@ -274,6 +274,11 @@ class JobQueueReconciler:
             self._autoscaler.on_database(source.database.generation)
         if isinstance(found, QueueDemand):
             self._metrics.succeeded()
+            self._metrics.kept_back(
+                by_holds=found.status.kept_back_by_holds,
+                by_key_limits=found.status.kept_back_by_key_limits,
+                by_queue_limit=found.status.kept_back_by_queue_limit,
+            )
         health = self._pod_health
         decision = self._autoscaler.decide(
             self.jobqueue,
@@ -388,6 +393,7 @@ class JobQueueReconciler:
             queue=found.status if isinstance(found, QueueDemand) else None,
             problem="" if isinstance(found, QueueDemand) else _failure(found).message,
             has_deployment=self._fleet.view is not None,
+            queue_name=self.queue_name,
         )
 
     def _is_first_failure(self, found: Found) -> bool:

@@ -192,6 +192,7 @@ class Reporter:
             target_age_seconds=target,
             is_missed=self._missed.holds,
             paused=paused,
+            queue_name=spec.queue_name,
         )
 
     async def _write(self, status: JobQueueStatus) -> bool:

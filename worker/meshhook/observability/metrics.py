@@ -62,6 +62,7 @@ COLLECTION_ERRORS: Final = (
 )
 STATES: Final = ("ready", "scheduled", "running", "retrying", "lost")
 SIGNALS: Final = ("backlog", "deadline", "arrivals", "running", "scheduled", "fallback")
+KEPT_BACK_REASONS: Final = ("hold", "key_limit", "queue_limit")
 POD_PROBLEMS: Final = (
     "ImagePullFailed",
     "ContainerNotCreated",
@@ -324,6 +325,13 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 _G,
                 "Whether something keeps the operator from its recommendation: 1 or 0.",
                 ("reason",),
+            ),
+            _scaler(
+                "kept_back",
+                _G,
+                "Messages that are due but may not start, because of limits or holds.",
+                ("reason",),
+                reason=KEPT_BACK_REASONS,
             ),
             _scaler(
                 "failing_pods",
