@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -10,8 +11,11 @@ import pytest
 
 from meshhook import hold_key, resume_key, set_key
 from meshhook.administration import set_queue_config
-from meshhook.postgres.database import Database
+from meshhook.postgres.database import Database, connect
+from meshhook.queue_config import KeyPlace
 from meshhook.role_kinds import RoleKind
+from meshhook.store import queries
+from meshhook.store.claims import claim
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, read_demand
 from support.plans import buffers
 from support.roles import Roles
@@ -55,6 +59,29 @@ async def report(connection: Connection) -> None:
         "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
         "busy_seconds, seen_at) values ('jobs', 'a', 'pod-a', 10, 4, 0, 0, now())"
     )
+
+
+async def claim_all(database_url: str) -> int:
+    """Claim as a worker does until nothing is left that may start, and return how many that was."""
+    worker = await connect(database_url, steady_plans=True)
+    count = 0
+    try:
+        while True:
+            claimed = await claim(
+                worker,
+                queries.QueueTables("jobs"),
+                lease_seconds=600,
+                limit=1_000,
+                max_attempts=5,
+                keys=KeyPlace(),
+                is_limited=True,
+                from_key="",
+            )
+            if not claimed.jobs:
+                return count
+            count += len(claimed.jobs)
+    finally:
+        await worker.close()
 
 
 async def demand(database: Database, lookahead_seconds: float = 5) -> QueueDemand:
@@ -275,6 +302,41 @@ async def test_what_is_kept_back_hides_nothing(database: Database, keyed: Connec
     assert kept(found) == (10_000, 0, 0)
     assert found.sample.kept_back_is_capped
     assert found.sample.unfinished is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_what_may_start_is_what_claims_take(
+    database: Database, database_url: str, keyed: Connection, seed: int
+):
+    """Whatever limits, rates, holds, weights and leases there are, both come to the same number."""
+    draw = random.Random(seed)
+
+    def maybe(most: int) -> int | None:
+        return draw.choice([None, draw.randint(1, most)])
+
+    await set_queue_config(
+        keyed,
+        "jobs",
+        max_running=maybe(30),
+        max_running_per_key=draw.randint(1, 9),
+        max_starts=maybe(30),
+        max_starts_per_key=maybe(9),
+        starts_period_seconds=3_600,
+    )
+    for key in "abcdef":
+        await send(keyed, key, draw.randint(0, 15))
+        await lease(keyed, key, draw.randint(0, 3))
+        if draw.random() < 0.5:
+            await set_key(
+                keyed, "jobs", key, max_running=maybe(12), max_starts=maybe(12), weight=maybe(3)
+            )
+        if draw.random() < 0.2:
+            await hold_key(keyed, "jobs", key)
+    found = await demand(database)
+    assert await claim_all(database_url) == found.sample.ready
+    left = await demand(database)
+    assert left.sample.ready == 0
+    assert left.sample.kept_back == found.sample.kept_back
 
 
 async def test_a_role_that_reads_no_bodies(
