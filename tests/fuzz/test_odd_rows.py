@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook import QueueService
+from meshhook import QueueService, set_queue_config
 from support import odd_rows
 from support.command_line import COMMANDS, Command, run_command
 from support.fuzzing import examples
@@ -28,6 +28,9 @@ OTHERS = {
     "dlq replay",
     "enqueue",
     "exporter",
+    "keys hold",
+    "keys resume",
+    "keys set",
     "migrate",
     "migrate sql",
     "queue create",
@@ -49,6 +52,8 @@ READERS = {
     "dlq show",
     "jobs list",
     "jobs show",
+    "keys list",
+    "keys show",
     "queue list",
     "queue show",
     "roles check",
@@ -181,8 +186,10 @@ def _lines(command: Command, ids: dict[str, list[int]]) -> list[list[str]]:
         return [[*words, "jobs", str(each)] for each in ids[str(command)]]
     if command.has("every"):
         words.append("--all")
-    if str(command) in {"dlq errors", "dlq list", "queue show"}:
+    if str(command) in {"dlq errors", "dlq list", "keys list", "keys show", "queue show"}:
         words.append("jobs")
+    if str(command) == "keys show":
+        words.append("")
     return [words]
 
 
@@ -211,6 +218,7 @@ def _check(arguments: list[str]) -> str:
 def test_all_rows_can_be_looked_at(drawn, run, shared_url, database, monkeypatch):
     """By people, whose terminal obeys none of them, and by programs, as JSON."""
     monkeypatch.setenv("MESHHOOK_DATABASE_URL", shared_url)
+    run(set_queue_config(database, "jobs", keyed=True))
     ids = run(_fill(shared_url, drawn))
     for command in COMMANDS:
         if str(command) in READERS:
@@ -221,10 +229,12 @@ def test_all_rows_can_be_looked_at(drawn, run, shared_url, database, monkeypatch
                     json.loads(_check([*arguments, "--json"]), parse_constant=pytest.fail)
 
 
+@pytest.mark.parametrize("keyed", [False, True])
 @examples(10)
 @given(rows=ROWS)
-def test_any_message_is_handed_out_or_becomes_a_dead_letter(rows, run, shared_url, database):
+def test_any_message_is_handed_out_or_becomes_a_dead_letter(rows, keyed, run, shared_url, database):
     """Whatever its headers claim, none is lost, and none holds up its neighbours."""
+    run(set_queue_config(database, "jobs", keyed=keyed))
     rows = [((numbers[0], "now", numbers[2]), body, headers) for numbers, body, headers in rows]
     empty: dict[str, Any] = {"q_jobs_dlq": [], "a_jobs": [], "attempts": [], "workers": []}
     ids = run(_fill(shared_url, {"q_jobs": rows, **empty}))["jobs show"][:-1]
@@ -243,6 +253,7 @@ def test_any_message_is_handed_out_or_becomes_a_dead_letter(rows, run, shared_ur
 def test_lists_hold_no_bodies(run, shared_url, database, monkeypatch):
     """Of messages of 10 MB each, a list for people takes nowhere near as much memory."""
     monkeypatch.setenv("MESHHOOK_DATABASE_URL", shared_url)
+    run(set_queue_config(database, "jobs", keyed=True))
     body = "x" * 10_000_000
     rows = [((0, "now", "now"), {"run_id": "r", "payload": body}, None)] * 8
     run(
