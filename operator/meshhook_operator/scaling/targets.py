@@ -100,8 +100,8 @@ def targets(spec: ScalingSpec, demand: Demand) -> Targets:
 def _running(demand: Demand) -> int:
     """Return how many replicas must stay so that running jobs are not cut off.
 
-    Workers that report are only stopped when they have finished their long jobs; see `held`. Of
-    workers that do not, there must be a slot for each running job if jobs run long.
+    Workers that report are only stopped when they have finished their long jobs; see `held_pods`.
+    Of workers that do not, there must be a slot for each running job if jobs run long.
     """
     if not (demand.running or demand.lost):
         return 0
