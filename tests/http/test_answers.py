@@ -28,10 +28,11 @@ def test_a_2xx_is_done(status: int) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_wait_that_is_asked_for_is_kept(status: int) -> None:
-    """With the status as the error type."""
+    """With the status as the error type, and for all deliveries of the same key."""
     found = judged(Answer(status, retry_after="7"))
     assert isinstance(found, RetryAfter)
     assert (found.delay_seconds, found.error_type) == (7, f"HTTP {status}")
+    assert found.hold_key
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599, 999])

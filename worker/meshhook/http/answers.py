@@ -59,7 +59,8 @@ def failure(
         max_retry_after_seconds: the longest wait that a receiver may ask for.
 
     Returns:
-        `RetryAfter` where a 429 or 503 says how long to wait; `ReceiverError`, which is retried
+        `RetryAfter` where a 429 or 503 says how long to wait, with a hold of the job's key, so that
+        other deliveries to the same receiver wait too; `ReceiverError`, which is retried
         with backoff, for other answers that may pass; `DeadLetter` for the rest.
     """
     if answer.is_accepted:
@@ -69,7 +70,7 @@ def failure(
     if answer.status in _ASK_TO_WAIT:
         seconds = retry_after_seconds(answer.retry_after, now, max_retry_after_seconds)
         if seconds is not None:
-            return RetryAfter(seconds, message, error_type=kind)
+            return RetryAfter(seconds, message, error_type=kind, hold_key=True)
     if answer.status in _PASSING or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ReceiverError(message, answer.status)
     if answer.is_gone:
