@@ -216,9 +216,10 @@ class SlotWorld:
         return (1, False, 0, 0.0, -pod.ready_at)
 
     def _create(self) -> None:
-        most = self.trace.quota or self.replicas
+        quota = self.trace.quota
+        most = self.replicas if quota is None else max(0, quota - len(self.stopping))
         number = 0
-        while len(self.pods) < min(self.replicas, max(0, most - len(self.stopping))):
+        while len(self.pods) < min(self.replicas, most):
             ready_at = self.now + self.lead_seconds(self.now, number)
             self.pods.append(SlotPod(self._next(), float(round(ready_at))))
             number += 1

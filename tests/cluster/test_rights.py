@@ -141,7 +141,9 @@ async def kubeconfig(api: Api, accounts: Any, control_plane: ControlPlane, tmp_p
 
 async def refusals(operator: OperatorProcess, own: Api) -> list[str]:
     """Return what the operator was refused in a namespace, as its log and the JobQueues say."""
-    lines = (json.loads(line) for line in operator.log.read_text().splitlines() if line[:1] == "{")
+    # The last line may be written just now.
+    whole, _, _ = operator.log.read_text().rpartition("\n")
+    lines = (json.loads(line) for line in whole.splitlines() if line[:1] == "{")
     texts = [str(value) for line in lines for value in line.values()]
     texts += [
         condition["message"]
