@@ -110,6 +110,14 @@ class Result:
     """Pods stopped while they ran something though an idle one was left."""
 
 
+def best_of(results: list[Result], late_share: float) -> Result:
+    """Return the cheapest of those with at most that share of late jobs, or the least late."""
+    kept = [result for result in results if result.late_share <= late_share]
+    if kept:
+        return min(kept, key=lambda result: result.replica_seconds)
+    return min(results, key=lambda result: result.late_share)
+
+
 def quantile(waits: dict[int, int], share: float) -> int:
     """Return the wait in seconds that this share of the jobs did not exceed."""
     left = share * sum(waits.values())

@@ -14,6 +14,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from bench.marked import MarkedPart
+from bench.scaling.contract import best_of
 from bench.scaling.keda_policy import LONG_JOB_TUNINGS, by_default, long_jobs_in_hindsight
 from bench.scaling.long_traces import long_traces
 from bench.scaling.meshhook_policy import MeshHook
@@ -79,10 +80,7 @@ def _best_tuning(trace: JobTrace, seed: int) -> Result:
     for tuning in range(len(LONG_JOB_TUNINGS)):
         world = SlotWorld(trace, seed=seed)
         results.append(run(world, long_jobs_in_hindsight(world, tuning)))
-    kept = [result for result in results if result.late_share <= LATE_SHARE]
-    if kept:
-        return min(kept, key=lambda result: result.replica_seconds)
-    return min(results, key=lambda result: result.late_share)
+    return best_of(results, LATE_SHARE)
 
 
 def rows(

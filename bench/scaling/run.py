@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from bench.scaling.contract import Policy, Result
+from bench.scaling.contract import Policy, Result, best_of
 from bench.scaling.keda_policy import TUNINGS, by_default, in_hindsight, tuned
 from bench.scaling.meshhook_policy import MeshHook
 from bench.scaling.oracle_policy import Oracle
@@ -66,10 +66,7 @@ def _best_tuning(trace: Trace, *, seed: int, age_seconds: int, drift: str) -> Re
         return run(world, policy)
 
     results = [tried(tuning) for tuning in range(len(TUNINGS))]
-    kept = [result for result in results if result.late_share <= LATE_SHARE]
-    if kept:
-        return min(kept, key=lambda result: result.replica_seconds)
-    return min(results, key=lambda result: result.late_share)
+    return best_of(results, LATE_SHARE)
 
 
 def rows(

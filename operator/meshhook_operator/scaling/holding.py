@@ -58,7 +58,7 @@ def held_pods(
         run_seconds: the mean running time of a job; None if unknown.
         drain_seconds: how long a worker that stops has for its jobs.
     """
-    if run_seconds is None or runs_are_long(run_seconds, drain_seconds):
+    if runs_are_long(run_seconds, drain_seconds):
         unknown = max(0, ready_replicas - len(pods))
         return unknown + sum(
             any(each.running > 0 or not each.cordoned for each in pod if not each.draining)
