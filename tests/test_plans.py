@@ -32,6 +32,7 @@ SETTLEMENT = (
 STATEMENTS = {
     "claim": "30, '2000-01-01', 100, 5, null, 'jobs'",
     "settle": f"null, {SETTLEMENT}",
+    "settle_linked": f"null, {SETTLEMENT}",
     "settle_succeeded": "null, array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], "
     "null, array[0,1,0]::float8[], array[1,1,1]::float8[], null, null, null, null, 'jobs'",
     "extend": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 30, false",

@@ -31,6 +31,10 @@ outcome."""
 DEAD_LETTER_HEADER = "meshhook-dead-letter"
 """The header of a dead letter that says how its job failed."""
 
+UNIQUE_HEADER = "meshhook-unique"
+"""The header of a job that has a unique key."""
+_LINKING_HEADERS = frozenset({UNIQUE_HEADER})
+
 MAX_ID_LENGTH = 200
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
@@ -235,6 +239,11 @@ class Job(Generic[PayloadT]):
     def __repr__(self) -> str:
         """Name the job, without its payload."""
         return f"<Job {self.queue}/{self.msg_id} attempt {self.attempt} of {self.max_attempts}>"
+
+
+def has_links(headers: dict[str, Any]) -> bool:
+    """Return whether something hangs on the end of a job with these headers: see `Settlement`."""
+    return not _LINKING_HEADERS.isdisjoint(headers)
 
 
 def moment_from(timestamp: float) -> datetime:

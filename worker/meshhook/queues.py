@@ -18,7 +18,7 @@ from meshhook.errors import (
     SchemaMissingError,
 )
 from meshhook.escaping import quoted
-from meshhook.jobs import Job, PayloadT
+from meshhook.jobs import Job, PayloadT, has_links
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
 from meshhook.outcomes import (
@@ -387,6 +387,7 @@ class QueueService(Generic[PayloadT]):
             run_id=job.run_id,
             workflow_id=job.workflow_id,
             project_id=job.project_id,
+            has_links=has_links(job.headers),
             error_type=error_type,
             error_message=error_message,
         )
@@ -409,6 +410,7 @@ class QueueService(Generic[PayloadT]):
                 run_id=job.run_id,
                 workflow_id=job.workflow_id,
                 project_id=job.project_id,
+                has_links=has_links(job.headers),
             )
             for job in jobs
         ]

@@ -28,6 +28,7 @@ _HISTORY = "table meshhook.job_attempts"
 _WORKERS = "table meshhook.workers"
 _KEYS = "table meshhook.keys"
 _STARTS = "table meshhook.starts"
+_UNIQUE = "table meshhook.unique_keys"
 
 _SENT = ("vt", "message", "headers")
 _REPORTED = (
@@ -117,6 +118,8 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_STARTS, "select"),
         Grant(_STARTS, "insert"),
         Grant(_STARTS, "update", ("full_at",)),
+        Grant(_UNIQUE, "select"),
+        Grant(_UNIQUE, "update", ("expires_at",)),
         Grant("function meshhook.make_coming_partitions()", "execute"),
         Grant("function meshhook.drop_past_partitions()", "execute"),
         Grant("function meshhook.delete_past_attempts()", "execute"),

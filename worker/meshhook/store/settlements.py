@@ -23,7 +23,10 @@ MAX_ERROR_STACK_LENGTH = 16_000
 
 
 class Settlement(NamedTuple):
-    """How one attempt ended; fields in the order of the parameters of `sql/settle.sql`."""
+    """How one attempt ended.
+
+    All fields but the last stand in the order of the parameters of `sql/settle.sql`.
+    """
 
     msg_id: int
     read_ct: int
@@ -45,6 +48,8 @@ class Settlement(NamedTuple):
     error_message: str | None = None
     error_stack: str | None = None
     trace_id: str | None = None
+    has_links: bool = False
+    """Whether something hangs on the job, such as a unique key: see `sql/settle_linked.sql`."""
 
     @property
     def key(self) -> JobKey:
@@ -106,14 +111,16 @@ async def _settle(
     worker_name: str | None,
     settlements: Sequence[Settlement],
 ) -> set[int]:
+    *fields, links = zip(*settlements, strict=True)
+    has_links = any(links)
     columns = [
         # A column without values is sent as null, which costs nothing: unnest fills it up.
         None if column[0] is None and set(column) == _NOTHING else column
-        for column in zip(*settlements, strict=True)
+        for column in fields
     ]
     if columns[_ATTEMPT] == columns[_READ_CT]:
         columns[_ATTEMPT] = None
-    if set(columns[_OUTCOME] or ()) == _SUCCESS:
+    if not has_links and set(columns[_OUTCOME] or ()) == _SUCCESS:
         rows = await database.fetch(
             queries.load("settle_succeeded", tables),
             worker_name,
@@ -124,8 +131,9 @@ async def _settle(
         if held is None:
             return set(range(len(settlements)))
         return {position - 1 for position in held}
+    statement = "settle_linked" if has_links else "settle"
     rows = await database.fetch(
-        queries.load("settle", tables), worker_name, *columns, tables.queue_name
+        queries.load(statement, tables), worker_name, *columns, tables.queue_name
     )
     return {row[0] - 1 for row in rows}
 

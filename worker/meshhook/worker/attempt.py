@@ -8,6 +8,7 @@ import threading
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from meshhook.jobs import has_links
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.outcomes import AttemptOutcome, Outcome
@@ -163,6 +164,7 @@ def settlement_of(
         end.error_message,
         end.error_stack,
         job.trace_id if job.headers else None,
+        has_links(job.headers) if job.headers else False,
     )
 
 

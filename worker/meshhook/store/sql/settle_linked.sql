@@ -1,0 +1,99 @@
+-- Records the outcomes of a batch of attempts as sql/settle.sql does, where something hangs on the
+-- jobs that end, and does that, too: it frees their unique keys.
+-- A key is freed unless it is kept for a time and the job succeeded. One that a sender has locked
+-- is not waited for: it holds nothing once its message is gone.
+-- Locks: the settled rows; the freed keys, skipping locked ones. Indexes: the primary keys.
+with item as materialized (
+    select * from unnest(
+        $2::bigint[], $3::int[], $4::float8[], $5::int[], $6::text[], $7::float8[], $8::float8[],
+        $9::float8[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
+        $16::text[]
+    ) with ordinality as item (
+        msg_id, read_ct, enqueued, attempt, outcome, started_at, finished_at, delay_seconds,
+        run_id, workflow_id, project_id, error_type, error_message, error_stack, trace_id, position)
+), removed as (
+    delete from {queue_table} q using item
+    -- Not a plain =, as in sql/claim.sql.
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
+      and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
+      and q.read_ct <> meshhook.settled_attempts(q.headers)
+      and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
+    returning item.*, q.enqueued_at, q.vt,
+        case when item.outcome in ('dead_lettered', 'archived') then q.message end as message,
+        case when item.outcome in ('dead_lettered', 'archived') then q.headers end as headers,
+        case when pg_catalog.pg_column_size(q.headers) <= 80000
+            then meshhook.unique_key_of(q.headers) end as unique_key
+), delayed as (
+    update {queue_table} q
+    set vt = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => item.delay_seconds),
+        read_ct = case item.outcome when 'snoozed' then q.read_ct - 1 else q.read_ct end,
+        headers = case
+            when pg_catalog.pg_column_size(q.headers) > 80000 then q.headers
+            when item.outcome = 'snoozed' then meshhook.snoozed_headers(q.read_ct, q.headers)
+            else meshhook.headers_object(q.headers)
+                || pg_catalog.jsonb_build_object('meshhook-settled', q.read_ct) end
+    from item
+    -- Not a plain =, as in sql/claim.sql.
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
+      and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
+      and q.read_ct <> meshhook.settled_attempts(q.headers)
+      and item.outcome in ('retried', 'snoozed')
+    returning item.*, q.enqueued_at, q.vt
+), dead as (
+    insert into {dlq_table} (vt, message, headers)
+    select pg_catalog.clock_timestamp(), r.message,
+        case when pg_catalog.pg_column_size(r.headers) > 80000
+            then '{"meshhook-dropped-headers": "of more than 80000 bytes: see the archive"}'::jsonb
+            else meshhook.headers_object(r.headers)
+                - 'meshhook-settled'::text - 'meshhook-claim'::text end
+        || pg_catalog.jsonb_build_object('meshhook-dead-letter', pg_catalog.jsonb_build_object(
+            'queue', $17::text, 'msg_id', r.msg_id,
+            'attempts', coalesce(r.attempt, r.read_ct)
+                - (r.started_at is null and r.error_type = 'LeaseLost')::int,
+            'error_type', r.error_type, 'error_message', r.error_message,
+            'error_stack', r.error_stack, 'worker', $1::text,
+            'first_enqueued_at', r.enqueued_at,
+            'last_started_at', pg_catalog.to_timestamp(r.started_at), 'dead_at', pg_catalog.now()))
+    from removed r
+    where r.outcome = 'dead_lettered'
+    order by r.position
+), archived as (
+    insert into {archive_table} (msg_id, read_ct, enqueued_at, vt, message, headers)
+    select r.msg_id, r.read_ct, r.enqueued_at, r.vt, r.message, r.headers
+    from removed r
+    -- To write headers anew that are larger may take seconds: as they are, they are kept here.
+    where r.outcome = 'archived' or pg_catalog.pg_column_size(r.headers) > 80000
+), settled as (
+    select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
+        started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
+        error_stack, trace_id, enqueued_at,
+        null::timestamptz as retry_at
+    from removed
+    union all
+    select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
+        started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
+        error_stack, trace_id, enqueued_at, vt
+    from delayed
+), recorded as (
+    insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
+        project_id, worker, enqueued_at, started_at, finished_at, error_type, error_message,
+        error_stack, trace_id, retry_at)
+    select $17::text, s.msg_id, s.attempt, s.outcome, s.run_id, s.workflow_id, s.project_id,
+        $1::text, s.enqueued_at, pg_catalog.to_timestamp(s.started_at),
+        least(pg_catalog.to_timestamp(s.finished_at), pg_catalog.clock_timestamp()),
+        s.error_type, s.error_message, s.error_stack, s.trace_id, s.retry_at
+    from settled s
+), unlocked_keys as materialized (
+    select u.key from removed r, meshhook.unique_keys u
+    -- Not a plain =, as in sql/claim.sql.
+    where u.queue = $17::text and u.key = any (array[r.unique_key])
+      and u.msg_id = r.msg_id and u.enqueued_at = r.enqueued_at
+      and (u.expires_at is null or r.outcome <> 'succeeded')
+    for update of u skip locked
+), freed as (
+    -- A trigger deletes the row.
+    update meshhook.unique_keys u set expires_at = '-infinity'
+    from unlocked_keys k
+    where u.queue = $17::text and u.key = any (array[k.key])
+)
+select position from settled
