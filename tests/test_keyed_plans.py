@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -10,7 +11,9 @@ import pytest
 
 from meshhook.administration import set_queue_config
 from meshhook.postgres.database import connect
+from meshhook.queue_config import KeyPlace
 from meshhook.store import queries
+from meshhook.store.claims import EVERYTHING, claim
 from support.plans import buffers, explained, nodes
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -22,6 +25,16 @@ FILL = """
         jsonb_build_object('x-pgmq-group', 'key-' || n % $2::int)
     from generate_series(1, $1::int) n
 """
+PLANNED = """
+    select sum(generic_plans + custom_plans)::int from pg_prepared_statements
+    where statement like '%with recursive bounds%' and statement not like '%pg_prepared_statements%'
+"""
+CLAIMED = "select count(*) from pgmq.q_jobs where read_ct = 1"
+DEALLOCATE = """
+    select format('deallocate %I', name) from pg_prepared_statements
+    where name like 'meshhook_claim_%'
+"""
+KEPT = "select name from pg_prepared_statements where name like 'meshhook_claim_%'"
 ARGUMENTS = "30, '2000-01-01', {limit}, 5, null, 'jobs', '', null, false"
 
 
@@ -107,3 +120,59 @@ async def test_settled_jobs_do_not_slow_polling(steady: Connection, connection: 
     assert buffers(await plan(steady)) <= empty + 2_000
     await connection.execute("vacuum pgmq.q_jobs")
     assert buffers(await plan(steady)) <= empty + 20
+
+
+async def take(connection: Connection, *, is_limited: bool, from_vt: datetime = EVERYTHING) -> None:
+    """Claim a job."""
+    await claim(
+        connection,
+        queries.QueueTables("jobs"),
+        lease_seconds=30,
+        limit=1,
+        max_attempts=5,
+        keys=KeyPlace(None),
+        is_limited=is_limited,
+        from_vt=from_vt,
+    )
+
+
+@pytest.mark.parametrize("is_limited", [False, True])
+async def test_a_session_of_a_worker_plans_its_claim_once(
+    database_url: str, queue_name: str, is_limited: bool
+) -> None:
+    """The statement is long, and planning it takes longer than running it."""
+    connection = await connect(database_url, steady_plans=True)
+    await set_queue_config(
+        connection, queue_name, keyed=True, max_running_per_key=2 if is_limited else None
+    )
+    await fill(connection, 10, 2)
+    for _ in range(3):
+        await take(connection, is_limited=is_limited)
+    used = await connection.fetchval(PLANNED)
+    claimed = await connection.fetchval(CLAIMED)
+    await connection.close()
+    assert (used, claimed) == (3, 3)
+
+
+async def test_a_session_with_other_plans_keeps_no_claim(
+    connection: Connection, queue_name: str
+) -> None:
+    """Behind a pooler, a plan made for an empty queue would be used by whoever comes next."""
+    await set_queue_config(connection, queue_name, keyed=True, max_running_per_key=2)
+    await fill(connection, 10, 2)
+    await take(connection, is_limited=True)
+    assert await connection.fetchval(CLAIMED) == 1
+    assert await connection.fetchval(KEPT) is None
+
+
+async def test_a_limited_claim_needs_nothing_that_a_session_may_forget(
+    steady: Connection, queue_name: str
+) -> None:
+    """Prepared statements may go, and times may be written in another way."""
+    await set_queue_config(steady, queue_name, keyed=True, max_running=100)
+    await fill(steady, 10, 2)
+    await steady.execute("set datestyle = 'SQL, DMY'")
+    for claimed in (1, 2):
+        await take(steady, is_limited=True, from_vt=datetime(2020, 2, 1, 9, 8, 7, 6, UTC))
+        assert await steady.fetchval(CLAIMED) == claimed
+        await steady.execute(await steady.fetchval(DEALLOCATE))

@@ -61,6 +61,9 @@ async def open_connection(
                 timeout=target.connect_timeout_seconds or timeout_seconds,
                 target_session_attrs=attributes,
                 server_settings=settings,
+                # By default the driver keeps no statement of more than 15 KB: the claim of a keyed
+                # queue is longer, and would be planned each time.
+                max_cacheable_statement_size=0,
             )
         except Exception as error:
             if not left or not isinstance(error, _NEXT_HOST_ERRORS):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 from meshhook.names import dead_letter_queue_name, validate_key_path, validate_queue_name
@@ -42,6 +42,10 @@ _RUNNING_SQL = "case when meshhook.has_open_attempt(q.read_ct, q.headers) then {
 _IN_BYTES = '({}) collate pg_catalog."C"'
 
 
+_KEPT_STATEMENTS = 256
+"""How many statements are kept for the tables of queues: a worker has some 20 for each queue."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueTables:
     """How a queue's tables differ between PGMQ installations."""
@@ -54,6 +58,7 @@ class QueueTables:
     """Whether texts may hold bytes that are not UTF-8: the database's encoding is SQL_ASCII."""
 
 
+@lru_cache(maxsize=_KEPT_STATEMENTS)
 def load(
     name: str,
     tables: QueueTables | str | None = None,
