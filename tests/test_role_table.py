@@ -105,6 +105,7 @@ STATEMENTS = {
     "release": "W",
     "replay_dead_letters": "   O",
     "report_workers": "W",
+    "set_declared_keys": "   OM",
     "set_key": "   OM",
     "set_keys": "    M",
     "set_limits": "   OM",

@@ -39,6 +39,7 @@ EVERYTHING = {
             "namespace": "a",
             "spec": {
                 "worker": {"handler": "shop:handle", "env": [{"name": "A", "value": "b"}]},
+                "keys": {"path": "a.b", "overrides": [{"key": "", "maxRunning": 1}]},
                 "scaling": {"minReplicas": 0, "maxReplicas": 3},
             },
         }

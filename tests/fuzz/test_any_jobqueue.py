@@ -75,6 +75,8 @@ def _in_order(spec: dict[str, Any], *, owns: bool) -> dict[str, Any]:
         spec[kept] = worker
     else:
         spec.setdefault(kept, {"name": "workers"})
+    if "keys" in spec:
+        spec["keys"] = _keys_in_order(spec["keys"])
     retry = dict(spec.get("retry", {}))
     retry["backoffBaseMs"], retry["backoffMaxMs"] = sorted(
         [retry.get("backoffBaseMs", 0), retry.get("backoffMaxMs", 300_000)]
@@ -83,6 +85,13 @@ def _in_order(spec: dict[str, Any], *, owns: bool) -> dict[str, Any]:
     low, high = sorted([scaling.get("minReplicas", 1), scaling["maxReplicas"]])
     scaling |= {"minReplicas": low, "maxReplicas": max(1, high)}
     return spec | {"retry": retry, "scaling": scaling}
+
+
+def _keys_in_order(keys: dict[str, Any]) -> dict[str, Any]:
+    if not keys.get("enabled", True):
+        return {"enabled": False}
+    overrides = [each for each in keys.get("overrides", ()) if len(each) > 1]
+    return keys | {"overrides": overrides}
 
 
 SPECS = values(SCHEMA, SENT_TEXTS)

@@ -57,6 +57,25 @@ def test_the_deployment():
             "spec.worker: give exactly one of handler and app",
         ),
         ({"worker": {"image": "i", "app": "no_module"}}, "spec.worker.app: String should match"),
+        ({"keys": {"maxRuning": 4}}, "spec.keys.maxRuning: Extra inputs"),
+        ({"keys": {"maxRunning": -1}}, "spec.keys.maxRunning: Input should be greater"),
+        ({"keys": {"path": "a..b"}}, "spec.keys.path: String should match"),
+        (
+            {"keys": {"enabled": False, "maxRunning": 4}},
+            "spec.keys: enabled is false, and maxRunning is given: set enabled to true, or leave",
+        ),
+        (
+            {"keys": {"overrides": [{"key": "a", "weight": 2}, {"key": "a", "weight": 3}]}},
+            "spec.keys.overrides: key 'a' is given twice: keep one of them",
+        ),
+        (
+            {"keys": {"overrides": [{"key": "a"}]}},
+            "spec.keys.overrides: key 'a': give weight, maxRunning or maxStarts",
+        ),
+        (
+            {"keys": {"overrides": [{"key": "a", "weight": 0}]}},
+            "spec.keys.overrides.0.weight: Input should be greater",
+        ),
         ({"x" * 1_000_000: 1}, "more characters): Extra inputs are not permitted"),
         ({"a\n\x1b[2J": 1}, r"spec.a\n\x1b[2J: Extra inputs are not permitted"),
     ],

@@ -36,6 +36,14 @@ RULES: dict[str, Callable[[Any], bool]] = {
         "tickSeconds" not in it or it["tickSeconds"] <= it["targetAgeSeconds"]
     ),
     "has(self.handler) != has(self.app)": lambda it: ("handler" in it) != ("app" in it),
+    (
+        "self.enabled || !(has(self.path) || has(self.maxRunning) || has(self.maxRunningPerKey) || "
+        "has(self.maxStarts) || has(self.maxStartsPerKey) || has(self.startsPeriodSeconds) || "
+        "has(self.overrides))"
+    ): lambda it: it["enabled"] or set(it) == {"enabled"},
+    "has(self.weight) || has(self.maxRunning) || has(self.maxStarts)": lambda it: bool(
+        {"weight", "maxRunning", "maxStarts"} & set(it)
+    ),
     "has(self.worker) != has(self.deploymentRef)": lambda it: (
         ("worker" in it) != ("deploymentRef" in it)
     ),

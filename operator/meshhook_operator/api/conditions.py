@@ -26,6 +26,9 @@ ON_TIME = "OnTime"
 SCALING_LIMITED = "ScalingLimited"
 PAUSED = "Paused"
 
+KEYS_CHANGING = "KeysChanging"
+"""The reason of Ready while indexes for keys are built or dropped."""
+
 _NUMBERS = ("queue", "scaling")
 _SUBSTANCE_OF_SCALING = ("limitedBy",)
 _TOLD_IN_NUMBERS = frozenset({ON_TIME, SCALING_LIMITED})
@@ -89,6 +92,7 @@ WAYS_OUT = {
     ),
     "DeploymentNotFound": "Create it, or correct spec.deploymentRef.name.",
     "Conflict": "Until then, nothing is scaled.",
+    "KeysNotSet": "Scaling goes on; the keys are tried again once a minute.",
     "ImagePullFailed": "Correct spec.worker.image or spec.worker.imagePullSecrets.",
     "ContainerNotCreated": "Correct spec.worker, or create what it refers to.",
     "CrashLoop": "kubectl logs --previous shows more of what the container printed.",

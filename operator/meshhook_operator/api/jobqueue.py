@@ -8,8 +8,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
-from meshhook.escaping import shown
+from meshhook.escaping import quoted, shown
+from meshhook_operator.api.keys_spec import KeysSpec
 from meshhook_operator.api.scaling_spec import ScalingSpec, StepLimit
 from meshhook_operator.api.spec import JobQueueSpec
 from meshhook_operator.api.status import JobQueueStatus
@@ -110,9 +112,28 @@ def _broken_rules(spec: JobQueueSpec) -> Iterator[str]:
             f"spec.retry: backoffBaseMs ({retry.backoff_base_ms}) is more than "
             f"backoffMaxMs ({retry.backoff_max_ms})"
         )
+    if spec.keys is not None:
+        yield from _broken_keys_rules(spec.keys)
     yield from _broken_scaling_rules(spec.scaling)
     if spec.worker is not None:
         yield from _broken_worker_rules(spec.worker)
+
+
+def _broken_keys_rules(keys: KeysSpec) -> Iterator[str]:
+    others = sorted(keys.model_fields_set - {"enabled"})
+    if not keys.enabled and others:
+        yield (
+            f"spec.keys: enabled is false, and {to_camel(others[0])} is given: set enabled to "
+            "true, or leave out the other fields"
+        )
+    seen: set[str] = set()
+    for override in keys.overrides:
+        name = f"spec.keys.overrides: key {quoted(override.key)}"
+        if override.key in seen:
+            yield f"{name} is given twice: keep one of them"
+        seen.add(override.key)
+        if override.weight is None and override.max_running is None and override.max_starts is None:
+            yield f"{name}: give weight, maxRunning or maxStarts"
 
 
 def _broken_worker_rules(worker: WorkerSpec) -> Iterator[str]:

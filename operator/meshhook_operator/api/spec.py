@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from meshhook.queue_config import QueueSettings
 from meshhook_operator.api.fields import ObjectName, Part, rules
+from meshhook_operator.api.keys_spec import KeysSpec
 from meshhook_operator.api.scaling_spec import ScalingSpec
 from meshhook_operator.api.worker_spec import DeploymentReference, WorkerSpec
 
@@ -138,6 +139,9 @@ class JobQueueSpec(Part):
     """The archive: failed jobs where dead letters are off, and messages that programs archive."""
     history: HistorySpec = HistorySpec()
     """The history of attempts."""
+    keys: KeysSpec | None = None
+    """Keys, which share the queue among tenants or destinations. What is declared here is set, and
+    what is absent is left to whoever runs meshhook queue set. Default: all of it is left."""
     worker: WorkerSpec | None = None
     """The Deployment that the operator creates. Give either this or deploymentRef; you cannot
     switch between the two later."""

@@ -25,6 +25,7 @@ from meshhook_operator.databases.demand import (
 )
 from meshhook_operator.databases.guarded_loop import GuardedLoop
 from meshhook_operator.databases.hosts import DatabaseHosts
+from meshhook_operator.databases.key_changes import KeyChanges
 from meshhook_operator.databases.name_lookups import NameLookups
 from meshhook_operator.databases.wakeups import WakeUps
 from meshhook_operator.errors import AnswerRefusedError
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
+
+    from meshhook_operator.api.keys_spec import KeyOverride
 
 _log = get_logger("meshhook_operator.databases")
 
@@ -63,8 +66,9 @@ class DatabaseAddress(NamedTuple):
 class QueueDatabase:
     """One database, shared by all its queues: at most three connections, plus one that listens.
 
-    It connects when first used, and again after a failure. Every method raises what
-    `meshhook.postgres.database` says, and an InvalidSettingError where the URL is not one.
+    While indexes are built there is one more. It connects when first used, and again after a
+    failure. Every method raises what `meshhook.postgres.database` says, and an InvalidSettingError
+    where the URL is not one.
     """
 
     def __init__(
@@ -88,7 +92,8 @@ class QueueDatabase:
             lookups: what looks up its host name. Default: one of its own.
         """
         self._address = address
-        self._loop = GuardedLoop(hosts=hosts or DatabaseHosts(), lookups=lookups or NameLookups())
+        hosts, lookups = hosts or DatabaseHosts(), lookups or NameLookups()
+        self._loop = GuardedLoop(hosts=hosts, lookups=lookups)
         self._registry = registry
         self._on_identity = on_identity
         self._replaced_at: dict[Hashable, float] = {}
@@ -99,6 +104,10 @@ class QueueDatabase:
         self._is_warm = False
         self._changing = asyncio.Semaphore(1)
         self._wake_ups = WakeUps(address.url, on_wake, driver_loop=self._loop)
+        self.key_changes = KeyChanges(
+            address.url, pooled=address.pooled, hosts=hosts, lookups=lookups
+        )
+        """Changes of the keys of its queues, which go on beside all else."""
 
     @property
     def generation(self) -> Hashable:
@@ -137,6 +146,20 @@ class QueueDatabase:
             await set_queue_config(database, queue_name, **settings)
         return was_there
 
+    async def set_declared_keys(self, queue_name: str, overrides: Sequence[KeyOverride]) -> int:
+        """Give keys of the queue what is declared for them; return how many were changed."""
+        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            return int(
+                await database.fetchval(
+                    load("set_declared_keys"),
+                    queue_name,
+                    [each.key for each in overrides],
+                    [each.weight for each in overrides],
+                    [each.max_running for each in overrides],
+                    [each.max_starts for each in overrides],
+                )
+            )
+
     async def drop_queue_if_empty(self, queue_name: str) -> bool:
         """Drop the queue if it is empty; return whether it is gone."""
         async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
@@ -168,6 +191,7 @@ class QueueDatabase:
         database, self._database = self._database, None
         exporter, self._exporter = self._exporter, None
         try:
+            await self.key_changes.close()
             await self._wake_ups.close()
             if exporter is not None:
                 await exporter.stop()

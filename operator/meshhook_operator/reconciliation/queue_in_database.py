@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.databases.demand import QueueDemand, QueueProblem
+from meshhook_operator.reconciliation.queue_keys import QueueKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from meshhook_operator.api.conditions import Finding
     from meshhook_operator.api.jobqueue import ObjectKey
     from meshhook_operator.api.spec import JobQueueSpec
     from meshhook_operator.databases.database import QueueDatabase
@@ -47,6 +49,12 @@ class QueueInDatabase:
         self._clock = clock
         self._check_may_write = check_may_write
         self._may_create_at = float("-inf")
+        self._keys = QueueKeys(key, check_may_write=check_may_write)
+
+    @property
+    def keys_finding(self) -> Finding | None:
+        """What Ready should say about the queue's keys; None if they are as declared."""
+        return self._keys.finding
 
     async def ensure(
         self, spec: JobQueueSpec, found: QueueDemand | QueueProblem, database: QueueDatabase
@@ -85,6 +93,7 @@ class QueueInDatabase:
                 settings=differing,
                 jobqueue=str(self._key),
             )
+        await self._keys.ensure(spec.keys, spec.queue_name, found.settings, database)
         return False
 
     async def drop_if_empty(self, queue_name: str, database: QueueDatabase) -> None:

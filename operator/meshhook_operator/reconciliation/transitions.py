@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from meshhook_operator.api.conditions import PAUSED, READY
+from meshhook_operator.api.conditions import KEYS_CHANGING, PAUSED, READY
 from meshhook_operator.api.wording import as_sentence, duration, replicas_text
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def _readiness(before: Condition | None, after: Condition, now: float) -> Iterat
         past = f"Recovered from {before.reason} after {duration(max(0.0, now - since))}."
         yield News("Recovered", f"{past} {as_sentence(after.message)}")
     elif after.reason != "Operating" and is_other:
-        yield News(after.reason, after.message, is_warning=True)
+        yield News(after.reason, after.message, is_warning=after.reason != KEYS_CHANGING)
+    elif before is not None and is_other and before.reason == KEYS_CHANGING:
+        yield News("KeysSet", f"The keys of the queue are as declared. {after.message}")
 
 
 def _pauses(before: Condition | None, after: Condition) -> Iterator[News]:

@@ -1,0 +1,111 @@
+"""`spec.keys`: whether messages have keys, and how many jobs of each may run or start."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from meshhook.queue_config import LIMIT_NAMES
+from meshhook_operator.api.fields import Part, rules
+
+MAX_OVERRIDES = 1_000
+
+_Limit = Annotated[int, Field(ge=0, le=1_000_000)]
+
+_FIELDS = (
+    "path",
+    "maxRunning",
+    "maxRunningPerKey",
+    "maxStarts",
+    "maxStartsPerKey",
+    "startsPeriodSeconds",
+    "overrides",
+)
+_RULE = f"self.enabled || !({' || '.join(f'has(self.{name})' for name in _FIELDS)})"
+
+
+class KeyOverride(Part):
+    """What holds for one key; give at least one of weight, maxRunning and maxStarts."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "has(self.weight) || has(self.maxRunning) || has(self.maxStarts)",
+                "give weight, maxRunning or maxStarts",
+            )
+        )
+    )
+
+    key: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+    """The key; the empty one is that of messages without a key."""
+    weight: Annotated[float, Field(ge=0.001, le=1_000)] | None = None
+    """How many jobs of it run for each job of a key with weight 1. Absent: left as it is."""
+    max_running: _Limit | None = None
+    """How many of its jobs run at once; 0 means as many as of each key. Absent: left as it is."""
+    max_starts: _Limit | None = None
+    """How many of its jobs start in a period; 0 means as many as of each key. Absent: left as it
+    is."""
+
+
+class KeysSpec(Part):
+    """Keys, which share a queue among tenants or destinations."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                _RULE,
+                "the other fields need enabled: true",
+            )
+        )
+    )
+
+    enabled: bool = True
+    """Whether messages have keys, which workers serve in fair shares. True builds two indexes of
+    the queue's table while it is in use; false drops them, and removes the limits of the queue.
+    Default true."""
+    path: (
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,7}$")] | None
+    ) = None
+    """Where in the body the key is, such as payload.customer. To change it, disable the keys first.
+    Absent: left as it is, at first the header x-pgmq-group."""
+    max_running: _Limit | None = None
+    """How many jobs of the queue run at once, on all workers together; 0 means any number. Absent:
+    left as it is."""
+    max_running_per_key: _Limit | None = None
+    """How many jobs of each key run at once, on all workers together; 0 means any number. Absent:
+    left as it is."""
+    max_starts: _Limit | None = None
+    """How many jobs of the queue start in a period; 0 means any number. Absent: left as it is."""
+    max_starts_per_key: _Limit | None = None
+    """How many jobs of each key start in a period; 0 means any number. Absent: left as it is."""
+    starts_period_seconds: Annotated[float, Field(ge=0.1, le=86_400)] | None = None
+    """The period of maxStarts and maxStartsPerKey, in seconds. Absent: left as it is, at first
+    1."""
+    overrides: Annotated[
+        list[KeyOverride],
+        Field(
+            default_factory=list,
+            max_length=MAX_OVERRIDES,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["key"],
+            },
+        ),
+    ]
+    """What holds for single keys instead. A key that is taken off the list keeps what it has; to
+    remove that, run meshhook keys set."""
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The settings that the indexes depend on, by their names in `queue_config`."""
+        declared = {} if self.path is None else {"key_path": self.path}
+        return {"keyed": self.enabled} | declared
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The limits that are declared, by their names in `queue_config`; None is any number."""
+        if not self.enabled:
+            return {name: None for name in LIMIT_NAMES if name != "starts_period_seconds"}
+        declared = {name: getattr(self, name) for name in LIMIT_NAMES}
+        return {name: value or None for name, value in declared.items() if value is not None}
