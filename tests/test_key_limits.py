@@ -396,7 +396,7 @@ async def test_a_hold_is_not_shortened_by_another_job(keyed: Connection) -> None
     for job, seconds in zip(claimed.jobs, (600.0, 5.0), strict=True):
         await keyed.fetch(
             queries.load("hold_keys_of_jobs", "jobs"),
-            *("jobs", [job.msg_id], [job.read_ct], [job.enqueued_timestamp], [seconds]),
+            *("jobs", [job.msg_id], [job.read_ct], [job.enqueued_timestamp], [seconds], ["x"]),
         )
     left = "select extract(epoch from held_until - now()) from meshhook.keys"
     assert await keyed.fetchval(left) > 500
@@ -413,7 +413,7 @@ async def test_a_worker_of_a_role_holds_keys(
             (job,) = (await take(own, 1, is_limited=False)).jobs
             await own.fetch(
                 queries.load("hold_keys_of_jobs", "jobs"),
-                *("jobs", [job.msg_id], [job.read_ct], [job.enqueued_timestamp], [60.0]),
+                *("jobs", [job.msg_id], [job.read_ct], [job.enqueued_timestamp], [60.0], [None]),
             )
             assert (await get_key(keyed, "jobs", "a")).held_until is not None
             with pytest.raises(asyncpg.InsufficientPrivilegeError):

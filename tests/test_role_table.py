@@ -31,6 +31,7 @@ STATEMENTS = {
     "claim": "W",
     "claim_in_turn": "W",
     "claim_keyed": "W",
+    "close_breaker": "W  OM",
     "count_dead_letters_by_error": "W RO",
     "count_messages": "W ROM",
     "cordon_workers": "    M",
@@ -72,6 +73,7 @@ STATEMENTS = {
     "hold_keys_of_jobs": "W  OM",
     "identify_database": "WPROM",
     "job_statistics": "W RO",
+    "key_of_message": "W ROM",
     "key_index_statements": "WPROM",
     "last_message_id": "WPROM",
     "limit_statement": "WPROM",
@@ -102,9 +104,11 @@ STATEMENTS = {
     "queue_snapshot": "W ROM",
     "read_message": "W RO",
     "read_short_messages": "W RO",
+    "record_key_successes": "W  OM",
     "release": "W",
     "replay_dead_letters": "   O",
     "report_workers": "W",
+    "set_breaker": "   OM",
     "set_declared_keys": "   OM",
     "set_key": "   OM",
     "set_keys": "    M",
@@ -112,7 +116,10 @@ STATEMENTS = {
     "set_queue_config": "   OM",
     "settle": "W",
     "settle_linked": "W",
+    "settle_linked with breakers": "W",
+    "settle with breakers": "W",
     "settle_succeeded": "W",
+    "settle_succeeded with breakers": "W",
     "stop_waiting": "W   M",
     "wait": "W   M",
     "wake_workers": "WPROM",
@@ -183,6 +190,8 @@ FUNCTIONS = {
     "queue_demand(text[],double precision[],text[],double precision,integer)": "    M",
     "queue_metrics(integer)": "W ROM",
     "queue_snapshot(text,integer)": "W ROM",
+    "record_key_failures(text,text[],double precision[],text[])": "WPROM",
+    "record_key_successes(text,text[],double precision[])": "W  OM",
     "separate_queues()": "",
     "settled_attempts(jsonb)": "WPROM",
     "short_text(jsonb,boolean)": "WPROM",
@@ -221,6 +230,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "enqueue": (["{}"], [None], [None]),
     "key_index_statements": ("orders", True, None, True),
     "limit_statement": ("1s",),
+    "set_breaker": ("orders", None, 1.0, 1.0),
     "set_keys": ("orders", False, "customer"),
     "set_limits": ("orders", None, None, None, None, 1.0),
     "set_queue_config": ("orders", 30, 5, 0, 0, 0.5, None, True, None, None, 7, 1024, False),
@@ -278,6 +288,10 @@ async def statements(connection: Connection) -> dict[str, tuple[str, list[object
             sql = queries.load(name, "orders", target="orders") if is_ours else text
             types = [each.name for each in (await connection.prepare(sql)).get_parameters()]
             found[name] = (sql, list(ARGUMENTS.get(name) or map(sample, types)))
+    for name in ("settle", "settle_linked", "settle_succeeded"):
+        sql = queries.load(name, "orders", has_breakers=True)
+        types = [each.name for each in (await connection.prepare(sql)).get_parameters()]
+        found[f"{name} with breakers"] = (sql, [*map(sample, types)])
     return found
 
 

@@ -235,6 +235,14 @@ def _leases() -> list[Panel]:
 def _outcomes() -> list[Panel]:
     return [
         graph(
+            "Breakers",
+            "Circuit breakers of keys per second that opened, a failed probe included, or closed. "
+            "The log names the key; so does meshhook keys list.",
+            [Query(_rate("breaker_transitions_total", by="state"), "{{state}}")],
+            unit=PER_SECOND,
+            colors={"open": "red", "closed": "green"},
+        ),
+        graph(
             "Unsettled outcomes",
             "Outcomes that are not recorded yet. They are kept and retried while the database is "
             "away. If the process dies, they are lost and the jobs run again.",

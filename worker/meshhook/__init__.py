@@ -56,7 +56,16 @@ if TYPE_CHECKING:
     )
     from meshhook.exporter import QueueExporter
     from meshhook.jobs import Job, WorkflowJob
-    from meshhook.keys import KeyState, get_key, hold_key, list_keys, resume_key, set_key
+    from meshhook.keys import (
+        BreakerState,
+        HoldMaker,
+        KeyState,
+        get_key,
+        hold_key,
+        list_keys,
+        resume_key,
+        set_key,
+    )
     from meshhook.live_workers import LiveWorker, list_workers
     from meshhook.observability.health import Check
     from meshhook.observability.job_context import get_current_job
@@ -75,6 +84,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "App",
+    "BreakerState",
     "Cancel",
     "Check",
     "DLQService",
@@ -91,6 +101,7 @@ __all__ = [
     "Done",
     "ErrorGroup",
     "HiddenRowsError",
+    "HoldMaker",
     "InvalidHandlerError",
     "InvalidJobError",
     "InvalidPayloadError",
@@ -152,6 +163,7 @@ __all__ = [
 
 _HOMES = {
     "App": "meshhook.application",
+    "BreakerState": "meshhook.keys",
     "Cancel": "meshhook.outcomes",
     "Check": "meshhook.observability.health",
     "DLQService": "meshhook.dead_letters",
@@ -168,6 +180,7 @@ _HOMES = {
     "Done": "meshhook.outcomes",
     "ErrorGroup": "meshhook.store.dead_letter_rows",
     "HiddenRowsError": "meshhook.errors",
+    "HoldMaker": "meshhook.keys",
     "InvalidHandlerError": "meshhook.errors",
     "InvalidJobError": "meshhook.errors",
     "InvalidPayloadError": "meshhook.errors",

@@ -17,6 +17,7 @@ from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, takes_url
 from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook.queue_config import (
+    BREAKER_NAMES,
     KEY_PLACE_NAMES,
     KEY_SETTING_NAMES,
     LIMIT_NAMES,
@@ -252,7 +253,11 @@ async def set_queue_config(
         config = QueueConfig.from_row(name, current[0])
         settings = changed_settings(config, changes)
         # In an order in which no limit is without keys in between.
-        of_keys = [("set_keys", KEY_PLACE_NAMES), ("set_limits", LIMIT_NAMES)]
+        of_keys = [
+            ("set_keys", KEY_PLACE_NAMES),
+            ("set_limits", LIMIT_NAMES),
+            ("set_breaker", BREAKER_NAMES),
+        ]
         for statement, names in of_keys if settings.keyed else reversed(of_keys):
             values = [getattr(settings, each) for each in names]
             # Not everybody may change them who may change the others.

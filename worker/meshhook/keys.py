@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,7 +14,7 @@ from meshhook.administration import get_queue_config
 from meshhook.arguments import check_range, checked_seconds
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
-from meshhook.names import MAX_KEY_LENGTH
+from meshhook.names import MAX_HOLD_REASON_LENGTH, MAX_KEY_LENGTH
 from meshhook.postgres.database import (
     LONG_ANSWER_TIMEOUT_SECONDS,
     Database,
@@ -23,10 +24,33 @@ from meshhook.postgres.database import (
 from meshhook.queue_config import QueueConfig
 from meshhook.store import queries
 
+if TYPE_CHECKING:
+    import asyncpg
+
 MAX_KEYS = 10_000
 DEFAULT_KEYS = 1_000
 COUNT_LIMIT = 10_000
 MAX_HOLD_SECONDS = 31_622_400
+
+
+class BreakerState(StrEnum):
+    """The state of the circuit breaker of a key."""
+
+    CLOSED = "closed"
+    """Jobs of the key are claimed."""
+    OPEN = "open"
+    """None is claimed until the next probe."""
+    HALF_OPEN = "half-open"
+    """One job at a time is claimed: a probe, whose end closes the breaker or opens it again."""
+
+
+class HoldMaker(StrEnum):
+    """Who made the hold of a key."""
+
+    MANUAL = "manual"
+    """`hold_key` or `meshhook keys hold`."""
+    HANDLER = "handler"
+    """The outcome of a job, with `hold_key=True`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +81,24 @@ class KeyState:
     """Whether it has a weight, a limit or a rate of its own."""
     held_until: datetime | None
     """Until when none of its jobs is claimed: in the year 9999 if until it is resumed; None if it
-    is not held."""
+    is not held. A breaker is no hold."""
+    held_at: datetime | None
+    """When it was held; None if it is not, or that is unknown."""
+    held_by: HoldMaker | None
+    """Who holds it; None if it is not held, or that is unknown."""
+    hold_reason: str | None
+    """Why it is held, at most 500 characters; None if it is not, or nothing was said."""
+    breaker: BreakerState | None
+    """The state of its breaker; None if the queue has none."""
+    failures_in_a_row: int
+    """How many failures in a row its breaker has counted."""
+    last_error_type: str | None
+    """The error type of the last of them; None if there is none."""
+    breaker_opened_at: datetime | None
+    """Since when its breaker has not been closed; None if it is closed."""
+    next_probe_at: datetime | None
+    """From when on its next probe may start, which may have passed; None if its breaker is
+    closed."""
 
 
 class _KeySettings(BaseModel):
@@ -146,7 +187,12 @@ async def set_key(database: DatabaseSource, queue: str, key: str, **changes: Any
 
 @takes_url
 async def hold_key(
-    database: DatabaseSource, queue: str, key: str, seconds: float | None = None
+    database: DatabaseSource,
+    queue: str,
+    key: str,
+    seconds: float | None = None,
+    *,
+    reason: str | None = None,
 ) -> KeyState:
     """Hold a key: its jobs stay where they are, and spend no attempt; running jobs finish.
 
@@ -155,6 +201,7 @@ async def hold_key(
         queue: the queue, which is keyed.
         key: the key; the empty one is that of messages without a key.
         seconds: for how long, up to 366 days. Default: until `resume_key`.
+        reason: why, in at most 500 characters, for those who look at the key. Default: none.
 
     Raises:
         InvalidSettingError: if an argument is wrong, or the queue is not keyed.
@@ -162,12 +209,18 @@ async def hold_key(
     """
     if seconds is not None:
         checked_seconds("seconds", seconds, 0.001, MAX_HOLD_SECONDS)
-    return await _hold(Database.of(database), queue, key, seconds)
+    if reason is not None and (
+        not isinstance(reason, str) or len(reason) > MAX_HOLD_REASON_LENGTH or "\0" in reason
+    ):
+        raise InvalidSettingError(
+            f"reason is text of at most {MAX_HOLD_REASON_LENGTH} characters, got {quoted(reason)}"
+        )
+    return await _hold(Database.of(database), queue, key, seconds, reason)
 
 
 @takes_url
 async def resume_key(database: DatabaseSource, queue: str, key: str) -> KeyState:
-    """Hold a key no longer. One that is not held stays as it is.
+    """Hold a key no longer, and close its breaker. One that is not held stays as it is.
 
     Args:
         database: where the queue is.
@@ -178,13 +231,17 @@ async def resume_key(database: DatabaseSource, queue: str, key: str) -> KeyState
         InvalidSettingError: if the key is wrong, or the queue is not keyed.
         QueueNotFoundError, DatabaseError: nothing was changed.
     """
-    return await _hold(Database.of(database), queue, key, 0)
+    return await _hold(Database.of(database), queue, key, 0, None)
 
 
-async def _hold(database: Database, queue: str, key: str, seconds: float | None) -> KeyState:
+async def _hold(
+    database: Database, queue: str, key: str, seconds: float | None, reason: str | None
+) -> KeyState:
     name = _checked_key(key)
     await _keyed_config(database, queue)
-    await database.fetch(queries.load("hold_key"), queue, name, seconds)
+    if seconds == 0:
+        await database.fetch(queries.load("close_breaker"), queue, name)
+    await database.fetch(queries.load("hold_key"), queue, name, seconds, reason)
     await database.fetch(queries.load("forget_key"), queue, name)
     return await get_key(database, queue, name)
 
@@ -235,4 +292,14 @@ async def _read(database: Database, queue: str, key: str | None, max_keys: int) 
         key,
         answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
     )
-    return [KeyState(**dict(row)) for row in rows]
+    return [_state_of(row) for row in rows]
+
+
+def _state_of(row: asyncpg.Record) -> KeyState:
+    values = dict(row)
+    held_by, breaker = values.pop("held_by"), values.pop("breaker")
+    return KeyState(
+        **values,
+        held_by=None if held_by is None else HoldMaker(held_by),
+        breaker=None if breaker is None else BreakerState(breaker),
+    )

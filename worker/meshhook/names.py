@@ -23,6 +23,7 @@ MAX_HOST_NAME_LENGTH = 100
 KEY_HEADER = "x-pgmq-group"
 """PGMQ's own header for the group of a message, which is its key."""
 MAX_KEY_LENGTH = 200
+MAX_HOLD_REASON_LENGTH = 500
 
 _KEY_PATH = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,7}")
 _PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")

@@ -116,11 +116,21 @@ class Snooze(Outcome):
 class DeadLetter(Outcome):
     """Retrying cannot help: move the job to the dead letters now."""
 
-    def __init__(self, message: str, *, error_type: str = "DeadLetter") -> None:
-        """Take what went wrong, and the error type to group it by."""
+    hold_key = False
+    """Whether the key is held from now on, until somebody resumes it."""
+
+    def __init__(
+        self, message: str, *, error_type: str = "DeadLetter", hold_key: bool = False
+    ) -> None:
+        """Take what went wrong, and the error type to group it by.
+
+        With `hold_key`, the other jobs of the same key wait until somebody resumes it, in a keyed
+        queue: the destination is gone, or refuses all. A message without a key holds none.
+        """
         super().__init__(message)
         self.message = message
         self.error_type = error_type
+        self.hold_key = checked_flag("hold_key", hold_key)
 
 
 class Cancel(Outcome):

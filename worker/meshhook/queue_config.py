@@ -50,6 +50,7 @@ _Moment = Annotated[datetime, BeforeValidator(_nearest)]
 _Days = Annotated[int, Field(ge=1, le=36_500)]
 _LIMITS = ("max_running", "max_running_per_key", "max_starts", "max_starts_per_key")
 _Running = Annotated[int, Field(ge=1, le=1_000_000)]
+_PauseSeconds = Annotated[float, Field(ge=0.1, le=86_400)]
 _BackoffMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS)]
 
 
@@ -116,6 +117,14 @@ class QueueSettings(BaseModel):
     its own; None, the default, means any number. Only for keyed queues."""
     starts_period_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 1.0
     """The period of `max_starts` and `max_starts_per_key`, in seconds. Default 1."""
+    breaker_failures: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """After how many failures in a row the circuit breaker of a key opens; None, the default, means
+    never. Only for keyed queues."""
+    breaker_pause_seconds: _PauseSeconds = 30.0
+    """How long a breaker stays open before its first probe, in seconds. It doubles with each probe
+    that fails. Default 30."""
+    breaker_max_pause_seconds: _PauseSeconds = 600.0
+    """The longest pause between two probes, in seconds. Default 600."""
 
     @model_validator(mode="after")
     def _base_at_most_max(self) -> QueueSettings:
@@ -128,8 +137,18 @@ class QueueSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _pause_at_most_max(self) -> QueueSettings:
+        if self.breaker_pause_seconds > self.breaker_max_pause_seconds:
+            message = (
+                f"breaker_pause_seconds ({self.breaker_pause_seconds:g}) is more than "
+                f"breaker_max_pause_seconds ({self.breaker_max_pause_seconds:g})"
+            )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
     def _limits_only_of_keyed(self) -> QueueSettings:
-        for name in _LIMITS:
+        for name in (*_LIMITS, "breaker_failures"):
             if not self.keyed and (limit := getattr(self, name)) is not None:
                 message = f"{name} ({limit}) is for keyed queues: set keyed=true, or {name}=none"
                 raise ValueError(message)
@@ -149,6 +168,11 @@ class QueueSettings(BaseModel):
     def is_limited(self) -> bool:
         """Whether the queue or any key has a limit of running jobs or of starts."""
         return self.keyed and any(getattr(self, name) is not None for name in _LIMITS)
+
+    @property
+    def has_breakers(self) -> bool:
+        """Whether failures in a row of a key are counted."""
+        return self.keyed and self.breaker_failures is not None
 
     def retry_strategy(self, random_fraction: Callable[[], float] = random.random) -> RetryStrategy:
         """Return the retry strategy that these settings describe.
@@ -176,7 +200,8 @@ class QueueConfig(QueueSettings):
     created_at: _Moment
     """When the row was created; the nearest time that Python can represent."""
     has_key_limits: bool = False
-    """Whether any key has a limit of its own, where that was read."""
+    """Whether any key has a limit of its own, is held, or has an open breaker, where that was
+    read."""
     updated_at: _Moment
     """When it was last changed; the nearest time that Python can represent."""
 
@@ -209,7 +234,9 @@ KEY_PLACE_NAMES = ("keyed", "key_path")
 """Those that indexes of the queue's table depend on, which only its owner can build."""
 LIMIT_NAMES = (*_LIMITS, "starts_period_seconds")
 """Those that limit how many jobs run at once, or start in a period."""
-KEY_SETTING_NAMES = (*KEY_PLACE_NAMES, *LIMIT_NAMES)
+BREAKER_NAMES = ("breaker_failures", "breaker_pause_seconds", "breaker_max_pause_seconds")
+"""Those of the circuit breakers of keys."""
+KEY_SETTING_NAMES = (*KEY_PLACE_NAMES, *LIMIT_NAMES, *BREAKER_NAMES)
 """Those that are for keyed queues."""
 
 

@@ -106,6 +106,7 @@ class KeysSpec(Part):
     def limits(self) -> dict[str, Any]:
         """The limits that are declared, by their names in `queue_config`; None is any number."""
         if not self.enabled:
-            return {name: None for name in LIMIT_NAMES if name != "starts_period_seconds"}
+            limits = [name for name in LIMIT_NAMES if name != "starts_period_seconds"]
+            return dict.fromkeys([*limits, "breaker_failures"])
         declared = {name: getattr(self, name) for name in LIMIT_NAMES}
         return {name: value or None for name, value in declared.items() if value is not None}

@@ -39,6 +39,9 @@ class QueueOptions(TypedDict, total=False):
     max_starts: int | None
     max_starts_per_key: int | None
     starts_period_seconds: float
+    breaker_failures: int | None
+    breaker_pause_seconds: float
+    breaker_max_pause_seconds: float
 
 
 def checked_options(queue: str, options: Mapping[str, Any]) -> dict[str, Any]:

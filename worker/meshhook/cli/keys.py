@@ -15,6 +15,7 @@ from meshhook.cli.output import (
     Column,
     count,
     duration,
+    moment_with_age,
     note,
     print_fields,
     print_json,
@@ -24,6 +25,7 @@ from meshhook.cli.queue import pairs_of
 from meshhook.keys import (
     DEFAULT_KEYS,
     MAX_KEYS,
+    BreakerState,
     KeyState,
     get_key,
     hold_key,
@@ -135,11 +137,17 @@ def hold(
         float | None,
         typer.Option("--for", metavar="SECONDS", help="For how long. Default: until resumed."),
     ] = None,
+    *,
+    reason: Annotated[
+        str | None, typer.Option(help="Why, for those who look at the key. Default: none.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stop workers from claiming jobs of one key; running jobs finish, and enqueuing continues."""
     name = validate_queue_name(queue)
-    found = with_database(context, lambda database: hold_key(database, name, key, seconds))
+    found = with_database(
+        context, lambda database: hold_key(database, name, key, seconds, reason=reason)
+    )
     _print_one(found, as_json=as_json)
 
 
@@ -147,7 +155,7 @@ def hold(
 def resume(
     context: typer.Context, queue: QueueArgument, key: KeyArgument, as_json: JsonOption = False
 ) -> None:
-    """Let workers claim jobs of the key again."""
+    """Let workers claim jobs of the key again: ends its hold, and closes its breaker."""
     name = validate_queue_name(queue)
     found = with_database(context, lambda database: resume_key(database, name, key))
     _print_one(found, as_json=as_json)
@@ -165,6 +173,7 @@ def _print(found: Sequence[KeyState]) -> None:
             Column("LIMIT", is_number=True, is_optional=True),
             Column("STARTS", is_number=True, is_optional=True),
             Column("HELD", is_number=True, is_optional=True),
+            Column("BREAKER", is_optional=True),
         ],
         [
             [
@@ -177,6 +186,7 @@ def _print(found: Sequence[KeyState]) -> None:
                 "" if each.max_running is None else f"{each.max_running:,}",
                 "" if each.max_starts is None else f"{each.max_starts:,}",
                 _held(each),
+                _breaker(each) if each.breaker_opened_at else "",
             ]
             for each in found
         ],
@@ -198,6 +208,10 @@ def _print_one(found: KeyState, *, as_json: bool) -> None:
             ("max_running", "none" if found.max_running is None else str(found.max_running)),
             ("max_starts", "none" if found.max_starts is None else str(found.max_starts)),
             ("held for", _held(found) or "-"),
+            *([("held since", moment_with_age(found.held_at))] if found.held_at else []),
+            *([("held by", str(found.held_by))] if found.held_by else []),
+            *([("reason", found.hold_reason)] if found.hold_reason else []),
+            *_breaker_fields(found),
         ]
     )
 
@@ -207,4 +221,25 @@ def _held(key: KeyState) -> str:
         return ""
     if key.held_until.year > LAST_YEAR:
         return "until resumed"
-    return duration(max((key.held_until - datetime.now(UTC)).total_seconds(), 0))
+    return duration(_seconds_until(key.held_until))
+
+
+def _breaker(key: KeyState) -> str:
+    if key.breaker is BreakerState.OPEN and key.next_probe_at is not None:
+        return f"open, probe in {duration(_seconds_until(key.next_probe_at))}"
+    return str(key.breaker)
+
+
+def _breaker_fields(key: KeyState) -> list[tuple[str, str]]:
+    if key.breaker is None:
+        return []
+    fields = [("breaker", _breaker(key)), ("failures in a row", f"{key.failures_in_a_row:,}")]
+    if key.last_error_type:
+        fields.append(("last error", key.last_error_type))
+    if key.breaker_opened_at is not None:
+        fields.append(("open since", moment_with_age(key.breaker_opened_at)))
+    return fields
+
+
+def _seconds_until(moment: datetime) -> float:
+    return max((moment - datetime.now(UTC)).total_seconds(), 0)

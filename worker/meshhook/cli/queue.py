@@ -154,6 +154,9 @@ def set_(
     max_starts                  how many jobs start in each period; none
     max_starts_per_key          how many jobs of a key start in each period; none
     starts_period_seconds       how long such a period is
+    breaker_failures            how many failures in a row open a key's breaker; none
+    breaker_pause_seconds       how long it stays open before the first probe
+    breaker_max_pause_seconds   the longest pause; it doubles with each failed probe
     """  # noqa: D301 - the command line keeps lines as they are after \b
     queue, settings = _queue_and_settings(queue, settings)
     if not settings:

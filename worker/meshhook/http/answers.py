@@ -61,7 +61,8 @@ def failure(
     Returns:
         `RetryAfter` where a 429 or 503 says how long to wait, with a hold of the job's key, so that
         other deliveries to the same receiver wait too; `ReceiverError`, which is retried
-        with backoff, for other answers that may pass; `DeadLetter` for the rest.
+        with backoff, for other answers that may pass; `DeadLetter` for the rest, for a 410 with a
+        hold that has no end.
     """
     if answer.is_accepted:
         return None
@@ -75,7 +76,8 @@ def failure(
         return ReceiverError(message, answer.status)
     if answer.is_gone:
         message = f"the destination is gone: {message}"
-    elif answer.status in _REDIRECTS:
+        return DeadLetter(message, error_type=kind, hold_key=True)
+    if answer.status in _REDIRECTS:
         message += "; a redirect is not followed: send to the new URL (follow_redirects)"
     return DeadLetter(message, error_type=kind)
 

@@ -39,7 +39,7 @@ class WebhookHandler(JobHandler[WebhookDelivery]):
     | answers 429 or 503 and says when to come back | is retried then |
     | answers 408, 425, 429 or 5xx | is retried with backoff |
     | cannot be reached, or takes too long | is retried with backoff |
-    | answers 410 | becomes a dead letter, and `on_gone` is told |
+    | answers 410 | becomes a dead letter; its key is held until resumed, and `on_gone` is told |
     | answers anything else, redirects included | becomes a dead letter |
     | has a URL or an address that is refused | becomes a dead letter |
     """

@@ -50,6 +50,7 @@ OUTCOMES: Final = (
     "lost",
     "released",
 )
+BREAKER_STATES: Final = ("open", "closed")
 OPERATIONS: Final = ("claim", "settle", "extend", "release")
 LOOPS: Final = ("claimer", "settler", "slots", "leases")
 COLLECTION_ERRORS: Final = (
@@ -175,6 +176,13 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "slots_replaced_total",
                 _C,
                 "Slots replaced because a handler cancelled their task.",
+            ),
+            _worker(
+                "breaker_transitions_total",
+                _C,
+                "Circuit breakers of keys that opened, also after a failed probe, or closed.",
+                ("state",),
+                state=BREAKER_STATES,
             ),
             _worker(
                 "claim_batch_messages",

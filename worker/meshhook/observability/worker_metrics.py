@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from meshhook.escaping import shown
 from meshhook.observability.families import families_of
 from meshhook.observability.loops import WatchedLoop
-from meshhook.observability.metrics import METRICS, OPERATIONS, OTHER, OUTCOMES
+from meshhook.observability.metrics import BREAKER_STATES, METRICS, OPERATIONS, OTHER, OUTCOMES
 
 if TYPE_CHECKING:
     from prometheus_client import Counter
@@ -78,6 +78,8 @@ class WorkerMetrics:
         self._claim_batch = found.histogram(f"{_PREFIX}claim_batch_messages").labels(queue_name)
         self._empty_claims = found.counter(f"{_PREFIX}empty_claims_total").labels(queue_name)
         self._slots_replaced = found.counter(f"{_PREFIX}slots_replaced_total").labels(queue_name)
+        breakers = found.counter(f"{_PREFIX}breaker_transitions_total")
+        self._breakers = {state: breakers.labels(queue_name, state) for state in BREAKER_STATES}
         self._live = _live_gauges_of(registry)
         self._live.know(queue_name)
 
@@ -96,6 +98,10 @@ class WorkerMetrics:
     def slot_replaced(self) -> None:
         """Count a slot that has ended and was replaced."""
         self._slots_replaced.inc()
+
+    def breaker_changed(self, *, is_open: bool) -> None:
+        """Count a breaker of a key that opened or closed."""
+        self._breakers["open" if is_open else "closed"].inc()
 
     def claimed(self, messages: int) -> None:
         """Note a claim and how many messages it leased."""

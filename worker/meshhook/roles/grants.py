@@ -29,6 +29,7 @@ _WORKERS = "table meshhook.workers"
 _KEYS = "table meshhook.keys"
 _STARTS = "table meshhook.starts"
 _UNIQUE = "table meshhook.unique_keys"
+_BREAKERS = "table meshhook.breakers"
 
 _SENT = ("vt", "message", "headers")
 _REPORTED = (
@@ -59,7 +60,12 @@ _SETTINGS = (
     "max_starts",
     "max_starts_per_key",
     "starts_period_seconds",
+    "breaker_failures",
+    "breaker_pause_seconds",
+    "breaker_max_pause_seconds",
 )
+_HOLD = ("held_until", "held_at", "held_by", "hold_reason")
+_BREAKER_STATE = ("failures", "failed_at", "error_type", "opened_at", "openings", "probe_at")
 _STATE = ("msg_id", "read_ct", "enqueued_at", "vt", "headers")
 
 _EVERYBODY = (
@@ -69,8 +75,12 @@ _EVERYBODY = (
     Grant("table meshhook.roles", "select"),
     Grant(_CONFIG, "select"),
     Grant(_KEYS, "select"),
+    Grant(_BREAKERS, "select"),
 )
-_SETS_KEYS = tuple(Grant(_KEYS, privilege) for privilege in ("insert", "update", "delete"))
+_SETS_KEYS = (
+    *(Grant(_KEYS, privilege) for privilege in ("insert", "update", "delete")),
+    Grant(_BREAKERS, "update", _BREAKER_STATE),
+)
 
 _READER = (
     *_EVERYBODY,
@@ -113,8 +123,10 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_WORKERS, "select"),
         Grant(_WORKERS, "insert"),
         Grant(_WORKERS, "update", _REPORTED),
-        Grant(_KEYS, "insert", ("queue", "key", "held_until")),
-        Grant(_KEYS, "update", ("held_until",)),
+        Grant(_KEYS, "insert", ("queue", "key", *_HOLD)),
+        Grant(_KEYS, "update", _HOLD),
+        Grant(_BREAKERS, "insert"),
+        Grant(_BREAKERS, "update", _BREAKER_STATE),
         Grant(_STARTS, "select"),
         Grant(_STARTS, "insert"),
         Grant(_STARTS, "update", ("full_at",)),

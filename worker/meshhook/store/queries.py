@@ -39,6 +39,15 @@ _TYPE_SQL = "::pg_catalog."
 
 _KEY_OF_HEADER_SQL = "meshhook.key_text(q.headers ->> 'x-pgmq-group'::pg_catalog.text)"
 _RUNNING_SQL = "case when meshhook.has_open_attempt(q.read_ct, q.headers) then {} end"
+_BREAKERS_SQL = """, (select {utf8 meshhook.record_key_failures($17::pg_catalog.text,
+    pg_catalog.array_agg(s.key), pg_catalog.array_agg(coalesce(s.started_at, s.finished_at)),
+    pg_catalog.array_agg(s.error_type))}
+    from settled s where ($18::boolean[])[s.position]) as opened,
+    (select {utf8 meshhook.record_key_successes($17::pg_catalog.text,
+    pg_catalog.array_agg(s.key), pg_catalog.array_agg(s.started_at))}
+    from settled s where s.outcome = 'succeeded') as closed"""
+_CLOSED_SQL = """, {utf8 meshhook.record_key_successes($12::pg_catalog.text,
+    pg_catalog.array_agg(key), pg_catalog.array_agg(started_at))} as closed"""
 _IN_BYTES = '({}) collate pg_catalog."C"'
 
 
@@ -65,6 +74,7 @@ def load(
     *,
     target: str | None = None,
     key_path: str | None = None,
+    has_breakers: bool = False,
 ) -> str:
     """Return the statement `sql/<name>.sql`.
 
@@ -78,6 +88,8 @@ def load(
         tables: the queue whose tables the statement is for; None for one that names no queue.
         target: the queue that the statement moves messages to, if it moves any.
         key_path: where in the body the key of a message is. Default: in its header.
+        has_breakers: whether a statement that records attempts tells the breakers of their keys.
+            Default: no.
 
     Raises:
         InvalidQueueNameError: if a queue's name is not a safe one.
@@ -91,6 +103,13 @@ def load(
     queue = validate_queue_name(tables.queue_name)
     if target is not None:
         text = text.replace("{target_table}", f'pgmq."q_{validate_queue_name(target)}"')
+    for place, breaker_sql in (
+        ("{with_key}", ", {key} as key"),
+        ("{and_key}", ", key"),
+        ("{breaker_changes}", _BREAKERS_SQL),
+        ("{closed_breakers}", _CLOSED_SQL),
+    ):
+        text = text.replace(place, breaker_sql if has_breakers else "")
     text = _UTF8.sub(r"meshhook.utf8_text(\1)" if tables.holds_any_bytes else r"\1", text)
     key = _KEY_OF_HEADER_SQL
     if key_path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.errors import UnstorableTextError
@@ -10,6 +11,7 @@ from meshhook.outcomes import AttemptOutcome
 from meshhook.postgres.database import server_encoding
 from meshhook.postgres.text_encodings import ASCII, fitted_text, holds_all
 from meshhook.store import queries
+from meshhook.store.breakers import BreakerChange, breaker_changes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,15 +81,30 @@ _COLUMNS_OF_SUCCESS = tuple(
 """The positions in a settlement of the parameters of `sql/settle_succeeded.sql`."""
 
 
+@dataclass(slots=True)
+class BreakerCount:
+    """What a settlement tells the breakers of its jobs' keys, and what comes of it."""
+
+    key_path: str | None
+    """Where in the body the keys are; None means the header."""
+    failed: Sequence[bool] = ()
+    """For each settlement whether it counts as a failure of its key. One that succeeded does not;
+    where all did, they may be left out."""
+    changes: list[BreakerChange] = field(default_factory=list)
+    """The breakers that opened or closed."""
+
+
 async def settle(
     database: Any,
     tables: queries.QueueTables,
     worker_name: str | None,
     settlements: Sequence[Settlement],
+    breakers: BreakerCount | None = None,
 ) -> set[int]:
     """Record settlements in one statement, all or nothing; quickest if all have succeeded.
 
-    Characters that the database's encoding lacks are recorded as question marks.
+    Characters that the database's encoding lacks are recorded as question marks. `breakers` counts
+    failures of keys in the same statement; default: none are counted.
 
     Returns:
         The positions, from 0, of those whose lease was still held. The others changed nothing.
@@ -97,12 +114,12 @@ async def settle(
     encoding = server_encoding(database)
     name = worker_name and fitted_text(worker_name, encoding)
     try:
-        return await _settle(database, tables, name, _fitted(settlements, encoding))
+        return await _settle(database, tables, name, _fitted(settlements, encoding), breakers)
     except UnstorableTextError:
         # The encoding was unknown, or differs from Python's idea of it. Every encoding holds
         # ASCII, so this cannot fail for the same reason.
         name = worker_name and fitted_text(worker_name, ASCII)
-        return await _settle(database, tables, name, _fitted(settlements, ASCII))
+        return await _settle(database, tables, name, _fitted(settlements, ASCII), breakers)
 
 
 async def _settle(
@@ -110,6 +127,7 @@ async def _settle(
     tables: queries.QueueTables,
     worker_name: str | None,
     settlements: Sequence[Settlement],
+    breakers: BreakerCount | None,
 ) -> set[int]:
     *fields, links = zip(*settlements, strict=True)
     has_links = any(links)
@@ -120,21 +138,31 @@ async def _settle(
     ]
     if columns[_ATTEMPT] == columns[_READ_CT]:
         columns[_ATTEMPT] = None
+    statement = "settle_linked" if has_links else "settle"
     if not has_links and set(columns[_OUTCOME] or ()) == _SUCCESS:
+        statement = "settle_succeeded"
+    if breakers is None:
+        sql = queries.load(statement, tables)
+    else:
+        sql = queries.load(statement, tables, key_path=breakers.key_path, has_breakers=True)
+    if statement == "settle_succeeded":
         rows = await database.fetch(
-            queries.load("settle_succeeded", tables),
+            sql,
             worker_name,
             *(columns[i] for i in _COLUMNS_OF_SUCCESS),
             tables.queue_name,
         )
+        if breakers is not None:
+            breakers.changes += breaker_changes(rows[0]["closed"])
         held = rows[0]["positions"]
         if held is None:
             return set(range(len(settlements)))
         return {position - 1 for position in held}
-    statement = "settle_linked" if has_links else "settle"
-    rows = await database.fetch(
-        queries.load(statement, tables), worker_name, *columns, tables.queue_name
-    )
+    failed = () if breakers is None else (breakers.failed,)
+    rows = await database.fetch(sql, worker_name, *columns, tables.queue_name, *failed)
+    if breakers is not None and rows:
+        breakers.changes += breaker_changes(rows[0]["opened"])
+        breakers.changes += breaker_changes(rows[0]["closed"])
     return {row[0] - 1 for row in rows}
 
 

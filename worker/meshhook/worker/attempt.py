@@ -45,6 +45,7 @@ class Attempt:
     __slots__ = (
         "abort",
         "began_at",
+        "completed_key",
         "context",
         "ended",
         "job",
@@ -79,6 +80,8 @@ class Attempt:
         self.abort: Abort | None = None
         self.was_completed = False
         """Whether the handler recorded the outcome in its own transaction."""
+        self.completed_key: str | None = None
+        """The key of the message it did so for, if the keys have breakers."""
         self.span: AttemptSpan | None = None
 
     def may_keep_lease(self, now: float) -> bool:

@@ -19,6 +19,7 @@ from meshhook.observability.tracing import settling
 from meshhook.outcomes import FINAL_OUTCOMES
 from meshhook.postgres.database import lent_by_caller
 from meshhook.postgres.driver_errors import translated_errors
+from meshhook.store import queries
 from meshhook.store.settlements import settle
 from meshhook.worker.attempt import (
     Abort,
@@ -224,6 +225,8 @@ class AttemptRunner:
         )
         if end.hold_seconds:
             held.key_hold_seconds = end.hold_seconds
+        held.is_failure = end.is_failure
+        held.completed_key = attempt.completed_key
         context = None
         if span is not None:
             span.end(end.outcome, end.error_type, end.error_message, ended)
@@ -280,6 +283,7 @@ class AttemptRunner:
         started = job.started_timestamp
         finished = max(started, job.claimed_timestamp)
         settlement = settlement_of(job, end, started, finished)
+        held.is_failure = end.is_failure
         self._held_jobs.end(held, settlement, time.monotonic())
 
     async def _complete(self, attempt: Attempt, connection: Any) -> None:
@@ -294,8 +298,16 @@ class AttemptRunner:
         finished = started + time.monotonic() - attempt.began_at
         settlement = settlement_of(job, DONE, started, finished)
         tracer = None if self.tracer is None else self.tracer.tracer
+        config, key = self._queue.config, None
         try:
             with translated_errors(), settling(tracer, job.queue, 1):
+                if config.has_breakers:
+                    # Its breaker is told after the commit: nobody must wait for that.
+                    sql = queries.load(
+                        "key_of_message", self._queue.tables, key_path=config.key_path
+                    )
+                    rows = await own.fetch(sql, job.msg_id)
+                    key = rows[0]["key"] if rows else None
                 recorded = await settle(
                     own, self._queue.tables, self._queue.worker_name, [settlement]
                 )
@@ -309,6 +321,7 @@ class AttemptRunner:
         if not recorded:
             raise LeaseLostError(job.queue, job.msg_id, job.attempt)
         attempt.was_completed = True
+        attempt.completed_key = key
 
 
 def _raised_at_once(error: BaseException) -> BaseException:

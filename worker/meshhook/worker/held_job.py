@@ -51,8 +51,10 @@ class HeldJob:
     __slots__ = (
         "attempt",
         "claimed_at",
+        "completed_key",
         "ended_at",
         "extended_at",
+        "is_failure",
         "job",
         "key",
         "key_hold_seconds",
@@ -81,6 +83,10 @@ class HeldJob:
     """When it ended. Set when it ends."""
     key_hold_seconds: float
     """How long its handler asked to hold the message's key; 0 means not at all."""
+    is_failure: bool
+    """Whether its end counts as a failure of its key."""
+    completed_key: str | None
+    """The key of the message, if its handler settled the job and the keys have breakers."""
     was_completed: bool
     """Whether the handler settled the job in its own transaction. If that was committed, the
     message is gone and the job is done; if it was rolled back, `settlement` holds."""
@@ -96,6 +102,8 @@ class HeldJob:
         self.extended_at = asked_at
         self.attempt = None
         self.key_hold_seconds = 0.0
+        self.is_failure = False
+        self.completed_key = None
 
     @property
     def has_lease(self) -> bool:

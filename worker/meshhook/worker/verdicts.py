@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from meshhook.errors import InvalidPayloadError, MessageUnreadableError
@@ -43,7 +44,9 @@ class Verdict:
     error_message: str | None = None
     error_stack: str | None = None
     hold_seconds: float = 0.0
-    """How long to hold the key of the job; 0 means not at all."""
+    """How long to hold the key of the job; 0 means not at all, infinite until it is resumed."""
+    is_failure: bool = False
+    """Whether it counts towards the failures in a row that open the breaker of the job's key."""
 
 
 _OWN_MODULES = (
@@ -100,11 +103,12 @@ def verdict(
     error_type = _type_name(ended)
     error = (error_type, shown(ended) or error_type, _stack(ended))
     if attempt >= settings.max_retry_attempts:
-        return _final(*error, settings)
-    strategy = settings.retry_strategy(lambda: jitter_fraction)
-    return _failed(
-        AttemptOutcome.RETRIED, *error, delay_seconds=strategy.get_delay_seconds(attempt)
-    )
+        end = _final(*error, settings)
+    else:
+        strategy = settings.retry_strategy(lambda: jitter_fraction)
+        delay_seconds = strategy.get_delay_seconds(attempt)
+        end = _failed(AttemptOutcome.RETRIED, *error, delay_seconds=delay_seconds)
+    return replace(end, is_failure=True)
 
 
 def invalid_payload(message: str, settings: QueueSettings) -> Verdict:
@@ -136,7 +140,8 @@ def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict
                 None,
                 delay_seconds=delay_seconds,
             )
-        return replace(end, hold_seconds=hold_seconds)
+        # With a hold, the handler has said itself how long the key is to wait.
+        return replace(end, hold_seconds=hold_seconds, is_failure=not ended.hold_key)
     if isinstance(ended, Snooze):
         delay_seconds = delay_in_seconds(ended.delay_seconds)
         return Verdict(
@@ -146,7 +151,8 @@ def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict
             hold_seconds=delay_seconds if ended.hold_key else 0.0,
         )
     if isinstance(ended, DeadLetter):
-        return _final(ended.error_type, ended.message, None, settings)
+        end = _final(ended.error_type, ended.message, None, settings)
+        return replace(end, hold_seconds=inf if ended.hold_key else 0.0)
     if isinstance(ended, Cancel):
         return Verdict(AttemptOutcome.CANCELLED, error_message=_text(ended.message))
     return DONE

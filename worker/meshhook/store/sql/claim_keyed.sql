@@ -8,8 +8,8 @@
 -- was ready, and in next_key where to go on; null means that it has looked at all.
 -- Locks: the rows it looks at, skipping locked ones. Indexes: q_<queue>_key_idx for the keys and
 -- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest,
--- keys_limit_idx, keys_hold_idx and keys_rate_idx for whether there are limits, keys_pkey and
--- starts_pkey for what they are.
+-- keys_limit_idx, keys_hold_idx, keys_rate_idx and breakers_open_idx for whether there are limits,
+-- keys_pkey, starts_pkey and breakers_pkey for what they are.
 with recursive bounds as materialized (
     select coalesce($2::timestamptz, '-infinity'::timestamptz) as from_vt,
         least(pg_catalog.now(), $5::timestamptz) as to_vt,
@@ -17,7 +17,7 @@ with recursive bounds as materialized (
         case when $3::int > 64 and not $9::boolean then 64 else 256 end as most_keys
 ), limits as materialized (
     select l.*, l.is_keyed and (l.max_running is not null or l.max_running_per_key is not null
-            or l.has_rates or l.has_key_limits) as is_limited,
+            or l.has_rates or l.has_key_limits or l.has_open_breakers) as is_limited,
         least($3::int, case when l.is_keyed then l.max_running - (
             select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
             from {queue_table} q where l.max_running is not null and {running_key} >= '')::int end,
@@ -35,7 +35,10 @@ with recursive bounds as materialized (
                 where k.queue = $6::text and k.max_running is not null)
             or exists (
                 select from meshhook.keys k
-                where k.queue = $6::text and k.held_until > pg_catalog.now()) as has_key_limits
+                where k.queue = $6::text and k.held_until > pg_catalog.now()) as has_key_limits,
+            c.breaker_failures is not null and exists (
+                select from meshhook.breakers b
+                where b.queue = $6::text and b.opened_at is not null) as has_open_breakers
         from meshhook.queue_config c where c.queue = $6::text
     ) l
 ), oldest as materialized (
@@ -86,13 +89,18 @@ with recursive bounds as materialized (
         when not l.is_limited and (select pg_catalog.count(*) from due) = 1 then 0::float8
         else (select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
             from {queue_table} q where {running_key} = d.key)::float8 end as running,
-        case when k.held_until > pg_catalog.now() then 0::float8
+        case when k.held_until > pg_catalog.now() or b.probe_at > pg_catalog.now() then 0::float8
+            -- Half-open: what runs of it is its probe, until it has ended.
+            when b.probe_at is not null then 1::float8
             else coalesce(k.max_running, l.max_running_per_key)::float8 end as max_running,
         coalesce(k.max_starts, l.max_starts_per_key) as max_starts, case when l.has_rates then (
             select s.full_at from meshhook.starts s
             where s.queue = $6::text and not s.is_of_queue and s.key = d.key) end as full_at
     from due d cross join limits l
     left join meshhook.keys k on k.queue = $6::text and k.key = d.key
+    cross join lateral (select case when l.has_open_breakers then (
+        select o.probe_at from meshhook.breakers o
+        where o.queue = $6::text and o.key = d.key) end as probe_at) b
 ), free as materialized (
     select c.key, c.vt, c.weight, c.running, c.free from (
         select c.*, least(c.max_running - c.running, meshhook.free_starts(

@@ -1,7 +1,7 @@
 -- The keys of a keyed queue, or key $4 of it alone, those with most ready jobs first: what waits
 -- and runs of each, counted up to $2, and what is set for it. It looks at the first $1 keys that
--- have messages and as many that something is set for. $3 is the queue.
--- Locks: none. Indexes: q_<queue>_key_idx, q_<queue>_running_idx, keys_pkey.
+-- have messages, as many that something is set for, and as many that have failed. $3 is the queue.
+-- Locks: none. Indexes: q_<queue>_key_idx, q_<queue>_running_idx, keys_pkey, breakers_pkey.
 with recursive walked (key, number) as (
     (select {key}, 1 from {queue_table} q where $4::text is null order by {key} limit 1)
     union all
@@ -13,6 +13,9 @@ with recursive walked (key, number) as (
     union
     (select k.key from meshhook.keys k
     where k.queue = $3::text and $4::text is null order by k.key limit $1::int)
+    union
+    (select b.key from meshhook.breakers b
+    where b.queue = $3::text and b.failures > 0 and $4::text is null order by b.key limit $1::int)
     union
     select $4::text collate pg_catalog."C" where $4::text is not null
 ), counted as (
@@ -45,9 +48,19 @@ select coalesce({utf8 c.key}, '?') as key, c.ready, c.running,
     coalesce(k.max_starts, s.max_starts_per_key) as max_starts,
     k.weight is not null or k.max_running is not null or k.max_starts is not null
         as has_own_settings,
-    case when k.held_until > pg_catalog.now() then {moment k.held_until} end as held_until
+    case when k.held_until > pg_catalog.now() then {moment k.held_until} end as held_until,
+    case when k.held_until > pg_catalog.now() then {moment k.held_at} end as held_at,
+    case when k.held_until > pg_catalog.now() then k.held_by end as held_by,
+    case when k.held_until > pg_catalog.now() then {utf8 k.hold_reason} end as hold_reason,
+    case when s.breaker_failures is null then null
+        when b.opened_at is null then 'closed'
+        when b.probe_at > pg_catalog.now() then 'open' else 'half-open' end as breaker,
+    coalesce(b.failures, 0) as failures_in_a_row, {utf8 b.error_type} as last_error_type,
+    {moment b.opened_at} as breaker_opened_at, {moment b.probe_at} as next_probe_at
 from counted c cross join meshhook.queue_config s
 left join meshhook.keys k on k.queue = $3::text and k.key = c.key
+left join meshhook.breakers b on b.queue = $3::text and b.key = c.key
+    and s.breaker_failures is not null
 where s.queue = $3::text
 order by c.ready desc, c.running desc, c.key
 limit $1::int

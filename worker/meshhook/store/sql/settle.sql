@@ -2,7 +2,9 @@
 -- returns the positions of those whose lease still held and had no outcome yet; the rest change
 -- nothing. An attempt of null is the one that `read_ct` counts.
 -- Deletes, retries, dead letters, archives and history are one statement: all or nothing.
--- Locks: the settled rows. Index: the primary key of the queue's table.
+-- With breakers, it counts failures in a row of keys: $18 says which attempts have failed.
+-- Locks: the settled rows; with breakers then those of keys, in their order. Index: the primary key
+-- of the queue's table.
 with item as materialized (
     select * from unnest(
         $2::bigint[], $3::int[], $4::float8[], $5::int[], $6::text[], $7::float8[], $8::float8[],
@@ -18,7 +20,7 @@ with item as materialized (
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
-    returning item.*, q.enqueued_at, q.vt,
+    returning item.*, q.enqueued_at, q.vt{with_key},
         case when item.outcome in ('dead_lettered', 'archived') then q.message end as message,
         case when item.outcome in ('dead_lettered', 'archived') then q.headers end as headers
 ), delayed as (
@@ -36,7 +38,7 @@ with item as materialized (
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('retried', 'snoozed')
-    returning item.*, q.enqueued_at, q.vt
+    returning item.*, q.enqueued_at, q.vt{with_key}
 ), dead as (
     insert into {dlq_table} (vt, message, headers)
     select pg_catalog.clock_timestamp(), r.message,
@@ -65,12 +67,12 @@ with item as materialized (
     select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
         started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
         error_stack, trace_id, enqueued_at,
-        null::timestamptz as retry_at
+        null::timestamptz as retry_at{and_key}
     from removed
     union all
     select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
         started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
-        error_stack, trace_id, enqueued_at, vt
+        error_stack, trace_id, enqueued_at, vt{and_key}
     from delayed
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
@@ -82,4 +84,4 @@ with item as materialized (
         s.error_type, s.error_message, s.error_stack, s.trace_id, s.retry_at
     from settled s
 )
-select position from settled
+select position{breaker_changes} from settled

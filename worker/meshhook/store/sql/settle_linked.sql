@@ -2,7 +2,8 @@
 -- jobs that end, and does that, too: it frees their unique keys.
 -- A key is freed unless it is kept for a time and the job succeeded. One that a sender has locked
 -- is not waited for: it holds nothing once its message is gone.
--- Locks: the settled rows; the freed keys, skipping locked ones. Indexes: the primary keys.
+-- Locks: the settled rows; the freed keys, skipping locked ones; with breakers as sql/settle.sql.
+-- Indexes: the primary keys.
 with item as materialized (
     select * from unnest(
         $2::bigint[], $3::int[], $4::float8[], $5::int[], $6::text[], $7::float8[], $8::float8[],
@@ -18,7 +19,7 @@ with item as materialized (
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
-    returning item.*, q.enqueued_at, q.vt,
+    returning item.*, q.enqueued_at, q.vt{with_key},
         case when item.outcome in ('dead_lettered', 'archived') then q.message end as message,
         case when item.outcome in ('dead_lettered', 'archived') then q.headers end as headers,
         case when pg_catalog.pg_column_size(q.headers) <= 80000
@@ -38,7 +39,7 @@ with item as materialized (
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('retried', 'snoozed')
-    returning item.*, q.enqueued_at, q.vt
+    returning item.*, q.enqueued_at, q.vt{with_key}
 ), dead as (
     insert into {dlq_table} (vt, message, headers)
     select pg_catalog.clock_timestamp(), r.message,
@@ -67,12 +68,12 @@ with item as materialized (
     select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
         started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
         error_stack, trace_id, enqueued_at,
-        null::timestamptz as retry_at
+        null::timestamptz as retry_at{and_key}
     from removed
     union all
     select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
         started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
-        error_stack, trace_id, enqueued_at, vt
+        error_stack, trace_id, enqueued_at, vt{and_key}
     from delayed
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
@@ -96,4 +97,4 @@ with item as materialized (
     from unlocked_keys k
     where u.queue = $17::text and u.key = any (array[k.key])
 )
-select position from settled
+select position{breaker_changes} from settled

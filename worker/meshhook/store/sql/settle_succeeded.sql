@@ -1,6 +1,7 @@
 -- Records a batch of attempts that succeeded, as sql/settle.sql does for every outcome, at half its
 -- cost. Returns null if all leases held, else the positions of those that did.
--- Locks: the settled rows. Index: the primary key of the queue's table.
+-- Locks: the settled rows; with breakers then those of keys that have failures, in their order.
+-- Index: the primary key of the queue's table.
 with removed as (
     delete from {queue_table} q
     using unnest(
@@ -13,7 +14,7 @@ with removed as (
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
-    returning item.*, q.enqueued_at
+    returning item.*, q.enqueued_at{with_key}
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, worker, enqueued_at, started_at, finished_at, trace_id)
@@ -23,5 +24,5 @@ with removed as (
     from removed r
 )
 select case when pg_catalog.count(*) < pg_catalog.cardinality($2::bigint[])
-    then coalesce(pg_catalog.array_agg(position), '{}') end as positions
+    then coalesce(pg_catalog.array_agg(position), '{}') end as positions{closed_breakers}
 from removed
