@@ -104,6 +104,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "keys set": ("keys", "set", "jobs", "tenant-7", "weight=2"),
     "keys hold": ("keys", "hold", "jobs", "tenant-7"),
     "keys resume": ("keys", "resume", "jobs", "tenant-7"),
+    "groups list": ("groups", "list"),
+    "groups show": ("groups", "show", "jobs", "import-7", "--repair"),
     "roles create": ("roles", "create", "worker", "--login-from-env", "MARKED_LOGIN"),
     "roles grant": ("roles", "grant", "worker", "--name", "nobody_there"),
     "roles check": ("roles", "check"),

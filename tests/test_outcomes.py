@@ -15,13 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshhook import Cancel, DeadLetter, Done, RetryAfter, Snooze
+from meshhook.delays import MAX_DELAY_SECONDS, delay_in_seconds
 from meshhook.errors import InvalidSettingError
 from meshhook.outcomes import (
     FINAL_OUTCOMES,
-    MAX_DELAY_SECONDS,
     AttemptOutcome,
     Outcome,
-    delay_in_seconds,
 )
 
 

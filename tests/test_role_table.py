@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from importlib import resources
 from typing import TypeAlias
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -37,11 +38,13 @@ STATEMENTS = {
     "cordon_workers": "    M",
     "count_workers": "W ROM",
     "create_attempt_partitions": "W",
+    "create_group": " P",
     "create_queue": "    M",
     "delete_dead_letter": "W  O",
     "delete_expired_archived": "W",
     "delete_expired_attempts": "W",
     "delete_expired_dead_letters": "W  O",
+    "delete_expired_groups": "W",
     "describe_queue": "WPROM",
     "describe_role": "WPROM",
     "dlq_metrics": "W ROM",
@@ -66,6 +69,7 @@ STATEMENTS = {
     "find_settled": "W RO",
     "forget_workers": "W",
     "get_dead_letter": "W RO",
+    "get_group": "W RO",
     "forget_key": "   OM",
     "get_queue_config": "WPROM",
     "has_queue_table": "WPROM",
@@ -80,6 +84,7 @@ STATEMENTS = {
     "list_attempts_of_worker": "W RO",
     "list_dead_letters": "W RO",
     "list_dead_letters_by_error_type": "W RO",
+    "list_groups": "W RO",
     "list_keys": "W ROM",
     "list_messages": "W RO",
     "list_missing_privileges": "WPROM",
@@ -107,6 +112,7 @@ STATEMENTS = {
     "record_key_successes": "W  OM",
     "release": "W",
     "replay_dead_letters": "   O",
+    "repair_groups": "W",
     "report_workers": "W",
     "set_breaker": "   OM",
     "set_declared_keys": "   OM",
@@ -147,17 +153,23 @@ FUNCTIONS = {
     ): "W",
     "cordon_workers(text,text[],double precision)": "    M",
     "create_attempt_partitions(integer)": "",
+    "count_ended_jobs(text,text[],bigint[],text[])": "WPROM",
+    "create_group(uuid,text,text,bigint[],text,jsonb,jsonb,double precision)": " P",
     "create_queue(text)": "    M",
     "create_queue(text,boolean)": "    M",
     "delete_expired_attempts(integer)": "",
     "delete_freed_key()": "",
     "delete_past_attempts()": "W",
+    "delete_past_groups()": "W",
     "delete_withdrawn_worker()": "",
     "drop_expired_attempt_partitions()": "",
     "drop_past_partitions()": "W",
     "drop_queue(text)": "",
     "drop_queue_if_empty(text)": "",
     "enqueue(text,jsonb,jsonb,interval,text)": " P O",
+    "enqueue_follow_ups(text[],text[],text[],text[],double precision[])": " P O",
+    "enqueue_group(text,jsonb[],text,text,jsonb,jsonb,interval,jsonb,interval,text)": " P",
+    "enqueue_group_callback(uuid)": "W RO",
     "enqueue_many(text,jsonb[],jsonb,interval,text)": " P O",
     "excess_bytes(jsonb,integer)": "WPROM",
     "extend_in_turn(text,text,bigint[],integer[],double precision[],double precision)": "W",
@@ -172,6 +184,7 @@ FUNCTIONS = {
     "hidden_tables(text)": "WPROM",
     "history_bytes()": "WPROM",
     "job_attempts_partition_name(date)": "WPROM",
+    "insert_group_callback(text,jsonb,jsonb,double precision,jsonb)": " P O",
     "json_bytes(jsonb)": "WPROM",
     "json_count(jsonb,text)": "WPROM",
     "key_index_statements(text,boolean,text,boolean)": "WPROM",
@@ -185,6 +198,7 @@ FUNCTIONS = {
     "message_id_text(jsonb,text)": "WPROM",
     "message_state(timestamp with time zone,integer,jsonb)": "WPROM",
     "note_adopted_messages()": "WPROM",
+    "outcome_in_group(text,text)": "WPROM",
     "policy_holds(text)": "WPROM",
     "policy_holds(text,text,text)": "WPROM",
     "queue_demand(text[],double precision[],text[],double precision,integer)": "    M",
@@ -192,6 +206,7 @@ FUNCTIONS = {
     "queue_snapshot(text,integer)": "W ROM",
     "record_key_failures(text,text[],double precision[],text[])": "WPROM",
     "record_key_successes(text,text[],double precision[])": "W  OM",
+    "repair_groups(text,interval,integer,text)": "W",
     "separate_queues()": "",
     "settled_attempts(jsonb)": "WPROM",
     "short_text(jsonb,boolean)": "WPROM",
@@ -213,6 +228,7 @@ SAMPLES: dict[str, object] = {
     "date": None,
     "interval": None,
     "timestamptz": None,
+    "uuid": UUID(int=1),
 }
 CLAIM_IN_TURN = ("orders", queries.load("claim_keyed", "orders"), 1.0, None, 1, 1, None, "", None)
 EXTEND_IN_TURN = ("orders", queries.load("extend", "orders"), [1], [1], [1.0], 1.0)
@@ -226,6 +242,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "extend_in_turn(text,text,bigint[],integer[],double precision[],double precision)": (
         EXTEND_IN_TURN
     ),
+    "create_group": (str(UUID(int=1)), "orders", "g", [1], "orders", "{}", None, 0.0),
     "create_queue": ("fresh", False),
     "enqueue": (["{}"], [None], [None]),
     "key_index_statements": ("orders", True, None, True),
@@ -241,6 +258,13 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "check_adoptable_tables(text,boolean)": ("orders", False),
     "create_attempt_partitions(integer)": (400,),
     "create_queue(text)": ("fresh",),
+    "enqueue_follow_ups(text[],text[],text[],text[],double precision[])": (
+        ["orders"],
+        ["{}"],
+        [None],
+        [None],
+        [0.0],
+    ),
     "create_queue(text,boolean)": ("fresh", False),
     "key_index_statements(text,boolean,text,boolean)": ("orders", True, None, True),
     "lock_tables(text[])": (["q_orders"],),

@@ -23,6 +23,7 @@ from meshhook import (
     Database,
     DeadLetter,
     DLQService,
+    Done,
     InvalidSettingError,
     Job,
     JobHandler,
@@ -49,6 +50,8 @@ RECORDS = {
     "Check",
     "DeadLetterJob",
     "DlqMetrics",
+    "FinishedGroup",
+    "JobGroup",
     "ErrorGroup",
     "QueueConfig",
     "KeyState",
@@ -59,7 +62,6 @@ RECORDS = {
 }
 """What the library returns: data, which callers read and do not make."""
 OF_OTHERS = {
-    "Done",
     "Job",
     "JobFilter",
     "QueueHandler",
@@ -141,6 +143,13 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
         ),
         "get_queue_snapshot": Call(
             meshhook.get_queue_snapshot, {"database": database, "queue": "jobs"}
+        ),
+        "Done": Call(Done, {}, frozenset({"reasons"})),
+        "FollowUp": Call(meshhook.FollowUp, {"queue": "jobs"}),
+        "get_group": Call(meshhook.get_group, {"database": database, "queue": "jobs", "name": "a"}),
+        "list_groups": Call(meshhook.list_groups, {"database": database}),
+        "repair_group": Call(
+            meshhook.repair_group, {"database": database, "queue": "jobs", "name": "a"}
         ),
         "get_key": Call(meshhook.get_key, {"database": database, "queue": "jobs", "key": "a"}),
         "hold_key": Call(meshhook.hold_key, {"database": database, "queue": "jobs", "key": "a"}),

@@ -50,6 +50,8 @@ READERS = {
     "dlq errors",
     "dlq list",
     "dlq show",
+    "groups list",
+    "groups show",
     "jobs list",
     "jobs show",
     "keys list",
@@ -139,6 +141,14 @@ insert into meshhook.job_attempts (
 values ('jobs', 777, 2147483647, $1, $2, $3, $4, $5, $6, $7, $8, $9::text::timestamptz,
     $10::text::timestamptz, $11::text::timestamptz)
 """
+ODD_GROUP = "\x1b]0;group\x07\u202e"
+INSERT_GROUP = f"""
+insert into meshhook.job_groups (
+    id, queue, name, msg_ids, total, succeeded, failed, created_at, checked_at, finished_at,
+    callback_queue, callback_message, callback_error)
+values (gen_random_uuid(), 'jobs', '{ODD_GROUP}', '{{}}', 2147483647, -2147483648, 7, '-infinity',
+    '-infinity', 'infinity', 'No queue', '{{}}', '{ODD_GROUP}')
+"""
 INSERT_WORKER = """
 insert into meshhook.workers (
     queue, worker, host, concurrency, running, processed, busy_seconds, draining, started_at,
@@ -159,7 +169,7 @@ async def _fill(url: str, drawn: dict[str, Any]) -> dict[str, list[int]]:
     try:
         await connection.execute(
             "truncate pgmq.q_jobs, pgmq.q_jobs_dlq, pgmq.a_jobs, meshhook.job_attempts, "
-            "meshhook.workers"
+            "meshhook.workers, meshhook.job_groups"
         )
         for table in ("q_jobs", "q_jobs_dlq", "a_jobs"):
             ids[table] = [
@@ -173,6 +183,7 @@ async def _fill(url: str, drawn: dict[str, Any]) -> dict[str, list[int]]:
             ]
         for attempt in drawn["attempts"]:
             await connection.execute(INSERT_ATTEMPT, *attempt)
+        await connection.execute(INSERT_GROUP)
         for worker in drawn["workers"]:
             await connection.execute(INSERT_WORKER, *worker)
     finally:
@@ -188,6 +199,8 @@ def _lines(command: Command, ids: dict[str, list[int]]) -> list[list[str]]:
         words.append("--all")
     if str(command) in {"dlq errors", "dlq list", "keys list", "keys show", "queue show"}:
         words.append("jobs")
+    if str(command) == "groups show":
+        words += ["jobs", ODD_GROUP, "--repair"]
     if str(command) == "keys show":
         words.append("")
     return [words]

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import Database, DLQService, QueueService
+from meshhook import Database, DLQService, FollowUp, QueueService
 from meshhook.cli.app import all_commands, run
 from support.hostile_objects import Way, what_ran
 
@@ -23,6 +23,9 @@ queue list
 queue show jobs
 queue set jobs retry_backoff_base_ms=10
 queue set jobs keyed=true
+groups list
+groups show jobs g
+groups show jobs g --repair
 keys set jobs a max_running=2
 keys list jobs
 keys show jobs a
@@ -84,6 +87,7 @@ async def prepare(url: str) -> None:
     try:
         queue, dlq = QueueService[Any](database, "jobs"), DLQService(database, "jobs")
         await queue.enqueue_many([{"workflow_id": "w", "payload": n} for n in range(DEAD + 1)])
+        await queue.enqueue_many([], group="g", on_complete=FollowUp("jobs", {"all": 1}))
         for n in range(DEAD):
             job = await queue.dequeue()
             assert job is not None

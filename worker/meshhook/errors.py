@@ -151,6 +151,32 @@ class JobNotFoundError(MeshHookError, LookupError):
     """A job that left neither a message nor an attempt in the history."""
 
 
+class GroupNotFoundError(MeshHookError, LookupError):
+    """A group of jobs that does not exist, or whose queue no longer keeps it."""
+
+    def __init__(self, queue: str, name: str) -> None:
+        """Name the queue and the group."""
+        super().__init__(
+            f"queue {quoted(queue)} has no group {quoted(name)}. It was never made, or it finished "
+            f"more than history_retention_days ago: meshhook groups list --queue {queue}"
+        )
+        self.queue = queue
+        self.name = name
+
+
+class GroupExistsError(InvalidJobError):
+    """A group of jobs whose name the queue has already. Nothing was sent."""
+
+    def __init__(self, queue: str, name: str) -> None:
+        """Name the queue and the group."""
+        super().__init__(
+            f"queue {quoted(queue)} has a group {quoted(name)} already; give each group a name of "
+            f"its own, or none. Its state: meshhook groups show {queue} {shown(name, limit=100)}"
+        )
+        self.queue = queue
+        self.name = name
+
+
 class DeadLetterNotFoundError(MeshHookError, LookupError):
     """A dead letter that does not exist, or that someone else has just replayed or deleted."""
 

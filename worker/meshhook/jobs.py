@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
@@ -17,7 +18,9 @@ from pydantic import (
 from meshhook.errors import InvalidJobError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from meshhook.follow_ups import FollowUp
 
 PayloadT = TypeVar("PayloadT")
 
@@ -30,10 +33,13 @@ CLAIM_HEADER = "meshhook-claim"
 outcome."""
 DEAD_LETTER_HEADER = "meshhook-dead-letter"
 """The header of a dead letter that says how its job failed."""
-
+GROUP_HEADER = "meshhook-group"
+"""The header of a job of a group: the group's id."""
+FINISHED_GROUP_HEADER = "meshhook-finished-group"
+"""The header of a group's callback: the group, and how its jobs ended."""
 UNIQUE_HEADER = "meshhook-unique"
 """The header of a job that has a unique key."""
-_LINKING_HEADERS = frozenset({UNIQUE_HEADER})
+_LINKING_HEADERS = frozenset({UNIQUE_HEADER, GROUP_HEADER})
 
 MAX_ID_LENGTH = 200
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
@@ -60,6 +66,24 @@ class WorkflowJob(BaseModel):
     """The project that the workflow belongs to."""
     payload: Any = Field(default_factory=dict)
     """Anything that JSON can hold; models, UUIDs and times are written as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedGroup:
+    """A group of jobs that has finished, as its callback sees it."""
+
+    queue: str
+    """The queue of its jobs."""
+    name: str
+    """Its name."""
+    total: int
+    """How many jobs it had."""
+    succeeded: int
+    """How many succeeded."""
+    failed: int
+    """How many became dead letters, were archived with an error, or were lost."""
+    cancelled: int
+    """How many were cancelled."""
 
 
 class Job(Generic[PayloadT]):
@@ -151,7 +175,7 @@ class Job(Generic[PayloadT]):
         self.headers = headers
         self.body = body
         self.run_id = self.workflow_id = self.project_id = None
-        self._complete: Callable[[Any], Awaitable[None]] | None = None
+        self._complete: Callable[[Any, Any], Awaitable[None]] | None = None
         self._read_payload: Callable[[str], PayloadT] | None = None
         self._payload: PayloadT
 
@@ -213,7 +237,21 @@ class Job(Generic[PayloadT]):
         found = _TRACEPARENT.fullmatch(str(self.headers.get("traceparent", "")))
         return None if found is None else found.group(1)
 
-    async def complete(self, *, connection: Any) -> None:
+    @property
+    def finished_group(self) -> FinishedGroup | None:
+        """The group whose callback this job is; None if it is no callback."""
+        found = self.headers.get(FINISHED_GROUP_HEADER)
+        if not isinstance(found, dict):
+            return None
+        texts = {name: found.get(name) for name in ("queue", "name")}
+        counts = {name: found.get(name) for name in ("total", "succeeded", "failed", "cancelled")}
+        if any(type(each) is not str for each in texts.values()) or any(
+            type(each) is not int for each in counts.values()
+        ):
+            return None  # another client's value under our header's name
+        return FinishedGroup(**texts, **counts)  # type: ignore[arg-type]
+
+    async def complete(self, *, connection: Any, then: FollowUp | Sequence[FollowUp] = ()) -> None:
         """Settle this job as done inside the caller's own transaction.
 
         The job is done if and only if that transaction commits, together with everything else it
@@ -221,6 +259,7 @@ class Job(Generic[PayloadT]):
 
         Args:
             connection: an asyncpg connection to the queue's database, inside a transaction.
+            then: jobs to enqueue in the same statement, as with `Done`. Default: none.
 
         Raises:
             LeaseLostError: if the job is no longer this worker's; let it roll the transaction
@@ -229,12 +268,12 @@ class Job(Generic[PayloadT]):
                 before the lease was last extended; that happens every third of the queue's
                 visibility_timeout_seconds.
             InvalidSettingError: if it is not an asyncpg connection, or not in a transaction.
-            InvalidJobError: outside a worker's handler.
+            InvalidJobError: outside a worker's handler, or a job that follows cannot be stored.
         """
         if self._complete is None:
             message = "job.complete() works inside a worker's handler; use acknowledge() elsewhere"
             raise InvalidJobError(message)
-        await self._complete(connection)
+        await self._complete(connection, then)
 
     def __repr__(self) -> str:
         """Name the job, without its payload."""

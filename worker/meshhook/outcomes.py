@@ -6,15 +6,16 @@ dead letter after its last attempt.
 
 from __future__ import annotations
 
-from datetime import timedelta
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshhook.arguments import checked_flag
-from meshhook.errors import InvalidSettingError
-from meshhook.escaping import quoted
+from meshhook.delays import delay_in_seconds
+from meshhook.follow_ups import FollowUp, checked_follow_ups
 
-MAX_DELAY_SECONDS = 366 * 24 * 3600.0
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
 
 
 class AttemptOutcome(StrEnum):
@@ -62,7 +63,22 @@ class Outcome(Exception):  # noqa: N818 - these are verdicts, returned as often 
 
 
 class Done(Outcome):
-    """The job is done: the same as returning nothing."""
+    """The job is done: the same as returning nothing, with jobs that follow it if there are any."""
+
+    then: tuple[FollowUp, ...] = ()
+    """The jobs to enqueue in the statement that records the outcome."""
+
+    def __init__(self, *reasons: object, then: FollowUp | Sequence[FollowUp] = ()) -> None:
+        """Take the jobs that follow: all of them are enqueued, or the job has not succeeded.
+
+        They are not enqueued if the job's lease was lost. If one is refused, such as for a queue
+        that does not exist, the attempt has failed. Default: none.
+
+        Raises:
+            InvalidJobError: if `then` is anything but follow-ups, or more than 1,000.
+        """
+        super().__init__(*reasons)
+        self.then = checked_follow_ups("then", then)
 
 
 class RetryAfter(Outcome):
@@ -140,19 +156,3 @@ class Cancel(Outcome):
         """Take the reason for the history."""
         super().__init__(message)
         self.message = message
-
-
-def delay_in_seconds(delay: float | timedelta) -> float:
-    """Return a delay in seconds, from seconds or a timedelta.
-
-    Raises:
-        InvalidSettingError: if it is negative, not a number, or longer than 366 days.
-    """
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        message = f"a delay is a number of seconds or a timedelta, got {quoted(delay)}"
-        raise InvalidSettingError(message)
-    if not 0 <= seconds <= MAX_DELAY_SECONDS:
-        message = f"a delay is 0 to {MAX_DELAY_SECONDS:.0f} seconds (366 days), got {quoted(delay)}"
-        raise InvalidSettingError(message)
-    return float(seconds)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from meshhook import administration
 from meshhook.arguments import headers_with_key
+from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import driver_connection
 from meshhook.errors import (
     InvalidJobError,
@@ -24,7 +25,6 @@ from meshhook.observability.tracing import TracerFinder, note_sent, sending, set
 from meshhook.outcomes import (
     LEASE_LOST,
     AttemptOutcome,
-    delay_in_seconds,
     lease_lost_message,
 )
 from meshhook.postgres.database import Database, lent_by_caller
@@ -32,8 +32,9 @@ from meshhook.settings_cache import SettingsCache
 from meshhook.store import queries
 from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.claims import claim
+from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
-from meshhook.store.sending import SendBuffer, insert_batches, insert_over
+from meshhook.store.sending import SendBuffer, insert_batches, insert_group, insert_over
 from meshhook.store.settlements import Settlement, settle
 from meshhook.store.unread_messages import largest_message, read_message
 
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import TracerProvider
 
+    from meshhook.follow_ups import FollowUp
     from meshhook.queue_config import QueueConfig
+    from meshhook.store.groups import NewGroup
 
 MIN_LEASE_SECONDS = 0.001
 MAX_LEASE_SECONDS = 43_200
@@ -142,17 +145,38 @@ class QueueService(Generic[PayloadT]):
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
+        group: str | UUID | None = None,
+        on_complete: FollowUp | None = None,
     ) -> list[int]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
         Arguments and errors are those of `enqueue`; an error caused by one job names that job. To
         enqueue very many jobs, pass a few thousand at a time.
+
+        Args:
+            jobs: the jobs.
+            delay_seconds: of each job, as in `enqueue`.
+            key: of each job, as in `enqueue`.
+            headers: of each job, as in `enqueue`.
+            connection: as in `enqueue`.
+            group: makes the jobs a group of this name, of 1 to 200 characters, which no other group
+                of the queue may have. Default: no group, or with `on_complete` a name of its own.
+            on_complete: a job to enqueue when the last job of the group has its final outcome; if
+                there are no jobs, at once. Its handler sees `Job.finished_group`. Default: none.
+
+        Raises:
+            GroupExistsError: if the queue has a group of that name; nothing is stored.
         """
+        made = new_group(group, on_complete)
         tracer = self._tracing.find()
         if tracer is None:
-            return await self._enqueue_many(jobs, delay_seconds, key, headers, connection)
+            return await self._enqueue_many(
+                jobs, delay_seconds, key, headers, connection, group=made
+            )
         with sending(tracer, self.queue, headers) as (traced, span):
-            msg_ids = await self._enqueue_many(jobs, delay_seconds, key, traced, connection)
+            msg_ids = await self._enqueue_many(
+                jobs, delay_seconds, key, traced, connection, group=made
+            )
             note_sent(span, msg_ids)
         return msg_ids
 
@@ -180,12 +204,15 @@ class QueueService(Generic[PayloadT]):
         key: str | UUID | None,
         headers: Mapping[str, Any] | None,
         connection: Any,
+        *,
+        group: NewGroup | None,
     ) -> list[int]:
         own = None if connection is None else await self._own_connection(connection)
         check_several(jobs, "enqueue()")
         delay = delay_in_seconds(delay_seconds)
         config = await self._settings.usable(own)
-        header_text = encode_headers(headers_with_key(headers, key, config.body_key_path))
+        headers = headers_with_key(headers, key, config.body_key_path)
+        header_text = encode_headers(headers) if group is None else group.headers(headers)
         messages = encoded_many(
             self._decoder,
             jobs,
@@ -193,6 +220,9 @@ class QueueService(Generic[PayloadT]):
             headers=header_text,
             delay_seconds=delay,
         )
+        if group is not None:
+            over = self._database if own is None else Database.of_caller(own)
+            return await insert_group(over, self.queue, group, messages)
         if not messages:
             return []
         if own is not None:

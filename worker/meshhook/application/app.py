@@ -15,13 +15,14 @@ from meshhook.application.database_source import AppDatabase
 from meshhook.application.declaration import Handlers, JobDeclaration
 from meshhook.application.opened import OpenedDatabase
 from meshhook.application.program import run_as_program
-from meshhook.application.queue_handler import QueueHandler, identifiers, job_of
+from meshhook.application.queue_handler import QueueHandler, identifiers
 from meshhook.application.queue_options import QueueOptions, checked_options
 from meshhook.arguments import check_range, checked_flag
+from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidHandlerError, InvalidSettingError, QueueNotFoundError
 from meshhook.names import validate_queue_name
-from meshhook.outcomes import delay_in_seconds
 from meshhook.schema import check_schema
+from meshhook.store.messages import job_of
 from meshhook.worker import Worker
 from meshhook.worker.assignments import MAX_WEIGHT
 from meshhook.worker.worker_options import MAX_CONCURRENCY
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from meshhook.application.database_source import DatabaseAddress
+    from meshhook.follow_ups import FollowUp
     from meshhook.observability.tracing import ProducerTrace
     from meshhook.postgres.database import Database, DatabaseSource
     from meshhook.queues import QueueService
@@ -222,11 +224,31 @@ class App:
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
+        group: str | UUID | None = None,
+        on_complete: FollowUp | None = None,
     ) -> list[int]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
         The arguments and errors are those of `enqueue`. The delay, identifiers, key and headers
         apply to every job.
+
+        Args:
+            queue: the queue.
+            payloads: what the handler receives, one for each job.
+            delay: of each job.
+            run_id: of each job.
+            workflow_id: of each job.
+            project_id: of each job.
+            key: of each job.
+            headers: of each job.
+            connection: as in `enqueue`.
+            group: makes the jobs a group of this name, of 1 to 200 characters, which no other group
+                of the queue may have. Default: no group, or with `on_complete` a name of its own.
+            on_complete: a job to enqueue when the last job of the group has its final outcome; if
+                there are no jobs, at once. Its handler sees `Job.finished_group`. Default: none.
+
+        Raises:
+            GroupExistsError: if the queue has a group of that name; nothing is stored.
         """
         ids = identifiers(run_id=run_id, workflow_id=workflow_id, project_id=project_id)
         # The service refuses anything else, with a message.
@@ -238,7 +260,13 @@ class App:
 
         async def send(service: QueueService[Any]) -> list[int]:
             return await service.enqueue_many(
-                jobs, delay_seconds, key=key, headers=headers, connection=connection
+                jobs,
+                delay_seconds,
+                key=key,
+                headers=headers,
+                connection=connection,
+                group=group,
+                on_complete=on_complete,
             )
 
         return await self._send(queue, send)

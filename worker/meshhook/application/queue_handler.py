@@ -10,8 +10,8 @@ from uuid import UUID
 from meshhook.application.arguments import handler_argument, name_of, shown_type
 from meshhook.errors import InvalidHandlerError, InvalidJobError, InvalidSettingError
 from meshhook.escaping import quoted
+from meshhook.follow_ups import FollowUp
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
-from meshhook.store.bodies import is_envelope
 from meshhook.worker import JobHandler
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ class QueueHandler(JobHandler[PayloadT]):
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
+        group: str | UUID | None = None,
+        on_complete: FollowUp | None = None,
     ) -> list[int]:
         """Store jobs for this handler, all or none, and return their msg_ids in order.
 
@@ -143,6 +145,34 @@ class QueueHandler(JobHandler[PayloadT]):
             key=key,
             headers=headers,
             connection=connection,
+            group=group,
+            on_complete=on_complete,
+        )
+
+    def follow_up(
+        self,
+        payload: PayloadT | WorkflowJob,
+        *,
+        delay: float | timedelta = 0,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> FollowUp:
+        """Return a job for this handler that follows another: see `Done` and `on_complete`.
+
+        The arguments and errors are those of `FollowUp`.
+        """
+        return FollowUp(
+            self.queue,
+            payload,
+            delay=delay,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            headers=headers,
         )
 
     def __repr__(self) -> str:
@@ -168,22 +198,6 @@ def identifiers(**given: str | UUID | None) -> dict[str, str]:
                 f"got {quoted(value)}"
             )
     return found
-
-
-def job_of(payload: object, ids: Mapping[str, str]) -> object:
-    """Return what to enqueue so that the handler receives exactly `payload`.
-
-    Raises:
-        InvalidJobError: if identifiers are given beside a `WorkflowJob`, which has its own.
-    """
-    if isinstance(payload, WorkflowJob):
-        if ids:
-            raise InvalidJobError(
-                f"{next(iter(ids))} was given with a WorkflowJob, which already contains one; "
-                "enqueue its payload instead"
-            )
-        return payload
-    return {**ids, "payload": payload} if ids or is_envelope(payload) else payload
 
 
 def _with_payload(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:

@@ -17,10 +17,10 @@ from meshhook.cli.json_lines import JsonLines, Line, open_lines
 from meshhook.cli.options import DefaultQueueArgument, JsonOption, command_app, example
 from meshhook.cli.output import counted, print_json, say
 from meshhook.cli.tracing import traced
+from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidJobError, UncertainCommitError
 from meshhook.jobs import MAX_ID_LENGTH
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
-from meshhook.outcomes import delay_in_seconds
 from meshhook.postgres.database import Database
 from meshhook.queues import QueueService
 from meshhook.store.bodies import encode_body, encode_headers, is_envelope

@@ -146,6 +146,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (errors.QueueNotFoundError, ExitCode.NOT_FOUND),
     (errors.JobNotFoundError, ExitCode.NOT_FOUND),
     (errors.DeadLetterNotFoundError, ExitCode.NOT_FOUND),
+    (errors.GroupNotFoundError, ExitCode.NOT_FOUND),
     (DeadLettersNotFoundError, ExitCode.NOT_FOUND),
     (errors.InvalidQueueNameError, ExitCode.BAD_INPUT),
     (errors.InvalidJobError, ExitCode.BAD_INPUT),

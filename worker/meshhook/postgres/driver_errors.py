@@ -224,6 +224,14 @@ def sqlstate_of(error: BaseException | None) -> str | None:
     return None
 
 
+def is_refusal_of_message(error: errors.DatabaseError) -> bool:
+    """Return whether a message was refused for what it is, or for the queue that it is for."""
+    sqlstate = sqlstate_of(error.__cause__) or ""
+    # 22: a value that is no JSON or cannot be stored; 42501: a permission is missing; 42602: the
+    # name of a queue; 54000: a program limit.
+    return sqlstate.startswith(("MHQ", "22")) or sqlstate in {"42501", "42602", "54000"}
+
+
 @cache
 def _kinds() -> dict[str, type[asyncpg.PostgresError]]:
     """Return asyncpg's class of each SQLSTATE: the tables above name classes."""

@@ -30,6 +30,7 @@ _KEYS = "table meshhook.keys"
 _STARTS = "table meshhook.starts"
 _UNIQUE = "table meshhook.unique_keys"
 _BREAKERS = "table meshhook.breakers"
+_GROUPS = "table meshhook.job_groups"
 
 _SENT = ("vt", "message", "headers")
 _REPORTED = (
@@ -66,6 +67,29 @@ _SETTINGS = (
 )
 _HOLD = ("held_until", "held_at", "held_by", "hold_reason")
 _BREAKER_STATE = ("failures", "failed_at", "error_type", "opened_at", "openings", "probe_at")
+_NEW_GROUP = (
+    "id",
+    "queue",
+    "name",
+    "msg_ids",
+    "total",
+    "callback_queue",
+    "callback_message",
+    "callback_headers",
+    "callback_delay_seconds",
+    "finished_at",
+    "callback_id",
+)
+_GROUP_ENDS = (
+    "succeeded",
+    "failed",
+    "cancelled",
+    "lost",
+    "finished_at",
+    "checked_at",
+    "callback_id",
+    "callback_error",
+)
 _STATE = ("msg_id", "read_ct", "enqueued_at", "vt", "headers")
 
 _EVERYBODY = (
@@ -93,6 +117,7 @@ _READER = (
     Grant("table meshhook.job_tracking", "select"),
     Grant("table meshhook.job_statistics", "select"),
     Grant("table meshhook.queue_monitoring", "select"),
+    Grant(_GROUPS, "select"),
 )
 
 # The right to delete, or to update every column, allows locking a table against everyone. On the
@@ -103,6 +128,8 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         *_EVERYBODY,
         Grant("queue", "insert", _SENT),
         Grant("queue", "select", ("msg_id",)),
+        Grant(_GROUPS, "select", ("queue", "name")),
+        Grant(_GROUPS, "insert", _NEW_GROUP),
     ),
     RoleKind.WORKER: (
         *_EVERYBODY,
@@ -134,7 +161,10 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_UNIQUE, "update", ("expires_at",)),
         Grant("function meshhook.make_coming_partitions()", "execute"),
         Grant("function meshhook.drop_past_partitions()", "execute"),
+        Grant(_GROUPS, "select"),
+        Grant(_GROUPS, "update", _GROUP_ENDS),
         Grant("function meshhook.delete_past_attempts()", "execute"),
+        Grant("function meshhook.delete_past_groups()", "execute"),
     ),
     RoleKind.READER: _READER,
     RoleKind.ONCALL: (

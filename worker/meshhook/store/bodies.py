@@ -91,6 +91,12 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     return text
 
 
+def with_header(headers: str | None, name: str, value: str) -> str:
+    """Return headers as JSON text with one more among them, one of the queue's own."""
+    header = f"{json.dumps(name)}:{json.dumps(value)}"
+    return f"{{{header}}}" if headers is None else f"{headers[:-1]},{header}}}"
+
+
 def is_envelope(body: object) -> bool:
     """Return whether a body is an envelope: a payload and nothing else but identifiers."""
     return isinstance(body, dict) and "payload" in body and body.keys() <= _ENVELOPE

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
 
 from meshhook.arguments import kind_of
+from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidJobError
-from meshhook.store.bodies import BodyDecoder, encode_body
+from meshhook.follow_ups import FollowUp, given_ids
+from meshhook.jobs import WorkflowJob
+from meshhook.store.bodies import BodyDecoder, encode_body, encode_headers, is_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from meshhook.jobs import Job
+
 Message: TypeAlias = tuple[str, str | None, float]
 """A message to store: its body and headers as JSON text, and its delay in seconds."""
+
+MAX_FOLLOW_UP_BYTES = 104_857_600
+"""The largest message of any queue; the database knows the limit of each."""
+
+
+class FollowUpMessage(NamedTuple):
+    """A follow-up as statements take it."""
+
+    queue: str
+    body: str
+    headers: str | None
+    key: str | None
+    delay_seconds: float
 
 
 def encoded(decoder: BodyDecoder[Any], job: object, max_bytes: int) -> str:
@@ -62,3 +80,42 @@ def check_several(jobs: object, method_for_one: str) -> None:
         raise InvalidJobError(
             f"jobs: expected a list of jobs, got {kind_of(jobs)}; one job is for {method_for_one}"
         )
+
+
+def job_of(payload: object, ids: Mapping[str, str]) -> object:
+    """Return what to enqueue so that the handler receives exactly `payload`.
+
+    Raises:
+        InvalidJobError: if identifiers are given beside a `WorkflowJob`, which has its own.
+    """
+    if isinstance(payload, WorkflowJob):
+        if ids:
+            raise InvalidJobError(
+                f"{next(iter(ids))} was given with a WorkflowJob, which already contains one; "
+                "enqueue its payload instead"
+            )
+        return payload
+    return {**ids, "payload": payload} if ids or is_envelope(payload) else payload
+
+
+def follow_up_message(follow_up: FollowUp, job: Job[Any] | None = None) -> FollowUpMessage:
+    """Return the message of a follow-up, with the identifiers of `job` where it has none.
+
+    Raises:
+        InvalidJobError, JobTooLargeError: it cannot be stored.
+    """
+    ids = given_ids(follow_up)
+    if job is not None and not isinstance(follow_up.payload, WorkflowJob):
+        of_job = {
+            "run_id": job.run_id,
+            "workflow_id": job.workflow_id,
+            "project_id": job.project_id,
+        }
+        ids = {name: value for name, value in of_job.items() if value is not None} | ids
+    return FollowUpMessage(
+        follow_up.queue,
+        encode_body(job_of(follow_up.payload, ids), MAX_FOLLOW_UP_BYTES, is_payload=True),
+        encode_headers(follow_up.headers),
+        None if follow_up.key is None else str(follow_up.key),
+        delay_in_seconds(follow_up.delay),
+    )

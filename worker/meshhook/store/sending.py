@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meshhook.drivers.driver_connection import SyncDriverConnection
+    from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
 
 MAX_BATCH_MESSAGES = 1_000
@@ -59,6 +60,49 @@ async def insert_messages(
         raise QueueNotFoundError(queue_name) from error
     messages_enqueued(queue_name).inc(len(rows))
     return [row[0] for row in rows]
+
+
+async def insert_group(
+    database: Database, queue_name: str, group: NewGroup, messages: Sequence[Message]
+) -> list[int]:
+    """Store messages as a group, all or none, and return their ids in order.
+
+    Inside a transaction of the caller, they are part of it.
+
+    Raises:
+        GroupExistsError, InvalidJobError, QueueNotFoundError, DatabaseError: none is stored.
+        UncertainCommitError: all are stored, or none is.
+    """
+
+    async def insert(connection: Any) -> list[int]:
+        ids: list[int] = []
+        with translated_statement_errors():
+            for batch in batches_of(messages) if messages else ():
+                ids += await insert_messages(connection, queue_name, batch)
+            await connection.fetch(queries.load("create_group"), *group.arguments(queue_name, ids))
+        return ids
+
+    try:
+        return await database.run_in_transaction(insert)
+    except DatabaseError as error:
+        refusal = group.refusal_of(error, queue_name)
+        raise (refusal_of(error, messages) if refusal is error else refusal) from error
+
+
+def insert_group_now(
+    connection: SyncDriverConnection,
+    queue_name: str,
+    group: NewGroup,
+    messages: Sequence[Message],
+) -> list[int]:
+    """Do what `insert_group` does on a caller's connection that blocks."""
+    with connection.all_or_nothing():
+        ids = insert_now(connection, queue_name, messages) if messages else []
+        try:
+            connection.fetch_now(queries.load("create_group"), *group.arguments(queue_name, ids))
+        except DatabaseError as error:
+            raise group.refusal_of(error, queue_name) from error
+    return ids
 
 
 def _columns(messages: Sequence[Message]) -> tuple[Any, Any, Any]:
@@ -146,7 +190,7 @@ async def insert_over(connection: Any, queue_name: str, messages: list[Message])
 
 def refusal_of(error: DatabaseError, messages: Sequence[Message]) -> MeshHookError:
     """Return the error for the callers whose messages were refused."""
-    largest = max(len(body.encode()) for body, *_ in messages)
+    largest = max((len(body.encode()) for body, *_ in messages), default=0)
     is_limit = sqlstate_of(error.__cause__) == asyncpg.ProgramLimitExceededError.sqlstate
     if is_limit and largest >= LARGE_MESSAGE_BYTES:
         return JobTooLargeError(largest)

@@ -12,6 +12,7 @@ from meshhook.postgres.database import server_encoding
 from meshhook.postgres.text_encodings import ASCII, fitted_text, holds_all
 from meshhook.store import queries
 from meshhook.store.breakers import BreakerChange, breaker_changes
+from meshhook.store.messages import FollowUpMessage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ MAX_ERROR_STACK_LENGTH = 16_000
 class Settlement(NamedTuple):
     """How one attempt ended.
 
-    All fields but the last stand in the order of the parameters of `sql/settle.sql`.
+    All fields up to `trace_id` stand in the order of the parameters of `sql/settle.sql`.
     """
 
     msg_id: int
@@ -52,6 +53,8 @@ class Settlement(NamedTuple):
     trace_id: str | None = None
     has_links: bool = False
     """Whether something hangs on the job, such as a unique key: see `sql/settle_linked.sql`."""
+    follow_ups: tuple[FollowUpMessage, ...] = ()
+    """What is enqueued with the outcome; `has_links` is then true."""
 
     @property
     def key(self) -> JobKey:
@@ -79,6 +82,7 @@ _COLUMNS_OF_SUCCESS = tuple(
     )
 )
 """The positions in a settlement of the parameters of `sql/settle_succeeded.sql`."""
+_FOLLOW_UP_COLUMNS = 1 + len(FollowUpMessage._fields)
 
 
 @dataclass(slots=True)
@@ -129,7 +133,7 @@ async def _settle(
     settlements: Sequence[Settlement],
     breakers: BreakerCount | None,
 ) -> set[int]:
-    *fields, links = zip(*settlements, strict=True)
+    *fields, links, follow_ups = zip(*settlements, strict=True)
     has_links = any(links)
     columns = [
         # A column without values is sent as null, which costs nothing: unnest fills it up.
@@ -158,12 +162,29 @@ async def _settle(
         if held is None:
             return set(range(len(settlements)))
         return {position - 1 for position in held}
-    failed = () if breakers is None else (breakers.failed,)
-    rows = await database.fetch(sql, worker_name, *columns, tables.queue_name, *failed)
+    failed = None if breakers is None else breakers.failed
+    arguments: list[Any] = [worker_name, *columns, tables.queue_name]
+    if has_links:
+        arguments += [failed, *_follow_up_columns(follow_ups)]
+    elif breakers is not None:
+        arguments.append(failed)
+    rows = await database.fetch(sql, *arguments)
     if breakers is not None and rows:
         breakers.changes += breaker_changes(rows[0]["opened"])
         breakers.changes += breaker_changes(rows[0]["closed"])
     return {row[0] - 1 for row in rows}
+
+
+def _follow_up_columns(
+    of_settlements: Sequence[tuple[FollowUpMessage, ...]],
+) -> Sequence[Sequence[Any] | None]:
+    """Return the follow-ups as columns, the first of which is the position of the settlement."""
+    rows = [
+        (position, *message)
+        for position, messages in enumerate(of_settlements, start=1)
+        for message in messages
+    ]
+    return list(zip(*rows, strict=True)) if rows else (None,) * _FOLLOW_UP_COLUMNS
 
 
 async def find_settled(

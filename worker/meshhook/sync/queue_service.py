@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
 from meshhook.arguments import checked_flag, checked_seconds, headers_with_key
+from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import check_sync, sync_connection
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
 from meshhook.jobs import PayloadT
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.observability.tracing import TracerFinder, note_sent, sending
-from meshhook.outcomes import delay_in_seconds
 from meshhook.postgres.database import Database
 from meshhook.postgres.url import parse_database_url
 from meshhook.queues import QueueService
 from meshhook.store.bodies import BodyDecoder, encode_headers
+from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
-from meshhook.store.sending import insert_now
+from meshhook.store.sending import insert_group_now, insert_now
 from meshhook.sync.loop_thread import LoopThread
 from meshhook.sync.recent_settings import RecentSettings
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from meshhook.drivers.driver_connection import SyncDriverConnection
+    from meshhook.follow_ups import FollowUp
+    from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
 
 POOL_SIZE = 4
@@ -150,25 +153,36 @@ class SyncQueueService(Generic[PayloadT]):
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
+        group: str | UUID | None = None,
+        on_complete: FollowUp | None = None,
     ) -> list[int]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
         Arguments and errors are those of `enqueue`; an error caused by one job names that job. To
-        enqueue very many jobs, pass a few thousand at a time.
+        enqueue very many jobs, pass a few thousand at a time. `group` and `on_complete` are those
+        of `QueueService.enqueue_many`.
         """
         own = self._own_connection(connection)
         check_several(jobs, "enqueue()")
         if own is None:
             return self._opened().run(
-                lambda service: service.enqueue_many(jobs, delay_seconds, key=key, headers=headers)
+                lambda service: service.enqueue_many(
+                    jobs,
+                    delay_seconds,
+                    key=key,
+                    headers=headers,
+                    group=group,
+                    on_complete=on_complete,
+                )
             )
+        made = new_group(group, on_complete)
 
         def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
             return encoded_many(
                 self._decoder, jobs, max_bytes, headers=header_text, delay_seconds=delay
             )
 
-        return self._enqueue_over(own, encode, delay_seconds, key, headers)
+        return self._enqueue_over(own, encode, delay_seconds, key, headers, group=made)
 
     def close(self) -> None:
         """Wait for enqueues that are under way, and close connections to a URL.
@@ -204,13 +218,18 @@ class SyncQueueService(Generic[PayloadT]):
         delay_seconds: float,
         key: str | UUID | None,
         headers: Mapping[str, Any] | None,
+        *,
+        group: NewGroup | None = None,
     ) -> list[int]:
         def insert(headers: Mapping[str, Any] | None) -> list[int]:
             delay = delay_in_seconds(delay_seconds)
             config = self._settings.read(connection)
-            header_text = encode_headers(headers_with_key(headers, key, config.body_key_path))
+            headers = headers_with_key(headers, key, config.body_key_path)
+            header_text = encode_headers(headers) if group is None else group.headers(headers)
             messages = encode(config.max_payload_bytes, header_text, delay)
             try:
+                if group is not None:
+                    return insert_group_now(connection, self.queue, group, messages)
                 return insert_now(connection, self.queue, messages) if messages else []
             except QueueNotFoundError:
                 self._settings.forget()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client import CollectorRegistry
 
-from meshhook.application.queue_handler import QueueHandler, identifiers, job_of
+from meshhook.application.queue_handler import QueueHandler, identifiers
 from meshhook.errors import InvalidSettingError
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
@@ -20,6 +20,7 @@ from meshhook.outcomes import AttemptOutcome, Outcome
 from meshhook.queue_config import QueueConfig, QueueSettings, changed_settings
 from meshhook.store import queries
 from meshhook.store.bodies import decode_headers, encode_body, encode_headers
+from meshhook.store.messages import job_of
 from meshhook.worker.attempt_runner import AttemptRunner
 from meshhook.worker.handler_threads import HandlerThreads
 from meshhook.worker.handlers import JobHandler
@@ -215,7 +216,7 @@ async def run_job(
 class _WithoutDatabase(AttemptRunner):
     """Runs attempts, and believes a handler that says it has settled its job."""
 
-    async def _complete(self, attempt: Attempt, connection: Any) -> None:  # noqa: ARG002
+    async def _complete(self, attempt: Attempt, connection: Any, then: Any) -> None:  # noqa: ARG002
         attempt.was_completed = True
 
 

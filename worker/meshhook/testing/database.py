@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshhook.administration import create_queue, set_queue_config
 from meshhook.application import App
-from meshhook.application.queue_handler import identifiers, job_of
+from meshhook.application.queue_handler import identifiers
+from meshhook.delays import delay_in_seconds
 from meshhook.names import DEFAULT_QUEUE_NAME
-from meshhook.outcomes import delay_in_seconds
 from meshhook.postgres.database import Database, connect
 from meshhook.postgres.url import parse_database_url
 from meshhook.queues import QueueService
+from meshhook.store.messages import job_of
 from meshhook.testing.draining import Drained, DrainOptions, drain, raise_first_error
 from meshhook.testing.enqueued import EnqueuedJob, describe, describe_dead_letter
 from meshhook.testing.expectations import (

@@ -167,7 +167,8 @@ def settlement_of(
         end.error_message,
         end.error_stack,
         job.trace_id if job.headers else None,
-        has_links(job.headers) if job.headers else False,
+        bool(end.follow_ups) or (has_links(job.headers) if job.headers else False),
+        end.follow_ups,
     )
 
 

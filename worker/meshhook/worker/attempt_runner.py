@@ -6,20 +6,25 @@ import asyncio
 import functools
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import (
     DatabaseConflictError,
+    InvalidJobError,
     InvalidPayloadError,
     InvalidSettingError,
     LeaseLostError,
 )
-from meshhook.observability.job_context import set_current_job
+from meshhook.follow_ups import checked_follow_ups
+from meshhook.observability.job_context import fields_of, set_current_job
+from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
-from meshhook.outcomes import FINAL_OUTCOMES
+from meshhook.outcomes import FINAL_OUTCOMES, Done
 from meshhook.postgres.database import lent_by_caller
 from meshhook.postgres.driver_errors import translated_errors
 from meshhook.store import queries
+from meshhook.store.messages import follow_up_message
 from meshhook.store.settlements import settle
 from meshhook.worker.attempt import (
     Abort,
@@ -40,19 +45,22 @@ from meshhook.worker.results import (
 from meshhook.worker.verdicts import (
     DONE,
     CompletionRolledBackError,
+    FollowUpRefusedError,
     JobTimeoutError,
     SlotEndedError,
     Verdict,
     invalid_payload,
     lease_lost,
+    meaning_of_group,
     shown,
     verdict,
 )
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
+    from meshhook.follow_ups import FollowUp
     from meshhook.jobs import Job
     from meshhook.observability.tracing import AttemptTracer
     from meshhook.queue_config import QueueSettings
@@ -61,6 +69,8 @@ if TYPE_CHECKING:
     from meshhook.worker.held_jobs import HeldJobs
     from meshhook.worker.queue_context import QueueContext
     from meshhook.worker.releaser import Releaser
+
+_log = get_logger("meshhook.worker.attempt_runner")
 
 MAX_AGE_SECONDS = 1e9
 
@@ -260,10 +270,33 @@ class AttemptRunner:
         if attempt.was_completed and not isinstance(ended, BaseException):
             # This only counts if the message still exists: then the transaction was rolled back.
             ended = CompletionRolledBackError()
+        if isinstance(ended, BaseExceptionGroup):
+            ended = meaning_of_group(ended)
+        if isinstance(ended, Done) and ended.then:
+            return self._with_follow_ups(ended.then, attempt)
         end = self._verdict(ended, attempt.job, attempt.settings)
         if end is not DONE and not attempt.was_completed:
             log_end(attempt.job, end, ended)
         return end
+
+    def _with_follow_ups(self, follow_ups: Sequence[FollowUp], attempt: Attempt) -> Verdict:
+        """Return the verdict on a job that has succeeded, and that others follow."""
+        job = attempt.job
+        if attempt.was_completed:
+            _log.error(
+                "job.complete() was called before: the jobs that follow are not enqueued. Pass "
+                "them to it: job.complete(connection=..., then=[...])",
+                **fields_of(job),
+            )
+            return DONE
+        try:
+            messages = tuple(follow_up_message(each, job) for each in follow_ups)
+        except InvalidJobError as error:
+            failure = FollowUpRefusedError(f"a job that follows cannot be enqueued: {error}")
+            end = self._verdict(failure, job, attempt.settings)
+            log_end(job, end, failure)
+            return end
+        return replace(DONE, follow_ups=messages)
 
     @staticmethod
     def _verdict(ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
@@ -286,7 +319,10 @@ class AttemptRunner:
         held.is_failure = end.is_failure
         self._held_jobs.end(held, settlement, time.monotonic())
 
-    async def _complete(self, attempt: Attempt, connection: Any) -> None:
+    async def _complete(
+        self, attempt: Attempt, connection: Any, then: FollowUp | Sequence[FollowUp]
+    ) -> None:
+        follow_ups = checked_follow_ups("then", then)
         own = lent_by_caller(connection, None)
         with translated_errors():
             is_in_transaction = own.is_in_transaction()
@@ -296,7 +332,9 @@ class AttemptRunner:
         job = attempt.job
         started = job.started_timestamp
         finished = started + time.monotonic() - attempt.began_at
-        settlement = settlement_of(job, DONE, started, finished)
+        messages = tuple(follow_up_message(each, job) for each in follow_ups)
+        end = replace(DONE, follow_ups=messages) if messages else DONE
+        settlement = settlement_of(job, end, started, finished)
         tracer = None if self.tracer is None else self.tracer.tracer
         config, key = self._queue.config, None
         try:

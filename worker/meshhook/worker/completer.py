@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
 from meshhook.postgres.database import server_encoding
+from meshhook.postgres.driver_errors import is_refusal_of_message
 from meshhook.postgres.text_encodings import fitted_text
 from meshhook.postgres.tries import tries
 from meshhook.store import queries
@@ -33,6 +35,7 @@ from meshhook.store.settlements import (
     storable_text,
 )
 from meshhook.worker.held_job import SETTLED
+from meshhook.worker.verdicts import FollowUpRefusedError, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +117,10 @@ class Completer:
                 # The statement is all or nothing: one refused outcome must not block the others.
                 for held in batch:
                     await self._settle([held], group)
+                return
+            if batch[0].settlement.follow_ups and is_refusal_of_message(error):
+                self._fail_for_follow_ups(batch[0], error)
+                await self._settle(batch, group)
                 return
             self._log_put_off(batch[0], "settlement refused; it is tried again", error)
             self._put_off(batch, REFUSED_RETRY_SECONDS, group)
@@ -206,6 +213,28 @@ class Completer:
                 )
             else:
                 _log.info("breaker closed", **fields, open_seconds=round(change.open_seconds, 1))
+
+    def _fail_for_follow_ups(self, held: HeldJob, error: DatabaseError) -> None:
+        """Let a job fail whose follow-ups are refused: it has not done what it was to do."""
+        queue, settlement = self._queue, held.settlement
+        failure = FollowUpRefusedError(f"a job that follows was refused: {error}")
+        end = verdict(
+            failure,
+            attempt=settlement.attempt,
+            settings=queue.config,
+            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+        held.settlement = settlement._replace(
+            outcome=end.outcome,
+            delay_seconds=end.delay_seconds,
+            error_type=end.error_type,
+            error_message=end.error_message,
+            error_stack=end.error_stack,
+            follow_ups=(),
+        )
+        held.is_failure = end.is_failure
+        fields = _fields_of(queue.name, held.settlement)
+        _log.error("the jobs that follow were refused", **fields, error=str(error))
 
     def _put_off(self, batch: Sequence[HeldJob], seconds: float, group: asyncio.TaskGroup) -> None:
         self._ended.put_off(batch)

@@ -101,6 +101,9 @@ class Housekeeper:
         await self._try(
             "delete_expired_attempts", self._in_chunks(queries.load("delete_expired_attempts"))
         )
+        await self._try(
+            "delete_expired_groups", self._in_chunks(queries.load("delete_expired_groups"))
+        )
         for tables, config in self._configs.items():
             kept_days = {
                 "delete_expired_dead_letters": config().dlq_retention_days,

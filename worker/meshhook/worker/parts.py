@@ -14,6 +14,7 @@ from meshhook.observability.tracing import TracerFinder
 from meshhook.postgres.text_encodings import fitted_text
 from meshhook.worker.completer import LOCK_TIMEOUT_SECONDS
 from meshhook.worker.connections import WorkerConnection, check_same_database
+from meshhook.worker.group_repair import GroupRepairer
 from meshhook.worker.housekeeping import Housekeeper, SchemaWatch
 from meshhook.worker.lane import Lane, WorkerContext
 from meshhook.worker.lease_keeper import LeaseKeeper
@@ -47,6 +48,7 @@ class Parts:
     schema_watch: SchemaWatch = field(init=False)
     lease_keeper: LeaseKeeper = field(init=False)
     housekeeper: Housekeeper = field(init=False)
+    group_repairer: GroupRepairer = field(init=False)
     reporter: Reporter = field(init=False)
     worker_name: str = field(init=False)
     """The worker's name as the database's encoding can store it."""
@@ -101,6 +103,9 @@ class Parts:
         parts.housekeeper = Housekeeper(
             connection=main,
             configs={lane.queue.tables: partial(_config_of, lane) for lane in parts.lanes},
+        )
+        parts.group_repairer = GroupRepairer(
+            connection=main, queue_names=[lane.queue.name for lane in parts.lanes]
         )
         parts.reporter = Reporter(
             connection=main,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
 
+from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidPayloadError, MessageUnreadableError
 from meshhook.observability.redaction import hide_in_text
 from meshhook.outcomes import (
@@ -14,10 +15,10 @@ from meshhook.outcomes import (
     AttemptOutcome,
     Cancel,
     DeadLetter,
+    Done,
     Outcome,
     RetryAfter,
     Snooze,
-    delay_in_seconds,
     lease_lost_message,
 )
 from meshhook.store.settlements import (
@@ -29,6 +30,7 @@ from meshhook.store.settlements import (
 
 if TYPE_CHECKING:
     from meshhook.queue_config import QueueSettings
+    from meshhook.store.messages import FollowUpMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Verdict:
     """How long to hold the key of the job; 0 means not at all, infinite until it is resumed."""
     is_failure: bool = False
     """Whether it counts towards the failures in a row that open the breaker of the job's key."""
+    follow_ups: tuple[FollowUpMessage, ...] = ()
+    """What is enqueued with the outcome."""
 
 
 _OWN_MODULES = (
@@ -64,6 +68,10 @@ DONE = Verdict(AttemptOutcome.SUCCEEDED)
 
 class JobTimeoutError(TimeoutError):
     """An attempt ran longer than the queue's `job_timeout_seconds`."""
+
+
+class FollowUpRefusedError(Exception):
+    """A job that a handler wanted to follow its own was refused; nothing was enqueued."""
 
 
 class SlotEndedError(Exception):
@@ -89,7 +97,7 @@ def verdict(
         jitter_fraction: a random number from 0 up to 1.
     """
     if isinstance(ended, BaseExceptionGroup):
-        ended = _meaning(ended)
+        ended = meaning_of_group(ended)
     if isinstance(ended, Outcome):
         try:
             return _asked_for(ended, attempt, settings)
@@ -203,7 +211,7 @@ def _type_name(value: object) -> str:
         return "(a class that cannot be named)"
 
 
-def _meaning(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def meaning_of_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return what a group means: an outcome, if it holds only outcomes of one kind.
 
     If a task of a `TaskGroup` raises an outcome, the handler ends with such a group. Of several
@@ -218,6 +226,9 @@ def _meaning(group: BaseExceptionGroup[BaseException]) -> BaseException:
             else:
                 found.append(each)
     first = found[0]
+    if all(isinstance(each, Done) for each in found):
+        then = [next_job for each in found if isinstance(each, Done) for next_job in each.then]
+        return Done(then=then)
     if not isinstance(first, Outcome | InvalidPayloadError):
         return group
     if any(type(each) is not type(first) for each in found):

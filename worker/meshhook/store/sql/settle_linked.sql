@@ -1,9 +1,12 @@
 -- Records the outcomes of a batch of attempts as sql/settle.sql does, where something hangs on the
--- jobs that end, and does that, too: it frees their unique keys.
+-- jobs that end, and does that, too: it frees their unique keys, counts them in their groups, and
+-- enqueues what follows them.
 -- A key is freed unless it is kept for a time and the job succeeded. One that a sender has locked
 -- is not waited for: it holds nothing once its message is gone.
--- Locks: the settled rows; the freed keys, skipping locked ones; with breakers as sql/settle.sql.
--- Indexes: the primary keys.
+-- $18 is for breakers, and $19 to $24 are the follow-ups: position of the job, queue, message,
+-- headers, key, delay.
+-- Locks: the settled rows; the freed keys, skipping locked ones; with breakers as sql/settle.sql;
+-- the groups, in the order of their ids. Indexes: the primary keys.
 with item as materialized (
     select * from unnest(
         $2::bigint[], $3::int[], $4::float8[], $5::int[], $6::text[], $7::float8[], $8::float8[],
@@ -23,7 +26,9 @@ with item as materialized (
         case when item.outcome in ('dead_lettered', 'archived') then q.message end as message,
         case when item.outcome in ('dead_lettered', 'archived') then q.headers end as headers,
         case when pg_catalog.pg_column_size(q.headers) <= 80000
-            then meshhook.unique_key_of(q.headers) end as unique_key
+            then meshhook.unique_key_of(q.headers) end as unique_key,
+        case when pg_catalog.pg_column_size(q.headers) <= 80000
+            then q.headers ->> 'meshhook-group'::text end as group_id
 ), delayed as (
     update {queue_table} q
     set vt = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => item.delay_seconds),
@@ -96,5 +101,26 @@ with item as materialized (
     update meshhook.unique_keys u set expires_at = '-infinity'
     from unlocked_keys k
     where u.queue = $17::text and u.key = any (array[k.key])
+), counted as materialized (
+    select meshhook.count_ended_jobs($17::text, pg_catalog.array_agg(r.group_id),
+        pg_catalog.array_agg(r.msg_id),
+        pg_catalog.array_agg(meshhook.outcome_in_group(r.outcome, r.error_type)))
+    from removed r
+    where r.group_id is not null
+    having pg_catalog.count(*) > 0
+), followed as materialized (
+    select meshhook.enqueue_follow_ups(
+        pg_catalog.array_agg(f.queue order by f.place),
+        pg_catalog.array_agg(f.message order by f.place),
+        pg_catalog.array_agg(f.headers order by f.place),
+        pg_catalog.array_agg(f.key order by f.place),
+        pg_catalog.array_agg(f.delay_seconds order by f.place))
+    from unnest($19::bigint[], $20::text[], $21::text[], $22::text[], $23::text[], $24::float8[])
+        with ordinality as f (position, queue, message, headers, key, delay_seconds, place)
+    join removed r on r.position = f.position and r.outcome = 'succeeded'
+    having pg_catalog.count(*) > 0
 )
 select position{breaker_changes} from settled
+-- Asked for, so that they run. Without breakers, $18 has no other place.
+where (select pg_catalog.count(*) from counted) + (select pg_catalog.count(*) from followed)
+    + coalesce(pg_catalog.cardinality($18::boolean[]), 0) >= 0
