@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages demo test test-fast fuzz chaos soak lint format bench bench-quick generate docs \
+.PHONY: help setup packages demo test test-fast fuzz chaos soak lint format bench bench-keys bench-quick generate docs \
 	diagrams dashboards-live cluster cluster-down e2e bench-scaling bench-scaling-long bench-faults bench-operator bench-node \
 	tools dist lock clean
 
@@ -76,6 +76,11 @@ format: $(SETUP) ## Format the code and mend what can be mended safely
 
 bench: $(SETUP) ## Run the benchmarks, and write docs/benchmarks.md
 	@$(BIN)/python -m bench.run $(ARGS)
+
+bench-keys: $(SETUP) ## Measure queues with keys in 15 minutes, and write their part of docs/benchmarks.md
+	@mkdir -p bench/results
+	@$(BIN)/python -m bench.run --subjects meshhook --only 'keys_*' --minutes 15 \
+		--json bench/results/keys.json --keys-document docs/benchmarks.md $(ARGS)
 
 bench-quick: $(SETUP) ## Run a small round of at most 5 minutes; a JSON object a line
 	@$(BIN)/python -m bench.run --quick --lines $(ARGS)

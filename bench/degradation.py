@@ -36,6 +36,12 @@ select count(*) from pgmq.send_batch('bench', array(
     from generate_series($1::bigint, $2::bigint) i), $3::integer)
 """
 _SEND = "select pgmq.send_batch('bench', $1::jsonb[])"
+_SEND_KEYED = """
+insert into pgmq.q_bench (vt, message, headers)
+select clock_timestamp(), body, jsonb_build_object('x-pgmq-group',
+    'tenant-' || floor(random() * $2::int)::int)
+from unnest($1::jsonb[]) as body
+"""
 WARM_UP_JOBS = 300
 FEED_BATCH = 500
 FEED_DEPTH = 4_000
@@ -120,6 +126,7 @@ async def held_transaction(
     baseline_seconds: float,
     held_seconds: float,
     window_seconds: float,
+    keys: int | None = None,
 ) -> Result:
     """Compare the rate before and while another session holds a transaction id.
 
@@ -129,11 +136,12 @@ async def held_transaction(
         baseline_seconds: how long it is watched before.
         held_seconds: how long the transaction is held.
         window_seconds: the length of what the lowest rate is that of.
+        keys: how many keys the jobs have, in any order; None means that they have none.
     """
     await subject.open(1)
     async with (
         subject.working(1) as stored,
-        _feeding(subject.url, per_second, stored) as sent,
+        _feeding(subject.url, per_second, stored, keys) as sent,
         _connected(subject.url) as other,
     ):
         await _rates(stored, baseline_seconds * 0.2, window_seconds)
@@ -223,7 +231,7 @@ async def _rates(stored: Callable[[], int], seconds: float, window_seconds: floa
 
 @asynccontextmanager
 async def _feeding(
-    url: str, per_second: int | None, stored: Callable[[], int]
+    url: str, per_second: int | None, stored: Callable[[], int], keys: int | None
 ) -> AsyncIterator[Callable[[], int]]:
     """Enqueue at a fixed rate, or so that there is always something; gives how many were sent."""
     bodies = [json.dumps(message) for message in messages("small", FEED_BATCH)]
@@ -240,7 +248,10 @@ async def _feeding(
                 wanted = round((time.perf_counter() - began) * per_second) - sent
             if wanted > 0:
                 batch = bodies[: min(wanted, FEED_BATCH)]
-                await connection.fetch(_SEND, batch)
+                if keys is None:
+                    await connection.fetch(_SEND, batch)
+                else:
+                    await connection.execute(_SEND_KEYED, batch, keys)
                 sent += len(batch)
             await asyncio.sleep(LOOK_SECONDS if per_second is None else FEED_SECONDS)
 

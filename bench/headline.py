@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.document import PART
-from bench.plan import OWN
+from bench.mode import OWN
 from bench.tables import number
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from bench.plan import BASELINE
+from bench.mode import BASELINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

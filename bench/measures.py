@@ -11,7 +11,7 @@ from bench.meter import Meter, Result, percentiles
 from bench.subject import Work
 
 if TYPE_CHECKING:
-    from bench.subject import BenchSubject, KeyedSubject
+    from bench.subject import BenchSubject
 
 BATCH = 1_000
 POOL_CONNECTIONS = 16
@@ -32,20 +32,6 @@ async def drain(
         await subject.drain(jobs, work, on_done=meter.stop)
     if work.runs != jobs:
         raise RuntimeError(f"{work.runs:,} handlers ran, not {jobs:,}")
-    await subject.check(jobs, 0)
-    await subject.close()
-    return meter.result(jobs)
-
-
-async def drain_keyed(
-    subject: KeyedSubject, *, jobs: int, keys: int, max_running_per_key: int | None = None
-) -> Result:
-    """Time a consumer of a queue whose jobs have so many keys; with 0 it is not keyed."""
-    await subject.open(1)
-    await subject.fill_keyed(jobs, keys, max_running_per_key)
-    work = Work()
-    async with Meter(subject.url) as meter:
-        await subject.drain(jobs, work, on_done=meter.stop)
     await subject.check(jobs, 0)
     await subject.close()
     return meter.result(jobs)

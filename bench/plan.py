@@ -2,72 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bench.key_plan import key_modes
+from bench.mode import BASELINE, OWN, ModePlan, SubjectPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bench.sizes import Size
-
-BASELINE = "pgmq"
-OWN = "meshhook"
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectPlan:
-    """One subject of the benchmark. How it is set up stands in the docstring of its module."""
-
-    name: str
-    """Its module in `subjects/`, and its environment in `peers.toml` if it is a peer."""
-    title: str
-    note: str
-    """How it is used, for the reader of the figures."""
-    tracking: bool
-    """Whether it keeps a record of every job that has run."""
-    metrics: bool
-    """Whether it keeps metrics of every job in its process."""
-    tracing: bool = False
-    """Whether it traces jobs."""
-    peer: bool = True
-    """Whether it is another job queue, with an environment of its own."""
-    share: float = 1.0
-    """The part of the jobs that it is given to drain or to store in bulk: rates are compared, and
-    a slow one would take minutes for what others do in a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModePlan:
-    """One measurement, taken of each of its subjects in each round."""
-
-    mode: str
-    """Its name in results."""
-    group: str
-    title: str
-    measure: str
-    """The function that measures; see `probe.py`."""
-    figures: tuple[str, ...]
-    """The keys of its result that are published; see `FIGURES`."""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    subjects: tuple[str, ...] = ()
-    """Only these; empty means all."""
-    against: str = ""
-    """The mode that it is compared with, subject by subject; empty for raw PGMQ in this mode."""
-    own_ratio: str = ""
-    """The figure that is itself a ratio to the subject's own baseline, if there is one."""
-    rounds: int | None = None
-    """In how many rounds at most; None means in all."""
-
-    def measures(self, subject: SubjectPlan) -> bool:
-        """Say whether the subject is measured."""
-        return not self.subjects or subject.name in self.subjects
-
-    def parameters_for(self, subject: SubjectPlan) -> dict[str, Any]:
-        """Return the parameters, with the subject's share of the jobs."""
-        if self.measure not in {"drain", "enqueue_many"}:
-            return self.parameters
-        return self.parameters | {"jobs": max(1, round(self.parameters["jobs"] * subject.share))}
-
 
 SUBJECTS = (
     SubjectPlan(
@@ -129,6 +72,11 @@ FIGURES = {
     "p50_ms": "p50, ms",
     "p99_ms": "p99, ms",
     "lowest_share": "lowest window, part of the rate before",
+    "alone_p99_ms": "p99 alone, ms",
+    "p99_to_alone": "p99 divided by that alone",
+    "jain": "Jain's index",
+    "used_share": "part of the limit that is used",
+    "most_running": "most jobs that ran at once",
     "memory_start_mib": "memory at start, MiB",
     "memory_peak_mib": "memory at peak, MiB",
 }
@@ -137,8 +85,6 @@ FIGURES = {
 OFFERED_PER_SECOND = 800
 OFFERED_TIMEOUT_FACTOR = 3.0
 WORK_SECONDS = 0.001
-KEY_COUNTS = (1, 1_000, 10_000)
-UNBOUND_LIMIT = 1_000_000
 SCRAPE_SECONDS = 1.0
 HELD_BASELINE_SHARE = 0.25
 
@@ -168,7 +114,7 @@ _KINDS = {"small": "256-byte payload", "webhooks": "real webhooks, median 8 KB"}
 
 def modes(size: Size) -> list[ModePlan]:
     """Return what there is to measure, in the order of a report."""
-    return [*_throughput(size), *_keys(size), *_latency(size), *_degradation(size)]
+    return [*_throughput(size), *key_modes(size), *_latency(size), *_degradation(size)]
 
 
 def by_importance(plans: Iterable[ModePlan]) -> list[ModePlan]:
@@ -221,31 +167,6 @@ def _throughput(size: Size) -> list[ModePlan]:
         for callers in size.callers
     ]
     return [*drains, waiting, *bulk, *single]
-
-
-def _keys(size: Size) -> list[ModePlan]:
-    titles = {
-        "keys_0": "not keyed",
-        **{f"keys_{n}": f"{n:,} keys" if n > 1 else "1 key" for n in KEY_COUNTS},
-        "keys_1000_limited": "1,000 keys, and a limit that does not bind",
-    }
-    return [
-        ModePlan(
-            mode,
-            "Keys",
-            title,
-            "drain_keyed",
-            _THROUGHPUT,
-            {
-                "jobs": size.small_jobs,
-                "keys": int(mode.split("_")[1]),
-                "max_running_per_key": UNBOUND_LIMIT if mode.endswith("limited") else None,
-            },
-            subjects=(OWN,),
-            against="keys_0",
-        )
-        for mode, title in titles.items()
-    ]
 
 
 def _latency(size: Size) -> list[ModePlan]:

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bench.plan import BASELINE, OWN
+from bench.mode import BASELINE, OWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

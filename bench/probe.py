@@ -13,8 +13,9 @@ import sys
 from typing import Any
 
 from bench.degradation import connections, drain_behind, drain_scraped, held_transaction
+from bench.keyed import binding_limit, claim_keyed, drain_keyed, flood, held_keyed, shares
 from bench.latency import end_to_end, pick_up
-from bench.measures import drain, drain_keyed, enqueue, enqueue_many
+from bench.measures import drain, enqueue, enqueue_many
 
 try:
     import uvloop
@@ -24,6 +25,8 @@ except ImportError:  # not every peer's environment has it
 MEASURES = {
     measure.__name__: measure
     for measure in (
+        binding_limit,
+        claim_keyed,
         connections,
         drain,
         drain_behind,
@@ -32,8 +35,11 @@ MEASURES = {
         end_to_end,
         enqueue,
         enqueue_many,
+        flood,
+        held_keyed,
         held_transaction,
         pick_up,
+        shares,
     )
 }
 OWN_SUBJECTS = {"meshhook", "pgmq"}

@@ -1,7 +1,7 @@
 """The benchmark: MeshHook Queue beside raw PGMQ and its peers, on a PostgreSQL of its own.
 
 python -m bench.run [--quick | --short] [--rounds N] [--minutes N] [--only MODE] [--subjects NAMES]
-    [--lines] [--json FILE] [--document FILE] [--from-json FILE]
+    [--lines] [--json FILE] [--document FILE] [--keys-document FILE] [--from-json FILE]
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bench.document import PART, write_document
+from bench.document import KEYS_PART, PART, write_document, write_keys
 from bench.headline import write_headline
 from bench.lines import lines
-from bench.plan import SUBJECTS, ModePlan, modes
+from bench.mode import ModePlan
+from bench.plan import SUBJECTS, modes
 from bench.progress import Steps
 from bench.runner import BENCH, FORMAT, ProbeError, Report, Run, prepare
 from bench.sizes import FULL, QUICK, SHORT, TINY
@@ -83,6 +84,12 @@ def _arguments() -> argparse.Namespace:
         help="write tables and plots there; default docs/benchmarks.md, as with --json",
     )
     parser.add_argument(
+        "--keys-document",
+        type=Path,
+        metavar="FILE",
+        help="write what was measured of queues with keys there; default as with --document",
+    )
+    parser.add_argument(
         "--headline",
         type=Path,
         metavar="FILE",
@@ -131,10 +138,18 @@ def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
     if arguments.from_json is None and everything:
         arguments.json = arguments.json or DOCS / "benchmarks.json"
         arguments.document = arguments.document or DOCS / "benchmarks.md"
+        arguments.keys_document = arguments.keys_document or DOCS / "benchmarks.md"
         arguments.headline = arguments.headline or BENCH.parent / "README.md"
-    for document in filter(None, (arguments.document, arguments.headline)):
+    parts = (
+        (arguments.document, PART),
+        (arguments.headline, PART),
+        (arguments.keys_document, KEYS_PART),
+    )
+    for document, part in parts:
+        if document is None:
+            continue
         try:
-            PART.check(document)
+            part.check(document)
         except (OSError, ValueError) as error:
             parser.error(str(error))
 
@@ -224,6 +239,8 @@ def main() -> int:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.document:
         write_document(report, arguments.document)
+    if arguments.keys_document:
+        write_keys(report, arguments.keys_document)
     if arguments.headline:
         write_headline(report, arguments.headline)
     show(report, Console(stderr=arguments.lines))

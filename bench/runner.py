@@ -17,7 +17,8 @@ import asyncpg
 
 from bench.environments import EnvironmentUnavailableError, prepare_environment, read_pins
 from bench.machine import OtherUse, describe_machine, describe_settings, describe_versions, is_quiet
-from bench.plan import ModePlan, SubjectPlan, by_importance
+from bench.mode import ModePlan, SubjectPlan
+from bench.plan import by_importance
 from bench.sizes import Size
 from bench.summary import Round, summarize
 

@@ -30,6 +30,12 @@ class Size:
     held_window_seconds: float
     held_rounds: int
     consumers: tuple[int, ...]
+    flood_jobs: int
+    """How many jobs the flooding tenant has."""
+    keys_seconds: float
+    """How long a queue with keys is watched, and its transaction id held for four times as long."""
+    limited_job_seconds: float
+    """How long each job takes where a limit binds."""
     budget_seconds: float | None = None
     """When it is used up, what is not measured yet is left out."""
 
@@ -54,6 +60,9 @@ FULL = Size(
     held_window_seconds=10.0,
     held_rounds=1,
     consumers=(1, 4, 16, 64, 128),
+    flood_jobs=100_000,
+    keys_seconds=15.0,
+    limited_job_seconds=5.0,
 )
 QUICK = Size(
     name="quick",
@@ -75,6 +84,9 @@ QUICK = Size(
     held_window_seconds=1.0,
     held_rounds=1,
     consumers=(1, 16, 64),
+    flood_jobs=20_000,
+    keys_seconds=3.0,
+    limited_job_seconds=1.0,
     budget_seconds=240.0,
 )
 SHORT = Size(
@@ -97,6 +109,9 @@ SHORT = Size(
     held_window_seconds=5.0,
     held_rounds=1,
     consumers=(1, 4, 16, 64, 128),
+    flood_jobs=100_000,
+    keys_seconds=10.0,
+    limited_job_seconds=5.0,
     budget_seconds=1_200.0,
 )
 TINY = Size(
@@ -119,4 +134,7 @@ TINY = Size(
     held_window_seconds=0.25,
     held_rounds=1,
     consumers=(1, 3),
+    flood_jobs=4_000,
+    keys_seconds=0.5,
+    limited_job_seconds=0.1,
 )

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
 
@@ -130,9 +130,46 @@ def compare_counts(title: str, expected: dict[str, int], found: dict[str, int]) 
         raise RuntimeError(f"{title} lost or repeated jobs. {'; '.join(wrong)}")
 
 
-class KeyedSubject(BenchSubject):
+class KeyedSubject(DegradationSubject):
     """A subject whose jobs have keys that are served in fair shares."""
 
     @abstractmethod
-    async def fill_keyed(self, jobs: int, keys: int, max_running_per_key: int | None) -> None:
-        """Store so many jobs of so many keys, in turn; with 0 keys the queue is not keyed."""
+    async def set_keys(
+        self,
+        *,
+        is_keyed: bool,
+        max_running: int | None = None,
+        max_running_per_key: int | None = None,
+    ) -> None:
+        """Say whether the queue is keyed, and how many jobs may run."""
+
+    @abstractmethod
+    async def fill_keyed(self, jobs: int, keys: int) -> None:
+        """Store so many jobs of the keys `tenant-0`, `tenant-1` and so on, in turn."""
+
+    @abstractmethod
+    async def enqueue_keyed(self, run_id: str, key: str) -> None:
+        """Store one job of a key; return when it is durable."""
+
+    @abstractmethod
+    def claiming(
+        self, claimers: int
+    ) -> AbstractAsyncContextManager[Callable[[int, int], Awaitable[int]]]:
+        """Connect so many claimers, without workers.
+
+        It gives a function that claims up to so many messages as one of them, deletes what it
+        claimed, and returns how many that were.
+        """
+
+    @abstractmethod
+    def running(
+        self, workers: int, slots: int | None, run: Callable[[str, str], Awaitable[None]]
+    ) -> AbstractAsyncContextManager[None]:
+        """Keep so many workers running, each with so many slots; None is the default.
+
+        Each job is `run(run_id, key)`.
+        """
+
+    @abstractmethod
+    async def leased(self) -> int:
+        """Return how many messages have a live lease."""

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from bench.key_plan import COMPARED_KEY_GROUPS, KEY_GROUPS
 from bench.machine import QUIET_PERCENT
-from bench.plan import FIGURES, OWN
+from bench.mode import OWN
+from bench.plan import FIGURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +34,11 @@ def show(report: Report, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def markdown(report: Report) -> Iterator[str]:
-    """Return the lines of all tables."""
+def markdown(report: Report, *, of_keys: bool) -> Iterator[str]:
+    """Return the lines of all tables: of queues with keys, or of all else."""
     for group, modes in _groups(report):
+        if (group in KEY_GROUPS) != of_keys:
+            continue
         head = columns(report, modes)
         yield f"### {group}"
         yield ""
@@ -145,6 +149,10 @@ def _shown_ratio(mode: Mode, name: str, figure: str) -> dict[str, float] | None:
 
 
 def _legend(modes: list[Mode]) -> str:
+    if modes[0]["group"] in COMPARED_KEY_GROUPS:
+        return "In brackets: the figure divided by that of a queue without keys or limit."
+    if modes[0]["group"] in KEY_GROUPS:
+        return "Medians of the rounds."
     if modes[0]["own_ratio"]:
         return "The lowest window is that with the fewest jobs while the id was held."
     if modes[0]["against"]:

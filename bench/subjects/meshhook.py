@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from bench.subject import DegradationSubject, KeyedSubject, Work, compare_counts
+from bench.subject import KeyedSubject, Work, compare_counts
 from meshhook import (
     Database,
     Job,
@@ -19,13 +19,17 @@ from meshhook import (
     WorkflowJob,
     create_job_handler,
     create_queue,
+    get_queue_config,
     set_queue_config,
 )
+from meshhook.names import KEY_HEADER
+from meshhook.postgres.database import connect
 from meshhook.schema import migrate
+from meshhook.store import queries
 from meshhook.worker.process import leave_program_alone
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 CONCURRENCY = 50
 LOOK_SECONDS = 0.002
@@ -38,9 +42,14 @@ select clock_timestamp(), jsonb_build_object(
     jsonb_build_object('x-pgmq-group', 'tenant-' || i % $2::int)
 from generate_series(1, $1::int) i
 """
+_DELETE = "delete from pgmq.q_bench where msg_id = any ($1::bigint[])"
+_LEASED = """
+select count(*) from pgmq.q_bench
+where vt > clock_timestamp() and meshhook.has_open_attempt(read_ct, headers)
+"""
 
 
-class Subject(DegradationSubject, KeyedSubject):
+class Subject(KeyedSubject):
     """A `QueueService` to enqueue and a `Worker` to run."""
 
     _pool: asyncpg.Pool
@@ -79,13 +88,76 @@ class Subject(DegradationSubject, KeyedSubject):
         """Store a batch."""
         await self._queue.enqueue_many(jobs)
 
-    async def fill_keyed(self, jobs: int, keys: int, max_running_per_key: int | None) -> None:
-        """Set the queue, and let the server make the jobs: headers are the same without keys."""
+    async def set_keys(
+        self,
+        *,
+        is_keyed: bool,
+        max_running: int | None = None,
+        max_running_per_key: int | None = None,
+    ) -> None:
+        """Set the queue."""
         await set_queue_config(
-            self._pool, "bench", keyed=keys > 0, max_running_per_key=max_running_per_key
+            self._pool,
+            "bench",
+            keyed=is_keyed,
+            max_running=max_running,
+            max_running_per_key=max_running_per_key,
         )
-        await self._pool.execute(_FILL_KEYED, jobs, max(keys, 1))
+
+    async def fill_keyed(self, jobs: int, keys: int) -> None:
+        """Let the server make the jobs: headers are the same in a queue that is not keyed."""
+        await self._pool.execute(_FILL_KEYED, jobs, keys)
         await self._pool.execute("vacuum analyze pgmq.q_bench")
+
+    async def enqueue_keyed(self, run_id: str, key: str) -> None:
+        """Store one job."""
+        job = WorkflowJob(run_id=run_id, workflow_id="bench", project_id="bench", payload={})
+        await self._queue.enqueue(job, key=key)
+
+    @asynccontextmanager
+    async def claiming(self, claimers: int) -> AsyncIterator[Callable[[int, int], Awaitable[int]]]:
+        """Connect as the producer of a worker does, and run its statement; nothing is decoded."""
+        keys = (await get_queue_config(self._pool, "bench")).keys
+        sql = queries.load("claim_keyed" if keys else "claim", "bench")
+        from_keys: list[str | None] = [None] * claimers
+        async with AsyncExitStack() as stack:
+            connections = []
+            for _ in range(claimers):
+                connection = await connect(self.url, steady_plans=True)
+                stack.push_async_callback(connection.close)
+                connections.append(connection)
+
+            async def claim_and_delete(number: int, limit: int) -> int:
+                connection = connections[number]
+                more = (from_keys[number], None, False) if keys else ()
+                rows = await connection.fetch(sql, 30.0, None, limit, 5, None, "bench", *more)
+                if keys:
+                    from_keys[number] = rows.pop()["next_key"]
+                if rows:
+                    await connection.execute(_DELETE, [row["msg_id"] for row in rows])
+                return len(rows)
+
+            yield claim_and_delete
+
+    @asynccontextmanager
+    async def running(
+        self, workers: int, slots: int | None, run: Callable[[str, str], Awaitable[None]]
+    ) -> AsyncIterator[None]:
+        """Keep workers running."""
+
+        @create_job_handler
+        async def pass_on(job: Job[Any]) -> None:
+            await run(job.run_id or "", job.headers[KEY_HEADER])
+
+        async with AsyncExitStack() as stack:
+            for _ in range(workers):
+                worker = Worker(self.url, "bench", pass_on, concurrency=slots or CONCURRENCY)
+                await stack.enter_async_context(worker)
+            yield
+
+    async def leased(self) -> int:
+        """Count as limits do."""
+        return int(await self._pool.fetchval(_LEASED))
 
     async def drain(self, jobs: int, work: Work, on_done: Callable[[], None]) -> None:
         """Run a worker until the outcomes of all jobs are recorded."""

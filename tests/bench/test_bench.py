@@ -20,7 +20,14 @@ FIGURES = {
     "drain_small": THROUGHPUT,
     "drain_small_1ms": THROUGHPUT,
     "keys_0": THROUGHPUT,
+    "keys_1000": THROUGHPUT,
     "keys_1000_limited": THROUGHPUT,
+    "keys_claimers_4_0": {"per_second"},
+    "keys_claimers_4": {"per_second"},
+    "keys_flood": {"p50_ms", "p99_ms", "alone_p99_ms", "p99_to_alone"},
+    "keys_shares": {"jain"},
+    "keys_limit": {"used_share", "most_running"},
+    "keys_held": {"per_second", "lowest_share"},
     "enqueue_many_webhooks": THROUGHPUT,
     "enqueue_16": {"per_second", "p50_ms", "p99_ms"},
     "pick_up": {"p50_ms", "p99_ms"},
@@ -36,6 +43,7 @@ FIGURES = {
 """The modes that are measured here, one at least for each measure, and their figures."""
 PEERS = ("pgqueuer", "awa", "oban", "procrastinate")
 BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end -->"
+KEYS_BEGIN = "<!-- begin: written by make bench-keys -->"
 
 pytestmark = pytest.mark.timeout(TIMEOUT_SECONDS)
 
@@ -65,7 +73,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where one tiny run left its results."""
     directory = tmp_path_factory.mktemp("bench")
     document = directory / "benchmarks.md"
-    document.write_text(f"Before.\n{BEGIN}\nfigures of last year\n{END}\nAfter.\n")
+    document.write_text(
+        f"Before.\n{BEGIN}\nfigures of last year\n{END}\nAfter.\n{KEYS_BEGIN}\nnone\n{END}\nEnd.\n"
+    )
     done = run_bench(
         "--tiny",
         "--lines",
@@ -75,6 +85,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--json",
         directory / "result.json",
         "--document",
+        document,
+        "--keys-document",
         document,
         "--directory",
         directory / "database",
@@ -174,7 +186,7 @@ def test_lines_are_one_object_a_mode_and_system(directory, report):
         (mode["mode"], system) for mode in report["modes"] for system in mode["summary"]
     )
     for line in lines:
-        assert "rate" in line or {"p50", "p99"} <= set(line)
+        assert {"rate", "jain", "used_share"} & set(line) or {"p50", "p99"} <= set(line)
         assert {"ratio", "ratio_to", "tracking", "metrics", "tracing"} <= set(line)
     by_name = {(line["mode"], line["system"]): line for line in lines}
     assert by_name["drain_small", "pgmq"]["ratio"] == 1
@@ -195,12 +207,23 @@ def test_the_document_gets_the_figures_between_its_markers(directory):
     """What people wrote around the markers stays."""
     text = (directory / "benchmarks.md").read_text()
     before, rest = text.split(BEGIN)
-    figures, after = rest.split(END)
-    assert (before, after) == ("Before.\n", "\nAfter.\n")
+    figures, between, after = rest.split(END)
+    assert (before, after) == ("Before.\n", "\nEnd.\n")
+    assert between.startswith("\nAfter.\n")
     assert "last year" not in figures
     assert "| measure | figure | raw PGMQ | MeshHook Queue |" in figures
     assert "MeshHook Queue: tracking and metrics on, tracing off" in figures
     assert str(directory) not in text
+
+
+def test_the_document_gets_the_figures_of_keys_between_theirs(directory):
+    """Targets, what was reached, and whether that is enough; no figure is in both parts."""
+    text = (directory / "benchmarks.md").read_text()
+    figures = text.split(KEYS_BEGIN)[1].split(END)[0]
+    assert "| drain, 1,000 keys | at least 0.6x of not keyed |" in figures
+    assert "| drain, 10,000 keys | at least 0.5x of not keyed |  | not measured |" in figures
+    assert text.count("### Keys: drain") == figures.count("### Keys: drain") == 1
+    assert "### Idle pickup" not in figures
 
 
 def test_the_plots_are_pictures_whose_text_is_text(directory):
