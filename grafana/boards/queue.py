@@ -40,6 +40,7 @@ _OUTCOMES = {
     "cancelled": "gray",
     "archived": "dark-green",
 }
+_KEPT_BACK = {"hold": "red", "key_limit": "orange", "queue_limit": "yellow"}
 
 
 def build() -> Dashboard:
@@ -62,6 +63,7 @@ def build() -> Dashboard:
             Section("Backlog", _backlog()),
             Section("Times", _times()),
             Section("Outcomes", _outcomes()),
+            Section("Keys (keyed queues only)", _keys(), per_line=3),
             Section("Dead letters and capacity", _capacity()),
         ],
     )
@@ -237,6 +239,63 @@ def _outcomes() -> list[Panel]:
             ],
             unit=PER_SECOND,
             stacked=True,
+        ),
+    ]
+
+
+def _keys() -> list[Panel]:
+    return [
+        graph(
+            "Longest-waiting key",
+            "How long the oldest message has been ready of keys of which no job runs, although no "
+            "hold and no limit is in the way. MeshHookKeyWaiting fires at 300 s. `meshhook keys "
+            "list` shows the keys.",
+            [Query(f"max({gauge('meshhook_queue_longest_key_wait_seconds')})", "longest wait")],
+            unit="s",
+            levels=Levels(60, 300),
+        ),
+        graph(
+            "Kept back",
+            "Messages that are due but may not start: their key is held or its breaker is open, or "
+            "a limit of the key or of the queue is reached. Counts stop at 1,000.",
+            [Query(gauge("meshhook_queue_kept_back", by="reason"), "{{reason}}")],
+            stacked=True,
+            colors=_KEPT_BACK,
+        ),
+        graph(
+            "Keys with messages",
+            "How many keys have messages. The count stops at 1,000.",
+            [Query(f"max({gauge('meshhook_queue_keys')})", "keys")],
+        ),
+        graph(
+            "Held keys and open breakers",
+            "Keys that are held by hand or by a handler, and keys whose circuit breaker is open or "
+            "half-open.",
+            [
+                Query(f"max({gauge('meshhook_queue_keys_held')})", "held"),
+                Query(f"max({gauge('meshhook_queue_breakers_open')})", "breakers open"),
+            ],
+        ),
+        graph(
+            "Held or open for",
+            "How long the oldest message of a held key has waited, and for how long the breaker "
+            "has been open that opened first. MeshHookHeldJobsOld fires after a day, "
+            "MeshHookBreakerOpen after 30 minutes.",
+            [
+                Query(f"max({gauge('meshhook_queue_oldest_held_seconds')})", "held message"),
+                Query(f"max({gauge('meshhook_queue_oldest_open_breaker_seconds')})", "breaker"),
+            ],
+            unit="s",
+        ),
+        graph(
+            "Limited claims and holds",
+            "Claims that found messages due, none of which may start; and outcomes by which a "
+            "handler held the key of its job.",
+            [
+                Query(rate("meshhook_worker_limited_claims_total"), "limited claims"),
+                Query(rate("meshhook_worker_key_holds_total"), "holds by handlers"),
+            ],
+            unit=PER_SECOND,
         ),
     ]
 

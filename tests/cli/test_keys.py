@@ -41,6 +41,14 @@ def test_keys_are_listed(cli, keyed):
     }
 
 
+def test_keys_are_sorted_by_what_runs(cli, keyed, sql):
+    """The key with the most running jobs comes first, however few wait."""
+    sql("update pgmq.q_jobs set vt = now() + interval '1 hour', read_ct = 1 where msg_id = 3")
+    found = cli.ok("keys", "list", keyed, "--sort", "running", "--json").json
+    assert [each["running"] for each in found][:2] == [1, 0]
+    assert "'waiting', 'running'" in cli.fails(2, "keys", "list", keyed, "--sort", "late")
+
+
 def test_a_key_is_set_and_shown(cli, keyed):
     """A limit and a weight hold from then on; `none` takes them back."""
     shown = cli.ok("keys", "set", keyed, "tenant-7", "max_running=2", "weight=1.5").out

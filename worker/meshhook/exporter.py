@@ -21,7 +21,13 @@ from meshhook.observability.families import families_of
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
-from meshhook.observability.metrics import METRICS, STATES
+from meshhook.observability.metrics import METRICS
+from meshhook.observability.queue_series import (
+    add_keys,
+    add_queue,
+    check_key_rows,
+    check_rows,
+)
 from meshhook.postgres.database import Database, DatabaseSource
 from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook.store import queries
@@ -32,17 +38,16 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.exporter")
 
 COUNT_LIMIT = 10_000
+KEPT_BACK_LIMIT = 1_000
+"""Where counting what is kept back stops, for each reason."""
 MAX_COUNT_LIMIT = 10_000_000
 INTERVAL_SECONDS = 10.0
 STATEMENT_TIMEOUT_SECONDS = 2.0
 STALE_INTERVALS = 6
 """For how many intervals without a successful reading the last values are still exported."""
 ANSWER_MARGIN_SECONDS = 3.0
-MAX_QUEUES = 10_000
-"""How many queues of a database are exported; each has some twenty series."""
 MAX_PROBLEM_CHARACTERS = 500
 MAX_TOLD = 1_000
-MAX_NAME_CHARACTERS = 63
 
 QUEUE_UNREADABLE = "QueueUnreadable"
 """The error type of a queue that was left out of a reading that otherwise succeeded."""
@@ -95,6 +100,8 @@ class QueueExporter:
         )
         self._stale_seconds = max(60.0, STALE_INTERVALS * self._interval_seconds)
         self._rows: Sequence[asyncpg.Record] = ()
+        self._key_rows: Sequence[asyncpg.Record] = ()
+        self._key_fault: str | None = None
         self._read_at: float | None = None
         self._made_at = time.monotonic()
         self._fault: str | None = "nothing was read yet"
@@ -124,6 +131,11 @@ class QueueExporter:
             self._read_at is not None and time.monotonic() - self._read_at < self._stale_seconds
         )
         return self._rows if is_fresh else ()
+
+    @property
+    def key_rows(self) -> Sequence[asyncpg.Record]:
+        """The latest figures about the keys of keyed queues; empty if they could not be read."""
+        return self._key_rows if self.rows else ()
 
     def start(self) -> None:
         """Start reading, in the running event loop, and exporting."""
@@ -159,14 +171,17 @@ class QueueExporter:
         """Read all queues once, and return whether that succeeded."""
         began_at = time.monotonic()
         try:
-            rows = await self._read()
+            rows = await self._read("queue_metrics", self._count_limit)
+            check_rows(rows)
+            key_rows = await self._read_keys(rows)
         except (MeshHookError, OSError) as error:
             self._note_failure(error)
             return False
         finally:
             self._duration.observe_now(time.monotonic() - began_at)
-        self._note_problems({row["queue"]: row["problem"] for row in rows if row["problem"]})
-        self._rows = rows
+        problems = [row for row in (*key_rows, *rows) if row["problem"]]
+        self._note_problems({row["queue"]: row["problem"] for row in problems})
+        self._rows, self._key_rows = rows, key_rows
         self._read_at = time.monotonic()
         self.last_success_timestamp_seconds = time.time()
         if self._fault is not None and self._task is not None:
@@ -194,7 +209,23 @@ class QueueExporter:
             pause_seconds = began_at + self._interval_seconds - time.monotonic()
             await loop.wait_for(asyncio.sleep(max(0.0, pause_seconds)))
 
-    async def _read(self) -> Sequence[asyncpg.Record]:
+    async def _read_keys(self, rows: Sequence[asyncpg.Record]) -> Sequence[asyncpg.Record]:
+        """Read the keys of keyed queues; return nothing if that fails, which disturbs no other."""
+        if not any(row.get("any_is_keyed") for row in rows):
+            return ()
+        try:
+            found = await self._read("key_metrics", KEPT_BACK_LIMIT)
+            check_key_rows(found)
+        except (MeshHookError, OSError) as error:
+            self._count_error(error)
+            if self._key_fault != str(error):
+                _log.warning("keys of queues not read", error=str(error))
+            self._key_fault = str(error)
+            return ()
+        self._key_fault = None
+        return found
+
+    async def _read(self, statement: str, count_limit: int) -> Sequence[asyncpg.Record]:
         milliseconds = round(self._timeout_seconds * 1_000)
         # Each step has a limit of its own but for the first: a connection that is silently gone.
         async with (
@@ -208,18 +239,20 @@ class QueueExporter:
                     timeout=self._timeout_seconds,
                 )
                 rows: Sequence[asyncpg.Record] = await connection.fetch(
-                    queries.load("queue_metrics"),
-                    self._count_limit,
+                    queries.load(statement),
+                    count_limit,
                     # The server stops it; this is for a server that no longer answers.
                     timeout=self._timeout_seconds + ANSWER_MARGIN_SECONDS,
                 )
-        _check(rows)
         return rows
 
     def _note_failure(self, error: MeshHookError | OSError) -> None:
         if self._fault != str(error):
             _log.warning("queues not read", error=str(error))
         self._fault = str(error)
+        self._count_error(error)
+
+    def _count_error(self, error: MeshHookError | OSError) -> None:
         is_timeout = isinstance(error.__cause__, asyncpg.QueryCanceledError)
         known = METRICS["meshhook_exporter_collection_errors_total"].values["error_type"]
         name = "StatementTimeout" if is_timeout else type(error).__name__
@@ -232,57 +265,6 @@ class QueueExporter:
                 text = shown_sentence(problem, limit=MAX_PROBLEM_CHARACTERS)
                 _log.warning("queue not read", queue=queue, error=text)
         self._problems = problems
-
-
-_NUMBERS = {
-    "oldest_ready_seconds": "oldest_ready_seconds",
-    "enqueued_total": "enqueued_total",
-    "dlq_messages": "dead_letters",
-    "dlq_oldest_seconds": "oldest_dead_letter_seconds",
-    "messages_capped": "capped",
-    "paused": "paused",
-    "workers": "workers",
-    "worker_slots": "worker_slots",
-}
-"""Families with a series a queue: the name without `meshhook_queue_`, and the column."""
-
-
-_FIGURES = (
-    *STATES,
-    *_NUMBERS.values(),
-    *("queue_bytes", "dlq_bytes", "archive_bytes", "history_bytes"),
-    *("queue_dead_tuples", "dlq_dead_tuples"),
-)
-
-
-def _check(rows: Sequence[asyncpg.Record]) -> None:
-    """Check that rows can be exported: a single bad one would make every scrape fail.
-
-    Raises:
-        DatabaseError: if a row is not, or there are too many.
-    """
-    if len(rows) > MAX_QUEUES:
-        raise DatabaseError(
-            f"the database has {len(rows):,} queues; at most {MAX_QUEUES:,} are exported"
-        )
-    if not all(map(_makes_sense, rows)):
-        raise DatabaseError("the answer of the database makes no sense: a queue's figures")
-
-
-def _makes_sense(row: asyncpg.Record) -> bool:
-    try:
-        queue, problem = row["queue"], row["problem"]
-        numbers = [row[name] for name in _FIGURES]
-        states = [row[state] for state in STATES]
-    except KeyError:
-        return False
-    return (
-        isinstance(queue, str | None)
-        and len(queue or "") <= MAX_NAME_CHARACTERS
-        and isinstance(problem, str | None)
-        and all(isinstance(number, int | float | None) for number in numbers)
-        and (queue is None or problem is not None or None not in states)
-    )
 
 
 class _Queues(Collector):
@@ -320,10 +302,19 @@ class _Queues(Collector):
                     self._tell_once(row["queue"])
                 elif row["queue"] is not None and row["problem"] is None:
                     shown.add(row["queue"])
-                    _add(families, row)
+                    add_queue(families, row)
+        self._add_keys(families, exporters)
         if any(exporter.rows for exporter in exporters):
             families["meshhook_history_bytes"].add_metric([], history_bytes)
         return families.values()
+
+    @staticmethod
+    def _add_keys(families: dict[str, Any], exporters: Sequence[QueueExporter]) -> None:
+        shown: set[str] = set()
+        for row in (row for exporter in exporters for row in exporter.key_rows):
+            if row["queue"] not in shown and row["problem"] is None:
+                shown.add(row["queue"])
+                add_keys(families, row)
 
     def _tell_once(self, queue: str) -> None:
         if queue not in self._told and len(self._told) < MAX_TOLD:
@@ -341,20 +332,6 @@ class _Queues(Collector):
             "meshhook_exporter_last_collection_age_seconds",
         )
         return {name: metric.family() for name, metric in METRICS.items() if name.startswith(own)}
-
-
-def _add(families: dict[str, Any], row: asyncpg.Record) -> None:
-    queue = row["queue"]
-    for state in STATES:
-        families["meshhook_queue_messages"].add_metric([queue, state], row[state])
-    for name, column in _NUMBERS.items():
-        families[f"meshhook_queue_{name}"].add_metric([queue], float(row[column] or 0))
-    for table in ("queue", "dlq"):
-        sizes = families["meshhook_queue_table_bytes"]
-        sizes.add_metric([queue, table], row[f"{table}_bytes"] or 0)
-        dead = families["meshhook_queue_dead_tuples"]
-        dead.add_metric([queue, table], row[f"{table}_dead_tuples"] or 0)
-    families["meshhook_queue_table_bytes"].add_metric([queue, "archive"], row["archive_bytes"] or 0)
 
 
 _collectors: WeakKeyDictionary[CollectorRegistry, _Queues] = WeakKeyDictionary()

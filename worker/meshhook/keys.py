@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_KEYS = 10_000
 DEFAULT_KEYS = 1_000
+KeyOrder = Literal["waiting", "running"]
+KEY_ORDERS: tuple[KeyOrder, ...] = get_args(KeyOrder)
 COUNT_LIMIT = 10_000
 MAX_HOLD_SECONDS = 31_622_400
 
@@ -117,21 +119,30 @@ KEY_OPTIONS: tuple[str, ...] = tuple(_KeySettings.model_fields)
 
 @takes_url
 async def list_keys(
-    database: DatabaseSource, queue: str, *, max_keys: int = DEFAULT_KEYS
+    database: DatabaseSource,
+    queue: str,
+    *,
+    max_keys: int = DEFAULT_KEYS,
+    sort: KeyOrder = "waiting",
 ) -> list[KeyState]:
-    """Return the keys of a queue, those with the most ready jobs first.
+    """Return the keys of a queue, those with the most jobs first.
 
     Args:
         database: where the queue is.
         queue: the queue, which is keyed.
         max_keys: how many keys to look at, in the order of their bytes, 1 to 10,000. Default 1,000.
+        sort: by which jobs: `waiting`, the default, are those that are ready; `running` those that
+            are leased.
 
     Raises:
-        InvalidSettingError: if `max_keys` is out of range, or the queue is not keyed.
+        InvalidSettingError: if `max_keys` or `sort` is none of these, or the queue is not keyed.
         QueueNotFoundError, DatabaseError: if they cannot be read.
     """
     check_range("max_keys", max_keys, MAX_KEYS)
-    return await _read(Database.of(database), queue, None, max_keys)
+    if sort not in KEY_ORDERS:
+        raise InvalidSettingError(f"sort is {' or '.join(KEY_ORDERS)}, got {quoted(sort)}")
+    found = await _read(Database.of(database), queue, None, max_keys)
+    return found if sort == "waiting" else sorted(found, key=lambda each: -each.running)
 
 
 @takes_url

@@ -26,6 +26,7 @@ from meshhook.keys import (
     DEFAULT_KEYS,
     MAX_KEYS,
     BreakerState,
+    KeyOrder,
     KeyState,
     get_key,
     hold_key,
@@ -51,7 +52,7 @@ KeyArgument = Annotated[
 
 
 @app.command("list", epilog=example("meshhook keys list deliveries --limit 20"))
-def list_(
+def list_(  # noqa: PLR0917 - typer calls it by name
     context: typer.Context,
     queue: QueueArgument,
     limit: Annotated[int, typer.Option(min=1, max=MAX_KEYS, help="How many to list.")] = 50,
@@ -59,6 +60,9 @@ def list_(
         int,
         typer.Option(metavar="KEYS", min=1, max=MAX_KEYS, help="At how many keys to look."),
     ] = DEFAULT_KEYS,
+    sort: Annotated[
+        KeyOrder, typer.Option(help="Those with the most jobs that are so come first.")
+    ] = "waiting",
     as_json: JsonOption = False,
 ) -> None:
     """List the keys of a queue, those with the most ready jobs first.
@@ -67,7 +71,8 @@ def list_(
     """
     name = validate_queue_name(queue)
     found = with_database(
-        context, lambda database: list_keys(database, name, max_keys=max(limit, look_at))
+        context,
+        lambda database: list_keys(database, name, max_keys=max(limit, look_at), sort=sort),
     )[:limit]
     if as_json:
         print_json(found)

@@ -193,6 +193,12 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             ),
             _worker("empty_claims_total", _C, "Claims that found nothing."),
             _worker(
+                "limited_claims_total",
+                _C,
+                "Claims that found messages due and none that limits or holds let start.",
+            ),
+            _worker("key_holds_total", _C, "Outcomes by which a handler held the key of its job."),
+            _worker(
                 "operation_duration_seconds",
                 _H,
                 "Duration of the worker's statements, including the wait for a connection.",
@@ -270,6 +276,33 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "worker_slots",
                 _G,
                 "How many messages these workers can run at once; their queues share them.",
+            ),
+            _queue("keys", _G, "Keys that have messages, of the first 1,000."),
+            _queue("keys_held", _G, "Keys that are held, by hand or by a handler."),
+            _queue("breakers_open", _G, "Circuit breakers of keys that are not closed."),
+            _queue(
+                "oldest_open_breaker_seconds",
+                _G,
+                "How long ago the circuit breaker opened that has been open longest; 0 if none is.",
+            ),
+            _queue(
+                "kept_back",
+                _G,
+                "Messages that are due but may not start, because of limits or holds, up to 1,000 "
+                "for each reason.",
+                ("reason",),
+                reason=KEPT_BACK_REASONS,
+            ),
+            _queue(
+                "longest_key_wait_seconds",
+                _G,
+                "How long the oldest message has been ready of keys of which no job runs although "
+                "no hold and no limit is in the way; 0 if there is none.",
+            ),
+            _queue(
+                "oldest_held_seconds",
+                _G,
+                "How long the oldest message of a held key has been ready; 0 if there is none.",
             ),
             _queue(
                 "table_bytes",

@@ -77,6 +77,8 @@ class WorkerMetrics:
         self.age = found.histogram(f"{_PREFIX}message_age_seconds").labels(queue_name)
         self._claim_batch = found.histogram(f"{_PREFIX}claim_batch_messages").labels(queue_name)
         self._empty_claims = found.counter(f"{_PREFIX}empty_claims_total").labels(queue_name)
+        self._limited_claims = found.counter(f"{_PREFIX}limited_claims_total").labels(queue_name)
+        self._key_holds = found.counter(f"{_PREFIX}key_holds_total").labels(queue_name)
         self._slots_replaced = found.counter(f"{_PREFIX}slots_replaced_total").labels(queue_name)
         breakers = found.counter(f"{_PREFIX}breaker_transitions_total")
         self._breakers = {state: breakers.labels(queue_name, state) for state in BREAKER_STATES}
@@ -109,6 +111,14 @@ class WorkerMetrics:
             self._claim_batch.observe_now(messages)
         else:
             self._empty_claims.inc()
+
+    def claim_was_limited(self) -> None:
+        """Count a claim that found messages due, and none that may start."""
+        self._limited_claims.inc()
+
+    def keys_held(self, jobs: int) -> None:
+        """Count jobs by whose outcome their keys were held."""
+        self._key_holds.inc(jobs)
 
     @contextmanager
     def operation(self, operation: str) -> Iterator[None]:

@@ -114,6 +114,7 @@ _READER = (
     Grant("queue_sequence", "select"),
     Grant(_HISTORY, "select"),
     Grant(_WORKERS, "select"),
+    Grant(_STARTS, "select"),
     Grant("table meshhook.job_tracking", "select"),
     Grant("table meshhook.job_statistics", "select"),
     Grant("table meshhook.queue_monitoring", "select"),

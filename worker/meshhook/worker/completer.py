@@ -172,6 +172,8 @@ class Completer:
         except DatabaseError as error:
             # An outcome is worth more than a hold.
             _log.warning("keys not held", queue=queue.name, jobs=len(jobs), error=str(error))
+        else:
+            queue.metrics.keys_held(len(jobs))
 
     def _breakers(self, jobs: Sequence[HeldJob]) -> BreakerCount | None:
         """Return what to tell the breakers of keys about a batch; None without breakers."""

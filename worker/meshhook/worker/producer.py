@@ -329,6 +329,8 @@ class Producer:
             config.is_limited and not claimed.jobs and (claimed.oldest_due is not None)
         )
         metrics.claimed(len(claimed.jobs))
+        if self._is_held_back:
+            metrics.claim_was_limited()
         if claimed.jobs:
             ended_at = time.monotonic()
             self._claim_seconds += (ended_at - began_at - self._claim_seconds) * CLAIM_WEIGHT
