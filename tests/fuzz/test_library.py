@@ -47,6 +47,10 @@ from support.hostile import ANYTHING, TEXTS, is_safe_line, of_odd
 URL = "postgresql://nobody@127.0.0.1:1/none"
 
 RECORDS = {
+    "Cancellation",
+    "ChangeResult",
+    "JobChange",
+    "JobChanges",
     "Check",
     "DeadLetterJob",
     "DlqMetrics",
@@ -178,6 +182,7 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
                 "dead_letter_id": 1,
                 "dead_letter_ids": [1],
                 "attempt": 1,
+                "msg_ids": [1],
                 "database": database,
                 "queues": ["jobs"],
             }

@@ -45,6 +45,11 @@ jobs list --queue jobs --state dead_lettered --workflow-id w
 jobs list --run-id r1
 jobs show jobs 1
 jobs show jobs 6
+jobs reschedule jobs 6 --delay 60
+jobs run-now jobs --state scheduled --yes
+jobs cancel jobs 6
+jobs cancel jobs --run-id r1 --dry-run
+jobs delete jobs 6 --yes
 dlq list jobs
 dlq list jobs --error-type E1
 dlq show jobs 1

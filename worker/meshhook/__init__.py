@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         set_queue_config,
     )
     from meshhook.application import App, QueueHandler
+    from meshhook.cancellation import Cancellation
     from meshhook.dead_letters import DLQService
     from meshhook.errors import (
         DatabaseConflictError,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from meshhook.exporter import QueueExporter
     from meshhook.follow_ups import FollowUp
     from meshhook.groups import JobGroup, get_group, list_groups, repair_group
+    from meshhook.job_changes import ChangeResult, JobChange, JobChanges
     from meshhook.jobs import FinishedGroup, Job, WorkflowJob
     from meshhook.keys import (
         BreakerState,
@@ -90,6 +92,8 @@ __all__ = [
     "App",
     "BreakerState",
     "Cancel",
+    "Cancellation",
+    "ChangeResult",
     "Check",
     "DLQService",
     "Database",
@@ -116,6 +120,8 @@ __all__ = [
     "InvalidQueueNameError",
     "InvalidSettingError",
     "Job",
+    "JobChange",
+    "JobChanges",
     "JobFilter",
     "JobGroup",
     "JobHandler",
@@ -177,6 +183,8 @@ _HOMES = {
     "App": "meshhook.application",
     "BreakerState": "meshhook.keys",
     "Cancel": "meshhook.outcomes",
+    "Cancellation": "meshhook.cancellation",
+    "ChangeResult": "meshhook.job_changes",
     "Check": "meshhook.observability.health",
     "DLQService": "meshhook.dead_letters",
     "Database": "meshhook.postgres.database",
@@ -203,6 +211,8 @@ _HOMES = {
     "InvalidQueueNameError": "meshhook.errors",
     "InvalidSettingError": "meshhook.errors",
     "Job": "meshhook.jobs",
+    "JobChange": "meshhook.job_changes",
+    "JobChanges": "meshhook.job_changes",
     "JobFilter": "meshhook.observability.logs",
     "JobGroup": "meshhook.groups",
     "JobHandler": "meshhook.worker",

@@ -20,6 +20,7 @@ from meshhook.errors import InvalidJobError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from meshhook.cancellation import Cancellation
     from meshhook.follow_ups import FollowUp
 
 PayloadT = TypeVar("PayloadT")
@@ -95,6 +96,7 @@ class Job(Generic[PayloadT]):
         "_read_payload",
         "attempt",
         "body",
+        "cancellation",
         "claimed_timestamp",
         "enqueued_timestamp",
         "headers",
@@ -127,6 +129,9 @@ class Job(Generic[PayloadT]):
     lease_expired: bool
     """Whether the lease has ended because the database could not be reached to extend it: another
     worker may be running the job. Check it before an effect that must not happen twice."""
+    cancellation: Cancellation | None
+    """The request to cancel the job while it runs; None if there is none. An async handler is
+    stopped by a `CancelledError`; a plain function must look here, and return."""
     max_attempts: int
     """How many attempts the queue allows in all."""
     enqueued_timestamp: float
@@ -167,6 +172,7 @@ class Job(Generic[PayloadT]):
         self.read_ct = self.attempt = attempt
         self.lost_attempts = 0
         self.lease_expired = False
+        self.cancellation = None
         self.max_attempts = max_attempts
         self.enqueued_timestamp = enqueued_timestamp
         self.ready_timestamp = ready_timestamp

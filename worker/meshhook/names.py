@@ -120,5 +120,8 @@ def wake_channel(queue_name: str) -> str:
     return f"meshhook_wake_{queue_name}"
 
 
+CANCELLATIONS_CHANNEL = "meshhook_cancellations"
+"""The notification channel that names, as payload, a queue of which a running job is to be
+cancelled."""
 CONFIG_CHANNEL = "meshhook_config"
 """The notification channel that names, as payload, a queue whose settings have changed."""

@@ -19,6 +19,7 @@ from meshhook.errors import (
     SchemaMissingError,
 )
 from meshhook.escaping import quoted
+from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChanges, JobChoice, checked_time
 from meshhook.jobs import Job, PayloadT, has_links
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
@@ -40,6 +41,7 @@ from meshhook.store.unread_messages import largest_message, read_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from opentelemetry.trace import TracerProvider
@@ -328,6 +330,184 @@ class QueueService(Generic[PayloadT]):
                 0.0,
             )
         return bool(rows)
+
+    async def cancel(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        reason: str = "",
+        requested_by: str | None = None,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Cancel jobs: those that wait at once, those that run through their workers.
+
+        A job that is scheduled, ready, lost or waits for a retry is removed, and the history says
+        `cancelled`. For a job that runs, the request is stored: its worker reads it within about a
+        second, stops the handler, and settles the job as `cancelled`. If the handler ends first,
+        its outcome counts, unless that would be a retry. A job never is both cancelled and done.
+
+        Name jobs by id, or by any of the other arguments: those that fit all of them. Without an
+        index (see `create_lookup_index`) the whole queue is read for them, about 500,000 messages
+        a second; they are cancelled in chunks of 1,000, each committed on its own.
+
+        Args:
+            msg_ids: a job's id, or several.
+            run_id: jobs of this run.
+            workflow_id: jobs of this workflow.
+            project_id: jobs of this project.
+            key: jobs of this key.
+            state: only jobs in this state: ready, scheduled, running, retrying or lost.
+            reason: for the history and the handler, up to 4,000 characters. Default: who asked.
+            requested_by: who asks, up to 200 characters. Default: the database role.
+            dry_run: change nothing, and return what would be changed. Default false.
+            search_seconds: after how long no further part of the queue is searched, 0.1 to 86,400.
+                Default 300. It does not apply to ids.
+            connection: an asyncpg connection, to cancel inside the caller's transaction.
+
+        Raises:
+            InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
+            QueueNotFoundError, DatabaseError: chunks that were cancelled before stay cancelled.
+        """
+        changer = self._changer(
+            connection,
+            search_seconds,
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+        )
+        return await changer.cancel(reason=reason, requested_by=requested_by, dry_run=dry_run)
+
+    async def reschedule(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        at: datetime | None = None,
+        delay_seconds: float | timedelta | None = None,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Let jobs that wait run at another time: scheduled, ready, or waiting for a retry.
+
+        A job that runs is left alone; so is one whose lease was lost, which is claimed next.
+
+        Args:
+            msg_ids: as in `cancel`, like the other arguments that name jobs.
+            at: when, a datetime with a time zone, at most 366 days ahead. In the past means now.
+            delay_seconds: or after how long, 0 to 366 days from now.
+            run_id: jobs of this run.
+            workflow_id: jobs of this workflow.
+            project_id: jobs of this project.
+            key: jobs of this key.
+            state: only jobs in this state.
+            dry_run: change nothing, and return what would be changed. Default false.
+            search_seconds: as in `cancel`.
+            connection: an asyncpg connection, to do it inside the caller's transaction.
+
+        Raises:
+            InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
+            QueueNotFoundError, DatabaseError: chunks that were rescheduled before stay so.
+        """
+        moment, delay = checked_time(at, delay_seconds)
+        changer = self._changer(
+            connection,
+            search_seconds,
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+        )
+        return await changer.reschedule(moment, delay, dry_run=dry_run)
+
+    async def run_now(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Let jobs run now that are scheduled or wait for a retry.
+
+        They are ready behind what is ready already. Arguments and errors are those of `reschedule`.
+        """
+        changer = self._changer(
+            connection,
+            search_seconds,
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+        )
+        return await changer.reschedule(None, None, dry_run=dry_run)
+
+    async def delete_jobs(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Delete jobs that do not run with everything about them, as if they had never been.
+
+        That is the message, or the dead letter it became, and its history. To keep the history,
+        cancel the job. By id it deletes jobs that have ended, too; by the other arguments only
+        those that are in the queue. Only the owner of the schema may do it.
+
+        Arguments and errors are those of `reschedule`.
+        """
+        changer = self._changer(
+            connection,
+            search_seconds,
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+        )
+        return await changer.delete(dry_run=dry_run)
+
+    def _changer(
+        self,
+        connection: Any,
+        search_seconds: float,
+        msg_ids: int | Iterable[int] | None,
+        **filters: Any,
+    ) -> JobChanger:
+        choice = JobChoice.of(msg_ids, **filters)
+        database = self._database if connection is None else Database.of(connection)
+        return JobChanger(database, self.queue, choice, search_seconds)
 
     async def get_queue_metrics(
         self, *, count_limit: int = 100_000

@@ -17,7 +17,8 @@ class RoleKind(StrEnum):
     READER = "reader"
     """Sees jobs, dead letters, workers, statistics and metrics."""
     ONCALL = "oncall"
-    """Reads, replays and deletes dead letters, changes settings, pauses."""
+    """Reads, cancels and reschedules jobs, replays and deletes dead letters, changes settings,
+    pauses."""
     OPERATOR = "operator"
     """Makes queues and drops those, sets all queues, reads what scaling needs."""
 

@@ -10,6 +10,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from meshhook.arguments import check_range, checked_id, checked_seconds, checked_text
+from meshhook.cancellation import Cancellation
 from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFoundError
 from meshhook.escaping import quoted
 from meshhook.jobs import MAX_ID_LENGTH
@@ -239,7 +240,14 @@ async def _life(
         dead = None
     if live is None and dead is None and not rows:
         return None
-    return life_from(queue, msg_id, enqueued_at=enqueued_at, live=live, rows=rows, dead=dead)
+    life = life_from(queue, msg_id, enqueued_at=enqueued_at, live=live, rows=rows, dead=dead)
+    if life.state not in LIVE_STATES:
+        return life
+    asked = await database.fetchrow(queries.load("find_cancellation"), queue, msg_id)
+    if asked is None or asked["enqueued_at"] != enqueued_at:
+        return life
+    request = Cancellation(asked["reason"], asked["requested_by"], asked["requested_at"])
+    return replace(life, cancellation=request)
 
 
 async def _successor(

@@ -84,6 +84,30 @@ class DeadLettersNotFoundError(errors.MeshHookError, LookupError):
         )
 
 
+class JobsNotFoundError(errors.MeshHookError, LookupError):
+    """Jobs of which nothing is known."""
+
+    def __init__(self, queue_name: str, ids: Sequence[int], count: int) -> None:
+        """Name the queue and the jobs: some of them, and how many there are."""
+        shown = ", ".join(str(each) for each in ids[:_SHOWN_IDS])
+        more = f" and {count - _SHOWN_IDS} more" if count > _SHOWN_IDS else ""
+        super().__init__(
+            f"queue {queue_name!r} knows no job {shown}{more}: it was never there, or its history "
+            f"is older than history_retention_days: meshhook queue show {queue_name}"
+        )
+
+
+class JobsUnchangedError(errors.MeshHookError):
+    """Jobs that were named and cannot be changed as asked."""
+
+    def __init__(self, queue_name: str, count: int) -> None:
+        """Take the queue, and how many jobs."""
+        jobs = "job was" if count == 1 else "jobs were"
+        super().__init__(
+            f"{count} {jobs} left alone; to see one: meshhook jobs show {queue_name} ID"
+        )
+
+
 class SearchIncompleteError(errors.MeshHookError):
     """A search that ran out of time before it had read everything."""
 
@@ -148,6 +172,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (errors.DeadLetterNotFoundError, ExitCode.NOT_FOUND),
     (errors.GroupNotFoundError, ExitCode.NOT_FOUND),
     (DeadLettersNotFoundError, ExitCode.NOT_FOUND),
+    (JobsNotFoundError, ExitCode.NOT_FOUND),
     (errors.InvalidQueueNameError, ExitCode.BAD_INPUT),
     (errors.InvalidJobError, ExitCode.BAD_INPUT),
     (errors.InvalidSettingError, ExitCode.BAD_INPUT),

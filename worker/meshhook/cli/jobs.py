@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from meshhook.cli import job_changes
 from meshhook.cli.bodies import print_body
 from meshhook.cli.connecting import with_database
 from meshhook.cli.failures import SearchIncompleteError
@@ -28,7 +29,7 @@ from meshhook.store.job_rows import Attempt, JobLife, JobSummary
 from meshhook.tracking import FoundJobs, find_jobs, get_job
 
 app = command_app(
-    help="Find jobs, and show the whole history of one.",
+    help="Find, cancel and reschedule jobs, and show the whole history of one.",
     no_args_is_help=True,
     epilog=example("meshhook jobs list --queue workflow_jobs --state retrying"),
 )
@@ -114,6 +115,9 @@ def show(
         _print_life(life)
 
 
+job_changes.add_to(app)
+
+
 def _print_list(jobs: Sequence[JobSummary], *, with_queue: bool) -> None:
     columns = [
         Column("ID", is_number=True),
@@ -158,6 +162,12 @@ def _print_life(life: JobLife) -> None:
         title = "lease ends" if life.state in {"running", "lost"} else "ready"
         fields.append((title, moment_with_age(life.ready_at)))
     fields.append(("attempts", str(life.attempts_made)))
+    if life.cancellation is not None:
+        asked = life.cancellation
+        fields.append(("to be cancelled", f"asked {moment_with_age(asked.requested_at)}"))
+        fields.append(("asked by", asked.requested_by))
+        if asked.reason:
+            fields.append(("reason", asked.reason))
     if life.dead_letter_id is not None:
         fields.append(
             (
@@ -182,7 +192,9 @@ def _print_life(life: JobLife) -> None:
 
 def _print_attempts(attempts: Sequence[Attempt]) -> None:
     for attempt in attempts:
-        say(f"attempt {attempt.attempt}: {attempt.outcome}")
+        is_of_waiting = attempt.outcome == "cancelled" and attempt.worker is None
+        title = "while it waited" if is_of_waiting else f"attempt {attempt.attempt}"
+        say(f"{title}: {attempt.outcome}")
         fields = [("ended", moment_with_age(attempt.finished_at))]
         if attempt.started_at is not None:
             ran = (attempt.finished_at - attempt.started_at).total_seconds()

@@ -31,6 +31,7 @@ _STARTS = "table meshhook.starts"
 _UNIQUE = "table meshhook.unique_keys"
 _BREAKERS = "table meshhook.breakers"
 _GROUPS = "table meshhook.job_groups"
+_CANCELLATIONS = "table meshhook.cancellations"
 
 _SENT = ("vt", "message", "headers")
 _REPORTED = (
@@ -90,6 +91,7 @@ _GROUP_ENDS = (
     "callback_id",
     "callback_error",
 )
+_REQUEST = ("enqueued_at", "requested_at", "requested_by", "reason", "ended_at", "outcome")
 _STATE = ("msg_id", "read_ct", "enqueued_at", "vt", "headers")
 
 _EVERYBODY = (
@@ -106,6 +108,14 @@ _SETS_KEYS = (
     Grant(_BREAKERS, "update", _BREAKER_STATE),
 )
 
+_CANCELS = (
+    Grant(_CANCELLATIONS, "insert"),
+    Grant(_CANCELLATIONS, "update", _REQUEST),
+    Grant(_UNIQUE, "select"),
+    Grant(_UNIQUE, "update", ("expires_at",)),
+    Grant(_GROUPS, "update", _GROUP_ENDS),
+)
+
 _READER = (
     *_EVERYBODY,
     Grant("queue", "select"),
@@ -115,6 +125,7 @@ _READER = (
     Grant(_HISTORY, "select"),
     Grant(_WORKERS, "select"),
     Grant(_STARTS, "select"),
+    Grant(_CANCELLATIONS, "select"),
     Grant("table meshhook.job_tracking", "select"),
     Grant("table meshhook.job_statistics", "select"),
     Grant("table meshhook.queue_monitoring", "select"),
@@ -158,12 +169,11 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_STARTS, "select"),
         Grant(_STARTS, "insert"),
         Grant(_STARTS, "update", ("full_at",)),
-        Grant(_UNIQUE, "select"),
-        Grant(_UNIQUE, "update", ("expires_at",)),
+        Grant(_CANCELLATIONS, "select"),
+        Grant(_GROUPS, "select"),
+        *_CANCELS,
         Grant("function meshhook.make_coming_partitions()", "execute"),
         Grant("function meshhook.drop_past_partitions()", "execute"),
-        Grant(_GROUPS, "select"),
-        Grant(_GROUPS, "update", _GROUP_ENDS),
         Grant("function meshhook.delete_past_attempts()", "execute"),
         Grant("function meshhook.delete_past_groups()", "execute"),
     ),
@@ -171,10 +181,13 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
     RoleKind.ONCALL: (
         *_READER,
         Grant("queue", "insert", ("enqueued_at", *_SENT)),
+        Grant("queue", "update", ("vt",)),
+        Grant("queue", "delete"),
         Grant("dead_letters", "update", ("vt",)),
         Grant("dead_letters", "delete"),
         Grant(_HISTORY, "insert"),
         Grant(_CONFIG, "update", _SETTINGS),
+        *_CANCELS,
         *_SETS_KEYS,
     ),
     RoleKind.OPERATOR: (

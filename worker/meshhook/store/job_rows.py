@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from meshhook import outcomes
+from meshhook.cancellation import Cancellation
 from meshhook.outcomes import AttemptOutcome
 from meshhook.store.dead_letter_rows import DeadLetterJob
 
@@ -75,6 +76,8 @@ class JobLife:
     """When it was replayed, after it had been a dead letter."""
     replayed_as_id: int | None
     """The msg_id of the job that it was replayed as."""
+    cancellation: Cancellation | None = None
+    """The request to cancel it while it ran, if its worker has not done so yet; else None."""
     replayed_as: JobLife | None = None
     """The life of that job; None if nothing is left of it."""
 

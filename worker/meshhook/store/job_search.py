@@ -38,6 +38,10 @@ class Wanted:
     state: str | None
     limit: int
     """How many of each queue."""
+    key: str | None = None
+    """The key of a message; only for messages in a queue."""
+    key_path: str | None = None
+    """Where in the body that is; None means in the header."""
 
     @property
     def outcome(self) -> str | None:
@@ -98,9 +102,9 @@ class MessageWalk(Walk):
         if wanted.state is None:
             return
         rows = await self._database.fetch(
-            queries.load("find_live_jobs_by_state", self._queue_name),
+            queries.load("find_live_jobs_by_state", self._queue_name, key_path=wanted.key_path),
             *(wanted.run_id, wanted.workflow_id, wanted.project_id, SMALL_SIDE_ROWS, wanted.state),
-            *(wanted.state in _DUE_STATES, wanted.limit),
+            *(wanted.state in _DUE_STATES, wanted.limit, wanted.key),
         )
         if rows[0]["seen"] <= SMALL_SIDE_ROWS:
             self.found = _summaries(rows, self._queue_name)
@@ -110,9 +114,9 @@ class MessageWalk(Walk):
     async def _read(self, up_to: int, chunk_rows: int, limit: int) -> Sequence[asyncpg.Record]:
         wanted = self._wanted
         return await self._database.fetch(
-            queries.load("find_live_jobs", self._queue_name),
+            queries.load("find_live_jobs", self._queue_name, key_path=wanted.key_path),
             *(up_to, chunk_rows, wanted.run_id, wanted.workflow_id, wanted.project_id),
-            *(wanted.state, limit),
+            *(wanted.state, limit, wanted.key),
         )
 
 

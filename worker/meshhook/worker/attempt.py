@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Awaitable
 
+    from meshhook.cancellation import Cancellation
     from meshhook.jobs import Job
     from meshhook.observability.tracing import AttemptSpan
     from meshhook.queue_config import QueueSettings
@@ -33,8 +34,9 @@ TIMEOUT_LEASE_MARGIN_SECONDS = 10.0
 
 
 class Abort(Enum):
-    """Why an attempt was stopped without an outcome."""
+    """Why an attempt was stopped. Only one that is cancelled has an outcome."""
 
+    CANCELLED = auto()
     LEASE_LOST = auto()
     SHUTDOWN = auto()
 
@@ -48,6 +50,7 @@ class Attempt:
         "completed_key",
         "context",
         "ended",
+        "is_in_thread",
         "job",
         "refusal",
         "settings",
@@ -78,6 +81,8 @@ class Attempt:
         """What the handler returned or raised, or why it was stopped."""
         self.timeout: asyncio.Timeout | None = None
         self.abort: Abort | None = None
+        self.is_in_thread = False
+        """Whether it runs in a thread, which cannot be stopped."""
         self.was_completed = False
         """Whether the handler recorded the outcome in its own transaction."""
         self.completed_key: str | None = None
@@ -93,6 +98,21 @@ class Attempt:
         if timeout_seconds is None:
             return True
         return now < self.began_at + timeout_seconds + TIMEOUT_LEASE_MARGIN_SECONDS
+
+    def cancel(self, cancellation: Cancellation) -> None:
+        """Tell the handler that its job is to be cancelled, and stop it if it can be stopped."""
+        if self.was_completed:
+            return
+        if self.job.cancellation is None:
+            self.job.cancellation = cancellation
+            _log.info(
+                "job is to be cancelled",
+                **fields_of(self.job),
+                requested_by=cancellation.requested_by,
+                reason=cancellation.reason,
+            )
+        if not self.is_in_thread:
+            self.stop(Abort.CANCELLED)
 
     def stop(self, reason: Abort) -> None:
         """Stop the attempt at its next await. The first reason counts."""

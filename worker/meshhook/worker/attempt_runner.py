@@ -49,6 +49,8 @@ from meshhook.worker.verdicts import (
     JobTimeoutError,
     SlotEndedError,
     Verdict,
+    cancelled,
+    instead_of_retry,
     invalid_payload,
     lease_lost,
     meaning_of_group,
@@ -129,6 +131,10 @@ class AttemptRunner:
 
     def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
         """Return the verdict on a job that must not run, or None."""
+        if job.cancellation is not None:
+            refusal = cancelled(job.cancellation)
+            log_end(job, refusal)
+            return refusal
         try:
             self._decoder.decode(job)
         except InvalidPayloadError as error:
@@ -219,7 +225,7 @@ class AttemptRunner:
         held_jobs.running.finished += 1
         held_jobs.running.finished_seconds += ran_seconds
         job, ended, span = attempt.job, attempt.ended, attempt.span
-        if isinstance(ended, Abort):
+        if isinstance(ended, Abort) and ended is not Abort.CANCELLED:
             if span is not None:
                 span.end_without_outcome(is_lost=ended is Abort.LEASE_LOST)
             if ended is Abort.SHUTDOWN:
@@ -274,7 +280,13 @@ class AttemptRunner:
             ended = meaning_of_group(ended)
         if isinstance(ended, Done) and ended.then:
             return self._with_follow_ups(ended.then, attempt)
-        end = self._verdict(ended, attempt.job, attempt.settings)
+        cancellation = attempt.job.cancellation
+        if isinstance(ended, Abort) and cancellation is not None:
+            end = cancelled(cancellation)
+        else:
+            end = self._verdict(ended, attempt.job, attempt.settings)
+            if cancellation is not None:
+                end = instead_of_retry(end, ended, cancellation)
         if end is not DONE and not attempt.was_completed:
             log_end(attempt.job, end, ended)
         return end

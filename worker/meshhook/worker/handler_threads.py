@@ -36,6 +36,7 @@ class HandlerThreads:
         # A copy, because a thread that was given up may use it for a long time.
         context = attempt.context.copy()
         thread = self._threads.submit(context.run, _call, function, attempt.job)
+        attempt.is_in_thread = True
         try:
             result = await asyncio.wrap_future(thread)
         except asyncio.CancelledError:
@@ -44,6 +45,8 @@ class HandlerThreads:
                 self._held_jobs.running.given_up.add(key)
                 thread.add_done_callback(lambda _: loop.call_soon_threadsafe(ended, key))
             raise
+        finally:
+            attempt.is_in_thread = False
         attempt.context = context
         return result
 

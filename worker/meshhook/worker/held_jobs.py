@@ -38,10 +38,11 @@ from meshhook.worker.running_jobs import RunningJobs
 from meshhook.worker.unread_jobs import UnreadJobs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from opentelemetry.trace import SpanContext
 
+    from meshhook.cancellation import Cancellation
     from meshhook.jobs import Job, JobKey
     from meshhook.store.settlements import Settlement
     from meshhook.worker.leases import Lease
@@ -75,6 +76,8 @@ class HeldJobs:
         """Jobs that have a slot."""
         self.cannot_be_extended = False
         """Whether leases could not be extended lately. A job claimed now might then run twice."""
+        self.cancellations: Mapping[JobKey, Cancellation] = {}
+        """The open requests to cancel jobs of the queue, held here or not."""
         self.leases = LeaseTable()
         """All held jobs by key, with their leases."""
         self._ready: deque[HeldJob] = deque()
@@ -140,6 +143,9 @@ class HeldJobs:
                         continue
                 all_jobs[key] = held = HeldJob(job, asked_at, claimed_at)
                 to_start.append(held)
+        if self.cancellations:
+            for held in to_start:
+                held.job.cancellation = self.cancellations.get(held.key)
         return NewlyClaimed(to_start, to_release)
 
     def queue(self, jobs: Iterable[HeldJob]) -> None:
@@ -320,6 +326,29 @@ class HeldJobs:
     def release_leases(self, jobs: Iterable[HeldJob]) -> None:
         """Note that the leases of running jobs that ignore being stopped are given back."""
         self.leases.end(jobs)
+
+    # For the watcher of cancellations.
+
+    def cancel(self, requests: Mapping[JobKey, Cancellation]) -> int:
+        """Note the open requests, and stop running jobs that they are for.
+
+        A job that has not started is refused when it starts. One that has ended has its outcome.
+
+        Returns:
+            How many of the jobs are held here.
+        """
+        self.cancellations = requests
+        count = 0
+        for key, cancellation in requests.items():
+            held = self.leases.jobs.get(key)
+            if held is None:
+                continue
+            count += 1
+            if held.state is CLAIMED:
+                held.job.cancellation = cancellation
+            elif held.attempt is not None and self.running.jobs.get(key) is held:
+                held.attempt.cancel(cancellation)
+        return count
 
     # For the lease keeper.
 

@@ -191,6 +191,11 @@ class Lane:
         return self.queue.name
 
     @property
+    def workers(self) -> int:
+        """How many workers the queue has, including this one."""
+        return self._wakeups.workers
+
+    @property
     def config(self) -> QueueConfig:
         """The queue's current settings."""
         return self.queue.config

@@ -8,10 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import DatabaseUnavailableError
-from meshhook.names import CONFIG_CHANNEL, host_name, wake_channel
+from meshhook.names import CANCELLATIONS_CHANNEL, CONFIG_CHANNEL, host_name, wake_channel
 from meshhook.observability.loops import WatchedLoop
 from meshhook.observability.tracing import TracerFinder
 from meshhook.postgres.text_encodings import fitted_text
+from meshhook.worker.cancellations import CancellationWatcher
 from meshhook.worker.completer import LOCK_TIMEOUT_SECONDS
 from meshhook.worker.connections import WorkerConnection, check_same_database
 from meshhook.worker.group_repair import GroupRepairer
@@ -50,6 +51,7 @@ class Parts:
     housekeeper: Housekeeper = field(init=False)
     group_repairer: GroupRepairer = field(init=False)
     reporter: Reporter = field(init=False)
+    cancellations: CancellationWatcher = field(init=False)
     worker_name: str = field(init=False)
     """The worker's name as the database's encoding can store it."""
 
@@ -76,6 +78,8 @@ class Parts:
         parts = cls(options)
         parts._make_connections()
         main = parts.main_connection
+        # Before it is connected, since it may be told of a request from then on.
+        parts.cancellations = CancellationWatcher(connection=main, lanes=parts.lanes)
         await main.open()
         parts.worker_name = fitted_text(options.name, main.server_encoding)
         parts.leases_loop = WatchedLoop("leases", stall_seconds=options.stall_seconds)
@@ -115,6 +119,8 @@ class Parts:
             on_counted=parts._note_workers,
             on_cordons=parts._note_cordons,
         )
+        # Before the first claim: a job that was to be cancelled must not start again.
+        await parts.cancellations.look()
         return parts
 
     async def close(self) -> None:
@@ -205,6 +211,7 @@ class Parts:
         for name in self.options.queue_names:
             await connection.add_listener(wake_channel(name), partial(self._on_wake, name))
         await connection.add_listener(CONFIG_CHANNEL, self._on_config)
+        await connection.add_listener(CANCELLATIONS_CHANNEL, self._on_cancellation)
 
     def _on_wake(self, queue_name: str, *_: object) -> None:
         lane = self._lane(queue_name)
@@ -215,6 +222,10 @@ class Parts:
         lane = self._lane(payload)
         if lane is not None:
             lane.note_config_change()
+
+    def _on_cancellation(self, _: object, __: int, ___: str, payload: object) -> None:
+        if self._lane(payload) is not None:
+            self.cancellations.note_request()
 
     def _lane(self, queue_name: object) -> Lane | None:
         return next((lane for lane in self.lanes if lane.queue_name == queue_name), None)

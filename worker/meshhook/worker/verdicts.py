@@ -29,6 +29,7 @@ from meshhook.store.settlements import (
 )
 
 if TYPE_CHECKING:
+    from meshhook.cancellation import Cancellation
     from meshhook.queue_config import QueueSettings
     from meshhook.store.messages import FollowUpMessage
 
@@ -132,6 +133,35 @@ def unreadable(error: MessageUnreadableError, settings: QueueSettings) -> Verdic
 def lease_lost(lost_attempts: int, settings: QueueSettings) -> Verdict:
     """Decide what becomes of a job whose last attempts ended without an outcome."""
     return _final(LEASE_LOST, lease_lost_message(lost_attempts), None, settings)
+
+
+def cancelled(cancellation: Cancellation) -> Verdict:
+    """Decide what becomes of a job that was cancelled before it ran, or was stopped for it."""
+    reason = cancellation.reason or f"cancelled by {cancellation.requested_by}"
+    return Verdict(AttemptOutcome.CANCELLED, error_message=_text(reason))
+
+
+def instead_of_retry(end: Verdict, ended: object, cancellation: Cancellation) -> Verdict:
+    """Decide what becomes of a job whose handler ended while it was to be cancelled.
+
+    What the handler decided for good holds. A failure, a retry and a snooze do not: the error is
+    kept beside the reason of the request.
+
+    Args:
+        end: the verdict as if there were no request.
+        ended: what the handler returned or raised.
+        cancellation: the request.
+    """
+    is_failure = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
+    if not is_failure and end.outcome not in (AttemptOutcome.RETRIED, AttemptOutcome.SNOOZED):
+        return end
+    plain = cancelled(cancellation)
+    message = plain.error_message
+    if end.error_message:
+        message = _text(f"{message}; while it was stopped: {end.error_message}")
+    return replace(
+        plain, error_type=end.error_type, error_message=message, error_stack=end.error_stack
+    )
 
 
 def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict:

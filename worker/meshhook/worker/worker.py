@@ -292,6 +292,7 @@ class Worker:
                     group.create_task(parts.group_repairer.run(), name="meshhook-groups"),
                     group.create_task(parts.reporter.run(), name="meshhook-reporter"),
                     group.create_task(parts.schema_watch.run(), name="meshhook-schema"),
+                    group.create_task(parts.cancellations.run(), name="meshhook-cancellations"),
                 ]
                 for producer in claiming:
                     group.create_task(follow(producer), name=f"{producer.get_name()}-watch")

@@ -1,9 +1,10 @@
 -- Messages of the queue in state $5, newest first: of those that are due ($6 true) or are not ($6
--- false) the ones of run $1, workflow $2 and project $3 (null: any), up to $7. `seen` says how many
--- were looked at: $4 and one more means that there are others, and that these are not the newest.
--- One row without a job if there is none. Locks: none. Index: q_<queue>_vt_idx.
+-- false) the ones of run $1, workflow $2, project $3 and key $8 (null: any), up to $7. `seen` says
+-- how many were looked at: $4 and one more means that there are others, and that these are not the
+-- newest. One row without a job if there is none. Locks: none. Index: q_<queue>_vt_idx.
 with side as materialized (
-    select q.msg_id, q.vt, q.read_ct, q.headers, q.message, q.enqueued_at
+    select q.msg_id, q.vt, q.read_ct, q.headers, q.message, q.enqueued_at,
+        case when $8::text is not null then {key} end as key
     from {queue_table} q
     where q.vt >= case when $6::boolean then '-infinity' else pg_catalog.now() end
       and q.vt <= case when $6::boolean then pg_catalog.now() else 'infinity' end
@@ -23,6 +24,7 @@ left join lateral (
       and ($1::text is null or meshhook.message_id_text(s.message, 'run_id') = $1::text)
       and ($2::text is null or meshhook.message_id_text(s.message, 'workflow_id') = $2::text)
       and ($3::text is null or meshhook.message_id_text(s.message, 'project_id') = $3::text)
+      and ($8::text is null or s.key = $8::text)
     order by s.msg_id desc
     limit $7::int
 ) n on true
