@@ -65,6 +65,10 @@ def test_the_deployment():
             "spec.keys: enabled is false, and maxRunning is given: set enabled to true, or leave",
         ),
         (
+            {"keys": {"breaker": {"pauseSeconds": 60, "maxPauseSeconds": 30.5}}},
+            "spec.keys.breaker: pauseSeconds (60) is more than maxPauseSeconds (30.5)",
+        ),
+        (
             {"keys": {"overrides": [{"key": "a", "weight": 2}, {"key": "a", "weight": 3}]}},
             "spec.keys.overrides: key 'a' is given twice: keep one of them",
         ),

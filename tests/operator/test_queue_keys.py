@@ -106,6 +106,21 @@ async def test_what_is_not_declared_is_left_alone(
     assert (config.max_running, config.max_running_per_key, config.max_starts) == (40, 3, None)
 
 
+async def test_the_breaker_is_declared(operator: Operator, connection: Connection) -> None:
+    """What it names is set; a longest pause by hand stays, and 0 failures switch it off."""
+    await operator.until_as_declared(breaker={"failures": 5, "pauseSeconds": 60})
+    await set_queue_config(connection, "jobs", breaker_failures=9, breaker_max_pause_seconds=90)
+    await operator.until_as_declared(breaker={"failures": 5, "pauseSeconds": 60})
+    config = await get_queue_config(connection, "jobs")
+    assert (config.breaker_failures, config.breaker_pause_seconds) == (5, 60)
+    assert config.breaker_max_pause_seconds == 90
+    finding = await operator.tick(breaker={"pauseSeconds": 91})
+    assert finding is not None
+    assert "breaker_pause_seconds (91) is more than" in finding.message
+    await operator.until_as_declared(breaker={"failures": 0})
+    assert (await get_queue_config(connection, "jobs")).breaker_failures is None
+
+
 async def test_nothing_is_written_if_all_is_as_declared(
     operator: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,10 +214,13 @@ async def test_keys_are_turned_off_with_their_limits(
     operator: Operator, connection: Connection
 ) -> None:
     """The indexes and the limits of the queue go; also if an operator was cut off in between."""
-    await operator.until_as_declared(maxRunning=4, maxStartsPerKey=1)
+    await operator.until_as_declared(
+        maxRunning=4, maxStartsPerKey=1, startsPeriodSeconds=60, breaker={"failures": 5}
+    )
     await operator.until_as_declared(enabled=False)
     config = await get_queue_config(connection, "jobs")
     assert (config.keyed, config.max_running, config.max_starts_per_key) == (False, None, None)
+    assert config.breaker_failures is None
 
     async def are_gone() -> bool:
         return not await connection.fetchval(INDEXES)

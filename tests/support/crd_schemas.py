@@ -39,8 +39,12 @@ RULES: dict[str, Callable[[Any], bool]] = {
     (
         "self.enabled || !(has(self.path) || has(self.maxRunning) || has(self.maxRunningPerKey) || "
         "has(self.maxStarts) || has(self.maxStartsPerKey) || has(self.startsPeriodSeconds) || "
-        "has(self.overrides))"
+        "has(self.breaker) || has(self.overrides))"
     ): lambda it: it["enabled"] or set(it) == {"enabled"},
+    (
+        "!has(self.pauseSeconds) || !has(self.maxPauseSeconds) || "
+        "self.pauseSeconds <= self.maxPauseSeconds"
+    ): lambda it: it.get("pauseSeconds", 0) <= it.get("maxPauseSeconds", 86_400),
     "has(self.weight) || has(self.maxRunning) || has(self.maxStarts)": lambda it: bool(
         {"weight", "maxRunning", "maxStarts"} & set(it)
     ),

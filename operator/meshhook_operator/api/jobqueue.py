@@ -126,6 +126,16 @@ def _broken_keys_rules(keys: KeysSpec) -> Iterator[str]:
             f"spec.keys: enabled is false, and {to_camel(others[0])} is given: set enabled to "
             "true, or leave out the other fields"
         )
+    pause_seconds, max_pause_seconds = (
+        (keys.breaker.pause_seconds, keys.breaker.max_pause_seconds)
+        if keys.breaker
+        else (None, None)
+    )
+    if pause_seconds and max_pause_seconds and pause_seconds > max_pause_seconds:
+        yield (
+            f"spec.keys.breaker: pauseSeconds ({pause_seconds:g}) is more than "
+            f"maxPauseSeconds ({max_pause_seconds:g})"
+        )
     seen: set[str] = set()
     for override in keys.overrides:
         name = f"spec.keys.overrides: key {quoted(override.key)}"

@@ -12,6 +12,7 @@ from meshhook_operator.api.fields import Part, rules
 MAX_OVERRIDES = 1_000
 
 _Limit = Annotated[int, Field(ge=0, le=1_000_000)]
+_Pause = Annotated[float, Field(ge=0.1, le=86_400)]
 
 _FIELDS = (
     "path",
@@ -20,9 +21,15 @@ _FIELDS = (
     "maxStarts",
     "maxStartsPerKey",
     "startsPeriodSeconds",
+    "breaker",
     "overrides",
 )
 _RULE = f"self.enabled || !({' || '.join(f'has(self.{name})' for name in _FIELDS)})"
+
+_PAUSES_RULE = (
+    "!has(self.pauseSeconds) || !has(self.maxPauseSeconds) || "
+    "self.pauseSeconds <= self.maxPauseSeconds"
+)
 
 
 class KeyOverride(Part):
@@ -46,6 +53,28 @@ class KeyOverride(Part):
     max_starts: _Limit | None = None
     """How many of its jobs start in a period; 0 means as many as of each key. Absent: left as it
     is."""
+
+
+class BreakerSpec(Part):
+    """The circuit breaker of each key."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                _PAUSES_RULE,
+                "pauseSeconds is more than maxPauseSeconds",
+            )
+        )
+    )
+
+    failures: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """After how many failures in a row of a key its breaker opens; 0 means never. Absent: left as
+    it is."""
+    pause_seconds: _Pause | None = None
+    """How long a breaker stays open before its first probe, in seconds. It doubles with each probe
+    that fails. Absent: left as it is, at first 30."""
+    max_pause_seconds: _Pause | None = None
+    """The longest pause between two probes, in seconds. Absent: left as it is, at first 600."""
 
 
 class KeysSpec(Part):
@@ -82,6 +111,9 @@ class KeysSpec(Part):
     starts_period_seconds: Annotated[float, Field(ge=0.1, le=86_400)] | None = None
     """The period of maxStarts and maxStartsPerKey, in seconds. Absent: left as it is, at first
     1."""
+    breaker: BreakerSpec | None = None
+    """The circuit breaker of each key: after failures in a row, its jobs wait. Absent: left as it
+    is."""
     overrides: Annotated[
         list[KeyOverride],
         Field(
@@ -105,8 +137,12 @@ class KeysSpec(Part):
     @property
     def limits(self) -> dict[str, Any]:
         """The limits that are declared, by their names in `queue_config`; None is any number."""
+        breaker = self.breaker or BreakerSpec()
+        declared = {name: getattr(self, name) for name in LIMIT_NAMES} | {
+            "breaker_failures": breaker.failures,
+            "breaker_pause_seconds": breaker.pause_seconds,
+            "breaker_max_pause_seconds": breaker.max_pause_seconds,
+        }
         if not self.enabled:
-            limits = [name for name in LIMIT_NAMES if name != "starts_period_seconds"]
-            return dict.fromkeys([*limits, "breaker_failures"])
-        declared = {name: getattr(self, name) for name in LIMIT_NAMES}
+            return {name: None for name in declared if not name.endswith("_seconds")}
         return {name: value or None for name, value in declared.items() if value is not None}

@@ -88,14 +88,14 @@ class QueueKeys:
     ) -> Finding | None:
         change = database.key_changes.last(queue_name)
         differs = _differs(keys.place, settings)
-        if change is not None and change.is_running:
-            return _changing(change) if differs else None
         if differs and keys.enabled and settings.get("keyed"):
             raise InvalidSettingError(
                 f"spec.keys.path is {keys.path}, and the keys of the queue are taken from "
                 f"{_place(settings)}: to move them, set spec.keys.enabled to false first, and "
                 "declare keys again once that has been done"
             )
+        if change is not None and change.is_running:
+            return _changing(change) if differs else None
         if differs:
             return self._change_place(keys, queue_name, change, database)
         if not keys.enabled and change is None:
