@@ -30,6 +30,7 @@ LETTERS = {
 # A statement that is new fails these tests until it stands here: who may run it?
 STATEMENTS = {
     "advance_messages": "W  O",
+    "await_ends": "WPROM",
     "cancel_jobs": "W  O",
     "carry_out_cancellations": "W  O",
     "claim": "W",
@@ -61,6 +62,7 @@ STATEMENTS = {
     "find_attempts": "W RO",
     "find_cancellation": "W RO",
     "find_cancellations": "W RO",
+    "find_ends": "W RO",
     "find_dead_letter_of_job": "W RO",
     "find_job_states": "W RO",
     "find_last_attempts": "W RO",
@@ -148,6 +150,7 @@ RESCHEDULE = (
 FUNCTIONS = {
     "age_seconds(timestamp with time zone)": "WPROM",
     "announce_cancellation()": "WPROM",
+    "announce_ends(text)": "WPROM",
     "announce_keys()": "WPROM",
     "announce_queue_config()": "WPROM",
     "apply_role(text)": "",
@@ -157,6 +160,7 @@ FUNCTIONS = {
     "cancel(text,bigint[],text,text,text,text,text,text,text,integer)": "W  O",
     "cancel_messages(text,bigint[],timestamp with time zone[],text[],text,text)": "W  O",
     "carry_out_cancellations(text)": "W  O",
+    "await_ends()": "WPROM",
     "check_adoptable(text,boolean)": "WPROM",
     "check_adoptable_tables(text,boolean)": "W ROM",
     "check_jobs(text,jsonb[],jsonb,interval)": "WPROM",
@@ -299,7 +303,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
         10,
     ),
     "set_limits": ("orders", None, None, None, None, 1.0),
-    "set_queue_config": ("orders", 30, 5, 0, 0, 0.5, None, True, None, None, 7, 1024, False),
+    "set_queue_config": ("orders", 30, 5, 0, 0, 0.5, None, True, None, None, 7, 1024, False, False),
     "stop_waiting": ("meshhook.waiting_orders",),
     "wait": (1.0, "meshhook.waiting_orders"),
     "apply_role(text)": ("test_worker",),

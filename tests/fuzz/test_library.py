@@ -55,6 +55,7 @@ RECORDS = {
     "DeadLetterJob",
     "DlqMetrics",
     "FinishedGroup",
+    "JobEnd",
     "JobGroup",
     "ErrorGroup",
     "QueueConfig",
@@ -183,6 +184,8 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
                 "dead_letter_ids": [1],
                 "attempt": 1,
                 "msg_ids": [1],
+                "msg_id": 1,
+                "timeout_seconds": 0.01,
                 "database": database,
                 "queues": ["jobs"],
             }

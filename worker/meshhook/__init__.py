@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         UnstorableTextError,
         UnsuitableQueueError,
         UnsupportedPgmqError,
+        WaitTimeoutError,
         WorkerFailedError,
         WrongSchemeError,
     )
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from meshhook.follow_ups import FollowUp
     from meshhook.groups import JobGroup, get_group, list_groups, repair_group
     from meshhook.job_changes import ChangeResult, JobChange, JobChanges
+    from meshhook.job_ends import JobEnd
     from meshhook.jobs import FinishedGroup, Job, WorkflowJob
     from meshhook.keys import (
         BreakerState,
@@ -122,6 +124,7 @@ __all__ = [
     "Job",
     "JobChange",
     "JobChanges",
+    "JobEnd",
     "JobFilter",
     "JobGroup",
     "JobHandler",
@@ -153,6 +156,7 @@ __all__ = [
     "UnsuitableQueueError",
     "UnsupportedPgmqError",
     "UnusableResultError",
+    "WaitTimeoutError",
     "Worker",
     "WorkerFailedError",
     "WorkerStats",
@@ -213,6 +217,7 @@ _HOMES = {
     "Job": "meshhook.jobs",
     "JobChange": "meshhook.job_changes",
     "JobChanges": "meshhook.job_changes",
+    "JobEnd": "meshhook.job_ends",
     "JobFilter": "meshhook.observability.logs",
     "JobGroup": "meshhook.groups",
     "JobHandler": "meshhook.worker",
@@ -244,6 +249,7 @@ _HOMES = {
     "UnsuitableQueueError": "meshhook.errors",
     "UnsupportedPgmqError": "meshhook.errors",
     "UnusableResultError": "meshhook.worker.results",
+    "WaitTimeoutError": "meshhook.errors",
     "Worker": "meshhook.worker",
     "WorkerFailedError": "meshhook.errors",
     "WorkerStats": "meshhook.worker",

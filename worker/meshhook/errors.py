@@ -151,6 +151,19 @@ class JobNotFoundError(MeshHookError, LookupError):
     """A job that left neither a message nor an attempt in the history."""
 
 
+class WaitTimeoutError(MeshHookError, TimeoutError):
+    """A job that was waited for and had no final outcome in time; it goes on."""
+
+    def __init__(self, queue: str, msg_id: int, seconds: float) -> None:
+        """Name the job, and how long it was waited for."""
+        super().__init__(
+            f"job {msg_id} of queue {queue!r} had no final outcome within {seconds:g} seconds; "
+            f"it goes on: meshhook jobs show {queue} {msg_id}"
+        )
+        self.queue = queue
+        self.msg_id = msg_id
+
+
 class GroupNotFoundError(MeshHookError, LookupError):
     """A group of jobs that does not exist, or whose queue no longer keeps it."""
 

@@ -181,7 +181,7 @@ class Job(Generic[PayloadT]):
         self.headers = headers
         self.body = body
         self.run_id = self.workflow_id = self.project_id = None
-        self._complete: Callable[[Any, Any], Awaitable[None]] | None = None
+        self._complete: Callable[[Any, Any, Any], Awaitable[None]] | None = None
         self._read_payload: Callable[[str], PayloadT] | None = None
         self._payload: PayloadT
 
@@ -257,7 +257,13 @@ class Job(Generic[PayloadT]):
             return None  # another client's value under our header's name
         return FinishedGroup(**texts, **counts)  # type: ignore[arg-type]
 
-    async def complete(self, *, connection: Any, then: FollowUp | Sequence[FollowUp] = ()) -> None:
+    async def complete(
+        self,
+        *,
+        connection: Any,
+        then: FollowUp | Sequence[FollowUp] = (),
+        result: Any = None,
+    ) -> None:
         """Settle this job as done inside the caller's own transaction.
 
         The job is done if and only if that transaction commits, together with everything else it
@@ -266,6 +272,7 @@ class Job(Generic[PayloadT]):
         Args:
             connection: an asyncpg connection to the queue's database, inside a transaction.
             then: jobs to enqueue in the same statement, as with `Done`. Default: none.
+            result: what is kept as the result, if the queue keeps results. Default: nothing.
 
         Raises:
             LeaseLostError: if the job is no longer this worker's; let it roll the transaction
@@ -279,7 +286,7 @@ class Job(Generic[PayloadT]):
         if self._complete is None:
             message = "job.complete() works inside a worker's handler; use acknowledge() elsewhere"
             raise InvalidJobError(message)
-        await self._complete(connection, then)
+        await self._complete(connection, then, result)
 
     def __repr__(self) -> str:
         """Name the job, without its payload."""

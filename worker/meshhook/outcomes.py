@@ -68,17 +68,28 @@ class Done(Outcome):
     then: tuple[FollowUp, ...] = ()
     """The jobs to enqueue in the statement that records the outcome."""
 
-    def __init__(self, *reasons: object, then: FollowUp | Sequence[FollowUp] = ()) -> None:
+    result: Any = None
+    """What is kept as the result of the job, if its queue keeps results."""
+
+    def __init__(
+        self,
+        *reasons: object,
+        then: FollowUp | Sequence[FollowUp] = (),
+        result: Any = None,
+    ) -> None:
         """Take the jobs that follow: all of them are enqueued, or the job has not succeeded.
 
         They are not enqueued if the job's lease was lost. If one is refused, such as for a queue
         that does not exist, the attempt has failed. Default: none.
+
+        `result` is what a handler without jobs that follow would return. Default: nothing.
 
         Raises:
             InvalidJobError: if `then` is anything but follow-ups, or more than 1,000.
         """
         super().__init__(*reasons)
         self.then = checked_follow_ups("then", then)
+        self.result = result
 
 
 class RetryAfter(Outcome):

@@ -98,6 +98,9 @@ class QueueSettings(BaseModel):
     """The longest message, in bytes of JSON, that the library enqueues. Default 1 MiB."""
     paused: bool = False
     """Whether the queue is paused: workers claim nothing, and running jobs finish."""
+    results: bool = False
+    """Whether what handlers return is kept, up to 64 KiB of JSON a job, as long as the history.
+    Default false."""
     keyed: bool = False
     """Whether messages have keys, which workers serve in fair shares. Default false."""
     key_path: Annotated[str, AfterValidator(_checked_path)] | None = None

@@ -20,6 +20,7 @@ from meshhook.errors import (
 )
 from meshhook.escaping import quoted
 from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChanges, JobChoice, checked_time
+from meshhook.job_ends import EndWaiter, JobEnd
 from meshhook.jobs import Job, PayloadT, has_links
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
@@ -100,6 +101,7 @@ class QueueService(Generic[PayloadT]):
         self._tables: queries.QueueTables | None = None
         self._settings = SettingsCache(self._database, self.queue)
         self._send_buffer = SendBuffer(self._database, self.queue)
+        self._ends = EndWaiter(self._database, self.queue)
 
     async def enqueue(
         self,
@@ -509,6 +511,26 @@ class QueueService(Generic[PayloadT]):
         database = self._database if connection is None else Database.of(connection)
         return JobChanger(database, self.queue, choice, search_seconds)
 
+    async def wait(self, msg_id: int, *, timeout_seconds: float) -> JobEnd:
+        """Wait until a job has its final outcome, and return it with the job's result.
+
+        For dead letters, cancelled and archived jobs it returns as well: see `JobEnd.outcome`. Any
+        number of tasks may wait; they share one statement a second. Where the database is reached
+        directly through a pool, workers tell when jobs of queues that keep results end, and one
+        connection of the pool listens while somebody waits.
+
+        Args:
+            msg_id: the job. It must be committed.
+            timeout_seconds: how long to wait, 0.001 to 86,400 seconds.
+
+        Raises:
+            WaitTimeoutError: if it had no final outcome in time; it goes on.
+            JobNotFoundError: if nothing is left of the job.
+            InvalidSettingError: if an argument is out of its range.
+            QueueNotFoundError, DatabaseError: if it cannot be read.
+        """
+        return await self._ends.wait(msg_id, timeout_seconds)
+
     async def get_queue_metrics(
         self, *, count_limit: int = 100_000
     ) -> administration.QueueSnapshot:
@@ -545,6 +567,7 @@ class QueueService(Generic[PayloadT]):
         """Wait until every enqueue that is under way has been stored or refused."""
         try:
             await self._send_buffer.flush()
+            await self._ends.close()
             await self._settings.close()
         finally:
             await self._database.close()  # only what a URL has opened

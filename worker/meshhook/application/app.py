@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from meshhook.application.database_source import DatabaseAddress
     from meshhook.follow_ups import FollowUp
+    from meshhook.job_ends import JobEnd
     from meshhook.observability.tracing import ProducerTrace
     from meshhook.postgres.database import Database, DatabaseSource
     from meshhook.queues import QueueService
@@ -270,6 +271,15 @@ class App:
             )
 
         return await self._send(queue, send)
+
+    async def wait(self, queue: str, msg_id: int, *, timeout_seconds: float) -> JobEnd:
+        """Wait until a job has its final outcome, and return it with the job's result.
+
+        The arguments and errors are those of `QueueService.wait`, and the queue.
+        """
+        return await self._send(
+            queue, lambda service: service.wait(msg_id, timeout_seconds=timeout_seconds)
+        )
 
     def worker(
         self,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from meshhook.application.app import App
+    from meshhook.job_ends import JobEnd
 
 
 class QueueHandler(JobHandler[PayloadT]):
@@ -148,6 +149,13 @@ class QueueHandler(JobHandler[PayloadT]):
             group=group,
             on_complete=on_complete,
         )
+
+    async def wait(self, msg_id: int, *, timeout_seconds: float) -> JobEnd:
+        """Wait until a job of this handler has its final outcome, and return it with its result.
+
+        The arguments and errors are those of `QueueService.wait`.
+        """
+        return await self.app.wait(self.queue, msg_id, timeout_seconds=timeout_seconds)
 
     def follow_up(
         self,

@@ -32,6 +32,7 @@ class QueueOptions(TypedDict, total=False):
     archive_retention_days: int | None
     history_retention_days: int
     max_payload_bytes: int
+    results: bool
     keyed: bool
     key_path: str | None
     max_running: int | None

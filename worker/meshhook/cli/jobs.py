@@ -182,6 +182,10 @@ def _print_life(life: JobLife) -> None:
     if life.attempts:
         say("")
         _print_attempts(life.attempts)
+    result = life.attempts[-1].result if life.attempts else None
+    if result is not None:
+        say("\nresult:")
+        print_body(result)
     if life.body is not None:
         say("")
         print_body(life.body)

@@ -147,6 +147,7 @@ def set_(
     history_retention_days      how long attempts are kept
     max_payload_bytes           the largest message that the library enqueues
     paused                      true: workers claim nothing
+    results                     true: keep what handlers return
     keyed                       true: serve the keys of messages in fair shares
     key_path                    where in the body the key is; none: its header
     max_running                 how many jobs run at once, on all workers; none

@@ -284,6 +284,11 @@ class Database:
         with translated_driver_errors():
             return bool(self.source.is_in_transaction())
 
+    @property
+    def can_spare_a_connection(self) -> bool:
+        """Whether it is a pool of which one connection may be kept for as long as needed."""
+        return self._is_pool and self.source.get_max_size() > 1
+
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
         """Yield one connection; the driver's errors are translated."""

@@ -57,6 +57,7 @@ _SETTINGS = (
     "history_retention_days",
     "max_payload_bytes",
     "paused",
+    "results",
     "max_running",
     "max_running_per_key",
     "max_starts",

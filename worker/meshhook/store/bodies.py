@@ -27,6 +27,7 @@ from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
 from meshhook.store._model_json import UnreadableModelError, describe_faults, model_json
 
 MAX_HEADERS_BYTES = 65_536
+MAX_RESULT_BYTES = 65_536
 _IDENTIFIERS = ("run_id", "workflow_id", "project_id")
 _ENVELOPE = frozenset((*_IDENTIFIERS, "payload"))
 _MAX_FAULT_DEPTH = 100
@@ -88,6 +89,21 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     if size_bytes > MAX_HEADERS_BYTES:
         message = f"the headers are {size_bytes} bytes of JSON, at most {MAX_HEADERS_BYTES} are "
         raise InvalidJobError(message + "allowed; put data into the payload")
+    return text
+
+
+def encode_result(result: object) -> str:
+    """Return the JSON text of what a handler returned.
+
+    Raises:
+        InvalidJobError: if it is not JSON, or longer than 65,536 bytes.
+    """
+    text, size_bytes = _encode(result, "result")
+    if size_bytes > MAX_RESULT_BYTES:
+        raise InvalidJobError(
+            f"the result is {size_bytes} bytes of JSON, at most {MAX_RESULT_BYTES} are kept; "
+            "store the data elsewhere and return a reference"
+        )
     return text
 
 

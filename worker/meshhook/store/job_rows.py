@@ -45,6 +45,8 @@ class Attempt:
     trace_id: str | None
     retry_at: datetime | None
     """When the job became ready again, after a retry or a snooze."""
+    result: str | None
+    """What the handler returned, as JSON text; None if that was nothing or was not kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ class Settlement(NamedTuple):
     """Whether something hangs on the job, such as a unique key: see `sql/settle_linked.sql`."""
     follow_ups: tuple[FollowUpMessage, ...] = ()
     """What is enqueued with the outcome; `has_links` is then true."""
+    result: str | None = None
+    """What the handler returned, as JSON text, to be kept; `has_links` is then true."""
 
     @property
     def key(self) -> JobKey:
@@ -133,7 +135,7 @@ async def _settle(
     settlements: Sequence[Settlement],
     breakers: BreakerCount | None,
 ) -> set[int]:
-    *fields, links, follow_ups = zip(*settlements, strict=True)
+    *fields, links, follow_ups, results = zip(*settlements, strict=True)
     has_links = any(links)
     columns = [
         # A column without values is sent as null, which costs nothing: unnest fills it up.
@@ -165,7 +167,7 @@ async def _settle(
     failed = None if breakers is None else breakers.failed
     arguments: list[Any] = [worker_name, *columns, tables.queue_name]
     if has_links:
-        arguments += [failed, *_follow_up_columns(follow_ups)]
+        arguments += [failed, *_follow_up_columns(follow_ups), results]
     elif breakers is not None:
         arguments.append(failed)
     rows = await database.fetch(sql, *arguments)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from meshhook.drivers.driver_connection import SyncDriverConnection
     from meshhook.follow_ups import FollowUp
+    from meshhook.job_ends import JobEnd
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
 
@@ -183,6 +184,22 @@ class SyncQueueService(Generic[PayloadT]):
             )
 
         return self._enqueue_over(own, encode, delay_seconds, key, headers, group=made)
+
+    def wait(self, msg_id: int, *, timeout_seconds: float) -> JobEnd:
+        """Wait until a job has its final outcome, as `QueueService.wait` does.
+
+        Raises:
+            InvalidSettingError: if the service was made without a URL, or an argument is out of
+                its range.
+            WaitTimeoutError, JobNotFoundError, QueueNotFoundError, DatabaseError: as there.
+        """
+        if not isinstance(self._source, str):
+            raise InvalidSettingError(
+                "wait() needs connections of its own: make the service with a URL"
+            )
+        return self._opened().run(
+            lambda service: service.wait(msg_id, timeout_seconds=timeout_seconds)
+        )
 
     def close(self) -> None:
         """Wait for enqueues that are under way, and close connections to a URL.

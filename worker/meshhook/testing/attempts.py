@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from meshhook.errors import InvalidSettingError
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.observability.worker_metrics import WorkerMetrics
-from meshhook.outcomes import AttemptOutcome, Outcome
+from meshhook.outcomes import AttemptOutcome, Done, Outcome
 from meshhook.queue_config import QueueConfig, QueueSettings, changed_settings
 from meshhook.store import queries
 from meshhook.store.bodies import decode_headers, encode_body, encode_headers
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
 
+    from meshhook.follow_ups import FollowUp
     from meshhook.worker.attempt import Attempt
     from meshhook.worker.held_job import HeldJob
 
@@ -64,6 +66,10 @@ class AttemptResult:
     outcome such as `RetryAfter`, and if the handler did not run."""
     was_completed: bool = False
     """Whether the handler called `job.complete()`."""
+    result: Any = None
+    """What is kept as the result, as JSON has it; None if the queue does not keep results."""
+    then: tuple[FollowUp, ...] = ()
+    """The jobs that follow."""
 
     def __repr__(self) -> str:
         """Show the outcome and the error, for the message of a failed assertion."""
@@ -210,13 +216,15 @@ async def run_job(
         error_stack=settlement.error_stack,
         error=ended if is_error and isinstance(ended, BaseException) else None,
         was_completed=held.was_completed,
+        result=None if settlement.result is None else json.loads(settlement.result),
+        then=ended.then if isinstance(ended, Done) and settlement.follow_ups else (),
     )
 
 
 class _WithoutDatabase(AttemptRunner):
     """Runs attempts, and believes a handler that says it has settled its job."""
 
-    async def _complete(self, attempt: Attempt, connection: Any, then: Any) -> None:  # noqa: ARG002
+    async def _complete(self, attempt: Attempt, connection: Any, then: Any, result: Any) -> None:  # noqa: ARG002
         attempt.was_completed = True
 
 

@@ -167,7 +167,12 @@ def _is_current(slot: asyncio.Task[object] | None) -> bool:
 
 
 def settlement_of(
-    job: Job[Any], end: Verdict, started: float | None, finished: float
+    job: Job[Any],
+    end: Verdict,
+    started: float | None,
+    finished: float,
+    *,
+    keeps_results: bool = False,
 ) -> Settlement:
     """Return the settlement of a job; times are seconds since 1970 by the database's clock."""
     # By position, because this runs for every job. The fields are those of `Settlement`, in order.
@@ -187,8 +192,9 @@ def settlement_of(
         end.error_message,
         end.error_stack,
         job.trace_id if job.headers else None,
-        bool(end.follow_ups) or (has_links(job.headers) if job.headers else False),
+        keeps_results or bool(end.follow_ups) or (has_links(job.headers) if job.headers else False),
         end.follow_ups,
+        end.result,
     )
 
 

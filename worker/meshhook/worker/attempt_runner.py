@@ -20,7 +20,7 @@ from meshhook.follow_ups import checked_follow_ups
 from meshhook.observability.job_context import fields_of, set_current_job
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
-from meshhook.outcomes import FINAL_OUTCOMES, Done
+from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome, Done
 from meshhook.postgres.database import lent_by_caller
 from meshhook.postgres.driver_errors import translated_errors
 from meshhook.store import queries
@@ -56,6 +56,7 @@ from meshhook.worker.verdicts import (
     meaning_of_group,
     shown,
     verdict,
+    with_result,
 )
 
 if TYPE_CHECKING:
@@ -237,7 +238,11 @@ class AttemptRunner:
         end = self._end(attempt, ended) if attempt.refusal is None else attempt.refusal
         self._observe(attempt, end, ran_seconds)
         settlement = settlement_of(
-            job, end, started if attempt.refusal is None else None, started + ran_seconds
+            job,
+            end,
+            started if attempt.refusal is None else None,
+            started + ran_seconds,
+            keeps_results=self._queue.config.results,
         )
         if end.hold_seconds:
             held.key_hold_seconds = end.hold_seconds
@@ -279,7 +284,8 @@ class AttemptRunner:
         if isinstance(ended, BaseExceptionGroup):
             ended = meaning_of_group(ended)
         if isinstance(ended, Done) and ended.then:
-            return self._with_follow_ups(ended.then, attempt)
+            end = self._with_follow_ups(ended.then, attempt)
+            return self._with_result(end, ended.result, attempt.job)
         cancellation = attempt.job.cancellation
         if isinstance(ended, Abort) and cancellation is not None:
             end = cancelled(cancellation)
@@ -289,6 +295,16 @@ class AttemptRunner:
                 end = instead_of_retry(end, ended, cancellation)
         if end is not DONE and not attempt.was_completed:
             log_end(attempt.job, end, ended)
+        result = ended.result if isinstance(ended, Done) else ended
+        return self._with_result(end, result, attempt.job)
+
+    def _with_result(self, end: Verdict, result: object, job: Job[Any]) -> Verdict:
+        """Return a verdict with the result of a job, if it has succeeded and results are kept."""
+        if not self._queue.config.results or end.outcome is not AttemptOutcome.SUCCEEDED:
+            return end
+        end = with_result(end, result)
+        if end.error_message is not None:
+            _log.error("result not kept", **fields_of(job), error=end.error_message)
         return end
 
     def _with_follow_ups(self, follow_ups: Sequence[FollowUp], attempt: Attempt) -> Verdict:
@@ -327,12 +343,18 @@ class AttemptRunner:
         log_end(job, end)
         started = job.started_timestamp
         finished = max(started, job.claimed_timestamp)
-        settlement = settlement_of(job, end, started, finished)
+        settlement = settlement_of(
+            job, end, started, finished, keeps_results=self._queue.config.results
+        )
         held.is_failure = end.is_failure
         self._held_jobs.end(held, settlement, time.monotonic())
 
     async def _complete(
-        self, attempt: Attempt, connection: Any, then: FollowUp | Sequence[FollowUp]
+        self,
+        attempt: Attempt,
+        connection: Any,
+        then: FollowUp | Sequence[FollowUp],
+        result: object,
     ) -> None:
         follow_ups = checked_follow_ups("then", then)
         own = lent_by_caller(connection, None)
@@ -346,7 +368,10 @@ class AttemptRunner:
         finished = started + time.monotonic() - attempt.began_at
         messages = tuple(follow_up_message(each, job) for each in follow_ups)
         end = replace(DONE, follow_ups=messages) if messages else DONE
-        settlement = settlement_of(job, end, started, finished)
+        end = self._with_result(end, result, job)
+        settlement = settlement_of(
+            job, end, started, finished, keeps_results=self._queue.config.results
+        )
         tracer = None if self.tracer is None else self.tracer.tracer
         config, key = self._queue.config, None
         try:

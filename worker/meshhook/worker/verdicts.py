@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from meshhook.delays import delay_in_seconds
-from meshhook.errors import InvalidPayloadError, MessageUnreadableError
+from meshhook.errors import InvalidJobError, InvalidPayloadError, MessageUnreadableError
 from meshhook.observability.redaction import hide_in_text
 from meshhook.outcomes import (
     LEASE_LOST,
@@ -21,6 +21,7 @@ from meshhook.outcomes import (
     Snooze,
     lease_lost_message,
 )
+from meshhook.store.bodies import encode_result
 from meshhook.store.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
     MAX_ERROR_STACK_LENGTH,
@@ -52,6 +53,8 @@ class Verdict:
     """Whether it counts towards the failures in a row that open the breaker of the job's key."""
     follow_ups: tuple[FollowUpMessage, ...] = ()
     """What is enqueued with the outcome."""
+    result: str | None = None
+    """What is kept of what the handler returned, as JSON text."""
 
 
 _OWN_MODULES = (
@@ -118,6 +121,23 @@ def verdict(
         delay_seconds = strategy.get_delay_seconds(attempt)
         end = _failed(AttemptOutcome.RETRIED, *error, delay_seconds=delay_seconds)
     return replace(end, is_failure=True)
+
+
+def with_result(end: Verdict, result: object) -> Verdict:
+    """Return the verdict on a job that has succeeded, with its result.
+
+    One that cannot be kept makes no failure of it: the work is done, and would be done again.
+    """
+    if result is None:
+        return end
+    try:
+        return replace(end, result=encode_result(result))
+    except InvalidJobError as error:
+        return replace(
+            end,
+            error_type="ResultRefusedError",
+            error_message=storable_text(hide_in_text(str(error)), MAX_ERROR_MESSAGE_LENGTH),
+        )
 
 
 def invalid_payload(message: str, settings: QueueSettings) -> Verdict:
@@ -258,7 +278,8 @@ def meaning_of_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
     first = found[0]
     if all(isinstance(each, Done) for each in found):
         then = [next_job for each in found if isinstance(each, Done) for next_job in each.then]
-        return Done(then=then)
+        results = [each.result for each in found if isinstance(each, Done)]
+        return Done(then=then, result=next((each for each in results if each is not None), None))
     if not isinstance(first, Outcome | InvalidPayloadError):
         return group
     if any(type(each) is not type(first) for each in found):

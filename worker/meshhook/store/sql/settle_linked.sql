@@ -4,7 +4,7 @@
 -- A key is freed unless it is kept for a time and the job succeeded. One that a sender has locked
 -- is not waited for: it holds nothing once its message is gone.
 -- $18 is for breakers, and $19 to $24 are the follow-ups: position of the job, queue, message,
--- headers, key, delay.
+-- headers, key, delay. $25 are results. Whoever waits for the end of a job is told.
 -- Locks: the settled rows; the freed keys, skipping locked ones; with breakers as sql/settle.sql;
 -- the groups, in the order of their ids. Indexes: the primary keys.
 with item as materialized (
@@ -83,11 +83,12 @@ with item as materialized (
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, worker, enqueued_at, started_at, finished_at, error_type, error_message,
-        error_stack, trace_id, retry_at)
+        error_stack, trace_id, retry_at, result)
     select $17::text, s.msg_id, s.attempt, s.outcome, s.run_id, s.workflow_id, s.project_id,
         $1::text, s.enqueued_at, pg_catalog.to_timestamp(s.started_at),
         least(pg_catalog.to_timestamp(s.finished_at), pg_catalog.clock_timestamp()),
-        s.error_type, s.error_message, s.error_stack, s.trace_id, s.retry_at
+        s.error_type, s.error_message, s.error_stack, s.trace_id, s.retry_at,
+        case when s.outcome = 'succeeded' then ($25::text[])[s.position]::jsonb end
     from settled s
 ), unlocked_keys as materialized (
     select u.key from removed r, meshhook.unique_keys u
@@ -119,8 +120,11 @@ with item as materialized (
         with ordinality as f (position, queue, message, headers, key, delay_seconds, place)
     join removed r on r.position = f.position and r.outcome = 'succeeded'
     having pg_catalog.count(*) > 0
+), announced as materialized (
+    select meshhook.announce_ends($17::text) from removed limit 1
 )
 select position{breaker_changes} from settled
 -- Asked for, so that they run. Without breakers, $18 has no other place.
 where (select pg_catalog.count(*) from counted) + (select pg_catalog.count(*) from followed)
+    + (select pg_catalog.count(*) from announced)
     + coalesce(pg_catalog.cardinality($18::boolean[]), 0) >= 0
