@@ -11,6 +11,7 @@ import pytest
 
 from meshhook import (
     BreakerState,
+    InvalidSettingError,
     Job,
     QueueService,
     get_key,
@@ -253,6 +254,53 @@ async def test_turned_off_nothing_is_held(keyed: Connection) -> None:
     assert len(jobs) == FAILURES
     assert (await end(keyed, jobs, RETRIED)).changes == []
     assert (await get_key(keyed, "jobs", "down")).breaker is None
+
+
+async def test_a_job_claimed_by_hand_closes_it(keyed: Connection, pool: Pool) -> None:
+    """`dequeue` takes the probe, and `acknowledge` is its success."""
+    await open_breaker(keyed)
+    await send(keyed, "down", 3)
+    async with QueueService[Any](pool, "jobs") as service:
+        assert await service.dequeue() is None
+        await let_pause_end(keyed)
+        job = await service.dequeue()
+        assert job is not None
+        assert await service.dequeue() is None
+        assert await service.acknowledge(job)
+    assert (await get_key(keyed, "jobs", "down")).breaker is BreakerState.CLOSED
+
+
+async def test_breakers_that_nobody_needs_are_deleted(keyed: Connection) -> None:
+    """Those that count nothing, and those whose key has had no job for a day."""
+    await keyed.execute(
+        "insert into meshhook.breakers (queue, key, failures, failed_at, opened_at, probe_at) "
+        "select 'jobs', key, failures, now() - ago::interval, now() - opened::interval, "
+        "now() - probe::interval from (values ('none', 0, null, null, null), "
+        "('old', 1, '25 hours', null, null), ('new', 1, '23 hours', null, null), "
+        "('idle', 3, '3 days', '3 days', '25 hours'), ('open', 3, '3 days', '3 days', '1 hour')) "
+        "as b (key, failures, ago, opened, probe)"
+    )
+    sql = queries.load("delete_idle_breakers")
+    assert [await keyed.fetchval(sql) for _ in range(2)] == [3, 0]
+    rows = await keyed.fetch("select key from meshhook.breakers order by key")
+    assert [row["key"] for row in rows] == ["new", "open"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"keyed": False}, r"breaker_failures \(3\) is for keyed queues"),
+        ({"breaker_failures": 0}, r"breaker_failures=0"),
+        ({"breaker_pause_seconds": 700}, r"more than breaker_max_pause_seconds \(600\)"),
+        ({"breaker_max_pause_seconds": "x"}, r"breaker_max_pause_seconds='x'"),
+    ],
+)
+async def test_wrong_settings_are_refused(
+    keyed: Connection, settings: dict[str, Any], error: str
+) -> None:
+    """The error names the setting and the value."""
+    with pytest.raises(InvalidSettingError, match=error):
+        await set_queue_config(keyed, "jobs", **settings)
 
 
 async def test_keys_with_breakers_are_listed(keyed: Connection) -> None:

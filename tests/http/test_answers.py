@@ -50,12 +50,14 @@ def test_anything_else_is_permanent(status: int) -> None:
     found = judged(Answer(status, retry_after="7"))
     assert isinstance(found, DeadLetter)
     assert found.error_type == f"HTTP {status}"
+    assert not found.hold_key
 
 
 def test_a_410_says_that_the_destination_is_gone() -> None:
-    """As permanent as the others."""
+    """As permanent as the others; and its key waits until somebody resumes it."""
     found = judged(Answer(410))
     assert isinstance(found, DeadLetter)
+    assert found.hold_key
     assert str(found) == f"the destination is gone: {WHERE} answered 410 Gone"
 
 

@@ -171,6 +171,26 @@ async def test_a_held_key_asks_for_nothing(database: Database, keyed: Connection
     assert (sample.ready, sample.lost, sample.due_soon) == (42, 1, 5)
 
 
+async def test_an_open_breaker_asks_for_nothing_and_a_half_open_one_for_one(
+    database: Database, keyed: Connection
+):
+    """Its probe is all that may start, and nothing while that runs."""
+    await set_queue_config(keyed, "jobs", breaker_failures=1)
+    await send(keyed, "down", 40)
+    await send(keyed, "up", 2)
+    await keyed.execute("select meshhook.record_key_failures('jobs', '{down}', '{1}', '{x}')")
+    found = await demand(database)
+    assert (found.sample.ready, kept(found)) == (2, (40, 0, 0))
+    await keyed.execute("update meshhook.breakers set probe_at = now() - interval '1 ms'")
+    found = await demand(database)
+    assert (found.sample.ready, kept(found)) == (3, (0, 39, 0))
+    await lease(keyed, "down", 1)
+    found = await demand(database)
+    assert (found.sample.ready, kept(found)) == (2, (0, 40, 0))
+    await set_queue_config(keyed, "jobs", breaker_failures=None)
+    assert (await demand(database)).sample.ready == 42
+
+
 async def test_a_hold_that_has_ended(database: Database, keyed: Connection):
     """It keeps nothing back from that moment on, though its row is still there."""
     await send(keyed, "down", 40)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshhook import Cancel, DeadLetter, Done, RetryAfter, Snooze
+from meshhook import Cancel, DeadLetter, Done, InvalidPayloadError, RetryAfter, Snooze
 from meshhook.outcomes import AttemptOutcome
 from meshhook.queue_config import QueueSettings
-from meshhook.worker.verdicts import invalid_payload, lease_lost, verdict
+from meshhook.worker.verdicts import JobTimeoutError, invalid_payload, lease_lost, verdict
 
 SETTINGS = QueueSettings(max_retry_attempts=3, retry_jitter=0)
 
@@ -57,6 +59,38 @@ def test_each_ending(
     """Each thing that a handler may return or raise has its outcome and delay."""
     end = verdict(ended, attempt=attempt, settings=SETTINGS, jitter_fraction=0.5)
     assert (end.outcome, end.delay_seconds) == (outcome, delay_seconds)
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+@pytest.mark.parametrize(
+    ("ended", "is_failure"),
+    [
+        (ValueError("x"), True),
+        (JobTimeoutError("too long"), True),
+        (ExceptionGroup("some", [ValueError("x")]), True),
+        (RetryAfter(7), True),
+        (RetryAfter(7, hold_key=True), False),
+        (Snooze(7), False),
+        (DeadLetter("no"), False),
+        (DeadLetter("no", hold_key=True), False),
+        (Cancel("no"), False),
+        (InvalidPayloadError("no"), False),
+        (None, False),
+    ],
+)
+def test_what_counts_as_a_failure_of_the_key(
+    ended: object, attempt: int, *, is_failure: bool
+) -> None:
+    """Errors and time-outs count, on the last attempt too; what a handler decides does not."""
+    end = verdict(ended, attempt=attempt, settings=SETTINGS, jitter_fraction=0.5)
+    assert end.is_failure is is_failure
+
+
+def test_a_dead_letter_may_hold_its_key() -> None:
+    """Until somebody resumes it."""
+    ended = DeadLetter("gone", hold_key=True)
+    end = verdict(ended, attempt=1, settings=SETTINGS, jitter_fraction=0.5)
+    assert (end.outcome, end.hold_seconds) == (AttemptOutcome.DEAD_LETTERED, inf)
 
 
 def test_without_dead_letters_what_is_final_is_archived() -> None:

@@ -37,7 +37,7 @@ from meshhook.store.claims import claim
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
 from meshhook.store.sending import SendBuffer, insert_batches, insert_group, insert_over
-from meshhook.store.settlements import Settlement, settle
+from meshhook.store.settlements import BreakerCount, Settlement, settle
 from meshhook.store.unread_messages import largest_message, read_message
 
 if TYPE_CHECKING:
@@ -647,7 +647,13 @@ class QueueService(Generic[PayloadT]):
             )
             for job in jobs
         ]
+        # Claiming has read them: a job that was claimed elsewhere waits for the next success.
+        config = self._settings.last
+        has_breakers = config is not None and config.has_breakers
+        breakers = BreakerCount(config.key_path) if config is not None and has_breakers else None
         async with self._existing_tables() as tables:
             with settling(self._tracing.find(), self.queue, len(jobs)):
-                settled = await settle(self._database, tables, self._worker_name, settlements)
+                settled = await settle(
+                    self._database, tables, self._worker_name, settlements, breakers
+                )
         return [position in settled for position in range(len(jobs))]

@@ -59,6 +59,11 @@ class SettingsCache:
         self._line = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
 
+    @property
+    def last(self) -> QueueConfig | None:
+        """The settings that were read last, of any age; None if none were."""
+        return self._config
+
     async def fresh(self) -> QueueConfig:
         """Return settings that are at most five seconds old, over a connection of the database.
 

@@ -177,6 +177,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant("function meshhook.drop_past_partitions()", "execute"),
         Grant("function meshhook.delete_past_attempts()", "execute"),
         Grant("function meshhook.delete_past_groups()", "execute"),
+        Grant("function meshhook.delete_idle_breakers()", "execute"),
     ),
     RoleKind.READER: _READER,
     RoleKind.ONCALL: (

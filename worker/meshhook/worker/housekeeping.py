@@ -67,7 +67,7 @@ class ConfigWatcher:
 
 
 class Housekeeper:
-    """Creates and drops partitions of the history and deletes expired rows, once an hour.
+    """Creates and drops partitions of the history and deletes old rows, once an hour.
 
     Every worker does so at a different time. If another worker is at it, this one waits or finds it
     done.
@@ -103,6 +103,9 @@ class Housekeeper:
         )
         await self._try(
             "delete_expired_groups", self._in_chunks(queries.load("delete_expired_groups"))
+        )
+        await self._try(
+            "delete_idle_breakers", self._in_chunks(queries.load("delete_idle_breakers"))
         )
         for tables, config in self._configs.items():
             kept_days = {
