@@ -35,7 +35,7 @@ DEALLOCATE = """
     where name like 'meshhook_claim_%'
 """
 KEPT = "select name from pg_prepared_statements where name like 'meshhook_claim_%'"
-ARGUMENTS = "30, '2000-01-01', {limit}, 5, null, 'jobs', '', null, false"
+ARGUMENTS = "30, '2000-01-01', {limit}, 5, null, 'jobs', '', null, {is_limited}"
 
 
 @pytest.fixture
@@ -44,9 +44,16 @@ async def steady(database_url: str, queue_name: str) -> AsyncIterator[Connection
     connection = await connect(database_url, steady_plans=True)
     await set_queue_config(connection, queue_name, keyed=True)
     await connection.execute(f"prepare claim as {queries.load('claim_keyed', queue_name)}")
-    await connection.execute(f"execute claim ({ARGUMENTS.format(limit=10)})")
+    await connection.execute(f"execute claim ({ARGUMENTS.format(limit=10, is_limited=False)})")
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def ordered(steady: Connection) -> Connection:
+    """The same with ordered keys, turned on after the claim was planned."""
+    await set_queue_config(steady, "jobs", ordered=True)
+    return steady
 
 
 async def fill(connection: Connection, messages: int, keys: int, delay_seconds: float = 0) -> None:
@@ -54,9 +61,12 @@ async def fill(connection: Connection, messages: int, keys: int, delay_seconds: 
     await connection.execute(FILL, messages, keys, delay_seconds)
 
 
-async def plan(connection: Connection, limit: int = 10) -> dict[str, Any]:
+async def plan(
+    connection: Connection, limit: int = 10, *, is_limited: bool = False
+) -> dict[str, Any]:
     """Return what a claim does."""
-    return await explained(connection, "claim", ARGUMENTS.format(limit=limit))
+    arguments = ARGUMENTS.format(limit=limit, is_limited=str(is_limited).lower())
+    return await explained(connection, "claim", arguments)
 
 
 def indexes(plan: dict[str, Any]) -> set[str]:
@@ -176,3 +186,65 @@ async def test_a_limited_claim_needs_nothing_that_a_session_may_forget(
         await take(steady, is_limited=True, from_vt=datetime(2020, 2, 1, 9, 8, 7, 6, UTC))
         assert await steady.fetchval(CLAIMED) == claimed
         await steady.execute(await steady.fetchval(DEALLOCATE))
+
+
+BLOCK = """
+    update pgmq.q_jobs q set vt = now() + interval '1 hour', read_ct = 1,
+        headers = headers || '{"meshhook-settled": 1}'
+    where msg_id in (select min(msg_id) from pgmq.q_jobs group by headers ->> 'x-pgmq-group')
+"""
+READS = "select count(*) filter (where read_ct > 0) as claimed, max(read_ct) from pgmq.q_jobs"
+
+
+def startable(plan: dict[str, Any]) -> int:
+    """Return how many messages a claim leased."""
+    [update] = [
+        node
+        for node in nodes(plan)
+        if node["Node Type"] == "ModifyTable" and node.get("Relation Name") == "q_jobs"
+    ]
+    return int(update["Actual Rows"])
+
+
+async def test_an_ordered_claim_is_by_index(ordered: Connection) -> None:
+    """The first message of each key is found by the index that has their order."""
+    await fill(ordered, 2_000, 10)
+    found = await plan(ordered, is_limited=True)
+    assert indexes(found) >= {"q_jobs_pkey", "q_jobs_order_idx", "q_jobs_key_idx"}
+    assert "Seq Scan" not in indexes(found)
+    assert startable(found) == 10
+
+
+@pytest.mark.parametrize("keys", [1, 200, 10_000])
+async def test_a_deep_ordered_queue_costs_no_more(ordered: Connection, keys: int) -> None:
+    """A claim reads the first message of each of its keys, and none that waits behind it."""
+    await fill(ordered, 2_000, min(keys, 2_000))
+    few = buffers(await plan(ordered, is_limited=True))
+    await fill(ordered, DEPTH, keys)
+    assert buffers(await plan(ordered, is_limited=True)) <= 2 * few + 300
+    assert few <= 4_000
+
+
+@pytest.mark.parametrize("keys", [1, 200])
+async def test_what_waits_for_a_retry_is_not_read(ordered: Connection, keys: int) -> None:
+    """Behind jobs that are retried in an hour, 100,000 wait: nothing of them is read or leased."""
+    await fill(ordered, 2_000, keys)
+    await ordered.execute(BLOCK)
+    few = await plan(ordered, is_limited=True)
+    assert startable(few) == 0
+    await fill(ordered, DEPTH, keys)
+    many = await plan(ordered, is_limited=True)
+    assert startable(many) == 0
+    assert buffers(many) <= buffers(few) + 300
+    assert [tuple(row) for row in await ordered.fetch(READS)] == [(keys, 1)]
+
+
+async def test_many_messages_that_fell_due_at_once(ordered: Connection) -> None:
+    """A bulk send of another client gives all one time: the first of them is found all the same."""
+    await fill(ordered, 2_000, 1)
+    few = buffers(await plan(ordered, is_limited=True))
+    await ordered.execute("update pgmq.q_jobs set vt = now() where msg_id % 7 > 0 and vt <= now()")
+    await ordered.execute("delete from pgmq.q_jobs where vt > now()")
+    found = await plan(ordered, is_limited=True)
+    assert startable(found) == 1
+    assert buffers(found) <= 2 * few + 100

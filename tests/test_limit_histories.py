@@ -1,4 +1,4 @@
-"""Limits of keys in random histories: every way a message comes in, comes back, or is let go."""
+"""Limits and order of keys in random histories: each way a message comes in, back, or is let go."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ STATE = """
             and meshhook.has_open_attempt(read_ct, headers)) as running,
         count(*) filter (where vt <= clock_timestamp()) as due
     from pgmq.q_jobs group by 1
+"""
+
+
+OUTCOMES = (
+    AttemptOutcome.SUCCEEDED,
+    AttemptOutcome.RETRIED,
+    AttemptOutcome.SNOOZED,
+    AttemptOutcome.DEAD_LETTERED,
+    AttemptOutcome.CANCELLED,
+)
+MESSAGES = """
+    select msg_id, coalesce(headers ->> 'x-pgmq-group', '') as key,
+        vt > clock_timestamp() and meshhook.has_open_attempt(read_ct, headers) as is_running,
+        vt <= clock_timestamp() as is_due
+    from pgmq.q_jobs
 """
 
 
@@ -181,6 +196,123 @@ class History:
         ]
         of_workers = [self.claim, self.claim, self.end, self.release, self.extend, self.expire]
         return [*ways_in, *of_workers, *of_workers]
+
+
+class OrderedHistory(History):
+    """The same with ordered keys: who comes first is kept in a ledger of its own."""
+
+    def __init__(self, connection: Connection, pool: asyncpg.Pool[Any], seed: int) -> None:
+        super().__init__(connection, pool, seed)
+        self.places: dict[int, int] = {}
+        """The places of replayed jobs: that of the job that died first."""
+        self.served: Counter[str] = Counter()
+
+    async def replay(self) -> None:
+        """Replay a dead letter, the newest or the oldest."""
+        found = await self.dead_letters.list_dead_letter_jobs(100)
+        if found:
+            dead = self.chances.choice(found)
+            msg_id = await self.dead_letters.replay_dead_letter_job(dead.id)
+            assert dead.msg_id is not None
+            self.places[msg_id] = self.places.get(dead.msg_id, dead.msg_id)
+
+    async def claim(self) -> None:
+        """Claim: of each key what is first in the ledger, and nothing beside what runs."""
+        may_start = await self.startable()
+        claimed = await claim(
+            self.connection,
+            TABLES,
+            lease_seconds=600,
+            limit=self.chances.randint(1, 4),
+            max_attempts=50,
+            keys=KeyPlace(),
+            is_limited=True,
+            from_key=self.chances.choice(["", "b", None]),
+        )
+        self.held += claimed.jobs
+        self.served.update(job.headers.get(KEY_HEADER, "") for job in claimed.jobs)
+        assert {job.msg_id for job in claimed.jobs} <= may_start
+        assert bool(claimed.jobs) == bool(may_start)
+
+    async def startable(self) -> set[int]:
+        """Return which jobs may start now."""
+        rows = await self.connection.fetch(MESSAGES)
+        firsts = {}
+        # In Python, by the ledger: nothing here asks the database for the order.
+        for row in sorted(rows, key=lambda row: -self.places.get(row["msg_id"], row["msg_id"])):
+            firsts[row["key"]] = row
+        running = {row["key"] for row in rows if row["is_running"]}
+        return {
+            first["msg_id"]
+            for key, first in firsts.items()
+            if first["is_due"] and key not in running
+        }
+
+    async def end(self) -> None:
+        """Record an outcome, perhaps too late; a job may wait a while for its next attempt."""
+        if job := self.take():
+            outcome = self.chances.choice(OUTCOMES)
+            settlement = Settlement(
+                job.msg_id,
+                job.read_ct,
+                job.enqueued_timestamp,
+                job.attempt,
+                outcome,
+                0.0,
+                1.0,
+                delay_seconds=self.chances.choice([0.0, 600.0]),
+            )
+            await settle(self.connection, TABLES, "w", [settlement])
+
+    async def fall_due(self) -> None:
+        """Let the time come of a job that waits for it."""
+        await self.connection.execute(
+            "update pgmq.q_jobs q set vt = clock_timestamp() where vt > now() "
+            "and not meshhook.has_open_attempt(read_ct, headers)"
+        )
+
+    async def check(self) -> None:
+        """Of no key more than one job runs."""
+        running, _ = await self.counts()
+        assert all(each <= 1 for each in running.values()), running
+        self.most = max(self.most, running.total())
+
+    @property
+    def steps(self) -> list[Callable[[], Awaitable[None]]]:
+        """What may happen next."""
+        return [*super().steps, self.fall_due]
+
+    async def drain(self) -> None:
+        """Work off all that is there."""
+        while await self.connection.fetchval("select count(*) from pgmq.q_jobs"):
+            await self.fall_due()
+            await self.claim()
+            await self.check()
+            while self.held:
+                await self.end()
+
+
+@pytest.fixture
+async def ordered(database_url: str, queue_name: str) -> AsyncIterator[Connection]:
+    """A worker's own connection to a database whose queue `jobs` has ordered keys."""
+    connection = await connect(database_url, steady_plans=True)
+    await set_queue_config(connection, queue_name, keyed=True, ordered=True)
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_order_holds_for_every_way_in_and_back(
+    ordered: Connection, pool: asyncpg.Pool[Any], seed: int
+) -> None:
+    """One job of a key at a time, in order, whatever becomes of each; and every key is served."""
+    history = OrderedHistory(ordered, pool, seed)
+    for _ in range(STEPS):
+        await history.chances.choice(history.steps)()
+        await history.check()
+    await history.drain()
+    assert history.most == len(KEYS), "the keys never ran beside each other"
+    assert history.served.keys() == set(KEYS)
 
 
 @pytest.fixture

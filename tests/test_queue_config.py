@@ -43,7 +43,13 @@ NUMBERS = {
 
 def test_every_number_has_a_range() -> None:
     """Only the switches and the path have none."""
-    assert set(SETTING_NAMES) - set(NUMBERS) == {"dlq_enabled", "paused", "keyed", "key_path"}
+    assert set(SETTING_NAMES) - set(NUMBERS) == {
+        "dlq_enabled",
+        "paused",
+        "keyed",
+        "key_path",
+        "ordered",
+    }
 
 
 async def test_a_new_queue_has_the_defaults_of_the_library(

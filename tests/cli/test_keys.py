@@ -38,6 +38,18 @@ def test_keys_are_listed(cli, keyed):
         "max_starts": None,
         "has_own_settings": False,
         "held_until": None,
+        "held_at": None,
+        "held_by": None,
+        "hold_reason": None,
+        "breaker": None,
+        "failures_in_a_row": 0,
+        "last_error_type": None,
+        "breaker_opened_at": None,
+        "next_probe_at": None,
+        "blocked_by": None,
+        "blocked_reason": None,
+        "blocked_since": None,
+        "blocked_until": None,
     }
 
 
@@ -87,3 +99,17 @@ def _empty(cli):
     cli.ok("queue", "create", "empty", "keyed=true")
     ended = cli.ok("keys", "list", "empty")
     return ended.out + ended.err
+
+
+def test_what_blocks_an_ordered_key_is_shown(cli, jobs):
+    """By which job, why, since when and until when."""
+    cli.ok("queue", "set", jobs, "keyed=true", "ordered=true")
+    cli.ok("enqueue", jobs, "1", "--key", "tenant-7", "--delay", "600")
+    cli.ok("enqueue", jobs, "2", "--key", "tenant-7")
+    shown = cli.ok("keys", "show", jobs, "tenant-7").out
+    assert "msg_id 1, scheduled" in shown
+    assert "(in 9m" in shown
+    assert "1 (scheduled)" in cli.ok("keys", "list", jobs).out
+    found = cli.ok("keys", "show", jobs, "tenant-7", "--json").json
+    assert (found["blocked_by"], found["blocked_reason"]) == (1, "scheduled")
+    assert "ordered=false" in cli.fails(2, "queue", "set", jobs, "keyed=false")

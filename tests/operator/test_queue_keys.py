@@ -121,6 +121,24 @@ async def test_the_breaker_is_declared(operator: Operator, connection: Connectio
     assert (await get_queue_config(connection, "jobs")).breaker_failures is None
 
 
+async def test_order_is_declared(operator: Operator, connection: Connection) -> None:
+    """Of new keys, of keys that are there, and no longer; turning the keys off ends it as well."""
+    gone = "select not exists (select from pg_indexes where indexname = 'q_jobs_order_idx')"
+    await operator.until_as_declared(ordered=True)
+    assert (await get_queue_config(connection, "jobs")).ordered
+    await operator.until_as_declared(ordered=False)
+    # It is dropped after the setting has changed.
+    await eventually(lambda: connection.fetchval(gone))
+    await operator.until_as_declared(ordered=True)
+    await operator.until_as_declared()
+    assert (await get_queue_config(connection, "jobs")).ordered
+    await operator.until_as_declared(enabled=False)
+    config = await get_queue_config(connection, "jobs")
+    assert (config.keyed, config.ordered) == (False, False)
+    # It is dropped after the setting has changed.
+    await eventually(lambda: connection.fetchval(gone))
+
+
 async def test_nothing_is_written_if_all_is_as_declared(
     operator: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

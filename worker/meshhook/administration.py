@@ -97,8 +97,8 @@ async def create_queue(
     Args:
         database: where the queue is to be.
         queue: the queue. Default `workflow_jobs`.
-        ignore_fifo_groups: whether to adopt a queue with PGMQ's FIFO groups although workers do
-            not keep the order within a group. Default false: it is refused.
+        ignore_fifo_groups: whether to adopt a queue with PGMQ's FIFO groups although workers keep
+            the order within a group only where keys are ordered. Default false: it is refused.
         wait_seconds: for how long it is tried, in pieces of a second, to lock the tables of a
             queue in use, 0 to 86400. Default 20.
 
@@ -225,9 +225,9 @@ async def set_queue_config(
 ) -> QueueConfig:
     """Change settings of a queue; running workers follow.
 
-    Setting `keyed` builds or drops indexes of the queue's table, beside whoever uses it: that takes
-    a minute for some millions of messages, and waits for open transactions. Only the owner of the
-    table may do it.
+    Setting `keyed` or `ordered` builds or drops indexes of the queue's table, beside whoever uses
+    it: that takes a minute for some millions of messages, and waits for open transactions. Only the
+    owner of the table may do it.
 
     Args:
         database: where the queue is.
@@ -241,9 +241,8 @@ async def set_queue_config(
     name = validate_queue_name(queue)
 
     source = Database.of(database)
-    drops_indexes = False
     if changes.keys() & set(KEY_PLACE_NAMES):
-        drops_indexes = await _prepare_keys(source, name, changes)
+        await _build_key_indexes(source, name, changes)
 
     async def change(connection: Any) -> asyncpg.Record:
         # Locked, so that concurrent changes of different settings do not overwrite each other.
@@ -271,13 +270,14 @@ async def set_queue_config(
         return row
 
     row = await source.run_in_transaction(change)
-    if drops_indexes:
-        await match_key_indexes(source, name, None)
-    return QueueConfig.from_row(name, row[0])
+    config = QueueConfig.from_row(name, row[0])
+    if changes.keys() & {"keyed", "ordered"} and not (config.keyed and config.ordered):
+        await match_key_indexes(source, name, config.keys, ordered=False)
+    return config
 
 
-async def _prepare_keys(database: Database, queue: str, changes: Mapping[str, Any]) -> bool:
-    """Build the indexes that a change of settings needs; return whether to drop them afterwards.
+async def _build_key_indexes(database: Database, queue: str, changes: Mapping[str, Any]) -> None:
+    """Build the indexes that a change of settings needs. What it does not need is dropped later.
 
     Raises:
         InvalidSettingError: if the keys of a keyed queue are to be elsewhere.
@@ -285,14 +285,14 @@ async def _prepare_keys(database: Database, queue: str, changes: Mapping[str, An
     config = await get_queue_config(database, queue)
     settings = changed_settings(config, changes)
     if not settings.keyed:
-        return "keyed" in changes
+        return
     if config.keyed and config.keys != settings.keys:
         raise InvalidSettingError(
             f"key_path={quoted(settings.key_path)}: while a queue is keyed, its keys stay where "
             f"they are. Turn them off first: meshhook queue set {queue} keyed=false"
         )
-    await match_key_indexes(database, queue, settings.keys)
-    return False
+    ordered = settings.ordered or config.ordered
+    await match_key_indexes(database, queue, settings.keys, ordered=ordered)
 
 
 async def describe_tables(database: DatabaseSource, queue: str) -> queries.QueueTables:

@@ -258,7 +258,9 @@ class DLQService:
             chosen = ids
             if chosen is None:
                 chosen = await self._lock_oldest(connection, error_type, limit)
-            rows: Sequence[Any] = await connection.fetch(replay, chosen, self.queue)
+            rows: Sequence[Any] = await connection.fetch(
+                replay, chosen, self.queue, target == self.queue
+            )
             return rows
 
         rows = await self._database.run_in_transaction(

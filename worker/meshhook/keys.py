@@ -101,6 +101,16 @@ class KeyState:
     next_probe_at: datetime | None
     """From when on its next probe may start, which may have passed; None if its breaker is
     closed."""
+    blocked_by: int | None
+    """The `msg_id` of the job that the others of its key wait for, in a queue with ordered keys;
+    None if they wait for none but one that runs."""
+    blocked_reason: str | None
+    """Why that job waits itself: `retrying`, for its next attempt, or `scheduled`, because it is
+    delayed or snoozed."""
+    blocked_since: datetime | None
+    """Since when it does; None if nobody knows any more, or the role may not read the history."""
+    blocked_until: datetime | None
+    """Until when it does."""
 
 
 class _KeySettings(BaseModel):

@@ -106,6 +106,9 @@ class QueueSettings(BaseModel):
     key_path: Annotated[str, AfterValidator(_checked_path)] | None = None
     """Where in the body the key is, such as `payload.customer`; None, the default, means the
     header `x-pgmq-group`."""
+    ordered: bool = False
+    """Whether one job of each key runs at a time, in the order of `msg_id`. Default false. Only for
+    keyed queues."""
     max_running: _Running | None = None
     """How many jobs of the queue run at once, on all workers together; None, the default, means any
     number. Only for keyed queues."""
@@ -150,7 +153,9 @@ class QueueSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _limits_only_of_keyed(self) -> QueueSettings:
+    def _only_of_keyed(self) -> QueueSettings:
+        if self.ordered and not self.keyed:
+            raise ValueError("ordered (true) is for keyed queues: set keyed=true, or ordered=false")
         for name in (*_LIMITS, "breaker_failures"):
             if not self.keyed and (limit := getattr(self, name)) is not None:
                 message = f"{name} ({limit}) is for keyed queues: set keyed=true, or {name}=none"
@@ -169,8 +174,9 @@ class QueueSettings(BaseModel):
 
     @property
     def is_limited(self) -> bool:
-        """Whether the queue or any key has a limit of running jobs or of starts."""
-        return self.keyed and any(getattr(self, name) is not None for name in _LIMITS)
+        """Whether its keys are ordered, or the queue or any key has a limit."""
+        has_limit = any(getattr(self, name) is not None for name in _LIMITS)
+        return self.keyed and (self.ordered or has_limit)
 
     @property
     def has_breakers(self) -> bool:
@@ -210,7 +216,7 @@ class QueueConfig(QueueSettings):
 
     @property
     def is_limited(self) -> bool:
-        """Whether the queue or any key has a limit of running jobs."""
+        """Whether its keys are ordered, or the queue or any key has a limit."""
         return super().is_limited or (self.keyed and self.has_key_limits)
 
     @classmethod
@@ -233,7 +239,7 @@ class QueueConfig(QueueSettings):
 
 SETTING_NAMES: tuple[str, ...] = tuple(QueueSettings.model_fields)
 """The names of all settings of a queue."""
-KEY_PLACE_NAMES = ("keyed", "key_path")
+KEY_PLACE_NAMES = ("keyed", "key_path", "ordered")
 """Those that indexes of the queue's table depend on, which only its owner can build."""
 LIMIT_NAMES = (*_LIMITS, "starts_period_seconds")
 """Those that limit how many jobs run at once, or start in a period."""

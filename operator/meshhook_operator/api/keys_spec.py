@@ -16,6 +16,7 @@ _Pause = Annotated[float, Field(ge=0.1, le=86_400)]
 
 _FIELDS = (
     "path",
+    "ordered",
     "maxRunning",
     "maxRunningPerKey",
     "maxStarts",
@@ -91,13 +92,15 @@ class KeysSpec(Part):
 
     enabled: bool = True
     """Whether messages have keys, which workers serve in fair shares. True builds two indexes of
-    the queue's table while it is in use; false drops them, and removes the limits of the queue.
-    Default true."""
+    the queue's table while it is in use; false drops them, and removes the limits and the order of
+    the queue. Default true."""
     path: (
         Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,7}$")] | None
     ) = None
     """Where in the body the key is, such as payload.customer. To change it, disable the keys first.
     Absent: left as it is, at first the header x-pgmq-group."""
+    ordered: bool | None = None
+    """Whether one job of each key runs at a time, in the order of msg_id. Absent: left as it is."""
     max_running: _Limit | None = None
     """How many jobs of the queue run at once, on all workers together; 0 means any number. Absent:
     left as it is."""
@@ -131,8 +134,10 @@ class KeysSpec(Part):
     @property
     def place(self) -> dict[str, Any]:
         """The settings that the indexes depend on, by their names in `queue_config`."""
-        declared = {} if self.path is None else {"key_path": self.path}
-        return {"keyed": self.enabled} | declared
+        if not self.enabled:
+            return {"keyed": False, "ordered": False}
+        declared = {"key_path": self.path, "ordered": self.ordered}
+        return {"keyed": True} | {n: value for n, value in declared.items() if value is not None}
 
     @property
     def limits(self) -> dict[str, Any]:

@@ -125,10 +125,11 @@ class KeyChanges:
         )
         try:
             config = await get_queue_config(database, queue_name)
-            if settings["keyed"] and not config.keyed:
+            wanted = changed_settings(config, settings)
+            if wanted.keyed and (wanted.keyed, wanted.ordered) != (config.keyed, config.ordered):
                 # Apart from the rest, since another process may lead once they are built.
-                wanted = changed_settings(config, settings)
-                await match_key_indexes(database, queue_name, wanted.keys)
+                ordered = wanted.ordered or config.ordered
+                await match_key_indexes(database, queue_name, wanted.keys, ordered=ordered)
                 check_may_write()
             await set_queue_config(database, queue_name, **settings)
         except Exception as error:

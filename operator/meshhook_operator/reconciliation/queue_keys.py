@@ -88,7 +88,8 @@ class QueueKeys:
     ) -> Finding | None:
         change = database.key_changes.last(queue_name)
         differs = _differs(keys.place, settings)
-        if differs and keys.enabled and settings.get("keyed"):
+        moves = keys.path is not None and keys.path != settings.get("key_path")
+        if moves and keys.enabled and settings.get("keyed"):
             raise InvalidSettingError(
                 f"spec.keys.path is {keys.path}, and the keys of the queue are taken from "
                 f"{_place(settings)}: to move them, set spec.keys.enabled to false first, and "

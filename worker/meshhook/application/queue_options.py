@@ -35,6 +35,7 @@ class QueueOptions(TypedDict, total=False):
     results: bool
     keyed: bool
     key_path: str | None
+    ordered: bool
     max_running: int | None
     max_running_per_key: int | None
     max_starts: int | None

@@ -179,6 +179,7 @@ def _print(found: Sequence[KeyState]) -> None:
             Column("STARTS", is_number=True, is_optional=True),
             Column("HELD", is_number=True, is_optional=True),
             Column("BREAKER", is_optional=True),
+            Column("BLOCKED BY", is_optional=True),
         ],
         [
             [
@@ -192,6 +193,7 @@ def _print(found: Sequence[KeyState]) -> None:
                 "" if each.max_starts is None else f"{each.max_starts:,}",
                 _held(each),
                 _breaker(each) if each.breaker_opened_at else "",
+                "" if each.blocked_by is None else f"{each.blocked_by} ({each.blocked_reason})",
             ]
             for each in found
         ],
@@ -217,8 +219,19 @@ def _print_one(found: KeyState, *, as_json: bool) -> None:
             *([("held by", str(found.held_by))] if found.held_by else []),
             *([("reason", found.hold_reason)] if found.hold_reason else []),
             *_breaker_fields(found),
+            *_blocked(found),
         ]
     )
+
+
+def _blocked(key: KeyState) -> list[tuple[str, str]]:
+    if key.blocked_by is None:
+        return []
+    return [
+        ("blocked by", f"msg_id {key.blocked_by}, {key.blocked_reason}"),
+        ("blocked since", moment_with_age(key.blocked_since)),
+        ("blocked until", moment_with_age(key.blocked_until)),
+    ]
 
 
 def _held(key: KeyState) -> str:

@@ -52,7 +52,7 @@ def create(
         bool,
         typer.Option(
             "--ignore-fifo-groups",
-            help="Adopt a queue with FIFO groups, although workers do not keep their order.",
+            help="Adopt a queue with FIFO groups; workers keep their order if ordered=true.",
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -150,6 +150,7 @@ def set_(
     results                     true: keep what handlers return
     keyed                       true: serve the keys of messages in fair shares
     key_path                    where in the body the key is; none: its header
+    ordered                     true: one job of a key at a time, in order
     max_running                 how many jobs run at once, on all workers; none
     max_running_per_key         how many jobs of a key run at once; none
     max_starts                  how many jobs start in each period; none

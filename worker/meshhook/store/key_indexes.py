@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from meshhook.queue_config import KeyPlace
 
 
-async def match_key_indexes(database: Database, queue_name: str, keys: KeyPlace | None) -> None:
+async def match_key_indexes(
+    database: Database, queue_name: str, keys: KeyPlace | None, *, ordered: bool
+) -> None:
     """Build the indexes that a queue with such keys needs, or drop those that it does not need.
 
     Producers and workers go on meanwhile: the server builds beside them, and waits for all
@@ -23,6 +25,7 @@ async def match_key_indexes(database: Database, queue_name: str, keys: KeyPlace 
         database: where the queue is.
         queue_name: the queue.
         keys: where its keys are; None if it has none.
+        ordered: whether they are ordered.
 
     Raises:
         DatabaseError: if the role does not own the table, or the server refuses it.
@@ -33,6 +36,7 @@ async def match_key_indexes(database: Database, queue_name: str, keys: KeyPlace 
         keys is not None,
         None if keys is None else keys.path,
         not database.is_in_transaction,
+        ordered,
     )
     for (statement,) in statements:
         await database.fetch(statement, answer_timeout_seconds=MIGRATION_TIMEOUT_SECONDS)

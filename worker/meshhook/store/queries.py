@@ -39,6 +39,7 @@ _TYPE_SQL = "::pg_catalog."
 
 _KEY_OF_HEADER_SQL = "meshhook.key_text(q.headers ->> 'x-pgmq-group'::pg_catalog.text)"
 _RUNNING_SQL = "case when meshhook.has_open_attempt(q.read_ct, q.headers) then {} end"
+_PLACE_SQL = "meshhook.place_in_order(q.msg_id, q.headers)"
 _BREAKERS_SQL = """, (select {utf8 meshhook.record_key_failures($17::pg_catalog.text,
     pg_catalog.array_agg(s.key), pg_catalog.array_agg(coalesce(s.started_at, s.finished_at)),
     pg_catalog.array_agg(s.error_type))}
@@ -80,8 +81,9 @@ def load(
 
     `{utf8 TEXT}` in it becomes that text, or null where it is not UTF-8; `{moment COLUMN}` the time
     in that column, or the nearest that Python has; `{dead_letter}` what is read of a dead letter;
-    `{key}` the key of a message `q`, and `{running_key}` the same if it runs, else null: both as
-    their indexes have them. Types are named with their schema.
+    `{key}` the key of a message `q`, `{running_key}` the same if it runs, else null, and `{place}`
+    its place among those of its key, if they are ordered: all as their indexes have them. Types are
+    named with their schema.
 
     Args:
         name: the file's name without its ending.
@@ -122,6 +124,7 @@ def load(
         .replace("{dlq_table}", f'pgmq."q_{dead_letter_queue_name(queue)}"')
         .replace("{set_last_read_at}", last_read)
         .replace("{key}", _IN_BYTES.format(key))
+        .replace("{place}", _PLACE_SQL)
         .replace("{running_key}", _IN_BYTES.format(_RUNNING_SQL.format(key)))
     )
 

@@ -3,13 +3,15 @@
 -- runs; then, if that is not enough and there are no limits, the oldest of all. It looks at up to
 -- 256 keys, from $7 on (null: from one of the oldest messages'). $8 is the path of the key in the
 -- body, null for the header: if the queue has another by now, or none, only the oldest are leased.
--- Where there are limits, nothing is leased unless $9: then meshhook.claim_in_turn runs it.
+-- Where there are limits, nothing is leased unless $9: then meshhook.claim_in_turn runs it. Of each
+-- key of an ordered queue, only the first message is leased, and only if nothing of it runs.
 -- The rest is as in sql/claim.sql. The last row is no message: it has the smallest `vt` of all that
 -- was ready, and in next_key where to go on; null means that it has looked at all.
 -- Locks: the rows it looks at, skipping locked ones. Indexes: q_<queue>_key_idx for the keys and
 -- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest,
--- keys_limit_idx, keys_hold_idx, keys_rate_idx and breakers_open_idx for whether there are limits,
--- keys_pkey, starts_pkey and breakers_pkey for what they are.
+-- q_<queue>_order_idx for the first of each key, keys_limit_idx, keys_hold_idx, keys_rate_idx and
+-- breakers_open_idx for whether there are limits, keys_pkey, starts_pkey and breakers_pkey for what
+-- they are.
 with recursive bounds as materialized (
     select coalesce($2::timestamptz, '-infinity'::timestamptz) as from_vt,
         least(pg_catalog.now(), $5::timestamptz) as to_vt,
@@ -17,7 +19,8 @@ with recursive bounds as materialized (
         case when $3::int > 64 and not $9::boolean then 64 else 256 end as most_keys
 ), limits as materialized (
     select l.*, l.is_keyed and (l.max_running is not null or l.max_running_per_key is not null
-            or l.has_rates or l.has_key_limits or l.has_open_breakers) as is_limited,
+            or l.has_rates or l.has_key_limits or l.has_open_breakers
+            or l.ordered) as is_limited,
         least($3::int, case when l.is_keyed then l.max_running - (
             select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
             from {queue_table} q where l.max_running is not null and {running_key} >= '')::int end,
@@ -26,7 +29,7 @@ with recursive bounds as materialized (
                     where s.queue = $6::text and s.is_of_queue and s.key = '')) end::int) as room
     from (
         select c.keyed and c.key_path is not distinct from $8::text as is_keyed,
-            c.max_running, c.max_running_per_key, c.max_starts, c.max_starts_per_key,
+            c.ordered, c.max_running, c.max_running_per_key, c.max_starts, c.max_starts_per_key,
             c.starts_period_seconds, c.max_starts is not null or c.max_starts_per_key is not null
             or exists (
                 select from meshhook.keys k
@@ -92,7 +95,13 @@ with recursive bounds as materialized (
         case when k.held_until > pg_catalog.now() or b.probe_at > pg_catalog.now() then 0::float8
             -- Half-open: what runs of it is its probe, until it has ended.
             when b.probe_at is not null then 1::float8
-            else coalesce(k.max_running, l.max_running_per_key)::float8 end as max_running,
+            else least(coalesce(k.max_running, l.max_running_per_key),
+                case when l.ordered then 1 end)::float8 end as max_running,
+        -- 0 where it keeps those back that are due, because it is not.
+        case when l.ordered then coalesce((select h.msg_id from (
+                select q.msg_id, q.vt from {queue_table} q where {key} = d.key
+                order by {key}, {place}, q.msg_id limit 1) h
+            where h.vt <= (select b.to_vt from bounds b)), 0::bigint) end as head,
         coalesce(k.max_starts, l.max_starts_per_key) as max_starts, case when l.has_rates then (
             select s.full_at from meshhook.starts s
             where s.queue = $6::text and not s.is_of_queue and s.key = d.key) end as full_at
@@ -102,11 +111,11 @@ with recursive bounds as materialized (
         select o.probe_at from meshhook.breakers o
         where o.queue = $6::text and o.key = d.key) end as probe_at) b
 ), free as materialized (
-    select c.key, c.vt, c.weight, c.running, c.free from (
+    select c.key, c.vt, c.weight, c.running, c.free, c.head from (
         select c.*, least(c.max_running - c.running, meshhook.free_starts(
             c.max_starts, (select l.starts_period_seconds from limits l), c.full_at)) as free
         from counted c) c
-    where c.free is null or c.free >= 1::float8
+    where (c.free is null or c.free >= 1::float8) and c.head is distinct from 0
 ), levelled as materialized (
     -- The level to which so many more jobs fill the keys up, as water does.
     select c.*, pg_catalog.floor(greatest(
@@ -118,13 +127,14 @@ with recursive bounds as materialized (
     from free c
 ), shared as materialized (
     -- What rounding leaves goes to those who come next.
-    select l.key, l.running, l.weight, least(l.share::bigint + (pg_catalog.row_number() over (
+    select l.key, l.running, l.weight, l.head, least(l.share::bigint + (
+        pg_catalog.row_number() over (
             order by (l.running + l.share + 1::float8) / l.weight, l.vt, l.key)
         <= (select r.room from limits r) - (
             select pg_catalog.sum(a.share)::bigint from levelled a))::int,
         l.free::bigint) as share
     from levelled l
-), fair as materialized (
+), oldest_of_keys as materialized (
     select s.key, t.msg_id, t.vt, t.mark, (s.running + pg_catalog.row_number() over (
         partition by s.key order by t.vt, t.msg_id)::float8) / s.weight as rank
     from shared s cross join lateral (
@@ -143,7 +153,21 @@ with recursive bounds as materialized (
         limit s.share
         for update skip locked
     ) t
-    where s.share > 0
+    where s.share > 0 and s.head is null
+), first_of_keys as materialized (
+    select s.key, q.msg_id, q.vt, case
+        when q.read_ct > 0 and q.read_ct > meshhook.settled_attempts(q.headers)
+            and coalesce(pg_catalog.pg_column_size(q.headers), 0) <= 80000
+        then meshhook.claim_mark($6::text, q.msg_id, q.enqueued_at, q.read_ct, q.headers,
+            (select c.adopted_msg_id from meshhook.queue_config c where c.queue = $6::text))
+        end as mark, (s.running + 1::float8) / s.weight as rank
+    from shared s, {queue_table} q
+    -- Those and no others: the next of a key must wait if somebody else has this one locked.
+    where s.share > 0 and q.msg_id = any (array[s.head]) and q.vt <= (select b.to_vt from bounds b)
+    for update of q skip locked
+), fair as materialized (
+    select o.key, o.msg_id, o.vt, o.mark, o.rank from oldest_of_keys o
+    union all select h.key, h.msg_id, h.vt, h.mark, h.rank from first_of_keys h
 ), rest as materialized (
     select q.msg_id, q.vt, case
         when q.read_ct > 0 and q.read_ct > meshhook.settled_attempts(q.headers)

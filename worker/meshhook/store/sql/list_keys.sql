@@ -1,7 +1,9 @@
 -- The keys of a keyed queue, or key $4 of it alone, those with most ready jobs first: what waits
 -- and runs of each, counted up to $2, and what is set for it. It looks at the first $1 keys that
 -- have messages, as many that something is set for, and as many that have failed. $3 is the queue.
--- Locks: none. Indexes: q_<queue>_key_idx, q_<queue>_running_idx, keys_pkey, breakers_pkey.
+-- Of an ordered queue it says which job keeps the others of the key waiting.
+-- Locks: none. Indexes: q_<queue>_key_idx, q_<queue>_running_idx, q_<queue>_order_idx, keys_pkey,
+-- breakers_pkey.
 with recursive walked (key, number) as (
     (select {key}, 1 from {queue_table} q where $4::text is null order by {key} limit 1)
     union all
@@ -44,7 +46,8 @@ select coalesce({utf8 c.key}, '?') as key, c.ready, c.running,
     greatest(c.ready, c.later) >= $2::int as capped,
     coalesce(meshhook.age_seconds(c.oldest_vt), 0::float8) as oldest_ready_seconds,
     coalesce(k.weight, 1::float8) as weight,
-    coalesce(k.max_running, s.max_running_per_key) as max_running,
+    least(coalesce(k.max_running, s.max_running_per_key), case when s.ordered then 1 end)
+        as max_running,
     coalesce(k.max_starts, s.max_starts_per_key) as max_starts,
     k.weight is not null or k.max_running is not null or k.max_starts is not null
         as has_own_settings,
@@ -56,11 +59,24 @@ select coalesce({utf8 c.key}, '?') as key, c.ready, c.running,
         when b.opened_at is null then 'closed'
         when b.probe_at > pg_catalog.now() then 'open' else 'half-open' end as breaker,
     coalesce(b.failures, 0) as failures_in_a_row, {utf8 b.error_type} as last_error_type,
-    {moment b.opened_at} as breaker_opened_at, {moment b.probe_at} as next_probe_at
+    {moment b.opened_at} as breaker_opened_at, {moment b.probe_at} as next_probe_at,
+    f.msg_id as blocked_by,
+    case when f.read_ct > 0 then 'retrying' when f.read_ct = 0 then 'scheduled' end
+        as blocked_reason,
+    {moment f.since} as blocked_since, {moment f.vt} as blocked_until
 from counted c cross join meshhook.queue_config s
 left join meshhook.keys k on k.queue = $3::text and k.key = c.key
 left join meshhook.breakers b on b.queue = $3::text and b.key = c.key
     and s.breaker_failures is not null
+left join lateral (
+    select h.msg_id, h.read_ct, h.vt, coalesce(
+        meshhook.last_outcome_at($3::text, h.msg_id, h.enqueued_at),
+        case when h.read_ct = 0 then h.enqueued_at end) as since
+    from (
+        select q.msg_id, q.read_ct, q.vt, q.enqueued_at, q.headers from {queue_table} q
+        where s.ordered and {key} = c.key order by {key}, {place}, q.msg_id limit 1) h
+    where h.vt > pg_catalog.now() and not meshhook.has_open_attempt(h.read_ct, h.headers)
+) f on true
 where s.queue = $3::text
 order by c.ready desc, c.running desc, c.key
 limit $1::int

@@ -1,6 +1,7 @@
 -- Moves the dead letters $1 to a queue as new messages, and returns (dead letter id, new msg_id) of
 -- those that were there and that nobody else had locked. The history gets one row for each whose
--- origin is known, and is this queue. $2 is the queue that they died in.
+-- origin is known, and is this queue. $2 is the queue that they died in. $3 says whether it is
+-- the queue that they go to: if its keys are ordered, each keeps its place there.
 -- One statement: a dead letter is moved once or stays. A new message's enqueued_at equals the
 -- finished_at of that row, so that the history leads from one to the other in any queue.
 -- Locks: the moved rows, skipping locked ones. Index: the primary key of the dead letters.
@@ -40,7 +41,13 @@ with moment as materialized (
         d.headers - 'meshhook-dead-letter'::text - 'meshhook-settled'::text - 'meshhook-claim'::text
         || pg_catalog.jsonb_build_object('meshhook-replayed-from', pg_catalog.jsonb_build_object(
             'queue', coalesce(d.queue, $2::text), 'dead_letter_id', d.msg_id,
-            'msg_id', d.origin_msg_id, 'replays', d.replays + 1))
+            'msg_id', d.origin_msg_id, 'replays', d.replays + 1)
+            || case when $3::boolean and d.origin_msg_id is not null
+                    and coalesce(d.queue, $2::text) = $2::text and (
+                        select c.ordered from meshhook.queue_config c where c.queue = $2::text)
+                then pg_catalog.jsonb_build_object(
+                    'place', meshhook.place_in_order(d.origin_msg_id, d.headers))
+                else '{}'::jsonb end)
     from dead d cross join moment m
     order by d.msg_id
     returning msg_id,
