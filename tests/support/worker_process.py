@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 
-from meshhook import Job, Worker
+from meshhook import Cancel, DeadLetter, Done, FollowUp, Job, RetryAfter, Worker
 from meshhook.worker import run_worker_process
 from support.waiting import eventually
 
@@ -42,6 +42,19 @@ async def of_key(job: Job[Any]) -> None:
     """Takes as long as the payload says, and notes the key."""
     await asyncio.sleep(job.payload["seconds"])
     note("end", job.payload["key"], job.msg_id, job.attempt, os.getpid())
+
+
+async def followed(job: Job[Any]) -> Done:
+    """Ends in the way that the payload names, with a job that follows and a result."""
+    await asyncio.sleep(0.002)
+    note("end", job.msg_id, job.attempt, os.getpid())
+    if job.payload["end"] == "dead_lettered":
+        raise DeadLetter("no")
+    if job.payload["end"] == "cancelled":
+        raise Cancel
+    if job.payload["end"] == "retried" and job.attempt == 1:
+        raise RetryAfter(0)
+    return Done(then=FollowUp("next", {"after": job.msg_id}), result=job.msg_id)
 
 
 async def patient(job: Job[Any]) -> None:

@@ -6,7 +6,18 @@ from typing import Any
 
 import asyncpg
 
-from meshhook import DeadLetter, DLQService, Job, QueueService, Snooze, create_queue
+from meshhook import (
+    DeadLetter,
+    DLQService,
+    Done,
+    FinishedGroup,
+    FollowUp,
+    Job,
+    QueueService,
+    Snooze,
+    create_queue,
+    set_queue_config,
+)
 from meshhook.postgres.database import Database
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
@@ -67,4 +78,34 @@ async def test_stock_readers_and_our_workers_share_a_queue(
     assert await pgmq_database.fetchval("select pgmq.delete('jobs', $1::bigint)", job.msg_id)
     assert await queue.acknowledge(job) is False
     assert (await queue.get_queue_metrics()).queue_length == 2
+    await database.close()
+
+
+async def test_groups_and_follow_ups_on_every_version(
+    pgmq_database: asyncpg.Connection[Any], pgmq_database_url: str
+) -> None:
+    """A group with its callback, a job that follows, and a result."""
+    database = await Database.connect(pgmq_database_url)
+    await create_queue(database, "jobs")
+    await set_queue_config(database, "jobs", results=True)
+    callbacks: list[FinishedGroup | None] = []
+
+    async def handler(job: Job[Any]) -> object:
+        if job.finished_group is not None:
+            callbacks.append(job.finished_group)
+        elif job.payload == "dies":
+            raise DeadLetter("no")
+        elif job.payload == "first":
+            return Done(then=FollowUp("jobs", "next"), result=1)
+        return None
+
+    async with QueueService[Any](database, "jobs") as queue:
+        ids = await queue.enqueue_many(
+            ["first", "dies"], group="g", on_complete=FollowUp("jobs", "all")
+        )
+        async with make_worker(pgmq_database_url, handler) as worker:
+            await eventually(lambda: worker.get_stats().processed == 4)
+        assert (await queue.wait(ids[0], timeout_seconds=1)).result == 1
+    assert callbacks == [FinishedGroup("jobs", "g", 2, 1, 1, 0)]
+    assert await live(pgmq_database) == {}
     await database.close()

@@ -1,5 +1,5 @@
--- Returns how each of the jobs $2 of queue $1 ended: no outcome for one that is in its queue, no row
--- for one of which nothing is left. The end of an older job with the same id does not count.
+-- How each of the jobs $2 of queue $1 ended: no outcome for one that is in its queue, no row
+-- for one that left nothing. The end of an older job with the same id does not count.
 -- Locks: none. Indexes: job_attempts_job_idx, the primary key of the queue's table.
 select wanted.msg_id, ended.outcome, ended.attempt,
     {moment ended.finished_at} as finished_at, ended.result::text as result, ended.error_type,
