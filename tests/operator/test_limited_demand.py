@@ -127,6 +127,42 @@ async def test_a_limit_of_each_key(database: Database, keyed: Connection):
     assert found.sample.behind_limits == 198
 
 
+async def test_of_an_ordered_key_one_may_start(
+    database: Database, keyed: Connection, database_url: str
+):
+    """Its first message, if nothing of the key runs and it does not wait for its retry."""
+    await set_queue_config(keyed, "jobs", ordered=True, max_running_per_key=4)
+    for key in ("free", "running", "retried", "late"):
+        await send(keyed, key, 100)
+    first = "(select min(msg_id) from pgmq.q_jobs where headers ->> 'x-pgmq-group' = $1)"
+    for key, seconds, settled in (("running", 600, 0), ("retried", 600, 1), ("late", 2, 1)):
+        await keyed.execute(
+            "update pgmq.q_jobs set vt = now() + make_interval(secs => $2::float8), read_ct = 1, "
+            "headers = headers || jsonb_build_object('meshhook-settled', $3::int) "
+            f"where msg_id = {first}",
+            *(key, seconds, settled),
+        )
+    # A later one that falls due soon waits for its turn all the same.
+    await keyed.execute(SEND, "retried", 1, 2.0, 0)
+    found = await demand(database)
+    assert (found.sample.ready, found.sample.due_soon) == (1, 1)
+    assert (found.status.kept_back_by_order, kept(found)) == (4 * 99, (0, 0, 0))
+    await set_queue_config(keyed, "jobs", ordered=False)
+    assert kept(await demand(database)) == (0, 100 - 4 + 99 - 3 + 99 - 4 + 99 - 4, 0)
+    await set_queue_config(keyed, "jobs", ordered=True)
+    assert await claim_all(database_url) == 1
+
+
+async def test_many_ordered_keys(database: Database, keyed: Connection, database_url: str):
+    """Each counts once, also those after the first 1,000; a claim takes as many."""
+    await set_queue_config(keyed, "jobs", ordered=True)
+    await keyed.execute(
+        "insert into pgmq.q_jobs (vt, message, headers) select now(), '{}', "
+        "jsonb_build_object('x-pgmq-group', 'key-' || n % 1500) from generate_series(1, 4500) n"
+    )
+    assert (await demand(database)).sample.ready == 1_500
+
+
 async def test_a_key_with_a_limit_of_its_own(database: Database, keyed: Connection):
     """It is bounded by that, however low or high that of each key is; others are not bounded."""
     await set_key(keyed, "jobs", "slow", max_running=1)

@@ -273,6 +273,13 @@ KEPT_BACK: list[tuple[dict[str, int], str]] = [
         ),
     ),
     (
+        {"kept_back_by_order": 12},
+        (
+            "12 messages are kept back by the order of their keys, so they ask for no further "
+            "workers (meshhook keys list orders)."
+        ),
+    ),
+    (
         {"kept_back_by_queue_limit": 40},
         (
             "40 messages are kept back by the limit of the queue, so they ask for no further "

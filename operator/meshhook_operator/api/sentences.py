@@ -122,6 +122,7 @@ def kept_back_sentence(queue: QueueStatus, queue_name: str) -> str:
     whose = "its key" if kept == 1 else "their keys"
     reasons = (
         (queue.kept_back_by_key_limits, f"the limit of {whose}"),
+        (queue.kept_back_by_order, f"the order of {whose}"),
         (queue.kept_back_by_queue_limit, "the limit of the queue"),
         (queue.kept_back_by_holds, f"a hold of {whose}"),
     )

@@ -53,6 +53,8 @@ class QueueStatus(_StatusPart):
     """Those whose key is held."""
     kept_back_by_key_limits: int = 0
     """Those that wait for the limits of their keys."""
+    kept_back_by_order: int = 0
+    """Those of ordered keys that wait for the jobs before them."""
     kept_back_by_queue_limit: int = 0
     """Those that wait for the limits of the queue."""
 

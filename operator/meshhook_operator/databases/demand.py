@@ -189,6 +189,9 @@ def _demand(row: _Row, count_limit: int) -> QueueDemand:
     kept_back_is_capped = max(kept_back) >= count_limit
     is_capped = row.ready_is_capped or row.hidden_is_capped or kept_back_is_capped
     hidden = running + row.scheduled + row.retrying
+    settings = _CONFIG.validate_json(row.config)
+    # Order is the tightest limit of a key, whatever others there are.
+    is_ordered = settings.get("ordered") is True
     return QueueDemand(
         sample=Sample(
             sampled_at=row.sampled_at,
@@ -215,8 +218,9 @@ def _demand(row: _Row, count_limit: int) -> QueueDemand:
             oldest_ready_seconds=int(max(0.0, row.oldest_ready_seconds)),
             kept_back=sum(kept_back),
             kept_back_by_holds=row.kept_by_hold,
-            kept_back_by_key_limits=row.kept_by_key,
+            kept_back_by_key_limits=0 if is_ordered else row.kept_by_key,
+            kept_back_by_order=row.kept_by_key if is_ordered else 0,
             kept_back_by_queue_limit=row.kept_by_queue,
         ),
-        settings=_CONFIG.validate_json(row.config),
+        settings=settings,
     )
