@@ -32,7 +32,7 @@ SETTLEMENT = (
 STATEMENTS = {
     "claim": "30, '2000-01-01', 100, 5, null, 'jobs'",
     "settle": f"null, {SETTLEMENT}",
-    "settle_linked": f"null, {SETTLEMENT}",
+    "settle_linked": f"null, {SETTLEMENT}" + ", null" * 8,
     "settle_succeeded": "null, array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], "
     "null, array[0,1,0]::float8[], array[1,1,1]::float8[], null, null, null, null, 'jobs'",
     "extend": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 30, false",
@@ -41,6 +41,7 @@ STATEMENTS = {
     "wait": "2, 'meshhook.waiting_jobs'",
     "find_settled": "'jobs', 'w', array[1]::bigint[], array[1], array[0]::float8[], "
     "array[0]::float8[]",
+    "find_ends": "'jobs', array[1,2,3]::bigint[]",
     "find_live_job": "5",
     "find_live_jobs_by_id": "array[1,2,3]::bigint[]",
     "find_live_jobs": "9223372036854775807, 1000, null, null, null, null, 50, null",
