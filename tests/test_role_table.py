@@ -58,6 +58,7 @@ STATEMENTS = {
     "drop_queue": "",
     "drop_queue_if_empty": "",
     "enqueue": " P O",
+    "enqueue_unique": " P",
     "extend": "W  O",
     "extend_in_turn": "W  O",
     "find_attempts": "W RO",
@@ -72,7 +73,7 @@ STATEMENTS = {
     "find_live_jobs_by_id": "W RO",
     "find_live_jobs_by_state": "W RO",
     "find_lock_holders": "WPROM",
-    "find_locked": "W  O",
+    "find_locked": "WP O",
     "find_recorded_jobs": "W RO",
     "find_recorded_jobs_by_run": "W RO",
     "find_role": "WPROM",
@@ -168,6 +169,7 @@ FUNCTIONS = {
     "check_keys()": "WPROM",
     "check_queue(text)": "WPROM",
     "check_queue_name(text)": "WPROM",
+    "check_unique(text[],integer,text,interval,text)": "WPROM",
     "claim_mark(text,bigint,timestamp with time zone,integer,jsonb,bigint)": "WPROM",
     (
         "claim_in_turn(text,text,double precision,timestamp with time zone,integer,integer,"
@@ -191,11 +193,12 @@ FUNCTIONS = {
     "drop_past_partitions()": "W",
     "drop_queue(text)": "",
     "drop_queue_if_empty(text)": "",
-    "enqueue(text,jsonb,jsonb,interval,text)": " P O",
+    "enqueue(text,jsonb,jsonb,interval,text,text,text,interval,text)": " P O",
     "enqueue_follow_ups(text[],text[],text[],text[],double precision[])": " P O",
     "enqueue_group(text,jsonb[],text,text,jsonb,jsonb,interval,jsonb,interval,text)": " P",
     "enqueue_group_callback(uuid)": "W RO",
-    "enqueue_many(text,jsonb[],jsonb,interval,text)": " P O",
+    "enqueue_many(text,jsonb[],jsonb,interval,text,text[],text,interval,text)": " P O",
+    "enqueue_unique(text,jsonb[],text[],jsonb,interval,text,text,interval,text)": " P",
     "excess_bytes(jsonb,integer)": "WPROM",
     "forget_unique_keys()": "",
     "extend_in_turn(text,text,bigint[],integer[],double precision[],double precision)": "W  O",
@@ -246,6 +249,7 @@ FUNCTIONS = {
     "settled_attempts(jsonb)": "WPROM",
     "short_text(jsonb,boolean)": "WPROM",
     "shown_text(text)": "WPROM",
+    "unique_header(text,boolean,double precision)": "WPROM",
     "unique_key_of(jsonb)": "WPROM",
     "utf8_text(text)": "WPROM",
     "snoozed_headers(integer,jsonb)": "WPROM",
@@ -281,6 +285,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "create_queue": ("fresh", False),
     "enqueue": (["{}"], [None], [None]),
     "key_index_statements": ("orders", True, None, True, True),
+    "enqueue_unique": (["{}"], [None], [0.0], ["k"], [False], [1.0], ["replace"], "orders", True),
     "limit_statement": ("1s",),
     "set_breaker": ("orders", None, 1.0, 1.0),
     "reschedule_jobs": ("orders", [1], None, None, None),
@@ -324,6 +329,16 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     ),
     "create_queue(text,boolean)": ("fresh", False),
     "key_index_statements(text,boolean,text,boolean,boolean)": ("orders", True, None, True, True),
+    "check_unique(text[],integer,text,interval,text)": (["k"], 1, "done", None, "error"),
+    "enqueue(text,jsonb,jsonb,interval,text,text,text,interval,text)": (
+        *("orders", "{}", None, None, None, None, None, None, None),
+    ),
+    "enqueue_many(text,jsonb[],jsonb,interval,text,text[],text,interval,text)": (
+        *("orders", ["{}"], None, None, None, None, None, None, None),
+    ),
+    "enqueue_unique(text,jsonb[],text[],jsonb,interval,text,text,interval,text)": (
+        *("orders", ["{}"], ["k"], None, None, None, "started", None, "replace"),
+    ),
     "lock_tables(text[])": (["q_orders"],),
 }
 

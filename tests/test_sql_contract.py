@@ -13,6 +13,7 @@ import pytest
 
 from meshhook import MeshHookError, QueueService, create_queue
 from meshhook.role_kinds import RoleKind
+from meshhook.unique import ServiceOptions
 from support import conformance
 from support.conformance import Case
 from support.psql import run_psql
@@ -67,7 +68,7 @@ async def test_the_library_conforms(connection: Connection, case: Case) -> None:
     """The library stores and refuses the same, with errors of the class that the file names."""
     await conformance.prepare(connection, case)
     begun_at = await conformance.server_time(connection)
-    options = {"headers": case.headers, "key": case.key}
+    options: ServiceOptions = {"headers": case.headers, "key": case.key}
 
     async def enqueue() -> list[int]:
         queue = QueueService[Any](connection, case.queue)

@@ -273,7 +273,7 @@ def test_payloads_and_options_are_typed() -> None:
     async def enqueue() -> None:
         await ship.enqueue(Order(order_id=1))
         await ship.enqueue(WorkflowJob(run_id="r", workflow_id="w", project_id="p"))
-        await ship.enqueue(Mail("me"))  # type: ignore[arg-type]
+        await ship.enqueue(Mail("me"))  # type: ignore[call-overload]
         await send.enqueue(Mail("me"))
         await send.enqueue_many([Order(order_id=1)])  # type: ignore[list-item]
 

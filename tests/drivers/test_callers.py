@@ -27,6 +27,7 @@ from meshhook import (
     create_queue,
     set_queue_config,
 )
+from meshhook.unique import ServiceOptions
 from support import conformance
 from support.callers import CALLERS, Caller
 from support.conformance import Case
@@ -81,7 +82,11 @@ async def play(caller: Caller, connection: Connection, case: Case) -> None:
     begun_at = await conformance.server_time(connection)
 
     async def enqueue() -> list[int]:
-        options = {"headers": case.headers, "key": case.key, "connection": caller.connection}
+        options: ServiceOptions = {
+            "headers": case.headers,
+            "key": case.key,
+            "connection": caller.connection,
+        }
         async with QueueService[Any](UNREACHABLE, case.queue) as queue:
             if case.is_several:
                 return await queue.enqueue_many(case.messages, case.delay_seconds, **options)

@@ -54,6 +54,7 @@ RECORDS = {
     "Check",
     "DeadLetterJob",
     "DlqMetrics",
+    "EnqueuedId",
     "FinishedGroup",
     "JobEnd",
     "JobGroup",

@@ -322,7 +322,7 @@ async def test_a_send_that_fails_is_an_error(
     with pytest.raises(InvalidJobError):
         await queue.enqueue({"n": float("nan")})
     with pytest.raises(InvalidJobError, match="headers are a mapping"):
-        await queue.enqueue({}, headers=[])  # type: ignore[arg-type]
+        await queue.enqueue({}, headers=[])  # type: ignore[call-overload]
     await eventually(lambda: len(received.named("send jobs")) == 2)
     for send in received.named("send jobs"):
         assert send.is_error

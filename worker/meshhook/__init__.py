@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         DatabaseReadOnlyError,
         DatabaseUnavailableError,
         DeadLetterNotFoundError,
+        DuplicateJobError,
         GroupExistsError,
         GroupNotFoundError,
         HiddenRowsError,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from meshhook.schema import migrate
     from meshhook.store.dead_letter_rows import DeadLetterJob, DlqMetrics, ErrorGroup
     from meshhook.sync.queue_service import SyncQueueService
+    from meshhook.unique import EnqueuedId
     from meshhook.worker import JobHandler, Worker, WorkerStats, create_job_handler
     from meshhook.worker.results import UnusableResultError
 
@@ -109,6 +111,8 @@ __all__ = [
     "DeadLetterNotFoundError",
     "DlqMetrics",
     "Done",
+    "DuplicateJobError",
+    "EnqueuedId",
     "ErrorGroup",
     "FinishedGroup",
     "FollowUp",
@@ -202,6 +206,8 @@ _HOMES = {
     "DeadLetterNotFoundError": "meshhook.errors",
     "DlqMetrics": "meshhook.store.dead_letter_rows",
     "Done": "meshhook.outcomes",
+    "DuplicateJobError": "meshhook.errors",
+    "EnqueuedId": "meshhook.unique",
     "ErrorGroup": "meshhook.store.dead_letter_rows",
     "FinishedGroup": "meshhook.jobs",
     "FollowUp": "meshhook.follow_ups",

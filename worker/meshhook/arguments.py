@@ -104,8 +104,8 @@ def headers_with_key(
     Raises:
         InvalidJobError: if the key is anything else, or is given twice.
     """
-    if key is None:
-        return headers
+    if key is None or not isinstance(headers, Mapping | None):
+        return headers  # what is no mapping is refused with the other headers
     if isinstance(key, UUID):
         key = str(key)
     if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH:

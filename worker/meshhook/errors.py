@@ -147,6 +147,20 @@ class QueueNotFoundError(MeshHookError, LookupError):
         self.queue = queue
 
 
+class DuplicateJobError(MeshHookError):
+    """A job whose unique key another job has. Nothing was stored."""
+
+    def __init__(self, queue: str, msg_id: int, unique_key: str) -> None:
+        """Name the queue, the job that has the key, and the key."""
+        super().__init__(
+            f"job {msg_id} of queue {quoted(queue)} has the unique key {quoted(unique_key)}; "
+            "on_conflict='existing' returns its id instead"
+        )
+        self.queue = queue
+        self.msg_id = msg_id
+        self.unique_key = unique_key
+
+
 class JobNotFoundError(MeshHookError, LookupError):
     """A job that left neither a message nor an attempt in the history."""
 

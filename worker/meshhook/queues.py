@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 from meshhook import administration
 from meshhook.arguments import headers_with_key
@@ -38,10 +39,17 @@ from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
 from meshhook.store.sending import SendBuffer, insert_batches, insert_group, insert_over
 from meshhook.store.settlements import BreakerCount, Settlement, settle
+from meshhook.store.unique_sending import (
+    check_ungrouped,
+    insert_all_unique,
+    insert_unique,
+    with_uniques,
+)
 from meshhook.store.unread_messages import largest_message, read_message
+from meshhook.unique import unique_from, uniques_from
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
     from uuid import UUID
 
@@ -50,6 +58,16 @@ if TYPE_CHECKING:
     from meshhook.follow_ups import FollowUp
     from meshhook.queue_config import QueueConfig
     from meshhook.store.groups import NewGroup
+    from meshhook.store.messages import Message
+    from meshhook.store.unique_sending import UniqueMessage
+    from meshhook.unique import (
+        EnqueuedId,
+        GroupOptions,
+        OnConflict,
+        ServiceOptions,
+        Unique,
+        UniqueFor,
+    )
 
 MIN_LEASE_SECONDS = 0.001
 MAX_LEASE_SECONDS = 43_200
@@ -100,8 +118,33 @@ class QueueService(Generic[PayloadT]):
         self._tracing = TracerFinder(tracer_provider)
         self._tables: queries.QueueTables | None = None
         self._settings = SettingsCache(self._database, self.queue)
-        self._send_buffer = SendBuffer(self._database, self.queue)
+        self._send_buffer: SendBuffer[Message] = SendBuffer(self._database, self.queue)
+        self._unique_buffer: SendBuffer[UniqueMessage] = SendBuffer(
+            self._database, self.queue, insert_unique
+        )
         self._ends = EndWaiter(self._database, self.queue)
+
+    @overload
+    async def enqueue(
+        self,
+        job: object,
+        delay_seconds: float = 0,
+        *,
+        unique_key: None = None,
+        **options: Unpack[ServiceOptions],
+    ) -> int: ...
+
+    @overload
+    async def enqueue(
+        self,
+        job: object,
+        delay_seconds: float = 0,
+        *,
+        unique_key: str | UUID,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
+        **options: Unpack[ServiceOptions],
+    ) -> EnqueuedId: ...
 
     async def enqueue(
         self,
@@ -110,8 +153,11 @@ class QueueService(Generic[PayloadT]):
         *,
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        unique_key: str | UUID | None = None,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
         connection: Any = None,
-    ) -> int:
+    ) -> int | EnqueuedId:
         """Store a job, and return its msg_id once it is durable.
 
         Concurrent calls share one statement: while one batch commits, new calls queue up for the
@@ -123,23 +169,62 @@ class QueueService(Generic[PayloadT]):
             key: whose job it is, a tenant or a destination: a string of 1 to 200 characters or a
                 UUID. A keyed queue serves its keys in fair shares. Default: none, a key of its own.
             headers: message headers, such as a `traceparent`. Default none.
+            unique_key: a string of 1 to 200 characters or a UUID that at most one job of the queue
+                has at a time. Default: none.
+            unique: how long the job has it: `until_done`, `until_started`, or a timedelta of up to
+                366 days. Default `until_done`, which includes its retries.
+            on_conflict: what to do if another job has it. `existing` returns that job's msg_id,
+                `error` raises, and `replace` puts this job in its place if it has not started yet,
+                else returns its msg_id. Default `existing`.
             connection: a connection of asyncpg, psycopg or SQLAlchemy, to enqueue inside the
                 caller's transaction: the job exists if and only if that transaction commits, and
                 no other connection is used. If the connection is not in a transaction, the job is
                 stored at once.
 
+        Returns:
+            The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the
+            job was stored.
+
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
+            DuplicateJobError: another job has the unique key; with `error` only.
             UncertainCommitError: the connection broke; the job may or may not be stored.
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
+        one = unique_from(unique_key, unique, on_conflict)
         tracer = self._tracing.find()
         if tracer is None:
-            return await self._enqueue(job, delay_seconds, key, headers, connection)
+            return await self._enqueue(
+                job, delay_seconds, key, headers, unique=one, connection=connection
+            )
         with sending(tracer, self.queue, headers) as (traced, span):
-            msg_id = await self._enqueue(job, delay_seconds, key, traced, connection)
+            msg_id = await self._enqueue(
+                job, delay_seconds, key, traced, unique=one, connection=connection
+            )
             note_sent(span, [msg_id])
         return msg_id
+
+    @overload
+    async def enqueue_many(
+        self,
+        jobs: Iterable[object],
+        delay_seconds: float = 0,
+        *,
+        unique_keys: None = None,
+        **options: Unpack[GroupOptions],
+    ) -> list[int]: ...
+
+    @overload
+    async def enqueue_many(
+        self,
+        jobs: Iterable[object],
+        delay_seconds: float = 0,
+        *,
+        unique_keys: Iterable[str | UUID],
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
+        **options: Unpack[ServiceOptions],
+    ) -> list[EnqueuedId]: ...
 
     async def enqueue_many(
         self,
@@ -148,10 +233,13 @@ class QueueService(Generic[PayloadT]):
         *,
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        unique_keys: Iterable[str | UUID] | None = None,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
         connection: Any = None,
         group: str | UUID | None = None,
         on_complete: FollowUp | None = None,
-    ) -> list[int]:
+    ) -> list[int] | list[EnqueuedId]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
         Arguments and errors are those of `enqueue`; an error caused by one job names that job. To
@@ -162,6 +250,11 @@ class QueueService(Generic[PayloadT]):
             delay_seconds: of each job, as in `enqueue`.
             key: of each job, as in `enqueue`.
             headers: of each job, as in `enqueue`.
+            unique_keys: a unique key for each job. Jobs of one call with the same key are one job:
+                the first, or with `replace` the last; with `error` they are refused. Not together
+                with a group.
+            unique: of each job, as in `enqueue`.
+            on_conflict: of each job, as in `enqueue`.
             connection: as in `enqueue`.
             group: makes the jobs a group of this name, of 1 to 200 characters, which no other group
                 of the queue may have. Default: no group, or with `on_complete` a name of its own.
@@ -172,14 +265,28 @@ class QueueService(Generic[PayloadT]):
             GroupExistsError: if the queue has a group of that name; nothing is stored.
         """
         made = new_group(group, on_complete)
+        check_ungrouped(unique_keys, made)
+        uniques = partial(uniques_from, unique_keys, unique=unique, on_conflict=on_conflict)
         tracer = self._tracing.find()
         if tracer is None:
             return await self._enqueue_many(
-                jobs, delay_seconds, key, headers, connection, group=made
+                jobs,
+                delay_seconds,
+                key,
+                headers,
+                unique_keys=uniques,
+                group=made,
+                connection=connection,
             )
         with sending(tracer, self.queue, headers) as (traced, span):
             msg_ids = await self._enqueue_many(
-                jobs, delay_seconds, key, traced, connection, group=made
+                jobs,
+                delay_seconds,
+                key,
+                traced,
+                unique_keys=uniques,
+                group=made,
+                connection=connection,
             )
             note_sent(span, msg_ids)
         return msg_ids
@@ -190,6 +297,8 @@ class QueueService(Generic[PayloadT]):
         delay_seconds: float,
         key: str | UUID | None,
         headers: Mapping[str, Any] | None,
+        *,
+        unique: Unique | None,
         connection: Any,
     ) -> int:
         own = None if connection is None else await self._own_connection(connection)
@@ -197,9 +306,16 @@ class QueueService(Generic[PayloadT]):
         config = await self._settings.usable(own)
         header_text = encode_headers(headers_with_key(headers, key, config.body_key_path))
         message = encoded(self._decoder, job, config.max_payload_bytes), header_text, delay
+        if unique is not None:
+            if own is None:
+                found: EnqueuedId = await self._unique_buffer.send((*message, unique))
+                return found
+            database = Database.of_caller(own)
+            return (await insert_all_unique(database, self.queue, [(*message, unique)]))[0]
         if own is not None:
             return (await insert_over(own, self.queue, [message]))[0]
-        return await self._send_buffer.send(*message)
+        stored: int = await self._send_buffer.send(message)
+        return stored
 
     async def _enqueue_many(
         self,
@@ -207,10 +323,11 @@ class QueueService(Generic[PayloadT]):
         delay_seconds: float,
         key: str | UUID | None,
         headers: Mapping[str, Any] | None,
-        connection: Any,
         *,
+        unique_keys: Callable[[int], list[Unique] | None],
+        connection: Any,
         group: NewGroup | None,
-    ) -> list[int]:
+    ) -> list[int] | list[EnqueuedId]:
         own = None if connection is None else await self._own_connection(connection)
         check_several(jobs, "enqueue()")
         delay = delay_in_seconds(delay_seconds)
@@ -224,11 +341,15 @@ class QueueService(Generic[PayloadT]):
             headers=header_text,
             delay_seconds=delay,
         )
+        uniques = unique_keys(len(messages))
         if group is not None:
             over = self._database if own is None else Database.of_caller(own)
             return await insert_group(over, self.queue, group, messages)
         if not messages:
             return []
+        if uniques is not None:
+            database = self._database if own is None else Database.of_caller(own)
+            return await insert_all_unique(database, self.queue, with_uniques(messages, uniques))
         if own is not None:
             return await insert_over(own, self.queue, messages)
         return await insert_batches(self._database, self.queue, messages)
@@ -567,6 +688,7 @@ class QueueService(Generic[PayloadT]):
         """Wait until every enqueue that is under way has been stored or refused."""
         try:
             await self._send_buffer.flush()
+            await self._unique_buffer.flush()
             await self._ends.close()
             await self._settings.close()
         finally:

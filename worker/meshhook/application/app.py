@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from meshhook.observability.tracing import ProducerTrace
     from meshhook.postgres.database import Database, DatabaseSource
     from meshhook.queues import QueueService
+    from meshhook.unique import AppGroupOptions, AppOptions, EnqueuedId, OnConflict, UniqueFor
 
 _Value = TypeVar("_Value")
 
@@ -162,6 +163,23 @@ class App:
         )
         return JobDeclaration(self._handlers, make)
 
+    @overload
+    async def enqueue(
+        self, queue: str, payload: object, *, unique_key: None = None, **options: Unpack[AppOptions]
+    ) -> int: ...
+
+    @overload
+    async def enqueue(
+        self,
+        queue: str,
+        payload: object,
+        *,
+        unique_key: str | UUID,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
+        **options: Unpack[AppOptions],
+    ) -> EnqueuedId: ...
+
     async def enqueue(
         self,
         queue: str,
@@ -173,8 +191,11 @@ class App:
         project_id: str | UUID | None = None,
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        unique_key: str | UUID | None = None,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
         connection: Any = None,
-    ) -> int:
+    ) -> int | EnqueuedId:
         """Store a job, and return its msg_id once it is durable.
 
         If the app declares the queue and the database does not have it, the queue is created; any
@@ -193,12 +214,24 @@ class App:
             key: whose job it is, a tenant or a destination; the same types. A keyed queue serves
                 its keys in fair shares. Default: none, a key of its own.
             headers: message headers, such as a `traceparent`. Default: none.
+            unique_key: a string of 1 to 200 characters or a UUID that at most one job of the queue
+                has at a time. Default: none.
+            unique: how long the job has it: `until_done`, `until_started`, or a timedelta of up to
+                366 days. Default `until_done`, which includes its retries.
+            on_conflict: what to do if another job has it. `existing` returns that job's msg_id,
+                `error` raises, and `replace` puts this job in its place if it has not started yet,
+                else returns its msg_id. Default `existing`.
             connection: a connection of asyncpg, psycopg or SQLAlchemy, to enqueue inside the
                 caller's transaction: the job exists if and only if that transaction commits.
                 Default: none.
 
+        Returns:
+            The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the
+            job was stored.
+
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
+            DuplicateJobError: another job has the unique key; with `error` only.
             UncertainCommitError: the connection broke; the job may or may not be stored.
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
@@ -206,12 +239,43 @@ class App:
         job = job_of(payload, ids)
         delay_seconds = delay_in_seconds(delay)
 
-        async def send(service: QueueService[Any]) -> int:
-            return await service.enqueue(
-                job, delay_seconds, key=key, headers=headers, connection=connection
+        # The overloads are for callers: here no argument is known to be given.
+        async def send(service: Any) -> int | EnqueuedId:
+            found: int | EnqueuedId = await service.enqueue(
+                job,
+                delay_seconds,
+                key=key,
+                headers=headers,
+                unique_key=unique_key,
+                unique=unique,
+                on_conflict=on_conflict,
+                connection=connection,
             )
+            return found
 
         return await self._send(queue, send)
+
+    @overload
+    async def enqueue_many(
+        self,
+        queue: str,
+        payloads: Iterable[object],
+        *,
+        unique_keys: None = None,
+        **options: Unpack[AppGroupOptions],
+    ) -> list[int]: ...
+
+    @overload
+    async def enqueue_many(
+        self,
+        queue: str,
+        payloads: Iterable[object],
+        *,
+        unique_keys: Iterable[str | UUID],
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
+        **options: Unpack[AppOptions],
+    ) -> list[EnqueuedId]: ...
 
     async def enqueue_many(
         self,
@@ -224,10 +288,13 @@ class App:
         project_id: str | UUID | None = None,
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        unique_keys: Iterable[str | UUID] | None = None,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
         connection: Any = None,
         group: str | UUID | None = None,
         on_complete: FollowUp | None = None,
-    ) -> list[int]:
+    ) -> list[int] | list[EnqueuedId]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
         The arguments and errors are those of `enqueue`. The delay, identifiers, key and headers
@@ -242,6 +309,11 @@ class App:
             project_id: of each job.
             key: of each job.
             headers: of each job.
+            unique_keys: a unique key for each job. Jobs of one call with the same key are one job:
+                the first, or with `replace` the last; with `error` they are refused. Not together
+                with a group.
+            unique: of each job, as in `enqueue`.
+            on_conflict: of each job, as in `enqueue`.
             connection: as in `enqueue`.
             group: makes the jobs a group of this name, of 1 to 200 characters, which no other group
                 of the queue may have. Default: no group, or with `on_complete` a name of its own.
@@ -259,16 +331,20 @@ class App:
         jobs = [job_of(each, ids) for each in payloads] if is_several else payloads
         delay_seconds = delay_in_seconds(delay)
 
-        async def send(service: QueueService[Any]) -> list[int]:
-            return await service.enqueue_many(
+        async def send(service: Any) -> list[int] | list[EnqueuedId]:
+            found: list[int] | list[EnqueuedId] = await service.enqueue_many(
                 jobs,
                 delay_seconds,
                 key=key,
                 headers=headers,
+                unique_keys=unique_keys,
+                unique=unique,
+                on_conflict=on_conflict,
                 connection=connection,
                 group=group,
                 on_complete=on_complete,
             )
+            return found
 
         return await self._send(queue, send)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 from uuid import UUID
 
 from meshhook.application.arguments import handler_argument, name_of, shown_type
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from meshhook.application.app import App
     from meshhook.job_ends import JobEnd
+    from meshhook.unique import AppGroupOptions, AppOptions, EnqueuedId, OnConflict, UniqueFor
 
 
 class QueueHandler(JobHandler[PayloadT]):
@@ -90,6 +91,26 @@ class QueueHandler(JobHandler[PayloadT]):
         """The function and its module, for errors."""
         return f"{getattr(self._written, '__module__', '?')}.{name_of(self._written)}"
 
+    @overload
+    async def enqueue(
+        self,
+        payload: PayloadT | WorkflowJob,
+        *,
+        unique_key: None = None,
+        **options: Unpack[AppOptions],
+    ) -> int: ...
+
+    @overload
+    async def enqueue(
+        self,
+        payload: PayloadT | WorkflowJob,
+        *,
+        unique_key: str | UUID,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
+        **options: Unpack[AppOptions],
+    ) -> EnqueuedId: ...
+
     async def enqueue(
         self,
         payload: PayloadT | WorkflowJob,
@@ -100,13 +121,18 @@ class QueueHandler(JobHandler[PayloadT]):
         project_id: str | UUID | None = None,
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        unique_key: str | UUID | None = None,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
         connection: Any = None,
-    ) -> int:
+    ) -> int | EnqueuedId:
         """Store a job for this handler, and return its msg_id once it is durable.
 
         The arguments and errors are those of `App.enqueue`.
         """
-        return await self.app.enqueue(
+        # The overloads are for callers: here no argument is known to be given.
+        app: Any = self.app
+        found: int | EnqueuedId = await app.enqueue(
             self.queue,
             payload,
             delay=delay,
@@ -115,8 +141,32 @@ class QueueHandler(JobHandler[PayloadT]):
             project_id=project_id,
             key=key,
             headers=headers,
+            unique_key=unique_key,
+            unique=unique,
+            on_conflict=on_conflict,
             connection=connection,
         )
+        return found
+
+    @overload
+    async def enqueue_many(
+        self,
+        payloads: Iterable[PayloadT | WorkflowJob],
+        *,
+        unique_keys: None = None,
+        **options: Unpack[AppGroupOptions],
+    ) -> list[int]: ...
+
+    @overload
+    async def enqueue_many(
+        self,
+        payloads: Iterable[PayloadT | WorkflowJob],
+        *,
+        unique_keys: Iterable[str | UUID],
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
+        **options: Unpack[AppOptions],
+    ) -> list[EnqueuedId]: ...
 
     async def enqueue_many(
         self,
@@ -128,15 +178,19 @@ class QueueHandler(JobHandler[PayloadT]):
         project_id: str | UUID | None = None,
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        unique_keys: Iterable[str | UUID] | None = None,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
         connection: Any = None,
         group: str | UUID | None = None,
         on_complete: FollowUp | None = None,
-    ) -> list[int]:
+    ) -> list[int] | list[EnqueuedId]:
         """Store jobs for this handler, all or none, and return their msg_ids in order.
 
         The arguments and errors are those of `App.enqueue_many`.
         """
-        return await self.app.enqueue_many(
+        app: Any = self.app
+        found: list[int] | list[EnqueuedId] = await app.enqueue_many(
             self.queue,
             payloads,
             delay=delay,
@@ -145,10 +199,14 @@ class QueueHandler(JobHandler[PayloadT]):
             project_id=project_id,
             key=key,
             headers=headers,
+            unique_keys=unique_keys,
+            unique=unique,
+            on_conflict=on_conflict,
             connection=connection,
             group=group,
             on_complete=on_complete,
         )
+        return found
 
     async def wait(self, msg_id: int, *, timeout_seconds: float) -> JobEnd:
         """Wait until a job of this handler has its final outcome, and return it with its result.

@@ -109,7 +109,7 @@ def sending(
         yield ({**carrier, **(headers or {})} if is_mapping else headers), span
 
 
-def note_sent(span: Span, msg_ids: list[int]) -> None:
+def note_sent(span: Span, msg_ids: Sequence[int]) -> None:
     """Record on the span which message a send has stored, or how many."""
     if len(msg_ids) == 1:
         span.set_attribute("messaging.message.id", str(msg_ids[0]))

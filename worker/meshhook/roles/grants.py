@@ -34,6 +34,10 @@ _GROUPS = "table meshhook.job_groups"
 _CANCELLATIONS = "table meshhook.cancellations"
 
 _SENT = ("vt", "message", "headers")
+_TAKES_KEYS = (
+    Grant(_UNIQUE, "insert"),
+    Grant(_UNIQUE, "update", ("msg_id", "enqueued_at", "until_started", "expires_at")),
+)
 _REPORTED = (
     "concurrency",
     "running",
@@ -112,8 +116,6 @@ _SETS_KEYS = (
 _CANCELS = (
     Grant(_CANCELLATIONS, "insert"),
     Grant(_CANCELLATIONS, "update", _REQUEST),
-    Grant(_UNIQUE, "select"),
-    Grant(_UNIQUE, "update", ("expires_at",)),
     Grant(_GROUPS, "update", _GROUP_ENDS),
 )
 
@@ -127,6 +129,7 @@ _READER = (
     Grant(_WORKERS, "select"),
     Grant(_STARTS, "select"),
     Grant(_CANCELLATIONS, "select"),
+    Grant(_UNIQUE, "select"),
     Grant("table meshhook.job_tracking", "select"),
     Grant("table meshhook.job_statistics", "select"),
     Grant("table meshhook.queue_monitoring", "select"),
@@ -139,8 +142,13 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
     RoleKind.OWNER: (),
     RoleKind.PRODUCER: (
         *_EVERYBODY,
-        Grant("queue", "insert", _SENT),
-        Grant("queue", "select", ("msg_id",)),
+        Grant("queue", "insert", ("msg_id", *_SENT)),
+        Grant("queue", "select", ("msg_id", "enqueued_at", "read_ct")),
+        # A job that waits is replaced, and locked where it holds a key until it starts.
+        Grant("queue", "update", _SENT),
+        Grant("queue_sequence", "usage"),
+        Grant(_UNIQUE, "select"),
+        *_TAKES_KEYS,
         Grant(_GROUPS, "select", ("queue", "name")),
         Grant(_GROUPS, "insert", _NEW_GROUP),
     ),
@@ -172,6 +180,8 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_STARTS, "update", ("full_at",)),
         Grant(_CANCELLATIONS, "select"),
         Grant(_GROUPS, "select"),
+        Grant(_UNIQUE, "select"),
+        Grant(_UNIQUE, "update", ("expires_at",)),
         *_CANCELS,
         Grant("function meshhook.make_coming_partitions()", "execute"),
         Grant("function meshhook.drop_past_partitions()", "execute"),
@@ -185,6 +195,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant("queue", "insert", ("enqueued_at", *_SENT)),
         Grant("queue", "update", ("vt",)),
         Grant("queue", "delete"),
+        *_TAKES_KEYS,
         Grant("dead_letters", "update", ("vt",)),
         Grant("dead_letters", "delete"),
         Grant(_HISTORY, "insert"),

@@ -6,7 +6,7 @@ import asyncio
 import time
 from contextlib import nullcontext
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -27,7 +27,7 @@ from meshhook.postgres.tries import tries
 from meshhook.store import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from meshhook.drivers.driver_connection import SyncDriverConnection
     from meshhook.store.groups import NewGroup
@@ -40,7 +40,10 @@ LARGE_MESSAGE_BYTES = 1_048_576
 """From this size on, a program limit reported by the server is attributed to the message's size."""
 _CONFLICT_TRIES = 5
 
-_Pending = tuple[str, str | None, float, "asyncio.Future[int]"]
+MessageT = TypeVar("MessageT", bound=tuple[Any, ...])
+Insert: TypeAlias = "Callable[[Any, str, Sequence[Any]], Awaitable[Sequence[int | MeshHookError]]]"
+_Sent: TypeAlias = tuple[Any, ...]
+"""A message and the future of its sender, as the last."""
 
 
 async def insert_messages(
@@ -135,9 +138,9 @@ def insert_now(
     return ids
 
 
-def batches_of(messages: Sequence[Message]) -> list[Sequence[Message]]:
+def batches_of(messages: Sequence[MessageT]) -> list[Sequence[MessageT]]:
     """Split messages into batches for one statement each, by number and by size."""
-    batches: list[Sequence[Message]] = []
+    batches: list[Sequence[MessageT]] = []
     start = size = 0
     for position, message in enumerate(messages):
         size += _size_of(message)
@@ -188,7 +191,7 @@ async def insert_over(connection: Any, queue_name: str, messages: list[Message])
     return await insert_batches(Database.of_caller(connection), queue_name, messages)
 
 
-def refusal_of(error: DatabaseError, messages: Sequence[Message]) -> MeshHookError:
+def refusal_of(error: DatabaseError, messages: Sequence[tuple[Any, ...]]) -> MeshHookError:
     """Return the error for the callers whose messages were refused."""
     largest = max((len(body.encode()) for body, *_ in messages), default=0)
     is_limit = sqlstate_of(error.__cause__) == asyncpg.ProgramLimitExceededError.sqlstate
@@ -197,27 +200,38 @@ def refusal_of(error: DatabaseError, messages: Sequence[Message]) -> MeshHookErr
     return error
 
 
-def _size_of(message: Message) -> int:
+def _size_of(message: tuple[Any, ...]) -> int:
     return len(message[0]) + (0 if message[1] is None else len(message[1]))
 
 
-class SendBuffer:
+class SendBuffer(Generic[MessageT]):
     """Coalesces concurrent sends to one queue into one durable statement at a time."""
 
-    def __init__(self, database: Database, queue_name: str) -> None:
+    def __init__(
+        self, database: Database, queue_name: str, insert: Insert = insert_messages
+    ) -> None:
+        """Take where to send, and what stores messages.
+
+        Args:
+            database: where the queue is.
+            queue_name: the queue.
+            insert: stores messages by one statement, and returns for each its id, or the error of
+                its sender. Default: plain messages.
+        """
+        self._insert_messages = insert
         self._database = database
         self._queue_name = queue_name
-        self._pending: list[_Pending] = []
+        self._pending: list[_Sent] = []
         self._sender: asyncio.Task[None] | None = None
 
-    async def send(self, body: str, headers: str | None, delay_seconds: float) -> int:
+    async def send(self, message: MessageT) -> Any:
         """Store one message, and return its id once it is durable.
 
         If the caller is cancelled before its batch is sent, its message is dropped from the batch;
         after that the message is stored all the same.
         """
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._pending.append((body, headers, delay_seconds, future))
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending.append((*message, future))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(
                 self._send_pending(),
@@ -241,7 +255,7 @@ class SendBuffer:
                     future.cancel()
                 raise
 
-    async def _send_from(self, batch: list[_Pending]) -> None:
+    async def _send_from(self, batch: list[_Sent]) -> None:
         """Send a batch, and those that form in the meantime, on one connection.
 
         Returning a connection to its pool costs a round trip, so it is kept for a moment.
@@ -268,7 +282,7 @@ class SendBuffer:
                 future.cancel()
             raise
 
-    async def _send_again(self, batch: list[_Pending]) -> None:
+    async def _send_again(self, batch: list[_Sent]) -> None:
         """Send again what failed before anything was sent: only that is safe to repeat."""
         try:
             async for attempt in tries(
@@ -281,25 +295,25 @@ class SendBuffer:
             ):
                 with attempt:
                     # If a batch is sent one by one, some messages may be stored already.
-                    rest = [item for item in batch if not item[3].done()]
+                    rest = [item for item in batch if not item[-1].done()]
                     if rest:
                         await self._send(rest, self._database)
         except (MeshHookError, OSError) as error:
             self._refuse(batch, error)
 
-    def _take_batch(self) -> list[_Pending]:
+    def _take_batch(self) -> list[_Sent]:
         size_bytes = 0
         taken = 0
         for item in self._pending[:MAX_BATCH_MESSAGES]:
-            size_bytes += _size_of(item[:3])
+            size_bytes += _size_of(item[:-1])
             if taken and size_bytes > MAX_BATCH_BYTES:
                 break
             taken += 1
         batch, self._pending = self._pending[:taken], self._pending[taken:]
-        batch = [item for item in batch if not item[3].done()]
+        batch = [item for item in batch if not item[-1].done()]
         return batch if batch or not self._pending else self._take_batch()
 
-    async def _send(self, batch: list[_Pending], connection: object) -> None:
+    async def _send(self, batch: list[_Sent], connection: object) -> None:
         """Send a batch.
 
         Raises:
@@ -316,20 +330,24 @@ class SendBuffer:
                 for item in batch:
                     await self._send([item], connection)
                 return
-            self._refuse(batch, refusal_of(error, [item[:3] for item in batch]))
+            self._refuse(batch, refusal_of(error, [item[:-1] for item in batch]))
         except MeshHookError as error:
             self._refuse(batch, error)
         else:
-            for (*_, future), msg_id in zip(batch, ids, strict=True):
-                if not future.done():
-                    future.set_result(msg_id)
+            for (*_, future), found in zip(batch, ids, strict=True):
+                if future.done():
+                    continue
+                if isinstance(found, MeshHookError):
+                    future.set_exception(found)
+                else:
+                    future.set_result(found)
 
-    async def _insert(self, batch: list[_Pending], connection: Any) -> list[int]:
-        messages = [item[:3] for item in batch]
+    async def _insert(self, batch: list[_Sent], connection: Any) -> Sequence[Any]:
+        messages = [item[:-1] for item in batch]
         for tries_left in reversed(range(_CONFLICT_TRIES)):
             try:
                 with translated_statement_errors():
-                    return await insert_messages(connection, self._queue_name, messages)
+                    return await self._insert_messages(connection, self._queue_name, messages)
             except DatabaseConflictError:
                 # The server has undone it for another's sake, unless it is the caller's own.
                 if not tries_left or getattr(connection, "is_in_transaction", bool)():
@@ -337,7 +355,7 @@ class SendBuffer:
         raise AssertionError  # the last try returns or raises
 
     @staticmethod
-    def _refuse(batch: list[_Pending], error: BaseException) -> None:
+    def _refuse(batch: list[_Sent], error: BaseException) -> None:
         for *_, future in batch:
             if not future.done():
                 future.set_exception(error)

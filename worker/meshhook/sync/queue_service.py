@@ -7,7 +7,8 @@ import threading
 import weakref
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 from meshhook.arguments import checked_flag, checked_seconds, headers_with_key
 from meshhook.delays import delay_in_seconds
@@ -23,8 +24,14 @@ from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
 from meshhook.store.sending import insert_group_now, insert_now
+from meshhook.store.unique_sending import (
+    check_ungrouped,
+    insert_all_unique_now,
+    with_uniques,
+)
 from meshhook.sync.loop_thread import LoopThread
 from meshhook.sync.recent_settings import RecentSettings
+from meshhook.unique import unique_from, uniques_from
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -37,6 +44,14 @@ if TYPE_CHECKING:
     from meshhook.job_ends import JobEnd
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
+    from meshhook.unique import (
+        EnqueuedId,
+        GroupOptions,
+        OnConflict,
+        ServiceOptions,
+        Unique,
+        UniqueFor,
+    )
 
 POOL_SIZE = 4
 """The most connections that are opened for a URL."""
@@ -107,6 +122,28 @@ class SyncQueueService(Generic[PayloadT]):
         # Also at the end of the program, for connections that nobody closes.
         weakref.finalize(self, _close, self._processes)
 
+    @overload
+    def enqueue(
+        self,
+        job: object,
+        delay_seconds: float = 0,
+        *,
+        unique_key: None = None,
+        **options: Unpack[ServiceOptions],
+    ) -> int: ...
+
+    @overload
+    def enqueue(
+        self,
+        job: object,
+        delay_seconds: float = 0,
+        *,
+        unique_key: str | UUID,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
+        **options: Unpack[ServiceOptions],
+    ) -> EnqueuedId: ...
+
     def enqueue(
         self,
         job: object,
@@ -114,8 +151,11 @@ class SyncQueueService(Generic[PayloadT]):
         *,
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        unique_key: str | UUID | None = None,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
         connection: Any = None,
-    ) -> int:
+    ) -> int | EnqueuedId:
         """Store a job, and return its msg_id once it is durable.
 
         Over a URL, concurrent calls of several threads share one statement.
@@ -126,25 +166,75 @@ class SyncQueueService(Generic[PayloadT]):
             key: whose job it is, a tenant or a destination: a string of 1 to 200 characters or a
                 UUID. A keyed queue serves its keys in fair shares. Default: none, a key of its own.
             headers: message headers, such as a `traceparent`. Default none.
+            unique_key: a string of 1 to 200 characters or a UUID that at most one job of the queue
+                has at a time. Default: none.
+            unique: how long the job has it: `until_done`, `until_started`, or a timedelta of up to
+                366 days. Default `until_done`, which includes its retries.
+            on_conflict: what to do if another job has it. `existing` returns that job's msg_id,
+                `error` raises, and `replace` puts this job in its place if it has not started yet,
+                else returns its msg_id. Default `existing`.
             connection: a connection as `source` takes it, to enqueue inside the caller's
                 transaction: the job exists if and only if that transaction commits, and no other
                 connection is used. Default: the source.
 
+        Returns:
+            The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the
+            job was stored.
+
         Raises:
             InvalidJobError, JobTooLargeError, InvalidSettingError: the job is not stored.
+            DuplicateJobError: another job has the unique key; with `on_conflict="error"` only.
             UncertainCommitError: the connection broke; the job may or may not be stored.
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
         own = self._own_connection(connection)
         if own is None:
-            return self._opened().run(
-                lambda service: service.enqueue(job, delay_seconds, key=key, headers=headers)
+            stored: int | EnqueuedId = self._opened().run(
+                lambda service: _any(service).enqueue(
+                    job,
+                    delay_seconds,
+                    key=key,
+                    headers=headers,
+                    unique_key=unique_key,
+                    unique=unique,
+                    on_conflict=on_conflict,
+                )
             )
+            return stored
+        one = unique_from(unique_key, unique, on_conflict)
 
         def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
             return [(encoded(self._decoder, job, max_bytes), header_text, delay)]
 
-        return self._enqueue_over(own, encode, delay_seconds, key, headers)[0]
+        def uniques(_: int) -> list[Unique] | None:
+            return None if one is None else [one]
+
+        found: int | EnqueuedId = self._enqueue_over(
+            own, encode, delay_seconds, key, headers, unique_keys=uniques
+        )[0]
+        return found
+
+    @overload
+    def enqueue_many(
+        self,
+        jobs: Iterable[object],
+        delay_seconds: float = 0,
+        *,
+        unique_keys: None = None,
+        **options: Unpack[GroupOptions],
+    ) -> list[int]: ...
+
+    @overload
+    def enqueue_many(
+        self,
+        jobs: Iterable[object],
+        delay_seconds: float = 0,
+        *,
+        unique_keys: Iterable[str | UUID],
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
+        **options: Unpack[ServiceOptions],
+    ) -> list[EnqueuedId]: ...
 
     def enqueue_many(
         self,
@@ -153,37 +243,49 @@ class SyncQueueService(Generic[PayloadT]):
         *,
         key: str | UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        unique_keys: Iterable[str | UUID] | None = None,
+        unique: UniqueFor | None = None,
+        on_conflict: OnConflict | None = None,
         connection: Any = None,
         group: str | UUID | None = None,
         on_complete: FollowUp | None = None,
-    ) -> list[int]:
+    ) -> list[int] | list[EnqueuedId]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
         Arguments and errors are those of `enqueue`; an error caused by one job names that job. To
-        enqueue very many jobs, pass a few thousand at a time. `group` and `on_complete` are those
-        of `QueueService.enqueue_many`.
+        enqueue very many jobs, pass a few thousand at a time. `unique_keys`, `group` and
+        `on_complete` are those of `QueueService.enqueue_many`.
         """
         own = self._own_connection(connection)
         check_several(jobs, "enqueue()")
         if own is None:
-            return self._opened().run(
-                lambda service: service.enqueue_many(
+            stored: list[int] | list[EnqueuedId] = self._opened().run(
+                lambda service: _any(service).enqueue_many(
                     jobs,
                     delay_seconds,
                     key=key,
                     headers=headers,
+                    unique_keys=unique_keys,
+                    unique=unique,
+                    on_conflict=on_conflict,
                     group=group,
                     on_complete=on_complete,
                 )
             )
+            return stored
         made = new_group(group, on_complete)
+        check_ungrouped(unique_keys, made)
 
         def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
             return encoded_many(
                 self._decoder, jobs, max_bytes, headers=header_text, delay_seconds=delay
             )
 
-        return self._enqueue_over(own, encode, delay_seconds, key, headers, group=made)
+        uniques = partial(uniques_from, unique_keys, unique=unique, on_conflict=on_conflict)
+        found: list[int] | list[EnqueuedId] = self._enqueue_over(
+            own, encode, delay_seconds, key, headers, unique_keys=uniques, group=made
+        )
+        return found
 
     def wait(self, msg_id: int, *, timeout_seconds: float) -> JobEnd:
         """Wait until a job has its final outcome, as `QueueService.wait` does.
@@ -236,17 +338,23 @@ class SyncQueueService(Generic[PayloadT]):
         key: str | UUID | None,
         headers: Mapping[str, Any] | None,
         *,
+        unique_keys: Callable[[int], list[Unique] | None],
         group: NewGroup | None = None,
-    ) -> list[int]:
-        def insert(headers: Mapping[str, Any] | None) -> list[int]:
+    ) -> Any:
+        def insert(headers: Mapping[str, Any] | None) -> Any:
             delay = delay_in_seconds(delay_seconds)
             config = self._settings.read(connection)
             headers = headers_with_key(headers, key, config.body_key_path)
             header_text = encode_headers(headers) if group is None else group.headers(headers)
             messages = encode(config.max_payload_bytes, header_text, delay)
+            uniques = unique_keys(len(messages))
             try:
                 if group is not None:
                     return insert_group_now(connection, self.queue, group, messages)
+                if uniques is not None and messages:
+                    return insert_all_unique_now(
+                        connection, self.queue, with_uniques(messages, uniques)
+                    )
                 return insert_now(connection, self.queue, messages) if messages else []
             except QueueNotFoundError:
                 self._settings.forget()
@@ -298,3 +406,8 @@ def _close(processes: dict[int, _Process]) -> None:
         thread, process.thread = process.thread, None
     if thread is not None:
         thread.stop()
+
+
+def _any(service: Any) -> Any:
+    # The overloads are for callers: here no argument is known to be given.
+    return service

@@ -1,0 +1,266 @@
+"""Storing messages with unique keys: those whose key another job has become that job."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+from meshhook.errors import (
+    DatabaseConflictError,
+    DatabaseError,
+    DuplicateJobError,
+    InvalidJobError,
+    InvalidSettingError,
+    QueueNotFoundError,
+    SchemaMissingError,
+)
+from meshhook.escaping import quoted
+from meshhook.observability.producer_metrics import messages_enqueued
+from meshhook.postgres.driver_errors import translated_statement_errors
+from meshhook.store import queries
+from meshhook.store.sending import batches_of, refusal_of
+from meshhook.unique import EnqueuedId
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from meshhook.drivers.driver_connection import SyncDriverConnection
+    from meshhook.postgres.database import Database
+    from meshhook.store.messages import Message
+    from meshhook.unique import Unique
+
+UniqueMessage: TypeAlias = tuple[str, str | None, float, "Unique"]
+"""A message to store, and its unique key."""
+Result: TypeAlias = EnqueuedId | DuplicateJobError
+
+MAX_TRIES = 100
+"""How often others may be quicker to take a key, and give it up again before one can look."""
+
+
+async def insert_unique(
+    connection: Any,
+    queue_name: str,
+    messages: Sequence[UniqueMessage],
+    *,
+    all_or_none: bool = False,
+) -> list[Result]:
+    """Store messages unless another job has their key, and return what became of each, in order.
+
+    Args:
+        connection: where to store them.
+        queue_name: the queue.
+        messages: the messages.
+        all_or_none: whether the caller undoes everything if one is refused; then nothing is stored.
+
+    Raises:
+        QueueNotFoundError: if the queue has no table.
+        DatabaseConflictError: if others were quicker each time.
+    """
+    sql = queries.load("enqueue_unique", queue_name)
+    asking = _ask(queue_name, messages, all_or_none=all_or_none)
+    arguments = next(asking)
+    while True:
+        try:
+            rows = await connection.fetch(sql, *arguments)
+        except (SchemaMissingError, asyncpg.UndefinedTableError) as error:
+            raise QueueNotFoundError(queue_name) from error
+        try:
+            arguments = asking.send(rows)
+        except StopIteration as end:
+            found: list[Result] = end.value
+            return found
+
+
+async def insert_all_unique(
+    database: Database, queue_name: str, messages: Sequence[UniqueMessage]
+) -> list[EnqueuedId]:
+    """Store messages unless another job has their key, all or none, and return the jobs' ids.
+
+    Inside a transaction of the caller, they are part of it.
+
+    Raises:
+        DuplicateJobError: another job has a key, and its message is not to be stored then.
+        InvalidJobError: two of such messages have the same key.
+        QueueNotFoundError, JobTooLargeError, DatabaseError: none is stored.
+        UncertainCommitError: all are stored, or none is.
+    """
+    order, batches = _batches(messages)
+
+    async def insert_all(connection: object) -> list[Result]:
+        found: list[Result] = []
+        for batch in batches:
+            with translated_statement_errors():
+                found += await insert_unique(connection, queue_name, batch, all_or_none=True)
+            _check(found)
+        return found
+
+    try:
+        if len(messages) == 1:
+            found = await insert_unique(database, queue_name, messages)
+            _check(found)
+        else:
+            found = await database.run_in_transaction(insert_all)
+    except DatabaseError as error:
+        raise refusal_of(error, messages) from error
+    return _in_order(order, found)
+
+
+def insert_all_unique_now(
+    connection: SyncDriverConnection, queue_name: str, messages: Sequence[UniqueMessage]
+) -> list[EnqueuedId]:
+    """Do what `insert_all_unique` does on a caller's connection that blocks."""
+    order, batches = _batches(messages)
+    found: list[Result] = []
+    try:
+        with connection.all_or_nothing() if len(messages) > 1 else nullcontext():
+            for batch in batches:
+                found += _insert_now(connection, queue_name, batch)
+                _check(found)
+    except DatabaseError as error:
+        raise refusal_of(error, messages) from error
+    return _in_order(order, found)
+
+
+def _insert_now(
+    connection: SyncDriverConnection, queue_name: str, messages: Sequence[UniqueMessage]
+) -> list[Result]:
+    sql = queries.load("enqueue_unique", queue_name)
+    asking = _ask(queue_name, messages, all_or_none=True)
+    arguments = next(asking)
+    while True:
+        try:
+            rows = connection.fetch_now(sql, *arguments)
+        except SchemaMissingError as error:
+            raise QueueNotFoundError(queue_name) from error
+        try:
+            arguments = asking.send(rows)
+        except StopIteration as end:
+            found: list[Result] = end.value
+            return found
+
+
+def _batches(
+    messages: Sequence[UniqueMessage],
+) -> tuple[list[int], list[Sequence[UniqueMessage]]]:
+    """Split messages for one statement each; also return the position of each in `messages`.
+
+    Keys are taken in their order, so that two senders never wait for each other: so are those of
+    several statements.
+    """
+    seen: set[str] = set()
+    for *_, unique in messages:
+        if unique.on_conflict == "error" and unique.key in seen:
+            raise InvalidJobError(
+                f"several jobs of the batch have the unique key {quoted(unique.key)}; with "
+                "on_conflict='existing' they are one job"
+            )
+        seen.add(unique.key)
+    order = list(range(len(messages)))
+    batches = batches_of(messages)
+    if len(batches) > 1:
+        order.sort(key=lambda position: messages[position][3].key)
+        batches = batches_of([messages[position] for position in order])
+    return order, batches
+
+
+def _check(found: Sequence[Result | None]) -> None:
+    """Raise the first error of what became of messages."""
+    for each in found:
+        if isinstance(each, DuplicateJobError):
+            raise each
+
+
+def _in_order(order: Sequence[int], found: Sequence[Result]) -> list[EnqueuedId]:
+    ids: list[Any] = [None] * len(order)
+    for position, each in zip(order, found, strict=True):
+        ids[position] = each
+    return ids
+
+
+def _ask(
+    queue_name: str, messages: Sequence[UniqueMessage], *, all_or_none: bool
+) -> Generator[tuple[object, ...], Sequence[Any], list[Result]]:
+    """Yield the arguments of each statement, take its rows, and return what became of each message.
+
+    Each statement is about those keys for which someone was quicker: it sees who.
+    """
+    members: dict[str, list[int]] = {}
+    for position, (*_, unique) in enumerate(messages):
+        members.setdefault(unique.key, []).append(position)
+    asked = {key: _asked_for([messages[i] for i in each]) for key, each in members.items()}
+    results: list[Any] = [None] * len(messages)
+    new = 0
+    for _ in range(MAX_TRIES):
+        rows = yield (*_columns(list(asked.values())), queue_name, all_or_none)
+        keys = list(asked)
+        for position, outcome, msg_id in rows:
+            if outcome == "lost":
+                continue
+            key = keys[position - 1]
+            del asked[key]
+            new += outcome == "new"
+            for member in members[key]:
+                is_first = member == members[key][0]
+                unique = messages[member][3]
+                results[member] = _result(queue_name, unique, outcome, msg_id, is_first=is_first)
+        if not asked or (all_or_none and any(row[1] == "refused" for row in rows)):
+            messages_enqueued(queue_name).inc(new)
+            return results
+    raise DatabaseConflictError(
+        f"others took the unique key each time, as one of them: {next(iter(asked))!r}"
+    )
+
+
+def _asked_for(messages: Sequence[UniqueMessage]) -> UniqueMessage:
+    """Return what messages with one key amount to: the last that replaces, else the first."""
+    for message in reversed(messages):
+        if message[3].on_conflict == "replace":
+            return message
+    return messages[0]
+
+
+def _result(
+    queue_name: str, unique: Unique, outcome: str, msg_id: int, *, is_first: bool
+) -> Result:
+    """Return what becomes of one of the messages with a key by what became of the key."""
+    if outcome == "new" and is_first:
+        return EnqueuedId(msg_id)
+    if unique.on_conflict == "error":
+        return DuplicateJobError(queue_name, msg_id, unique.key)
+    is_replaced = unique.on_conflict == "replace" and outcome in {"new", "replaced"}
+    return EnqueuedId(msg_id, is_new=False, was_replaced=is_replaced)
+
+
+def _columns(messages: Sequence[UniqueMessage]) -> tuple[Any, ...]:
+    bodies, headers, delays, uniques = zip(*messages, strict=True)
+    keys, until_started, seconds, on_conflict = zip(*uniques, strict=True)
+    # A column without values is sent as null, which costs nothing.
+    return (
+        bodies,
+        headers if any(headers) else None,
+        delays if any(delays) else None,
+        keys,
+        until_started if any(until_started) else None,
+        seconds if any(seconds) else None,
+        on_conflict,
+    )
+
+
+def check_ungrouped(unique_keys: object, group: object) -> None:
+    """Refuse unique keys of the jobs of a group: a job that is there already is of no new group.
+
+    Raises:
+        InvalidSettingError: if both are given.
+    """
+    if unique_keys is not None and group is not None:
+        raise InvalidSettingError(
+            "unique_keys and group were both given: a job whose key another has would be of no "
+            "group; leave one of them out"
+        )
+
+
+def with_uniques(messages: Sequence[Message], uniques: Sequence[Unique]) -> list[UniqueMessage]:
+    """Return messages with their unique keys."""
+    return [(*message, unique) for message, unique in zip(messages, uniques, strict=True)]
