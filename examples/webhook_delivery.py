@@ -8,6 +8,11 @@ Start a worker with it:
 and enqueue a delivery:
 
     meshhook enqueue workflow_jobs '{"url": "https://example.com/hooks", "body": {"type": "ping"}}'
+
+With a key for each receiver, one that is down keeps only its own deliveries waiting:
+
+    meshhook queue set workflow_jobs keyed=true breaker_failures=8
+    meshhook enqueue workflow_jobs --key example.com '{"url": ..., "body": ...}'
 """
 
 from __future__ import annotations

@@ -42,6 +42,9 @@ async def test_the_demo_loses_nothing_though_a_worker_is_killed(database_url, po
     assert 0 <= result.wait_p50_seconds <= result.wait_p99_seconds
     assert await pool.fetchval("select count(*) from pgmq.q_workflow_jobs") == 0
     assert any("SIGKILL" in event for event in recorder.events)
+    assert result.refused_in_outage > 0
+    assert any("receiver-3 is down" in event for event in recorder.events)
+    assert any("receiver-3 is back" in event for event in recorder.events)
     assert recorder.latest is not None
     assert [worker.state for worker in recorder.latest.workers] == [
         WorkerState.STOPPED,

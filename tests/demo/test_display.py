@@ -22,6 +22,10 @@ RESULT = DemoResult(
     duplicates=3,
     rescued=21,
     workers_killed=1,
+    refused_in_outage=14,
+    kept_back=171,
+    outage_wait_p50_seconds=3.125,
+    others_wait_p50_seconds=0.75,
     jobs_per_second=612.4,
     wait_p50_seconds=1.25,
     wait_p99_seconds=5.5,
@@ -102,7 +106,8 @@ def test_the_summary_tells_each_number_and_each_error_type(pipe):
     print_summary(pipe, RESULT)
 
     text = shown(pipe)
-    for expected in ("2000", "1971", "270", "29", "HTTP 410", "17", "612", "1.25 s", "5.50 s"):
+    figures = ("2000", "1971", "270", "29", "612", "1.25 s", "5.50 s", "171", "14", "3.12 s")
+    for expected in (*figures, "HTTP 410", "17"):
         assert expected in text
 
 

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from meshhook.demo.receiver import ACCEPTED, ALWAYS, PLAN, Answer, Receiver, answer_for
+from meshhook.demo.receiver import ACCEPTED, ALWAYS, PLAN, Answer, Outage, Receiver, answer_for
 
 SECRET = "whsec_" + base64.b64encode(b"a secret for tests only!").decode()
 SEED = 7
@@ -45,7 +45,7 @@ async def receiver():
 @pytest.fixture
 async def url(receiver):
     """Where the receiver takes deliveries."""
-    return f"http://127.0.0.1:{await receiver.start()}/webhooks"
+    return f"http://127.0.0.1:{await receiver.start()}/webhooks/one"
 
 
 @pytest.fixture
@@ -88,15 +88,16 @@ async def test_an_accepted_delivery_is_in_the_ledger(receiver, url, session):
         async with session.post(url, data=b"{}", headers=signed(delivery_id)) as response:
             assert response.status == 200
 
-    async with session.get(url.replace("/webhooks", "/ledger")) as response:
+    async with session.get(url.replace("/webhooks/one", "/ledger")) as response:
         assert await response.json() == {delivery_id: 2}
-    async with session.get(url.replace("/webhooks", "/summary")) as response:
+    async with session.get(url.replace("/webhooks/one", "/summary")) as response:
         assert await response.json() == {
             "requests": 2,
             "deliveries": 1,
             "accepted": 1,
             "accepted_more_than_once": 1,
             "statuses": {"200": 2},
+            "refused_in_outage": 0,
         }
 
 
@@ -140,6 +141,33 @@ async def test_a_held_answer_does_not_come_in_time(receiver, url, session):
         )
     assert receiver.ledger.statuses == {"no answer": 1}
     assert not receiver.ledger.accepted
+
+
+def test_an_outage_is_of_one_receiver_and_passes():
+    """It begins after some accepted deliveries, and ends after its time."""
+    outage = Outage("three", seconds=2.0, after=10)
+
+    assert not outage.answers("three", accepted=9, now=100.0)
+    assert not outage.answers("two", accepted=10, now=100.0)
+    assert outage.answers("three", accepted=10, now=101.0)
+    assert outage.answers("three", accepted=10, now=102.9)
+    assert not outage.answers("three", accepted=10, now=103.0)
+    assert not outage.answers("three", accepted=500, now=200.0)
+
+
+async def test_a_receiver_that_is_down_refuses_every_delivery():
+    """It answers 503, and the ledger counts it."""
+    receiver = Receiver(secret=SECRET, seed=SEED, outage=Outage("one", seconds=60, after=0))
+    url = f"http://127.0.0.1:{await receiver.start()}/webhooks"
+    delivery_id = id_with(ACCEPTED)
+    async with aiohttp.ClientSession() as session:
+        for name, status in (("one", 503), ("two", 200)):
+            headers = signed(delivery_id)
+            async with session.post(f"{url}/{name}", data=b"{}", headers=headers) as response:
+                assert response.status == status
+    await receiver.stop()
+    assert receiver.ledger.refused_in_outage == 1
+    assert receiver.ledger.accepted == {delivery_id: 1}
 
 
 async def test_the_program_says_its_port_and_stops_with_its_input():

@@ -1,1 +1,1 @@
-"""The demonstration: 2,000 webhooks, a receiver that sometimes fails, a worker that is killed."""
+"""The demo: 2,000 webhooks, receivers that fail, one that is down, a worker that is killed."""

@@ -163,6 +163,13 @@ def _summary_rows(result: DemoResult) -> list[tuple[str, str, str]]:
         ("dead letters", str(result.dead_lettered), "given up, and kept to look at or replay"),
         *errors,
         ("rescued", str(result.rescued), "held by the killed worker, taken over by another"),
+        ("kept back", str(result.kept_back), "for a receiver that was down, with no attempt spent"),
+        ("  refused", str(result.refused_in_outage), "it refused meanwhile, probes included"),
+        (
+            "  wait p50",
+            f"{result.outage_wait_p50_seconds:.2f} s",
+            f"of its jobs; {result.others_wait_p50_seconds:.2f} s of those of the others",
+        ),
         ("lost", str(result.lost), "checked against what the receiver accepted"),
         ("duplicates", str(result.duplicates), "accepted twice: the worker died in between"),
         ("throughput", f"{result.jobs_per_second:.0f}", "jobs a second, for the first 90%"),

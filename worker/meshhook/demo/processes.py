@@ -123,23 +123,29 @@ async def start_program(
     return Program(name, process, log)
 
 
-async def start_receiver(
-    *, seed: int, environment: Mapping[str, str], directory: Path
+async def start_receivers(
+    *, seed: int, down: str, environment: Mapping[str, str], directory: Path
 ) -> tuple[Program, int]:
-    """Start the receiver, and return it with its port.
+    """Start the program that plays the receivers, and return it with its port.
+
+    Args:
+        seed: which deliveries fare badly.
+        down: the name of the receiver that is down for a while.
+        environment: variables to set beside those of this process.
+        directory: where its output is kept.
 
     Raises:
         DemoError: if it does not come up.
     """
     program = await start_program(
-        "receiver",
-        ["meshhook.demo.receiver", "--seed", str(seed), "--until-stdin-closes"],
+        "receivers",
+        ["meshhook.demo.receiver", "--seed", str(seed), "--down", down, "--until-stdin-closes"],
         environment=environment,
         directory=directory,
         has_pipes=True,
     )
     if program.process.stdout is None:
-        raise DemoError("the receiver has no standard output")
+        raise DemoError("the receivers have no standard output")
     try:
         async with asyncio.timeout(START_SECONDS):
             line = await program.process.stdout.readline()
@@ -147,7 +153,7 @@ async def start_receiver(
     except (TimeoutError, ValueError):
         await program.kill()
         raise DemoError(
-            f"the receiver did not start; the end of its output:\n{program.log_tail()}"
+            f"the receivers did not start; the end of its output:\n{program.log_tail()}"
         ) from None
     except BaseException:
         await program.kill()

@@ -1,4 +1,4 @@
-"""The receiver of the demo: an HTTP server that misbehaves by plan and counts what it accepted.
+"""The receivers of the demo: an HTTP server that misbehaves by plan and counts what it accepted.
 
     WEBHOOK_SECRET=whsec_... python -m meshhook.demo.receiver --seed 1
 
@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -54,13 +55,40 @@ ACCEPTED = Answer(200)
 PLAN = (
     Misbehaviour(0.070, 1, Answer(503)),
     Misbehaviour(0.010, 2, Answer(503)),
-    Misbehaviour(0.030, 1, Answer(429, retry_after_seconds=1)),
+    Misbehaviour(0.010, 1, Answer(429, retry_after_seconds=1)),
     Misbehaviour(0.020, 1, Answer(504, is_held=True)),
-    Misbehaviour(0.006, ALWAYS, Answer(410)),
+    Misbehaviour(0.006, ALWAYS, Answer(404)),
     Misbehaviour(0.004, ALWAYS, Answer(422)),
     Misbehaviour(0.005, ALWAYS, Answer(500)),
 )
 """How the receiver misbehaves. A delivery falls into at most one row; the rest get a 200."""
+
+
+@dataclass(slots=True)
+class Outage:
+    """A receiver that answers every request with 503 for a while."""
+
+    receiver: str
+    """Its name, the last part of its URL."""
+    seconds: float = 2.5
+    """How long it is down."""
+    after: int = 10
+    """How many deliveries it accepts before."""
+    _began: float | None = None
+
+    def answers(self, receiver: str, accepted: int, now: float) -> bool:
+        """Return whether a request of this moment gets a 503.
+
+        Args:
+            receiver: who is asked.
+            accepted: how many deliveries that receiver has accepted.
+            now: the time in seconds, by a monotonic clock.
+        """
+        if receiver != self.receiver or accepted < self.after:
+            return False
+        if self._began is None:
+            self._began = now
+        return now < self._began + self.seconds
 
 
 def answer_for(delivery_id: str, seen_before: int, seed: int) -> Answer:
@@ -87,6 +115,10 @@ class Ledger:
         """How often each delivery id got a 2xx."""
         self.statuses: Counter[str] = Counter()
         """Requests by the answer they got."""
+        self.accepted_by: Counter[str] = Counter()
+        """Requests with a 2xx, by receiver."""
+        self.refused_in_outage = 0
+        """Requests that came while their receiver was down."""
 
     def summary(self) -> dict[str, object]:
         """Return the counts that `GET /summary` answers with."""
@@ -96,6 +128,7 @@ class Ledger:
             "accepted": len(self.accepted),
             "accepted_more_than_once": sum(times > 1 for times in self.accepted.values()),
             "statuses": dict(sorted(self.statuses.items())),
+            "refused_in_outage": self.refused_in_outage,
         }
 
 
@@ -107,6 +140,7 @@ class Receiver:
         *,
         secret: str,
         seed: int,
+        outage: Outage | None = None,
         hold_seconds: float = HOLD_SECONDS,
         latency_seconds: float = LATENCY_SECONDS,
     ) -> None:
@@ -115,12 +149,14 @@ class Receiver:
         Args:
             secret: a Standard Webhooks secret, `whsec_` and base64.
             seed: which deliveries fare badly; see `answer_for`.
+            outage: which receiver is down for a while. Default: none.
             hold_seconds: how long an answer that is held back takes. Default 30.
             latency_seconds: how long every other answer takes. Default 0.01.
         """
         self.ledger = Ledger()
         self._webhook = Webhook(secret)
         self._seed = seed
+        self._outage = outage
         self._hold_seconds = hold_seconds
         self._latency_seconds = latency_seconds
         self._runner: web.AppRunner | None = None
@@ -128,7 +164,7 @@ class Receiver:
     async def start(self) -> int:
         """Listen on a free port of 127.0.0.1, and return the port."""
         app = web.Application()
-        app.router.add_post("/webhooks", self._receive)
+        app.router.add_post("/webhooks/{receiver}", self._receive)
         app.router.add_get("/summary", self._summary)
         app.router.add_get("/ledger", self._accepted)
         # Cancelled with its caller, so that held answers do not pile up.
@@ -153,12 +189,20 @@ class Receiver:
         except (WebhookVerificationError, ValueError):
             self.ledger.statuses["401"] += 1
             return web.Response(status=401)
+        receiver = request.match_info["receiver"]
+        if self._outage is not None and self._outage.answers(
+            receiver, self.ledger.accepted_by[receiver], time.monotonic()
+        ):
+            self.ledger.refused_in_outage += 1
+            self.ledger.statuses["503"] += 1
+            return web.Response(status=503)
         delivery_id = request.headers["webhook-id"]
         answer = answer_for(delivery_id, self.ledger.requests[delivery_id], self._seed)
         self.ledger.requests[delivery_id] += 1
         self.ledger.statuses["no answer" if answer.is_held else str(answer.status)] += 1
         if answer.status == ACCEPTED.status:
             self.ledger.accepted[delivery_id] += 1
+            self.ledger.accepted_by[receiver] += 1
         await asyncio.sleep(self._hold_seconds if answer.is_held else self._latency_seconds)
         headers = {}
         if answer.retry_after_seconds is not None:
@@ -194,6 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the receiver as a program."""
     parser = argparse.ArgumentParser(prog="python -m meshhook.demo.receiver", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="which deliveries fare badly")
+    parser.add_argument("--down", metavar="NAME", help="which receiver is down for a while")
     parser.add_argument(
         "--until-stdin-closes", action="store_true", help="stop when standard input closes"
     )
@@ -201,7 +246,8 @@ def main(arguments: list[str] | None = None) -> int:
     secret = os.environ.get("WEBHOOK_SECRET")
     if not secret:
         parser.error("set WEBHOOK_SECRET to the secret that deliveries are signed with")
-    receiver = Receiver(secret=secret, seed=options.seed)
+    outage = Outage(options.down) if options.down else None
+    receiver = Receiver(secret=secret, seed=options.seed, outage=outage)
     asyncio.run(serve(receiver, until_stdin_closes=options.until_stdin_closes))
     return 0
 

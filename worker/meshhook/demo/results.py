@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from meshhook.demo.scenario import DOWN, RECEIVERS, project_ids
 from meshhook.names import dead_letter_queue_name
 
 if TYPE_CHECKING:
@@ -41,6 +42,17 @@ select pg_catalog.percentile_cont(0.5) within group (
            - pg_catalog.min(first_started_at)) as busy_seconds,
        pg_catalog.count(*) filter (where was_lost) as rescued
 from jobs
+"""
+WAITS_SQL = """
+select project_id = $3 as is_down, pg_catalog.percentile_cont(0.5) within group (
+    order by extract(epoch from first_started_at - enqueued_at)) as p50_seconds
+from (
+    select project_id, enqueued_at, pg_catalog.min(started_at) as first_started_at
+    from meshhook.job_attempts
+    where queue = $1 and enqueued_at >= $2
+    group by msg_id, project_id, enqueued_at
+) as jobs
+group by 1
 """
 ERRORS_SQL = """
 select coalesce(error_type, 'unknown') as error_type, pg_catalog.count(*) as jobs,
@@ -99,6 +111,14 @@ class DemoResult(BaseModel):
     """Jobs that a worker held when it was killed, and that another one took over."""
     workers_killed: int
     """Worker processes ended with SIGKILL."""
+    refused_in_outage: int
+    """Attempts that came while their receiver was down; a probe now and then among them."""
+    kept_back: int
+    """Jobs of that receiver that waited meanwhile, and spent no attempt."""
+    outage_wait_p50_seconds: float
+    """The median time from enqueue to the start of the first attempt, of jobs of that receiver."""
+    others_wait_p50_seconds: float
+    """The same of the jobs of the other receivers."""
     jobs_per_second: float
     """Throughput while the first 90% of the jobs were done; the rest wait for their retries."""
     wait_p50_seconds: float
@@ -119,6 +139,8 @@ async def collect_result(
     enqueued: Collection[str],
     accepted: Mapping[str, int],
     workers_killed: int,
+    refused_in_outage: int,
+    kept_back: int,
     duration_seconds: float,
 ) -> DemoResult:
     """Read the history of a run that is over, and check it against the ledger.
@@ -130,10 +152,17 @@ async def collect_result(
         enqueued: the delivery ids that were enqueued.
         accepted: how often the receiver accepted each delivery id.
         workers_killed: how many workers were killed.
+        refused_in_outage: how many attempts the receiver refused that was down.
+        kept_back: how many of its jobs waited meanwhile.
         duration_seconds: how long the run took.
     """
     counts = await read_counts(database, queue_name, since)
     history = (await database.fetch(HISTORY_SQL, queue_name, since))[0]
+    down_project = project_ids()[RECEIVERS.index(DOWN)]
+    waits = {
+        row["is_down"]: round(float(row["p50_seconds"] or 0), 3)
+        for row in await database.fetch(WAITS_SQL, queue_name, since, down_project)
+    }
     errors = await database.fetch(ERRORS_SQL, queue_name, since)
     # From the dead letters themselves: the history alone would not show that one is missing.
     dead = await database.fetch(DEAD_DELIVERIES_SQL.format(dead_letter_queue_name(queue_name)))
@@ -149,6 +178,10 @@ async def collect_result(
         duplicates=sum(times > 1 for times in accepted.values()),
         rescued=history["rescued"],
         workers_killed=workers_killed,
+        refused_in_outage=refused_in_outage,
+        kept_back=kept_back,
+        outage_wait_p50_seconds=waits.get(True, 0.0),
+        others_wait_p50_seconds=waits.get(False, 0.0),
         jobs_per_second=round(BUSY_SHARE * len(enqueued) / max(busy_seconds, 0.001), 1),
         wait_p50_seconds=round(float(history["wait_p50_seconds"] or 0), 3),
         wait_p99_seconds=round(float(history["wait_p99_seconds"] or 0), 3),

@@ -17,16 +17,21 @@ import aiohttp
 
 from meshhook.administration import get_queue_snapshot
 from meshhook.demo import scenario
-from meshhook.demo.processes import DemoError, Program, start_program, start_receiver
+from meshhook.demo.outage import OutageWatch
+from meshhook.demo.processes import DemoError, Program, start_program, start_receivers
 from meshhook.demo.progress import Progress, Reporter, WorkerState, WorkerView
 from meshhook.demo.results import DemoResult, collect_result, read_counts
 from meshhook.demo.stage import demo_queue
 from meshhook.errors import InvalidSettingError
+from meshhook.keys import get_key
 from meshhook.postgres.database import Database
 from meshhook.queues import QueueService
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
+
+    from meshhook.jobs import WorkflowJob
 
 LOOK_SECONDS = 0.1
 HANDLER = "meshhook.demo.webhook_delivery:deliver"
@@ -123,13 +128,19 @@ class _Run:
         self._states: dict[int, WorkerState] = {}
         self._delivery_ids: list[str] = []
         self._latest: Progress | None = None
+        self._outage = OutageWatch(scenario.DOWN)
 
     async def play(self, workers: int) -> DemoResult:
         """Run from the first process to the last count."""
-        self._receiver, port = await start_receiver(
-            seed=scenario.SEED, environment=self._environment, directory=self._directory
+        self._receiver, port = await start_receivers(
+            seed=scenario.SEED,
+            down=scenario.DOWN,
+            environment=self._environment,
+            directory=self._directory,
         )
-        self._reporter.event(f"started a receiver on port {port} that misbehaves now and then")
+        self._reporter.event(
+            f"started {len(scenario.RECEIVERS)} receivers on port {port}, which fail now and then"
+        )
         for _ in range(workers):
             await self._start_worker()
         since: datetime = await self._database.fetchval("select pg_catalog.clock_timestamp()")
@@ -138,7 +149,8 @@ class _Run:
         await self._enqueue(f"http://127.0.0.1:{port}/webhooks", since)
         killed = await self._watch(since)
         duration_seconds = time.monotonic() - started
-        accepted = await self._read_ledger(port)
+        accepted = await self._read(port, "ledger")
+        summary = await self._read(port, "summary")
         await self._stop_workers()
         self._reporter.progress(await self._look(since))
         return await collect_result(
@@ -148,6 +160,8 @@ class _Run:
             enqueued=self._delivery_ids,
             accepted=accepted,
             workers_killed=killed,
+            refused_in_outage=summary["refused_in_outage"],
+            kept_back=self._outage.kept_back,
             duration_seconds=duration_seconds,
         )
 
@@ -194,7 +208,8 @@ class _Run:
         jobs = scenario.deliveries(self._jobs, url)
         async with QueueService[object](self._database, self._queue_name) as queue:
             while batch := list(islice(jobs, scenario.ENQUEUE_BATCH)):
-                await queue.enqueue_many(batch)
+                for receiver, of_receiver in _by_receiver(batch).items():
+                    await queue.enqueue_many(of_receiver, key=receiver)
                 self._delivery_ids += [job.payload["id"] for job in batch]
                 self._reporter.progress(await self._look(since))
         self._reporter.event(f"enqueued {len(self._delivery_ids)} webhooks")
@@ -218,6 +233,9 @@ class _Run:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self, since: datetime) -> Progress:
+        key = await get_key(self._database, self._queue_name, scenario.DOWN)
+        if event := self._outage.note(key):
+            self._reporter.event(event)
         self._latest = Progress(
             jobs=self._jobs,
             enqueued=len(self._delivery_ids),
@@ -229,13 +247,13 @@ class _Run:
         )
         return self._latest
 
-    async def _read_ledger(self, port: int) -> dict[str, int]:
+    async def _read(self, port: int, what: str) -> dict[str, int]:
         async with (
             aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{port}/ledger") as response,
+            session.get(f"http://127.0.0.1:{port}/{what}") as response,
         ):
-            ledger: dict[str, int] = await response.json()
-            return ledger
+            found: dict[str, int] = await response.json()
+            return found
 
     async def _stop_workers(self) -> None:
         running = [each for each in self._workers if each.is_running]
@@ -256,3 +274,10 @@ class _Run:
                 program.check()
         if self._receiver is not None:
             self._receiver.check()
+
+
+def _by_receiver(jobs: Iterable[WorkflowJob]) -> dict[str, list[WorkflowJob]]:
+    by_receiver: dict[str, list[WorkflowJob]] = {}
+    for job in jobs:
+        by_receiver.setdefault(job.payload["url"].rpartition("/")[2], []).append(job)
+    return by_receiver

@@ -36,15 +36,23 @@ QUEUE_SETTINGS: dict[str, Any] = {
     "retry_backoff_base_ms": 200,
     "retry_backoff_max_ms": 2_000,
     "max_retry_attempts": 5,
+    # The key of a job is its receiver: one that is down keeps only its own jobs waiting.
+    "keyed": True,
+    "breaker_failures": 8,
+    "breaker_pause_seconds": 1.0,
+    "breaker_max_pause_seconds": 1.0,
     "job_timeout_seconds": 10,
 }
 
 _NAMESPACE = UUID("b8f0a3f4-7d0c-5f0e-9a53-3b6f2d1c8e47")
-_PROJECT_COUNT = 3
+RECEIVERS = tuple(f"receiver-{number}" for number in range(10))
+"""The receivers, each of a project of its own. A program of one process plays all of them."""
+DOWN = RECEIVERS[3]
+"""The receiver that is down for a while."""
 
 
 def deliveries(count: int, url: str) -> Iterator[WorkflowJob]:
-    """Return `count` deliveries to `url`: the example webhooks, over and over.
+    """Return `count` deliveries to the receivers below `url`: the example webhooks, over and over.
 
     Identifiers depend on the position alone, so every run of the demo has the same ones.
     """
@@ -54,14 +62,19 @@ def deliveries(count: int, url: str) -> Iterator[WorkflowJob]:
         yield WorkflowJob(
             run_id=str(_identifier("run", position)),
             workflow_id=str(_identifier("workflow", webhook["event"])),
-            project_id=project_ids()[position % _PROJECT_COUNT],
+            project_id=project_ids()[position % len(RECEIVERS)],
             payload={
-                "url": url,
+                "url": f"{url}/{receiver_of(position)}",
                 "id": delivery_id(position),
                 "headers": {"x-github-event": webhook["event"]},
                 "body": webhook["payload"],
             },
         )
+
+
+def receiver_of(position: int) -> str:
+    """Return the receiver of the delivery at a position."""
+    return RECEIVERS[position % len(RECEIVERS)]
 
 
 def delivery_id(position: int) -> str:
@@ -72,7 +85,7 @@ def delivery_id(position: int) -> str:
 @cache
 def project_ids() -> tuple[str, ...]:
     """Return the projects that every job of the demo belongs to: by them it knows its own."""
-    return tuple(str(_identifier("project", number)) for number in range(_PROJECT_COUNT))
+    return tuple(str(_identifier("project", number)) for number in range(len(RECEIVERS)))
 
 
 @cache
