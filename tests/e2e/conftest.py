@@ -206,7 +206,18 @@ def receiver(installed: Kube, image) -> Receiver:
             "metadata": {"name": "receiver"},
             "spec": {"selector": {"app": "receiver"}, "ports": [port]},
         },
-        pod("client", image, ["sleep", "infinity"]),
+        pod(
+            "client",
+            image,
+            ["sleep", "infinity"],
+            # Once the database is Ready, its Service may refuse connections for a second or more.
+            startupProbe={
+                "exec": {"command": ["meshhook", "queue", "list"]},
+                "periodSeconds": 1,
+                "timeoutSeconds": 30,
+                "failureThreshold": 60,
+            },
+        ),
         pod(
             "receiver",
             image,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from support.e2e import RELEASE
+from support.e2e import RELEASE, released
 from support.helm import CHART
 from support.kube import KubeError
 from support.waiting import eventually
@@ -35,10 +35,10 @@ async def test_an_upgrade_keeps_queues_and_messages(installed, values, deliverie
     before = installed.get("jobqueue", deliveries)["metadata"]["uid"]
     secret = installed.get("secret", f"{RELEASE}-database")["data"]
     changed = values | {"commonLabels": {"round": "two"}, "operator": {"logLevel": "debug"}}
-    installed.helm("upgrade", RELEASE, CHART, "--wait", "--timeout", "5m", values=changed)
+    await released(installed, "upgrade", changed)
     assert installed.get("jobqueue", deliveries)["metadata"]["uid"] == before
     assert installed.get("secret", f"{RELEASE}-database")["data"] == secret
-    await eventually(lambda: waiting_jobs() == 3, timeout=180)
+    assert waiting_jobs() == 3
 
 
 async def test_an_uninstall_keeps_definition_and_data(installed, values, deliveries, waiting_jobs):
@@ -51,8 +51,8 @@ async def test_an_uninstall_keeps_definition_and_data(installed, values, deliver
     assert installed.get("pvc", f"data-{RELEASE}-database-0")
     assert not installed.pods("app.kubernetes.io/component in (operator,database)")
 
-    installed.helm("install", RELEASE, CHART, "--wait", "--timeout", "5m", values=values)
-    await eventually(lambda: waiting_jobs() == 3, timeout=180)
+    await released(installed, "install", values)
+    assert waiting_jobs() == 3
     await eventually(
         lambda: len(installed.ready_pods(f"meshhook.io/jobqueue={deliveries}")) >= len(workers),
         timeout=120,
@@ -74,23 +74,22 @@ def test_a_migration_that_fails_stops_the_install(installed, values):
     installed.helm("uninstall", "second")
 
 
-async def test_queues_of_a_release_are_made_changed_and_taken_away(installed, values):
+async def test_queues_of_a_release_are_made_changed_and_taken_away(installed, receiver, values):
     """`queues` become JobQueues of the release: an upgrade changes them, or deletes them."""
     spec = {
         "worker": {"handler": "handlers:none", "concurrency": 1},
         "scaling": {"minReplicas": 0, "maxReplicas": 1},
     }
 
-    def upgrade(*queues: dict[str, object]) -> None:
-        changed = values | {"queues": list(queues)}
-        installed.helm("upgrade", RELEASE, CHART, "--wait", "--timeout", "5m", values=changed)
+    async def upgrade(*queues: dict[str, object]) -> None:
+        await released(installed, "upgrade", values | {"queues": list(queues)})
 
-    upgrade({"name": "declared", "spec": spec})
+    await upgrade({"name": "declared", "spec": spec})
     uid = installed.get("jobqueue", "declared")["metadata"]["uid"]
-    upgrade({"name": "declared", "spec": spec | {"visibilityTimeoutSeconds": 77}})
+    await upgrade({"name": "declared", "spec": spec | {"visibilityTimeoutSeconds": 77}})
     found = installed.get("jobqueue", "declared")
     assert found["metadata"]["uid"] == uid
     assert found["spec"]["visibilityTimeoutSeconds"] == 77
-    upgrade()
+    await upgrade()
     names = [each["metadata"]["name"] for each in installed.get("jobqueues")]
     assert "declared" not in names

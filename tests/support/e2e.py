@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from support.helm import CHART
 from support.kube import Kube, KubeError, Object
 from support.waiting import eventually
 
@@ -17,11 +18,33 @@ IN_CLUSTERS = (
     "198.18.0.0/15",  # those of cluster.sh
 )
 """Networks in which a cluster has its Services: no delivery would go there otherwise."""
+_NO_DATABASE = 4
+"""The exit code of `meshhook` where no database can be connected to."""
 
 
 def next_image(image: str) -> str:
     """Return the name under which the local cluster has the same image again."""
     return f"{image}-next"
+
+
+async def released(kube: Kube, verb: str, values: Object) -> None:
+    """Install or upgrade the release, and wait until the pod `client` reaches the database.
+
+    `helm --wait` returns when the database's pod is Ready. Its Service refuses connections until
+    kube-proxy has heard of that, too: a second later, or more.
+    """
+    kube.helm(verb, RELEASE, CHART, "--wait", "--timeout", "5m", values=values)
+
+    def is_reached() -> bool:
+        try:
+            kube.meshhook("queue", "list")
+        except KubeError as error:
+            if error.exit_code != _NO_DATABASE:
+                raise
+            raise AssertionError(str(error)) from error
+        return True
+
+    await eventually(is_reached, timeout=60)
 
 
 def worker_selector(queue: str) -> str:

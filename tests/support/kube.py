@@ -17,6 +17,11 @@ Object = dict[str, Any]
 class KubeError(RuntimeError):
     """A program failed; the message is what it said."""
 
+    def __init__(self, message: str, exit_code: int) -> None:
+        """Take what it said, and its exit code."""
+        super().__init__(message)
+        self.exit_code = exit_code
+
 
 class Kube:
     """One namespace of a cluster.
@@ -48,7 +53,8 @@ class Kube:
         )
         if done.returncode:
             shown = " ".join(map(str, arguments[:6]))
-            raise KubeError(f"{Path(program).name} {shown}: {done.stderr.strip() or done.stdout}")
+            said = done.stderr.strip() or done.stdout
+            raise KubeError(f"{Path(program).name} {shown}: {said}", done.returncode)
         return done.stdout
 
     def start(
