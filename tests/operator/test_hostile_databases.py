@@ -61,6 +61,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def very_impatient(monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
+    """Shorten the timeouts further, for what is to run into them."""
+    monkeypatch.setattr(databases, "FIRST_TICK_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(guarded_loop, "LOGIN_SECONDS", 1.5)
+    monkeypatch.setattr(library_database, "CONNECT_TIMEOUT_SECONDS", 1.0)
+
+
+@pytest.fixture
 async def nothing_left() -> AsyncIterator[None]:
     """No task and no open file is left behind."""
     files = open_files()
@@ -122,7 +130,7 @@ async def test_a_server_that_sends_too_much_is_cut_off(behave, nothing_left):
 @pytest.mark.parametrize(
     "behave", [hostile.slow_drip, hostile.silence], ids=lambda behave: behave.__name__
 )
-async def test_a_server_that_keeps_one_waiting_is_left(behave, nothing_left):
+async def test_a_server_that_keeps_one_waiting_is_left(behave, very_impatient, nothing_left):
     """It fails after the time limit of a read, and leaves no connection and no task behind."""
     with hostile_server(behave) as server:
         database = make(server.url)
@@ -212,7 +220,9 @@ async def test_encryption_hides_nothing(behave, certificate, nothing_left):
 
 @pytest.mark.parametrize("flood", [b"", b"x" * 65_536], ids=["stalls", "floods"])
 @pytest.mark.parametrize("parameters", ["sslmode=require", "sslmode=require&sslnegotiation=direct"])
-async def test_a_tls_upgrade_that_never_ends_is_left(flood, parameters, nothing_left):
+async def test_a_tls_upgrade_that_never_ends_is_left(
+    flood, parameters, very_impatient, nothing_left
+):
     """A server that sends nothing or too much fails in time."""
     gone = asyncio.Event()
 
