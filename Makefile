@@ -41,8 +41,9 @@ packages: ## Install what the tests of Kubernetes, PgBouncer and Prometheus need
 demo: $(SETUP) ## Run the demonstration
 	@$(BIN)/meshhook demo $(ARGS)
 
-test: $(SETUP) ## Run the tests, two at a time (one at a time: ARGS=-n0)
-	@$(BIN)/python -m pytest -n 2 --max-worker-restart=0 $(ARGS)
+# Three processes keep two cores busy: tests often wait, for a timer, a lease or a pod.
+test: $(SETUP) ## Run the tests, three at a time (one at a time: ARGS=-n0)
+	@$(BIN)/python -m pytest -n 3 --max-worker-restart=0 $(ARGS)
 
 test-fast: $(SETUP) ## Run the quick tests that need no cluster and no build: a minute
 	@$(BIN)/python -m pytest -n 2 -m "(unit or process or database) and not slow" $(ARGS)

@@ -26,8 +26,8 @@ FIRST = (
     "tests/bench/test_adapter.py",
     "tests/test_embedded.py",
 )
-"""What begins first: long things, so that none is left alone at the end. The control plane waits
-until the node is done: each is a Kubernetes of its own."""
+"""What begins first: long things, so that none is left alone at the end. The control plane begins
+some minutes after the node: each is a Kubernetes of its own, and slow to start."""
 
 
 class Lanes(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
