@@ -476,9 +476,9 @@ class QueueService(Generic[PayloadT]):
         second, stops the handler, and settles the job as `cancelled`. If the handler ends first,
         its outcome counts, unless that would be a retry. A job never is both cancelled and done.
 
-        Name jobs by id, or by any of the other arguments: those that fit all of them. Without an
-        index (see `create_lookup_index`) the whole queue is read for them, about 500,000 messages
-        a second; they are cancelled in chunks of 1,000, each committed on its own.
+        Name jobs by id, or by any of the other arguments: those that fit all of them. The queue is
+        read for them, about 500,000 short messages a second; they are cancelled in chunks of 1,000,
+        each committed on its own.
 
         Args:
             msg_ids: a job's id, or several.
