@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import QueueService, set_queue_config
+from meshhook import QueueService, get_key, set_queue_config
 from support.receivers import SECRET, Receiver, delivery_to, make_handler
 from support.waiting import eventually
 from support.workers import live, make_worker, outcomes
@@ -52,6 +52,25 @@ async def test_a_worker_that_stops_gives_its_deliveries_back(
     await asyncio.wait_for(receiver.hung_up.wait(), 10)
     rows = await live(connection)
     assert (rows[msg_id]["state"], rows[msg_id]["read_ct"]) == ("ready", 0)
+
+
+@pytest.mark.parametrize("key", ["receiver-1", None])
+async def test_the_key_of_a_receiver_that_is_gone_is_held(
+    pool: Pool[Any], database_url: str, receiver: Receiver, key: str | None
+) -> None:
+    """What else waits for it is not sent; without a key, each delivery finds out by itself."""
+    receiver.status = 410
+    await set_queue_config(pool, "jobs", keyed=True)
+    await QueueService[Any](pool, "jobs").enqueue_many([delivery_to(receiver.url)] * 3, key=key)
+    dead = 1 if key else 3
+    async with make_worker(database_url, make_handler(), concurrency=1) as worker:
+        await eventually(lambda: worker.get_stats().processed == dead)
+        found = await get_key(pool, "jobs", key or "")
+    assert found.ready == 3 - dead
+    assert await pool.fetchval("select count(*) from pgmq.q_jobs_dlq") == dead
+    if key:
+        assert (found.hold_reason or "").startswith("the destination is gone: ")
+    assert (found.held_until is None) is (key is None)
 
 
 async def command(

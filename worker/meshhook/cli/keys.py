@@ -144,7 +144,8 @@ def hold(
     ] = None,
     *,
     reason: Annotated[
-        str | None, typer.Option(help="Why, for those who look at the key. Default: none.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Why, for those who look at the key. Default: none."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
