@@ -19,13 +19,22 @@ WARM_UP_SHARE = 0.2
 
 
 async def drain(
-    subject: BenchSubject, *, payload: str, jobs: int, work_seconds: float = 0.0
+    subject: BenchSubject,
+    *,
+    payload: str,
+    jobs: int,
+    work_seconds: float = 0.0,
+    grouped: bool = False,
 ) -> Result:
-    """Time a consumer from connecting until the last outcome is stored."""
+    """Time a consumer from connecting until the last outcome is stored.
+
+    Jobs that are `grouped` are in groups of 1,000, each of which enqueues nothing when it ends.
+    """
     await subject.open(1)
     prepared = [subject.job(message) for message in messages(payload, jobs)]
+    store = subject.enqueue_group if grouped else subject.enqueue_many
     for start in range(0, jobs, BATCH):
-        await subject.enqueue_many(prepared[start : start + BATCH])
+        await store(prepared[start : start + BATCH])
     prepared.clear()
     work = Work(work_seconds)
     async with Meter(subject.url) as meter:

@@ -144,6 +144,16 @@ def _throughput(size: Size) -> list[ModePlan]:
         _THROUGHPUT,
         {"payload": "small", "jobs": size.small_jobs // 2, "work_seconds": WORK_SECONDS},
     )
+    grouped = ModePlan(
+        "drain_grouped",
+        "Drain",
+        "256-byte payload, no-op handler, jobs in groups of 1,000",
+        "drain",
+        _THROUGHPUT,
+        {"payload": "small", "jobs": size.small_jobs, "grouped": True},
+        subjects=(OWN,),
+        against="drain_small",
+    )
     bulk = [
         ModePlan(
             f"enqueue_many_{kind}",
@@ -166,7 +176,7 @@ def _throughput(size: Size) -> list[ModePlan]:
         )
         for callers in size.callers
     ]
-    return [*drains, waiting, *bulk, *single]
+    return [*drains, waiting, grouped, *bulk, *single]
 
 
 def _latency(size: Size) -> list[ModePlan]:

@@ -67,6 +67,10 @@ class BenchSubject(ABC):
     async def enqueue_many(self, jobs: Sequence[Any]) -> None:
         """Store one batch; return when it is durable."""
 
+    async def enqueue_group(self, jobs: Sequence[Any]) -> None:
+        """Store one batch whose ends are counted together. Only some subjects can."""
+        raise NotImplementedError
+
     @abstractmethod
     async def drain(self, jobs: int, work: Work, on_done: Callable[[], None]) -> None:
         """Connect a consumer, run that many jobs, record how they ended.

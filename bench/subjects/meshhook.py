@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import asyncpg
 
@@ -87,6 +88,10 @@ class Subject(KeyedSubject):
     async def enqueue_many(self, jobs: Sequence[WorkflowJob]) -> None:
         """Store a batch."""
         await self._queue.enqueue_many(jobs)
+
+    async def enqueue_group(self, jobs: Sequence[WorkflowJob]) -> None:
+        """Store a batch as a group with a name of its own."""
+        await self._queue.enqueue_many(jobs, group=uuid4())
 
     async def set_keys(
         self,
