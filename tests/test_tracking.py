@@ -483,3 +483,33 @@ async def test_jobs_of_a_queue_that_was_made_again_are_the_newest(
     assert [(job.msg_id, job.run_id) for job in found] == [(1, "after"), (20_000, "before")]
     found = await find_jobs(database, queue="jobs", limit=1)
     assert [job.run_id for job in found] == ["after"]
+
+
+async def test_jobs_by_key_and_by_error_page_by_page(
+    pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any], queue_name: str
+) -> None:
+    """A key finds what is in the queue, an error type what had it last; both from an id down."""
+    service = QueueService[Any](pool, queue_name)
+    ids = [await service.enqueue({"n": n}, key=f"k{n % 2}") for n in range(6)]
+    found = await find_jobs(pool, queue=queue_name, key="k1", limit=2)
+    assert [job.msg_id for job in found] == [ids[5], ids[3]]
+    found = await find_jobs(pool, queue=queue_name, key="k1", before_id=ids[3])
+    assert [job.msg_id for job in found] == [ids[1]]
+    await connection.execute(
+        """insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, enqueued_at,
+            finished_at, error_type)
+        select $1, q.msg_id, 1, 'retried', 'r', q.enqueued_at, now(), 'E' || (q.msg_id % 3)
+        from pgmq.q_jobs q""",
+        queue_name,
+    )
+    wanted = [each for each in reversed(ids) if each % 3 == 1]
+    for run_id in (None, "r"):
+        found = await find_jobs(pool, queue=queue_name, run_id=run_id, error_type="E1")
+        assert [job.msg_id for job in found] == wanted
+        found = await find_jobs(
+            pool, queue=queue_name, run_id=run_id, error_type="E1", before_id=wanted[0]
+        )
+        assert [job.msg_id for job in found] == wanted[1:]
+    for wrong in ({"key": "k"}, {"before_id": 3}, {"key": "k", "queue": "jobs", "error_type": "E"}):
+        with pytest.raises(InvalidSettingError):
+            await find_jobs(pool, **wrong)

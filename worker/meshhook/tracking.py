@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 
+from meshhook.administration import get_queue_config
 from meshhook.arguments import check_range, checked_id, checked_seconds, checked_text
 from meshhook.cancellation import Cancellation
 from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFoundError
@@ -106,6 +107,9 @@ async def find_jobs(
     workflow_id: str | None = None,
     project_id: str | None = None,
     state: str | None = None,
+    key: str | None = None,
+    error_type: str | None = None,
+    before_id: int | None = None,
     limit: int = 50,
     search_seconds: float = SEARCH_SECONDS,
 ) -> FoundJobs:
@@ -123,29 +127,37 @@ async def find_jobs(
         workflow_id: only jobs of this workflow. Default: of all.
         project_id: only jobs of this project. Default: of all.
         state: only jobs in this state, one of `LIVE_STATES` and `FINAL_STATES`. Default: all.
+        key: only jobs of this key, which are in the queue: the history has no keys. Default: all.
+        error_type: only jobs whose last attempt had this error type. Default: all.
+        before_id: only jobs with lower msg_ids, to continue from the last page: the lowest id in
+            it. Default: all.
         limit: how many at the most, 1 to 1,000. Default 50.
         search_seconds: after how long no further part is looked at, 0.1 to 3,600. Default 10.
 
     Raises:
         InvalidQueueNameError, InvalidSettingError: naming the argument that is wrong.
+            A key and before_id need a queue.
         QueueNotFoundError: if there is neither such a queue nor a history of one.
         DatabaseError: if they cannot be read.
     """
     check_range("limit", limit, MAX_JOBS)
     checked_seconds("search_seconds", search_seconds, 0.1, 3_600)
     deadline = time.monotonic() + search_seconds
-    if state is not None and state not in LIVE_STATES + FINAL_STATES:
-        raise InvalidSettingError(
-            f"state is one of {', '.join(LIVE_STATES + FINAL_STATES)}, got {quoted(state)}"
-        )
-    wanted = Wanted(
-        run_id=_checked_job_id("run_id", run_id),
-        workflow_id=_checked_job_id("workflow_id", workflow_id),
-        project_id=_checked_job_id("project_id", project_id),
+    wanted = _wanted(
+        queue,
+        run_id=run_id,
+        workflow_id=workflow_id,
+        project_id=project_id,
         state=state,
+        key=key,
+        error_type=error_type,
+        before_id=before_id,
         limit=limit,
     )
     database = Database.of(database)
+    if queue is not None and key is not None:
+        config = await get_queue_config(database, queue)
+        wanted = replace(wanted, key_path=config.body_key_path)
     known = await _known_queues(database)
     names = list(known) if queue is None else [validate_queue_name(queue)]
     found = FoundJobs()
@@ -154,11 +166,13 @@ async def find_jobs(
     history: list[Walk] = []
     if wanted.run_id is not None:
         recorded, found.is_complete = await recorded_of_run(database, queue, wanted)
-    elif state not in LIVE_STATES:
+        recorded = [job for job in recorded if _fits(job, wanted)]
+    elif key is None and (state not in LIVE_STATES or error_type is not None):
         for name in names:
             is_there = known.get(name, False)
             history += await history_walks(database, name, wanted, is_there=is_there)
-    if state not in FINAL_STATES:
+    # Of those that are in their queue, the history knows which had an error.
+    if state not in FINAL_STATES and error_type is None:
         for name in names:
             if known.get(name):
                 walk = MessageWalk(database, name, wanted)
@@ -179,6 +193,42 @@ async def find_jobs(
     found.is_complete &= all(walk.is_over for walk in [*messages, *history])
     found.seen = sum(walk.seen for walk in [*messages, *history]) + len(recorded)
     return found
+
+
+def _wanted(
+    queue: str | None, *, state: str | None, before_id: int | None, limit: int, **texts: str | None
+) -> Wanted:
+    """Return what to search for, checked.
+
+    Raises:
+        InvalidSettingError: naming the argument that is wrong.
+    """
+    if state is not None and state not in LIVE_STATES + FINAL_STATES:
+        raise InvalidSettingError(
+            f"state is one of {', '.join(LIVE_STATES + FINAL_STATES)}, got {quoted(state)}"
+        )
+    wanted = Wanted(
+        **{name: _checked_job_id(name, value) for name, value in texts.items()},
+        state=state,
+        limit=limit,
+        before_id=None if before_id is None else checked_id("before_id", before_id),
+    )
+    if queue is None and (wanted.key is not None or before_id is not None):
+        raise InvalidSettingError("key, before_id: name the queue, whose keys and ids these are")
+    if wanted.key is not None and (wanted.error_type is not None or state in FINAL_STATES):
+        raise InvalidSettingError(
+            "key: the history has no keys; leave out error_type, and states of jobs that have ended"
+        )
+    return wanted
+
+
+def _fits(job: JobSummary, wanted: Wanted) -> bool:
+    """Return whether a job of a run is one that is sought: the run's statement does not ask."""
+    return (
+        wanted.key is None
+        and wanted.error_type in (None, job.error_type)
+        and (wanted.before_id is None or job.msg_id < wanted.before_id)
+    )
 
 
 def _checked_job_id(name: str, value: str | None) -> str | None:

@@ -60,6 +60,15 @@ def list_(
             )
         ),
     ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Only jobs of this key that are in the queue.")
+    ] = None,
+    error_type: Annotated[
+        str | None, typer.Option(help="Only jobs whose last attempt had this error type.")
+    ] = None,
+    before: Annotated[
+        int | None, typer.Option(metavar="ID", help="Only ids below this one, for paging.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="The most to show, 1 to 1000.")] = 50,
     search_seconds: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to search, 0.1 to 3600.")
@@ -82,6 +91,9 @@ def list_(
             workflow_id=workflow_id,
             project_id=project_id,
             state=state,
+            key=key,
+            error_type=error_type,
+            before_id=before,
             limit=limit,
             search_seconds=search_seconds,
         )
@@ -92,7 +104,9 @@ def list_(
     elif found:
         _print_list(found, with_queue=name is None)
         if len(found) == limit:
-            note(f"These are the newest {limit}; for more: --limit, up to 1000.")
+            lowest = min(job.msg_id for job in found)
+            page = "" if name is None else f", or --before {lowest}"
+            note(f"These are the newest {limit}; for more: --limit, up to 1000{page}.")
     elif found.is_complete:
         note("No such job was found.")
     if not found.is_complete and len(found) < limit:

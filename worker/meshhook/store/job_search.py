@@ -42,6 +42,10 @@ class Wanted:
     """The key of a message; only for messages in a queue."""
     key_path: str | None = None
     """Where in the body that is; None means in the header."""
+    error_type: str | None = None
+    """The error type of the last attempt; only for the history."""
+    before_id: int | None = None
+    """Only jobs with lower ids."""
 
     @property
     def outcome(self) -> str | None:
@@ -64,7 +68,7 @@ class Walk(ABC):
         self._database = database
         self._queue_name = queue_name
         self._wanted = wanted
-        self._up_to = up_to
+        self._up_to = up_to if wanted.before_id is None else min(up_to, wanted.before_id - 1)
         self._chunk_rows = FIRST_CHUNK_ROWS
 
     async def step(self) -> None:
@@ -99,7 +103,7 @@ class MessageWalk(Walk):
         With a million ready jobs, a hundred running ones are found without reading the others.
         """
         wanted = self._wanted
-        if wanted.state is None:
+        if wanted.state is None or wanted.before_id is not None:
             return
         rows = await self._database.fetch(
             queries.load("find_live_jobs_by_state", self._queue_name, key_path=wanted.key_path),
@@ -128,7 +132,7 @@ class HistoryWalk(Walk):
         return await self._database.fetch(
             queries.load("find_recorded_jobs"),
             *(self._queue_name, up_to, chunk_rows, wanted.workflow_id, wanted.project_id),
-            *(wanted.outcome, limit),
+            *(wanted.outcome, limit, wanted.error_type),
         )
 
 
@@ -141,7 +145,7 @@ async def history_walks(
     read separately from those with higher ids, which belong to its predecessor and are older.
     """
     walks: list[Walk] = [HistoryWalk(database, queue_name, wanted)]
-    if is_there:
+    if is_there and wanted.before_id is None:
         last_id = await database.fetchval(queries.load("last_message_id", queue_name))
         if last_id is not None:
             walks.append(HistoryWalk(database, queue_name, wanted, up_to=last_id))

@@ -1,6 +1,6 @@
 -- Jobs of queue $1 that the history knows, each with its last outcome, newest first: of the next $3
--- attempts with msg_ids up to $2 those of workflow $4, project $5 and outcome $6 (null: any), up
--- to $7; each with the lowest msg_id that was looked at, and how many attempts were. One row
+-- attempts with msg_ids up to $2 those of workflow $4, project $5, outcome $6 and error type $8
+-- (null: any), up to $7; each with the lowest msg_id that was looked at, and how many attempts were. One row
 -- without a job if there is none. Locks: none.
 -- Index: job_attempts_job_idx, from the highest msg_id down.
 with chunk as materialized (
@@ -28,6 +28,7 @@ left join lateral (
     where ($4::text is null or l.workflow_id = $4::text)
       and ($5::text is null or l.project_id = $5::text)
       and ($6::text is null or l.outcome = $6::text)
+      and ($8::text is null or l.error_type = $8::text)
     order by l.enqueued_at desc nulls last, l.msg_id desc
     limit $7::int
 ) j on true
