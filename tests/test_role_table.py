@@ -140,6 +140,7 @@ STATEMENTS = {
     "settle_succeeded": "W  O",
     "settle_succeeded with breakers": "W  O",
     "stop_waiting": "W   M",
+    "take_keys_of_replayed": "   O",
     "wait": "W   M",
     "wake_workers": "WPROM",
     "withdraw_worker": "W",

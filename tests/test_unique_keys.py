@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -13,6 +15,7 @@ import asyncpg
 import pytest
 
 from meshhook import (
+    DLQService,
     DuplicateJobError,
     EnqueuedId,
     InvalidJobError,
@@ -397,6 +400,57 @@ async def test_many_who_find_a_dead_row_store_one_job(
     assert len(set(found)) == 1
 
 
+# --- Dead letters --------------------------------------------------------------------------------
+
+
+async def bury(pool: asyncpg.Pool[Any], queue: QueueService[Any]) -> int:
+    """Let the next job die, and return the id of its dead letter."""
+    found = await DLQService(pool, "jobs").move_to_dead_letter(
+        await claimed(queue), "no", error_type="Boom"
+    )
+    assert found is not None
+    return found
+
+
+async def test_a_dead_letter_has_no_key(pool: asyncpg.Pool[Any], queue: QueueService[Any]) -> None:
+    """Replayed, it takes its key again."""
+    await queue.enqueue(1, unique_key="k")
+    dead = await bury(pool, queue)
+    replayed = await DLQService(pool, "jobs").replay_dead_letter_job(dead)
+    assert await queue.enqueue(2, unique_key="k") == replayed
+
+
+async def test_a_dead_letter_whose_key_another_job_has_stays(
+    pool: asyncpg.Pool[Any], queue: QueueService[Any]
+) -> None:
+    """The error names that job; in a replay of many it is skipped, and those after it are not."""
+    service = DLQService(pool, "jobs")
+    dead = []
+    for n, key in enumerate("kab"):
+        await queue.enqueue(n, unique_key=key)
+        dead.append(await bury(pool, queue))
+    again = await queue.enqueue(9, unique_key="k")
+    assert again.is_new
+    with pytest.raises(DuplicateJobError, match=f"job {again} of queue 'jobs' has"):
+        await service.replay_dead_letter_job(dead[0])
+    replayed = await service.replay_multiple_jobs(limit=1)
+    replayed += await service.replay_multiple_jobs(error_type="Boom")
+    assert [each[0] for each in replayed] == dead[1:]
+    assert [each.id for each in await service.list_dead_letter_jobs()] == [dead[0]]
+
+
+async def test_of_two_dead_letters_with_one_key_one_is_replayed(
+    pool: asyncpg.Pool[Any], queue: QueueService[Any]
+) -> None:
+    """The older one; the other stays."""
+    dead = []
+    for _ in range(2):
+        await queue.enqueue(1, unique_key="k")
+        dead.append(await bury(pool, queue))
+    replayed = await DLQService(pool, "jobs").replay_multiple_jobs(dead)
+    assert [each[0] for each in replayed] == dead[:1]
+
+
 # --- Wrong arguments -----------------------------------------------------------------------------
 
 
@@ -456,3 +510,26 @@ async def test_an_id_is_a_number(queue: QueueService[Any]) -> None:
     found = await queue.enqueue({}, unique_key="k")
     assert isinstance(found, EnqueuedId)
     assert (repr(found), str(found), f"{found}", found + 1) == ("1", "1", "1", 2)
+
+
+# --- The documentation ---------------------------------------------------------------------------
+
+
+async def test_the_snippets_of_the_documentation_run(
+    pool: asyncpg.Pool[Any], connection: Connection
+) -> None:
+    """Each function, and each block of SQL."""
+    await create_queue(connection, "orders")
+    text = (Path(__file__).parents[1] / "docs" / "unique.md").read_text("utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)  # noqa: S102 - it is ours
+    queue = QueueService[Any](pool, "orders")
+    await names["send_invoice"](queue)
+    for _ in range(2):
+        await names["customer_changed"](queue, 3)
+        await names["remind_at_most_daily"](queue, 3)
+    assert await names["send_invoices"](queue, [7, 8, 9]) == 2
+    for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL):
+        await connection.execute(block)
+    assert await connection.fetchval("select count(*) from pgmq.q_orders") == 7

@@ -12,6 +12,7 @@ from meshhook.arguments import MAX_ID, check_range, checked_id, checked_ids, che
 from meshhook.errors import (
     DatabaseReadOnlyError,
     DeadLetterNotFoundError,
+    DuplicateJobError,
     InvalidJobError,
     InvalidSettingError,
     NotAJobError,
@@ -209,13 +210,18 @@ class DLQService:
 
         Raises:
             DeadLetterNotFoundError: if it does not exist, or another caller is replaying it.
+            DuplicateJobError: if another job has its unique key by now; it stays.
             InvalidQueueNameError, QueueNotFoundError: if there is no such queue; it stays.
             DatabaseError: if the database refuses; it stays.
             UncertainCommitError: the connection broke; it was either replayed or left as it was.
         """
         sought = checked_id("dead_letter_id", dead_letter_id)
-        for _, msg_id in await self.replay_multiple_jobs([sought], target_queue=target_queue):
+        target = self.queue if target_queue is None else validate_queue_name(target_queue)
+        replayed, refused = await self._replay([sought], None, 1, target)
+        for _, msg_id in replayed:
             return msg_id
+        for holder, key in refused.values():
+            raise DuplicateJobError(target, holder, key)
         raise DeadLetterNotFoundError(self.queue, dead_letter_id)
 
     async def replay_multiple_jobs(
@@ -228,7 +234,8 @@ class DLQService:
     ) -> list[tuple[int, int]]:
         """Replay dead letters in one transaction: the given ones, or else the oldest.
 
-        Those that no longer exist, or that another caller is replaying, are skipped.
+        Those that no longer exist, that another caller is replaying, or whose unique key another
+        job has by now, are skipped.
 
         Args:
             dead_letter_ids: which ones, at most 1,000. Default: the oldest.
@@ -250,23 +257,40 @@ class DLQService:
         if ids is not None and error_type is not None:
             raise InvalidSettingError("name dead letter ids or an error_type to replay, not both")
         target = self.queue if target_queue is None else validate_queue_name(target_queue)
+        return (await self._replay(ids, error_type, limit, target))[0]
+
+    async def _replay(
+        self, ids: list[int] | None, error_type: str | None, limit: int, target: str
+    ) -> tuple[list[tuple[int, int]], dict[int, tuple[int, str]]]:
+        """Replay dead letters; also return those that stay, with the job that has their key."""
         for name in dict.fromkeys((self.queue, target)):
             await describe_tables(self._database, name)
         replay = queries.load("replay_dead_letters", self.queue, target=target)
+        take_keys = queries.load("take_keys_of_replayed", self.queue, target=target)
+        refused: dict[int, tuple[int, str]] = {}
 
-        async def move(connection: Any) -> Sequence[Any]:
-            chosen = ids
-            if chosen is None:
-                chosen = await self._lock_oldest(connection, error_type, limit)
-            rows: Sequence[Any] = await connection.fetch(
-                replay, chosen, self.queue, target == self.queue
-            )
-            return rows
+        async def move(connection: Any) -> list[tuple[int, int]]:
+            if ids is None:
+                chosen = await self._lock_oldest(connection, error_type, limit, list(refused))
+            else:
+                chosen = [each for each in ids if each not in refused]
+            rows = await connection.fetch(replay, chosen, self.queue, target == self.queue)
+            dead = {row[1]: row[0] for row in rows}
+            taken = await connection.fetch(take_keys, list(dead), target)
+            if taken:
+                raise _KeysTakenError({dead[row[0]]: (row[1], row[2]) for row in taken})
+            return [(row[0], row[1]) for row in rows]
 
-        rows = await self._database.run_in_transaction(
-            move, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
-        )
-        return [(row[0], row[1]) for row in rows]
+        while True:
+            try:
+                replayed = await self._database.run_in_transaction(
+                    move, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
+                )
+            except _KeysTakenError as error:
+                # All went back. Those whose sender was only quicker show their job next time.
+                refused.update({i: each for i, each in error.refused.items() if each[0]})
+            else:
+                return replayed, refused
 
     async def delete_dead_letter_job(self, dead_letter_id: int) -> bool:
         """Delete a dead letter for good.
@@ -329,13 +353,16 @@ class DLQService:
         sql = queries.load("purge_dlq", self.queue)
         return await purge_in_chunks(self._database, sql, newest)
 
-    async def _lock_oldest(self, connection: Any, error_type: str | None, limit: int) -> list[int]:
+    async def _lock_oldest(
+        self, connection: Any, error_type: str | None, limit: int, excepted: list[int]
+    ) -> list[int]:
         if error_type is None:
-            rows = await connection.fetch(queries.load("lock_dead_letters", self.queue), limit)
+            sql = queries.load("lock_dead_letters", self.queue)
+            rows = await connection.fetch(sql, limit, excepted)
         else:
             sql = queries.load("lock_dead_letters_by_error_type", self.queue)
             sought = _sought(error_type)
-            rows = await connection.fetch(sql, limit, sought)
+            rows = await connection.fetch(sql, limit, sought, excepted)
         return [row[0] for row in rows]
 
     async def _fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
@@ -345,6 +372,14 @@ class DLQService:
                 await describe_tables(self._database, self.queue)
             self._is_known = True
         return await self._database.fetch(queries.load(statement, self.queue), *arguments)
+
+
+class _KeysTakenError(Exception):
+    """Other jobs have unique keys of dead letters."""
+
+    def __init__(self, refused: dict[int, tuple[int, str]]) -> None:
+        super().__init__()
+        self.refused = refused
 
 
 def _sought(error_type: str) -> str:

@@ -6,8 +6,9 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -19,11 +20,13 @@ from meshhook.cli.output import counted, print_json, say
 from meshhook.cli.tracing import traced
 from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidJobError, UncertainCommitError
+from meshhook.escaping import quoted
 from meshhook.jobs import MAX_ID_LENGTH
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import Database
 from meshhook.queues import QueueService
 from meshhook.store.bodies import encode_body, encode_headers, is_envelope
+from meshhook.unique import unique_from
 
 BATCH_JOBS = 1_000
 _STARTS_OF_JSON = ("{", "[", '"')
@@ -38,6 +41,7 @@ app = command_app()
     epilog=example(
         "meshhook enqueue '{\"order\": 17}' --delay 60",
         "meshhook enqueue orders '{\"order\": 17}'",
+        "meshhook enqueue orders '{\"order\": 17}' --unique-key order-17",
         "meshhook enqueue orders --file jobs.jsonl",
         "generate | meshhook enqueue orders",
     ),
@@ -67,6 +71,25 @@ def enqueue(
     key: Annotated[
         str | None, typer.Option(help="Whose jobs they are, such as a tenant; see: keyed queues.")
     ] = None,
+    unique_key: Annotated[
+        str | None, typer.Option(help="Enqueue the job only if no other job has this key.")
+    ] = None,
+    unique: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNTIL",
+            help="How long it has the key: until-done, until-started, or seconds. "
+            "Default: until-done.",
+        ),
+    ] = None,
+    on_conflict: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ACTION",
+            help="If another job has the key: existing (enqueue nothing), error, or replace (that "
+            "job, if it has not started). Default: existing.",
+        ),
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A header of the messages; may be repeated."),
@@ -87,7 +110,13 @@ def enqueue(
     if job is None and queue.lstrip().startswith(_STARTS_OF_JSON):
         queue, job = DEFAULT_QUEUE_NAME, queue
     name = validate_queue_name(queue)
+    if unique_key is not None and job is None:
+        raise UsageError("--unique-key is for one job: give its JSON as an argument")
+    kept: Any = _kept(unique)
+    unique_from(unique_key, kept, cast("Any", on_conflict))
+    asked = {"unique_key": unique_key, "unique": kept, "on_conflict": on_conflict}
     sender = _Sender(
+        unique=None if unique_key is None else asked,
         queue_name=name,
         delay_seconds=delay_in_seconds(delay),
         key=key,
@@ -97,12 +126,44 @@ def enqueue(
     with traced("meshhook-enqueue"), open_lines(job, file) as lines:
         with_database(context, lambda database: sender.send(database, lines))
     ids = sender.msg_ids
-    if as_json:
+    if unique_key is not None:
+        _print_unique(name, ids[0], as_json=as_json)
+    elif as_json:
         print_json({"queue": name, "enqueued": len(ids), "msg_ids": ids})
     elif len(ids) == 1:
         say(f"enqueued job {ids[0]} in {name}")
     else:
         say(f"enqueued {counted(len(ids), 'job')} in {name}")
+
+
+def _kept(unique: str | None) -> Any:
+    """Return how long a job has its unique key, as the library takes it."""
+    if unique is None or unique.startswith("until"):
+        return unique and unique.replace("-", "_")
+    try:
+        return timedelta(seconds=float(unique))
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"--unique is until-done, until-started or a number of seconds, got {quoted(unique)}"
+        ) from None
+
+
+def _print_unique(queue: str, msg_id: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "queue": queue,
+                "enqueued": int(msg_id.is_new),
+                "replaced": msg_id.was_replaced,
+                "msg_ids": [int(msg_id)],
+            }
+        )
+    elif msg_id.is_new:
+        say(f"enqueued job {msg_id} in {queue}")
+    elif msg_id.was_replaced:
+        say(f"replaced job {msg_id} in {queue}")
+    else:
+        say(f"job {msg_id} in {queue} has the key: nothing enqueued")
 
 
 class _Sender:
@@ -116,8 +177,10 @@ class _Sender:
         key: str | None,
         headers: dict[str, str],
         ids: dict[str, str],
+        unique: dict[str, Any] | None,
     ) -> None:
         self.msg_ids: list[int] = []
+        self._unique = unique
         self._queue_name = queue_name
         self._delay_seconds = delay_seconds
         self._key = key
@@ -171,6 +234,16 @@ class _Sender:
     async def _store(self, service: QueueService[Any], batch: list[Line]) -> None:
         if batch:
             self._is_storing = True
+            if self._unique is not None:
+                found = await service.enqueue(
+                    batch[0].value,
+                    self._delay_seconds,
+                    key=self._key,
+                    headers=self._headers,
+                    **self._unique,
+                )
+                self.msg_ids.append(found)
+                return
             self.msg_ids += await service.enqueue_many(
                 [line.value for line in batch],
                 self._delay_seconds,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from meshhook.cli.failures import PartlyDoneError
 from meshhook.cli.output import counted
 from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
+from meshhook.errors import DeadLetterNotFoundError
 from meshhook.postgres.database import Database
 
 
@@ -59,7 +60,16 @@ class Replay:
                 ids[start : start + MAX_DEAD_LETTERS], target_queue=self._target_queue
             )
         found = {dead for dead, _ in self.replayed}
-        self.not_found = [each for each in ids if each not in found]
+        for each in ids:
+            if each in found:
+                continue
+            try:
+                # One whose unique key another job has says so.
+                msg_id = await service.replay_dead_letter_job(each, self._target_queue)
+            except DeadLetterNotFoundError:
+                self.not_found.append(each)
+            else:
+                self.replayed.append((each, msg_id))
 
     async def _replay_oldest(self, service: DLQService) -> None:
         newest = await service.list_dead_letter_jobs(1)

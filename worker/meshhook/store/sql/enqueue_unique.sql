@@ -20,20 +20,24 @@ with item as materialized (
         select u.* from meshhook.unique_keys u
         -- Not a plain =, as in sql/claim.sql.
         where u.queue = $8::text and u.key = any (array[i.key])
+        limit 1
     ) u on true
     left join lateral (
         select q.read_ct from {queue_table} q
         where q.msg_id = any (array[u.msg_id]) and q.enqueued_at = u.enqueued_at
+        limit 1
     ) q on true
 ), unstarted as materialized (
     select q.msg_id from seen s, {queue_table} q
-    where q.msg_id = any (array[s.msg_id]) and q.enqueued_at = s.enqueued_at and q.read_ct = 0
+    where q.msg_id = any (array[s.msg_id]) and q.enqueued_at = any (array[s.enqueued_at])
+      and q.read_ct = 0
       and s.expires_at is null and s.holds_until_started and s.on_conflict <> 'replace'
     order by s.key collate pg_catalog."C"
     for share of q
 ), replaceable as materialized (
     select q.msg_id from seen s, {queue_table} q
-    where q.msg_id = any (array[s.msg_id]) and q.enqueued_at = s.enqueued_at and q.read_ct = 0
+    where q.msg_id = any (array[s.msg_id]) and q.enqueued_at = any (array[s.enqueued_at])
+      and q.read_ct = 0
       and (s.expires_at is null or s.expires_at > pg_catalog.clock_timestamp())
       and s.on_conflict = 'replace'
     order by s.key collate pg_catalog."C"
@@ -86,14 +90,19 @@ with item as materialized (
         headers = coalesce(j.headers::jsonb, '{}')
             || meshhook.unique_header(j.key, j.until_started, j.seconds)
     from judged j
-    where q.msg_id = any (array[j.msg_id]) and q.enqueued_at = j.enqueued_at
+    where q.msg_id = any (array[j.msg_id]) and q.enqueued_at = any (array[j.enqueued_at])
       and j.is_held and (j.msg_id in (select r.msg_id from replaceable r)) is true
 ), renewed as (
     update meshhook.unique_keys u
     set until_started = coalesce(j.until_started, false),
         expires_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => j.seconds)
     from judged j
-    where u.queue = $8::text and u.key = any (array[j.key]) and u.msg_id = j.msg_id
+    cross join lateral (
+        select u.ctid from meshhook.unique_keys u
+        where u.queue = $8::text and u.key = any (array[j.key])
+        limit 1
+    ) found
+    where u.ctid = any (array[found.ctid]) and u.msg_id = any (array[j.msg_id])
       and j.is_held and (j.msg_id in (select r.msg_id from replaceable r)) is true
 )
 select n.position, case when (n.new_msg_id in (select t.msg_id from taken t)) is true

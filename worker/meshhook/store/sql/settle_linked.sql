@@ -94,7 +94,8 @@ with item as materialized (
     select u.key from removed r, meshhook.unique_keys u
     -- Not a plain =, as in sql/claim.sql.
     where u.queue = $17::text and u.key = any (array[r.unique_key])
-      and u.msg_id = r.msg_id and u.enqueued_at = r.enqueued_at
+      and u.msg_id = any (array[r.msg_id])
+      and u.enqueued_at = any (array[r.enqueued_at])
       and (u.expires_at is null or r.outcome <> 'succeeded')
     for update of u skip locked
 ), freed as (
