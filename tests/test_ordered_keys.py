@@ -19,6 +19,7 @@ from meshhook import (
     get_key,
     hold_key,
     list_keys,
+    resume_key,
     set_key,
 )
 from meshhook.administration import get_queue_config, set_queue_config
@@ -27,9 +28,11 @@ from meshhook.names import KEY_HEADER
 from meshhook.outcomes import AttemptOutcome
 from meshhook.postgres.database import Database, connect
 from meshhook.queue_config import KeyPlace
+from meshhook.role_kinds import RoleKind
 from meshhook.store import queries
 from meshhook.store.claims import claim
 from meshhook.store.settlements import Settlement, settle
+from support.roles import Roles
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -206,6 +209,130 @@ async def test_a_replay_keeps_its_place(ordered: Connection, pool: Pool) -> None
             assert job.headers["meshhook-replayed-from"]["place"] == place
             await end(ordered, job, AttemptOutcome.DEAD_LETTERED)
     assert ids(await take(ordered)) == [third]
+
+
+@pytest.fixture
+async def blocking(ordered: Connection) -> Connection:
+    """The same, where a dead letter blocks its key."""
+    await set_queue_config(ordered, "jobs", on_dead_letter="block")
+    return ordered
+
+
+async def die(connection: Connection, jobs: int = 3) -> list[int]:
+    """Enqueue jobs of key `a`, and let the first die."""
+    sent = await send(connection, "a", jobs)
+    [job] = await take(connection)
+    await end(connection, job, AttemptOutcome.DEAD_LETTERED)
+    return sent
+
+
+async def test_a_dead_letter_blocks_its_key(blocking: Connection, pool: Pool) -> None:
+    """If the queue says so: others go on, and once it is replayed it comes first."""
+    dead_letters = DLQService(pool, "jobs")
+    first, second, _ = await die(blocking)
+    [other] = await send(blocking, "b")
+    assert ids(await take(blocking)) == [other]
+    found = await get_key(blocking, "jobs", "a")
+    [dead] = await dead_letters.list_dead_letter_jobs(10)
+    assert (found.blocked_by, found.blocked_reason) == (first, "dead_lettered")
+    assert (found.dead_letter_id, found.held_by) == (dead.id, "dead_letter")
+    assert found.blocked_since is not None
+    assert found.blocked_until is None
+    replayed = await dead_letters.replay_dead_letter_job(dead.id)
+    [job] = await take(blocking)
+    assert job.msg_id == replayed
+    await end(blocking, job)
+    assert ids(await take(blocking)) == [second]
+    assert (await get_key(blocking, "jobs", "a")).blocked_by is None
+
+
+@pytest.mark.parametrize("how", ["delete", "purge", "foreign", "truncate", "resume", "setting"])
+async def test_a_blocked_key_goes_on(blocking: Connection, pool: Pool, how: str) -> None:
+    """Once its dead letter is gone, by whatever way, or somebody says so."""
+    dead_letters = DLQService(pool, "jobs")
+    _, second, _ = await die(blocking)
+    assert await take(blocking) == []
+    [dead] = await dead_letters.list_dead_letter_jobs(10)
+    if how == "delete":
+        await dead_letters.delete_dead_letter_job(dead.id)
+    elif how == "purge":
+        await dead_letters.purge_dlq()
+    elif how == "foreign":
+        await blocking.execute("select pgmq.archive('jobs_dlq', $1::bigint)", dead.id)
+    elif how == "truncate":
+        await blocking.execute("truncate pgmq.q_jobs_dlq")
+    elif how == "resume":
+        await resume_key(blocking, "jobs", "a")
+    else:
+        await set_queue_config(blocking, "jobs", on_dead_letter="continue")
+    assert ids(await take(blocking)) == [second]
+
+
+async def test_a_hold_by_hand_stays_beside_a_dead_letter(blocking: Connection, pool: Pool) -> None:
+    """Deleting the dead letter does not resume a key that somebody holds without an end."""
+    await send(blocking, "a", 2)
+    [job] = await take(blocking)
+    await hold_key(blocking, "jobs", "a")
+    await end(blocking, job, AttemptOutcome.DEAD_LETTERED)
+    await DLQService(pool, "jobs").purge_dlq()
+    assert await take(blocking) == []
+    assert (await get_key(blocking, "jobs", "a")).held_by == "manual"
+
+
+async def test_a_rolled_back_death_blocks_nothing(
+    blocking: Connection, connection: Connection
+) -> None:
+    """The block is made in the transaction in which the job dies, or not at all."""
+    first, _ = await send(blocking, "a", 2)
+    [job] = await take(blocking)
+    dying = connection.transaction()
+    await dying.start()
+    await end(connection, job, AttemptOutcome.DEAD_LETTERED)
+    assert await take(blocking) == []
+    await dying.rollback()
+    await make_due(blocking, first)
+    assert ids(await take(blocking)) == [first]
+
+
+async def test_a_worker_of_a_role_blocks_keys(
+    blocking: Connection, connection: Connection, database_url: str
+) -> None:
+    """A role of least privilege settles a job that dies."""
+    async with Roles(database_url, connection) as roles:
+        own = await asyncpg.connect(roles.url(await roles.make(RoleKind.WORKER, "jobs")))
+        try:
+            await send(blocking, "b", 2)
+            [job] = await take(own)
+            await end(own, job, AttemptOutcome.DEAD_LETTERED)
+            assert await take(own) == []
+        finally:
+            await own.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"on_dead_letter": "stop"}, "'continue' or 'block'"),
+        ({"ordered": False}, "on_dead_letter=continue"),
+        ({"dlq_enabled": False}, "set dlq_enabled=true"),
+    ],
+)
+async def test_a_wrong_block_is_refused(
+    blocking: Connection, changes: dict[str, Any], said: str
+) -> None:
+    """With the value and the way out."""
+    with pytest.raises(InvalidSettingError, match=said):
+        await set_queue_config(blocking, "jobs", **changes)
+
+
+async def test_sql_alone_cannot_block(ordered: Connection) -> None:
+    """Without the triggers nothing would be held."""
+    with pytest.raises(asyncpg.PostgresError, match="no triggers"):
+        await ordered.execute("update meshhook.queue_config set on_dead_letter = 'block'")
+    await set_queue_config(ordered, "jobs", on_dead_letter="block")
+    await set_queue_config(ordered, "jobs", on_dead_letter="continue")
+    triggers = "select count(*) from pg_trigger where tgrelid = 'pgmq.q_jobs_dlq'::regclass"
+    assert await ordered.fetchval(triggers) == 0
 
 
 async def test_a_replay_does_not_run_beside_another(ordered: Connection, pool: Pool) -> None:

@@ -49,6 +49,7 @@ def test_every_number_has_a_range() -> None:
         "keyed",
         "key_path",
         "ordered",
+        "on_dead_letter",
     }
 
 

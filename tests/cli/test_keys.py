@@ -50,6 +50,7 @@ def test_keys_are_listed(cli, keyed):
         "blocked_reason": None,
         "blocked_since": None,
         "blocked_until": None,
+        "dead_letter_id": None,
     }
 
 

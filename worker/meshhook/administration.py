@@ -271,13 +271,15 @@ async def set_queue_config(
 
     row = await source.run_in_transaction(change)
     config = QueueConfig.from_row(name, row[0])
+    if "on_dead_letter" in changes and config.on_dead_letter == "continue":
+        await _set_block_triggers(source, name, is_on=False)
     if changes.keys() & {"keyed", "ordered"} and not (config.keyed and config.ordered):
         await match_key_indexes(source, name, config.keys, ordered=False)
     return config
 
 
 async def _build_key_indexes(database: Database, queue: str, changes: Mapping[str, Any]) -> None:
-    """Build the indexes that a change of settings needs. What it does not need is dropped later.
+    """Make what a change of settings needs in the tables. What it does not need is dropped later.
 
     Raises:
         InvalidSettingError: if the keys of a keyed queue are to be elsewhere.
@@ -293,6 +295,12 @@ async def _build_key_indexes(database: Database, queue: str, changes: Mapping[st
         )
     ordered = settings.ordered or config.ordered
     await match_key_indexes(database, queue, settings.keys, ordered=ordered)
+    if settings.on_dead_letter == "block":
+        await _set_block_triggers(database, queue, is_on=True)
+
+
+async def _set_block_triggers(database: Database, queue: str, *, is_on: bool) -> None:
+    await change_tables(database, queue, queries.load("set_block_triggers"), queue, is_on)
 
 
 async def describe_tables(database: DatabaseSource, queue: str) -> queries.QueueTables:

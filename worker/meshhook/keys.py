@@ -53,6 +53,8 @@ class HoldMaker(StrEnum):
     """`hold_key` or `meshhook keys hold`."""
     HANDLER = "handler"
     """The outcome of a job, with `hold_key=True`."""
+    DEAD_LETTER = "dead_letter"
+    """A job that died, in an ordered queue with `on_dead_letter=block`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +107,15 @@ class KeyState:
     """The `msg_id` of the job that the others of its key wait for, in a queue with ordered keys;
     None if they wait for none but one that runs."""
     blocked_reason: str | None
-    """Why that job waits itself: `retrying`, for its next attempt, or `scheduled`, because it is
-    delayed or snoozed."""
+    """Why they wait: `retrying` if that job waits for its next attempt, `scheduled` if it is
+    delayed or snoozed, `dead_lettered` if it died and the queue says that this blocks its key."""
     blocked_since: datetime | None
     """Since when it does; None if nobody knows any more, or the role may not read the history."""
     blocked_until: datetime | None
-    """Until when it does."""
+    """Until when it does; None for a dead letter."""
+    dead_letter_id: int | None
+    """Which dead letter blocks the key, until it is replayed or deleted, or the key is resumed;
+    None if none does."""
 
 
 class _KeySettings(BaseModel):
@@ -241,7 +246,9 @@ async def hold_key(
 
 @takes_url
 async def resume_key(database: DatabaseSource, queue: str, key: str) -> KeyState:
-    """Hold a key no longer, and close its breaker. One that is not held stays as it is.
+    """Hold a key no longer, close its breaker, and let it go on after a dead letter.
+
+    One that is not held stays as it is.
 
     Args:
         database: where the queue is.

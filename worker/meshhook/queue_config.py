@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -109,6 +109,10 @@ class QueueSettings(BaseModel):
     ordered: bool = False
     """Whether one job of each key runs at a time, in the order of `msg_id`. Default false. Only for
     keyed queues."""
+    on_dead_letter: Literal["continue", "block"] = "continue"
+    """What a dead letter does to its key, if keys are ordered. With `continue`, the default, the
+    next job starts; with `block` none does until the dead letter is replayed or deleted, or the key
+    is resumed."""
     max_running: _Running | None = None
     """How many jobs of the queue run at once, on all workers together; None, the default, means any
     number. Only for keyed queues."""
@@ -156,6 +160,18 @@ class QueueSettings(BaseModel):
     def _only_of_keyed(self) -> QueueSettings:
         if self.ordered and not self.keyed:
             raise ValueError("ordered (true) is for keyed queues: set keyed=true, or ordered=false")
+        if self.on_dead_letter != "continue" and not self.ordered:
+            message = (
+                f"on_dead_letter ({self.on_dead_letter}) is for ordered keys: set ordered=true, or "
+                "on_dead_letter=continue"
+            )
+            raise ValueError(message)
+        if self.on_dead_letter != "continue" and not self.dlq_enabled:
+            message = (
+                f"on_dead_letter ({self.on_dead_letter}) needs dead letters: set dlq_enabled=true, "
+                "or on_dead_letter=continue"
+            )
+            raise ValueError(message)
         for name in (*_LIMITS, "breaker_failures"):
             if not self.keyed and (limit := getattr(self, name)) is not None:
                 message = f"{name} ({limit}) is for keyed queues: set keyed=true, or {name}=none"
@@ -239,8 +255,8 @@ class QueueConfig(QueueSettings):
 
 SETTING_NAMES: tuple[str, ...] = tuple(QueueSettings.model_fields)
 """The names of all settings of a queue."""
-KEY_PLACE_NAMES = ("keyed", "key_path", "ordered")
-"""Those that indexes of the queue's table depend on, which only its owner can build."""
+KEY_PLACE_NAMES = ("keyed", "key_path", "ordered", "on_dead_letter")
+"""Those that need indexes or triggers of the queue's tables, which only its owner can make."""
 LIMIT_NAMES = (*_LIMITS, "starts_period_seconds")
 """Those that limit how many jobs run at once, or start in a period."""
 BREAKER_NAMES = ("breaker_failures", "breaker_pause_seconds", "breaker_max_pause_seconds")

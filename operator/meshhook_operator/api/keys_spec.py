@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -17,6 +17,7 @@ _Pause = Annotated[float, Field(ge=0.1, le=86_400)]
 _FIELDS = (
     "path",
     "ordered",
+    "onDeadLetter",
     "maxRunning",
     "maxRunningPerKey",
     "maxStarts",
@@ -101,6 +102,9 @@ class KeysSpec(Part):
     Absent: left as it is, at first the header x-pgmq-group."""
     ordered: bool | None = None
     """Whether one job of each key runs at a time, in the order of msg_id. Absent: left as it is."""
+    on_dead_letter: Literal["continue", "block"] | None = None
+    """What a dead letter does to its key, if keys are ordered: with block, no job of the key starts
+    until it is replayed or deleted, or the key is resumed. Absent: left as it is."""
     max_running: _Limit | None = None
     """How many jobs of the queue run at once, on all workers together; 0 means any number. Absent:
     left as it is."""
@@ -135,8 +139,12 @@ class KeysSpec(Part):
     def place(self) -> dict[str, Any]:
         """The settings that the indexes depend on, by their names in `queue_config`."""
         if not self.enabled:
-            return {"keyed": False, "ordered": False}
-        declared = {"key_path": self.path, "ordered": self.ordered}
+            return {"keyed": False, "ordered": False, "on_dead_letter": "continue"}
+        declared = {
+            "key_path": self.path,
+            "ordered": self.ordered,
+            "on_dead_letter": self.on_dead_letter,
+        }
         return {"keyed": True} | {n: value for n, value in declared.items() if value is not None}
 
     @property

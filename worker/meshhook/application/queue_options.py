@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import asyncpg
 
@@ -36,6 +36,7 @@ class QueueOptions(TypedDict, total=False):
     keyed: bool
     key_path: str | None
     ordered: bool
+    on_dead_letter: Literal["continue", "block"]
     max_running: int | None
     max_running_per_key: int | None
     max_starts: int | None

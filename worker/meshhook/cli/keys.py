@@ -231,7 +231,12 @@ def _blocked(key: KeyState) -> list[tuple[str, str]]:
     return [
         ("blocked by", f"msg_id {key.blocked_by}, {key.blocked_reason}"),
         ("blocked since", moment_with_age(key.blocked_since)),
-        ("blocked until", moment_with_age(key.blocked_until)),
+        (
+            "blocked until",
+            moment_with_age(key.blocked_until)
+            if key.dead_letter_id is None
+            else f"dead letter {key.dead_letter_id} is replayed or deleted, or the key is resumed",
+        ),
     ]
 
 

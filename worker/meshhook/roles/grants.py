@@ -71,7 +71,14 @@ _SETTINGS = (
     "breaker_pause_seconds",
     "breaker_max_pause_seconds",
 )
-_HOLD = ("held_until", "held_at", "held_by", "hold_reason")
+_HOLD = (
+    "held_until",
+    "held_at",
+    "held_by",
+    "hold_reason",
+    "held_by_dead_letter",
+    "held_by_job",
+)
 _BREAKER_STATE = ("failures", "failed_at", "error_type", "opened_at", "openings", "probe_at")
 _NEW_GROUP = (
     "id",

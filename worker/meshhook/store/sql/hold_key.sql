@@ -10,4 +10,5 @@ from (select case when $3::float8 is null then 'infinity'::timestamptz
     when $3::float8 > 0::float8
         then pg_catalog.now() + pg_catalog.make_interval(secs => $3::float8) end as held_until) h
 on conflict (queue, key) do update set held_until = excluded.held_until,
-    held_at = excluded.held_at, held_by = excluded.held_by, hold_reason = excluded.hold_reason
+    held_at = excluded.held_at, held_by = excluded.held_by, hold_reason = excluded.hold_reason,
+    held_by_dead_letter = null, held_by_job = null

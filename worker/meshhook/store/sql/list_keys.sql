@@ -60,10 +60,14 @@ select coalesce({utf8 c.key}, '?') as key, c.ready, c.running,
         when b.probe_at > pg_catalog.now() then 'open' else 'half-open' end as breaker,
     coalesce(b.failures, 0) as failures_in_a_row, {utf8 b.error_type} as last_error_type,
     {moment b.opened_at} as breaker_opened_at, {moment b.probe_at} as next_probe_at,
-    f.msg_id as blocked_by,
-    case when f.read_ct > 0 then 'retrying' when f.read_ct = 0 then 'scheduled' end
+    coalesce(k.held_by_job, f.msg_id) as blocked_by,
+    case when k.held_by_dead_letter is not null then 'dead_lettered'
+        when f.read_ct > 0 then 'retrying' when f.read_ct = 0 then 'scheduled' end
         as blocked_reason,
-    {moment f.since} as blocked_since, {moment f.vt} as blocked_until
+    case when k.held_by_dead_letter is not null then {moment k.held_at}
+        else {moment f.since} end as blocked_since,
+    case when k.held_by_dead_letter is null then {moment f.vt} end as blocked_until,
+    k.held_by_dead_letter as dead_letter_id
 from counted c cross join meshhook.queue_config s
 left join meshhook.keys k on k.queue = $3::text and k.key = c.key
 left join meshhook.breakers b on b.queue = $3::text and b.key = c.key
