@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable
 from contextlib import nullcontext
@@ -25,6 +26,7 @@ from meshhook import (
     create_queue,
 )
 from meshhook.outcomes import AttemptOutcome
+from meshhook.store import queries
 from meshhook.store.queries import QueueTables
 from meshhook.store.settlements import Settlement, settle
 from support.waiting import eventually
@@ -510,6 +512,26 @@ async def test_an_id_is_a_number(queue: QueueService[Any]) -> None:
     found = await queue.enqueue({}, unique_key="k")
     assert isinstance(found, EnqueuedId)
     assert (repr(found), str(found), f"{found}", found + 1) == ("1", "1", "1", 2)
+
+
+# --- Plans ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["existing", "error", "replace"])
+async def test_many_keys_cost_no_more_than_few(
+    connection: Connection, queue_name: str, how: str
+) -> None:
+    """A sender reads the keys of its own jobs; nothing has been analyzed since they came."""
+    await connection.execute(
+        "insert into meshhook.unique_keys (queue, key, msg_id, enqueued_at) "
+        "select 'jobs', 'x' || n, -n, now() from generate_series(1, 100000) n"
+    )
+    sql = queries.load("enqueue_unique", "jobs")
+    await connection.execute("set plan_cache_mode = force_generic_plan")
+    asked = (["{}"] * 2, None, None, ["x1", "free"], None, None, [how] * 2, "jobs", False)
+    [row] = await connection.fetch(f"explain (analyze, buffers, format json) {sql}", *asked)
+    plan = json.loads(row[0])[0]["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 200
 
 
 # --- The documentation ---------------------------------------------------------------------------

@@ -97,12 +97,10 @@ with item as materialized (
     set until_started = coalesce(j.until_started, false),
         expires_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => j.seconds)
     from judged j
-    cross join lateral (
-        select u.ctid from meshhook.unique_keys u
-        where u.queue = $8::text and u.key = any (array[j.key])
-        limit 1
-    ) found
-    where u.ctid = any (array[found.ctid]) and u.msg_id = any (array[j.msg_id])
+    -- Nothing is read unless something was replaced.
+    where (select pg_catalog.count(*) from replaceable) > 0
+      and u.queue = $8::text and u.key = any (array[j.key])
+      and u.msg_id = any (array[j.msg_id])
       and j.is_held and (j.msg_id in (select r.msg_id from replaceable r)) is true
 )
 select n.position, case when (n.new_msg_id in (select t.msg_id from taken t)) is true
