@@ -47,8 +47,10 @@ from support.hostile import ANYTHING, TEXTS, is_safe_line, of_odd
 URL = "postgresql://nobody@127.0.0.1:1/none"
 
 RECORDS = {
+    "BreakerState",
     "Cancellation",
     "ChangeResult",
+    "HoldMaker",
     "JobChange",
     "JobChanges",
     "Check",

@@ -35,6 +35,9 @@ def _ends(low: int, high: int) -> st.SearchStrategy[int]:
 
 
 DAYS = _ends(1, 36_500)
+PAUSES_SECONDS = st.tuples(*[st.sampled_from([0.1, 86_400.0]) | st.floats(0.1, 86_400)] * 2).map(
+    sorted
+)
 BACKOFFS_MS = st.tuples(_ends(0, 604_800_000), _ends(0, 604_800_000)).map(sorted)
 TIMES = st.sampled_from([*MOMENTS, "10000-01-01", "9999-12-31 23:59:59-14", "0044-03-15 BC", "now"])
 ROWS = st.fixed_dictionaries(
@@ -50,9 +53,11 @@ ROWS = st.fixed_dictionaries(
         "history_retention_days": DAYS,
         "max_payload_bytes": _ends(1_024, 104_857_600),
         "paused": st.booleans(),
+        "results": st.booleans(),
         "starts_period_seconds": st.sampled_from([0.1, 86_400.0]) | st.floats(0.1, 86_400),
         # Without the indexes, which the trigger asks for.
         "keyed": st.booleans(),
+        "ordered": st.booleans(),
         "key_path": st.sampled_from([None, "payload", "a.b-c._.0"]),
         "adopted_msg_id": _ends(-(2**63), 2**63 - 1),
         "created_at": TIMES,
@@ -61,15 +66,20 @@ ROWS = st.fixed_dictionaries(
 )
 LIMITS = st.none() | _ends(1, 1_000_000)
 ROWS = st.builds(
-    lambda row, backoffs, limits: (
+    lambda row, backoffs, pauses, limits: (
         row
         | dict(zip(("retry_backoff_base_ms", "retry_backoff_max_ms"), backoffs, strict=True))
+        | dict(zip(("breaker_pause_seconds", "breaker_max_pause_seconds"), pauses, strict=True))
+        | {"ordered": row["keyed"] and row["ordered"]}
         # The table takes limits of keyed queues only.
         | {name: limits[name] if row["keyed"] else None for name in limits}
     ),
     ROWS,
     BACKOFFS_MS,
-    st.fixed_dictionaries(dict.fromkeys(LIMIT_NAMES[:-1], LIMITS)),
+    PAUSES_SECONDS,
+    st.fixed_dictionaries(
+        dict.fromkeys(LIMIT_NAMES[:-1], LIMITS) | {"breaker_failures": st.none() | _ends(1, 10_000)}
+    ),
 )
 SETTINGS_OF_OPERATOR = QueueSettings().model_dump(exclude={"paused", *KEY_SETTING_NAMES})
 NAMES = ("0", "a" * 43, "a--_", "z_dlq_")
