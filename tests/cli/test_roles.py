@@ -156,6 +156,8 @@ def test_who_may_not_make_roles_is_told_who_may(cli, monkeypatch, database_url):
         ("oncall", "reader", "dlq purge jobs --yes"),
         ("operator", "worker", "queue create made"),
         ("operator", "worker", "queue set jobs max_retry_attempts=3"),
+        ("operator", "oncall", "queue bind jobs shop.#"),
+        ("operator", "reader", "queue bindings"),
         ("owner", "operator", "queue drop jobs --yes"),
         ("owner", "oncall", "queue purge jobs --yes"),
         ("owner", "operator", "roles grant reader --name test_other"),

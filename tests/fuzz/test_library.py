@@ -162,6 +162,13 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
         "get_key": Call(meshhook.get_key, {"database": database, "queue": "jobs", "key": "a"}),
         "hold_key": Call(meshhook.hold_key, {"database": database, "queue": "jobs", "key": "a"}),
         "list_keys": Call(meshhook.list_keys, {"database": database, "queue": "jobs"}),
+        "bind_topic": Call(
+            meshhook.bind_topic, {"database": database, "queue": "jobs", "pattern": "a"}
+        ),
+        "unbind_topic": Call(
+            meshhook.unbind_topic, {"database": database, "queue": "jobs", "pattern": "a"}
+        ),
+        "list_topic_bindings": Call(meshhook.list_topic_bindings, {"database": database}),
         "list_queues": Call(meshhook.list_queues, {"database": database}),
         "list_workers": Call(meshhook.list_workers, {"database": database}),
         "migrate": Call(meshhook.migrate, {"connection": database}, frozenset({"migrations"})),

@@ -31,6 +31,10 @@ keys list jobs
 keys show jobs a
 keys hold jobs b --for 60
 keys resume jobs b
+queue bind jobs shop.#
+queue bindings
+queue bindings jobs
+queue unbind jobs shop.#
 queue pause jobs
 queue resume jobs
 enqueue jobs {"a":1} --run-id r1 --workflow-id w --project-id p --header h=1

@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from meshhook.schema import migrate
     from meshhook.store.dead_letter_rows import DeadLetterJob, DlqMetrics, ErrorGroup
     from meshhook.sync.queue_service import SyncQueueService
+    from meshhook.topics import TopicBinding, bind_topic, list_topic_bindings, unbind_topic
     from meshhook.unique import EnqueuedId
     from meshhook.worker import JobHandler, Worker, WorkerStats, create_job_handler
     from meshhook.worker.results import UnusableResultError
@@ -155,6 +156,7 @@ __all__ = [
     "SchemaMissingError",
     "Snooze",
     "SyncQueueService",
+    "TopicBinding",
     "UncertainCommitError",
     "UnstorableTextError",
     "UnsuitableQueueError",
@@ -167,6 +169,7 @@ __all__ = [
     "WorkflowJob",
     "WrongSchemeError",
     "add_job_fields",
+    "bind_topic",
     "create_job_handler",
     "create_queue",
     "drop_queue",
@@ -179,12 +182,14 @@ __all__ = [
     "list_groups",
     "list_keys",
     "list_queues",
+    "list_topic_bindings",
     "list_workers",
     "migrate",
     "repair_group",
     "resume_key",
     "set_key",
     "set_queue_config",
+    "unbind_topic",
 ]
 
 _HOMES = {
@@ -250,6 +255,7 @@ _HOMES = {
     "SchemaMissingError": "meshhook.errors",
     "Snooze": "meshhook.outcomes",
     "SyncQueueService": "meshhook.sync.queue_service",
+    "TopicBinding": "meshhook.topics",
     "UncertainCommitError": "meshhook.errors",
     "UnstorableTextError": "meshhook.errors",
     "UnsuitableQueueError": "meshhook.errors",
@@ -262,6 +268,7 @@ _HOMES = {
     "WorkflowJob": "meshhook.jobs",
     "WrongSchemeError": "meshhook.errors",
     "add_job_fields": "meshhook.observability.logs",
+    "bind_topic": "meshhook.topics",
     "create_job_handler": "meshhook.worker",
     "create_queue": "meshhook.administration",
     "drop_queue": "meshhook.administration",
@@ -274,12 +281,14 @@ _HOMES = {
     "list_groups": "meshhook.groups",
     "list_keys": "meshhook.keys",
     "list_queues": "meshhook.administration",
+    "list_topic_bindings": "meshhook.topics",
     "list_workers": "meshhook.live_workers",
     "migrate": "meshhook.schema",
     "repair_group": "meshhook.groups",
     "resume_key": "meshhook.keys",
     "set_key": "meshhook.keys",
     "set_queue_config": "meshhook.administration",
+    "unbind_topic": "meshhook.topics",
 }
 """The module of each name; the imports above say the same to type checkers."""
 

@@ -93,6 +93,7 @@ WAYS_OUT = {
     "DeploymentNotFound": "Create it, or correct spec.deploymentRef.name.",
     "Conflict": "Until then, nothing is scaled.",
     "KeysNotSet": "Scaling goes on; the keys are tried again once a minute.",
+    "TopicsNotBound": "Scaling goes on; the topics are tried again every 30 seconds.",
     "ImagePullFailed": "Correct spec.worker.image or spec.worker.imagePullSecrets.",
     "ContainerNotCreated": "Correct spec.worker, or create what it refers to.",
     "CrashLoop": "kubectl logs --previous shows more of what the container printed.",

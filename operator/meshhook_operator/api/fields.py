@@ -51,4 +51,5 @@ ObjectName = Annotated[
     str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
 ]
 BY_NAME = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+SET = {"x-kubernetes-list-type": "set"}
 ATOMIC = {"x-kubernetes-list-type": "atomic"}

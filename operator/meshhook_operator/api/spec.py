@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from meshhook.queue_config import QueueSettings
-from meshhook_operator.api.fields import ObjectName, Part, rules
+from meshhook_operator.api.fields import SET, ObjectName, Part, rules
 from meshhook_operator.api.keys_spec import KeysSpec
 from meshhook_operator.api.scaling_spec import ScalingSpec
 from meshhook_operator.api.worker_spec import DeploymentReference, WorkerSpec
@@ -20,6 +20,9 @@ DATABASE_URL_KEY = "uri"
 DEFAULTS = QueueSettings()
 
 _Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+
+_NAME = r"([*#]|[*#]?[A-Za-z0-9_-]+([*#][A-Za-z0-9_-]+)*[*#]?)"
+_Topic = Annotated[str, Field(max_length=255, pattern=rf"^{_NAME}(\.{_NAME})*$")]
 
 
 class SecretKey(Part):
@@ -142,6 +145,9 @@ class JobQueueSpec(Part):
     keys: KeysSpec | None = None
     """Keys, which share the queue among tenants or destinations. What is declared here is set, and
     what is absent is left to whoever runs meshhook queue set. Default: all of it is left."""
+    topics: Annotated[list[_Topic], Field(max_length=100, json_schema_extra=SET)] | None = None
+    """The topics whose messages PGMQ routes to the queue, as patterns: * stands for one name, # for
+    any text. Exactly these are bound. Default: bindings are left as they are. Needs PGMQ 1.11."""
     worker: WorkerSpec | None = None
     """The Deployment that the operator creates. Give either this or deploymentRef; you cannot
     switch between the two later."""

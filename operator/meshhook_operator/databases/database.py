@@ -16,6 +16,7 @@ from meshhook.observability.loggers import get_logger
 from meshhook.postgres.database import Database
 from meshhook.schema import check_schema
 from meshhook.store.queries import load as load_library_query
+from meshhook.topics import bind_topic, list_topic_bindings, unbind_topic
 from meshhook_operator.databases.demand import (
     DemandRequest,
     QueueDemand,
@@ -31,7 +32,7 @@ from meshhook_operator.databases.wakeups import WakeUps
 from meshhook_operator.errors import AnswerRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -159,6 +160,20 @@ class QueueDatabase:
                     [each.max_starts for each in overrides],
                 )
             )
+
+    async def topics(self, queue_name: str) -> set[str]:
+        """Return the patterns that are bound to the queue."""
+        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            found = await list_topic_bindings(database, queue_name)
+        return {each.pattern for each in found}
+
+    async def bind(self, queue_name: str, *, bind: Iterable[str], unbind: Iterable[str]) -> None:
+        """Bind the queue to patterns of topics, and others no longer."""
+        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            for pattern in bind:
+                await bind_topic(database, queue_name, pattern)
+            for pattern in unbind:
+                await unbind_topic(database, queue_name, pattern)
 
     async def drop_queue_if_empty(self, queue_name: str) -> bool:
         """Drop the queue if it is empty; return whether it is gone."""

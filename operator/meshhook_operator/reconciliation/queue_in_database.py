@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.databases.demand import QueueDemand, QueueProblem
 from meshhook_operator.reconciliation.queue_keys import QueueKeys
+from meshhook_operator.reconciliation.queue_topics import QueueTopics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,11 +51,13 @@ class QueueInDatabase:
         self._check_may_write = check_may_write
         self._may_create_at = float("-inf")
         self._keys = QueueKeys(key, check_may_write=check_may_write)
+        self._topics = QueueTopics(key, check_may_write=check_may_write)
 
     @property
-    def keys_finding(self) -> Finding | None:
-        """What Ready should say about the queue's keys; None if they are as declared."""
-        return self._keys.finding
+    def finding(self) -> Finding | None:
+        """What Ready should say about keys and topics; None if they are as declared."""
+        found = [each for each in (self._keys.finding, self._topics.finding) if each is not None]
+        return min(found, key=lambda each: each.holds, default=None)
 
     async def ensure(
         self, spec: JobQueueSpec, found: QueueDemand | QueueProblem, database: QueueDatabase
@@ -94,6 +97,7 @@ class QueueInDatabase:
                 jobqueue=str(self._key),
             )
         await self._keys.ensure(spec.keys, spec.queue_name, found.settings, database)
+        await self._topics.ensure(spec.topics, spec.queue_name, database)
         return False
 
     async def drop_if_empty(self, queue_name: str, database: QueueDatabase) -> None:

@@ -351,9 +351,9 @@ class JobQueueReconciler:
             ready = Finding(holds=False, reason="DeploymentNotFound", message=message)
         if ready.holds and self._pod_health is not None and self._pod_health.is_severe:
             ready = self._pod_health.finding
-        keys = None if spec.paused else self._queue.keys_finding
-        if ready.holds and keys is not None and not keys.holds:
-            ready = keys
+        declared = None if spec.paused else self._queue.finding
+        if ready.holds and declared is not None and not declared.holds:
+            ready = declared
         if ready.holds and (contester := self._fleet.contested_by):
             message = (
                 f"Somebody else ({contester}) also sets spec.replicas of the Deployment, and the "
@@ -361,8 +361,8 @@ class JobQueueReconciler:
                 "applied there"
             )
             ready = Finding(holds=True, reason="ReplicasContested", message=message)
-        if ready is OPERATING and keys is not None:
-            ready = keys
+        if ready is OPERATING and declared is not None:
+            ready = declared
         if ready is OPERATING and self._pod_health is not None:
             ready = self._pod_health.finding
         return ready

@@ -10,6 +10,7 @@ import typer
 
 from meshhook import administration
 from meshhook.administration import QueueSnapshot
+from meshhook.cli import bindings
 from meshhook.cli.connecting import with_database
 from meshhook.cli.deletion import Deleted, delete_for_good
 from meshhook.cli.failures import UsageError
@@ -186,6 +187,13 @@ def resume(context: typer.Context, queue: QueueArgument, as_json: JsonOption = F
     _set(context, queue, as_json, {"paused": False})
     if not as_json:
         say(f"resumed queue {queue}")
+
+
+app.command("bind", epilog=example("meshhook queue bind orders 'shop.orders.*'"))(bindings.bind)
+app.command("unbind", epilog=example("meshhook queue unbind orders 'shop.orders.*'"))(
+    bindings.unbind
+)
+app.command("bindings", epilog=example("meshhook queue bindings orders"))(bindings.bindings)
 
 
 @app.command("purge", epilog=example("meshhook queue purge workflow_jobs --yes"))

@@ -28,6 +28,7 @@ _HISTORY = "table meshhook.job_attempts"
 _WORKERS = "table meshhook.workers"
 _KEYS = "table meshhook.keys"
 _STARTS = "table meshhook.starts"
+_TOPICS = "table pgmq.topic_bindings"
 _UNIQUE = "table meshhook.unique_keys"
 _BREAKERS = "table meshhook.breakers"
 _GROUPS = "table meshhook.job_groups"
@@ -225,6 +226,10 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant("table pgmq.meta", "select"),
         Grant("table pgmq.meta", "insert"),
         Grant("table pgmq.meta", "delete"),
+        # Left out where PGMQ has no topics.
+        Grant(_TOPICS, "select"),
+        Grant(_TOPICS, "insert"),
+        Grant(_TOPICS, "delete"),
         Grant("function meshhook.wake_waiting_workers()", "execute"),
         Grant("queue", "select", _STATE),
         Grant("dead_letters", "select", ("msg_id", "enqueued_at")),

@@ -1,6 +1,6 @@
 -- Those of the privileges $4 on columns $3 (null: the whole) of objects $2 that role $1 lacks, or
--- whose object is not there. A column that this PGMQ does not have is not missed, and neither are
--- views before PostgreSQL 15. Locks: none. Index: pg_class_relname_nsp_index.
+-- whose object is not there. A column or topics that this PGMQ does not have are not missed, and
+-- neither are views before PostgreSQL 15. Locks: none. Index: pg_class_relname_nsp_index.
 with wanted as (
     select w.object, w.column_name, w.privilege,
         pg_catalog.split_part(w.object, ' ', 1) as type,
@@ -24,7 +24,7 @@ where case w.type
         when 'function' then p.oid is null
             or not pg_catalog.has_function_privilege($1::oid, p.oid, w.privilege)
         else case
-            when c.oid is null then true
+            when c.oid is null then w.object <> 'table pgmq.topic_bindings'::text
             when c.relkind = 'S' then
                 not pg_catalog.has_sequence_privilege($1::oid, c.oid, w.privilege)
             when c.relkind = 'v' and c.reloptions is null then false
