@@ -138,6 +138,19 @@ async def test_a_key_that_may_not_start_does_not_wait(keyed: Connection, limit: 
     }.get(limit, "key_limit")
 
 
+async def test_an_ordered_key_waits_as_long_as_its_first_message(keyed: Connection) -> None:
+    """What waits behind a retry is not late; once the retry is due, its own wait counts."""
+    await set_queue_config(keyed, "jobs", ordered=True)
+    await send(keyed, "a", 2, age_seconds=4_000)
+    await keyed.execute(
+        "update pgmq.q_jobs set vt = now() + interval '1 hour', read_ct = 1, "
+        "headers = headers || '{\"meshhook-settled\": 1}' where msg_id = 1"
+    )
+    assert (await series(keyed))["longest_key_wait_seconds"] == 0
+    await keyed.execute("update pgmq.q_jobs set vt = now() - interval '400 s' where msg_id = 1")
+    assert (await series(keyed))["longest_key_wait_seconds"] == near(400)
+
+
 async def test_holds_and_breakers_are_counted(keyed: Connection) -> None:
     """Those in effect, with the age of what has waited longest behind them."""
     await set_queue_config(keyed, "jobs", breaker_failures=5)
