@@ -58,7 +58,7 @@ fuzz: $(SETUP) ## Search for texts that break what decodes them (Linux; FUZZ_SEC
 	@MESHHOOK_FUZZ=20 $(BIN)/python -m pytest tests/fuzz -v
 
 chaos: $(SETUP) ## Run the storms: processes, servers and networks that fail (15 minutes)
-	@$(BIN)/python -m pytest tests/chaos/storms -m chaos -v $(ARGS)
+	@$(BIN)/python -m pytest tests/chaos/storms tests/worker -m chaos -v $(ARGS)
 
 soak: $(SETUP) ## Run 500 jobs a second for an hour, and see that nothing grows (ARGS="--minutes 5")
 	@PYTHONPATH=tests $(BIN)/python -m support.chaos.soaking $(ARGS)

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from meshhook import Cancel, DeadLetter, Done, FollowUp, Job, RetryAfter, Worker
+from meshhook import Cancel, DeadLetter, Done, FollowUp, Job, RetryAfter, Snooze, Worker
 from meshhook.worker import run_worker_process
 from support.waiting import eventually
 
@@ -42,6 +43,18 @@ async def of_key(job: Job[Any]) -> None:
     """Takes as long as the payload says, and notes the key."""
     await asyncio.sleep(job.payload["seconds"])
     note("end", job.payload["key"], job.msg_id, job.attempt, os.getpid())
+
+
+async def of_ordered_key(job: Job[Any]) -> None:
+    """Ends well in the end, after what the payload says; notes the job's name then."""
+    await asyncio.sleep(job.payload["seconds"])
+    if job.payload["end"] == "retried" and job.attempt == 1:
+        raise RetryAfter(0.05)
+    if job.payload["end"] == "snoozed" and random.random() < 0.5:
+        raise Snooze(0.05)
+    if job.payload["end"] == "dead_lettered" and "meshhook-replayed-from" not in job.headers:
+        raise DeadLetter("once more")
+    note("end", job.payload["name"], job.msg_id, job.attempt, os.getpid())
 
 
 async def followed(job: Job[Any]) -> Done:

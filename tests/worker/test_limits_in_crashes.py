@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import signal
 from collections import Counter
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,18 +12,17 @@ import asyncpg
 import pytest
 
 from meshhook import QueueService, set_queue_config
+from support.faulty_fleet import faulty_fleet
 from support.waiting import eventually
-from support.workers import ledger_lines, worker_process
+from support.workers import ledger_lines
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("queue_name")]
 
-PROCESSES = 8
 OF_KEY = 2
 OF_QUEUE = 9
 LEASE_SECONDS = 1
-STOP_SECONDS = 2.5 * LEASE_SECONDS
 FAULTS = 16
 JOBS = {"flood": 900} | {f"quiet-{number}": 12 for number in range(8)}
 SECONDS = 0.04
@@ -57,11 +52,6 @@ class Watch:
                 self.most[row["key"]] = max(self.most[row["key"]], row["running"])
 
 
-def has_more(ledger: Path, lines: int) -> bool:
-    """Say whether a ledger has more lines than that."""
-    return len(ledger_lines(ledger)) > lines
-
-
 @pytest.mark.timeout(300)
 async def test_limits_hold_whatever_dies_when(
     connection: Connection, database_url: str, tmp_path: Path
@@ -84,45 +74,22 @@ async def test_limits_hold_whatever_dies_when(
         for key, jobs in JOBS.items():
             payload = {"key": key, "seconds": SECONDS}
             await service.enqueue_many([{"payload": payload}] * jobs, key=key)
-    chances = random.Random(17)
     ledger = tmp_path / "ledger"
     own = await asyncpg.connect(database_url)
     watch = Watch(own)
+
+    async def is_empty() -> bool:
+        return not await connection.fetchval("select count(*) from pgmq.q_jobs")
+
     async with AsyncExitStack() as stack:
         stack.push_async_callback(own.close)
-
-        async def start() -> asyncio.subprocess.Process:
-            context = worker_process(database_url, "of_key", ledger=ledger, concurrency=5)
-            return await stack.enter_async_context(context)
-
-        processes = [await start() for _ in range(PROCESSES)]
+        fleet = await stack.enter_async_context(
+            faulty_fleet(database_url, "of_key", ledger=ledger, lease_seconds=LEASE_SECONDS)
+        )
         looking = asyncio.create_task(watch.run())
         stack.callback(looking.cancel)
-        await eventually(lambda: len(ledger_lines(ledger)) > 20)
         for _ in range(FAULTS):
-            place = chances.randrange(PROCESSES)
-            fault = chances.choice(["kill", "stop", "disconnect"])
-            if fault == "kill":
-                os.killpg(processes[place].pid, signal.SIGKILL)
-                processes[place] = await start()
-            elif fault == "stop":
-                os.killpg(processes[place].pid, signal.SIGSTOP)
-                # Longer than its leases: this is the fault itself, not a wait for something.
-                await asyncio.sleep(STOP_SECONDS)
-                os.killpg(processes[place].pid, signal.SIGCONT)
-            else:
-                await connection.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity "
-                    "where application_name like 'meshhook worker%' "
-                    "and datname = current_database() and pid % 3 = $1",
-                    place % 3,
-                )
-            before = len(ledger_lines(ledger))
-            await eventually(partial(has_more, ledger, before))
-
-        async def is_empty() -> bool:
-            return not await connection.fetchval("select count(*) from pgmq.q_jobs")
-
+            await fleet.suffer(connection)
         await eventually(is_empty, timeout=120)
         assert not looking.done()
     ended = [line[1] for line in ledger_lines(ledger)]
