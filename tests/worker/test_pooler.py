@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from meshhook import Database, DLQService, Job, QueueService, set_queue_config
-from meshhook.errors import InvalidSettingError
+from meshhook.errors import InvalidSettingError, JobNotFoundError
 from meshhook.postgres.database import connect
 from meshhook.schema import available_migrations, migrate
 from meshhook.worker import producer
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("queue_name")
 Connection = asyncpg.Connection
 
 POOL_SIZE = 2
+LISTENING = "select pg_listening_channels()"
 
 
 @pytest.fixture
@@ -121,6 +122,51 @@ async def test_workers_claim_settle_and_retry_under_load(
         "where outcome = 'succeeded' group by msg_id"
     )
     assert {row["msg_id"]: row["times"] for row in rows} == dict.fromkeys(ids, 1)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+async def test_ends_are_waited_for(
+    connection: Connection[Any], pooled_url: str, pooled: bool
+) -> None:
+    """Every end arrives, and no session is left that listens, said to be pooled or not."""
+    heard_of: list[str] = []
+
+    async def handler(job: Job[Any]) -> int:
+        await asyncio.sleep(job.payload / 100)
+        return int(job.payload)
+
+    own_pool = asyncpg.create_pool(pooled_url, statement_cache_size=0, min_size=1, max_size=3)
+    async with own_pool as own:
+        database = await Database.connect(pooled_url, pooled=True)
+        await set_queue_config(database, "jobs", results=True)
+        async with (
+            QueueService[Any](database if pooled else own, "jobs") as queue,
+            make_worker(pooled_url, handler, pooled=True, concurrency=10),
+        ):
+            ids = await queue.enqueue_many([{"payload": n} for n in range(20)])
+            waiting = [asyncio.create_task(queue.wait(n, timeout_seconds=30)) for n in ids]
+            put_off = await queue.enqueue({"payload": 0}, delay_seconds=3600)
+            cancelled = asyncio.create_task(queue.wait(put_off, timeout_seconds=30))
+            purged = await queue.enqueue({"payload": 0}, delay_seconds=3600)
+            lost = asyncio.create_task(queue.wait(purged, timeout_seconds=30))
+            ends = await asyncio.gather(*waiting)
+            await queue.cancel([put_off])
+            assert (await cancelled).outcome == "cancelled"
+            await queue.purge_queue()
+            with pytest.raises(JobNotFoundError):
+                await lost
+            # Every session of the pooler, one after the other: none listens.
+            async with (
+                own.acquire() as one,
+                own.acquire() as other,
+                one.transaction(),
+                other.transaction(),
+            ):
+                for each in (one, other):
+                    heard_of += [row[0] for row in await each.fetch(LISTENING)]
+        await database.close()
+    assert [end.result for end in ends] == list(range(20))
+    assert heard_of == []
 
 
 async def test_leases_are_kept_and_given_back(connection: Connection[Any], pooled_url: str) -> None:

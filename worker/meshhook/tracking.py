@@ -75,8 +75,9 @@ async def get_job(database: DatabaseSource, queue: str, msg_id: int) -> JobLife:
         raise QueueNotFoundError(name)
     if life is None:
         raise JobNotFoundError(
-            f"queue {name!r}: nothing is left of job {quoted(msg_id)}. It was never there, or its "
-            f"history is older than history_retention_days: meshhook queue show {name}"
+            f"queue {name!r}: nothing is left of job {quoted(msg_id)}. It was never there, "
+            "somebody deleted it, or its history is older than history_retention_days: "
+            f"meshhook queue show {name}"
         )
     lives = [life]
     while len(lives) <= _MAX_REPLAYS and (

@@ -142,6 +142,9 @@ class JobQueueSpec(Part):
     """The archive: failed jobs where dead letters are off, and messages that programs archive."""
     history: HistorySpec = HistorySpec()
     """The history of attempts."""
+    results: bool = DEFAULTS.results
+    """Whether what handlers return is kept with the history, up to 64 KiB of JSON a job, so that
+    programs can wait for it. Default false."""
     keys: KeysSpec | None = None
     """Keys, which share the queue among tenants or destinations. What is declared here is set, and
     what is absent is left to whoever runs meshhook queue set. Default: all of it is left."""
@@ -179,4 +182,5 @@ class JobQueueSpec(Part):
             "archive_retention_days": self.archive.retention_days,
             "history_retention_days": self.history.retention_days,
             "max_payload_bytes": self.max_payload_bytes,
+            "results": self.results,
         }

@@ -41,7 +41,7 @@ class _Commands(LazyGroup):
         "workers": "List the workers that are alive, and what they are doing.",
         "keys": "Show the keys of a queue, set weights and limits, hold keys.",
         "groups": "Show groups of jobs, and how far each has come.",
-        "jobs": "Find jobs, and show the whole history of one.",
+        "jobs": "Find, cancel and reschedule jobs, and show the whole history of one.",
         "dlq": "Show, replay and delete dead letters.",
         "stats": "Show queues now and over the last 24 hours, or live.",
         "exporter": "Export the metrics of all queues until SIGTERM or Ctrl-C.",

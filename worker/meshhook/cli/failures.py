@@ -92,8 +92,9 @@ class JobsNotFoundError(errors.MeshHookError, LookupError):
         shown = ", ".join(str(each) for each in ids[:_SHOWN_IDS])
         more = f" and {count - _SHOWN_IDS} more" if count > _SHOWN_IDS else ""
         super().__init__(
-            f"queue {queue_name!r} knows no job {shown}{more}: it was never there, or its history "
-            f"is older than history_retention_days: meshhook queue show {queue_name}"
+            f"queue {queue_name!r} knows no job {shown}{more}: it was never there, somebody "
+            "deleted it, or its history is older than history_retention_days: "
+            f"meshhook queue show {queue_name}"
         )
 
 
