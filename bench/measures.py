@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from bench.messages import messages
+from bench.messages import messages, unique_keys
 from bench.meter import Meter, Result, percentiles
 from bench.subject import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bench.subject import BenchSubject
 
 BATCH = 1_000
@@ -46,28 +49,50 @@ async def drain(
     return meter.result(jobs)
 
 
-async def enqueue_many(subject: BenchSubject, *, payload: str, jobs: int) -> Result:
-    """Time one producer that stores batches of 1,000, one after the other."""
+async def enqueue_many(
+    subject: BenchSubject, *, payload: str, jobs: int, unique: bool = False
+) -> Result:
+    """Time one producer that stores batches of 1,000, one after the other.
+
+    With `unique` each job has a unique key that no other has, in no order.
+    """
     await subject.open(1)
     prepared = [subject.job(message) for message in messages(payload, jobs)]
-    await subject.enqueue_many(prepared[:1])
+    keys = unique_keys()
+
+    async def store(batch: Sequence[object]) -> None:
+        if unique:
+            await subject.enqueue_many_unique(batch, list(islice(keys, len(batch))))
+        else:
+            await subject.enqueue_many(batch)
+
+    await store(prepared[:1])
     async with Meter(subject.url) as meter:
         for start in range(0, jobs, BATCH):
-            await subject.enqueue_many(prepared[start : start + BATCH])
+            await store(prepared[start : start + BATCH])
         meter.stop()
     await subject.check(0, jobs + 1)
     await subject.close()
     return meter.result(jobs)
 
 
-async def enqueue(subject: BenchSubject, *, callers: int, seconds: float) -> Result:
-    """Time callers that each store one job after the other, for a while."""
+async def enqueue(
+    subject: BenchSubject, *, callers: int, seconds: float, unique: bool = False
+) -> Result:
+    """Time callers that each store one job after the other, for a while.
+
+    With `unique` each job has a unique key that no other has, in no order.
+    """
     await subject.open(POOL_CONNECTIONS)
     job = subject.job(messages("small", 1)[0])
+    keys = unique_keys()
 
     async def call(until: float, latencies: list[float]) -> None:
         while (began := time.perf_counter()) < until:
-            await subject.enqueue(job)
+            if unique:
+                await subject.enqueue_unique(job, next(keys))
+            else:
+                await subject.enqueue(job)
             latencies.append(time.perf_counter() - began)
 
     async def calls(for_seconds: float) -> list[float]:

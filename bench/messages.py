@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 WEBHOOKS = Path(__file__).parent.parent / "examples" / "data" / "github-webhooks.jsonl.gz"
 SMALL_TEXT_BYTES = 240
@@ -42,3 +42,10 @@ def messages(kind: str, count: int) -> list[dict[str, Any]]:
         }
         for number, payload in enumerate(payloads)
     ]
+
+
+def unique_keys() -> Iterator[str]:
+    """Yield keys that are all different, in no order, the same in each run."""
+    load = random.Random(2)
+    while True:
+        yield f"invoice-{load.getrandbits(64):016x}"

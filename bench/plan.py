@@ -87,6 +87,7 @@ OFFERED_TIMEOUT_FACTOR = 3.0
 WORK_SECONDS = 0.001
 SCRAPE_SECONDS = 1.0
 HELD_BASELINE_SHARE = 0.25
+UNIQUE_CALLERS = (1, 64)
 
 FIRST = (
     "drain_small",
@@ -176,7 +177,33 @@ def _throughput(size: Size) -> list[ModePlan]:
         )
         for callers in size.callers
     ]
-    return [*drains, waiting, grouped, *bulk, *single]
+    unique = [
+        ModePlan(
+            "enqueue_many_unique",
+            "Enqueue with unique keys",
+            "1,000 a call, 256-byte payload",
+            "enqueue_many",
+            _THROUGHPUT,
+            {"payload": "small", "jobs": size.small_jobs, "unique": True},
+            subjects=(OWN,),
+            against="enqueue_many_small",
+        ),
+        *(
+            ModePlan(
+                plan.mode.replace("enqueue", "enqueue_unique"),
+                "Enqueue with unique keys",
+                plan.title,
+                "enqueue",
+                plan.figures,
+                plan.parameters | {"unique": True},
+                subjects=(OWN,),
+                against=plan.mode,
+            )
+            for plan in single
+            if plan.parameters["callers"] in UNIQUE_CALLERS
+        ),
+    ]
+    return [*drains, waiting, grouped, *bulk, *single, *unique]
 
 
 def _latency(size: Size) -> list[ModePlan]:

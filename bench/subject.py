@@ -71,6 +71,14 @@ class BenchSubject(ABC):
         """Store one batch whose ends are counted together. Only some subjects can."""
         raise NotImplementedError
 
+    async def enqueue_unique(self, job: Any, key: str) -> None:
+        """Store one job with a unique key, as `enqueue`. Only some subjects can."""
+        raise NotImplementedError
+
+    async def enqueue_many_unique(self, jobs: Sequence[Any], keys: Sequence[str]) -> None:
+        """Store one batch with unique keys, as `enqueue_many`. Only some subjects can."""
+        raise NotImplementedError
+
     @abstractmethod
     async def drain(self, jobs: int, work: Work, on_done: Callable[[], None]) -> None:
         """Connect a consumer, run that many jobs, record how they ended.

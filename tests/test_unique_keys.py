@@ -507,6 +507,23 @@ async def test_the_header_is_the_queues_own(queue: QueueService[Any]) -> None:
         await queue.enqueue({}, headers={"meshhook-unique": {"key": "k"}})
 
 
+@pytest.mark.parametrize("headers", [None, {"h": "é", "n": [1, {}]}])
+@pytest.mark.parametrize("unique", [None, "until_started", timedelta(seconds=90.5)])
+async def test_the_header_says_what_was_asked_for(
+    queue: QueueService[Any], connection: Connection, headers: Any, unique: Any
+) -> None:
+    """Beside those of the producer, and as the functions of SQL store it."""
+    key = 'é"\\\u2028\x01\x7f🚚'
+    await queue.enqueue(1, unique_key=key, unique=unique, headers=headers)
+    stored = await connection.fetchval("select headers::text from pgmq.q_jobs")
+    expected = await connection.fetchval(
+        "select (coalesce($1::jsonb, '{}') || meshhook.unique_header($2, $3, $4))::text",
+        *(headers and json.dumps(headers), key, unique == "until_started"),
+        unique.total_seconds() if isinstance(unique, timedelta) else None,
+    )
+    assert stored == expected
+
+
 async def test_an_id_is_a_number(queue: QueueService[Any]) -> None:
     """It prints as one, and compares as one."""
     found = await queue.enqueue({}, unique_key="k")
@@ -517,21 +534,48 @@ async def test_an_id_is_a_number(queue: QueueService[Any]) -> None:
 # --- Plans ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["existing", "error", "replace"])
+ASKED = {
+    "enqueue_unique_new": (["{}"] * 2, ["{}"] * 2, None, ["x1", "free"], None, None, "jobs", False),
+    **{
+        f"enqueue_unique {how}": (
+            *(["{}"] * 2, None, None, ["x1", "free"], None, None),
+            *([how] * 2, "jobs", False),
+        )
+        for how in ("existing", "error", "replace")
+    },
+}
+"""Each statement of a sender and its arguments, by a name that begins with that of the file."""
+
+
+@pytest.mark.parametrize("name", ASKED)
 async def test_many_keys_cost_no_more_than_few(
-    connection: Connection, queue_name: str, how: str
+    connection: Connection, queue_name: str, name: str
 ) -> None:
     """A sender reads the keys of its own jobs; nothing has been analyzed since they came."""
     await connection.execute(
         "insert into meshhook.unique_keys (queue, key, msg_id, enqueued_at) "
         "select 'jobs', 'x' || n, -n, now() from generate_series(1, 100000) n"
     )
-    sql = queries.load("enqueue_unique", "jobs")
+    sql = queries.load(name.partition(" ")[0], "jobs")
     await connection.execute("set plan_cache_mode = force_generic_plan")
-    asked = (["{}"] * 2, None, None, ["x1", "free"], None, None, [how] * 2, "jobs", False)
-    [row] = await connection.fetch(f"explain (analyze, buffers, format json) {sql}", *asked)
+    [row] = await connection.fetch(f"explain (analyze, buffers, format json) {sql}", *ASKED[name])
     plan = json.loads(row[0])[0]["Plan"]
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 200
+
+
+async def test_a_sender_plans_its_statement_once(
+    queue: QueueService[Any], connection: Connection
+) -> None:
+    """The plan is kept, though the first calls were for one job each."""
+    service = QueueService[Any](connection, "jobs")
+    for n in range(10):
+        await service.enqueue(n, unique_key=f"k{n}")
+    await service.enqueue_many(range(100), unique_keys=[f"m{n}" for n in range(100)])
+    found = await connection.fetchrow(
+        "select generic_plans, custom_plans from pg_prepared_statements "
+        "where statement like '%unique_keys%' and generic_plans + custom_plans > 5"
+    )
+    assert tuple(found or ()) == (6, 5)
 
 
 # --- The documentation ---------------------------------------------------------------------------

@@ -93,6 +93,14 @@ class Subject(KeyedSubject):
         """Store a batch as a group with a name of its own."""
         await self._queue.enqueue_many(jobs, group=uuid4())
 
+    async def enqueue_unique(self, job: WorkflowJob, key: str) -> None:
+        """Store one job with a unique key."""
+        await self._queue.enqueue(job, unique_key=key)
+
+    async def enqueue_many_unique(self, jobs: Sequence[WorkflowJob], keys: Sequence[str]) -> None:
+        """Store a batch with unique keys."""
+        await self._queue.enqueue_many(jobs, unique_keys=keys)
+
     async def set_keys(
         self,
         *,

@@ -30,6 +30,8 @@ FIGURES = {
     "keys_held": {"per_second", "lowest_share"},
     "enqueue_many_webhooks": THROUGHPUT,
     "enqueue_16": {"per_second", "p50_ms", "p99_ms"},
+    "enqueue_many_unique": THROUGHPUT,
+    "enqueue_unique_1": {"per_second", "p50_ms", "p99_ms"},
     "pick_up": {"p50_ms", "p99_ms"},
     "end_to_end_small": {"p50_ms", "p99_ms", "per_second"},
     "delayed_0": DRAIN_BEHIND,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 UniqueMessage: TypeAlias = tuple[str, str | None, float, "Unique"]
 """A message to store, and its unique key."""
 Result: TypeAlias = EnqueuedId | DuplicateJobError
+_Statement: TypeAlias = tuple[str, tuple[object, ...]]
+"""The name of a statement, and its arguments."""
 
 MAX_TRIES = 100
 """How often others may be quicker to take a key, and give it up again before one can look."""
@@ -58,16 +61,15 @@ async def insert_unique(
         QueueNotFoundError: if the queue has no table.
         DatabaseConflictError: if others were quicker each time.
     """
-    sql = queries.load("enqueue_unique", queue_name)
     asking = _ask(queue_name, messages, all_or_none=all_or_none)
-    arguments = next(asking)
+    statement, arguments = next(asking)
     while True:
         try:
-            rows = await connection.fetch(sql, *arguments)
+            rows = await connection.fetch(queries.load(statement, queue_name), *arguments)
         except (SchemaMissingError, asyncpg.UndefinedTableError) as error:
             raise QueueNotFoundError(queue_name) from error
         try:
-            arguments = asking.send(rows)
+            statement, arguments = asking.send(rows)
         except StopIteration as end:
             found: list[Result] = end.value
             return found
@@ -126,16 +128,15 @@ def insert_all_unique_now(
 def _insert_now(
     connection: SyncDriverConnection, queue_name: str, messages: Sequence[UniqueMessage]
 ) -> list[Result]:
-    sql = queries.load("enqueue_unique", queue_name)
     asking = _ask(queue_name, messages, all_or_none=True)
-    arguments = next(asking)
+    statement, arguments = next(asking)
     while True:
         try:
-            rows = connection.fetch_now(sql, *arguments)
+            rows = connection.fetch_now(queries.load(statement, queue_name), *arguments)
         except SchemaMissingError as error:
             raise QueueNotFoundError(queue_name) from error
         try:
-            arguments = asking.send(rows)
+            statement, arguments = asking.send(rows)
         except StopIteration as end:
             found: list[Result] = end.value
             return found
@@ -181,10 +182,11 @@ def _in_order(order: Sequence[int], found: Sequence[Result]) -> list[EnqueuedId]
 
 def _ask(
     queue_name: str, messages: Sequence[UniqueMessage], *, all_or_none: bool
-) -> Generator[tuple[object, ...], Sequence[Any], list[Result]]:
-    """Yield the arguments of each statement, take its rows, and return what became of each message.
+) -> Generator[_Statement, Sequence[Any], list[Result]]:
+    """Yield each statement, take its rows, and return what became of each message.
 
-    Each statement is about those keys for which someone was quicker: it sees who.
+    The first stores the jobs whose keys nobody took. The others are about the rest, and about those
+    for which someone was quicker: they see who.
     """
     members: dict[str, list[int]] = {}
     for position, (*_, unique) in enumerate(messages):
@@ -192,8 +194,10 @@ def _ask(
     asked = {key: _asked_for([messages[i] for i in each]) for key, each in members.items()}
     results: list[Any] = [None] * len(messages)
     new = 0
-    for _ in range(MAX_TRIES):
-        rows = yield (*_columns(list(asked.values())), queue_name, all_or_none)
+    statement, columns = "enqueue_unique_new", _columns_of_new
+    for _ in range(1 + MAX_TRIES):
+        rows = yield statement, (*columns(list(asked.values())), queue_name, all_or_none)
+        statement, columns = "enqueue_unique", _columns
         keys = list(asked)
         for position, outcome, msg_id in rows:
             if outcome == "lost":
@@ -246,6 +250,33 @@ def _columns(messages: Sequence[UniqueMessage]) -> tuple[Any, ...]:
         seconds if any(seconds) else None,
         on_conflict,
     )
+
+
+def _columns_of_new(messages: Sequence[UniqueMessage]) -> tuple[Any, ...]:
+    bodies, headers, delays, uniques = zip(*messages, strict=True)
+    keys, until_started, seconds, _ = zip(*uniques, strict=True)
+    return (
+        bodies,
+        tuple(map(_with_key, headers, uniques)),
+        delays if any(delays) else None,
+        keys,
+        until_started if any(until_started) else None,
+        seconds if any(seconds) else None,
+    )
+
+
+def _with_key(headers: str | None, unique: Unique) -> str:
+    """Return the JSON text of headers with what `meshhook.unique_header` adds to them.
+
+    The database would take longer to put them together.
+    """
+    text = '"meshhook-unique": {"key": ' + encode_basestring(unique.key)
+    if unique.until_started:
+        text += ', "until": "started"'
+    if unique.seconds is not None:
+        text += f', "seconds": {unique.seconds:.15g}'
+    start = "{" if headers is None else headers.rstrip()[:-1] + ", "
+    return start + text + "}}"
 
 
 def check_ungrouped(unique_keys: object, group: object) -> None:
