@@ -349,6 +349,27 @@ async def test_a_replay_does_not_run_beside_another(ordered: Connection, pool: P
     assert ids(await take(ordered)) == [replayed]
 
 
+async def test_a_lease_that_has_ended_is_not_extended_beside_a_replay(
+    ordered: Connection, pool: Pool
+) -> None:
+    """Its place may be another's by then: of a job that comes before it."""
+    await send(ordered, "a", 2)
+    [job] = await take(ordered)
+    await end(ordered, job, AttemptOutcome.DEAD_LETTERED)
+    [stopped] = await take(ordered)
+    await make_due(ordered, stopped.msg_id)
+    dead_letters = DLQService(pool, "jobs")
+    [dead] = await dead_letters.list_dead_letter_jobs(10)
+    replayed = await dead_letters.replay_dead_letter_job(dead.id)
+    assert ids(await take(ordered)) == [replayed]
+    extended = await ordered.fetch(
+        queries.load("extend_in_turn"),
+        *("jobs", queries.load("extend", TABLES)),
+        *([stopped.msg_id], [stopped.read_ct], [stopped.enqueued_timestamp], 600.0),
+    )
+    assert extended == []
+
+
 async def test_a_replay_into_another_queue_comes_last(
     ordered: Connection, pool: Pool, service: QueueService[Any]
 ) -> None:

@@ -40,7 +40,7 @@ _OUTCOMES = {
     "cancelled": "gray",
     "archived": "dark-green",
 }
-_KEPT_BACK = {"hold": "red", "key_limit": "orange", "queue_limit": "yellow"}
+_KEPT_BACK = {"hold": "red", "key_limit": "orange", "order": "blue", "queue_limit": "yellow"}
 
 
 def build() -> Dashboard:
@@ -256,8 +256,9 @@ def _keys() -> list[Panel]:
         ),
         graph(
             "Kept back",
-            "Messages that are due but may not start: their key is held or its breaker is open, or "
-            "a limit of the key or of the queue is reached. Counts stop at 1,000.",
+            "Messages that are due but may not start: their key is held or its breaker is open, a "
+            "limit of the key or of the queue is reached, or jobs of their ordered key are before "
+            "them. Counts stop at 1,000.",
             [Query(gauge("meshhook_queue_kept_back", by="reason"), "{{reason}}")],
             stacked=True,
             colors=_KEPT_BACK,
@@ -268,21 +269,25 @@ def _keys() -> list[Panel]:
             [Query(f"max({gauge('meshhook_queue_keys')})", "keys")],
         ),
         graph(
-            "Held keys and open breakers",
-            "Keys that are held by hand or by a handler, and keys whose circuit breaker is open or "
-            "half-open.",
+            "Held and blocked keys, open breakers",
+            "Keys that are held by hand, by a handler or by a dead letter; ordered keys whose "
+            "first job is retried, snoozed or delayed while others are due; and keys whose "
+            "circuit breaker is open or half-open.",
             [
                 Query(f"max({gauge('meshhook_queue_keys_held')})", "held"),
+                Query(f"max({gauge('meshhook_queue_keys_blocked')})", "blocked"),
                 Query(f"max({gauge('meshhook_queue_breakers_open')})", "breakers open"),
             ],
         ),
         graph(
-            "Held or open for",
-            "How long the oldest message of a held key has waited, and for how long the breaker "
-            "has been open that opened first. MeshHookHeldJobsOld fires after a day, "
-            "MeshHookBreakerOpen after 30 minutes.",
+            "Held, blocked or open for",
+            "How long the oldest message of a held key has waited, and of an ordered key behind a "
+            "job that is retried, snoozed or delayed; and for how long the breaker has been open "
+            "that opened first. MeshHookHeldJobsOld fires after a day, MeshHookBreakerOpen after "
+            "30 minutes.",
             [
                 Query(f"max({gauge('meshhook_queue_oldest_held_seconds')})", "held message"),
+                Query(f"max({gauge('meshhook_queue_oldest_blocked_seconds')})", "blocked message"),
                 Query(f"max({gauge('meshhook_queue_oldest_open_breaker_seconds')})", "breaker"),
             ],
             unit="s",

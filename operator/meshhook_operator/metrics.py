@@ -107,9 +107,11 @@ class JobQueueMetrics:
         for limit in Limit:
             self._limited[limit.value].set(decision.limit is limit)
 
-    def kept_back(self, *, by_holds: int, by_key_limits: int, by_queue_limit: int) -> None:
+    def kept_back(
+        self, *, by_holds: int, by_key_limits: int, by_order: int, by_queue_limit: int
+    ) -> None:
         """Show how many messages are kept back, by the reason."""
-        counts = (by_holds, by_key_limits, by_queue_limit)
+        counts = (by_holds, by_key_limits, by_order, by_queue_limit)
         for reason, count in zip(KEPT_BACK_REASONS, counts, strict=True):
             self._kept_back[reason].set(count)
 

@@ -138,6 +138,36 @@ async def test_a_key_that_may_not_start_does_not_wait(keyed: Connection, limit: 
     }.get(limit, "key_limit")
 
 
+async def test_order_keeps_back(keyed: Connection) -> None:
+    """What waits behind a job of its key that runs has a reason of its own, and blocks nothing."""
+    await set_queue_config(keyed, "jobs", ordered=True)
+    await send(keyed, "a", 3, age_seconds=400)
+    await keyed.execute(
+        "update pgmq.q_jobs set vt = now() + interval '1 h', read_ct = 1 where msg_id = 1"
+    )
+    found = await series(keyed)
+    assert (found["kept_backorder"], found["kept_backkey_limit"]) == (2, 0)
+    assert (found["keys_blocked"], found["oldest_blocked_seconds"]) == (0, 0)
+
+
+async def test_a_key_is_blocked_by_its_first_job(keyed: Connection) -> None:
+    """While that is to be retried, those behind it wait for it; a held key is held instead."""
+    await set_queue_config(keyed, "jobs", ordered=True)
+    await send(keyed, "later", 1, age_seconds=-3_600)
+    for key, age_seconds in (("a", 700), ("b", 400)):
+        await send(keyed, key, 1, age_seconds=-3_600)
+        await send(keyed, key, 2, age_seconds=age_seconds)
+    found = await series(keyed)
+    assert (found["keys_blocked"], found["oldest_blocked_seconds"]) == (2, near(700))
+    assert found["longest_key_wait_seconds"] == 0
+    await hold_key(keyed, "jobs", "a")
+    found = await series(keyed)
+    assert (found["keys_blocked"], found["oldest_blocked_seconds"]) == (1, near(400))
+    await set_queue_config(keyed, "jobs", ordered=False)
+    found = await series(keyed)
+    assert (found["keys_blocked"], found["oldest_blocked_seconds"]) == (0, 0)
+
+
 async def test_an_ordered_key_waits_as_long_as_its_first_message(keyed: Connection) -> None:
     """What waits behind a retry is not late; once the retry is due, its own wait counts."""
     await set_queue_config(keyed, "jobs", ordered=True)

@@ -21,7 +21,7 @@ import asyncpg
 import yaml
 from prometheus_client import CollectorRegistry
 
-from meshhook import MonitoringServer
+from meshhook import MonitoringServer, set_queue_config
 from meshhook.postgres.database import Database
 from support.monitored_producer import Flow, plan
 from support.prometheus_server import PrometheusServer
@@ -168,7 +168,8 @@ async def monitored_fleet(
 ) -> AsyncIterator[MonitoredFleet]:
     """Run the exporter, the stand-in operator and Prometheus on a migrated database.
 
-    It has four queues: `orders`, `mails`, `reports` with short leases, and `imports`, paused.
+    It has four queues: `orders`, which is keyed, `mails`, `reports` with short leases, and
+    `imports`, paused.
     """
     async with AsyncExitStack() as stack:
         connection = await asyncpg.connect(url)
@@ -178,6 +179,7 @@ async def monitored_fleet(
         await connection.execute(
             "update meshhook.queue_config set max_retry_attempts = 3, retry_backoff_base_ms = 500"
         )
+        await set_queue_config(connection, "orders", keyed=True)
         await connection.execute(
             "update meshhook.queue_config set visibility_timeout_seconds = 3"
             " where queue_name = 'reports'"

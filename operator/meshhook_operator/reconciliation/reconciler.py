@@ -276,9 +276,8 @@ class JobQueueReconciler:
             self._metrics.succeeded()
             self._metrics.kept_back(
                 by_holds=found.status.kept_back_by_holds,
-                # Order is a limit of one job a key.
-                by_key_limits=found.status.kept_back_by_key_limits
-                + found.status.kept_back_by_order,
+                by_key_limits=found.status.kept_back_by_key_limits,
+                by_order=found.status.kept_back_by_order,
                 by_queue_limit=found.status.kept_back_by_queue_limit,
             )
         health = self._pod_health

@@ -63,7 +63,7 @@ COLLECTION_ERRORS: Final = (
 )
 STATES: Final = ("ready", "scheduled", "running", "retrying", "lost")
 SIGNALS: Final = ("backlog", "deadline", "arrivals", "running", "scheduled", "fallback")
-KEPT_BACK_REASONS: Final = ("hold", "key_limit", "queue_limit")
+KEPT_BACK_REASONS: Final = ("hold", "key_limit", "order", "queue_limit")
 POD_PROBLEMS: Final = (
     "ImagePullFailed",
     "ContainerNotCreated",
@@ -279,6 +279,12 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             ),
             _queue("keys", _G, "Keys that have messages, of the first 1,000."),
             _queue("keys_held", _G, "Keys that are held, by hand or by a handler."),
+            _queue(
+                "keys_blocked",
+                _G,
+                "Ordered keys with messages that are due behind a job that is retried, snoozed or "
+                "delayed.",
+            ),
             _queue("breakers_open", _G, "Circuit breakers of keys that are not closed."),
             _queue(
                 "oldest_open_breaker_seconds",
@@ -288,8 +294,8 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             _queue(
                 "kept_back",
                 _G,
-                "Messages that are due but may not start, because of limits or holds, up to 1,000 "
-                "for each reason.",
+                "Messages that are due but may not start, because of limits, order or holds, up to "
+                "1,000 for each reason.",
                 ("reason",),
                 reason=KEPT_BACK_REASONS,
             ),
@@ -303,6 +309,12 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "oldest_held_seconds",
                 _G,
                 "How long the oldest message of a held key has been ready; 0 if there is none.",
+            ),
+            _queue(
+                "oldest_blocked_seconds",
+                _G,
+                "How long the oldest message of an ordered key has been ready behind a job that is "
+                "retried, snoozed or delayed; 0 if there is none.",
             ),
             _queue(
                 "table_bytes",
@@ -370,7 +382,7 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             _scaler(
                 "kept_back",
                 _G,
-                "Messages that are due but may not start, because of limits or holds.",
+                "Messages that are due but may not start, because of limits, order or holds.",
                 ("reason",),
                 reason=KEPT_BACK_REASONS,
             ),

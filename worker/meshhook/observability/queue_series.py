@@ -85,14 +85,20 @@ def add_queue(families: Mapping[str, Any], row: asyncpg.Record) -> None:
 _KEY_NUMBERS = {
     "keys": "keys",
     "keys_held": "held",
+    "keys_blocked": "blocked",
     "breakers_open": "open_breakers",
     "oldest_open_breaker_seconds": "oldest_open_breaker_seconds",
     "longest_key_wait_seconds": "longest_wait_seconds",
     "oldest_held_seconds": "oldest_held_seconds",
+    "oldest_blocked_seconds": "oldest_blocked_seconds",
 }
 """Families with a series a keyed queue: the name without `meshhook_queue_`, and the column."""
 _KEPT_BACK = dict(
-    zip(KEPT_BACK_REASONS, ("kept_by_hold", "kept_by_key", "kept_by_queue"), strict=True)
+    zip(
+        KEPT_BACK_REASONS,
+        ("kept_by_hold", "kept_by_key", "kept_by_order", "kept_by_queue"),
+        strict=True,
+    )
 )
 KEY_FAMILIES = frozenset(f"meshhook_queue_{name}" for name in (*_KEY_NUMBERS, "kept_back"))
 """The families that only keyed queues have."""
