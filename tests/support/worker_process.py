@@ -70,6 +70,25 @@ async def followed(job: Job[Any]) -> Done:
     return Done(then=FollowUp("next", {"after": job.msg_id}), result=job.msg_id)
 
 
+async def mixed(job: Job[Any]) -> Done:
+    """Does what the payload names; if it succeeds, a job follows."""
+    act = job.payload["act"]
+    if act == "kill" and job.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        await asyncio.sleep(job.payload["seconds"] * (20 if act == "long" else 1))
+    except asyncio.CancelledError:
+        if act != "swallow":
+            raise
+    if act == "fail" or (act == "fail_once" and job.attempt == 1):
+        raise ValueError("no")
+    if act == "retry" and job.attempt == 1:
+        raise RetryAfter(0.05)
+    if act == "snooze" and random.random() < 0.5:
+        raise Snooze(0.02)
+    return Done(then=FollowUp("next", {"after": job.msg_id}), result=job.msg_id)
+
+
 async def patient(job: Job[Any]) -> None:
     """Ends once the file that the payload names exists."""
     note("start", job.msg_id, job.attempt, os.getpid())

@@ -13,9 +13,9 @@ MAX_SHOWN_CHARACTERS = 2_000
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 
 
-def print_body(body: str) -> None:
-    """Print a message's JSON, indented; a long one is cut, and says so."""
-    say("body")
+def print_body(body: str, title: str = "body") -> None:
+    """Print JSON below a title, indented; a long one is cut, and says so."""
+    say(title)
     text = ""
     # Token by token: numbers stay as they are written, and what is not shown is not read.
     for place, token in _indented(body):

@@ -198,8 +198,8 @@ def _print_life(life: JobLife) -> None:
         _print_attempts(life.attempts)
     result = life.attempts[-1].result if life.attempts else None
     if result is not None:
-        say("\nresult:")
-        print_body(result)
+        say("")
+        print_body(result, "result")
     if life.body is not None:
         say("")
         print_body(life.body)
