@@ -44,8 +44,8 @@ STATEMENTS = {
     "find_ends": "'jobs', array[1,2,3]::bigint[]",
     "find_live_job": "5",
     "find_live_jobs_by_id": "array[1,2,3]::bigint[]",
-    "find_live_jobs": "9223372036854775807, 1000, null, null, null, null, 50, null",
-    "find_live_jobs_by_state": "null, null, null, 1000, 'ready', true, 50, null",
+    "find_live_jobs": "9223372036854775807, 1000, null, null, null, null, 50, null, null, null",
+    "find_live_jobs_by_state": "null, null, null, 1000, 'ready', true, 50, null, null, null",
     "find_job_states": "'jobs', array[1,2,3]::bigint[]",
     "purge_queue": "1000, -1, 1000000",
 }
@@ -206,3 +206,45 @@ async def test_without_the_settings_the_plan_goes_stale(
         assert "Seq Scan" in set().union(*scans.values()), scans
     finally:
         await stale.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "filters"),
+    [
+        ("find_recorded_jobs_by_error", "null, 50, 'Rare'"),
+        ("find_recorded_jobs_by_outcome", "'cancelled', 50, null"),
+    ],
+)
+@pytest.mark.parametrize("is_steady", [True, False])
+async def test_failures_are_found_without_reading_successes(
+    database_url: str,
+    queue_name: str,
+    connection: Connection,
+    *,
+    statement: str,
+    filters: str,
+    is_steady: bool,
+) -> None:
+    """Among 200,000 attempts, a page of jobs by error or by outcome reads some hundred pages."""
+    await connection.execute(
+        """insert into meshhook.job_attempts
+            (queue, msg_id, attempt, outcome, enqueued_at, finished_at, error_type)
+        select $1, n, 1, case when n % 5000 = 0 then 'cancelled' else 'succeeded' end, now(), now(),
+            case when n % 5000 = 0 then 'Rare' end
+        from generate_series(1, $2::int) n""",
+        queue_name,
+        DEPTH,
+    )
+    await connection.execute("analyze meshhook.job_attempts")
+    steady = await connect(database_url, steady_plans=is_steady)
+    try:
+        await steady.execute(f"prepare found as {queries.load(statement)}")
+        arguments = (
+            f"'{queue_name}', 9223372036854775807, 1000, null, null, {filters}, "
+            "now() - interval '2 hours', null"
+        )
+        plan = await plans.explained(steady, "found", arguments)
+        assert plan["Actual Rows"] == 40
+        assert buffers(plan) < 1_500, json.dumps(plan)
+    finally:
+        await steady.close()

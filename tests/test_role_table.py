@@ -80,6 +80,8 @@ STATEMENTS = {
     "find_lock_holders": "WPROM",
     "find_locked": "WP O",
     "find_recorded_jobs": "W RO",
+    "find_recorded_jobs_by_error": "W RO",
+    "find_recorded_jobs_by_outcome": "W RO",
     "find_recorded_jobs_by_run": "W RO",
     "find_role": "WPROM",
     "find_settled": "W RO",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
@@ -513,3 +513,64 @@ async def test_jobs_by_key_and_by_error_page_by_page(
     for wrong in ({"key": "k"}, {"before_id": 3}, {"key": "k", "queue": "jobs", "error_type": "E"}):
         with pytest.raises(InvalidSettingError):
             await find_jobs(pool, **wrong)
+
+
+async def test_jobs_of_a_time(database: Database, connection: Connection) -> None:
+    """Jobs that ended then, and those in their queue that were enqueued then; ends are left out."""
+    await connection.execute(
+        """insert into meshhook.job_attempts
+            (queue, msg_id, attempt, outcome, run_id, enqueued_at, finished_at, error_type)
+        select 'jobs', n, 1, case n % 3 when 0 then 'succeeded' when 1 then 'dead_lettered'
+            else 'retried' end, 'r', '2026-01-01Z', '2026-01-01Z'::timestamptz + n * interval '1h',
+            case when n % 3 > 0 then 'Broken' end
+        from generate_series(1, 60) n"""
+    )
+    await connection.execute(
+        """insert into pgmq.q_jobs (msg_id, vt, enqueued_at, message) overriding system value
+        select n, now(), '2026-01-01Z'::timestamptz + (n - 100) * interval '1h', '{"run_id": "r"}'
+        from generate_series(101, 160) n"""
+    )
+    since, until = datetime(2026, 1, 1, 20, tzinfo=UTC), datetime(2026, 1, 2, 6, tzinfo=UTC)
+
+    async def found(**filters: Any) -> list[int]:
+        jobs = await find_jobs(database, queue="jobs", since=since, until=until, **filters)
+        assert jobs.is_complete
+        return sorted(job.msg_id for job in jobs)
+
+    ended, waiting = list(range(20, 30)), list(range(120, 130))
+    assert await found() == ended + waiting
+    assert await found(run_id="r") == ended + waiting
+    assert await found(state="ready") == waiting
+    assert await found(state="succeeded") == [21, 24, 27]
+    assert await found(state="dead_lettered") == [22, 25, 28]
+    assert await found(error_type="Broken") == [n for n in ended if n % 3]
+    assert await found(error_type="Broken", run_id="r") == [n for n in ended if n % 3]
+    # A later attempt is the last one: at the edge it is no longer of that time.
+    await connection.execute(
+        """insert into meshhook.job_attempts
+            (queue, msg_id, attempt, outcome, enqueued_at, finished_at)
+        values ('jobs', 22, 2, 'succeeded', '2026-01-01Z', $1)""",
+        until,
+    )
+    assert await found(state="dead_lettered") == [25, 28]
+    assert 22 not in await found(error_type="Broken")
+    assert 22 not in await found()
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        ({"since": datetime(2026, 1, 1)}, "since is a datetime with a time zone"),  # noqa: DTZ001
+        ({"until": "2h"}, "until is a datetime with a time zone, got '2h'"),
+        (
+            {"since": datetime.max.replace(tzinfo=UTC), "until": datetime(2026, 1, 1, tzinfo=UTC)},
+            "since is before until",
+        ),
+    ],
+)
+async def test_a_time_range_that_is_none_is_refused(
+    database: Database, times: dict[str, Any], reason: str
+) -> None:
+    """The error names the argument."""
+    with pytest.raises(InvalidSettingError, match=reason):
+        await find_jobs(database, **times)

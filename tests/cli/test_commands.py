@@ -352,6 +352,24 @@ def test_jobs_are_listed_and_shown(cli, jobs):
     cli.fails(3, "jobs", "show", jobs, "99")
 
 
+def test_jobs_of_a_time_are_listed(cli, jobs, sql):
+    """Since so long ago, or between times; what is no time is refused with examples."""
+    cli.ok("enqueue", jobs, "1", "--run-id", "old")
+    sql("update pgmq.q_jobs set enqueued_at = now() - interval '5 hours'")
+    cli.ok("enqueue", jobs, "1", "--run-id", "new")
+
+    def runs(*options: str) -> list[str]:
+        return [job["run_id"] for job in cli.ok("jobs", "list", *options, "--json").json]
+
+    assert runs("--since", "3h") == ["new"]
+    assert runs("--since", "1d", "--until", "200m") == ["old"]
+    assert runs("--since", "2020-01-31T08:00Z", "--until", "2020-01-31T10:00+01:00") == []
+    for wrong in ("3 hours", "2020-01-31T08:00", "99999999w", "yesterday"):
+        said = cli.fails(2, "jobs", "list", "--since", wrong)
+        assert "--since is how long ago, as 90s, 30m, 2h or 3d, or a time" in said
+    assert "since is before until" in cli.fails(2, "jobs", "list", "--since", "1h", "--until", "2h")
+
+
 def test_an_unknown_state_is_code_2(cli, jobs):
     """The message lists the states."""
     assert "retrying" in cli.fails(2, "jobs", "list", "--state", "dead")

@@ -417,3 +417,25 @@ async def test_what_is_no_source_or_connection_is_refused(
         SyncQueueService[Any]("mysql://x", "orders")
     with pytest.raises(InvalidSettingError, match="has no database: pass connection="):
         SyncQueueService[Any](queue="orders").enqueue(1)
+
+
+def test_jobs_are_found_and_changed(service: Service) -> None:
+    """A thread without an event loop looks up, moves, cancels and deletes jobs of its queue."""
+    first, second, third = service.enqueue_many([{"run_id": f"r{n}"} for n in range(3)], 60)
+    assert [job.msg_id for job in service.find_jobs(run_id="r1")] == [second]
+    assert service.run_now(first).changed == 1
+    assert service.find_jobs(state="ready")[0].msg_id == first
+    assert service.reschedule(first, delay_seconds=60).changed == 1
+    assert service.cancel(run_id="r1", reason="withdrawn", dry_run=True).changed == 1
+    assert service.cancel(run_id="r1", reason="withdrawn").changed == 1
+    assert [job.error_message for job in service.find_jobs(state="cancelled")] == ["withdrawn"]
+    assert service.delete_jobs([first, third]).changed == 2
+    assert [job.msg_id for job in service.find_jobs()] == [second]
+
+
+@pytest.mark.parametrize("method", ["cancel", "reschedule", "run_now", "delete_jobs", "find_jobs"])
+def test_changes_need_connections_of_their_own(method: str) -> None:
+    """A service that is only called with connections of the caller says so."""
+    arguments = {"delay_seconds": 1} if method == "reschedule" else {}
+    with pytest.raises(InvalidSettingError, match=f"{method}.. needs connections of its own"):
+        getattr(SyncQueueService[Any](None, "orders"), method)(**arguments)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from meshhook.administration import describe_tables, get_queue_config
 from meshhook.arguments import checked_flag, checked_id, checked_seconds, checked_text
@@ -113,6 +113,18 @@ class JobChanges:
 
 
 _CHANGED = (ChangeResult.CANCELLED, ChangeResult.RESCHEDULED, ChangeResult.DELETED)
+
+
+class JobChoiceOptions(TypedDict, total=False):
+    """Arguments that name jobs of a queue beside their ids, as in `QueueService.cancel`."""
+
+    run_id: str | UUID | None
+    workflow_id: str | UUID | None
+    project_id: str | UUID | None
+    key: str | UUID | None
+    state: str | None
+    dry_run: bool
+    search_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
+from typing import TypedDict
 
 from meshhook.administration import get_queue_config
 from meshhook.arguments import check_range, checked_id, checked_seconds, checked_text
@@ -99,6 +100,22 @@ class FoundJobs(list[JobSummary]):
     """How many messages and attempts the search read."""
 
 
+class JobFilters(TypedDict, total=False):
+    """Arguments of `find_jobs` beside the database and the queue."""
+
+    run_id: str | None
+    workflow_id: str | None
+    project_id: str | None
+    state: str | None
+    key: str | None
+    error_type: str | None
+    since: datetime | None
+    until: datetime | None
+    before_id: int | None
+    limit: int
+    search_seconds: float
+
+
 @takes_url
 async def find_jobs(
     database: DatabaseSource,
@@ -110,16 +127,19 @@ async def find_jobs(
     state: str | None = None,
     key: str | None = None,
     error_type: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
     before_id: int | None = None,
     limit: int = 50,
     search_seconds: float = SEARCH_SECONDS,
 ) -> FoundJobs:
     """Return jobs, most recently enqueued first.
 
-    Jobs of a run that have had an attempt are found through an index. Everything else is searched
-    for in the messages and attempts, newest first, until enough are found, all have been read, or
-    the time is up. It reads about 500,000 short messages a second. `is_complete` of the result is
-    false if jobs may have been missed.
+    Jobs that have had an attempt are found through an index by run, by error type, and by every
+    state but `succeeded`. Everything else is searched for in the messages and attempts, newest
+    first, until enough are found, all have been read, or the time is up. It reads about 500,000
+    short messages a second, and no attempts of days before `since` or after `until`. `is_complete`
+    of the result is false if jobs may have been missed.
 
     Args:
         database: where the queues are.
@@ -130,6 +150,10 @@ async def find_jobs(
         state: only jobs in this state, one of `LIVE_STATES` and `FINAL_STATES`. Default: all.
         key: only jobs of this key, which are in the queue: the history has no keys. Default: all.
         error_type: only jobs whose last attempt had this error type. Default: all.
+        since: only jobs that ended at this time or later, and of those in their queue the ones that
+            were enqueued then; with `error_type` those whose last attempt ended then. A datetime
+            with a time zone. Default: of any time.
+        until: the same, before this time. Default: of any time.
         before_id: only jobs with lower msg_ids, to continue from the last page: the lowest id in
             it. Default: all.
         limit: how many at the most, 1 to 1,000. Default 50.
@@ -155,6 +179,8 @@ async def find_jobs(
         before_id=before_id,
         limit=limit,
     )
+    _check_time_range(since, until)
+    wanted = replace(wanted, since=since, until=until)
     database = Database.of(database)
     if queue is not None and key is not None:
         config = await get_queue_config(database, queue)
@@ -189,6 +215,9 @@ async def find_jobs(
     if not jobs and queue is not None and queue not in known:
         raise QueueNotFoundError(queue)
     chosen = [job for job in jobs.values() if state is None or job.state == state]
+    if error_type is None:
+        # Those that came from the history are still in their queue by now.
+        chosen = [job for job in chosen if wanted.is_in_time(job)]
     chosen.sort(key=_newest_first, reverse=True)
     found += await _with_last_attempts(database, chosen[:limit])
     found.is_complete &= all(walk.is_over for walk in [*messages, *history])
@@ -208,8 +237,13 @@ def _wanted(
         raise InvalidSettingError(
             f"state is one of {', '.join(LIVE_STATES + FINAL_STATES)}, got {quoted(state)}"
         )
+    checked = {name: _checked_job_id(name, value) for name, value in texts.items()}
     wanted = Wanted(
-        **{name: _checked_job_id(name, value) for name, value in texts.items()},
+        run_id=checked["run_id"],
+        workflow_id=checked["workflow_id"],
+        project_id=checked["project_id"],
+        key=checked["key"],
+        error_type=checked["error_type"],
         state=state,
         limit=limit,
         before_id=None if before_id is None else checked_id("before_id", before_id),
@@ -223,11 +257,29 @@ def _wanted(
     return wanted
 
 
+def _check_time_range(since: datetime | None, until: datetime | None) -> None:
+    """Check the times between which to search.
+
+    Raises:
+        InvalidSettingError: naming the argument that is wrong.
+    """
+    for name, moment in (("since", since), ("until", until)):
+        if moment is not None and (not isinstance(moment, datetime) or moment.utcoffset() is None):
+            raise InvalidSettingError(
+                f"{name} is a datetime with a time zone, got {quoted(moment)}"
+            )
+    if since is not None and until is not None and since >= until:
+        raise InvalidSettingError(
+            f"since is before until, got {since.isoformat()} and {until.isoformat()}"
+        )
+
+
 def _fits(job: JobSummary, wanted: Wanted) -> bool:
     """Return whether a job of a run is one that is sought: the run's statement does not ask."""
     return (
         wanted.key is None
         and wanted.error_type in (None, job.error_type)
+        and wanted.is_in_time(job)
         and (wanted.before_id is None or job.msg_id < wanted.before_id)
     )
 

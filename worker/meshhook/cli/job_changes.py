@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from meshhook.cli.failures import (
     SearchIncompleteError,
     UsageError,
 )
+from meshhook.cli.moments import exact_moment
 from meshhook.cli.options import JsonOption, QueueArgument, YesOption, example
 from meshhook.cli.output import age, counted, moment_with_age, note, print_json, say
 from meshhook.cli.standard_input import confirm
@@ -164,7 +164,7 @@ def reschedule(
     )
     if (at is None) == (delay is None):
         raise UsageError("say when: --at TIME or --delay SECONDS (one of them)")
-    moment = None if at is None else _moment(at)
+    moment = None if at is None else exact_moment("--at", at)
 
     async def work(service: QueueService[Any], **options: Any) -> JobChanges:
         return await service.reschedule(at=moment, delay_seconds=delay, **options)
@@ -255,18 +255,6 @@ def _chosen(
             "say which jobs: ids, --run-id, --workflow-id, --project-id, --key or --state"
         )
     return {"msg_ids": ids or None, **filters, "state": state, "search_seconds": search_seconds}
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.utcoffset() is None:
-        raise UsageError(
-            f"--at is a time with its offset from UTC, as 2030-01-31T08:00Z, got {text!r}"
-        )
-    return moment
 
 
 def _change(

@@ -11,6 +11,7 @@ from meshhook.cli import job_changes
 from meshhook.cli.bodies import print_body
 from meshhook.cli.connecting import with_database
 from meshhook.cli.failures import SearchIncompleteError
+from meshhook.cli.moments import past_moment
 from meshhook.cli.options import JsonOption, QueueArgument, command_app, example
 from meshhook.cli.output import (
     Column,
@@ -40,6 +41,7 @@ app = command_app(
     epilog=example(
         "meshhook jobs list --queue workflow_jobs --state retrying",
         "meshhook jobs list --run-id 7f8c0d3e",
+        "meshhook jobs list --state dead_lettered --since 2h",
     ),
 )
 def list_(
@@ -66,6 +68,19 @@ def list_(
     error_type: Annotated[
         str | None, typer.Option(help="Only jobs whose last attempt had this error type.")
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help=(
+                "Only jobs that ended in the last 30m, 2h or 3d, or since a time, as "
+                "2030-01-31T08:00Z; of those in their queue the ones enqueued since."
+            ),
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="The same, but before this time.")
+    ] = None,
     before: Annotated[
         int | None, typer.Option(metavar="ID", help="Only ids below this one, for paging.")
     ] = None,
@@ -77,11 +92,14 @@ def list_(
 ) -> None:
     """List jobs in every state, finished ones included, the last enqueued first.
 
-    Jobs of a run that have had an attempt are found by an index. For all others it reads messages
-    and attempts from the newest down, about 500,000 short ones a second. If time runs out before
-    it has read them all or found as many as --limit, it says so and exits with 1.
+    Jobs that have had an attempt are found by an index for --run-id, --error-type and every final
+    --state but succeeded. For all others it reads messages and attempts from the newest down, about
+    500,000 short ones a second. If time runs out before it has read them all or found as many as
+    --limit, it says so and exits with 1.
     """
     name = None if queue is None else validate_queue_name(queue)
+    from_time = None if since is None else past_moment("--since", since)
+    to_time = None if until is None else past_moment("--until", until)
 
     async def work(database: Database) -> FoundJobs:
         return await find_jobs(
@@ -93,6 +111,8 @@ def list_(
             state=state,
             key=key,
             error_type=error_type,
+            since=from_time,
+            until=to_time,
             before_id=before,
             limit=limit,
             search_seconds=search_seconds,

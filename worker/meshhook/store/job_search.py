@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshhook.arguments import MAX_ID
+from meshhook.outcomes import AttemptOutcome
 from meshhook.store import queries
-from meshhook.store.job_rows import FINAL_STATES, JobSummary, summary_from
+from meshhook.store.job_rows import FINAL_STATES, LIVE_STATES, JobSummary, summary_from
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import asyncpg
 
     from meshhook.postgres.database import Database
@@ -46,11 +49,36 @@ class Wanted:
     """The error type of the last attempt; only for the history."""
     before_id: int | None = None
     """Only jobs with lower ids."""
+    since: datetime | None = None
+    """Only jobs of this time or later: `is_in_time` says which time."""
+    until: datetime | None = None
+    """Only jobs of a time before this."""
 
     @property
     def outcome(self) -> str | None:
         """The last outcome to search for in the history."""
         return self.state if self.state in FINAL_STATES else None
+
+    @property
+    def recorded_by(self) -> str:
+        """The statement whose index serves the search in the history best."""
+        if self.error_type is not None:
+            return "find_recorded_jobs_by_error"
+        if self.outcome not in (None, AttemptOutcome.SUCCEEDED):
+            return "find_recorded_jobs_by_outcome"
+        return "find_recorded_jobs"
+
+    def is_in_time(self, job: JobSummary) -> bool:
+        """Return whether a job is of the time that is searched.
+
+        That is when its last attempt ended; for one in its queue, when it was enqueued, unless the
+        error of its last attempt is searched for.
+        """
+        is_live = job.state in LIVE_STATES and self.error_type is None
+        at = job.enqueued_at if is_live else job.last_finished_at
+        if at is None:
+            return self.since is None and self.until is None
+        return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
 
 
 class Walk(ABC):
@@ -108,7 +136,7 @@ class MessageWalk(Walk):
         rows = await self._database.fetch(
             queries.load("find_live_jobs_by_state", self._queue_name, key_path=wanted.key_path),
             *(wanted.run_id, wanted.workflow_id, wanted.project_id, SMALL_SIDE_ROWS, wanted.state),
-            *(wanted.state in _DUE_STATES, wanted.limit, wanted.key),
+            *(wanted.state in _DUE_STATES, wanted.limit, wanted.key, wanted.since, wanted.until),
         )
         if rows[0]["seen"] <= SMALL_SIDE_ROWS:
             self.found = _summaries(rows, self._queue_name)
@@ -120,7 +148,7 @@ class MessageWalk(Walk):
         return await self._database.fetch(
             queries.load("find_live_jobs", self._queue_name, key_path=wanted.key_path),
             *(up_to, chunk_rows, wanted.run_id, wanted.workflow_id, wanted.project_id),
-            *(wanted.state, limit, wanted.key),
+            *(wanted.state, limit, wanted.key, wanted.since, wanted.until),
         )
 
 
@@ -130,9 +158,9 @@ class HistoryWalk(Walk):
     async def _read(self, up_to: int, chunk_rows: int, limit: int) -> Sequence[asyncpg.Record]:
         wanted = self._wanted
         return await self._database.fetch(
-            queries.load("find_recorded_jobs"),
+            queries.load(wanted.recorded_by),
             *(self._queue_name, up_to, chunk_rows, wanted.workflow_id, wanted.project_id),
-            *(wanted.outcome, limit, wanted.error_type),
+            *(wanted.outcome, limit, wanted.error_type, wanted.since, wanted.until),
         )
 
 

@@ -1,4 +1,4 @@
-"""`SyncQueueService`: enqueues into one queue, without an event loop in the calling thread."""
+"""`SyncQueueService`: one queue, without an event loop in the calling thread."""
 
 from __future__ import annotations
 
@@ -31,19 +31,23 @@ from meshhook.store.unique_sending import (
 )
 from meshhook.sync.loop_thread import LoopThread
 from meshhook.sync.recent_settings import RecentSettings
+from meshhook.tracking import find_jobs
 from meshhook.unique import unique_from, uniques_from
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from opentelemetry.trace import TracerProvider
 
     from meshhook.drivers.driver_connection import SyncDriverConnection
     from meshhook.follow_ups import FollowUp
+    from meshhook.job_changes import JobChanges, JobChoiceOptions
     from meshhook.job_ends import JobEnd
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
+    from meshhook.tracking import FoundJobs, JobFilters
     from meshhook.unique import (
         EnqueuedId,
         GroupOptions,
@@ -57,16 +61,24 @@ POOL_SIZE = 4
 """The most connections that are opened for a URL."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What is used in the thread with the connections."""
+
+    database: Database
+    service: QueueService[Any]
+
+
 @dataclass
 class _Process:
     """What belongs to one process: a forked one must not use connections of its parent."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    thread: LoopThread[QueueService[Any]] | None = None
+    thread: LoopThread[_Opened] | None = None
 
 
 class SyncQueueService(Generic[PayloadT]):
-    """One queue, for threads, scripts and WSGI: enqueue.
+    """One queue, for threads, scripts and WSGI: enqueue, cancel, find and await jobs.
 
     Threads may share one service, and so may processes that are forked: each opens connections of
     its own when it first needs them.
@@ -190,7 +202,7 @@ class SyncQueueService(Generic[PayloadT]):
         own = self._own_connection(connection)
         if own is None:
             stored: int | EnqueuedId = self._opened().run(
-                lambda service: _any(service).enqueue(
+                lambda opened: _any(opened.service).enqueue(
                     job,
                     delay_seconds,
                     key=key,
@@ -260,7 +272,7 @@ class SyncQueueService(Generic[PayloadT]):
         check_several(jobs, "enqueue()")
         if own is None:
             stored: list[int] | list[EnqueuedId] = self._opened().run(
-                lambda service: _any(service).enqueue_many(
+                lambda opened: _any(opened.service).enqueue_many(
                     jobs,
                     delay_seconds,
                     key=key,
@@ -287,6 +299,86 @@ class SyncQueueService(Generic[PayloadT]):
         )
         return found
 
+    def cancel(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        reason: str = "",
+        requested_by: str | None = None,
+        **choice: Unpack[JobChoiceOptions],
+    ) -> JobChanges:
+        """Cancel jobs, as `QueueService.cancel` does.
+
+        To do it in a transaction of the caller, run `select * from meshhook.cancel(...)` there.
+
+        Raises:
+            InvalidSettingError: if the service was made without a URL, or an argument is wrong.
+            QueueNotFoundError, DatabaseError: as there.
+        """
+        return self._opened_for("cancel()").run(
+            lambda opened: opened.service.cancel(
+                msg_ids, reason=reason, requested_by=requested_by, **choice
+            )
+        )
+
+    def reschedule(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        at: datetime | None = None,
+        delay_seconds: float | timedelta | None = None,
+        **choice: Unpack[JobChoiceOptions],
+    ) -> JobChanges:
+        """Let jobs that wait run at another time, as `QueueService.reschedule` does.
+
+        In a transaction of the caller: `select * from meshhook.reschedule(...)`. Errors are those
+        of `cancel`.
+        """
+        return self._opened_for("reschedule()").run(
+            lambda opened: opened.service.reschedule(
+                msg_ids, at=at, delay_seconds=delay_seconds, **choice
+            )
+        )
+
+    def run_now(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        **choice: Unpack[JobChoiceOptions],
+    ) -> JobChanges:
+        """Let jobs run now that are scheduled or wait for a retry, as `QueueService.run_now` does.
+
+        In a transaction of the caller: `select * from meshhook.run_now(...)`. Errors are those of
+        `cancel`.
+        """
+        return self._opened_for("run_now()").run(
+            lambda opened: opened.service.run_now(msg_ids, **choice)
+        )
+
+    def delete_jobs(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        **choice: Unpack[JobChoiceOptions],
+    ) -> JobChanges:
+        """Delete jobs with everything about them, as `QueueService.delete_jobs` does.
+
+        In a transaction of the caller: `select * from meshhook.delete_jobs(...)`. Errors are those
+        of `cancel`.
+        """
+        return self._opened_for("delete_jobs()").run(
+            lambda opened: opened.service.delete_jobs(msg_ids, **choice)
+        )
+
+    def find_jobs(self, **filters: Unpack[JobFilters]) -> FoundJobs:
+        """Return jobs of the queue, most recently enqueued first, as `tracking.find_jobs` does.
+
+        Raises:
+            InvalidSettingError: if the service was made without a URL, or an argument is wrong.
+            QueueNotFoundError, DatabaseError: as there.
+        """
+        return self._opened_for("find_jobs()").run(
+            lambda opened: find_jobs(opened.database, queue=self.queue, **filters)
+        )
+
     def wait(self, msg_id: int, *, timeout_seconds: float) -> JobEnd:
         """Wait until a job has its final outcome, as `QueueService.wait` does.
 
@@ -295,12 +387,8 @@ class SyncQueueService(Generic[PayloadT]):
                 its range.
             WaitTimeoutError, JobNotFoundError, QueueNotFoundError, DatabaseError: as there.
         """
-        if not isinstance(self._source, str):
-            raise InvalidSettingError(
-                "wait() needs connections of its own: make the service with a URL"
-            )
-        return self._opened().run(
-            lambda service: service.wait(msg_id, timeout_seconds=timeout_seconds)
+        return self._opened_for("wait()").run(
+            lambda opened: opened.service.wait(msg_id, timeout_seconds=timeout_seconds)
         )
 
     def close(self) -> None:
@@ -368,7 +456,14 @@ class SyncQueueService(Generic[PayloadT]):
             note_sent(span, ids)
         return ids
 
-    def _opened(self) -> LoopThread[QueueService[Any]]:
+    def _opened_for(self, method: str) -> LoopThread[_Opened]:
+        if not isinstance(self._source, str):
+            raise InvalidSettingError(
+                f"{method} needs connections of its own: make the service with a URL"
+            )
+        return self._opened()
+
+    def _opened(self) -> LoopThread[_Opened]:
         """Return the thread that has this process's connections; the first call starts it."""
         # What a parent process had stays untouched: to let go of it would end its sessions.
         process = self._processes.setdefault(os.getpid(), _Process())
@@ -378,7 +473,7 @@ class SyncQueueService(Generic[PayloadT]):
             return process.thread
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[QueueService[Any]]:
+    async def _open(self) -> AsyncIterator[_Opened]:
         database = await Database.connect(
             self._source,
             min_size=0,
@@ -393,7 +488,7 @@ class SyncQueueService(Generic[PayloadT]):
                 payload_model=self._payload_model,
                 tracer_provider=self._tracer_provider,
             ) as service:
-                yield service
+                yield _Opened(database, service)
         finally:
             await database.close()
 

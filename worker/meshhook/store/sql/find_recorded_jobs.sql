@@ -1,13 +1,16 @@
 -- Jobs of queue $1 that the history knows, each with its last outcome, newest first: of the next $3
 -- attempts with msg_ids up to $2 those of workflow $4, project $5, outcome $6 and error type $8
--- (null: any), up to $7; each with the lowest msg_id that was looked at, and how many attempts were. One row
--- without a job if there is none. Locks: none.
+-- (null: any) whose last attempt ended from $9 to before $10 (null: ever), up to $7; each with the
+-- lowest msg_id that was looked at, and how many attempts were. Partitions of other days are not
+-- read. One row without a job if there is none. Locks: none.
 -- Index: job_attempts_job_idx, from the highest msg_id down.
 with chunk as materialized (
     select pg_catalog.min(i.msg_id) as lowest, pg_catalog.count(*) as seen
     from (
         select a.msg_id from meshhook.job_attempts a
         where a.queue = $1::text and a.msg_id <= $2::bigint
+          and a.finished_at >= coalesce($9::timestamptz, '-infinity')
+          and a.finished_at < coalesce($10::timestamptz, 'infinity')
         order by a.msg_id desc limit $3::int
     ) i
 )
@@ -23,12 +26,14 @@ left join lateral (
             a.error_message, a.replayed_as
         from meshhook.job_attempts a
         where a.queue = $1::text and a.msg_id >= chunk.lowest and a.msg_id <= $2::bigint
+          and a.finished_at >= coalesce($9::timestamptz, '-infinity')
         order by a.msg_id, a.enqueued_at, a.finished_at desc, a.attempt desc
     ) l
     where ($4::text is null or l.workflow_id = $4::text)
       and ($5::text is null or l.project_id = $5::text)
       and ($6::text is null or l.outcome = $6::text)
       and ($8::text is null or l.error_type = $8::text)
+      and l.finished_at < coalesce($10::timestamptz, 'infinity')
     order by l.enqueued_at desc nulls last, l.msg_id desc
     limit $7::int
 ) j on true
