@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -12,13 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshhook import QueueService
+from meshhook import QueueService, set_key
 from meshhook.administration import set_queue_config
 from meshhook.names import KEY_HEADER
 from meshhook.postgres.database import connect
 from meshhook.queue_config import KeyPlace
 from meshhook.store import queries
 from meshhook.store.claims import Claim, ClaimClass, claim
+from meshhook.worker import producer as producer_module
 from support.odd_rows import HEADERS, MESSAGES, MOMENTS, READ_COUNTS
 from support.waiting import eventually
 from support.workers import make_worker
@@ -333,10 +335,78 @@ async def test_a_worker_serves_keys_in_turn(
     assert done.index("quiet") < 100
 
 
+async def test_claimed_jobs_have_the_key_and_its_weight(keyed: Connection) -> None:
+    """Also where the claim did not look at the key, and where limits make claims take turns."""
+    await set_key(keyed, "jobs", "heavy", weight=3)
+    await send(keyed, "light", 2)
+    await send(keyed, "heavy", 2)
+    await keyed.execute("insert into pgmq.q_jobs (vt, message) values (now(), '{}')")
+    assert weights(await take(keyed, 10, is_limited=False)) == {"heavy": 3, "light": 1, "": 1}
+    await set_queue_config(keyed, "jobs", max_running=100)
+    await send(keyed, "light", 2)
+    await send(keyed, "heavy", 2)
+    assert weights(await take(keyed, 10, is_limited=True)) == {"heavy": 3, "light": 1}
+    await set_queue_config(keyed, "jobs", max_running=None)
+    await keyed.execute("delete from pgmq.q_jobs")
+    for number in range(300):
+        await send(keyed, f"key-{number:03}")
+    found = weights(await take(keyed, 300, from_key="key-100", is_limited=False))
+    assert found == {f"key-{number:03}": 1 for number in range(300)}
+
+
+def weights(claimed: Claim) -> dict[str | None, float]:
+    """Return the weights of the keys of claimed jobs, each of which has one."""
+    assert claimed.shares is not None
+    assert claimed.shares.keys() == {job.key for job in claimed.jobs}
+    for job in claimed.jobs:
+        assert claimed.shares[job.key].key == job.headers.get(KEY_HEADER, "")
+    return dict(claimed.shares.values())
+
+
+async def test_a_quiet_key_does_not_wait_for_what_was_claimed_before(
+    keyed: Connection, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job starts in the next free slot of a worker that holds many of another key."""
+    service = QueueService[Any](pool, "jobs")
+    await service.enqueue_many([{"payload": number} for number in range(10)], key="flood")
+    claimed: list[int] = []
+    quiet_id: int | None = None
+    is_quiet_held = asyncio.Event()
+
+    async def claim_and_note(*arguments: Any, **options: Any) -> Claim:
+        if quiet_id in claimed:
+            is_quiet_held.set()  # an earlier claim has handed it over
+        found = await claim(*arguments, **options)
+        claimed.extend(job.msg_id for job in found.jobs)
+        return found
+
+    # Ten are claimed ahead, however quick the jobs are.
+    monkeypatch.setattr(producer_module, "claim", claim_and_note)
+    monkeypatch.setattr(producer_module, "claim_size", lambda **_: 10)
+    started: list[Any] = []
+    go_on = asyncio.Event()
+
+    async def handler(job: Any) -> None:
+        nonlocal quiet_id
+        started.append(job.payload)
+        if job.payload == 0:
+            quiet_id = await service.enqueue({"payload": "quiet"}, key="quiet")
+            await is_quiet_held.wait()
+        elif job.payload == 1:
+            await go_on.wait()
+        elif job.payload == "quiet":
+            go_on.set()
+
+    async with make_worker(database_url, handler, concurrency=2):
+        await eventually(lambda: len(started) == 11)
+    assert started[:3] == [0, 1, "quiet"]
+
+
 def test_both_claims_lease_alike() -> None:
-    """From the choice of a class on, the two statements are the same text."""
+    """From the choice of a class on, the two statements are the same text but for the key."""
     start = "), chosen as materialized ("
     keyed, plain = queries.load("claim_keyed", "jobs"), queries.load("claim", "jobs")
+    keyed = re.sub(r"(as headers, c\.mark), .* as key\n", r"\1\n", keyed)
     tail = plain[plain.index(start) :].removesuffix("\nfrom claimed c\n")
     assert keyed[keyed.index(start) :].startswith(tail)
     assert len(tail) > 2_000

@@ -41,6 +41,20 @@ def test_more_is_ahead_where_claims_take_long(
     assert ahead == int(min(finished_per_second * seconds, MAX_CLAIM_MESSAGES))
 
 
+@given(finished_per_second=st.floats(0, 5_000), claim_seconds=st.floats(0, 100))
+def test_less_is_ahead_in_keyed_queues_where_claims_are_quick(
+    finished_per_second: float, claim_seconds: float
+) -> None:
+    """Ten claims' time, if that is less than is usual; so the next claim comes sooner."""
+    usual = claimed_ahead(finished_per_second, claim_seconds)
+    ahead = claimed_ahead(finished_per_second, claim_seconds, is_keyed=True)
+    assert ahead <= usual
+    if claim_seconds >= 0.01:
+        assert ahead == usual
+    else:
+        assert ahead == int(finished_per_second * (10 * claim_seconds))
+
+
 def test_slow_jobs_are_claimed_one_a_slot() -> None:
     """With jobs of a second nothing is claimed ahead, so that other workers get the rest."""
     ahead = claimed_ahead(5)

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshhook.jobs import Job
 from meshhook.outcomes import AttemptOutcome
 from meshhook.queue_config import QueueSettings
+from meshhook.store.claims import KeyShare
 from meshhook.store.settlements import Settlement
 from meshhook.worker.attempt import Abort, Attempt
 from meshhook.worker.held_job import HeldJob, IllegalMoveError, JobState
@@ -433,12 +434,13 @@ class Life(RuleBasedStateMachine):
         """Return the jobs of a state, the oldest first."""
         return [held for held in self.every if held.state is state]
 
-    @rule(msg_id=st.integers(0, 5), lost_attempts=st.integers(0, 2))
-    def claim(self, msg_id: int, lost_attempts: int) -> None:
-        """Claim a job, perhaps again."""
+    @rule(msg_id=st.integers(0, 5), lost_attempts=st.integers(0, 2), is_keyed=st.booleans())
+    def claim(self, msg_id: int, lost_attempts: int, *, is_keyed: bool) -> None:
+        """Claim a job, perhaps again, while the queue is keyed or not."""
         self.reads[msg_id] += 1
         claimed = job(msg_id, self.reads[msg_id], lost_attempts=lost_attempts)
-        made = self.held_jobs.claim([claimed], 0, 0)
+        shares = {claimed.key: KeyShare(str(msg_id % 2), 1.0)} if is_keyed else None
+        made = self.held_jobs.claim([claimed], 0, 0, shares)
         self.every += [*made.to_start, *made.to_release]
         self.held_jobs.queue(made.to_start)
         self.held_jobs.release(made.to_release)
@@ -447,7 +449,10 @@ class Life(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         """Start a job."""
-        begin(self.held_jobs.start_next())
+        first = self.held_jobs.first_ready
+        held = self.held_jobs.start_next()
+        assert held is first
+        begin(held)
 
     @precondition(lambda self: self.held_jobs.running)
     @rule(is_aborted=st.booleans())

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.jobs import CLAIM_HEADER, Job, moment_from
 from meshhook.store import queries
 from meshhook.store.bodies import decode_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from meshhook.jobs import JobKey
     from meshhook.queue_config import KeyPlace
 
 EVERYTHING = datetime.min.replace(tzinfo=UTC)
@@ -33,6 +34,15 @@ class ClaimClass(IntEnum):
     """Several were lost, or this is the last attempt: it is claimed alone and runs alone."""
 
 
+class KeyShare(NamedTuple):
+    """The key of a message, and its part of what runs."""
+
+    key: str | None
+    """The key; None where it is not UTF-8."""
+    weight: float
+    """Relative to other keys; 1 if the claim did not look at this key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The messages that one statement leased: all of one class, oldest first."""
@@ -46,6 +56,8 @@ class Claim:
     """The smallest `vt` of all messages that were ready, where they have keys; else None."""
     next_key: str | None = None
     """With which key to begin next time, where not all were looked at; else None."""
+    shares: Mapping[JobKey, KeyShare] | None = None
+    """The keys of the messages by job, where they have keys; else None."""
 
     @property
     def unread(self) -> list[Job[Any]]:
@@ -122,6 +134,7 @@ def _keyed_claim(rows: Sequence[Any], tables: queries.QueueTables, max_attempts:
         sum(row["is_new_loss"] for row in claimed) if is_suspect else 0,
         None if oldest_due is None else moment_from(oldest_due),
         next_key,
+        {(row[0], row[2]): KeyShare(row[-1], row[-2]) for row in claimed},
     )
 
 

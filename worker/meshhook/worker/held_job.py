@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
     from meshhook.jobs import Job, JobKey
+    from meshhook.store.claims import KeyShare
     from meshhook.store.settlements import Settlement
     from meshhook.worker.attempt import Attempt
 
@@ -60,6 +61,7 @@ class HeldJob:
         "key_hold_seconds",
         "read_ct",
         "settlement",
+        "share",
         "span",
         "state",
         "was_completed",
@@ -81,6 +83,8 @@ class HeldJob:
     """How it ended. Set when it ends."""
     ended_at: float
     """When it ended. Set when it ends."""
+    share: KeyShare | None
+    """The key of the message, in a keyed queue."""
     key_hold_seconds: float
     """How long its handler asked to hold the message's key; 0 means not at all."""
     is_failure: bool
@@ -101,6 +105,7 @@ class HeldJob:
         self.claimed_at = claimed_at
         self.extended_at = asked_at
         self.attempt = None
+        self.share = None
         self.key_hold_seconds = 0.0
         self.is_failure = False
         self.completed_key = None

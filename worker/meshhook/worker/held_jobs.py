@@ -21,6 +21,7 @@ from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.attempt import Abort
 from meshhook.worker.ended_jobs import EndedJobs
+from meshhook.worker.fair_turns import FairTurns
 from meshhook.worker.held_job import (
     CLAIMED,
     ENDED,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from meshhook.cancellation import Cancellation
     from meshhook.jobs import Job, JobKey
+    from meshhook.store.claims import KeyShare
     from meshhook.store.settlements import Settlement
     from meshhook.worker.leases import Lease
     from meshhook.worker.slot_shares import Share
@@ -80,8 +82,10 @@ class HeldJobs:
         """The open requests to cancel jobs of the queue, held here or not."""
         self.leases = LeaseTable()
         """All held jobs by key, with their leases."""
-        self._ready: deque[HeldJob] = deque()
+        self._ready: deque[HeldJob] | FairTurns = deque()
         """Jobs that wait for a slot."""
+        self._turns: FairTurns | None = None
+        """The same while the queue is keyed, else None."""
         self.unread = UnreadJobs()
         """Jobs whose message must be read before they can start."""
         self.slots = ParkedSlots(share.concurrency)
@@ -116,7 +120,13 @@ class HeldJobs:
 
     # For the producer.
 
-    def claim(self, jobs: Iterable[Job[Any]], asked_at: float, claimed_at: float) -> NewlyClaimed:
+    def claim(
+        self,
+        jobs: Iterable[Job[Any]],
+        asked_at: float,
+        claimed_at: float,
+        shares: Mapping[JobKey, KeyShare] | None = None,
+    ) -> NewlyClaimed:
         """Add jobs that were just claimed.
 
         A job that this process still holds continues under its new lease, whether it waits, runs or
@@ -127,7 +137,10 @@ class HeldJobs:
             jobs: what was claimed.
             asked_at: when the database was asked for the leases.
             claimed_at: when it answered.
+            shares: the keys of the messages, to start jobs in fair shares. Default: in the order
+                in which they were claimed.
         """
+        self._start_in_turn(is_keyed=shares is not None)
         all_jobs, running, given_up = self.leases.jobs, self.running.jobs, self.running.given_up
         to_start: list[HeldJob] = []
         to_release: list[HeldJob] = []
@@ -143,10 +156,22 @@ class HeldJobs:
                         continue
                 all_jobs[key] = held = HeldJob(job, asked_at, claimed_at)
                 to_start.append(held)
+        if shares is not None:
+            for held in to_start:
+                held.share = shares.get(held.key)
         if self.cancellations:
             for held in to_start:
                 held.job.cancellation = self.cancellations.get(held.key)
         return NewlyClaimed(to_start, to_release)
+
+    def _start_in_turn(self, *, is_keyed: bool) -> None:
+        if is_keyed == (self._turns is not None):
+            return
+        waiting = list(self._ready)
+        self._turns = FairTurns() if is_keyed else None
+        self._ready = deque() if self._turns is None else self._turns
+        for held in waiting:
+            self._ready.append(held)
 
     def queue(self, jobs: Iterable[HeldJob]) -> None:
         """Let claimed jobs start as slots become free and their messages are read."""
@@ -188,10 +213,12 @@ class HeldJobs:
     @property
     def first_ready(self) -> HeldJob | None:
         """The job that starts next, if any."""
-        return self._ready[0] if self._ready else None
+        if not self._ready:
+            return None
+        return self._ready[0] if isinstance(self._ready, deque) else self._ready.first
 
     def start_next(self) -> HeldJob:
-        """Start the job that has waited longest: CLAIMED to RUNNING."""
+        """Start the job that has waited longest, or whose key has its turn: CLAIMED to RUNNING."""
         held = self._ready.popleft()
         if held.state is not CLAIMED:
             raise IllegalMoveError(held, RUNNING)
@@ -405,6 +432,8 @@ class HeldJobs:
 
     def _leave(self, held: HeldJob) -> None:
         self.running.leave(held)
+        if self._turns is not None:
+            self._turns.leave(held)
         if self.unread.sizes:
             self.unread.free_memory(held.key)
         # Inlined `_update_idle`: this runs for every job.

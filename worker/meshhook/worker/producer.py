@@ -237,7 +237,8 @@ class Producer:
 
     @property
     def _ahead(self) -> int:
-        return claimed_ahead(self._rate.per_second, self._claim_seconds)
+        is_keyed = self._queue.config.keys is not None
+        return claimed_ahead(self._rate.per_second, self._claim_seconds, is_keyed=is_keyed)
 
     async def _has_room(self) -> bool:
         """Return whether there is room for more jobs; if not, wait for room, at most a second."""
@@ -348,7 +349,7 @@ class Producer:
         return claimed
 
     async def _hand_over(self, claimed: Claim, asked_at: float, limit: int) -> None:
-        held = self._held_jobs.claim(claimed.jobs, asked_at, time.monotonic())
+        held = self._held_jobs.claim(claimed.jobs, asked_at, time.monotonic(), claimed.shares)
         if held.to_release:
             delay_seconds = self._queue.config.retry_strategy().get_delay_seconds(1)
             self._releaser.release(held.to_release, max(delay_seconds, 1.0))

@@ -5,8 +5,10 @@
 -- body, null for the header: if the queue has another by now, or none, only the oldest are leased.
 -- Where there are limits, nothing is leased unless $9: then meshhook.claim_in_turn runs it. Of each
 -- key of an ordered queue, only the first message is leased, and only if nothing of it runs.
--- The rest is as in sql/claim.sql. The last row is no message: it has the smallest `vt` of all that
--- was ready, and in next_key where to go on; null means that it has looked at all.
+-- The rest is as in sql/claim.sql. A message has its key in next_key, and in oldest_due the key's
+-- weight: meshhook.claim_in_turn, which older workers call, too, returns no other columns. The
+-- last row is no message: it has the smallest `vt` of all that was ready, and in next_key where to
+-- go on; null means that it has looked at all.
 -- Locks: the rows it looks at, skipping locked ones. Indexes: q_<queue>_key_idx for the keys and
 -- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest,
 -- q_<queue>_order_idx for the first of each key, keys_limit_idx, keys_hold_idx, keys_rate_idx and
@@ -241,7 +243,7 @@ with recursive bounds as materialized (
             pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5)) then null
         when pg_catalog.pg_column_size(q.headers) <= 1000
             and pg_catalog.pg_column_compression(q.headers) is null then {utf8 q.headers::text}
-        else {utf8 meshhook.short_text(q.headers, false)} end as headers, c.mark
+        else {utf8 meshhook.short_text(q.headers, false)} end as headers, c.mark, {key} as key
 ), lost as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, enqueued_at, finished_at, error_type, error_message)
@@ -267,8 +269,8 @@ select c.msg_id, c.read_ct, pg_catalog.date_part('epoch'::text, c.enqueued_at) a
         else {utf8 meshhook.short_text(c.message, false)} end as body,
     c.headers, pg_catalog.date_part('epoch'::text, pg_catalog.now()) as claimed,
     not (c.mark -> 'is_recorded'::text)::boolean as is_new_loss,
-    null::float8 as oldest_due, null::text as next_key
-from claimed c
+    coalesce(w.weight, 1::float8) as oldest_due, {utf8 c.key} as next_key
+from claimed c left join counted w on w.key = c.key
 union all
 select null::bigint, null::int, null::float8, null::float8, null::int, null::text, null::text,
     null::float8, null::boolean, pg_catalog.date_part('epoch'::text, o.vt), (
