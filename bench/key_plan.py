@@ -39,16 +39,23 @@ def key_modes(size: Size) -> list[ModePlan]:
 
 
 def _drains(size: Size) -> list[ModePlan]:
-    def drain(mode: str, title: str, keys: int, limit: int | None = None) -> ModePlan:
+    def drain(
+        mode: str, title: str, keys: int, limit: int | None = None, *, is_ordered: bool = False
+    ) -> ModePlan:
         return ModePlan(
             mode,
             DRAIN,
             title,
             "drain_keyed",
             ("per_second", "client_cpu_us_per_job", "wal_bytes_per_job"),
-            {"jobs": size.small_jobs, "keys": keys, "max_running_per_key": limit},
+            {
+                "jobs": size.small_jobs,
+                "keys": keys,
+                "max_running_per_key": limit,
+                "is_ordered": is_ordered,
+            },
             subjects=(OWN,),
-            against="keys_0" if limit is None else f"keys_{keys}",
+            against="keys_0" if limit is None and not is_ordered else f"keys_{keys}",
         )
 
     return [
@@ -60,6 +67,7 @@ def _drains(size: Size) -> list[ModePlan]:
             SEVERAL,
             UNBOUND_LIMIT,
         ),
+        drain(f"keys_{SEVERAL}_ordered", f"{SEVERAL:,} ordered keys", SEVERAL, is_ordered=True),
     ]
 
 

@@ -23,11 +23,18 @@ WARM_UP_JOBS = 20
 
 
 async def drain_keyed(
-    subject: KeyedSubject, *, jobs: int, keys: int, max_running_per_key: int | None = None
+    subject: KeyedSubject,
+    *,
+    jobs: int,
+    keys: int,
+    max_running_per_key: int | None = None,
+    is_ordered: bool = False,
 ) -> Result:
     """Time a consumer of a queue whose jobs have so many keys; with 0 it is not keyed."""
     await subject.open(1)
-    await subject.set_keys(is_keyed=keys > 0, max_running_per_key=max_running_per_key)
+    await subject.set_keys(
+        is_keyed=keys > 0, is_ordered=is_ordered, max_running_per_key=max_running_per_key
+    )
     await subject.fill_keyed(jobs, max(keys, 1))
     work = Work()
     async with Meter(subject.url) as meter:

@@ -150,10 +150,11 @@ class KeyedSubject(DegradationSubject):
         self,
         *,
         is_keyed: bool,
+        is_ordered: bool = False,
         max_running: int | None = None,
         max_running_per_key: int | None = None,
     ) -> None:
-        """Say whether the queue is keyed, and how many jobs may run."""
+        """Say whether the queue has keys, whether they are ordered, and how many jobs may run."""
 
     @abstractmethod
     async def fill_keyed(self, jobs: int, keys: int) -> None:

@@ -105,6 +105,7 @@ class Subject(KeyedSubject):
         self,
         *,
         is_keyed: bool,
+        is_ordered: bool = False,
         max_running: int | None = None,
         max_running_per_key: int | None = None,
     ) -> None:
@@ -113,6 +114,7 @@ class Subject(KeyedSubject):
             self._pool,
             "bench",
             keyed=is_keyed,
+            ordered=is_ordered,
             max_running=max_running,
             max_running_per_key=max_running_per_key,
         )
