@@ -41,6 +41,35 @@ async def closed(connection: Connection[Any]) -> str | None:
     return outcome
 
 
+async def test_whoever_lost_the_lease_cancels_nothing(
+    service: QueueService[Any], connection: Connection[Any], database_url: str
+) -> None:
+    """A worker stops what it runs; the job is somebody else's by now, and ends as they say."""
+    started = asyncio.Event()
+    stopped = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> None:
+        started.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped.set()
+
+    msg_id = await service.enqueue({"payload": 1})
+    async with make_worker(database_url, handler, concurrency=1):
+        await started.wait()
+        # At once claimed by another, in one transaction: the worker may not have it again.
+        async with connection.transaction():
+            await connection.execute("update pgmq.q_jobs set vt = now()")
+            other = await QueueService[Any](connection, "jobs").dequeue()
+        assert other is not None
+        assert (await service.cancel(msg_id)).requested == 1
+        await stopped.wait()
+    assert (await live(connection)).keys() == {msg_id}
+    assert await service.acknowledge(other)
+    assert await outcomes(connection, msg_id) == [("lost", 1), ("succeeded", 2)]
+
+
 @pytest.mark.parametrize("pooled", [False, True], ids=["told", "polling"])
 async def test_a_handler_is_stopped(
     service: QueueService[Any], connection: Connection[Any], database_url: str, pooled: bool

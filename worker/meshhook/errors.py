@@ -154,7 +154,7 @@ class DuplicateJobError(MeshHookError):
         """Name the queue, the job that has the key, and the key."""
         super().__init__(
             f"job {msg_id} of queue {quoted(queue)} has the unique key {quoted(unique_key)}; "
-            "on_conflict='existing' returns its id instead"
+            "with on_conflict existing, its id is returned instead"
         )
         self.queue = queue
         self.msg_id = msg_id
