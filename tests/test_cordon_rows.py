@@ -206,8 +206,12 @@ async def test_roles_made_before_get_what_cordons_need(
 def _as_before(grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
     """Return what the grants of a kind were in the version before cordons."""
     new = ("oldest_running_seconds", "cordoned", "cordoned_until")
+    # The functions that later versions added. Tables that are absent are left out anyway.
+    later = ("groups", "breakers", "ends")
     kept = []
     for grant in grants:
+        if grant.object.startswith("function ") and any(each in grant.object for each in later):
+            continue
         columns = tuple(each for each in grant.columns if each not in new)
         if columns or not grant.columns:
             kept.append(replace(grant, columns=columns))

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from meshhook import QueueConfig, get_queue_config, set_queue_config
 from meshhook.errors import InvalidSettingError
-from meshhook.queue_config import LIMIT_NAMES, SETTING_NAMES, QueueSettings, changed_settings
+from meshhook.queue_config import KEY_SETTING_NAMES, SETTING_NAMES, QueueSettings, changed_settings
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -50,6 +50,7 @@ def test_every_number_has_a_range() -> None:
         "key_path",
         "ordered",
         "on_dead_letter",
+        "results",
     }
 
 
@@ -92,13 +93,15 @@ async def test_both_sides_have_one_range(
     lowest = low if low is not None else (above or 0) + 0.001
     too_low = above if above is not None else (low or 0) - 1
     assert high is not None
-    if name in LIMIT_NAMES:
+    if name in KEY_SETTING_NAMES:
         await set_queue_config(connection, queue_name, keyed=True)
         current = await get_queue_config(connection, queue_name)
     else:
         current = CURRENT
     other = {"retry_backoff_max_ms": high} if name == "retry_backoff_base_ms" else {}
     other |= {"retry_backoff_base_ms": 0} if name == "retry_backoff_max_ms" else {}
+    other |= {"breaker_max_pause_seconds": high} if name == "breaker_pause_seconds" else {}
+    other |= {"breaker_pause_seconds": lowest} if name == "breaker_max_pause_seconds" else {}
     for column, value in other.items():
         await connection.execute(f"update meshhook.queue_config set {column} = {value}")
     for value in (lowest, high):

@@ -30,7 +30,7 @@ LETTERS = {
 # A statement that is new fails these tests until it stands here: who may run it?
 STATEMENTS = {
     "advance_messages": "W  O",
-    "await_ends": "WPROM",
+    "await_ends": "W RO",
     "cancel_jobs": "W  O",
     "carry_out_cancellations": "W  O",
     "bind_topic": "    M",
@@ -161,7 +161,7 @@ RESCHEDULE = (
 FUNCTIONS = {
     "age_seconds(timestamp with time zone)": "WPROM",
     "announce_cancellation()": "WPROM",
-    "announce_ends(text)": "WPROM",
+    "announce_ends(text)": "W  O",
     "announce_keys()": "WPROM",
     "announce_queue_config()": "WPROM",
     "apply_role(text)": "",
@@ -171,7 +171,8 @@ FUNCTIONS = {
     "cancel(text,bigint[],text,text,text,text,text,text,text,integer)": "W  O",
     "cancel_messages(text,bigint[],timestamp with time zone[],text[],text,text)": "W  O",
     "carry_out_cancellations(text)": "W  O",
-    "await_ends()": "WPROM",
+    "await_ends()": "W RO",
+    "ends_are_awaited()": "W  O",
     "check_adoptable(text,boolean)": "WPROM",
     "check_adoptable_tables(text,boolean)": "W ROM",
     "check_jobs(text,jsonb[],jsonb,interval)": "WPROM",

@@ -159,7 +159,7 @@ def test_who_may_not_make_roles_is_told_who_may(cli, monkeypatch, database_url):
         ("operator", "oncall", "queue bind jobs shop.#"),
         ("operator", "reader", "queue bindings"),
         ("owner", "operator", "queue drop jobs --yes"),
-        ("owner", "oncall", "queue purge jobs --yes"),
+        ("oncall", "reader", "queue purge jobs --yes"),
         ("owner", "operator", "roles grant reader --name test_other"),
         ("owner", "reader", "roles create reader --name test_other"),
     ],

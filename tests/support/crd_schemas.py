@@ -37,9 +37,10 @@ RULES: dict[str, Callable[[Any], bool]] = {
     ),
     "has(self.handler) != has(self.app)": lambda it: ("handler" in it) != ("app" in it),
     (
-        "self.enabled || !(has(self.path) || has(self.maxRunning) || has(self.maxRunningPerKey) || "
-        "has(self.maxStarts) || has(self.maxStartsPerKey) || has(self.startsPeriodSeconds) || "
-        "has(self.breaker) || has(self.overrides))"
+        "self.enabled || !(has(self.path) || has(self.ordered) || has(self.onDeadLetter) || "
+        "has(self.maxRunning) || has(self.maxRunningPerKey) || has(self.maxStarts) || "
+        "has(self.maxStartsPerKey) || has(self.startsPeriodSeconds) || has(self.breaker) || "
+        "has(self.overrides))"
     ): lambda it: it["enabled"] or set(it) == {"enabled"},
     (
         "!has(self.pauseSeconds) || !has(self.maxPauseSeconds) || "

@@ -80,6 +80,8 @@ _HOLD = (
     "held_by_dead_letter",
     "held_by_job",
 )
+_TELLS_OF_ENDS = Grant("function meshhook.ends_are_awaited()", "execute")
+_AWAITS_ENDS = Grant("function meshhook.await_ends()", "execute")
 _BREAKER_STATE = ("failures", "failed_at", "error_type", "opened_at", "openings", "probe_at")
 _NEW_GROUP = (
     "id",
@@ -142,6 +144,7 @@ _READER = (
     Grant("table meshhook.job_statistics", "select"),
     Grant("table meshhook.queue_monitoring", "select"),
     Grant(_GROUPS, "select"),
+    _AWAITS_ENDS,
 )
 
 # The right to delete, or to update every column, allows locking a table against everyone. On the
@@ -196,6 +199,8 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant("function meshhook.delete_past_attempts()", "execute"),
         Grant("function meshhook.delete_past_groups()", "execute"),
         Grant("function meshhook.delete_idle_breakers()", "execute"),
+        _TELLS_OF_ENDS,
+        _AWAITS_ENDS,
     ),
     RoleKind.READER: _READER,
     RoleKind.ONCALL: (
@@ -210,6 +215,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_CONFIG, "update", _SETTINGS),
         *_CANCELS,
         *_SETS_KEYS,
+        _TELLS_OF_ENDS,
     ),
     RoleKind.OPERATOR: (
         *_EVERYBODY,
