@@ -32,15 +32,19 @@ async def enqueue_by_sql(connection: Connection, case: Case) -> list[int]:
     if case.is_several:
         rows = await connection.fetch(
             "select * from meshhook.enqueue_many($1, $2::text[]::jsonb[], headers => $3, "
-            "delay => make_interval(secs => $4), key => $5)",
+            "delay => make_interval(secs => $4), key => $5, unique_keys => $6, "
+            "unique_until => $7, unique_for => make_interval(secs => $8), on_conflict => $9)",
             *(case.queue, texts, headers if has_headers else None, case.delay_seconds, case.key),
+            *(case.unique_keys, *case.unique_in_sql),
         )
         return [row[0] for row in rows]
     return [
         await connection.fetchval(
             "select meshhook.enqueue($1, $2, headers => $3, "
-            "delay => make_interval(secs => $4), key => $5)",
+            "delay => make_interval(secs => $4), key => $5, unique_key => $6, "
+            "unique_until => $7, unique_for => make_interval(secs => $8), on_conflict => $9)",
             *(case.queue, texts[0], headers if has_headers else None, case.delay_seconds, case.key),
+            *(case.unique_keys[0] if case.unique_keys else None, *case.unique_in_sql),
         )
     ]
 
@@ -72,9 +76,7 @@ async def test_the_library_conforms(connection: Connection, case: Case) -> None:
 
     async def enqueue() -> list[int]:
         queue = QueueService[Any](connection, case.queue)
-        if case.is_several:
-            return await queue.enqueue_many(case.messages, case.delay_seconds, **options)
-        return [await queue.enqueue(case.messages[0], case.delay_seconds, **options)]
+        return await conformance.enqueue(queue, case, options)
 
     if case.error is None:
         await conformance.check_stored(connection, case, await enqueue(), begun_at)

@@ -402,6 +402,43 @@ async def test_many_who_find_a_dead_row_store_one_job(
     assert len(set(found)) == 1
 
 
+async def test_rows_that_hold_nothing_are_deleted(
+    queue: QueueService[Any], connection: Connection
+) -> None:
+    """In chunks of keys, those whose message is gone or whose time is over; no others."""
+    for key in "abcdef":
+        await queue.enqueue(1, unique_key=key)
+    await queue.enqueue(1, unique_key="g", unique=timedelta(hours=1))
+    await queue.enqueue(1, unique_key="h", unique=timedelta(hours=1))
+    await connection.execute(
+        "update meshhook.unique_keys set expires_at = now() - interval '1 s' where key = 'h'"
+    )
+    # Of h the message is still there; of g it is not, but its time is not over.
+    await connection.execute("delete from pgmq.q_jobs where msg_id in (1, 3, 6, 7)")
+    sql = queries.load("delete_unused_unique_keys", QueueTables("jobs"))
+    key, seen = "", []
+    while key is not None:
+        key = await connection.fetchval(sql, "jobs", key, 3)
+        seen.append(key)
+    assert seen == ["c", "f", None]
+    left = await connection.fetchval("select array_agg(key order by key) from meshhook.unique_keys")
+    assert left == ["b", "d", "e", "g"]
+
+
+async def test_a_row_that_a_sender_takes_meanwhile_is_not_deleted(
+    queue: QueueService[Any], connection: Connection, pool: asyncpg.Pool[Any]
+) -> None:
+    """It is not waited for either."""
+    await queue.enqueue(1, unique_key="k")
+    await connection.execute("delete from pgmq.q_jobs")
+    sql = queries.load("delete_unused_unique_keys", QueueTables("jobs"))
+    async with connection.transaction():
+        found = await queue.enqueue(2, unique_key="k", connection=connection)
+        assert await pool.fetchval(sql, "jobs", "", 10) is None
+    assert await queue.enqueue(3, unique_key="k") == found
+    assert await connection.fetchval("select count(*) from meshhook.unique_keys") == 1
+
+
 # --- Dead letters --------------------------------------------------------------------------------
 
 

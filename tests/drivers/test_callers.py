@@ -88,9 +88,7 @@ async def play(caller: Caller, connection: Connection, case: Case) -> None:
             "connection": caller.connection,
         }
         async with QueueService[Any](UNREACHABLE, case.queue) as queue:
-            if case.is_several:
-                return await queue.enqueue_many(case.messages, case.delay_seconds, **options)
-            return [await queue.enqueue(case.messages[0], case.delay_seconds, **options)]
+            return await conformance.enqueue(queue, case, options)
 
     if case.error is None:
         msg_ids = await enqueue()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
 
+from meshhook import QueueService
 from meshhook.administration import set_queue_config
+from meshhook.unique import ServiceOptions
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -56,6 +58,35 @@ class Case:
         return found
 
     @property
+    def unique_keys(self) -> list[str] | None:
+        """The unique key of each message; None if the case has none."""
+        given = self.fields.get("unique_keys")
+        if "unique_key" in self.fields:
+            given = [self.fields["unique_key"]]
+        found: list[str] | None = _written_out(given)
+        return found
+
+    @property
+    def unique(self) -> dict[str, Any]:
+        """What the library is told of unique keys beside the keys themselves."""
+        until, seconds = self.fields.get("unique_until"), self.fields.get("unique_for_seconds")
+        given = {
+            "unique": f"until_{until}" if until else seconds and timedelta(seconds=seconds),
+            "on_conflict": self.fields.get("on_conflict"),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def unique_in_sql(self) -> tuple[Any, ...]:
+        """The arguments `unique_until`, seconds of `unique_for`, and `on_conflict` in SQL."""
+        fields = self.fields
+        return (
+            fields.get("unique_until"),
+            fields.get("unique_for_seconds"),
+            fields.get("on_conflict"),
+        )
+
+    @property
     def delay_seconds(self) -> float:
         """The delay."""
         return float(self.fields.get("delay_seconds", 0))
@@ -94,6 +125,17 @@ async def prepare(connection: Connection, case: Case) -> None:
     await set_queue_config(connection, QUEUE, keyed=key_path is not None, key_path=key_path)
 
 
+async def enqueue(queue: QueueService[Any], case: Case, options: ServiceOptions) -> list[int]:
+    """Enqueue what a case says with the library, with more options."""
+    given: dict[str, Any] = {**options, **case.unique}
+    if case.is_several:
+        given |= {} if case.unique_keys is None else {"unique_keys": case.unique_keys}
+        found: list[int] = await queue.enqueue_many(case.messages, case.delay_seconds, **given)
+        return found
+    given |= {} if case.unique_keys is None else {"unique_key": case.unique_keys[0]}
+    return [await queue.enqueue(case.messages[0], case.delay_seconds, **given)]
+
+
 async def check_stored(
     connection: Connection, case: Case, msg_ids: list[int], begun_at: datetime
 ) -> None:
@@ -103,7 +145,9 @@ async def check_stored(
         f"extract(epoch from vt - $1)::float8 as delay from pgmq.q_{QUEUE} order by msg_id",
         begun_at,
     )
-    assert [row["msg_id"] for row in rows] == msg_ids
+    # Jobs with one unique key are one job.
+    assert [row["msg_id"] for row in rows] == list(dict.fromkeys(msg_ids))
+    assert len(msg_ids) == len(case.messages)
     for row, stored in zip(rows, case.stored, strict=True):
         assert json.loads(row["message"]) == stored["message"]
         assert row["headers"] is None or json.loads(row["headers"]) == stored["headers"]

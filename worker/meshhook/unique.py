@@ -59,15 +59,17 @@ class AppGroupOptions(AppOptions, total=False):
 class EnqueuedId(int):
     """The msg_id that enqueuing a job returns: an int that knows whether the job is new."""
 
-    is_new: bool
+    is_new: bool = True
     """Whether the job was stored. If not, the id is that of the job that has the unique key."""
-    was_replaced: bool
+    was_replaced: bool = False
     """Whether the job that has the unique key was waiting, and now is the one that was given."""
 
     def __new__(cls, msg_id: int, *, is_new: bool = True, was_replaced: bool = False) -> Self:
         """Take the msg_id, and what became of the job."""
         found = super().__new__(cls, msg_id)
-        found.is_new, found.was_replaced = is_new, was_replaced
+        # What is as by default costs no dictionary.
+        if not is_new:
+            found.is_new, found.was_replaced = is_new, was_replaced
         return found
 
 
@@ -103,7 +105,7 @@ def unique_from(
             f"unique_key is a string of 1 to {MAX_KEY_LENGTH} characters or a UUID, "
             f"got {quoted(unique_key)}"
         )
-    if "\0" in key or any("\ud800" <= each <= "\udfff" for each in key):
+    if "\0" in key or (not key.isascii() and any("\ud800" <= each <= "\udfff" for each in key)):
         raise InvalidJobError(
             f"unique_key={quoted(key)} has a character that PostgreSQL cannot store"
         )

@@ -151,7 +151,8 @@ def _batches(
     several statements.
     """
     seen: set[str] = set()
-    for *_, unique in messages:
+    for message in messages:
+        unique = message[3]
         if unique.on_conflict == "error" and unique.key in seen:
             raise InvalidJobError(
                 f"several jobs of the batch have the unique key {quoted(unique.key)}; with "
@@ -189,14 +190,20 @@ def _ask(
     for which someone was quicker: they see who.
     """
     members: dict[str, list[int]] = {}
-    for position, (*_, unique) in enumerate(messages):
-        members.setdefault(unique.key, []).append(position)
-    asked = {key: _asked_for([messages[i] for i in each]) for key, each in members.items()}
+    for position, message in enumerate(messages):
+        members.setdefault(message[3].key, []).append(position)
+    if len(members) == len(messages):
+        asked = dict(zip(members, messages, strict=True))
+    else:
+        asked = {key: _asked_for([messages[i] for i in each]) for key, each in members.items()}
     results: list[Any] = [None] * len(messages)
     new = 0
     statement, columns = "enqueue_unique_new", _columns_of_new
     for _ in range(1 + MAX_TRIES):
         rows = yield statement, (*columns(list(asked.values())), queue_name, all_or_none)
+        if len(rows) == len(messages) and statement == "enqueue_unique_new":
+            messages_enqueued(queue_name).inc(len(rows))
+            return [EnqueuedId(msg_id) for _, _, msg_id in rows]
         statement, columns = "enqueue_unique", _columns
         keys = list(asked)
         for position, outcome, msg_id in rows:

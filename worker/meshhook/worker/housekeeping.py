@@ -116,6 +116,7 @@ class Housekeeper:
                 if days is not None:
                     sql = queries.load(query, tables)
                     await self._try(query, self._in_chunks(sql, CHUNK_ROWS, days))
+            await self._try("delete_unused_unique_keys", self._delete_unused_unique_keys(tables))
 
     @staticmethod
     async def _try(step: str, doing: Awaitable[None]) -> None:
@@ -137,6 +138,12 @@ class Housekeeper:
         # Claims on the same connection take their turn in between.
         while await self._connection.fetchval(sql, *arguments):
             pass
+
+    async def _delete_unused_unique_keys(self, tables: queries.QueueTables) -> None:
+        sql = queries.load("delete_unused_unique_keys", tables)
+        key: str | None = ""
+        while key is not None:
+            key = await self._connection.fetchval(sql, tables.queue_name, key, CHUNK_ROWS)
 
 
 class SchemaWatch:
