@@ -31,6 +31,7 @@ from meshhook import (
 )
 from meshhook.job_changes import JobChanges
 from meshhook.store import queries
+from meshhook.store.job_rows import LIVE_STATES
 from support.waiting import eventually
 from support.workers import live, worker_process
 
@@ -223,7 +224,8 @@ class Mix:
             for msg_id in self.members[told["name"]]:
                 if msg_id in self.erased:
                     was = self.erased[msg_id]
-                    end = was if was in ENDS or was == "replayed" else "cancelled"
+                    # Without a state: its message had gone before, past everything.
+                    end = "cancelled" if was in LIVE_STATES else was or "lost"
                 else:
                     end = ends.get(msg_id, "lost")
                 counts[COUNTED_AS.get(str(end), "failed")] += 1
