@@ -327,8 +327,9 @@ begin
                         cross join lateral (
                             select from pgmq.%I q
                             where q.msg_id >= lower(r.ids) and q.msg_id < upper(r.ids)
+                              and q.enqueued_at = $2
                             limit 1) found)', 'q_' || part.queue)
-                    into has_messages using part.msg_ids;
+                    into has_messages using part.msg_ids, part.created_at;
             end if;
             if not has_messages then
                 select count(*) filter (where o.outcome = 'succeeded')::integer as succeeded,
@@ -342,7 +343,7 @@ begin
                         select meshhook.outcome_in_group(a.outcome, a.error_type) as outcome
                         from meshhook.job_attempts a
                         where a.queue = part.queue and a.msg_id = i.msg_id
-                          and a.enqueued_at >= part.created_at
+                          and a.enqueued_at = part.created_at
                           and a.finished_at >= part.created_at - interval '1 minute'
                           and a.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
                         limit 1) o;

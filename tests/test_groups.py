@@ -309,6 +309,22 @@ async def test_deleted_messages_are_lost(connection: Connection) -> None:
     assert (counts["succeeded"], counts["failed"]) == (1, 2)
 
 
+async def test_jobs_of_a_queue_that_was_made_again_are_no_jobs_of_the_group(
+    connection: Connection,
+) -> None:
+    """Another client drops the queue, so ids start again: the group's own jobs are lost."""
+    await QueueService[Any](connection, "jobs").enqueue_many([{}] * 2, group="g", on_complete=ENDS)
+    await connection.execute("select pgmq.drop_queue('jobs')")
+    await create_queue(connection, "jobs")
+    queue = QueueService[Any](connection, "jobs")
+    assert await queue.enqueue_many([{}] * 2) == [1, 2]
+    [job] = await claimed(queue)
+    await queue.acknowledge(job)
+    group = await repair_group(connection, "jobs", "g")
+    assert (group.succeeded, group.failed, group.lost) == (0, 2, 2)
+    assert [counts["failed"] for counts in await callbacks(connection)] == [2]
+
+
 async def test_a_job_that_is_being_settled_is_not_lost(pool: Pool) -> None:
     """A repair beside a settlement that has not committed leaves the count to it."""
     queue = QueueService[Any](pool, "jobs")

@@ -62,6 +62,7 @@ READERS = {
     "jobs show",
     "keys list",
     "keys show",
+    "queue bindings",
     "queue list",
     "queue show",
     "roles check",
