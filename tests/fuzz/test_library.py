@@ -66,6 +66,7 @@ RECORDS = {
     "LiveWorker",
     "QueueSnapshot",
     "RetryInfo",
+    "TopicBinding",
     "WorkerStats",
 }
 """What the library returns: data, which callers read and do not make."""

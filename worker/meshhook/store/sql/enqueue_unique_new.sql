@@ -1,5 +1,5 @@
--- Stores messages whose unique keys have no row; with $8 only if none of them has one. For the rest,
--- and for keys that a sender was quicker to take, sql/enqueue_unique.sql looks at the jobs.
+-- Stores messages whose unique keys have no row; with $8 only if none of them has one. For the
+-- rest, and for keys that a sender was quicker to take, sql/enqueue_unique.sql looks at the jobs.
 -- The headers $2 name the keys $4, each of which may be there once. $7 is the queue.
 -- Waits for an open transaction that has taken one of the keys.
 -- The selects of parameters hide how many there are: a plan for one message is as good for 1,000,
