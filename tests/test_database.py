@@ -25,7 +25,6 @@ from meshhook.errors import (
 )
 from meshhook.postgres.database import STEADY_PLANS, Database, connect
 from meshhook.postgres.driver_errors import translated_errors
-from meshhook.store import sending
 from meshhook.store.sending import insert_messages
 from support.proxy import Proxy
 from support.waiting import eventually
@@ -347,7 +346,7 @@ async def test_what_was_stored_before_the_database_went_away_is_not_sent_again(
             raise failure
         return await insert_messages(*arguments)
 
-    monkeypatch.setattr(sending, "insert_messages", insert)
+    monkeypatch.setattr(service._send_buffer, "_insert_messages", insert)
     assert await asyncio.gather(*(service.enqueue({}) for _ in range(3))) == [1, 2, 3]
     assert failures == []
     assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 3

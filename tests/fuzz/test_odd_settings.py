@@ -58,6 +58,7 @@ ROWS = st.fixed_dictionaries(
         # Without the indexes, which the trigger asks for.
         "keyed": st.booleans(),
         "ordered": st.booleans(),
+        "on_dead_letter": st.sampled_from(["continue", "block"]),
         "key_path": st.sampled_from([None, "payload", "a.b-c._.0"]),
         "adopted_msg_id": _ends(-(2**63), 2**63 - 1),
         "created_at": TIMES,
@@ -71,6 +72,12 @@ ROWS = st.builds(
         | dict(zip(("retry_backoff_base_ms", "retry_backoff_max_ms"), backoffs, strict=True))
         | dict(zip(("breaker_pause_seconds", "breaker_max_pause_seconds"), pauses, strict=True))
         | {"ordered": row["keyed"] and row["ordered"]}
+        # The library takes it of ordered keys with dead letters only.
+        | {
+            "on_dead_letter": row["on_dead_letter"]
+            if row["keyed"] and row["ordered"] and row["dlq_enabled"]
+            else "continue"
+        }
         # The table takes limits of keyed queues only.
         | {name: limits[name] if row["keyed"] else None for name in limits}
     ),

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -161,10 +162,12 @@ def arguments(types: list[str], text: str) -> list[Any]:
         "jsonb[]": ["{}"],
         "interval": timedelta(0),
         "timestamp with time zone": datetime.now(UTC),
+        "timestamp with time zone[]": [datetime.now(UTC)],
         "date": date(2026, 11, 29),
         "oid": 0,
         "integer[]": [1],
         "bigint[]": [1],
+        "uuid": UUID(int=0),
     }
     return [known[name] for name in types]
 

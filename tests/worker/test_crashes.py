@@ -129,10 +129,10 @@ async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
     is_refusing = True
     settle = settlements.settle
 
-    async def refusing(database: Any, tables: Any, name: Any, batch: Any) -> set[int]:
+    async def refusing(database: Any, tables: Any, name: Any, batch: Any, *rest: Any) -> set[int]:
         if is_refusing and refused in [settlement.msg_id for settlement in batch]:
             raise DatabaseError("refused")
-        return await settle(database, tables, name, batch)
+        return await settle(database, tables, name, batch, *rest)
 
     async def handler(_: Job[Any]) -> None:
         """Do nothing."""

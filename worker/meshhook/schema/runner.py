@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 
+MOST_SHOWN = 3
+"""How many of the missing migrations a message names."""
 _WAIT_FOR_OTHERS = "60s"
 _WAIT_FOR_LOCKS = "1s"
 """Later statements queue up behind a waiting lock request; after this time they are let pass."""
@@ -194,8 +196,13 @@ async def check_schema(reader: Reader, *, migrations: Sequence[Migration] | None
             ) from error
         missing = [each for each in migrations if each.version not in applied]
         if missing:
-            names = ", ".join(f"{each.version:04}_{each.name}" for each in missing)
-            raise SchemaMissingError(f"the database lacks migration {names}; run: meshhook migrate")
+            # A status or a log line has no room for all.
+            shown = [f"{each.version:04}_{each.name}" for each in missing[:MOST_SHOWN]]
+            if len(missing) > len(shown):
+                shown.append(f"and {len(missing) - len(shown)} more")
+            raise SchemaMissingError(
+                f"the database lacks migration {', '.join(shown)}; run: meshhook migrate"
+            )
         check_version(await find_pgmq(reader))
 
 

@@ -5,7 +5,11 @@ select wanted.msg_id, ended.outcome, ended.attempt,
     {moment ended.finished_at} as finished_at, ended.result::text as result, ended.error_type,
     ended.error_message
 from pg_catalog.unnest($2::bigint[]) as wanted (msg_id)
-left join {queue_table} live on live.msg_id = wanted.msg_id
+left join lateral (
+    select q.msg_id, q.enqueued_at from {queue_table} q
+    -- Not a plain =, as in sql/claim.sql.
+    where q.msg_id = any (array[wanted.msg_id])
+) live on true
 left join lateral (
     select a.outcome, a.attempt, a.finished_at, a.result, a.error_type, a.error_message
     from meshhook.job_attempts a

@@ -8,7 +8,7 @@ with chunk as materialized (
     where a.queue = $1::text and a.error_type = $8::text
       and a.msg_id <= $2::bigint
       and a.finished_at >= coalesce($9::timestamptz, '-infinity')
-      and a.finished_at < coalesce($10::timestamptz, 'infinity')
+      and ($10::timestamptz is null or a.finished_at < $10::timestamptz)
     order by a.msg_id desc limit $3::int
 )
 select c.lowest, c.seen, j.queue, j.msg_id, j.outcome as state, j.attempt as attempts,
@@ -32,7 +32,7 @@ left join lateral (
       and ($6::text is null or l.outcome = $6::text)
       and ($4::text is null or l.workflow_id = $4::text)
       and ($5::text is null or l.project_id = $5::text)
-      and l.finished_at < coalesce($10::timestamptz, 'infinity')
+      and ($10::timestamptz is null or l.finished_at < $10::timestamptz)
     order by l.enqueued_at desc nulls last, l.msg_id desc
     limit $7::int
 ) j on true
