@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import QueueService
+from meshhook import QueueService, SyncQueueService
 from meshhook.administration import set_queue_config
 from meshhook.unique import ServiceOptions
 
@@ -127,13 +127,28 @@ async def prepare(connection: Connection, case: Case) -> None:
 
 async def enqueue(queue: QueueService[Any], case: Case, options: ServiceOptions) -> list[int]:
     """Enqueue what a case says with the library, with more options."""
-    given: dict[str, Any] = {**options, **case.unique}
+    given = _arguments(case, options)
     if case.is_several:
-        given |= {} if case.unique_keys is None else {"unique_keys": case.unique_keys}
         found: list[int] = await queue.enqueue_many(case.messages, case.delay_seconds, **given)
         return found
-    given |= {} if case.unique_keys is None else {"unique_key": case.unique_keys[0]}
     return [await queue.enqueue(case.messages[0], case.delay_seconds, **given)]
+
+
+def enqueue_sync(queue: SyncQueueService[Any], case: Case, options: ServiceOptions) -> list[int]:
+    """Do the same with the library for programs without asyncio."""
+    given = _arguments(case, options)
+    if case.is_several:
+        found: list[int] = queue.enqueue_many(case.messages, case.delay_seconds, **given)
+        return found
+    return [queue.enqueue(case.messages[0], case.delay_seconds, **given)]
+
+
+def _arguments(case: Case, options: ServiceOptions) -> dict[str, Any]:
+    given: dict[str, Any] = {**options, **case.unique}
+    if case.unique_keys is not None:
+        several = {"unique_keys": case.unique_keys}
+        given |= several if case.is_several else {"unique_key": case.unique_keys[0]}
+    return given
 
 
 async def check_stored(

@@ -88,10 +88,9 @@ async def play(
 
     def enqueue() -> list[int]:
         with SyncQueueService[Any](source, case.queue) as queue:
-            options = {"headers": case.headers, "key": case.key, "connection": own}
-            if case.is_several:
-                return queue.enqueue_many(case.messages, case.delay_seconds, **options)
-            return [queue.enqueue(case.messages[0], case.delay_seconds, **options)]
+            return conformance.enqueue_sync(
+                queue, case, {"headers": case.headers, "key": case.key, "connection": own}
+            )
 
     if case.error is None:
         msg_ids = enqueue()
