@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshhook.store.claims import EVERYTHING
@@ -164,3 +165,44 @@ def test_a_first_look_that_is_hopeless_is_not_repeated() -> None:
     assert covered_from == EVERYTHING
     window.gave_up(whole, HOPELESS_SECONDS, NOW + timedelta(hours=1))
     assert window.low == NOW - timedelta(minutes=1)
+
+
+@settings(max_examples=20)
+@given(round_trip_seconds=st.floats(0.02, 2.0), per_second=st.floats(0, 3e4))
+def test_slices_reach_the_oldest_behind_a_slow_network(
+    round_trip_seconds: float, per_second: float
+) -> None:
+    """What every claim takes does not narrow them: they come to the end all the same."""
+    window = ClaimWindow()
+    window.gave_up(VtRange(EVERYTHING), HOPELESS_SECONDS, NOW)
+    past = Past(per_second, 600)
+    now = 0.0
+    for _ in range(5_000):
+        window.claimed(round_trip_seconds)
+        swept = window.sweep_range()
+        if swept.from_vt == EVERYTHING:
+            break
+        seconds = round_trip_seconds + past.seconds_to_walk(swept)
+        window.swept(swept, now, now + seconds, took_all=True)
+        now += seconds
+    assert swept.from_vt == EVERYTHING
+
+
+def test_a_whole_look_behind_a_slow_network_is_not_a_long_walk() -> None:
+    """The past is looked at as a whole if a claim takes as long as that."""
+    window = ClaimWindow(low=LOW)
+    window.claimed(2 * WHOLE_SECONDS)
+    window.swept(window.sweep_range(), 0.0, 2.1 * WHOLE_SECONDS, took_all=True)
+    assert window.sweep_range() == VtRange(EVERYTHING)
+    assert window.seconds_to_sweep(0.0) is None
+
+
+def test_an_idle_producer_sweeps_on_while_the_past_is_in_slices() -> None:
+    """Its next slice is due when the share of sweeps allows it, not at its next poll."""
+    window = ClaimWindow()
+    assert window.seconds_to_sweep(0.0) is None
+    window.gave_up(VtRange(EVERYTHING), HOPELESS_SECONDS, NOW)
+    assert window.seconds_to_sweep(0.0) == 0.0
+    window.swept(window.sweep_range(), 0.0, 0.01, took_all=True)
+    assert window.seconds_to_sweep(0.01) == pytest.approx(0.2)
+    assert window.seconds_to_sweep(5.0) == 0.0

@@ -49,6 +49,11 @@ class Sweep:
     """Where the next older slice ends; None: everything was looked at."""
     _is_turn_of_older: bool = False
 
+    @property
+    def is_in_slices(self) -> bool:
+        """Whether looks at the past end before all of it is seen."""
+        return self._newest_width is not None
+
     def next_range(self, low: datetime | None) -> VtRange:
         """Return where to look next. Claims start at `low`; None: none was made yet."""
         if low is None or self._newest_width is None:
@@ -98,10 +103,19 @@ class ClaimWindow:
     """Where a claim starts; None until a message was seen."""
     _sweep: Sweep = field(default_factory=Sweep)
     _next_sweep_at: float = field(default=float("-inf"))
+    _fastest_claim_seconds: float = field(default=float("inf"))
 
     def sweep_is_due(self, now: float) -> bool:
         """Return whether the next claim should sweep below the window."""
         return self.low is None or now >= self._next_sweep_at
+
+    def seconds_to_sweep(self, now: float) -> float | None:
+        """Return when an idle producer should sweep next. None: its next claim is soon enough.
+
+        A whole sweep is part of a claim. Slices are many, and one at each poll would take minutes
+        to reach what waits at the end of the past.
+        """
+        return max(self._next_sweep_at - now, 0.0) if self._sweep.is_in_slices else None
 
     def sweep_range(self) -> VtRange:
         """Return where a sweep looks now. A sweep that ends before now usually finds nothing."""
@@ -112,11 +126,21 @@ class ClaimWindow:
         return VtRange(EVERYTHING if self.low is None else self.low)
 
     def swept(self, swept: VtRange, began_at: float, ended_at: float, *, took_all: bool) -> None:
-        """Note a sweep, and whether it took everything that was ready there."""
+        """Note a sweep, and whether it took everything that was ready there.
+
+        What any claim takes is not what the walk took: behind a slow network slices would otherwise
+        narrow to nothing.
+        """
         seconds = ended_at - began_at
-        self._sweep.looked(swept, seconds, took_all=took_all)
+        has_claimed = self._fastest_claim_seconds < float("inf")
+        walk_seconds = seconds - self._fastest_claim_seconds if has_claimed else seconds
+        self._sweep.looked(swept, max(walk_seconds, 0.0), took_all=took_all)
         pause = min(seconds / SWEEP_SHARE, MAX_SWEEP_INTERVAL_SECONDS)
         self._next_sweep_at = ended_at + pause
+
+    def claimed(self, seconds: float) -> None:
+        """Note how long a claim took that started at the window's lower end."""
+        self._fastest_claim_seconds = min(self._fastest_claim_seconds, seconds)
 
     def gave_up(self, swept: VtRange, seconds: float, now: datetime) -> None:
         """Note a sweep that was not answered in time; `now` is by any clock.

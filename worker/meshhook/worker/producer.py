@@ -299,7 +299,9 @@ class Producer:
             if claimed.jobs or sweep.to_vt is None:
                 return claimed, began_at
         began_at = time.monotonic()
-        return await self._claim_from(self._window.claim_range(), limit), began_at
+        claimed = await self._claim_from(self._window.claim_range(), limit)
+        self._window.claimed(time.monotonic() - began_at)
+        return claimed, began_at
 
     async def _claim_from(self, vt_range: VtRange, limit: int) -> Claim:
         config, metrics = self._queue.config, self._queue.metrics
@@ -389,6 +391,9 @@ class Producer:
         pause = POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the fleet
         if row is not None and row["next_due_seconds"] is not None:
             pause = min(pause, max(row["next_due_seconds"], 0.0) + 0.001)
+        to_sweep = self._window.seconds_to_sweep(time.monotonic())
+        if to_sweep is not None:
+            pause = min(pause, to_sweep)
         await self._sleep(pause)
         if not self._is_stopping:
             delay = self._wakeups.delay_seconds(self._held_jobs.share.utilisation)
