@@ -516,8 +516,9 @@ comment on function meshhook.run_now(text, bigint[], text, text, text, text, tex
 comment on function meshhook.delete_jobs(text, bigint[], text) is
     'Deletes jobs that do not run, with their dead letters and history. For owners.';
 
--- * Roles made before Workers read and close requests, and make them as those on call do, who may
--- now remove messages and delay them.
+-- * Roles made before
+-- Workers read and close requests, and make them as those on call do, who may now
+-- remove messages and delay them.
 
 do $$
 declare
@@ -545,8 +546,6 @@ begin
     loop
         execute format('grant select on meshhook.cancellations to %s', grantee.name);
         if grantee.kind = 'oncall' then
-            execute format('grant select, update (expires_at) on meshhook.unique_keys to %s',
-                grantee.name);
             execute format('grant select, update (succeeded, failed, cancelled, lost, '
                 'finished_at, checked_at, callback_id, callback_error) '
                 'on meshhook.job_groups to %s', grantee.name);
@@ -565,8 +564,6 @@ insert into meshhook.role_grants (role, kind, object, privilege, columns)
         ('table meshhook.cancellations', 'insert', null, array['worker', 'oncall']),
         ('table meshhook.cancellations', 'update', array['enqueued_at', 'requested_at',
             'requested_by', 'reason', 'ended_at', 'outcome'], array['worker', 'oncall']),
-        ('table meshhook.unique_keys', 'select', null, array['oncall']),
-        ('table meshhook.unique_keys', 'update', array['expires_at'], array['oncall']),
         ('table meshhook.job_groups', 'update', array['succeeded', 'failed', 'cancelled', 'lost',
             'finished_at', 'checked_at', 'callback_id', 'callback_error'], array['oncall']),
         ('queue', 'update', array['vt'], array['oncall']),

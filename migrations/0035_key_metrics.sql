@@ -1,11 +1,12 @@
--- The exporter says how many ordered keys wait for a job that is retried, snoozed or delayed, and for
--- how long, and counts what order keeps back apart from what limits do.
--- Locks: none. Time at size: milliseconds; no queue is touched.
+-- What the exporter of metrics reads of the keys of all keyed queues: how many have messages, are held
+-- or have an open breaker, how many ordered ones wait for a job that is not due, how long those have
+-- waited that wait longest, and what limits, holds and order keep back.
+-- Locks: none that others hold. Time at size: milliseconds; no queue is touched.
 
 set local search_path = pg_catalog, pg_temp;
 
-drop function meshhook.key_metrics(integer);
-drop function meshhook.key_waits(text, jsonb, integer);
+-- Two grants on one table at once would fail: waits for whoever makes roles.
+select pg_advisory_xact_lock(hashtext('meshhook.roles'));
 
 -- The keys of one queue, from its row of queue_config: it looks at the first `max_keys` keys that have
 -- messages, in the order of their bytes, and at as many that are held. The longest-waiting key is the
@@ -146,8 +147,8 @@ begin
             kept_by_queue := 0;
             kept_by_order := 0;
             if (config ->> 'ordered')::boolean
-                or coalesce(config ->> 'max_running', config ->> 'max_running_per_key', config ->> 'max_starts',
-                    config ->> 'max_starts_per_key') is not null
+                or coalesce(config ->> 'max_running', config ->> 'max_running_per_key',
+                    config ->> 'max_starts', config ->> 'max_starts_per_key') is not null
                 or held > 0 or open_breakers > 0
                 or exists (select from meshhook.keys k
                     where k.queue = config ->> 'queue_name' and k.max_running is not null)
@@ -173,3 +174,27 @@ begin
     end loop;
 end
 $$;
+
+-- * Roles made before
+-- Whoever reads figures reads starts, whether `meshhook roles` granted to them or an administrator did.
+
+do $$
+declare
+    grantee record;
+begin
+    for grantee in
+        select case a.grantee when 0 then 'public' else format('%I', a.grantee::regrole) end as name
+        from pg_class c, aclexplode(c.relacl) a
+        where c.oid = 'meshhook.workers'::regclass and a.privilege_type = 'SELECT'
+          and a.grantee <> c.relowner
+    loop
+        execute format('grant select on meshhook.starts to %s', grantee.name);
+    end loop;
+end
+$$;
+
+insert into meshhook.role_grants (role, kind, object, privilege)
+    select r.role, r.kind, 'table meshhook.starts', 'select'
+    from meshhook.roles r
+    where r.kind in ('reader', 'oncall')
+    on conflict do nothing;

@@ -123,21 +123,23 @@ begin
             left join lateral (
                 select u.* from meshhook.unique_keys u
                 where u.queue = $7::text and u.key = any (array[i.key])
+                limit 1
             ) u on true
             left join lateral (
                 select q.read_ct from pgmq.%1$I q
                 where q.msg_id = any (array[u.msg_id]) and q.enqueued_at = u.enqueued_at
+                limit 1
             ) q on true
         ), unstarted as materialized (
             select q.msg_id from seen s, pgmq.%1$I q
-            where q.msg_id = any (array[s.msg_id]) and q.enqueued_at = s.enqueued_at
+            where q.msg_id = any (array[s.msg_id]) and q.enqueued_at = any (array[s.enqueued_at])
               and q.read_ct = 0 and s.expires_at is null and s.until_started
               and $8 <> 'replace'
             order by s.key collate "C"
             for share of q
         ), replaceable as materialized (
             select q.msg_id from seen s, pgmq.%1$I q
-            where q.msg_id = any (array[s.msg_id]) and q.enqueued_at = s.enqueued_at
+            where q.msg_id = any (array[s.msg_id]) and q.enqueued_at = any (array[s.enqueued_at])
               and q.read_ct = 0 and (s.expires_at is null or s.expires_at > clock_timestamp())
               and $8 = 'replace'
             order by s.key collate "C"
@@ -184,14 +186,16 @@ begin
             set vt = clock_timestamp() + make_interval(secs => $4), message = j.message,
                 headers = coalesce($3::jsonb, '{}') || meshhook.unique_header(j.key, $5, $6)
             from judged j
-            where q.msg_id = any (array[j.msg_id]) and q.enqueued_at = j.enqueued_at
+            where q.msg_id = any (array[j.msg_id]) and q.enqueued_at = any (array[j.enqueued_at])
               and j.is_held and (j.msg_id in (select r.msg_id from replaceable r)) is true
         ), renewed as (
             update meshhook.unique_keys u
             set until_started = $5,
                 expires_at = clock_timestamp() + make_interval(secs => $6::double precision)
             from judged j
-            where u.queue = $7::text and u.key = any (array[j.key]) and u.msg_id = j.msg_id
+            where (select count(*) from replaceable) > 0
+              and u.queue = $7::text and u.key = any (array[j.key])
+              and u.msg_id = any (array[j.msg_id])
               and j.is_held and (j.msg_id in (select r.msg_id from replaceable r)) is true
         ), answer (key, outcome, msg_id) as (
             select n.key, case when (n.new_msg_id in (select t.msg_id from taken t)) is true
@@ -339,9 +343,6 @@ insert into meshhook.role_grants (role, kind, object, privilege, columns)
     ) as p (kind, object, privilege, columns) on p.kind = r.kind
     on conflict do nothing;
 
-update meshhook.role_grants
-    set columns = array['msg_id', 'enqueued_at', 'until_started', 'expires_at']
-    where kind = 'oncall' and object = 'table meshhook.unique_keys' and privilege = 'update';
 update meshhook.role_grants
     set columns = columns || array['msg_id']
     where kind = 'producer' and object = 'queue' and privilege = 'insert'

@@ -1,5 +1,5 @@
--- Demand of queues with ordered keys: of each key at most one message may start, its first, and what
--- waits behind it starts no workers.
+-- Demand of queues whose keys have breakers or an order: what an open breaker keeps back, and what
+-- waits behind the first message of an ordered key, starts no workers.
 -- Locks: none. Time at size: milliseconds; no queue is touched.
 
 set local search_path = pg_catalog, pg_temp;
@@ -291,7 +291,8 @@ begin
                 from meshhook.workers w
                 where w.queue = queue_names[place] and w.seen_at > now() - interval '30 seconds';
             is_limited := (config ->> 'keyed')::boolean and (
-                (config ->> 'ordered')::boolean or coalesce(config ->> 'max_running', config ->> 'max_running_per_key',
+                (config ->> 'ordered')::boolean
+                or coalesce(config ->> 'max_running', config ->> 'max_running_per_key',
                     config ->> 'max_starts', config ->> 'max_starts_per_key') is not null
                 or exists (select from meshhook.keys k
                     where k.queue = queue_names[place] and k.max_running is not null)
@@ -376,65 +377,6 @@ begin
         when others then
             problem := sqlerrm;
             problem_state := sqlstate;
-        end;
-        return next;
-    end loop;
-end
-$$;
-
--- The keys of every keyed queue at one moment, as key_waits says, and what is kept back, as the
--- operator counts it, up to `count_limit` for each reason. It looks at 1,000 keys of each queue; with
--- more than 20 keyed queues at 20,000 in all, but at no less than 100 of each. A queue that cannot be
--- read has its reason in `problem` and nothing else, and disturbs no other. A role that may not read
--- bodies learns nothing of keys that are there.
--- Locks: none; waits at most 200 ms for a queue's table. Indexes: those of key_waits and of
--- limited_demand.
-create or replace function meshhook.key_metrics(count_limit integer default 1000)
-returns table (
-    queue text, problem text, keys bigint, held bigint, open_breakers bigint,
-    oldest_open_breaker_seconds double precision, longest_wait_seconds double precision,
-    oldest_held_seconds double precision, kept_by_hold bigint, kept_by_key bigint,
-    kept_by_queue bigint)
-language plpgsql volatile
-set lock_timeout = '200ms' set search_path = pg_catalog, pg_temp as $$
-declare
-    config jsonb;
-    max_keys integer;
-begin
-    select least(1000, greatest(100, 20000 / greatest(count(*), 1))) into max_keys
-        from meshhook.queue_config c where c.keyed;
-    for queue, config in
-        select c.queue_name, to_jsonb(c) from meshhook.queue_config c where c.keyed
-        order by c.queue_name
-    loop
-        problem := null;
-        begin
-            continue when config ->> 'key_path' is not null and not has_column_privilege(
-                format('pgmq.%I', 'q_' || queue), 'message', 'select');
-            select k.* into keys, held, open_breakers, oldest_open_breaker_seconds,
-                    longest_wait_seconds, oldest_held_seconds
-                from meshhook.key_waits(queue, config, max_keys) k;
-            kept_by_hold := 0;
-            kept_by_key := 0;
-            kept_by_queue := 0;
-            if (config ->> 'ordered')::boolean or coalesce(config ->> 'max_running', config ->> 'max_running_per_key',
-                    config ->> 'max_starts', config ->> 'max_starts_per_key') is not null
-                or held > 0 or open_breakers > 0
-                or exists (select from meshhook.keys k
-                    where k.queue = config ->> 'queue_name' and k.max_running is not null)
-                or exists (select from meshhook.keys k
-                    where k.queue = config ->> 'queue_name' and k.max_starts is not null)
-            then
-                select d.kept_by_hold, d.kept_by_key, d.kept_by_queue
-                    into kept_by_hold, kept_by_key, kept_by_queue
-                    from meshhook.limited_demand(queue, config, 0, false, count_limit) d;
-            end if;
-            -- As in queue_metrics, this gives the locks of the queue's table back at once.
-            raise exception using errcode = 'MHQ01';
-        exception
-            when sqlstate 'MHQ01' then null;
-            when query_canceled then raise;
-            when others then problem := sqlerrm;
         end;
         return next;
     end loop;
