@@ -221,6 +221,55 @@ async def test_delete_leaves_nothing(
         assert await connection.fetchval(f"select count(*) from {table}") == 0
 
 
+async def test_delete_waits_for_nobody(
+    service: QueueService[Any], connection: Connection, pool: asyncpg.Pool[Any]
+) -> None:
+    """What another transaction has locked is left: a dead letter with its history, keys, requests.
+
+    A row that is left of a key or a request holds nothing, and goes later.
+    """
+    dead = await service.enqueue(job())
+    claimed = await service.dequeue()
+    assert claimed is not None
+    await DLQService(pool, "jobs").move_to_dead_letter(claimed, "no")
+    keyed = await service.enqueue(job(), unique_key="k")
+    await connection.execute(
+        """insert into meshhook.cancellations
+            (queue, msg_id, enqueued_at, requested_at, requested_by)
+        select 'jobs', msg_id, enqueued_at, now(), 'me' from pgmq.q_jobs"""
+    )
+    async with pool.acquire() as deleter, connection.transaction():
+        for table in ("pgmq.q_jobs_dlq", "meshhook.unique_keys", "meshhook.cancellations"):
+            assert await connection.fetch(f"select from {table} for update")
+        await deleter.execute("set lock_timeout = '10s'")
+        deleting = QueueService[Any](deleter, "jobs")
+        done = await deleting.delete_jobs([dead, keyed])
+        assert [(each.msg_id, each.result, each.was) for each in done.jobs] == [
+            (dead, "unchanged", "dead_lettered"),
+            (keyed, "deleted", "ready"),
+        ]
+        await deleter.execute("reset lock_timeout")
+    assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 1
+    assert (await service.enqueue({}, unique_key="k")).is_new
+    assert (await service.delete_jobs(dead)).jobs[0].result == "deleted"
+    assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 0
+
+
+async def test_delete_says_how_jobs_have_ended_that_are_in_no_such_state(
+    service: QueueService[Any], pool: asyncpg.Pool[Any]
+) -> None:
+    """Asked for jobs in a state, it leaves those that have ended, and says how they did."""
+    await service.enqueue(job())
+    ended = await service.dequeue()
+    assert ended is not None
+    await service.acknowledge(ended)
+    done = await service.delete_jobs([ended.msg_id, 77], state="ready")
+    assert [(each.result, each.was) for each in done.jobs] == [
+        ("unchanged", "succeeded"),
+        ("not_found", None),
+    ]
+
+
 async def test_a_unique_key_is_freed(service: QueueService[Any], connection: Connection) -> None:
     """Also one that is kept for a time: nothing was done under it."""
     ids = await service.enqueue_many([job(), job()])

@@ -74,6 +74,7 @@ STATEMENTS = {
     "find_dead_letter_of_job": "W RO",
     "find_job_states": "W RO",
     "find_last_attempts": "W RO",
+    "find_group_of_job": "W RO",
     "find_live_job": "W RO",
     "find_live_jobs": "W RO",
     "find_live_jobs_by_id": "W RO",

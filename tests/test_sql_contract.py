@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import MeshHookError, QueueService, create_queue
+from meshhook import DuplicateJobError, MeshHookError, QueueService, create_queue
 from meshhook.role_kinds import RoleKind
 from meshhook.unique import ServiceOptions
 from support import conformance
@@ -52,6 +52,11 @@ async def enqueue_by_sql(connection: Connection, case: Case) -> list[int]:
 @pytest.mark.parametrize("case", conformance.cases("sql"))
 async def test_sql_conforms(connection: Connection, case: Case) -> None:
     """Each case is stored as the file says, or refused with its SQLSTATE and nothing stored."""
+    await check_sql(connection, case)
+
+
+async def check_sql(connection: Connection, case: Case) -> None:
+    """Check one case of SQL."""
     await conformance.prepare(connection, case)
     begun_at = await conformance.server_time(connection)
     if case.error is None:
@@ -70,6 +75,11 @@ async def test_sql_conforms(connection: Connection, case: Case) -> None:
 @pytest.mark.parametrize("case", conformance.cases("library"))
 async def test_the_library_conforms(connection: Connection, case: Case) -> None:
     """The library stores and refuses the same, with errors of the class that the file names."""
+    await check_library(connection, case)
+
+
+async def check_library(connection: Connection, case: Case) -> None:
+    """Check one case of the library."""
     await conformance.prepare(connection, case)
     begun_at = await conformance.server_time(connection)
     options: ServiceOptions = {"headers": case.headers, "key": case.key}
@@ -104,6 +114,37 @@ async def test_sql_conforms_on_each_pgmq(pgmq_database: Connection) -> None:
     queue = QueueService[Any](pgmq_database, "orders")
     payloads = [job.payload for _ in ids if (job := await queue.dequeue()) is not None]
     assert payloads == [{"n": 1}, 2, 3, 4]
+
+
+async def test_unique_keys_conform_on_each_pgmq(pgmq_database: Connection) -> None:
+    """What is stored and refused, from SQL and by the library; and keys that jobs have or had."""
+    cases = conformance.cases_with_unique_keys()
+    assert {case.error is None for case in cases} == {True, False}
+    for case in cases:
+        await check_sql(pgmq_database, case)
+        await check_library(pgmq_database, case)
+    await pgmq_database.execute(f"delete from pgmq.q_{conformance.QUEUE}")
+    queue = QueueService[Any](pgmq_database, conformance.QUEUE)
+    first = await queue.enqueue({"n": 1}, unique_key="k", unique="until_started")
+    found = await pgmq_database.fetchrow(
+        "select * from meshhook.enqueue_unique($1, array['2']::jsonb[], unique_keys => array['k'], "
+        "unique_until => 'started', on_conflict => 'replace')",
+        conformance.QUEUE,
+    )
+    assert found is not None
+    assert tuple(found) == (first, "replaced")
+    assert (await queue.enqueue({}, unique_key="k", unique="until_started")) == first
+    job = await queue.dequeue()
+    assert job is not None
+    assert (job.msg_id, job.payload) == (first, 2)
+    assert (await queue.enqueue({}, unique_key="k")).is_new
+    assert await queue.acknowledge(job)
+    with pytest.raises(DuplicateJobError):
+        await queue.enqueue({}, unique_key="k", on_conflict="error")
+    job = await queue.dequeue()
+    assert job is not None
+    assert await queue.acknowledge(job)
+    assert await pgmq_database.fetchval("select count(*) from meshhook.unique_keys") == 0
 
 
 async def test_a_job_is_part_of_the_callers_transaction(connection: Connection) -> None:

@@ -123,6 +123,35 @@ async def test_the_states_of_a_live_job(database: Database, connection: Connecti
     assert (await get_job(database, "jobs", msg_id)).state == "lost"
 
 
+async def test_the_unique_key_and_the_group_of_a_job(database: Database, connection: Connection):
+    """While it is in its queue or a dead letter; a group only if the job is really one of it."""
+    queue = QueueService[Any](database, "jobs")
+    await queue.enqueue({}, unique_key="invoice-7", unique="until_started")
+    await queue.enqueue_many([{}], group="import-7")
+
+    async def seen(msg_id: int) -> tuple[str | None, str | None]:
+        life = await get_job(database, "jobs", msg_id)
+        return life.unique_key, life.group
+
+    assert [await seen(1), await seen(2)] == [("invoice-7", None), (None, "import-7")]
+    await connection.execute(
+        """
+        select pgmq.send('jobs', '{}', (select headers from pgmq.q_jobs where msg_id = 2));
+        select pgmq.send('jobs', '{}', '{"meshhook-unique": 1, "meshhook-group": "mine"}'::jsonb);
+        """
+    )
+    assert [await seen(3), await seen(4)] == [(None, None), (None, None)]
+    unique, grouped = await claim(database), await claim(database)
+    assert [await seen(1), await seen(2)] == [("invoice-7", None), (None, "import-7")]
+    await end(database, unique, AttemptOutcome.DEAD_LETTERED)
+    await end(database, grouped, AttemptOutcome.DEAD_LETTERED)
+    assert [await seen(1), await seen(2)] == [("invoice-7", None), (None, "import-7")]
+    (first, second) = await DLQService(database, "jobs").list_dead_letter_jobs()
+    for letter in (first, second):
+        await DLQService(database, "jobs").delete_dead_letter_job(letter.id)
+    assert [await seen(1), await seen(2)] == [(None, None), (None, None)]
+
+
 @pytest.mark.parametrize(
     "outcome", [AttemptOutcome.SUCCEEDED, AttemptOutcome.CANCELLED, AttemptOutcome.ARCHIVED]
 )

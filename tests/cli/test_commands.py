@@ -352,6 +352,15 @@ def test_jobs_are_listed_and_shown(cli, jobs):
     cli.fails(3, "jobs", "show", jobs, "99")
 
 
+def test_a_job_shows_its_unique_key(cli, jobs):
+    """For people and as JSON; without one, people see no line of it."""
+    cli.ok("enqueue", jobs, "{}", "--unique-key", "invoice-7")
+    cli.ok("enqueue", jobs, "{}")
+    assert re.search(r"unique key +invoice-7\n", cli.ok("jobs", "show", jobs, "1").out)
+    assert cli.ok("jobs", "show", jobs, "1", "--json").json["unique_key"] == "invoice-7"
+    assert "unique key" not in cli.ok("jobs", "show", jobs, "2").out
+
+
 def test_jobs_of_a_time_are_listed(cli, jobs, sql):
     """Since so long ago, or between times; what is no time is refused with examples."""
     cli.ok("enqueue", jobs, "1", "--run-id", "old")

@@ -113,10 +113,17 @@ def cases(way: str) -> list[Any]:
     ]
 
 
+def cases_with_unique_keys() -> list[Case]:
+    """Return the cases that are about unique keys, for every way to enqueue."""
+    found = [Case(fields) for fields in _DOCUMENT["cases"]]
+    return [case for case in found if case.unique_keys is not None and "only" not in case.fields]
+
+
 async def prepare(connection: Connection, case: Case) -> None:
     """Create the queue, or empty it, with the settings of a case."""
     await connection.execute("select meshhook.create_queue($1)", QUEUE)
     await connection.execute(f"delete from pgmq.q_{QUEUE}")
+    await connection.execute("delete from meshhook.unique_keys")
     limit = case.fields.get("max_payload_bytes", _DOCUMENT["queue"]["max_payload_bytes"])
     await connection.execute(
         "update meshhook.queue_config set max_payload_bytes = $2 where queue = $1", QUEUE, limit

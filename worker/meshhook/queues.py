@@ -605,7 +605,8 @@ class QueueService(Generic[PayloadT]):
 
         That is the message, or the dead letter it became, and its history. To keep the history,
         cancel the job. By id it deletes jobs that have ended, too; by the other arguments only
-        those that are in the queue. Only the owner of the schema may do it.
+        those that are in the queue. Of what another transaction has locked, a message counts as
+        running, and a dead letter is left alone. Only the owner of the schema may do it.
 
         Arguments and errors are those of `reschedule`.
         """

@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import TypedDict
+from uuid import UUID
 
 from meshhook.administration import get_queue_config
 from meshhook.arguments import check_range, checked_id, checked_seconds, checked_text
@@ -27,6 +28,7 @@ from meshhook.store.job_rows import (
     JobLife,
     JobSummary,
     by_key,
+    group_id_of,
     job_key,
     life_from,
     newest_birth,
@@ -344,6 +346,7 @@ async def _life(
     if live is None and dead is None and not rows:
         return None
     life = life_from(queue, msg_id, enqueued_at=enqueued_at, live=live, rows=rows, dead=dead)
+    life = replace(life, group=await _group_of(database, life, group_id_of(live, dead)))
     if life.state not in LIVE_STATES:
         return life
     asked = await database.fetchrow(queries.load("find_cancellation"), queue, msg_id)
@@ -351,6 +354,16 @@ async def _life(
         return life
     request = Cancellation(asked["reason"], asked["requested_by"], asked["requested_at"])
     return replace(life, cancellation=request)
+
+
+async def _group_of(database: Database, life: JobLife, group_id: UUID | None) -> str | None:
+    """Return the name of the group of a job that is in its queue or a dead letter."""
+    is_there = life.state in LIVE_STATES or life.dead_letter_id is not None
+    if group_id is None or not is_there:
+        return None
+    sql = queries.load("find_group_of_job")
+    name: str | None = await database.fetchval(sql, group_id, life.queue, life.msg_id)
+    return name
 
 
 async def _successor(

@@ -294,7 +294,8 @@ def _change(
         )
     elif by_id and len(done.jobs) <= _SHOWN_JOBS:
         for job in done.jobs:
-            _print_job(job, action, dry_run=dry_run)
+            is_any = chosen["state"] is None
+            _print_job(job, action, dry_run=dry_run, is_any_state=is_any)
     else:
         _print_counts(done, action, name, dry_run=dry_run)
     if not done.is_complete:
@@ -314,7 +315,7 @@ def _question(action: _Action, tried: JobChanges, queue: str) -> str:
     return f"{verb}{more} {counted(total, 'job')}{running} of queue {queue!r}?"
 
 
-def _print_job(job: JobChange, action: _Action, *, dry_run: bool) -> None:
+def _print_job(job: JobChange, action: _Action, *, dry_run: bool, is_any_state: bool) -> None:
     would = "would be " if dry_run else ""
     if job.result is ChangeResult.NOT_FOUND:
         return
@@ -322,7 +323,9 @@ def _print_job(job: JobChange, action: _Action, *, dry_run: bool) -> None:
         asked = "would be asked" if dry_run else "is asked"
         text = f"runs: its worker {asked} to stop it"
     elif job.result is ChangeResult.UNCHANGED:
-        text = _why_unchanged(job)
+        is_in_use = action is _DELETE and is_any_state and job.was == "dead_lettered"
+        in_use = "is a dead letter that another transaction has locked: it is left alone"
+        text = in_use if is_in_use else _why_unchanged(job)
     else:
         when = f", ready {moment_with_age(job.at)}" if job.at is not None and not dry_run else ""
         text = f"{would}{action.done}{when}; it was {job.was}"

@@ -188,6 +188,8 @@ def _print_life(life: JobLife) -> None:
             ("run", life.run_id),
             ("workflow", life.workflow_id),
             ("project", life.project_id),
+            ("unique key", life.unique_key),
+            ("group", life.group),
         )
         if value is not None
     ]

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from meshhook import outcomes
 from meshhook.cancellation import Cancellation
+from meshhook.jobs import GROUP_HEADER, UNIQUE_HEADER
+from meshhook.names import MAX_KEY_LENGTH
 from meshhook.outcomes import AttemptOutcome
 from meshhook.store.dead_letter_rows import DeadLetterJob
 
@@ -78,6 +81,11 @@ class JobLife:
     """When it was replayed, after it had been a dead letter."""
     replayed_as_id: int | None
     """The msg_id of the job that it was replayed as."""
+    unique_key: str | None = None
+    """The unique key that it was enqueued with, whether it still has it or not; None if that was
+    none, or once it has left its queue for another end than a dead letter."""
+    group: str | None = None
+    """The name of the group that it is one of the jobs of; None if of none, or as above."""
     cancellation: Cancellation | None = None
     """The request to cancel it while it ran, if its worker has not done so yet; else None."""
     replayed_as: JobLife | None = None
@@ -175,7 +183,28 @@ def life_from(
         dead_letter_id=None if dead is None else dead.id,
         replayed_at=None if replayed is None else replayed["finished_at"],
         replayed_as_id=None if replayed is None else replayed["replayed_as"],
+        unique_key=_unique_key_of(live, dead),
     )
+
+
+def _unique_key_of(live: asyncpg.Record | None, dead: DeadLetterJob | None) -> str | None:
+    if live is not None:
+        found: str | None = live["unique_key"]
+        return found
+    asked = None if dead is None else dead.headers.get(UNIQUE_HEADER)
+    key = asked.get("key") if isinstance(asked, dict) else None
+    return key[:MAX_KEY_LENGTH] if isinstance(key, str) else None
+
+
+def group_id_of(live: asyncpg.Record | None, dead: DeadLetterJob | None) -> UUID | None:
+    """Return the id of the group that a message or a dead letter names; None if it names none."""
+    named = None if dead is None else dead.headers.get(GROUP_HEADER)
+    if live is not None:
+        named = live["group_id"]
+    try:
+        return UUID(named) if isinstance(named, str) else None
+    except ValueError:
+        return None
 
 
 def with_last_attempt(job: JobSummary, row: asyncpg.Record) -> JobSummary:
