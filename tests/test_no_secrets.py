@@ -87,6 +87,7 @@ def test_the_search_finds_every_form_and_every_part() -> None:
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "enqueue": ("enqueue", "jobs", '{"x": 1}'),
+    "publish": ("publish", "shop.a", '{"x": 1}'),
     "stats": ("stats",),
     "workers": ("workers",),
     "migrate": ("migrate",),

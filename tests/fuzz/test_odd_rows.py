@@ -37,6 +37,7 @@ OTHERS = {
     "keys set",
     "migrate",
     "migrate sql",
+    "publish",
     "queue bind",
     "queue create",
     "queue drop",

@@ -34,6 +34,7 @@ keys resume jobs b
 queue bind jobs shop.#
 queue bindings
 queue bindings jobs
+publish shop.a {"a":1} --key k --header h=1
 queue unbind jobs shop.#
 queue pause jobs
 queue resume jobs

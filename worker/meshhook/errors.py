@@ -53,8 +53,17 @@ class NotAJobError(InvalidJobError, TypeError):
 class JobTooLargeError(InvalidJobError):
     """A job whose JSON exceeds the queue's `max_payload_bytes`, or PostgreSQL's own limit."""
 
-    def __init__(self, size_bytes: int, limit_bytes: int | None = None) -> None:
-        """Give the size found and the limit, both in bytes; None means that of PostgreSQL."""
+    def __init__(
+        self, size_bytes: int, limit_bytes: int | None = None, *, said: str | None = None
+    ) -> None:
+        """Give the size found and the limit, both in bytes; None means that of PostgreSQL.
+
+        `said` is the whole message where the database knows the limit.
+        """
+        if said is not None:
+            super().__init__(said)
+            self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+            return
         limit = (
             "PostgreSQL does not store it as jsonb, which takes no more than 256 MB in its own form"
             if limit_bytes is None

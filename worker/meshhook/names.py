@@ -25,6 +25,9 @@ KEY_HEADER = "x-pgmq-group"
 MAX_KEY_LENGTH = 200
 MAX_HOLD_REASON_LENGTH = 500
 
+MAX_TOPIC_LENGTH = 255
+
+_TOPIC = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _KEY_PATH = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,7}")
 _PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -65,6 +68,24 @@ def validate_queue_name(name: str) -> str:
             f"itself: {quoted(name.removesuffix(DEAD_LETTER_SUFFIX))}",
         )
     return name
+
+
+def validate_topic(topic: str) -> str:
+    """Return `topic` if it is one: names of a-z, A-Z, 0-9, `_` and `-` with dots between them.
+
+    Raises:
+        InvalidSettingError: naming the rule and the value.
+    """
+    if not isinstance(topic, str) or not 1 <= len(topic) <= MAX_TOPIC_LENGTH:
+        raise InvalidSettingError(
+            f"a topic is text of 1 to {MAX_TOPIC_LENGTH} characters, got {quoted(topic)}"
+        )
+    if not _TOPIC.fullmatch(topic):
+        raise InvalidSettingError(
+            "a topic is names of a-z, A-Z, 0-9, _ and -, with single dots between them, got "
+            f"{quoted(topic)}"
+        )
+    return topic
 
 
 def validate_worker_name(name: str) -> str:

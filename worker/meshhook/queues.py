@@ -23,7 +23,12 @@ from meshhook.escaping import quoted
 from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChanges, JobChoice, checked_time
 from meshhook.job_ends import EndWaiter, JobEnd
 from meshhook.jobs import Job, PayloadT, has_links
-from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
+from meshhook.names import (
+    DEFAULT_QUEUE_NAME,
+    validate_queue_name,
+    validate_topic,
+    validate_worker_name,
+)
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
 from meshhook.outcomes import (
     LEASE_LOST,
@@ -37,6 +42,7 @@ from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.claims import claim
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
+from meshhook.store.publishing import publication, publish
 from meshhook.store.sending import SendBuffer, insert_batches, insert_group, insert_over
 from meshhook.store.settlements import BreakerCount, Settlement, settle
 from meshhook.store.unique_sending import (
@@ -59,6 +65,7 @@ if TYPE_CHECKING:
     from meshhook.queue_config import QueueConfig
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
+    from meshhook.store.publishing import Publication
     from meshhook.store.unique_sending import UniqueMessage
     from meshhook.unique import (
         EnqueuedId,
@@ -289,6 +296,61 @@ class QueueService(Generic[PayloadT]):
                 connection=connection,
             )
             note_sent(span, msg_ids)
+        return msg_ids
+
+    async def publish(
+        self,
+        topic: str,
+        job: object,
+        delay_seconds: float = 0,
+        *,
+        key: str | UUID | None = None,
+        headers: Mapping[str, Any] | None = None,
+        connection: Any = None,
+    ) -> dict[str, int]:
+        """Store a job in each queue that is bound to a topic, all or none.
+
+        Which these are is up to `bind_topic`; the queue of this service is one of them only if it
+        is bound, too. Each has a job of its own, with its own attempts.
+
+        Args:
+            topic: 1 to 255 characters, names of a-z, A-Z, 0-9, `_` and `-` with dots between them,
+                such as `shop.orders.created`.
+            job: as in `enqueue`. No queue that is bound may find it too large.
+            delay_seconds: as in `enqueue`.
+            key: as in `enqueue`. A queue that takes its keys from the body does not look at it.
+            headers: as in `enqueue`.
+            connection: as in `enqueue`.
+
+        Returns:
+            The msg_id in each queue; empty if no queue is bound, and the job is stored nowhere.
+
+        Raises:
+            InvalidJobError, JobTooLargeError, InvalidSettingError: the job is stored nowhere.
+            UnsupportedPgmqError: the installed PGMQ has no topics; 1.11.0 has.
+            UncertainCommitError: the connection broke; all have the job, or none has.
+            DatabaseError: the job is stored nowhere.
+        """
+        validate_topic(topic)
+        own = None if connection is None else await self._own_connection(connection)
+        database = self._database if own is None else Database.of_caller(own)
+
+        def encode(all_headers: Mapping[str, Any] | None) -> Publication:
+            return publication(
+                self._decoder,
+                topic,
+                job,
+                delay_seconds=delay_seconds,
+                key=key,
+                headers=all_headers,
+            )
+
+        tracer = self._tracing.find()
+        if tracer is None:
+            return await publish(database, encode(headers))
+        with sending(tracer, topic, headers) as (traced, span):
+            msg_ids = await publish(database, encode(traced))
+            note_sent(span, [*msg_ids.values()])
         return msg_ids
 
     async def _enqueue(

@@ -37,6 +37,7 @@ class _Commands(LazyGroup):
         "migrate": "Install PGMQ and the MeshHook tables, or bring them up to date.",
         "queue": "Create, show, configure, pause, purge and drop queues.",
         "enqueue": "Enqueue one job, or one job per line of input.",
+        "publish": "Enqueue one job in each queue that is bound to a topic.",
         "worker": "Run the jobs of queues until SIGTERM or Ctrl-C.",
         "workers": "List the workers that are alive, and what they are doing.",
         "keys": "Show the keys of a queue, set weights and limits, hold keys.",

@@ -120,7 +120,7 @@ def enqueue(
         queue_name=name,
         delay_seconds=delay_in_seconds(delay),
         key=key,
-        headers=_headers(header or []),
+        headers=headers_from(header or []),
         ids=_ids(run_id=run_id, workflow_id=workflow_id, project_id=project_id),
     )
     with traced("meshhook-enqueue"), open_lines(job, file) as lines:
@@ -321,7 +321,13 @@ def _ids(**ids: str | None) -> dict[str, str]:
     return given
 
 
-def _headers(headers: list[str]) -> dict[str, str]:
+def headers_from(headers: list[str]) -> dict[str, str]:
+    """Return the headers that are given as NAME=VALUE.
+
+    Raises:
+        UsageError: if one is not.
+        InvalidJobError: if they cannot be stored.
+    """
     found: dict[str, str] = {}
     for header in headers:
         name, equals, value = header.partition("=")

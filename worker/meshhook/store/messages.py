@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Message: TypeAlias = tuple[str, str | None, float]
 """A message to store: its body and headers as JSON text, and its delay in seconds."""
 
-MAX_FOLLOW_UP_BYTES = 104_857_600
+MAX_MESSAGE_BYTES = 104_857_600
 """The largest message of any queue; the database knows the limit of each."""
 
 
@@ -114,7 +114,7 @@ def follow_up_message(follow_up: FollowUp, job: Job[Any] | None = None) -> Follo
         ids = {name: value for name, value in of_job.items() if value is not None} | ids
     return FollowUpMessage(
         follow_up.queue,
-        encode_body(job_of(follow_up.payload, ids), MAX_FOLLOW_UP_BYTES, is_payload=True),
+        encode_body(job_of(follow_up.payload, ids), MAX_MESSAGE_BYTES, is_payload=True),
         encode_headers(follow_up.headers),
         None if follow_up.key is None else str(follow_up.key),
         delay_in_seconds(follow_up.delay),

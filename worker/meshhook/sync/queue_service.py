@@ -15,7 +15,7 @@ from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import check_sync, sync_connection
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
 from meshhook.jobs import PayloadT
-from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_topic
 from meshhook.observability.tracing import TracerFinder, note_sent, sending
 from meshhook.postgres.database import Database
 from meshhook.postgres.url import parse_database_url
@@ -23,6 +23,7 @@ from meshhook.queues import QueueService
 from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
+from meshhook.store.publishing import publication, publish_now
 from meshhook.store.sending import insert_group_now, insert_now
 from meshhook.store.unique_sending import (
     check_ungrouped,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from meshhook.job_ends import JobEnd
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
+    from meshhook.store.publishing import Publication
     from meshhook.tracking import FoundJobs, JobFilters
     from meshhook.unique import (
         EnqueuedId,
@@ -298,6 +300,60 @@ class SyncQueueService(Generic[PayloadT]):
             own, encode, delay_seconds, key, headers, unique_keys=uniques, group=made
         )
         return found
+
+    def publish(
+        self,
+        topic: str,
+        job: object,
+        delay_seconds: float = 0,
+        *,
+        key: str | UUID | None = None,
+        headers: Mapping[str, Any] | None = None,
+        connection: Any = None,
+    ) -> dict[str, int]:
+        """Store a job in each queue that is bound to a topic, as `QueueService.publish` does.
+
+        Args:
+            topic: as there, such as `shop.orders.created`.
+            job: the job.
+            delay_seconds: as in `enqueue`.
+            key: as in `enqueue`.
+            headers: as in `enqueue`.
+            connection: as in `enqueue`.
+
+        Returns:
+            The msg_id in each queue; empty if no queue is bound, and the job is stored nowhere.
+
+        Raises:
+            InvalidJobError, JobTooLargeError, InvalidSettingError: the job is stored nowhere.
+            UnsupportedPgmqError, UncertainCommitError, DatabaseError: as there.
+        """
+        validate_topic(topic)
+        own = self._own_connection(connection)
+        if own is None:
+            return self._opened().run(
+                lambda opened: opened.service.publish(
+                    topic, job, delay_seconds, key=key, headers=headers
+                )
+            )
+
+        def encode(all_headers: Mapping[str, Any] | None) -> Publication:
+            return publication(
+                self._decoder,
+                topic,
+                job,
+                delay_seconds=delay_seconds,
+                key=key,
+                headers=all_headers,
+            )
+
+        tracer = self._tracing.find()
+        if tracer is None:
+            return publish_now(own, encode(headers))
+        with sending(tracer, topic, headers) as (traced, span):
+            msg_ids = publish_now(own, encode(traced))
+            note_sent(span, [*msg_ids.values()])
+        return msg_ids
 
     def cancel(
         self,
