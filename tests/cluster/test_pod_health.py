@@ -160,6 +160,13 @@ async def test_a_quota_on_pods(api: Api, database: str, sql: Connection):
         "spec": {"hard": {"pods": "2"}},
     }
     await api.create(quota)
+
+    async def use_is_known() -> bool:
+        # Before that it refuses all pods in other words.
+        found = await api.get("ResourceQuota", "few")
+        return bool(found.get("status", {}).get("used"))
+
+    await eventually(use_is_known)
     await api.create(job_queue(scaling={"minReplicas": 6}))
     view = JobQueueView(api)
     condition = await view.until_condition(

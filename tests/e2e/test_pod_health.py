@@ -32,13 +32,14 @@ def queue(image: str, *, replicas: int = 1, **worker: Any) -> Object:
     return found
 
 
-async def until_ready(kube: Kube, status: str, reason: str) -> str:
-    """Wait until the condition Ready says so, and return its message."""
+async def until_ready(kube: Kube, status: str, reason: str, says: str = "") -> str:
+    """Wait until the condition Ready says so, with these words, and return its message."""
 
     def holds() -> Object:
         conditions = kube.get("jobqueue", NAME).get("status", {}).get("conditions", [])
         found: Object = next((each for each in conditions if each["type"] == "Ready"), {})
         assert (found.get("status"), found.get("reason")) == (status, reason), found
+        assert says in found["message"], found
         return found
 
     found = await eventually(holds, timeout=150)
@@ -88,9 +89,13 @@ async def test_a_quota(installed: Kube, image: str):
         "metadata": {"name": "few"},
         "spec": {"hard": {"pods": str(used + 1)}},
     }
-    installed.apply(quota, queue(image, replicas=3))
-    message = await until_ready(installed, "False", "PodsRefused")
-    assert "2 of 3 pods cannot be created" in message
+    installed.apply(quota)
+    # Before its use is known, it refuses all pods in other words.
+    await eventually(lambda: installed.get("resourcequota", "few").get("status", {}).get("used"))
+    installed.apply(queue(image, replicas=3))
+    # The first look may find none of its pods yet.
+    says = "2 of 3 pods cannot be created"
+    message = await until_ready(installed, "False", "PodsRefused", says)
     assert "exceeded quota: few" in message
     installed.kubectl("delete", "resourcequota", "few")
     # Kubernetes waits longer after each refusal, up to a quarter of an hour; a change ends that.
