@@ -16,8 +16,9 @@ import pytest
 
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.schema import migrate
+from meshhook.testing.databases import name_of
 from support import released_migrations, slow_tests, tiers
-from support.databases import TEST_SETTINGS, Databases, server_directory
+from support.databases import TEST_SETTINGS, Databases, quicken_logins, server_directory
 from support.fuzzing import load_profile
 from support.lanes import Lanes
 from support.last_tests import stop_unused
@@ -116,12 +117,19 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _garbage() -> Iterator[None]:
+    """Find what the tests of a module left open, so that its last test fails and no later one."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A running server; one for each process of pytest-xdist."""
     with server_directory(in_memory=True) as directory:
         server = EmbeddedPostgres(directory / "postgres", settings=TEST_SETTINGS)
-        server.start()
+        quicken_logins(server.start())
         try:
             yield server
         finally:
@@ -145,14 +153,24 @@ def template_of_day(databases: Databases) -> Callable[[date], str]:
 
 
 @pytest.fixture(scope="session")
-def template_with_queue_of_day(databases: Databases) -> Callable[[date], str]:
+def template_with_queue_of_day(
+    databases: Databases, template_of_day: Callable[[date], str]
+) -> Callable[[date], str]:
     """Returns the name of such a database with the empty queue `jobs`."""
 
-    async def prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        await migrate(connection)
-        await connection.execute("select meshhook.create_queue('jobs')")
+    async def create_queue(url: str) -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute("select meshhook.create_queue('jobs')")
+        finally:
+            await connection.close()
 
-    get = cache(lambda _: databases.create_template(prepare))
+    @cache
+    def get(day: date) -> str:
+        url = databases.create(template=template_of_day(day))
+        databases.run(create_queue(url))
+        return name_of(url)
+
     get(datetime.now(UTC).date())
     return get
 

@@ -36,9 +36,20 @@ def directory() -> Iterator[Path]:
         EmbeddedPostgres(parent / "postgres").stop()
 
 
+@pytest.fixture(scope="module")
+def stopped() -> Iterator[EmbeddedPostgres]:
+    """A server that was started once and stopped, to be copied: making one takes a second."""
+    with server_directory(in_memory=True) as parent:
+        server = EmbeddedPostgres(parent / "postgres")
+        server.start()
+        server.stop()
+        yield server
+
+
 @pytest.fixture
-def server(directory: Path) -> EmbeddedPostgres:
+def server(directory: Path, stopped: EmbeddedPostgres) -> EmbeddedPostgres:
     """A started server."""
+    subprocess.run(["cp", "-a", stopped.home, directory], check=True)
     server = EmbeddedPostgres(directory)
     server.start()
     return server

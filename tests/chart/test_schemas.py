@@ -73,7 +73,7 @@ def check(objects: list[Object], schemas: Path) -> dict[str, Any]:
             *("-strict", "-summary", "-output", "json", "-skip", UNKNOWN_KINDS),
             *("-schema-location", f"{schemas}/{LOCATION}"),
         ],
-        input=yaml.safe_dump_all(objects),
+        input=yaml.dump_all(objects, Dumper=yaml.CSafeDumper),
         check=False,
         capture_output=True,
         text=True,

@@ -31,7 +31,9 @@ def scores(objects: list[Object]) -> list[dict[str, Any]]:
     ignored = [option for check in IGNORED for option in ("--ignore-test", check)]
     done = subprocess.run(
         [program_path("kube-score"), "score", "-", "--output-format", "json", *ignored],
-        input=yaml.safe_dump_all([each for each in objects if each["kind"] not in KINDS]),
+        input=yaml.dump_all(
+            [each for each in objects if each["kind"] not in KINDS], Dumper=yaml.CSafeDumper
+        ),
         check=False,
         capture_output=True,
         text=True,

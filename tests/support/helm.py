@@ -84,7 +84,7 @@ def render(
     if is_upgrade:
         arguments.append("--is-upgrade")
     text = _rendered(json.dumps(values or {}, sort_keys=True), tuple(arguments))
-    return [each for each in yaml.safe_load_all(text) if each]
+    return [each for each in yaml.load_all(text, Loader=yaml.CSafeLoader) if each]
 
 
 @cache

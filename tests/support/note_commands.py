@@ -32,4 +32,4 @@ def script(notes: str) -> str:
 def manifests(notes: str) -> list[Object]:
     """Return the objects that the steps give to `kubectl apply`."""
     inputs = re.findall(r"<<'END'\n(.*?)\nEND\n", script(notes), re.DOTALL)
-    return [each for text in inputs for each in yaml.safe_load_all(text)]
+    return [each for text in inputs for each in yaml.load_all(text, Loader=yaml.CSafeLoader)]

@@ -17,7 +17,11 @@ ALERTS = sorted(file.stem for file in (GRAFANA / "alerts").glob("*.yaml") if fil
 
 def rules(file: Path) -> list[dict[str, Any]]:
     """Return all rules of a file."""
-    return [rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
+    return [
+        rule
+        for group in yaml.load(file.read_text(), Loader=yaml.CSafeLoader)["groups"]
+        for rule in group["rules"]
+    ]
 
 
 def alert(stem: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def deployment(
 def custom_resource_definition() -> Object:
     """Return the definition of JobQueues, as it is installed."""
     (file,) = (OPERATOR / "crds").glob("*.yaml")
-    found: Object = yaml.safe_load(file.read_text())
+    found: Object = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
     return found
 
 
