@@ -132,10 +132,10 @@ async def test_old_settings_serve_while_new_ones_are_read(
     async with connection.transaction():
         await connection.execute("lock table meshhook.queue_config")
         await asyncio.wait_for(
-            asyncio.gather(*(service.enqueue("x" * 2_000) for _ in range(20))), 20
+            asyncio.gather(*(service.enqueue("x" * 2_000) for _ in range(20))), 60
         )
         (reader,) = readers()
-    await asyncio.wait_for(reader, 20)
+    await asyncio.wait_for(reader, 60)
     with pytest.raises(JobTooLargeError):
         await service.enqueue("x" * 2_000)
 
@@ -165,7 +165,7 @@ async def test_closing_ends_the_reading_of_settings(
     async with connection.transaction():
         await connection.execute("lock table meshhook.queue_config")
         await service.enqueue({})
-        await asyncio.wait_for(service.close(), 20)
+        await asyncio.wait_for(service.close(), 60)
         assert readers() == []
 
 
@@ -208,7 +208,7 @@ async def test_a_snapshot_does_not_become_everybodys_settings(
         await set_queue_config(connection, "jobs", max_payload_bytes=1_024)
         await service.enqueue("x" * 2_000, connection=own)
     with pytest.raises(JobTooLargeError):
-        await asyncio.wait_for(refused(lambda: service.enqueue("x" * 2_000)), 20)
+        await asyncio.wait_for(refused(lambda: service.enqueue("x" * 2_000)), 60)
     await service.close()
 
 

@@ -248,7 +248,7 @@ async def test_keys_at_their_limit_do_not_hide_others(
         done.set()
 
     async with make_worker(database_url, handler):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await done.wait()
 
 

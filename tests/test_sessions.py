@@ -294,7 +294,7 @@ async def test_no_call_waits_for_a_silent_connection(
             writes = call in SILENT_WRITES
             kind = UncertainCommitError if writes else DatabaseUnavailableError
             with pytest.raises(kind, match="no answer in time"):
-                await asyncio.wait_for((SILENT_WRITES | SILENT_READS)[call](stage), 20)
+                await asyncio.wait_for((SILENT_WRITES | SILENT_READS)[call](stage), 60)
         finally:
             own.terminate()
             pool.terminate()
@@ -341,7 +341,7 @@ async def test_a_silent_connection_stops_no_reading_of_the_exporter(database_url
         try:
             assert await exporter.collect()
             proxy.swallow(new_ones=True)
-            assert not await asyncio.wait_for(exporter.collect(), 20)
+            assert not await asyncio.wait_for(exporter.collect(), 60)
         finally:
             pool.terminate()
 

@@ -73,9 +73,9 @@ async def test_every_outcome_is_recorded(
         [{"payload": kind, "run_id": "run"} for kind in ("error", "long", "dead", "good")]
     )
     async with make_worker(encoded_url, handler, name="w\u00f6rker \U0001f600") as worker:
-        await eventually(lambda: worker.get_stats().processed == 4, timeout=15)
+        await eventually(lambda: worker.get_stats().processed == 4)
         reported = "select count(*) = 1 from meshhook.workers"
-        await eventually(lambda: encoded.fetchval(reported), timeout=15)
+        await eventually(lambda: encoded.fetchval(reported))
     ended = [await outcomes(encoded, msg_id) for msg_id in ids]
     assert ended == [[("dead_lettered", 1)]] * 3 + [[("succeeded", 1)]]
     dead = await DLQService(encoded, "jobs").list_dead_letter_jobs()

@@ -43,7 +43,7 @@ async def test_it_can_be_stopped_while_it_imports_its_handler(
     try:
         await eventually((tmp_path / "importing").exists)
         os.kill(child_of(process.pid), signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 128 + signal.SIGTERM
+        assert await asyncio.wait_for(process.wait(), 60) == 128 + signal.SIGTERM
     finally:
         if process.returncode is None:
             process.kill()

@@ -34,7 +34,7 @@ def test_ctrl_c_during_the_imports_leaves_no_trace(module: str, tmp_path: Path) 
         check=False,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         env=environment("postgresql://127.0.0.1:1/none", PYTHONPATH=path),
     )
     assert done.returncode == 130
@@ -92,7 +92,7 @@ async def test_ctrl_c_ends_an_enqueue_that_waits_for_its_input(
         await eventually(lambda: pool.fetchval("select count(*) = 1000 from pgmq.q_jobs"))
         await eventually(lambda: _waits_for_input(process.pid))
         process.send_signal(signal.SIGINT)
-        _, said = await asyncio.wait_for(process.communicate(), 20)
+        _, said = await asyncio.wait_for(process.communicate(), 60)
     finally:
         if process.returncode is None:
             process.kill()

@@ -162,10 +162,10 @@ async def test_a_worker_runs_jobs_and_ends_with_0_at_sigterm(
     """It logs JSON with queue and job to standard error, and prints nothing."""
     async with worker(tmp_path, database_url, "quick") as process:
         await QueueService[Any](pool, queue_name).enqueue({"n": 1})
-        await eventually(lambda: ledger(tmp_path) == ["ran"], timeout=20)
+        await eventually(lambda: ledger(tmp_path) == ["ran"])
         await eventually(lambda: pool.fetchval("select count(*) = 0 from pgmq.q_jobs"))
         process.send_signal(signal.SIGTERM)
-        out, err = await asyncio.wait_for(process.communicate(), 20)
+        out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0
     assert out == b""
     records = [json.loads(line) for line in err.splitlines()]
@@ -182,9 +182,9 @@ async def test_a_worker_whose_terminal_goes_away_stops_in_order(
     async with worker(
         tmp_path, database_url, "endless", "--grace-seconds", "1", *options
     ) as process:
-        await eventually(lambda: ledger(tmp_path) == ["started"], timeout=20)
+        await eventually(lambda: ledger(tmp_path) == ["started"])
         process.send_signal(signal.SIGHUP)
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
     assert await pool.fetchval("select vt <= now() and read_ct = 0 from pgmq.q_jobs")
 
 
@@ -195,10 +195,10 @@ async def test_a_worker_that_ignores_hangups_works_on(database_url, pool, queue_
     try:
         async with worker(tmp_path, database_url, "quick") as process:
             await queue.enqueue({"n": 1})
-            await eventually(lambda: ledger(tmp_path) == ["ran"], timeout=20)
+            await eventually(lambda: ledger(tmp_path) == ["ran"])
             process.send_signal(signal.SIGHUP)
             await queue.enqueue({"n": 2})
-            await eventually(lambda: ledger(tmp_path) == ["ran", "ran"], timeout=20)
+            await eventually(lambda: ledger(tmp_path) == ["ran", "ran"])
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -207,11 +207,11 @@ async def test_a_second_ctrl_c_ends_a_worker_at_once(database_url, pool, queue_n
     """The first one waits for running jobs; the second exits with 130."""
     await QueueService[Any](pool, queue_name).enqueue({})
     async with worker(tmp_path, database_url, "endless", "--grace-seconds", "600") as process:
-        await eventually(lambda: ledger(tmp_path) == ["started"], timeout=20)
+        await eventually(lambda: ledger(tmp_path) == ["started"])
         process.send_signal(signal.SIGINT)
-        await eventually(lambda: _said(process, b"worker stops"), timeout=20)
+        await eventually(lambda: _said(process, b"worker stops"))
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 20) == 130
+        assert await asyncio.wait_for(process.wait(), 60) == 130
 
 
 async def test_a_thread_that_does_not_end_keeps_no_worker_alive(
@@ -220,9 +220,9 @@ async def test_a_thread_that_does_not_end_keeps_no_worker_alive(
     """The worker ends with 0 after the grace period, and its job is ready again."""
     await QueueService[Any](pool, queue_name).enqueue({})
     async with worker(tmp_path, database_url, "stubborn", "--grace-seconds", "1") as process:
-        await eventually(lambda: ledger(tmp_path) == ["started"], timeout=20)
+        await eventually(lambda: ledger(tmp_path) == ["started"])
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
     assert await pool.fetchval("select vt <= now() from pgmq.q_jobs")
 
 
@@ -247,10 +247,10 @@ async def test_ctrl_c_during_an_enqueue_says_how_many_are_stored(database_url, p
             await stdin.drain()
 
     feeding = asyncio.create_task(feed())
-    await eventually(lambda: pool.fetchval("select count(*) > 2000 from pgmq.q_jobs"), timeout=20)
+    await eventually(lambda: pool.fetchval("select count(*) > 2000 from pgmq.q_jobs"))
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
-    said = (await asyncio.wait_for(process.stderr.read(), 20)).decode()
+    said = (await asyncio.wait_for(process.stderr.read(), 60)).decode()
     assert await process.wait() == 130
     feeding.cancel()
     await asyncio.wait([feeding])
@@ -357,9 +357,9 @@ async def test_a_worker_serves_metrics_and_health(database_url, queue_name, tmp_
     ) as process:
         port = None
         while port is None:
-            record = json.loads(await asyncio.wait_for(process.stderr.readline(), 20))
+            record = json.loads(await asyncio.wait_for(process.stderr.readline(), 60))
             port = record.get("port")
-        await eventually(lambda: ask(port, "/readyz").status == 200, timeout=20)
+        await eventually(lambda: ask(port, "/readyz").status == 200)
         assert ask(port, "/healthz").status == 200
         text = ask(port, "/metrics").text
         assert 'meshhook_worker_concurrency_limit{queue="jobs"} 50.0' in text
@@ -394,15 +394,15 @@ async def test_an_exporter_shows_queues_without_workers(database_url, queue_name
         port = None
         while port is None:
             assert process.stderr is not None
-            record = json.loads(await asyncio.wait_for(process.stderr.readline(), 20))
+            record = json.loads(await asyncio.wait_for(process.stderr.readline(), 60))
             port = record.get("port")
-        await eventually(lambda: ask(port, "/readyz").status == 200, timeout=20)
+        await eventually(lambda: ask(port, "/readyz").status == 200)
         assert ask(port, "/healthz").status == 200
         assert (
             'meshhook_queue_messages{queue="jobs",state="ready"} 0.0' in ask(port, "/metrics").text
         )
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
     finally:
         if process.returncode is None:
             process.kill()

@@ -87,7 +87,7 @@ async def test_a_job_is_traced_through_two_processes(
         try:
             await eventually(lambda: received.named("process jobs"), timeout=30)
             worker.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(worker.wait(), 30) == 0
+            assert await asyncio.wait_for(worker.wait(), 60) == 0
         finally:
             if worker.returncode is None:
                 worker.kill()

@@ -259,7 +259,7 @@ async def test_each_process_has_its_metrics_port(
         for port in (first, first + 1):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-            assert b" 200 " in await asyncio.wait_for(reader.readline(), 10)
+            assert b" 200 " in await asyncio.wait_for(reader.readline(), 60)
             writer.close()
             await writer.wait_closed()
         process.terminate()
@@ -316,7 +316,7 @@ async def test_a_process_that_does_not_start_ends_the_others() -> None:
         "signal.pause()\n"
     )
     supervisor = Supervisor([sys.executable, "-c", program], processes=2)
-    assert await asyncio.wait_for(supervisor.run(), 30) == 7
+    assert await asyncio.wait_for(supervisor.run(), 60) == 7
 
 
 @pytest.mark.parametrize(

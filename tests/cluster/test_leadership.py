@@ -176,7 +176,7 @@ async def test_a_stopped_leader_hands_over_at_once(
     lease = await api.get("Lease", OWN_LEASE)
     assert lease["spec"].get("holderIdentity") in {None, "", "green"}
     await enqueue(sql, 60)
-    await view.until_replicas(6, timeout=14)
+    await view.until_replicas(6)
     assert leads(green)
     assert operators.writers(since="green") == {"green"}
 

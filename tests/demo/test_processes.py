@@ -85,5 +85,5 @@ async def test_a_receiver_whose_demo_was_killed_stops_by_itself(tmp_path):
     assert program.process.stdin
     program.process.stdin.close()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await program.process.wait() == 0

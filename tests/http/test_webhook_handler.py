@@ -334,5 +334,5 @@ async def test_an_app_declares_it_like_any_handler(receiver: Receiver, database_
     webhooks = app.job("webhooks")(make_handler(secret=SECRET))
     async with app.workers():
         await webhooks.enqueue(WebhookDelivery(url=receiver.url, body={"a": 1}))
-        await asyncio.wait_for(receiver.arrived.wait(), 30)
+        await asyncio.wait_for(receiver.arrived.wait(), 60)
     assert receiver.requests[0][1] == b'{"a":1}'

@@ -48,8 +48,8 @@ async def test_a_worker_that_stops_gives_its_deliveries_back(
     receiver.is_silent = True
     msg_id = await QueueService[Any](pool, "jobs").enqueue(delivery_to(receiver.url))
     async with make_worker(database_url, make_handler(), grace_seconds=1):
-        await asyncio.wait_for(receiver.arrived.wait(), 20)
-    await asyncio.wait_for(receiver.hung_up.wait(), 10)
+        await asyncio.wait_for(receiver.arrived.wait(), 60)
+    await asyncio.wait_for(receiver.hung_up.wait(), 60)
     rows = await live(connection)
     assert (rows[msg_id]["state"], rows[msg_id]["read_ct"]) == ("ready", 0)
 
@@ -104,7 +104,7 @@ async def test_the_command_line_runs_it(
     try:
         await eventually(lambda: outcomes(connection, msg_id))
         process.terminate()
-        _, output = await asyncio.wait_for(process.communicate(), 20)
+        _, output = await asyncio.wait_for(process.communicate(), 60)
     finally:
         if process.returncode is None:
             process.kill()
@@ -128,7 +128,7 @@ async def test_a_wrong_environment_stops_the_worker_at_its_start(
 ) -> None:
     """Rather than fail each job; the variable is named, and a secret is not shown."""
     process = await command(database_url, ENVIRONMENT | environment)
-    _, output = await asyncio.wait_for(process.communicate(), 20)
+    _, output = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 2
     assert message in output.decode()
     assert "c2hvcnQ" not in output.decode()
@@ -142,6 +142,6 @@ async def test_without_the_extra_the_error_names_it(
     """And how to install it."""
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{package!r}] = None\n")
     process = await command(database_url, ENVIRONMENT | {"PYTHONPATH": str(tmp_path)})
-    _, output = await asyncio.wait_for(process.communicate(), 20)
+    _, output = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 2
     assert f"needs {package}: pip install 'meshhook-queue[http]'" in output.decode()

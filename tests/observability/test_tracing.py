@@ -291,7 +291,7 @@ async def test_a_job_that_is_given_back_is_traced(
 
     await QueueService[Any](pool, "jobs").enqueue({})
     async with make_worker(database_url, handler, tracer_provider=provider, grace_seconds=0.1):
-        await asyncio.wait_for(runs.wait(), 10)
+        await asyncio.wait_for(runs.wait(), 60)
     process = await one(received, "process jobs")
     assert process.attributes["meshhook.outcome"] == "released"
     assert not process.is_error

@@ -112,20 +112,20 @@ async def test_another_database_in_its_place_is_told_of(database, monkeypatch):
 async def test_a_message_wakes(database, connection, queue_name, woken):
     """A message to a waiting queue is reported at once."""
     database.listen(frozenset({"jobs"}))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await woken.get() == "jobs", "what came before it listened is looked for"
     assert await listening(connection, "meshhook_wake_jobs")
     assert woken.empty()
     await database.read_demand([REQUEST], waiting_seconds=30)
     await connection.execute("select pgmq.send('jobs', '{}')")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await woken.get() == "jobs"
 
 
 async def test_a_listener_that_was_cut_off_comes_back(database, connection, queue_name, woken):
     """Terminating its session does not end the wake-ups; messages sent meanwhile are found."""
     database.listen(frozenset({"jobs"}))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await woken.get() == "jobs"
     assert await listening(connection, "meshhook_wake_jobs")
     ended = await connection.fetch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import asyncpg
@@ -15,6 +16,15 @@ from support.pgbouncer import pgbouncer
 from support.sql_texts import all_texts
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give whichever test comes first the time to make the hostile objects, which are 90,000."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(400))
 
 
 @pytest.fixture(scope="session")

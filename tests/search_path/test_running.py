@@ -234,7 +234,7 @@ async def test_a_producer_in_sql_runs_nothing_hostile_of_ours(hostile_queues_url
         await producer.fetch("select * from meshhook.job_tracking")
         await producer.fetch("select * from meshhook.queue_monitoring")
         await producer.fetch("select * from meshhook.job_statistics")
-        await asyncio.wait_for(heard.wait(), 30)
+        await asyncio.wait_for(heard.wait(), 60)
     finally:
         await producer.close()
     assert await what_ran(hostile_queues_url) == []

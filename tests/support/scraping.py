@@ -26,7 +26,7 @@ def ask(
     port: int, path: str, *, method: str = "GET", host: str = "127.0.0.1", **headers: str
 ) -> Answer:
     """Make a request and return the answer; underscores in header names stand for hyphens."""
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=30)
     try:
         connection.request(
             method, path, headers={name.replace("_", "-"): v for name, v in headers.items()}

@@ -103,7 +103,7 @@ async def test_a_dead_listening_connection_is_listened_on_again(
         woken = asyncio.Event()
         worker._parts.lanes[0].notify = woken.set  # type: ignore[method-assign]
         await connection.execute("select pg_notify('meshhook_wake_jobs', '')")
-        await asyncio.wait_for(woken.wait(), 10)
+        await asyncio.wait_for(woken.wait(), 60)
 
 
 async def test_a_database_that_goes_away_is_waited_for() -> None:
@@ -126,7 +126,7 @@ async def test_a_database_that_goes_away_is_waited_for() -> None:
             database = await Database.connect(url, min_size=0)
             msg_id = await QueueService(database, "jobs").enqueue({})
             async with make_worker(url, handler, concurrency=1) as worker:
-                await asyncio.wait_for(running.wait(), 10)
+                await asyncio.wait_for(running.wait(), 60)
                 await asyncio.to_thread(server.stop)
                 go_on.set()
                 await eventually(
@@ -187,7 +187,7 @@ async def test_connections_to_a_primary_that_became_a_replica_are_replaced(
     queue = QueueService[Any](pool, "jobs")
     msg_id = await queue.enqueue({})
     async with make_worker(database_url, handler) as worker:
-        await asyncio.wait_for(running.wait(), 10)
+        await asyncio.wait_for(running.wait(), 60)
         assert worker._parts is not None
         read_only = "set session characteristics as transaction read only"
         await worker._parts.settle_connection.fetch(read_only)
@@ -196,7 +196,7 @@ async def test_connections_to_a_primary_that_became_a_replica_are_replaced(
         await eventually(lambda: worker.get_stats().succeeded == 1)
         assert await outcomes(connection, msg_id) == [("succeeded", 1)]
         await queue.enqueue({})
-        await eventually(lambda: worker.get_stats().succeeded == 2, timeout=20)
+        await eventually(lambda: worker.get_stats().succeeded == 2)
         assert [check.fault for check in worker.readiness()] == [None] * 3
 
 
@@ -220,7 +220,7 @@ async def test_outcomes_that_cannot_be_recorded_are_a_fault(
 
         await eventually(lambda: "takes no writes" in fault())
         await connection.execute(f'alter database "{name}" reset default_transaction_read_only')
-        await eventually(lambda: worker.get_stats().succeeded == 2, timeout=20)
+        await eventually(lambda: worker.get_stats().succeeded == 2)
         assert worker.readiness()[0].fault is None
 
 
@@ -273,7 +273,7 @@ async def test_a_queue_that_is_dropped_and_made_again_is_worked_on(
         worker._parts.lanes[0].notify()
         await create_queue(database, "jobs")
         await QueueService(pool, "jobs").enqueue({})
-        await eventually(lambda: worker.get_stats().processed == 1, timeout=20)
+        await eventually(lambda: worker.get_stats().processed == 1)
 
 
 async def test_a_url_that_cannot_be_read_is_not_shown() -> None:

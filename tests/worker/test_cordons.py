@@ -87,7 +87,7 @@ async def test_a_cordoned_process_finishes_its_job_and_leaves_the_rest_to_others
 
     async with worker_process(database_url, "patient", ledger=ledger, concurrency=1):
         [first, *_] = await queue.enqueue_many([{"until": str(done)}] * 20)
-        await eventually(lambda: ledger_lines(ledger), timeout=20)
+        await eventually(lambda: ledger_lines(ledger))
         name = (await eventually(first_report))["worker"]
         await cordon(connection, name)
         await eventually(lambda: obeys(connection, name))

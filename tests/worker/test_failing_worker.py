@@ -95,7 +95,7 @@ async def test_a_process_that_a_handler_ends_gives_back_what_it_holds(
     ids = await QueueService[Any](pool, "jobs").enqueue_many([{}] * 5)
     ledger = tmp_path / "ledger"
     async with worker_process(database_url, handler, ledger=ledger, concurrency=2) as process:
-        assert await asyncio.wait_for(process.wait(), 30) != 0
+        assert await asyncio.wait_for(process.wait(), 60) != 0
     assert ledger_lines(ledger)
     rows = await live(connection)
     assert set(rows) == set(ids)

@@ -36,7 +36,7 @@ async def notes_of(
         await eventually(all_settled)
         assert process.returncode is None
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
     for msg_id in ids:
         assert await outcomes(connection, msg_id) == [("succeeded", 1)]
     return ledger_lines(ledger)

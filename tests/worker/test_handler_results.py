@@ -184,7 +184,7 @@ async def test_a_thread_of_the_event_loop_that_raises_stop_iteration_is_not_wait
     threads = LoopThreads.install()
     try:
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await asyncio.wait_for(asyncio.to_thread(next, iter(())), 20)
+            await asyncio.wait_for(asyncio.to_thread(next, iter(())), 60)
     finally:
         threads.shutdown()
 
@@ -249,7 +249,7 @@ async def test_a_coroutine_that_is_returned_ends_with_the_worker(
 
     await QueueService[Any](pool, "jobs").enqueue({})
     async with make_worker(database_url, lambda _: work(), grace_seconds=1):
-        await asyncio.wait_for(runs.wait(), 20)
+        await asyncio.wait_for(runs.wait(), 60)
     assert await connection.fetchval("select read_ct from pgmq.q_jobs") == 0
     assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 0
 

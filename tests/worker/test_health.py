@@ -100,7 +100,7 @@ async def test_a_claimer_that_is_dead_is_named(
                 answer = await ask_aside(server.port, "/healthz")
                 return answer.status == 503 and answer
 
-            answer = await eventually(is_failing, timeout=20)
+            answer = await eventually(is_failing)
             assert answer.text.startswith("jobs claimer: has not turned for ")
             assert "jobs settler: ok" in answer.text
 
@@ -120,7 +120,7 @@ async def test_a_long_job_that_runs_alone_stalls_nothing(
     await QueueService[Any](pool, queue_name).enqueue({})
     await pool.execute("update pgmq.q_jobs set read_ct = 2")
     async with make_worker(database_url, handler) as worker:
-        await asyncio.wait_for(runs.wait(), 10)
+        await asyncio.wait_for(runs.wait(), 60)
         assert worker._parts is not None
         claimer = worker._parts.lanes[0].gauges.loops[0]
         before = claimer._turned_at
@@ -170,7 +170,7 @@ async def test_a_worker_that_drains_is_alive_and_not_ready(
     worker = make_worker(database_url, handler)
     with monitored(worker) as server:
         await worker.start()
-        await asyncio.wait_for(runs.wait(), 10)
+        await asyncio.wait_for(runs.wait(), 60)
         stopping = asyncio.create_task(worker.stop())
         await eventually(worker._stop_requested.is_set)
         answer = await ask_aside(server.port, "/readyz")
@@ -256,7 +256,7 @@ async def test_every_loop_of_several_queues_is_watched(
         database_url, ["jobs", "other"], handler, registry=CollectorRegistry(), grace_seconds=5
     )
     async with worker:
-        await asyncio.wait_for(runs.wait(), 10)
+        await asyncio.wait_for(runs.wait(), 60)
         names = {check.name for check in worker.liveness()}
         assert {"jobs claimer", "jobs settler", "other claimer", "other settler"} < names
         assert worker._parts is not None

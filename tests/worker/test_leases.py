@@ -115,7 +115,7 @@ async def test_a_worker_that_lost_its_lease_changes_nothing(
     queue = QueueService[Any](pool, "jobs")
     msg_id = await queue.enqueue({})
     async with make_worker(database_url, handler, concurrency=1) as worker:
-        await asyncio.wait_for(running.wait(), 10)
+        await asyncio.wait_for(running.wait(), 60)
         await connection.execute("update pgmq.q_jobs set read_ct = read_ct + 1")
         go_on.set()
         await eventually(lambda: worker.get_stats().leases_lost == 1)
@@ -142,7 +142,7 @@ async def test_a_job_whose_lease_is_lost_is_cancelled(
     async with make_worker(database_url, handler) as worker:
         await eventually(lambda: worker.get_stats().running == 1)
         await connection.execute("delete from pgmq.q_jobs")
-        await asyncio.wait_for(cancelled.wait(), 10)
+        await asyncio.wait_for(cancelled.wait(), 60)
         await eventually(lambda: worker.get_stats().running == 0)
     assert worker.get_stats().leases_lost == 1
 
@@ -180,7 +180,7 @@ async def test_a_job_that_is_being_settled_has_not_lost_its_lease(
 
         monkeypatch.setattr(settling, "fetch", answer_late)
         await QueueService(pool, "jobs").enqueue({})
-        await asyncio.wait_for(looked.wait(), 20)
+        await asyncio.wait_for(looked.wait(), 60)
         go_on.set()
         await eventually(lambda: worker.get_stats().succeeded == 1)
         assert worker.get_stats().leases_lost == 0
@@ -211,7 +211,7 @@ async def test_a_long_completion_costs_no_lease(
     queue = QueueService[Any](pool, "jobs")
     ids = await queue.enqueue_many([{"payload": "completes"}, {"payload": "neighbour"}])
     async with make_worker(database_url, handler) as worker, make_worker(database_url, handler):
-        await eventually(lambda: len(ended) == 2, timeout=20)
+        await eventually(lambda: len(ended) == 2)
     assert worker.get_stats().leases_lost == 0
     assert sorted(ended) == ["completes", "neighbour"]
     for msg_id in ids:

@@ -71,11 +71,11 @@ async def test_a_dropped_queue_is_named_and_taken_up_when_it_is_back(
         def fault() -> str:
             return " ".join(str(check.fault) for check in worker.readiness() if check.fault)
 
-        await eventually(lambda: "meshhook queue create jobs" in fault(), timeout=20)
+        await eventually(lambda: "meshhook queue create jobs" in fault())
         assert "migrate" not in fault()
         await create_queue(database, "jobs")
         await QueueService[Any](pool, "jobs").enqueue({})
-        await eventually(lambda: worker.get_stats().succeeded == 1, timeout=20)
+        await eventually(lambda: worker.get_stats().succeeded == 1)
         await eventually(lambda: fault() == "")
 
 
@@ -100,16 +100,16 @@ async def test_a_busy_worker_leaves_suspects_to_an_idle_one(
         await eventually(lambda: busy.get_stats().running == 1)
         suspect = await queue.enqueue({}, delay_seconds=2)
         await connection.execute("update pgmq.q_jobs set read_ct = 1 where msg_id = $1", suspect)
-        await eventually(lambda: busy.get_stats().released == 1, timeout=20)
+        await eventually(lambda: busy.get_stats().released == 1)
         await queue.enqueue_many([{}] * 10)
-        await eventually(lambda: busy.get_stats().succeeded == 10, timeout=20)
+        await eventually(lambda: busy.get_stats().succeeded == 10)
         assert suspect not in ran_by
         async with make_worker(database_url, handler_of("idle")):
 
             async def is_gone() -> bool:
                 return suspect not in await live(connection)
 
-            await eventually(is_gone, timeout=20)
+            await eventually(is_gone)
         assert ran_by[suspect] == "idle"
         go_on.set()
     assert await outcomes(connection, suspect) == [("lost", 1), ("succeeded", 2)]

@@ -91,7 +91,7 @@ async def test_a_worker_that_stops_says_so_and_then_takes_its_row_back(
     await QueueService[Any](pool, "jobs").enqueue({})
     worker = make_worker(database_url, handler)
     await worker.start()
-    await asyncio.wait_for(running.wait(), 10)
+    await asyncio.wait_for(running.wait(), 60)
     stopping = asyncio.create_task(worker.stop())
 
     async def is_draining() -> bool:
@@ -110,7 +110,7 @@ async def test_rows_of_killed_workers_are_deleted_by_others(
 ) -> None:
     """A killed worker leaves its row; after five minutes any other worker deletes it."""
     async with worker_process(database_url, "quick", ledger=tmp_path / "ledger") as process:
-        killed = (await eventually(lambda: _report(connection), timeout=20))["worker"]
+        killed = (await eventually(lambda: _report(connection)))["worker"]
         process.kill()
         await process.wait()
     async with make_worker(database_url, nothing) as worker:

@@ -278,7 +278,7 @@ async def test_leases_of_all_queues_are_kept(
                 row is not None and (row["vt"] - claimed_at).total_seconds() > 3 for row in rows
             )
 
-        await eventually(leases_were_renewed_often, timeout=20)
+        await eventually(leases_were_renewed_often)
         for name in NAMES:
             running.let_go(name)
         await eventually(lambda: worker.get_stats().succeeded == 3)

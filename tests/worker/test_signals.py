@@ -62,7 +62,7 @@ async def test_a_handler_of_the_process_is_called_too(
     task = asyncio.create_task(worker.run())
     await started(worker)
     send(number)
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, 60)
     assert heard == [number]
     assert signal.getsignal(number) is listen
 
@@ -76,7 +76,7 @@ async def test_a_handler_of_the_event_loop_is_called_too(database_url: str) -> N
         task = asyncio.create_task(worker.run())
         await started(worker)
         send()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
         await eventually(lambda: heard == [1])
         send()
         await eventually(lambda: heard == [1, 1])
@@ -93,7 +93,7 @@ def test_a_handler_of_uvloop_is_called_too(database_url: str) -> None:
         task = asyncio.create_task(worker.run())
         await started(worker)
         send()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
         await eventually(lambda: heard == [1])
         send()
         await eventually(lambda: heard == [1, 1])
@@ -110,11 +110,11 @@ async def test_several_workers_stop_at_one_signal(database_url: str) -> None:
         await started(worker)
     for stopped in (0, 2):
         workers[stopped].request_stop()
-        await asyncio.wait_for(tasks[stopped], 20)
+        await asyncio.wait_for(tasks[stopped], 60)
     assert not tasks[1].done()
     assert not tasks[3].done()
     send()
-    await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    await asyncio.wait_for(asyncio.gather(*tasks), 60)
     assert heard == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is listen
 
@@ -131,7 +131,7 @@ async def test_a_handler_that_is_set_later_is_left_alone(database_url: str) -> N
     ours = signal.signal(signal.SIGTERM, lambda number, _: later.append(number))
     assert isinstance(ours, TakenSignal)
     worker.request_stop()
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, 60)
     send()
     assert (later, heard) == ([signal.SIGTERM], [])
     signal.signal(signal.SIGTERM, ours)
@@ -148,7 +148,7 @@ async def test_a_server_keeps_its_sighup(database_url: str) -> None:
     assert heard == [signal.SIGHUP]
     assert not worker._stop_requested.is_set()
     worker.request_stop()
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, 60)
 
 
 async def test_a_second_interrupt_reaches_python(database_url: str) -> None:
@@ -161,7 +161,7 @@ async def test_a_second_interrupt_reaches_python(database_url: str) -> None:
     handler(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):
         handler(signal.SIGINT, None)
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, 60)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

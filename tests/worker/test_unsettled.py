@@ -62,7 +62,7 @@ async def test_a_locked_message_holds_up_no_other_outcome(
             def are_done(done: int = done) -> bool:
                 return worker.get_stats().succeeded == done
 
-            await eventually(are_done, timeout=20)
+            await eventually(are_done)
         assert [check.fault for check in worker.liveness() if check.fault] == []
 
         def says_so() -> bool:
@@ -237,9 +237,9 @@ async def test_an_outcome_that_waits_past_its_lease_is_recorded_and_not_run_agai
         async def are_claimed_again() -> bool:
             return {row["read_ct"] for row in (await live(connection)).values()} == {2}
 
-        await eventually(are_claimed_again, timeout=20)
+        await eventually(are_claimed_again)
         is_away = False
-        await eventually(lambda: worker.get_stats().succeeded == 100, timeout=20)
+        await eventually(lambda: worker.get_stats().succeeded == 100)
         assert worker.get_stats().leases_lost == 0
     assert sorted(ran) == ids
     assert await outcomes(connection, ids[0]) == [("lost", 1), ("succeeded", 2)]
