@@ -228,18 +228,25 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     where l.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived', 'replayed')
 $$;
 
--- The ids of up to `max_jobs` messages of a queue that fit, the oldest first.
--- Locks: none. Index: the primary key.
+-- The ids of up to `max_jobs` messages of a queue that fit, the oldest first. Ids and keys are
+-- those of jobs, which have 200 characters.
+-- Locks: none. Index: that of the run, the workflow or the project, if the queue has it; else the
+-- primary key, by which all messages are read until enough are found.
 create function meshhook.matching_messages(
     queue text, run_id text, workflow_id text, project_id text, key text, state text,
     max_jobs integer)
 returns bigint[]
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp
+-- Statistics of a queue are always old: it must read by its indexes all the same.
+set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
     found_ids bigint[];
     key_names text[] := (
         select string_to_array(case when c.keyed then c.key_path end, '.')
         from meshhook.queue_config c where c.queue = matching_messages.queue);
+    lookup record;
+    in_order text := 'q.msg_id';
+    in_range text := 'true';
 begin
     if num_nonnulls(run_id, workflow_id, project_id, key, state) = 0 then
         raise exception using errcode = 'MHQ08',
@@ -251,20 +258,33 @@ begin
             message = format('max_jobs is 1 to 10000, got %s', max_jobs),
             hint = 'Call it again for the rest.';
     end if;
+    select n.name, n.place into lookup
+        from unnest(array['run_id', 'workflow_id', 'project_id'],
+            array[run_id, workflow_id, project_id]) with ordinality as n (name, wanted, place)
+        where n.wanted is not null and n.name = any (meshhook.indexed_ids(queue))
+        order by n.place limit 1;
+    if found then
+        in_order := format('meshhook.indexed_id(q.message, %L) collate "C"', lookup.name);
+        -- Not an =, with which the order would be that of the primary key as well.
+        in_range := format('%1$s >= $%2$s and %1$s <= $%2$s', in_order, lookup.place);
+        in_order := in_order || ', q.msg_id';
+    end if;
     execute format($query$
         select array(
-            select q.msg_id from pgmq.%I q
-            where ($1 is null or meshhook.message_id_text(q.message, 'run_id') = $1)
+            select q.msg_id from pgmq.%1$I q
+            where %2$s
+              and ($1 is null or meshhook.message_id_text(q.message, 'run_id') = $1)
               and ($2 is null or meshhook.message_id_text(q.message, 'workflow_id') = $2)
               and ($3 is null or meshhook.message_id_text(q.message, 'project_id') = $3)
               and ($4 is null or meshhook.key_text(case when $7 is null
                     then q.headers ->> 'x-pgmq-group' else q.message #>> $7 end) = $4)
               and ($5 is null
                 or meshhook.message_state(q.vt, q.read_ct, q.headers) = $5)
-            order by q.msg_id limit $6)
-        $query$, 'q_' || queue)
+            order by %3$s limit $6)
+        $query$, 'q_' || queue, in_range, in_order)
         into found_ids
-        using run_id, workflow_id, project_id, key, state, max_jobs, key_names;
+        using left(run_id, 200), left(workflow_id, 200), left(project_id, 200), left(key, 200),
+            state, max_jobs, key_names;
     return found_ids;
 end
 $$;

@@ -42,7 +42,7 @@ NUMBERS = {
 
 
 def test_every_number_has_a_range() -> None:
-    """Only the switches and the path have none."""
+    """Only the switches, the path and the ids have none."""
     assert set(SETTING_NAMES) - set(NUMBERS) == {
         "dlq_enabled",
         "paused",
@@ -51,6 +51,7 @@ def test_every_number_has_a_range() -> None:
         "ordered",
         "on_dead_letter",
         "results",
+        "lookup_by",
     }
 
 

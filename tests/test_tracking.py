@@ -471,9 +471,36 @@ async def test_a_search_that_runs_out_of_time_says_so(
     assert ids(found) == []
     assert not found.is_complete
     assert found.seen == 1_000
-    found = await find_jobs(database, run_id="old")
+    assert found.unread_below == {"jobs": 4_002}
+    found = await find_jobs(database, queue="jobs", run_id="old", before_id=4_002)
     assert ids(found) == [(msg_id, "ready")]
-    assert found.is_complete
+    assert (found.is_complete, found.unread_below) == (True, {})
+    assert ids(await find_jobs(database, run_id="old")) == [(msg_id, "ready")]
+
+
+async def test_a_search_of_the_history_says_how_far_it_got(
+    database: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
+):
+    """No index knows the workflow or the project of what has ended: it is read part by part."""
+    await connection.execute(
+        """insert into meshhook.job_attempts
+            (queue, msg_id, attempt, outcome, workflow_id, project_id, enqueued_at, finished_at)
+        select 'jobs', n, 1, 'succeeded', 'w' || n % 5000, 'p', now(), now()
+        from generate_series(1, 6000) n"""
+    )
+    await enqueue(database, "r")
+    monkeypatch.setattr(job_search, "MAX_CHUNK_ROWS", 1_000)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            job_search, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
+        )
+        found = await find_jobs(database, queue="jobs", workflow_id="w7")
+    assert ids(found) == [(5_007, "succeeded")]
+    assert (found.is_complete, found.unread_below) == (False, {"jobs": 5_001})
+    found = await find_jobs(database, queue="jobs", workflow_id="w7", before_id=5_001)
+    assert (ids(found), found.is_complete) == ([(7, "succeeded")], True)
+    found = await find_jobs(database, queue="jobs", workflow_id="w7")
+    assert ids(found) == [(5_007, "succeeded"), (7, "succeeded")]
 
 
 @pytest.mark.parametrize("deep", [0, 20_000])

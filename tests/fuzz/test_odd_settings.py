@@ -17,6 +17,8 @@ from meshhook.errors import InvalidSettingError, MeshHookError, QueueNotFoundErr
 from meshhook.queue_config import (
     KEY_SETTING_NAMES,
     LIMIT_NAMES,
+    LOOKUP_IDS,
+    LOOKUP_NAMES,
     SETTING_NAMES,
     QueueSettings,
 )
@@ -54,6 +56,9 @@ ROWS = st.fixed_dictionaries(
         "max_payload_bytes": _ends(1_024, 104_857_600),
         "paused": st.booleans(),
         "results": st.booleans(),
+        "lookup_by": st.sets(st.sampled_from(LOOKUP_IDS)).map(
+            lambda ids: [each for each in LOOKUP_IDS if each in ids]
+        ),
         "starts_period_seconds": st.sampled_from([0.1, 86_400.0]) | st.floats(0.1, 86_400),
         # Without the indexes, which the trigger asks for.
         "keyed": st.booleans(),
@@ -88,7 +93,9 @@ ROWS = st.builds(
         dict.fromkeys(LIMIT_NAMES[:-1], LIMITS) | {"breaker_failures": st.none() | _ends(1, 10_000)}
     ),
 )
-SETTINGS_OF_OPERATOR = QueueSettings().model_dump(exclude={"paused", *KEY_SETTING_NAMES})
+SETTINGS_OF_OPERATOR = QueueSettings().model_dump(
+    exclude={"paused", *KEY_SETTING_NAMES, *LOOKUP_NAMES}
+)
 NAMES = ("0", "a" * 43, "a--_", "z_dlq_")
 """What the table takes, and no queue has tables for."""
 
@@ -127,6 +134,12 @@ def _operators(url: str) -> QueueDatabase:
         on_identity=lambda: None,
         registry=CollectorRegistry(),
     )
+
+
+def _settings(config: QueueSettings) -> dict[str, Any]:
+    """Return settings as a row has them."""
+    found = {name: getattr(config, name) for name in SETTING_NAMES}
+    return found | {name: list(found[name]) for name in LOOKUP_NAMES}
 
 
 async def _operator_copes(url: str, database: Database, row: dict[str, Any]) -> None:
@@ -169,9 +182,7 @@ def test_every_reader_takes_every_row(row, run, shared_url, database, monkeypatc
         run(get_queue_config(database, "jobs")),
         run(SettingsCache(database, "jobs").fresh()),
     ):
-        assert {name: getattr(config, name) for name in SETTING_NAMES} == {
-            name: row[name] for name in SETTING_NAMES
-        }
+        assert _settings(config) == {name: row[name] for name in SETTING_NAMES}
         assert config.created_at.utcoffset() is not None
     run(_runs_one(shared_url, database))
     for words in ("queue list", "queue show jobs", "stats"):
@@ -191,9 +202,7 @@ def test_every_row_can_be_changed(row, value, run, shared_url, database):
     """A change of one setting leaves the others, whenever the row says that it was made."""
     run(_written(shared_url, **row))
     changed = run(set_queue_config(database, "jobs", paused=value))
-    assert {name: getattr(changed, name) for name in SETTING_NAMES} == {
-        name: row[name] for name in SETTING_NAMES
-    } | {"paused": value}
+    assert _settings(changed) == {name: row[name] for name in SETTING_NAMES} | {"paused": value}
 
 
 async def _follows(url: str) -> None:

@@ -23,6 +23,7 @@ queue list
 queue show jobs
 queue set jobs retry_backoff_base_ms=10
 queue set jobs keyed=true
+queue set jobs lookup_by=run_id,workflow_id
 groups list
 groups show jobs g
 groups show jobs g --repair

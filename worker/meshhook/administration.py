@@ -21,12 +21,14 @@ from meshhook.queue_config import (
     KEY_PLACE_NAMES,
     KEY_SETTING_NAMES,
     LIMIT_NAMES,
+    LOOKUP_NAMES,
     SETTING_NAMES,
     QueueConfig,
     changed_settings,
 )
 from meshhook.store import queries
 from meshhook.store.key_indexes import match_key_indexes
+from meshhook.store.lookup_indexes import match_lookup_indexes
 from meshhook.store.table_locks import WAIT_SECONDS, change_tables
 
 if TYPE_CHECKING:
@@ -225,9 +227,9 @@ async def set_queue_config(
 ) -> QueueConfig:
     """Change settings of a queue; running workers follow.
 
-    Setting `keyed` or `ordered` builds or drops indexes of the queue's table, beside whoever uses
-    it: that takes a minute for some millions of messages, and waits for open transactions. Only the
-    owner of the table may do it.
+    Setting `keyed`, `ordered` or `lookup_by` builds or drops indexes of the queue's table, beside
+    whoever uses it: that takes a minute for some millions of messages, and waits for open
+    transactions. Only the owner of the table may do it.
 
     Args:
         database: where the queue is.
@@ -239,10 +241,12 @@ async def set_queue_config(
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
     name = validate_queue_name(queue)
-
+    own_statements = {*KEY_SETTING_NAMES, *LOOKUP_NAMES}
     source = Database.of(database)
     if changes.keys() & set(KEY_PLACE_NAMES):
         await _build_key_indexes(source, name, changes)
+    if "lookup_by" in changes:
+        await _build_lookup_indexes(source, name, changes)
 
     async def change(connection: Any) -> asyncpg.Record:
         # Locked, so that concurrent changes of different settings do not overwrite each other.
@@ -257,7 +261,8 @@ async def set_queue_config(
             ("set_limits", LIMIT_NAMES),
             ("set_breaker", BREAKER_NAMES),
         ]
-        for statement, names in of_keys if settings.keyed else reversed(of_keys):
+        of_keys = of_keys if settings.keyed else of_keys[::-1]
+        for statement, names in [*of_keys, ("set_lookups", LOOKUP_NAMES)]:
             values = [getattr(settings, each) for each in names]
             # Not everybody may change them who may change the others.
             if values != [getattr(config, each) for each in names]:
@@ -265,7 +270,7 @@ async def set_queue_config(
         row: asyncpg.Record = await connection.fetchrow(
             queries.load("set_queue_config"),
             name,
-            *(getattr(settings, each) for each in SETTING_NAMES if each not in KEY_SETTING_NAMES),
+            *(getattr(settings, each) for each in SETTING_NAMES if each not in own_statements),
         )
         return row
 
@@ -275,6 +280,8 @@ async def set_queue_config(
         await _set_block_triggers(source, name, is_on=False)
     if changes.keys() & {"keyed", "ordered"} and not (config.keyed and config.ordered):
         await match_key_indexes(source, name, config.keys, ordered=False)
+    if "lookup_by" in changes:
+        await match_lookup_indexes(source, name, config.lookup_by)
     return config
 
 
@@ -297,6 +304,13 @@ async def _build_key_indexes(database: Database, queue: str, changes: Mapping[st
     await match_key_indexes(database, queue, settings.keys, ordered=ordered)
     if settings.on_dead_letter == "block":
         await _set_block_triggers(database, queue, is_on=True)
+
+
+async def _build_lookup_indexes(database: Database, queue: str, changes: Mapping[str, Any]) -> None:
+    """Build the indexes that a change of settings needs. What it does not need is dropped later."""
+    config = await get_queue_config(database, queue)
+    settings = changed_settings(config, changes)
+    await match_lookup_indexes(database, queue, {*config.lookup_by, *settings.lookup_by})
 
 
 async def _set_block_triggers(database: Database, queue: str, *, is_on: bool) -> None:

@@ -21,6 +21,7 @@ from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
 from meshhook.store import queries
 from meshhook.store.job_rows import LIVE_STATES
 from meshhook.store.job_search import MAX_CHUNK_ROWS, MessageWalk, Wanted
+from meshhook.store.lookup_indexes import lookup_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -77,6 +78,9 @@ class JobChanges:
     """Whether the search for jobs that fit covered the whole queue before its time was up."""
     seen: int = 0
     """How many messages that search read."""
+    lookup: str | None = None
+    """Which of `run_id`, `workflow_id` and `project_id` has an index that served it; None if the
+    queue was read from the newest message down, or jobs were named by id."""
     is_dry_run: bool = False
     """Whether nothing was changed: this is what would have been."""
 
@@ -302,7 +306,10 @@ class JobChanger:
             limit=2 * MAX_CHUNK_ROWS,
         )
         deadline = time.monotonic() + self._seconds
-        walk = MessageWalk(self._database, tables.queue_name, wanted)
+        queue = tables.queue_name
+        lookups = await lookup_of(self._database, queue, wanted.ids)
+        lookup = self._done.lookup = lookups.get(queue)
+        walk = MessageWalk(self._database, queue, wanted, lookup=lookup)
         await walk.start()
         while True:
             found, walk.found = walk.found, []

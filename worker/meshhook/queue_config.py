@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
@@ -51,6 +51,9 @@ _Days = Annotated[int, Field(ge=1, le=36_500)]
 _LIMITS = ("max_running", "max_running_per_key", "max_starts", "max_starts_per_key")
 _Running = Annotated[int, Field(ge=1, le=1_000_000)]
 _PauseSeconds = Annotated[float, Field(ge=0.1, le=86_400)]
+LookupId: TypeAlias = Literal["run_id", "workflow_id", "project_id"]
+LOOKUP_IDS: tuple[LookupId, ...] = get_args(LookupId)
+"""The ids by which messages can be looked up."""
 _BackoffMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS)]
 
 
@@ -67,6 +70,18 @@ def _checked_path(path: str) -> str:
         return validate_key_path(path)
     except InvalidSettingError as error:
         raise ValueError(str(error).partition(", got ")[0]) from None
+
+
+def _checked_lookups(names: Any) -> Any:
+    """Return ids in their order, from text with commas between them, a list or None."""
+    if names is None:
+        return ()
+    if isinstance(names, str):
+        names = [each.strip() for each in names.split(",")]
+    if not isinstance(names, list | tuple) or any(each not in LOOKUP_IDS for each in names):
+        message = f"these are {', '.join(LOOKUP_IDS)}, with commas between them, or none"
+        raise ValueError(message)
+    return tuple(each for each in LOOKUP_IDS if each in names)
 
 
 class QueueSettings(BaseModel):
@@ -101,6 +116,9 @@ class QueueSettings(BaseModel):
     results: bool = False
     """Whether what handlers return is kept, up to 64 KiB of JSON a job, as long as the history.
     Default false."""
+    lookup_by: Annotated[tuple[LookupId, ...], BeforeValidator(_checked_lookups)] = ()
+    """By which of `run_id`, `workflow_id` and `project_id` messages are found through an index.
+    Default none: a search by them reads the queue from the newest message down."""
     keyed: bool = False
     """Whether messages have keys, which workers serve in fair shares. Default false."""
     key_path: Annotated[str, AfterValidator(_checked_path)] | None = None
@@ -261,6 +279,8 @@ LIMIT_NAMES = (*_LIMITS, "starts_period_seconds")
 """Those that limit how many jobs run at once, or start in a period."""
 BREAKER_NAMES = ("breaker_failures", "breaker_pause_seconds", "breaker_max_pause_seconds")
 """Those of the circuit breakers of keys."""
+LOOKUP_NAMES = ("lookup_by",)
+"""Those that need indexes of the queue's table by which messages are found."""
 KEY_SETTING_NAMES = (*KEY_PLACE_NAMES, *LIMIT_NAMES, *BREAKER_NAMES)
 """Those that are for keyed queues."""
 

@@ -43,6 +43,7 @@ from meshhook.store.job_search import (
     recorded_of_run,
     walk_all,
 )
+from meshhook.store.lookup_indexes import lookup_of
 
 MAX_JOBS = 1_000
 """The most jobs that one call returns."""
@@ -100,6 +101,23 @@ class FoundJobs(list[JobSummary]):
     """Whether the search covered everything, or found as many jobs as were asked for."""
     seen: int = 0
     """How many messages and attempts the search read."""
+    unread_below: dict[str, int]
+    """For each queue whose messages and attempts were not all read: those with lower ids than this
+    may have been missed. `before_id` continues there."""
+
+    def __init__(self, jobs: Iterable[JobSummary] = ()) -> None:
+        """Take the jobs."""
+        super().__init__(jobs)
+        self.unread_below = {}
+
+    def note(self, walks: Iterable[Walk]) -> None:
+        """Take how much was read, and what was left."""
+        for walk in walks:
+            self.seen += walk.seen
+            if not walk.is_over:
+                self.is_complete = False
+                lowest = self.unread_below.get(walk.queue_name, 0)
+                self.unread_below[walk.queue_name] = max(lowest, walk.unread_below)
 
 
 class JobFilters(TypedDict, total=False):
@@ -138,10 +156,11 @@ async def find_jobs(
     """Return jobs, most recently enqueued first.
 
     Jobs that have had an attempt are found through an index by run, by error type, and by every
-    state but `succeeded`. Everything else is searched for in the messages and attempts, newest
-    first, until enough are found, all have been read, or the time is up. It reads about 500,000
-    short messages a second, and no attempts of days before `since` or after `until`. `is_complete`
-    of the result is false if jobs may have been missed.
+    state but `succeeded`; those in a queue by the ids of its setting `lookup_by`. Everything else
+    is searched for in the messages and attempts, newest first, until enough are found, all have
+    been read, or the time is up. It reads about 500,000 short messages a second, and no attempts of
+    days before `since` or after `until`. `is_complete` of the result is false if jobs may have been
+    missed, and `unread_below` says which.
 
     Args:
         database: where the queues are.
@@ -202,9 +221,10 @@ async def find_jobs(
             history += await history_walks(database, name, wanted, is_there=is_there)
     # Of those that are in their queue, the history knows which had an error.
     if state not in FINAL_STATES and error_type is None:
+        lookups = await lookup_of(database, queue, wanted.ids)
         for name in names:
             if known.get(name):
-                walk = MessageWalk(database, name, wanted)
+                walk = MessageWalk(database, name, wanted, lookup=lookups.get(name))
                 await walk.start()
                 messages.append(walk)
     # Messages before attempts: what moves on between two reads is then found later.
@@ -222,8 +242,8 @@ async def find_jobs(
         chosen = [job for job in chosen if wanted.is_in_time(job)]
     chosen.sort(key=_newest_first, reverse=True)
     found += await _with_last_attempts(database, chosen[:limit])
-    found.is_complete &= all(walk.is_over for walk in [*messages, *history])
-    found.seen = sum(walk.seen for walk in [*messages, *history]) + len(recorded)
+    found.note([*messages, *history])
+    found.seen += len(recorded)
     return found
 
 

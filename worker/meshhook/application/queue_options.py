@@ -10,10 +10,10 @@ from meshhook import administration
 from meshhook.errors import DatabaseError, InvalidSettingError, QueueBusyError, QueueNotFoundError
 from meshhook.observability.loggers import get_logger
 from meshhook.postgres.database import Database
-from meshhook.queue_config import QueueSettings, changed_settings
+from meshhook.queue_config import LookupId, QueueSettings, changed_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _log = get_logger("meshhook.application")
 
@@ -33,6 +33,7 @@ class QueueOptions(TypedDict, total=False):
     history_retention_days: int
     max_payload_bytes: int
     results: bool
+    lookup_by: Sequence[LookupId]
     keyed: bool
     key_path: str | None
     ordered: bool

@@ -112,13 +112,39 @@ class JobsUnchangedError(errors.MeshHookError):
 class SearchIncompleteError(errors.MeshHookError):
     """A search that ran out of time before it had read everything."""
 
-    def __init__(self, found: int, seen: int, seconds: float) -> None:
-        """Take how many jobs were found, among how many rows, in what time."""
+    def __init__(
+        self,
+        found: int,
+        seen: int,
+        seconds: float,
+        *,
+        queue: str | None,
+        ids: Sequence[str],
+        unread_below: int | None = None,
+    ) -> None:
+        """Take how many jobs were found, among how many rows, in what time.
+
+        Args:
+            found: how many jobs.
+            seen: among how many messages and attempts.
+            seconds: in what time.
+            queue: the queue; None if all were searched.
+            ids: by which of `run_id`, `workflow_id` and `project_id`.
+            unread_below: below which id it has read nothing, if it can go on there.
+        """
         what = f"only {found:,} such jobs were found" if found else "no such job was found"
         super().__init__(
             f"{what} among the newest {seen:,} messages and attempts before time ran out "
             f"({seconds:g} s)\n"
-            f"search longer: --search-seconds {seconds * 10:g}; or one queue: --queue NAME"
+            f"search longer: --search-seconds {seconds * 10:g}"
+            + ("; or one queue: --queue NAME" if queue is None else "")
+            + (f"; or go on: --before {unread_below}" if unread_below is not None else "")
+            + (
+                f"\njobs in their queue are found at once where its setting lookup_by names "
+                f"{' or '.join(ids)}: meshhook queue show {queue or 'NAME'}"
+                if ids
+                else ""
+            )
         )
 
 

@@ -22,6 +22,7 @@ from meshhook.cli.standard_input import confirm
 from meshhook.job_changes import CHANGE_SECONDS, ChangeResult, JobChange, JobChanges
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database
+from meshhook.queue_config import LOOKUP_IDS
 from meshhook.queues import QueueService
 from meshhook.store.job_rows import LIVE_STATES
 
@@ -299,7 +300,13 @@ def _change(
     else:
         _print_counts(done, action, name, dry_run=dry_run)
     if not done.is_complete:
-        raise SearchIncompleteError(done.matched, done.seen, chosen["search_seconds"])
+        raise SearchIncompleteError(
+            done.matched,
+            done.seen,
+            chosen["search_seconds"],
+            queue=name,
+            ids=[each for each in LOOKUP_IDS if chosen[each] is not None],
+        )
     if by_id and done.not_found:
         missing = [job.msg_id for job in done.jobs if job.result is ChangeResult.NOT_FOUND]
         raise JobsNotFoundError(name, missing, done.not_found)
@@ -345,6 +352,11 @@ def _why_unchanged(job: JobChange) -> str:
 
 def _print_counts(done: JobChanges, action: _Action, queue: str, *, dry_run: bool) -> None:
     would = "would have " if dry_run else ""
+    if dry_run:
+        by = (
+            "read from the newest down" if done.lookup is None else f"by the index of {done.lookup}"
+        )
+        note(f"Looked at {counted(done.seen, 'message')}, {by}.")
     if not done.matched:
         note(f"Queue {queue} has no such job.")
         return

@@ -93,9 +93,9 @@ def list_(
     """List jobs in every state, finished ones included, the last enqueued first.
 
     Jobs that have had an attempt are found by an index for --run-id, --error-type and every final
-    --state but succeeded. For all others it reads messages and attempts from the newest down, about
-    500,000 short ones a second. If time runs out before it has read them all or found as many as
-    --limit, it says so and exits with 1.
+    --state but succeeded; those in a queue for the ids of its setting lookup_by. For all others it
+    reads messages and attempts from the newest down, about 500,000 short ones a second. If time
+    runs out before it has read them all or found as many as --limit, it says so and exits with 1.
     """
     name = None if queue is None else validate_queue_name(queue)
     from_time = None if since is None else past_moment("--since", since)
@@ -130,7 +130,15 @@ def list_(
     elif found.is_complete:
         note("No such job was found.")
     if not found.is_complete and len(found) < limit:
-        raise SearchIncompleteError(len(found), found.seen, search_seconds)
+        wanted = {"run_id": run_id, "workflow_id": workflow_id, "project_id": project_id}
+        raise SearchIncompleteError(
+            len(found),
+            found.seen,
+            search_seconds,
+            queue=name,
+            ids=[each for each, value in wanted.items() if value is not None],
+            unread_below=None if name is None else found.unread_below.get(name),
+        )
 
 
 @app.command("show", epilog=example("meshhook jobs show workflow_jobs 17"))

@@ -149,6 +149,7 @@ def set_(
     max_payload_bytes           the largest message that the library enqueues
     paused                      true: workers claim nothing
     results                     true: keep what handlers return
+    lookup_by                   ids by which jobs are found through an index; none
     keyed                       true: serve the keys of messages in fair shares
     key_path                    where in the body the key is; none: its header
     ordered                     true: one job of a key at a time, in order
@@ -288,4 +289,6 @@ def _setting_text(value: object) -> str:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

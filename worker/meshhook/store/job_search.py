@@ -55,6 +55,15 @@ class Wanted:
     """Only jobs of a time before this."""
 
     @property
+    def ids(self) -> dict[str, str | None]:
+        """The run, the workflow and the project, by their names."""
+        return {
+            "run_id": self.run_id,
+            "workflow_id": self.workflow_id,
+            "project_id": self.project_id,
+        }
+
+    @property
     def outcome(self) -> str | None:
         """The last outcome to search for in the history."""
         return self.state if self.state in FINAL_STATES else None
@@ -93,11 +102,16 @@ class Walk(ABC):
         """How many rows have been read."""
         self.is_over = False
         """Whether nothing is left to read, or enough was found."""
+        self.queue_name = queue_name
         self._database = database
-        self._queue_name = queue_name
         self._wanted = wanted
         self._up_to = up_to if wanted.before_id is None else min(up_to, wanted.before_id - 1)
         self._chunk_rows = FIRST_CHUNK_ROWS
+
+    @property
+    def unread_below(self) -> int:
+        """Rows with lower ids than this have not been read."""
+        return self._up_to + 1
 
     async def step(self) -> None:
         """Read the next chunk."""
@@ -106,7 +120,7 @@ class Walk(ABC):
         rows = await self._read(self._up_to, self._chunk_rows, missing)
         took_seconds = time.monotonic() - began_at
         seen, lowest = rows[0]["seen"], rows[0]["lowest"]
-        self.found += _summaries(rows, self._queue_name)
+        self.found += _summaries(rows, self.queue_name)
         self.seen += seen
         self.is_over = seen < self._chunk_rows or len(self.found) >= self._wanted.limit
         if lowest is not None:
@@ -123,7 +137,14 @@ class Walk(ABC):
 
 
 class MessageWalk(Walk):
-    """A walk through the messages of a queue."""
+    """A walk through the messages of a queue, or through those with an id that has an index."""
+
+    def __init__(
+        self, database: Database, queue_name: str, wanted: Wanted, *, lookup: str | None
+    ) -> None:
+        """Take what to search for, in which queue, and the id whose index serves it, if any."""
+        super().__init__(database, queue_name, wanted)
+        self._lookup = lookup
 
     async def start(self) -> None:
         """Read all due (or all not yet due) messages at once, if there are few enough.
@@ -131,22 +152,32 @@ class MessageWalk(Walk):
         With a million ready jobs, a hundred running ones are found without reading the others.
         """
         wanted = self._wanted
-        if wanted.state is None or wanted.before_id is not None:
+        # A run has few jobs.
+        if wanted.state is None or wanted.before_id is not None or self._lookup == "run_id":
             return
         rows = await self._database.fetch(
-            queries.load("find_live_jobs_by_state", self._queue_name, key_path=wanted.key_path),
+            queries.load("find_live_jobs_by_state", self.queue_name, key_path=wanted.key_path),
             *(wanted.run_id, wanted.workflow_id, wanted.project_id, SMALL_SIDE_ROWS, wanted.state),
             *(wanted.state in _DUE_STATES, wanted.limit, wanted.key, wanted.since, wanted.until),
         )
         if rows[0]["seen"] <= SMALL_SIDE_ROWS:
-            self.found = _summaries(rows, self._queue_name)
+            self.found = _summaries(rows, self.queue_name)
             self.seen = rows[0]["seen"]
             self.is_over = True
 
     async def _read(self, up_to: int, chunk_rows: int, limit: int) -> Sequence[asyncpg.Record]:
         wanted = self._wanted
+        if self._lookup is None:
+            sql = queries.load("find_live_jobs", self.queue_name, key_path=wanted.key_path)
+        else:
+            sql = queries.load(
+                "find_live_jobs_by_lookup",
+                self.queue_name,
+                key_path=wanted.key_path,
+                lookup=self._lookup,
+            )
         return await self._database.fetch(
-            queries.load("find_live_jobs", self._queue_name, key_path=wanted.key_path),
+            sql,
             *(up_to, chunk_rows, wanted.run_id, wanted.workflow_id, wanted.project_id),
             *(wanted.state, limit, wanted.key, wanted.since, wanted.until),
         )
@@ -159,7 +190,7 @@ class HistoryWalk(Walk):
         wanted = self._wanted
         return await self._database.fetch(
             queries.load(wanted.recorded_by),
-            *(self._queue_name, up_to, chunk_rows, wanted.workflow_id, wanted.project_id),
+            *(self.queue_name, up_to, chunk_rows, wanted.workflow_id, wanted.project_id),
             *(wanted.outcome, limit, wanted.error_type, wanted.since, wanted.until),
         )
 

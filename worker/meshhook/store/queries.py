@@ -32,6 +32,36 @@ _DEAD_LETTER_SQL = """d.msg_id, {moment d.enqueued_at} as enqueued_at,
     meshhook.message_id_text(d.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(d.message, 'project_id') as project_id"""
 """The columns read of a dead letter `d` with its bounded body `b`: no more than can be shown."""
+_LAST_COLUMNS = """a.queue, a.msg_id, a.outcome, a.attempt, a.run_id, a.workflow_id,
+        a.project_id, a.enqueued_at, a.finished_at, a.error_type, a.error_message, a.replayed_as"""
+_LAST_OF_CHUNK_SQL = """last as (
+    select l.* from (select distinct chunk.msg_id from chunk) i
+    cross join lateral (
+        select distinct on (a.enqueued_at) {last_columns}
+        from meshhook.job_attempts a
+        -- Not a plain =, as in sql/claim.sql.
+        where a.queue = $1::text and a.msg_id = any (array[i.msg_id])
+          and a.finished_at >= coalesce($9::timestamptz, '-infinity')
+        order by a.enqueued_at, a.finished_at desc, a.attempt desc
+    ) l
+)"""
+"""The last attempts of the jobs of a `chunk` of attempts, as long as these are few."""
+_RECORDED_JOBS_SQL = """select c.lowest, c.seen, j.queue, j.msg_id, j.outcome as state,
+    j.attempt as attempts, j.run_id, j.workflow_id, j.project_id,
+    {moment j.enqueued_at} as enqueued_at, null::timestamptz as ready_at,
+    {moment j.finished_at} as finished_at, j.error_type, j.error_message, j.replayed_as
+from looked_at c
+left join lateral (
+    select l.* from last l
+    where ($4::text is null or l.workflow_id = $4::text)
+      and ($5::text is null or l.project_id = $5::text)
+      and ($6::text is null or l.outcome = $6::text)
+      and ($8::text is null or l.error_type = $8::text)
+      and ($10::timestamptz is null or l.finished_at < $10::timestamptz)
+    order by l.enqueued_at desc nulls last, l.msg_id desc
+    limit $7::int
+) j on true"""
+"""Of the jobs with their `last` attempts those that fit, beside what was `looked_at`."""
 # By default PostgreSQL looks a type's name up among temporary tables first.
 _TYPE = re.compile(r"::(?=(?:text|jsonb|float8|timestamptz|regclass|oid)\b)")
 _TYPE_SQL = "::pg_catalog."
@@ -50,6 +80,8 @@ _BREAKERS_SQL = """, (select {utf8 meshhook.record_key_failures($17::pg_catalog.
 _CLOSED_SQL = """, {utf8 meshhook.record_key_successes($12::pg_catalog.text,
     pg_catalog.array_agg(key), pg_catalog.array_agg(started_at))} as closed"""
 _IN_BYTES = '({}) collate pg_catalog."C"'
+_LOOKUP_SQL = "meshhook.indexed_id(q.message, '{}'::pg_catalog.text)"
+_LOOKED_UP = {"run_id": "$3", "workflow_id": "$4", "project_id": "$5"}
 
 
 _KEPT_STATEMENTS = 256
@@ -75,14 +107,17 @@ def load(
     *,
     target: str | None = None,
     key_path: str | None = None,
+    lookup: str = "run_id",
     has_breakers: bool = False,
 ) -> str:
     """Return the statement `sql/<name>.sql`.
 
     `{utf8 TEXT}` in it becomes that text, or null where it is not UTF-8; `{moment COLUMN}` the time
     in that column, or the nearest that Python has; `{dead_letter}` what is read of a dead letter;
+    `{last_of_chunk}`, `{last_columns}` and `{recorded_jobs}` the parts of searches in the history;
     `{key}` the key of a message `q`, `{running_key}` the same if it runs, else null, and `{place}`
-    its place among those of its key, if they are ordered: all as their indexes have them. Types are
+    its place among those of its key, if they are ordered, and `{lookup}` an id of it: all as their
+    indexes have them. `{looked_up}` is the parameter that such an id is compared with. Types are
     named with their schema.
 
     Args:
@@ -90,6 +125,7 @@ def load(
         tables: the queue whose tables the statement is for; None for one that names no queue.
         target: the queue that the statement moves messages to, if it moves any.
         key_path: where in the body the key of a message is. Default: in its header.
+        lookup: the id by which messages are looked up. Default `run_id`.
         has_breakers: whether a statement that records attempts tells the breakers of their keys.
             Default: no.
 
@@ -125,6 +161,8 @@ def load(
         .replace("{set_last_read_at}", last_read)
         .replace("{key}", _IN_BYTES.format(key))
         .replace("{place}", _PLACE_SQL)
+        .replace("{lookup}", _IN_BYTES.format(_LOOKUP_SQL.format(lookup)))
+        .replace("{looked_up}", _LOOKED_UP[lookup])
         .replace("{running_key}", _IN_BYTES.format(_RUNNING_SQL.format(key)))
     )
 
@@ -132,5 +170,11 @@ def load(
 @cache
 def _read(name: str) -> str:
     text = resources.files("meshhook.store").joinpath("sql", f"{name}.sql").read_text("utf-8")
-    text = text.replace("{dead_letter}", _DEAD_LETTER_SQL)
+    for place, sql in (
+        ("{dead_letter}", _DEAD_LETTER_SQL),
+        ("{last_of_chunk}", _LAST_OF_CHUNK_SQL),
+        ("{recorded_jobs}", _RECORDED_JOBS_SQL),
+        ("{last_columns}", _LAST_COLUMNS),
+    ):
+        text = text.replace(place, sql)
     return _TYPE.sub(_TYPE_SQL, _MOMENT.sub(_MOMENT_SQL, text))

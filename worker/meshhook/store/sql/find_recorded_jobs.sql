@@ -5,35 +5,22 @@
 -- read. One row without a job if there is none. Locks: none.
 -- Index: job_attempts_job_idx, from the highest msg_id down.
 with chunk as materialized (
-    select pg_catalog.min(i.msg_id) as lowest, pg_catalog.count(*) as seen
-    from (
-        select a.msg_id from meshhook.job_attempts a
-        where a.queue = $1::text and a.msg_id <= $2::bigint
-          and a.finished_at >= coalesce($9::timestamptz, '-infinity')
-          and ($10::timestamptz is null or a.finished_at < $10::timestamptz)
-        order by a.msg_id desc limit $3::int
-    ) i
-)
-select chunk.lowest, chunk.seen, j.queue, j.msg_id, j.outcome as state, j.attempt as attempts,
-    j.run_id, j.workflow_id, j.project_id, {moment j.enqueued_at} as enqueued_at,
-    null::timestamptz as ready_at, {moment j.finished_at} as finished_at, j.error_type,
-    j.error_message, j.replayed_as
-from chunk
-left join lateral (
-    select l.* from (
-        select distinct on (a.msg_id, a.enqueued_at) a.queue, a.msg_id, a.outcome, a.attempt,
-            a.run_id, a.workflow_id, a.project_id, a.enqueued_at, a.finished_at, a.error_type,
-            a.error_message, a.replayed_as
+    select a.msg_id from meshhook.job_attempts a
+    where a.queue = $1::text and a.msg_id <= $2::bigint
+      and a.finished_at >= coalesce($9::timestamptz, '-infinity')
+      and ($10::timestamptz is null or a.finished_at < $10::timestamptz)
+    order by a.msg_id desc limit $3::int
+), looked_at as materialized (
+    select pg_catalog.min(chunk.msg_id) as lowest, pg_catalog.count(*) as seen from chunk
+), last as (
+    -- All that lies between, which takes less than to look up each.
+    select l.* from looked_at c
+    cross join lateral (
+        select distinct on (a.msg_id, a.enqueued_at) {last_columns}
         from meshhook.job_attempts a
-        where a.queue = $1::text and a.msg_id >= chunk.lowest and a.msg_id <= $2::bigint
+        where a.queue = $1::text and a.msg_id >= c.lowest and a.msg_id <= $2::bigint
           and a.finished_at >= coalesce($9::timestamptz, '-infinity')
         order by a.msg_id, a.enqueued_at, a.finished_at desc, a.attempt desc
     ) l
-    where ($4::text is null or l.workflow_id = $4::text)
-      and ($5::text is null or l.project_id = $5::text)
-      and ($6::text is null or l.outcome = $6::text)
-      and ($8::text is null or l.error_type = $8::text)
-      and ($10::timestamptz is null or l.finished_at < $10::timestamptz)
-    order by l.enqueued_at desc nulls last, l.msg_id desc
-    limit $7::int
-) j on true
+)
+{recorded_jobs}
