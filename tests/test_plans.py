@@ -32,7 +32,7 @@ SETTLEMENT = (
 STATEMENTS = {
     "claim": "30, '2000-01-01', 100, 5, null, 'jobs'",
     "settle": f"null, {SETTLEMENT}",
-    "settle_linked": f"null, {SETTLEMENT}" + ", null" * 8,
+    "settle_with_links": f"null, {SETTLEMENT}" + ", null" * 8,
     "settle_succeeded": "null, array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], "
     "null, array[0,1,0]::float8[], array[1,1,1]::float8[], null, null, null, null, 'jobs'",
     "extend": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 30, false",
@@ -52,12 +52,18 @@ STATEMENTS = {
 """Statements of a worker and of administration, with arguments as an EXECUTE takes them."""
 
 
+def text_of(name: str, queue_name: str) -> str:
+    """Return the text of one of `STATEMENTS`."""
+    file, _, part = name.partition("_with_")
+    return queries.load(file, queue_name, has_links=part == "links")
+
+
 @pytest.fixture
 async def steady(database_url: str, queue_name: str) -> AsyncIterator[Connection]:
     """A worker's own connection, on which every statement was planned for an empty queue."""
     connection = await connect(database_url, steady_plans=True)
     for name, arguments in STATEMENTS.items():
-        await connection.execute(f"prepare {name} as {queries.load(name, queue_name)}")
+        await connection.execute(f"prepare {name} as {text_of(name, queue_name)}")
         # Once, so that the plan is made and kept: now, while the table is empty.
         await connection.execute(f"execute {name} ({arguments})")
     yield connection
@@ -198,7 +204,7 @@ async def test_without_the_settings_the_plan_goes_stale(
     stale = await asyncpg.connect(database_url)
     try:
         for name, arguments in STATEMENTS.items():
-            await stale.execute(f"prepare {name} as {queries.load(name, queue_name)}")
+            await stale.execute(f"prepare {name} as {text_of(name, queue_name)}")
             for _ in range(6):
                 await stale.execute(f"execute {name} ({arguments})")
         await fill(stale, 2_000)

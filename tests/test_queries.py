@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,6 +26,14 @@ NAMES = sorted(
 )
 OF_TOPICS = {"list_topic_bindings"}
 WRITING = re.compile(r"\b(insert into|update \{|update mesh|delete from|for update|setval)\b")
+
+
+def variants(name: str, tables: queries.QueueTables | str, target: str) -> set[str]:
+    """Return the texts of a statement with and without each of its optional parts."""
+    return {
+        queries.load(name, tables, target=target, has_breakers=has_breakers, has_links=has_links)
+        for has_breakers, has_links in product((False, True), repeat=2)
+    }
 
 
 def head(name: str) -> str:
@@ -57,9 +66,9 @@ async def test_each_can_be_prepared(version: str, request: pytest.FixtureRequest
         for name in NAMES:
             for has_last_read_at in {version != "1.5.1", False}:
                 tables = queries.QueueTables("my-jobs", has_last_read_at=has_last_read_at)
-                sql = queries.load(name, tables, target="other")
                 try:
-                    await connection.prepare(sql)
+                    for sql in variants(name, tables, "other"):
+                        await connection.prepare(sql)
                 except asyncpg.UndefinedTableError as error:
                     # PGMQ has topics from 1.11 on; sql/has_topics.sql asks first.
                     if name not in OF_TOPICS or version != "1.5.1":
@@ -122,9 +131,20 @@ def test_each_is_one_statement(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_placeholder_is_left(name: str) -> None:
     """With a queue and a target every name is filled in, and no other braces are read as names."""
-    filled = queries.load(name, "jobs", target="other")
-    left = re.findall(r"\{([a-z_]+)\}", filled)
-    assert left == []
+    for filled in variants(name, "jobs", "other"):
+        assert re.findall(r"\{/?[a-z_]+\}", filled) == []
+
+
+def test_a_queue_without_breakers_and_links_pays_for_none() -> None:
+    """Its jobs are settled by a statement that names nothing of them; with them, it has more."""
+    extra = re.compile(r"unique_key|group_id|follow_ups|announce|\$18|record_key|result")
+    for name in ("settle", "settle_succeeded"):
+        lines = queries.load(name, "jobs").split("\n")
+        plain = "\n".join(lines[first_of_the_statement(lines) :])
+        assert extra.findall(plain) == []
+        assert max(map(len, variants(name, "jobs", "other"))) > len(plain)
+    full = queries.load("settle", "jobs", has_breakers=True, has_links=True)
+    assert len(set(extra.findall(full))) == 7
 
 
 def test_names_are_checked_before_they_are_put_in() -> None:
@@ -158,7 +178,8 @@ async def test_a_statement_runs_whatever_the_search_path_is(
     connection = await asyncpg.connect(database_url, server_settings=settings)
     try:
         for name in NAMES:
-            await connection.prepare(queries.load(name, queue_name, target=queue_name))
+            for sql in variants(name, queue_name, queue_name):
+                await connection.prepare(sql)
         assert await connection.fetchval("select meshhook.create_queue('other')")
         await connection.fetch("select * from meshhook.queue_monitoring")
         await connection.fetch("select * from meshhook.job_tracking")

@@ -150,9 +150,8 @@ STATEMENTS = {
     "set_lookups": "    M",
     "set_queue_config": "   OM",
     "settle": "W",
-    "settle_linked": "W",
-    "settle_linked with breakers": "W",
     "settle with breakers": "W",
+    "settle with breakers and links": "W",
     "settle_succeeded": "W  O",
     "settle_succeeded with breakers": "W  O",
     "stop_waiting": "W   M",
@@ -424,10 +423,10 @@ async def statements(connection: Connection) -> dict[str, tuple[str, list[object
             sql = queries.load(name, "orders", target="orders") if is_ours else text
             types = [each.name for each in (await connection.prepare(sql)).get_parameters()]
             found[name] = (sql, list(ARGUMENTS.get(name) or map(sample, types)))
-    for name in ("settle", "settle_linked", "settle_succeeded"):
-        sql = queries.load(name, "orders", has_breakers=True)
+    for name, with_links in (("settle", False), ("settle", True), ("settle_succeeded", False)):
+        sql = queries.load(name, "orders", has_breakers=True, has_links=with_links)
         types = [each.name for each in (await connection.prepare(sql)).get_parameters()]
-        found[f"{name} with breakers"] = (sql, [*map(sample, types)])
+        found[f"{name} with breakers{' and links' * with_links}"] = (sql, [*map(sample, types)])
     return found
 
 

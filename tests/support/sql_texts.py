@@ -54,13 +54,18 @@ def statements() -> list[Statement]:
     for package in PACKAGES:
         for path in sorted(package.rglob("sql/*.sql")):
             is_ours = package.name == "meshhook"
-            sql = queries.load(path.stem, "jobs", target="other") if is_ours else load(path.stem)
+            sql = _full_text(path.stem) if is_ours else load(path.stem)
             found.append(Statement(path.stem, sql, is_whole=True))
         for path in sorted(package.rglob("*.py")):
             for line, text, is_whole in _strings(ast.parse(path.read_text("utf-8"))):
                 if _STATEMENT.match(text):
                     found.append(Statement(f"{path.stem}:{line}", text, is_whole))
     return found
+
+
+def _full_text(name: str) -> str:
+    """Return a statement of the library with all of its optional parts."""
+    return queries.load(name, "jobs", target="other", has_breakers=True, has_links=True)
 
 
 def unqualified_calls(sql: str) -> list[str]:

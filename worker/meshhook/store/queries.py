@@ -12,6 +12,7 @@ from importlib import resources
 
 from meshhook.names import dead_letter_queue_name, validate_key_path, validate_queue_name
 
+_OPTIONAL = re.compile(r"\{(breakers|links)\}(.*?)\{/\1\}", re.DOTALL)
 _UTF8 = re.compile(r"\{utf8 ([^{}]+)\}")
 _MOMENT = re.compile(r"\{moment ([a-z_.]+)\}")
 # Other clients may store any time that PostgreSQL has: infinity, 4713 BC, 294276 AD. Python has
@@ -70,15 +71,6 @@ _TYPE_SQL = "::pg_catalog."
 _KEY_OF_HEADER_SQL = "meshhook.key_text(q.headers ->> 'x-pgmq-group'::pg_catalog.text)"
 _RUNNING_SQL = "case when meshhook.has_open_attempt(q.read_ct, q.headers) then {} end"
 _PLACE_SQL = "meshhook.place_in_order(q.msg_id, q.headers)"
-_BREAKERS_SQL = """, (select {utf8 meshhook.record_key_failures($17::pg_catalog.text,
-    pg_catalog.array_agg(s.key), pg_catalog.array_agg(coalesce(s.started_at, s.finished_at)),
-    pg_catalog.array_agg(s.error_type))}
-    from settled s where ($18::boolean[])[s.position]) as opened,
-    (select {utf8 meshhook.record_key_successes($17::pg_catalog.text,
-    pg_catalog.array_agg(s.key), pg_catalog.array_agg(s.started_at))}
-    from settled s where s.outcome = 'succeeded') as closed"""
-_CLOSED_SQL = """, {utf8 meshhook.record_key_successes($12::pg_catalog.text,
-    pg_catalog.array_agg(key), pg_catalog.array_agg(started_at))} as closed"""
 _IN_BYTES = '({}) collate pg_catalog."C"'
 _LOOKUP_SQL = "meshhook.indexed_id(q.message, '{}'::pg_catalog.text)"
 _LOOKED_UP = {"run_id": "$3", "workflow_id": "$4", "project_id": "$5"}
@@ -109,9 +101,12 @@ def load(
     key_path: str | None = None,
     lookup: str = "run_id",
     has_breakers: bool = False,
+    has_links: bool = False,
 ) -> str:
     """Return the statement `sql/<name>.sql`.
 
+    What stands between `{breakers}` and `{/breakers}`, or between `{links}` and `{/links}`, is
+    left out unless asked for: queues that use neither pay for neither.
     `{utf8 TEXT}` in it becomes that text, or null where it is not UTF-8; `{moment COLUMN}` the time
     in that column, or the nearest that Python has; `{dead_letter}` what is read of a dead letter;
     `{last_of_chunk}`, `{last_columns}` and `{recorded_jobs}` the parts of searches in the history;
@@ -128,12 +123,15 @@ def load(
         lookup: the id by which messages are looked up. Default `run_id`.
         has_breakers: whether a statement that records attempts tells the breakers of their keys.
             Default: no.
+        has_links: whether such a statement does what hangs on the jobs that end, such as freeing
+            unique keys. Default: no.
 
     Raises:
         InvalidQueueNameError: if a queue's name is not a safe one.
         InvalidSettingError: if the path is not a safe one.
     """
-    text = _read(name)
+    wanted = {"breakers": has_breakers, "links": has_links}
+    text = _OPTIONAL.sub(lambda part: part[2] if wanted[part[1]] else "", _read(name))
     if tables is None:
         return text
     if isinstance(tables, str):
@@ -141,13 +139,6 @@ def load(
     queue = validate_queue_name(tables.queue_name)
     if target is not None:
         text = text.replace("{target_table}", f'pgmq."q_{validate_queue_name(target)}"')
-    for place, breaker_sql in (
-        ("{with_key}", ", {key} as key"),
-        ("{and_key}", ", key"),
-        ("{breaker_changes}", _BREAKERS_SQL),
-        ("{closed_breakers}", _CLOSED_SQL),
-    ):
-        text = text.replace(place, breaker_sql if has_breakers else "")
     text = _UTF8.sub(r"meshhook.utf8_text(\1)" if tables.holds_any_bytes else r"\1", text)
     key = _KEY_OF_HEADER_SQL
     if key_path is not None:

@@ -52,7 +52,7 @@ class Settlement(NamedTuple):
     error_stack: str | None = None
     trace_id: str | None = None
     has_links: bool = False
-    """Whether something hangs on the job, such as a unique key: see `sql/settle_linked.sql`."""
+    """Whether something hangs on the job, such as a unique key: see `sql/settle.sql`."""
     follow_ups: tuple[FollowUpMessage, ...] = ()
     """What is enqueued with the outcome; `has_links` is then true."""
     result: str | None = None
@@ -144,14 +144,15 @@ async def _settle(
     ]
     if columns[_ATTEMPT] == columns[_READ_CT]:
         columns[_ATTEMPT] = None
-    statement = "settle_linked" if has_links else "settle"
-    if not has_links and set(columns[_OUTCOME] or ()) == _SUCCESS:
-        statement = "settle_succeeded"
-    if breakers is None:
-        sql = queries.load(statement, tables)
-    else:
-        sql = queries.load(statement, tables, key_path=breakers.key_path, has_breakers=True)
-    if statement == "settle_succeeded":
+    is_success = not has_links and set(columns[_OUTCOME] or ()) == _SUCCESS
+    sql = queries.load(
+        "settle_succeeded" if is_success else "settle",
+        tables,
+        key_path=None if breakers is None else breakers.key_path,
+        has_breakers=breakers is not None,
+        has_links=has_links,
+    )
+    if is_success:
         rows = await database.fetch(
             sql,
             worker_name,

@@ -4,7 +4,15 @@
 -- Deletes, retries, dead letters, archives and history are one statement: all or nothing.
 -- With breakers, it counts failures in a row of keys: $18 says which attempts have failed.
 -- Locks: the settled rows; with breakers then those of keys, in their order. Index: the primary key
--- of the queue's table.
+-- of the queue's table.{links}
+-- With links, it does what hangs on the jobs that end, too: it frees their unique keys, counts them
+-- in their groups, enqueues what follows them, keeps results, and tells whoever waits for an end.
+-- A key is freed unless it is kept for a time and the job succeeded. One that a sender has locked
+-- is not waited for: it holds nothing once its message is gone.
+-- $18 is for breakers, and $19 to $24 are the follow-ups: position of the job, queue, message,
+-- headers, key, delay. $25 are results.
+-- Locks, with links: the freed keys, too, skipping locked ones; the groups, in the order of their
+-- ids. Indexes: the primary keys.{/links}
 with item as materialized (
     select * from unnest(
         $2::bigint[], $3::int[], $4::float8[], $5::int[], $6::text[], $7::float8[], $8::float8[],
@@ -20,7 +28,11 @@ with item as materialized (
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
-    returning item.*, q.enqueued_at, q.vt{with_key},
+    returning item.*, q.enqueued_at, q.vt{breakers}, {key} as key{/breakers},{links}
+        case when pg_catalog.pg_column_size(q.headers) <= 80000
+            then meshhook.unique_key_of(q.headers) end as unique_key,
+        case when pg_catalog.pg_column_size(q.headers) <= 80000
+            then q.headers ->> 'meshhook-group'::text end as group_id,{/links}
         case when item.outcome in ('dead_lettered', 'archived') then q.message end as message,
         case when item.outcome in ('dead_lettered', 'archived') then q.headers end as headers
 ), delayed as (
@@ -38,7 +50,7 @@ with item as materialized (
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('retried', 'snoozed')
-    returning item.*, q.enqueued_at, q.vt{with_key}
+    returning item.*, q.enqueued_at, q.vt{breakers}, {key} as key{/breakers}
 ), dead as (
     insert into {dlq_table} (vt, message, headers)
     select pg_catalog.clock_timestamp(), r.message,
@@ -67,21 +79,66 @@ with item as materialized (
     select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
         started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
         error_stack, trace_id, enqueued_at,
-        null::timestamptz as retry_at{and_key}
+        null::timestamptz as retry_at{breakers}, key{/breakers}
     from removed
     union all
     select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
         started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
-        error_stack, trace_id, enqueued_at, vt{and_key}
+        error_stack, trace_id, enqueued_at, vt{breakers}, key{/breakers}
     from delayed
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, worker, enqueued_at, started_at, finished_at, error_type, error_message,
-        error_stack, trace_id, retry_at)
+        error_stack, trace_id, retry_at{links}, result{/links})
     select $17::text, s.msg_id, s.attempt, s.outcome, s.run_id, s.workflow_id, s.project_id,
         $1::text, s.enqueued_at, pg_catalog.to_timestamp(s.started_at),
         least(pg_catalog.to_timestamp(s.finished_at), pg_catalog.clock_timestamp()),
-        s.error_type, s.error_message, s.error_stack, s.trace_id, s.retry_at
-    from settled s
+        s.error_type, s.error_message, s.error_stack, s.trace_id, s.retry_at{links},
+        case when s.outcome = 'succeeded' then ($25::text[])[s.position]::jsonb end{/links}
+    from settled s{links}
+), unlocked_keys as materialized (
+    select u.key from removed r, meshhook.unique_keys u
+    -- Not a plain =, as in sql/claim.sql.
+    where u.queue = $17::text and u.key = any (array[r.unique_key])
+      and u.msg_id = any (array[r.msg_id])
+      and u.enqueued_at = any (array[r.enqueued_at])
+      and (u.expires_at is null or r.outcome <> 'succeeded')
+    for update of u skip locked
+), freed as (
+    -- A trigger deletes the row.
+    update meshhook.unique_keys u set expires_at = '-infinity'
+    from unlocked_keys k
+    where u.queue = $17::text and u.key = any (array[k.key])
+), counted as materialized (
+    select meshhook.count_ended_jobs($17::text, pg_catalog.array_agg(r.group_id),
+        pg_catalog.array_agg(r.msg_id),
+        pg_catalog.array_agg(meshhook.outcome_in_group(r.outcome, r.error_type)))
+    from removed r
+    where r.group_id is not null
+    having pg_catalog.count(*) > 0
+), followed as materialized (
+    select meshhook.enqueue_follow_ups(
+        pg_catalog.array_agg(f.queue order by f.place),
+        pg_catalog.array_agg(f.message order by f.place),
+        pg_catalog.array_agg(f.headers order by f.place),
+        pg_catalog.array_agg(f.key order by f.place),
+        pg_catalog.array_agg(f.delay_seconds order by f.place))
+    from unnest($19::bigint[], $20::text[], $21::text[], $22::text[], $23::text[], $24::float8[])
+        with ordinality as f (position, queue, message, headers, key, delay_seconds, place)
+    join removed r on r.position = f.position and r.outcome = 'succeeded'
+    having pg_catalog.count(*) > 0
+), announced as materialized (
+    select meshhook.announce_ends($17::text) from removed limit 1{/links}
 )
-select position{breaker_changes} from settled
+select position{breakers},
+    (select {utf8 meshhook.record_key_failures($17::text, pg_catalog.array_agg(s.key),
+        pg_catalog.array_agg(coalesce(s.started_at, s.finished_at)),
+        pg_catalog.array_agg(s.error_type))}
+    from settled s where ($18::boolean[])[s.position]) as opened,
+    (select {utf8 meshhook.record_key_successes($17::text, pg_catalog.array_agg(s.key),
+        pg_catalog.array_agg(s.started_at))}
+    from settled s where s.outcome = 'succeeded') as closed{/breakers} from settled{links}
+-- Asked for, so that they run. Without breakers, $18 has no other place.
+where (select pg_catalog.count(*) from counted) + (select pg_catalog.count(*) from followed)
+    + (select pg_catalog.count(*) from announced)
+    + coalesce(pg_catalog.cardinality($18::boolean[]), 0) >= 0{/links}

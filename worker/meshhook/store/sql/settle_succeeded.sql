@@ -14,7 +14,7 @@ with removed as (
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
-    returning item.*, q.enqueued_at{with_key}
+    returning item.*, q.enqueued_at{breakers}, {key} as key{/breakers}
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, worker, enqueued_at, started_at, finished_at, trace_id)
@@ -24,5 +24,7 @@ with removed as (
     from removed r
 )
 select case when pg_catalog.count(*) < pg_catalog.cardinality($2::bigint[])
-    then coalesce(pg_catalog.array_agg(position), '{}') end as positions{closed_breakers}
+    then coalesce(pg_catalog.array_agg(position), '{}') end as positions{breakers},
+    {utf8 meshhook.record_key_successes($12::text, pg_catalog.array_agg(key),
+        pg_catalog.array_agg(started_at))} as closed{/breakers}
 from removed
