@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from meshhook import Cancel, DeadLetter, Done, InvalidPayloadError, RetryAfter, Snooze
 from meshhook.outcomes import AttemptOutcome
 from meshhook.queue_config import QueueSettings
-from meshhook.worker.verdicts import JobTimeoutError, invalid_payload, lease_lost, verdict
+from meshhook.worker.verdicts import (
+    JobTimeoutError,
+    invalid_payload,
+    lease_lost,
+    meaning_of,
+    verdict,
+)
 
 SETTINGS = QueueSettings(max_retry_attempts=3, retry_jitter=0)
 
@@ -103,3 +109,12 @@ def test_without_dead_letters_what_is_final_is_archived() -> None:
         lease_lost(5, settings),
     ]
     assert {end.outcome for end in ends} == {AttemptOutcome.ARCHIVED}
+
+
+def test_a_group_of_outcomes_of_one_kind_is_taken_for_one() -> None:
+    """It means the one with the longest delay, however deep; any other group is a failure."""
+    longest, cancelled = Snooze(9), Cancel("no")
+    assert meaning_of(ExceptionGroup("tasks", [Snooze(1), longest])) is longest
+    assert meaning_of(ExceptionGroup("outer", [ExceptionGroup("inner", [cancelled])])) is cancelled
+    for ended in (ExceptionGroup("tasks", [Snooze(1), ValueError("x")]), ValueError("x"), 42, None):
+        assert meaning_of(ended) is ended

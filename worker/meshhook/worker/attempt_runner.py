@@ -53,7 +53,7 @@ from meshhook.worker.verdicts import (
     instead_of_retry,
     invalid_payload,
     lease_lost,
-    meaning_of_group,
+    meaning_of,
     shown,
     verdict,
     with_result,
@@ -145,7 +145,7 @@ class AttemptRunner:
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
-            refusal = self._verdict(error, job, settings)
+            refusal = self._verdict(meaning_of(error), job, settings)
             log_end(job, refusal, error)
             return refusal
         if job.attempt > settings.max_retry_attempts and job.lost_attempts:
@@ -281,8 +281,7 @@ class AttemptRunner:
         if attempt.was_completed and not isinstance(ended, BaseException):
             # This only counts if the message still exists: then the transaction was rolled back.
             ended = CompletionRolledBackError()
-        if isinstance(ended, BaseExceptionGroup):
-            ended = meaning_of_group(ended)
+        ended = meaning_of(ended)
         if isinstance(ended, Done) and ended.then:
             end = self._with_follow_ups(ended.then, attempt)
             return self._with_result(end, ended.result, attempt.job)

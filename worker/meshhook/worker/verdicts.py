@@ -95,13 +95,11 @@ def verdict(
     """Decide what becomes of a job.
 
     Args:
-        ended: what the handler returned or raised.
+        ended: what the handler returned or raised, as `meaning_of` returns it.
         attempt: which attempt it was, from 1.
         settings: the queue's settings.
         jitter_fraction: a random number from 0 up to 1.
     """
-    if isinstance(ended, BaseExceptionGroup):
-        ended = meaning_of_group(ended)
     if isinstance(ended, Outcome):
         try:
             return _asked_for(ended, attempt, settings)
@@ -261,14 +259,16 @@ def _type_name(value: object) -> str:
         return "(a class that cannot be named)"
 
 
-def meaning_of_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what a group means: an outcome, if it holds only outcomes of one kind.
+def meaning_of(ended: object) -> object:
+    """Return what a handler means by its end: of a group, the outcome, if it holds only one kind.
 
     If a task of a `TaskGroup` raises an outcome, the handler ends with such a group. Of several
     outcomes the one with the longest delay counts. Anything else in the group makes it a failure.
     """
+    if not isinstance(ended, BaseExceptionGroup):
+        return ended
     found: list[BaseException] = []
-    groups: list[BaseExceptionGroup[BaseException]] = [group]
+    groups: list[BaseExceptionGroup[BaseException]] = [ended]
     while groups:
         for each in groups.pop().exceptions:
             if isinstance(each, BaseExceptionGroup):
@@ -281,9 +281,9 @@ def meaning_of_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
         results = [each.result for each in found if isinstance(each, Done)]
         return Done(then=then, result=next((each for each in results if each is not None), None))
     if not isinstance(first, Outcome | InvalidPayloadError):
-        return group
+        return ended
     if any(type(each) is not type(first) for each in found):
-        return group
+        return ended
     return max(found, key=lambda each: getattr(each, "delay_seconds", 0.0))
 
 
