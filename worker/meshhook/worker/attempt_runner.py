@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import random
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import (
     DatabaseConflictError,
-    InvalidJobError,
-    InvalidPayloadError,
     InvalidSettingError,
     LeaseLostError,
 )
 from meshhook.follow_ups import checked_follow_ups
-from meshhook.observability.job_context import fields_of, set_current_job
-from meshhook.observability.loggers import get_logger
+from meshhook.observability.job_context import set_current_job
 from meshhook.observability.tracing import settling
-from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome, Done
+from meshhook.outcomes import FINAL_OUTCOMES
 from meshhook.postgres.database import lent_by_caller
 from meshhook.postgres.driver_errors import translated_errors
 from meshhook.store import queries
@@ -35,6 +31,7 @@ from meshhook.worker.attempt import (
     settlement_of,
 )
 from meshhook.worker.coroutines import StartedCoroutine, awaited_in
+from meshhook.worker.judge import Judge
 from meshhook.worker.results import (
     MAX_NESTED_AWAITABLES,
     as_awaitable,
@@ -42,38 +39,19 @@ from meshhook.worker.results import (
     is_awaitable,
     nested_too_deep,
 )
-from meshhook.worker.verdicts import (
-    DONE,
-    CompletionRolledBackError,
-    FollowUpRefusedError,
-    JobTimeoutError,
-    SlotEndedError,
-    Verdict,
-    cancelled,
-    instead_of_retry,
-    invalid_payload,
-    lease_lost,
-    meaning_of,
-    shown,
-    verdict,
-    with_result,
-)
+from meshhook.worker.verdicts import DONE, JobTimeoutError, SlotEndedError, Verdict, shown
 
 if TYPE_CHECKING:
     import contextvars
     from collections.abc import Awaitable, Sequence
 
     from meshhook.follow_ups import FollowUp
-    from meshhook.jobs import Job
     from meshhook.observability.tracing import AttemptTracer
-    from meshhook.queue_config import QueueSettings
     from meshhook.worker.handler_threads import HandlerThreads
     from meshhook.worker.held_job import HeldJob
     from meshhook.worker.held_jobs import HeldJobs
     from meshhook.worker.queue_context import QueueContext
     from meshhook.worker.releaser import Releaser
-
-_log = get_logger("meshhook.worker.attempt_runner")
 
 MAX_AGE_SECONDS = 1e9
 
@@ -107,7 +85,7 @@ class AttemptRunner:
         """The task that stops the slots. None while they are being stopped, and before they
         start."""
         self._queue = queue
-        self._decoder = queue.handler.decoder
+        self._judge = Judge(queue)
         self._function = queue.handler.function
         self._held_jobs = held_jobs
         self._releaser = releaser
@@ -124,35 +102,11 @@ class AttemptRunner:
         set_current_job(job)
         if self.tracer is not None:
             attempt.span = self.tracer.begin(job)
-        attempt.refusal = self._refusal(job, settings)
+        attempt.refusal = self._judge.refusal(job, settings)
         if attempt.refusal is None:
             job._complete = functools.partial(self._complete, attempt)  # noqa: SLF001 - made here
             self._take_first_step(attempt)
         return attempt
-
-    def _refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
-        """Return the verdict on a job that must not run, or None."""
-        if job.cancellation is not None:
-            refusal = cancelled(job.cancellation)
-            log_end(job, refusal)
-            return refusal
-        try:
-            self._decoder.decode(job)
-        except InvalidPayloadError as error:
-            refusal = invalid_payload(str(error), settings)
-            log_end(job, refusal)
-            return refusal
-        except BaseException as error:
-            if is_ctrl_c(error):
-                raise
-            refusal = self._verdict(meaning_of(error), job, settings)
-            log_end(job, refusal, error)
-            return refusal
-        if job.attempt > settings.max_retry_attempts and job.lost_attempts:
-            refusal = lease_lost(job.lost_attempts, settings)
-            log_end(job, refusal)
-            return refusal
-        return None
 
     def _take_first_step(self, attempt: Attempt) -> None:
         """Run a handler up to its first await.
@@ -235,7 +189,7 @@ class AttemptRunner:
                 held_jobs.stopped(held)
             return
         started = job.started_timestamp
-        end = self._end(attempt, ended) if attempt.refusal is None else attempt.refusal
+        end = self._judge.end(attempt, ended) if attempt.refusal is None else attempt.refusal
         self._observe(attempt, end, ran_seconds)
         settlement = settlement_of(
             job,
@@ -274,71 +228,11 @@ class AttemptRunner:
             if exemplar is not None:
                 metrics.age.note_exemplar(age_seconds, exemplar)
 
-    def _end(self, attempt: Attempt, ended: object) -> Verdict:
-        """Return the verdict on a job that has run."""
-        if ended is None and not attempt.was_completed:
-            return DONE  # first, because it is the most frequent
-        if attempt.was_completed and not isinstance(ended, BaseException):
-            # This only counts if the message still exists: then the transaction was rolled back.
-            ended = CompletionRolledBackError()
-        ended = meaning_of(ended)
-        if isinstance(ended, Done) and ended.then:
-            end = self._with_follow_ups(ended.then, attempt)
-            return self._with_result(end, ended.result, attempt.job)
-        cancellation = attempt.job.cancellation
-        if isinstance(ended, Abort) and cancellation is not None:
-            end = cancelled(cancellation)
-        else:
-            end = self._verdict(ended, attempt.job, attempt.settings)
-            if cancellation is not None:
-                end = instead_of_retry(end, ended, cancellation)
-        if end is not DONE and not attempt.was_completed:
-            log_end(attempt.job, end, ended)
-        result = ended.result if isinstance(ended, Done) else ended
-        return self._with_result(end, result, attempt.job)
-
-    def _with_result(self, end: Verdict, result: object, job: Job[Any]) -> Verdict:
-        """Return a verdict with the result of a job, if it has succeeded and results are kept."""
-        if not self._queue.config.results or end.outcome is not AttemptOutcome.SUCCEEDED:
-            return end
-        end = with_result(end, result)
-        if end.error_message is not None:
-            _log.error("result not kept", **fields_of(job), error=end.error_message)
-        return end
-
-    def _with_follow_ups(self, follow_ups: Sequence[FollowUp], attempt: Attempt) -> Verdict:
-        """Return the verdict on a job that has succeeded, and that others follow."""
-        job = attempt.job
-        if attempt.was_completed:
-            _log.error(
-                "job.complete() was called before: the jobs that follow are not enqueued. Pass "
-                "them to it: job.complete(connection=..., then=[...])",
-                **fields_of(job),
-            )
-            return DONE
-        try:
-            messages = tuple(follow_up_message(each, job) for each in follow_ups)
-        except InvalidJobError as error:
-            failure = FollowUpRefusedError(f"a job that follows cannot be enqueued: {error}")
-            end = self._verdict(failure, job, attempt.settings)
-            log_end(job, end, failure)
-            return end
-        return replace(DONE, follow_ups=messages)
-
-    @staticmethod
-    def _verdict(ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
-        return verdict(
-            ended,
-            attempt=job.attempt,
-            settings=settings,
-            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
-        )
-
     def fail(self, held: HeldJob, error: BaseException) -> None:
         """End a job as failed because the worker's own code raised an error."""
         job, settings = held.job, self._queue.config
         failure = SlotEndedError(f"the attempt could not be ended: {shown(error)}")
-        end = self._verdict(failure, job, settings)
+        end = self._judge.verdict(failure, job, settings)
         log_end(job, end)
         started = job.started_timestamp
         finished = max(started, job.claimed_timestamp)
@@ -367,7 +261,7 @@ class AttemptRunner:
         finished = started + time.monotonic() - attempt.began_at
         messages = tuple(follow_up_message(each, job) for each in follow_ups)
         end = replace(DONE, follow_ups=messages) if messages else DONE
-        end = self._with_result(end, result, job)
+        end = self._judge.with_result(end, result, job)
         settlement = settlement_of(
             job, end, started, finished, keeps_results=self._queue.config.results
         )

@@ -17,31 +17,20 @@ from meshhook.errors import (
     DatabaseUnavailableError,
     UncertainCommitError,
 )
-from meshhook.names import MAX_HOLD_REASON_LENGTH
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
-from meshhook.postgres.database import server_encoding
 from meshhook.postgres.driver_errors import is_refusal_of_message
-from meshhook.postgres.text_encodings import fitted_text
 from meshhook.postgres.tries import tries
-from meshhook.store import queries
-from meshhook.store.breakers import breaker_changes
-from meshhook.store.settlements import (
-    BreakerCount,
-    find_locked,
-    find_settled,
-    settle,
-    storable_text,
-)
+from meshhook.store.settlements import find_locked, find_settled, settle
 from meshhook.worker.held_job import SETTLED
+from meshhook.worker.key_effects import KeyEffects
 from meshhook.worker.verdicts import FollowUpRefusedError, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meshhook.observability.loops import WatchedLoop
-    from meshhook.store.breakers import BreakerChange
     from meshhook.store.settlements import Settlement
     from meshhook.worker.connections import WorkerConnection
     from meshhook.worker.held_job import HeldJob
@@ -84,6 +73,7 @@ class Completer:
         """
         self._connection = connection
         self._queue = queue
+        self._keys = KeyEffects(connection, queue)
         self._held_jobs = held_jobs
         self._ended = held_jobs.ended
         self._wakeups = wakeups
@@ -152,70 +142,6 @@ class Completer:
         if free:
             await self._settle(free, group)
 
-    async def _hold_keys(self, jobs: Sequence[HeldJob]) -> None:
-        """Hold the keys of jobs whose handlers asked for it, while their messages are there."""
-        if not jobs:
-            return
-        queue, encoding = self._queue, server_encoding(self._connection)
-        try:
-            await self._connection.fetch(
-                queries.load("hold_keys_of_jobs", queue.tables, key_path=queue.config.key_path),
-                queue.name,
-                [held.settlement.msg_id for held in jobs],
-                [held.settlement.read_ct for held in jobs],
-                [held.settlement.enqueued for held in jobs],
-                [held.key_hold_seconds for held in jobs],
-                [_reason_of(held.settlement, encoding) for held in jobs],
-            )
-        except (DatabaseUnavailableError, DatabaseReadOnlyError, DatabaseConflictError):
-            raise
-        except DatabaseError as error:
-            # An outcome is worth more than a hold.
-            _log.warning("keys not held", queue=queue.name, jobs=len(jobs), error=str(error))
-        else:
-            queue.metrics.keys_held(len(jobs))
-
-    def _breakers(self, jobs: Sequence[HeldJob]) -> BreakerCount | None:
-        """Return what to tell the breakers of keys about a batch; None without breakers."""
-        config = self._queue.config
-        if not config.has_breakers:
-            return None
-        return BreakerCount(config.key_path, [held.is_failure for held in jobs])
-
-    async def _note_completed(self, settled: Sequence[HeldJob]) -> None:
-        """Tell breakers of jobs that handlers completed; lost, the next success tells them."""
-        jobs = [held for held in settled if held.completed_key is not None]
-        if not jobs:
-            return
-        queue = self._queue
-        try:
-            changes = await self._connection.fetchval(
-                queries.load("record_key_successes"),
-                queue.name,
-                [held.completed_key for held in jobs],
-                [held.settlement.started_at for held in jobs],
-            )
-        except DatabaseError as error:
-            _log.warning("successes not counted", queue=queue.name, error=str(error))
-            return
-        self._note_changes(breaker_changes(changes))
-
-    def _note_changes(self, changes: Sequence[BreakerChange]) -> None:
-        """Log and count the breakers that opened and closed."""
-        for change in changes:
-            self._queue.metrics.breaker_changed(is_open=change.is_open)
-            fields: dict[str, Any] = {"queue": self._queue.name, "key": change.key}
-            if change.is_open:
-                _log.warning(
-                    "breaker opened",
-                    **fields,
-                    failures=change.failures,
-                    openings=change.openings,
-                    pause_seconds=round(change.pause_seconds, 1),
-                )
-            else:
-                _log.info("breaker closed", **fields, open_seconds=round(change.open_seconds, 1))
-
     def _fail_for_follow_ups(self, held: HeldJob, error: DatabaseError) -> None:
         """Let a job fail whose follow-ups are refused: it has not done what it was to do."""
         queue, settlement = self._queue, held.settlement
@@ -282,7 +208,7 @@ class Completer:
                 rest = [i for i in range(len(batch)) if i not in recorded]
                 if not rest:
                     break
-                await self._hold_keys([batch[i] for i in rest if batch[i].key_hold_seconds])
+                await self._keys.hold([batch[i] for i in rest if batch[i].key_hold_seconds])
                 try:
                     with (
                         queue.metrics.operation("settle"),
@@ -299,20 +225,20 @@ class Completer:
                             queue.tables,
                             queue.worker_name,
                             [settlements[i] for i in rest],
-                            breakers := self._breakers([batch[i] for i in rest]),
+                            breakers := self._keys.count([batch[i] for i in rest]),
                         )
                 except UncertainCommitError:
                     is_uncertain = True
                     raise
                 recorded |= {rest[i]: settlements[rest[i]].outcome for i in positions}
                 if breakers is not None:
-                    self._note_changes(breakers.changes)
+                    self._keys.note_changes(breakers.changes)
                 if is_uncertain:
                     # The first statement may have continued in the server and ended just now.
                     recorded |= await self._find_recorded(settlements)
         self._note_settled(batch, settlements, recorded)
         if queue.config.has_breakers:
-            await self._note_completed([held for held in batch if held.state is SETTLED])
+            await self._keys.note_completed([held for held in batch if held.state is SETTLED])
 
     async def _find_recorded(self, settlements: Sequence[Settlement]) -> dict[int, AttemptOutcome]:
         return await find_settled(
@@ -375,11 +301,6 @@ class Completer:
                 **_fields_of(self._queue.name, held.settlement),
             )
         metrics.count_observations()
-
-
-def _reason_of(settlement: Settlement, encoding: str | None) -> str | None:
-    reason = settlement.error_message or settlement.error_type
-    return reason and fitted_text(storable_text(reason, MAX_HOLD_REASON_LENGTH), encoding)
 
 
 def _fields_of(queue_name: str, settlement: Settlement) -> dict[str, Any]:

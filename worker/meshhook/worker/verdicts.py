@@ -62,6 +62,7 @@ _OWN_MODULES = (
     "meshhook.worker.attempt_runner",
     "meshhook.worker.coroutines",
     "meshhook.worker.handler_threads",
+    "meshhook.worker.judge",
 )
 
 MAX_CAUSES = 100

@@ -1,0 +1,132 @@
+"""The judge of one queue's attempts: asks for verdicts, and logs all but plain successes."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from meshhook.errors import InvalidJobError, InvalidPayloadError
+from meshhook.observability.job_context import fields_of
+from meshhook.observability.loggers import get_logger
+from meshhook.outcomes import AttemptOutcome, Done
+from meshhook.store.messages import follow_up_message
+from meshhook.worker.attempt import Abort, is_ctrl_c, log_end
+from meshhook.worker.verdicts import (
+    DONE,
+    CompletionRolledBackError,
+    FollowUpRefusedError,
+    Verdict,
+    cancelled,
+    instead_of_retry,
+    invalid_payload,
+    lease_lost,
+    meaning_of,
+    verdict,
+    with_result,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshhook.follow_ups import FollowUp
+    from meshhook.jobs import Job
+    from meshhook.queue_config import QueueSettings
+    from meshhook.worker.attempt import Attempt
+    from meshhook.worker.queue_context import QueueContext
+
+_log = get_logger("meshhook.worker.judge")
+
+
+class Judge:
+    """Decides what becomes of jobs that must not run, and of those that have run."""
+
+    def __init__(self, queue: QueueContext) -> None:
+        """Take the queue."""
+        self._queue = queue
+        self._decoder = queue.handler.decoder
+
+    def refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
+        """Return the verdict on a job that must not run, or None."""
+        if job.cancellation is not None:
+            refusal = cancelled(job.cancellation)
+            log_end(job, refusal)
+            return refusal
+        try:
+            self._decoder.decode(job)
+        except InvalidPayloadError as error:
+            refusal = invalid_payload(str(error), settings)
+            log_end(job, refusal)
+            return refusal
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            refusal = self.verdict(meaning_of(error), job, settings)
+            log_end(job, refusal, error)
+            return refusal
+        if job.attempt > settings.max_retry_attempts and job.lost_attempts:
+            refusal = lease_lost(job.lost_attempts, settings)
+            log_end(job, refusal)
+            return refusal
+        return None
+
+    def end(self, attempt: Attempt, ended: object) -> Verdict:
+        """Return the verdict on a job that has run."""
+        if ended is None and not attempt.was_completed:
+            return DONE  # first, because it is the most frequent
+        if attempt.was_completed and not isinstance(ended, BaseException):
+            # This only counts if the message still exists: then the transaction was rolled back.
+            ended = CompletionRolledBackError()
+        ended = meaning_of(ended)
+        if isinstance(ended, Done) and ended.then:
+            end = self._with_follow_ups(ended.then, attempt)
+            return self.with_result(end, ended.result, attempt.job)
+        cancellation = attempt.job.cancellation
+        if isinstance(ended, Abort) and cancellation is not None:
+            end = cancelled(cancellation)
+        else:
+            end = self.verdict(ended, attempt.job, attempt.settings)
+            if cancellation is not None:
+                end = instead_of_retry(end, ended, cancellation)
+        if end is not DONE and not attempt.was_completed:
+            log_end(attempt.job, end, ended)
+        result = ended.result if isinstance(ended, Done) else ended
+        return self.with_result(end, result, attempt.job)
+
+    def with_result(self, end: Verdict, result: object, job: Job[Any]) -> Verdict:
+        """Return a verdict with the result of a job, if it has succeeded and results are kept."""
+        if not self._queue.config.results or end.outcome is not AttemptOutcome.SUCCEEDED:
+            return end
+        end = with_result(end, result)
+        if end.error_message is not None:
+            _log.error("result not kept", **fields_of(job), error=end.error_message)
+        return end
+
+    def _with_follow_ups(self, follow_ups: Sequence[FollowUp], attempt: Attempt) -> Verdict:
+        """Return the verdict on a job that has succeeded, and that others follow."""
+        job = attempt.job
+        if attempt.was_completed:
+            _log.error(
+                "job.complete() was called before: the jobs that follow are not enqueued. Pass "
+                "them to it: job.complete(connection=..., then=[...])",
+                **fields_of(job),
+            )
+            return DONE
+        try:
+            messages = tuple(follow_up_message(each, job) for each in follow_ups)
+        except InvalidJobError as error:
+            failure = FollowUpRefusedError(f"a job that follows cannot be enqueued: {error}")
+            end = self.verdict(failure, job, attempt.settings)
+            log_end(job, end, failure)
+            return end
+        return replace(DONE, follow_ups=messages)
+
+    @staticmethod
+    def verdict(ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
+        """Return the verdict on an attempt, with a random delay if the job is retried."""
+        return verdict(
+            ended,
+            attempt=job.attempt,
+            settings=settings,
+            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
+        )
