@@ -64,6 +64,18 @@ def checked_text(name: str, value: str) -> str:
     return value
 
 
+def checked_storable_text(name: str, value: str) -> str:
+    """Return a text that a database can hold.
+
+    Raises:
+        InvalidSettingError: if it is not a string, or has a NUL or half of a surrogate pair.
+    """
+    text = checked_text(name, value)
+    if "\0" in text or text.encode("utf-8", "replace").decode() != text:
+        raise InvalidSettingError(f"{name}: no text that a database can hold, got {quoted(text)}")
+    return text
+
+
 def checked_flag(name: str, value: bool) -> bool:  # noqa: FBT001 - it is what is checked
     """Return true or false.
 

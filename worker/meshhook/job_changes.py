@@ -11,7 +11,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from meshhook.administration import describe_tables, get_queue_config
-from meshhook.arguments import checked_flag, checked_id, checked_seconds, checked_text
+from meshhook.arguments import (
+    checked_flag,
+    checked_id,
+    checked_seconds,
+    checked_storable_text,
+    checked_text,
+)
 from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
@@ -187,9 +193,7 @@ class JobChoice:
 def _checked_name(name: str, value: str | UUID | None, max_length: int) -> str | None:
     if value is None:
         return None
-    text = checked_text(name, value if isinstance(value, str) else _text_of(value))
-    if "\0" in text or text.encode("utf-8", "replace").decode() != text:
-        raise InvalidSettingError(f"{name}: no text that a database can hold, got {quoted(value)}")
+    text = checked_storable_text(name, value if isinstance(value, str) else _text_of(value))
     return text[:max_length]
 
 
@@ -329,9 +333,7 @@ def _checked_text(name: str, value: str, max_length: int) -> str:
     text = checked_text(name, value)
     if len(text) > max_length:
         raise InvalidSettingError(f"{name} has at most {max_length} characters, got {len(text)}")
-    if "\0" in text or text.encode("utf-8", "replace").decode() != text:
-        raise InvalidSettingError(f"{name}: no text that a database can hold, got {quoted(text)}")
-    return text
+    return checked_storable_text(name, text)
 
 
 def checked_moment(at: datetime) -> datetime:

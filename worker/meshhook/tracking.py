@@ -12,7 +12,7 @@ from typing import TypedDict
 from uuid import UUID
 
 from meshhook.administration import get_queue_config
-from meshhook.arguments import check_range, checked_id, checked_seconds, checked_text
+from meshhook.arguments import check_range, checked_id, checked_seconds, checked_storable_text
 from meshhook.cancellation import Cancellation
 from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFoundError
 from meshhook.escaping import quoted
@@ -314,17 +314,7 @@ def _checked_job_id(name: str, value: str | None) -> str | None:
     """
     if value is None:
         return None
-    if "\0" in checked_text(name, value) or _has_surrogates(value):
-        raise InvalidSettingError(f"{name}: no text that a database can hold, got {quoted(value)}")
-    return value[:MAX_ID_LENGTH]
-
-
-def _has_surrogates(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    return checked_storable_text(name, value)[:MAX_ID_LENGTH]
 
 
 async def _known_queues(database: Database) -> dict[str, bool]:
