@@ -120,6 +120,18 @@ async def test_a_key_alone_is_not_counted(steady: Connection) -> None:
     assert buffers(await plan(steady)) <= few + 50
 
 
+async def test_a_limit_that_leaves_room_costs_no_more(steady: Connection) -> None:
+    """A large claim looks at many keys only where the limit leaves each little room."""
+    await fill(steady, 20_000, 1_000)
+    without = buffers(await plan(steady, 100))
+    await set_queue_config(steady, "jobs", max_running_per_key=100)
+    roomy = await plan(steady, 100, is_limited=True)
+    assert startable(roomy) == 100
+    assert buffers(roomy) <= without + 500
+    await set_queue_config(steady, "jobs", max_running_per_key=1)
+    assert startable(await plan(steady, 100, is_limited=True)) == 100
+
+
 async def test_settled_jobs_do_not_slow_polling(steady: Connection, connection: Connection) -> None:
     """After 100,000 jobs have come and gone, a claim reads only a few pages."""
     empty = buffers(await plan(steady))

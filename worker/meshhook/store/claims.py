@@ -56,6 +56,8 @@ class Claim:
     """The smallest `vt` of all messages that were ready, where they have keys; else None."""
     next_key: str | None = None
     """With which key to begin next time, where not all were looked at; else None."""
+    first_later: datetime | None = None
+    """The `vt` of the first message that was not due, where a bound was given; else None."""
     shares: Mapping[JobKey, KeyShare] | None = None
     """The keys of the messages by job, where they have keys; else None."""
 
@@ -77,6 +79,7 @@ async def claim(
     keys: KeyPlace | None = None,
     is_limited: bool = False,
     from_key: str | None = None,
+    later_from: datetime | None = None,
 ) -> Claim:
     """Lease up to `limit` ready messages whose `vt` is at least `from_vt` and at most `to_vt`.
 
@@ -92,6 +95,10 @@ async def claim(
         is_limited: whether the queue or its keys have limits: claims then wait for each other.
             If they have some that the caller does not know of, nothing is claimed. Default false.
         from_key: with which key to begin, as an earlier claim said. Default: any.
+        later_from: a bound between the messages that are due and those that fall due later, as an
+            earlier claim said in `first_later`: it avoids walking the dead index entries between
+            them, where there are no limits. `EVERYTHING` means that it is not known yet. Default:
+            none, and none is returned.
     """
     arguments = (
         lease_seconds,
@@ -103,8 +110,8 @@ async def claim(
         tables.queue_name,
     )
     if keys is not None:
-        sql = queries.load("claim_keyed", tables, key_path=keys.path)
         if is_limited:
+            sql = queries.load("claim_keyed", tables, key_path=keys.path)
             rows = await database.fetch(
                 queries.load("claim_in_turn"),
                 tables.queue_name,
@@ -114,7 +121,11 @@ async def claim(
                 keys.path,
             )
         else:
-            rows = await database.fetch(sql, *arguments, from_key, keys.path, is_limited)
+            sql = queries.load(
+                "claim_keyed", tables, key_path=keys.path, has_later_bound=later_from is not None
+            )
+            bound = () if later_from is None else (later_from,)
+            rows = await database.fetch(sql, *arguments, from_key, keys.path, is_limited, *bound)
         return _keyed_claim(rows, tables, max_attempts)
     rows = await database.fetch(queries.load("claim", tables), *arguments)
     if not rows:
@@ -125,7 +136,7 @@ async def claim(
 
 
 def _keyed_claim(rows: Sequence[Any], tables: queries.QueueTables, max_attempts: int) -> Claim:
-    *claimed, (*_, oldest_due, next_key) = rows
+    *claimed, (_, _, _, first_later, *_, oldest_due, next_key) = rows
     claim_class = ClaimClass(claimed[0]["class"]) if claimed else ClaimClass.HEALTHY
     is_suspect = claim_class is not ClaimClass.HEALTHY
     return Claim(
@@ -134,6 +145,7 @@ def _keyed_claim(rows: Sequence[Any], tables: queries.QueueTables, max_attempts:
         sum(row["is_new_loss"] for row in claimed) if is_suspect else 0,
         None if oldest_due is None else moment_from(oldest_due),
         next_key,
+        None if first_later is None else moment_from(first_later),
         {(row[0], row[2]): KeyShare(row[-1], row[-2]) for row in claimed},
     )
 

@@ -98,6 +98,7 @@ def load(
     tables: QueueTables | str | None = None,
     *,
     target: str | None = None,
+    has_later_bound: bool = False,
     key_path: str | None = None,
     lookup: str = "run_id",
     has_breakers: bool = False,
@@ -119,6 +120,8 @@ def load(
         name: the file's name without its ending.
         tables: the queue whose tables the statement is for; None for one that names no queue.
         target: the queue that the statement moves messages to, if it moves any.
+        has_later_bound: whether a keyed claim takes, as $10, from where on messages fall due later.
+            Default: no.
         key_path: where in the body the key of a message is. Default: in its header.
         lookup: the id by which messages are looked up. Default `run_id`.
         has_breakers: whether a statement that records attempts tells the breakers of their keys.
@@ -145,8 +148,10 @@ def load(
         names = ",".join(validate_key_path(key_path).split("."))
         key = f"meshhook.key_text(q.message #>> '{{{names}}}'::pg_catalog.text[])"
     last_read = "last_read_at = pg_catalog.now()," if tables.has_last_read_at else ""
+    later_from = "$10" if has_later_bound else "null"
     return (
         text.replace("{queue_table}", f'pgmq."q_{queue}"')
+        .replace("{later_from}", f"{later_from}::pg_catalog.timestamptz")
         .replace("{archive_table}", f'pgmq."a_{queue}"')
         .replace("{dlq_table}", f'pgmq."q_{dead_letter_queue_name(queue)}"')
         .replace("{set_last_read_at}", last_read)

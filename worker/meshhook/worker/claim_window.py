@@ -101,6 +101,8 @@ class ClaimWindow:
 
     low: datetime | None = None
     """Where a claim starts; None until a message was seen."""
+    later_from: datetime = EVERYTHING
+    """A bound between what is due and what falls due later, for claims of keyed queues."""
     _sweep: Sweep = field(default_factory=Sweep)
     _next_sweep_at: float = field(default=float("-inf"))
     _fastest_claim_seconds: float = field(default=float("inf"))
@@ -157,6 +159,10 @@ class ClaimWindow:
     def found(self, oldest_ready_at: datetime) -> None:
         """Note the smallest `vt` of the messages just claimed."""
         self.low = max(oldest_ready_at, EVERYTHING + LOW_MARGIN) - LOW_MARGIN
+
+    def found_later(self, first_later: datetime) -> None:
+        """Note the `vt` of the first message that was not due."""
+        self.later_from = max(first_later, EVERYTHING + LOW_MARGIN) - LOW_MARGIN
 
 
 def _slice(to_vt: datetime, width: timedelta) -> VtRange:

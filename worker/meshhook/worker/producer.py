@@ -24,10 +24,10 @@ from meshhook.observability.loops import WAIT_SECONDS
 from meshhook.postgres.database import Database
 from meshhook.postgres.tries import tries
 from meshhook.store import queries
-from meshhook.store.claims import Claim, ClaimClass, claim
+from meshhook.store.claims import EVERYTHING, Claim, ClaimClass, claim
 from meshhook.store.unread_messages import read_short_messages
 from meshhook.worker.claim_size import ClaimCap, FinishRate, claim_size, claimed_ahead
-from meshhook.worker.claim_window import ClaimWindow
+from meshhook.worker.claim_window import ClaimWindow, VtRange
 from meshhook.worker.suspects import Suspects
 from meshhook.worker.visibility import Visibility
 from meshhook.worker.wakeups import POLL_SECONDS
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from meshhook.observability.loops import WatchedLoop
-    from meshhook.worker.claim_window import VtRange
     from meshhook.worker.connections import WorkerConnection
     from meshhook.worker.cordon import Cordon
     from meshhook.worker.held_job import HeldJob
@@ -306,6 +305,9 @@ class Producer:
     async def _claim_from(self, vt_range: VtRange, limit: int) -> Claim:
         config, metrics = self._queue.config, self._queue.metrics
         began_at = time.monotonic()
+        # A whole look at the past also finds leases that are shorter than those of workers.
+        is_whole = vt_range == VtRange(EVERYTHING)
+        later_from = EVERYTHING if is_whole else self._window.later_from
         with metrics.operation("claim"):
             for _ in range(MAX_KEY_WINDOWS if config.is_limited else 1):
                 claimed = await claim(
@@ -319,8 +321,11 @@ class Producer:
                     keys=config.keys,
                     is_limited=config.is_limited,
                     from_key=self._from_key,
+                    later_from=None if config.is_limited else later_from,
                 )
                 self._from_key = claimed.next_key
+                if claimed.first_later is not None:
+                    self._window.found_later(claimed.first_later)
                 # Keys that are at their limit may hide others.
                 if claimed.jobs or claimed.next_key is None:
                     break

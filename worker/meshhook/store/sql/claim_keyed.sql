@@ -1,6 +1,6 @@
 -- Leases up to $3 ready messages of a queue whose messages have keys, in fair shares: first the
 -- oldest of the keys of which the fewest run for their weight, of each as many as even out what
--- runs; then, if that is not enough and there are no limits, the oldest of all. It looks at up to
+-- runs; then, if that is not enough and there are no limits, the oldest of all. It looks at 16 to
 -- 256 keys, from $7 on (null: from one of the oldest messages'). $8 is the path of the key in the
 -- body, null for the header: if the queue has another by now, or none, only the oldest are leased.
 -- Where there are limits, nothing is leased unless $9: then meshhook.claim_in_turn runs it. Of each
@@ -9,6 +9,9 @@
 -- weight: meshhook.claim_in_turn, which older workers call, too, returns no other columns. The
 -- last row is no message: it has the smallest `vt` of all that was ready, and in next_key where to
 -- go on; null means that it has looked at all.
+-- $10, if there is one, is a time before the first message that is not due, or any earlier one if
+-- it is not known. What runs is counted from there on, and not from now on: in between there are
+-- only entries of settled messages. The last row has the time of that first message in `ready`.
 -- Locks: the rows it looks at, skipping locked ones. Indexes: q_<queue>_key_idx for the keys and
 -- their messages, q_<queue>_running_idx for what runs of each, q_<queue>_vt_idx for the rest,
 -- q_<queue>_order_idx for the first of each key, keys_limit_idx, keys_hold_idx, keys_rate_idx and
@@ -16,13 +19,17 @@
 -- they are.
 with recursive bounds as materialized (
     select coalesce($2::timestamptz, '-infinity'::timestamptz) as from_vt,
-        least(pg_catalog.now(), $5::timestamptz) as to_vt,
-        -- Large claims follow each other fast, and each need not look at so many.
-        case when $3::int > 64 and not $9::boolean then 64 else 256 end as most_keys
+        least(pg_catalog.now(), $5::timestamptz) as to_vt
 ), limits as materialized (
     select l.*, l.is_keyed and (l.max_running is not null or l.max_running_per_key is not null
             or l.has_rates or l.has_key_limits or l.has_open_breakers
             or l.ordered) as is_limited,
+        -- Large claims follow each other fast, and each need not look at so many; unless the keys
+        -- have little room each.
+        case when $3::int <= 64 or ($9::boolean and (l.ordered or l.has_key_limits
+                or l.has_open_breakers or l.max_running_per_key < $3::int
+                or l.max_starts_per_key < $3::int)) then 256
+            else least(greatest($3::int / 8, 16), 64) end as most_keys,
         least($3::int, case when l.is_keyed then l.max_running - (
             select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
             from {queue_table} q where l.max_running is not null and {running_key} >= '')::int end,
@@ -50,10 +57,19 @@ with recursive bounds as materialized (
     select (select q.vt from {queue_table} q
         where q.vt >= (select b.from_vt from bounds b) and q.vt <= (select b.to_vt from bounds b)
         order by q.vt limit 1) as vt
+), later as materialized (
+    -- The first message that is not due. Leases that are made from now on end later than $1.
+    select coalesce((select q.vt from {queue_table} q
+        where q.vt > greatest(pg_catalog.now(), least({later_from},
+            pg_catalog.now() + pg_catalog.make_interval(secs => $1::float8)))
+        order by q.vt limit 1),
+        pg_catalog.now() + pg_catalog.make_interval(secs => $1::float8)) as vt
+    from oldest o, limits l
+    where {later_from} is not null and o.vt is not null and not l.is_limited
 ), start as materialized (
     select coalesce($7::text collate pg_catalog."C", (
         select {key} from {queue_table} q
-        where q.vt >= (select b.from_vt from bounds b) and q.vt <= (select b.to_vt from bounds b)
+        where q.vt >= (select o.vt from oldest o) and q.vt <= (select b.to_vt from bounds b)
         order by q.vt
         -- So that workers that begin at the same time look at different keys.
         offset (select pg_catalog.floor(pg_catalog.random() * 200::float8)::bigint) limit 1),
@@ -63,37 +79,40 @@ with recursive bounds as materialized (
 ), ahead (key, vt, number) as (
     -- Each step goes to the first entry of the next key, which is its oldest message.
     (select {key}, q.vt, 1 from {queue_table} q
-    where {key} >= (select s.key from start s) and q.vt >= (select b.from_vt from bounds b)
+    where {key} >= (select s.key from start s) and q.vt >= (select o.vt from oldest o)
     order by {key}, q.vt limit 1)
     union all
     select n.key, n.vt, a.number + 1 from ahead a cross join lateral (
         select {key} as key, q.vt from {queue_table} q
-        where {key} > a.key and q.vt >= (select b.from_vt from bounds b)
+        where {key} > a.key and q.vt >= (select o.vt from oldest o)
         order by {key}, q.vt limit 1) n
-    where a.number <= (select b.most_keys from bounds b)
+    where a.number <= (select l.most_keys from limits l)
 ), behind (key, vt, number) as (
     (select {key}, q.vt, (select pg_catalog.count(*)::int + 1 from ahead) from {queue_table} q
-    where {key} < (select s.key from start s) and q.vt >= (select b.from_vt from bounds b)
-        and (select pg_catalog.count(*) from ahead) <= (select b.most_keys from bounds b)
+    where {key} < (select s.key from start s) and q.vt >= (select o.vt from oldest o)
+        and (select pg_catalog.count(*) from ahead) <= (select l.most_keys from limits l)
     order by {key}, q.vt limit 1)
     union all
     select n.key, n.vt, a.number + 1 from behind a cross join lateral (
         select {key} as key, q.vt from {queue_table} q
         where {key} > a.key and {key} < (select s.key from start s)
-            and q.vt >= (select b.from_vt from bounds b)
+            and q.vt >= (select o.vt from oldest o)
         order by {key}, q.vt limit 1) n
-    where a.number <= (select b.most_keys from bounds b)
+    where a.number <= (select l.most_keys from limits l)
 ), due as materialized (
     select k.key, k.vt from (
         select a.key, a.vt, a.number from ahead a
         union all select a.key, a.vt, a.number from behind a) k
-    where k.number <= (select b.most_keys from bounds b) and k.vt <= (select b.to_vt from bounds b)
+    where k.number <= (select l.most_keys from limits l) and k.vt <= (select b.to_vt from bounds b)
 ), counted as materialized (
     select d.key, d.vt, coalesce(k.weight, 1::float8) as weight, case
         -- Alone it gets all.
         when not l.is_limited and (select pg_catalog.count(*) from due) = 1 then 0::float8
-        else (select pg_catalog.count(*) filter (where q.vt > pg_catalog.now())
-            from {queue_table} q where {running_key} = d.key)::float8 end as running,
+        else (select pg_catalog.count(*)
+            from {queue_table} q
+            where {running_key} = d.key and q.vt >= coalesce((select s.vt from later s),
+                pg_catalog.now() + pg_catalog.make_interval(secs => 0.000001)))::float8
+        end as running,
         case when k.held_until > pg_catalog.now() or b.probe_at > pg_catalog.now() then 0::float8
             -- Half-open: what runs of it is its probe, until it has ended.
             when b.probe_at is not null then 1::float8
@@ -112,6 +131,9 @@ with recursive bounds as materialized (
     cross join lateral (select case when l.has_open_breakers then (
         select o.probe_at from meshhook.breakers o
         where o.queue = $6::text and o.key = d.key) end as probe_at) b
+), weighted as materialized (
+    -- Usually none: each job is compared with all of them.
+    select c.key, c.weight from counted c where c.weight <> 1::float8
 ), free as materialized (
     select c.key, c.vt, c.weight, c.running, c.free, c.head from (
         select c.*, least(c.max_running - c.running, meshhook.free_starts(
@@ -149,7 +171,7 @@ with recursive bounds as materialized (
             end as mark
         from {queue_table} q
         -- Pairs, which no other index has.
-        where ({key}, q.vt) >= (s.key, (select b.from_vt from bounds b))
+        where ({key}, q.vt) >= (s.key, (select o.vt from oldest o))
             and ({key}, q.vt) <= (s.key, (select b.to_vt from bounds b))
         order by {key}, q.vt
         limit s.share
@@ -179,8 +201,8 @@ with recursive bounds as materialized (
             (select c.adopted_msg_id from meshhook.queue_config c where c.queue = $6::text))
         end as mark
     from {queue_table} q
-    where q.vt >= (select b.from_vt from bounds b) and q.vt <= (select b.to_vt from bounds b)
-        and q.msg_id <> all (array(select f.msg_id from fair f))
+    where q.vt >= (select o.vt from oldest o) and q.vt <= (select b.to_vt from bounds b)
+        and q.msg_id not in (select f.msg_id from fair f)
     order by q.vt
     limit case when (select l.is_limited from limits l) then 0
         else $3::int - (select pg_catalog.count(*) from fair) end
@@ -270,11 +292,12 @@ select c.msg_id, c.read_ct, pg_catalog.date_part('epoch'::text, c.enqueued_at) a
     c.headers, pg_catalog.date_part('epoch'::text, pg_catalog.now()) as claimed,
     not (c.mark -> 'is_recorded'::text)::boolean as is_new_loss,
     coalesce(w.weight, 1::float8) as oldest_due, {utf8 c.key} as next_key
-from claimed c left join counted w on w.key = c.key
+from claimed c left join weighted w on w.key = c.key
 union all
-select null::bigint, null::int, null::float8, null::float8, null::int, null::text, null::text,
-    null::float8, null::boolean, pg_catalog.date_part('epoch'::text, o.vt), (
+select null::bigint, null::int, null::float8,
+    pg_catalog.date_part('epoch'::text, (select d.vt from later d)), null::int, null::text,
+    null::text, null::float8, null::boolean, pg_catalog.date_part('epoch'::text, o.vt), (
         select {utf8 k.key} from (
             select a.key, a.number from ahead a union all select a.key, a.number from behind a) k
-        where k.number > (select b.most_keys from bounds b))
+        where k.number > (select l.most_keys from limits l))
 from oldest o
