@@ -25,14 +25,15 @@ class FairTurns:
     many of them were claimed before it.
 
     It has the methods of a deque that `HeldJobs` uses. Those that every job passes take a time that
-    grows with the logarithm of the number of keys.
+    grows with the logarithm of the number of keys. While there is only one key, no turns are kept.
     """
 
     def __init__(self) -> None:
         self._keys: dict[str | None, _Key] = {}
         """The keys of the jobs that wait or run."""
         self._turns: list[_Turn] = []
-        """A heap: the turn of each key that has waiting jobs, and outdated turns."""
+        """A heap: the turn of each key that has waiting jobs, and outdated turns. If there is only
+        one key, its turn may be missing."""
         self._running: dict[HeldJob, _Key] = {}
         self._waiting = 0
         self._last_place = 0
@@ -52,7 +53,10 @@ class FairTurns:
         Raises:
             IndexError: if none waits.
         """
-        turns = self._turns
+        keys, turns = self._keys, self._turns
+        if len(keys) == 1:
+            (key,) = keys.values()
+            return key.waiting[0]
         while True:
             load, place, key = turns[0]
             if key.waiting and key.place == place and key.load == load:
@@ -64,7 +68,7 @@ class FairTurns:
         name, weight = held.share or (None, 1.0)
         key = self._keys.get(name)
         if key is None:
-            key = self._keys[name] = _Key(name)
+            key = self._add(name)
         self._waiting += 1
         key.waiting.append(held)
         if len(key.waiting) == 1:
@@ -72,8 +76,8 @@ class FairTurns:
         elif weight == key.weight:
             return
         key.weight = weight
-        key.load = key.running / weight
-        self._take_turn(key)
+        key.load = load = key.running / weight
+        heappush(self._turns, (load, key.place, key))
 
     def popleft(self) -> HeldJob:
         """Start the next job.
@@ -81,23 +85,35 @@ class FairTurns:
         Raises:
             IndexError: if none waits.
         """
-        held = self.first
-        key = heappop(self._turns)[2]
-        key.waiting.popleft()
+        keys, turns = self._keys, self._turns
+        if len(keys) == 1:
+            (key,) = keys.values()
+            held = key.waiting.popleft()
+        else:
+            while True:
+                load, place, key = heappop(turns)
+                if key.waiting and key.place == place and key.load == load:
+                    break
+            held = key.waiting.popleft()
+            if key.waiting:
+                key.load = load = (key.running + 1) / key.weight
+                self._last_place = key.place = place = self._last_place + 1
+                heappush(turns, (load, place, key))
         self._waiting -= 1
         self._running[held] = key
         key.running += 1
-        key.load = key.running / key.weight
-        self._last_place = key.place = self._last_place + 1
-        self._take_turn(key)
         return held
 
     def leave(self, held: HeldJob) -> None:
         """Note that a job no longer runs, if it did."""
         key = self._running.pop(held, None)
-        if key is not None:
-            key.running -= 1
-            key.load = key.running / key.weight
+        if key is None:
+            return
+        key.running -= 1
+        if not key.waiting:
+            if not key.running:
+                del self._keys[key.name]
+        elif len(self._keys) > 1:
             self._take_turn(key)
 
     def remove(self, held: HeldJob) -> None:
@@ -119,13 +135,22 @@ class FairTurns:
         self._turns.clear()
         self._waiting = 0
 
+    def _add(self, name: str | None) -> _Key:
+        keys = self._keys
+        if len(keys) == 1:
+            (only,) = keys.values()
+            self._take_turn(only)
+        key = keys[name] = _Key(name)
+        return key
+
     def _take_turn(self, key: _Key) -> None:
         """Give a key its turn anew, after what waits or runs of it has changed."""
         if not key.waiting:
             if not key.running:
                 del self._keys[key.name]
             return
-        heappush(self._turns, (key.load, key.place, key))
+        key.load = load = key.running / key.weight
+        heappush(self._turns, (load, key.place, key))
         if len(self._turns) > 2 * len(self._keys) + MAX_OUTDATED:
             self._turns = [
                 (each.load, each.place, each) for each in self._keys.values() if each.waiting
