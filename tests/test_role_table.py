@@ -164,6 +164,18 @@ STATEMENTS = {
 RESCHEDULE = (
     "reschedule(text,bigint[],timestamp with time zone,interval,text,text,text,text,text,integer)"
 )
+FIND_JOBS = (
+    "find_jobs(text,text,text,text,text,text,text,timestamp with time zone,"
+    "timestamp with time zone,bigint,integer,integer)"
+)
+FIND_MESSAGES = (
+    "find_messages(text,text,text,text,text,text,timestamp with time zone,"
+    "timestamp with time zone,bigint,integer,integer)"
+)
+FIND_RECORDED = FIND_MESSAGES.replace("find_messages", "find_recorded")
+CHECK_SEARCH = (
+    "check_search(text,text,text,timestamp with time zone,timestamp with time zone,integer,integer)"
+)
 # Functions are called; those of triggers are only asked for.
 FUNCTIONS = {
     "age_seconds(timestamp with time zone)": "WPROM",
@@ -247,6 +259,10 @@ FUNCTIONS = {
     "live_jobs(text,integer)": "W RO",
     "lock_tables(text[])": "W  O",
     "check_lookups()": "WPROM",
+    CHECK_SEARCH: "WPROM",
+    FIND_JOBS: "W RO",
+    FIND_MESSAGES: "W RO",
+    FIND_RECORDED: "W RO",
     "lookup_index_statements(text,text[],boolean)": "WPROM",
     "last_outcome_at(text,bigint,timestamp with time zone)": "WPROM",
     "make_coming_partitions()": "W",
@@ -348,6 +364,8 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "set_keys": ("orders", False, "customer", False, "continue"),
     "set_limits": ("orders", None, None, None, None, 1.0),
     "set_lookups": ("orders", []),
+    CHECK_SEARCH: (None, None, None, None, None, 1, 1),
+    FIND_JOBS: ("orders", *[None] * 8, None, 10, 100),
     "lookup_index_statements": ("orders", ["run_id"], True),
     "lookup_index_statements(text,text[],boolean)": ("orders", ["run_id"], True),
     "set_queue_config": ("orders", 30, 5, 0, 0, 0.5, None, True, None, None, 7, 1024, False, False),
