@@ -73,6 +73,11 @@ class EnqueuedId(int):
         return found
 
 
+def new_ids(msg_ids: Iterable[int]) -> list[EnqueuedId]:
+    """Return the ids of jobs that were stored: many of them in little time."""
+    return [int.__new__(EnqueuedId, msg_id) for msg_id in msg_ids]
+
+
 class Unique(NamedTuple):
     """A unique key, as statements take it."""
 
@@ -152,6 +157,10 @@ def uniques_from(
         )
     found: list[Unique] = []
     for key in unique_keys:
+        if found and type(key) is str and 1 <= len(key) <= MAX_KEY_LENGTH and key.isprintable():
+            # As those before it, but for the key.
+            found.append(Unique(key, *found[0][1:]))
+            continue
         try:
             found.append(_unique_of_one(key, unique, on_conflict))
         except InvalidJobError as error:

@@ -22,7 +22,7 @@ from meshhook.observability.producer_metrics import messages_enqueued
 from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook.store import queries
 from meshhook.store.sending import batches_of, refusal_of
-from meshhook.unique import EnqueuedId
+from meshhook.unique import EnqueuedId, new_ids
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -150,6 +150,27 @@ def _batches(
     Keys are taken in their order, so that two senders never wait for each other: so are those of
     several statements.
     """
+    if not _are_different(messages):
+        _check_repeated(messages)
+    order = list(range(len(messages)))
+    batches = batches_of(messages)
+    if len(batches) > 1:
+        order.sort(key=lambda position: messages[position][3].key)
+        batches = batches_of([messages[position] for position in order])
+    return order, batches
+
+
+def _are_different(messages: Sequence[UniqueMessage]) -> bool:
+    """Return whether no two messages have the same unique key."""
+    return len({message[3].key for message in messages}) == len(messages)
+
+
+def _check_repeated(messages: Sequence[UniqueMessage]) -> None:
+    """Refuse a key that several messages have, and that is an error for the second of them.
+
+    Raises:
+        InvalidJobError: naming the key.
+    """
     seen: set[str] = set()
     for message in messages:
         unique = message[3]
@@ -159,12 +180,6 @@ def _batches(
                 "on_conflict='existing' they are one job"
             )
         seen.add(unique.key)
-    order = list(range(len(messages)))
-    batches = batches_of(messages)
-    if len(batches) > 1:
-        order.sort(key=lambda position: messages[position][3].key)
-        batches = batches_of([messages[position] for position in order])
-    return order, batches
 
 
 def _check(found: Sequence[Result | None]) -> None:
@@ -190,21 +205,24 @@ def _ask(
     for which someone was quicker: they see who.
     """
     members: dict[str, list[int]] = {}
-    for position, message in enumerate(messages):
-        members.setdefault(message[3].key, []).append(position)
-    if len(members) == len(messages):
-        asked = dict(zip(members, messages, strict=True))
-    else:
-        asked = {key: _asked_for([messages[i] for i in each]) for key, each in members.items()}
+    asked_first = messages
+    if not _are_different(messages):
+        members = _by_key(messages)
+        asked_first = [_asked_for([messages[i] for i in each]) for each in members.values()]
+    arguments = (*_columns_of_new(asked_first), queue_name, all_or_none)
+    [(positions, msg_ids)] = yield "enqueue_unique_new", arguments
+    positions, msg_ids = positions or (), msg_ids or ()
+    if len(msg_ids) == len(messages):
+        messages_enqueued(queue_name).inc(len(msg_ids))
+        return list(new_ids(msg_ids))
+    members = members or _by_key(messages)
+    asked = dict(zip(members, asked_first, strict=True))
     results: list[Any] = [None] * len(messages)
+    rows: Sequence[Any] = [
+        (position, "new", msg_id) for position, msg_id in zip(positions, msg_ids, strict=True)
+    ]
     new = 0
-    statement, columns = "enqueue_unique_new", _columns_of_new
     for _ in range(1 + MAX_TRIES):
-        rows = yield statement, (*columns(list(asked.values())), queue_name, all_or_none)
-        if len(rows) == len(messages) and statement == "enqueue_unique_new":
-            messages_enqueued(queue_name).inc(len(rows))
-            return [EnqueuedId(msg_id) for _, _, msg_id in rows]
-        statement, columns = "enqueue_unique", _columns
         keys = list(asked)
         for position, outcome, msg_id in rows:
             if outcome == "lost":
@@ -219,9 +237,19 @@ def _ask(
         if not asked or (all_or_none and any(row[1] == "refused" for row in rows)):
             messages_enqueued(queue_name).inc(new)
             return results
+        arguments = (*_columns(list(asked.values())), queue_name, all_or_none)
+        rows = yield "enqueue_unique", arguments
     raise DatabaseConflictError(
         f"others took the unique key each time, as one of them: {next(iter(asked))!r}"
     )
+
+
+def _by_key(messages: Sequence[UniqueMessage]) -> dict[str, list[int]]:
+    """Return the positions of the messages with each key."""
+    members: dict[str, list[int]] = {}
+    for position, message in enumerate(messages):
+        members.setdefault(message[3].key, []).append(position)
+    return members
 
 
 def _asked_for(messages: Sequence[UniqueMessage]) -> UniqueMessage:
@@ -264,7 +292,7 @@ def _columns_of_new(messages: Sequence[UniqueMessage]) -> tuple[Any, ...]:
     keys, until_started, seconds, _ = zip(*uniques, strict=True)
     return (
         bodies,
-        tuple(map(_with_key, headers, uniques)),
+        _with_keys(headers, uniques),
         delays if any(delays) else None,
         keys,
         until_started if any(until_started) else None,
@@ -272,18 +300,26 @@ def _columns_of_new(messages: Sequence[UniqueMessage]) -> tuple[Any, ...]:
     )
 
 
-def _with_key(headers: str | None, unique: Unique) -> str:
-    """Return the JSON text of headers with what `meshhook.unique_header` adds to them.
+def _with_keys(headers: Sequence[str | None], uniques: Sequence[Unique]) -> list[str]:
+    """Return the JSON texts of headers with what `meshhook.unique_header` adds to each.
 
     The database would take longer to put them together.
     """
-    text = '"meshhook-unique": {"key": ' + encode_basestring(unique.key)
-    if unique.until_started:
-        text += ', "until": "started"'
-    if unique.seconds is not None:
-        text += f', "seconds": {unique.seconds:.15g}'
-    start = "{" if headers is None else headers.rstrip()[:-1] + ", "
-    return start + text + "}}"
+    texts: list[str] = []
+    start = end = ""
+    last: tuple[object, ...] = ()
+    for each, unique in zip(headers, uniques, strict=True):
+        key, *kept = unique
+        # Those of one call differ in nothing but the key.
+        if last != (each, *kept):
+            last = (each, *kept)
+            start = "{" if each is None else each.rstrip()[:-1] + ", "
+            start += '"meshhook-unique": {"key": '
+            end = ', "until": "started"' if unique.until_started else ""
+            end += "" if unique.seconds is None else f', "seconds": {unique.seconds:.15g}'
+            end += "}}"
+        texts.append(f"{start}{encode_basestring(key)}{end}")
+    return texts
 
 
 def check_ungrouped(unique_keys: object, group: object) -> None:
