@@ -182,6 +182,8 @@ begin
                 (queue, msg_id, enqueued_at, requested_at, requested_by, reason)
             select $1, r.msg_id, r.enqueued_at, clock_timestamp(), left($5, 200), r.reason
             from running r
+            -- Without a name an open request is carried out: it stays as it is.
+            where $5 is not null
             order by r.msg_id
             on conflict (queue, msg_id) do update
                 set enqueued_at = excluded.enqueued_at, requested_at = excluded.requested_at,

@@ -399,6 +399,22 @@ async def test_a_dropped_queue_takes_its_groups_along(connection: Connection) ->
     assert await callbacks(connection) == []
 
 
+async def test_a_queue_that_owes_a_callback_is_not_empty(connection: Connection) -> None:
+    """The operator keeps it until the callback is enqueued, as it does for a message."""
+    queue = QueueService[Any](connection, "jobs")
+    await queue.enqueue_many([{}], group="g", on_complete=ENDS)
+    await queue.enqueue_many([{}], group="without a callback")
+    await connection.execute("select meshhook.drop_queue('done')")
+    for job in await claimed(queue, 2):
+        assert await queue.acknowledge(job)
+    drop = "select meshhook.drop_queue_if_empty('jobs')"
+    assert not await connection.fetchval(drop)
+    await create_queue(connection, "done")
+    assert (await repair_group(connection, "jobs", "g")).callback_id is not None
+    assert await connection.fetchval(drop)
+    assert len(await callbacks(connection)) == 1
+
+
 async def test_finished_groups_are_kept_as_long_as_the_history(connection: Connection) -> None:
     """Those that go on stay, and so do those whose callback is still to be enqueued."""
     queue = QueueService[Any](connection, "jobs")

@@ -268,6 +268,23 @@ async def test_a_blocked_key_goes_on(blocking: Connection, pool: Pool, how: str)
     assert ids(await take(blocking)) == [second]
 
 
+async def test_a_queue_that_is_made_again_keeps_its_order(blocking: Connection, pool: Pool) -> None:
+    """Its tables were dropped by PGMQ, its settings stayed: they hold for the new tables, too."""
+    await die(blocking)
+    await blocking.execute("select pgmq.drop_queue('jobs'), pgmq.drop_queue('jobs_dlq')")
+    assert await create_queue(blocking, "jobs")
+    assert (await get_key(blocking, "jobs", "a")).held_until is None, "its dead letter is gone"
+    assert await blocking.fetch(INDEXES) != []
+    assert (await get_queue_config(blocking, "jobs")).on_dead_letter == "block"
+    first, second, _ = await die(blocking)
+    assert await take(blocking) == []
+    assert (await get_key(blocking, "jobs", "a")).blocked_by == first
+    assert len(await DLQService(pool, "jobs").replay_multiple_jobs()) == 1
+    [job] = await take(blocking)
+    await end(blocking, job)
+    assert ids(await take(blocking)) == [second]
+
+
 async def test_a_hold_by_hand_stays_beside_a_dead_letter(blocking: Connection, pool: Pool) -> None:
     """Deleting the dead letter does not resume a key that somebody holds without an end."""
     await send(blocking, "a", 2)

@@ -232,6 +232,7 @@ FUNCTIONS = {
     "enqueue_many(text,jsonb[],jsonb,interval,text,text[],text,interval,text)": " P O",
     "enqueue_unique(text,jsonb[],text[],jsonb,interval,text,text,interval,text)": " P",
     "excess_bytes(jsonb,integer)": "WPROM",
+    "forget_former_unique_keys()": "",
     "forget_unique_keys()": "",
     "extend_in_turn(text,text,bigint[],integer[],double precision[],double precision)": "W  O",
     "final_outcome(text,bigint)": "W RO",

@@ -370,6 +370,22 @@ async def test_a_message_that_somebody_deleted_has_no_key(
     assert await queue.enqueue(3, unique_key="k", unique=unique) == found
 
 
+@pytest.mark.parametrize("dropped", ["meshhook.drop_queue('jobs')", "pgmq.drop_queue('jobs')"])
+async def test_a_time_ends_with_its_queue(
+    queue: QueueService[Any], connection: Connection, dropped: str
+) -> None:
+    """The first job of a queue that is created again is new, whatever the one before it had."""
+    day = timedelta(days=1)
+    await queue.enqueue(1, unique_key="k", unique=day)
+    await connection.execute(f"select {dropped}")
+    assert await create_queue(connection, "jobs")
+    found = await queue.enqueue(2, unique_key="k", unique=day)
+    assert found.is_new
+    assert await payloads(connection) == ["2"]
+    assert not await create_queue(connection, "jobs")
+    assert not (await queue.enqueue(3, unique_key="k", unique=day)).is_new
+
+
 async def test_an_older_worker_frees_no_key(
     queue: QueueService[Any], connection: Connection
 ) -> None:

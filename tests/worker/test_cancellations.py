@@ -358,3 +358,23 @@ async def test_a_completed_job(
         assert (done.unchanged, done.jobs[0].was) == (1, "succeeded")
         assert worker.get_stats().cancelled == 0
     assert await outcomes(connection, msg_id) == [("succeeded", 1)]
+
+
+async def test_a_locked_job_keeps_no_other_from_being_cancelled(
+    service: QueueService[Any], pool: Pool[Any], connection: Connection[Any]
+) -> None:
+    """Of the jobs that came back to wait, those that nobody has locked are cancelled at once."""
+    locked, _ = ids = await service.enqueue_many([{}] * 2)
+    jobs = [await service.dequeue() for _ in ids]
+    assert (await service.cancel(ids, reason="withdrawn", requested_by="ann")).requested == 2
+    for job in jobs:
+        assert job is not None
+        await connection.execute("update pgmq.q_jobs set vt = now() where msg_id = $1", job.msg_id)
+    async with connection.transaction():
+        await connection.execute("select from pgmq.q_jobs where msg_id = $1 for update", locked)
+        assert await pool.fetchval("select meshhook.carry_out_cancellations('jobs')") == 1
+        assert (await live(pool)).keys() == {locked}
+    assert await pool.fetchval("select meshhook.carry_out_cancellations('jobs')") == 1
+    assert [await outcomes(connection, msg_id) for msg_id in ids] == [[("cancelled", 1)]] * 2
+    who = "select distinct requested_by, reason from meshhook.cancellations"
+    assert [tuple(row) for row in await connection.fetch(who)] == [("ann", "withdrawn")]

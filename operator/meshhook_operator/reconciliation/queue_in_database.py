@@ -112,7 +112,8 @@ class QueueInDatabase:
         message = (
             "was empty and has been dropped."
             if is_gone
-            else "has been kept, because it holds messages or dead letters. To drop it with all of "
-            f"them: meshhook queue drop {queue_name}"
+            else "has been kept, because it holds messages or dead letters, or the callback of one "
+            "of its groups is not enqueued yet. To drop it with all of them: "
+            f"meshhook queue drop {queue_name}"
         )
         await self._reporter.event(reason, f"Queue {queue_name!r} {message}")

@@ -227,6 +227,8 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_CONFIG, "delete"),
         *_SETS_KEYS,
         Grant(_STARTS, "select"),
+        # Of an empty queue that owes callbacks.
+        Grant(_GROUPS, "select", ("queue", "callback_queue", "callback_id")),
         Grant(_WORKERS, "select"),
         Grant(_WORKERS, "update", ("cordoned_until",)),
         Grant("table pgmq.meta", "select"),
