@@ -38,6 +38,7 @@ EXCEPTIONS = {
 READ_BY_HAND = {
     # Their metadata names a family of licences, or none; this is what their files say.
     "atheris": "Apache-2.0",
+    "cronsim": "BSD-3-Clause",
     "cycler": "BSD-3-Clause",
     "jinja2": "BSD-3-Clause",
     "kiwisolver": "BSD-3-Clause",

@@ -37,6 +37,17 @@ STATEMENTS = {
     "unbind_topic": "    M",
     "list_topic_bindings": "    M",
     "has_topics": "WPROM",
+    "add_schedule": " P  M",
+    "clock": "WPROM",
+    "delete_expired_firings": "W",
+    "delete_schedule": "    M",
+    "due_schedules": "WPROM",
+    "fail_schedule": "WP  M",
+    "fire_schedule": "WP OM",
+    "list_schedule_firings": "WPROM",
+    "list_schedules": "WPROM",
+    "pause_schedule": " P OM",
+    "run_schedule": "WP O",
     "claim": "W",
     "claim_in_turn": "W",
     "claim_keyed": "W",
@@ -176,8 +187,21 @@ FIND_RECORDED = FIND_MESSAGES.replace("find_messages", "find_recorded")
 CHECK_SEARCH = (
     "check_search(text,text,text,timestamp with time zone,timestamp with time zone,integer,integer)"
 )
+ADD_SCHEDULE = (
+    "add_schedule(text,text,text,interval,text,jsonb,jsonb,text,text,text,timestamp with time zone)"
+)
+FIRE_SCHEDULE = (
+    "fire_schedule(text,text,timestamp with time zone,timestamp with time zone[],text,integer,"
+    "timestamp with time zone)"
+)
 # Functions are called; those of triggers are only asked for.
 FUNCTIONS = {
+    ADD_SCHEDULE: " P  M",
+    "delete_past_firings()": "W",
+    FIRE_SCHEDULE: "WP OM",
+    "may_enqueue(text)": "WPROM",
+    "plan_again()": "WPROM",
+    "send_firing()": "WPROM",
     "age_seconds(timestamp with time zone)": "WPROM",
     "announce_cancellation()": "WPROM",
     "announce_ends(text)": "W  O",
@@ -329,6 +353,8 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "extend_in_turn(text,text,bigint[],integer[],double precision[],double precision)": (
         EXTEND_IN_TURN
     ),
+    "add_schedule": ("orders", "a", None, 60.0, "UTC", "{}", None, None, "once", "allow", None),
+    ADD_SCHEDULE: ("orders", "a", "* * * * *", None, "UTC", "{}", None, None, "once", "skip", None),
     "create_group": (str(UUID(int=1)), "orders", "g", [1], "orders", "{}", None, 0.0),
     "create_queue": ("fresh", False),
     "enqueue": (["{}"], [None], [None]),

@@ -64,8 +64,11 @@ RECORDS = {
     "QueueConfig",
     "KeyState",
     "LiveWorker",
+    "DueTime",
     "QueueSnapshot",
     "RetryInfo",
+    "Schedule",
+    "ScheduleFiring",
     "TopicBinding",
     "WorkerStats",
 }
@@ -156,6 +159,24 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
         "Done": Call(Done, {}, frozenset({"reasons"})),
         "FollowUp": Call(meshhook.FollowUp, {"queue": "jobs"}),
         "get_group": Call(meshhook.get_group, {"database": database, "queue": "jobs", "name": "a"}),
+        **{
+            name: Call(
+                getattr(meshhook, name), {"database": database, "queue": "jobs", "name": "a"}
+            )
+            for name in (
+                "get_schedule",
+                "pause_schedule",
+                "resume_schedule",
+                "run_schedule",
+                "list_schedule_firings",
+                "delete_schedule",
+            )
+        },
+        "add_schedule": Call(
+            meshhook.add_schedule,
+            {"database": database, "queue": "jobs", "name": "a", "cron": "0 9 * * *"},
+        ),
+        "list_schedules": Call(meshhook.list_schedules, {"database": database}),
         "list_groups": Call(meshhook.list_groups, {"database": database}),
         "repair_group": Call(
             meshhook.repair_group, {"database": database, "queue": "jobs", "name": "a"}

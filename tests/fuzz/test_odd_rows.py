@@ -49,6 +49,11 @@ OTHERS = {
     "roles create",
     "roles grant",
     "roles sql",
+    "schedule add",
+    "schedule delete",
+    "schedule pause",
+    "schedule resume",
+    "schedule run",
     "serve-postgres",
     "worker",
 }
@@ -58,6 +63,8 @@ READERS = {
     "dlq list",
     "dlq show",
     "groups list",
+    "schedule history",
+    "schedule list",
     "groups show",
     "jobs list",
     "jobs show",
@@ -157,6 +164,15 @@ insert into meshhook.job_groups (
 values (gen_random_uuid(), 'jobs', '{ODD_GROUP}', '{{}}', 2147483647, -2147483648, 7, '-infinity',
     '-infinity', 'infinity', 'No queue', '{{}}', '{ODD_GROUP}')
 """
+INSERT_SCHEDULE = f"""
+insert into meshhook.schedules (queue, name, cron, time_zone, message, key, error, failed_at)
+values ('jobs', 'odd', '{ODD_GROUP}', '{ODD_GROUP}', '{{"a": 1e3000}}', '{ODD_GROUP}',
+    '{ODD_GROUP}', 'infinity')
+"""
+INSERT_FIRING = """
+insert into meshhook.schedule_firings (queue, name, due_at, outcome, missed)
+values ('jobs', 'odd', '-infinity', 'missed', -2147483648), ('jobs', 'odd', 'infinity', 'missed', 1)
+"""
 INSERT_WORKER = """
 insert into meshhook.workers (
     queue, worker, host, concurrency, running, processed, busy_seconds, draining, started_at,
@@ -177,7 +193,7 @@ async def _fill(url: str, drawn: dict[str, Any]) -> dict[str, list[int]]:
     try:
         await connection.execute(
             "truncate pgmq.q_jobs, pgmq.q_jobs_dlq, pgmq.a_jobs, meshhook.job_attempts, "
-            "meshhook.workers, meshhook.job_groups"
+            "meshhook.workers, meshhook.job_groups, meshhook.schedules, meshhook.schedule_firings"
         )
         for table in ("q_jobs", "q_jobs_dlq", "a_jobs"):
             ids[table] = [
@@ -192,6 +208,8 @@ async def _fill(url: str, drawn: dict[str, Any]) -> dict[str, list[int]]:
         for attempt in drawn["attempts"]:
             await connection.execute(INSERT_ATTEMPT, *attempt)
         await connection.execute(INSERT_GROUP)
+        await connection.execute(INSERT_SCHEDULE)
+        await connection.execute(INSERT_FIRING)
         for worker in drawn["workers"]:
             await connection.execute(INSERT_WORKER, *worker)
     finally:
@@ -207,6 +225,8 @@ def _lines(command: Command, ids: dict[str, list[int]]) -> list[list[str]]:
         words.append("--all")
     if str(command) in {"dlq errors", "dlq list", "keys list", "keys show", "queue show"}:
         words.append("jobs")
+    if str(command) == "schedule history":
+        words += ["jobs", "odd"]
     if str(command) == "groups show":
         words += ["jobs", ODD_GROUP, "--repair"]
     if str(command) == "keys show":

@@ -24,6 +24,14 @@ queue show jobs
 queue set jobs retry_backoff_base_ms=10
 queue set jobs keyed=true
 queue set jobs lookup_by=run_id,workflow_id
+schedule add jobs s --cron @daily
+schedule add jobs t --every 1s --overlap skip
+schedule list
+schedule run jobs s
+schedule history jobs s
+schedule pause jobs s
+schedule resume jobs s
+schedule delete jobs s --yes
 groups list
 groups show jobs g
 groups show jobs g --repair

@@ -39,6 +39,12 @@ async def quick(job: Job[Any]) -> None:
     note("start", job.msg_id, job.attempt, os.getpid())
 
 
+async def scheduled(job: Job[Any]) -> None:
+    """Notes the due time for which it was enqueued."""
+    assert job.due_time is not None
+    note("due", job.msg_id, job.due_time.due_at.isoformat())
+
+
 async def of_key(job: Job[Any]) -> None:
     """Takes as long as the payload says, and notes the key."""
     await asyncio.sleep(job.payload["seconds"])

@@ -200,6 +200,19 @@ class GroupNotFoundError(MeshHookError, LookupError):
         self.name = name
 
 
+class ScheduleNotFoundError(MeshHookError, LookupError):
+    """A schedule that does not exist."""
+
+    def __init__(self, queue: str, name: str) -> None:
+        """Name the queue and the schedule."""
+        super().__init__(
+            f"queue {quoted(queue)} has no schedule {quoted(name)}; those that there are: "
+            f"meshhook schedule list --queue {queue}"
+        )
+        self.queue = queue
+        self.name = name
+
+
 class GroupExistsError(InvalidJobError):
     """A group of jobs whose name the queue has already. Nothing was sent."""
 

@@ -38,6 +38,8 @@ GROUP_HEADER = "meshhook-group"
 """The header of a job of a group: the group's id."""
 FINISHED_GROUP_HEADER = "meshhook-finished-group"
 """The header of a group's callback: the group, and how its jobs ended."""
+SCHEDULE_HEADER = "meshhook-schedule"
+"""The header of a job of a schedule: its name, and the due time."""
 UNIQUE_HEADER = "meshhook-unique"
 """The header of a job that has a unique key."""
 _LINKING_HEADERS = frozenset({UNIQUE_HEADER, GROUP_HEADER})
@@ -85,6 +87,17 @@ class FinishedGroup:
     """How many became dead letters, were archived with an error, or were lost."""
     cancelled: int
     """How many were cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueTime:
+    """The due time of a schedule, as the job sees that it was enqueued for."""
+
+    schedule: str
+    """The name of the schedule."""
+    due_at: datetime
+    """The due time, in UTC: unique among the jobs of the schedule. Of a schedule that was run by
+    hand, when that was."""
 
 
 class Job(Generic[PayloadT]):
@@ -256,6 +269,21 @@ class Job(Generic[PayloadT]):
         ):
             return None  # another client's value under our header's name
         return FinishedGroup(**texts, **counts)  # type: ignore[arg-type]
+
+    @property
+    def due_time(self) -> DueTime | None:
+        """The due time of the schedule that enqueued this job; None if none did."""
+        found = self.headers.get(SCHEDULE_HEADER)
+        if not isinstance(found, dict):
+            return None
+        name, text = found.get("name"), found.get("due_at")
+        try:
+            due_at = datetime.fromisoformat(text) if isinstance(text, str) else None
+        except ValueError:
+            due_at = None
+        if not isinstance(name, str) or due_at is None or due_at.utcoffset() is None:
+            return None  # another client's value under our header's name
+        return DueTime(name, due_at)
 
     async def complete(
         self,

@@ -30,6 +30,7 @@ MAX_TOPIC_LENGTH = 255
 _TOPIC = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _KEY_PATH = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,7}")
 _PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_SCHEDULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def validate_queue_name(name: str) -> str:
@@ -103,6 +104,23 @@ def validate_worker_name(name: str) -> str:
     if odd is not None:
         raise InvalidSettingError(
             f"a worker's name holds only what can be shown, got {quoted(name)}, with {quoted(odd)}"
+        )
+    return name
+
+
+def validate_schedule_name(name: str) -> str:
+    """Return `name` if it is a valid name of a schedule.
+
+    A name is 1 to 100 characters of a-z, A-Z, 0-9, `_`, `.` and `-`, of which the first is a letter
+    or digit.
+
+    Raises:
+        InvalidSettingError: naming the rule that is broken.
+    """
+    if not isinstance(name, str) or not _SCHEDULE_NAME.fullmatch(name):
+        raise InvalidSettingError(
+            "the name of a schedule is 1 to 100 characters of a-z, A-Z, 0-9, _, . and -, and "
+            f"starts with a letter or digit, got {quoted(name)}"
         )
     return name
 

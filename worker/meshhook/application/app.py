@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from meshhook.application.database_source import AppDatabase
 from meshhook.application.declaration import Handlers, JobDeclaration
 from meshhook.application.opened import OpenedDatabase
+from meshhook.application.periodic import PeriodicDeclaration, PeriodicOptions, store_schedules
 from meshhook.application.program import run_as_program
 from meshhook.application.queue_handler import QueueHandler, identifiers
 from meshhook.application.queue_options import QueueOptions, checked_options
@@ -162,6 +163,34 @@ class App:
             settings=checked_options(name, settings),
         )
         return JobDeclaration(self._handlers, make)
+
+    def periodic(
+        self,
+        cron: str | None = None,
+        *,
+        name: str | None = None,
+        payload: Any = None,
+        **options: Unpack[PeriodicOptions],
+    ) -> PeriodicDeclaration:
+        """Return a decorator that enqueues a job for a handler at due times. Write it above `job`.
+
+        A worker of the queue stores the schedule when it starts, if the database does not have it
+        as it is declared here. One that is no longer declared stays in the database: delete it with
+        `meshhook schedule delete`.
+
+        Args:
+            cron: minute, hour, day of the month, month and day of the week, as `0 9 * * 1-5`; or
+                `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`. Default: none; give `every`.
+            name: the name of the schedule, unique in the queue. Default: that of the function.
+            payload: what the handler receives. Default: an empty object.
+            **options: `every`, `tz`, `key`, `headers`, `missed` and `overlap`, as `add_schedule`
+                takes them.
+
+        Raises:
+            InvalidSettingError, InvalidJobError: naming the argument, such as the expression.
+            InvalidHandlerError: when the decorator is applied to anything but a handler.
+        """
+        return PeriodicDeclaration(cron, name, payload, options)
 
     @overload
     async def enqueue(
@@ -482,9 +511,17 @@ class App:
         await self._current().create_missing([self._handlers.by_queue[name] for name in names])
 
     async def prepare(self, queues: Iterable[str]) -> None:
-        """Create missing queues before a worker starts, unless `create_queues` is false."""
+        """Prepare the database for a worker of these queues.
+
+        Creates missing queues, unless `create_queues` is false, and stores schedules that are
+        missing or were declared otherwise.
+        """
+        names = self._handlers.weights(queues)
         if self._creates_queues:
-            await self.create_missing_queues(queues)
+            await self.create_missing_queues(names)
+        handlers = [self._handlers.by_queue[name] for name in names]
+        if any(handler.schedules for handler in handlers):
+            await store_schedules(await self._current().database(), handlers)
 
     async def open(self) -> Database:
         """Open the app's database if necessary, and return it: for `DLQService`, for example.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from meshhook.application.app import App
     from meshhook.job_ends import JobEnd
+    from meshhook.schedules import NewSchedule
     from meshhook.unique import AppGroupOptions, AppOptions, EnqueuedId, OnConflict, UniqueFor
 
 
@@ -77,6 +78,8 @@ class QueueHandler(JobHandler[PayloadT]):
         """The queue's share of a worker's slots, relative to other queues."""
         self.settings = dict(settings)
         """The settings for creating the queue if it is missing."""
+        self.schedules: list[NewSchedule] = []
+        """The schedules of the handler, which workers store in the database."""
         self._written = function
         if not argument.is_job:
             self.function = _with_payload(function, is_async=self.is_async)

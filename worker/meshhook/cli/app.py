@@ -42,6 +42,7 @@ class _Commands(LazyGroup):
         "workers": "List the workers that are alive, and what they are doing.",
         "keys": "Show the keys of a queue, set weights and limits, hold keys.",
         "groups": "Show groups of jobs, and how far each has come.",
+        "schedule": "Enqueue jobs at due times: add, pause, run and delete schedules.",
         "jobs": "Find, cancel and reschedule jobs, and show the whole history of one.",
         "dlq": "Show, replay and delete dead letters.",
         "stats": "Show queues now and over the last 24 hours, or live.",

@@ -198,6 +198,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (errors.JobNotFoundError, ExitCode.NOT_FOUND),
     (errors.DeadLetterNotFoundError, ExitCode.NOT_FOUND),
     (errors.GroupNotFoundError, ExitCode.NOT_FOUND),
+    (errors.ScheduleNotFoundError, ExitCode.NOT_FOUND),
     (DeadLettersNotFoundError, ExitCode.NOT_FOUND),
     (JobsNotFoundError, ExitCode.NOT_FOUND),
     (errors.InvalidQueueNameError, ExitCode.BAD_INPUT),

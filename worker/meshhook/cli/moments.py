@@ -45,6 +45,21 @@ def past_moment(option: str, text: str) -> datetime:
     return moment
 
 
+def length_of_time(option: str, text: str) -> timedelta:
+    """Return the length of time that an option says, as in 15m.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    found = _AGO.fullmatch(text.strip())
+    try:
+        if found is not None:
+            return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except OverflowError:
+        pass
+    raise UsageError(f"{option} is a length of time, as 90s, 15m, 2h or 1d; got {text!r}")
+
+
 def _parsed(text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)

@@ -33,6 +33,8 @@ _UNIQUE = "table meshhook.unique_keys"
 _BREAKERS = "table meshhook.breakers"
 _GROUPS = "table meshhook.job_groups"
 _CANCELLATIONS = "table meshhook.cancellations"
+_SCHEDULES = "table meshhook.schedules"
+_FIRINGS = "table meshhook.schedule_firings"
 
 _SENT = ("vt", "message", "headers")
 _TAKES_KEYS = (
@@ -106,6 +108,21 @@ _GROUP_ENDS = (
     "callback_id",
     "callback_error",
 )
+_SCHEDULE = (
+    "cron",
+    "every_seconds",
+    "time_zone",
+    "message",
+    "headers",
+    "key",
+    "missed",
+    "overlap",
+    "paused",
+    "next_at",
+    "try_at",
+    "error",
+    "failed_at",
+)
 _REQUEST = ("enqueued_at", "requested_at", "requested_by", "reason", "ended_at", "outcome")
 _STATE = ("msg_id", "read_ct", "enqueued_at", "vt", "headers")
 
@@ -144,6 +161,8 @@ _READER = (
     Grant("table meshhook.job_statistics", "select"),
     Grant("table meshhook.queue_monitoring", "select"),
     Grant(_GROUPS, "select"),
+    Grant(_SCHEDULES, "select"),
+    Grant(_FIRINGS, "select"),
     _AWAITS_ENDS,
 )
 
@@ -162,6 +181,12 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         *_TAKES_KEYS,
         Grant(_GROUPS, "select", ("queue", "name")),
         Grant(_GROUPS, "insert", _NEW_GROUP),
+        Grant(_SCHEDULES, "select"),
+        Grant(_SCHEDULES, "insert"),
+        Grant(_SCHEDULES, "update", _SCHEDULE),
+        # Inserting a row sends the job of a schedule.
+        Grant(_FIRINGS, "select"),
+        Grant(_FIRINGS, "insert"),
     ),
     RoleKind.WORKER: (
         *_EVERYBODY,
@@ -194,6 +219,11 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_UNIQUE, "select"),
         Grant(_UNIQUE, "update", ("expires_at",)),
         *_CANCELS,
+        Grant(_SCHEDULES, "select"),
+        Grant(_SCHEDULES, "update", ("next_at", "try_at", "error", "failed_at")),
+        Grant(_FIRINGS, "select"),
+        Grant(_FIRINGS, "insert"),
+        Grant("function meshhook.delete_past_firings()", "execute"),
         Grant("function meshhook.make_coming_partitions()", "execute"),
         Grant("function meshhook.drop_past_partitions()", "execute"),
         Grant("function meshhook.delete_past_attempts()", "execute"),
@@ -215,6 +245,8 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_CONFIG, "update", _SETTINGS),
         *_CANCELS,
         *_SETS_KEYS,
+        Grant(_SCHEDULES, "update", ("paused", "next_at", "try_at")),
+        Grant(_FIRINGS, "insert"),
         _TELLS_OF_ENDS,
     ),
     RoleKind.OPERATOR: (
@@ -226,6 +258,11 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_CONFIG, "update"),
         Grant(_CONFIG, "delete"),
         *_SETS_KEYS,
+        Grant(_SCHEDULES, "select"),
+        Grant(_SCHEDULES, "insert"),
+        Grant(_SCHEDULES, "update"),
+        Grant(_SCHEDULES, "delete"),
+        Grant(_FIRINGS, "select"),
         Grant(_STARTS, "select"),
         # Of an empty queue that owes callbacks.
         Grant(_GROUPS, "select", ("queue", "callback_queue", "callback_id")),

@@ -20,6 +20,7 @@ from meshhook.worker.housekeeping import Housekeeper, SchemaWatch
 from meshhook.worker.lane import Lane, WorkerContext
 from meshhook.worker.lease_keeper import LeaseKeeper
 from meshhook.worker.reporting import Reporter
+from meshhook.worker.scheduler import Scheduler
 from meshhook.worker.slot_shares import SharedSlots
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Parts:
     lease_keeper: LeaseKeeper = field(init=False)
     housekeeper: Housekeeper = field(init=False)
     group_repairer: GroupRepairer = field(init=False)
+    scheduler: Scheduler = field(init=False)
     reporter: Reporter = field(init=False)
     cancellations: CancellationWatcher = field(init=False)
     worker_name: str = field(init=False)
@@ -111,6 +113,7 @@ class Parts:
         parts.group_repairer = GroupRepairer(
             connection=main, queue_names=[lane.queue.name for lane in parts.lanes]
         )
+        parts.scheduler = Scheduler(connection=main)
         parts.reporter = Reporter(
             connection=main,
             worker_name=parts.worker_name,

@@ -290,6 +290,7 @@ class Worker:
                 tasks += [
                     group.create_task(parts.housekeeper.run(), name="meshhook-housekeeper"),
                     group.create_task(parts.group_repairer.run(), name="meshhook-groups"),
+                    group.create_task(parts.scheduler.run(), name="meshhook-scheduler"),
                     group.create_task(parts.reporter.run(), name="meshhook-reporter"),
                     group.create_task(parts.schema_watch.run(), name="meshhook-schema"),
                     group.create_task(parts.cancellations.run(), name="meshhook-cancellations"),

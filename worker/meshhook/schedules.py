@@ -1,0 +1,402 @@
+"""Schedules: jobs that are enqueued at due times, by whichever worker is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from meshhook.arguments import check_range
+from meshhook.due_times import (
+    Missed,
+    Overlap,
+    Timetable,
+    checked_cron,
+    checked_every,
+    checked_zone,
+)
+from meshhook.errors import (
+    DatabaseError,
+    InvalidJobError,
+    InvalidSettingError,
+    QueueNotFoundError,
+    ScheduleNotFoundError,
+)
+from meshhook.escaping import quoted
+from meshhook.follow_ups import FollowUp
+from meshhook.names import validate_queue_name, validate_schedule_name
+from meshhook.postgres.database import Database, takes_url
+from meshhook.postgres.driver_errors import sqlstate_of
+from meshhook.store import queries
+from meshhook.store.messages import follow_up_message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+    from uuid import UUID
+
+    from meshhook.postgres.database import DatabaseSource
+    from meshhook.store.messages import FollowUpMessage
+
+MAX_SCHEDULES = 1_000
+MAX_HISTORY = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A schedule at one moment."""
+
+    queue: str
+    """The queue that its jobs go to."""
+    name: str
+    """Its name, unique in the queue."""
+    cron: str | None
+    """The cron expression; None if it has an interval."""
+    every_seconds: int | None
+    """The interval in seconds; None if it has a cron expression."""
+    time_zone: str
+    """The time zone of the cron expression."""
+    message: str | None
+    """The body of each job as JSON text; None if it is too long to be shown."""
+    key: str | None
+    """The key of each job; None for none."""
+    missed: str
+    """What becomes of due times that passed while no worker ran: `skip`, `once` or `all`."""
+    overlap: str
+    """Whether a due time gets no job while an earlier one is in the queue: `allow` or `skip`."""
+    paused: bool
+    """Whether it is paused."""
+    next_at: datetime | None
+    """The next due time; None if there is none, or no worker has worked it out yet."""
+    late_seconds: float
+    """For how long the next due time has passed without its job; 0 if it has not."""
+    last_fired_at: datetime | None
+    """When the last job was enqueued; None if there was none."""
+    last_msg_id: int | None
+    """The last job's msg_id."""
+    error: str | None
+    """Why it could not be fired; it is tried again every minute."""
+    failed_at: datetime | None
+    """When that was."""
+    created_at: datetime
+    read_at: datetime
+    """When this was read, by the database's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleFiring:
+    """A due time of a schedule that has passed."""
+
+    due_at: datetime
+    """The due time."""
+    fired_at: datetime
+    """When a worker came to it."""
+    outcome: str
+    """`enqueued`; `overlapped`: an earlier job was in the queue; `missed`: it was too late."""
+    msg_id: int | None
+    """The job; None if none was enqueued."""
+    missed: int
+    """How many earlier due times had passed and got no job of their own, counted up to 100."""
+    is_manual: bool
+    """Whether somebody ran the schedule by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSchedule:
+    """A schedule as it is declared, checked as far as it can be without a database."""
+
+    queue: str
+    name: str
+    table: Timetable
+    message: FollowUpMessage
+    missed: Missed
+    overlap: Overlap
+
+    @classmethod
+    def of(
+        cls,
+        queue: str,
+        name: str,
+        cron: str | None,
+        *,
+        every: float | timedelta | None,
+        tz: str,
+        payload: Any,
+        key: str | UUID | None,
+        headers: Mapping[str, Any] | None,
+        missed: str,
+        overlap: str,
+    ) -> NewSchedule:
+        """Check what a caller says.
+
+        Raises:
+            InvalidQueueNameError, InvalidSettingError, InvalidJobError: naming the argument.
+        """
+        seconds = None if every is None else checked_every(every)
+        if cron is not None and seconds is not None:
+            raise InvalidSettingError(
+                f"cron={quoted(cron)} was given with every={quoted(every)}; leave one of them out"
+            )
+        if cron is None and seconds is None:
+            raise InvalidSettingError(
+                "a schedule has a cron expression, such as '0 9 * * *', or every=timedelta(...)"
+            )
+        checked_zone(tz)
+        return cls(
+            queue=validate_queue_name(queue),
+            name=validate_schedule_name(name),
+            table=Timetable.of(None if cron is None else checked_cron(cron), seconds, tz),
+            message=follow_up_message(FollowUp(queue, payload, key=key, headers=headers)),
+            missed=_choice(Missed, "missed", missed),
+            overlap=_choice(Overlap, "overlap", overlap),
+        )
+
+    async def store(self, database: Database) -> bool:
+        """Store it, and return whether anything was changed.
+
+        Raises:
+            QueueNotFoundError, InvalidJobError, DatabaseError: it is not stored.
+        """
+        now = await database.fetchval(queries.load("clock"))
+        try:
+            return bool(
+                await database.fetchval(
+                    queries.load("add_schedule"),
+                    self.queue,
+                    self.name,
+                    self.table.cron,
+                    self.table.every_seconds,
+                    self.table.zone.key,
+                    self.message.body,
+                    self.message.headers,
+                    self.message.key,
+                    str(self.missed),
+                    str(self.overlap),
+                    self.table.next_after(now),
+                )
+            )
+        except DatabaseError as error:
+            if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+                raise DatabaseError(
+                    f"schedule {quoted(self.name)} of queue {quoted(self.queue)} is not in the "
+                    "database as it is declared, and this role may not store it; a role that may "
+                    f"enqueue can: meshhook schedule add {self.queue} {self.name} ... ({error})"
+                ) from error
+            raise _refusal(error, self.queue, self.name) from error
+
+
+@takes_url
+async def add_schedule(
+    database: DatabaseSource,
+    queue: str,
+    name: str,
+    cron: str | None = None,
+    *,
+    every: float | timedelta | None = None,
+    tz: str = "UTC",
+    payload: Any = None,
+    key: str | UUID | None = None,
+    headers: Mapping[str, Any] | None = None,
+    missed: str = "once",
+    overlap: str = "allow",
+) -> bool:
+    """Add a schedule, or change the one of that name.
+
+    A schedule whose due times change starts at the first one from now on. One that is paused stays
+    so.
+
+    Args:
+        database: where the queue is.
+        queue: the queue that its jobs go to.
+        name: its name, unique in the queue: 1 to 100 characters of a-z, A-Z, 0-9, `_`, `.` and
+            `-`, of which the first is a letter or digit.
+        cron: minute, hour, day of the month, month and day of the week, as `0 9 * * 1-5`; or
+            `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`. Default: none; give `every`.
+        every: the interval, as seconds or a timedelta: whole seconds, up to 366 days. Due times are
+            its multiples since 1970 began in UTC. Default: none; give `cron`.
+        tz: the time zone of the cron expression, such as `Europe/Berlin`. Default `UTC`.
+        payload: what the handler receives. Default: an empty object.
+        key: whose jobs they are, for a keyed queue. Default: none.
+        headers: message headers. Default: none.
+        missed: what becomes of due times that passed while no worker ran. `once`: one job, for the
+            last of them; `all`: a job for each; `skip`: none. Default `once`.
+        overlap: `skip` lets a due time pass while an earlier job of the schedule is in the queue,
+            waiting, running or retrying. Default `allow`.
+
+    Returns:
+        Whether anything was changed. Calling it again is safe.
+
+    Raises:
+        InvalidQueueNameError, InvalidSettingError: naming the argument, such as the expression.
+        InvalidJobError, JobTooLargeError: its jobs could not be stored.
+        QueueNotFoundError, DatabaseError: it is not stored.
+    """
+    new = NewSchedule.of(
+        queue,
+        name,
+        cron,
+        every=every,
+        tz=tz,
+        payload={} if payload is None else payload,
+        key=key,
+        headers=headers,
+        missed=missed,
+        overlap=overlap,
+    )
+    return await new.store(Database.of(database))
+
+
+@takes_url
+async def list_schedules(
+    database: DatabaseSource, queue: str | None = None, *, limit: int = MAX_SCHEDULES
+) -> list[Schedule]:
+    """Return schedules in the order of their queues and names.
+
+    Args:
+        database: where the queues are.
+        queue: only those of this queue. Default: of all.
+        limit: how many at the most, 1 to 1,000. Default 1,000.
+
+    Raises:
+        InvalidQueueNameError, InvalidSettingError: naming the argument that is wrong.
+        DatabaseError: if they cannot be read.
+    """
+    check_range("limit", limit, MAX_SCHEDULES)
+    of_queue = None if queue is None else validate_queue_name(queue)
+    rows = await Database.of(database).fetch(queries.load("list_schedules"), of_queue, None, limit)
+    return [Schedule(**dict(row)) for row in rows]
+
+
+@takes_url
+async def get_schedule(database: DatabaseSource, queue: str, name: str) -> Schedule:
+    """Return a schedule.
+
+    Raises:
+        InvalidQueueNameError, InvalidSettingError: if the queue or the name is not a valid one.
+        ScheduleNotFoundError, DatabaseError: if there is none, or it cannot be read.
+    """
+    return await _read(
+        Database.of(database), validate_queue_name(queue), validate_schedule_name(name)
+    )
+
+
+@takes_url
+async def pause_schedule(database: DatabaseSource, queue: str, name: str) -> None:
+    """Let no due time of a schedule get a job until it is resumed.
+
+    Raises:
+        InvalidQueueNameError, InvalidSettingError: if the queue or the name is not a valid one.
+        ScheduleNotFoundError, DatabaseError: nothing was changed.
+    """
+    await _pause(Database.of(database), queue, name, next_at=None, is_paused=True)
+
+
+@takes_url
+async def resume_schedule(database: DatabaseSource, queue: str, name: str) -> None:
+    """Let a schedule go on at its first due time from now on.
+
+    Due times that passed while it was paused are not missed. A schedule that is not paused also
+    goes on from now: after the database's clock had been wrong, for example.
+
+    Raises:
+        InvalidQueueNameError, InvalidSettingError: if the queue or the name is not a valid one, or
+            the schedule's own expression or time zone, naming it.
+        ScheduleNotFoundError, DatabaseError: nothing was changed.
+    """
+    source = Database.of(database)
+    found = await _read(source, validate_queue_name(queue), validate_schedule_name(name))
+    table = Timetable.of(found.cron, found.every_seconds, found.time_zone)
+    await _pause(source, queue, name, next_at=table.next_after(found.read_at), is_paused=False)
+
+
+@takes_url
+async def run_schedule(database: DatabaseSource, queue: str, name: str) -> int:
+    """Enqueue the job of a schedule now, also of a paused one, and return its msg_id.
+
+    Its due times stay as they are.
+
+    Raises:
+        InvalidQueueNameError, InvalidSettingError: if the queue or the name is not a valid one.
+        InvalidJobError: the queue no longer takes its message.
+        QueueNotFoundError, ScheduleNotFoundError, DatabaseError: no job was enqueued.
+    """
+    queue, name = validate_queue_name(queue), validate_schedule_name(name)
+    try:
+        msg_id = await Database.of(database).fetchval(queries.load("run_schedule"), queue, name)
+    except DatabaseError as error:
+        raise _refusal(error, queue, name) from error
+    if msg_id is None:
+        raise ScheduleNotFoundError(queue, name)
+    return int(msg_id)
+
+
+@takes_url
+async def delete_schedule(database: DatabaseSource, queue: str, name: str) -> None:
+    """Delete a schedule with its history. Jobs that it has enqueued stay.
+
+    Raises:
+        InvalidQueueNameError, InvalidSettingError: if the queue or the name is not a valid one.
+        ScheduleNotFoundError, DatabaseError: nothing was deleted.
+    """
+    queue, name = validate_queue_name(queue), validate_schedule_name(name)
+    if not await Database.of(database).fetchval(queries.load("delete_schedule"), queue, name):
+        raise ScheduleNotFoundError(queue, name)
+
+
+@takes_url
+async def list_schedule_firings(
+    database: DatabaseSource, queue: str, name: str, *, limit: int = 50
+) -> list[ScheduleFiring]:
+    """Return the due times of a schedule that have passed, the newest first.
+
+    Those older than the queue's `history_retention_days` are deleted, except for the newest 100.
+
+    Args:
+        database: where the queue is.
+        queue: the queue.
+        name: the schedule.
+        limit: how many at the most, 1 to 10,000. Default 50.
+
+    Raises:
+        InvalidQueueNameError, InvalidSettingError: naming the argument that is wrong.
+        ScheduleNotFoundError, DatabaseError: if there is none, or it cannot be read.
+    """
+    queue, name = validate_queue_name(queue), validate_schedule_name(name)
+    check_range("limit", limit, MAX_HISTORY)
+    source = Database.of(database)
+    rows = await source.fetch(queries.load("list_schedule_firings"), queue, name, limit)
+    if not rows:
+        await _read(source, queue, name)
+    return [ScheduleFiring(**dict(row)) for row in rows]
+
+
+async def _read(database: Database, queue: str, name: str) -> Schedule:
+    row = await database.fetchrow(queries.load("list_schedules"), queue, name, 1)
+    if row is None:
+        raise ScheduleNotFoundError(queue, name)
+    return Schedule(**dict(row))
+
+
+async def _pause(
+    database: Database, queue: str, name: str, *, next_at: datetime | None, is_paused: bool
+) -> None:
+    queue, name = validate_queue_name(queue), validate_schedule_name(name)
+    if not await database.fetchval(queries.load("pause_schedule"), queue, name, is_paused, next_at):
+        raise ScheduleNotFoundError(queue, name)
+
+
+def _refusal(error: DatabaseError, queue: str, name: str) -> Exception:
+    """Return the error for a caller whose schedule, or its job, was refused."""
+    state = sqlstate_of(error.__cause__)
+    if state == "MHQ05":
+        return QueueNotFoundError(queue)
+    if state in {"MHQ06", "MHQ07"}:
+        return InvalidJobError(f"schedule {quoted(name)}: {error.__cause__}")
+    return error
+
+
+def _choice(kind: Any, name: str, value: object) -> Any:
+    if isinstance(value, str) and value in list(kind):
+        return kind(value)
+    raise InvalidSettingError(f"{name} is one of {', '.join(kind)}, got {quoted(value)}")
