@@ -64,7 +64,9 @@ create policy of_visible_queues on meshhook.job_groups
 -- * Follow-ups
 
 -- Stores jobs in the queues that are named, all or none: `messages`, `headers`, `keys` and
--- `delays` (in seconds) are of the same length. The errors are those of check_jobs.
+-- `delays` (in seconds) are of the same length. The errors are those of check_jobs, and MHQ13 for
+-- whatever else a queue refuses a job with, such as a constraint or a trigger of its table: the one
+-- whose job it follows can tell it from a refusal of its own outcome.
 -- Locks: the new rows.
 create function meshhook.enqueue_follow_ups(
     queues text[], messages text[], headers text[], keys text[], delays double precision[])
@@ -89,6 +91,16 @@ begin
             order by i.position', 'q_' || target)
             using target, queues, messages, headers, keys, delays;
     end loop;
+exception when others then
+    -- What says by itself that a job is refused, and what is tried again.
+    if sqlstate ~ '^(MHQ|22|08|25|40|53|55|57|58|XX)'
+        or sqlstate in ('42501', '42602', '42P01', '54000')
+    then
+        raise;
+    end if;
+    raise exception using errcode = 'MHQ13', message = format(
+        'queue "%s" refuses it: %s (SQLSTATE %s)', target, left(sqlerrm, 1000), sqlstate),
+        hint = format('A trigger, a constraint or an index of pgmq.%I does.', 'q_' || target);
 end
 $$;
 

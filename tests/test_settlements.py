@@ -34,7 +34,7 @@ def test_the_fields_are_the_parameters_of_the_statement() -> None:
     found = re.search(r"as item \(\s*([^)]*?), position\)", text)
     assert found is not None
     names = tuple(found.group(1).replace("\n", " ").replace(" ", "").split(","))
-    assert (*names, "has_links", "follow_ups", "result") == Settlement._fields
+    assert (*names, "has_links", "follow_ups", "result", "group_id") == Settlement._fields
 
 
 def test_the_fields_of_a_success_are_the_parameters_of_its_statement() -> None:

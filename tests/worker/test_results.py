@@ -7,6 +7,7 @@ import json
 from typing import Any, TypeAlias
 
 import asyncpg
+import orjson
 import pytest
 from pydantic import BaseModel
 
@@ -24,6 +25,7 @@ from meshhook import (
     QueueService,
     SyncQueueService,
     WaitTimeoutError,
+    create_queue,
     set_queue_config,
 )
 from meshhook.store import queries
@@ -113,6 +115,29 @@ async def test_a_result_that_cannot_be_kept_fails_no_job(pool: Pool, database_ur
     assert {end.error_type for end in ends} == {"ResultRefusedError"}
     assert "set" in str(ends[0].error_message)
     assert "65537 bytes of JSON, at most 65536 are kept" in str(ends[1].error_message)
+
+
+@pytest.mark.usefixtures("keeps_results")
+async def test_a_result_that_only_the_database_refuses_fails_no_job(
+    pool: Pool, connection: Connection, database_url: str
+) -> None:
+    """A fragment of JSON is passed on unread. Its job, and those beside it, are recorded."""
+    await create_queue(pool, "next")
+
+    async def returns_fragment(job: Job[Any]) -> Any:
+        fragment = orjson.Fragment(b'{"no": ') if job.payload == 3 else orjson.Fragment(b"[1]")
+        return Done(then=FollowUp("next", job.payload), result=fragment)
+
+    async with QueueService[Any](pool, "jobs") as queue:
+        ids = await queue.enqueue_many(list(range(6)))
+        async with make_worker(database_url, returns_fragment):
+            ends = [await queue.wait(n, timeout_seconds=30) for n in ids]
+    assert [end.outcome for end in ends] == ["succeeded"] * 6
+    refused = ends.pop(3)
+    assert [(end.result, end.error_type) for end in ends] == [([1], None)] * 5
+    assert (refused.result, refused.error_type) == (None, "ResultRefusedError")
+    assert "the database does not take the result" in str(refused.error_message)
+    assert await connection.fetchval("select count(*) from pgmq.q_next") == 6
 
 
 async def test_other_ends_are_told(pool: Pool, database_url: str) -> None:

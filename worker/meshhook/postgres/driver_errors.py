@@ -232,6 +232,11 @@ def is_refusal_of_message(error: errors.DatabaseError) -> bool:
     return sqlstate.startswith(("MHQ", "22")) or sqlstate in {"42501", "42602", "54000"}
 
 
+def is_refusal_of_value(error: errors.DatabaseError) -> bool:
+    """Return whether a value was refused for what it is: no JSON, or beyond a limit."""
+    return (sqlstate_of(error.__cause__) or "").startswith(("22", "54"))
+
+
 @cache
 def _kinds() -> dict[str, type[asyncpg.PostgresError]]:
     """Return asyncpg's class of each SQLSTATE: the tables above name classes."""

@@ -57,6 +57,8 @@ class Settlement(NamedTuple):
     """What is enqueued with the outcome; `has_links` is then true."""
     result: str | None = None
     """What the handler returned, as JSON text, to be kept; `has_links` is then true."""
+    group_id: str | None = None
+    """The group of the job, by its header; `has_links` is then true."""
 
     @property
     def key(self) -> JobKey:
@@ -135,7 +137,7 @@ async def _settle(
     settlements: Sequence[Settlement],
     breakers: BreakerCount | None,
 ) -> set[int]:
-    *fields, links, follow_ups, results = zip(*settlements, strict=True)
+    *fields, links, follow_ups, results, _ = zip(*settlements, strict=True)
     has_links = any(links)
     columns = [
         # A column without values is sent as null, which costs nothing: unnest fills it up.

@@ -8,7 +8,7 @@ import threading
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from meshhook.jobs import has_links
+from meshhook.jobs import GROUP_HEADER, has_links
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.outcomes import AttemptOutcome, Outcome
@@ -175,6 +175,11 @@ def settlement_of(
     keeps_results: bool = False,
 ) -> Settlement:
     """Return the settlement of a job; times are seconds since 1970 by the database's clock."""
+    has_header, group_id = False, None
+    if job.headers and has_links(job.headers):
+        has_header = True
+        group = job.headers.get(GROUP_HEADER)
+        group_id = group if isinstance(group, str) else None
     # By position, because this runs for every job. The fields are those of `Settlement`, in order.
     return Settlement(
         job.msg_id,
@@ -192,9 +197,10 @@ def settlement_of(
         end.error_message,
         end.error_stack,
         job.trace_id if job.headers else None,
-        keeps_results or bool(end.follow_ups) or (has_links(job.headers) if job.headers else False),
+        keeps_results or bool(end.follow_ups) or has_header,
         end.follow_ups,
         end.result,
+        group_id,
     )
 
 

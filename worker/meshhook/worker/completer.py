@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,19 @@ from meshhook.errors import (
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import settling
 from meshhook.outcomes import FINAL_OUTCOMES, AttemptOutcome
-from meshhook.postgres.driver_errors import is_refusal_of_message
+from meshhook.postgres.driver_errors import is_refusal_of_message, is_refusal_of_value
 from meshhook.postgres.tries import tries
-from meshhook.store.settlements import find_locked, find_settled, settle
+from meshhook.store.settlements import (
+    MAX_ERROR_MESSAGE_LENGTH,
+    find_locked,
+    find_settled,
+    settle,
+    storable_text,
+)
 from meshhook.worker.held_job import SETTLED
 from meshhook.worker.key_effects import KeyEffects
-from meshhook.worker.verdicts import FollowUpRefusedError, verdict
+from meshhook.worker.lock_waits import MAX_LOCKED_PARTS, NOTHING, LockWaits, parts_of
+from meshhook.worker.verdicts import RESULT_REFUSED, FollowUpRefusedError, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     from meshhook.worker.connections import WorkerConnection
     from meshhook.worker.held_job import HeldJob
     from meshhook.worker.held_jobs import HeldJobs
+    from meshhook.worker.lock_waits import Hanging
     from meshhook.worker.queue_context import QueueContext
     from meshhook.worker.wakeups import Wakeups
 
@@ -43,8 +52,8 @@ _log = get_logger("meshhook.worker.completer")
 REFUSED_RETRY_SECONDS = 5.0
 LOCKED_RETRY_SECONDS = 1.0
 LOCK_TIMEOUT_SECONDS = 0.5
-"""How long a settlement waits for a message that a transaction has locked. The other settlements
-in its batch wait as long."""
+"""How long a settlement waits for a message, or for what hangs on its job, that a transaction has
+locked. The other settlements in its batch wait as long."""
 
 
 class Completer:
@@ -78,6 +87,7 @@ class Completer:
         self._ended = held_jobs.ended
         self._wakeups = wakeups
         self._loop = loop
+        self._lock_waits = LockWaits()
 
     async def run(self) -> None:
         """Record outcomes until cancelled."""
@@ -89,7 +99,7 @@ class Completer:
                     await self._loop.wait_for(ended.wait())
                 batch = ended.take_batch()
                 try:
-                    await self._settle(batch, group)
+                    await self._settle_free(batch, group)
                 except asyncio.CancelledError:
                     # This batch may or may not be recorded; a new run would find out.
                     ended.put_back(batch)
@@ -97,50 +107,130 @@ class Completer:
                 finally:
                     ended.batch_done()
 
-    async def _settle(self, batch: Sequence[HeldJob], group: asyncio.TaskGroup) -> None:
+    async def _settle_free(self, batch: Sequence[HeldJob], group: asyncio.TaskGroup) -> None:
+        """Settle a batch. What waits for a lock on what hangs on it is tried apart, seldom."""
+        if not self._lock_waits:
+            await self._settle(batch, group)
+            return
+        free: list[HeldJob] = []
+        due: tuple[Hanging, list[HeldJob]] | None = None
+        now = time.monotonic()
+        for hanging, part in self._parts_of(batch).items():
+            seconds_left = self._lock_waits.seconds_left(hanging, now)
+            if seconds_left is None:
+                free += part
+            elif seconds_left or due is not None:
+                self._put_off(part, seconds_left or LOCKED_RETRY_SECONDS, group)
+            else:
+                due = hanging, part
+        if free:
+            await self._settle(free, group)
+        if due is not None and await self._settle(due[1], group):
+            self._lock_waits.note_free(due[0])
+
+    async def _settle(self, batch: Sequence[HeldJob], group: asyncio.TaskGroup) -> bool:
+        """Settle a batch, or put off what cannot be settled. Returns whether no lock was met."""
         try:
             await self._settle_when_reachable(batch)
         except DatabaseLockedError as error:
             await self._settle_unlocked(batch, error, group)
+            return False
         except DatabaseError as error:
             if len(batch) > 1:
                 # The statement is all or nothing: one refused outcome must not block the others.
                 for held in batch:
-                    await self._settle([held], group)
-                return
-            if batch[0].settlement.follow_ups and is_refusal_of_message(error):
+                    await self._settle_free([held], group)
+            elif batch[0].settlement.result is not None and is_refusal_of_value(error):
+                self._leave_result_out(batch[0], error)
+                await self._settle(batch, group)
+            elif batch[0].settlement.follow_ups and is_refusal_of_message(error):
                 self._fail_for_follow_ups(batch[0], error)
                 await self._settle(batch, group)
-                return
-            self._log_put_off(batch[0], "settlement refused; it is tried again", error)
-            self._put_off(batch, REFUSED_RETRY_SECONDS, group)
+            else:
+                self._log_put_off(batch[0], "settlement refused; it is tried again", error)
+                self._put_off(batch, REFUSED_RETRY_SECONDS, group)
+        return True
 
     async def _settle_unlocked(
         self, batch: Sequence[HeldJob], error: DatabaseLockedError, group: asyncio.TaskGroup
     ) -> None:
-        """Settle those of a batch whose message is not locked; the others wait."""
+        """Settle those of a batch for which nothing is locked; the others wait."""
         try:
             locked = await self._find_locked(batch)
         except DatabaseError as also:
             # The whole table is locked, as by LOCK TABLE or VACUUM FULL, or something worse.
-            _log.warning(
-                "settlements wait for a lock",
-                queue=self._queue.name,
-                settlements=len(batch),
-                error=str(also),
-            )
-            self._put_off(batch, LOCKED_RETRY_SECONDS, group)
+            self._wait_for_table(batch, also, group)
             return
         if not locked:
-            # The lock is gone already, or the table is locked against writes, as by CREATE INDEX.
-            self._put_off(batch, LOCKED_RETRY_SECONDS, group)
+            await self._settle_parts(batch, error, group)
             return
         for position in locked:
             self._log_put_off(batch[position], "settlement waits for a lock on its message", error)
-        self._put_off([batch[i] for i in sorted(locked)], LOCKED_RETRY_SECONDS, group)
+        self._put_off_locked([batch[i] for i in sorted(locked)], group)
         free = [held for i, held in enumerate(batch) if i not in locked]
         if free:
             await self._settle(free, group)
+
+    async def _settle_parts(
+        self, batch: Sequence[HeldJob], error: DatabaseLockedError, group: asyncio.TaskGroup
+    ) -> None:
+        """Settle a batch of which no message is locked, part by part: what hangs on some may be."""
+        parts = self._parts_of(batch)
+        if len(parts) == 1:
+            [hanging] = parts
+            if hanging == NOTHING:
+                # The lock is gone already, or the table is locked against writes, as by CREATE
+                # INDEX.
+                self._wait_for_table(batch, error, group)
+                return
+            seconds = self._lock_waits.note_locked(hanging, time.monotonic())
+            _log.warning(
+                "settlements wait for a lock on what hangs on their jobs",
+                queue=self._queue.name,
+                settlements=len(batch),
+                group=hanging.group_id,
+                follow_ups_to=hanging.queues,
+                key=hanging.key,
+                error=str(error),
+            )
+            self._put_off(batch, seconds, group)
+            return
+        left = list(parts.values())
+        locked_in_a_row = 0
+        while left and locked_in_a_row < MAX_LOCKED_PARTS:
+            part = left.pop(0)
+            locked_in_a_row = 0 if await self._settle(part, group) else locked_in_a_row + 1
+            if locked_in_a_row and part is parts.get(NOTHING):
+                break  # then it is the table
+        if left:
+            self._put_off([held for part in left for held in part], LOCKED_RETRY_SECONDS, group)
+
+    def _parts_of(self, batch: Sequence[HeldJob]) -> dict[Hanging, list[HeldJob]]:
+        config = self._queue.config
+        return parts_of(batch, with_keys=config.has_breakers or config.on_dead_letter == "block")
+
+    def _wait_for_table(
+        self, batch: Sequence[HeldJob], error: DatabaseError, group: asyncio.TaskGroup
+    ) -> None:
+        _log.warning(
+            "settlements wait for a lock",
+            queue=self._queue.name,
+            settlements=len(batch),
+            error=str(error),
+        )
+        self._put_off_locked(batch, group)
+
+    def _leave_result_out(self, held: HeldJob, error: DatabaseError) -> None:
+        """Record a job without its result, which may be what the database refuses: it is done."""
+        held.settlement = held.settlement._replace(
+            result=None,
+            error_type=RESULT_REFUSED,
+            error_message=storable_text(
+                f"the database does not take the result: {error}", MAX_ERROR_MESSAGE_LENGTH
+            ),
+        )
+        fields = _fields_of(self._queue.name, held.settlement)
+        _log.error("result not kept", **fields, error=str(error))
 
     def _fail_for_follow_ups(self, held: HeldJob, error: DatabaseError) -> None:
         """Let a job fail whose follow-ups are refused: it has not done what it was to do."""
@@ -166,19 +256,25 @@ class Completer:
 
     def _put_off(self, batch: Sequence[HeldJob], seconds: float, group: asyncio.TaskGroup) -> None:
         self._ended.put_off(batch)
-        group.create_task(self._put_again(batch, seconds), name="meshhook-settle-again")
 
-    async def _put_again(self, batch: Sequence[HeldJob], seconds: float) -> None:
-        """Try outcomes again after a pause. Those whose message is still locked wait again."""
-        while batch:
+        async def put_again() -> None:
             await asyncio.sleep(seconds)
-            locked: set[int] = set()
-            if seconds == LOCKED_RETRY_SECONDS:
-                # So that the next batch is not held up by messages that are still locked.
-                try:
-                    locked = await self._find_locked(batch)
-                except DatabaseError:
-                    locked = set(range(len(batch)))
+            self._ended.put_again(batch)
+
+        group.create_task(put_again(), name="meshhook-settle-again")
+
+    def _put_off_locked(self, batch: Sequence[HeldJob], group: asyncio.TaskGroup) -> None:
+        self._ended.put_off(batch)
+        group.create_task(self._put_unlocked_again(batch), name="meshhook-settle-again")
+
+    async def _put_unlocked_again(self, batch: Sequence[HeldJob]) -> None:
+        """Try outcomes again once nobody has locked their messages, so as to hold up no batch."""
+        while batch:
+            await asyncio.sleep(LOCKED_RETRY_SECONDS)
+            try:
+                locked = await self._find_locked(batch)
+            except DatabaseError:
+                continue
             self._ended.put_again([held for i, held in enumerate(batch) if i not in locked])
             batch = [batch[i] for i in sorted(locked)]
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from meshhook.worker.held_job import HeldJob
 
 MAX_BATCH_SETTLEMENTS = 500
+MAX_BATCH_CHARACTERS = 8_388_608
+"""How much follow-ups of one batch may have together: a statement has at most a gigabyte."""
 # Looked up once: in Python 3.11 access to an enum member is a function call.
 _SUCCEEDED = AttemptOutcome.SUCCEEDED
 
@@ -79,6 +81,8 @@ class EndedJobs:
         )
         waiting = self._succeeded if self._is_turn_of_successes else self._others
         batch = waiting[:MAX_BATCH_SETTLEMENTS]
+        if any(held.settlement.follow_ups for held in batch):
+            batch = _light_part(batch)
         del waiting[: len(batch)]
         self._in_flight = batch
         return batch
@@ -124,3 +128,13 @@ class EndedJobs:
 
     def _list_for(self, held: HeldJob) -> list[HeldJob]:
         return self._succeeded if held.settlement.outcome is _SUCCEEDED else self._others
+
+
+def _light_part(batch: list[HeldJob]) -> list[HeldJob]:
+    """Return as many of the first jobs of a batch as have follow-ups that fit into one."""
+    characters = 0
+    for position, held in enumerate(batch):
+        characters += sum(len(each.body) for each in held.settlement.follow_ups)
+        if position and characters > MAX_BATCH_CHARACTERS:
+            return batch[:position]
+    return batch

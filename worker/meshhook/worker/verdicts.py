@@ -70,6 +70,9 @@ MAX_CAUSES = 100
 
 DONE = Verdict(AttemptOutcome.SUCCEEDED)
 
+RESULT_REFUSED = "ResultRefusedError"
+"""The error type of a job that succeeded and whose result could not be kept."""
+
 
 class JobTimeoutError(TimeoutError):
     """An attempt ran longer than the queue's `job_timeout_seconds`."""
@@ -134,7 +137,7 @@ def with_result(end: Verdict, result: object) -> Verdict:
     except InvalidJobError as error:
         return replace(
             end,
-            error_type="ResultRefusedError",
+            error_type=RESULT_REFUSED,
             error_message=storable_text(hide_in_text(str(error)), MAX_ERROR_MESSAGE_LENGTH),
         )
 
