@@ -23,11 +23,14 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from meshhook import (
     Cancel,
     Database,
+    Done,
+    FollowUp,
     Job,
     QueueService,
     RetryAfter,
     Snooze,
     create_job_handler,
+    create_queue,
     set_queue_config,
 )
 from meshhook.errors import InvalidJobError, InvalidSettingError
@@ -138,6 +141,57 @@ async def test_the_context_travels_in_a_header(
     headers = json.loads(await pool.fetchval("select headers from pgmq.q_jobs"))
     assert headers.pop("traceparent").startswith(f"00-{send.trace_id}-{send.span_id}-0")
     assert headers == {"tenant": "acme"}
+
+
+async def test_what_follows_is_in_the_trace_of_its_attempt(
+    pool: Pool[Any], database_url: str, received: Collector, provider: TracerProvider
+) -> None:
+    """Unless it names one itself; also if the handler completes its job."""
+    await create_queue(pool, "next")
+    own = f"00-{'a' * 32}-{'b' * 16}-01"
+
+    async def handler(job: Job[Any]) -> object:
+        if job.payload == "completes":
+            async with pool.acquire() as connection, connection.transaction():
+                await job.complete(connection=connection, then=FollowUp("next"))
+            return None
+        return Done(then=[FollowUp("next"), FollowUp("next", headers={"traceparent": own})])
+
+    queue = QueueService[Any](pool, "jobs", tracer_provider=provider)
+    for payload in ("returns", "completes"):
+        await queue.enqueue(payload)
+    async with make_worker(
+        database_url, handler, tracer_provider=provider, concurrency=1
+    ) as worker:
+        await eventually(lambda: worker.get_stats().processed == 2, timeout=30)
+    await eventually(lambda: len(received.named("process jobs")) == 2, timeout=30)
+    rows = await pool.fetch("select headers ->> 'traceparent' as parent from pgmq.q_next")
+    parents = [row["parent"] for row in rows]
+    assert parents.count(own) == 1
+    spans = [f"00-{span.trace_id}-{span.span_id}" for span in received.named("process jobs")]
+    assert sorted(each[:-3] for each in parents if each != own) == sorted(spans)
+
+
+async def test_without_spans_the_trace_of_the_producer_goes_on(
+    pool: Pool[Any], database_url: str
+) -> None:
+    """A worker without a provider hands it to what follows, and a group to its callback."""
+    await create_queue(pool, "next")
+    headers = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "a=1", "tenant": "x"}
+    trace_headers = {name: headers[name] for name in ("traceparent", "tracestate")}
+
+    async def handler(_: Job[Any]) -> object:
+        return Done(then=FollowUp("next", headers={"own": 1}))
+
+    queue = QueueService[Any](pool, "jobs")
+    await queue.enqueue_many([{}], headers=headers, on_complete=FollowUp("next"))
+    await run_one(database_url, handler, None)
+    found = [
+        json.loads(row["headers"]) for row in await pool.fetch("select headers from pgmq.q_next")
+    ]
+    for each in found:
+        each.pop("meshhook-finished-group", None)
+    assert sorted(found, key=len) == [trace_headers, trace_headers | {"own": 1}]
 
 
 async def test_a_trace_that_the_producer_names_is_kept(

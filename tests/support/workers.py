@@ -36,7 +36,9 @@ async def outcomes(connection: asyncpg.Connection[Any], msg_id: int) -> list[tup
     return [(row["outcome"], row["attempt"]) for row in rows]
 
 
-async def live(connection: asyncpg.Connection[Any]) -> dict[int, asyncpg.Record]:
+async def live(
+    connection: asyncpg.Connection[Any] | asyncpg.Pool[Any],
+) -> dict[int, asyncpg.Record]:
     """Return the messages of queue `jobs` by id, with their state and read_ct."""
     rows = await connection.fetch(
         "select msg_id, read_ct, vt, meshhook.message_state(vt, read_ct, headers) as state "

@@ -17,6 +17,7 @@ from meshhook import (
     Cancel,
     DeadLetter,
     Done,
+    FollowUp,
     InvalidHandlerError,
     InvalidJobError,
     InvalidSettingError,
@@ -201,6 +202,36 @@ async def test_completing_within_a_transaction_is_taken_at_its_word() -> None:
     failed = await run_job(complete_and_fail)
     assert (failed.outcome, failed.was_completed) == ("retried", True)
     assert isinstance(failed.error, GreetingError)
+
+
+async def test_what_follows_a_completed_job_is_told() -> None:
+    """With its result, where results are kept; what no worker would take is refused."""
+    follow_ups = [FollowUp("mails", {"order": 7}), FollowUp("surveys")]
+
+    async def complete(job: Job[Any]) -> None:
+        await job.complete(connection=None, then=follow_ups, result={"sum": 3})
+
+    async def complete_wrongly(job: Job[Any]) -> None:
+        await job.complete(connection=None, then=FollowUp("mails", {"order": {1, 2}}))
+
+    done = await run_job(complete, settings={"results": True})
+    assert (done.was_completed, done.then) == (True, tuple(follow_ups))
+    assert done.result == {"sum": 3}
+    assert (await run_job(complete)).result is None
+    failed = await run_job(complete_wrongly)
+    assert (failed.outcome, failed.then) == ("retried", ())
+    assert isinstance(failed.error, InvalidJobError)
+
+
+async def test_what_several_tasks_say_follows_is_told() -> None:
+    """Outcomes that tasks of a group raise are one outcome, as in a worker."""
+
+    async def handler(_: Job[Any]) -> None:
+        raise ExceptionGroup("tasks", [Done(then=FollowUp("a")), Done(then=FollowUp("b"))])
+
+    found = await run_job(handler)
+    assert found.then == (FollowUp("a"), FollowUp("b"))
+    assert found.error is None
 
 
 async def test_the_handler_has_its_job_and_a_context_of_its_own() -> None:

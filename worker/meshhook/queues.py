@@ -406,7 +406,7 @@ class QueueService(Generic[PayloadT]):
         uniques = unique_keys(len(messages))
         if group is not None:
             over = self._database if own is None else Database.of_caller(own)
-            return await insert_group(over, self.queue, group, messages)
+            return await insert_group(over, self.queue, group.in_trace_of(headers), messages)
         if not messages:
             return []
         if uniques is not None:

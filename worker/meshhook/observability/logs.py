@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
@@ -17,6 +16,7 @@ from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted, shown, shown_json, shown_sentence
 from meshhook.observability.job_context import current_fields
 from meshhook.observability.redaction import hidden
+from meshhook.observability.tracebacks import trace_of
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
@@ -221,6 +221,6 @@ def _as_text(value: object) -> str:
 
 def _trace(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(error)).rstrip()
+        return trace_of(error, error.__traceback__).rstrip()
     except Exception:  # noqa: BLE001 - the same
         return f"(the trace of {type(error).__name__} cannot be shown)"

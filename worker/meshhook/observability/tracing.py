@@ -6,7 +6,6 @@ Without a provider no span is created, and the hot path pays nothing for it.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -30,6 +29,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from meshhook.escaping import shown_sentence
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.redaction import hide_in_text
+from meshhook.observability.tracebacks import trace_of
 from meshhook.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ _log = get_logger("meshhook.tracing")
 
 SYSTEM = "pgmq"
 LOOK_AGAIN_SECONDS = 1.0
+MAX_TRACE_HEADER_LENGTH = 512
+_TRACE_HEADERS = ("traceparent", "tracestate")
 MAX_LINKS = 128
 """How many links a span may have by the defaults of the specification."""
 
@@ -107,6 +109,27 @@ def sending(
         # Headers that are not a mapping are refused when they are encoded.
         is_mapping = headers is None or isinstance(headers, Mapping)
         yield ({**carrier, **(headers or {})} if is_mapping else headers), span
+
+
+def trace_headers(job: Job[Any], *, is_traced: bool) -> dict[str, str]:
+    """Return the headers with which what a handler enqueues belongs to a trace.
+
+    Args:
+        job: the job of the handler.
+        is_traced: whether its attempt has a span, to which the current one then belongs. If not,
+            it is the trace that the job was enqueued in.
+    """
+    if is_traced:
+        carrier: dict[str, str] = {}
+        _propagator.inject(carrier)
+        return carrier
+    if job.trace_id is None:
+        return {}
+    return {
+        name: value
+        for name in _TRACE_HEADERS
+        if isinstance(value := job.headers.get(name), str) and len(value) <= MAX_TRACE_HEADER_LENGTH
+    }
 
 
 def note_sent(span: Span, msg_ids: Sequence[int]) -> None:
@@ -183,7 +206,7 @@ def _note_error(span: Span, error_type: str, message: str | None, error: object)
     if isinstance(error, BaseException) and not isinstance(error, Outcome) and span.is_recording():
         try:
             # As `record_exception` would, with the secrets hidden.
-            stack = "".join(traceback.format_exception(error))
+            stack = trace_of(error, error.__traceback__)
             span.add_event(
                 "exception",
                 {
@@ -299,9 +322,7 @@ class AttemptTracer:
 
 def _producer_of(job: Job[Any]) -> tuple[Context, SpanContext]:
     carrier = {
-        name: value
-        for name in ("traceparent", "tracestate")
-        if isinstance(value := job.headers.get(name), str)
+        name: value for name in _TRACE_HEADERS if isinstance(value := job.headers.get(name), str)
     }
     context = _propagator.extract(carrier, Context()) if carrier else Context()
     return context, trace.get_current_span(context).get_span_context()

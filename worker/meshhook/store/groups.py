@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -37,6 +38,21 @@ class NewGroup(NamedTuple):
     def headers(self, headers: Mapping[str, Any] | None) -> str:
         """Return the headers of its jobs as JSON text."""
         return with_header(encode_headers(headers), GROUP_HEADER, self.id)
+
+    def in_trace_of(self, headers: Mapping[str, Any] | None) -> NewGroup:
+        """Return it with a callback in the trace of its jobs, unless that names one itself.
+
+        Args:
+            headers: those of its jobs.
+        """
+        callback = self.callback
+        if callback is None or not headers or "traceparent" in json.loads(callback.headers or "{}"):
+            return self
+        text = callback.headers
+        for name in ("traceparent", "tracestate"):
+            if isinstance(value := headers.get(name), str):
+                text = with_header(text, name, value)
+        return self._replace(callback=callback._replace(headers=text))
 
     def arguments(self, queue_name: str, msg_ids: Sequence[int]) -> tuple[Any, ...]:
         """Return the arguments of `sql/create_group.sql`."""

@@ -24,6 +24,8 @@ Message: TypeAlias = tuple[str, str | None, float]
 
 MAX_MESSAGE_BYTES = 104_857_600
 """The largest message of any queue; the database knows the limit of each."""
+MAX_FOLLOW_UPS_BYTES = 104_857_600
+"""How large the messages that follow one job may be together: one statement stores them."""
 
 
 class FollowUpMessage(NamedTuple):
@@ -98,8 +100,12 @@ def job_of(payload: object, ids: Mapping[str, str]) -> object:
     return {**ids, "payload": payload} if ids or is_envelope(payload) else payload
 
 
-def follow_up_message(follow_up: FollowUp, job: Job[Any] | None = None) -> FollowUpMessage:
+def follow_up_message(
+    follow_up: FollowUp, job: Job[Any] | None = None, trace: Mapping[str, str] | None = None
+) -> FollowUpMessage:
     """Return the message of a follow-up, with the identifiers of `job` where it has none.
+
+    Headers that name no trace themselves get those of `trace`.
 
     Raises:
         InvalidJobError, JobTooLargeError: it cannot be stored.
@@ -112,10 +118,36 @@ def follow_up_message(follow_up: FollowUp, job: Job[Any] | None = None) -> Follo
             "project_id": job.project_id,
         }
         ids = {name: value for name, value in of_job.items() if value is not None} | ids
+    headers = follow_up.headers
+    if trace and "traceparent" not in (headers or {}):
+        headers = {**trace, **(headers or {})}
     return FollowUpMessage(
         follow_up.queue,
         encode_body(job_of(follow_up.payload, ids), MAX_MESSAGE_BYTES, is_payload=True),
-        encode_headers(follow_up.headers),
+        encode_headers(headers),
         None if follow_up.key is None else str(follow_up.key),
         delay_in_seconds(follow_up.delay),
     )
+
+
+def follow_up_messages(
+    follow_ups: Iterable[FollowUp], job: Job[Any], trace: Mapping[str, str]
+) -> tuple[FollowUpMessage, ...]:
+    """Return the messages of all jobs that follow a job.
+
+    Raises:
+        InvalidJobError, JobTooLargeError: one cannot be stored, or they are too large together.
+    """
+    messages: list[FollowUpMessage] = []
+    characters = 0
+    for each in follow_ups:
+        message = follow_up_message(each, job, trace)
+        characters += len(message.body)
+        if characters > MAX_FOLLOW_UPS_BYTES:
+            raise InvalidJobError(
+                f"the jobs that follow one job have at most {MAX_FOLLOW_UPS_BYTES:,} bytes; "
+                "store the data elsewhere and enqueue references, or enqueue them from a job of "
+                "their own"
+            )
+        messages.append(message)
+    return tuple(messages)

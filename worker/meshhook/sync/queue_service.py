@@ -494,7 +494,8 @@ class SyncQueueService(Generic[PayloadT]):
             uniques = unique_keys(len(messages))
             try:
                 if group is not None:
-                    return insert_group_now(connection, self.queue, group, messages)
+                    in_trace = group.in_trace_of(headers)
+                    return insert_group_now(connection, self.queue, in_trace, messages)
                 if uniques is not None and messages:
                     return insert_all_unique_now(
                         connection, self.queue, with_uniques(messages, uniques)

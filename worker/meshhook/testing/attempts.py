@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from meshhook.application.queue_handler import QueueHandler, identifiers
 from meshhook.errors import InvalidSettingError
+from meshhook.follow_ups import checked_follow_ups
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.observability.worker_metrics import WorkerMetrics
@@ -30,6 +31,7 @@ from meshhook.worker.queue_context import QueueContext
 from meshhook.worker.releaser import Releaser
 from meshhook.worker.slot_shares import SharedSlots
 from meshhook.worker.stats import Tally
+from meshhook.worker.verdicts import meaning_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -202,11 +204,19 @@ async def run_job(
         queue=DEFAULT_QUEUE_NAME if queue is None else queue,
         headers=headers,
     )
-    held, made = await _run(known, job, settings)
+    held, made, completion = await _run(known, job, settings)
     settlement, ended = held.settlement, made.ended
+    if completion is not None and not isinstance(ended, BaseException):
+        then, result = completion
+        return AttemptResult(
+            AttemptOutcome.SUCCEEDED,
+            job=job,
+            was_completed=True,
+            result=None if result is None else json.loads(result),
+            then=then,
+        )
+    ended = meaning_of(ended)
     is_error = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
-    if held.was_completed and not isinstance(ended, BaseException):
-        return AttemptResult(AttemptOutcome.SUCCEEDED, job=job, was_completed=True)
     return AttemptResult(
         settlement.outcome,
         job=job,
@@ -224,14 +234,23 @@ async def run_job(
 class _WithoutDatabase(AttemptRunner):
     """Runs attempts, and believes a handler that says it has settled its job."""
 
+    completion: tuple[tuple[FollowUp, ...], str | None] | None = None
+    """What follows the job that the handler has completed, and its result as JSON text."""
+
     async def _complete(self, attempt: Attempt, connection: Any, then: Any, result: Any) -> None:  # noqa: ARG002
+        follow_ups = checked_follow_ups("then", then)
+        end = self._judge.completion(attempt, follow_ups, result)
+        self.completion = follow_ups, end.result
         attempt.was_completed = True
 
 
 async def _run(
     handler: JobHandler[Any], job: Job[Any], settings: QueueSettings
-) -> tuple[HeldJob, Attempt]:
-    """Run one attempt as a worker runs it, in a task of its own."""
+) -> tuple[HeldJob, Attempt, tuple[tuple[FollowUp, ...], str | None] | None]:
+    """Run one attempt as a worker runs it, in a task of its own.
+
+    Also returns what `job.complete()` was called with, if it was.
+    """
     held_jobs = HeldJobs(SharedSlots(1, {job.queue: 1}).shares[job.queue])
     threads = None if handler.is_async else HandlerThreads(1, held_jobs)
     now = datetime.now(UTC)
@@ -271,7 +290,7 @@ async def _run(
             threads.shutdown()
     if not made:
         slot.result()  # raises what ends the process and not the job, such as KeyboardInterrupt
-    return made[0]
+    return *made[0], runner.completion
 
 
 async def _attempt(

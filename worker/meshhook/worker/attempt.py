@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from meshhook.jobs import GROUP_HEADER, has_links
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
+from meshhook.observability.tracebacks import is_short, trace_of
 from meshhook.outcomes import AttemptOutcome, Outcome
 from meshhook.store.settlements import Settlement
 
@@ -224,8 +225,15 @@ def log_end(job: Job[Any], end: Verdict, ended: object = None) -> None:
     }
     is_failure = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
     try:
-        log(f"attempt {end.outcome}", **fields, **({"exc_info": ended} if is_failure else {}))
+        log(f"attempt {end.outcome}", **fields, **(_shown(ended) if is_failure else {}))
     except BaseException as error:
         if not is_failure or is_ctrl_c(error):
             raise
         log(f"attempt {end.outcome}", **fields)
+
+
+def _shown(error: Any) -> dict[str, Any]:
+    """Return an exception as a field of a record. Whoever formats a long one blocks the loop."""
+    if is_short(error):
+        return {"exc_info": error}
+    return {"exception": trace_of(error, error.__traceback__)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import (
@@ -20,7 +19,6 @@ from meshhook.outcomes import FINAL_OUTCOMES
 from meshhook.postgres.database import lent_by_caller
 from meshhook.postgres.driver_errors import translated_errors
 from meshhook.store import queries
-from meshhook.store.messages import follow_up_message
 from meshhook.store.settlements import settle
 from meshhook.worker.attempt import (
     Abort,
@@ -39,7 +37,7 @@ from meshhook.worker.results import (
     is_awaitable,
     nested_too_deep,
 )
-from meshhook.worker.verdicts import DONE, JobTimeoutError, SlotEndedError, Verdict, shown
+from meshhook.worker.verdicts import JobTimeoutError, SlotEndedError, Verdict, shown
 
 if TYPE_CHECKING:
     import contextvars
@@ -249,7 +247,7 @@ class AttemptRunner:
         then: FollowUp | Sequence[FollowUp],
         result: object,
     ) -> None:
-        follow_ups = checked_follow_ups("then", then)
+        end = self._judge.completion(attempt, checked_follow_ups("then", then), result)
         own = lent_by_caller(connection, None)
         with translated_errors():
             is_in_transaction = own.is_in_transaction()
@@ -259,9 +257,6 @@ class AttemptRunner:
         job = attempt.job
         started = job.started_timestamp
         finished = started + time.monotonic() - attempt.began_at
-        messages = tuple(follow_up_message(each, job) for each in follow_ups)
-        end = replace(DONE, follow_ups=messages) if messages else DONE
-        end = self._judge.with_result(end, result, job)
         settlement = settlement_of(
             job, end, started, finished, keeps_results=self._queue.config.results
         )

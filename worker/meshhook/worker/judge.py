@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from meshhook.errors import InvalidJobError, InvalidPayloadError
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
+from meshhook.observability.tracing import trace_headers
 from meshhook.outcomes import AttemptOutcome, Done
-from meshhook.store.messages import follow_up_message
+from meshhook.store.messages import follow_up_messages
 from meshhook.worker.attempt import Abort, is_ctrl_c, log_end
 from meshhook.worker.verdicts import (
     DONE,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from meshhook.follow_ups import FollowUp
     from meshhook.jobs import Job
     from meshhook.queue_config import QueueSettings
+    from meshhook.store.messages import FollowUpMessage
     from meshhook.worker.attempt import Attempt
     from meshhook.worker.queue_context import QueueContext
 
@@ -93,6 +95,19 @@ class Judge:
         result = ended.result if isinstance(ended, Done) else ended
         return self.with_result(end, result, attempt.job)
 
+    def completion(
+        self, attempt: Attempt, follow_ups: Sequence[FollowUp], result: object
+    ) -> Verdict:
+        """Return the verdict on a job that its handler completes.
+
+        Raises:
+            InvalidJobError: if a job that follows cannot be stored.
+        """
+        end = DONE
+        if follow_ups:
+            end = replace(DONE, follow_ups=_messages_of(follow_ups, attempt))
+        return self.with_result(end, result, attempt.job)
+
     def with_result(self, end: Verdict, result: object, job: Job[Any]) -> Verdict:
         """Return a verdict with the result of a job, if it has succeeded and results are kept."""
         if not self._queue.config.results or end.outcome is not AttemptOutcome.SUCCEEDED:
@@ -113,7 +128,7 @@ class Judge:
             )
             return DONE
         try:
-            messages = tuple(follow_up_message(each, job) for each in follow_ups)
+            messages = _messages_of(follow_ups, attempt)
         except InvalidJobError as error:
             failure = FollowUpRefusedError(f"a job that follows cannot be enqueued: {error}")
             end = self.verdict(failure, job, attempt.settings)
@@ -130,3 +145,10 @@ class Judge:
             settings=settings,
             jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
         )
+
+
+def _messages_of(follow_ups: Sequence[FollowUp], attempt: Attempt) -> tuple[FollowUpMessage, ...]:
+    job = attempt.job
+    return follow_up_messages(
+        follow_ups, job, trace_headers(job, is_traced=attempt.span is not None)
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidJobError, InvalidPayloadError, MessageUnreadableError
 from meshhook.observability.redaction import hide_in_text
+from meshhook.observability.tracebacks import trace_of
 from meshhook.outcomes import (
     LEASE_LOST,
     AttemptOutcome,
@@ -64,9 +64,6 @@ _OWN_MODULES = (
     "meshhook.worker.handler_threads",
     "meshhook.worker.judge",
 )
-
-MAX_CAUSES = 100
-"""The longest chain of causes to show; one of 100,000 would block the event loop."""
 
 DONE = Verdict(AttemptOutcome.SUCCEEDED)
 
@@ -297,17 +294,6 @@ def _stack(error: BaseException) -> str:
         tail = error.__traceback__
         while tail is not None and tail.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
             tail = tail.tb_next
-        chain = _causes(error) <= MAX_CAUSES
-        return "".join(traceback.format_exception(type(error), error, tail, chain=chain))
+        return trace_of(error, tail)
     except BaseException as failure:  # noqa: BLE001 - whatever an exception raises when it is shown
         return f"(the stack cannot be shown: {_type_name(failure)})"
-
-
-def _causes(error: BaseException) -> int:
-    """Count the errors that led to an error, up to one more than are shown."""
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen and len(seen) <= MAX_CAUSES:
-        seen.add(id(each))
-        each = each.__context__ if each.__cause__ is None else each.__cause__
-    return len(seen) - 1
