@@ -80,7 +80,9 @@ async def test_a_plan_made_for_tiny_tables_is_good_for_large_ones(
 ) -> None:
     """Also if they were analyzed just then, when reading all of one is cheap."""
     arguments = STATEMENTS[name].format(enqueued=enqueued)
-    await planner.execute(f"prepare {name} as {queries.load(name, 'jobs')}")
+    query = name.removesuffix("_linked")
+    statement = queries.load(query, "jobs", has_links=query != name)
+    await planner.execute(f"prepare {name} as {statement}")
     for _ in range(10):  # from the sixth time on the plan is kept
         few = buffers(await explained(planner, name, arguments))
     await connection.execute(GROW)
