@@ -38,6 +38,7 @@ class Link:
     ends_when_idle: bool = False
     """Whether it is cut once the server has said that it is idle."""
     pumps: list[asyncio.Task[None]] = field(default_factory=list)
+    serving: asyncio.Task[None] | None = None
 
     def reset(self) -> None:
         """Break it as a crashed host does: with an RST to both sides."""
@@ -95,7 +96,7 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         """Break all links, and stop listening."""
         self.refuse()
-        self._run(self._end_pumps())
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -201,13 +202,18 @@ class Proxy:
         return self._run(go())
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, HOST, self.port)
+        self._server = await asyncio.start_server(self._take, HOST, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # At once: a task that is cancelled before it starts could not close the connection.
         link = Link(writer, self._flowing, loses=self._loses_new)
         self._links.add(link)
         self.connections += 1
+        link.serving = asyncio.create_task(self._serve(reader, link))
+
+    async def _serve(self, reader: asyncio.StreamReader, link: Link) -> None:
+        writer = link.client
         try:
             server_reader, link.server = await asyncio.open_connection(*self._target)
             link.pumps = [
@@ -270,11 +276,15 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
 
-    async def _end_pumps(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+    async def _end(self) -> None:
+        # A connection that is being taken meanwhile brings new tasks.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+        for link in self._links:
+            link.reset()
+        self._links.clear()
 
     def _run(self, work: Coroutine[Any, Any, _Value]) -> _Value:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
