@@ -117,20 +117,11 @@ class Timetable:
         """Return the last due time that is not after a moment; `first` is one that is not."""
         back = timedelta(hours=1)
         while moment - back > first:
-            last = None
-            for due in self.all_after(moment - back):
-                if due > moment:
-                    break
-                last = due
+            last = max(_until(self, moment - back, moment), default=None)
             if last is not None:
                 return last
             back *= 24
-        last = first
-        for due in self.all_after(first):
-            if due > moment:
-                break
-            last = due
-        return last
+        return max(_until(self, first, moment), default=first)
 
 
 @dataclass(frozen=True, slots=True)
