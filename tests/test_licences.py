@@ -38,8 +38,10 @@ EXCEPTIONS = {
 READ_BY_HAND = {
     # Their metadata names a family of licences, or none; this is what their files say.
     "atheris": "Apache-2.0",
+    "axe-playwright-python": "MIT",
     "cronsim": "BSD-3-Clause",
     "cycler": "BSD-3-Clause",
+    "itsdangerous": "BSD-3-Clause",
     "jinja2": "BSD-3-Clause",
     "kiwisolver": "BSD-3-Clause",
     "nodeenv": "BSD-3-Clause",
