@@ -38,6 +38,7 @@ from meshhook.store import queries
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.scheduler import LEAST_SECONDS, LOOK_SECONDS, Scheduler
 from support.roles import Roles
+from support.schedules import make_due, scheduler
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -46,31 +47,6 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 pytestmark = pytest.mark.usefixtures("queue_name")
 
 RARELY = "0 0 1 1 *"
-
-
-@asynccontextmanager
-async def scheduler(url: str) -> AsyncIterator[Scheduler]:
-    """What fires schedules in a worker, on a connection of its own."""
-    connection = WorkerConnection(url, application_name="meshhook worker jobs")
-    try:
-        yield Scheduler(connection=connection)
-    finally:
-        await connection.close()
-
-
-async def make_due(
-    connection: Connection, name: str, ago: timedelta = timedelta(0), *, queue: str = "jobs"
-) -> datetime:
-    """Put the next due time of a schedule into the past, to a full second, and return it."""
-    moment: datetime = await connection.fetchval(
-        "update meshhook.schedules set next_at = date_trunc('second', now() - $3::interval), "
-        "try_at = date_trunc('second', now() - $3::interval) where queue = $1 and name = $2 "
-        "returning next_at",
-        queue,
-        name,
-        ago,
-    )
-    return moment
 
 
 async def jobs(connection: Connection, queue: str = "jobs") -> list[asyncpg.Record]:

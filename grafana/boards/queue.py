@@ -10,6 +10,7 @@ from grafana.panels import PER_SECOND, Column, Levels, Panel, figure, graph, row
 from grafana.queries import (
     ENDED,
     FINAL,
+    SELECTED,
     Query,
     enqueued,
     error_share,
@@ -40,6 +41,8 @@ _OUTCOMES = {
     "cancelled": "gray",
     "archived": "dark-green",
 }
+_FIRINGS = {"enqueued": "green", "overlapped": "blue", "missed": "orange", "failed": "red"}
+_TIME = "dateTimeFromNow"
 _KEPT_BACK = {"hold": "red", "key_limit": "orange", "order": "blue", "queue_limit": "yellow"}
 
 
@@ -64,6 +67,7 @@ def build() -> Dashboard:
             Section("Times", _times()),
             Section("Outcomes", _outcomes()),
             Section("Keys (keyed queues only)", _keys(), per_line=3),
+            Section("Schedules (queues with schedules only)", _schedules()),
             Section("Dead letters and capacity", _capacity()),
         ],
     )
@@ -303,6 +307,68 @@ def _keys() -> list[Panel]:
             unit=PER_SECOND,
         ),
     ]
+
+
+def _schedules() -> list[Panel]:
+    return [
+        rows(
+            "Schedules",
+            "When each schedule is due next, when its last job was enqueued, and when one last "
+            "succeeded: no time if the database role may not read the history. `meshhook schedule "
+            "list` shows errors. The first 1,000 schedules of a database have figures.",
+            [Column("schedule")],
+            [
+                Column("due next", _of_schedules("next_due_timestamp_seconds", 1_000), _TIME),
+                Column("last job", _of_schedules("last_enqueued_timestamp_seconds", 1_000), _TIME),
+                Column("success", _of_schedules("last_success_timestamp_seconds", 1_000), _TIME),
+                Column("interval", _of_schedules("interval_seconds"), "s"),
+                Column("late by", _of_schedules("late_seconds"), "s", Levels(60, 300)),
+                Column(
+                    "paused",
+                    _of_schedules("paused"),
+                    texts={"0": "no", "1": "paused"},
+                    levels=Levels(1),
+                ),
+            ],
+        ),
+        graph(
+            "Due times",
+            "What became of due times: a job; none, since an earlier job was in the queue; missed "
+            "while no worker ran; or they could not be fired.",
+            [
+                Query(
+                    "sum by (outcome) (max by (namespace, queue, schedule, outcome) (rate("
+                    f"meshhook_schedule_firings_total{{{SELECTED}}}[$__rate_interval])))",
+                    "{{outcome}}",
+                )
+            ],
+            unit=PER_SECOND,
+            colors=_FIRINGS,
+        ),
+        graph(
+            "Late, or without success",
+            "Of the worst schedule: how long a due time has passed without its job, and how long "
+            "ago the first job was enqueued since which none has succeeded. "
+            "MeshHookScheduleMissed fires at 300 s late, or after an interval (at least 30 "
+            "minutes, at most a day) without success.",
+            [
+                Query(f"max({gauge('meshhook_schedule_late_seconds')})", "late"),
+                Query(f"max({gauge('meshhook_schedule_unsucceeded_seconds')})", "no success"),
+            ],
+            unit="s",
+        ),
+        graph(
+            "Schedules without figures",
+            "Schedules of all queues that are left out: the first 1,000 of a database have "
+            "figures.",
+            [Query('max(meshhook_schedule_left_out{namespace=~"$namespace"})', "left out")],
+        ),
+    ]
+
+
+def _of_schedules(name: str, factor: int = 1) -> str:
+    expr = gauge(f"meshhook_schedule_{name}", by="schedule")
+    return f"{expr} * {factor}" if factor > 1 else expr
 
 
 def _capacity() -> list[Panel]:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from markdown_it import MarkdownIt
 
-from meshhook import DLQService, QueueService, set_queue_config
+from meshhook import DLQService, QueueService, add_schedule, set_queue_config
 from meshhook.cli.app import run
 from meshhook.schema import migrate
 from support.databases import Databases
@@ -121,6 +121,7 @@ def troubled(databases: Databases) -> str:
         await migrate(connection)
         await connection.execute("select meshhook.create_queue('orders')")
         await set_queue_config(connection, "orders", keyed=True)
+        await add_schedule(connection, "orders", "daily", "@daily")
         await connection.execute(
             "select pgmq.send('orders', '{}'::jsonb) from generate_series(1, 30)"
         )
@@ -186,7 +187,11 @@ def _words(stem: str, program: str) -> list[list[str]]:
     """Return the commands of a program, split into words, with queue and key filled in."""
     found = []
     for command in _commands(stem):
-        filled = command.replace("$QUEUE", "orders").replace("$KEY", "tenant-7")
+        filled = (
+            command.replace("$QUEUE", "orders")
+            .replace("$KEY", "tenant-7")
+            .replace("$SCHEDULE", "daily")
+        )
         words = shlex.split(filled, comments=True)
         if words and words[0] == program:
             found.append(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
@@ -27,6 +27,11 @@ from meshhook.observability.queue_series import (
     add_queue,
     check_key_rows,
     check_rows,
+)
+from meshhook.observability.schedule_series import (
+    MAX_SCHEDULES,
+    add_schedule_series,
+    check_schedule_rows,
 )
 from meshhook.postgres.database import Database, DatabaseSource
 from meshhook.postgres.driver_errors import translated_statement_errors
@@ -101,7 +106,8 @@ class QueueExporter:
         self._stale_seconds = max(60.0, STALE_INTERVALS * self._interval_seconds)
         self._rows: Sequence[asyncpg.Record] = ()
         self._key_rows: Sequence[asyncpg.Record] = ()
-        self._key_fault: str | None = None
+        self._schedule_rows: Sequence[asyncpg.Record] = ()
+        self._part_faults: dict[str, str] = {}
         self._read_at: float | None = None
         self._made_at = time.monotonic()
         self._fault: str | None = "nothing was read yet"
@@ -136,6 +142,11 @@ class QueueExporter:
     def key_rows(self) -> Sequence[asyncpg.Record]:
         """The latest figures about the keys of keyed queues; empty if they could not be read."""
         return self._key_rows if self.rows else ()
+
+    @property
+    def schedule_rows(self) -> Sequence[asyncpg.Record]:
+        """The latest figures about schedules; empty if they could not be read."""
+        return self._schedule_rows if self.rows else ()
 
     def start(self) -> None:
         """Start reading, in the running event loop, and exporting."""
@@ -173,7 +184,12 @@ class QueueExporter:
         try:
             rows = await self._read("queue_metrics", self._count_limit)
             check_rows(rows)
-            key_rows = await self._read_keys(rows)
+            key_rows: Sequence[asyncpg.Record] = ()
+            if any(row.get("any_is_keyed") for row in rows):
+                key_rows = await self._read_part("key_metrics", KEPT_BACK_LIMIT, check_key_rows)
+            schedule_rows = await self._read_part(
+                "schedule_metrics", MAX_SCHEDULES, check_schedule_rows
+            )
         except (MeshHookError, OSError) as error:
             self._note_failure(error)
             return False
@@ -181,7 +197,7 @@ class QueueExporter:
             self._duration.observe_now(time.monotonic() - began_at)
         problems = [row for row in (*key_rows, *rows) if row["problem"]]
         self._note_problems({row["queue"]: row["problem"] for row in problems})
-        self._rows, self._key_rows = rows, key_rows
+        self._rows, self._key_rows, self._schedule_rows = rows, key_rows, schedule_rows
         self._read_at = time.monotonic()
         self.last_success_timestamp_seconds = time.time()
         if self._fault is not None and self._task is not None:
@@ -209,20 +225,20 @@ class QueueExporter:
             pause_seconds = began_at + self._interval_seconds - time.monotonic()
             await loop.wait_for(asyncio.sleep(max(0.0, pause_seconds)))
 
-    async def _read_keys(self, rows: Sequence[asyncpg.Record]) -> Sequence[asyncpg.Record]:
-        """Read the keys of keyed queues; return nothing if that fails, which disturbs no other."""
-        if not any(row.get("any_is_keyed") for row in rows):
-            return ()
+    async def _read_part(
+        self, statement: str, limit: int, check: Callable[[Sequence[asyncpg.Record]], None]
+    ) -> Sequence[asyncpg.Record]:
+        """Read what else there is; return nothing if that fails, which disturbs no other."""
         try:
-            found = await self._read("key_metrics", KEPT_BACK_LIMIT)
-            check_key_rows(found)
+            found = await self._read(statement, limit)
+            check(found)
         except (MeshHookError, OSError) as error:
             self._count_error(error)
-            if self._key_fault != str(error):
-                _log.warning("keys of queues not read", error=str(error))
-            self._key_fault = str(error)
+            if self._part_faults.get(statement) != str(error):
+                _log.warning("part of the metrics not read", part=statement, error=str(error))
+            self._part_faults[statement] = str(error)
             return ()
-        self._key_fault = None
+        self._part_faults.pop(statement, None)
         return found
 
     async def _read(self, statement: str, count_limit: int) -> Sequence[asyncpg.Record]:
@@ -304,6 +320,7 @@ class _Queues(Collector):
                     shown.add(row["queue"])
                     add_queue(families, row)
         self._add_keys(families, exporters)
+        self._add_schedules(families, exporters)
         if any(exporter.rows for exporter in exporters):
             families["meshhook_history_bytes"].add_metric([], history_bytes)
         return families.values()
@@ -315,6 +332,19 @@ class _Queues(Collector):
             if row["queue"] not in shown and row["problem"] is None:
                 shown.add(row["queue"])
                 add_keys(families, row)
+
+    @staticmethod
+    def _add_schedules(families: dict[str, Any], exporters: Sequence[QueueExporter]) -> None:
+        shown: set[tuple[str, str]] = set()
+        left_out = 0
+        for rows in (exporter.schedule_rows for exporter in exporters):
+            left_out += max((row["known"] for row in rows), default=0) - len(rows)
+            for row in rows:
+                if (row["queue"], row["name"]) not in shown:
+                    shown.add((row["queue"], row["name"]))
+                    add_schedule_series(families, row)
+        if shown:
+            families["meshhook_schedule_left_out"].add_metric([], left_out)
 
     def _tell_once(self, queue: str) -> None:
         if queue not in self._told and len(self._told) < MAX_TOLD:
@@ -328,6 +358,7 @@ class _Queues(Collector):
     def _families() -> dict[str, Any]:
         own = (
             "meshhook_queue_",
+            "meshhook_schedule_",
             "meshhook_history_bytes",
             "meshhook_exporter_last_collection_age_seconds",
         )

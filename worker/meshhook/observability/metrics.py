@@ -64,6 +64,7 @@ COLLECTION_ERRORS: Final = (
 STATES: Final = ("ready", "scheduled", "running", "retrying", "lost")
 SIGNALS: Final = ("backlog", "deadline", "arrivals", "running", "scheduled", "fallback")
 KEPT_BACK_REASONS: Final = ("hold", "key_limit", "order", "queue_limit")
+FIRING_OUTCOMES: Final = ("enqueued", "overlapped", "missed", "failed")
 POD_PROBLEMS: Final = (
     "ImagePullFailed",
     "ContainerNotCreated",
@@ -122,6 +123,19 @@ def _queue(
     sources = (Source.EXPORTER, Source.OPERATOR)
     known = MappingProxyType(values)
     return Metric(f"meshhook_queue_{name}", kind, text, sources, ("queue", *labels), values=known)
+
+
+def _schedule(
+    name: str, kind: Kind, text: str, labels: tuple[str, ...] = (), **values: tuple[str, ...]
+) -> Metric:
+    return Metric(
+        f"meshhook_schedule_{name}",
+        kind,
+        text,
+        (Source.EXPORTER, Source.OPERATOR),
+        ("queue", "schedule", *labels),
+        values=MappingProxyType(values),
+    )
 
 
 def _scaler(
@@ -329,6 +343,55 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "Deleted rows waiting for a vacuum, as estimated by PostgreSQL's statistics.",
                 ("table",),
                 table=("queue", "dlq"),
+            ),
+            _schedule(
+                "next_due_timestamp_seconds",
+                _G,
+                "When the schedule is due next, in seconds since 1970; no series if it is not.",
+            ),
+            _schedule(
+                "late_seconds",
+                _G,
+                "How long the next due time has passed without its job; 0 if it has not, or the "
+                "schedule is paused.",
+            ),
+            _schedule(
+                "interval_seconds",
+                _G,
+                "The time between the last due time and the next one.",
+            ),
+            _schedule(
+                "last_enqueued_timestamp_seconds",
+                _G,
+                "When the last job was enqueued, in seconds since 1970; no series without a job.",
+            ),
+            _schedule(
+                "last_success_timestamp_seconds",
+                _G,
+                "When a job last succeeded, of the newest 40, in seconds since 1970; no series if "
+                "none did, or the role may not read the history.",
+            ),
+            _schedule(
+                "unsucceeded_seconds",
+                _G,
+                "How long ago the first job was enqueued since which none has succeeded, of the "
+                "newest 40; 0 if the last one succeeded.",
+            ),
+            _schedule("paused", _G, "Whether the schedule is paused: 1 or 0."),
+            _schedule(
+                "firings_total",
+                _C,
+                "Due times by what became of them: a job; none since an earlier job was in the "
+                "queue; missed while no worker ran; or attempts to fire that failed.",
+                ("outcome",),
+                outcome=FIRING_OUTCOMES,
+            ),
+            Metric(
+                "meshhook_schedule_left_out",
+                _G,
+                "Schedules without series: the first 1,000 of a database have them.",
+                (Source.EXPORTER, Source.OPERATOR),
+                (),
             ),
             Metric(
                 "meshhook_history_bytes",

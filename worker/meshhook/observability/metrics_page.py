@@ -44,6 +44,11 @@ _SECTIONS = (
         ),
         ("meshhook_queue_", "meshhook_history_"),
     ),
+    (
+        "Schedules",
+        "Of the first 1,000 [schedules](schedules.md) of a database, exported once, like queues.",
+        "meshhook_schedule_",
+    ),
     ("Exporter", "How well the queues can be read.", "meshhook_exporter_"),
     (
         "Scaler",
