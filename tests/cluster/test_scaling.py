@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
 
-from meshhook import hold_key, resume_key
+from meshhook import add_schedule, hold_key, pause_schedule, resume_key
 from meshhook.administration import set_queue_config
 from support.cluster.api import Api
 from support.cluster.objects import database_secret, deployment, job_queue
 from support.cluster.operator_process import OperatorProcess
 from support.cluster.views import JobQueueView
+from support.schedules import make_due
 from support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -494,3 +496,24 @@ async def test_series_come_and_go(
     assert operator.metric("meshhook_scaler_events_total", direction="down", **labels) == 0
     await api.delete("JobQueue", view.name)
     await eventually(lambda: operator.metric("meshhook_scaler_desired_replicas", **labels) is None)
+
+
+async def test_a_schedule_wakes_a_queue_ahead_of_its_due_time(
+    api: Api, database: str, sql: Connection, operator: OperatorProcess
+):
+    """Without a message, a worker starts, and stays until the schedule is fired or paused."""
+    view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
+    await view.until_replicas(0)
+    await add_schedule(sql, "emails", "nightly", "0 0 1 1 *")
+    await make_due(sql, "nightly", -timedelta(hours=1), queue="emails")
+    await ticks(operator, 3)
+    assert await view.replicas() == 0
+    await make_due(sql, "nightly", -timedelta(seconds=9), queue="emails")
+    await view.until_replicas(1)
+    await ticks(operator, 4)
+    await make_due(sql, "nightly", timedelta(minutes=1), queue="emails")
+    await ticks(operator, 4)
+    assert await view.replicas() == 1
+    assert await sql.fetchval("select count(*) from pgmq.q_emails") == 0
+    await pause_schedule(sql, "emails", "nightly")
+    await view.until_replicas(0)

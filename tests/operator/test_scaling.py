@@ -237,6 +237,19 @@ def test_the_lookahead_is_the_lead_and_a_tick():
     assert lookahead_seconds(spec(), ScalerState.begin(0.0, LEARNED)) == 13.0
 
 
+def test_a_replica_started_ahead_of_time_stays_until_then():
+    """If pods start faster than expected, it does not stop before what it was started for."""
+    queue = Queue(spec(cooldown_seconds=0, scale_down_window_seconds=0), learned=None)
+    queue.ticks(20)
+    ahead = lookahead_seconds(queue.spec, queue.state)
+    assert queue.tick(due_soon=1, next_due_seconds=ahead) == 1
+    left = [queue.tick(next_due_seconds=ahead - 5 * n) for n in range(1, int(ahead) // 5)]
+    assert lookahead_seconds(queue.spec, queue.state) < ahead
+    assert set(left) == {1}
+    assert queue.ticks(3, due_soon=1, next_due_seconds=0.0) == [1] * 3
+    assert queue.ticks(20)[-1] == 0
+
+
 def test_lost_messages_ask_for_one_replica():
     """Lost messages run one at a time, so a thousand need only one replica."""
     queue = Queue(spec())

@@ -51,9 +51,11 @@ class Sample:
     """Messages whose lease expired without an outcome. They run one at a time, and never ask for
     more than one replica."""
     due_soon: int = 0
-    """Scheduled and retrying messages that fall due within `lookahead_seconds`."""
+    """Scheduled and retrying messages that fall due within `lookahead_seconds`, and schedules that
+    a worker has to fire by then, or should have fired already."""
     next_due_seconds: float | None = None
-    """How long until the next scheduled or retrying message falls due; None if there is none."""
+    """How long until the next scheduled or retrying message falls due, or the next schedule; None
+    if there is none."""
     leased: int = 0
     """Running messages: their lease has not expired."""
     oldest_ready_seconds: float = 0.0

@@ -132,6 +132,7 @@ def _observe(
         previous=sample,
         ready_replicas=ready,
         backlog=float(sample.ready),
+        due_until=_due_until(sample, state, now),
         sent=state.sent.observe(sample, spec.target_age_seconds),
         lead=state.lead.observe(ready, now),
     )
@@ -164,6 +165,17 @@ def _observe(
             else state.gain.observe(ready, seen, run_time.seconds or 0.0, now)
         ),
     )
+
+
+def _due_until(sample: Sample, state: ScalerState, now: float) -> float | None:
+    """Return until when to keep a replica that was started ahead of time.
+
+    How long a pod takes is measured again with each one. If the next one were quick, what it was
+    started for would be far ahead again, and it would stop before it has done anything.
+    """
+    if not sample.due_soon or sample.next_due_seconds is None:
+        return state.due_until
+    return now + sample.next_due_seconds
 
 
 def _arrival_half_life_seconds(spec: ScalingSpec, state: ScalerState) -> float:
@@ -285,7 +297,11 @@ class _Tick:
         last = max(
             self.fleet.created_at, state.started_at, state.last_arrival_at or state.started_at
         )
-        return last + self.spec.cooldown_seconds
+        zero_at = last + self.spec.cooldown_seconds
+        if state.due_until is None:
+            return zero_at
+        # The tick after the due time sees its message, or what is still due.
+        return max(zero_at, state.due_until + self.spec.tick_seconds)
 
 
 def _untouched(

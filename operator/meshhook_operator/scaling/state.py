@@ -47,6 +47,8 @@ class ScalerState:
     ready_replicas: int | None = None
     backlog: float = 0.0
     last_arrival_at: float | None = None
+    due_until: float | None = None
+    """When what was last seen to fall due soon is due: until then the last replica stays."""
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     sent: Sent = field(default_factory=Sent)
     rate: ReplicaRate = field(default_factory=ReplicaRate)
