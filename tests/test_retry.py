@@ -45,6 +45,8 @@ def test_the_defaults() -> None:
         "max_delay_ms": 300_000,
         "max_attempts": 5,
         "jitter": 0.5,
+        "backoff": "exponential",
+        "delays_ms": (),
     }
     assert RetryStrategy().get_all_retry_delays() == [1_000, 2_000, 4_000, 8_000]
 

@@ -56,6 +56,8 @@ ROWS = st.fixed_dictionaries(
         "max_payload_bytes": _ends(1_024, 104_857_600),
         "paused": st.booleans(),
         "results": st.booleans(),
+        "retry_backoff": st.sampled_from(["exponential", "fixed"]),
+        "retry_delays_ms": st.lists(_ends(0, 604_800_000), max_size=3),
         "lookup_by": st.sets(st.sampled_from(LOOKUP_IDS)).map(
             lambda ids: [each for each in LOOKUP_IDS if each in ids]
         ),

@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from meshhook.postgres.database import Database
     from meshhook.queue_config import QueueConfig
     from meshhook.queues import QueueService
-    from meshhook.retry import RetryInfo, RetryStrategy
+    from meshhook.retry import FailedAttempt, RetryInfo, RetryPolicy, RetryStrategy
     from meshhook.schedules import (
         Schedule,
         ScheduleFiring,
@@ -129,6 +129,7 @@ __all__ = [
     "DuplicateJobError",
     "EnqueuedId",
     "ErrorGroup",
+    "FailedAttempt",
     "FinishedGroup",
     "FollowUp",
     "GroupExistsError",
@@ -166,6 +167,7 @@ __all__ = [
     "QueueSnapshot",
     "RetryAfter",
     "RetryInfo",
+    "RetryPolicy",
     "RetryStrategy",
     "Schedule",
     "ScheduleFiring",
@@ -240,6 +242,7 @@ _HOMES = {
     "DuplicateJobError": "meshhook.errors",
     "EnqueuedId": "meshhook.unique",
     "ErrorGroup": "meshhook.store.dead_letter_rows",
+    "FailedAttempt": "meshhook.retry",
     "FinishedGroup": "meshhook.jobs",
     "FollowUp": "meshhook.follow_ups",
     "GroupExistsError": "meshhook.errors",
@@ -277,6 +280,7 @@ _HOMES = {
     "QueueSnapshot": "meshhook.administration",
     "RetryAfter": "meshhook.outcomes",
     "RetryInfo": "meshhook.retry",
+    "RetryPolicy": "meshhook.retry",
     "RetryStrategy": "meshhook.retry",
     "Schedule": "meshhook.schedules",
     "ScheduleFiring": "meshhook.schedules",

@@ -22,6 +22,7 @@ from meshhook.queue_config import (
     KEY_SETTING_NAMES,
     LIMIT_NAMES,
     LOOKUP_NAMES,
+    RETRY_NAMES,
     SETTING_NAMES,
     QueueConfig,
     changed_settings,
@@ -241,7 +242,7 @@ async def set_queue_config(
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
     name = validate_queue_name(queue)
-    own_statements = {*KEY_SETTING_NAMES, *LOOKUP_NAMES}
+    own_statements = {*KEY_SETTING_NAMES, *LOOKUP_NAMES, *RETRY_NAMES}
     source = Database.of(database)
     if changes.keys() & set(KEY_PLACE_NAMES):
         await _build_key_indexes(source, name, changes)
@@ -262,7 +263,8 @@ async def set_queue_config(
             ("set_breaker", BREAKER_NAMES),
         ]
         of_keys = of_keys if settings.keyed else of_keys[::-1]
-        for statement, names in [*of_keys, ("set_lookups", LOOKUP_NAMES)]:
+        others = [("set_lookups", LOOKUP_NAMES), ("set_retries", RETRY_NAMES)]
+        for statement, names in [*of_keys, *others]:
             values = [getattr(settings, each) for each in names]
             # Not everybody may change them who may change the others.
             if values != [getattr(config, each) for each in names]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
@@ -15,7 +16,8 @@ from pydantic import (
     Field,
 )
 
-from meshhook.errors import InvalidJobError
+from meshhook.errors import InvalidJobError, InvalidSettingError
+from meshhook.retry import policy_from_header
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -38,6 +40,8 @@ GROUP_HEADER = "meshhook-group"
 """The header of a job of a group: the group's id."""
 FINISHED_GROUP_HEADER = "meshhook-finished-group"
 """The header of a group's callback: the group, and how its jobs ended."""
+RETRY_HEADER = "meshhook-retry"
+"""The header of a job with a retry policy of its own: the given fields of `RetryPolicy`."""
 SCHEDULE_HEADER = "meshhook-schedule"
 """The header of a job of a schedule: its name, and the due time."""
 UNIQUE_HEADER = "meshhook-unique"
@@ -146,7 +150,7 @@ class Job(Generic[PayloadT]):
     """The request to cancel the job while it runs; None if there is none. An async handler is
     stopped by a `CancelledError`; a plain function must look here, and return."""
     max_attempts: int
-    """How many attempts the queue allows in all."""
+    """How many attempts the job has in all: as its own retry policy says, else the queue's."""
     enqueued_timestamp: float
     """When the job was enqueued, in seconds since 1970 by the database's clock."""
     ready_timestamp: float
@@ -244,6 +248,13 @@ class Job(Generic[PayloadT]):
     def is_last_attempt(self) -> bool:
         """Whether this is the last attempt, so that a failure would be final."""
         return self.attempt >= self.max_attempts
+
+    def apply_retry_policy(self) -> None:
+        """Take `max_attempts` from the job's own retry policy, if its headers have a usable one."""
+        if RETRY_HEADER in self.headers:
+            with suppress(InvalidSettingError):
+                own = policy_from_header(self.headers[RETRY_HEADER])
+                self.max_attempts = own.max_attempts or self.max_attempts
 
     @property
     def settled_attempts(self) -> int:

@@ -21,7 +21,7 @@ from pydantic import (
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.names import validate_key_path
-from meshhook.retry import MAX_ATTEMPTS, MAX_BACKOFF_MS, RetryStrategy
+from meshhook.retry import MAX_ATTEMPTS, MAX_BACKOFF_MS, MAX_DELAYS, Backoff, RetryStrategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,6 +84,15 @@ def _checked_lookups(names: Any) -> Any:
     return tuple(each for each in LOOKUP_IDS if each in names)
 
 
+def _listed_delays(delays: Any) -> Any:
+    """Return delays from text with commas between them, a list or None."""
+    if delays is None:
+        return ()
+    if isinstance(delays, str):
+        return [each.strip() for each in delays.split(",")]
+    return delays
+
+
 class QueueSettings(BaseModel):
     """The settings of a queue, with the defaults of a new one."""
 
@@ -99,6 +108,14 @@ class QueueSettings(BaseModel):
     """The longest delay, in milliseconds. Default 300000."""
     retry_jitter: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The share of each delay that is random, 0 to 1. Default 0.5."""
+    retry_backoff: Backoff = "exponential"
+    """How the delays grow: `exponential`, doubled with each failure; `fixed`, always
+    `retry_backoff_base_ms`; `list`, as `retry_delays_ms` says. Default `exponential`."""
+    retry_delays_ms: Annotated[
+        tuple[_BackoffMs, ...], BeforeValidator(_listed_delays), Field(max_length=MAX_DELAYS)
+    ] = ()
+    """The delays of the backoff `list`, in milliseconds, up to 100; the last one repeats. Default
+    none."""
     job_timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] | None = 300.0
     """How long one attempt may run, in seconds; None means for ever. Default 300."""
     dlq_enabled: bool = True
@@ -160,6 +177,16 @@ class QueueSettings(BaseModel):
             message = (
                 f"retry_backoff_base_ms ({self.retry_backoff_base_ms}) is more than "
                 f"retry_backoff_max_ms ({self.retry_backoff_max_ms})"
+            )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _list_has_delays(self) -> QueueSettings:
+        if self.retry_backoff == "list" and not self.retry_delays_ms:
+            message = (
+                "retry_backoff (list) needs delays: set retry_delays_ms=1000,5000,60000, or "
+                "retry_backoff=exponential"
             )
             raise ValueError(message)
         return self
@@ -229,6 +256,8 @@ class QueueSettings(BaseModel):
             max_attempts=self.max_retry_attempts,
             jitter=self.retry_jitter,
             random_fraction=random_fraction,
+            backoff=self.retry_backoff,
+            delays_ms=self.retry_delays_ms,
         )
 
 
@@ -281,6 +310,8 @@ BREAKER_NAMES = ("breaker_failures", "breaker_pause_seconds", "breaker_max_pause
 """Those of the circuit breakers of keys."""
 LOOKUP_NAMES = ("lookup_by",)
 """Those that need indexes of the queue's table by which messages are found."""
+RETRY_NAMES = ("retry_backoff", "retry_delays_ms")
+"""Those of retries that are written by a statement of their own."""
 KEY_SETTING_NAMES = (*KEY_PLACE_NAMES, *LIMIT_NAMES, *BREAKER_NAMES)
 """Those that are for keyed queues."""
 

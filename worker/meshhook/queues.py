@@ -22,6 +22,7 @@ from meshhook.errors import (
 from meshhook.escaping import quoted
 from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChanges, JobChoice, checked_time
 from meshhook.job_ends import EndWaiter, JobEnd
+from meshhook.job_policies import headers_with_policies
 from meshhook.jobs import Job, PayloadT, has_links
 from meshhook.names import (
     DEFAULT_QUEUE_NAME,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from meshhook.follow_ups import FollowUp
+    from meshhook.job_policies import JobPolicies
     from meshhook.queue_config import QueueConfig
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
@@ -164,6 +166,7 @@ class QueueService(Generic[PayloadT]):
         unique: UniqueFor | None = None,
         on_conflict: OnConflict | None = None,
         connection: Any = None,
+        **policies: Unpack[JobPolicies],
     ) -> int | EnqueuedId:
         """Store a job, and return its msg_id once it is durable.
 
@@ -187,6 +190,8 @@ class QueueService(Generic[PayloadT]):
                 caller's transaction: the job exists if and only if that transaction commits, and
                 no other connection is used. If the connection is not in a transaction, the job is
                 stored at once.
+            **policies: the job's own policies, which count before the queue's settings: `retry`,
+                a `RetryPolicy`. Default: none.
 
         Returns:
             The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the
@@ -199,6 +204,7 @@ class QueueService(Generic[PayloadT]):
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
         one = unique_from(unique_key, unique, on_conflict)
+        headers = headers_with_policies(headers, **policies)
         tracer = self._tracing.find()
         if tracer is None:
             return await self._enqueue(
@@ -246,6 +252,7 @@ class QueueService(Generic[PayloadT]):
         connection: Any = None,
         group: str | UUID | None = None,
         on_complete: FollowUp | None = None,
+        **policies: Unpack[JobPolicies],
     ) -> list[int] | list[EnqueuedId]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
@@ -263,6 +270,7 @@ class QueueService(Generic[PayloadT]):
             unique: of each job, as in `enqueue`.
             on_conflict: of each job, as in `enqueue`.
             connection: as in `enqueue`.
+            **policies: of each job, as in `enqueue`.
             group: makes the jobs a group of this name, of 1 to 200 characters, which no other group
                 of the queue may have. Default: no group, or with `on_complete` a name of its own.
             on_complete: a job to enqueue when the last job of the group has its final outcome; if
@@ -273,6 +281,7 @@ class QueueService(Generic[PayloadT]):
         """
         made = new_group(group, on_complete)
         check_ungrouped(unique_keys, made)
+        headers = headers_with_policies(headers, **policies)
         uniques = partial(uniques_from, unique_keys, unique=unique, on_conflict=on_conflict)
         tracer = self._tracing.find()
         if tracer is None:

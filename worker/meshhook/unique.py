@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 from uuid import UUID
 
 from meshhook.errors import InvalidJobError, InvalidSettingError
 from meshhook.escaping import quoted
+from meshhook.job_policies import JobPolicies
 from meshhook.names import MAX_KEY_LENGTH
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _UNTIL_DONE, _UNTIL_STARTED = "until_done", "until_started"
 _ON_CONFLICT = ("existing", "error", "replace")
 
 
-class ServiceOptions(TypedDict, total=False):
+class ServiceOptions(JobPolicies, total=False):
     """Arguments of a service's `enqueue` that every job may have."""
 
     key: str | UUID | None

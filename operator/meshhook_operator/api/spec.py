@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from meshhook.queue_config import QueueSettings
+from meshhook.retry import MAX_DELAYS, Backoff
 from meshhook_operator.api.fields import SET, ObjectName, Part, rules
 from meshhook_operator.api.keys_spec import KeysSpec
 from meshhook_operator.api.scaling_spec import ScalingSpec
@@ -55,7 +56,11 @@ class RetrySpec(Part):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            ("self.backoffBaseMs <= self.backoffMaxMs", "backoffBaseMs is more than backoffMaxMs")
+            ("self.backoffBaseMs <= self.backoffMaxMs", "backoffBaseMs is more than backoffMaxMs"),
+            (
+                "self.backoff != 'list' || size(self.delaysMs) > 0",
+                "the backoff list needs delaysMs",
+            ),
         )
     )
 
@@ -68,6 +73,13 @@ class RetrySpec(Part):
     """The longest delay, in milliseconds. Default 300000."""
     jitter: Annotated[float, Field(ge=0, le=1)] = DEFAULTS.retry_jitter
     """The random share of each delay, 0 to 1. Default 0.5."""
+    backoff: Backoff = DEFAULTS.retry_backoff
+    """How the delays grow: exponential doubles them with each failure, fixed is always
+    backoffBaseMs, and list is as delaysMs says. Default exponential."""
+    delays_ms: Annotated[
+        list[Annotated[int, Field(ge=0, le=604_800_000)]], Field(max_length=MAX_DELAYS)
+    ] = []  # noqa: RUF012 - pydantic copies it
+    """The delays of the backoff list, in milliseconds. The last one repeats. Default none."""
 
 
 class DeadLetterSpec(Part):
@@ -176,6 +188,8 @@ class JobQueueSpec(Part):
             "retry_backoff_base_ms": self.retry.backoff_base_ms,
             "retry_backoff_max_ms": self.retry.backoff_max_ms,
             "retry_jitter": self.retry.jitter,
+            "retry_backoff": self.retry.backoff,
+            "retry_delays_ms": self.retry.delays_ms,
             "job_timeout_seconds": self.job_timeout_seconds or None,
             "dlq_enabled": self.dead_letter.enabled,
             "dlq_retention_days": self.dead_letter.retention_days,

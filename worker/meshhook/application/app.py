@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from meshhook.application.database_source import DatabaseAddress
     from meshhook.follow_ups import FollowUp
     from meshhook.job_ends import JobEnd
+    from meshhook.job_policies import JobPolicies
     from meshhook.observability.tracing import ProducerTrace
     from meshhook.postgres.database import Database, DatabaseSource
     from meshhook.queues import QueueService
+    from meshhook.retry import RetryFunction
     from meshhook.unique import AppGroupOptions, AppOptions, EnqueuedId, OnConflict, UniqueFor
 
 _Value = TypeVar("_Value")
@@ -122,6 +124,7 @@ class App:
         *,
         payload_model: Any = None,
         weight: int = 1,
+        retry: RetryFunction | None = None,
         **settings: Unpack[QueueOptions],
     ) -> JobDeclaration:
         """Return a decorator that declares a function as the handler of a queue.
@@ -139,6 +142,11 @@ class App:
                 job. Default: the type in the annotation.
             weight: the queue's share of a worker's slots while several queues have jobs, 1 to 1000.
                 Default 1.
+            retry: decides when a failed job is retried: takes a `FailedAttempt`, and returns a
+                delay of 0 to 7 days in seconds or as a timedelta, or None for a dead letter. It
+                runs in the event loop, so it must be quick, and a plain function. It is not asked
+                after the last attempt, or if the handler has said so itself. If it fails, the
+                retry policy of the queue applies. Default: none.
             **settings: settings for creating the queue if it is missing, such as
                 `max_retry_attempts`; see `QueueSettings`. The settings of an existing queue are not
                 changed: an operator may have set them.
@@ -160,6 +168,7 @@ class App:
             name,
             payload_model=payload_model,
             weight=weight,
+            retry=retry,
             settings=checked_options(name, settings),
         )
         return JobDeclaration(self._handlers, make)
@@ -224,6 +233,7 @@ class App:
         unique: UniqueFor | None = None,
         on_conflict: OnConflict | None = None,
         connection: Any = None,
+        **policies: Unpack[JobPolicies],
     ) -> int | EnqueuedId:
         """Store a job, and return its msg_id once it is durable.
 
@@ -253,6 +263,8 @@ class App:
             connection: a connection of asyncpg, psycopg or SQLAlchemy, to enqueue inside the
                 caller's transaction: the job exists if and only if that transaction commits.
                 Default: none.
+            **policies: the job's own policies, which count before the queue's settings: `retry`,
+                a `RetryPolicy`. Default: none.
 
         Returns:
             The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the
@@ -279,6 +291,7 @@ class App:
                 unique=unique,
                 on_conflict=on_conflict,
                 connection=connection,
+                **policies,
             )
             return found
 
@@ -323,6 +336,7 @@ class App:
         connection: Any = None,
         group: str | UUID | None = None,
         on_complete: FollowUp | None = None,
+        **policies: Unpack[JobPolicies],
     ) -> list[int] | list[EnqueuedId]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
@@ -344,6 +358,7 @@ class App:
             unique: of each job, as in `enqueue`.
             on_conflict: of each job, as in `enqueue`.
             connection: as in `enqueue`.
+            **policies: of each job.
             group: makes the jobs a group of this name, of 1 to 200 characters, which no other group
                 of the queue may have. Default: no group, or with `on_complete` a name of its own.
             on_complete: a job to enqueue when the last job of the group has its final outcome; if
@@ -372,6 +387,7 @@ class App:
                 connection=connection,
                 group=group,
                 on_complete=on_complete,
+                **policies,
             )
             return found
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from meshhook.application.app import App
     from meshhook.job_ends import JobEnd
+    from meshhook.job_policies import JobPolicies
+    from meshhook.retry import RetryFunction
     from meshhook.schedules import NewSchedule
     from meshhook.unique import AppGroupOptions, AppOptions, EnqueuedId, OnConflict, UniqueFor
 
@@ -38,6 +40,7 @@ class QueueHandler(JobHandler[PayloadT]):
         function: Callable[..., Any],
         payload_model: Any = None,
         weight: int = 1,
+        retry: RetryFunction | None = None,
         settings: Mapping[str, Any],
         names: Mapping[str, Any],
     ) -> None:
@@ -49,6 +52,7 @@ class QueueHandler(JobHandler[PayloadT]):
             function: takes a job, or only its payload.
             payload_model: the type of the payload, if the annotation does not give it.
             weight: the queue's share of a worker's slots.
+            retry: decides when a failed job is retried. Default: that of a `JobHandler`, if any.
             settings: settings for creating the queue.
             names: the local names at the place of the declaration.
 
@@ -57,11 +61,12 @@ class QueueHandler(JobHandler[PayloadT]):
         """
         if isinstance(function, JobHandler):
             payload_model = function.decoder.model if payload_model is None else payload_model
+            retry = function.retry if retry is None else retry
             function = function.function
         super().__init__(function)  # checks what can be called with one argument
         argument = handler_argument(function, payload_model, names)
         try:
-            super().__init__(function, None if argument.model is Any else argument.model)
+            super().__init__(function, None if argument.model is Any else argument.model, retry)
         except InvalidSettingError:
             raise InvalidHandlerError(
                 f"handler {name_of(function)}: its argument is annotated with "
@@ -128,6 +133,7 @@ class QueueHandler(JobHandler[PayloadT]):
         unique: UniqueFor | None = None,
         on_conflict: OnConflict | None = None,
         connection: Any = None,
+        **policies: Unpack[JobPolicies],
     ) -> int | EnqueuedId:
         """Store a job for this handler, and return its msg_id once it is durable.
 
@@ -148,6 +154,7 @@ class QueueHandler(JobHandler[PayloadT]):
             unique=unique,
             on_conflict=on_conflict,
             connection=connection,
+            **policies,
         )
         return found
 
@@ -187,6 +194,7 @@ class QueueHandler(JobHandler[PayloadT]):
         connection: Any = None,
         group: str | UUID | None = None,
         on_complete: FollowUp | None = None,
+        **policies: Unpack[JobPolicies],
     ) -> list[int] | list[EnqueuedId]:
         """Store jobs for this handler, all or none, and return their msg_ids in order.
 
@@ -208,6 +216,7 @@ class QueueHandler(JobHandler[PayloadT]):
             connection=connection,
             group=group,
             on_complete=on_complete,
+            **policies,
         )
         return found
 

@@ -15,6 +15,8 @@ from meshhook.queue_config import LookupId, QueueSettings, changed_settings
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from meshhook.retry import Backoff
+
 _log = get_logger("meshhook.application")
 
 
@@ -26,6 +28,8 @@ class QueueOptions(TypedDict, total=False):
     retry_backoff_base_ms: int
     retry_backoff_max_ms: int
     retry_jitter: float
+    retry_backoff: Backoff
+    retry_delays_ms: Sequence[int]
     job_timeout_seconds: float | None
     dlq_enabled: bool
     dlq_retention_days: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,10 +22,11 @@ from meshhook.cli.tracing import traced
 from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidJobError, UncertainCommitError
 from meshhook.escaping import quoted
-from meshhook.jobs import MAX_ID_LENGTH
+from meshhook.jobs import MAX_ID_LENGTH, RETRY_HEADER
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import Database
 from meshhook.queues import QueueService
+from meshhook.retry import header_of_policy, policy_from_header
 from meshhook.store.bodies import encode_body, encode_headers, is_envelope
 from meshhook.unique import unique_from
 
@@ -90,6 +92,13 @@ def enqueue(
             "job, if it has not started). Default: existing.",
         ),
     ] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="A retry policy of the jobs' own, such as '{\"max_attempts\": 3}'.",
+        ),
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A header of the messages; may be repeated."),
@@ -120,7 +129,7 @@ def enqueue(
         queue_name=name,
         delay_seconds=delay_in_seconds(delay),
         key=key,
-        headers=headers_from(header or []),
+        headers=_with_retry(headers_from(header or []), retry),
         ids=_ids(run_id=run_id, workflow_id=workflow_id, project_id=project_id),
     )
     with traced("meshhook-enqueue"), open_lines(job, file) as lines:
@@ -175,7 +184,7 @@ class _Sender:
         queue_name: str,
         delay_seconds: float,
         key: str | None,
-        headers: dict[str, str],
+        headers: dict[str, Any],
         ids: dict[str, str],
         unique: dict[str, Any] | None,
     ) -> None:
@@ -274,6 +283,16 @@ class _Sender:
         if isinstance(error, ValueError):
             go_on = f"fix the line and {go_on}"
         return f"{reason}\n{stored}; {go_on}"
+
+
+def _with_retry(headers: dict[str, str], retry: str | None) -> dict[str, Any]:
+    """Return headers with the retry policy that is given as JSON."""
+    if retry is None:
+        return dict(headers)
+    try:
+        return {**headers, RETRY_HEADER: header_of_policy(policy_from_header(json.loads(retry)))}
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--retry: {error}") from None
 
 
 @contextmanager

@@ -141,6 +141,8 @@ def set_(
     retry_backoff_base_ms       the delay after the first failure
     retry_backoff_max_ms        the longest delay
     retry_jitter                the random share of a delay, 0 to 1
+    retry_backoff               exponential; fixed: always the base; list: the delays
+    retry_delays_ms             the delays of a list, with commas; the last repeats
     job_timeout_seconds         how long an attempt may run, or none
     dlq_enabled                 true: keep dead letters; false: archive them
     dlq_retention_days          how long dead letters are kept; none: forever
@@ -290,5 +292,5 @@ def _setting_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(value) or "none"
+        return ",".join(str(each) for each in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

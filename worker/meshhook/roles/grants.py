@@ -57,6 +57,8 @@ _SETTINGS = (
     "retry_backoff_base_ms",
     "retry_backoff_max_ms",
     "retry_jitter",
+    "retry_backoff",
+    "retry_delays_ms",
     "job_timeout_seconds",
     "dlq_enabled",
     "dlq_retention_days",

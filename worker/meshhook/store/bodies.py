@@ -23,6 +23,7 @@ from meshhook.errors import (
     JobTooLargeError,
 )
 from meshhook.escaping import quoted, shown
+from meshhook.job_policies import check_policy_header
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
 from meshhook.store._model_json import UnreadableModelError, describe_faults, model_json
 
@@ -69,8 +70,8 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     """Return the JSON text of a message's headers, or None if there are none.
 
     Raises:
-        InvalidJobError: if they are not a JSON object, use a `meshhook-` name, or are longer than
-            65,536 bytes.
+        InvalidJobError: if they are not a JSON object, use a `meshhook-` name that is no policy of
+            the job, or are longer than 65,536 bytes.
     """
     if headers is None:
         return None
@@ -79,8 +80,8 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
         raise InvalidJobError(message)
     if not headers:
         return None
-    for name in headers:
-        if str(name).startswith("meshhook-"):
+    for name, value in headers.items():
+        if str(name).startswith("meshhook-") and not check_policy_header(name, value):
             message = (
                 f"header {quoted(name)}: names that start with 'meshhook-' are the queue's own"
             )

@@ -166,8 +166,10 @@ def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[J
             # Without a body the message is read separately.
             body=body or "",
         )
-        if headers and CLAIM_HEADER in job.headers:
-            _count_attempts(job, is_suspect=claim_class != ClaimClass.HEALTHY)
+        if headers:
+            job.apply_retry_policy()
+            if CLAIM_HEADER in job.headers:
+                _count_attempts(job, is_suspect=claim_class != ClaimClass.HEALTHY)
         jobs.append(job)
     jobs.sort(key=_by_age)
     return jobs
@@ -177,6 +179,7 @@ def take_in(job: Job[Any], body: str, headers: str) -> None:
     """Set the message of a claimed job that was read separately from its claim."""
     job.body = body
     job.headers = decode_headers(headers) if headers else {}
+    job.apply_retry_policy()
     mark = job.headers.get(CLAIM_HEADER)
     if mark is not None:
         # A claim marks suspects only.

@@ -14,6 +14,7 @@ from meshhook.arguments import checked_flag, checked_seconds, headers_with_key
 from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import check_sync, sync_connection
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
+from meshhook.job_policies import headers_with_policies
 from meshhook.jobs import PayloadT
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_topic
 from meshhook.observability.tracing import TracerFinder, note_sent, sending
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from meshhook.follow_ups import FollowUp
     from meshhook.job_changes import JobChanges, JobChoiceOptions
     from meshhook.job_ends import JobEnd
+    from meshhook.job_policies import JobPolicies
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
     from meshhook.store.publishing import Publication
@@ -169,6 +171,7 @@ class SyncQueueService(Generic[PayloadT]):
         unique: UniqueFor | None = None,
         on_conflict: OnConflict | None = None,
         connection: Any = None,
+        **policies: Unpack[JobPolicies],
     ) -> int | EnqueuedId:
         """Store a job, and return its msg_id once it is durable.
 
@@ -190,6 +193,8 @@ class SyncQueueService(Generic[PayloadT]):
             connection: a connection as `source` takes it, to enqueue inside the caller's
                 transaction: the job exists if and only if that transaction commits, and no other
                 connection is used. Default: the source.
+            **policies: the job's own policies, which count before the queue's settings: `retry`,
+                a `RetryPolicy`. Default: none.
 
         Returns:
             The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the
@@ -212,9 +217,11 @@ class SyncQueueService(Generic[PayloadT]):
                     unique_key=unique_key,
                     unique=unique,
                     on_conflict=on_conflict,
+                    **policies,
                 )
             )
             return stored
+        headers = headers_with_policies(headers, **policies)
         one = unique_from(unique_key, unique, on_conflict)
 
         def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
@@ -263,6 +270,7 @@ class SyncQueueService(Generic[PayloadT]):
         connection: Any = None,
         group: str | UUID | None = None,
         on_complete: FollowUp | None = None,
+        **policies: Unpack[JobPolicies],
     ) -> list[int] | list[EnqueuedId]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
@@ -284,9 +292,11 @@ class SyncQueueService(Generic[PayloadT]):
                     on_conflict=on_conflict,
                     group=group,
                     on_complete=on_complete,
+                    **policies,
                 )
             )
             return stored
+        headers = headers_with_policies(headers, **policies)
         made = new_group(group, on_complete)
         check_ungrouped(unique_keys, made)
 

@@ -135,6 +135,7 @@ def make_job(
         body=encode_body(job_of(payload, ids), max_bytes, is_payload=True),
     )
     job.lost_attempts = lost_attempts
+    job.apply_retry_policy()
     for name, value in ids.items():
         setattr(job, name, value)
     job.payload = payload

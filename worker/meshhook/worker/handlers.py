@@ -16,16 +16,24 @@ from meshhook.store.bodies import BodyDecoder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from meshhook.retry import RetryFunction
+
 
 class JobHandler(Generic[PayloadT]):
     """A function that does a job. Made by `create_job_handler`; it can still be called directly."""
 
-    def __init__(self, function: Callable[[Job[PayloadT]], Any], payload_model: Any = None) -> None:
-        """Take the function and the type of its payload.
+    def __init__(
+        self,
+        function: Callable[[Job[PayloadT]], Any],
+        payload_model: Any = None,
+        retry: RetryFunction | None = None,
+    ) -> None:
+        """Take the function, the type of its payload, and what decides about retries.
 
         Raises:
             InvalidHandlerError: it cannot be called with one job, or a call would not run it, as
-                with a generator function, an async generator function or a class.
+                with a generator function, an async generator function or a class. Or `retry` is no
+                plain function of one argument.
         """
         if not callable(function):
             raise InvalidHandlerError(f"a handler is a function of one job, got {quoted(function)}")
@@ -44,6 +52,8 @@ class JobHandler(Generic[PayloadT]):
             getattr(function, "__call__", None)  # noqa: B004 - asks what kind it is
         )
         self.decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
+        self.retry = None if retry is None else _checked_retry(retry, _name_of(function))
+        """Decides when a failed job is retried; None for the policy of the queue."""
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, job: Job[PayloadT]) -> Any:
@@ -53,13 +63,18 @@ class JobHandler(Generic[PayloadT]):
 
 @overload
 def create_job_handler(
-    function: Callable[[Job[PayloadT]], Any], *, payload_model: Any = None
+    function: Callable[[Job[PayloadT]], Any],
+    *,
+    payload_model: Any = None,
+    retry: RetryFunction | None = None,
 ) -> JobHandler[PayloadT]: ...
 @overload
 def create_job_handler(
-    function: None = None, *, payload_model: Any = None
+    function: None = None, *, payload_model: Any = None, retry: RetryFunction | None = None
 ) -> Callable[[Callable[[Job[PayloadT]], Any]], JobHandler[PayloadT]]: ...
-def create_job_handler(function: Any = None, *, payload_model: Any = None) -> Any:
+def create_job_handler(
+    function: Any = None, *, payload_model: Any = None, retry: RetryFunction | None = None
+) -> Any:
     """Make a handler of a function of one job. Usable as a decorator.
 
     An async function runs in the worker's event loop. A plain function runs in a thread; if it
@@ -71,14 +86,36 @@ def create_job_handler(function: Any = None, *, payload_model: Any = None) -> An
         payload_model: a pydantic model, or any type that pydantic knows. `job.payload` is then an
             instance of it, and a payload that it rejects becomes a dead letter without a run.
             Default: any JSON.
+        retry: decides when a failed job is retried: a plain function, as `App.job` takes it.
+            Default: the policy of the queue does.
 
     Raises:
         InvalidHandlerError: the function cannot be called with one job, or a call would not run it,
             as with a generator function, an async generator function or a class.
     """
     if function is None:
-        return functools.partial(create_job_handler, payload_model=payload_model)
-    return JobHandler(function, payload_model)
+        return functools.partial(create_job_handler, payload_model=payload_model, retry=retry)
+    return JobHandler(function, payload_model, retry)
+
+
+def _checked_retry(retry: RetryFunction, name: str) -> RetryFunction:
+    """Return what decides about retries, if it can be called with a failed attempt."""
+    kinds = (retry, getattr(retry, "__call__", None))  # noqa: B004 - asks what kind it is
+    is_plain = callable(retry) and not any(
+        inspect.iscoroutinefunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds
+    )
+    if not is_plain:
+        raise InvalidHandlerError(
+            f"handler {name}: retry is a plain function of one FailedAttempt, got {quoted(retry)}"
+        )
+    try:
+        with suppress(ValueError):
+            inspect.signature(retry).bind(object())
+    except TypeError as error:
+        raise InvalidHandlerError(
+            f"handler {name}: retry cannot be called with one FailedAttempt: {error}"
+        ) from None
+    return retry
 
 
 def _name_of(function: Any) -> str:

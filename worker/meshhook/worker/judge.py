@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from meshhook.observability.tracing import trace_headers
 from meshhook.outcomes import AttemptOutcome, Done
 from meshhook.store.messages import follow_up_messages
 from meshhook.worker.attempt import Abort, is_ctrl_c, log_end
+from meshhook.worker.retries import verdict_on
 from meshhook.worker.verdicts import (
     DONE,
     CompletionRolledBackError,
@@ -23,7 +23,6 @@ from meshhook.worker.verdicts import (
     invalid_payload,
     lease_lost,
     meaning_of,
-    verdict,
     with_result,
 )
 
@@ -66,7 +65,7 @@ class Judge:
             refusal = self.verdict(meaning_of(error), job, settings)
             log_end(job, refusal, error)
             return refusal
-        if job.attempt > settings.max_retry_attempts and job.lost_attempts:
+        if job.lost_attempts and job.attempt > job.max_attempts:
             refusal = lease_lost(job.lost_attempts, settings)
             log_end(job, refusal)
             return refusal
@@ -136,15 +135,9 @@ class Judge:
             return end
         return replace(DONE, follow_ups=messages)
 
-    @staticmethod
-    def verdict(ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
+    def verdict(self, ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
         """Return the verdict on an attempt, with a random delay if the job is retried."""
-        return verdict(
-            ended,
-            attempt=job.attempt,
-            settings=settings,
-            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
-        )
+        return verdict_on(job, ended, self._queue, settings)
 
 
 def _messages_of(follow_ups: Sequence[FollowUp], attempt: Attempt) -> tuple[FollowUpMessage, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from meshhook.observability.loggers import get_logger
 from meshhook.store.unread_messages import largest_message, read_message
 from meshhook.worker.attempt import log_end, settlement_of
 from meshhook.worker.held_job import CLAIMED
-from meshhook.worker.verdicts import Verdict, lease_lost, unreadable, verdict
+from meshhook.worker.retries import verdict_on
+from meshhook.worker.verdicts import Verdict, lease_lost, unreadable
 
 if TYPE_CHECKING:
     from meshhook.jobs import Job
@@ -81,7 +81,7 @@ class MessageReader:
         job, settings, held_jobs = held.job, self._queue.config, self._held_jobs
         end: Verdict | None = None
         try:
-            if job.attempt > settings.max_retry_attempts and job.lost_attempts:
+            if job.lost_attempts and job.attempt > job.max_attempts:
                 end = lease_lost(job.lost_attempts, settings)
             else:
                 await read_message(self._connection, self._queue.tables, job, self._limit)
@@ -109,14 +109,8 @@ class MessageReader:
         finished = job.claimed_timestamp + time.monotonic() - held.claimed_at
         held_jobs.end_unread(held, settlement_of(job, end, None, finished))
 
-    @staticmethod
-    def _failed(job: Job[Any], error: Exception, settings: QueueSettings) -> Verdict:
+    def _failed(self, job: Job[Any], error: Exception, settings: QueueSettings) -> Verdict:
         failure = MessageUnreadableError(
             f"the message could not be read: {str(error) or type(error).__name__}"
         )
-        return verdict(
-            failure,
-            attempt=job.attempt,
-            settings=settings,
-            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
-        )
+        return verdict_on(job, failure, self._queue, settings)

@@ -29,6 +29,8 @@ class QueueContext:
     """Counts what the worker does for the queue."""
     tracer: Tracer | None
     """Makes spans; None without tracing."""
+    has_warned_of_policy: bool = False
+    """Whether the log has said that the own retry policy of a job makes no sense."""
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from meshhook.outcomes import (
     Snooze,
     lease_lost_message,
 )
+from meshhook.retry import with_policy
 from meshhook.store.bodies import encode_result
 from meshhook.store.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
@@ -32,6 +33,7 @@ from meshhook.store.settlements import (
 if TYPE_CHECKING:
     from meshhook.cancellation import Cancellation
     from meshhook.queue_config import QueueSettings
+    from meshhook.retry import RetryPolicy
     from meshhook.store.messages import FollowUpMessage
 
 
@@ -63,6 +65,7 @@ _OWN_MODULES = (
     "meshhook.worker.coroutines",
     "meshhook.worker.handler_threads",
     "meshhook.worker.judge",
+    "meshhook.worker.retries",
 )
 
 DONE = Verdict(AttemptOutcome.SUCCEEDED)
@@ -91,7 +94,12 @@ class CompletionRolledBackError(Exception):
 
 
 def verdict(
-    ended: object, *, attempt: int, settings: QueueSettings, jitter_fraction: float
+    ended: object,
+    *,
+    attempt: int,
+    settings: QueueSettings,
+    jitter_fraction: float,
+    own: RetryPolicy | None = None,
 ) -> Verdict:
     """Decide what becomes of a job.
 
@@ -100,10 +108,11 @@ def verdict(
         attempt: which attempt it was, from 1.
         settings: the queue's settings.
         jitter_fraction: a random number from 0 up to 1.
+        own: the job's own retry policy. Default: none.
     """
     if isinstance(ended, Outcome):
         try:
-            return _asked_for(ended, attempt, settings)
+            return _asked_for(ended, attempt, settings, own)
         except Exception as failure:  # noqa: BLE001 - of a subclass that lacks an attribute
             ended = failure
     if not isinstance(ended, BaseException):
@@ -113,13 +122,26 @@ def verdict(
         return invalid_payload(str(ended), settings)
     error_type = _type_name(ended)
     error = (error_type, shown(ended) or error_type, _stack(ended))
-    if attempt >= settings.max_retry_attempts:
+    if attempt >= max_attempts(settings, own):
         end = _final(*error, settings)
     else:
         strategy = settings.retry_strategy(lambda: jitter_fraction)
+        if own is not None:
+            strategy = with_policy(strategy, own)
         delay_seconds = strategy.get_delay_seconds(attempt)
         end = _failed(AttemptOutcome.RETRIED, *error, delay_seconds=delay_seconds)
     return replace(end, is_failure=True)
+
+
+def max_attempts(settings: QueueSettings, own: RetryPolicy | None) -> int:
+    """Return how many attempts a job has in total, by its own policy or else by the queue's."""
+    given = None if own is None else own.max_attempts
+    return settings.max_retry_attempts if given is None else given
+
+
+def given_up(end: Verdict, settings: QueueSettings) -> Verdict:
+    """Return the verdict on a failed attempt after which its job is not tried again after all."""
+    return replace(end, outcome=_final_outcome(settings), delay_seconds=0.0)
 
 
 def with_result(end: Verdict, result: object) -> Verdict:
@@ -183,11 +205,13 @@ def instead_of_retry(end: Verdict, ended: object, cancellation: Cancellation) ->
     )
 
 
-def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict:
+def _asked_for(
+    ended: Outcome, attempt: int, settings: QueueSettings, own: RetryPolicy | None
+) -> Verdict:
     if isinstance(ended, RetryAfter):
         delay_seconds = delay_in_seconds(ended.delay_seconds)
         hold_seconds = delay_seconds if ended.hold_key else 0.0
-        if attempt >= settings.max_retry_attempts:
+        if attempt >= max_attempts(settings, own):
             end = _final(ended.error_type, ended.message, None, settings)
         else:
             end = _failed(
@@ -216,8 +240,11 @@ def _asked_for(ended: Outcome, attempt: int, settings: QueueSettings) -> Verdict
 
 
 def _final(error_type: str, message: str, stack: str | None, settings: QueueSettings) -> Verdict:
-    outcome = AttemptOutcome.DEAD_LETTERED if settings.dlq_enabled else AttemptOutcome.ARCHIVED
-    return _failed(outcome, error_type, message, stack)
+    return _failed(_final_outcome(settings), error_type, message, stack)
+
+
+def _final_outcome(settings: QueueSettings) -> AttemptOutcome:
+    return AttemptOutcome.DEAD_LETTERED if settings.dlq_enabled else AttemptOutcome.ARCHIVED
 
 
 def _failed(
