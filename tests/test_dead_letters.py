@@ -608,7 +608,7 @@ async def test_it_works_on_every_supported_pgmq(pgmq_database: Connection):
         ("get_dead_letter", (5,)),
         ("lock_dead_letters", (100, [])),
         ("replay_dead_letters", ([1, 2, 3], "jobs", True)),
-        ("delete_dead_letter", (5,)),
+        ("delete_dead_letter", (5, "jobs")),
         ("count_dead_letters_by_error", (10_000, 20)),
         ("dlq_metrics", (10_000,)),
         ("list_newest_errors", (5,)),

@@ -117,6 +117,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "schedule delete": ("schedule", "delete", "jobs", "daily", "--yes"),
     "groups list": ("groups", "list"),
     "groups show": ("groups", "show", "jobs", "import-7", "--repair"),
+    "audit list": ("audit", "list"),
+    "audit export": ("audit", "export"),
     "roles create": ("roles", "create", "worker", "--login-from-env", "MARKED_LOGIN"),
     "roles grant": ("roles", "grant", "worker", "--name", "nobody_there"),
     "roles check": ("roles", "check"),

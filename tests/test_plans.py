@@ -47,7 +47,7 @@ STATEMENTS = {
     "find_live_jobs": "9223372036854775807, 1000, null, null, null, null, 50, null, null, null",
     "find_live_jobs_by_state": "null, null, null, 1000, 'ready', true, 50, null, null, null",
     "find_job_states": "'jobs', array[1,2,3]::bigint[]",
-    "purge_queue": "1000, -1, 1000000",
+    "purge_queue": "1000, -1, 1000000, 'jobs'",
 }
 """Statements of a worker and of administration, with arguments as an EXECUTE takes them."""
 

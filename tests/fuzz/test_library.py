@@ -47,6 +47,7 @@ from support.hostile import ANYTHING, TEXTS, is_safe_line, of_odd
 URL = "postgresql://nobody@127.0.0.1:1/none"
 
 RECORDS = {
+    "AuditEntry",
     "BreakerState",
     "Cancellation",
     "ChangeResult",
@@ -90,6 +91,12 @@ RUNNING = {"Database", "MonitoringServer", "QueueExporter", "Worker"}
 
 def _handle(job: Job[Any]) -> None:
     """Do nothing."""
+
+
+def _act(actor: Any, source: Any = "library") -> None:
+    """Act as somebody, for no time."""
+    with meshhook.acting_as(actor, source=source):
+        pass
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,8 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
             meshhook.add_schedule,
             {"database": database, "queue": "jobs", "name": "a", "cron": "0 9 * * *"},
         ),
+        "list_audit_entries": Call(meshhook.list_audit_entries, {"database": database}),
+        "acting_as": Call(_act, {"actor": "anna"}),
         "list_schedules": Call(meshhook.list_schedules, {"database": database}),
         "list_groups": Call(meshhook.list_groups, {"database": database}),
         "repair_group": Call(

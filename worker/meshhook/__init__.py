@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from meshhook.actors import acting_as
     from meshhook.administration import (
         QueueSnapshot,
         create_queue,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         set_queue_config,
     )
     from meshhook.application import App, QueueHandler
+    from meshhook.audit import AuditEntry, list_audit_entries
     from meshhook.cancellation import Cancellation
     from meshhook.dead_letters import DLQService
     from meshhook.errors import (
@@ -108,6 +110,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "App",
+    "AuditEntry",
     "BreakerState",
     "Cancel",
     "Cancellation",
@@ -187,6 +190,7 @@ __all__ = [
     "WorkerStats",
     "WorkflowJob",
     "WrongSchemeError",
+    "acting_as",
     "add_job_fields",
     "add_schedule",
     "bind_topic",
@@ -201,6 +205,7 @@ __all__ = [
     "get_queue_snapshot",
     "get_schedule",
     "hold_key",
+    "list_audit_entries",
     "list_groups",
     "list_keys",
     "list_queues",
@@ -221,6 +226,7 @@ __all__ = [
 
 _HOMES = {
     "App": "meshhook.application",
+    "AuditEntry": "meshhook.audit",
     "BreakerState": "meshhook.keys",
     "Cancel": "meshhook.outcomes",
     "Cancellation": "meshhook.cancellation",
@@ -300,6 +306,7 @@ _HOMES = {
     "WorkerStats": "meshhook.worker",
     "WorkflowJob": "meshhook.jobs",
     "WrongSchemeError": "meshhook.errors",
+    "acting_as": "meshhook.actors",
     "add_job_fields": "meshhook.observability.logs",
     "add_schedule": "meshhook.schedules",
     "bind_topic": "meshhook.topics",
@@ -314,6 +321,7 @@ _HOMES = {
     "get_queue_snapshot": "meshhook.administration",
     "get_schedule": "meshhook.schedules",
     "hold_key": "meshhook.keys",
+    "list_audit_entries": "meshhook.audit",
     "list_groups": "meshhook.groups",
     "list_keys": "meshhook.keys",
     "list_queues": "meshhook.administration",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshhook.actors import one_operation
 from meshhook.arguments import check_range, checked_flag
 from meshhook.errors import (
     DatabaseReadOnlyError,
@@ -28,6 +29,7 @@ from meshhook.queue_config import (
     changed_settings,
 )
 from meshhook.store import queries
+from meshhook.store.changes import change, change_rows
 from meshhook.store.key_indexes import match_key_indexes
 from meshhook.store.lookup_indexes import match_lookup_indexes
 from meshhook.store.table_locks import WAIT_SECONDS, change_tables
@@ -249,7 +251,7 @@ async def set_queue_config(
     if "lookup_by" in changes:
         await _build_lookup_indexes(source, name, changes)
 
-    async def change(connection: Any) -> asyncpg.Record:
+    async def write(connection: Any) -> asyncpg.Record:
         # Locked, so that concurrent changes of different settings do not overwrite each other.
         current = await connection.fetchrow(queries.load("lock_queue_config"), name)
         if current is None:
@@ -276,7 +278,7 @@ async def set_queue_config(
         )
         return row
 
-    row = await source.run_in_transaction(change)
+    row = await change(source, write)
     config = QueueConfig.from_row(name, row[0])
     if "on_dead_letter" in changes and config.on_dead_letter == "continue":
         await _set_block_triggers(source, name, is_on=False)
@@ -357,21 +359,24 @@ def snapshot_from(row: asyncpg.Record) -> QueueSnapshot:
     return QueueSnapshot(**dict(row))
 
 
-async def purge_in_chunks(database: Database, sql: str, newest: int) -> int:
+async def purge_in_chunks(database: Database, queue: str, sql: str, newest: int) -> int:
     """Delete rows with an id up to `newest` in chunks, and return how many were deleted.
 
     Rows that arrive in the meantime stay: with busy producers it would never end otherwise.
     """
     purged, last = 0, -1
-    while True:
-        row = await database.fetchrow(
-            sql,
-            PURGE_CHUNK_MESSAGES,
-            last,
-            newest,
-            answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
-        )
-        if row is None or not row["gone"]:
-            return purged
-        purged += row["gone"]
-        last = row["last"]
+    with one_operation():
+        while True:
+            (row,) = await change_rows(
+                database,
+                sql,
+                PURGE_CHUNK_MESSAGES,
+                last,
+                newest,
+                queue,
+                answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
+            )
+            if not row["gone"]:
+                return purged
+            purged += row["gone"]
+            last = row["last"]

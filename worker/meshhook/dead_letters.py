@@ -22,6 +22,7 @@ from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_wor
 from meshhook.outcomes import AttemptOutcome
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
 from meshhook.store import queries
+from meshhook.store.changes import change, change_rows
 from meshhook.store.dead_letter_rows import (
     DeadLetterError,
     DeadLetterJob,
@@ -283,8 +284,15 @@ class DLQService:
 
         while True:
             try:
-                replayed = await self._database.run_in_transaction(
-                    move, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
+                replayed = await change(
+                    self._database,
+                    move,
+                    asked={
+                        "error_type": error_type,
+                        "limit": limit if ids is None else None,
+                        "target_queue": target if target != self.queue else None,
+                    },
+                    answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
                 )
             except _KeysTakenError as error:
                 # All went back. Those whose sender was only quicker show their job next time.
@@ -302,7 +310,9 @@ class DLQService:
             QueueNotFoundError, DatabaseError: nothing was changed.
         """
         sought = checked_id("dead_letter_id", dead_letter_id)
-        return bool(await self._fetch("delete_dead_letter", sought))
+        await self._check_queue()
+        sql = queries.load("delete_dead_letter", self.queue)
+        return bool(await change_rows(self._database, sql, sought, self.queue))
 
     async def get_dlq_metrics(self, *, count_limit: int = 100_000) -> DlqMetrics:
         """Return how many dead letters there are, how old they are, and the newest errors.
@@ -351,7 +361,7 @@ class DLQService:
         """
         newest = (await self._fetch("newest_dead_letter"))[0][0]
         sql = queries.load("purge_dlq", self.queue)
-        return await purge_in_chunks(self._database, sql, newest)
+        return await purge_in_chunks(self._database, self.queue, sql, newest)
 
     async def _lock_oldest(
         self, connection: Any, error_type: str | None, limit: int, excepted: list[int]
@@ -366,12 +376,15 @@ class DLQService:
         return [row[0] for row in rows]
 
     async def _fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
+        await self._check_queue()
+        return await self._database.fetch(queries.load(statement, self.queue), *arguments)
+
+    async def _check_queue(self) -> None:
         if not self._is_known:
             # Reading dead letters works on a replica; a write there fails with an error of its own.
             with suppress(DatabaseReadOnlyError):
                 await describe_tables(self._database, self.queue)
             self._is_known = True
-        return await self._database.fetch(queries.load(statement, self.queue), *arguments)
 
 
 class _KeysTakenError(Exception):

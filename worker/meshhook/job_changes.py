@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from meshhook.actors import one_operation
 from meshhook.administration import describe_tables, get_queue_config
 from meshhook.arguments import (
     checked_flag,
@@ -25,6 +26,7 @@ from meshhook.jobs import MAX_ID_LENGTH
 from meshhook.names import MAX_KEY_LENGTH, validate_queue_name
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
 from meshhook.store import queries
+from meshhook.store.changes import change_rows
 from meshhook.store.job_rows import LIVE_STATES
 from meshhook.store.job_search import MAX_CHUNK_ROWS, MessageWalk, Wanted
 from meshhook.store.lookup_indexes import lookup_of
@@ -148,6 +150,11 @@ class JobChoice:
     key: str | None
     state: str | None
 
+    @property
+    def asked(self) -> dict[str, str | None]:
+        """What fits, for the audit log."""
+        return {name: getattr(self, name) for name in (*_IDS, "key", "state")}
+
     @classmethod
     def of(
         cls,
@@ -258,18 +265,33 @@ class JobChanger:
         sql = queries.load(statement)
         if dry_run:
             sql = queries.load("find_job_states", tables)
-        async for ids in self._chunks(tables):
-            if dry_run:
-                rows = await self._fetch(sql, self._queue, ids)
-                for row in rows:
-                    done.add(self._expected(row, results, of_ended=of_ended))
-            else:
-                rows = await self._fetch(sql, self._queue, ids, self._choice.state, *arguments)
-                for row in rows:
-                    done.add(
-                        JobChange(row["msg_id"], ChangeResult(row["result"]), row["was"], row["at"])
-                    )
+        with one_operation():
+            async for ids in self._chunks(tables):
+                if dry_run:
+                    for row in await self._fetch(sql, self._queue, ids):
+                        done.add(self._expected(row, results, of_ended=of_ended))
+                else:
+                    for row in await self._carry_out(sql, ids, arguments):
+                        done.add(
+                            JobChange(
+                                row["msg_id"], ChangeResult(row["result"]), row["was"], row["at"]
+                            )
+                        )
         return done
+
+    async def _carry_out(
+        self, sql: str, ids: list[int], arguments: Sequence[object]
+    ) -> Sequence[asyncpg.Record]:
+        return await change_rows(
+            self._database,
+            sql,
+            self._queue,
+            ids,
+            self._choice.state,
+            *arguments,
+            asked=self._choice.asked,
+            answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
+        )
 
     def _expected(
         self, row: asyncpg.Record, results: dict[str, ChangeResult], *, of_ended: bool

@@ -23,6 +23,7 @@ from meshhook.postgres.database import (
 )
 from meshhook.queue_config import QueueConfig
 from meshhook.store import queries
+from meshhook.store.changes import change
 
 if TYPE_CHECKING:
     import asyncpg
@@ -196,7 +197,7 @@ async def set_key(database: DatabaseSource, queue: str, key: str, **changes: Any
     source, name = Database.of(database), _checked_key(key)
     await _keyed_config(source, queue)
 
-    async def change(connection: Any) -> None:
+    async def write(connection: Any) -> None:
         current = await connection.fetchrow(queries.load("lock_key"), queue, name)
         settings = _changed({} if current is None else dict(current), changes)
         await connection.fetch(
@@ -207,7 +208,7 @@ async def set_key(database: DatabaseSource, queue: str, key: str, **changes: Any
         )
         await connection.fetch(queries.load("forget_key"), queue, name)
 
-    await source.run_in_transaction(change)
+    await change(source, write)
     return await get_key(source, queue, name)
 
 
@@ -267,10 +268,14 @@ async def _hold(
 ) -> KeyState:
     name = _checked_key(key)
     await _keyed_config(database, queue)
-    if seconds == 0:
-        await database.fetch(queries.load("close_breaker"), queue, name)
-    await database.fetch(queries.load("hold_key"), queue, name, seconds, reason)
-    await database.fetch(queries.load("forget_key"), queue, name)
+
+    async def hold(connection: Any) -> None:
+        if seconds == 0:
+            await connection.fetch(queries.load("close_breaker"), queue, name)
+        await connection.fetch(queries.load("hold_key"), queue, name, seconds, reason)
+        await connection.fetch(queries.load("forget_key"), queue, name)
+
+    await change(database, hold)
     return await get_key(database, queue, name)
 
 

@@ -746,7 +746,7 @@ class QueueService(Generic[PayloadT]):
         async with self._existing_tables() as tables:
             newest = await self._database.fetchval(queries.load("newest_message", tables))
             sql = queries.load("purge_queue", tables)
-            return await administration.purge_in_chunks(self._database, sql, newest)
+            return await administration.purge_in_chunks(self._database, self.queue, sql, newest)
 
     async def get_config(self) -> QueueConfig:
         """Return the queue's settings, at most five seconds old.

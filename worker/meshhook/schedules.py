@@ -29,6 +29,7 @@ from meshhook.names import validate_queue_name, validate_schedule_name
 from meshhook.postgres.database import Database, takes_url
 from meshhook.postgres.driver_errors import sqlstate_of
 from meshhook.store import queries
+from meshhook.store.changes import change_value
 from meshhook.store.messages import follow_up_message
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ class NewSchedule:
         now = await database.fetchval(queries.load("clock"))
         try:
             return bool(
-                await database.fetchval(
+                await change_value(
+                    database,
                     queries.load("add_schedule"),
                     self.queue,
                     self.name,
@@ -323,7 +325,9 @@ async def run_schedule(database: DatabaseSource, queue: str, name: str) -> int:
     """
     queue, name = validate_queue_name(queue), validate_schedule_name(name)
     try:
-        msg_id = await Database.of(database).fetchval(queries.load("run_schedule"), queue, name)
+        msg_id = await change_value(
+            Database.of(database), queries.load("run_schedule"), queue, name
+        )
     except DatabaseError as error:
         raise _refusal(error, queue, name) from error
     if msg_id is None:
@@ -340,7 +344,8 @@ async def delete_schedule(database: DatabaseSource, queue: str, name: str) -> No
         ScheduleNotFoundError, DatabaseError: nothing was deleted.
     """
     queue, name = validate_queue_name(queue), validate_schedule_name(name)
-    if not await Database.of(database).fetchval(queries.load("delete_schedule"), queue, name):
+    source = Database.of(database)
+    if not await change_value(source, queries.load("delete_schedule"), queue, name):
         raise ScheduleNotFoundError(queue, name)
 
 
@@ -382,7 +387,8 @@ async def _pause(
     database: Database, queue: str, name: str, *, next_at: datetime | None, is_paused: bool
 ) -> None:
     queue, name = validate_queue_name(queue), validate_schedule_name(name)
-    if not await database.fetchval(queries.load("pause_schedule"), queue, name, is_paused, next_at):
+    sql = queries.load("pause_schedule")
+    if not await change_value(database, sql, queue, name, is_paused, next_at):
         raise ScheduleNotFoundError(queue, name)
 
 

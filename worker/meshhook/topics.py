@@ -12,6 +12,7 @@ from meshhook.escaping import quoted
 from meshhook.postgres.database import Database, DatabaseSource, takes_url
 from meshhook.schema.pgmq import find_pgmq
 from meshhook.store import queries
+from meshhook.store.changes import change_value
 
 TOPICS_SINCE = "1.11.0"
 MAX_PATTERN_LENGTH = 255
@@ -50,8 +51,8 @@ async def bind_topic(database: DatabaseSource, queue: str, pattern: str) -> bool
         QueueNotFoundError, DatabaseError: it is not bound.
     """
     source = await _with_topics(database, queue)
-    row = await source.fetchrow(queries.load("bind_topic"), queue, checked_pattern(pattern))
-    return bool(row and row["is_new"])
+    sql = queries.load("bind_topic")
+    return bool(await change_value(source, sql, queue, checked_pattern(pattern)))
 
 
 @takes_url
@@ -72,9 +73,8 @@ async def unbind_topic(database: DatabaseSource, queue: str, pattern: str) -> bo
         QueueNotFoundError, DatabaseError: nothing was changed.
     """
     source = await _with_topics(database, queue)
-    return bool(
-        await source.fetchval(queries.load("unbind_topic"), queue, checked_pattern(pattern))
-    )
+    sql = queries.load("unbind_topic")
+    return bool(await change_value(source, sql, queue, checked_pattern(pattern)))
 
 
 @takes_url

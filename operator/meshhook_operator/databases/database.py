@@ -15,6 +15,7 @@ from meshhook.exporter import QueueExporter
 from meshhook.observability.loggers import get_logger
 from meshhook.postgres.database import Database
 from meshhook.schema import check_schema
+from meshhook.store.changes import change_value
 from meshhook.store.queries import load as load_library_query
 from meshhook.topics import bind_topic, list_topic_bindings, unbind_topic
 from meshhook_operator.databases.demand import (
@@ -151,7 +152,8 @@ class QueueDatabase:
         """Give keys of the queue what is declared for them; return how many were changed."""
         async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
             return int(
-                await database.fetchval(
+                await change_value(
+                    database,
                     load("set_declared_keys"),
                     queue_name,
                     [each.key for each in overrides],
@@ -178,7 +180,7 @@ class QueueDatabase:
     async def drop_queue_if_empty(self, queue_name: str) -> bool:
         """Drop the queue if it is empty; return whether it is gone."""
         async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
-            return bool(await database.fetchval(load("drop_queue_if_empty"), queue_name))
+            return bool(await change_value(database, load("drop_queue_if_empty"), queue_name))
 
     async def cordon(self, queue_name: str, hosts: Sequence[str], seconds: float) -> int:
         """Let the queue's workers on these hosts claim no more, and all others of it claim.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meshhook.actors import Source, acting_as
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.databases.demand import QueueDemand, QueueProblem
 from meshhook_operator.reconciliation.queue_keys import QueueKeys
@@ -46,6 +47,7 @@ class QueueInDatabase:
                 process may make none.
         """
         self._key = key
+        self._actor = f"operator {key}"
         self._reporter = reporter
         self._clock = clock
         self._check_may_write = check_may_write
@@ -67,6 +69,12 @@ class QueueInDatabase:
         Raises:
             MeshHookError: if the database refuses, or cannot be reached.
         """
+        with acting_as(self._actor, source=Source.OPERATOR):
+            return await self._ensure(spec, found, database)
+
+    async def _ensure(
+        self, spec: JobQueueSpec, found: QueueDemand | QueueProblem, database: QueueDatabase
+    ) -> bool:
         wanted = spec.queue_settings
         if isinstance(found, QueueProblem):
             now = self._clock()
@@ -107,7 +115,8 @@ class QueueInDatabase:
             MeshHookError: if the database refuses, or cannot be reached.
         """
         self._check_may_write(self._key.namespace)
-        is_gone = await database.drop_queue_if_empty(queue_name)
+        with acting_as(self._actor, source=Source.OPERATOR):
+            is_gone = await database.drop_queue_if_empty(queue_name)
         reason = "QueueDropped" if is_gone else "QueueKept"
         message = (
             "was empty and has been dropped."

@@ -47,6 +47,7 @@ class _Commands(LazyGroup):
         "dlq": "Show, replay and delete dead letters.",
         "stats": "Show queues now and over the last 24 hours, or live.",
         "exporter": "Export the metrics of all queues until SIGTERM or Ctrl-C.",
+        "audit": "Show and export who changed what.",
         "roles": "Create, grant and check least-privilege database roles.",
         "demo": "Watch 2,000 webhooks survive a killed worker.",
         "serve-postgres": "Serve the embedded PostgreSQL over the network until SIGTERM.",

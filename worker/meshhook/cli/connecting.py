@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from ssl import SSLError
 from typing import TypeVar
 
 import typer
 
+from meshhook.actors import Source, acting_as, process_actor
 from meshhook.cli.failures import (
     DatabaseNotOpenedError,
     DatabaseNotSetError,
@@ -151,6 +152,16 @@ def target(
     clean_up_first()
     settings = load_settings()
     log_to_stderr(settings, at_once=runs_handlers)
+    # What handlers change is theirs.
+    acts = nullcontext() if runs_handlers else acting_as(process_actor(), source=Source.CLI)
+    with acts, _database_of(context, settings, or_embedded=or_embedded) as found:
+        yield found
+
+
+@contextmanager
+def _database_of(
+    context: typer.Context, settings: Settings, *, or_embedded: bool
+) -> Iterator[Target]:
     secret = settings.database_url
     url = None if secret is None else secret.get_secret_value().strip()
     if program_options(context).embedded or (or_embedded and not url):

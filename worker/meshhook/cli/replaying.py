@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from meshhook.actors import one_operation
 from meshhook.cli.failures import PartlyDoneError
 from meshhook.cli.output import counted
 from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
@@ -41,10 +42,11 @@ class Replay:
         """
         service = DLQService(database, self._queue_name)
         try:
-            if self._choice.ids:
-                await self._replay_named(service)
-            else:
-                await self._replay_oldest(service)
+            with one_operation():
+                if self._choice.ids:
+                    await self._replay_named(service)
+                else:
+                    await self._replay_oldest(service)
         except Exception as error:
             if not self.replayed:
                 raise

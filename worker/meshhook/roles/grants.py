@@ -35,6 +35,7 @@ _GROUPS = "table meshhook.job_groups"
 _CANCELLATIONS = "table meshhook.cancellations"
 _SCHEDULES = "table meshhook.schedules"
 _FIRINGS = "table meshhook.schedule_firings"
+_AUDITS = Grant("function meshhook.audit(text,text,jsonb,bigint,jsonb)", "execute")
 
 _SENT = ("vt", "message", "headers")
 _TAKES_KEYS = (
@@ -165,6 +166,8 @@ _READER = (
     Grant(_GROUPS, "select"),
     Grant(_SCHEDULES, "select"),
     Grant(_FIRINGS, "select"),
+    Grant("table meshhook.audit_log", "select"),
+    Grant("table meshhook.audit_settings", "select"),
     _AWAITS_ENDS,
 )
 
@@ -231,6 +234,8 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant("function meshhook.delete_past_attempts()", "execute"),
         Grant("function meshhook.delete_past_groups()", "execute"),
         Grant("function meshhook.delete_idle_breakers()", "execute"),
+        Grant("function meshhook.delete_past_audit_entries()", "execute"),
+        _AUDITS,
         _TELLS_OF_ENDS,
         _AWAITS_ENDS,
     ),
@@ -249,6 +254,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         *_SETS_KEYS,
         Grant(_SCHEDULES, "update", ("paused", "next_at", "try_at")),
         Grant(_FIRINGS, "insert"),
+        _AUDITS,
         _TELLS_OF_ENDS,
     ),
     RoleKind.OPERATOR: (
@@ -278,6 +284,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_TOPICS, "insert"),
         Grant(_TOPICS, "delete"),
         Grant("function meshhook.wake_waiting_workers()", "execute"),
+        _AUDITS,
         Grant("queue", "select", _STATE),
         Grant("dead_letters", "select", ("msg_id", "enqueued_at")),
         Grant("queue_sequence", "select"),

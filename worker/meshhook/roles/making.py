@@ -22,6 +22,7 @@ from meshhook.roles.statements import (
     validate_role_name,
 )
 from meshhook.store import queries
+from meshhook.store.changes import change
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,7 +165,7 @@ async def _in_transaction(database: DatabaseSource, work: Any) -> RoleReport:
 
 
 async def _once(source: Database, work: Any) -> RoleReport:
-    report: RoleReport = await source.run_in_transaction(
-        work, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
+    report: RoleReport = await change(
+        source, work, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
     )
     return report

@@ -11,6 +11,7 @@ from meshhook.arguments import checked_seconds
 from meshhook.errors import DatabaseLockedError, QueueBusyError
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS
 from meshhook.store import queries
+from meshhook.store.changes import change_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +55,8 @@ async def change_tables(
     pause_seconds = _FIRST_PAUSE_SECONDS
     while True:
         try:
-            return await database.fetchval(
-                sql, *arguments, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
+            return await change_value(
+                database, sql, *arguments, answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS
             )
         except DatabaseLockedError as error:
             if database.is_in_transaction:

@@ -108,6 +108,10 @@ class Housekeeper:
             "delete_expired_firings", self._in_chunks(queries.load("delete_expired_firings"))
         )
         await self._try(
+            "delete_expired_audit_entries",
+            self._in_chunks(queries.load("delete_expired_audit_entries")),
+        )
+        await self._try(
             "delete_idle_breakers", self._in_chunks(queries.load("delete_idle_breakers"))
         )
         for tables, config in self._configs.items():

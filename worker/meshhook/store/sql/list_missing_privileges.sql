@@ -15,7 +15,9 @@ left join pg_catalog.pg_namespace n on n.nspname = w.schema_name::name
 left join pg_catalog.pg_class c
     on w.type = 'table' and c.relnamespace = n.oid and c.relname = w.name::name
 left join pg_catalog.pg_proc p on w.type = 'function' and p.pronamespace = n.oid
-    and p.proname = pg_catalog.split_part(w.name, '(', 1)::name and p.pronargs = 0
+    and p.proname = pg_catalog.split_part(w.name, '(', 1)::name
+    and pg_catalog.replace(pg_catalog.oidvectortypes(p.proargtypes), ', ', ',')
+        = pg_catalog.split_part(pg_catalog.split_part(w.name, '(', 2), ')', 1)
 left join pg_catalog.pg_attribute t
     on t.attrelid = c.oid and t.attname = w.column_name::name and not t.attisdropped
 where case w.type

@@ -26,7 +26,8 @@ with item as (
       and not pg_catalog.pg_has_role($1::oid, c.relowner, 'usage'::text)
     union all
     select 'function ' || n.nspname::text || '.' || p.proname::text || '('
-            || pg_catalog.pg_get_function_identity_arguments(p.oid) || ')', null, a.grantee,
+            || pg_catalog.replace(pg_catalog.oidvectortypes(p.proargtypes), ', ', ',') || ')',
+        null, a.grantee,
         a.privilege_type
     from pg_catalog.pg_proc p
     join pg_catalog.pg_namespace n on n.oid = p.pronamespace

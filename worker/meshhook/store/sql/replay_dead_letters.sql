@@ -63,5 +63,14 @@ with moment as materialized (
     from sent s join dead d on d.msg_id = s.dead_letter_id cross join moment m
     -- One that says it died in another queue proves nothing: its worker may have written that.
     where d.origin_msg_id is not null and coalesce(d.queue, $2::text) = $2::text
+), written as materialized (
+    select meshhook.audit('dead_letters.replayed', $2::text,
+        pg_catalog.jsonb_build_object('dead_letter_ids', pg_catalog.to_jsonb(
+            (pg_catalog.array_agg(s.dead_letter_id order by s.dead_letter_id))[1:100])),
+        pg_catalog.count(*))
+    from sent s
 )
-select s.dead_letter_id, s.msg_id from sent s order by s.dead_letter_id
+select s.dead_letter_id, s.msg_id from sent s
+-- Asked for, so that it is written.
+where (select pg_catalog.count(*) from written) >= 0::bigint
+order by s.dead_letter_id
