@@ -128,6 +128,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "jobs cancel": ("jobs", "cancel", "jobs", "1"),
     "jobs reschedule": ("jobs", "reschedule", "jobs", "1", "--delay", "1"),
     "jobs run-now": ("jobs", "run-now", "jobs", "1"),
+    "jobs replay": ("jobs", "replay", "jobs", "1"),
     "jobs delete": ("jobs", "delete", "jobs", "1", "--yes"),
     "dlq list": ("dlq", "list", "jobs"),
     "dlq show": ("dlq", "show", "jobs", "1"),

@@ -33,8 +33,12 @@ STATEMENTS = {
     "claim": "30, '2000-01-01', 100, 5, null, 'jobs'",
     "settle": f"null, {SETTLEMENT}",
     "settle_with_links": f"null, {SETTLEMENT}" + ", null" * 8,
+    "settle_with_kept": f"null, {SETTLEMENT}",
     "settle_succeeded": "null, array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], "
     "null, array[0,1,0]::float8[], array[1,1,1]::float8[], null, null, null, null, 'jobs'",
+    "settle_succeeded_with_kept": "null, array[1,2,3]::bigint[], array[1,1,1], "
+    "array[0,0,0]::float8[], null, array[0,1,0]::float8[], array[1,1,1]::float8[], null, null, "
+    "null, null, 'jobs'",
     "extend": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 30, false",
     "release": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 0",
     "find_locked": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[]",
@@ -42,7 +46,7 @@ STATEMENTS = {
     "find_settled": "'jobs', 'w', array[1]::bigint[], array[1], array[0]::float8[], "
     "array[0]::float8[]",
     "find_ends": "'jobs', array[1,2,3]::bigint[]",
-    "find_live_job": "5",
+    "find_live_job": "5, 'jobs'",
     "find_live_jobs_by_id": "array[1,2,3]::bigint[]",
     "find_live_jobs": "9223372036854775807, 1000, null, null, null, null, 50, null, null, null",
     "find_live_jobs_by_state": "null, null, null, 1000, 'ready', true, 50, null, null, null",
@@ -55,7 +59,7 @@ STATEMENTS = {
 def text_of(name: str, queue_name: str) -> str:
     """Return the text of one of `STATEMENTS`."""
     file, _, part = name.partition("_with_")
-    return queries.load(file, queue_name, has_links=part == "links")
+    return queries.load(file, queue_name, has_links=part == "links", keeps_bodies=part == "kept")
 
 
 @pytest.fixture

@@ -31,8 +31,15 @@ WRITING = re.compile(r"\b(insert into|update \{|update mesh|delete from|for upda
 def variants(name: str, tables: queries.QueueTables | str, target: str) -> set[str]:
     """Return the texts of a statement with and without each of its optional parts."""
     return {
-        queries.load(name, tables, target=target, has_breakers=has_breakers, has_links=has_links)
-        for has_breakers, has_links in product((False, True), repeat=2)
+        queries.load(
+            name,
+            tables,
+            target=target,
+            has_breakers=has_breakers,
+            has_links=has_links,
+            keeps_bodies=keeps_bodies,
+        )
+        for has_breakers, has_links, keeps_bodies in product((False, True), repeat=3)
     }
 
 

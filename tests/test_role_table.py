@@ -91,6 +91,7 @@ STATEMENTS = {
     "find_last_attempts": "W RO",
     "find_group_of_job": "W RO",
     "find_live_job": "W RO",
+    "find_finished_job": "  RO",
     "find_live_jobs": "W RO",
     "find_live_jobs_by_id": "W RO",
     "find_live_jobs_by_lookup": "W RO",
@@ -169,6 +170,10 @@ STATEMENTS = {
     "settle with breakers": "W",
     "settle with breakers and links": "W",
     "settle_succeeded": "W  O",
+    "settle with bodies": "W",
+    "settle_succeeded with bodies": "W  O",
+    "set_kept_bodies": "   OM",
+    "replay_jobs": "   O",
     "settle_succeeded with breakers": "W  O",
     "stop_waiting": "W   M",
     "take_keys_of_replayed": "   O",
@@ -199,6 +204,7 @@ FIRE_SCHEDULE = (
     "fire_schedule(text,text,timestamp with time zone,timestamp with time zone[],text,integer,"
     "timestamp with time zone)"
 )
+REPLAY_JOBS = "replay_jobs(text,bigint[],timestamp with time zone[],text,boolean,interval,boolean)"
 # Functions are called; those of triggers are only asked for.
 FUNCTIONS = {
     ADD_SCHEDULE: " P  M",
@@ -252,6 +258,14 @@ FUNCTIONS = {
     ): "W",
     "cordon_workers(text,text[],double precision)": "    M",
     "create_attempt_partitions(integer)": "",
+    "create_finished_partitions(integer)": "",
+    "delete_expired_finished(integer)": "",
+    "drop_expired_finished_partitions()": "",
+    "finished_bytes()": "WPROM",
+    "is_keepable(jsonb,jsonb)": "WPROM",
+    "prepare_finished_jobs()": "",
+    "replayed_from(text,jsonb)": "WPROM",
+    REPLAY_JOBS: "   O",
     "count_ended_jobs(text,text[],bigint[],text[])": "WPROM",
     "create_group(uuid,text,text,bigint[],text,jsonb,jsonb,double precision)": " P",
     "create_queue(text)": "    M",
@@ -489,6 +503,10 @@ async def statements(connection: Connection) -> dict[str, tuple[str, list[object
             types = [each.name for each in (await connection.prepare(sql)).get_parameters()]
             found[name] = (sql, list(ARGUMENTS.get(name) or map(sample, types)))
     for name, with_links in (("settle", False), ("settle", True), ("settle_succeeded", False)):
+        if not with_links:
+            sql = queries.load(name, "orders", keeps_bodies=True)
+            types = [each.name for each in (await connection.prepare(sql)).get_parameters()]
+            found[f"{name} with bodies"] = (sql, [*map(sample, types)])
         sql = queries.load(name, "orders", has_breakers=True, has_links=with_links)
         types = [each.name for each in (await connection.prepare(sql)).get_parameters()]
         found[f"{name} with breakers{' and links' * with_links}"] = (sql, [*map(sample, types)])

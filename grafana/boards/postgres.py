@@ -100,8 +100,12 @@ def _tables() -> list[Panel]:
         ),
         graph(
             "History",
-            "Bytes of meshhook.job_attempts. Drops once a day, when a partition is removed.",
-            [Query(f"max(meshhook_history_bytes{{{_NAMESPACE}}})", "history")],
+            "Bytes of meshhook.job_attempts, and of the bodies that queues with keep_bodies_days "
+            "keep. Drops once a day, when a partition is removed.",
+            [
+                Query(f"max(meshhook_history_bytes{{{_NAMESPACE}}})", "history"),
+                Query(f"max(meshhook_finished_jobs_bytes{{{_NAMESPACE}}})", "kept bodies"),
+            ],
             unit="bytes",
         ),
     ]

@@ -30,6 +30,7 @@ OTHERS = {
     "exporter",
     "jobs cancel",
     "jobs delete",
+    "jobs replay",
     "jobs reschedule",
     "jobs run-now",
     "keys hold",
@@ -173,6 +174,12 @@ INSERT_FIRING = """
 insert into meshhook.schedule_firings (queue, name, due_at, outcome, missed)
 values ('jobs', 'odd', '-infinity', 'missed', -2147483648), ('jobs', 'odd', 'infinity', 'missed', 1)
 """
+INSERT_FINISHED = """
+insert into meshhook.finished_jobs (queue, msg_id, enqueued_at, finished_at, outcome, message,
+    headers, replayed_as, replayed_at)
+values ('jobs', 777, null, 'infinity', 'cancelled', $1::text::jsonb, $2::text::jsonb,
+    -9223372036854775808, '-infinity')
+"""
 INSERT_WORKER = """
 insert into meshhook.workers (
     queue, worker, host, concurrency, running, processed, busy_seconds, draining, started_at,
@@ -193,7 +200,8 @@ async def _fill(url: str, drawn: dict[str, Any]) -> dict[str, list[int]]:
     try:
         await connection.execute(
             "truncate pgmq.q_jobs, pgmq.q_jobs_dlq, pgmq.a_jobs, meshhook.job_attempts, "
-            "meshhook.workers, meshhook.job_groups, meshhook.schedules, meshhook.schedule_firings"
+            "meshhook.workers, meshhook.job_groups, meshhook.schedules, meshhook.schedule_firings, "
+            "meshhook.finished_jobs"
         )
         for table in ("q_jobs", "q_jobs_dlq", "a_jobs"):
             ids[table] = [
@@ -210,6 +218,7 @@ async def _fill(url: str, drawn: dict[str, Any]) -> dict[str, list[int]]:
         await connection.execute(INSERT_GROUP)
         await connection.execute(INSERT_SCHEDULE)
         await connection.execute(INSERT_FIRING)
+        await connection.execute(INSERT_FINISHED, *drawn.get("finished", (None, None)))
         for worker in drawn["workers"]:
             await connection.execute(INSERT_WORKER, *worker)
     finally:
@@ -252,6 +261,7 @@ def _check(arguments: list[str]) -> str:
             "q_jobs_dlq": ROWS,
             "a_jobs": ROWS,
             "attempts": ATTEMPTS,
+            "finished": st.tuples(BODIES, HEADERS).map(lambda each: [*map(json.dumps, each)]),
             "workers": WORKERS,
         }
     )

@@ -58,6 +58,7 @@ ROWS = st.fixed_dictionaries(
         "results": st.booleans(),
         "retry_backoff": st.sampled_from(["exponential", "fixed"]),
         "retry_delays_ms": st.lists(_ends(0, 604_800_000), max_size=3),
+        "keep_bodies_days": st.none() | DAYS,
         "lookup_by": st.sets(st.sampled_from(LOOKUP_IDS)).map(
             lambda ids: [each for each in LOOKUP_IDS if each in ids]
         ),

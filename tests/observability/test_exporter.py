@@ -115,6 +115,7 @@ async def test_what_the_series_say(
         assert value(registry, "dead_tuples", table=table) == 0
     assert value(registry, "table_bytes", table="archive") >= 8192
     assert (registry.get_sample_value("meshhook_history_bytes") or 0) > 8192
+    assert (registry.get_sample_value("meshhook_finished_jobs_bytes") or 0) > 8192
 
 
 async def test_a_database_that_never_answers_is_given_up(

@@ -25,6 +25,7 @@ queue set jobs retry_backoff_base_ms=10
 queue set jobs keyed=true
 queue set jobs lookup_by=run_id,workflow_id
 queue set jobs retry_backoff=list retry_delays_ms=10,20
+queue set jobs keep_bodies_days=7
 schedule add jobs s --cron @daily
 schedule add jobs t --every 1s --overlap skip
 schedule list
@@ -64,6 +65,7 @@ jobs reschedule jobs 6 --delay 60
 jobs run-now jobs --state scheduled --yes
 jobs cancel jobs 6
 jobs cancel jobs --run-id r1 --dry-run
+jobs replay jobs --since 1h --yes
 jobs delete jobs 6 --yes
 dlq list jobs
 dlq list jobs --error-type E1

@@ -19,6 +19,7 @@ from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, ta
 from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook.queue_config import (
     BREAKER_NAMES,
+    KEPT_NAMES,
     KEY_PLACE_NAMES,
     KEY_SETTING_NAMES,
     LIMIT_NAMES,
@@ -244,7 +245,7 @@ async def set_queue_config(
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
     name = validate_queue_name(queue)
-    own_statements = {*KEY_SETTING_NAMES, *LOOKUP_NAMES, *RETRY_NAMES}
+    own_statements = {*KEY_SETTING_NAMES, *LOOKUP_NAMES, *RETRY_NAMES, *KEPT_NAMES}
     source = Database.of(database)
     if changes.keys() & set(KEY_PLACE_NAMES):
         await _build_key_indexes(source, name, changes)
@@ -265,7 +266,11 @@ async def set_queue_config(
             ("set_breaker", BREAKER_NAMES),
         ]
         of_keys = of_keys if settings.keyed else of_keys[::-1]
-        others = [("set_lookups", LOOKUP_NAMES), ("set_retries", RETRY_NAMES)]
+        others = [
+            ("set_lookups", LOOKUP_NAMES),
+            ("set_retries", RETRY_NAMES),
+            ("set_kept_bodies", KEPT_NAMES),
+        ]
         for statement, names in [*of_keys, *others]:
             values = [getattr(settings, each) for each in names]
             # Not everybody may change them who may change the others.

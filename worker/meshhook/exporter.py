@@ -309,10 +309,11 @@ class _Queues(Collector):
             families["meshhook_exporter_last_collection_age_seconds"].add_metric(
                 [], max(exporter.age_seconds for exporter in exporters)
             )
-        history_bytes = 0
+        shared_bytes = dict.fromkeys(_SHARED_BYTES, 0)
         shown: set[str] = set()
         for rows in (exporter.rows for exporter in exporters):
-            history_bytes += (rows[0]["history_bytes"] or 0) if rows else 0
+            for family, column in _SHARED_BYTES.items():
+                shared_bytes[family] += (rows[0][column] or 0) if rows else 0
             for row in rows:
                 if row["queue"] in shown:
                     self._tell_once(row["queue"])
@@ -322,7 +323,8 @@ class _Queues(Collector):
         self._add_keys(families, exporters)
         self._add_schedules(families, exporters)
         if any(exporter.rows for exporter in exporters):
-            families["meshhook_history_bytes"].add_metric([], history_bytes)
+            for family, size in shared_bytes.items():
+                families[family].add_metric([], size)
         return families.values()
 
     @staticmethod
@@ -359,11 +361,17 @@ class _Queues(Collector):
         own = (
             "meshhook_queue_",
             "meshhook_schedule_",
-            "meshhook_history_bytes",
+            *_SHARED_BYTES,
             "meshhook_exporter_last_collection_age_seconds",
         )
         return {name: metric.family() for name, metric in METRICS.items() if name.startswith(own)}
 
+
+_SHARED_BYTES = {
+    "meshhook_history_bytes": "history_bytes",
+    "meshhook_finished_jobs_bytes": "finished_bytes",
+}
+"""Sizes of tables that queues share: the family, and the column."""
 
 _collectors: WeakKeyDictionary[CollectorRegistry, _Queues] = WeakKeyDictionary()
 _collectors_lock = threading.Lock()

@@ -57,8 +57,11 @@ class ChangeResult(StrEnum):
     """It runs, and its worker is asked to stop it."""
     RESCHEDULED = "rescheduled"
     DELETED = "deleted"
+    REPLAYED = "replayed"
     UNCHANGED = "unchanged"
     """Its state, or that it has ended, does not allow the change."""
+    NOT_KEPT = "not_kept"
+    """It has ended, and its body was not kept, so it cannot be replayed."""
     NOT_FOUND = "not_found"
 
 
@@ -72,6 +75,8 @@ class JobChange:
     """The state that it was in, or how it had ended; None if nothing is known of it."""
     at: datetime | None
     """When it is ready, if it was rescheduled; when it had ended, if it had. Else None."""
+    replayed_as: int | None = None
+    """The msg_id of the job that it was replayed as, now or before; None if it was not."""
 
 
 @dataclass(slots=True)
@@ -99,7 +104,7 @@ class JobChanges:
 
     @property
     def changed(self) -> int:
-        """How many jobs were cancelled, rescheduled or deleted."""
+        """How many jobs were cancelled, rescheduled, deleted or replayed."""
         return sum(self.counts[each] for each in _CHANGED)
 
     @property
@@ -113,6 +118,11 @@ class JobChanges:
         return self.counts[ChangeResult.UNCHANGED]
 
     @property
+    def not_kept(self) -> int:
+        """How many jobs have ended and were not replayed, because their bodies were not kept."""
+        return self.counts[ChangeResult.NOT_KEPT]
+
+    @property
     def not_found(self) -> int:
         """How many of the named jobs are unknown."""
         return self.counts[ChangeResult.NOT_FOUND]
@@ -124,7 +134,12 @@ class JobChanges:
             self.jobs.append(change)
 
 
-_CHANGED = (ChangeResult.CANCELLED, ChangeResult.RESCHEDULED, ChangeResult.DELETED)
+_CHANGED = (
+    ChangeResult.CANCELLED,
+    ChangeResult.RESCHEDULED,
+    ChangeResult.DELETED,
+    ChangeResult.REPLAYED,
+)
 
 
 class JobChoiceOptions(TypedDict, total=False):

@@ -133,6 +133,9 @@ class QueueSettings(BaseModel):
     results: bool = False
     """Whether what handlers return is kept, up to 64 KiB of JSON a job, as long as the history.
     Default false."""
+    keep_bodies_days: _Days | None = None
+    """How long body and headers of jobs that succeeded or were cancelled are kept, in days, so that
+    they can be replayed; None, the default, means that none are kept."""
     lookup_by: Annotated[tuple[LookupId, ...], BeforeValidator(_checked_lookups)] = ()
     """By which of `run_id`, `workflow_id` and `project_id` messages are found through an index.
     Default none: a search by them reads the queue from the newest message down."""
@@ -244,6 +247,11 @@ class QueueSettings(BaseModel):
         """Whether failures in a row of a key are counted."""
         return self.keyed and self.breaker_failures is not None
 
+    @property
+    def keeps_bodies(self) -> bool:
+        """Whether bodies of finished jobs are kept."""
+        return self.keep_bodies_days is not None
+
     def retry_strategy(self, random_fraction: Callable[[], float] = random.random) -> RetryStrategy:
         """Return the retry strategy that these settings describe.
 
@@ -312,6 +320,8 @@ LOOKUP_NAMES = ("lookup_by",)
 """Those that need indexes of the queue's table by which messages are found."""
 RETRY_NAMES = ("retry_backoff", "retry_delays_ms")
 """Those of retries that are written by a statement of their own."""
+KEPT_NAMES = ("keep_bodies_days",)
+"""Those of the bodies of finished jobs."""
 KEY_SETTING_NAMES = (*KEY_PLACE_NAMES, *LIMIT_NAMES, *BREAKER_NAMES)
 """Those that are for keyed queues."""
 

@@ -23,6 +23,7 @@ from meshhook.escaping import quoted
 from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChanges, JobChoice, checked_time
 from meshhook.job_ends import EndWaiter, JobEnd
 from meshhook.job_policies import headers_with_policies
+from meshhook.job_replays import JobReplayer, ReplayChoice
 from meshhook.jobs import Job, PayloadT, has_links
 from meshhook.names import (
     DEFAULT_QUEUE_NAME,
@@ -693,6 +694,70 @@ class QueueService(Generic[PayloadT]):
         )
         return await changer.delete(dry_run=dry_run)
 
+    async def replay_jobs(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        delay_seconds: float | timedelta = 0,
+        again: bool = False,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Enqueue jobs again that have ended and whose bodies the queue keeps.
+
+        The queue's setting `keep_bodies_days` keeps them. A new job has the same body and headers,
+        and all its attempts; it is in no group and has no unique key. Dead letters are replayed by
+        `DLQService`.
+
+        A job is replayed once: another call leaves it as it is and tells the msg_id of its replay,
+        unless `again` is true. So a call whose outcome is uncertain can be repeated.
+
+        Name jobs by id, or by any of the other arguments up to `until`: those that fit all of them,
+        which are searched for in the history. Jobs are replayed in chunks of 1,000, each committed
+        on its own. In the result, `not_kept` counts those whose bodies were not kept.
+
+        Args:
+            msg_ids: a job's id, or several.
+            run_id: jobs of this run.
+            workflow_id: jobs of this workflow.
+            project_id: jobs of this project.
+            key: jobs of this key. Those whose bodies were not kept are then not counted.
+            state: how they ended, succeeded or cancelled. Default, unless ids are given: succeeded.
+            since: only jobs that ended at this time or later, a datetime with a time zone.
+            until: the same, before this time.
+            delay_seconds: how long until they are ready, 0 to 366 days. Default 0.
+            again: whether to replay also those that were replayed before. Default false.
+            dry_run: change nothing, and return what would be changed. Default false.
+            search_seconds: after how long no further part of the history is searched, 0.1 to
+                86,400. Default 300. It does not apply to ids or a run.
+            connection: an asyncpg connection, to do it inside the caller's transaction.
+
+        Raises:
+            InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
+            QueueNotFoundError, DatabaseError: chunks that were replayed before stay replayed.
+        """
+        choice = ReplayChoice.of(
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+            since=since,
+            until=until,
+        )
+        database = self._database if connection is None else Database.of(connection)
+        replayer = JobReplayer(database, self.queue, choice, search_seconds)
+        return await replayer.replay(delay_seconds=delay_seconds, again=again, dry_run=dry_run)
+
     def _changer(
         self,
         connection: Any,
@@ -841,13 +906,17 @@ class QueueService(Generic[PayloadT]):
             )
             for job in jobs
         ]
-        # Claiming has read them: a job that was claimed elsewhere waits for the next success.
-        config = self._settings.last
-        has_breakers = config is not None and config.has_breakers
-        breakers = BreakerCount(config.key_path) if config is not None and has_breakers else None
+        # Claiming has read them, unless the job was claimed elsewhere.
+        config = self._settings.last or await self.get_config()
+        breakers = BreakerCount(config.key_path) if config.has_breakers else None
         async with self._existing_tables() as tables:
             with settling(self._tracing.find(), self.queue, len(jobs)):
                 settled = await settle(
-                    self._database, tables, self._worker_name, settlements, breakers
+                    self._database,
+                    tables,
+                    self._worker_name,
+                    settlements,
+                    breakers,
+                    keeps_bodies=config.keeps_bodies,
                 )
         return [position in settled for position in range(len(jobs))]

@@ -23,6 +23,7 @@ from meshhook.store import queries
 from meshhook.store.dead_letter_rows import dead_letter_from
 from meshhook.store.job_rows import (
     FINAL_STATES,
+    KEPT_STATES,
     LIVE_STATES,
     JobKey,
     JobLife,
@@ -33,6 +34,7 @@ from meshhook.store.job_rows import (
     life_from,
     newest_birth,
     summary_from,
+    with_kept_body,
     with_last_attempt,
 )
 from meshhook.store.job_search import (
@@ -337,7 +339,7 @@ async def _life(
     live = dead = None
     # In the order in which a job moves: one that moves on between two reads is found by the second.
     if known.get(queue):
-        live = await database.fetchrow(queries.load("find_live_job", queue), msg_id)
+        live = await database.fetchrow(queries.load("find_live_job", queue), msg_id, queue)
     rows = await database.fetch(queries.load("find_attempts"), queue, msg_id, _MAX_ATTEMPTS)
     if known.get(queue):
         row = await database.fetchrow(queries.load("find_dead_letter_of_job", queue), msg_id)
@@ -357,10 +359,24 @@ async def _life(
         return None
     life = life_from(queue, msg_id, enqueued_at=enqueued_at, live=live, rows=rows, dead=dead)
     life = replace(life, group=await _group_of(database, life, group_id_of(live, dead)))
-    if life.state not in LIVE_STATES:
+    if life.state in LIVE_STATES:
+        return await _with_cancellation(database, life)
+    return await _with_kept_body(database, life)
+
+
+async def _with_kept_body(database: Database, life: JobLife) -> JobLife:
+    """Add to a finished job what its queue kept of it."""
+    if life.state not in KEPT_STATES:
         return life
-    asked = await database.fetchrow(queries.load("find_cancellation"), queue, msg_id)
-    if asked is None or asked["enqueued_at"] != enqueued_at:
+    sql = queries.load("find_finished_job")
+    row = await database.fetchrow(sql, life.queue, life.msg_id, life.enqueued_at)
+    return life if row is None else with_kept_body(life, row)
+
+
+async def _with_cancellation(database: Database, life: JobLife) -> JobLife:
+    """Add to a job in its queue the request to cancel it."""
+    asked = await database.fetchrow(queries.load("find_cancellation"), life.queue, life.msg_id)
+    if asked is None or asked["enqueued_at"] != life.enqueued_at:
         return life
     request = Cancellation(asked["reason"], asked["requested_by"], asked["requested_at"])
     return replace(life, cancellation=request)

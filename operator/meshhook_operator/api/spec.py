@@ -103,6 +103,10 @@ class HistorySpec(Part):
 
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = DEFAULTS.history_retention_days
     """How long attempts are kept, in days. Default 7."""
+    keep_bodies_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    """How long the bodies of jobs that succeeded or were cancelled are kept, in days, so that
+    meshhook jobs replay can enqueue them again. Without it, none are kept, and those that were are
+    deleted. Default: none."""
 
 
 class JobQueueSpec(Part):
@@ -195,6 +199,7 @@ class JobQueueSpec(Part):
             "dlq_retention_days": self.dead_letter.retention_days,
             "archive_retention_days": self.archive.retention_days,
             "history_retention_days": self.history.retention_days,
+            "keep_bodies_days": self.history.keep_bodies_days,
             "max_payload_bytes": self.max_payload_bytes,
             "results": self.results,
         }

@@ -37,6 +37,7 @@ class QueueOptions(TypedDict, total=False):
     history_retention_days: int
     max_payload_bytes: int
     results: bool
+    keep_bodies_days: int | None
     lookup_by: Sequence[LookupId]
     keyed: bool
     key_path: str | None

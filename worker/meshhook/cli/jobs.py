@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from meshhook.cli import job_changes
+from meshhook.cli import job_changes, job_replays
 from meshhook.cli.bodies import print_body
 from meshhook.cli.connecting import with_database
 from meshhook.cli.failures import SearchIncompleteError
@@ -30,7 +30,7 @@ from meshhook.store.job_rows import Attempt, JobLife, JobSummary
 from meshhook.tracking import FoundJobs, find_jobs, get_job
 
 app = command_app(
-    help="Find, cancel and reschedule jobs, and show the whole history of one.",
+    help="Find, cancel, reschedule and replay jobs, and show the whole history of one.",
     no_args_is_help=True,
     epilog=example("meshhook jobs list --queue workflow_jobs --state retrying"),
 )
@@ -158,6 +158,7 @@ def show(
 
 
 job_changes.add_to(app)
+job_replays.add_to(app)
 
 
 def _print_list(jobs: Sequence[JobSummary], *, with_queue: bool) -> None:
@@ -198,6 +199,7 @@ def _print_life(life: JobLife) -> None:
             ("project", life.project_id),
             ("unique key", life.unique_key),
             ("group", life.group),
+            ("replay of", None if life.replay_of_id is None else f"job {life.replay_of_id}"),
         )
         if value is not None
     ]

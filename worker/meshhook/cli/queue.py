@@ -151,6 +151,7 @@ def set_(
     max_payload_bytes           the largest message that the library enqueues
     paused                      true: workers claim nothing
     results                     true: keep what handlers return
+    keep_bodies_days            how long bodies of finished jobs are kept; none
     lookup_by                   ids by which jobs are found through an index; none
     keyed                       true: serve the keys of messages in fair shares
     key_path                    where in the body the key is; none: its header

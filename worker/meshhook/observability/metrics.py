@@ -401,6 +401,13 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 (),
             ),
             Metric(
+                "meshhook_finished_jobs_bytes",
+                _G,
+                "The size of the kept bodies of finished jobs, all queues together.",
+                (Source.EXPORTER, Source.OPERATOR),
+                (),
+            ),
+            Metric(
                 "meshhook_exporter_last_collection_age_seconds",
                 _G,
                 "Time since the queues were last read successfully, or since the exporter "

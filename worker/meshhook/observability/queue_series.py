@@ -32,7 +32,7 @@ _NUMBERS = {
 _FIGURES = (
     *STATES,
     *_NUMBERS.values(),
-    *("queue_bytes", "dlq_bytes", "archive_bytes", "history_bytes"),
+    *("queue_bytes", "dlq_bytes", "archive_bytes", "history_bytes", "finished_bytes"),
     *("queue_dead_tuples", "dlq_dead_tuples"),
 )
 

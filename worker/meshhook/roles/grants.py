@@ -36,6 +36,7 @@ _CANCELLATIONS = "table meshhook.cancellations"
 _SCHEDULES = "table meshhook.schedules"
 _FIRINGS = "table meshhook.schedule_firings"
 _AUDITS = Grant("function meshhook.audit(text,text,jsonb,bigint,jsonb)", "execute")
+_FINISHED = "table meshhook.finished_jobs"
 
 _SENT = ("vt", "message", "headers")
 _TAKES_KEYS = (
@@ -68,6 +69,7 @@ _SETTINGS = (
     "max_payload_bytes",
     "paused",
     "results",
+    "keep_bodies_days",
     "max_running",
     "max_running_per_key",
     "max_starts",
@@ -168,6 +170,7 @@ _READER = (
     Grant(_FIRINGS, "select"),
     Grant("table meshhook.audit_log", "select"),
     Grant("table meshhook.audit_settings", "select"),
+    Grant(_FINISHED, "select"),
     _AWAITS_ENDS,
 )
 
@@ -228,6 +231,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_SCHEDULES, "update", ("next_at", "try_at", "error", "failed_at")),
         Grant(_FIRINGS, "select"),
         Grant(_FIRINGS, "insert"),
+        Grant(_FINISHED, "insert"),
         Grant("function meshhook.delete_past_firings()", "execute"),
         Grant("function meshhook.make_coming_partitions()", "execute"),
         Grant("function meshhook.drop_past_partitions()", "execute"),
@@ -255,6 +259,8 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_SCHEDULES, "update", ("paused", "next_at", "try_at")),
         Grant(_FIRINGS, "insert"),
         _AUDITS,
+        Grant(_FINISHED, "insert"),
+        Grant(_FINISHED, "update", ("replayed_as", "replayed_at")),
         _TELLS_OF_ENDS,
     ),
     RoleKind.OPERATOR: (

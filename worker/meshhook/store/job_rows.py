@@ -27,6 +27,9 @@ FINAL_STATES = tuple(
 )
 """The states of a job that has left its queue."""
 
+KEPT_STATES = (AttemptOutcome.SUCCEEDED.value, AttemptOutcome.CANCELLED.value)
+"""The states of finished jobs whose bodies are kept, in queues that keep any."""
+
 JobKey = tuple[str, int, datetime | None]
 
 
@@ -71,14 +74,14 @@ class JobLife:
     ready_at: datetime | None
     """When it is or was ready to run, or its lease ends; None once it has left its queue."""
     body: str | None
-    """The message as JSON text while it is in its queue or a dead letter; None if it is over
-    16 MiB."""
+    """The message as JSON text while it is in its queue or a dead letter, or if it was kept after
+    its end; None if it is over 16 MiB."""
     attempts: tuple[Attempt, ...]
     """The attempts that have ended, oldest first: at most the last 1,000 in the history."""
     dead_letter_id: int | None
     """The dead letter that it is now; None if it is not one."""
     replayed_at: datetime | None
-    """When it was replayed, after it had been a dead letter."""
+    """When it was replayed, as a dead letter, or last as a finished job whose body was kept."""
     replayed_as_id: int | None
     """The msg_id of the job that it was replayed as."""
     unique_key: str | None = None
@@ -88,6 +91,9 @@ class JobLife:
     """The name of the group that it is one of the jobs of; None if of none, or as above."""
     cancellation: Cancellation | None = None
     """The request to cancel it while it ran, if its worker has not done so yet; else None."""
+    replay_of_id: int | None = None
+    """The msg_id of the job of the same queue that it is a replay of, while its message or its body
+    is there; None if of none."""
     replayed_as: JobLife | None = None
     """The life of that job; None if nothing is left of it."""
 
@@ -184,6 +190,18 @@ def life_from(
         replayed_at=None if replayed is None else replayed["finished_at"],
         replayed_as_id=None if replayed is None else replayed["replayed_as"],
         unique_key=_unique_key_of(live, dead),
+        replay_of_id=None if live is None else live["replay_of"],
+    )
+
+
+def with_kept_body(life: JobLife, row: asyncpg.Record) -> JobLife:
+    """Add to a finished job its body, which was kept, and as what it was replayed."""
+    return replace(
+        life,
+        body=row["body"],
+        replayed_at=row["replayed_at"],
+        replayed_as_id=row["replayed_as"],
+        replay_of_id=row["replay_of"],
     )
 
 

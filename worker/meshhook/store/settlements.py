@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.errors import UnstorableTextError
@@ -108,26 +109,30 @@ async def settle(
     worker_name: str | None,
     settlements: Sequence[Settlement],
     breakers: BreakerCount | None = None,
+    *,
+    keeps_bodies: bool = False,
 ) -> set[int]:
     """Record settlements in one statement, all or nothing; quickest if all have succeeded.
 
     Characters that the database's encoding lacks are recorded as question marks. `breakers` counts
-    failures of keys in the same statement; default: none are counted.
+    failures of keys in the same statement; default: none are counted. `keeps_bodies` keeps the
+    bodies of jobs that succeeded or were cancelled, in the same statement; default false.
 
     Returns:
         The positions, from 0, of those whose lease was still held. The others changed nothing.
     """
     if not settlements:
         return set()
+    record = partial(_settle, database, tables, breakers=breakers, keeps_bodies=keeps_bodies)
     encoding = server_encoding(database)
     name = worker_name and fitted_text(worker_name, encoding)
     try:
-        return await _settle(database, tables, name, _fitted(settlements, encoding), breakers)
+        return await record(name, _fitted(settlements, encoding))
     except UnstorableTextError:
         # The encoding was unknown, or differs from Python's idea of it. Every encoding holds
         # ASCII, so this cannot fail for the same reason.
         name = worker_name and fitted_text(worker_name, ASCII)
-        return await _settle(database, tables, name, _fitted(settlements, ASCII), breakers)
+        return await record(name, _fitted(settlements, ASCII))
 
 
 async def _settle(
@@ -135,7 +140,9 @@ async def _settle(
     tables: queries.QueueTables,
     worker_name: str | None,
     settlements: Sequence[Settlement],
+    *,
     breakers: BreakerCount | None,
+    keeps_bodies: bool,
 ) -> set[int]:
     *fields, links, follow_ups, results, _ = zip(*settlements, strict=True)
     has_links = any(links)
@@ -153,6 +160,7 @@ async def _settle(
         key_path=None if breakers is None else breakers.key_path,
         has_breakers=breakers is not None,
         has_links=has_links,
+        keeps_bodies=keeps_bodies,
     )
     if is_success:
         rows = await database.fetch(

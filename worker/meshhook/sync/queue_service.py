@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from meshhook.job_changes import JobChanges, JobChoiceOptions
     from meshhook.job_ends import JobEnd
     from meshhook.job_policies import JobPolicies
+    from meshhook.job_replays import ReplayOptions
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
     from meshhook.store.publishing import Publication
@@ -432,6 +433,20 @@ class SyncQueueService(Generic[PayloadT]):
         """
         return self._opened_for("delete_jobs()").run(
             lambda opened: opened.service.delete_jobs(msg_ids, **choice)
+        )
+
+    def replay_jobs(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        **choice: Unpack[ReplayOptions],
+    ) -> JobChanges:
+        """Enqueue jobs again that have ended, as `QueueService.replay_jobs` does.
+
+        In a transaction of the caller: `select * from meshhook.replay_jobs(...)`. Errors are those
+        of `cancel`.
+        """
+        return self._opened_for("replay_jobs()").run(
+            lambda opened: opened.service.replay_jobs(msg_ids, **choice)
         )
 
     def find_jobs(self, **filters: Unpack[JobFilters]) -> FoundJobs:

@@ -272,7 +272,11 @@ class AttemptRunner:
                     rows = await own.fetch(sql, job.msg_id)
                     key = rows[0]["key"] if rows else None
                 recorded = await settle(
-                    own, self._queue.tables, self._queue.worker_name, [settlement]
+                    own,
+                    self._queue.tables,
+                    self._queue.worker_name,
+                    [settlement],
+                    keeps_bodies=config.keeps_bodies,
                 )
         except DatabaseConflictError as error:
             message = (

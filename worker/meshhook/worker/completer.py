@@ -317,6 +317,7 @@ class Completer:
                             queue.worker_name,
                             [settlements[i] for i in rest],
                             breakers := self._keys.count([batch[i] for i in rest]),
+                            keeps_bodies=queue.config.keeps_bodies,
                         )
                 except UncertainCommitError:
                     is_uncertain = True

@@ -12,7 +12,8 @@ select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
         end as unique_key,
     case when pg_catalog.pg_column_size(q.headers) <= 80000
         then meshhook.shown_text(pg_catalog.left(q.headers ->> 'meshhook-group'::text, 36))
-        end as group_id
+        end as group_id,
+    meshhook.replayed_from($2::text, q.headers) as replay_of
 from {queue_table} q
 cross join lateral meshhook.bounded_text(q.message, 16777216::bigint) b
 where q.msg_id = $1::bigint

@@ -3,6 +3,7 @@
 -- nothing. An attempt of null is the one that `read_ct` counts.
 -- Deletes, retries, dead letters, archives and history are one statement: all or nothing.
 -- With breakers, it counts failures in a row of keys: $18 says which attempts have failed.
+-- Where bodies are kept, it keeps those of jobs that succeeded or were cancelled.
 -- Locks: the settled rows; with breakers then those of keys, in their order. Index: the primary key
 -- of the queue's table.{links}
 -- With links, it does what hangs on the jobs that end, too: it frees their unique keys, counts them
@@ -28,7 +29,8 @@ with item as materialized (
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
       and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
-    returning item.*, q.enqueued_at, q.vt{breakers}, {key} as key{/breakers},{links}
+    returning item.*, q.enqueued_at, q.vt{breakers}, {key} as key{/breakers},{kept}
+        q.message as whole_message, q.headers as whole_headers,{/kept}{links}
         case when pg_catalog.pg_column_size(q.headers) <= 80000
             then meshhook.unique_key_of(q.headers) end as unique_key,
         case when pg_catalog.pg_column_size(q.headers) <= 80000
@@ -75,7 +77,16 @@ with item as materialized (
     from removed r
     -- To write headers anew that are larger may take seconds: as they are, they are kept here.
     where r.outcome = 'archived' or pg_catalog.pg_column_size(r.headers) > 80000
-), settled as (
+), {kept}kept as (
+    insert into meshhook.finished_jobs
+        (queue, msg_id, enqueued_at, finished_at, outcome, message, headers)
+    select $17::text, r.msg_id, r.enqueued_at,
+        least(pg_catalog.to_timestamp(r.finished_at), pg_catalog.clock_timestamp()), r.outcome,
+        r.whole_message, r.whole_headers
+    from removed r
+    where r.outcome in ('succeeded', 'cancelled')
+      and meshhook.is_keepable(r.whole_message, r.whole_headers)
+), {/kept}settled as (
     select position, msg_id, coalesce(attempt, read_ct) as attempt, outcome, delay_seconds,
         started_at, finished_at, run_id, workflow_id, project_id, error_type, error_message,
         error_stack, trace_id, enqueued_at,

@@ -1,5 +1,6 @@
 -- Records a batch of attempts that succeeded, as sql/settle.sql does for every outcome, at half its
 -- cost. Returns null if all leases held, else the positions of those that did.
+-- Where bodies are kept, it keeps them.
 -- Locks: the settled rows; with breakers then those of keys that have failures, in their order.
 -- Index: the primary key of the queue's table.
 with removed as (
@@ -14,7 +15,8 @@ with removed as (
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
-    returning item.*, q.enqueued_at{breakers}, {key} as key{/breakers}
+    returning item.*, q.enqueued_at{breakers}, {key} as key{/breakers}{kept},
+        q.message, q.headers{/kept}
 ), recorded as (
     insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, run_id, workflow_id,
         project_id, worker, enqueued_at, started_at, finished_at, trace_id)
@@ -22,7 +24,15 @@ with removed as (
         r.workflow_id, r.project_id, $1::text, r.enqueued_at, pg_catalog.to_timestamp(r.started_at),
         least(pg_catalog.to_timestamp(r.finished_at), pg_catalog.clock_timestamp()), r.trace_id
     from removed r
-)
+){kept}, kept as (
+    insert into meshhook.finished_jobs
+        (queue, msg_id, enqueued_at, finished_at, outcome, message, headers)
+    select $12::text, r.msg_id, r.enqueued_at,
+        least(pg_catalog.to_timestamp(r.finished_at), pg_catalog.clock_timestamp()), 'succeeded',
+        r.message, r.headers
+    from removed r
+    where meshhook.is_keepable(r.message, r.headers)
+){/kept}
 select case when pg_catalog.count(*) < pg_catalog.cardinality($2::bigint[])
     then coalesce(pg_catalog.array_agg(position), '{}') end as positions{breakers},
     {utf8 meshhook.record_key_successes($12::text, pg_catalog.array_agg(key),
