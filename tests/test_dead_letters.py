@@ -607,7 +607,7 @@ async def test_it_works_on_every_supported_pgmq(pgmq_database: Connection):
         ("list_dead_letters", (15_000, 100)),
         ("get_dead_letter", (5,)),
         ("lock_dead_letters", (100, [])),
-        ("replay_dead_letters", ([1, 2, 3], "jobs", True)),
+        ("replay_dead_letters", ([1, 2, 3], "jobs", True, None)),
         ("delete_dead_letter", (5, "jobs")),
         ("count_dead_letters_by_error", (10_000, 20)),
         ("dlq_metrics", (10_000,)),

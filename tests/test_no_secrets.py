@@ -138,7 +138,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "dlq purge": ("dlq", "purge", "jobs", "--yes"),
 }
 """What each command is run with; some fail even on a good database."""
-ELSEWHERE = {"worker", "exporter", "demo", "serve-postgres"}
+ELSEWHERE = {"worker", "exporter", "console", "demo", "serve-postgres"}
 """Commands that run until they are stopped: they have tests of their own."""
 
 

@@ -18,7 +18,7 @@ from support.fuzzing import examples
 from support.hostile import TEXTS, is_safe_line
 
 CODES = {0, 1, 2, 3, 4}
-PROGRAMS = {"worker", "exporter", "demo", "serve-postgres"}
+PROGRAMS = {"worker", "exporter", "console", "demo", "serve-postgres"}
 """They go on until they are stopped; here they end at once, for want of a database."""
 OF_THE_SERVER = {"roles create", "roles grant"}
 """Their roles belong to all databases of the server that the tests share."""

@@ -27,6 +27,7 @@ OTHERS = {
     "dlq purge",
     "dlq replay",
     "enqueue",
+    "console",
     "exporter",
     "jobs cancel",
     "jobs delete",

@@ -86,7 +86,7 @@ queue drop made --yes
 """
 """One a line. `dead` of the messages of queue `jobs` are dead letters when they run."""
 
-OTHERS = {"demo", "serve-postgres", "worker", "exporter"}
+OTHERS = {"demo", "serve-postgres", "worker", "exporter", "console"}
 """Commands that bring a database of their own, or run until they are stopped."""
 
 DEAD = 5

@@ -146,7 +146,11 @@ class Store:
     def replay(self, dead_letter_ids: Sequence[int]) -> list[tuple[int, Key]]:
         """Replay dead letters, and return which, and the key of each one's new message."""
         rows = self._fetch(
-            queries.load("replay_dead_letters", QUEUE, target=QUEUE), dead_letter_ids, QUEUE, True
+            queries.load("replay_dead_letters", QUEUE, target=QUEUE),
+            dead_letter_ids,
+            QUEUE,
+            True,
+            None,
         )
         return [(row[0], self._key(f"pgmq.q_{QUEUE}", row[1])) for row in rows]
 

@@ -41,6 +41,8 @@ class Acting:
     source: Source = Source.LIBRARY
     operation: UUID | None = None
     """What the change is a part of, if it is made in several transactions."""
+    asked: tuple[tuple[str, str], ...] = ()
+    """What was asked for as a whole, of such a change: names and values."""
 
     @property
     def name(self) -> str:
@@ -83,16 +85,19 @@ def acting_as(actor: str, *, source: Source | str = Source.LIBRARY) -> Iterator[
 
 
 @contextmanager
-def one_operation() -> Iterator[None]:
+def one_operation(**asked: str) -> Iterator[None]:
     """Have the audit log show the changes made within as chunks of one.
 
     Within another one they are chunks of that.
+
+    Args:
+        **asked: what was asked for as a whole, such as an error type, for the filter of each chunk.
     """
     current = _acting.get()
     if current.operation is not None:
         yield
         return
-    token = _acting.set(replace(current, operation=uuid4()))
+    token = _acting.set(replace(current, operation=uuid4(), asked=tuple(asked.items())))
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from meshhook.administration import describe_tables, purge_in_chunks
+from meshhook.administration import describe_tables, get_queue_config, purge_in_chunks
 from meshhook.arguments import MAX_ID, check_range, checked_id, checked_ids, checked_text
 from meshhook.errors import (
     DatabaseReadOnlyError,
@@ -22,6 +22,7 @@ from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_wor
 from meshhook.outcomes import AttemptOutcome
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
 from meshhook.store import queries
+from meshhook.store.bodies import checked_body
 from meshhook.store.changes import change, change_rows
 from meshhook.store.dead_letter_rows import (
     DeadLetterError,
@@ -196,7 +197,7 @@ class DLQService:
         raise DeadLetterNotFoundError(self.queue, dead_letter_id)
 
     async def replay_dead_letter_job(
-        self, dead_letter_id: int, target_queue: str | None = None
+        self, dead_letter_id: int, target_queue: str | None = None, *, body: str | None = None
     ) -> int:
         """Turn a dead letter back into a job that is ready now and has all its attempts again.
 
@@ -205,11 +206,14 @@ class DLQService:
         Args:
             dead_letter_id: the dead letter.
             target_queue: the queue to send it to. Default: the queue that it came from.
+            body: the whole message of the new job as JSON text, up to the `max_payload_bytes` of
+                the queue it is sent to. Default: as it is.
 
         Returns:
             The msg_id of the new job.
 
         Raises:
+            InvalidJobError, JobTooLargeError: if the body is no JSON that can be stored; it stays.
             DeadLetterNotFoundError: if it does not exist, or another caller is replaying it.
             DuplicateJobError: if another job has its unique key by now; it stays.
             InvalidQueueNameError, QueueNotFoundError: if there is no such queue; it stays.
@@ -218,7 +222,10 @@ class DLQService:
         """
         sought = checked_id("dead_letter_id", dead_letter_id)
         target = self.queue if target_queue is None else validate_queue_name(target_queue)
-        replayed, refused = await self._replay([sought], None, 1, target)
+        if body is not None:
+            config = await get_queue_config(self._database, target)
+            body = checked_body(body, config.max_payload_bytes)
+        replayed, refused = await self._replay([sought], None, 1, target, body=body)
         for _, msg_id in replayed:
             return msg_id
         for holder, key in refused.values():
@@ -261,7 +268,13 @@ class DLQService:
         return (await self._replay(ids, error_type, limit, target))[0]
 
     async def _replay(
-        self, ids: list[int] | None, error_type: str | None, limit: int, target: str
+        self,
+        ids: list[int] | None,
+        error_type: str | None,
+        limit: int,
+        target: str,
+        *,
+        body: str | None = None,
     ) -> tuple[list[tuple[int, int]], dict[int, tuple[int, str]]]:
         """Replay dead letters; also return those that stay, with the job that has their key."""
         for name in dict.fromkeys((self.queue, target)):
@@ -275,7 +288,7 @@ class DLQService:
                 chosen = await self._lock_oldest(connection, error_type, limit, list(refused))
             else:
                 chosen = [each for each in ids if each not in refused]
-            rows = await connection.fetch(replay, chosen, self.queue, target == self.queue)
+            rows = await connection.fetch(replay, chosen, self.queue, target == self.queue, body)
             dead = {row[1]: row[0] for row in rows}
             taken = await connection.fetch(take_keys, list(dead), target)
             if taken:
@@ -291,6 +304,7 @@ class DLQService:
                         "error_type": error_type,
                         "limit": limit if ids is None else None,
                         "target_queue": target if target != self.queue else None,
+                        "with_new_body": True if body is not None else None,
                     },
                     answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
                 )
@@ -313,6 +327,23 @@ class DLQService:
         await self._check_queue()
         sql = queries.load("delete_dead_letter", self.queue)
         return bool(await change_rows(self._database, sql, sought, self.queue))
+
+    async def delete_multiple_jobs(self, dead_letter_ids: Sequence[int]) -> list[int]:
+        """Delete dead letters for good, in one statement, and return the ids of those that went.
+
+        Those that are gone already, or that another caller is replaying, are skipped.
+
+        Args:
+            dead_letter_ids: which ones, at most 1,000.
+
+        Raises:
+            InvalidSettingError: if these are no ids, or too many.
+            QueueNotFoundError, DatabaseError: nothing was changed.
+        """
+        ids = checked_ids(dead_letter_ids, MAX_DEAD_LETTERS)
+        await self._check_queue()
+        sql = queries.load("delete_dead_letters", self.queue)
+        return sorted(row[0] for row in await change_rows(self._database, sql, ids, self.queue))
 
     async def get_dlq_metrics(self, *, count_limit: int = 100_000) -> DlqMetrics:
         """Return how many dead letters there are, how old they are, and the newest errors.

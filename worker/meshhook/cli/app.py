@@ -46,6 +46,7 @@ class _Commands(LazyGroup):
         "jobs": "Find, cancel and reschedule jobs, and show the whole history of one.",
         "dlq": "Show, replay and delete dead letters.",
         "stats": "Show queues now and over the last 24 hours, or live.",
+        "console": "Serve the browser console until SIGTERM or Ctrl-C.",
         "exporter": "Export the metrics of all queues until SIGTERM or Ctrl-C.",
         "audit": "Show and export who changed what.",
         "roles": "Create, grant and check least-privilege database roles.",

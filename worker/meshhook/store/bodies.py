@@ -66,6 +66,28 @@ def encode_body(job: object, max_bytes: int, *, is_payload: bool = False) -> str
     return text
 
 
+def checked_body(text: str, max_bytes: int) -> str:
+    """Return a whole message that somebody wrote as JSON text.
+
+    Raises:
+        InvalidJobError: if it is not JSON, or holds what PostgreSQL cannot store; the message
+            names the place.
+        JobTooLargeError: if it is longer than `max_bytes`.
+    """
+    if not isinstance(text, str):
+        raise InvalidJobError(f"body is JSON text, got {quoted(text)}")
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidJobError(f"the body is not JSON: {error}") from None
+    _encode_with_care(plain, "body")
+    size_bytes = len(text.encode())
+    if size_bytes > max_bytes:
+        raise JobTooLargeError(size_bytes, max_bytes)
+    # Not as Python would write it: a number may have more digits than a float.
+    return text
+
+
 def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     """Return the JSON text of a message's headers, or None if there are none.
 

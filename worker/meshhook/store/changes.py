@@ -43,7 +43,7 @@ async def change(
         current.name,
         str(current.source),
         "" if current.operation is None else str(current.operation),
-        _filter_text(asked or {}),
+        _filter_text({**dict(current.asked), **(asked or {})}),
     ]
     sql = queries.load("say_actor")
     is_callers = database.is_in_transaction

@@ -1,7 +1,8 @@
 -- Moves the dead letters $1 to a queue as new messages, and returns (dead letter id, new msg_id) of
 -- those that were there and that nobody else had locked. The history gets one row for each whose
 -- origin is known, and is this queue. $2 is the queue that they died in. $3 says whether it is
--- the queue that they go to: if its keys are ordered, each keeps its place there.
+-- the queue that they go to: if its keys are ordered, each keeps its place there. $4 is a new
+-- body for them; null leaves each as it is.
 -- One statement: a dead letter is moved once or stays. A new message's enqueued_at equals the
 -- finished_at of that row, so that the history leads from one to the other in any queue.
 -- Locks: the moved rows, skipping locked ones. Index: the primary key of the dead letters.
@@ -15,7 +16,8 @@ with moment as materialized (
 ), gone as (
     delete from {dlq_table} d using chosen c
     where d.msg_id = any (array[c.msg_id])
-    returning d.msg_id, d.message, meshhook.headers_object(d.headers) as headers
+    returning d.msg_id, coalesce($4::jsonb, d.message) as message,
+        meshhook.headers_object(d.headers) as headers
 ), dead as materialized (
     -- Whatever stands under our header, every one of these is null or a sound value.
     select g.msg_id, g.message, g.headers,

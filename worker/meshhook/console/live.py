@@ -1,0 +1,64 @@
+"""Live pages: a stream of ticks, at each of which an open page asks for its newest state."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from meshhook.console.authentication import RefusedError
+from meshhook.console.context import console_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+MAX_STREAMS = 1_000
+"""How many pages may listen at once; those beyond poll."""
+STREAM_SECONDS = 3_600.0
+"""After how long a browser has to connect again."""
+
+
+class Streams:
+    """The streams of ticks that are open. They read nothing: pages do, from shared snapshots."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.open = 0
+
+    async def listen(self, request: Request) -> Response:
+        """Answer with a stream of ticks."""
+        if self.open >= MAX_STREAMS:
+            raise RefusedError(503, "Too many pages are live; this one asks now and then instead.")
+        refresh_seconds = console_of(request).settings.refresh_seconds
+        self.open += 1
+        return _Stream(self, _ticks(refresh_seconds), ping=30)
+
+    def closed(self) -> None:
+        """Count a stream that has ended."""
+        self.open -= 1
+
+
+class _Stream(EventSourceResponse):
+    def __init__(
+        self, streams: Streams, ticks: AsyncIterator[ServerSentEvent], *, ping: int
+    ) -> None:
+        super().__init__(ticks, ping=ping)
+        self._streams = streams
+
+    async def __call__(self, *arguments: object) -> None:
+        try:
+            await super().__call__(*arguments)  # type: ignore[arg-type]
+        finally:
+            self._streams.closed()
+
+
+async def _ticks(refresh_seconds: float) -> AsyncIterator[ServerSentEvent]:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + STREAM_SECONDS
+    while loop.time() < end:
+        await asyncio.sleep(refresh_seconds)
+        yield ServerSentEvent(data="", event="tick")

@@ -1,0 +1,52 @@
+"""How often logins may fail: per address, and per address and name."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+PERIOD_SECONDS = 60.0
+MAX_FAILURES_OF_NAME = 5
+"""How many logins of a name may fail from one address in a minute."""
+MAX_FAILURES_OF_ADDRESS = 20
+"""How many logins may fail from one address in a minute."""
+_MAX_KEPT = 10_000
+
+
+class LoginLimits:
+    """Counts failed logins of the last minute."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take the clock."""
+        self._clock = clock
+        self._failures: OrderedDict[Hashable, list[float]] = OrderedDict()
+
+    def wait_seconds(self, address: str, name: str) -> int:
+        """Return for how long no login of a name from an address is tried; 0 if it may be."""
+        now = self._clock()
+        waits = [0.0]
+        for key, most in _limits(address, name):
+            recent = [at for at in self._failures.get(key, ()) if at > now - PERIOD_SECONDS]
+            if len(recent) >= most:
+                waits.append(recent[-most] + PERIOD_SECONDS - now)
+        return math.ceil(max(waits))
+
+    def note_failure(self, address: str, name: str) -> None:
+        """Count a failed login."""
+        now = self._clock()
+        for key, most in _limits(address, name):
+            kept = self._failures.setdefault(key, [])
+            kept.append(now)
+            del kept[:-most]
+            self._failures.move_to_end(key)
+        while len(self._failures) > _MAX_KEPT:
+            self._failures.popitem(last=False)
+
+
+def _limits(address: str, name: str) -> tuple[tuple[Hashable, int], ...]:
+    return (
+        (address, MAX_FAILURES_OF_ADDRESS),
+        ((address, name), MAX_FAILURES_OF_NAME),
+    )

@@ -1,0 +1,178 @@
+"""Changes of many dead letters: chunk by chunk in the background, with their progress."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from meshhook.actors import one_operation
+from meshhook.dead_letter_search import DeadLetterFilter, match_dead_letters
+from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
+from meshhook.errors import MeshHookError
+from meshhook.observability.loggers import get_logger
+
+if TYPE_CHECKING:
+    from meshhook.postgres.database import Database
+
+SEARCH_SECONDS = 600.0
+"""How long an operation may look for what fits."""
+MAX_RUNNING = 8
+"""How many operations run at once."""
+_MAX_KEPT = 100
+
+_log = get_logger("meshhook.console")
+
+
+class Action(StrEnum):
+    """What is done with dead letters."""
+
+    REPLAY = "replay"
+    DELETE = "delete"
+
+    @property
+    def done(self) -> str:
+        """The word for what was done."""
+        return "replayed" if self is Action.REPLAY else "deleted"
+
+
+@dataclass(slots=True, kw_only=True)
+class Operation:
+    """A change of all dead letters that fit, and how far it has come."""
+
+    id: str
+    action: Action
+    queue: str
+    wanted: DeadLetterFilter
+    up_to_id: int
+    """Those with higher ids came later, and stay."""
+    user: str
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    finished_at: datetime | None = None
+    matched: int | None = None
+    """How many fit; None while it looks for them."""
+    looked_at: int = 0
+    """How many of those it has come to."""
+    changed: int = 0
+    """How many it has replayed or deleted."""
+    error: str | None = None
+    """Why it ended early."""
+    is_complete: bool = True
+    """Whether all that fit were found."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it goes on."""
+        return self.finished_at is None
+
+    @property
+    def skipped(self) -> int:
+        """How many it came to that others had changed, or whose unique key another job has."""
+        return self.looked_at - self.changed
+
+
+class TooManyOperationsError(MeshHookError):
+    """An operation that was not started, because as many run as may."""
+
+    def __init__(self) -> None:
+        """Say what to do."""
+        super().__init__(
+            f"{MAX_RUNNING} operations are running, and no more are started; try again when one "
+            "has finished"
+        )
+
+
+class Operations:
+    """Runs operations, and keeps the last hundred to be looked at."""
+
+    def __init__(self, database: Database) -> None:
+        """Take the database."""
+        self._database = database
+        self._kept: OrderedDict[str, Operation] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(
+        self, action: Action, queue: str, wanted: DeadLetterFilter, *, up_to_id: int, user: str
+    ) -> Operation:
+        """Start an operation, and return it.
+
+        Raises:
+            TooManyOperationsError: if as many run as may.
+        """
+        if len(self._tasks) >= MAX_RUNNING:
+            raise TooManyOperationsError
+        operation = Operation(
+            id=secrets.token_urlsafe(9),
+            action=action,
+            queue=queue,
+            wanted=wanted,
+            up_to_id=up_to_id,
+            user=user,
+        )
+        self._kept[operation.id] = operation
+        while len(self._kept) > _MAX_KEPT:
+            self._kept.popitem(last=False)
+        task = asyncio.create_task(self._run(operation), name=f"{action} {operation.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return operation
+
+    def get(self, operation_id: str) -> Operation | None:
+        """Return an operation; None if it is not known any more."""
+        return self._kept.get(operation_id)
+
+    async def close(self) -> None:
+        """Stop what runs, between two chunks; what was done stays done."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, operation: Operation) -> None:
+        try:
+            # The audit log shows all chunks as one change.
+            with one_operation(**operation.wanted.fields()):
+                await self._change(operation)
+        except MeshHookError as error:
+            operation.error = str(error)
+        except asyncio.CancelledError:
+            operation.error = "the console was stopped"
+            raise
+        except Exception:  # noqa: BLE001 - whoever waits for the result sees that there is none
+            operation.error = "an error in the console; its log says more"
+            _log.exception("an operation of the console failed")
+        finally:
+            operation.finished_at = datetime.now(UTC)
+            _log.info(
+                "an operation of the console ended",
+                action=str(operation.action),
+                queue=operation.queue,
+                user=operation.user,
+                matched=operation.matched,
+                changed=operation.changed,
+                error=operation.error,
+            )
+
+    async def _change(self, operation: Operation) -> None:
+        found = await match_dead_letters(
+            self._database,
+            operation.queue,
+            operation.wanted,
+            up_to_id=operation.up_to_id,
+            search_seconds=SEARCH_SECONDS,
+        )
+        # Oldest first, so that they run in the order in which they were enqueued.
+        ids = found.ids[::-1]
+        operation.matched, operation.is_complete = len(ids), found.is_complete
+        service = DLQService(self._database, operation.queue)
+        for start in range(0, len(ids), MAX_DEAD_LETTERS):
+            chunk = ids[start : start + MAX_DEAD_LETTERS]
+            if operation.action is Action.REPLAY:
+                operation.changed += len(await service.replay_multiple_jobs(chunk))
+            else:
+                operation.changed += len(await service.delete_multiple_jobs(chunk))
+            operation.looked_at += len(chunk)

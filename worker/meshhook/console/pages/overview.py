@@ -1,0 +1,86 @@
+"""The overview: what waits, runs and has failed in each queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshhook.administration import QueueSnapshot, list_queues
+from meshhook.console.context import Console, console_of
+from meshhook.live_workers import LiveWorker, list_workers
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+COUNT_LIMIT = 1_000
+"""Where counts of the overview stop: beyond, it says `1,000+`."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLine:
+    """A queue as the overview shows it."""
+
+    queue: QueueSnapshot
+    workers: int
+    running_capacity: int
+    """How many jobs its workers may run at once."""
+    arrivals_per_second: float | None
+    """None until two snapshots have been taken."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that may start, lost ones included."""
+        return self.queue.ready + self.queue.lost
+
+    @property
+    def later(self) -> int:
+        """Jobs that fall due later."""
+        return self.queue.scheduled + self.queue.retrying
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All queues at one moment."""
+
+    lines: tuple[QueueLine, ...]
+
+
+async def show(request: Request) -> Response:
+    """Show the overview."""
+    console = console_of(request)
+    overview = await read_overview(console)
+    return console.page(request, "overview.html", overview=overview, is_live=True)
+
+
+async def read_overview(console: Console) -> Overview:
+    """Return the overview that all viewers share."""
+
+    async def read() -> Overview:
+        queues = await list_queues(console.database, count_limit=COUNT_LIMIT)
+        workers = await read_workers(console)
+        console.arrivals.keep_only({each.queue for each in queues})
+        return Overview(tuple(_line(console, each, workers) for each in queues))
+
+    return await console.snapshots.get(
+        "overview", read, for_seconds=console.settings.refresh_seconds * 0.9
+    )
+
+
+async def read_workers(console: Console) -> list[LiveWorker]:
+    """Return the workers that are alive, which all viewers share."""
+    return await console.snapshots.get(
+        "workers",
+        lambda: list_workers(console.database),
+        for_seconds=console.settings.refresh_seconds * 0.9,
+    )
+
+
+def _line(console: Console, queue: QueueSnapshot, workers: list[LiveWorker]) -> QueueLine:
+    of_queue = [each for each in workers if each.queue == queue.queue]
+    return QueueLine(
+        queue=queue,
+        workers=len(of_queue),
+        running_capacity=sum(each.concurrency for each in of_queue),
+        arrivals_per_second=console.arrivals.note(queue),
+    )

@@ -1,0 +1,121 @@
+"""One queue: its jobs, its throughput, its workers and its settings; pause and resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshhook.administration import get_queue_config, get_queue_snapshot, set_queue_config
+from meshhook.console.charts import HEIGHT, WIDTH, MinuteCount, Throughput, bars
+from meshhook.console.context import Console, console_of
+from meshhook.console.pages.overview import COUNT_LIMIT, read_workers
+from meshhook.dead_letters import DLQService
+from meshhook.names import validate_queue_name
+from meshhook.queue_config import QueueSettings
+from meshhook.store import queries
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+MAX_ATTEMPTS_READ = 20_000
+"""How many attempts are read for the throughput of the last hour."""
+_THROUGHPUT_SECONDS = 30.0
+
+
+async def show(request: Request) -> Response:
+    """Show a queue."""
+    console = console_of(request)
+    name = validate_queue_name(request.path_params["queue"])
+    refresh_seconds = console.settings.refresh_seconds * 0.9
+    config = await console.snapshots.get(
+        ("config", name),
+        lambda: get_queue_config(console.database, name),
+        for_seconds=refresh_seconds,
+    )
+    snapshot = await console.snapshots.get(
+        ("queue", name),
+        lambda: get_queue_snapshot(console.database, name, count_limit=COUNT_LIMIT),
+        for_seconds=refresh_seconds,
+    )
+    groups = await console.snapshots.get(
+        ("errors", name),
+        lambda: DLQService(console.database, name).get_jobs_by_error_type(5),
+        for_seconds=refresh_seconds,
+    )
+    throughput = await read_throughput(console, name)
+    defaults = QueueSettings()
+    return console.page(
+        request,
+        "queue.html",
+        queue=snapshot,
+        groups=groups,
+        workers=[each for each in await read_workers(console) if each.queue == name],
+        throughput=throughput,
+        bars=bars(throughput.minutes),
+        chart_width=WIDTH,
+        chart_height=HEIGHT,
+        keyed=config.keyed,
+        settings=[
+            (each, _shown(getattr(config, each)), getattr(config, each) == getattr(defaults, each))
+            for each in QueueSettings.model_fields
+        ],
+        is_live=True,
+    )
+
+
+async def pause(request: Request) -> Response:
+    """Pause a queue."""
+    return await _set_paused(request, is_paused=True)
+
+
+async def resume(request: Request) -> Response:
+    """Resume a queue."""
+    return await _set_paused(request, is_paused=False)
+
+
+async def read_throughput(console: Console, queue: str) -> Throughput:
+    """Return the throughput of the last hour, which all viewers share."""
+
+    async def read() -> Throughput:
+        rows = await console.database.fetch(
+            queries.load("count_recent_attempts"), queue, MAX_ATTEMPTS_READ
+        )
+        minutes = [
+            MinuteCount(
+                minutes_ago=row["minutes_ago"],
+                succeeded=row["succeeded"],
+                retried=row["retried"],
+                dead_lettered=row["dead_lettered"],
+                attempts=row["attempts"],
+            )
+            for row in rows
+        ]
+        return Throughput(
+            tuple(minutes),
+            is_capped=bool(rows and rows[0]["capped"]),
+            covered_seconds=rows[0]["covered_seconds"] if rows else 0.0,
+        )
+
+    return await console.snapshots.get(("throughput", queue), read, for_seconds=_THROUGHPUT_SECONDS)
+
+
+async def _set_paused(request: Request, *, is_paused: bool) -> Response:
+    console = console_of(request)
+    name = validate_queue_name(request.path_params["queue"])
+    await set_queue_config(console.database, name, paused=is_paused)
+    said = (
+        f"Queue {name} is paused: running jobs finish, and none starts."
+        if is_paused
+        else f"Queue {name} goes on."
+    )
+    return console.redirect(request, f"/queues/{name}", said=said)
+
+
+def _shown(value: object) -> str:
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(str(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,130 @@
+// What the console adds where there is JavaScript: live pages, times in the viewer's zone, ticks.
+"use strict";
+
+(() => {
+  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const body = document.body;
+  const refreshMs = Number(body.dataset.refreshMs) || 5000;
+  const exact = new Intl.DateTimeFormat(undefined, {
+    dateStyle: "medium", timeStyle: "long",
+  });
+
+  function span(seconds) {
+    for (let i = 0; i < units.length; i++) {
+      const [unit, size] = units[i];
+      if (seconds < size) continue;
+      let text = `${Math.floor(seconds / size)} ${unit}`;
+      const next = units[i + 1];
+      if (next && i !== 2) {
+        const rest = Math.floor((seconds % size) / next[1]);
+        if (rest) text += ` ${rest} ${next[0]}`;
+      }
+      return text;
+    }
+    return "0 s";
+  }
+
+  function showTimes() {
+    const now = Date.now();
+    for (const time of document.querySelectorAll("time[datetime]")) {
+      const at = new Date(time.dateTime);
+      const seconds = Math.trunc((now - at) / 1000);
+      const text = seconds >= 1 ? `${span(seconds)} ago` : seconds <= -1 ? `in ${span(-seconds)}` : "now";
+      if (time.textContent !== text) time.textContent = text;
+      const title = exact.format(at);
+      if (time.title !== title) time.title = title;
+    }
+  }
+
+  // Ticking all dead letters of a page.
+  function showTicks() {
+    const all = document.querySelector("[data-tick-all]");
+    if (!all) return;
+    all.hidden = false;
+    const boxes = [...document.querySelectorAll('input[name="id"]')];
+    const ticked = boxes.filter((box) => box.checked).length;
+    all.checked = ticked > 0 && ticked === boxes.length;
+    all.indeterminate = ticked > 0 && ticked < boxes.length;
+    const count = document.querySelector("[data-ticked]");
+    if (count) count.textContent = ticked ? `${ticked} ticked` : "";
+  }
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("[data-tick-all]")) {
+      for (const box of document.querySelectorAll('input[name="id"]')) box.checked = event.target.checked;
+    }
+    showTicks();
+  });
+  document.addEventListener("submit", (event) => {
+    const question = event.submitter && event.submitter.dataset.confirm;
+    if (question && !window.confirm(question)) event.preventDefault();
+  });
+
+  // Live pages. Nothing is asked for while the page is hidden or somebody writes in it.
+  let events = null;
+  let poll = null;
+  let failures = 0;
+  let isLoading = false;
+
+  const isLive = () => document.querySelector("main[data-live]") !== null;
+  function say(text) {
+    const place = document.querySelector("[data-live-state]");
+    if (place) place.textContent = text;
+  }
+  async function refresh() {
+    const active = document.activeElement;
+    if (isLoading || document.hidden || !isLive()) return;
+    if (active && active.matches("main input, main textarea, main select")) return;
+    isLoading = true;
+    try {
+      const url = new URL(window.location.href);
+      url.searchParams.delete("notice");
+      await window.htmx.ajax("GET", url.pathname + url.search, {
+        target: "#main", select: "#main", swap: "outerMorph",
+      });
+      showTimes();
+      if (!isLive()) { stop(); say("Finished."); }
+    } finally {
+      isLoading = false;
+    }
+  }
+  function stop() {
+    if (events) events.close();
+    if (poll) window.clearInterval(poll);
+    events = poll = null;
+  }
+  function pollInstead() {
+    stop();
+    say("Live: asks now and then.");
+    poll = window.setInterval(refresh, refreshMs * 2);
+  }
+  function start() {
+    stop();
+    if (document.hidden || !isLive()) return;
+    if (failures >= 3 || !window.EventSource) { pollInstead(); return; }
+    say("Live.");
+    events = new EventSource(body.dataset.events);
+    events.addEventListener("tick", () => { failures = 0; refresh(); });
+    events.onerror = () => {
+      failures += 1;
+      if (failures >= 3) pollInstead();
+      else say("Live: connecting again.");
+    };
+  }
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) stop();
+    else { start(); refresh(); }
+  });
+  window.addEventListener("pagehide", stop);
+  window.addEventListener("pageshow", (event) => { if (event.persisted) start(); });
+
+  // A notice is said once, and not again when the page is loaded anew.
+  const here = new URL(window.location.href);
+  if (here.searchParams.has("notice")) {
+    here.searchParams.delete("notice");
+    window.history.replaceState(null, "", here);
+  }
+  showTimes();
+  showTicks();
+  window.setInterval(() => { if (!document.hidden) showTimes(); }, 10000);
+  start();
+})();
