@@ -16,7 +16,7 @@ FAILED = 'outcome=~"retried|dead_lettered|lost"'
 ENDED = 'outcome!~"snoozed|released"'
 """All outcomes of attempts that ran to an end, good or bad."""
 
-FINAL = 'outcome=~"succeeded|dead_lettered|cancelled|archived"'
+FINAL = 'outcome=~"succeeded|dead_lettered|cancelled|archived|expired"'
 """The outcomes after which a job is over."""
 
 _FIRING = 'alertname=~"MeshHook.+", alertstate="firing", namespace=~"$namespace|"'

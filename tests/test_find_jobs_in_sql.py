@@ -57,7 +57,7 @@ SEARCHES: tuple[dict[str, Any], ...] = (
     {"key": "k2"},
     {"key": "k2", "state": "ready"},
     *({"state": s} for s in ("ready", "scheduled", "running", "retrying", "lost", "succeeded")),
-    *({"state": s} for s in ("dead_lettered", "cancelled", "archived", "replayed")),
+    *({"state": s} for s in ("dead_lettered", "cancelled", "archived", "expired", "replayed")),
     {"error_type": "E1"},
     {"error_type": "E1", "state": "dead_lettered"},
     {"error_type": "E1", "state": "retrying"},

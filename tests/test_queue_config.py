@@ -52,6 +52,7 @@ def test_every_number_has_a_range() -> None:
         "on_dead_letter",
         "results",
         "lookup_by",
+        "on_expiry",
         "retry_backoff",
         "retry_delays_ms",
     }

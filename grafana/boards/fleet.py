@@ -172,7 +172,7 @@ def _load() -> list[Panel]:
         ),
         graph(
             "Finished by queue",
-            "Jobs finished per second: succeeded, dead-lettered, cancelled, archived.",
+            "Jobs finished per second: succeeded, dead-lettered, cancelled, archived, expired.",
             [Query(rate(attempts, FINAL, by="queue"), "{{queue}}")],
             unit=PER_SECOND,
             stacked=True,

@@ -40,6 +40,7 @@ _OUTCOMES = {
     "released": "light-blue",
     "cancelled": "gray",
     "archived": "dark-green",
+    "expired": "brown",
 }
 _FIRINGS = {"enqueued": "green", "overlapped": "blue", "missed": "orange", "failed": "red"}
 _TIME = "dateTimeFromNow"

@@ -56,6 +56,8 @@ ROWS = st.fixed_dictionaries(
         "max_payload_bytes": _ends(1_024, 104_857_600),
         "paused": st.booleans(),
         "results": st.booleans(),
+        "job_expiry_seconds": st.sampled_from([None, 0.001, 31_622_400.0]),
+        "on_expiry": st.sampled_from(["archive", "dead_letter"]),
         "retry_backoff": st.sampled_from(["exponential", "fixed"]),
         "retry_delays_ms": st.lists(_ends(0, 604_800_000), max_size=3),
         "keep_bodies_days": st.none() | DAYS,

@@ -24,7 +24,7 @@ queue show jobs
 queue set jobs retry_backoff_base_ms=10
 queue set jobs keyed=true
 queue set jobs lookup_by=run_id,workflow_id
-queue set jobs retry_backoff=list retry_delays_ms=10,20
+queue set jobs retry_backoff=list retry_delays_ms=10,20 job_expiry_seconds=60
 queue set jobs keep_bodies_days=7
 schedule add jobs s --cron @daily
 schedule add jobs t --every 1s --overlap skip

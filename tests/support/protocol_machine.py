@@ -37,6 +37,7 @@ _BY_HANDLERS = st.sampled_from(
         AttemptOutcome.DEAD_LETTERED,
         AttemptOutcome.CANCELLED,
         AttemptOutcome.ARCHIVED,
+        AttemptOutcome.EXPIRED,
     ]
 )
 _FATES = st.sampled_from(["answered", "answer lost", "never sent"])

@@ -24,6 +24,7 @@ _FINAL = {
     AttemptOutcome.DEAD_LETTERED,
     AttemptOutcome.CANCELLED,
     AttemptOutcome.ARCHIVED,
+    AttemptOutcome.EXPIRED,
 }
 _SPENDS_NO_ATTEMPT = {AttemptOutcome.SNOOZED, AttemptOutcome.REPLAYED}
 
@@ -146,7 +147,7 @@ class QueueModel:
         self.recorded[attempt_id] = outcome
         if outcome in _FINAL:
             del self.live[lease.key]
-            if outcome is AttemptOutcome.ARCHIVED:
+            if outcome in {AttemptOutcome.ARCHIVED, AttemptOutcome.EXPIRED}:
                 self.archived[message.run_id] += 1
         else:
             message.leases.clear()

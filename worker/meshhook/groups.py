@@ -37,7 +37,7 @@ class JobGroup:
     succeeded: int
     """How many have succeeded."""
     failed: int
-    """How many have become dead letters, were archived with an error, or were lost."""
+    """How many have become dead letters, were archived with an error, expired, or were lost."""
     cancelled: int
     """How many were cancelled."""
     lost: int

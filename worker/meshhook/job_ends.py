@@ -46,7 +46,7 @@ class JobEnd:
     msg_id: int
     """Its id."""
     outcome: str
-    """succeeded, dead_lettered, cancelled or archived."""
+    """succeeded, dead_lettered, cancelled, archived or expired."""
     result: Any
     """What its handler returned, as JSON has it; None if that was nothing, or if it was not kept:
     then `error_type` says why, or the queue does not keep results."""

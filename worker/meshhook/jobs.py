@@ -40,6 +40,10 @@ GROUP_HEADER = "meshhook-group"
 """The header of a job of a group: the group's id."""
 FINISHED_GROUP_HEADER = "meshhook-finished-group"
 """The header of a group's callback: the group, and how its jobs ended."""
+EXPIRES_AT_HEADER = "meshhook-expires-at"
+"""The header of a job with a deadline of its own: the time after which it is not started."""
+EXPIRES_IN_HEADER = "meshhook-expires-in"
+"""The same in seconds since the job was enqueued."""
 RETRY_HEADER = "meshhook-retry"
 """The header of a job with a retry policy of its own: the given fields of `RetryPolicy`."""
 SCHEDULE_HEADER = "meshhook-schedule"
@@ -88,7 +92,7 @@ class FinishedGroup:
     succeeded: int
     """How many succeeded."""
     failed: int
-    """How many became dead letters, were archived with an error, or were lost."""
+    """How many became dead letters, were archived with an error, expired, or were lost."""
     cancelled: int
     """How many were cancelled."""
 

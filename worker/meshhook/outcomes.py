@@ -27,6 +27,7 @@ class AttemptOutcome(StrEnum):
     DEAD_LETTERED = "dead_lettered"
     CANCELLED = "cancelled"
     ARCHIVED = "archived"
+    EXPIRED = "expired"
     LOST = "lost"
     REPLAYED = "replayed"
 
@@ -37,11 +38,14 @@ FINAL_OUTCOMES = frozenset(
         AttemptOutcome.DEAD_LETTERED,
         AttemptOutcome.CANCELLED,
         AttemptOutcome.ARCHIVED,
+        AttemptOutcome.EXPIRED,
     }
 )
 """The outcomes that end a job's life in its queue."""
 
 
+JOB_EXPIRED = "JobExpired"
+"""The error type of a job that was not started before its deadline."""
 LEASE_LOST = "LeaseLost"
 """The error type of a job whose last attempts ended without an outcome."""
 

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from meshhook.delays import MAX_DELAY_SECONDS
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.names import validate_key_path
@@ -116,6 +117,12 @@ class QueueSettings(BaseModel):
     ] = ()
     """The delays of the backoff `list`, in milliseconds, up to 100; the last one repeats. Default
     none."""
+    job_expiry_seconds: Annotated[float, Field(ge=0.001, le=MAX_DELAY_SECONDS)] | None = None
+    """How long after it was enqueued a job may start, in seconds, up to 366 days; then it expires.
+    None, the default, means for ever."""
+    on_expiry: Literal["archive", "dead_letter"] = "archive"
+    """What becomes of the message of a job that expires. With `archive`, the default, it moves to
+    the archive; with `dead_letter` it becomes a dead letter, if the queue has them."""
     job_timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] | None = 300.0
     """How long one attempt may run, in seconds; None means for ever. Default 300."""
     dlq_enabled: bool = True
@@ -318,8 +325,8 @@ BREAKER_NAMES = ("breaker_failures", "breaker_pause_seconds", "breaker_max_pause
 """Those of the circuit breakers of keys."""
 LOOKUP_NAMES = ("lookup_by",)
 """Those that need indexes of the queue's table by which messages are found."""
-RETRY_NAMES = ("retry_backoff", "retry_delays_ms")
-"""Those of retries that are written by a statement of their own."""
+RETRY_NAMES = ("retry_backoff", "retry_delays_ms", "job_expiry_seconds", "on_expiry")
+"""Those of retries and deadlines that are written by a statement of their own."""
 KEPT_NAMES = ("keep_bodies_days",)
 """Those of the bodies of finished jobs."""
 KEY_SETTING_NAMES = (*KEY_PLACE_NAMES, *LIMIT_NAMES, *BREAKER_NAMES)

@@ -20,6 +20,7 @@ from meshhook.errors import (
     SchemaMissingError,
 )
 from meshhook.escaping import quoted
+from meshhook.expiry import deadline_of, job_expired_message
 from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChanges, JobChoice, checked_time
 from meshhook.job_ends import EndWaiter, JobEnd
 from meshhook.job_policies import headers_with_policies
@@ -33,6 +34,7 @@ from meshhook.names import (
 )
 from meshhook.observability.tracing import TracerFinder, note_sent, sending, settling
 from meshhook.outcomes import (
+    JOB_EXPIRED,
     LEASE_LOST,
     AttemptOutcome,
     lease_lost_message,
@@ -192,7 +194,8 @@ class QueueService(Generic[PayloadT]):
                 no other connection is used. If the connection is not in a transaction, the job is
                 stored at once.
             **policies: the job's own policies, which count before the queue's settings: `retry`,
-                a `RetryPolicy`. Default: none.
+                a `RetryPolicy`; `expires_at`, a datetime with a time zone, or `expires_in`, seconds
+                or a timedelta: when the job is no longer to be started. Default: none.
 
         Returns:
             The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the
@@ -439,7 +442,7 @@ class QueueService(Generic[PayloadT]):
         Settle it with `acknowledge`, `archive_job` or `release` before its lease ends. As in a
         worker, a job is not returned if its last attempt ended without an outcome, or if its
         message is too large or unreadable: it becomes a dead letter, or is archived if the queue
-        has dead letters disabled.
+        has dead letters disabled. A job whose deadline has passed expires.
 
         Args:
             vt_seconds: how long the lease lasts, from 0.001 seconds to 12 hours. Default: the
@@ -478,6 +481,10 @@ class QueueService(Generic[PayloadT]):
                 await self._bury(job, *reason, dlq_enabled=config.dlq_enabled)
                 continue
             except LeaseLostError:
+                continue
+            deadline = deadline_of(job, config.job_expiry_seconds)
+            if job.claimed_timestamp >= deadline:
+                await self._settle_expired(job, deadline, config)
                 continue
             if job.attempt <= job.max_attempts or not job.lost_attempts:
                 self._decoder.decode(job)
@@ -772,10 +779,10 @@ class QueueService(Generic[PayloadT]):
     async def wait(self, msg_id: int, *, timeout_seconds: float) -> JobEnd:
         """Wait until a job has its final outcome, and return it with the job's result.
 
-        For dead letters, cancelled and archived jobs it returns as well: see `JobEnd.outcome`. Any
-        number of tasks may wait; they share one statement a second. Where the database is reached
-        directly through a pool, workers tell when jobs of queues that keep results end, and one
-        connection of the pool listens while somebody waits.
+        For dead letters, cancelled, archived and expired jobs it returns as well: see
+        `JobEnd.outcome`. Any number of tasks may wait; they share one statement a second. Where the
+        database is reached directly through a pool, workers tell when jobs of queues that keep
+        results end, and one connection of the pool listens while somebody waits.
 
         Args:
             msg_id: the job. It must be committed.
@@ -868,12 +875,23 @@ class QueueService(Generic[PayloadT]):
         self, job: Job[Any], error_type: str, error_message: str, *, dlq_enabled: bool
     ) -> None:
         """Settle a job that must not be returned to the caller."""
+        outcome = AttemptOutcome.DEAD_LETTERED if dlq_enabled else AttemptOutcome.ARCHIVED
+        await self._settle_unreturned(job, outcome, error_type, error_message)
+
+    async def _settle_expired(self, job: Job[Any], deadline: float, config: QueueConfig) -> None:
+        is_dead = config.on_expiry == "dead_letter" and config.dlq_enabled
+        outcome = AttemptOutcome.DEAD_LETTERED if is_dead else AttemptOutcome.EXPIRED
+        await self._settle_unreturned(job, outcome, JOB_EXPIRED, job_expired_message(deadline))
+
+    async def _settle_unreturned(
+        self, job: Job[Any], outcome: AttemptOutcome, error_type: str, error_message: str
+    ) -> None:
         settlement = Settlement(
             msg_id=job.msg_id,
             read_ct=job.read_ct,
             enqueued=job.enqueued_timestamp,
             attempt=job.attempt,
-            outcome=AttemptOutcome.DEAD_LETTERED if dlq_enabled else AttemptOutcome.ARCHIVED,
+            outcome=outcome,
             started_at=None,
             finished_at=job.claimed_timestamp,
             run_id=job.run_id,

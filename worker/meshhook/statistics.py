@@ -30,6 +30,8 @@ class HourStatistics:
     dead_lettered: int
     cancelled: int
     archived: int
+    expired: int
+    """Jobs that were not started before their deadline."""
     lost: int
     """Attempts whose lease ran out with no outcome."""
     replayed: int

@@ -82,6 +82,17 @@ class RetrySpec(Part):
     """The delays of the backoff list, in milliseconds. The last one repeats. Default none."""
 
 
+class ExpirySpec(Part):
+    """When jobs expire that were not started."""
+
+    seconds: Annotated[float, Field(ge=0, le=31_622_400)] = 0
+    """How long after it was enqueued a job may start, in seconds, unless it has a deadline of its
+    own. 0 means for ever. Default 0."""
+    action: Literal["archive", "dead_letter"] = DEFAULTS.on_expiry
+    """What becomes of the message of an expired job: archive moves it to the archive, dead_letter
+    makes it a dead letter. Default archive."""
+
+
 class DeadLetterSpec(Part):
     """What happens to jobs that have failed permanently."""
 
@@ -152,6 +163,8 @@ class JobQueueSpec(Part):
     """The largest message that the library enqueues, in bytes of JSON. Default 1 MiB."""
     retry: RetrySpec = RetrySpec()
     """When a failed job is retried."""
+    expiry: ExpirySpec = ExpirySpec()
+    """When jobs expire that were not started."""
     dead_letter: DeadLetterSpec = DeadLetterSpec()
     """What happens to jobs that have failed permanently."""
     archive: ArchiveSpec = ArchiveSpec()
@@ -194,6 +207,8 @@ class JobQueueSpec(Part):
             "retry_jitter": self.retry.jitter,
             "retry_backoff": self.retry.backoff,
             "retry_delays_ms": self.retry.delays_ms,
+            "job_expiry_seconds": self.expiry.seconds or None,
+            "on_expiry": self.expiry.action,
             "job_timeout_seconds": self.job_timeout_seconds or None,
             "dlq_enabled": self.dead_letter.enabled,
             "dlq_retention_days": self.dead_letter.retention_days,

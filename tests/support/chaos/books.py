@@ -17,7 +17,7 @@ from support.chaos.counts import Counts, Facts
 from support.chaos.ledger import Entry, entries
 from support.chaos.stored import Stored
 
-FINAL = frozenset({"succeeded", "dead_lettered", "cancelled", "archived"})
+FINAL = frozenset({"succeeded", "dead_lettered", "cancelled", "archived", "expired"})
 COUNTED = FINAL | {"retried", "snoozed"}
 """The outcomes of which a worker's metrics count exactly what the history has."""
 

@@ -38,7 +38,8 @@ select pg_relation_size('pgmq.q_{QUEUE}') as queue_table_bytes,
 _COUNTS = """
 with final as (
     select run_id from meshhook.job_attempts
-    where queue = $1 and outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
+    where queue = $1 and outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived',
+        'expired')
 ), attempts as (
     select run_id, max(attempt) - count(*) as missing from meshhook.job_attempts
     where queue = $1 group by run_id

@@ -264,7 +264,8 @@ class App:
                 caller's transaction: the job exists if and only if that transaction commits.
                 Default: none.
             **policies: the job's own policies, which count before the queue's settings: `retry`,
-                a `RetryPolicy`. Default: none.
+                a `RetryPolicy`; `expires_at`, a datetime with a time zone, or `expires_in`, seconds
+                or a timedelta: when the job is no longer to be started. Default: none.
 
         Returns:
             The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the

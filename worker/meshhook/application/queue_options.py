@@ -30,6 +30,8 @@ class QueueOptions(TypedDict, total=False):
     retry_jitter: float
     retry_backoff: Backoff
     retry_delays_ms: Sequence[int]
+    job_expiry_seconds: float | None
+    on_expiry: Literal["archive", "dead_letter"]
     job_timeout_seconds: float | None
     dlq_enabled: bool
     dlq_retention_days: int | None

@@ -16,12 +16,14 @@ import typer
 from meshhook.cli.connecting import with_database
 from meshhook.cli.failures import PartlyDoneError, UsageError
 from meshhook.cli.json_lines import JsonLines, Line, open_lines
+from meshhook.cli.moments import exact_moment
 from meshhook.cli.options import DefaultQueueArgument, JsonOption, command_app, example
 from meshhook.cli.output import counted, print_json, say
 from meshhook.cli.tracing import traced
 from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidJobError, UncertainCommitError
 from meshhook.escaping import quoted
+from meshhook.expiry import expiry_headers
 from meshhook.jobs import MAX_ID_LENGTH, RETRY_HEADER
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import Database
@@ -99,6 +101,14 @@ def enqueue(
             help="A retry policy of the jobs' own, such as '{\"max_attempts\": 3}'.",
         ),
     ] = None,
+    expires_in: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="After how long a job is no longer to be started."),
+    ] = None,
+    expires_at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="From when on no job is to be started."),
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A header of the messages; may be repeated."),
@@ -129,7 +139,10 @@ def enqueue(
         queue_name=name,
         delay_seconds=delay_in_seconds(delay),
         key=key,
-        headers=_with_retry(headers_from(header or []), retry),
+        headers=_with_retry(headers_from(header or []), retry)
+        | expiry_headers(
+            None if expires_at is None else exact_moment("--expires-at", expires_at), expires_in
+        ),
         ids=_ids(run_id=run_id, workflow_id=workflow_id, project_id=project_id),
     )
     with traced("meshhook-enqueue"), open_lines(job, file) as lines:

@@ -49,6 +49,7 @@ _ENDS = {
     "dead_lettered": "is already a dead letter",
     "cancelled": "is already cancelled",
     "archived": "is already archived",
+    "expired": "has already expired",
     "replayed": "was a dead letter and has been replayed",
 }
 

@@ -58,7 +58,7 @@ def list_(
         typer.Option(
             help=(
                 "Only jobs in this state: ready, scheduled, running, retrying or lost; or "
-                "succeeded, dead_lettered, cancelled, archived or replayed."
+                "succeeded, dead_lettered, cancelled, archived, expired or replayed."
             )
         ),
     ] = None,

@@ -143,6 +143,8 @@ def set_(
     retry_jitter                the random share of a delay, 0 to 1
     retry_backoff               exponential; fixed: always the base; list: the delays
     retry_delays_ms             the delays of a list, with commas; the last repeats
+    job_expiry_seconds          how long after enqueuing a job may start; none
+    on_expiry                   archive: move expired jobs there; dead_letter
     job_timeout_seconds         how long an attempt may run, or none
     dlq_enabled                 true: keep dead letters; false: archive them
     dlq_retention_days          how long dead letters are kept; none: forever

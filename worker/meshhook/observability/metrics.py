@@ -47,6 +47,7 @@ OUTCOMES: Final = (
     "dead_lettered",
     "cancelled",
     "archived",
+    "expired",
     "lost",
     "released",
 )

@@ -61,6 +61,8 @@ _SETTINGS = (
     "retry_jitter",
     "retry_backoff",
     "retry_delays_ms",
+    "job_expiry_seconds",
+    "on_expiry",
     "job_timeout_seconds",
     "dlq_enabled",
     "dlq_retention_days",

@@ -103,7 +103,7 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     if not headers:
         return None
     for name, value in headers.items():
-        if str(name).startswith("meshhook-") and not check_policy_header(name, value):
+        if str(name).startswith("meshhook-") and not check_policy_header(name, value, headers):
             message = (
                 f"header {quoted(name)}: names that start with 'meshhook-' are the queue's own"
             )

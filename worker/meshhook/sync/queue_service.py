@@ -195,7 +195,8 @@ class SyncQueueService(Generic[PayloadT]):
                 transaction: the job exists if and only if that transaction commits, and no other
                 connection is used. Default: the source.
             **policies: the job's own policies, which count before the queue's settings: `retry`,
-                a `RetryPolicy`. Default: none.
+                a `RetryPolicy`; `expires_at`, a datetime with a time zone, or `expires_in`, seconds
+                or a timedelta: when the job is no longer to be started. Default: none.
 
         Returns:
             The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the

@@ -52,7 +52,8 @@ class AttemptResult:
     """How an attempt ended, as the worker would record it."""
 
     outcome: AttemptOutcome
-    """succeeded, retried, snoozed, dead_lettered, cancelled or archived; equal to that text."""
+    """succeeded, retried, snoozed, dead_lettered, cancelled, archived or expired; equal to that
+    text."""
     job: Job[Any]
     """The job that was passed to the handler."""
     delay_seconds: float = 0.0

@@ -57,7 +57,7 @@ class RecordedAttempt:
     attempt: int
     """The number of the attempt, from 1."""
     outcome: str
-    """succeeded, retried, snoozed, dead_lettered, cancelled or archived."""
+    """succeeded, retried, snoozed, dead_lettered, cancelled, archived or expired."""
     run_id: str | None
     workflow_id: str | None
     project_id: str | None

@@ -216,7 +216,7 @@ def log_end(job: Job[Any], end: Verdict, ended: object = None) -> None:
     log = _log.info
     if end.outcome in (AttemptOutcome.DEAD_LETTERED, AttemptOutcome.ARCHIVED):
         log = _log.error
-    elif end.outcome is AttemptOutcome.RETRIED:
+    elif end.outcome in (AttemptOutcome.RETRIED, AttemptOutcome.EXPIRED):
         log = _log.warning
     fields = fields_of(job) | {
         "delay_seconds": round(end.delay_seconds, 3),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import InvalidJobError, InvalidPayloadError
+from meshhook.expiry import deadline_of
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.tracing import trace_headers
@@ -19,6 +21,7 @@ from meshhook.worker.verdicts import (
     FollowUpRefusedError,
     Verdict,
     cancelled,
+    expired,
     instead_of_retry,
     invalid_payload,
     lease_lost,
@@ -51,6 +54,11 @@ class Judge:
         """Return the verdict on a job that must not run, or None."""
         if job.cancellation is not None:
             refusal = cancelled(job.cancellation)
+            log_end(job, refusal)
+            return refusal
+        deadline = deadline_of(job, settings.job_expiry_seconds)
+        if job.started_timestamp >= deadline:
+            refusal = expired(deadline, settings)
             log_end(job, refusal)
             return refusal
         try:
@@ -86,7 +94,8 @@ class Judge:
         if isinstance(ended, Abort) and cancellation is not None:
             end = cancelled(cancellation)
         else:
-            end = self.verdict(ended, attempt.job, attempt.settings)
+            ran_seconds = time.monotonic() - attempt.began_at
+            end = verdict_on(attempt.job, ended, self._queue, attempt.settings, ran_seconds)
             if cancellation is not None:
                 end = instead_of_retry(end, ended, cancellation)
         if end is not DONE and not attempt.was_completed:

@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import InvalidSettingError
+from meshhook.expiry import deadline_of
 from meshhook.jobs import RETRY_HEADER
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.outcomes import AttemptOutcome, Outcome
 from meshhook.retry import FailedAttempt, chosen_delay_seconds, policy_from_header
 from meshhook.worker.attempt import is_ctrl_c
-from meshhook.worker.verdicts import Verdict, given_up, shown, verdict
+from meshhook.worker.verdicts import Verdict, expired_before_retry, given_up, shown, verdict
 
 if TYPE_CHECKING:
     from meshhook.jobs import Job
@@ -24,9 +25,15 @@ if TYPE_CHECKING:
 
 _log = get_logger("meshhook.worker.retries")
 
+_COMES_BACK = (AttemptOutcome.RETRIED, AttemptOutcome.SNOOZED)
+
 
 def verdict_on(
-    job: Job[Any], ended: object, queue: QueueContext, settings: QueueSettings
+    job: Job[Any],
+    ended: object,
+    queue: QueueContext,
+    settings: QueueSettings,
+    ran_seconds: float = 0.0,
 ) -> Verdict:
     """Return the verdict on an attempt, with a random delay if the job is retried.
 
@@ -36,7 +43,20 @@ def verdict_on(
         queue: the queue. The function of its handler that decides about retries, if it has one,
             counts before both policies.
         settings: the queue's settings when the attempt began.
+        ran_seconds: how long ago it began. Default 0: a job that expires before its next attempt
+            may then be found so when it is claimed.
     """
+    end = _retry_verdict(job, ended, queue, settings)
+    if end.outcome in _COMES_BACK:
+        deadline = deadline_of(job, settings.job_expiry_seconds)
+        if job.started_timestamp + ran_seconds + end.delay_seconds >= deadline:
+            return expired_before_retry(end, deadline, settings)
+    return end
+
+
+def _retry_verdict(
+    job: Job[Any], ended: object, queue: QueueContext, settings: QueueSettings
+) -> Verdict:
     jitter_fraction = random.random()  # noqa: S311 - jitter, not a secret
     own = None
     if job.headers and RETRY_HEADER in job.headers:

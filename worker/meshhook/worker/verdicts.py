@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidJobError, InvalidPayloadError, MessageUnreadableError
+from meshhook.expiry import job_expired_message, shown_moment
 from meshhook.observability.redaction import hide_in_text
 from meshhook.observability.tracebacks import trace_of
 from meshhook.outcomes import (
+    JOB_EXPIRED,
     LEASE_LOST,
     AttemptOutcome,
     Cancel,
@@ -174,6 +176,36 @@ def unreadable(error: MessageUnreadableError, settings: QueueSettings) -> Verdic
 def lease_lost(lost_attempts: int, settings: QueueSettings) -> Verdict:
     """Decide what becomes of a job whose last attempts ended without an outcome."""
     return _final(LEASE_LOST, lease_lost_message(lost_attempts), None, settings)
+
+
+def expired(deadline: float, settings: QueueSettings) -> Verdict:
+    """Decide what becomes of a job that was not started before its deadline.
+
+    `deadline` is in seconds since 1970, by the database's clock.
+    """
+    return _failed(_expired_outcome(settings), JOB_EXPIRED, job_expired_message(deadline), None)
+
+
+def expired_before_retry(end: Verdict, deadline: float, settings: QueueSettings) -> Verdict:
+    """Decide what becomes of a job whose next attempt would start after its deadline.
+
+    The error of the last attempt is kept.
+    """
+    message = f"its next attempt would start after its deadline, {shown_moment(deadline)}"
+    if end.error_message:
+        message = f"{message}; the last one ended with: {end.error_message}"
+    return replace(
+        end,
+        outcome=_expired_outcome(settings),
+        delay_seconds=0.0,
+        error_type=end.error_type or JOB_EXPIRED,
+        error_message=_text(message),
+    )
+
+
+def _expired_outcome(settings: QueueSettings) -> AttemptOutcome:
+    is_dead = settings.on_expiry == "dead_letter" and settings.dlq_enabled
+    return AttemptOutcome.DEAD_LETTERED if is_dead else AttemptOutcome.EXPIRED
 
 
 def cancelled(cancellation: Cancellation) -> Verdict:

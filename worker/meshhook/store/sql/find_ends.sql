@@ -14,7 +14,7 @@ left join lateral (
     select a.outcome, a.attempt, a.finished_at, a.result, a.error_type, a.error_message
     from meshhook.job_attempts a
     where a.queue = $1::text and a.msg_id = wanted.msg_id
-      and a.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
+      and a.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived', 'expired')
       and (live.msg_id is null or a.enqueued_at = live.enqueued_at)
     order by a.finished_at desc
     limit 1

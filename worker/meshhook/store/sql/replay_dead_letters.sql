@@ -41,6 +41,8 @@ with moment as materialized (
     insert into {target_table} (enqueued_at, vt, message, headers)
     select m.at, m.at, d.message,
         d.headers - 'meshhook-dead-letter'::text - 'meshhook-settled'::text - 'meshhook-claim'::text
+            -- What is replayed is wanted now. A deadline in seconds begins anew.
+            - 'meshhook-expires-at'::text
         || pg_catalog.jsonb_build_object('meshhook-replayed-from', pg_catalog.jsonb_build_object(
             'queue', coalesce(d.queue, $2::text), 'dead_letter_id', d.msg_id,
             'msg_id', d.origin_msg_id, 'replays', d.replays + 1)

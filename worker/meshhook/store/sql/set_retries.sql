@@ -1,3 +1,6 @@
--- Sets how retries of a queue are delayed. Locks: the row. Index: queue_config_queue_key.
-update meshhook.queue_config c set (retry_backoff, retry_delays_ms) = ($2::text, $3::bigint[])
+-- Sets how retries of a queue are delayed, and when its jobs expire. Locks: the row.
+-- Index: queue_config_queue_key.
+update meshhook.queue_config c
+set (retry_backoff, retry_delays_ms, job_expiry_seconds, on_expiry)
+    = ($2::text, $3::bigint[], $4::float8, $5::text)
 where c.queue = $1::text

@@ -28,15 +28,17 @@ with item as materialized (
     where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
       and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
       and q.read_ct <> meshhook.settled_attempts(q.headers)
-      and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived')
+      and item.outcome in ('succeeded', 'dead_lettered', 'cancelled', 'archived', 'expired')
     returning item.*, q.enqueued_at, q.vt{breakers}, {key} as key{/breakers},{kept}
         q.message as whole_message, q.headers as whole_headers,{/kept}{links}
         case when pg_catalog.pg_column_size(q.headers) <= 80000
             then meshhook.unique_key_of(q.headers) end as unique_key,
         case when pg_catalog.pg_column_size(q.headers) <= 80000
             then q.headers ->> 'meshhook-group'::text end as group_id,{/links}
-        case when item.outcome in ('dead_lettered', 'archived') then q.message end as message,
-        case when item.outcome in ('dead_lettered', 'archived') then q.headers end as headers
+        case when item.outcome in ('dead_lettered', 'archived', 'expired')
+            then q.message end as message,
+        case when item.outcome in ('dead_lettered', 'archived', 'expired')
+            then q.headers end as headers
 ), delayed as (
     update {queue_table} q
     set vt = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => item.delay_seconds),
@@ -76,7 +78,7 @@ with item as materialized (
     select r.msg_id, r.read_ct, r.enqueued_at, r.vt, r.message, r.headers
     from removed r
     -- To write headers anew that are larger may take seconds: as they are, they are kept here.
-    where r.outcome = 'archived' or pg_catalog.pg_column_size(r.headers) > 80000
+    where r.outcome in ('archived', 'expired') or pg_catalog.pg_column_size(r.headers) > 80000
 ), {kept}kept as (
     insert into meshhook.finished_jobs
         (queue, msg_id, enqueued_at, finished_at, outcome, message, headers)
