@@ -37,12 +37,12 @@ def bounds(field: FieldInfo) -> tuple[float | None, float | None, float | None]:
 NUMBERS = {
     name: bounds(field)
     for name, field in QueueSettings.model_fields.items()
-    if bounds(field)[2] is not None and name != "retry_delays_ms"
+    if bounds(field)[2] is not None and name not in ("retry_delays_ms", "priority_target_seconds")
 }
 
 
 def test_every_number_has_a_range() -> None:
-    """Only the switches, the path and the ids have none."""
+    """Only the switches, the path, the ids and the targets have none."""
     assert set(SETTING_NAMES) - set(NUMBERS) == {
         "dlq_enabled",
         "paused",
@@ -55,6 +55,8 @@ def test_every_number_has_a_range() -> None:
         "on_expiry",
         "retry_backoff",
         "retry_delays_ms",
+        "prioritized",
+        "priority_target_seconds",
     }
 
 

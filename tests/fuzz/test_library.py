@@ -64,6 +64,7 @@ RECORDS = {
     "ErrorGroup",
     "FailedAttempt",
     "QueueConfig",
+    "Priority",
     "KeyState",
     "LiveWorker",
     "DueTime",

@@ -61,6 +61,12 @@ ROWS = st.fixed_dictionaries(
         "retry_backoff": st.sampled_from(["exponential", "fixed"]),
         "retry_delays_ms": st.lists(_ends(0, 604_800_000), max_size=3),
         "keep_bodies_days": st.none() | DAYS,
+        # Without the index, which the trigger asks for.
+        "prioritized": st.booleans(),
+        "priority_target_seconds": st.lists(
+            st.sampled_from([0.1, 604_800.0]) | st.floats(0.1, 604_800), min_size=4, max_size=4
+        ).map(sorted),
+        "urgent_slots": _ends(0, 10_000),
         "lookup_by": st.sets(st.sampled_from(LOOKUP_IDS)).map(
             lambda ids: [each for each in LOOKUP_IDS if each in ids]
         ),
@@ -82,6 +88,8 @@ ROWS = st.builds(
         | dict(zip(("retry_backoff_base_ms", "retry_backoff_max_ms"), backoffs, strict=True))
         | dict(zip(("breaker_pause_seconds", "breaker_max_pause_seconds"), pauses, strict=True))
         | {"ordered": row["keyed"] and row["ordered"]}
+        # The table takes either keys or priorities.
+        | {"prioritized": row["prioritized"] and not row["keyed"]}
         # The library takes it of ordered keys with dead letters only.
         | {
             "on_dead_letter": row["on_dead_letter"]

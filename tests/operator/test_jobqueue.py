@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from meshhook.queue_config import KEY_SETTING_NAMES, SETTING_NAMES, QueueSettings
+from meshhook.queue_config import (
+    KEY_SETTING_NAMES,
+    PRIORITY_SETTING_NAMES,
+    SETTING_NAMES,
+    QueueSettings,
+)
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
 from support.jobqueues import jobqueue, jobqueue_body
 
@@ -107,14 +112,14 @@ def test_a_status_of_another_version_is_no_obstacle():
 
 
 def test_every_setting_of_a_queue_is_decided():
-    """All settings of a queue are in the resource with their defaults, except three kinds.
+    """All settings of a queue are in the resource with their defaults, except four kinds.
 
-    `paused` is for people, keys have a field of their own, and the indexes of `lookup_by` are an
-    administrator's.
+    `paused` is for people, keys and priorities have a field of their own each, and the indexes of
+    `lookup_by` are an administrator's.
     """
     spec = jobqueue().spec
     assert spec is not None
-    elsewhere = {"paused", "lookup_by", *KEY_SETTING_NAMES}
+    elsewhere = {"paused", "lookup_by", *PRIORITY_SETTING_NAMES, *KEY_SETTING_NAMES}
     assert spec.queue_settings.keys() == set(SETTING_NAMES) - elsewhere
     assert QueueSettings(**spec.queue_settings) == QueueSettings()
 

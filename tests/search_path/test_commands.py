@@ -26,6 +26,7 @@ queue set jobs keyed=true
 queue set jobs lookup_by=run_id,workflow_id
 queue set jobs retry_backoff=list retry_delays_ms=10,20 job_expiry_seconds=60
 queue set jobs keep_bodies_days=7
+queue set made prioritized=true
 schedule add jobs s --cron @daily
 schedule add jobs t --every 1s --overlap skip
 schedule list

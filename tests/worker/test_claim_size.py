@@ -47,7 +47,7 @@ def test_less_is_ahead_in_keyed_queues_where_claims_are_quick(
 ) -> None:
     """Ten claims' time, if that is less than is usual; so the next claim comes sooner."""
     usual = claimed_ahead(finished_per_second, claim_seconds)
-    ahead = claimed_ahead(finished_per_second, claim_seconds, is_keyed=True)
+    ahead = claimed_ahead(finished_per_second, claim_seconds, has_turns=True)
     assert ahead <= usual
     if claim_seconds >= 0.01:
         assert ahead == usual

@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from meshhook.observability.monitoring_server import MonitoringServer
     from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
     from meshhook.postgres.database import Database
+    from meshhook.priorities import Priority
     from meshhook.queue_config import QueueConfig
     from meshhook.queues import QueueService
     from meshhook.retry import FailedAttempt, RetryInfo, RetryPolicy, RetryStrategy
@@ -161,6 +162,7 @@ __all__ = [
     "MonitoringServer",
     "NotAJobError",
     "PortUnavailableError",
+    "Priority",
     "QueueBusyError",
     "QueueConfig",
     "QueueExporter",
@@ -277,6 +279,7 @@ _HOMES = {
     "MonitoringServer": "meshhook.observability.monitoring_server",
     "NotAJobError": "meshhook.errors",
     "PortUnavailableError": "meshhook.errors",
+    "Priority": "meshhook.priorities",
     "QueueBusyError": "meshhook.errors",
     "QueueConfig": "meshhook.queue_config",
     "QueueExporter": "meshhook.exporter",

@@ -24,6 +24,7 @@ from meshhook.queue_config import (
     KEY_SETTING_NAMES,
     LIMIT_NAMES,
     LOOKUP_NAMES,
+    PRIORITY_SETTING_NAMES,
     RETRY_NAMES,
     SETTING_NAMES,
     QueueConfig,
@@ -33,6 +34,7 @@ from meshhook.store import queries
 from meshhook.store.changes import change, change_rows
 from meshhook.store.key_indexes import match_key_indexes
 from meshhook.store.lookup_indexes import match_lookup_indexes
+from meshhook.store.priority_indexes import match_priority_index
 from meshhook.store.table_locks import WAIT_SECONDS, change_tables
 
 if TYPE_CHECKING:
@@ -231,9 +233,9 @@ async def set_queue_config(
 ) -> QueueConfig:
     """Change settings of a queue; running workers follow.
 
-    Setting `keyed`, `ordered` or `lookup_by` builds or drops indexes of the queue's table, beside
-    whoever uses it: that takes a minute for some millions of messages, and waits for open
-    transactions. Only the owner of the table may do it.
+    Setting `keyed`, `ordered`, `prioritized` or `lookup_by` builds or drops indexes of the queue's
+    table, beside whoever uses it: that takes a minute for some millions of messages, and waits for
+    open transactions. Only the owner of the table may do it.
 
     Args:
         database: where the queue is.
@@ -245,12 +247,15 @@ async def set_queue_config(
         InvalidQueueNameError, QueueNotFoundError: if there is no such queue.
     """
     name = validate_queue_name(queue)
-    own_statements = {*KEY_SETTING_NAMES, *LOOKUP_NAMES, *RETRY_NAMES, *KEPT_NAMES}
+    own_statements = {
+        *KEY_SETTING_NAMES,
+        *LOOKUP_NAMES,
+        *PRIORITY_SETTING_NAMES,
+        *RETRY_NAMES,
+        *KEPT_NAMES,
+    }
     source = Database.of(database)
-    if changes.keys() & set(KEY_PLACE_NAMES):
-        await _build_key_indexes(source, name, changes)
-    if "lookup_by" in changes:
-        await _build_lookup_indexes(source, name, changes)
+    await _build_indexes(source, name, changes)
 
     async def write(connection: Any) -> asyncpg.Record:
         # Locked, so that concurrent changes of different settings do not overwrite each other.
@@ -266,12 +271,15 @@ async def set_queue_config(
             ("set_breaker", BREAKER_NAMES),
         ]
         of_keys = of_keys if settings.keyed else of_keys[::-1]
+        # And in one in which no queue has keys and priorities in between.
+        of_priorities = ("set_priorities", PRIORITY_SETTING_NAMES)
+        ordered = [of_priorities, *of_keys] if settings.keyed else [*of_keys, of_priorities]
         others = [
             ("set_lookups", LOOKUP_NAMES),
             ("set_retries", RETRY_NAMES),
             ("set_kept_bodies", KEPT_NAMES),
         ]
-        for statement, names in [*of_keys, *others]:
+        for statement, names in [*ordered, *others]:
             values = [getattr(settings, each) for each in names]
             # Not everybody may change them who may change the others.
             if values != [getattr(config, each) for each in names]:
@@ -285,21 +293,42 @@ async def set_queue_config(
 
     row = await change(source, write)
     config = QueueConfig.from_row(name, row[0])
-    if "on_dead_letter" in changes and config.on_dead_letter == "continue":
-        await _set_block_triggers(source, name, is_on=False)
-    if changes.keys() & {"keyed", "ordered"} and not (config.keyed and config.ordered):
-        await match_key_indexes(source, name, config.keys, ordered=False)
-    if "lookup_by" in changes:
-        await match_lookup_indexes(source, name, config.lookup_by)
+    await _drop_indexes(source, config, changes)
     return config
 
 
-async def _build_key_indexes(database: Database, queue: str, changes: Mapping[str, Any]) -> None:
+async def _build_indexes(database: Database, queue: str, changes: Mapping[str, Any]) -> None:
     """Make what a change of settings needs in the tables. What it does not need is dropped later.
 
     Raises:
         InvalidSettingError: if the keys of a keyed queue are to be elsewhere.
     """
+    if changes.keys() & set(KEY_PLACE_NAMES):
+        await _build_key_indexes(database, queue, changes)
+    if "lookup_by" in changes:
+        await _build_lookup_indexes(database, queue, changes)
+    if "prioritized" in changes:
+        config = await get_queue_config(database, queue)
+        if changed_settings(config, changes).prioritized:
+            await match_priority_index(database, queue, prioritized=True)
+
+
+async def _drop_indexes(
+    database: Database, config: QueueConfig, changes: Mapping[str, Any]
+) -> None:
+    """Drop what the settings, which were changed, no longer need."""
+    queue = config.queue
+    if "on_dead_letter" in changes and config.on_dead_letter == "continue":
+        await _set_block_triggers(database, queue, is_on=False)
+    if changes.keys() & {"keyed", "ordered"} and not (config.keyed and config.ordered):
+        await match_key_indexes(database, queue, config.keys, ordered=False)
+    if "lookup_by" in changes:
+        await match_lookup_indexes(database, queue, config.lookup_by)
+    if "prioritized" in changes and not config.prioritized:
+        await match_priority_index(database, queue, prioritized=False)
+
+
+async def _build_key_indexes(database: Database, queue: str, changes: Mapping[str, Any]) -> None:
     config = await get_queue_config(database, queue)
     settings = changed_settings(config, changes)
     if not settings.keyed:

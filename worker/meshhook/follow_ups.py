@@ -13,9 +13,12 @@ from meshhook.errors import InvalidJobError
 from meshhook.escaping import quoted
 from meshhook.jobs import MAX_ID_LENGTH, WorkflowJob
 from meshhook.names import validate_queue_name
+from meshhook.priorities import headers_with_priority
 
 if TYPE_CHECKING:
     from datetime import timedelta
+
+    from meshhook.priorities import AnyPriority
 
 MAX_FOLLOW_UPS = 1_000
 """How many jobs may follow one job."""
@@ -48,6 +51,8 @@ class FollowUp:
     """The project of the workflow; the same types. Default: that of the job that it follows."""
     headers: Mapping[str, Any] | None = field(default=None, kw_only=True)
     """Message headers. Default: none."""
+    priority: AnyPriority | None = field(default=None, kw_only=True)
+    """How urgent it is: `urgent`, `high`, `normal` or `low`, or 0 to 3. Default: normal."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the database."""
@@ -58,6 +63,7 @@ class FollowUp:
                 f"headers are a mapping of names to JSON values, got {quoted(self.headers)}"
             )
         headers_with_key(self.headers, self.key, None)
+        headers_with_priority(self.headers, self.priority)
         for name, value in given_ids(self).items():
             if isinstance(self.payload, WorkflowJob):
                 raise InvalidJobError(

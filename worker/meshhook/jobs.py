@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from meshhook.errors import InvalidJobError, InvalidSettingError
+from meshhook.priorities import Priority, priority_of
 from meshhook.retry import policy_from_header
 
 if TYPE_CHECKING:
@@ -227,6 +228,11 @@ class Job(Generic[PayloadT]):
     def read_payload_with(self, read: Callable[[str], PayloadT]) -> None:
         """Decode the body with `read` when the payload is first accessed."""
         self._read_payload = read
+
+    @property
+    def priority(self) -> Priority:
+        """Its priority. Normal if its message says none."""
+        return priority_of(self.headers)
 
     @property
     def enqueued_at(self) -> datetime:

@@ -22,6 +22,7 @@ from meshhook.delays import MAX_DELAY_SECONDS
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.names import validate_key_path
+from meshhook.priorities import PRIORITY_NAMES, Priority
 from meshhook.retry import MAX_ATTEMPTS, MAX_BACKOFF_MS, MAX_DELAYS, Backoff, RetryStrategy
 
 if TYPE_CHECKING:
@@ -55,7 +56,12 @@ _PauseSeconds = Annotated[float, Field(ge=0.1, le=86_400)]
 LookupId: TypeAlias = Literal["run_id", "workflow_id", "project_id"]
 LOOKUP_IDS: tuple[LookupId, ...] = get_args(LookupId)
 """The ids by which messages can be looked up."""
+_TargetSeconds = Annotated[float, Field(ge=0.1, le=604_800)]
 _BackoffMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS)]
+
+
+AGED_PART = 0.8
+"""The part of its target after which a job is aged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,22 @@ def _listed_delays(delays: Any) -> Any:
     if isinstance(delays, str):
         return [each.strip() for each in delays.split(",")]
     return delays
+
+
+def _checked_targets(seconds: Any) -> Any:
+    """Return the targets of the bands, from text with commas between them or a list."""
+    if isinstance(seconds, str):
+        seconds = [each.strip() for each in seconds.split(",")]
+    if not isinstance(seconds, list | tuple) or len(seconds) != len(Priority):
+        names = ", ".join(PRIORITY_NAMES)
+        raise ValueError(f"these are four numbers with commas between them, for {names}")
+    return tuple(seconds)
+
+
+def _in_order(seconds: tuple[float, ...]) -> tuple[float, ...]:
+    if list(seconds) != sorted(seconds):
+        raise ValueError("no band has a longer target than one that is less urgent")
+    return seconds
 
 
 class QueueSettings(BaseModel):
@@ -146,6 +168,20 @@ class QueueSettings(BaseModel):
     lookup_by: Annotated[tuple[LookupId, ...], BeforeValidator(_checked_lookups)] = ()
     """By which of `run_id`, `workflow_id` and `project_id` messages are found through an index.
     Default none: a search by them reads the queue from the newest message down."""
+    prioritized: bool = False
+    """Whether messages have priorities, and the most urgent go first. Default false. Not for keyed
+    queues."""
+    priority_target_seconds: Annotated[
+        tuple[_TargetSeconds, _TargetSeconds, _TargetSeconds, _TargetSeconds],
+        BeforeValidator(_checked_targets),
+        AfterValidator(_in_order),
+    ] = (5.0, 15.0, 60.0, 600.0)
+    """Within how many seconds jobs of each band are to start: urgent, high, normal, low. A job that
+    has waited for 0.8 of it gets a part of the claims, whatever is more urgent. Default 5, 15, 60,
+    600."""
+    urgent_slots: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """How many slots of each worker are kept free for urgent jobs, half of its slots at the most.
+    Default 1. Only in queues with priorities."""
     keyed: bool = False
     """Whether messages have keys, which workers serve in fair shares. Default false."""
     key_path: Annotated[str, AfterValidator(_checked_path)] | None = None
@@ -212,6 +248,16 @@ class QueueSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _keys_or_priorities(self) -> QueueSettings:
+        if self.keyed and self.prioritized:
+            message = (
+                "prioritized (true) is not for keyed queues: set keyed=false, or prioritized=false "
+                "and use a queue for each priority"
+            )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
     def _only_of_keyed(self) -> QueueSettings:
         if self.ordered and not self.keyed:
             raise ValueError("ordered (true) is for keyed queues: set keyed=true, or ordered=false")
@@ -248,6 +294,11 @@ class QueueSettings(BaseModel):
         """Whether its keys are ordered, or the queue or any key has a limit."""
         has_limit = any(getattr(self, name) is not None for name in _LIMITS)
         return self.keyed and (self.ordered or has_limit)
+
+    @property
+    def aged_seconds(self) -> tuple[float, ...]:
+        """After how many seconds a job of each band is aged: it then gets a part of the claims."""
+        return tuple(seconds * AGED_PART for seconds in self.priority_target_seconds)
 
     @property
     def has_breakers(self) -> bool:
@@ -323,6 +374,8 @@ LIMIT_NAMES = (*_LIMITS, "starts_period_seconds")
 """Those that limit how many jobs run at once, or start in a period."""
 BREAKER_NAMES = ("breaker_failures", "breaker_pause_seconds", "breaker_max_pause_seconds")
 """Those of the circuit breakers of keys."""
+PRIORITY_SETTING_NAMES = ("prioritized", "priority_target_seconds", "urgent_slots")
+"""Those of priorities; `prioritized` needs an index of the queue's table."""
 LOOKUP_NAMES = ("lookup_by",)
 """Those that need indexes of the queue's table by which messages are found."""
 RETRY_NAMES = ("retry_backoff", "retry_delays_ms", "job_expiry_seconds", "on_expiry")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from contextlib import asynccontextmanager
 from functools import partial
@@ -40,10 +41,11 @@ from meshhook.outcomes import (
     lease_lost_message,
 )
 from meshhook.postgres.database import Database, lent_by_caller
+from meshhook.priorities import AGED_SHARE, headers_with_priority
 from meshhook.settings_cache import SettingsCache
 from meshhook.store import queries
 from meshhook.store.bodies import BodyDecoder, encode_headers
-from meshhook.store.claims import claim
+from meshhook.store.claims import claim, claim_by_priority
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
 from meshhook.store.publishing import publication, publish
@@ -67,7 +69,9 @@ if TYPE_CHECKING:
 
     from meshhook.follow_ups import FollowUp
     from meshhook.job_policies import JobPolicies
+    from meshhook.priorities import AnyPriority
     from meshhook.queue_config import QueueConfig
+    from meshhook.store.claims import Claim
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
     from meshhook.store.publishing import Publication
@@ -164,6 +168,7 @@ class QueueService(Generic[PayloadT]):
         delay_seconds: float = 0,
         *,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         unique_key: str | UUID | None = None,
         unique: UniqueFor | None = None,
@@ -181,6 +186,8 @@ class QueueService(Generic[PayloadT]):
             delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
             key: whose job it is, a tenant or a destination: a string of 1 to 200 characters or a
                 UUID. A keyed queue serves its keys in fair shares. Default: none, a key of its own.
+            priority: how urgent it is: `urgent`, `high`, `normal` or `low`, or 0 to 3. In a queue
+                with priorities, the most urgent jobs go first. Default: normal.
             headers: message headers, such as a `traceparent`. Default none.
             unique_key: a string of 1 to 200 characters or a UUID that at most one job of the queue
                 has at a time. Default: none.
@@ -208,7 +215,7 @@ class QueueService(Generic[PayloadT]):
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
         one = unique_from(unique_key, unique, on_conflict)
-        headers = headers_with_policies(headers, **policies)
+        headers = headers_with_policies(headers_with_priority(headers, priority), **policies)
         tracer = self._tracing.find()
         if tracer is None:
             return await self._enqueue(
@@ -249,6 +256,7 @@ class QueueService(Generic[PayloadT]):
         delay_seconds: float = 0,
         *,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         unique_keys: Iterable[str | UUID] | None = None,
         unique: UniqueFor | None = None,
@@ -267,6 +275,7 @@ class QueueService(Generic[PayloadT]):
             jobs: the jobs.
             delay_seconds: of each job, as in `enqueue`.
             key: of each job, as in `enqueue`.
+            priority: of each job, as in `enqueue`.
             headers: of each job, as in `enqueue`.
             unique_keys: a unique key for each job. Jobs of one call with the same key are one job:
                 the first, or with `replace` the last; with `error` they are refused. Not together
@@ -283,6 +292,7 @@ class QueueService(Generic[PayloadT]):
         Raises:
             GroupExistsError: if the queue has a group of that name; nothing is stored.
         """
+        headers = headers_with_priority(headers, priority)
         made = new_group(group, on_complete)
         check_ungrouped(unique_keys, made)
         headers = headers_with_policies(headers, **policies)
@@ -318,6 +328,7 @@ class QueueService(Generic[PayloadT]):
         delay_seconds: float = 0,
         *,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> dict[str, int]:
@@ -332,6 +343,7 @@ class QueueService(Generic[PayloadT]):
             job: as in `enqueue`. No queue that is bound may find it too large.
             delay_seconds: as in `enqueue`.
             key: as in `enqueue`. A queue that takes its keys from the body does not look at it.
+            priority: as in `enqueue`.
             headers: as in `enqueue`.
             connection: as in `enqueue`.
 
@@ -345,6 +357,7 @@ class QueueService(Generic[PayloadT]):
             DatabaseError: the job is stored nowhere.
         """
         validate_topic(topic)
+        headers = headers_with_priority(headers, priority)
         own = None if connection is None else await self._own_connection(connection)
         database = self._database if own is None else Database.of_caller(own)
 
@@ -439,6 +452,9 @@ class QueueService(Generic[PayloadT]):
     async def dequeue(self, vt_seconds: float | None = None) -> Job[PayloadT] | None:
         """Claim the oldest ready job, or return None if there is none.
 
+        In a queue with priorities it is the oldest of the most urgent ones, and one time in four an
+        aged one.
+
         Settle it with `acknowledge`, `archive_job` or `release` before its lease ends. As in a
         worker, a job is not returned if its last attempt ended without an outcome, or if its
         message is too large or unreadable: it becomes a dead letter, or is archived if the queue
@@ -461,15 +477,7 @@ class QueueService(Generic[PayloadT]):
             raise InvalidSettingError(message)
         while True:
             async with self._existing_tables() as tables:
-                claimed = await claim(
-                    self._database,
-                    tables,
-                    lease_seconds=float(lease_seconds),
-                    limit=1,
-                    max_attempts=config.max_retry_attempts,
-                    keys=config.keys,
-                    is_limited=config.is_limited,
-                )
+                claimed = await self._claim_one(tables, config, float(lease_seconds))
             if not claimed.jobs:
                 return None
             [job] = claimed.jobs
@@ -491,6 +499,29 @@ class QueueService(Generic[PayloadT]):
                 return job
             reason = LEASE_LOST, lease_lost_message(job.lost_attempts)
             await self._bury(job, *reason, dlq_enabled=config.dlq_enabled)
+
+    async def _claim_one(
+        self, tables: queries.QueueTables, config: QueueConfig, lease_seconds: float
+    ) -> Claim:
+        if config.prioritized:
+            return await claim_by_priority(
+                self._database,
+                tables,
+                lease_seconds=lease_seconds,
+                limit=1,
+                max_attempts=config.max_retry_attempts,
+                aged_seconds=config.aged_seconds,
+                most_aged=int(random.random() < AGED_SHARE),  # noqa: S311 - shares, keeps no secret
+            )
+        return await claim(
+            self._database,
+            tables,
+            lease_seconds=lease_seconds,
+            limit=1,
+            max_attempts=config.max_retry_attempts,
+            keys=config.keys,
+            is_limited=config.is_limited,
+        )
 
     async def acknowledge(self, job: Job[Any]) -> bool:
         """Settle a job as done.

@@ -28,6 +28,7 @@ from meshhook.follow_ups import FollowUp
 from meshhook.names import validate_queue_name, validate_schedule_name
 from meshhook.postgres.database import Database, takes_url
 from meshhook.postgres.driver_errors import sqlstate_of
+from meshhook.priorities import headers_with_priority
 from meshhook.store import queries
 from meshhook.store.changes import change_value
 from meshhook.store.messages import follow_up_message
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from meshhook.postgres.database import DatabaseSource
+    from meshhook.priorities import AnyPriority
     from meshhook.store.messages import FollowUpMessage
 
 MAX_SCHEDULES = 1_000
@@ -125,9 +127,11 @@ class NewSchedule:
         tz: str,
         payload: Any,
         key: str | UUID | None,
+        priority: AnyPriority | None,
         headers: Mapping[str, Any] | None,
         missed: str,
         overlap: str,
+        default_priority: AnyPriority | None = None,
     ) -> NewSchedule:
         """Check what a caller says.
 
@@ -144,6 +148,7 @@ class NewSchedule:
                 "a schedule has a cron expression, such as '0 9 * * *', or every=timedelta(...)"
             )
         checked_zone(tz)
+        headers = headers_with_priority(headers, priority, default_priority)
         return cls(
             queue=validate_queue_name(queue),
             name=validate_schedule_name(name),
@@ -199,6 +204,7 @@ async def add_schedule(
     tz: str = "UTC",
     payload: Any = None,
     key: str | UUID | None = None,
+    priority: AnyPriority | None = None,
     headers: Mapping[str, Any] | None = None,
     missed: str = "once",
     overlap: str = "allow",
@@ -220,6 +226,8 @@ async def add_schedule(
         tz: the time zone of the cron expression, such as `Europe/Berlin`. Default `UTC`.
         payload: what the handler receives. Default: an empty object.
         key: whose jobs they are, for a keyed queue. Default: none.
+        priority: how urgent they are: `urgent`, `high`, `normal` or `low`, or 0 to 3. Default:
+            normal.
         headers: message headers. Default: none.
         missed: what becomes of due times that passed while no worker ran. `once`: one job, for the
             last of them; `all`: a job for each; `skip`: none. Default `once`.
@@ -242,6 +250,7 @@ async def add_schedule(
         tz=tz,
         payload={} if payload is None else payload,
         key=key,
+        priority=priority,
         headers=headers,
         missed=missed,
         overlap=overlap,

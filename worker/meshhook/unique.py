@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from meshhook.follow_ups import FollowUp
+    from meshhook.priorities import AnyPriority
 
 UniqueFor: TypeAlias = Literal["until_done", "until_started"] | timedelta
 """How long a job has its unique key."""
@@ -30,6 +31,7 @@ class ServiceOptions(JobPolicies, total=False):
     """Arguments of a service's `enqueue` that every job may have."""
 
     key: str | UUID | None
+    priority: AnyPriority | None
     headers: Mapping[str, Any] | None
     connection: Any
 

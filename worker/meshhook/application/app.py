@@ -22,6 +22,7 @@ from meshhook.arguments import check_range, checked_flag
 from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidHandlerError, InvalidSettingError, QueueNotFoundError
 from meshhook.names import validate_queue_name
+from meshhook.priorities import checked_priority, headers_with_priority
 from meshhook.schema import check_schema
 from meshhook.store.messages import job_of
 from meshhook.worker import Worker
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from meshhook.job_policies import JobPolicies
     from meshhook.observability.tracing import ProducerTrace
     from meshhook.postgres.database import Database, DatabaseSource
+    from meshhook.priorities import AnyPriority, Priority
     from meshhook.queues import QueueService
     from meshhook.retry import RetryFunction
     from meshhook.unique import AppGroupOptions, AppOptions, EnqueuedId, OnConflict, UniqueFor
@@ -125,6 +127,7 @@ class App:
         payload_model: Any = None,
         weight: int = 1,
         retry: RetryFunction | None = None,
+        priority: AnyPriority | None = None,
         **settings: Unpack[QueueOptions],
     ) -> JobDeclaration:
         """Return a decorator that declares a function as the handler of a queue.
@@ -147,12 +150,14 @@ class App:
                 runs in the event loop, so it must be quick, and a plain function. It is not asked
                 after the last attempt, or if the handler has said so itself. If it fails, the
                 retry policy of the queue applies. Default: none.
+            priority: the priority of jobs that the app enqueues for which none is said: `urgent`,
+                `high`, `normal` or `low`, or 0 to 3. Default: normal.
             **settings: settings for creating the queue if it is missing, such as
                 `max_retry_attempts`; see `QueueSettings`. The settings of an existing queue are not
                 changed: an operator may have set them.
 
         Raises:
-            InvalidQueueNameError, InvalidSettingError: naming the argument.
+            InvalidQueueNameError, InvalidSettingError, InvalidJobError: naming the argument.
             InvalidHandlerError: when the decorator is applied, if the function cannot be a handler
                 or the queue already has one.
         """
@@ -169,6 +174,7 @@ class App:
             payload_model=payload_model,
             weight=weight,
             retry=retry,
+            priority=None if priority is None else checked_priority(priority),
             settings=checked_options(name, settings),
         )
         return JobDeclaration(self._handlers, make)
@@ -228,6 +234,7 @@ class App:
         workflow_id: str | UUID | None = None,
         project_id: str | UUID | None = None,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         unique_key: str | UUID | None = None,
         unique: UniqueFor | None = None,
@@ -252,6 +259,9 @@ class App:
             project_id: the project that the workflow belongs to; the same types. Default: none.
             key: whose job it is, a tenant or a destination; the same types. A keyed queue serves
                 its keys in fair shares. Default: none, a key of its own.
+            priority: how urgent it is: `urgent`, `high`, `normal` or `low`, or 0 to 3. In a queue
+                with priorities, the most urgent jobs go first. Default: that of the handler, or
+                normal.
             headers: message headers, such as a `traceparent`. Default: none.
             unique_key: a string of 1 to 200 characters or a UUID that at most one job of the queue
                 has at a time. Default: none.
@@ -280,6 +290,7 @@ class App:
         ids = identifiers(run_id=run_id, workflow_id=workflow_id, project_id=project_id)
         job = job_of(payload, ids)
         delay_seconds = delay_in_seconds(delay)
+        headers = headers_with_priority(headers, priority, self._priority_of(queue))
 
         # The overloads are for callers: here no argument is known to be given.
         async def send(service: Any) -> int | EnqueuedId:
@@ -330,6 +341,7 @@ class App:
         workflow_id: str | UUID | None = None,
         project_id: str | UUID | None = None,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         unique_keys: Iterable[str | UUID] | None = None,
         unique: UniqueFor | None = None,
@@ -341,8 +353,8 @@ class App:
     ) -> list[int] | list[EnqueuedId]:
         """Store jobs in one transaction, all or none, and return their msg_ids in order.
 
-        The arguments and errors are those of `enqueue`. The delay, identifiers, key and headers
-        apply to every job.
+        The arguments and errors are those of `enqueue`. The delay, identifiers, key, priority
+        and headers apply to every job.
 
         Args:
             queue: the queue.
@@ -352,6 +364,7 @@ class App:
             workflow_id: of each job.
             project_id: of each job.
             key: of each job.
+            priority: of each job.
             headers: of each job.
             unique_keys: a unique key for each job. Jobs of one call with the same key are one job:
                 the first, or with `replace` the last; with `error` they are refused. Not together
@@ -375,6 +388,7 @@ class App:
         )
         jobs = [job_of(each, ids) for each in payloads] if is_several else payloads
         delay_seconds = delay_in_seconds(delay)
+        headers = headers_with_priority(headers, priority, self._priority_of(queue))
 
         async def send(service: Any) -> list[int] | list[EnqueuedId]:
             found: list[int] | list[EnqueuedId] = await service.enqueue_many(
@@ -393,6 +407,10 @@ class App:
             return found
 
         return await self._send(queue, send)
+
+    def _priority_of(self, queue: str) -> Priority | None:
+        handler = self._handlers.by_queue.get(queue) if isinstance(queue, str) else None
+        return None if handler is None else handler.priority
 
     async def wait(self, queue: str, msg_id: int, *, timeout_seconds: float) -> JobEnd:
         """Wait until a job has its final outcome, and return it with the job's result.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from meshhook.postgres.database import Database
+    from meshhook.priorities import AnyPriority, Priority
 
 _log = get_logger("meshhook.application")
 
@@ -31,6 +32,7 @@ class PeriodicOptions(TypedDict, total=False):
     every: float | timedelta | None
     tz: str
     key: str | UUID | None
+    priority: AnyPriority | None
     headers: Mapping[str, Any] | None
     missed: str
     overlap: str
@@ -50,7 +52,8 @@ class PeriodicDeclaration:
         self._name = name
         self._payload = {} if payload is None else payload
         # Checked here, so that the error points to the line with the mistake.
-        self._make: Callable[[str, str], NewSchedule] = lambda queue, found: NewSchedule.of(
+        self._make: Callable[[str, str, Priority | None], NewSchedule]
+        self._make = lambda queue, found, default: NewSchedule.of(
             queue,
             found,
             cron,
@@ -58,11 +61,13 @@ class PeriodicDeclaration:
             tz=options.get("tz", "UTC"),
             payload=self._payload,
             key=options.get("key"),
+            priority=options.get("priority"),
+            default_priority=default,
             headers=options.get("headers"),
             missed=options.get("missed", "once"),
             overlap=options.get("overlap", "allow"),
         )
-        self._make("checked", "checked" if name is None else name)
+        self._make("checked", "checked" if name is None else name, None)
 
     def __call__(self, handler: HandlerT) -> HandlerT:
         """Give a handler the schedule.
@@ -84,7 +89,7 @@ class PeriodicDeclaration:
                 f"queue {handler.queue!r} has a schedule {quoted(name)} already; give each a name: "
                 "@app.periodic('0 9 * * *', name='morning')"
             )
-        schedule = self._make(handler.queue, name)
+        schedule = self._make(handler.queue, name, handler.priority)
         try:
             handler.decoder.check(job_of(self._payload, {}), schedule.message.body)
         except InvalidJobError as error:

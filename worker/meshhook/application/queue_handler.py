@@ -12,6 +12,7 @@ from meshhook.errors import InvalidHandlerError, InvalidJobError, InvalidSetting
 from meshhook.escaping import quoted
 from meshhook.follow_ups import FollowUp
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
+from meshhook.priorities import PRIORITY_HEADER
 from meshhook.worker import JobHandler
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from meshhook.application.app import App
     from meshhook.job_ends import JobEnd
     from meshhook.job_policies import JobPolicies
+    from meshhook.priorities import AnyPriority, Priority
     from meshhook.retry import RetryFunction
     from meshhook.schedules import NewSchedule
     from meshhook.unique import AppGroupOptions, AppOptions, EnqueuedId, OnConflict, UniqueFor
@@ -41,6 +43,7 @@ class QueueHandler(JobHandler[PayloadT]):
         payload_model: Any = None,
         weight: int = 1,
         retry: RetryFunction | None = None,
+        priority: Priority | None = None,
         settings: Mapping[str, Any],
         names: Mapping[str, Any],
     ) -> None:
@@ -53,6 +56,7 @@ class QueueHandler(JobHandler[PayloadT]):
             payload_model: the type of the payload, if the annotation does not give it.
             weight: the queue's share of a worker's slots.
             retry: decides when a failed job is retried. Default: that of a `JobHandler`, if any.
+            priority: the priority of jobs for which none is said. Default: none, which is normal.
             settings: settings for creating the queue.
             names: the local names at the place of the declaration.
 
@@ -81,6 +85,8 @@ class QueueHandler(JobHandler[PayloadT]):
         """The type of the payload; Any for plain JSON."""
         self.weight = weight
         """The queue's share of a worker's slots, relative to other queues."""
+        self.priority = priority
+        """The priority of jobs for which none is said; None means normal."""
         self.settings = dict(settings)
         """The settings for creating the queue if it is missing."""
         self.schedules: list[NewSchedule] = []
@@ -128,6 +134,7 @@ class QueueHandler(JobHandler[PayloadT]):
         workflow_id: str | UUID | None = None,
         project_id: str | UUID | None = None,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         unique_key: str | UUID | None = None,
         unique: UniqueFor | None = None,
@@ -149,6 +156,7 @@ class QueueHandler(JobHandler[PayloadT]):
             workflow_id=workflow_id,
             project_id=project_id,
             key=key,
+            priority=priority,
             headers=headers,
             unique_key=unique_key,
             unique=unique,
@@ -187,6 +195,7 @@ class QueueHandler(JobHandler[PayloadT]):
         workflow_id: str | UUID | None = None,
         project_id: str | UUID | None = None,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         unique_keys: Iterable[str | UUID] | None = None,
         unique: UniqueFor | None = None,
@@ -209,6 +218,7 @@ class QueueHandler(JobHandler[PayloadT]):
             workflow_id=workflow_id,
             project_id=project_id,
             key=key,
+            priority=priority,
             headers=headers,
             unique_keys=unique_keys,
             unique=unique,
@@ -236,12 +246,14 @@ class QueueHandler(JobHandler[PayloadT]):
         workflow_id: str | UUID | None = None,
         project_id: str | UUID | None = None,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
     ) -> FollowUp:
         """Return a job for this handler that follows another: see `Done` and `on_complete`.
 
         The arguments and errors are those of `FollowUp`.
         """
+        said = isinstance(headers, Mapping) and PRIORITY_HEADER in headers
         return FollowUp(
             self.queue,
             payload,
@@ -250,6 +262,7 @@ class QueueHandler(JobHandler[PayloadT]):
             workflow_id=workflow_id,
             project_id=project_id,
             key=key,
+            priority=priority if priority is not None or said else self.priority,
             headers=headers,
         )
 

@@ -41,6 +41,9 @@ class QueueOptions(TypedDict, total=False):
     results: bool
     keep_bodies_days: int | None
     lookup_by: Sequence[LookupId]
+    prioritized: bool
+    priority_target_seconds: tuple[float, float, float, float]
+    urgent_slots: int
     keyed: bool
     key_path: str | None
     ordered: bool

@@ -155,6 +155,9 @@ def set_(
     results                     true: keep what handlers return
     keep_bodies_days            how long bodies of finished jobs are kept; none
     lookup_by                   ids by which jobs are found through an index; none
+    prioritized                 true: jobs have priorities, the most urgent go first
+    priority_target_seconds     when urgent,high,normal,low jobs are to start
+    urgent_slots                slots of each worker kept free for urgent jobs
     keyed                       true: serve the keys of messages in fair shares
     key_path                    where in the body the key is; none: its header
     ordered                     true: one job of a key at a time, in order
@@ -295,5 +298,5 @@ def _setting_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(str(each) for each in value) or "none"
+        return ",".join(_setting_text(each) for each in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

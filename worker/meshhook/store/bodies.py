@@ -25,6 +25,7 @@ from meshhook.errors import (
 from meshhook.escaping import quoted, shown
 from meshhook.job_policies import check_policy_header
 from meshhook.jobs import MAX_ID_LENGTH, Job, PayloadT, WorkflowJob
+from meshhook.priorities import PRIORITY_HEADER, checked_priority
 from meshhook.store._model_json import UnreadableModelError, describe_faults, model_json
 
 MAX_HEADERS_BYTES = 65_536
@@ -92,8 +93,8 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     """Return the JSON text of a message's headers, or None if there are none.
 
     Raises:
-        InvalidJobError: if they are not a JSON object, use a `meshhook-` name that is no policy of
-            the job, or are longer than 65,536 bytes.
+        InvalidJobError: if they are not a JSON object, use a `meshhook-` name that is no policy or
+            priority of the job, or are longer than 65,536 bytes.
     """
     if headers is None:
         return None
@@ -103,7 +104,9 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     if not headers:
         return None
     for name, value in headers.items():
-        if str(name).startswith("meshhook-") and not check_policy_header(name, value, headers):
+        if name == PRIORITY_HEADER:
+            checked_priority(value)
+        elif str(name).startswith("meshhook-") and not check_policy_header(name, value, headers):
             message = (
                 f"header {quoted(name)}: names that start with 'meshhook-' are the queue's own"
             )

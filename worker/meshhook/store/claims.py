@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.jobs import CLAIM_HEADER, Job, moment_from
+from meshhook.priorities import Priority
 from meshhook.store import queries
 from meshhook.store.bodies import decode_headers
 
@@ -60,6 +61,13 @@ class Claim:
     """The `vt` of the first message that was not due, where a bound was given; else None."""
     shares: Mapping[JobKey, KeyShare] | None = None
     """The keys of the messages by job, where they have keys; else None."""
+    bands: Mapping[JobKey, int] | None = None
+    """The bands of the messages by job, where they have priorities; else None."""
+    aged: int = 0
+    """How many of them were taken before more urgent ones because they have waited for long."""
+    asked_timestamp: float = 0.0
+    """When it was made by the database's clock, in seconds since 1970, where they have priorities;
+    else 0."""
 
     @property
     def unread(self) -> list[Job[Any]]:
@@ -133,6 +141,56 @@ async def claim(
     claim_class = ClaimClass(rows[0]["class"])
     new_losses = 0 if claim_class is ClaimClass.HEALTHY else sum(r["is_new_loss"] for r in rows)
     return Claim(jobs_from(rows, tables.queue_name, max_attempts), claim_class, new_losses)
+
+
+async def claim_by_priority(
+    database: Any,
+    tables: queries.QueueTables,
+    *,
+    lease_seconds: float,
+    limit: int,
+    max_attempts: int,
+    aged_seconds: Sequence[float],
+    most_aged: int,
+    ranges: Sequence[tuple[datetime, datetime | None]] = ((EVERYTHING, None),) * len(Priority),
+    last: int = Priority.LOW,
+) -> Claim:
+    """Lease up to `limit` ready messages of a queue with priorities: the most urgent, then by age.
+
+    Args:
+        database: where the queue is.
+        tables: the queue's tables.
+        lease_seconds: how long the leases last.
+        limit: the most messages to lease, at least 1.
+        max_attempts: how many attempts a job has in total.
+        aged_seconds: after how long a message of each band is aged.
+        most_aged: how many aged messages, from high to low, may go before more urgent ones.
+        ranges: between which `vt` to look in each band; None means now. Default: everywhere.
+        last: the least urgent band to look at. Default: low.
+    """
+    *rows, end = await database.fetch(
+        queries.load("claim_prioritized", tables),
+        lease_seconds,
+        # Other clients may have stored times earlier than Python can represent.
+        [None if from_vt <= EVERYTHING else from_vt for from_vt, _ in ranges],
+        limit,
+        max_attempts,
+        [to_vt for _, to_vt in ranges],
+        tables.queue_name,
+        aged_seconds,
+        most_aged,
+        last,
+    )
+    claim_class = ClaimClass(rows[0]["class"]) if rows else ClaimClass.HEALTHY
+    is_suspect = claim_class is not ClaimClass.HEALTHY
+    return Claim(
+        jobs_from([row[:-2] for row in rows], tables.queue_name, max_attempts),
+        claim_class,
+        sum(row["is_new_loss"] for row in rows) if is_suspect else 0,
+        bands={(row[0], row[2]): row[-2] for row in rows},
+        aged=sum(row[-1] for row in rows),
+        asked_timestamp=end["claimed"],
+    )
 
 
 def _keyed_claim(rows: Sequence[Any], tables: queries.QueueTables, max_attempts: int) -> Claim:

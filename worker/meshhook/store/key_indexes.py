@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshhook.postgres.database import MIGRATION_TIMEOUT_SECONDS
 from meshhook.store import queries
+from meshhook.store.index_builds import match_indexes
 
 if TYPE_CHECKING:
     from meshhook.postgres.database import Database
@@ -17,9 +17,7 @@ async def match_key_indexes(
 ) -> None:
     """Build the indexes that a queue with such keys needs, or drop those that it does not need.
 
-    Producers and workers go on meanwhile: the server builds beside them, and waits for all
-    transactions that are open. In a transaction of the caller nothing is built beside others, so
-    that there only a small queue is accepted. An interrupted call can be repeated.
+    See `match_indexes`.
 
     Args:
         database: where the queue is.
@@ -30,7 +28,8 @@ async def match_key_indexes(
     Raises:
         DatabaseError: if the role does not own the table, or the server refuses it.
     """
-    statements = await database.fetch(
+    await match_indexes(
+        database,
         queries.load("key_index_statements"),
         queue_name,
         keys is not None,
@@ -38,5 +37,3 @@ async def match_key_indexes(
         not database.is_in_transaction,
         ordered,
     )
-    for (statement,) in statements:
-        await database.fetch(statement, answer_timeout_seconds=MIGRATION_TIMEOUT_SECONDS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshhook.postgres.database import MIGRATION_TIMEOUT_SECONDS
 from meshhook.queue_config import LOOKUP_IDS
 from meshhook.store import queries
+from meshhook.store.index_builds import match_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -19,8 +19,7 @@ async def match_lookup_indexes(
 ) -> None:
     """Build the indexes of these ids, and drop the others.
 
-    Beside producers and workers, or in a transaction of the caller, as `match_key_indexes`. An
-    interrupted call can be repeated.
+    See `match_indexes`.
 
     Args:
         database: where the queue is.
@@ -30,14 +29,13 @@ async def match_lookup_indexes(
     Raises:
         DatabaseError: if the role does not own the table, or the server refuses it.
     """
-    statements = await database.fetch(
+    await match_indexes(
+        database,
         queries.load("lookup_index_statements"),
         queue_name,
         list(lookup_by),
         not database.is_in_transaction,
     )
-    for (statement,) in statements:
-        await database.fetch(statement, answer_timeout_seconds=MIGRATION_TIMEOUT_SECONDS)
 
 
 async def lookup_of(

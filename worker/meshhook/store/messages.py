@@ -12,6 +12,7 @@ from meshhook.delays import delay_in_seconds
 from meshhook.errors import InvalidJobError
 from meshhook.follow_ups import FollowUp, given_ids
 from meshhook.jobs import WorkflowJob
+from meshhook.priorities import headers_with_priority
 from meshhook.store.bodies import BodyDecoder, encode_body, encode_headers, is_envelope
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def follow_up_message(
             "project_id": job.project_id,
         }
         ids = {name: value for name, value in of_job.items() if value is not None} | ids
-    headers = follow_up.headers
+    headers = headers_with_priority(follow_up.headers, follow_up.priority)
     if trace and "traceparent" not in (headers or {}):
         headers = {**trace, **(headers or {})}
     return FollowUpMessage(

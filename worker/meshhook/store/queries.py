@@ -33,6 +33,19 @@ _DEAD_LETTER_SQL = """d.msg_id, {moment d.enqueued_at} as enqueued_at,
     meshhook.message_id_text(d.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(d.message, 'project_id') as project_id"""
 """The columns read of a dead letter `d` with its bounded body `b`: no more than can be shown."""
+_BAND_SQL = """select q.msg_id, q.vt, q.read_ct, q.headers, q.enqueued_at
+    from {{queue_table}} q
+    where (meshhook.priority_of(q.headers), q.vt)
+            >= ({band}, (select b.from_vt from bounds b where b.band = {band}))
+      and (meshhook.priority_of(q.headers), q.vt)
+            <= ({band}, (select b.to_vt from bounds b where b.band = {band}))
+      and $9::int >= {band}
+      and q.msg_id <> all (array(select a.msg_id from aged a where a.place <= $8::int))
+    order by meshhook.priority_of(q.headers), q.vt
+    limit greatest($3::int{taken}, 0)
+    for update skip locked"""
+"""What a claim of a queue with priorities looks at in one band, after what was `taken` before."""
+_BANDS = ("urgent", "high", "normal", "low")
 _LAST_COLUMNS = """a.queue, a.msg_id, a.outcome, a.attempt, a.run_id, a.workflow_id,
         a.project_id, a.enqueued_at, a.finished_at, a.error_type, a.error_message, a.replayed_as"""
 _LAST_OF_CHUNK_SQL = """last as (
@@ -114,8 +127,8 @@ def load(
     `{last_of_chunk}`, `{last_columns}` and `{recorded_jobs}` the parts of searches in the history;
     `{key}` the key of a message `q`, `{running_key}` the same if it runs, else null, and `{place}`
     its place among those of its key, if they are ordered, and `{lookup}` an id of it: all as their
-    indexes have them. `{looked_up}` is the parameter that such an id is compared with. Types are
-    named with their schema.
+    indexes have them. `{looked_up}` is the parameter that such an id is compared with. `{band 0}`
+    is what a claim looks at in the first band of priorities. Types are named with their schema.
 
     Args:
         name: the file's name without its ending.
@@ -165,6 +178,13 @@ def load(
     )
 
 
+def _band_sql(band: int) -> str:
+    counts = ["(select pg_catalog.count(*) from aged a where a.place <= $8::int)::int"]
+    counts += [f"(select pg_catalog.count(*) from {name})::int" for name in _BANDS[:band]]
+    taken = "".join(f"\n        - {count}" for count in counts)
+    return _BAND_SQL.format(band=band, taken=taken)
+
+
 @cache
 def _read(name: str) -> str:
     text = resources.files("meshhook.store").joinpath("sql", f"{name}.sql").read_text("utf-8")
@@ -173,6 +193,7 @@ def _read(name: str) -> str:
         ("{last_of_chunk}", _LAST_OF_CHUNK_SQL),
         ("{recorded_jobs}", _RECORDED_JOBS_SQL),
         ("{last_columns}", _LAST_COLUMNS),
+        *((f"{{band {band}}}", _band_sql(band)) for band in range(len(_BANDS))),
     ):
         text = text.replace(place, sql)
     return _TYPE.sub(_TYPE_SQL, _MOMENT.sub(_MOMENT_SQL, text))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from meshhook.jobs import Job
     from meshhook.queue_config import QueueSettings
 
+SLOW_CLAIM_SECONDS = 0.4
+"""After this time a claim may have skipped short messages, see `claim.sql`."""
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """The most JSON, in bytes, of a message that is run, unless the queue accepts larger ones."""
 MAX_HEADERS_BYTES = 262_144
@@ -48,10 +50,15 @@ def largest_message(max_message_bytes: int | None, settings: QueueSettings) -> i
     return max(DEFAULT_MAX_MESSAGE_BYTES, 2 * settings.max_payload_bytes)
 
 
-async def read_short_messages(
-    database: Any, tables: queries.QueueTables, jobs: Sequence[Job[Any]]
+async def read_left_out(
+    database: Any, tables: queries.QueueTables, jobs: Sequence[Job[Any]], claim_seconds: float
 ) -> None:
-    """Read the claimed jobs that are short but were not read by their claim."""
+    """Read the claimed jobs that are short but were not read by their claim, if it was slow.
+
+    After slow messages, a claim does not look at the rest of its messages.
+    """
+    if not jobs or claim_seconds <= SLOW_CLAIM_SECONDS:
+        return
     rows = await database.fetch(
         queries.load("read_short_messages", tables),
         [job.msg_id for job in jobs],

@@ -20,6 +20,7 @@ from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_top
 from meshhook.observability.tracing import TracerFinder, note_sent, sending
 from meshhook.postgres.database import Database
 from meshhook.postgres.url import parse_database_url
+from meshhook.priorities import headers_with_priority
 from meshhook.queues import QueueService
 from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.groups import new_group
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from meshhook.job_ends import JobEnd
     from meshhook.job_policies import JobPolicies
     from meshhook.job_replays import ReplayOptions
+    from meshhook.priorities import AnyPriority
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
     from meshhook.store.publishing import Publication
@@ -167,6 +169,7 @@ class SyncQueueService(Generic[PayloadT]):
         delay_seconds: float = 0,
         *,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         unique_key: str | UUID | None = None,
         unique: UniqueFor | None = None,
@@ -183,6 +186,8 @@ class SyncQueueService(Generic[PayloadT]):
             delay_seconds: how long until it is ready, 0 to 366 days. Default 0.
             key: whose job it is, a tenant or a destination: a string of 1 to 200 characters or a
                 UUID. A keyed queue serves its keys in fair shares. Default: none, a key of its own.
+            priority: how urgent it is: `urgent`, `high`, `normal` or `low`, or 0 to 3. In a queue
+                with priorities, the most urgent jobs go first. Default: normal.
             headers: message headers, such as a `traceparent`. Default none.
             unique_key: a string of 1 to 200 characters or a UUID that at most one job of the queue
                 has at a time. Default: none.
@@ -208,6 +213,7 @@ class SyncQueueService(Generic[PayloadT]):
             UncertainCommitError: the connection broke; the job may or may not be stored.
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
+        headers = headers_with_priority(headers, priority)
         own = self._own_connection(connection)
         if own is None:
             stored: int | EnqueuedId = self._opened().run(
@@ -265,6 +271,7 @@ class SyncQueueService(Generic[PayloadT]):
         delay_seconds: float = 0,
         *,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         unique_keys: Iterable[str | UUID] | None = None,
         unique: UniqueFor | None = None,
@@ -280,6 +287,7 @@ class SyncQueueService(Generic[PayloadT]):
         enqueue very many jobs, pass a few thousand at a time. `unique_keys`, `group` and
         `on_complete` are those of `QueueService.enqueue_many`.
         """
+        headers = headers_with_priority(headers, priority)
         own = self._own_connection(connection)
         check_several(jobs, "enqueue()")
         if own is None:
@@ -320,6 +328,7 @@ class SyncQueueService(Generic[PayloadT]):
         delay_seconds: float = 0,
         *,
         key: str | UUID | None = None,
+        priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
     ) -> dict[str, int]:
@@ -330,6 +339,7 @@ class SyncQueueService(Generic[PayloadT]):
             job: the job.
             delay_seconds: as in `enqueue`.
             key: as in `enqueue`.
+            priority: as in `enqueue`.
             headers: as in `enqueue`.
             connection: as in `enqueue`.
 
@@ -341,6 +351,7 @@ class SyncQueueService(Generic[PayloadT]):
             UnsupportedPgmqError, UncertainCommitError, DatabaseError: as there.
         """
         validate_topic(topic)
+        headers = headers_with_priority(headers, priority)
         own = self._own_connection(connection)
         if own is None:
             return self._opened().run(

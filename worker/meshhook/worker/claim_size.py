@@ -11,15 +11,15 @@ LEAST_AHEAD_SECONDS = 0.1
 MOST_AHEAD_SECONDS = 0.5
 AHEAD_CLAIMS = 2.0
 """How much work to have ahead, in durations of a claim. At half of it the next claim starts."""
-KEYED_AHEAD_CLAIMS = 10.0
-"""The same in a keyed queue, if that is less than `LEAST_AHEAD_SECONDS`."""
+TURNS_AHEAD_CLAIMS = 10.0
+"""The same in a queue with keys or priorities, if that is less than `LEAST_AHEAD_SECONDS`."""
 MAX_CLAIM_MESSAGES = 1_000
 MAX_CLAIM_BYTES = 32 * 1024 * 1024
 """How much text a claim should return at most, estimated from earlier claims."""
 
 
 def claimed_ahead(
-    finished_per_second: float, claim_seconds: float = 0.0, *, is_keyed: bool = False
+    finished_per_second: float, claim_seconds: float = 0.0, *, has_turns: bool = False
 ) -> int:
     """Return how many unstarted jobs to have ahead.
 
@@ -27,12 +27,13 @@ def claimed_ahead(
         finished_per_second: how many jobs finish per second.
         claim_seconds: how long a claim takes. If that is long, as with a remote or busy database,
             more is claimed ahead so that handlers need not wait.
-        is_keyed: whether the queue is keyed. Then less is claimed ahead where claims are quick,
-            because a job of another key is not seen before the next claim. Default false.
+        has_turns: whether the queue is keyed or has priorities. Then less is claimed ahead where
+            claims are quick, because a job of another key or band is not seen before the next
+            claim. Default false.
     """
     least_seconds = LEAST_AHEAD_SECONDS
-    if is_keyed:
-        least_seconds = min(KEYED_AHEAD_CLAIMS * claim_seconds, least_seconds)
+    if has_turns:
+        least_seconds = min(TURNS_AHEAD_CLAIMS * claim_seconds, least_seconds)
     ahead_seconds = max(AHEAD_CLAIMS * claim_seconds, least_seconds)
     jobs = finished_per_second * min(ahead_seconds, MOST_AHEAD_SECONDS)
     return int(min(jobs, MAX_CLAIM_MESSAGES))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from meshhook.store.claims import KeyShare
     from meshhook.store.settlements import Settlement
     from meshhook.worker.attempt import Attempt
+    from meshhook.worker.priority_turns import PriorityPlace
 
 
 _log = get_logger("meshhook.worker.held_job")
@@ -59,6 +60,7 @@ class HeldJob:
         "job",
         "key",
         "key_hold_seconds",
+        "place",
         "read_ct",
         "settlement",
         "share",
@@ -85,6 +87,8 @@ class HeldJob:
     """When it ended. Set when it ends."""
     share: KeyShare | None
     """The key of the message, in a keyed queue."""
+    place: PriorityPlace | None
+    """Its place, in a queue with priorities."""
     key_hold_seconds: float
     """How long its handler asked to hold the message's key; 0 means not at all."""
     is_failure: bool
@@ -106,6 +110,7 @@ class HeldJob:
         self.extended_at = asked_at
         self.attempt = None
         self.share = None
+        self.place = None
         self.key_hold_seconds = 0.0
         self.is_failure = False
         self.completed_key = None

@@ -35,6 +35,7 @@ from meshhook.worker.held_job import (
 )
 from meshhook.worker.leases import LeaseTable
 from meshhook.worker.parked_slots import ParkedSlots
+from meshhook.worker.priority_turns import PriorityTurns
 from meshhook.worker.running_jobs import RunningJobs
 from meshhook.worker.unread_jobs import UnreadJobs
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from meshhook.store.claims import KeyShare
     from meshhook.store.settlements import Settlement
     from meshhook.worker.leases import Lease
+    from meshhook.worker.priority_turns import PriorityPlace
     from meshhook.worker.slot_shares import Share
 
 _log = get_logger("meshhook.worker.held_jobs")
@@ -82,16 +84,21 @@ class HeldJobs:
         """The open requests to cancel jobs of the queue, held here or not."""
         self.leases = LeaseTable()
         """All held jobs by key, with their leases."""
-        self._ready: deque[HeldJob] | FairTurns = deque()
+        self._ready: deque[HeldJob] | FairTurns | PriorityTurns = deque()
         """Jobs that wait for a slot."""
-        self._turns: FairTurns | None = None
-        """The same while the queue is keyed, else None."""
+        self._turns: FairTurns | PriorityTurns | None = None
+        """The same while the queue is keyed or has priorities, else None."""
+        self._bands: PriorityTurns | None = None
+        """The same while the queue has priorities, else None."""
+        self.urgent_slots = 0
+        """How many slots are kept free for urgent jobs, while the queue has priorities."""
         self.unread = UnreadJobs()
         """Jobs whose message must be read before they can start."""
         self.slots = ParkedSlots(share.concurrency)
         """Slots that wait for a job."""
         self._room_mark = 0
         self._is_room_awaited = False
+        self._is_urgent_room_awaited = False
         self._has_room = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -105,8 +112,20 @@ class HeldJobs:
 
     @property
     def free(self) -> int:
-        """How many jobs could start now."""
-        return self.share.free
+        """How many jobs could start now, if they are not urgent."""
+        if self._bands is None:
+            return self.share.free
+        kept = max(self._kept_slots - self._bands.running_urgent, 0)
+        return max(self.share.free - kept, 0)
+
+    @property
+    def free_for_urgent(self) -> int:
+        """How many urgent jobs could start now beside those that wait; 0 without priorities."""
+        return 0 if self._bands is None else max(self.share.free - self._bands.urgent, 0)
+
+    @property
+    def _kept_slots(self) -> int:
+        return min(self.urgent_slots, self.share.concurrency // 2)
 
     @property
     def taken_slots(self) -> int:
@@ -126,6 +145,7 @@ class HeldJobs:
         asked_at: float,
         claimed_at: float,
         shares: Mapping[JobKey, KeyShare] | None = None,
+        places: Mapping[JobKey, PriorityPlace] | None = None,
     ) -> NewlyClaimed:
         """Add jobs that were just claimed.
 
@@ -139,8 +159,10 @@ class HeldJobs:
             claimed_at: when it answered.
             shares: the keys of the messages, to start jobs in fair shares. Default: in the order
                 in which they were claimed.
+            places: the places of the messages in a queue with priorities, to start the most urgent
+                first. Default: the same.
         """
-        self._start_in_turn(is_keyed=shares is not None)
+        self._start_in_turn(has_keys=shares is not None, has_priorities=places is not None)
         all_jobs, running, given_up = self.leases.jobs, self.running.jobs, self.running.given_up
         to_start: list[HeldJob] = []
         to_release: list[HeldJob] = []
@@ -159,16 +181,19 @@ class HeldJobs:
         if shares is not None:
             for held in to_start:
                 held.share = shares.get(held.key)
+        _give_places(to_start, places)
         if self.cancellations:
             for held in to_start:
                 held.job.cancellation = self.cancellations.get(held.key)
         return NewlyClaimed(to_start, to_release)
 
-    def _start_in_turn(self, *, is_keyed: bool) -> None:
-        if is_keyed == (self._turns is not None):
+    def _start_in_turn(self, *, has_keys: bool, has_priorities: bool) -> None:
+        kind = FairTurns if has_keys else PriorityTurns if has_priorities else None
+        if kind is (None if self._turns is None else type(self._turns)):
             return
         waiting = list(self._ready)
-        self._turns = FairTurns() if is_keyed else None
+        self._turns = None if kind is None else kind()
+        self._bands = self._turns if isinstance(self._turns, PriorityTurns) else None
         self._ready = deque() if self._turns is None else self._turns
         for held in waiting:
             self._ready.append(held)
@@ -186,9 +211,15 @@ class HeldJobs:
         self.slots.wake(len(self._ready))
         self._update_room()
 
-    async def wait_for_room(self, mark: int) -> None:
-        """Wait until a slot is free, or until no more than `mark` jobs wait for one."""
+    async def wait_for_room(self, mark: int, *, for_urgent: bool = False) -> None:
+        """Wait until a slot is free, or until no more than `mark` jobs wait for one.
+
+        Args:
+            mark: how many jobs may wait.
+            for_urgent: whether a slot that is kept for urgent jobs is enough. Default false.
+        """
         self._room_mark = mark
+        self._is_urgent_room_awaited = for_urgent
         self._is_room_awaited = True
         self._has_room.clear()
         await self._has_room.wait()
@@ -203,7 +234,9 @@ class HeldJobs:
     @property
     def may_start(self) -> bool:
         """Whether a job waits and has a slot to start in."""
-        return bool(self._ready) and self.share.may_start
+        if not self._ready or not self.share.may_start:
+            return False
+        return self._bands is None or self._bands.urgent > 0 or self.free > 0
 
     @property
     def ready(self) -> int:
@@ -218,8 +251,14 @@ class HeldJobs:
         return self._ready[0] if isinstance(self._ready, deque) else self._ready.first
 
     def start_next(self) -> HeldJob:
-        """Start the job that has waited longest, or whose key has its turn: CLAIMED to RUNNING."""
-        held = self._ready.popleft()
+        """Start the job whose turn it is: CLAIMED to RUNNING.
+
+        It is the one that has waited longest, or whose key or band has its turn.
+        """
+        if self._bands is None:
+            held = self._ready.popleft()
+        else:
+            held = self._bands.popleft(only_urgent=not self.free)
         if held.state is not CLAIMED:
             raise IllegalMoveError(held, RUNNING)
         held.state = RUNNING
@@ -289,7 +328,8 @@ class HeldJobs:
     def look_again(self) -> None:
         """Wake slots for jobs that can start now, and the producer if there is room for more."""
         if self._ready:
-            self.slots.wake(min(len(self._ready), self.free))
+            # A slot that is kept for urgent jobs waits on if none is ready.
+            self.slots.wake(min(len(self._ready), self.share.free))
         self._update_room()
 
     async def wait_idle(self) -> None:
@@ -443,10 +483,18 @@ class HeldJobs:
     def _update_room(self) -> None:
         waiting = len(self._ready)
         if self._is_room_awaited and (
-            waiting <= self._room_mark or (waiting < self.share.concurrency and self.free > waiting)
+            waiting <= self._room_mark
+            or (waiting < self.share.concurrency and self.free > waiting)
+            or (self._is_urgent_room_awaited and self.free_for_urgent)
         ):
             self.end_wait_for_room()
 
     def _update_idle(self) -> None:
         if not self.running.jobs and not self._ready and not self.unread.jobs:
             self._is_idle.set()
+
+
+def _give_places(jobs: Iterable[HeldJob], places: Mapping[JobKey, PriorityPlace] | None) -> None:
+    if places is not None:
+        for held in jobs:
+            held.place = places.get(held.key)

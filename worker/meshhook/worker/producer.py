@@ -25,9 +25,11 @@ from meshhook.postgres.database import Database
 from meshhook.postgres.tries import tries
 from meshhook.store import queries
 from meshhook.store.claims import EVERYTHING, Claim, ClaimClass, claim
-from meshhook.store.unread_messages import read_short_messages
+from meshhook.store.unread_messages import read_left_out
 from meshhook.worker.claim_size import ClaimCap, FinishRate, claim_size, claimed_ahead
 from meshhook.worker.claim_window import ClaimWindow, VtRange
+from meshhook.worker.priority_claims import PriorityClaims
+from meshhook.worker.priority_windows import places_of
 from meshhook.worker.suspects import Suspects
 from meshhook.worker.visibility import Visibility
 from meshhook.worker.wakeups import POLL_SECONDS
@@ -56,8 +58,10 @@ HELD_BACK_SECONDS_A_WORKER = 0.05
 """The same for each worker of the queue, if that is more: a fleet looks some 20 times a second."""
 MAX_KEY_WINDOWS = 40
 """At how many times 256 keys a claim of a queue with limits looks before it comes back empty."""
-SLOW_CLAIM_SECONDS = 0.4
-"""After this time a claim may have skipped short messages, see `claim.sql`."""
+URGENT_LOOK_SECONDS = 0.005
+"""How often to look for urgent jobs while only slots that are kept for them are free."""
+URGENT_LOOK_SECONDS_A_WORKER = 0.0025
+"""The same for each worker of the queue, if that is more: a fleet looks some 400 times a second."""
 
 
 class Producer:
@@ -116,6 +120,9 @@ class Producer:
         self.fault: str | None = None
         """Why claims fail, None if they do not. Can be read from any thread."""
         self._window = ClaimWindow()
+        self._priorities = PriorityClaims(connection=connection, queue=queue)
+        self._is_only_urgent = False
+        """Whether the last claim had room for urgent jobs only."""
         self._from_key: str | None = None
         self._is_held_back = False
         """Whether limits kept the last claim from taking what is ready."""
@@ -205,6 +212,9 @@ class Producer:
                 # Let the jobs start before the next claim.
                 await asyncio.sleep(0)
                 return
+            if self._is_only_urgent:
+                await self._wait_for_room_for_others()
+                return
             if self._is_held_back:
                 # Not for messages: those that come may be held back, too.
                 seconds = max(HELD_BACK_SECONDS, self._wakeups.workers * HELD_BACK_SECONDS_A_WORKER)
@@ -222,34 +232,58 @@ class Producer:
 
     def _room(self) -> int:
         """Return how many messages to claim now."""
+        if not self._may_claim:
+            return 0
         held_jobs = self._held_jobs
-        if self._is_stopping or self._queue.config.paused or held_jobs.unsettled >= MAX_UNSETTLED:
-            return 0
-        if self._cordon.is_on:
-            return 0
-        if held_jobs.cannot_be_extended:
-            # A job claimed now might outlive its lease and run elsewhere at the same time.
-            return 0
         return claim_size(
             free_slots=held_jobs.free, unstarted=held_jobs.unstarted, ahead=self._ahead
         )
 
+    def _room_for_urgent(self) -> int:
+        """Return how many messages to claim if they are urgent, where others have no room."""
+        is_prioritized = self._queue.config.prioritized
+        return self._held_jobs.free_for_urgent if is_prioritized and self._may_claim else 0
+
+    @property
+    def _may_claim(self) -> bool:
+        held_jobs = self._held_jobs
+        if self._is_stopping or self._queue.config.paused or held_jobs.unsettled >= MAX_UNSETTLED:
+            return False
+        # If leases cannot be extended, a job claimed now might outlive its lease and run elsewhere
+        # at the same time.
+        return not self._cordon.is_on and not held_jobs.cannot_be_extended
+
     @property
     def _ahead(self) -> int:
-        is_keyed = self._queue.config.keys is not None
-        return claimed_ahead(self._rate.per_second, self._claim_seconds, is_keyed=is_keyed)
+        config = self._queue.config
+        has_turns = config.keys is not None or config.prioritized
+        return claimed_ahead(self._rate.per_second, self._claim_seconds, has_turns=has_turns)
 
     async def _has_room(self) -> bool:
         """Return whether there is room for more jobs; if not, wait for room, at most a second."""
         self._rate.update(self._held_jobs.running.finished, time.monotonic())
-        if self._room():
+        if self._room() or self._room_for_urgent():
             return True
         try:
             async with asyncio.timeout(POLL_SECONDS):
-                await self._held_jobs.wait_for_room(self._ahead // 2)
+                await self._held_jobs.wait_for_room(self._ahead // 2, for_urgent=True)
         except TimeoutError:
             pass
         return False
+
+    async def _wait_for_room_for_others(self) -> None:
+        """Wait for room for jobs that are not urgent, or until it is time to look for urgent ones.
+
+        Inserts do not end it: among those of a flood, each would wake every worker.
+        """
+        workers = self._wakeups.workers
+        seconds = max(URGENT_LOOK_SECONDS, workers * URGENT_LOOK_SECONDS_A_WORKER)
+        spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads the fleet
+        try:
+            async with asyncio.timeout(min(seconds, POLL_SECONDS) * spread):
+                await self._held_jobs.wait_for_room(self._ahead // 2)
+        except TimeoutError:
+            pass
 
     async def _claim_and_hand_over(self) -> bool:
         """Claim and hand over what was found. Returns whether to go on claiming."""
@@ -257,11 +291,17 @@ class Producer:
             # Another queue's claims may have taken the room.
             self._ask(for_more=True)
             room = self._room()
+            self._is_only_urgent = not room and self._room_for_urgent() > 0
+            if self._is_only_urgent:
+                room = self._room_for_urgent()
             if room == 0:
                 return True
             limit = self._cap.cut(room)
-            claimed, asked_at = await self._claim(limit)
-            if len(claimed.jobs) < limit:
+            if self._queue.config.prioritized:
+                claimed, asked_at = await self._claim_by_priority(limit)
+            else:
+                claimed, asked_at = await self._claim(limit)
+            if len(claimed.jobs) < limit and not self._is_only_urgent:
                 self._ask(for_more=False)
             if claimed.jobs:
                 await self._hand_over(claimed, asked_at, limit)
@@ -302,6 +342,19 @@ class Producer:
         self._window.claimed(time.monotonic() - began_at)
         return claimed, began_at
 
+    async def _claim_by_priority(self, limit: int) -> tuple[Claim, float]:
+        """Do what `_claim` does in a queue with priorities."""
+        claimed, began_at, drained_from, is_of_all = await self._priorities.claim(
+            limit, only_urgent=self._is_only_urgent
+        )
+        self._is_held_back = False
+        self._note_claim(claimed, began_at)
+        if is_of_all:
+            self._wakeups.note_claim(len(claimed.jobs))
+        if drained_from is not None:
+            self._visibility.drained(drained_from.timestamp(), claimed.jobs, began_at)
+        return claimed, began_at
+
     async def _claim_from(self, vt_range: VtRange, limit: int) -> Claim:
         config, metrics = self._queue.config, self._queue.metrics
         began_at = time.monotonic()
@@ -329,24 +382,16 @@ class Producer:
                 # Keys that are at their limit may hide others.
                 if claimed.jobs or claimed.next_key is None:
                     break
-            unread = claimed.unread
-            if unread and time.monotonic() - began_at > SLOW_CLAIM_SECONDS:
-                # After slow messages, the claim did not look at the rest of its messages.
-                await read_short_messages(self._connection, self._tables, unread)
+            seconds = time.monotonic() - began_at
+            await read_left_out(self._connection, self._tables, claimed.unread, seconds)
         self._is_held_back = (
             config.is_limited and not claimed.jobs and (claimed.oldest_due is not None)
         )
-        metrics.claimed(len(claimed.jobs))
         if self._is_held_back:
             metrics.claim_was_limited()
         if claimed.jobs:
-            ended_at = time.monotonic()
-            self._claim_seconds += (ended_at - began_at - self._claim_seconds) * CLAIM_WEIGHT
-            self._cap.claimed(len(claimed.jobs), sum([len(job.body) for job in claimed.jobs]))
             self._window.found(claimed.oldest_due or claimed.jobs[0].ready_at)
-            self._visibility.correct(claimed.jobs, ended_at)
-            if claimed.new_losses:
-                metrics.attempts("lost", claimed.new_losses)
+        self._note_claim(claimed, began_at)
         if vt_range.to_vt is not None:
             return claimed
         self._wakeups.note_claim(len(claimed.jobs))
@@ -355,10 +400,27 @@ class Producer:
             self._visibility.drained(vt_range.from_vt.timestamp(), claimed.jobs, began_at)
         return claimed
 
+    def _note_claim(self, claimed: Claim, began_at: float) -> None:
+        """Note how long a claim took, and what it found."""
+        metrics = self._queue.metrics
+        metrics.claimed(len(claimed.jobs))
+        if claimed.jobs:
+            ended_at = time.monotonic()
+            self._claim_seconds += (ended_at - began_at - self._claim_seconds) * CLAIM_WEIGHT
+            self._cap.claimed(len(claimed.jobs), sum([len(job.body) for job in claimed.jobs]))
+            self._visibility.correct(claimed.jobs, ended_at)
+            if claimed.new_losses:
+                metrics.attempts("lost", claimed.new_losses)
+
     async def _hand_over(self, claimed: Claim, asked_at: float, limit: int) -> None:
-        held = self._held_jobs.claim(claimed.jobs, asked_at, time.monotonic(), claimed.shares)
+        claimed_at = time.monotonic()
+        config, places = self._queue.config, None
+        if claimed.bands is not None:
+            self._held_jobs.urgent_slots = config.urgent_slots
+            places = places_of(claimed, config.aged_seconds, claimed_at)
+        held = self._held_jobs.claim(claimed.jobs, asked_at, claimed_at, claimed.shares, places)
         if held.to_release:
-            delay_seconds = self._queue.config.retry_strategy().get_delay_seconds(1)
+            delay_seconds = config.retry_strategy().get_delay_seconds(1)
             self._releaser.release(held.to_release, max(delay_seconds, 1.0))
         if self._cordon.is_on:  # it began while this claim was under way
             self._releaser.release(held.to_start)
@@ -396,7 +458,8 @@ class Producer:
         pause = POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the fleet
         if row is not None and row["next_due_seconds"] is not None:
             pause = min(pause, max(row["next_due_seconds"], 0.0) + 0.001)
-        to_sweep = self._window.seconds_to_sweep(time.monotonic())
+        window = self._priorities if self._queue.config.prioritized else self._window
+        to_sweep = window.seconds_to_sweep(time.monotonic())
         if to_sweep is not None:
             pause = min(pause, to_sweep)
         await self._sleep(pause)
