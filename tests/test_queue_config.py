@@ -51,6 +51,7 @@ def test_every_number_has_a_range() -> None:
         "ordered",
         "on_dead_letter",
         "results",
+        "encryption",
         "lookup_by",
         "on_expiry",
         "retry_backoff",

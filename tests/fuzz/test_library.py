@@ -27,6 +27,7 @@ from meshhook import (
     InvalidSettingError,
     Job,
     JobHandler,
+    KeyRing,
     MeshHookError,
     MonitoringServer,
     QueueConfig,
@@ -86,7 +87,7 @@ OF_OTHERS = {
 }
 """What `logging` and structlog call, what takes nothing, and what the library makes."""
 
-RUNNING = {"Database", "MonitoringServer", "QueueExporter", "Worker"}
+RUNNING = {"Database", "KeyRing", "MonitoringServer", "QueueExporter", "Worker"}
 """Of these only what is in the table below: the rest starts, stops and lends connections."""
 
 
@@ -141,6 +142,7 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
         "Database.connect": Call(Database.connect, {"url": URL}),
         "DeadLetter": Call(DeadLetter, {"message": "no"}),
         "JobHandler": Call(JobHandler, {"function": _handle}),
+        "KeyRing": Call(KeyRing, {"keys": {"k1": bytes(32)}}),
         "MonitoringServer": Call(MonitoringServer, {}, registry),
         "QueueConfig.retry_strategy": Call(
             config.retry_strategy, {}, frozenset({"random_fraction"})

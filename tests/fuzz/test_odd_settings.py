@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from meshhook import Database, Job, QueueService, get_queue_config, set_queue_config
+from meshhook import Database, Job, KeyRing, QueueService, get_queue_config, set_queue_config
 from meshhook.errors import InvalidSettingError, MeshHookError, QueueNotFoundError
 from meshhook.queue_config import (
     KEY_SETTING_NAMES,
@@ -41,6 +41,7 @@ PAUSES_SECONDS = st.tuples(*[st.sampled_from([0.1, 86_400.0]) | st.floats(0.1, 8
     sorted
 )
 BACKOFFS_MS = st.tuples(_ends(0, 604_800_000), _ends(0, 604_800_000)).map(sorted)
+KEYS = KeyRing({"k1": bytes(32)})
 TIMES = st.sampled_from([*MOMENTS, "10000-01-01", "9999-12-31 23:59:59-14", "0044-03-15 BC", "now"])
 ROWS = st.fixed_dictionaries(
     {
@@ -67,6 +68,7 @@ ROWS = st.fixed_dictionaries(
             st.sampled_from([0.1, 604_800.0]) | st.floats(0.1, 604_800), min_size=4, max_size=4
         ).map(sorted),
         "urgent_slots": _ends(0, 10_000),
+        "encryption": st.sampled_from(["accept", "require"]),
         "lookup_by": st.sets(st.sampled_from(LOOKUP_IDS)).map(
             lambda ids: [each for each in LOOKUP_IDS if each in ids]
         ),
@@ -170,7 +172,7 @@ async def _operator_copes(url: str, database: Database, row: dict[str, Any]) -> 
 
 async def _runs_one(url: str, database: Database) -> None:
     """Run a job in a worker that starts on the row; one in a paused queue stays."""
-    queue = QueueService[Any](database, "jobs")
+    queue = QueueService[Any](database, "jobs", encryption=KEYS)
     msg_id = await queue.enqueue({})
     began: asyncio.Queue[int] = asyncio.Queue()
 
@@ -178,7 +180,7 @@ async def _runs_one(url: str, database: Database) -> None:
         began.put_nowait(job.msg_id)
 
     config = await get_queue_config(database, "jobs")
-    async with make_worker(url, handler):
+    async with make_worker(url, handler, encryption=KEYS):
         # With less time an attempt may be over before its handler begins.
         if not config.paused and (config.job_timeout_seconds or 60) >= 60:
             assert await began.get() == msg_id

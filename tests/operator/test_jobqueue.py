@@ -119,7 +119,7 @@ def test_every_setting_of_a_queue_is_decided():
     """
     spec = jobqueue().spec
     assert spec is not None
-    elsewhere = {"paused", "lookup_by", *PRIORITY_SETTING_NAMES, *KEY_SETTING_NAMES}
+    elsewhere = {"paused", "lookup_by", "encryption", *PRIORITY_SETTING_NAMES, *KEY_SETTING_NAMES}
     assert spec.queue_settings.keys() == set(SETTING_NAMES) - elsewhere
     assert QueueSettings(**spec.queue_settings) == QueueSettings()
 

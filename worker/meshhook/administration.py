@@ -19,6 +19,7 @@ from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database, ta
 from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook.queue_config import (
     BREAKER_NAMES,
+    ENCRYPTION_NAMES,
     KEPT_NAMES,
     KEY_PLACE_NAMES,
     KEY_SETTING_NAMES,
@@ -253,6 +254,7 @@ async def set_queue_config(
         *PRIORITY_SETTING_NAMES,
         *RETRY_NAMES,
         *KEPT_NAMES,
+        *ENCRYPTION_NAMES,
     }
     source = Database.of(database)
     await _build_indexes(source, name, changes)
@@ -278,6 +280,7 @@ async def set_queue_config(
             ("set_lookups", LOOKUP_NAMES),
             ("set_retries", RETRY_NAMES),
             ("set_kept_bodies", KEPT_NAMES),
+            ("set_encryption", ENCRYPTION_NAMES),
         ]
         for statement, names in [*ordered, *others]:
             values = [getattr(settings, each) for each in names]

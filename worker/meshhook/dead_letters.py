@@ -9,10 +9,14 @@ from typing import Any, Self
 
 from meshhook.administration import describe_tables, get_queue_config, purge_in_chunks
 from meshhook.arguments import MAX_ID, check_range, checked_id, checked_ids, checked_text
+from meshhook.encryption.envelope import Place
+from meshhook.encryption.key_ring import KeyRing, checked_ring
+from meshhook.encryption.messages import decrypted_body, encrypted_body
 from meshhook.errors import (
     DatabaseReadOnlyError,
     DeadLetterNotFoundError,
     DuplicateJobError,
+    EncryptionError,
     InvalidJobError,
     InvalidSettingError,
     NotAJobError,
@@ -58,6 +62,7 @@ class DLQService:
         *,
         worker_name: str | None = None,
         answer_timeout_seconds: float | None = None,
+        encryption: KeyRing | None = None,
     ) -> None:
         """Take an asyncpg pool or connection, and the queue's name.
 
@@ -70,6 +75,8 @@ class DLQService:
                 200 characters. Default: none.
             answer_timeout_seconds: how long a statement may take before its connection counts as
                 broken, 0.001 to 86,400 seconds. Default: that of the given Database, or 30.
+            encryption: the keys with which encrypted dead letters are encrypted anew when they are
+                replayed into another queue. Default: none; such a replay is refused.
 
         Raises:
             InvalidQueueNameError: if the name is not a valid queue name.
@@ -79,6 +86,7 @@ class DLQService:
         self._database = Database(source, answer_timeout_seconds=answer_timeout_seconds)
         self._worker_name = worker_name and validate_worker_name(worker_name)
         self._is_known = False
+        self._encryption = checked_ring(encryption)
 
     async def close(self) -> None:
         """Close the connections that were opened for a URL; those of the caller stay open."""
@@ -217,6 +225,7 @@ class DLQService:
             DeadLetterNotFoundError: if it does not exist, or another caller is replaying it.
             DuplicateJobError: if another job has its unique key by now; it stays.
             InvalidQueueNameError, QueueNotFoundError: if there is no such queue; it stays.
+            EncryptionError: if it is encrypted, and another queue cannot get it; it stays.
             DatabaseError: if the database refuses; it stays.
             UncertainCommitError: the connection broke; it was either replayed or left as it was.
         """
@@ -257,6 +266,7 @@ class DLQService:
         Raises:
             InvalidSettingError: if an argument is out of range, or ids and an error type are given.
             InvalidQueueNameError, QueueNotFoundError: if there is no such queue; all stay.
+            EncryptionError: if one is encrypted, and another queue cannot get it; all stay.
             DatabaseError: if the database refuses; all stay.
             UncertainCommitError: the connection broke; either all were replayed or none.
         """
@@ -293,6 +303,8 @@ class DLQService:
             taken = await connection.fetch(take_keys, list(dead), target)
             if taken:
                 raise _KeysTakenError({dead[row[0]]: (row[1], row[2]) for row in taken})
+            if target != self.queue:
+                await self._encrypt_for(connection, target, list(dead))
             return [(row[0], row[1]) for row in rows]
 
         while True:
@@ -313,6 +325,33 @@ class DLQService:
                 refused.update({i: each for i, each in error.refused.items() if each[0]})
             else:
                 return replayed, refused
+
+    async def _encrypt_for(self, connection: Any, target: str, msg_ids: list[int]) -> None:
+        """Encrypt jobs anew for the queue to which they were moved: each is bound to its queue."""
+        rows = await connection.fetch(queries.load("encrypted_messages", target), msg_ids)
+        if not rows:
+            return
+        ring = self._encryption
+        if ring is None:
+            raise EncryptionError(
+                f"dead letters of queue {self.queue!r} are encrypted for it; only with the keys "
+                f"are they replayed into {target!r}: pass encryption=KeyRing.from_file(...), or "
+                "set MESHHOOK_ENCRYPTION_KEY_FILE for the command line"
+            )
+        await ring.prepare()
+        config = await get_queue_config(Database.of_caller(connection), target)
+        bodies = [
+            encrypted_body(
+                decrypted_body(row["body"], ring, self.queue),
+                ring,
+                Place("queue", target),
+                max_bytes=config.max_payload_bytes,
+                key_path=config.body_key_path,
+            )
+            for row in rows
+        ]
+        ids = [row["msg_id"] for row in rows]
+        await connection.fetch(queries.load("replace_messages", target), ids, bodies)
 
     async def delete_dead_letter_job(self, dead_letter_id: int) -> bool:
         """Delete a dead letter for good.

@@ -54,11 +54,17 @@ class JobTooLargeError(InvalidJobError):
     """A job whose JSON exceeds the queue's `max_payload_bytes`, or PostgreSQL's own limit."""
 
     def __init__(
-        self, size_bytes: int, limit_bytes: int | None = None, *, said: str | None = None
+        self,
+        size_bytes: int,
+        limit_bytes: int | None = None,
+        *,
+        said: str | None = None,
+        is_encrypted: bool = False,
     ) -> None:
         """Give the size found and the limit, both in bytes; None means that of PostgreSQL.
 
-        `said` is the whole message where the database knows the limit.
+        `said` is the whole message where the database knows the limit. `is_encrypted` says that
+        the size is that of the encrypted job, which takes a third more.
         """
         if said is not None:
             super().__init__(said)
@@ -75,7 +81,8 @@ class JobTooLargeError(InvalidJobError):
             else ", or raise it: meshhook queue set QUEUE max_payload_bytes=N"
         )
         super().__init__(
-            f"the job is {size_bytes} bytes of JSON; {limit}. "
+            f"the job is {size_bytes} bytes of JSON{' when encrypted' if is_encrypted else ''}; "
+            f"{limit}. "
             f"Store the data elsewhere and enqueue a reference{way_out}"
         )
         self.size_bytes = size_bytes
@@ -100,6 +107,63 @@ class MessageTooLargeError(MessageUnreadableError):
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class EncryptionError(MeshHookError):
+    """A message that cannot be encrypted or decrypted."""
+
+
+class EncryptionKeysUnavailableError(EncryptionError):
+    """The encryption keys cannot be read from their file, or had from their function."""
+
+
+class UnknownEncryptionKeyError(EncryptionError):
+    """A message that is encrypted with a key that this program does not have.
+
+    A job is tried again like one that failed, since the key may come later, and becomes a dead
+    letter after its last attempt.
+    """
+
+    def __init__(self, key_id: str) -> None:
+        """Name the key."""
+        super().__init__(
+            f"it is encrypted with key {quoted(key_id, limit=60)}, which is not in the key ring of "
+            "this program. Add the key, and replay what has become a dead letter: nothing is lost"
+        )
+        self.key_id = key_id
+
+
+class DecryptionError(EncryptionError):
+    """A message that was changed after it was encrypted, or was encrypted for another queue.
+
+    Its job becomes a dead letter at once.
+    """
+
+
+class UnencryptedMessageError(EncryptionError):
+    """A message that is not encrypted, in a queue that requires it. It becomes a dead letter."""
+
+    def __init__(self, queue: str) -> None:
+        """Name the queue, and what lets it in."""
+        super().__init__(
+            f"it is not encrypted, and queue {quoted(queue)} requires that. If it is trusted, "
+            f"replay it after: meshhook queue set {shown(str(queue), limit=100)} encryption=accept"
+        )
+        self.queue = queue
+
+
+class EncryptionRequiredError(InvalidJobError):
+    """A job that was to be enqueued unencrypted into a queue that requires encryption."""
+
+    def __init__(self, queue: str, *, said: str | None = None) -> None:
+        """Name the queue; `said` is the whole message where the database knows."""
+        super().__init__(
+            said
+            or f"queue {quoted(queue)} takes encrypted jobs only, and this program has no keys: "
+            "pass encryption=KeyRing.from_file(...), or set MESHHOOK_ENCRYPTION_KEY_FILE where the "
+            "environment is read"
+        )
+        self.queue = queue
 
 
 class InvalidSettingError(MeshHookError, ValueError):

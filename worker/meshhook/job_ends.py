@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from meshhook.arguments import checked_id, checked_seconds
+from meshhook.encryption.envelope import is_sealed_object
+from meshhook.encryption.messages import read_result
 from meshhook.errors import (
     DatabaseError,
     DatabaseUnavailableError,
@@ -26,6 +28,7 @@ from meshhook.outcomes import AttemptOutcome
 from meshhook.store import queries
 
 if TYPE_CHECKING:
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.postgres.database import Database
 
 ENDS_CHANNEL = "meshhook_ends"
@@ -72,7 +75,10 @@ class EndWaiter:
     somebody waits. Else, as behind a pooler, it asks once a second.
     """
 
-    def __init__(self, database: Database, queue_name: str) -> None:
+    def __init__(
+        self, database: Database, queue_name: str, *, encryption: KeyRing | None = None
+    ) -> None:
+        self._encryption = encryption
         self._database = database
         self._queue_name = queue_name
         self._waiting: dict[int, set[asyncio.Future[JobEnd]]] = {}
@@ -87,6 +93,7 @@ class EndWaiter:
             InvalidSettingError: if an argument is out of its range.
             WaitTimeoutError: if it had none in time.
             JobNotFoundError: if nothing is left of the job.
+            EncryptionError: if its result is encrypted, and cannot be decrypted.
             DatabaseError: if it cannot be asked for.
         """
         wanted = checked_id("msg_id", msg_id)
@@ -98,13 +105,20 @@ class EndWaiter:
             self._task = asyncio.create_task(self._run(), name="meshhook-job-ends")
         try:
             async with asyncio.timeout(limit):
-                return await future
+                end = await future
+                return replace(end, result=await self._decrypted(end))
         except TimeoutError:
             raise WaitTimeoutError(self._queue_name, wanted, limit) from None
         finally:
             self._waiting[wanted].discard(future)
             if not self._waiting[wanted]:
                 del self._waiting[wanted]
+
+    async def _decrypted(self, end: JobEnd) -> Any:
+        """Return the result of a job as its handler returned it."""
+        if not is_sealed_object(end.result):
+            return end.result
+        return await read_result(end.result, self._encryption, end.queue, end.msg_id)
 
     async def close(self) -> None:
         """Let nobody wait any longer."""

@@ -122,6 +122,7 @@ class Job(Generic[PayloadT]):
         "claimed_timestamp",
         "enqueued_timestamp",
         "headers",
+        "is_encrypted",
         "key",
         "lease_expired",
         "lost_attempts",
@@ -168,6 +169,8 @@ class Job(Generic[PayloadT]):
     """The message's headers."""
     body: str
     """The message as JSON text; empty while a large message has been claimed but not read yet."""
+    is_encrypted: bool
+    """Whether its message was encrypted; `body` and `payload` are decrypted."""
     run_id: str | None
     """The run it belongs to, if the message names one."""
     workflow_id: str | None
@@ -193,7 +196,7 @@ class Job(Generic[PayloadT]):
         self.key = (msg_id, enqueued_timestamp)
         self.read_ct = self.attempt = attempt
         self.lost_attempts = 0
-        self.lease_expired = False
+        self.lease_expired = self.is_encrypted = False
         self.cancellation = None
         self.max_attempts = max_attempts
         self.enqueued_timestamp = enqueued_timestamp

@@ -165,6 +165,10 @@ class QueueSettings(BaseModel):
     keep_bodies_days: _Days | None = None
     """How long body and headers of jobs that succeeded or were cancelled are kept, in days, so that
     they can be replayed; None, the default, means that none are kept."""
+    encryption: Literal["accept", "require"] = "accept"
+    """What becomes of messages that are not encrypted. With `accept`, the default, they run; with
+    `require`, producers without keys refuse to enqueue them, and workers make dead letters of those
+    of other clients."""
     lookup_by: Annotated[tuple[LookupId, ...], BeforeValidator(_checked_lookups)] = ()
     """By which of `run_id`, `workflow_id` and `project_id` messages are found through an index.
     Default none: a search by them reads the queue from the newest message down."""
@@ -290,6 +294,11 @@ class QueueSettings(BaseModel):
         return self.key_path if self.keyed else None
 
     @property
+    def requires_encryption(self) -> bool:
+        """Whether messages that are not encrypted are refused."""
+        return self.encryption == "require"
+
+    @property
     def is_limited(self) -> bool:
         """Whether its keys are ordered, or the queue or any key has a limit."""
         has_limit = any(getattr(self, name) is not None for name in _LIMITS)
@@ -382,6 +391,8 @@ RETRY_NAMES = ("retry_backoff", "retry_delays_ms", "job_expiry_seconds", "on_exp
 """Those of retries and deadlines that are written by a statement of their own."""
 KEPT_NAMES = ("keep_bodies_days",)
 """Those of the bodies of finished jobs."""
+ENCRYPTION_NAMES = ("encryption",)
+"""Those that protect payloads, which not everybody may change who may change others."""
 KEY_SETTING_NAMES = (*KEY_PLACE_NAMES, *LIMIT_NAMES, *BREAKER_NAMES)
 """Those that are for keyed queues."""
 

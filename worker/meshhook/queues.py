@@ -12,13 +12,18 @@ from meshhook import administration
 from meshhook.arguments import headers_with_key
 from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import driver_connection
+from meshhook.encryption.envelope import Place, is_sealed
+from meshhook.encryption.key_ring import checked_ring
+from meshhook.encryption.messages import decrypt_job, note_identifiers, outgoing_body
 from meshhook.errors import (
+    DecryptionError,
     InvalidJobError,
     InvalidSettingError,
     LeaseLostError,
     MessageUnreadableError,
     NotAJobError,
     SchemaMissingError,
+    UnencryptedMessageError,
 )
 from meshhook.escaping import quoted
 from meshhook.expiry import deadline_of, job_expired_message
@@ -67,6 +72,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import TracerProvider
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.follow_ups import FollowUp
     from meshhook.job_policies import JobPolicies
     from meshhook.priorities import AnyPriority
@@ -104,6 +110,7 @@ class QueueService(Generic[PayloadT]):
         worker_name: str | None = None,
         tracer_provider: TracerProvider | None = None,
         answer_timeout_seconds: float | None = None,
+        encryption: KeyRing | None = None,
     ) -> None:
         """Take an asyncpg pool or connection, and the queue's name.
 
@@ -121,12 +128,15 @@ class QueueService(Generic[PayloadT]):
             answer_timeout_seconds: how long a statement may take before its connection counts as
                 broken, 0.001 to 86,400 seconds. It applies to the caller's connections too, unless
                 they have a `command_timeout`. Default: that of the given Database, or 30.
+            encryption: the keys with which jobs are encrypted when they are enqueued, and decrypted
+                when they are claimed. Default: none; jobs are enqueued as they are.
 
         Raises:
             InvalidQueueNameError: if the name is not a valid queue name.
             InvalidSettingError: if `source` is no pool or connection, or a limit is out of range.
         """
         self.queue = validate_queue_name(queue)
+        self._encryption = checked_ring(encryption)
         self._database = Database(source, answer_timeout_seconds=answer_timeout_seconds)
         self._answer_timeout_seconds = answer_timeout_seconds
         self._decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
@@ -138,7 +148,7 @@ class QueueService(Generic[PayloadT]):
         self._unique_buffer: SendBuffer[UniqueMessage] = SendBuffer(
             self._database, self.queue, insert_unique
         )
-        self._ends = EndWaiter(self._database, self.queue)
+        self._ends = EndWaiter(self._database, self.queue, encryption=self._encryption)
 
     @overload
     async def enqueue(
@@ -360,6 +370,8 @@ class QueueService(Generic[PayloadT]):
         headers = headers_with_priority(headers, priority)
         own = None if connection is None else await self._own_connection(connection)
         database = self._database if own is None else Database.of_caller(own)
+        if self._encryption is not None:
+            await self._encryption.prepare()
 
         def encode(all_headers: Mapping[str, Any] | None) -> Publication:
             return publication(
@@ -369,6 +381,7 @@ class QueueService(Generic[PayloadT]):
                 delay_seconds=delay_seconds,
                 key=key,
                 headers=all_headers,
+                encryption=self._encryption,
             )
 
         tracer = self._tracing.find()
@@ -393,7 +406,8 @@ class QueueService(Generic[PayloadT]):
         delay = delay_in_seconds(delay_seconds)
         config = await self._settings.usable(own)
         header_text = encode_headers(headers_with_key(headers, key, config.body_key_path))
-        message = encoded(self._decoder, job, config.max_payload_bytes), header_text, delay
+        body = encoded(self._decoder, job, config.max_payload_bytes)
+        message = await self._stored(body, config), header_text, delay
         if unique is not None:
             if own is None:
                 found: EnqueuedId = await self._unique_buffer.send((*message, unique))
@@ -429,8 +443,13 @@ class QueueService(Generic[PayloadT]):
             headers=header_text,
             delay_seconds=delay,
         )
+        if self._encryption is not None or config.requires_encryption:
+            messages = [
+                (await self._stored(body, config), header_text, delay) for body, _, _ in messages
+            ]
         uniques = unique_keys(len(messages))
         if group is not None:
+            group = group.encrypted(self._encryption)
             over = self._database if own is None else Database.of_caller(own)
             return await insert_group(over, self.queue, group.in_trace_of(headers), messages)
         if not messages:
@@ -441,6 +460,22 @@ class QueueService(Generic[PayloadT]):
         if own is not None:
             return await insert_over(own, self.queue, messages)
         return await insert_batches(self._database, self.queue, messages)
+
+    async def _stored(self, body: str, config: QueueConfig) -> str:
+        """Return the JSON of a message as it is to be stored: encrypted, if there are keys."""
+        ring = self._encryption
+        if ring is None and not config.requires_encryption:
+            return body
+        if ring is not None and ring.is_stale:
+            await ring.prepare()
+        return outgoing_body(
+            body,
+            ring,
+            Place("queue", self.queue),
+            max_bytes=config.max_payload_bytes,
+            key_path=config.body_key_path,
+            is_required=config.requires_encryption,
+        )
 
     async def _own_connection(self, connection: object) -> Any:
         if not hasattr(connection, "fetch"):
@@ -467,6 +502,8 @@ class QueueService(Generic[PayloadT]):
         Raises:
             InvalidSettingError: if `vt_seconds` is out of range.
             InvalidPayloadError: if the payload does not fit the model; the lease runs out.
+            UnknownEncryptionKeyError: if it is encrypted with a key that is missing here; the lease
+                runs out.
             QueueNotFoundError, DatabaseError: nothing was claimed.
         """
         config = await self.get_config()
@@ -484,7 +521,12 @@ class QueueService(Generic[PayloadT]):
             try:
                 async with self._existing_tables() as tables:
                     await self._read(job, tables, config)
-            except MessageUnreadableError as error:
+                await self._decrypt(job, config)
+            except (
+                MessageUnreadableError,
+                DecryptionError,
+                UnencryptedMessageError,
+            ) as error:
                 reason = type(error).__name__, str(error)
                 await self._bury(job, *reason, dlq_enabled=config.dlq_enabled)
                 continue
@@ -901,6 +943,13 @@ class QueueService(Generic[PayloadT]):
     async def _read(self, job: Job[Any], tables: queries.QueueTables, config: QueueConfig) -> None:
         if not job.body:
             await read_message(self._database, tables, job, largest_message(None, config))
+
+    async def _decrypt(self, job: Job[Any], config: QueueConfig) -> None:
+        if is_sealed(job.body):
+            await decrypt_job(job, self._encryption)
+        elif config.requires_encryption:
+            note_identifiers(job)
+            raise UnencryptedMessageError(self.queue)
 
     async def _bury(
         self, job: Job[Any], error_type: str, error_message: str, *, dlq_enabled: bool

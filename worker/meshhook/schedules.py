@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from meshhook.administration import get_queue_config
 from meshhook.arguments import check_range
 from meshhook.due_times import (
     Missed,
@@ -16,8 +18,12 @@ from meshhook.due_times import (
     checked_every,
     checked_zone,
 )
+from meshhook.encryption.envelope import Place, is_sealed
+from meshhook.encryption.key_ring import checked_ring
+from meshhook.encryption.messages import decrypted_body, encrypted_body
 from meshhook.errors import (
     DatabaseError,
+    EncryptionError,
     InvalidJobError,
     InvalidSettingError,
     QueueNotFoundError,
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from uuid import UUID
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.postgres.database import DatabaseSource
     from meshhook.priorities import AnyPriority
     from meshhook.store.messages import FollowUpMessage
@@ -158,12 +165,14 @@ class NewSchedule:
             overlap=_choice(Overlap, "overlap", overlap),
         )
 
-    async def store(self, database: Database) -> bool:
-        """Store it, and return whether anything was changed.
+    async def store(self, database: Database, encryption: KeyRing | None = None) -> bool:
+        """Store it, encrypted if there are keys, and return whether anything was changed.
 
         Raises:
             QueueNotFoundError, InvalidJobError, DatabaseError: it is not stored.
+            EncryptionKeysUnavailableError: there are no keys.
         """
+        body = await self._stored_body(database, encryption)
         now = await database.fetchval(queries.load("clock"))
         try:
             return bool(
@@ -175,7 +184,7 @@ class NewSchedule:
                     self.table.cron,
                     self.table.every_seconds,
                     self.table.zone.key,
-                    self.message.body,
+                    body,
                     self.message.headers,
                     self.message.key,
                     str(self.missed),
@@ -191,6 +200,26 @@ class NewSchedule:
                     f"enqueue can: meshhook schedule add {self.queue} {self.name} ... ({error})"
                 ) from error
             raise _refusal(error, self.queue, self.name) from error
+
+    async def _stored_body(self, database: Database, encryption: KeyRing | None) -> str:
+        """Return the body to store: that of the database, if it is this one encrypted."""
+        plain = self.message.body
+        if encryption is None:
+            return plain
+        await encryption.prepare()
+        stored = await database.fetchval(queries.load("schedule_message"), self.queue, self.name)
+        if stored is not None and is_sealed(stored):
+            with suppress(EncryptionError):
+                if decrypted_body(stored, encryption, self.queue) == plain:
+                    return str(stored)
+        config = await get_queue_config(database, self.queue)
+        return encrypted_body(
+            plain,
+            encryption,
+            Place("queue", self.queue),
+            max_bytes=config.max_payload_bytes,
+            key_path=config.body_key_path,
+        )
 
 
 @takes_url
@@ -208,6 +237,7 @@ async def add_schedule(
     headers: Mapping[str, Any] | None = None,
     missed: str = "once",
     overlap: str = "allow",
+    encryption: KeyRing | None = None,
 ) -> bool:
     """Add a schedule, or change the one of that name.
 
@@ -233,6 +263,8 @@ async def add_schedule(
             last of them; `all`: a job for each; `skip`: none. Default `once`.
         overlap: `skip` lets a due time pass while an earlier job of the schedule is in the queue,
             waiting, running or retrying. Default `allow`.
+        encryption: the keys with which its jobs are encrypted. They are encrypted once, here.
+            Default: none.
 
     Returns:
         Whether anything was changed. Calling it again is safe.
@@ -255,7 +287,7 @@ async def add_schedule(
         missed=missed,
         overlap=overlap,
     )
-    return await new.store(Database.of(database))
+    return await new.store(Database.of(database), checked_ring(encryption))
 
 
 @takes_url
@@ -406,7 +438,7 @@ def _refusal(error: DatabaseError, queue: str, name: str) -> Exception:
     state = sqlstate_of(error.__cause__)
     if state == "MHQ05":
         return QueueNotFoundError(queue)
-    if state in {"MHQ06", "MHQ07"}:
+    if state in {"MHQ06", "MHQ07", "MHQ20"}:
         return InvalidJobError(f"schedule {quoted(name)}: {error.__cause__}")
     return error
 

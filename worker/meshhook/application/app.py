@@ -20,6 +20,7 @@ from meshhook.application.queue_handler import QueueHandler, identifiers
 from meshhook.application.queue_options import QueueOptions, checked_options
 from meshhook.arguments import check_range, checked_flag
 from meshhook.delays import delay_in_seconds
+from meshhook.encryption.key_ring import KeyRing, checked_ring
 from meshhook.errors import InvalidHandlerError, InvalidSettingError, QueueNotFoundError
 from meshhook.names import validate_queue_name
 from meshhook.priorities import checked_priority, headers_with_priority
@@ -85,6 +86,7 @@ class App:
         concurrency: int = 50,
         create_queues: bool = True,
         tracer_provider: TracerProvider | None = None,
+        encryption: KeyRing | None = None,
     ) -> None:
         """Take the database and the options for all queues.
 
@@ -103,6 +105,9 @@ class App:
             create_queues: whether to create declared queues that are missing. Default true.
             tracer_provider: makes the spans of sends and attempts. Default: the global one of
                 OpenTelemetry, if one is set; else there are no spans.
+            encryption: the keys with which the app encrypts the jobs that it enqueues, and its
+                workers decrypt them. Default: those that MESHHOOK_ENCRYPTION_KEY_FILE or
+                MESHHOOK_ENCRYPTION_KEYS names when the app is first used; else none.
 
         Raises:
             InvalidSettingError: naming the argument.
@@ -112,6 +117,8 @@ class App:
         self._concurrency = concurrency
         self._creates_queues = checked_flag("create_queues", create_queues)
         self._tracer_provider = tracer_provider
+        self._encryption = checked_ring(encryption)
+        self._looked_for_keys = encryption is not None
         self._handlers = Handlers()
         self._opened: OpenedDatabase | None = None
 
@@ -119,6 +126,18 @@ class App:
     def handlers(self) -> Mapping[str, QueueHandler[Any]]:
         """The declared handlers, by queue."""
         return MappingProxyType(self._handlers.by_queue)
+
+    @property
+    def encryption(self) -> KeyRing | None:
+        """The keys of its jobs; None if neither the program nor the environment names any.
+
+        Raises:
+            InvalidSettingError: if the environment names keys that are none.
+        """
+        if not self._looked_for_keys:
+            self._encryption = KeyRing.from_environment()
+            self._looked_for_keys = True
+        return self._encryption
 
     def job(
         self,
@@ -450,6 +469,7 @@ class App:
             pooled=address.pooled,
             listen_url=address.listen_url,
             tracer_provider=self._tracer_provider,
+            encryption=self.encryption,
             **options,
         )
 
@@ -556,7 +576,8 @@ class App:
             await self.create_missing_queues(names)
         handlers = [self._handlers.by_queue[name] for name in names]
         if any(handler.schedules for handler in handlers):
-            await store_schedules(await self._current().database(), handlers)
+            database = await self._current().database()
+            await store_schedules(database, handlers, self.encryption)
 
     async def open(self) -> Database:
         """Open the app's database if necessary, and return it: for `DLQService`, for example.
@@ -662,6 +683,7 @@ class App:
             name,
             payload_model=None if handler is None else handler.payload_model,
             tracer_provider=self._tracer_provider,
+            encryption=self.encryption,
         )
         was_checked = name in opened.checked_queues
         try:

@@ -18,6 +18,7 @@ from meshhook.store.messages import job_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.postgres.database import Database
     from meshhook.priorities import AnyPriority, Priority
 
@@ -98,7 +99,11 @@ class PeriodicDeclaration:
         return handler
 
 
-async def store_schedules(database: Database, handlers: Iterable[QueueHandler[Any]]) -> None:
+async def store_schedules(
+    database: Database,
+    handlers: Iterable[QueueHandler[Any]],
+    encryption: KeyRing | None = None,
+) -> None:
     """Store the schedules of handlers where the database has them not, or otherwise.
 
     Raises:
@@ -106,5 +111,5 @@ async def store_schedules(database: Database, handlers: Iterable[QueueHandler[An
     """
     for handler in handlers:
         for schedule in handler.schedules:
-            if await schedule.store(database):
+            if await schedule.store(database, encryption):
                 _log.info("schedule stored", queue=schedule.queue, schedule=schedule.name)

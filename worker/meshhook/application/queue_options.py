@@ -40,6 +40,7 @@ class QueueOptions(TypedDict, total=False):
     max_payload_bytes: int
     results: bool
     keep_bodies_days: int | None
+    encryption: Literal["accept", "require"]
     lookup_by: Sequence[LookupId]
     prioritized: bool
     priority_target_seconds: tuple[float, float, float, float]

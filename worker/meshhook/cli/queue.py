@@ -154,6 +154,7 @@ def set_(
     paused                      true: workers claim nothing
     results                     true: keep what handlers return
     keep_bodies_days            how long bodies of finished jobs are kept; none
+    encryption                  require: refuse jobs that are not encrypted; accept
     lookup_by                   ids by which jobs are found through an index; none
     prioritized                 true: jobs have priorities, the most urgent go first
     priority_target_seconds     when urgent,high,normal,low jobs are to start

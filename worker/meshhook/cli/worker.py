@@ -25,6 +25,7 @@ from meshhook.cli.monitoring import (
 from meshhook.cli.options import ProgramOptions, command_app, example, program_options
 from meshhook.cli.tracing import end_traces, traced
 from meshhook.cli.worker_queues import check_sources, queue_handlers, queue_weights, queues_of
+from meshhook.encryption.key_ring import KeyRing
 from meshhook.environment import load_settings
 from meshhook.worker import Worker
 from meshhook.worker.process import LoopThreads, end_process, leave_program_alone
@@ -217,6 +218,7 @@ def _worker(
         concurrency=DEFAULT_CONCURRENCY if concurrency is None else concurrency,
         pooled=found.pooled,
         listen_url=found.listen_url,
+        encryption=KeyRing.from_environment(),
         **options,
     )
 

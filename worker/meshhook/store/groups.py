@@ -19,10 +19,12 @@ from meshhook.jobs import GROUP_HEADER
 from meshhook.names import KEY_HEADER
 from meshhook.postgres.driver_errors import sqlstate_of
 from meshhook.store.bodies import encode_headers, with_header
-from meshhook.store.messages import FollowUpMessage, follow_up_message
+from meshhook.store.messages import FollowUpMessage, encrypted_follow_up, follow_up_message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from meshhook.encryption.key_ring import KeyRing
 
 MAX_GROUP_NAME_LENGTH = 200
 
@@ -54,6 +56,12 @@ class NewGroup(NamedTuple):
                 text = with_header(text, name, value)
         return self._replace(callback=callback._replace(headers=text))
 
+    def encrypted(self, ring: KeyRing | None) -> NewGroup:
+        """Return it with its callback encrypted, if there are keys."""
+        if ring is None or self.callback is None:
+            return self
+        return self._replace(callback=encrypted_follow_up(self.callback, ring))
+
     def arguments(self, queue_name: str, msg_ids: Sequence[int]) -> tuple[Any, ...]:
         """Return the arguments of `sql/create_group.sql`."""
         if self.callback is None:
@@ -77,7 +85,7 @@ class NewGroup(NamedTuple):
             return GroupExistsError(queue_name, str(self.name))
         if sqlstate == "MHQ05" and self.callback is not None:
             return QueueNotFoundError(self.callback.queue)
-        if sqlstate in ("MHQ06", "MHQ07", "MHQ08"):
+        if sqlstate in ("MHQ06", "MHQ07", "MHQ08", "MHQ20"):
             return InvalidJobError(f"on_complete: {error.__cause__}")
         return error
 

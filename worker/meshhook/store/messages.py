@@ -9,6 +9,8 @@ from pydantic import BaseModel
 
 from meshhook.arguments import kind_of
 from meshhook.delays import delay_in_seconds
+from meshhook.encryption.envelope import Place
+from meshhook.encryption.messages import encrypted_body
 from meshhook.errors import InvalidJobError
 from meshhook.follow_ups import FollowUp, given_ids
 from meshhook.jobs import WorkflowJob
@@ -18,6 +20,7 @@ from meshhook.store.bodies import BodyDecoder, encode_body, encode_headers, is_e
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.jobs import Job
 
 Message: TypeAlias = tuple[str, str | None, float]
@@ -131,10 +134,24 @@ def follow_up_message(
     )
 
 
+def encrypted_follow_up(message: FollowUpMessage, ring: KeyRing) -> FollowUpMessage:
+    """Return a follow-up encrypted for its queue.
+
+    Raises:
+        EncryptionKeysUnavailableError, JobTooLargeError: it cannot be stored.
+    """
+    place = Place("queue", message.queue)
+    body = encrypted_body(message.body, ring, place, max_bytes=MAX_MESSAGE_BYTES)
+    return message._replace(body=body)
+
+
 def follow_up_messages(
-    follow_ups: Iterable[FollowUp], job: Job[Any], trace: Mapping[str, str]
+    follow_ups: Iterable[FollowUp],
+    job: Job[Any],
+    trace: Mapping[str, str],
+    ring: KeyRing | None = None,
 ) -> tuple[FollowUpMessage, ...]:
-    """Return the messages of all jobs that follow a job.
+    """Return the messages of all jobs that follow a job, encrypted if there are keys.
 
     Raises:
         InvalidJobError, JobTooLargeError: one cannot be stored, or they are too large together.
@@ -143,6 +160,8 @@ def follow_up_messages(
     characters = 0
     for each in follow_ups:
         message = follow_up_message(each, job, trace)
+        if ring is not None:
+            message = encrypted_follow_up(message, ring)
         characters += len(message.body)
         if characters > MAX_FOLLOW_UPS_BYTES:
             raise InvalidJobError(

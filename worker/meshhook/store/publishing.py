@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.arguments import headers_with_key
 from meshhook.delays import delay_in_seconds
+from meshhook.encryption.envelope import Place
+from meshhook.encryption.messages import encrypted_body
 from meshhook.errors import (
     DatabaseError,
+    EncryptionRequiredError,
     InvalidJobError,
     InvalidSettingError,
     JobTooLargeError,
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from meshhook.drivers.driver_connection import SyncDriverConnection
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.postgres.database import Database
     from meshhook.store.bodies import BodyDecoder
 
@@ -48,15 +52,22 @@ def publication(
     delay_seconds: float | timedelta,
     key: str | UUID | None,
     headers: Mapping[str, Any] | None,
+    encryption: KeyRing | None = None,
 ) -> Publication:
     """Return what is published, checked as far as that takes no database.
+
+    With keys it is encrypted, and bound to the topic: each queue that is bound gets the same.
 
     Raises:
         InvalidJobError, JobTooLargeError, InvalidSettingError: it cannot be stored.
     """
+    body = encoded(decoder, job, MAX_MESSAGE_BYTES)
+    if encryption is not None:
+        place = Place("topic", validate_topic(topic))
+        body = encrypted_body(body, encryption, place, max_bytes=MAX_MESSAGE_BYTES)
     return Publication(
         validate_topic(topic),
-        encoded(decoder, job, MAX_MESSAGE_BYTES),
+        body,
         encode_headers(headers_with_key(headers, key, None)),
         delay_in_seconds(delay_seconds),
     )
@@ -106,6 +117,8 @@ def _refusal_of(error: DatabaseError, message: Publication) -> MeshHookError:
         return InvalidJobError(said)
     if sqlstate == "MHQ08":
         return InvalidSettingError(said)
+    if sqlstate == "MHQ20":
+        return EncryptionRequiredError(message.topic, said=said)
     if sqlstate == "MHQ12":
         return UnsupportedPgmqError(said)
     return error

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 from meshhook.arguments import checked_flag, checked_seconds, headers_with_key
 from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import check_sync, sync_connection
+from meshhook.encryption.envelope import Place
+from meshhook.encryption.key_ring import checked_ring
+from meshhook.encryption.messages import outgoing_body
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
 from meshhook.job_policies import headers_with_policies
 from meshhook.jobs import PayloadT
@@ -45,12 +48,14 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from meshhook.drivers.driver_connection import SyncDriverConnection
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.follow_ups import FollowUp
     from meshhook.job_changes import JobChanges, JobChoiceOptions
     from meshhook.job_ends import JobEnd
     from meshhook.job_policies import JobPolicies
     from meshhook.job_replays import ReplayOptions
     from meshhook.priorities import AnyPriority
+    from meshhook.queue_config import QueueConfig
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
     from meshhook.store.publishing import Publication
@@ -100,6 +105,7 @@ class SyncQueueService(Generic[PayloadT]):
         tracer_provider: TracerProvider | None = None,
         pooled: bool = False,
         answer_timeout_seconds: float | None = None,
+        encryption: KeyRing | None = None,
     ) -> None:
         """Take where the queue is, and its name.
 
@@ -117,6 +123,7 @@ class SyncQueueService(Generic[PayloadT]):
             pooled: whether the URL leads through a pooler in transaction mode. Default false.
             answer_timeout_seconds: how long a statement on a connection to the URL may take before
                 it counts as broken, 0.001 to 86,400 seconds. Default 30.
+            encryption: the keys with which jobs are encrypted. Default: none.
 
         Raises:
             InvalidQueueNameError: if the name is not a valid queue name.
@@ -136,6 +143,7 @@ class SyncQueueService(Generic[PayloadT]):
         self._answer_timeout_seconds = answer_timeout_seconds
         self._decoder: BodyDecoder[PayloadT] = BodyDecoder(payload_model)
         self._tracing = TracerFinder(tracer_provider)
+        self._encryption = checked_ring(encryption)
         self._settings = RecentSettings(self.queue)
         self._processes: dict[int, _Process] = {}
         # Also at the end of the program, for connections that nobody closes.
@@ -360,6 +368,9 @@ class SyncQueueService(Generic[PayloadT]):
                 )
             )
 
+        if self._encryption is not None:
+            self._encryption.prepare_now()
+
         def encode(all_headers: Mapping[str, Any] | None) -> Publication:
             return publication(
                 self._decoder,
@@ -368,6 +379,7 @@ class SyncQueueService(Generic[PayloadT]):
                 delay_seconds=delay_seconds,
                 key=key,
                 headers=all_headers,
+                encryption=self._encryption,
             )
 
         tracer = self._tracing.find()
@@ -527,11 +539,11 @@ class SyncQueueService(Generic[PayloadT]):
             config = self._settings.read(connection)
             headers = headers_with_key(headers, key, config.body_key_path)
             header_text = encode_headers(headers) if group is None else group.headers(headers)
-            messages = encode(config.max_payload_bytes, header_text, delay)
+            messages = self._stored(encode(config.max_payload_bytes, header_text, delay), config)
             uniques = unique_keys(len(messages))
             try:
                 if group is not None:
-                    in_trace = group.in_trace_of(headers)
+                    in_trace = group.encrypted(self._encryption).in_trace_of(headers)
                     return insert_group_now(connection, self.queue, in_trace, messages)
                 if uniques is not None and messages:
                     return insert_all_unique_now(
@@ -549,6 +561,30 @@ class SyncQueueService(Generic[PayloadT]):
             ids = insert(traced)
             note_sent(span, ids)
         return ids
+
+    def _stored(self, messages: list[Message], config: QueueConfig) -> list[Message]:
+        """Return messages as they are to be stored: encrypted, if there are keys."""
+        ring = self._encryption
+        if ring is None and not config.requires_encryption:
+            return messages
+        if ring is not None:
+            ring.prepare_now()
+        place, limit = Place("queue", self.queue), config.max_payload_bytes
+        return [
+            (
+                outgoing_body(
+                    body,
+                    ring,
+                    place,
+                    max_bytes=limit,
+                    key_path=config.body_key_path,
+                    is_required=config.requires_encryption,
+                ),
+                headers,
+                delay_seconds,
+            )
+            for body, headers, delay_seconds in messages
+        ]
 
     def _opened_for(self, method: str) -> LoopThread[_Opened]:
         if not isinstance(self._source, str):
@@ -581,6 +617,7 @@ class SyncQueueService(Generic[PayloadT]):
                 self.queue,
                 payload_model=self._payload_model,
                 tracer_provider=self._tracer_provider,
+                encryption=self._encryption,
             ) as service:
                 yield _Opened(database, service)
         finally:

@@ -259,7 +259,11 @@ async def _run(
     queue = QueueContext(
         tables=queries.QueueTables(job.queue),
         config=QueueConfig(
-            **settings.model_dump(), queue=job.queue, created_at=now, updated_at=now
+            # Its message was made here, and is not encrypted.
+            **(settings.model_dump() | {"encryption": "accept"}),
+            queue=job.queue,
+            created_at=now,
+            updated_at=now,
         ),
         handler=handler,
         worker_name=_WORKER_NAME,

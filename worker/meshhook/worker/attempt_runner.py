@@ -37,6 +37,7 @@ from meshhook.worker.results import (
     is_awaitable,
     nested_too_deep,
 )
+from meshhook.worker.retries import own_policy
 from meshhook.worker.verdicts import JobTimeoutError, SlotEndedError, Verdict, shown
 
 if TYPE_CHECKING:
@@ -198,11 +199,14 @@ class AttemptRunner:
         )
         if end.hold_seconds:
             held.key_hold_seconds = end.hold_seconds
+        if end.follow_ups and job.headers:
+            held.own_policy = own_policy(job, self._queue)
         held.is_failure = end.is_failure
         held.completed_key = attempt.completed_key
         context = None
         if span is not None:
-            span.end(end.outcome, end.error_type, end.error_message, ended)
+            shown_end = None if self._queue.withholds(job) else ended
+            span.end(end.outcome, end.error_type, end.error_message, shown_end)
             context = span.context
         held_jobs.end(held, settlement, now, attempt.was_completed, context)
 
@@ -229,7 +233,8 @@ class AttemptRunner:
     def fail(self, held: HeldJob, error: BaseException) -> None:
         """End a job as failed because the worker's own code raised an error."""
         job, settings = held.job, self._queue.config
-        failure = SlotEndedError(f"the attempt could not be ended: {shown(error)}")
+        reason = type(error).__name__ if self._queue.withholds(job) else shown(error)
+        failure = SlotEndedError(f"the attempt could not be ended: {reason}")
         end = self._judge.verdict(failure, job, settings)
         log_end(job, end)
         started = job.started_timestamp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,7 @@ from meshhook.store.settlements import (
 from meshhook.worker.held_job import SETTLED
 from meshhook.worker.key_effects import KeyEffects
 from meshhook.worker.lock_waits import MAX_LOCKED_PARTS, NOTHING, LockWaits, parts_of
-from meshhook.worker.retries import verdict_on
-from meshhook.worker.verdicts import RESULT_REFUSED, FollowUpRefusedError
+from meshhook.worker.verdicts import RESULT_REFUSED, FollowUpRefusedError, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -236,7 +236,13 @@ class Completer:
         """Let a job fail whose follow-ups are refused: it has not done what it was to do."""
         queue, settlement = self._queue, held.settlement
         failure = FollowUpRefusedError(f"a job that follows was refused: {error}")
-        end = verdict_on(held.job, failure, queue, queue.config)
+        end = verdict(
+            failure,
+            attempt=settlement.attempt,
+            settings=queue.config,
+            jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
+            own=held.own_policy,
+        )
         held.settlement = settlement._replace(
             outcome=end.outcome,
             delay_seconds=end.delay_seconds,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
     from meshhook.jobs import Job, JobKey
+    from meshhook.retry import RetryPolicy
     from meshhook.store.claims import KeyShare
     from meshhook.store.settlements import Settlement
     from meshhook.worker.attempt import Attempt
@@ -60,6 +61,7 @@ class HeldJob:
         "job",
         "key",
         "key_hold_seconds",
+        "own_policy",
         "place",
         "read_ct",
         "settlement",
@@ -91,6 +93,8 @@ class HeldJob:
     """Its place, in a queue with priorities."""
     key_hold_seconds: float
     """How long its handler asked to hold the message's key; 0 means not at all."""
+    own_policy: RetryPolicy | None
+    """The job's own retry policy, if jobs follow it: for when these are refused."""
     is_failure: bool
     """Whether its end counts as a failure of its key."""
     completed_key: str | None
@@ -112,6 +116,7 @@ class HeldJob:
         self.share = None
         self.place = None
         self.key_hold_seconds = 0.0
+        self.own_policy = None
         self.is_failure = False
         self.completed_key = None
 

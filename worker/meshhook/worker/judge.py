@@ -6,7 +6,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from meshhook.errors import InvalidJobError, InvalidPayloadError
+from meshhook.encryption.envelope import is_sealed
+from meshhook.encryption.messages import decrypt_job_now, encrypted_result, note_identifiers
+from meshhook.errors import (
+    EncryptionError,
+    InvalidJobError,
+    InvalidPayloadError,
+    UnencryptedMessageError,
+)
 from meshhook.expiry import deadline_of
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
@@ -14,7 +21,7 @@ from meshhook.observability.tracing import trace_headers
 from meshhook.outcomes import AttemptOutcome, Done
 from meshhook.store.messages import follow_up_messages
 from meshhook.worker.attempt import Abort, is_ctrl_c, log_end
-from meshhook.worker.retries import verdict_on
+from meshhook.worker.retries import undecrypted_on, verdict_on
 from meshhook.worker.verdicts import (
     DONE,
     CompletionRolledBackError,
@@ -27,6 +34,7 @@ from meshhook.worker.verdicts import (
     lease_lost,
     meaning_of,
     with_result,
+    withheld,
 )
 
 if TYPE_CHECKING:
@@ -62,22 +70,41 @@ class Judge:
             log_end(job, refusal)
             return refusal
         try:
+            if not job.is_encrypted:  # the message reader has decrypted it
+                self._decrypt(job, settings)
             self._decoder.decode(job)
-        except InvalidPayloadError as error:
-            refusal = invalid_payload(str(error), settings)
-            log_end(job, refusal)
-            return refusal
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
-            refusal = self.verdict(meaning_of(error), job, settings)
-            log_end(job, refusal, error)
-            return refusal
+            return self._unusable(error, job, settings)
         if job.lost_attempts and job.attempt > job.max_attempts:
             refusal = lease_lost(job.lost_attempts, settings)
             log_end(job, refusal)
             return refusal
         return None
+
+    def _unusable(self, error: BaseException, job: Job[Any], settings: QueueSettings) -> Verdict:
+        """Return the verdict on a job whose message cannot be decrypted or decoded."""
+        raised: BaseException | None = None
+        if isinstance(error, EncryptionError):
+            refusal = self.undecrypted(error, job, settings)
+        elif isinstance(error, InvalidPayloadError):
+            refusal = self._shown(invalid_payload(str(error), settings), job)
+        else:
+            refusal = self._shown(self.verdict(meaning_of(error), job, settings), job)
+            raised = None if self._queue.withholds(job) else error
+        log_end(job, refusal, raised)
+        return refusal
+
+    def _decrypt(self, job: Job[Any], settings: QueueSettings) -> None:
+        if is_sealed(job.body):
+            decrypt_job_now(job, self._queue.encryption)
+        elif settings.requires_encryption:
+            note_identifiers(job)
+            raise UnencryptedMessageError(self._queue.name)
+
+    def _shown(self, end: Verdict, job: Job[Any], ended: object = None) -> Verdict:
+        return withheld(end, ended) if self._queue.withholds(job) else end
 
     def end(self, attempt: Attempt, ended: object) -> Verdict:
         """Return the verdict on a job that has run."""
@@ -96,10 +123,11 @@ class Judge:
         else:
             ran_seconds = time.monotonic() - attempt.began_at
             end = verdict_on(attempt.job, ended, self._queue, attempt.settings, ran_seconds)
+            end = self._shown(end, attempt.job, ended)
             if cancellation is not None:
                 end = instead_of_retry(end, ended, cancellation)
         if end is not DONE and not attempt.was_completed:
-            log_end(attempt.job, end, ended)
+            log_end(attempt.job, end, None if self._queue.withholds(attempt.job) else ended)
         result = ended.result if isinstance(ended, Done) else ended
         return self.with_result(end, result, attempt.job)
 
@@ -113,7 +141,7 @@ class Judge:
         """
         end = DONE
         if follow_ups:
-            end = replace(DONE, follow_ups=_messages_of(follow_ups, attempt))
+            end = replace(DONE, follow_ups=self._messages_of(follow_ups, attempt))
         return self.with_result(end, result, attempt.job)
 
     def with_result(self, end: Verdict, result: object, job: Job[Any]) -> Verdict:
@@ -121,6 +149,11 @@ class Judge:
         if not self._queue.config.results or end.outcome is not AttemptOutcome.SUCCEEDED:
             return end
         end = with_result(end, result)
+        ring = self._queue.encryption
+        if end.result is not None and job.is_encrypted and ring is not None:
+            text = encrypted_result(end.result, ring, job.queue, job.msg_id)
+            end = replace(end, result=text)
+        end = self._shown(end, job)
         if end.error_message is not None:
             _log.error("result not kept", **fields_of(job), error=end.error_message)
         return end
@@ -136,21 +169,27 @@ class Judge:
             )
             return DONE
         try:
-            messages = _messages_of(follow_ups, attempt)
+            messages = self._messages_of(follow_ups, attempt)
         except InvalidJobError as error:
             failure = FollowUpRefusedError(f"a job that follows cannot be enqueued: {error}")
-            end = self.verdict(failure, job, attempt.settings)
-            log_end(job, end, failure)
+            end = self._shown(self.verdict(failure, job, attempt.settings), job)
+            log_end(job, end, None if self._queue.withholds(job) else failure)
             return end
         return replace(DONE, follow_ups=messages)
+
+    def undecrypted(
+        self, error: EncryptionError, job: Job[Any], settings: QueueSettings
+    ) -> Verdict:
+        """Return the verdict on a job whose message is not decrypted."""
+        return undecrypted_on(job, error, self._queue, settings)
 
     def verdict(self, ended: object, job: Job[Any], settings: QueueSettings) -> Verdict:
         """Return the verdict on an attempt, with a random delay if the job is retried."""
         return verdict_on(job, ended, self._queue, settings)
 
-
-def _messages_of(follow_ups: Sequence[FollowUp], attempt: Attempt) -> tuple[FollowUpMessage, ...]:
-    job = attempt.job
-    return follow_up_messages(
-        follow_ups, job, trace_headers(job, is_traced=attempt.span is not None)
-    )
+    def _messages_of(
+        self, follow_ups: Sequence[FollowUp], attempt: Attempt
+    ) -> tuple[FollowUpMessage, ...]:
+        job = attempt.job
+        trace = trace_headers(job, is_traced=attempt.span is not None)
+        return follow_up_messages(follow_ups, job, trace, self._queue.encryption)

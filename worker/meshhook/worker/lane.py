@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.queue_config import QueueConfig
     from meshhook.worker.assignments import Assignment
     from meshhook.worker.connections import WorkerConnection
@@ -63,6 +64,8 @@ class WorkerContext:
     """How long a turn of a loop may take."""
     tracer: Tracer | None
     """Makes spans; None without tracing."""
+    encryption: KeyRing | None
+    """The keys of encrypted messages; None if there are none."""
     producer_trace: ProducerTrace
     """How an attempt's trace relates to its producer's."""
     leases_loop: WatchedLoop
@@ -182,6 +185,7 @@ class Lane:
             metrics=metrics,
             tally=tally,
             tracer=worker.tracer,
+            encryption=worker.encryption,
         )
         return cls(queue, share=share, worker=worker)
 

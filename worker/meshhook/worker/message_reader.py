@@ -6,18 +6,22 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from meshhook.encryption.envelope import is_sealed
+from meshhook.encryption.messages import decrypt_job, note_identifiers
 from meshhook.errors import (
     DatabaseUnavailableError,
+    EncryptionError,
     LeaseLostError,
     MessageUnreadableError,
     UncertainCommitError,
+    UnencryptedMessageError,
 )
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.store.unread_messages import largest_message, read_message
 from meshhook.worker.attempt import log_end, settlement_of
 from meshhook.worker.held_job import CLAIMED
-from meshhook.worker.retries import verdict_on
+from meshhook.worker.retries import undecrypted_on, verdict_on
 from meshhook.worker.verdicts import Verdict, lease_lost, unreadable
 
 if TYPE_CHECKING:
@@ -85,8 +89,9 @@ class MessageReader:
                 end = lease_lost(job.lost_attempts, settings)
             else:
                 await read_message(self._connection, self._queue.tables, job, self._limit)
-        except MessageUnreadableError as error:
-            end = unreadable(error, settings)
+                await self._decrypt(job, settings)
+        except (MessageUnreadableError, EncryptionError) as error:
+            end = self._refusal(job, error, settings)
         except LeaseLostError as error:
             if held.state is CLAIMED:
                 _log.warning("lease lost", **fields_of(job), error=str(error))
@@ -108,6 +113,23 @@ class MessageReader:
         log_end(job, end)
         finished = job.claimed_timestamp + time.monotonic() - held.claimed_at
         held_jobs.end_unread(held, settlement_of(job, end, None, finished))
+
+    def _refusal(
+        self,
+        job: Job[Any],
+        error: MessageUnreadableError | EncryptionError,
+        settings: QueueSettings,
+    ) -> Verdict:
+        if isinstance(error, EncryptionError):
+            return undecrypted_on(job, error, self._queue, settings)
+        return unreadable(error, settings)
+
+    async def _decrypt(self, job: Job[Any], settings: QueueSettings) -> None:
+        if is_sealed(job.body):
+            await decrypt_job(job, self._queue.encryption)
+        elif settings.requires_encryption:
+            note_identifiers(job)
+            raise UnencryptedMessageError(self._queue.name)
 
     def _failed(self, job: Job[Any], error: Exception, settings: QueueSettings) -> Verdict:
         failure = MessageUnreadableError(

@@ -189,6 +189,7 @@ class Parts:
             is_draining=is_draining,
             stall_seconds=options.stall_seconds,
             tracer=TracerFinder(options.tracer_provider).find(),
+            encryption=options.encryption,
             producer_trace=options.producer_trace,
             leases_loop=self.leases_loop,
             claims_line=asyncio.Lock(),

@@ -7,9 +7,10 @@ import random
 import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshhook.administration import describe_tables
+from meshhook.encryption.envelope import is_sealed, key_id_of
 from meshhook.errors import (
     DatabaseConflictError,
     DatabaseError,
@@ -37,6 +38,8 @@ from meshhook.worker.wakeups import POLL_SECONDS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from meshhook.encryption.key_ring import KeyRing
+    from meshhook.jobs import Job
     from meshhook.observability.loops import WatchedLoop
     from meshhook.worker.connections import WorkerConnection
     from meshhook.worker.cordon import Cordon
@@ -304,6 +307,8 @@ class Producer:
             if len(claimed.jobs) < limit and not self._is_only_urgent:
                 self._ask(for_more=False)
             if claimed.jobs:
+                if self._queue.encryption is not None:
+                    _leave_unread(claimed.jobs, self._queue.encryption)
                 await self._hand_over(claimed, asked_at, limit)
         return bool(claimed.jobs)
 
@@ -471,6 +476,15 @@ class Producer:
     async def _sleep(self, seconds: float) -> None:
         if not self._is_stopping:
             await self._wakeups.wait(seconds)
+
+
+def _leave_unread(jobs: Sequence[Job[Any]], encryption: KeyRing) -> None:
+    """Leave jobs to the message reader whose key is unknown: it can wait while keys are loaded."""
+    for job in jobs:
+        if job.body and is_sealed(job.body):
+            key_id = key_id_of(job.body)
+            if key_id is not None and encryption.may_learn(key_id):
+                job.body = ""
 
 
 def _took_all(claimed: Claim, limit: int) -> bool:

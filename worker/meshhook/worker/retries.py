@@ -15,9 +15,18 @@ from meshhook.observability.loggers import get_logger
 from meshhook.outcomes import AttemptOutcome, Outcome
 from meshhook.retry import FailedAttempt, chosen_delay_seconds, policy_from_header
 from meshhook.worker.attempt import is_ctrl_c
-from meshhook.worker.verdicts import Verdict, expired_before_retry, given_up, shown, verdict
+from meshhook.worker.verdicts import (
+    WITHHELD,
+    Verdict,
+    expired_before_retry,
+    given_up,
+    shown,
+    undecrypted,
+    verdict,
+)
 
 if TYPE_CHECKING:
+    from meshhook.errors import EncryptionError
     from meshhook.jobs import Job
     from meshhook.queue_config import QueueSettings
     from meshhook.retry import RetryFunction, RetryPolicy
@@ -74,7 +83,29 @@ def _retry_verdict(
     if not isinstance(ended, BaseException) or isinstance(ended, Outcome):
         return end
     jitter = settings.retry_jitter if own is None or own.jitter is None else own.jitter
-    return _chosen(choose, job, ended, end, settings=settings, jitter=jitter * jitter_fraction)
+    return _chosen(
+        choose, job, ended, end, queue=queue, settings=settings, jitter=jitter * jitter_fraction
+    )
+
+
+def undecrypted_on(
+    job: Job[Any], error: EncryptionError, queue: QueueContext, settings: QueueSettings
+) -> Verdict:
+    """Return the verdict on a job whose message is not decrypted; its handler is not asked.
+
+    Args:
+        job: the job, whose own retry policy counts before that of the queue.
+        error: why it is not decrypted.
+        queue: the queue.
+        settings: the queue's settings.
+    """
+    return undecrypted(
+        error,
+        attempt=job.attempt,
+        settings=settings,
+        jitter_fraction=random.random(),  # noqa: S311 - jitter, not a secret
+        own=own_policy(job, queue) if job.headers else None,
+    )
 
 
 def own_policy(job: Job[Any], queue: QueueContext) -> RetryPolicy | None:
@@ -105,6 +136,7 @@ def _chosen(
     failure: BaseException,
     end: Verdict,
     *,
+    queue: QueueContext,
     settings: QueueSettings,
     jitter: float,
 ) -> Verdict:
@@ -132,7 +164,7 @@ def _chosen(
             "the retry function failed: the retry policy of the queue applies",
             **fields_of(job),
             error_type=type(error).__name__,
-            error=shown(error),
+            error=WITHHELD if queue.withholds(job) else shown(error),
         )
         return end
     if delay_seconds is None:

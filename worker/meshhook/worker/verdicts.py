@@ -7,7 +7,13 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from meshhook.delays import delay_in_seconds
-from meshhook.errors import InvalidJobError, InvalidPayloadError, MessageUnreadableError
+from meshhook.errors import (
+    EncryptionKeysUnavailableError,
+    InvalidJobError,
+    InvalidPayloadError,
+    MessageUnreadableError,
+    UnknownEncryptionKeyError,
+)
 from meshhook.expiry import job_expired_message, shown_moment
 from meshhook.observability.redaction import hide_in_text
 from meshhook.observability.tracebacks import trace_of
@@ -34,6 +40,7 @@ from meshhook.store.settlements import (
 
 if TYPE_CHECKING:
     from meshhook.cancellation import Cancellation
+    from meshhook.errors import EncryptionError
     from meshhook.queue_config import QueueSettings
     from meshhook.retry import RetryPolicy
     from meshhook.store.messages import FollowUpMessage
@@ -72,6 +79,8 @@ _OWN_MODULES = (
 
 DONE = Verdict(AttemptOutcome.SUCCEEDED)
 
+WITHHELD = "withheld, because the job is encrypted"
+"""What stands in place of the message of an error of an encrypted job."""
 RESULT_REFUSED = "ResultRefusedError"
 """The error type of a job that succeeded and whose result could not be kept."""
 
@@ -166,6 +175,47 @@ def with_result(end: Verdict, result: object) -> Verdict:
 def invalid_payload(message: str, settings: QueueSettings) -> Verdict:
     """Decide what becomes of a message whose payload the handler's model rejects."""
     return _final("InvalidPayload", message, None, settings)
+
+
+def undecrypted(
+    error: EncryptionError,
+    *,
+    attempt: int,
+    settings: QueueSettings,
+    jitter_fraction: float,
+    own: RetryPolicy | None = None,
+) -> Verdict:
+    """Decide what becomes of a message that is not decrypted, or that had to be encrypted.
+
+    A key that is missing may come later, so that its job is tried again like one that failed, but
+    without a failure of the job's key. Nothing else passes by waiting.
+    """
+    if isinstance(error, UnknownEncryptionKeyError | EncryptionKeysUnavailableError):
+        end = verdict(
+            error,
+            attempt=attempt,
+            settings=settings,
+            jitter_fraction=jitter_fraction,
+            own=own,
+        )
+        return replace(end, error_stack=None, is_failure=False)
+    return _final(type(error).__name__, str(error), None, settings)
+
+
+def withheld(end: Verdict, ended: object = None) -> Verdict:
+    """Return the verdict on an encrypted job without what its handler says of an error.
+
+    The messages and stacks of exceptions often hold values of the payload.
+
+    Args:
+        end: the verdict.
+        ended: what its handler returned or raised. Default: it did not run.
+    """
+    if end.error_message is None and end.error_stack is None:
+        return end
+    if isinstance(ended, JobTimeoutError | CompletionRolledBackError):
+        return replace(end, error_stack=None)  # the worker's own words
+    return replace(end, error_message=WITHHELD, error_stack=None)
 
 
 def unreadable(error: MessageUnreadableError, settings: QueueSettings) -> Verdict:

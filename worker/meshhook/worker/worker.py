@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
+    from meshhook.encryption.key_ring import KeyRing
+
 
 _log = get_logger("meshhook.worker")
 
@@ -61,6 +63,7 @@ class Worker:
         tracer_provider: TracerProvider | None = None,
         producer_trace: ProducerTrace | str = ProducerTrace.LINK,
         max_message_bytes: int | None = None,
+        encryption: KeyRing | None = None,
     ) -> None:
         """Check the arguments.
 
@@ -92,6 +95,9 @@ class Worker:
             max_message_bytes: the maximum size of a message's JSON, 1,024 to 268,435,456 bytes; a
                 larger message becomes a dead letter. Default: 16 MiB, or twice the queue's
                 `max_payload_bytes` if that is more.
+            encryption: the keys that decrypt messages, and encrypt the jobs that follow others and
+                the results of encrypted ones. Default: none; an encrypted job is tried again, and
+                becomes a dead letter after its last attempt.
 
         Raises:
             InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming the argument.
@@ -109,6 +115,7 @@ class Worker:
             max_message_bytes=max_message_bytes,
             pooled=pooled,
             tracer_provider=tracer_provider,
+            encryption=encryption,
         )
         self.queues = options.queue_names
         self.name = options.name
@@ -125,11 +132,14 @@ class Worker:
 
         Raises:
             QueueNotFoundError, SchemaMissingError, DatabaseError: it did not start.
+            EncryptionKeysUnavailableError: its keys cannot be had; it did not start.
         """
         if self._main is not None:
             return
         self._stopped.clear()
         self._failure = None
+        if self._options.encryption is not None:
+            await self._options.encryption.prepare()
         self._parts = await Parts.open(
             self._options,
             metrics=self._metrics,
@@ -295,6 +305,12 @@ class Worker:
                     group.create_task(parts.schema_watch.run(), name="meshhook-schema"),
                     group.create_task(parts.cancellations.run(), name="meshhook-cancellations"),
                 ]
+                if self._options.encryption is not None:
+                    tasks.append(
+                        group.create_task(
+                            self._options.encryption.keep_fresh(), name="meshhook-encryption-keys"
+                        )
+                    )
                 for producer in claiming:
                     group.create_task(follow(producer), name=f"{producer.get_name()}-watch")
                 await asked_to_stop(self._stop_requested, parts.lanes, [*tasks, *claiming])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from meshhook.arguments import check_range, checked_seconds
+from meshhook.encryption.key_ring import checked_ring
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.names import host_name, validate_worker_name
@@ -18,6 +19,7 @@ from meshhook.worker.assignments import assignments
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.worker.assignments import Assignment
 
 MAX_CONCURRENCY = 10_000
@@ -38,6 +40,7 @@ class WorkerOptions:
     name: str
     stall_seconds: float
     tracer_provider: TracerProvider | None
+    encryption: KeyRing | None
     producer_trace: ProducerTrace
     max_message_bytes: int | None
 
@@ -71,6 +74,7 @@ def checked_options(
     max_message_bytes: int | None,
     pooled: bool,
     tracer_provider: TracerProvider | None,
+    encryption: KeyRing | None,
 ) -> WorkerOptions:
     """Check the arguments of a worker, and return them.
 
@@ -103,6 +107,7 @@ def checked_options(
         name=name,
         stall_seconds=stall_seconds,
         tracer_provider=tracer_provider,
+        encryption=checked_ring(encryption),
         producer_trace=ProducerTrace(producer_trace),
         max_message_bytes=max_message_bytes,
     )

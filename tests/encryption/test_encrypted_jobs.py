@@ -1,0 +1,522 @@
+"""Encrypted jobs: enqueued, run, retried and buried without their payload in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+import pytest
+from pydantic import BaseModel
+
+from meshhook import (
+    DeadLetter,
+    DLQService,
+    Done,
+    EncryptionError,
+    EncryptionRequiredError,
+    FollowUp,
+    InvalidJobError,
+    Job,
+    JobTooLargeError,
+    KeyRing,
+    QueueService,
+    RetryAfter,
+    SyncQueueService,
+    UnknownEncryptionKeyError,
+    add_schedule,
+    bind_topic,
+    create_job_handler,
+    create_queue,
+    run_schedule,
+    set_queue_config,
+)
+from meshhook.encryption.envelope import Place, seal
+from support.waiting import eventually
+from support.workers import make_worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+pytestmark = pytest.mark.usefixtures("queue_name")
+
+CANARY = "canary-5105-1051"
+FIRST, SECOND = bytes(range(32)), bytes(range(32, 64))
+
+
+def ring(*key_ids: str, **options: Any) -> KeyRing:
+    """Return a ring with these keys, of which k1 and k2 are always the same."""
+    known = {"k1": FIRST, "k2": SECOND}
+    return KeyRing({key_id: known[key_id] for key_id in key_ids}, **options)
+
+
+class Card(BaseModel):
+    """A payload with a secret."""
+
+    number: str
+    amount: int
+
+
+async def all_text(connection: Connection) -> str:
+    """Return every row of every table of the schemas meshhook and pgmq as text."""
+    tables = await connection.fetch(
+        "select format('%I.%I', schemaname, tablename) as name from pg_tables "
+        "where schemaname in ('meshhook', 'pgmq')"
+    )
+    rows = []
+    for table in tables:
+        found = await connection.fetch(f"select t::text as row from {table['name']} t")
+        rows += [f"{table['name']}: {row['row']}" for row in found]
+    return "\n".join(rows)
+
+
+@asynccontextmanager
+async def working(url: str, handler: Any, **options: Any) -> AsyncIterator[None]:
+    """Run a worker while the block runs."""
+    async with make_worker(url, handler, **options):
+        yield
+
+
+async def history(connection: Connection, msg_id: int) -> list[asyncpg.Record]:
+    """Return the attempts of a job."""
+    return await connection.fetch(
+        "select * from meshhook.job_attempts where msg_id = $1 order by attempt", msg_id
+    )
+
+
+async def fast_retries(database: Any, **settings: Any) -> None:
+    """Let retries of the queue come at once."""
+    await set_queue_config(
+        database, "jobs", retry_backoff_base_ms=0, retry_backoff_max_ms=0, **settings
+    )
+
+
+async def test_a_job_comes_back_as_it_was(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """The handler gets its payload and identifiers; the message shows identifiers only."""
+    seen: list[Job[Card]] = []
+
+    async def handler(job: Job[Card]) -> None:
+        seen.append(job)
+
+    handled = create_job_handler(handler, payload_model=Card)
+    card = Card(number=CANARY, amount=7)
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        await service.enqueue({"run_id": "r", "workflow_id": 12, "payload": card})
+        message = json.loads(await connection.fetchval("select message from pgmq.q_jobs"))
+        assert message.keys() == {"run_id", "workflow_id", "enc"}
+        assert (message["run_id"], message["workflow_id"]) == ("r", "12")
+        async with working(database_url, handled, encryption=ring("k1")):
+            await eventually(lambda: seen)
+    assert seen[0].payload == card
+    assert seen[0].is_encrypted
+    assert (seen[0].run_id, seen[0].workflow_id) == ("r", "12")
+
+
+async def test_nothing_of_a_payload_is_in_the_database_or_in_the_log(
+    database_url: str, connection: Connection, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not of a job that fails, is refused or succeeds, its results, follow-ups and groups."""
+    caplog.set_level(logging.DEBUG)
+    await fast_retries(pool, max_retry_attempts=2, results=True)
+    await create_queue(pool, "after")
+    keys = ring("k1")
+
+    async def handler(job: Job[Any]) -> Any:
+        kind = job.payload["kind"]
+        if kind == "error":
+            raise ValueError(f"cannot charge {job.payload['card']}")
+        if kind == "asked":
+            raise RetryAfter(0, f"no {job.payload['card']}", error_type="Limited")
+        if kind == "buried":
+            return DeadLetter(f"bad {job.payload['card']}")
+        if kind == "unkept":
+            return {job.payload["card"]: "x" * 70_000}
+        if kind == "odd result":
+            return {"card": job.payload["card"], "odd": object()}
+        follow_up = FollowUp("after", {"card": job.payload["card"]})
+        return Done(then=follow_up, result={"card": job.payload["card"]})
+
+    kinds = ["error", "asked", "buried", "unkept", "odd result", "good"]
+    async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+        jobs = [{"kind": kind, "card": CANARY} for kind in kinds]
+        ids = await service.enqueue_many(
+            jobs, group="g", on_complete=FollowUp("after", {"all": CANARY})
+        )
+        wrong = await service.enqueue("no object: " + CANARY)
+        await add_schedule(
+            pool, "jobs", "nightly", every=3600, payload={"card": CANARY}, encryption=keys
+        )
+        async with working(database_url, handler, encryption=keys):
+            ends = [await service.wait(each, timeout_seconds=60) for each in [*ids, wrong]]
+        assert [end.outcome for end in ends] == [
+            *["dead_lettered"] * 3,
+            *["succeeded"] * 3,
+            "dead_lettered",
+        ]
+        assert ends[5].result == {"card": CANARY}
+        assert ends[3].error_type == ends[4].error_type == "ResultRefusedError"
+        assert [end.error_type for end in ends[:3]] == ["ValueError", "Limited", "DeadLetter"]
+        assert ends[0].error_message == "withheld, because the job is encrypted"
+    text = await all_text(connection)
+    assert "ValueError" in text  # so it looks where errors are
+    assert CANARY not in text
+    assert CANARY not in caplog.text
+    assert await connection.fetchval("select count(*) from pgmq.q_after") == 2
+
+
+async def test_a_ring_can_keep_error_messages(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """Whoever needs them more than secrecy asks for them."""
+    keys = ring("k1", keeps_error_messages=True)
+    await fast_retries(pool, max_retry_attempts=1)
+
+    async def handler(job: Job[Any]) -> None:
+        raise ValueError(f"cannot charge {job.payload}")
+
+    async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+        msg_id = await service.enqueue(CANARY)
+        async with working(database_url, handler, encryption=keys):
+            end = await service.wait(msg_id, timeout_seconds=60)
+    assert end.error_message == f"cannot charge {CANARY}"
+    [attempt] = await history(connection, msg_id)
+    assert "raise ValueError" in attempt["error_stack"]
+
+
+async def test_the_message_of_a_timeout_is_kept(database_url: str, pool: Pool) -> None:
+    """What the worker itself says holds nothing of the payload."""
+    await fast_retries(pool, max_retry_attempts=1, job_timeout_seconds=0.01)
+
+    async def handler(_: Job[Any]) -> None:
+        await asyncio.sleep(60)
+
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        msg_id = await service.enqueue(CANARY)
+        async with working(database_url, handler, encryption=ring("k1")):
+            end = await service.wait(msg_id, timeout_seconds=60)
+    assert end.error_message == "the attempt ran longer than 0.01 seconds"
+
+
+async def test_a_lost_key_loses_no_job(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """The job is tried again, becomes a dead letter that names the key, and is replayed later."""
+    seen: list[Any] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append(job.payload)
+
+    await fast_retries(pool, max_retry_attempts=3)
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        msg_id = await service.enqueue({"run_id": "r", "card": CANARY})
+        for keys in (None, ring("k2")):
+            async with working(database_url, handler, encryption=keys):
+                end = await service.wait(msg_id, timeout_seconds=60)
+            assert end.outcome == "dead_lettered"
+            assert (end.attempts, end.error_type) == (3, "UnknownEncryptionKeyError")
+            assert "key 'k1'" in str(end.error_message)
+            assert "nothing is lost" in str(end.error_message)
+            attempts = await history(connection, msg_id)
+            assert {row["run_id"] for row in attempts} == {"r"}
+            assert {row["error_stack"] for row in attempts} == {None}
+            [dead] = await DLQService(pool, "jobs").list_dead_letter_jobs()
+            msg_id = await DLQService(pool, "jobs").replay_dead_letter_job(dead.id)
+        async with working(database_url, handler, encryption=ring("k2", "k1")):
+            assert (await service.wait(msg_id, timeout_seconds=60)).outcome == "succeeded"
+    assert seen == [{"run_id": "r", "card": CANARY}]
+
+
+@pytest.mark.parametrize("what", ["ciphertext", "run", "queue"])
+async def test_a_changed_message_is_buried_at_once(
+    what: str, database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """Its handler never sees it, and no attempt is repeated."""
+    seen: list[Any] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append(job.payload)
+
+    keys = ring("k1")
+    if what == "queue":
+        body = seal("{}", keys.first, Place("queue", "others"), {})
+        msg_id = await connection.fetchval("select pgmq.send('jobs', $1::jsonb)", body)
+    else:
+        async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+            msg_id = await service.enqueue({"run_id": "r", "card": CANARY})
+        path = "{run_id}" if what == "run" else "{enc,data}"
+        await connection.execute(
+            "update pgmq.q_jobs set message = jsonb_set(message, $1::text::text[], "
+            """'"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"')""",
+            path,
+        )
+    async with (
+        QueueService[Any](pool, "jobs", encryption=keys) as service,
+        working(database_url, handler, encryption=keys),
+    ):
+        end = await service.wait(msg_id, timeout_seconds=60)
+    assert (end.outcome, end.attempts) == ("dead_lettered", 1)
+    assert end.error_type == "DecryptionError"
+    assert not seen
+
+
+async def test_a_required_queue_refuses_what_is_plain(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """The library and SQL refuse it at the producer, and a worker buries that of other clients."""
+    seen: list[Any] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append(job.payload)
+
+    await set_queue_config(pool, "jobs", encryption="require")
+    async with QueueService[Any](pool, "jobs") as service:
+        with pytest.raises(EncryptionRequiredError, match="takes encrypted jobs only"):
+            await service.enqueue({"a": 1})
+        with pytest.raises(EncryptionRequiredError):
+            await service.enqueue_many([{"a": 1}])
+    with pytest.raises(asyncpg.PostgresError, match="SQL cannot encrypt") as refused:
+        await connection.fetch("""select meshhook.enqueue('jobs', '{"a": 1}'::jsonb)""")
+    assert refused.value.sqlstate == "MHQ20"
+    foreign = await connection.fetchval("""select pgmq.send('jobs', '{"run_id": "r"}'::jsonb)""")
+    keys = ring("k1")
+    async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+        mine = await service.enqueue({"b": 2})
+        async with working(database_url, handler, encryption=keys):
+            end = await service.wait(foreign, timeout_seconds=60)
+            assert (await service.wait(mine, timeout_seconds=60)).outcome == "succeeded"
+        assert (end.outcome, end.error_type) == ("dead_lettered", "UnencryptedMessageError")
+        assert "encryption=accept" in str(end.error_message)
+        [attempt] = await history(connection, foreign)
+        assert attempt["run_id"] == "r"
+        await set_queue_config(pool, "jobs", encryption="accept")
+        [dead] = await DLQService(pool, "jobs").list_dead_letter_jobs()
+        again = await DLQService(pool, "jobs").replay_dead_letter_job(dead.id)
+        async with working(database_url, handler, encryption=keys):
+            assert (await service.wait(again, timeout_seconds=60)).outcome == "succeeded"
+    assert seen == [{"b": 2}, {"run_id": "r"}]
+
+
+async def test_the_database_takes_encrypted_jobs_of_a_required_queue(
+    connection: Connection,
+) -> None:
+    """A job that follows is such a job: it was encrypted by the worker."""
+    await set_queue_config(connection, "jobs", encryption="require")
+    body = seal("{}", ring("k1").first, Place("queue", "jobs"), {})
+    assert await connection.fetchval("select meshhook.enqueue('jobs', $1::jsonb)", body)
+
+
+async def test_a_job_of_a_required_queue_cannot_follow_from_a_worker_without_keys(
+    database_url: str, pool: Pool
+) -> None:
+    """The attempt fails, as with every job that cannot follow."""
+    await create_queue(pool, "after")
+    await set_queue_config(pool, "after", encryption="require")
+    await fast_retries(pool, max_retry_attempts=1)
+
+    async def handler(_: Job[Any]) -> Done:
+        return Done(then=FollowUp("after", {}))
+
+    async with QueueService[Any](pool, "jobs") as service:
+        msg_id = await service.enqueue({})
+        async with working(database_url, handler):
+            end = await service.wait(msg_id, timeout_seconds=60)
+    assert (end.outcome, end.error_type) == ("dead_lettered", "FollowUpRefusedError")
+
+
+async def test_large_messages_are_decrypted(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """Those that are read apart from their claim, and those that are decrypted in a thread."""
+    seen: list[int] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append(len(job.payload))
+
+    keys = ring("k1")
+    sizes = [100_000, 600_000]
+    async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+        ids = [await service.enqueue("x" * size) for size in sizes]
+        async with working(database_url, handler, encryption=keys):
+            for each in ids:
+                assert (await service.wait(each, timeout_seconds=60)).outcome == "succeeded"
+        with pytest.raises(JobTooLargeError, match="bytes of JSON when encrypted"):
+            await service.enqueue("x" * 1_000_000)
+    assert sorted(seen) == sizes
+
+
+async def test_a_key_in_the_body_stays_readable(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """A keyed queue finds it where its path says; an object is refused."""
+    await set_queue_config(pool, "jobs", keyed=True, key_path="payload.tenant")
+    seen: list[Any] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append(job.payload)
+
+    keys = ring("k1")
+    async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+        payload = {"tenant": "t-1", "card": CANARY}
+        await service.enqueue({"run_id": "r", "payload": payload})
+        await service.enqueue({"run_id": "r", "payload": {"tenant": 7}})
+        with pytest.raises(InvalidJobError, match=r"payload\.tenant, is an object"):
+            await service.enqueue({"payload": {"tenant": {}}})
+        found = await connection.fetch(
+            "select message #>> '{payload,tenant}' as tenant from pgmq.q_jobs order by msg_id"
+        )
+        assert [row["tenant"] for row in found] == ["t-1", "7"]
+        assert CANARY not in await all_text(connection)
+        async with working(database_url, handler, encryption=keys):
+            await eventually(lambda: len(seen) == 2)
+    assert payload in seen
+
+
+async def test_sql_refuses_an_encrypted_job_without_the_key_of_its_queue(
+    connection: Connection,
+) -> None:
+    """What follows a job has its key in a header: its queue's path is not known there."""
+    await set_queue_config(connection, "jobs", keyed=True, key_path="tenant")
+    body = seal("{}", ring("k1").first, Place("queue", "jobs"), {})
+    with pytest.raises(asyncpg.PostgresError, match="has no readable key at tenant") as refused:
+        await connection.fetchval("select meshhook.enqueue('jobs', $1::jsonb)", body)
+    assert refused.value.sqlstate == "MHQ20"
+
+
+async def test_a_published_job_reaches_every_bound_queue(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """It is encrypted once, for its topic."""
+    try:
+        await bind_topic(pool, "jobs", "cards.#")
+    except Exception as error:  # noqa: BLE001 - of an older PGMQ
+        pytest.skip(str(error))
+    seen: list[Any] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append(job.payload)
+
+    keys = ring("k1")
+    async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+        assert await service.publish("cards.new", {"card": CANARY})
+        assert CANARY not in await all_text(connection)
+        async with working(database_url, handler, encryption=keys):
+            await eventually(lambda: seen)
+    assert seen == [{"card": CANARY}]
+
+
+async def test_a_schedule_is_encrypted_once(connection: Connection, pool: Pool) -> None:
+    """To declare it again changes nothing; with another first key, it is encrypted again."""
+
+    async def declare(keys: KeyRing, payload: Any = CANARY) -> bool:
+        return await add_schedule(
+            pool, "jobs", "nightly", every=3600, payload=payload, encryption=keys
+        )
+
+    assert await declare(ring("k1"))
+    assert not await declare(ring("k1"))
+    assert not await declare(ring("k2", "k1"))  # it can still be read
+    assert await declare(ring("k2", "k1"), "other")
+    assert await declare(ring("k1"), "other")  # this one cannot read it
+    await run_schedule(pool, "jobs", "nightly")
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        job = await service.dequeue()
+    assert job is not None
+    assert job.payload == "other"
+
+
+async def test_a_service_decrypts_what_it_claims(connection: Connection, pool: Pool) -> None:
+    """One without the key says so and leaves the job leased; one that was changed is buried."""
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        await service.enqueue({"card": CANARY})
+    async with QueueService[Any](pool, "jobs") as stranger:
+        with pytest.raises(UnknownEncryptionKeyError):
+            await stranger.dequeue(0.001)
+        await eventually(
+            lambda: connection.fetchval("select vt < clock_timestamp() from pgmq.q_jobs")
+        )
+    async with QueueService[Any](pool, "jobs", encryption=ring("k2", "k1")) as service:
+        job = await service.dequeue()
+        assert job is not None
+        assert job.payload == {"card": CANARY}
+        await service.acknowledge(job)
+        await service.enqueue({})
+        await connection.execute("""update pgmq.q_jobs set message = message || '{"run_id": ""}'""")
+        assert await service.dequeue() is None
+    [dead] = await DLQService(pool, "jobs").list_dead_letter_jobs()
+    assert dead.error_type == "DecryptionError"
+
+
+def test_the_sync_service_encrypts(database_url: str) -> None:
+    """Over its own connections."""
+    with SyncQueueService[Any](database_url, "jobs", encryption=ring("k1")) as service:
+        msg_id = service.enqueue({"card": CANARY})
+
+    async def read() -> Any:
+        async with QueueService[Any](database_url, "jobs", encryption=ring("k1")) as other:
+            return await other.dequeue()
+
+    job = asyncio.run(read())
+    assert (job.msg_id, job.payload) == (msg_id, {"card": CANARY})
+
+
+async def test_a_dead_letter_goes_to_another_queue_with_the_keys_only(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """It is encrypted anew for that queue; without the keys it stays where it is."""
+    await create_queue(pool, "others")
+    await set_queue_config(pool, "others", keyed=True, key_path="tenant")
+    await fast_retries(pool, max_retry_attempts=1)
+
+    async def fail(_: Job[Any]) -> None:
+        raise ValueError
+
+    keys = ring("k2", "k1")
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        msg_id = await service.enqueue({"tenant": "t", "card": CANARY})
+        async with working(database_url, fail, encryption=keys):
+            await service.wait(msg_id, timeout_seconds=60)
+    [dead] = await DLQService(pool, "jobs").list_dead_letter_jobs()
+    with pytest.raises(EncryptionError, match="only with the keys"):
+        await DLQService(pool, "jobs").replay_dead_letter_job(dead.id, "others")
+    assert await DLQService(pool, "jobs").list_dead_letter_jobs() == [dead]
+    await DLQService(pool, "jobs", encryption=keys).replay_dead_letter_job(dead.id, "others")
+    message = json.loads(await connection.fetchval("select message from pgmq.q_others"))
+    assert (message["tenant"], message["enc"]["key"]) == ("t", "k2")
+    async with QueueService[Any](pool, "others", encryption=keys) as service:
+        job = await service.dequeue()
+    assert job is not None
+    assert job.payload == {"tenant": "t", "card": CANARY}
+
+
+async def test_a_key_that_comes_later_is_found_while_the_job_waits(
+    database_url: str, pool: Pool
+) -> None:
+    """A worker asks its source for a key that it does not know before it spends an attempt."""
+    given = [{"k1": FIRST}, {"k2": SECOND, "k1": FIRST}]
+    asked = 0
+
+    async def load() -> dict[str, bytes]:
+        nonlocal asked
+        asked += 1
+        return given[min(asked, 2) - 1]
+
+    async def handler(_: Job[Any]) -> None:
+        pass
+
+    keys = KeyRing.from_function(load)
+    keys._source.unknown_check_seconds = 0
+    await fast_retries(pool, max_retry_attempts=1)
+    async with (
+        QueueService[Any](pool, "jobs", encryption=ring("k2")) as service,
+        working(database_url, handler, encryption=keys),
+    ):
+        end = await service.wait(await service.enqueue(CANARY), timeout_seconds=60)
+    assert (end.outcome, end.attempts, asked) == ("succeeded", 1, 2)

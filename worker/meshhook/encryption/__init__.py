@@ -1,0 +1,1 @@
+"""Encryption of payloads: keys, where they come from, and the messages that they encrypt."""

@@ -1,0 +1,4 @@
+-- Returns the message of schedule $2 of queue $1. Locks: none. Index: the primary key.
+select s.message::text as message
+from meshhook.schedules s
+where s.queue = $1::text and s.name = $2::text
