@@ -69,12 +69,12 @@ async def test_a_replay_is_a_new_job_with_the_same_body(
 async def test_what_belongs_to_the_first_job_is_left_out(
     service: QueueService[Any], connection: Connection
 ) -> None:
-    """A replay is in no group, holds no unique key, and has spent no attempt."""
+    """A replay is in no group, holds no unique key, has spent no attempt, and no past deadline."""
     await service.enqueue_many([{}], group="g")
     await service.enqueue({}, unique_key="u")
     await connection.execute(
-        """update pgmq.q_jobs
-        set headers = coalesce(headers, '{}') || '{"meshhook-settled": 1}', read_ct = 1"""
+        "update pgmq.q_jobs set headers = coalesce(headers, '{}') || $1::jsonb, read_ct = 1",
+        '{"meshhook-settled": 1, "meshhook-expires-at": "2099-01-01T00:00:00Z"}',
     )
     jobs = [job for _ in range(2) if (job := await service.dequeue()) is not None]
     assert await service.acknowledge_many(jobs) == [True, True]

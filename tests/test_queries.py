@@ -38,6 +38,7 @@ def variants(name: str, tables: queries.QueueTables | str, target: str) -> set[s
             has_breakers=has_breakers,
             has_links=has_links,
             keeps_bodies=keeps_bodies,
+            prefers_lz4=keeps_bodies,
         )
         for has_breakers, has_links, keeps_bodies in product((False, True), repeat=3)
     }

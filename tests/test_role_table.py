@@ -279,6 +279,7 @@ FUNCTIONS = {
     "finished_bytes()": "WPROM",
     "is_keepable(jsonb,jsonb)": "WPROM",
     "prepare_finished_jobs()": "",
+    "prefer_lz4()": "WPROM",
     "replayed_from(text,jsonb)": "WPROM",
     REPLAY_JOBS: "   O",
     "count_ended_jobs(text,text[],bigint[],text[])": "WPROM",

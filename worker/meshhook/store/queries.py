@@ -12,7 +12,7 @@ from importlib import resources
 
 from meshhook.names import dead_letter_queue_name, validate_key_path, validate_queue_name
 
-_OPTIONAL = re.compile(r"\{(breakers|links|kept)\}(.*?)\{/\1\}", re.DOTALL)
+_OPTIONAL = re.compile(r"\{(breakers|links|kept|lz4)\}(.*?)\{/\1\}", re.DOTALL)
 _UTF8 = re.compile(r"\{utf8 ([^{}]+)\}")
 _MOMENT = re.compile(r"\{moment ([a-z_.]+)\}")
 # Other clients may store any time that PostgreSQL has: infinity, 4713 BC, 294276 AD. Python has
@@ -117,11 +117,12 @@ def load(
     has_breakers: bool = False,
     has_links: bool = False,
     keeps_bodies: bool = False,
+    prefers_lz4: bool = False,
 ) -> str:
     """Return the statement `sql/<name>.sql`.
 
-    What stands between `{breakers}` and `{/breakers}`, or between the like with `links` or `kept`,
-    is left out unless asked for: queues that use none pay for none.
+    What stands between `{breakers}` and `{/breakers}`, or between the like with `links`, `kept` or
+    `lz4`, is left out unless asked for: queues that use none pay for none.
     `{utf8 TEXT}` in it becomes that text, or null where it is not UTF-8; `{moment COLUMN}` the time
     in that column, or the nearest that Python has; `{dead_letter}` what is read of a dead letter;
     `{last_of_chunk}`, `{last_columns}` and `{recorded_jobs}` the parts of searches in the history;
@@ -143,12 +144,18 @@ def load(
         has_links: whether such a statement does what hangs on the jobs that end, such as freeing
             unique keys. Default: no.
         keeps_bodies: whether such a statement keeps the bodies of jobs that end. Default: no.
+        prefers_lz4: whether a statement that sends compresses with lz4, if it can. Default: no.
 
     Raises:
         InvalidQueueNameError: if a queue's name is not a safe one.
         InvalidSettingError: if the path is not a safe one.
     """
-    wanted = {"breakers": has_breakers, "links": has_links, "kept": keeps_bodies}
+    wanted = {
+        "breakers": has_breakers,
+        "links": has_links,
+        "kept": keeps_bodies,
+        "lz4": prefers_lz4,
+    }
     text = _OPTIONAL.sub(lambda part: part[2] if wanted[part[1]] else "", _read(name))
     if tables is None:
         return text

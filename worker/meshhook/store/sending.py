@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 MAX_BATCH_MESSAGES = 1_000
 MAX_BATCH_BYTES = 8_388_608
 HOLD_SECONDS = 0.05
+COMPRESSED_CHARACTERS = 2_000
+"""From this length on, PostgreSQL may compress a body."""
 LARGE_MESSAGE_BYTES = 1_048_576
 """From this size on, a program limit reported by the server is attributed to the message's size."""
 _CONFLICT_TRIES = 5
@@ -50,19 +52,38 @@ async def insert_messages(
     connection: object,
     queue_name: str,
     messages: Sequence[Message],
+    *,
+    is_callers_transaction: bool | None = None,
 ) -> list[int]:
     """Store messages, and return their ids in order.
+
+    Args:
+        connection: where to store them.
+        queue_name: the queue.
+        messages: the messages.
+        is_callers_transaction: whether this is part of a transaction of the caller, whose settings
+            are left alone. Default: if the connection is in a transaction.
 
     Raises:
         QueueNotFoundError: if the queue has no table.
     """
-    sql = queries.load("enqueue", queue_name)
+    if is_callers_transaction is None:
+        is_callers_transaction = _is_in_transaction(connection)
+    prefers_lz4 = not is_callers_transaction and any(
+        len(message[0]) >= COMPRESSED_CHARACTERS for message in messages
+    )
+    sql = queries.load("enqueue", queue_name, prefers_lz4=prefers_lz4)
     try:
         rows = await connection.fetch(sql, *_columns(messages))  # type: ignore[attr-defined]
     except (SchemaMissingError, asyncpg.UndefinedTableError) as error:
         raise QueueNotFoundError(queue_name) from error
     messages_enqueued(queue_name).inc(len(rows))
     return [row[0] for row in rows]
+
+
+def _is_in_transaction(connection: object) -> bool:
+    found: Any = getattr(connection, "is_in_transaction", False)
+    return bool(found() if callable(found) else found)
 
 
 async def insert_group(
@@ -76,12 +97,15 @@ async def insert_group(
         GroupExistsError, InvalidJobError, QueueNotFoundError, DatabaseError: none is stored.
         UncertainCommitError: all are stored, or none is.
     """
+    is_callers = database.is_in_transaction
 
     async def insert(connection: Any) -> list[int]:
         ids: list[int] = []
         with translated_statement_errors():
             for batch in batches_of(messages) if messages else ():
-                ids += await insert_messages(connection, queue_name, batch)
+                ids += await insert_messages(
+                    connection, queue_name, batch, is_callers_transaction=is_callers
+                )
             await connection.fetch(queries.load("create_group"), *group.arguments(queue_name, ids))
         return ids
 
@@ -161,12 +185,15 @@ async def insert_batches(database: Database, queue_name: str, messages: list[Mes
         UncertainCommitError: all are stored, or none is.
     """
     batches = batches_of(messages)
+    is_callers = database.is_in_transaction
 
     async def insert_all(connection: object) -> list[int]:
         ids: list[int] = []
         for batch in batches:
             with translated_statement_errors():
-                ids += await insert_messages(connection, queue_name, batch)
+                ids += await insert_messages(
+                    connection, queue_name, batch, is_callers_transaction=is_callers
+                )
         return ids
 
     try:
