@@ -570,19 +570,33 @@ AUTOMATIC = {
     *("enqueue", "enqueue_unique", "enqueue_unique_new", "enqueue_many()", "enqueue_unique()"),
     *("create_group()", "enqueue_group()", "insert_group_callback()", "publish()"),
     # Workers take and settle them.
-    *("advance_messages", "claim", "claim_keyed", "extend", "release", "settle"),
+    *(
+        "advance_messages",
+        "claim",
+        "claim_keyed",
+        "claim_prioritized",
+        "extend",
+        "release",
+        "settle",
+    ),
     *("settle_succeeded", "fail_schedule", "fire_schedule()", "send_firing()"),
     *("count_ended_jobs()", "enqueue_follow_ups()", "enqueue_group_callback()"),
     *("repair_groups()", "carry_out_cancellations()", "hold_keys_of_jobs"),
     *("record_key_failures()", "record_key_successes()", "hold_key_of_dead_letter()"),
     *("report_workers", "withdraw_worker", "forget_workers", "delete_withdrawn_worker()"),
     # They keep house.
+    "delete_expired_finished()",
     *("delete_expired_archived", "delete_expired_attempts()", "delete_expired_dead_letters"),
     *("delete_idle_breakers()", "delete_past_cancellations()", "delete_past_firings()"),
     *("delete_past_groups()", "delete_unused_unique_keys", "delete_freed_key()"),
     *("delete_past_audit_entries()", "forget_former_unique_keys()", "forget_unique_keys()"),
     # What follows from a change that has its entry.
-    *("take_keys_of_replayed", "resume_keys_of_dead_letters()", "resume_keys_of_queue()"),
+    *(
+        "replace_messages",
+        "take_keys_of_replayed",
+        "resume_keys_of_dead_letters()",
+        "resume_keys_of_queue()",
+    ),
     # The operator renews cordons with each tick.
     "cordon_workers()",
     # Parts of functions that write the entry; it changes nothing; it writes the entry.
@@ -598,7 +612,7 @@ AUTOMATIC = {
 TRIGGERED = {
     *("create_queue()", "drop_queue()", "set_queue_config", "set_breaker", "set_keys"),
     *("set_limits", "set_lookups", "set_key", "set_declared_keys", "hold_key", "forget_key"),
-    "set_retries",
+    *("set_retries", "set_priorities", "set_encryption", "set_kept_bodies"),
     *("add_schedule()", "pause_schedule", "run_schedule", "delete_schedule", "apply_role()"),
 }
 

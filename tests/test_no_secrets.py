@@ -117,6 +117,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "schedule delete": ("schedule", "delete", "jobs", "daily", "--yes"),
     "groups list": ("groups", "list"),
     "groups show": ("groups", "show", "jobs", "import-7", "--repair"),
+    "doctor": ("doctor",),
     "audit list": ("audit", "list"),
     "audit export": ("audit", "export"),
     "roles create": ("roles", "create", "worker", "--login-from-env", "MARKED_LOGIN"),

@@ -85,7 +85,9 @@ def test_meshhook_commands_work(stem, databases, troubled, monkeypatch, capsys):
         code = run(_ending(words[1:]))
         captured = capsys.readouterr()
         databases.drop(url)
-        assert code == 0, f"{shlex.join(words)}: {captured.err}"
+        # The doctor finds that the server of the tests is fast rather than safe.
+        worst = 1 if words[1] == "doctor" else 0
+        assert code <= worst, f"{shlex.join(words)}: {captured.err}"
 
 
 @with_each_runbook

@@ -48,6 +48,7 @@ class _Commands(LazyGroup):
         "stats": "Show queues now and over the last 24 hours, or live.",
         "console": "Serve the browser console until SIGTERM or Ctrl-C.",
         "exporter": "Export the metrics of all queues until SIGTERM or Ctrl-C.",
+        "doctor": "Look for what is wrong, and say the way out.",
         "audit": "Show and export who changed what.",
         "roles": "Create, grant and check least-privilege database roles.",
         "demo": "Watch 2,000 webhooks survive a killed worker.",

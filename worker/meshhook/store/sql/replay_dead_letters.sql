@@ -71,7 +71,8 @@ with moment as materialized (
     select meshhook.audit('dead_letters.replayed', $2::text,
         pg_catalog.jsonb_build_object('dead_letter_ids', pg_catalog.to_jsonb(
             (pg_catalog.array_agg(s.dead_letter_id order by s.dead_letter_id))[1:100])),
-        pg_catalog.count(*))
+        pg_catalog.count(*),
+        case when $4::jsonb is not null then '{"body": "replaced"}'::jsonb end)
     from sent s
 )
 select s.dead_letter_id, s.msg_id from sent s

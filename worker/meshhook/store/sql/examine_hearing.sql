@@ -1,0 +1,2 @@
+-- Notifies a channel $1. Locks: none.
+select pg_catalog.pg_notify($1::text, '')

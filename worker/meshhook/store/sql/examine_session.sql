@@ -1,0 +1,2 @@
+-- The process that runs this statement. Locks: none.
+select pg_catalog.pg_backend_pid() as pid
