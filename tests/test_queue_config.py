@@ -53,6 +53,7 @@ def test_every_number_has_a_range() -> None:
         "results",
         "encryption",
         "lookup_by",
+        "dead_letter_follow_up",
         "on_expiry",
         "retry_backoff",
         "retry_delays_ms",

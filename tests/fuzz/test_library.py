@@ -64,6 +64,7 @@ RECORDS = {
     "JobGroup",
     "ErrorGroup",
     "FailedAttempt",
+    "FailedJob",
     "QueueConfig",
     "Priority",
     "KeyState",

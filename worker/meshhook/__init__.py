@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from meshhook.groups import JobGroup, get_group, list_groups, repair_group
     from meshhook.job_changes import ChangeResult, JobChange, JobChanges
     from meshhook.job_ends import JobEnd
-    from meshhook.jobs import DueTime, FinishedGroup, Job, WorkflowJob
+    from meshhook.jobs import DueTime, FailedJob, FinishedGroup, Job, WorkflowJob
     from meshhook.keys import (
         BreakerState,
         HoldMaker,
@@ -145,6 +145,7 @@ __all__ = [
     "EnqueuedId",
     "ErrorGroup",
     "FailedAttempt",
+    "FailedJob",
     "FinishedGroup",
     "FollowUp",
     "GroupExistsError",
@@ -269,6 +270,7 @@ _HOMES = {
     "EnqueuedId": "meshhook.unique",
     "ErrorGroup": "meshhook.store.dead_letter_rows",
     "FailedAttempt": "meshhook.retry",
+    "FailedJob": "meshhook.jobs",
     "FinishedGroup": "meshhook.jobs",
     "FollowUp": "meshhook.follow_ups",
     "GroupExistsError": "meshhook.errors",

@@ -29,6 +29,7 @@ from meshhook.queue_config import (
     RETRY_NAMES,
     SETTING_NAMES,
     QueueConfig,
+    QueueSettings,
     changed_settings,
 )
 from meshhook.store import queries
@@ -266,27 +267,7 @@ async def set_queue_config(
             raise QueueNotFoundError(name)
         config = QueueConfig.from_row(name, current[0])
         settings = changed_settings(config, changes)
-        # In an order in which no limit is without keys in between.
-        of_keys = [
-            ("set_keys", KEY_PLACE_NAMES),
-            ("set_limits", LIMIT_NAMES),
-            ("set_breaker", BREAKER_NAMES),
-        ]
-        of_keys = of_keys if settings.keyed else of_keys[::-1]
-        # And in one in which no queue has keys and priorities in between.
-        of_priorities = ("set_priorities", PRIORITY_SETTING_NAMES)
-        ordered = [of_priorities, *of_keys] if settings.keyed else [*of_keys, of_priorities]
-        others = [
-            ("set_lookups", LOOKUP_NAMES),
-            ("set_retries", RETRY_NAMES),
-            ("set_kept_bodies", KEPT_NAMES),
-            ("set_encryption", ENCRYPTION_NAMES),
-        ]
-        for statement, names in [*ordered, *others]:
-            values = [getattr(settings, each) for each in names]
-            # Not everybody may change them who may change the others.
-            if values != [getattr(config, each) for each in names]:
-                await connection.fetch(queries.load(statement), name, *values)
+        await _change_apart(connection, name, config, settings)
         row: asyncpg.Record = await connection.fetchrow(
             queries.load("set_queue_config"),
             name,
@@ -298,6 +279,53 @@ async def set_queue_config(
     config = QueueConfig.from_row(name, row[0])
     await _drop_indexes(source, config, changes)
     return config
+
+
+async def _change_apart(
+    connection: Any, queue: str, config: QueueConfig, settings: QueueSettings
+) -> None:
+    """Write the settings that have statements of their own, if they change.
+
+    Not everybody may change them who may change the others.
+    """
+    if settings.dead_letter_follow_up != config.dead_letter_follow_up:
+        await _check_follow_up(connection, queue, settings.dead_letter_follow_up)
+    # In an order in which no limit is without keys in between.
+    of_keys = [
+        ("set_keys", KEY_PLACE_NAMES),
+        ("set_limits", LIMIT_NAMES),
+        ("set_breaker", BREAKER_NAMES),
+    ]
+    of_keys = of_keys if settings.keyed else of_keys[::-1]
+    # And in one in which no queue has keys and priorities in between.
+    of_priorities = ("set_priorities", PRIORITY_SETTING_NAMES)
+    ordered = [of_priorities, *of_keys] if settings.keyed else [*of_keys, of_priorities]
+    others = [
+        ("set_lookups", LOOKUP_NAMES),
+        ("set_retries", RETRY_NAMES),
+        ("set_kept_bodies", KEPT_NAMES),
+        ("set_encryption", ENCRYPTION_NAMES),
+    ]
+    for statement, names in [*ordered, *others]:
+        values = [getattr(settings, each) for each in names]
+        if values != [getattr(config, each) for each in names]:
+            await connection.fetch(queries.load(statement), queue, *values)
+
+
+async def _check_follow_up(connection: Any, queue: str, follow_up: str | None) -> None:
+    """Refuse a queue for the jobs that follow dead letters that is the queue itself, or missing."""
+    if follow_up is None:
+        return
+    if follow_up == queue:
+        raise InvalidSettingError(
+            f"dead_letter_follow_up={quoted(follow_up)}: what follows its own dead letters would "
+            "never end; name another queue"
+        )
+    if await connection.fetchrow(queries.load("get_queue_config"), follow_up) is None:
+        raise InvalidSettingError(
+            f"dead_letter_follow_up={quoted(follow_up)}: there is no such queue. Create it first: "
+            f"meshhook queue create {follow_up}"
+        )
 
 
 async def _build_indexes(database: Database, queue: str, changes: Mapping[str, Any]) -> None:

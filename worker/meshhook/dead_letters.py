@@ -21,7 +21,7 @@ from meshhook.errors import (
     InvalidSettingError,
     NotAJobError,
 )
-from meshhook.jobs import Job, has_links
+from meshhook.jobs import Job
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.outcomes import AttemptOutcome
 from meshhook.postgres.database import LONG_ANSWER_TIMEOUT_SECONDS, Database
@@ -150,7 +150,7 @@ class DLQService:
             run_id=job.run_id,
             workflow_id=job.workflow_id,
             project_id=job.project_id,
-            has_links=has_links(job.headers),
+            has_links=True,  # a job may follow
             error_type=storable_text(error_type, MAX_ERROR_TYPE_LENGTH),
             error_message=storable_text(error_message, MAX_ERROR_MESSAGE_LENGTH),
             error_stack=stack and storable_text(stack, MAX_ERROR_STACK_LENGTH),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from meshhook.errors import InvalidJobError, InvalidSettingError
+from meshhook.errors import InvalidJobError, InvalidQueueNameError, InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.expiry import (
     check_expires_at,
     check_expires_in,
     check_single_deadline,
-    expiry_headers,
 )
-from meshhook.jobs import EXPIRES_AT_HEADER, EXPIRES_IN_HEADER, RETRY_HEADER
-from meshhook.retry import RetryPolicy, header_of_policy, policy_from_header
+from meshhook.follow_ups import FollowUp
+from meshhook.jobs import EXPIRES_AT_HEADER, EXPIRES_IN_HEADER, ON_DEAD_LETTER_HEADER, RETRY_HEADER
+from meshhook.priorities import PRIORITY_HEADER, checked_priority
+from meshhook.retry import RetryPolicy, policy_from_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,41 +32,9 @@ class JobPolicies(TypedDict, total=False):
     expires_in: float | timedelta | None
     """The same as a time after it is enqueued, by the database's clock: 0.001 seconds to 366
     days, in seconds or as a timedelta."""
-
-
-def headers_with_policies(
-    headers: Mapping[str, Any] | None,
-    *,
-    retry: RetryPolicy | None = None,
-    expires_at: datetime | None = None,
-    expires_in: float | timedelta | None = None,
-) -> Mapping[str, Any] | None:
-    """Return a message's headers with the job's own policies among them.
-
-    Raises:
-        InvalidSettingError: if one is no policy.
-        InvalidJobError: if one is given as a header as well.
-    """
-    own = expiry_headers(expires_at, expires_in)
-    if retry is not None:
-        if not isinstance(retry, RetryPolicy):
-            raise InvalidSettingError(
-                f"retry is a RetryPolicy, such as RetryPolicy(max_attempts=3), got {quoted(retry)}"
-            )
-        own[RETRY_HEADER] = header_of_policy(retry)
-    if not own:
-        return headers
-    if headers is None:
-        return own
-    if not hasattr(headers, "keys"):
-        return headers  # what is no mapping is refused with the other headers
-    for name in own:
-        if name in headers:
-            raise InvalidJobError(
-                f"the header {name} was given beside the argument that sets it; leave one of them "
-                "out"
-            )
-    return {**headers, **own}
+    on_dead_letter: FollowUp | None
+    """A job to enqueue if it becomes a dead letter. Default: as its queue's setting
+    `dead_letter_follow_up` says."""
 
 
 def check_policy_header(name: str, value: object, headers: Mapping[str, Any]) -> bool:
@@ -90,8 +59,45 @@ def check_policy_header(name: str, value: object, headers: Mapping[str, Any]) ->
     return True
 
 
+def _check_follow_up(value: object) -> None:
+    """Check the header `meshhook-on-dead-letter`.
+
+    Raises:
+        InvalidSettingError: naming the field.
+    """
+    if not isinstance(value, dict) or not {"queue", "message"} <= value.keys() <= _FOLLOW_UP:
+        raise InvalidSettingError(
+            "an object with queue and message, and perhaps headers, key and delay_seconds, "
+            f"got {quoted(value)}"
+        )
+    try:
+        FollowUp(
+            value["queue"],
+            delay=value.get("delay_seconds", 0),
+            key=value.get("key"),
+            headers=value.get("headers"),
+        )
+        _check_headers_of_follow_up(value.get("headers") or {})
+    except (InvalidJobError, InvalidQueueNameError) as error:
+        raise InvalidSettingError(str(error)) from None
+
+
+def _check_headers_of_follow_up(headers: Mapping[str, Any]) -> None:
+    for name, value in headers.items():
+        if name == PRIORITY_HEADER:
+            checked_priority(value)
+        elif str(name).startswith("meshhook-") and (
+            name == ON_DEAD_LETTER_HEADER or not check_policy_header(name, value, headers)
+        ):
+            raise InvalidJobError(
+                f"header {quoted(name)}: names that start with 'meshhook-' are the queue's own"
+            )
+
+
+_FOLLOW_UP = {"queue", "message", "headers", "key", "delay_seconds"}
 _CHECKS: dict[str, Callable[[object], object]] = {
     RETRY_HEADER: policy_from_header,
     EXPIRES_AT_HEADER: check_expires_at,
     EXPIRES_IN_HEADER: check_expires_in,
+    ON_DEAD_LETTER_HEADER: _check_follow_up,
 }

@@ -37,6 +37,12 @@ CLAIM_HEADER = "meshhook-claim"
 outcome."""
 DEAD_LETTER_HEADER = "meshhook-dead-letter"
 """The header of a dead letter that says how its job failed."""
+FAILED_JOB_HEADER = "meshhook-failed-job"
+"""The header of a job that follows a dead letter: how the other job failed, and how many dead
+letters lie before it in a row."""
+ON_DEAD_LETTER_HEADER = "meshhook-on-dead-letter"
+"""The header of a job that another one follows if it becomes a dead letter: that one's queue,
+message, headers, key and delay."""
 GROUP_HEADER = "meshhook-group"
 """The header of a job of a group: the group's id."""
 FINISHED_GROUP_HEADER = "meshhook-finished-group"
@@ -51,7 +57,7 @@ SCHEDULE_HEADER = "meshhook-schedule"
 """The header of a job of a schedule: its name, and the due time."""
 UNIQUE_HEADER = "meshhook-unique"
 """The header of a job that has a unique key."""
-_LINKING_HEADERS = frozenset({UNIQUE_HEADER, GROUP_HEADER})
+_LINKING_HEADERS = frozenset({UNIQUE_HEADER, GROUP_HEADER, ON_DEAD_LETTER_HEADER})
 
 MAX_ID_LENGTH = 200
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
@@ -96,6 +102,24 @@ class FinishedGroup:
     """How many became dead letters, were archived with an error, expired, or were lost."""
     cancelled: int
     """How many were cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedJob:
+    """A job that has become a dead letter, as the job sees it that follows it."""
+
+    queue: str
+    """Its queue."""
+    msg_id: int
+    """The id that it had there."""
+    dead_letter_id: int
+    """The id of the dead letter, by which it is shown, replayed and deleted."""
+    error_type: str
+    """The type of the last error."""
+    error_message: str
+    """The message of that error."""
+    attempts: int
+    """How many attempts it had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +317,20 @@ class Job(Generic[PayloadT]):
         ):
             return None  # another client's value under our header's name
         return FinishedGroup(**texts, **counts)  # type: ignore[arg-type]
+
+    @property
+    def failed_job(self) -> FailedJob | None:
+        """The job that has become a dead letter and that this one follows; None if it does not."""
+        found = self.headers.get(FAILED_JOB_HEADER)
+        if not isinstance(found, dict):
+            return None
+        texts = {name: found.get(name) for name in ("queue", "error_type", "error_message")}
+        counts = {name: found.get(name) for name in ("msg_id", "dead_letter_id", "attempts")}
+        if any(type(each) is not str for each in texts.values()) or any(
+            type(each) is not int for each in counts.values()
+        ):
+            return None  # another client's value under our header's name
+        return FailedJob(**texts, **counts)  # type: ignore[arg-type]
 
     @property
     def due_time(self) -> DueTime | None:

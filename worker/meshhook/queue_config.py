@@ -19,9 +19,9 @@ from pydantic import (
 )
 
 from meshhook.delays import MAX_DELAY_SECONDS
-from meshhook.errors import InvalidSettingError
+from meshhook.errors import InvalidQueueNameError, InvalidSettingError
 from meshhook.escaping import quoted
-from meshhook.names import validate_key_path
+from meshhook.names import validate_key_path, validate_queue_name
 from meshhook.priorities import PRIORITY_NAMES, Priority
 from meshhook.retry import MAX_ATTEMPTS, MAX_BACKOFF_MS, MAX_DELAYS, Backoff, RetryStrategy
 
@@ -77,6 +77,13 @@ def _checked_path(path: str) -> str:
         return validate_key_path(path)
     except InvalidSettingError as error:
         raise ValueError(str(error).partition(", got ")[0]) from None
+
+
+def _checked_queue(name: str) -> str:
+    try:
+        return validate_queue_name(name)
+    except InvalidQueueNameError as error:
+        raise ValueError(str(error)) from None
 
 
 def _checked_lookups(names: Any) -> Any:
@@ -194,6 +201,9 @@ class QueueSettings(BaseModel):
     ordered: bool = False
     """Whether one job of each key runs at a time, in the order of `msg_id`. Default false. Only for
     keyed queues."""
+    dead_letter_follow_up: Annotated[str, AfterValidator(_checked_queue)] | None = None
+    """The queue in which a job is enqueued for each job that becomes a dead letter; None, the
+    default, means none. Not the queue itself."""
     on_dead_letter: Literal["continue", "block"] = "continue"
     """What a dead letter does to its key, if keys are ordered. With `continue`, the default, the
     next job starts; with `block` none does until the dead letter is replayed or deleted, or the key
@@ -387,8 +397,14 @@ PRIORITY_SETTING_NAMES = ("prioritized", "priority_target_seconds", "urgent_slot
 """Those of priorities; `prioritized` needs an index of the queue's table."""
 LOOKUP_NAMES = ("lookup_by",)
 """Those that need indexes of the queue's table by which messages are found."""
-RETRY_NAMES = ("retry_backoff", "retry_delays_ms", "job_expiry_seconds", "on_expiry")
-"""Those of retries and deadlines that are written by a statement of their own."""
+RETRY_NAMES = (
+    "retry_backoff",
+    "retry_delays_ms",
+    "job_expiry_seconds",
+    "on_expiry",
+    "dead_letter_follow_up",
+)
+"""Those of failures and deadlines that are written by a statement of their own."""
 KEPT_NAMES = ("keep_bodies_days",)
 """Those of the bodies of finished jobs."""
 ENCRYPTION_NAMES = ("encryption",)

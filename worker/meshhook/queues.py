@@ -29,7 +29,6 @@ from meshhook.escaping import quoted
 from meshhook.expiry import deadline_of, job_expired_message
 from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChanges, JobChoice, checked_time
 from meshhook.job_ends import EndWaiter, JobEnd
-from meshhook.job_policies import headers_with_policies
 from meshhook.job_replays import JobReplayer, ReplayChoice
 from meshhook.jobs import Job, PayloadT, has_links
 from meshhook.names import (
@@ -53,6 +52,7 @@ from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.claims import claim, claim_by_priority
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
+from meshhook.store.policy_headers import headers_with_policies
 from meshhook.store.publishing import publication, publish
 from meshhook.store.sending import SendBuffer, insert_batches, insert_group, insert_over
 from meshhook.store.settlements import BreakerCount, Settlement, settle
@@ -212,7 +212,8 @@ class QueueService(Generic[PayloadT]):
                 stored at once.
             **policies: the job's own policies, which count before the queue's settings: `retry`,
                 a `RetryPolicy`; `expires_at`, a datetime with a time zone, or `expires_in`, seconds
-                or a timedelta: when the job is no longer to be started. Default: none.
+                or a timedelta: when the job is no longer to be started; `on_dead_letter`, a
+                `FollowUp` to enqueue if the job becomes a dead letter. Default: none.
 
         Returns:
             The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the
@@ -977,7 +978,7 @@ class QueueService(Generic[PayloadT]):
             run_id=job.run_id,
             workflow_id=job.workflow_id,
             project_id=job.project_id,
-            has_links=has_links(job.headers),
+            has_links=True,  # a job may follow
             error_type=error_type,
             error_message=error_message,
         )

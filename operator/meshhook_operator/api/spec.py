@@ -100,6 +100,11 @@ class DeadLetterSpec(Part):
     """Whether they become dead letters. Otherwise they are archived. Default true."""
     retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     """How long dead letters are kept, in days. Default: for ever."""
+    follow_up: (
+        Annotated[str, Field(min_length=1, max_length=43, pattern=r"^[a-z0-9][a-z0-9_-]{0,42}$")]
+        | None
+    ) = None
+    """The queue in which a job is enqueued for each dead letter. It must exist. Default: none."""
 
 
 class ArchiveSpec(Part):
@@ -211,6 +216,7 @@ class JobQueueSpec(Part):
             "on_expiry": self.expiry.action,
             "job_timeout_seconds": self.job_timeout_seconds or None,
             "dlq_enabled": self.dead_letter.enabled,
+            "dead_letter_follow_up": self.dead_letter.follow_up,
             "dlq_retention_days": self.dead_letter.retention_days,
             "archive_retention_days": self.archive.retention_days,
             "history_retention_days": self.history.retention_days,

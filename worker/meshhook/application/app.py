@@ -22,6 +22,7 @@ from meshhook.arguments import check_range, checked_flag
 from meshhook.delays import delay_in_seconds
 from meshhook.encryption.key_ring import KeyRing, checked_ring
 from meshhook.errors import InvalidHandlerError, InvalidSettingError, QueueNotFoundError
+from meshhook.escaping import quoted
 from meshhook.names import validate_queue_name
 from meshhook.priorities import checked_priority, headers_with_priority
 from meshhook.schema import check_schema
@@ -198,6 +199,48 @@ class App:
         )
         return JobDeclaration(self._handlers, make)
 
+    def on_dead_letter(
+        self,
+        of_queue: str,
+        *,
+        queue: str | None = None,
+        payload_model: Any = None,
+        weight: int = 1,
+        retry: RetryFunction | None = None,
+        **settings: Unpack[QueueOptions],
+    ) -> JobDeclaration:
+        """Return a decorator that declares the handler of jobs that follow dead letters of a queue.
+
+        For each job of the queue that becomes a dead letter, one is enqueued for this handler, in
+        the statement that records it. Its payload tells of the dead letter, and so does
+        `Job.failed_job`. If the app creates the queue, it sets `dead_letter_follow_up`; for an
+        existing queue, an operator does.
+
+        Args:
+            of_queue: the queue whose dead letters are followed.
+            queue: the queue of the handler. Default: the name of the other with `_failed` after it.
+            payload_model: as in `job`, like all other arguments.
+            weight: as in `job`.
+            retry: as in `job`.
+            **settings: as in `job`, for the queue of the handler.
+
+        Raises:
+            InvalidQueueNameError, InvalidSettingError: naming the argument.
+            InvalidHandlerError: as in `job`.
+        """
+        followed = validate_queue_name(of_queue)
+        own = validate_queue_name(f"{followed}_failed" if queue is None else queue)
+        if own == followed:
+            raise InvalidSettingError(
+                f"queue={quoted(own)}: what follows its own dead letters would never end; name "
+                "another queue"
+            )
+        declaration = self.job(
+            own, payload_model=payload_model, weight=weight, retry=retry, **settings
+        )
+        self._handlers.follow_dead_letters(followed, own)
+        return declaration
+
     def periodic(
         self,
         cron: str | None = None,
@@ -294,7 +337,8 @@ class App:
                 Default: none.
             **policies: the job's own policies, which count before the queue's settings: `retry`,
                 a `RetryPolicy`; `expires_at`, a datetime with a time zone, or `expires_in`, seconds
-                or a timedelta: when the job is no longer to be started. Default: none.
+                or a timedelta: when the job is no longer to be started; `on_dead_letter`, a
+                `FollowUp` to enqueue if the job becomes a dead letter. Default: none.
 
         Returns:
             The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the

@@ -23,6 +23,7 @@ class Handlers:
         """Start with none."""
         self.by_queue: dict[str, QueueHandler[Any]] = {}
         """The handlers by queue, in the order of their declaration."""
+        self._follow_ups: dict[str, str] = {}
 
     def add(self, handler: QueueHandler[Any]) -> None:
         """Add a handler.
@@ -37,6 +38,22 @@ class Handlers:
                 f"one, so give {handler.place} another queue"
             )
         self.by_queue[handler.queue] = handler
+        if handler.queue in self._follow_ups:
+            handler.settings["dead_letter_follow_up"] = self._follow_ups[handler.queue]
+
+    def follow_dead_letters(self, queue: str, follow_up: str) -> None:
+        """Let jobs in the queue `follow_up` follow dead letters of `queue`, when that is created.
+
+        Raises:
+            InvalidSettingError: if another queue follows them.
+        """
+        other = self._follow_ups.setdefault(queue, follow_up)
+        if other != follow_up:
+            raise InvalidSettingError(
+                f"dead letters of queue {queue!r} are followed in queue {other!r} already"
+            )
+        if queue in self.by_queue:
+            self.by_queue[queue].settings["dead_letter_follow_up"] = follow_up
 
     def weights(self, queues: Any) -> dict[str, int]:
         """Return the weight of each queue: the given one, or else the declared one.

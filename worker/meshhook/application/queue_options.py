@@ -48,6 +48,7 @@ class QueueOptions(TypedDict, total=False):
     keyed: bool
     key_path: str | None
     ordered: bool
+    dead_letter_follow_up: str | None
     on_dead_letter: Literal["continue", "block"]
     max_running: int | None
     max_running_per_key: int | None
@@ -103,6 +104,10 @@ async def _create(database: Database, queue: str, settings: Mapping[str, Any]) -
     async def create(source: Database) -> bool:
         # If another process has created it in the meantime, it has set the settings, too.
         is_new = await administration.create_queue(source, queue)
+        follow_up = settings.get("dead_letter_follow_up")
+        if is_new and follow_up is not None:
+            # It must be there first. Its own settings are set when its handler starts.
+            await administration.create_queue(source, follow_up)
         if is_new and settings:
             await administration.set_queue_config(source, queue, **settings)
         return is_new

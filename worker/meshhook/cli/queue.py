@@ -162,6 +162,7 @@ def set_(
     keyed                       true: serve the keys of messages in fair shares
     key_path                    where in the body the key is; none: its header
     ordered                     true: one job of a key at a time, in order
+    dead_letter_follow_up       the queue that gets a job for each dead letter; none
     on_dead_letter              block: a dead letter stops its ordered key; continue
     max_running                 how many jobs run at once, on all workers; none
     max_running_per_key         how many jobs of a key run at once; none

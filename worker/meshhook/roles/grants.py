@@ -63,6 +63,7 @@ _SETTINGS = (
     "retry_delays_ms",
     "job_expiry_seconds",
     "on_expiry",
+    "dead_letter_follow_up",
     "job_timeout_seconds",
     "dlq_enabled",
     "dlq_retention_days",

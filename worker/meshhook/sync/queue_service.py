@@ -17,7 +17,6 @@ from meshhook.encryption.envelope import Place
 from meshhook.encryption.key_ring import checked_ring
 from meshhook.encryption.messages import outgoing_body
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
-from meshhook.job_policies import headers_with_policies
 from meshhook.jobs import PayloadT
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_topic
 from meshhook.observability.tracing import TracerFinder, note_sent, sending
@@ -28,6 +27,7 @@ from meshhook.queues import QueueService
 from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
+from meshhook.store.policy_headers import headers_with_policies
 from meshhook.store.publishing import publication, publish_now
 from meshhook.store.sending import insert_group_now, insert_now
 from meshhook.store.unique_sending import (
@@ -209,7 +209,8 @@ class SyncQueueService(Generic[PayloadT]):
                 connection is used. Default: the source.
             **policies: the job's own policies, which count before the queue's settings: `retry`,
                 a `RetryPolicy`; `expires_at`, a datetime with a time zone, or `expires_in`, seconds
-                or a timedelta: when the job is no longer to be started. Default: none.
+                or a timedelta: when the job is no longer to be started; `on_dead_letter`, a
+                `FollowUp` to enqueue if the job becomes a dead letter. Default: none.
 
         Returns:
             The msg_id. With a unique key it is an `EnqueuedId`, whose `is_new` says whether the

@@ -174,8 +174,12 @@ def settlement_of(
     finished: float,
     *,
     keeps_results: bool = False,
+    has_follow_up: bool = False,
 ) -> Settlement:
-    """Return the settlement of a job; times are seconds since 1970 by the database's clock."""
+    """Return the settlement of a job; times are seconds since 1970 by the database's clock.
+
+    `has_follow_up` says whether a job may follow if this one becomes a dead letter.
+    """
     has_header, group_id = False, None
     if job.headers and has_links(job.headers):
         has_header = True
@@ -198,7 +202,10 @@ def settlement_of(
         end.error_message,
         end.error_stack,
         job.trace_id if job.headers else None,
-        keeps_results or bool(end.follow_ups) or has_header,
+        keeps_results
+        or bool(end.follow_ups)
+        or has_header
+        or (has_follow_up and end.outcome is AttemptOutcome.DEAD_LETTERED),
         end.follow_ups,
         end.result,
         group_id,

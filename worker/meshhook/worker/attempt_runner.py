@@ -196,6 +196,7 @@ class AttemptRunner:
             started if attempt.refusal is None else None,
             started + ran_seconds,
             keeps_results=self._queue.config.results,
+            has_follow_up=self._queue.config.dead_letter_follow_up is not None,
         )
         if end.hold_seconds:
             held.key_hold_seconds = end.hold_seconds
@@ -239,8 +240,14 @@ class AttemptRunner:
         log_end(job, end)
         started = job.started_timestamp
         finished = max(started, job.claimed_timestamp)
+        config = self._queue.config
         settlement = settlement_of(
-            job, end, started, finished, keeps_results=self._queue.config.results
+            job,
+            end,
+            started,
+            finished,
+            keeps_results=config.results,
+            has_follow_up=config.dead_letter_follow_up is not None,
         )
         held.is_failure = end.is_failure
         self._held_jobs.end(held, settlement, time.monotonic())

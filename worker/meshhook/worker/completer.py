@@ -249,6 +249,7 @@ class Completer:
             error_type=end.error_type,
             error_message=end.error_message,
             error_stack=end.error_stack,
+            has_links=True,
             follow_ups=(),
         )
         held.is_failure = end.is_failure

@@ -112,7 +112,7 @@ class MessageReader:
             return
         log_end(job, end)
         finished = job.claimed_timestamp + time.monotonic() - held.claimed_at
-        held_jobs.end_unread(held, settlement_of(job, end, None, finished))
+        held_jobs.end_unread(held, settlement_of(job, end, None, finished, has_follow_up=True))
 
     def _refusal(
         self,

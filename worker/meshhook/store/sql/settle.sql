@@ -7,7 +7,8 @@
 -- Locks: the settled rows; with breakers then those of keys, in their order. Index: the primary key
 -- of the queue's table.{links}
 -- With links, it does what hangs on the jobs that end, too: it frees their unique keys, counts them
--- in their groups, enqueues what follows them, keeps results, and tells whoever waits for an end.
+-- in their groups, enqueues what follows them or their dead letters, keeps results, and tells
+-- whoever waits for an end.
 -- A key is freed unless it is kept for a time and the job succeeded. One that a sender has locked
 -- is not waited for: it holds nothing once its message is gone.
 -- $18 is for breakers, and $19 to $24 are the follow-ups: position of the job, queue, message,
@@ -72,7 +73,10 @@ with item as materialized (
             'last_started_at', pg_catalog.to_timestamp(r.started_at), 'dead_at', pg_catalog.now()))
     from removed r
     where r.outcome = 'dead_lettered'
-    order by r.position
+    order by r.position{links}
+    returning msg_id, headers, meshhook.message_id_text(message, 'run_id'::text) as run_id,
+        meshhook.message_id_text(message, 'workflow_id'::text) as workflow_id,
+        meshhook.message_id_text(message, 'project_id'::text) as project_id{/links}
 ), archived as (
     insert into {archive_table} (msg_id, read_ct, enqueued_at, vt, message, headers)
     select r.msg_id, r.read_ct, r.enqueued_at, r.vt, r.message, r.headers
@@ -140,6 +144,15 @@ with item as materialized (
         with ordinality as f (position, queue, message, headers, key, delay_seconds, place)
     join removed r on r.position = f.position and r.outcome = 'succeeded'
     having pg_catalog.count(*) > 0
+), mourned as materialized (
+    select meshhook.follow_dead_letters($17::text,
+        pg_catalog.array_agg(d.msg_id order by d.msg_id),
+        pg_catalog.array_agg(d.headers order by d.msg_id),
+        pg_catalog.array_agg(d.run_id order by d.msg_id),
+        pg_catalog.array_agg(d.workflow_id order by d.msg_id),
+        pg_catalog.array_agg(d.project_id order by d.msg_id))
+    from dead d
+    having pg_catalog.count(*) > 0
 ), announced as materialized (
     select meshhook.announce_ends($17::text) from removed limit 1{/links}
 )
@@ -153,5 +166,5 @@ select position{breakers},
     from settled s where s.outcome = 'succeeded') as closed{/breakers} from settled{links}
 -- Asked for, so that they run. Without breakers, $18 has no other place.
 where (select pg_catalog.count(*) from counted) + (select pg_catalog.count(*) from followed)
-    + (select pg_catalog.count(*) from announced)
+    + (select pg_catalog.count(*) from mourned) + (select pg_catalog.count(*) from announced)
     + coalesce(pg_catalog.cardinality($18::boolean[]), 0) >= 0{/links}

@@ -1,0 +1,73 @@
+"""Headers that hold the policies of a job's own, made from the arguments of its producer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from meshhook.errors import InvalidJobError, InvalidSettingError
+from meshhook.escaping import quoted
+from meshhook.expiry import expiry_headers
+from meshhook.follow_ups import FollowUp
+from meshhook.jobs import ON_DEAD_LETTER_HEADER, RETRY_HEADER
+from meshhook.retry import RetryPolicy, header_of_policy
+from meshhook.store.messages import follow_up_message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+
+
+def headers_with_policies(
+    headers: Mapping[str, Any] | None,
+    *,
+    retry: RetryPolicy | None = None,
+    expires_at: datetime | None = None,
+    expires_in: float | timedelta | None = None,
+    on_dead_letter: FollowUp | None = None,
+) -> Mapping[str, Any] | None:
+    """Return a message's headers with the job's own policies among them.
+
+    Raises:
+        InvalidSettingError: if one is no policy.
+        InvalidJobError: if one is given as a header as well, or a follow-up cannot be stored.
+    """
+    own = expiry_headers(expires_at, expires_in)
+    if retry is not None:
+        if not isinstance(retry, RetryPolicy):
+            raise InvalidSettingError(
+                f"retry is a RetryPolicy, such as RetryPolicy(max_attempts=3), got {quoted(retry)}"
+            )
+        own[RETRY_HEADER] = header_of_policy(retry)
+    if on_dead_letter is not None:
+        own[ON_DEAD_LETTER_HEADER] = _follow_up_header(on_dead_letter)
+    if not own:
+        return headers
+    if headers is None:
+        return own
+    if not hasattr(headers, "keys"):
+        return headers  # what is no mapping is refused with the other headers
+    for name in own:
+        if name in headers:
+            raise InvalidJobError(
+                f"the header {name} was given beside the argument that sets it; leave one of them "
+                "out"
+            )
+    return {**headers, **own}
+
+
+def _follow_up_header(follow_up: object) -> dict[str, Any]:
+    if not isinstance(follow_up, FollowUp):
+        raise InvalidSettingError(
+            f"on_dead_letter is a FollowUp, such as FollowUp('mails', {{...}}), "
+            f"got {quoted(follow_up)}"
+        )
+    message = follow_up_message(follow_up)
+    found = {
+        "queue": message.queue,
+        "message": json.loads(message.body),
+        "headers": None if message.headers is None else json.loads(message.headers),
+        "key": message.key,
+        "delay_seconds": message.delay_seconds or None,
+    }
+    return {name: value for name, value in found.items() if name == "message" or value is not None}
