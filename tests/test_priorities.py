@@ -98,7 +98,7 @@ async def test_the_handler_of_a_queue_says_the_usual_priority(
 def test_an_app_refuses_what_is_no_priority() -> None:
     """The error comes with the line that declares the handler."""
     with pytest.raises(InvalidJobError, match="priority is urgent"):
-        App().job("jobs", priority="fast")  # type: ignore[arg-type]
+        App().job("jobs", priority="fast")  # type: ignore[call-overload]
 
 
 async def test_a_schedule_has_a_priority(pool: Pool, queue_name: str) -> None:

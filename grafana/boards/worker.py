@@ -119,14 +119,18 @@ def _work() -> list[Panel]:
 
 def _claims() -> list[Panel]:
     batch = "meshhook_worker_claim_batch_messages"
+    calls = "meshhook_worker_handler_batch_messages"
     return [
         graph(
             "Messages a claim",
             "Messages per claim. Few with a long backlog means slow jobs; few without a backlog "
-            "means that the workers keep up.",
+            "means that the workers keep up. Of a handler of batches, also messages per call.",
             [
-                Query(quantile(share, batch, selected=_SELECTED), f"p{share * 100:.0f}")
-                for share in (0.5, 0.95)
+                *(
+                    Query(quantile(share, batch, selected=_SELECTED), f"p{share * 100:.0f}")
+                    for share in (0.5, 0.95)
+                ),
+                Query(quantile(0.5, calls, selected=_SELECTED), "p50 of calls"),
             ],
         ),
         graph(

@@ -22,6 +22,7 @@ from meshhook import (
 )
 from meshhook.application.queue_options import QueueOptions
 from meshhook.queue_config import SETTING_NAMES
+from meshhook.worker.batch_options import BatchOptions
 from support.claimed_jobs import claimed_job
 
 if TYPE_CHECKING:
@@ -277,6 +278,55 @@ def test_payloads_and_options_are_typed() -> None:
         await send.enqueue(Mail("me"))
         await send.enqueue_many([Order(order_id=1)])  # type: ignore[list-item]
 
-        app.job("other", max_attempts=3)  # type: ignore[call-arg]
+        app.job("other", max_attempts=3)  # type: ignore[call-overload]
 
     assert enqueue.__name__ == "enqueue"
+
+
+async def test_a_handler_of_batches_takes_a_list_of_jobs() -> None:
+    """Or of their payloads; the items' type is the payload's."""
+    app = App(URL)
+
+    @app.job("orders", batch=100, batch_wait_seconds=0.2)
+    async def ship(jobs: list[Job[Order]]) -> list[int]:
+        assert_type(jobs[0].payload, Order)
+        return [job.payload.order_id for job in jobs]
+
+    @app.job("mails", batch=10)
+    def mail(orders: list[Order]) -> list[int]:
+        return [order.order_id for order in orders]
+
+    @app.job("any", batch=10)
+    async def anything(jobs: list[Job[Any]]) -> None: ...
+
+    assert_type(ship, QueueHandler[Order])
+    assert (ship.batch, mail.batch) == (BatchOptions(100, 0.2), BatchOptions(10))
+    assert (ship.payload_model, mail.payload_model, anything.payload_model) == (Order, Order, Any)
+    jobs = [job_with(ship, '{"order_id": 7}'), job_with(ship, '{"order_id": 8}')]
+    assert await ship.function(jobs) == mail.function(jobs) == [7, 8]
+    assert mail([Order(order_id=1)]) == [1]
+
+
+def test_a_list_of_jobs_needs_a_batch() -> None:
+    """A function that takes a list is no handler of one job, and the other way round."""
+    app = App(URL)
+
+    async def several(jobs: list[Job[Order]]) -> None: ...
+    async def one(job: Job[Order]) -> None: ...
+
+    with pytest.raises(InvalidHandlerError, match="say how many"):
+        app.job("orders")(several)
+    with pytest.raises(InvalidHandlerError, match="with batch it takes a list"):
+        app.job("orders", batch=10)(one)  # type: ignore[arg-type]
+    with pytest.raises(InvalidSettingError, match="batch is a whole number"):
+        app.job("orders", batch=0)
+
+
+def test_an_app_takes_over_a_handler_of_batches() -> None:
+    """What it says of itself holds."""
+
+    @create_job_handler(batch=5, payload_model=Order)
+    async def ship(jobs: list[Job[Order]]) -> None: ...
+
+    handler = App(URL).job("orders")(ship)
+    assert (handler.batch, handler.payload_model) == (BatchOptions(5), Order)

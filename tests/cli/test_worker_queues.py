@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshhook.cli.failures import UsageError
-from meshhook.cli.worker_queues import queue_handlers, queue_weights, queues_of
+from meshhook.cli.worker_queues import batch_options, queue_handlers, queue_weights, queues_of
 from meshhook.errors import InvalidSettingError
 
 HANDLERS = """
@@ -89,3 +89,15 @@ def test_bad_queues_end_the_command_at_once(bare_cli: Any) -> None:
     said = bare_cli.fails(2, "worker", "A", "--handler", "a:b", "--processes", "2")
     assert "must be lower case" in said
     assert "256" in bare_cli.fails(2, "worker", "a", "--handler", "a:b", "--processes", "257")
+
+
+def test_batches_are_for_functions() -> None:
+    """The handlers of an app say themselves what they take."""
+    assert batch_options(None, None, has_app=True) == {}
+    assert batch_options(10, None, has_app=False) == {"batch": 10, "batch_wait_seconds": None}
+    with pytest.raises(UsageError, match="leave out --batch"):
+        batch_options(10, None, has_app=True)
+    with pytest.raises(InvalidSettingError, match="batch_wait_seconds is only for"):
+        batch_options(None, 1, has_app=False)
+    with pytest.raises(InvalidSettingError, match="batch is a whole number from 1 to 1000"):
+        batch_options(1001, 1, has_app=False)

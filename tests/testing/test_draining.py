@@ -331,3 +331,17 @@ async def test_wrong_arguments_are_named(
     await connection.execute("select meshhook.drop_queue('jobs')")
     with pytest.raises(InvalidSettingError, match="there is no queue to drain"):
         await QueueDatabase(meshhook_database_url).drain(obey)
+
+
+async def test_a_drain_runs_batches(db: QueueDatabase) -> None:
+    """Each attempt has the error of its job."""
+
+    @create_job_handler(batch=10)
+    async def handle(jobs: list[Job[Any]]) -> dict[int, Exception]:
+        return {job.msg_id: GreetingError("no") for job in jobs if job.payload["n"] == 1}
+
+    for number in range(3):
+        await db.enqueue("jobs", {"n": number})
+    drained = await db.drain(handle, raise_errors=False)
+    assert drained.counts == {"succeeded": 2, "retried": 1}
+    assert [type(error) for error in drained.errors] == [GreetingError]

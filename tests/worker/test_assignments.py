@@ -9,6 +9,7 @@ import pytest
 from meshhook import Job, Worker, create_job_handler
 from meshhook.errors import InvalidHandlerError, InvalidQueueNameError, InvalidSettingError
 from meshhook.worker.assignments import assignments
+from meshhook.worker.batch_options import BatchOptions
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
@@ -96,3 +97,13 @@ def test_a_worker_without_a_handler_is_refused(arguments: tuple[Any, ...], messa
     """The message shows how to name it, also where it stands in the place of the queues."""
     with pytest.raises(InvalidHandlerError, match=message):
         Worker(NOWHERE, *arguments)
+
+
+def test_a_function_may_take_batches() -> None:
+    """The worker says how many jobs it takes; a handler that is made already says it itself."""
+    [found] = assignments("a", handle, BatchOptions(10, 0.5))
+    assert found.handler.batch == BatchOptions(10, 0.5)
+    with pytest.raises(InvalidHandlerError, match="other says itself what it takes"):
+        assignments("a", other, BatchOptions(10))
+    with pytest.raises(InvalidSettingError, match="batch is a whole number"):
+        Worker(NOWHERE, "a", handle, batch=0)

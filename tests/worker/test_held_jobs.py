@@ -287,12 +287,12 @@ async def test_a_job_whose_thread_runs_on_does_not_run_beside_it() -> None:
     """Its attempt has ended, and its retry waits until the thread has ended, too."""
     held_jobs = make()
     held = running(held_jobs)
-    held_jobs.running.given_up.add(held.key)
+    held_jobs.running.give_up([held.key])
     held_jobs.end(held, settlement(held), 1.0)
     held_jobs.settle(held_jobs.ended.take_batch(), [])
     assert (held_jobs.taken_slots, held_jobs.free) == (1, 3)
     assert len(held_jobs.claim([job(1, 2)], 5.0, 6.0).to_release) == 1
-    held_jobs.thread_ended(held.key)
+    held_jobs.thread_ended([held.key])
     assert held_jobs.free == 4
     assert len(claim(held_jobs, job(1, 2))) == 1
 

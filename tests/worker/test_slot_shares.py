@@ -13,24 +13,24 @@ class Queue:
 
     def __init__(self, share: Share) -> None:
         self.share = share
-        self.unstarted = 0
+        self.wanted_slots = 0
         self.taken_slots = 0
         share.user = self
 
     @property
     def waits_for_slots(self) -> bool:
         """Whether jobs wait."""
-        return self.unstarted > 0
+        return self.wanted_slots > 0
 
     def put(self, jobs: int) -> None:
         """Take jobs, and start those that may."""
-        self.unstarted += jobs
+        self.wanted_slots += jobs
         self.look_again()
 
     def look_again(self) -> None:
         """Start what may start now."""
-        while self.unstarted and self.share.may_start:
-            self.unstarted -= 1
+        while self.wanted_slots and self.share.may_start:
+            self.wanted_slots -= 1
             self.taken_slots += 1
 
     def end(self) -> None:
@@ -77,11 +77,11 @@ def test_slots_are_never_taken_twice_and_never_idle_in_vain(
         else:
             queue.share.wants_more = event == "wants more"
         assert sum(each.taken_slots for each in queues) <= count
-        if slots.free and any(each.unstarted for each in queues):
+        if slots.free and any(each.wanted_slots for each in queues):
             assert any(each.share.wants_more for each in queues)
         # Whoever has less than its part and a job for it is kept waiting by nobody but time.
         for each in queues:
-            assert not (each.unstarted and slots.free and each.taken_slots < each.share.part)
+            assert not (each.wanted_slots and slots.free and each.taken_slots < each.share.part)
 
 
 @given(st.integers(4, 12), WEIGHTS)

@@ -175,10 +175,12 @@ class Job(Generic[PayloadT]):
     """How many attempts directly before this one ended without an outcome: their lease ran out."""
     lease_expired: bool
     """Whether the lease has ended because the database could not be reached to extend it: another
-    worker may be running the job. Check it before an effect that must not happen twice."""
+    worker may be running the job. Check it before an effect that must not happen twice. Also set
+    for a job of a batch whose lease was lost, since the rest of the batch goes on."""
     cancellation: Cancellation | None
     """The request to cancel the job while it runs; None if there is none. An async handler is
-    stopped by a `CancelledError`; a plain function must look here, and return."""
+    stopped by a `CancelledError`; a plain function must look here, and return. So must a handler of
+    batches, which is stopped only if all of its jobs are to be cancelled."""
     max_attempts: int
     """How many attempts the job has in all: as its own retry policy says, else the queue's."""
     enqueued_timestamp: float

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overloa
 from pydantic import BaseModel
 
 from meshhook.application.database_source import AppDatabase
-from meshhook.application.declaration import Handlers, JobDeclaration
+from meshhook.application.declaration import BatchDeclaration, Handlers, JobDeclaration
 from meshhook.application.opened import OpenedDatabase
 from meshhook.application.periodic import PeriodicDeclaration, PeriodicOptions, store_schedules
 from meshhook.application.program import run_as_program
@@ -29,6 +29,7 @@ from meshhook.schema import check_schema
 from meshhook.store.messages import job_of
 from meshhook.worker import Worker
 from meshhook.worker.assignments import MAX_WEIGHT
+from meshhook.worker.batch_options import checked_batch
 from meshhook.worker.worker_options import MAX_CONCURRENCY
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ class App:
                 MESHHOOK_LISTEN_URL if the environment names the database, otherwise none.
             pool_size: the most connections that the app opens to enqueue, 1 to 1000; a worker has
                 three of its own. Default 4.
-            concurrency: how many jobs a worker of this app runs at once, over all its queues, 1 to
-                10000. Starting a worker with another value overrides it. Default 50.
+            concurrency: how many jobs, or batches, a worker of this app runs at once, over all its
+                queues, 1 to 10000. Starting a worker with another value overrides it. Default 50.
             create_queues: whether to create declared queues that are missing. Default true.
             tracer_provider: makes the spans of sends and attempts. Default: the global one of
                 OpenTelemetry, if one is set; else there are no spans.
@@ -140,16 +141,45 @@ class App:
             self._looked_for_keys = True
         return self._encryption
 
+    @overload
     def job(
         self,
         queue: str,
         *,
         payload_model: Any = None,
+        batch: None = None,
         weight: int = 1,
         retry: RetryFunction | None = None,
         priority: AnyPriority | None = None,
         **settings: Unpack[QueueOptions],
-    ) -> JobDeclaration:
+    ) -> JobDeclaration: ...
+
+    @overload
+    def job(
+        self,
+        queue: str,
+        *,
+        payload_model: Any = None,
+        batch: int,
+        batch_wait_seconds: float | None = None,
+        weight: int = 1,
+        retry: RetryFunction | None = None,
+        priority: AnyPriority | None = None,
+        **settings: Unpack[QueueOptions],
+    ) -> BatchDeclaration: ...
+
+    def job(
+        self,
+        queue: str,
+        *,
+        payload_model: Any = None,
+        batch: int | None = None,
+        batch_wait_seconds: float | None = None,
+        weight: int = 1,
+        retry: RetryFunction | None = None,
+        priority: AnyPriority | None = None,
+        **settings: Unpack[QueueOptions],
+    ) -> JobDeclaration | BatchDeclaration:
         """Return a decorator that declares a function as the handler of a queue.
 
         The function takes the job (`job: Job[Order]`) or only its payload (`order: Order`). The
@@ -157,12 +187,18 @@ class App:
         validate; `job: Job` accepts any JSON. An async function runs in the event loop, a plain one
         in a thread. `meshhook.outcomes` describes what it may return or raise.
 
+        With `batch` it takes a list: of jobs (`jobs: list[Job[Order]]`) or of payloads (`orders:
+        list[Order]`). `create_job_handler` describes what it then returns.
+
         The decorator returns a `QueueHandler`, whose `enqueue` stores jobs for the handler.
 
         Args:
             queue: the queue. Each queue has one handler.
             payload_model: the type of the payload, for a function without annotations; it takes a
                 job. Default: the type in the annotation.
+            batch: the most jobs of one call, 1 to 1000. Default: the function takes one job.
+            batch_wait_seconds: how long a batch waits for more jobs, from the claim of its first
+                one: 0 to 60. Default 0.
             weight: the queue's share of a worker's slots while several queues have jobs, 1 to 1000.
                 Default 1.
             retry: decides when a failed job is retried: takes a `FailedAttempt`, and returns a
@@ -187,17 +223,20 @@ class App:
             )
         name = validate_queue_name(queue)
         check_range("weight", weight, MAX_WEIGHT)
+        options = checked_batch(batch, batch_wait_seconds)
         make = partial(
             QueueHandler[Any],
             self,
             name,
             payload_model=payload_model,
+            batch=options,
             weight=weight,
             retry=retry,
             priority=None if priority is None else checked_priority(priority),
             settings=checked_options(name, settings),
         )
-        return JobDeclaration(self._handlers, make)
+        declaration = JobDeclaration if options is None else BatchDeclaration
+        return declaration(self._handlers, make)
 
     def on_dead_letter(
         self,

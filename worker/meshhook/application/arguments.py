@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from meshhook.errors import InvalidHandlerError
@@ -13,17 +14,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
+_EXAMPLES = {
+    False: "write `job: Job[Order]` for a model Order, or `job: Job` for any JSON",
+    True: "write `jobs: list[Job[Order]]` for a model Order, or `jobs: list[Job]` for any JSON",
+}
+"""What to write, by whether it is a handler of batches."""
+
+
 class HandlerArgument(NamedTuple):
     """The argument that a handler is called with."""
 
     model: Any
     """The type of the payload; Any for plain JSON."""
     is_job: bool
-    """Whether it is the job; otherwise it is the job's payload."""
+    """Whether it is the job, or a list of jobs; otherwise it is their payload."""
 
 
 def handler_argument(
-    function: Callable[..., Any], payload_model: Any, names: Mapping[str, Any]
+    function: Callable[..., Any],
+    payload_model: Any,
+    names: Mapping[str, Any],
+    *,
+    is_batch: bool = False,
 ) -> HandlerArgument:
     """Return what a handler takes.
 
@@ -31,6 +43,7 @@ def handler_argument(
         function: the handler, which can be called with one argument.
         payload_model: the type of the payload, if the annotation does not give it.
         names: the local names at the place of the declaration, to resolve annotations.
+        is_batch: whether it takes a list of them. Default false.
 
     Raises:
         InvalidHandlerError: if the annotation is missing, cannot be resolved, or contradicts
@@ -38,6 +51,12 @@ def handler_argument(
     """
     name = name_of(function)
     annotation = _annotation(function, names)
+    if is_batch and annotation is not inspect.Parameter.empty:
+        annotation = _item(annotation, name)
+    elif not is_batch and _is_list_of_jobs(annotation):
+        raise InvalidHandlerError(
+            f"handler {name}: it takes a list of jobs; say how many: @app.job(queue, batch=100)"
+        )
     if payload_model is not None:
         found = _argument(annotation) if annotation is not inspect.Parameter.empty else None
         if found is not None and not (found.is_job and found.model in (Any, payload_model)):
@@ -49,7 +68,7 @@ def handler_argument(
     if annotation is inspect.Parameter.empty:
         raise InvalidHandlerError(
             f"handler {name}: its argument has no annotation, so the payload's type is not known; "
-            "write `job: Job[Order]` for a model Order, or `job: Job` for any JSON"
+            + _EXAMPLES[is_batch]
         )
     if annotation in (Any, object):
         raise InvalidHandlerError(
@@ -57,6 +76,27 @@ def handler_argument(
             "`job: Job` to take the job, or the type of the payload to take the payload alone"
         )
     return _argument(annotation)
+
+
+def _item(annotation: Any, name: str) -> Any:
+    """Return the type of the items of the list that a handler of batches takes."""
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if bare in (list, Sequence):
+        return Job  # of any JSON
+    if get_origin(bare) not in (list, Sequence):
+        raise InvalidHandlerError(
+            f"handler {name}: with batch it takes a list, and its argument is annotated with "
+            f"{shown_type(annotation)}; write `jobs: list[Job[Order]]` for a model Order, or "
+            "`orders: list[Order]`"
+        )
+    return get_args(bare)[0]
+
+
+def _is_list_of_jobs(annotation: Any) -> bool:
+    if get_origin(annotation) not in (list, Sequence):
+        return False
+    item = get_args(annotation)[0]
+    return item is Job or get_origin(item) is Job
 
 
 def name_of(function: Any) -> str:

@@ -12,6 +12,7 @@ from meshhook.names import validate_queue_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from meshhook.jobs import Job, PayloadT
 
@@ -87,13 +88,24 @@ class Handlers:
         return {name: self.by_queue[name].weight for name in names}
 
 
-class JobDeclaration:
-    """The decorator that `App.job` returns."""
+class _Declaration:
+    """A decorator that adds a handler."""
 
     def __init__(self, handlers: Handlers, make: Callable[..., QueueHandler[Any]]) -> None:
         """Take the handlers to add to, and a factory that takes a function and local names."""
         self._handlers = handlers
         self._make = make
+
+    def _declare(self, function: Any, frame: FrameType | None) -> Any:
+        # Models may be local to the function in which the handler is declared.
+        names = {} if frame is None or frame.f_back is None else dict(frame.f_back.f_locals)
+        handler = self._make(function=function, names=names)
+        self._handlers.add(handler)
+        return handler
+
+
+class JobDeclaration(_Declaration):
+    """The decorator that `App.job` returns."""
 
     @overload
     def __call__(self, function: Callable[[Job[PayloadT]], Any]) -> QueueHandler[PayloadT]: ...
@@ -105,9 +117,22 @@ class JobDeclaration:
         Raises:
             InvalidHandlerError: naming the function and what is wrong with it.
         """
-        frame = inspect.currentframe()
-        # Models may be local to the function in which the handler is declared.
-        names = {} if frame is None or frame.f_back is None else dict(frame.f_back.f_locals)
-        handler = self._make(function=function, names=names)
-        self._handlers.add(handler)
-        return handler
+        return self._declare(function, inspect.currentframe())
+
+
+class BatchDeclaration(_Declaration):
+    """The decorator that `App.job` returns for a handler of batches."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[list[Job[PayloadT]]], Any]
+    ) -> QueueHandler[PayloadT]: ...
+    @overload
+    def __call__(self, function: Callable[[list[PayloadT]], Any]) -> QueueHandler[PayloadT]: ...
+    def __call__(self, function: Any) -> Any:
+        """Declare a function of a list of jobs as the queue's handler.
+
+        Raises:
+            InvalidHandlerError: naming the function and what is wrong with it.
+        """
+        return self._declare(function, inspect.currentframe())

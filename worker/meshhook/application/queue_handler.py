@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from meshhook.retry import RetryFunction
     from meshhook.schedules import NewSchedule
     from meshhook.unique import AppGroupOptions, AppOptions, EnqueuedId, OnConflict, UniqueFor
+    from meshhook.worker.batch_options import BatchOptions
 
 
 class QueueHandler(JobHandler[PayloadT]):
@@ -41,6 +42,7 @@ class QueueHandler(JobHandler[PayloadT]):
         *,
         function: Callable[..., Any],
         payload_model: Any = None,
+        batch: BatchOptions | None = None,
         weight: int = 1,
         retry: RetryFunction | None = None,
         priority: Priority | None = None,
@@ -52,8 +54,9 @@ class QueueHandler(JobHandler[PayloadT]):
         Args:
             app: the application.
             queue: the queue.
-            function: takes a job, or only its payload.
+            function: takes a job, or only its payload; with `batch`, a list of them.
             payload_model: the type of the payload, if the annotation does not give it.
+            batch: how jobs are put together. Default: not at all.
             weight: the queue's share of a worker's slots.
             retry: decides when a failed job is retried. Default: that of a `JobHandler`, if any.
             priority: the priority of jobs for which none is said. Default: none, which is normal.
@@ -66,11 +69,14 @@ class QueueHandler(JobHandler[PayloadT]):
         if isinstance(function, JobHandler):
             payload_model = function.decoder.model if payload_model is None else payload_model
             retry = function.retry if retry is None else retry
+            batch = function.batch if batch is None else batch
             function = function.function
-        super().__init__(function)  # checks what can be called with one argument
-        argument = handler_argument(function, payload_model, names)
+        super().__init__(function, batch=batch)  # checks what can be called with one argument
+        is_batch = batch is not None
+        argument = handler_argument(function, payload_model, names, is_batch=is_batch)
         try:
-            super().__init__(function, None if argument.model is Any else argument.model, retry)
+            model = None if argument.model is Any else argument.model
+            super().__init__(function, model, retry, batch)
         except InvalidSettingError:
             raise InvalidHandlerError(
                 f"handler {name_of(function)}: its argument is annotated with "
@@ -93,10 +99,13 @@ class QueueHandler(JobHandler[PayloadT]):
         """The schedules of the handler, which workers store in the database."""
         self._written = function
         if not argument.is_job:
-            self.function = _with_payload(function, is_async=self.is_async)
+            take: Callable[[Any], Any] = _payloads if is_batch else _payload
+            self.function = _with(take, function, is_async=self.is_async)
 
-    def __call__(self, argument: Job[PayloadT] | PayloadT) -> Any:
-        """Call the decorated function, with a job or a payload, whichever it takes."""
+    def __call__(
+        self, argument: Job[PayloadT] | PayloadT | list[Job[PayloadT]] | list[PayloadT]
+    ) -> Any:
+        """Call the decorated function, with a job or a payload or a list, whichever it takes."""
         function: Any = self._written
         return function(argument)
 
@@ -291,16 +300,26 @@ def identifiers(**given: str | UUID | None) -> dict[str, str]:
     return found
 
 
-def _with_payload(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
-    """Return a function that takes a job, and calls one that takes the payload."""
+def _payload(job: Job[Any]) -> Any:
+    return job.payload
+
+
+def _payloads(jobs: Iterable[Job[Any]]) -> list[Any]:
+    return [job.payload for job in jobs]
+
+
+def _with(
+    take: Callable[[Any], Any], function: Callable[..., Any], *, is_async: bool
+) -> Callable[..., Any]:
+    """Return a function that takes jobs, and calls one with what is taken from them."""
     if is_async:
 
-        async def call_async(job: Job[Any]) -> Any:
-            return await function(job.payload)
+        async def call_async(argument: Any) -> Any:
+            return await function(take(argument))
 
         return functools.update_wrapper(call_async, function, updated=())
 
-    def call(job: Job[Any]) -> Any:
-        return function(job.payload)
+    def call(argument: Any) -> Any:
+        return function(take(argument))
 
     return functools.update_wrapper(call, function, updated=())

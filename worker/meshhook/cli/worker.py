@@ -24,7 +24,13 @@ from meshhook.cli.monitoring import (
 )
 from meshhook.cli.options import ProgramOptions, command_app, example, program_options
 from meshhook.cli.tracing import end_traces, traced
-from meshhook.cli.worker_queues import check_sources, queue_handlers, queue_weights, queues_of
+from meshhook.cli.worker_queues import (
+    batch_options,
+    check_sources,
+    queue_handlers,
+    queue_weights,
+    queues_of,
+)
 from meshhook.encryption.key_ring import KeyRing
 from meshhook.environment import load_settings
 from meshhook.worker import Worker
@@ -53,6 +59,7 @@ app = command_app()
     epilog=example(
         "meshhook worker workflow_jobs --handler webhook_delivery:deliver --concurrency 100",
         "meshhook worker orders:3 mails --handler shop.jobs:handle --processes 4",
+        "meshhook worker clicks --handler shop.clicks:store --batch 100 --batch-wait-seconds 0.2",
         "meshhook worker --app shop.jobs:app",
     ),
 )
@@ -96,12 +103,27 @@ def worker(
             ),
         ),
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help=(
+                "Without an app: the most jobs that the function takes at once, as a list, 1 to "
+                "1000. Default: one, not in a list."
+            )
+        ),
+    ] = None,
+    batch_wait_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="With --batch: how long a batch waits for more jobs, 0 to 60. Default: 0."
+        ),
+    ] = None,
     concurrency: Annotated[
         int | None,
         typer.Option(
             help=(
-                "How many jobs a process runs at once, 1 to 10000. Default: the app's own; "
-                "without an app 50."
+                "How many jobs, or batches, a process runs at once, 1 to 10000. Default: the "
+                "app's own; without an app 50."
             )
         ),
     ] = None,
@@ -170,6 +192,7 @@ def worker(
     app = program_options(context).application
     if app is None:
         check_sources(application, handlers or [])
+    batches = batch_options(batch, batch_wait_seconds, has_app=bool(app or application))
     given = queue_weights([*(queue or []), *(queues or [])])
     process_index = load_settings().process_index
     if processes > 1 and process_index is None:
@@ -177,8 +200,8 @@ def worker(
     if app is None and application is not None:
         app = load_application(application)
     with application_target(context, app) if app else target(context, runs_handlers=True) as found:
-        make = partial(_worker, found, handlers or []) if app is None else app.worker
         weights = queues_of(app, given)
+        make = app.worker if app else partial(_worker, found, handlers or [])
         library_worker = make(
             weights,
             concurrency=concurrency,
@@ -187,6 +210,7 @@ def worker(
             stall_seconds=stall_seconds,
             producer_trace=producer_trace,
             max_message_bytes=max_message_bytes,
+            **batches,
         )
         port = port_of_process(metrics_port, process_index or 0)
         with (

@@ -10,6 +10,7 @@ from meshhook.cli.failures import UsageError
 from meshhook.cli.handler_loader import load_handler
 from meshhook.errors import InvalidSettingError
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
+from meshhook.worker.batch_options import checked_batch
 
 
 def queue_weights(given: Sequence[str]) -> dict[str, int | None]:
@@ -48,6 +49,31 @@ def check_sources(application: str | None, handlers: Sequence[str]) -> None:
             "say what runs the jobs: --app MODULE:APP, or --handler MODULE:FUNCTION\n"
             "see: meshhook worker --help"
         )
+
+
+def batch_options(
+    batch: int | None, wait_seconds: float | None, *, has_app: bool
+) -> dict[str, Any]:
+    """Return the arguments of a worker that say how jobs are put together.
+
+    Args:
+        batch: the option `--batch`.
+        wait_seconds: the option `--batch-wait-seconds`.
+        has_app: whether an app declares the handlers.
+
+    Raises:
+        UsageError: if there is an app: its handlers say it themselves.
+        InvalidSettingError: if an option is out of range, or waits without batches.
+    """
+    if batch is None and wait_seconds is None:
+        return {}
+    if has_app:
+        raise UsageError(
+            "an app's handlers say themselves how many jobs they take: @app.job(queue, batch=100); "
+            "leave out --batch and --batch-wait-seconds"
+        )
+    checked_batch(batch, wait_seconds)
+    return {"batch": batch, "batch_wait_seconds": wait_seconds}
 
 
 def queues_of(app: Application | None, weights: Mapping[str, int | None]) -> dict[str, int]:

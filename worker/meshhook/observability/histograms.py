@@ -42,6 +42,10 @@ class Series:
         self.observe(value)
         self.count()
 
+    def observe_times(self, value: float, times: int) -> None:
+        """Note the same value several times."""
+        self._pending.extend([value] * times)
+
     def note_exemplar(self, value: float, labels: dict[str, str]) -> None:
         """Keep a value, which is also observed, as the newest exemplar of its bucket."""
         position = bisect_left(self._bounds, value)

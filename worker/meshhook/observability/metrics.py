@@ -159,7 +159,13 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
         metric.name: metric
         for metric in (
             _worker("messages_total", _C, "Attempts by outcome.", ("outcome",), outcome=OUTCOMES),
-            _worker("message_duration_seconds", _H, "How long attempts ran.", (), JOB_SECONDS),
+            _worker(
+                "message_duration_seconds",
+                _H,
+                "How long attempts ran; for a message of a batch, how long the batch did.",
+                (),
+                JOB_SECONDS,
+            ),
             _worker(
                 "message_wait_seconds",
                 _H,
@@ -185,7 +191,8 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
             _worker(
                 "concurrency_limit",
                 _G,
-                "How many handlers can run at once; the queues of a worker share them.",
+                "How many messages can run at once: slots, which the queues of a worker share, "
+                "times the size of a batch.",
             ),
             _worker(
                 "slots_replaced_total",
@@ -203,6 +210,13 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "claim_batch_messages",
                 _H,
                 "Messages per claim, of claims that found any.",
+                (),
+                BATCH_MESSAGES,
+            ),
+            _worker(
+                "handler_batch_messages",
+                _H,
+                "Messages per call of a handler of batches; nothing for one of single jobs.",
                 (),
                 BATCH_MESSAGES,
             ),

@@ -161,7 +161,9 @@ def settling(
     if tracer is None:
         yield
         return
-    links = [Link(attempt) for attempt in attempts if attempt is not None][:MAX_LINKS]
+    # The jobs of a batch share a span.
+    spans = {each.span_id: each for each in attempts if each is not None}
+    links = [Link(attempt) for attempt in spans.values()][:MAX_LINKS]
     attributes = _attributes("settle", queue_name) | {"messaging.batch.message_count": count}
     name = f"settle {queue_name}"
     with _current_span(tracer, name, SpanKind.CLIENT, attributes, links=links, context=context):
@@ -233,7 +235,10 @@ def _end_quietly(span: Span) -> None:
 
 
 class AttemptSpan:
-    """The span of an attempt, current in the context where it was begun until it is ended."""
+    """The span of an attempt, or of a batch of them.
+
+    It is current in the context where it was begun until it is ended.
+    """
 
     __slots__ = ("_span", "_token", "context", "exemplar")
 
@@ -259,7 +264,7 @@ class AttemptSpan:
         """End it, in the context where it was begun.
 
         Args:
-            outcome: the outcome of the attempt.
+            outcome: the outcome of the attempt; of a batch, that of all, or `mixed`.
             error_type: the type of its error; None: it did not fail.
             error_message: the error's message. Default: none.
             error: the exception that the handler raised, if any.
@@ -316,8 +321,40 @@ class AttemptTracer:
             },
             links=[Link(producer)] if producer.is_valid and not is_parent else None,
         )
-        token = otel_context.attach(trace.set_span_in_context(span, Context()))
-        return AttemptSpan(span, token)
+        return _current(span)
+
+    def begin_batch(self, jobs: Sequence[Job[Any]]) -> AttemptSpan | None:
+        """Begin the span of a batch and make it current; None if that fails.
+
+        It is a trace of its own, whatever `producer_trace` says, since the jobs may come from
+        several: it is linked to the span of each producer, of the first 128 jobs.
+        """
+        try:
+            return self._begin_batch(jobs)
+        except Exception as error:  # noqa: BLE001 - whatever a processor of spans raises
+            _log.warning("span not begun", error=str(error))
+            return None
+
+    def _begin_batch(self, jobs: Sequence[Job[Any]]) -> AttemptSpan:
+        producers = ((job, _producer_of(job)[1]) for job in jobs if job.headers)
+        links = [
+            Link(producer, {"messaging.message.id": str(job.msg_id)})
+            for job, producer in producers
+            if producer.is_valid
+        ]
+        span = self.tracer.start_span(
+            self._name,
+            context=Context(),
+            kind=SpanKind.CONSUMER,
+            attributes={**self._attributes, "messaging.batch.message_count": len(jobs)},
+            links=links[:MAX_LINKS],
+        )
+        return _current(span)
+
+
+def _current(span: Span) -> AttemptSpan:
+    token = otel_context.attach(trace.set_span_in_context(span, Context()))
+    return AttemptSpan(span, token)
 
 
 def _producer_of(job: Job[Any]) -> tuple[Context, SpanContext]:

@@ -76,6 +76,7 @@ class WorkerMetrics:
         self.wait = found.histogram(f"{_PREFIX}message_wait_seconds").labels(queue_name)
         self.age = found.histogram(f"{_PREFIX}message_age_seconds").labels(queue_name)
         self._claim_batch = found.histogram(f"{_PREFIX}claim_batch_messages").labels(queue_name)
+        self._handler_batch = found.histogram(f"{_PREFIX}handler_batch_messages").labels(queue_name)
         self._empty_claims = found.counter(f"{_PREFIX}empty_claims_total").labels(queue_name)
         self._limited_claims = found.counter(f"{_PREFIX}limited_claims_total").labels(queue_name)
         self._key_holds = found.counter(f"{_PREFIX}key_holds_total").labels(queue_name)
@@ -111,6 +112,10 @@ class WorkerMetrics:
             self._claim_batch.observe_now(messages)
         else:
             self._empty_claims.inc()
+
+    def batch_started(self, messages: int) -> None:
+        """Note that a handler of batches was called with so many messages."""
+        self._handler_batch.observe_now(messages)
 
     def claim_was_limited(self) -> None:
         """Count a claim that found messages due, and none that may start."""

@@ -336,6 +336,11 @@ class _Envelope(BaseModel, Generic[PayloadT]):
     payload: PayloadT
 
 
+MAX_READABLE_LENGTH = 640
+"""How long a body may be to be readable for certain: it has no room for deeper nesting than Python
+reads, nor for a longer number."""
+
+
 class BodyDecoder(Generic[PayloadT]):
     """Reads message bodies for one payload model.
 
@@ -384,6 +389,18 @@ class BodyDecoder(Generic[PayloadT]):
             job.workflow_id = _cut(envelope.workflow_id)
             job.project_id = _cut(envelope.project_id)
             job.payload = envelope.payload
+
+    def decode_early(self, job: Job[PayloadT]) -> None:
+        """Do the same, and read a plain payload now if that may fail.
+
+        For a job of a batch: when its handler reads it, a failure would be that of all.
+
+        Raises:
+            InvalidPayloadError: as `decode`, or if the payload cannot be read.
+        """
+        self.decode(job)
+        if self._takes_anything and len(job.body) > MAX_READABLE_LENGTH:
+            _ = job.payload
 
     def check(self, job: object, text: str) -> None:
         """Check that the model can decode the JSON of a job that is to be enqueued.

@@ -1,7 +1,7 @@
 """Help for testing handlers and producers, without a database or with one per test.
 
-`run_job` needs no database. `QueueDatabase` is what the fixture `meshhook_database` of the pytest
-plugin returns. Only the plugin needs pytest.
+`run_job` and `run_batch` need no database. `QueueDatabase` is what the fixture `meshhook_database`
+of the pytest plugin returns. Only the plugin needs pytest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from meshhook.outcomes import AttemptOutcome
     from meshhook.testing.attempts import AttemptResult, make_job, run_job
+    from meshhook.testing.batches import run_batch
     from meshhook.testing.database import QueueDatabase
     from meshhook.testing.databases import Databases
     from meshhook.testing.draining import Drained, DrainError, JobFailedError, RecordedAttempt
@@ -30,6 +31,7 @@ __all__ = [
     "QueueDatabase",
     "RecordedAttempt",
     "make_job",
+    "run_batch",
     "run_job",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "QueueDatabase": "meshhook.testing.database",
     "RecordedAttempt": "meshhook.testing.draining",
     "make_job": "meshhook.testing.attempts",
+    "run_batch": "meshhook.testing.batches",
     "run_job": "meshhook.testing.attempts",
 }
 """The module of each name; the imports above say the same to type checkers."""

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import json
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
-
+from meshhook.application.arguments import name_of
 from meshhook.application.queue_handler import QueueHandler, identifiers
-from meshhook.errors import InvalidSettingError
-from meshhook.follow_ups import checked_follow_ups
+from meshhook.errors import InvalidHandlerError, InvalidSettingError
 from meshhook.jobs import Job, WorkflowJob
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
-from meshhook.observability.worker_metrics import WorkerMetrics
 from meshhook.outcomes import AttemptOutcome, Done, Outcome
-from meshhook.queue_config import QueueConfig, QueueSettings, changed_settings
-from meshhook.store import queries
+from meshhook.queue_config import QueueSettings, changed_settings
 from meshhook.store.bodies import decode_headers, encode_body, encode_headers
 from meshhook.store.messages import job_of
-from meshhook.worker.attempt_runner import AttemptRunner
-from meshhook.worker.handler_threads import HandlerThreads
+from meshhook.testing.handler_runs import HandlerRun, run_handler
 from meshhook.worker.handlers import JobHandler
-from meshhook.worker.held_jobs import HeldJobs
-from meshhook.worker.queue_context import QueueContext
-from meshhook.worker.releaser import Releaser
-from meshhook.worker.slot_shares import SharedSlots
-from meshhook.worker.stats import Tally
 from meshhook.worker.verdicts import meaning_of
 
 if TYPE_CHECKING:
@@ -38,13 +25,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from meshhook.follow_ups import FollowUp
-    from meshhook.worker.attempt import Attempt
-    from meshhook.worker.held_job import HeldJob
-
-CANCEL_SECONDS = 1.0
-"""How long a handler may take to end when its test is cancelled."""
-
-_WORKER_NAME = "meshhook.testing"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -188,12 +168,12 @@ async def run_job(
         InvalidHandlerError, InvalidQueueNameError, InvalidSettingError: naming the argument.
     """
     known = handler if isinstance(handler, JobHandler) else JobHandler(handler)
-    declared: Mapping[str, Any] = {}
-    if isinstance(known, QueueHandler):
-        declared, queue = known.settings, known.queue if queue is None else queue
-    if not isinstance(settings, QueueSettings):
-        without_jitter = QueueSettings(retry_jitter=0)
-        settings = changed_settings(without_jitter, {**declared, **(settings or {})})
+    if known.batch is not None:
+        raise InvalidHandlerError(
+            f"handler {name_of(known)} takes a list of jobs; run it with run_batch(handler, "
+            "[payload, ...])"
+        )
+    queue, settings = queue_and_settings(known, queue, settings)
     job = make_job(
         payload,
         run_id=run_id,
@@ -203,16 +183,38 @@ async def run_job(
         lost_attempts=lost_attempts,
         max_attempts=settings.max_retry_attempts,
         msg_id=msg_id,
-        queue=DEFAULT_QUEUE_NAME if queue is None else queue,
+        queue=queue,
         headers=headers,
     )
-    held, made, completion = await _run(known, job, settings)
-    settlement, ended = held.settlement, made.ended
-    if completion is not None and not isinstance(ended, BaseException):
-        then, result = completion
+    [run] = await run_handler(known, [job], settings)
+    return result_of(run)
+
+
+def queue_and_settings(
+    handler: JobHandler[Any], queue: str | None, settings: QueueSettings | Mapping[str, Any] | None
+) -> tuple[str, QueueSettings]:
+    """Return the queue of a handler, and its settings, as `run_job` takes them.
+
+    Raises:
+        InvalidSettingError: naming the setting.
+    """
+    declared: Mapping[str, Any] = {}
+    if isinstance(handler, QueueHandler):
+        declared, queue = handler.settings, handler.queue if queue is None else queue
+    if not isinstance(settings, QueueSettings):
+        without_jitter = QueueSettings(retry_jitter=0)
+        settings = changed_settings(without_jitter, {**declared, **(settings or {})})
+    return DEFAULT_QUEUE_NAME if queue is None else queue, settings
+
+
+def result_of(run: HandlerRun) -> AttemptResult:
+    """Return how the attempt of a job ended."""
+    settlement, ended = run.held.settlement, run.ended
+    if run.completion is not None and not isinstance(ended, BaseException):
+        then, result = run.completion
         return AttemptResult(
             AttemptOutcome.SUCCEEDED,
-            job=job,
+            job=run.job,
             was_completed=True,
             result=None if result is None else json.loads(result),
             then=then,
@@ -221,95 +223,16 @@ async def run_job(
     is_error = isinstance(ended, BaseException) and not isinstance(ended, Outcome)
     return AttemptResult(
         settlement.outcome,
-        job=job,
+        job=run.job,
         delay_seconds=settlement.delay_seconds,
         error_type=settlement.error_type,
         error_message=settlement.error_message,
         error_stack=settlement.error_stack,
         error=ended if is_error and isinstance(ended, BaseException) else None,
-        was_completed=held.was_completed,
+        was_completed=run.held.was_completed,
         result=None if settlement.result is None else json.loads(settlement.result),
         then=ended.then if isinstance(ended, Done) and settlement.follow_ups else (),
     )
-
-
-class _WithoutDatabase(AttemptRunner):
-    """Runs attempts, and believes a handler that says it has settled its job."""
-
-    completion: tuple[tuple[FollowUp, ...], str | None] | None = None
-    """What follows the job that the handler has completed, and its result as JSON text."""
-
-    async def _complete(self, attempt: Attempt, connection: Any, then: Any, result: Any) -> None:  # noqa: ARG002
-        follow_ups = checked_follow_ups("then", then)
-        end = self._judge.completion(attempt, follow_ups, result)
-        self.completion = follow_ups, end.result
-        attempt.was_completed = True
-
-
-async def _run(
-    handler: JobHandler[Any], job: Job[Any], settings: QueueSettings
-) -> tuple[HeldJob, Attempt, tuple[tuple[FollowUp, ...], str | None] | None]:
-    """Run one attempt as a worker runs it, in a task of its own.
-
-    Also returns what `job.complete()` was called with, if it was.
-    """
-    held_jobs = HeldJobs(SharedSlots(1, {job.queue: 1}).shares[job.queue])
-    threads = None if handler.is_async else HandlerThreads(1, held_jobs)
-    now = datetime.now(UTC)
-    queue = QueueContext(
-        tables=queries.QueueTables(job.queue),
-        config=QueueConfig(
-            # Its message was made here, and is not encrypted.
-            **(settings.model_dump() | {"encryption": "accept"}),
-            queue=job.queue,
-            created_at=now,
-            updated_at=now,
-        ),
-        handler=handler,
-        worker_name=_WORKER_NAME,
-        metrics=WorkerMetrics(job.queue, CollectorRegistry()),
-        tally=Tally(),
-        tracer=None,
-    )
-    runner = _WithoutDatabase(
-        queue=queue,
-        held_jobs=held_jobs,
-        # Only a worker that stops gives jobs back.
-        releaser=Releaser(connection=cast("Any", None), queue=queue, held_jobs=held_jobs),
-        threads=threads,
-        tracer=None,
-    )
-    made: list[tuple[HeldJob, Attempt]] = []
-    # A handler that cancels its own task must not cancel the test.
-    runner.owner = asyncio.current_task()
-    claimed_at = time.monotonic()
-    held_jobs.queue(held_jobs.claim([job], claimed_at, claimed_at).to_start)
-    slot = asyncio.create_task(_attempt(runner, held_jobs, made), name="meshhook-slot-0")
-    try:
-        await asyncio.wait([slot])
-    except asyncio.CancelledError:
-        slot.cancel()
-        await asyncio.wait([slot], timeout=CANCEL_SECONDS)
-        raise
-    finally:
-        if threads is not None:
-            threads.shutdown()
-    if not made:
-        slot.result()  # raises what ends the process and not the job, such as KeyboardInterrupt
-    return *made[0], runner.completion
-
-
-async def _attempt(
-    runner: AttemptRunner, held_jobs: HeldJobs, made: list[tuple[HeldJob, Attempt]]
-) -> None:
-    """Run a job as a slot of a worker does."""
-    context = contextvars.copy_context()
-    held = held_jobs.start_next()
-    attempt = context.run(runner.start, held, context)
-    if attempt.under_way is not None:
-        attempt.ended = await runner.rest(attempt, attempt.under_way)
-    context.run(runner.finish, held, attempt)
-    made.append((held, attempt))
 
 
 def _check_attempts(attempt: int, lost_attempts: int) -> None:

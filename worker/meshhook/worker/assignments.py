@@ -13,6 +13,8 @@ from meshhook.worker.handlers import JobHandler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from meshhook.worker.batch_options import BatchOptions
+
 MAX_QUEUES = 100
 MAX_WEIGHT = 1_000
 
@@ -26,12 +28,13 @@ class Assignment(NamedTuple):
     handler: JobHandler[Any]
 
 
-def assignments(queues: Any, handler: Any) -> list[Assignment]:
+def assignments(queues: Any, handler: Any, batch: BatchOptions | None = None) -> list[Assignment]:
     """Return the queues that a worker serves.
 
     Args:
         queues: a queue's name, several names, or a mapping of names to weights.
         handler: the handler of all queues, or a mapping of every queue's name to its handler.
+        batch: how jobs are put together for handlers that are functions. Default: not at all.
 
     Raises:
         InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming what is wrong.
@@ -49,9 +52,9 @@ def assignments(queues: Any, handler: Any) -> list[Assignment]:
                 f"there is a handler of {quoted(unknown[0])}, which is none of the worker's "
                 "queues: " + ", ".join(weights)
             )
-        handlers = {name: _handler(each) for name, each in handler.items()}
+        handlers = {name: _handler(each, batch) for name, each in handler.items()}
     else:
-        handlers = dict.fromkeys(weights, _handler(handler))
+        handlers = dict.fromkeys(weights, _handler(handler, batch))
     return [Assignment(name, weight, handlers[name]) for name, weight in weights.items()]
 
 
@@ -89,9 +92,15 @@ def _no_handler(queues: Any) -> str:
     return "a worker needs a handler, a function of one job: Worker(database_url, handler=...)"
 
 
-def _handler(handler: Any) -> JobHandler[Any]:
+def _handler(handler: Any, batch: BatchOptions | None) -> JobHandler[Any]:
     if isinstance(handler, JobHandler):
+        if batch is not None:
+            raise InvalidHandlerError(
+                f"handler {getattr(handler, '__qualname__', handler)} says itself what it takes; "
+                "leave batch out, and write it there: "
+                f"@create_job_handler(batch={batch.jobs})"
+            )
         return handler
     if not callable(handler):
         raise InvalidHandlerError(f"a handler is a function of one job, got {quoted(handler)}")
-    return JobHandler(handler)
+    return JobHandler(handler, batch=batch)

@@ -1,4 +1,4 @@
-"""One attempt under way: its job, why it was stopped, and what is recorded about it."""
+"""A handler that was called, and one attempt: its job, why it was stopped, what is recorded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from meshhook.store.settlements import Settlement
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
     from meshhook.cancellation import Cancellation
-    from meshhook.jobs import Job
+    from meshhook.jobs import Job, JobKey
     from meshhook.observability.tracing import AttemptSpan
     from meshhook.queue_config import QueueSettings
     from meshhook.worker.verdicts import Verdict
@@ -42,24 +42,57 @@ class Abort(Enum):
     SHUTDOWN = auto()
 
 
-class Attempt:
-    """One attempt under way."""
+class HandlerCall:
+    """A handler that was called, for one job or for a batch of them."""
 
     __slots__ = (
         "abort",
         "began_at",
-        "completed_key",
         "context",
         "ended",
         "is_in_thread",
-        "job",
-        "refusal",
         "settings",
         "span",
         "timeout",
         "under_way",
-        "was_completed",
     )
+
+    def __init__(
+        self, began_at: float, settings: QueueSettings, context: contextvars.Context
+    ) -> None:
+        self.began_at = began_at
+        """By the monotonic clock."""
+        self.settings = settings
+        self.context = context
+        """Its context variables: the job, the span, and what the handler sets."""
+        self.under_way: Awaitable[object] | None = None
+        """What is left of it, if it waits."""
+        self.ended: object = None
+        """What the handler returned or raised, or why it was stopped."""
+        self.timeout: asyncio.Timeout | None = None
+        self.abort: Abort | None = None
+        self.is_in_thread = False
+        """Whether it runs in a thread, which cannot be stopped."""
+        self.span: AttemptSpan | None = None
+
+    @property
+    def keys(self) -> Sequence[JobKey]:
+        """The keys of its jobs."""
+        raise NotImplementedError
+
+    def stop(self, reason: Abort) -> None:
+        """Stop it at its next await. The first reason counts."""
+        # An expired timeout cancels only the handler; the slot goes on.
+        if self.abort is None:
+            self.abort = reason
+            if self.timeout is not None and not self.timeout.expired():
+                self.timeout.reschedule(asyncio.get_running_loop().time())
+
+
+class Attempt(HandlerCall):
+    """One attempt under way."""
+
+    __slots__ = ("completed_key", "job", "refusal", "was_completed")
 
     def __init__(
         self,
@@ -68,27 +101,19 @@ class Attempt:
         settings: QueueSettings,
         context: contextvars.Context,
     ) -> None:
+        super().__init__(began_at, settings, context)
         self.job = job
-        self.began_at = began_at
-        """By the monotonic clock."""
-        self.settings = settings
-        self.context = context
-        """The context variables of the attempt: its job, its span, and what the handler sets."""
         self.refusal: Verdict | None = None
         """The verdict on a job that does not run."""
-        self.under_way: Awaitable[object] | None = None
-        """What is left of an attempt that waits."""
-        self.ended: object = None
-        """What the handler returned or raised, or why it was stopped."""
-        self.timeout: asyncio.Timeout | None = None
-        self.abort: Abort | None = None
-        self.is_in_thread = False
-        """Whether it runs in a thread, which cannot be stopped."""
         self.was_completed = False
         """Whether the handler recorded the outcome in its own transaction."""
         self.completed_key: str | None = None
         """The key of the message it did so for, if the keys have breakers."""
-        self.span: AttemptSpan | None = None
+
+    @property
+    def keys(self) -> Sequence[JobKey]:
+        """The key of its job."""
+        return (self.job.key,)
 
     def may_keep_lease(self, now: float) -> bool:
         """Return whether its lease may still be extended: until shortly after its time limit.
@@ -104,6 +129,11 @@ class Attempt:
         """Tell the handler that its job is to be cancelled, and stop it if it can be stopped."""
         if self.was_completed:
             return
+        self._note(cancellation)
+        if not self.is_in_thread:
+            self.stop(Abort.CANCELLED)
+
+    def _note(self, cancellation: Cancellation) -> None:
         if self.job.cancellation is None:
             self.job.cancellation = cancellation
             _log.info(
@@ -112,16 +142,6 @@ class Attempt:
                 requested_by=cancellation.requested_by,
                 reason=cancellation.reason,
             )
-        if not self.is_in_thread:
-            self.stop(Abort.CANCELLED)
-
-    def stop(self, reason: Abort) -> None:
-        """Stop the attempt at its next await. The first reason counts."""
-        # An expired timeout cancels only the handler; the slot goes on.
-        if self.abort is None:
-            self.abort = reason
-            if self.timeout is not None and not self.timeout.expired():
-                self.timeout.reschedule(asyncio.get_running_loop().time())
 
 
 def is_meant_for_slot(

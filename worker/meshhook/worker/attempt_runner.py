@@ -23,6 +23,7 @@ from meshhook.store.settlements import settle
 from meshhook.worker.attempt import (
     Abort,
     Attempt,
+    HandlerCall,
     is_ctrl_c,
     is_meant_for_slot,
     log_end,
@@ -85,7 +86,7 @@ class AttemptRunner:
         start."""
         self._queue = queue
         self._judge = Judge(queue)
-        self._function = queue.handler.function
+        self._function: Any = queue.handler.function
         self._held_jobs = held_jobs
         self._releaser = releaser
         self._threads = threads
@@ -104,19 +105,19 @@ class AttemptRunner:
         attempt.refusal = self._judge.refusal(job, settings)
         if attempt.refusal is None:
             job._complete = functools.partial(self._complete, attempt)  # noqa: SLF001 - made here
-            self._take_first_step(attempt)
+            self._take_first_step(attempt, job)
         return attempt
 
-    def _take_first_step(self, attempt: Attempt) -> None:
+    def _take_first_step(self, attempt: HandlerCall, argument: object) -> None:
         """Run a handler up to its first await.
 
         Many handlers never wait. They need no timer, which costs more than the rest of an attempt.
         """
         if self._threads is not None:
-            attempt.under_way = self._threads.run(self._function, attempt)
+            attempt.under_way = self._threads.run(self._function, argument, attempt)
             return
         try:
-            awaitable = self._function(attempt.job)
+            awaitable = self._function(argument)
         except BaseException as error:  # noqa: BLE001 - handled there
             attempt.ended = _raised_at_once(error)
             return
@@ -131,13 +132,13 @@ class AttemptRunner:
         else:
             attempt.under_way = started
 
-    def _look_at_result(self, attempt: Attempt, result: object) -> None:
+    def _look_at_result(self, attempt: HandlerCall, result: object) -> None:
         if is_awaitable(result):
             attempt.under_way = self._awaited(attempt, result)
         else:
             attempt.ended = end_of(result)
 
-    async def _awaited(self, attempt: Attempt, result: object) -> object:
+    async def _awaited(self, attempt: HandlerCall, result: object) -> object:
         """Await a handler's result, and its result in turn if need be, and return what it means."""
         for _ in range(MAX_NESTED_AWAITABLES):
             if not is_awaitable(result):
@@ -145,8 +146,11 @@ class AttemptRunner:
             result = await awaited_in(attempt.context, as_awaitable(result))
         return nested_too_deep(result) if is_awaitable(result) else end_of(result)
 
-    async def rest(self, attempt: Attempt, under_way: Awaitable[object]) -> object:
-        """Wait for an attempt. Returns its handler's result or error, or why it was stopped."""
+    async def rest(self, attempt: HandlerCall, under_way: Awaitable[object]) -> object:
+        """Wait for an attempt or a batch.
+
+        Returns its handler's result or error, or why it was stopped.
+        """
         slot = asyncio.current_task()
         timeout_seconds = attempt.settings.job_timeout_seconds
         rest_seconds = (
@@ -198,12 +202,7 @@ class AttemptRunner:
             keeps_results=self._queue.config.results,
             has_follow_up=self._queue.config.dead_letter_follow_up is not None,
         )
-        if end.hold_seconds:
-            held.key_hold_seconds = end.hold_seconds
-        if end.follow_ups and job.headers:
-            held.own_policy = own_policy(job, self._queue)
-        held.is_failure = end.is_failure
-        held.completed_key = attempt.completed_key
+        self._note_end(held, attempt, end)
         context = None
         if span is not None:
             shown_end = None if self._queue.withholds(job) else ended
@@ -211,13 +210,22 @@ class AttemptRunner:
             context = span.context
         held_jobs.end(held, settlement, now, attempt.was_completed, context)
 
+    def _note_end(self, held: HeldJob, attempt: Attempt, end: Verdict) -> None:
+        """Keep what the completer needs beside the settlement, since the job is then dropped."""
+        if end.hold_seconds:
+            held.key_hold_seconds = end.hold_seconds
+        if end.follow_ups and attempt.job.headers:
+            held.own_policy = own_policy(attempt.job, self._queue)
+        held.is_failure = end.is_failure
+        held.completed_key = attempt.completed_key
+
     def _observe(self, attempt: Attempt, end: Verdict, ran_seconds: float) -> None:
         job, metrics = attempt.job, self._queue.metrics
         exemplar = None if attempt.span is None else attempt.span.exemplar
         if attempt.refusal is None:
             wait_seconds = job.started_timestamp - job.ready_timestamp
             if not 0.0 <= wait_seconds <= MAX_AGE_SECONDS:
-                wait_seconds = _bounded(wait_seconds)
+                wait_seconds = within_bounds(wait_seconds)
             metrics.duration.observe(ran_seconds)
             metrics.wait.observe(wait_seconds)
             if exemplar is not None:
@@ -226,7 +234,7 @@ class AttemptRunner:
         if end.outcome in FINAL_OUTCOMES:
             age_seconds = job.started_timestamp + ran_seconds - job.enqueued_timestamp
             if not 0.0 <= age_seconds <= MAX_AGE_SECONDS:
-                age_seconds = _bounded(age_seconds)
+                age_seconds = within_bounds(age_seconds)
             metrics.age.observe(age_seconds)
             if exemplar is not None:
                 metrics.age.note_exemplar(age_seconds, exemplar)
@@ -310,6 +318,9 @@ def _raised_at_once(error: BaseException) -> BaseException:
     return error
 
 
-def _bounded(seconds: float) -> float:
-    # Other clients may write any time as that of enqueueing or falling due.
-    return 0.0 if seconds < 0.0 else MAX_AGE_SECONDS
+def within_bounds(seconds: float) -> float:
+    """Return a time of a message as a metric takes it.
+
+    Other clients may write any time as that of enqueueing or falling due.
+    """
+    return min(max(seconds, 0.0), MAX_AGE_SECONDS)

@@ -19,7 +19,11 @@ MAX_CLAIM_BYTES = 32 * 1024 * 1024
 
 
 def claimed_ahead(
-    finished_per_second: float, claim_seconds: float = 0.0, *, has_turns: bool = False
+    finished_per_second: float,
+    claim_seconds: float = 0.0,
+    *,
+    has_turns: bool = False,
+    batch_jobs: int = 1,
 ) -> int:
     """Return how many unstarted jobs to have ahead.
 
@@ -30,13 +34,17 @@ def claimed_ahead(
         has_turns: whether the queue is keyed or has priorities. Then less is claimed ahead where
             claims are quick, because a job of another key or band is not seen before the next
             claim. Default false.
+        batch_jobs: how many jobs start together. Only whole batches are claimed ahead: where a
+            batch takes long that is none, and its jobs are claimed once there is a slot for them,
+            together. Part of a batch would start as a small one. Default 1.
     """
     least_seconds = LEAST_AHEAD_SECONDS
     if has_turns:
         least_seconds = min(TURNS_AHEAD_CLAIMS * claim_seconds, least_seconds)
     ahead_seconds = max(AHEAD_CLAIMS * claim_seconds, least_seconds)
     jobs = finished_per_second * min(ahead_seconds, MOST_AHEAD_SECONDS)
-    return int(min(jobs, MAX_CLAIM_MESSAGES))
+    ahead = int(min(jobs, MAX_CLAIM_MESSAGES))
+    return ahead - ahead % batch_jobs
 
 
 def claim_size(*, free_slots: int, unstarted: int, ahead: int) -> int:

@@ -62,6 +62,12 @@ class EndedJobs:
             self._is_idle.clear()
             self._is_empty.clear()
 
+    def put_all(self, jobs: Sequence[HeldJob]) -> None:
+        """Add jobs that have just ended, at least one."""
+        self.put(jobs[0])
+        for held in jobs[1:]:
+            self._list_for(held).append(held)
+
     async def wait(self) -> None:
         """Wait until there is a batch to take."""
         await self._has_waiting.wait()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.attempt import Abort, is_meant_for_slot
 from meshhook.worker.attempt_runner import AttemptRunner
+from meshhook.worker.batch_runner import BatchRunner
 from meshhook.worker.forks import end_forked
 from meshhook.worker.handler_threads import HandlerThreads
 from meshhook.worker.held_job import RUNNING
@@ -68,13 +69,15 @@ class Executor:
             else HandlerThreads(held_jobs.share.concurrency, held_jobs)
         )
         self._turns = LoopTurns()
-        self.attempts = AttemptRunner(
-            queue=queue,
-            held_jobs=held_jobs,
-            releaser=releaser,
-            threads=self._threads,
-            tracer=tracer,
-        )
+        parts: dict[str, Any] = {
+            "queue": queue,
+            "held_jobs": held_jobs,
+            "releaser": releaser,
+            "threads": self._threads,
+            "tracer": tracer,
+        }
+        self._batches = None if queue.handler.batch is None else BatchRunner(**parts)
+        self.attempts = AttemptRunner(**parts) if self._batches is None else self._batches
 
     async def run(self) -> None:
         """Run queued jobs until cancelled.
@@ -125,15 +128,18 @@ class Executor:
                     held_jobs.look_again()
                 continue
             slots.are_wanted.clear()
-            for _ in range(min(held_jobs.ready, slots.most - slots.open)):
+            for _ in range(min(held_jobs.startable, slots.most - slots.open)):
                 self._open_slot()
         raise self._failure
 
     def _open_slot(self) -> None:
         if self._context is None:
             return
+        batches = self._batches
         slot = asyncio.create_task(
-            self._slot(), name=f"meshhook-slot-{self._slots_made}", context=self._context.copy()
+            self._slot() if batches is None else self._batch_slot(batches),
+            name=f"meshhook-slot-{self._slots_made}",
+            context=self._context.copy(),
         )
         slot.add_done_callback(self._slot_ended)
         self._slots.append(slot)
@@ -191,6 +197,33 @@ class Executor:
                 if self._is_forked:
                     end_forked(error)
                 self._cut_short(held, error, slot)
+                raise
+            held_jobs.slot_freed()
+
+    async def _batch_slot(self, batches: BatchRunner) -> None:
+        """Run batches, one after the other, as `_slot` runs jobs."""
+        slot: Any = asyncio.current_task()
+        turns, held_jobs = self._turns, self._held_jobs
+        while not slot.cancelling() and not slot._must_cancel:  # noqa: SLF001 - there is no public way
+            while not held_jobs.may_start_batch:
+                await held_jobs.slots.park()
+            if time.monotonic() >= turns.ends_at and not await turns.begin():
+                continue
+            context = contextvars.copy_context()
+            jobs = held_jobs.start_batch()
+            try:
+                batch = context.run(batches.start_batch, jobs, context)
+                if batch.under_way is not None:
+                    held_jobs.wake_for_batch()
+                    batch.ended = await batches.rest(batch, batch.under_way)
+                if self._is_forked:
+                    end_forked(batch.ended)
+                context.run(batches.finish_batch, batch)
+            except BaseException as error:
+                if self._is_forked:
+                    end_forked(error)
+                for held in jobs:
+                    self._cut_short(held, error, slot)
                 raise
             held_jobs.slot_freed()
 

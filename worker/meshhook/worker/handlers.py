@@ -12,6 +12,7 @@ from meshhook.errors import InvalidHandlerError
 from meshhook.escaping import quoted
 from meshhook.jobs import Job, PayloadT
 from meshhook.store.bodies import BodyDecoder
+from meshhook.worker.batch_options import BatchOptions, checked_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,20 +21,30 @@ if TYPE_CHECKING:
 
 
 class JobHandler(Generic[PayloadT]):
-    """A function that does a job. Made by `create_job_handler`; it can still be called directly."""
+    """A function that does a job, or a batch of jobs.
+
+    Made by `create_job_handler`; it can still be called directly.
+    """
 
     def __init__(
         self,
-        function: Callable[[Job[PayloadT]], Any],
+        function: Callable[[Any], Any],
         payload_model: Any = None,
         retry: RetryFunction | None = None,
+        batch: BatchOptions | None = None,
     ) -> None:
-        """Take the function, the type of its payload, and what decides about retries.
+        """Take the function, the type of its payload, what decides about retries, and batches.
+
+        Args:
+            function: it takes a job; with `batch`, a list of jobs.
+            payload_model: the type of the payload. Default: any JSON.
+            retry: decides when a failed job is retried. Default: the policy of the queue.
+            batch: how jobs are put together. Default: not at all.
 
         Raises:
-            InvalidHandlerError: it cannot be called with one job, or a call would not run it, as
-                with a generator function, an async generator function or a class. Or `retry` is no
-                plain function of one argument.
+            InvalidHandlerError: it cannot be called with one argument, or a call would not run it,
+                as with a generator function, an async generator function or a class. Or `retry` is
+                no plain function of one argument.
         """
         if not callable(function):
             raise InvalidHandlerError(f"a handler is a function of one job, got {quoted(function)}")
@@ -43,11 +54,13 @@ class JobHandler(Generic[PayloadT]):
             with suppress(ValueError):
                 inspect.signature(function).bind(object())
         except TypeError as error:
+            argument = "one job" if batch is None else "a list of jobs"
             raise InvalidHandlerError(
-                f"handler {_name_of(function)} cannot be called with one job as its argument: "
+                f"handler {_name_of(function)} cannot be called with {argument} as its argument: "
                 f"{error}"
             ) from None
         self.function = function
+        self.batch = batch
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - asks what kind it is
         )
@@ -56,8 +69,8 @@ class JobHandler(Generic[PayloadT]):
         """Decides when a failed job is retried; None for the policy of the queue."""
         functools.update_wrapper(self, function, updated=())
 
-    def __call__(self, job: Job[PayloadT]) -> Any:
-        """Call the function directly, for a test."""
+    def __call__(self, job: Any) -> Any:
+        """Call the function directly, with a job or a list of jobs, for a test."""
         return self.function(job)
 
 
@@ -67,19 +80,52 @@ def create_job_handler(
     *,
     payload_model: Any = None,
     retry: RetryFunction | None = None,
+    batch: None = None,
 ) -> JobHandler[PayloadT]: ...
 @overload
 def create_job_handler(
-    function: None = None, *, payload_model: Any = None, retry: RetryFunction | None = None
-) -> Callable[[Callable[[Job[PayloadT]], Any]], JobHandler[PayloadT]]: ...
+    function: Callable[[list[Job[PayloadT]]], Any],
+    *,
+    payload_model: Any = None,
+    retry: RetryFunction | None = None,
+    batch: int,
+    batch_wait_seconds: float | None = None,
+) -> JobHandler[PayloadT]: ...
+@overload
 def create_job_handler(
-    function: Any = None, *, payload_model: Any = None, retry: RetryFunction | None = None
+    function: None = None,
+    *,
+    payload_model: Any = None,
+    retry: RetryFunction | None = None,
+    batch: None = None,
+) -> Callable[[Callable[[Job[PayloadT]], Any]], JobHandler[PayloadT]]: ...
+@overload
+def create_job_handler(
+    function: None = None,
+    *,
+    payload_model: Any = None,
+    retry: RetryFunction | None = None,
+    batch: int,
+    batch_wait_seconds: float | None = None,
+) -> Callable[[Callable[[list[Job[PayloadT]]], Any]], JobHandler[PayloadT]]: ...
+def create_job_handler(
+    function: Any = None,
+    *,
+    payload_model: Any = None,
+    retry: RetryFunction | None = None,
+    batch: int | None = None,
+    batch_wait_seconds: float | None = None,
 ) -> Any:
-    """Make a handler of a function of one job. Usable as a decorator.
+    """Make a handler of a function of one job, or of a list of jobs. Usable as a decorator.
 
     An async function runs in the worker's event loop. A plain function runs in a thread; if it
     returns an awaitable, that is awaited in the event loop. For what a handler may return or raise,
     see `meshhook.outcomes`; returning nothing means done.
+
+    With `batch` the function takes a list of jobs, and runs in one slot. It returns nothing if all
+    are done, a list with the end of each job in their order, or a dict of ends by msg_id, in which
+    jobs that are done may be left out. An end is what a handler of one job would return, or an
+    exception. What it raises is the end of every job.
 
     Args:
         function: the function. Default: omitted, to decorate one.
@@ -88,14 +134,27 @@ def create_job_handler(
             Default: any JSON.
         retry: decides when a failed job is retried: a plain function, as `App.job` takes it.
             Default: the policy of the queue does.
+        batch: the most jobs of one call, 1 to 1000. Default: the function takes one job.
+        batch_wait_seconds: how long a batch waits for more jobs, from the claim of its first one: 0
+            to 60. Default 0.
 
     Raises:
-        InvalidHandlerError: the function cannot be called with one job, or a call would not run it,
-            as with a generator function, an async generator function or a class.
+        InvalidHandlerError: the function cannot be called with one argument, or a call would not
+            run it, as with a generator function, an async generator function or a class.
+        InvalidSettingError: naming the argument.
     """
+    options = checked_batch(batch, batch_wait_seconds)
     if function is None:
-        return functools.partial(create_job_handler, payload_model=payload_model, retry=retry)
-    return JobHandler(function, payload_model, retry)
+        return functools.partial(
+            _job_handler, payload_model=payload_model, retry=retry, batch=options
+        )
+    return JobHandler(function, payload_model, retry, options)
+
+
+def _job_handler(
+    function: Any, *, payload_model: Any, retry: RetryFunction | None, batch: BatchOptions | None
+) -> JobHandler[Any]:
+    return JobHandler(function, payload_model, retry, batch)
 
 
 def _checked_retry(retry: RetryFunction, name: str) -> RetryFunction:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.attempt import Abort
+from meshhook.worker.batch_starts import BatchStarts
 from meshhook.worker.ended_jobs import EndedJobs
 from meshhook.worker.fair_turns import FairTurns
 from meshhook.worker.held_job import (
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from meshhook.jobs import Job, JobKey
     from meshhook.store.claims import KeyShare
     from meshhook.store.settlements import Settlement
+    from meshhook.worker.batch_options import BatchOptions
     from meshhook.worker.leases import Lease
     from meshhook.worker.priority_turns import PriorityPlace
     from meshhook.worker.slot_shares import Share
@@ -70,9 +72,14 @@ class HeldJobs:
     Call it only in the worker's event loop, except where a docstring says otherwise.
     """
 
-    def __init__(self, share: Share) -> None:
-        """Take the queue's share of the worker's slots."""
+    def __init__(self, share: Share, batch: BatchOptions | None = None) -> None:
+        """Take the queue's share of the worker's slots.
+
+        `batch` is given if the handler runs several jobs in one slot. Default: one job a slot.
+        """
         self.share = share
+        self._slot_jobs = 1 if batch is None else batch.jobs
+        self._batches = None if batch is None else BatchStarts(batch, self.look_again)
         share.user = self
         self.ended = EndedJobs()
         """Jobs whose outcome is not recorded yet."""
@@ -113,19 +120,32 @@ class HeldJobs:
     @property
     def free(self) -> int:
         """How many jobs could start now, if they are not urgent."""
-        if self._bands is None:
-            return self.share.free
-        kept = max(self._kept_slots - self._bands.running_urgent, 0)
-        return max(self.share.free - kept, 0)
+        free = self.share.free
+        if self._bands is not None:
+            running_urgent = -(-self._bands.running_urgent // self._slot_jobs)
+            free = max(free - max(self._kept_slots - running_urgent, 0), 0)
+        return free * self._slot_jobs
 
     @property
     def free_for_urgent(self) -> int:
         """How many urgent jobs could start now beside those that wait; 0 without priorities."""
-        return 0 if self._bands is None else max(self.share.free - self._bands.urgent, 0)
+        if self._bands is None:
+            return 0
+        return max(self.share.free * self._slot_jobs - self._bands.urgent, 0)
 
     @property
     def _kept_slots(self) -> int:
         return min(self.urgent_slots, self.share.concurrency // 2)
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs can run at once, if the queue has all slots."""
+        return self.share.concurrency * self._slot_jobs
+
+    @property
+    def wanted_slots(self) -> int:
+        """How many more slots the unstarted jobs could use."""
+        return -(-self.unstarted // self._slot_jobs)
 
     @property
     def taken_slots(self) -> int:
@@ -208,7 +228,8 @@ class HeldJobs:
             else:
                 self.unread.put(held)
             self._is_idle.clear()
-        self.slots.wake(len(self._ready))
+        # A batch that waits wakes a slot for the next one.
+        self.slots.wake(len(self._ready) if self._batches is None else min(self.startable, 1))
         self._update_room()
 
     async def wait_for_room(self, mark: int, *, for_urgent: bool = False) -> None:
@@ -239,15 +260,29 @@ class HeldJobs:
         return self._bands is None or self._bands.urgent > 0 or self.free > 0
 
     @property
+    def may_start_batch(self) -> bool:
+        """Whether a batch is due and has a slot to start in."""
+        return self.startable > 0 and self.may_start
+
+    @property
     def ready(self) -> int:
         """How many jobs wait for a slot. Their messages are read."""
         return len(self._ready)
 
     @property
+    def startable(self) -> int:
+        """How many slots the jobs that wait for one could use now."""
+        if self._batches is None or not self._ready:
+            return len(self._ready)
+        return self._batches.due(self._ready, self._next)
+
+    @property
     def first_ready(self) -> HeldJob | None:
-        """The job that starts next, if any."""
-        if not self._ready:
-            return None
+        """The job that starts next, if one can start once there is a slot."""
+        return self._next if self.startable else None
+
+    @property
+    def _next(self) -> HeldJob:
         return self._ready[0] if isinstance(self._ready, deque) else self._ready.first
 
     def start_next(self) -> HeldJob:
@@ -255,10 +290,31 @@ class HeldJobs:
 
         It is the one that has waited longest, or whose key or band has its turn.
         """
+        return self._start(only_urgent=self._bands is not None and not self.free)
+
+    def start_batch(self) -> list[HeldJob]:
+        """Start the jobs whose turn it is, as many as a batch has: CLAIMED to RUNNING.
+
+        They have one slot. A job whose earlier attempt was lost starts alone.
+        """
+        bands = self._bands
+        only_urgent = bands is not None and not self.free
+        batch = [self._start(only_urgent=only_urgent)]
+        companions, is_alone = self.running.companions, batch[0].job.lost_attempts > 0
+        while len(batch) < self._slot_jobs and self._ready and not is_alone:
+            has_more = bands is None or not only_urgent or bands.urgent > 0
+            if not has_more or self._next.job.lost_attempts:
+                break
+            held = self._start(only_urgent=only_urgent)
+            companions.add(held.key)
+            batch.append(held)
+        return batch
+
+    def _start(self, *, only_urgent: bool) -> HeldJob:
         if self._bands is None:
             held = self._ready.popleft()
         else:
-            held = self._bands.popleft(only_urgent=not self.free)
+            held = self._bands.popleft(only_urgent=only_urgent)
         if held.state is not CLAIMED:
             raise IllegalMoveError(held, RUNNING)
         held.state = RUNNING
@@ -294,6 +350,34 @@ class HeldJobs:
         self.ended.put(held)
         self._leave(held)
 
+    def end_batch(
+        self,
+        jobs: Sequence[HeldJob],
+        settlements: Iterable[Settlement],
+        ended_at: float,
+        span: SpanContext | None = None,
+    ) -> None:
+        """Record how jobs ended whose handler settled none of them: each RUNNING to ENDED.
+
+        Args:
+            jobs: the jobs.
+            settlements: how each ended, in their order.
+            ended_at: when, by the monotonic clock.
+            span: the span of their attempts. Default: none.
+        """
+        for held, settlement in zip(jobs, settlements, strict=True):
+            if held.state is not RUNNING:
+                raise IllegalMoveError(held, ENDED)
+            held.state = ENDED
+            held.settlement = settlement
+            held.ended_at = ended_at
+            held.was_completed = False
+            held.span = span
+            held.attempt = None
+            del held.job
+            self._leave(held)
+        self.ended.put_all(jobs)
+
     def stopped(self, held: HeldJob) -> None:
         """Drop a job that was stopped because its lease was lost: RUNNING to LOST."""
         if held.state is not RUNNING:
@@ -312,9 +396,9 @@ class HeldJobs:
             self._update_room()
         self.share.freed()
 
-    def thread_ended(self, key: JobKey) -> None:
-        """Free the slot of a job whose thread was given up and has now ended."""
-        self.running.given_up.discard(key)
+    def thread_ended(self, keys: Sequence[JobKey]) -> None:
+        """Free the slot of jobs whose thread was given up and has now ended."""
+        self.running.thread_ended(keys)
         self.slot_freed()
         self.look_again()
 
@@ -322,14 +406,19 @@ class HeldJobs:
     def waits_for_slots(self) -> bool:
         """Whether it could use a slot that another queue leaves."""
         return self._is_room_awaited or (
-            bool(self._ready) and len(self.running.jobs) < self.share.concurrency
+            bool(self._ready) and self.running.slots < self.share.concurrency
         )
+
+    def wake_for_batch(self) -> None:
+        """Wake a slot if one more batch can start."""
+        if self._ready and self.may_start_batch:
+            self.slots.wake(1)
 
     def look_again(self) -> None:
         """Wake slots for jobs that can start now, and the producer if there is room for more."""
         if self._ready:
             # A slot that is kept for urgent jobs waits on if none is ready.
-            self.slots.wake(min(len(self._ready), self.share.free))
+            self.slots.wake(min(self.startable, self.share.free))
         self._update_room()
 
     async def wait_idle(self) -> None:
@@ -484,7 +573,7 @@ class HeldJobs:
         waiting = len(self._ready)
         if self._is_room_awaited and (
             waiting <= self._room_mark
-            or (waiting < self.share.concurrency and self.free > waiting)
+            or (waiting < self.capacity and self.free > waiting)
             or (self._is_urgent_room_awaited and self.free_for_urgent)
         ):
             self.end_wait_for_room()

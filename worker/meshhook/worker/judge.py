@@ -56,7 +56,8 @@ class Judge:
     def __init__(self, queue: QueueContext) -> None:
         """Take the queue."""
         self._queue = queue
-        self._decoder = queue.handler.decoder
+        decoder = queue.handler.decoder
+        self._decode = decoder.decode if queue.handler.batch is None else decoder.decode_early
 
     def refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
         """Return the verdict on a job that must not run, or None."""
@@ -72,7 +73,7 @@ class Judge:
         try:
             if not job.is_encrypted:  # the message reader has decrypted it
                 self._decrypt(job, settings)
-            self._decoder.decode(job)
+            self._decode(job)
         except BaseException as error:
             if is_ctrl_c(error):
                 raise

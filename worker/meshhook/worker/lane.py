@@ -93,7 +93,7 @@ class Lane:
         """
         self.queue = queue
         self._worker = worker
-        self.held_jobs = held_jobs = HeldJobs(share)
+        self.held_jobs = held_jobs = HeldJobs(share, queue.handler.batch)
         worker.all_held_jobs.append(held_jobs)
         self._wakeups = wakeups = Wakeups()
         self._cordon = cordon = Cordon(queue.name)
@@ -145,7 +145,7 @@ class Lane:
         self.gauges = WorkerGauges(
             inflight=lambda: len(held_jobs.leases),
             running=lambda: len(held_jobs.running),
-            limit=lambda: share.concurrency,
+            limit=lambda: held_jobs.capacity,
             unsettled=lambda: held_jobs.unsettled,
             oldest_unsettled_seconds=lambda: held_jobs.ended.oldest_seconds,
             is_connected=lambda: worker.main_connection.fault is None,
@@ -263,7 +263,7 @@ class Lane:
         """Return what the worker currently does for the queue."""
         return QueueReport(
             self.queue_name,
-            self.held_jobs.share.concurrency,
+            self.held_jobs.capacity,
             len(self.held_jobs.running),
             self.queue.tally.processed,
             self.held_jobs.running.busy_seconds,

@@ -130,6 +130,7 @@ class Producer:
         self._is_held_back = False
         """Whether limits kept the last claim from taking what is ready."""
         self._rate = FinishRate()
+        self._batch_jobs = 1 if queue.handler.batch is None else queue.handler.batch.jobs
         self._cap = ClaimCap()
         self._claim_seconds = 0.0
         """How long a claim takes, smoothed."""
@@ -259,8 +260,12 @@ class Producer:
     @property
     def _ahead(self) -> int:
         config = self._queue.config
-        has_turns = config.keys is not None or config.prioritized
-        return claimed_ahead(self._rate.per_second, self._claim_seconds, has_turns=has_turns)
+        return claimed_ahead(
+            self._rate.per_second,
+            self._claim_seconds,
+            has_turns=config.keys is not None or config.prioritized,
+            batch_jobs=self._batch_jobs,
+        )
 
     async def _has_room(self) -> bool:
         """Return whether there is room for more jobs; if not, wait for room, at most a second."""

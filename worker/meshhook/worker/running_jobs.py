@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from meshhook.jobs import JobKey
     from meshhook.worker.held_job import HeldJob
 
@@ -16,8 +18,12 @@ class RunningJobs:
     def __init__(self) -> None:
         self.jobs: dict[JobKey, HeldJob] = {}
         """Jobs that have a slot."""
+        self.companions: set[JobKey] = set()
+        """Those that run in the slot of another job of their batch."""
         self.given_up: set[JobKey] = set()
-        """Jobs whose attempt has ended but whose thread still runs. Each still takes a slot."""
+        """Jobs whose attempt has ended but whose thread still runs."""
+        self.given_up_threads = 0
+        """How many threads that are. Each still takes a slot."""
         self.cut_off: list[HeldJob] = []
         """Running jobs that lost their slot. They must be ended or released."""
         self.finished = 0
@@ -30,9 +36,14 @@ class RunningJobs:
         return len(self.jobs)
 
     @property
+    def slots(self) -> int:
+        """How many slots the running jobs have."""
+        return len(self.jobs) - len(self.companions)
+
+    @property
     def taken_slots(self) -> int:
         """How many slots are taken, by running jobs and by threads that were given up."""
-        return len(self.jobs) + len(self.given_up)
+        return len(self.jobs) - len(self.companions) + self.given_up_threads
 
     @property
     def busy_seconds(self) -> float:
@@ -50,6 +61,22 @@ class RunningJobs:
         # After a job was cut off, another claim of it may already run.
         if left is not held and left is not None:
             self.jobs[held.key] = left
+        elif self.companions:
+            self.companions.discard(held.key)
+
+    def keep_slot(self, held: HeldJob) -> None:
+        """Let the slot of a batch be that of this job, since its first one has not run."""
+        self.companions.discard(held.key)
+
+    def give_up(self, keys: Collection[JobKey]) -> None:
+        """Note that a thread still runs, whose attempt of these jobs ends."""
+        self.given_up.update(keys)
+        self.given_up_threads += 1
+
+    def thread_ended(self, keys: Collection[JobKey]) -> None:
+        """Note that a thread has ended that was given up."""
+        self.given_up.difference_update(keys)
+        self.given_up_threads -= 1
 
     def take_cut_off(self) -> list[HeldJob]:
         """Take the jobs that were cut off."""

@@ -16,8 +16,8 @@ class SlotUser(Protocol):
         """How many slots it uses."""
 
     @property
-    def unstarted(self) -> int:
-        """How many jobs wait for a slot."""
+    def wanted_slots(self) -> int:
+        """How many more slots the jobs that wait here could use."""
 
     @property
     def waits_for_slots(self) -> bool:
@@ -93,7 +93,7 @@ class Share:
         """What the queue wants."""
         if self._wants_more:
             return Demand(self.weight, self._slots.count)
-        known = 0 if self.user is None else self.user.unstarted
+        known = 0 if self.user is None else self.user.wanted_slots
         return Demand(self.weight, self.taken + known)
 
     @property

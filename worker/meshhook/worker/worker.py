@@ -53,6 +53,8 @@ class Worker:
         queues: str | Iterable[str] | Mapping[str, int] = DEFAULT_QUEUE_NAME,
         handler: Any = None,
         *,
+        batch: int | None = None,
+        batch_wait_seconds: float | None = None,
         concurrency: int = 50,
         grace_seconds: float = 25.0,
         pooled: bool = False,
@@ -75,8 +77,11 @@ class Worker:
             handler: made by `create_job_handler`, or a function of one job; or a mapping of each
                 queue's name to its handler. Required. Without queues, pass it by name:
                 `Worker(url, handler=...)`.
-            concurrency: how many jobs run at once, of all queues together: 1 to 10000, and at least
-                the number of queues. Default 50.
+            batch: the most jobs of one call, 1 to 1000, for handlers that are functions: they then
+                take a list of jobs, as `create_job_handler` describes. Default: one job.
+            batch_wait_seconds: how long a batch waits for more jobs, 0 to 60. Default 0.
+            concurrency: how many jobs run at once, or how many batches, of all queues together: 1
+                to 10000, and at least the number of queues. Default 50.
             grace_seconds: how long `stop` may take, 0 to 3600; keep it below the pod's
                 terminationGracePeriodSeconds. Default 25.
             pooled: whether the URL leads through a pooler in transaction mode. A waiting worker
@@ -107,6 +112,8 @@ class Worker:
             listen_url=listen_url,
             queues=queues,
             handler=handler,
+            batch=batch,
+            batch_wait_seconds=batch_wait_seconds,
             concurrency=concurrency,
             name=name,
             producer_trace=producer_trace,

@@ -15,6 +15,7 @@ from meshhook.names import host_name, validate_worker_name
 from meshhook.observability.tracing import ProducerTrace
 from meshhook.postgres.url import parse_database_url
 from meshhook.worker.assignments import assignments
+from meshhook.worker.batch_options import checked_batch
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -66,6 +67,8 @@ def checked_options(
     listen_url: str | None,
     queues: Any,
     handler: Any,
+    batch: Any,
+    batch_wait_seconds: Any,
     concurrency: Any,
     name: str | None,
     producer_trace: ProducerTrace | str,
@@ -81,7 +84,7 @@ def checked_options(
     Raises:
         InvalidQueueNameError, InvalidHandlerError, InvalidSettingError: naming the argument.
     """
-    assigned = tuple(assignments(queues, handler))
+    assigned = tuple(assignments(queues, handler, checked_batch(batch, batch_wait_seconds)))
     _check_concurrency(concurrency, len(assigned))
     if name is None:
         name = f"{host_name()}-{os.getpid()}-{secrets.token_hex(3)}"
