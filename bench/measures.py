@@ -28,10 +28,12 @@ async def drain(
     jobs: int,
     work_seconds: float = 0.0,
     grouped: bool = False,
+    batch: int = 1,
 ) -> Result:
     """Time a consumer from connecting until the last outcome is stored.
 
     Jobs that are `grouped` are in groups of 1,000, each of which enqueues nothing when it ends.
+    With `batch` a handler is called with that many jobs at once.
     """
     await subject.open(1)
     prepared = [subject.job(message) for message in messages(payload, jobs)]
@@ -41,7 +43,10 @@ async def drain(
     prepared.clear()
     work = Work(work_seconds)
     async with Meter(subject.url) as meter:
-        await subject.drain(jobs, work, on_done=meter.stop)
+        if batch > 1:
+            await subject.drain_batches(jobs, batch, work, on_done=meter.stop)
+        else:
+            await subject.drain(jobs, work, on_done=meter.stop)
     if work.runs != jobs:
         raise RuntimeError(f"{work.runs:,} handlers ran, not {jobs:,}")
     await subject.check(jobs, 0)

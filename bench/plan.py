@@ -85,6 +85,7 @@ FIGURES = {
 OFFERED_PER_SECOND = 800
 OFFERED_TIMEOUT_FACTOR = 3.0
 WORK_SECONDS = 0.001
+BATCH_JOBS = 100
 SCRAPE_SECONDS = 1.0
 HELD_BASELINE_SHARE = 0.25
 UNIQUE_CALLERS = (1, 64)
@@ -145,6 +146,16 @@ def _throughput(size: Size) -> list[ModePlan]:
         _THROUGHPUT,
         {"payload": "small", "jobs": size.small_jobs // 2, "work_seconds": WORK_SECONDS},
     )
+    batched = ModePlan(
+        "drain_batched",
+        "Drain",
+        f"256-byte payload, no-op handler of batches of {BATCH_JOBS}",
+        "drain",
+        _THROUGHPUT,
+        {"payload": "small", "jobs": size.small_jobs, "batch": BATCH_JOBS},
+        subjects=(OWN,),
+        against="drain_small",
+    )
     grouped = ModePlan(
         "drain_grouped",
         "Drain",
@@ -203,7 +214,7 @@ def _throughput(size: Size) -> list[ModePlan]:
             if plan.parameters["callers"] in UNIQUE_CALLERS
         ),
     ]
-    return [*drains, waiting, grouped, *bulk, *single, *unique]
+    return [*drains, waiting, batched, grouped, *bulk, *single, *unique]
 
 
 def _latency(size: Size) -> list[ModePlan]:

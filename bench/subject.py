@@ -25,11 +25,11 @@ class Work:
         self.runs = 0
         """How many handlers ran to their end."""
 
-    async def run(self) -> None:
-        """Do one job."""
+    async def run(self, jobs: int = 1) -> None:
+        """Do one job, or several at once."""
         if self.seconds:
             await asyncio.sleep(self.seconds)
-        self.runs += 1
+        self.runs += jobs
 
 
 class BenchSubject(ABC):
@@ -86,6 +86,12 @@ class BenchSubject(ABC):
         Each job is `work.run()`. `on_done` is called when the last outcome is stored, before the
         consumer disconnects.
         """
+
+    async def drain_batches(
+        self, jobs: int, batch: int, work: Work, on_done: Callable[[], None]
+    ) -> None:
+        """Do as `drain`, with a handler of so many jobs at once. Only some subjects can."""
+        raise NotImplementedError
 
     @abstractmethod
     def consuming(self, on_job: Callable[[str], None]) -> AbstractAsyncContextManager[None]:

@@ -181,7 +181,21 @@ class Subject(KeyedSubject):
         async def run(_: Job[Any]) -> None:
             await work.run()
 
-        async with self._worker(run) as worker:
+        await self._drain(jobs, run, on_done)
+
+    async def drain_batches(
+        self, jobs: int, batch: int, work: Work, on_done: Callable[[], None]
+    ) -> None:
+        """Run a worker whose handler takes batches, until all outcomes are recorded."""
+
+        @create_job_handler(batch=batch)
+        async def run(batch: list[Job[Any]]) -> None:
+            await work.run(len(batch))
+
+        await self._drain(jobs, run, on_done)
+
+    async def _drain(self, jobs: int, handler: Any, on_done: Callable[[], None]) -> None:
+        async with self._worker(handler) as worker:
             # No event says that it is done; looking every 2 ms is exact enough.
             while worker.get_stats().processed < jobs:
                 await asyncio.sleep(LOOK_SECONDS)
