@@ -239,6 +239,13 @@ def _leases() -> list[Panel]:
 def _outcomes() -> list[Panel]:
     return [
         graph(
+            "Retries put off",
+            "Retries per second that start later because the queue's max_retries_per_second is "
+            "spent. While it lasts, more jobs fail than the queue is to repeat.",
+            [Query(_rate("retries_delayed_total", by="queue"), "{{queue}}")],
+            unit=PER_SECOND,
+        ),
+        graph(
             "Breakers",
             "Circuit breakers of keys per second that opened, a failed probe included, or closed. "
             "The log names the key; so does meshhook keys list.",

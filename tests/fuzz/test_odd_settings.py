@@ -59,6 +59,7 @@ ROWS = st.fixed_dictionaries(
         "results": st.booleans(),
         "job_expiry_seconds": st.sampled_from([None, 0.001, 31_622_400.0]),
         "dead_letter_follow_up": st.sampled_from([None, "other", "a" * 43]),
+        "max_retries_per_second": st.sampled_from([None, 0.001, 1e6]),
         "on_expiry": st.sampled_from(["archive", "dead_letter"]),
         "retry_backoff": st.sampled_from(["exponential", "fixed"]),
         "retry_delays_ms": st.lists(_ends(0, 604_800_000), max_size=3),

@@ -146,6 +146,10 @@ class QueueSettings(BaseModel):
     ] = ()
     """The delays of the backoff `list`, in milliseconds, up to 100; the last one repeats. Default
     none."""
+    max_retries_per_second: Annotated[float, Field(ge=0.001, le=1_000_000)] | None = None
+    """How many retries of the queue start in a second, on all workers together, with the same
+    delay: more are put off until there is room, and none is lost. A second's worth, or one, may
+    come at once. None, the default, means any number."""
     job_expiry_seconds: Annotated[float, Field(ge=0.001, le=MAX_DELAY_SECONDS)] | None = None
     """How long after it was enqueued a job may start, in seconds, up to 366 days; then it expires.
     None, the default, means for ever."""
@@ -403,6 +407,7 @@ RETRY_NAMES = (
     "job_expiry_seconds",
     "on_expiry",
     "dead_letter_follow_up",
+    "max_retries_per_second",
 )
 """Those of failures and deadlines that are written by a statement of their own."""
 KEPT_NAMES = ("keep_bodies_days",)

@@ -80,6 +80,9 @@ class RetrySpec(Part):
         list[Annotated[int, Field(ge=0, le=604_800_000)]], Field(max_length=MAX_DELAYS)
     ] = []  # noqa: RUF012 - pydantic copies it
     """The delays of the backoff list, in milliseconds. The last one repeats. Default none."""
+    max_per_second: Annotated[float, Field(ge=0, le=1_000_000)] = 0
+    """How many retries start in a second, on all workers together; more are put off until there is
+    room. 0 means any number. Default 0."""
 
 
 class ExpirySpec(Part):
@@ -212,6 +215,7 @@ class JobQueueSpec(Part):
             "retry_jitter": self.retry.jitter,
             "retry_backoff": self.retry.backoff,
             "retry_delays_ms": self.retry.delays_ms,
+            "max_retries_per_second": self.retry.max_per_second or None,
             "job_expiry_seconds": self.expiry.seconds or None,
             "on_expiry": self.expiry.action,
             "job_timeout_seconds": self.job_timeout_seconds or None,

@@ -30,6 +30,7 @@ class QueueOptions(TypedDict, total=False):
     retry_jitter: float
     retry_backoff: Backoff
     retry_delays_ms: Sequence[int]
+    max_retries_per_second: float | None
     job_expiry_seconds: float | None
     on_expiry: Literal["archive", "dead_letter"]
     job_timeout_seconds: float | None

@@ -143,6 +143,7 @@ def set_(
     retry_jitter                the random share of a delay, 0 to 1
     retry_backoff               exponential; fixed: always the base; list: the delays
     retry_delays_ms             the delays of a list, with commas; the last repeats
+    max_retries_per_second      more retries are put off until there is room; none
     job_expiry_seconds          how long after enqueuing a job may start; none
     on_expiry                   archive: move expired jobs there; dead_letter
     job_timeout_seconds         how long an attempt may run, or none

@@ -200,6 +200,11 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "Slots replaced because a handler cancelled their task.",
             ),
             _worker(
+                "retries_delayed_total",
+                _C,
+                "Retries that were put off because the queue's budget for retries was spent.",
+            ),
+            _worker(
                 "breaker_transitions_total",
                 _C,
                 "Circuit breakers of keys that opened, also after a failed probe, or closed.",

@@ -81,6 +81,7 @@ class WorkerMetrics:
         self._limited_claims = found.counter(f"{_PREFIX}limited_claims_total").labels(queue_name)
         self._key_holds = found.counter(f"{_PREFIX}key_holds_total").labels(queue_name)
         self._slots_replaced = found.counter(f"{_PREFIX}slots_replaced_total").labels(queue_name)
+        self._retries_delayed = found.counter(f"{_PREFIX}retries_delayed_total").labels(queue_name)
         breakers = found.counter(f"{_PREFIX}breaker_transitions_total")
         self._breakers = {state: breakers.labels(queue_name, state) for state in BREAKER_STATES}
         self._live = _live_gauges_of(registry)
@@ -101,6 +102,10 @@ class WorkerMetrics:
     def slot_replaced(self) -> None:
         """Count a slot that has ended and was replaced."""
         self._slots_replaced.inc()
+
+    def retries_delayed(self, count: int) -> None:
+        """Count retries that the queue's budget has put off."""
+        self._retries_delayed.inc(count)
 
     def breaker_changed(self, *, is_open: bool) -> None:
         """Count a breaker of a key that opened or closed."""

@@ -64,6 +64,7 @@ _SETTINGS = (
     "job_expiry_seconds",
     "on_expiry",
     "dead_letter_follow_up",
+    "max_retries_per_second",
     "job_timeout_seconds",
     "dlq_enabled",
     "dlq_retention_days",

@@ -12,7 +12,7 @@ from importlib import resources
 
 from meshhook.names import dead_letter_queue_name, validate_key_path, validate_queue_name
 
-_OPTIONAL = re.compile(r"\{(breakers|links|kept|lz4)\}(.*?)\{/\1\}", re.DOTALL)
+_OPTIONAL = re.compile(r"\{(breakers|links|kept|lz4|budget)\}(.*?)\{/\1\}", re.DOTALL)
 _UTF8 = re.compile(r"\{utf8 ([^{}]+)\}")
 _MOMENT = re.compile(r"\{moment ([a-z_.]+)\}")
 # Other clients may store any time that PostgreSQL has: infinity, 4713 BC, 294276 AD. Python has
@@ -116,6 +116,7 @@ def load(
     lookup: str = "run_id",
     has_breakers: bool = False,
     has_links: bool = False,
+    has_budget: bool = False,
     keeps_bodies: bool = False,
     prefers_lz4: bool = False,
 ) -> str:
@@ -141,6 +142,7 @@ def load(
         lookup: the id by which messages are looked up. Default `run_id`.
         has_breakers: whether a statement that records attempts tells the breakers of their keys.
             Default: no.
+        has_budget: whether retries are put off that are more than the queue's budget. Default: no.
         has_links: whether such a statement does what hangs on the jobs that end, such as freeing
             unique keys. Default: no.
         keeps_bodies: whether such a statement keeps the bodies of jobs that end. Default: no.
@@ -155,6 +157,7 @@ def load(
         "links": has_links,
         "kept": keeps_bodies,
         "lz4": prefers_lz4,
+        "budget": has_budget,
     }
     text = _OPTIONAL.sub(lambda part: part[2] if wanted[part[1]] else "", _read(name))
     if tables is None:

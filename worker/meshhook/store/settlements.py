@@ -103,6 +103,14 @@ class BreakerCount:
     """The breakers that opened or closed."""
 
 
+@dataclass(slots=True)
+class RetryBudget:
+    """What a settlement learns of the budget for retries of its queue."""
+
+    delayed: int = 0
+    """How many retries were put off until there is room."""
+
+
 async def settle(
     database: Any,
     tables: queries.QueueTables,
@@ -111,19 +119,23 @@ async def settle(
     breakers: BreakerCount | None = None,
     *,
     keeps_bodies: bool = False,
+    budget: RetryBudget | None = None,
 ) -> set[int]:
     """Record settlements in one statement, all or nothing; quickest if all have succeeded.
 
     Characters that the database's encoding lacks are recorded as question marks. `breakers` counts
     failures of keys in the same statement; default: none are counted. `keeps_bodies` keeps the
     bodies of jobs that succeeded or were cancelled, in the same statement; default false.
+    `budget` puts off retries that are more than the queue's budget; default: it has none.
 
     Returns:
         The positions, from 0, of those whose lease was still held. The others changed nothing.
     """
     if not settlements:
         return set()
-    record = partial(_settle, database, tables, breakers=breakers, keeps_bodies=keeps_bodies)
+    record = partial(
+        _settle, database, tables, breakers=breakers, keeps_bodies=keeps_bodies, budget=budget
+    )
     encoding = server_encoding(database)
     name = worker_name and fitted_text(worker_name, encoding)
     try:
@@ -143,6 +155,7 @@ async def _settle(
     *,
     breakers: BreakerCount | None,
     keeps_bodies: bool,
+    budget: RetryBudget | None,
 ) -> set[int]:
     *fields, links, follow_ups, results, _ = zip(*settlements, strict=True)
     has_links = any(links)
@@ -154,6 +167,7 @@ async def _settle(
     if columns[_ATTEMPT] == columns[_READ_CT]:
         columns[_ATTEMPT] = None
     is_success = not has_links and set(columns[_OUTCOME] or ()) == _SUCCESS
+    has_budget = budget is not None and AttemptOutcome.RETRIED in (columns[_OUTCOME] or ())
     sql = queries.load(
         "settle_succeeded" if is_success else "settle",
         tables,
@@ -161,6 +175,7 @@ async def _settle(
         has_breakers=breakers is not None,
         has_links=has_links,
         keeps_bodies=keeps_bodies,
+        has_budget=has_budget,
     )
     if is_success:
         rows = await database.fetch(
@@ -185,6 +200,8 @@ async def _settle(
     if breakers is not None and rows:
         breakers.changes += breaker_changes(rows[0]["opened"])
         breakers.changes += breaker_changes(rows[0]["closed"])
+    if budget is not None and has_budget and rows:
+        budget.delayed += rows[0]["delayed"]
     return {row[0] - 1 for row in rows}
 
 

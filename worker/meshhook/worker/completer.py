@@ -25,6 +25,7 @@ from meshhook.postgres.driver_errors import is_refusal_of_message, is_refusal_of
 from meshhook.postgres.tries import tries
 from meshhook.store.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
+    RetryBudget,
     find_locked,
     find_settled,
     settle,
@@ -307,6 +308,8 @@ class Completer:
                 if not rest:
                     break
                 await self._keys.hold([batch[i] for i in rest if batch[i].key_hold_seconds])
+                limit = queue.config.max_retries_per_second
+                budget = None if limit is None else RetryBudget()
                 try:
                     with (
                         queue.metrics.operation("settle"),
@@ -325,6 +328,7 @@ class Completer:
                             [settlements[i] for i in rest],
                             breakers := self._keys.count([batch[i] for i in rest]),
                             keeps_bodies=queue.config.keeps_bodies,
+                            budget=budget,
                         )
                 except UncertainCommitError:
                     is_uncertain = True
@@ -332,6 +336,8 @@ class Completer:
                 recorded |= {rest[i]: settlements[rest[i]].outcome for i in positions}
                 if breakers is not None:
                     self._keys.note_changes(breakers.changes)
+                if budget is not None:
+                    queue.metrics.retries_delayed(budget.delayed)
                 if is_uncertain:
                     # The first statement may have continued in the server and ended just now.
                     recorded |= await self._find_recorded(settlements)

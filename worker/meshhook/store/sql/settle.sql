@@ -4,8 +4,9 @@
 -- Deletes, retries, dead letters, archives and history are one statement: all or nothing.
 -- With breakers, it counts failures in a row of keys: $18 says which attempts have failed.
 -- Where bodies are kept, it keeps those of jobs that succeeded or were cancelled.
--- Locks: the settled rows; with breakers then those of keys, in their order. Index: the primary key
--- of the queue's table.{links}
+-- With a budget, retries that are more than it are put off until there is room.
+-- Locks: the settled rows; with a budget the queue's row of meshhook.starts; with breakers then
+-- those of keys, in their order. Index: the primary key of the queue's table.{links}
 -- With links, it does what hangs on the jobs that end, too: it frees their unique keys, counts them
 -- in their groups, enqueues what follows them or their dead letters, keeps results, and tells
 -- whoever waits for an end.
@@ -40,9 +41,19 @@ with item as materialized (
             then q.message end as message,
         case when item.outcome in ('dead_lettered', 'archived', 'expired')
             then q.headers end as headers
-), delayed as (
+){budget}, numbered as materialized (
+    select i.position, pg_catalog.row_number() over (order by i.delay_seconds, i.position) as number
+    from item i
+    where i.outcome = 'retried'
+), granted as materialized (
+    select meshhook.grant_retries($17::text, pg_catalog.count(*)::int) as times from numbered
+){/budget}, delayed as (
     update {queue_table} q
-    set vt = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => item.delay_seconds),
+    set vt = {budget}coalesce((
+            select g.times[n.number] from numbered n, granted g
+            where n.position = item.position),
+        {/budget}pg_catalog.clock_timestamp(){budget}){/budget}
+        + pg_catalog.make_interval(secs => item.delay_seconds),
         read_ct = case item.outcome when 'snoozed' then q.read_ct - 1 else q.read_ct end,
         headers = case
             when pg_catalog.pg_column_size(q.headers) > 80000 then q.headers
@@ -156,7 +167,9 @@ with item as materialized (
 ), announced as materialized (
     select meshhook.announce_ends($17::text) from removed limit 1{/links}
 )
-select position{breakers},
+select position{budget}, (
+        select pg_catalog.count(*) from granted g, unnest(g.times) as t (at)
+        where t.at > pg_catalog.clock_timestamp()) as delayed{/budget}{breakers},
     (select {utf8 meshhook.record_key_failures($17::text, pg_catalog.array_agg(s.key),
         pg_catalog.array_agg(coalesce(s.started_at, s.finished_at)),
         pg_catalog.array_agg(s.error_type))}
