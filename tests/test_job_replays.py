@@ -10,6 +10,7 @@ import pytest
 
 from meshhook import QueueService, SyncQueueService, set_queue_config
 from meshhook.dead_letters import DLQService
+from meshhook.encryption.key_ring import KeyRing
 from meshhook.errors import DatabaseError, InvalidSettingError, QueueNotFoundError
 from meshhook.job_changes import CHUNK_JOBS, JobChange
 
@@ -334,3 +335,21 @@ async def test_a_replay_is_in_the_audit_log(
         "where action = 'jobs.replayed'"
     )
     assert [tuple(row) for row in rows] == [(2, "r")]
+
+
+async def test_an_encrypted_job_stays_encrypted(
+    service: QueueService[Any], pool: Pool, connection: Connection
+) -> None:
+    """Its kept body and its replay are as it was sent; whoever has the key reads the replay."""
+    queue = QueueService[Any](pool, "jobs", encryption=KeyRing({"k1": bytes(32)}))
+    await finish(queue, {"run_id": "r", "payload": {"card": "4711"}})
+    assert (await queue.replay_jobs(run_id="r")).changed == 1
+    stored = await connection.fetch(
+        "select message::text from meshhook.finished_jobs union all "
+        "select message::text from pgmq.q_jobs"
+    )
+    assert len(stored) == 2
+    assert not any("4711" in row[0] for row in stored)
+    job = await queue.dequeue()
+    assert job is not None
+    assert job.payload == {"card": "4711"}
