@@ -207,7 +207,7 @@ def _as_before(grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
     """Return what the grants of a kind were in the version before cordons."""
     new = ("oldest_running_seconds", "cordoned", "cordoned_until")
     # The functions that later versions added. Tables that are absent are left out anyway.
-    later = ("groups", "breakers", "ends", "firings")
+    later = ("groups", "breakers", "ends", "firings", "audit")
     kept = []
     for grant in grants:
         if grant.object.startswith("function ") and any(each in grant.object for each in later):

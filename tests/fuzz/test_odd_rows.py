@@ -24,6 +24,7 @@ from support.hostile import TEXTS, is_safe_line
 OTHERS = {
     "demo",
     "dlq delete",
+    "doctor",
     "dlq purge",
     "dlq replay",
     "enqueue",
@@ -61,6 +62,8 @@ OTHERS = {
 }
 """Those that write, or that read no rows."""
 READERS = {
+    "audit export",
+    "audit list",
     "dlq errors",
     "dlq list",
     "dlq show",
