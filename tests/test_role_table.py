@@ -179,6 +179,11 @@ STATEMENTS = {
     # Who publishes also needs to read the bindings, which name all queues: nobody is granted that.
     "publish": "    M",
     "encrypted_messages": "W RO",
+    "list_stored_messages": "W RO",
+    "lock_messages": "W  O",
+    "page_of_keys": "W RO",
+    "replace_message_of_group": "",
+    "replace_message_of_schedule": " P  M",
     # Of a dead letter that was replayed into another queue.
     "replace_messages": " P",
     "replay_dead_letters": "   O",
@@ -463,6 +468,9 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "set_block_triggers": ("orders", False),
     "set_keys": ("orders", False, "customer", False, "continue"),
     "set_limits": ("orders", None, None, None, None, 1.0),
+    "replace_message_of_group": ("orders", str(UUID(int=1)), "{}", "{}"),
+    "replace_message_of_schedule": ("orders", "a", "{}", "{}"),
+    "replace_messages": ([1], ["{}"]),
     "set_encryption": ("orders", "require"),
     "set_lookups": ("orders", []),
     "set_retries": ("orders", "exponential", [], None, "archive", None, None),

@@ -520,3 +520,33 @@ async def test_a_key_that_comes_later_is_found_while_the_job_waits(
     ):
         end = await service.wait(await service.enqueue(CANARY), timeout_seconds=60)
     assert (end.outcome, end.attempts, asked) == ("succeeded", 1, 2)
+
+
+async def test_a_dead_letter_is_replayed_with_a_new_message(
+    connection: Connection, pool: Pool
+) -> None:
+    """With the keys it is encrypted; an encrypted one that was edited is refused, and stays."""
+    keys = ring("k1")
+    await create_queue(pool, "others")
+    async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+        for _ in range(3):
+            await service.enqueue({"card": CANARY})
+            job = await service.dequeue()
+            assert job is not None
+            await DLQService(pool, "jobs").move_to_dead_letter(job, "no")
+    first, second, third = await DLQService(pool, "jobs").list_dead_letter_jobs()
+    assert first.body is not None
+    edited = json.dumps(json.loads(first.body) | {"run_id": "other"})
+    with pytest.raises(EncryptionError, match="was changed"):
+        await DLQService(pool, "jobs").replay_dead_letter_job(first.id, body=edited)
+    await DLQService(pool, "jobs").replay_dead_letter_job(first.id, body=first.body)
+    with_keys = DLQService(pool, "jobs", encryption=keys)
+    await with_keys.replay_dead_letter_job(second.id, body='{"card": "other"}')
+    await with_keys.replay_dead_letter_job(third.id, "others", body='{"card": "other"}')
+    found = []
+    for queue in ("jobs", "others"):
+        async with QueueService[Any](pool, queue, encryption=keys) as claiming:
+            while (job := await claiming.dequeue()) is not None:
+                found.append((job.payload["card"], job.is_encrypted))
+                await claiming.acknowledge(job)
+    assert found == [(CANARY, True), ("other", True), ("other", True)]

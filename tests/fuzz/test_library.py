@@ -68,6 +68,8 @@ RECORDS = {
     "QueueConfig",
     "Priority",
     "KeyState",
+    "KeyUse",
+    "Rotation",
     "LiveWorker",
     "DueTime",
     "QueueSnapshot",
@@ -143,6 +145,16 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
         "Database.connect": Call(Database.connect, {"url": URL}),
         "DeadLetter": Call(DeadLetter, {"message": "no"}),
         "JobHandler": Call(JobHandler, {"function": _handle}),
+        "count_key_uses": Call(meshhook.count_key_uses, {"database": database, "queue": "jobs"}),
+        "rotate_encryption": Call(
+            meshhook.rotate_encryption,
+            {
+                "database": database,
+                "queue": "jobs",
+                "encryption": KeyRing({"k1": bytes(32)}),
+            },
+            frozenset({"on_progress"}),
+        ),
         "KeyRing": Call(KeyRing, {"keys": {"k1": bytes(32)}}),
         "MonitoringServer": Call(MonitoringServer, {}, registry),
         "QueueConfig.retry_strategy": Call(

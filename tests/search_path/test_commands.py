@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -77,6 +78,10 @@ dlq replay jobs --error-type E1 --limit 1
 dlq replay jobs --all --limit 1 --target other
 dlq delete jobs 4 --yes
 dlq purge jobs --yes
+encryption new-key KEYS --id k1
+encryption use-key KEYS k1
+encryption status jobs
+encryption rotate jobs --waiting --archive --plain --encryption-key-file KEYS
 roles sql reader
 roles create worker --name ROLE --queue jobs
 roles grant producer --name ROLE --queue jobs
@@ -146,13 +151,15 @@ def test_commands_of_a_superuser_run_nothing_hostile(
     hostile_queues_url: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     """Whether the session has a path of ours or not, only PostgreSQL's own functions run."""
     monkeypatch.setenv("MESHHOOK_DATABASE_URL", url_of_commands)
     role = f"path_{os.urandom(4).hex()}"
     try:
         for line in filter(None, COMMANDS.split("\n")):
-            code = run(line.replace("ROLE", role).split(" "))
+            words = line.replace("ROLE", role).replace("KEYS", str(tmp_path / "keys"))
+            code = run(words.split(" "))
             captured = capsys.readouterr()
             is_check = line.startswith("roles check")
             assert code == 0 or is_check, f"meshhook {line}: {captured.err}"

@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from meshhook.queue_config import QueueConfig
     from meshhook.queues import QueueService
     from meshhook.retry import FailedAttempt, RetryInfo, RetryPolicy, RetryStrategy
+    from meshhook.rotation import KeyUse, Rotation, count_key_uses, rotate_encryption
     from meshhook.schedules import (
         Schedule,
         ScheduleFiring,
@@ -168,6 +169,7 @@ __all__ = [
     "JobTooLargeError",
     "KeyRing",
     "KeyState",
+    "KeyUse",
     "LeaseLostError",
     "LiveWorker",
     "MeshHookError",
@@ -187,6 +189,7 @@ __all__ = [
     "RetryInfo",
     "RetryPolicy",
     "RetryStrategy",
+    "Rotation",
     "Schedule",
     "ScheduleFiring",
     "ScheduleNotFoundError",
@@ -211,6 +214,7 @@ __all__ = [
     "add_job_fields",
     "add_schedule",
     "bind_topic",
+    "count_key_uses",
     "create_job_handler",
     "create_queue",
     "delete_schedule",
@@ -235,6 +239,7 @@ __all__ = [
     "repair_group",
     "resume_key",
     "resume_schedule",
+    "rotate_encryption",
     "run_schedule",
     "set_key",
     "set_queue_config",
@@ -293,6 +298,7 @@ _HOMES = {
     "JobTooLargeError": "meshhook.errors",
     "KeyRing": "meshhook.encryption.key_ring",
     "KeyState": "meshhook.keys",
+    "KeyUse": "meshhook.rotation",
     "LeaseLostError": "meshhook.errors",
     "LiveWorker": "meshhook.live_workers",
     "MeshHookError": "meshhook.errors",
@@ -312,6 +318,7 @@ _HOMES = {
     "RetryInfo": "meshhook.retry",
     "RetryPolicy": "meshhook.retry",
     "RetryStrategy": "meshhook.retry",
+    "Rotation": "meshhook.rotation",
     "Schedule": "meshhook.schedules",
     "ScheduleFiring": "meshhook.schedules",
     "ScheduleNotFoundError": "meshhook.errors",
@@ -336,6 +343,7 @@ _HOMES = {
     "add_job_fields": "meshhook.observability.logs",
     "add_schedule": "meshhook.schedules",
     "bind_topic": "meshhook.topics",
+    "count_key_uses": "meshhook.rotation",
     "create_job_handler": "meshhook.worker",
     "create_queue": "meshhook.administration",
     "delete_schedule": "meshhook.schedules",
@@ -360,6 +368,7 @@ _HOMES = {
     "repair_group": "meshhook.groups",
     "resume_key": "meshhook.keys",
     "resume_schedule": "meshhook.schedules",
+    "rotate_encryption": "meshhook.rotation",
     "run_schedule": "meshhook.schedules",
     "set_key": "meshhook.keys",
     "set_queue_config": "meshhook.administration",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,9 +10,9 @@ from typing import Any, Self
 
 from meshhook.administration import describe_tables, get_queue_config, purge_in_chunks
 from meshhook.arguments import MAX_ID, check_range, checked_id, checked_ids, checked_text
-from meshhook.encryption.envelope import Place
+from meshhook.encryption.envelope import Place, envelope_of, is_sealed_object
 from meshhook.encryption.key_ring import KeyRing, checked_ring
-from meshhook.encryption.messages import decrypted_body, encrypted_body
+from meshhook.encryption.messages import decrypted_body, encrypted_body, outgoing_body
 from meshhook.errors import (
     DatabaseReadOnlyError,
     DeadLetterNotFoundError,
@@ -215,7 +216,8 @@ class DLQService:
             dead_letter_id: the dead letter.
             target_queue: the queue to send it to. Default: the queue that it came from.
             body: the whole message of the new job as JSON text, up to the `max_payload_bytes` of
-                the queue it is sent to. Default: as it is.
+                the queue it is sent to. It is encrypted if this service has keys; one that is
+                encrypted already must be unchanged. Default: as it is.
 
         Returns:
             The msg_id of the new job.
@@ -225,15 +227,15 @@ class DLQService:
             DeadLetterNotFoundError: if it does not exist, or another caller is replaying it.
             DuplicateJobError: if another job has its unique key by now; it stays.
             InvalidQueueNameError, QueueNotFoundError: if there is no such queue; it stays.
-            EncryptionError: if it is encrypted, and another queue cannot get it; it stays.
+            EncryptionError: if it is encrypted, and another queue cannot get it, or the given body
+                is encrypted and was changed; it stays.
             DatabaseError: if the database refuses; it stays.
             UncertainCommitError: the connection broke; it was either replayed or left as it was.
         """
         sought = checked_id("dead_letter_id", dead_letter_id)
         target = self.queue if target_queue is None else validate_queue_name(target_queue)
         if body is not None:
-            config = await get_queue_config(self._database, target)
-            body = checked_body(body, config.max_payload_bytes)
+            body = await self._new_body(sought, body, target)
         replayed, refused = await self._replay([sought], None, 1, target, body=body)
         for _, msg_id in replayed:
             return msg_id
@@ -326,9 +328,36 @@ class DLQService:
             else:
                 return replayed, refused
 
+    async def _new_body(self, dead_letter_id: int, body: str, target: str) -> str:
+        """Return the edited message of a dead letter as it is to be stored."""
+        config = await get_queue_config(self._database, target)
+        checked = checked_body(body, config.max_payload_bytes)
+        value = json.loads(checked)
+        if is_sealed_object(value):
+            found = await self.get_dead_letter_job(dead_letter_id)
+            if found.body is None or json.loads(found.body) != value:
+                raise EncryptionError(
+                    "the body is that of an encrypted message, and was changed: no worker could "
+                    "read it. Replay it unchanged, or give what it says instead"
+                )
+            return checked
+        if self._encryption is not None:
+            await self._encryption.prepare()
+        return outgoing_body(
+            checked,
+            self._encryption,
+            Place("queue", target),
+            max_bytes=config.max_payload_bytes,
+            key_path=config.body_key_path,
+            is_required=config.requires_encryption,
+        )
+
     async def _encrypt_for(self, connection: Any, target: str, msg_ids: list[int]) -> None:
         """Encrypt jobs anew for the queue to which they were moved: each is bound to its queue."""
-        rows = await connection.fetch(queries.load("encrypted_messages", target), msg_ids)
+        found = await connection.fetch(queries.load("encrypted_messages", target), msg_ids)
+        place = Place("queue", target)
+        # One with a new body was encrypted for its new queue.
+        rows = [row for row in found if envelope_of(row["body"]).place != place]
         if not rows:
             return
         ring = self._encryption
@@ -344,7 +373,7 @@ class DLQService:
             encrypted_body(
                 decrypted_body(row["body"], ring, self.queue),
                 ring,
-                Place("queue", target),
+                place,
                 max_bytes=config.max_payload_bytes,
                 key_path=config.body_key_path,
             )

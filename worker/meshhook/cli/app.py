@@ -41,6 +41,7 @@ class _Commands(LazyGroup):
         "worker": "Run the jobs of queues until SIGTERM or Ctrl-C.",
         "workers": "List the workers that are alive, and what they are doing.",
         "keys": "Show the keys of a queue, set weights and limits, hold keys.",
+        "encryption": "Make encryption keys, and encrypt messages anew with another.",
         "groups": "Show groups of jobs, and how far each has come.",
         "schedule": "Enqueue jobs at due times: add, pause, run and delete schedules.",
         "jobs": "Find, cancel and reschedule jobs, and show the whole history of one.",

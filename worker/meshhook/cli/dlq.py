@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,13 @@ import typer
 from meshhook.cli.bodies import print_body, print_text
 from meshhook.cli.connecting import with_database
 from meshhook.cli.deletion import Deleted, delete_for_good
+from meshhook.cli.encryption_keys import (
+    DecryptOption,
+    KeyFileOption,
+    encryption_of,
+    ring_to_decrypt,
+    shown_body,
+)
 from meshhook.cli.failures import DeadLettersNotFoundError, UsageError
 from meshhook.cli.options import (
     DefaultQueueArgument,
@@ -111,15 +119,21 @@ def show(
     context: typer.Context,
     queue: QueueArgument,
     dead_letter_id: Annotated[int, typer.Argument(metavar="ID", help="The dead letter.")],
+    *,
+    decrypt: DecryptOption = False,
+    key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one dead letter: its error, stack trace and message."""
     name = validate_queue_name(queue)
+    ring = ring_to_decrypt(key_file, decrypt=decrypt)
 
     async def work(database: Database) -> DeadLetterJob:
         return await DLQService(database, name).get_dead_letter_job(dead_letter_id)
 
     dead = with_database(context, work)
+    if ring is not None and dead.body is not None:
+        dead = replace(dead, body=shown_body(dead.body, ring, name))
     if as_json:
         print_json(dead)
     else:
@@ -280,6 +294,7 @@ def _print_dead_letter(dead: DeadLetterJob) -> None:
         ("error", dead.error_type),
         ("message", dead.error_message),
         ("attempts", None if dead.attempts is None else str(dead.attempts)),
+        ("encrypted", encryption_of(dead.body)),
         ("worker", dead.worker),
         ("run", dead.run_id),
         ("workflow", dead.workflow_id),

@@ -14,6 +14,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from meshhook.cli.connecting import with_database
+from meshhook.cli.encryption_keys import key_ring
 from meshhook.cli.failures import PartlyDoneError, UsageError
 from meshhook.cli.json_lines import JsonLines, Line, open_lines
 from meshhook.cli.moments import exact_moment
@@ -226,7 +227,7 @@ class _Sender:
             raise PartlyDoneError(self._how_far(error), _cause(error)) from error
 
     async def _send_all(self, database: Database, lines: JsonLines) -> None:
-        async with QueueService[Any](database, self._queue_name) as service:
+        async with QueueService[Any](database, self._queue_name, encryption=key_ring()) as service:
             limit_bytes = (await service.get_config()).max_payload_bytes
             with _progress(lines) as advance:
                 batch: list[Line] = []

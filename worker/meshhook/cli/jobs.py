@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -10,6 +11,14 @@ import typer
 from meshhook.cli import job_changes, job_replays
 from meshhook.cli.bodies import print_body
 from meshhook.cli.connecting import with_database
+from meshhook.cli.encryption_keys import (
+    DecryptOption,
+    KeyFileOption,
+    encryption_of,
+    ring_to_decrypt,
+    shown_body,
+    shown_result,
+)
 from meshhook.cli.failures import SearchIncompleteError
 from meshhook.cli.moments import past_moment
 from meshhook.cli.options import JsonOption, QueueArgument, command_app, example
@@ -24,6 +33,7 @@ from meshhook.cli.output import (
     print_table,
     say,
 )
+from meshhook.encryption.key_ring import KeyRing
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database
 from meshhook.store.job_rows import Attempt, JobLife, JobSummary
@@ -146,11 +156,17 @@ def show(
     context: typer.Context,
     queue: QueueArgument,
     msg_id: Annotated[int, typer.Argument(metavar="ID", help="The job's msg_id.")],
+    *,
+    decrypt: DecryptOption = False,
+    key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the whole history of a job: its attempts, their outcomes, and its replays."""
     name = validate_queue_name(queue)
+    ring = ring_to_decrypt(key_file, decrypt=decrypt)
     life = with_database(context, lambda database: get_job(database, name, msg_id))
+    if ring is not None:
+        life = _decrypted(life, ring)
     if as_json:
         print_json(life)
     else:
@@ -159,6 +175,21 @@ def show(
 
 job_changes.add_to(app)
 job_replays.add_to(app)
+
+
+def _decrypted(life: JobLife, ring: KeyRing) -> JobLife:
+    """Return a job's life with its message and its results decrypted."""
+    return replace(
+        life,
+        body=None if life.body is None else shown_body(life.body, ring, life.queue),
+        attempts=tuple(
+            each
+            if each.result is None
+            else replace(each, result=shown_result(each.result, ring, life.queue, life.msg_id))
+            for each in life.attempts
+        ),
+        replayed_as=None if life.replayed_as is None else _decrypted(life.replayed_as, ring),
+    )
 
 
 def _print_list(jobs: Sequence[JobSummary], *, with_queue: bool) -> None:
@@ -199,6 +230,7 @@ def _print_life(life: JobLife) -> None:
             ("project", life.project_id),
             ("unique key", life.unique_key),
             ("group", life.group),
+            ("encrypted", encryption_of(life.body)),
             ("replay of", None if life.replay_of_id is None else f"job {life.replay_of_id}"),
         )
         if value is not None

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from meshhook.cli.connecting import with_database
+from meshhook.cli.encryption_keys import key_ring
 from meshhook.cli.enqueue import headers_from
 from meshhook.cli.failures import UsageError
 from meshhook.cli.json_lines import open_lines
@@ -64,7 +65,7 @@ def publish(
     value = found[0].value
 
     async def send(database: Database) -> dict[str, int]:
-        async with QueueService[Any](database) as service:
+        async with QueueService[Any](database, encryption=key_ring()) as service:
             return await service.publish(topic, value, delay, key=key, headers=headers)
 
     with traced("meshhook-enqueue"):

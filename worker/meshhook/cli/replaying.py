@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshhook.actors import one_operation
+from meshhook.cli.encryption_keys import key_ring
 from meshhook.cli.failures import PartlyDoneError
 from meshhook.cli.output import counted
 from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
@@ -40,7 +41,7 @@ class Replay:
             PartlyDoneError: if it stopped halfway; says how many were replayed.
             MeshHookError: if it stopped before the first was replayed.
         """
-        service = DLQService(database, self._queue_name)
+        service = DLQService(database, self._queue_name, encryption=key_ring())
         try:
             with one_operation():
                 if self._choice.ids:

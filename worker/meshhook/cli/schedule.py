@@ -9,6 +9,7 @@ import typer
 
 from meshhook.cli.connecting import with_database
 from meshhook.cli.deletion import Deleted, delete_for_good
+from meshhook.cli.encryption_keys import key_ring
 from meshhook.cli.failures import UsageError
 from meshhook.cli.json_lines import open_lines
 from meshhook.cli.moments import length_of_time
@@ -141,6 +142,7 @@ def add(
             key=key,
             missed=missed,
             overlap=overlap,
+            encryption=key_ring(),
         )
         return is_changed, await get_schedule(database, queue_name, schedule_name)
 

@@ -13,6 +13,7 @@ import typer
 
 from meshhook.cli.applications import Application, application_target
 from meshhook.cli.connecting import Target, log_to_stderr, target
+from meshhook.cli.encryption_keys import key_ring
 from meshhook.cli.failures import ExitCode, UsageError
 from meshhook.cli.handler_loader import load_application
 from meshhook.cli.monitoring import (
@@ -31,7 +32,6 @@ from meshhook.cli.worker_queues import (
     queue_weights,
     queues_of,
 )
-from meshhook.encryption.key_ring import KeyRing
 from meshhook.environment import load_settings
 from meshhook.worker import Worker
 from meshhook.worker.process import LoopThreads, end_process, leave_program_alone
@@ -242,7 +242,7 @@ def _worker(
         concurrency=DEFAULT_CONCURRENCY if concurrency is None else concurrency,
         pooled=found.pooled,
         listen_url=found.listen_url,
-        encryption=KeyRing.from_environment(),
+        encryption=key_ring(),
         **options,
     )
 

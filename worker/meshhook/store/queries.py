@@ -89,6 +89,11 @@ _LOOKUP_SQL = "meshhook.indexed_id(q.message, '{}'::pg_catalog.text)"
 _LOOKED_UP = {"run_id": "$3", "workflow_id": "$4", "project_id": "$5"}
 
 
+_PLACES = {
+    "queue": "{queue_table}",
+    "dead_letters": "{dlq_table}",
+    "archive": "{archive_table}",
+}
 _KEPT_STATEMENTS = 256
 """How many statements are kept for the tables of queues: a worker has some 20 for each queue."""
 
@@ -119,6 +124,7 @@ def load(
     has_budget: bool = False,
     keeps_bodies: bool = False,
     prefers_lz4: bool = False,
+    stored_in: str = "queue",
 ) -> str:
     """Return the statement `sql/<name>.sql`.
 
@@ -145,6 +151,8 @@ def load(
         has_budget: whether retries are put off that are more than the queue's budget. Default: no.
         has_links: whether such a statement does what hangs on the jobs that end, such as freeing
             unique keys. Default: no.
+        stored_in: where the messages of a statement about `{stored_in}` are: queue, dead_letters or
+            archive. Default: queue.
         keeps_bodies: whether such a statement keeps the bodies of jobs that end. Default: no.
         prefers_lz4: whether a statement that sends compresses with lz4, if it can. Default: no.
 
@@ -175,7 +183,8 @@ def load(
     last_read = "last_read_at = pg_catalog.now()," if tables.has_last_read_at else ""
     later_from = "$10" if has_later_bound else "null"
     return (
-        text.replace("{queue_table}", f'pgmq."q_{queue}"')
+        text.replace("{stored_in}", _PLACES[stored_in])
+        .replace("{queue_table}", f'pgmq."q_{queue}"')
         .replace("{later_from}", f"{later_from}::pg_catalog.timestamptz")
         .replace("{archive_table}", f'pgmq."a_{queue}"')
         .replace("{dlq_table}", f'pgmq."q_{dead_letter_queue_name(queue)}"')
