@@ -119,6 +119,40 @@ async def test_a_job_from_its_producer_to_its_end(
     assert {span.resource["service.name"] for span in received.spans} == {"shop"}
 
 
+async def test_a_batch_of_jobs_is_one_span(
+    pool: Pool[Any], database_url: str, received: Collector, provider: TracerProvider
+) -> None:
+    """It is linked to the producer of each job, and has failed if one of its jobs has."""
+    queue = QueueService[Any](pool, "jobs", tracer_provider=provider)
+    for number in range(2):
+        await queue.enqueue({"n": number})
+
+    @create_job_handler(batch=10)
+    async def handle(_: list[Job[Any]]) -> list[Any]:
+        return [None, ValueError("broken")]
+
+    async with make_worker(
+        database_url, handle, tracer_provider=provider, producer_trace="parent", name="worker-1"
+    ) as worker:
+        await eventually(lambda: worker.get_stats().processed == 2, timeout=30)
+    process = await one(received, "process jobs")
+    sends = received.named("send jobs")
+    assert process.kind == "CONSUMER"
+    assert process.parent_span_id == ""
+    assert sorted(process.links) == sorted((send.trace_id, send.span_id) for send in sends)
+    assert process.attributes == {
+        "messaging.system": "pgmq",
+        "messaging.destination.name": "jobs",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.client.id": "worker-1",
+        "messaging.batch.message_count": 2,
+        "meshhook.outcome": "mixed",
+        "error.type": "ValueError",
+    }
+    assert process.is_error
+
+
 async def test_the_trace_goes_on_where_that_is_asked_for(
     pool: Pool[Any], database_url: str, received: Collector, provider: TracerProvider
 ) -> None:

@@ -111,6 +111,15 @@ async def killer(job: Job[Any]) -> None:
     note("end", job.msg_id, job.attempt, os.getpid())
 
 
+async def batch_killer(jobs: list[Job[Any]]) -> None:
+    """Kills its process in the middle of a batch where the payload of a job says so."""
+    for job in jobs:
+        note("start", job.msg_id, job.attempt, os.getpid(), len(jobs))
+    if any(job.payload.get("kill") for job in jobs):
+        await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 async def blocking(job: Job[Any]) -> None:
     """Blocks the event loop for as many seconds as the payload says."""
     note("start", job.msg_id, job.attempt, os.getpid())

@@ -129,10 +129,12 @@ async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
     is_refusing = True
     settle = settlements.settle
 
-    async def refusing(database: Any, tables: Any, name: Any, batch: Any, *rest: Any) -> set[int]:
+    async def refusing(
+        database: Any, tables: Any, name: Any, batch: Any, *rest: Any, **options: Any
+    ) -> set[int]:
         if is_refusing and refused in [settlement.msg_id for settlement in batch]:
             raise DatabaseError("refused")
-        return await settle(database, tables, name, batch, *rest)
+        return await settle(database, tables, name, batch, *rest, **options)
 
     async def handler(_: Job[Any]) -> None:
         """Do nothing."""
@@ -151,3 +153,41 @@ async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
         is_refusing = False
         await eventually(lambda: worker.get_stats().succeeded == 2)
     assert await outcomes(connection, refused) == [("succeeded", 1)]
+
+
+async def test_a_batch_whose_process_is_killed_comes_back_job_by_job(
+    pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
+) -> None:
+    """After the crash each job of it runs alone: only the killer becomes a dead letter."""
+    await set_queue_config(
+        Database(pool), "jobs", visibility_timeout_seconds=1, max_retry_attempts=3
+    )
+    ids = await QueueService(pool, "jobs").enqueue_many([{"kill": n == 7} for n in range(20)])
+    killer = ids[7]
+    ledger = tmp_path / "ledger"
+
+    async def only_dead_letters_are_left() -> bool:
+        return await live(connection) == {}
+
+    ended = asyncio.create_task(
+        eventually(only_dead_letters_are_left, timeout=60, message="an empty queue")
+    )
+    while not ended.done():
+        async with worker_process(
+            database_url, "batch_killer", ledger=ledger, concurrency=4, batch=20
+        ) as process:
+            await asyncio.wait(
+                [ended, asyncio.create_task(process.wait())],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+    await ended
+    [dead] = await DLQService(pool, "jobs").list_dead_letter_jobs()
+    assert (dead.error_type, dead.msg_id) == ("LeaseLost", killer)
+    starts = [line for line in ledger_lines(ledger) if line[0] == "start"]
+    assert [line[4] for line in starts if line[2] == "1"] == ["20"] * 20
+    assert {line[4] for line in starts if line[2] != "1"} == {"1"}
+    for msg_id in set(ids) - {killer}:
+        found = await outcomes(connection, msg_id)
+        assert found[0] == ("lost", 1)
+        assert found[-1][0] == "succeeded"
+        assert len(found) <= 3
