@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -15,6 +16,7 @@ from meshhook import (
     FollowUp,
     Job,
     QueueService,
+    create_job_handler,
     create_queue,
     drop_queue,
     get_queue_config,
@@ -101,6 +103,25 @@ async def test_only_dead_letters_are_followed(
 
     await work(database_url, handler, 3)
     assert await following(connection) == []
+
+
+async def test_dead_letters_of_a_batch_are_followed(
+    pool: Pool, connection: Connection, database_url: str
+) -> None:
+    """Each of those that failed has a job that follows it; one that has expired did not run."""
+    service = QueueService[Any](pool, "jobs")
+    await service.enqueue_many([{}, {}])
+    await service.enqueue({}, expires_at=datetime(2020, 1, 1, tzinfo=UTC))
+    sizes: list[int] = []
+
+    async def handle(jobs: list[Job[Any]]) -> None:
+        sizes.append(len(jobs))
+        raise ValueError("all of them")
+
+    await work(database_url, create_job_handler(handle, batch=10), 3)
+    assert sum(sizes) == 2
+    found = [headers["meshhook-failed-job"] for _, headers in await following(connection)]
+    assert [each["error_message"] for each in found] == ["all of them"] * 2
 
 
 async def test_a_lost_job_is_followed(connection: Connection, database_url: str) -> None:

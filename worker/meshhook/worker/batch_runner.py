@@ -173,6 +173,7 @@ class BatchRunner(AttemptRunner):
             started if refusal is None else None,
             finished,
             keeps_results=self._queue.config.results,
+            has_follow_up=self._queue.config.dead_letter_follow_up is not None,
         )
         self._note_end(held, attempt, end)
         span = attempt.span
