@@ -128,3 +128,11 @@ async def test_a_wrong_url_is_refused_and_an_unreachable_one_says_so() -> None:
         await list_queues(AWAY)
     with pytest.raises(DatabaseUnavailableError):
         await QueueService[Any](AWAY).get_config()
+
+
+async def test_a_database_made_of_a_url_is_shared(database_url: str, queue_name: str) -> None:
+    """Services over it use its connections, also before the first of them is opened."""
+    database = Database(database_url)
+    assert await DLQService(database, "jobs").list_dead_letter_jobs() == []
+    assert (await QueueService[Any](database, "jobs").get_config()).queue == "jobs"
+    await database.close()

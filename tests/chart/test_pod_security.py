@@ -10,7 +10,10 @@ ROLES: Object = {
     "database": {"existingSecret": "workers", "operatorExistingSecret": "operator"},
     "migrations": {"existingSecret": "owner", "roles": {"workersEnqueue": True}},
 }
-DATABASES: list[Object] = [{}, {"database": {"existingSecret": "pg"}}, ROLES]
+CONSOLE: Object = {
+    "console": {"enabled": True, "authentication": "basic", "settingsSecret": "console"}
+}
+DATABASES: list[Object] = [{}, {"database": {"existingSecret": "pg"}}, ROLES, CONSOLE]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def test_root_file_systems_are_read_only(all_pods):
 def test_only_the_operator_has_a_token(all_pods):
     """No other pod gets a service account's token."""
     for name, pod in all_pods.items():
-        if name.startswith("Deployment/"):
+        if name.startswith("Deployment/") and name.endswith("-operator"):
             assert pod["automountServiceAccountToken"] is True
         else:
             assert pod["automountServiceAccountToken"] is False, name

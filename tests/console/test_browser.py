@@ -11,7 +11,9 @@ from playwright.async_api import Page, expect
 
 from meshhook.administration import set_queue_config
 from meshhook.jobs import Job
+from meshhook.keys import hold_key
 from meshhook.queues import QueueService
+from meshhook.schedules import add_schedule
 from meshhook.testing.database import QueueDatabase
 from support.console import add_dead_letters, browsing, served
 
@@ -25,6 +27,10 @@ PAGES = (
     "/queues/jobs/dead-letters/1",
     "/queues/jobs/dead-letters/confirm?action=replay",
     "/search?run_id=run-1",
+    "/queues/jobs/keys",
+    "/workers",
+    "/schedules",
+    "/audit",
     "/missing",
 )
 PAGE_BYTES = 150_000
@@ -130,6 +136,9 @@ async def test_pages_are_accessible_small_and_quiet(
 ):
     """Axe finds nothing, on a phone and on a wide screen; no page needs more than 150 kB."""
     await fail_last_night(database_url)
+    await set_queue_config(database_url, "jobs", keyed=True)
+    await hold_key(database_url, "jobs", "acme", reason="asked for by the customer")
+    await add_schedule(database_url, "jobs", "nightly", "0 2 * * *")
     async with (
         served(database_url) as url,
         browsing(color_scheme=scheme, is_allowed_to_miss=True) as open_page,

@@ -18,7 +18,18 @@ from meshhook.console.guard import Guard
 from meshhook.console.headers import STATIC_CACHE
 from meshhook.console.live import Streams
 from meshhook.console.operations import Operations, TooManyOperationsError
-from meshhook.console.pages import dead_letters, jobs, operations, overview, queues, search
+from meshhook.console.pages import (
+    audit,
+    dead_letters,
+    jobs,
+    keys,
+    operations,
+    overview,
+    queues,
+    schedules,
+    search,
+    workers,
+)
 from meshhook.console.redactions import Redactions
 from meshhook.console.rendering import STATIC_FILES, make_environment
 from meshhook.console.settings import ConsoleSettings
@@ -57,7 +68,12 @@ PAGES = (
     Route("/queues/{queue}/dead-letters/{id}", jobs.show_dead_letter),
     Route("/queues/{queue}/jobs/{id}", jobs.show_job),
     Route("/operations/{id}", operations.show),
+    Route("/queues/{queue}/keys", keys.show),
     Route("/search", search.show),
+    Route("/workers", workers.show),
+    Route("/schedules", schedules.show),
+    Route("/audit", audit.show),
+    Route("/audit.csv", audit.export),
 )
 """What may be looked at."""
 
@@ -70,6 +86,11 @@ CHANGES = (
     Route("/queues/{queue}/dead-letters/{id}/delete", jobs.delete, methods=["POST"]),
     Route("/queues/{queue}/jobs/{id}/cancel", jobs.cancel, methods=["POST"]),
     Route("/queues/{queue}/jobs/{id}/run-now", jobs.run_now, methods=["POST"]),
+    Route("/queues/{queue}/keys/hold", keys.hold, methods=["POST"]),
+    Route("/queues/{queue}/keys/resume", keys.resume, methods=["POST"]),
+    Route("/schedules/{queue}/{name}/run", schedules.run, methods=["POST"]),
+    Route("/schedules/{queue}/{name}/pause", schedules.pause, methods=["POST"]),
+    Route("/schedules/{queue}/{name}/resume", schedules.resume, methods=["POST"]),
 )
 """What changes something: for operators only, as the guard sees to."""
 

@@ -25,6 +25,9 @@ NAVIGATION = (
     ("/", "Overview"),
     ("/dead-letters", "Dead letters"),
     ("/search", "Search"),
+    ("/workers", "Workers"),
+    ("/schedules", "Schedules"),
+    ("/audit", "Changes"),
 )
 """The pages in the header."""
 
@@ -88,6 +91,8 @@ def rate(value: float | None) -> str:
     """Return jobs a second."""
     if value is None:
         return NOTHING
+    if value and value < 0.1:  # noqa: PLR2004
+        return f"{value * 60:.1f}/min"
     return f"{value:,.0f}/s" if value >= 10 else f"{value:.1f}/s" if value else "0/s"  # noqa: PLR2004
 
 

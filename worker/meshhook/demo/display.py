@@ -193,5 +193,8 @@ def next_commands(result: DemoResult) -> list[tuple[str, str]]:
                 "make jobs of those again, for the next worker",
             ),
         ]
-    commands.append((f"meshhook stats {queue} --watch", "the queue, live"))
+    commands += [
+        (f"meshhook stats {queue} --watch", "the queue, live"),
+        ("meshhook console", "all of that in your browser: find and replay what failed"),
+    ]
     return commands

@@ -178,7 +178,9 @@ class Database:
             source, line = source.source, source._line  # noqa: SLF001 - of the same class
         if isinstance(source, str):
             source, owns_source = _lazy_pool(source), True
-        elif not hasattr(source, "fetch") or isinstance(source, type):
+        elif not isinstance(source, LazyPool) and (
+            not hasattr(source, "fetch") or isinstance(source, type)
+        ):
             raise errors.InvalidSettingError(
                 f"expected an asyncpg pool or connection, got {kind_of(source)}{way_out(source)}"
             )

@@ -127,6 +127,19 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- else }}{{ include "meshhook.databaseKey" . }}{{ end }}
 {{- end }}
 
+{{- /* The Secret with the URL of the console. */}}
+{{- define "meshhook.consoleSecret" -}}
+{{- if .Values.console.existingSecret }}{{ .Values.console.existingSecret }}
+{{- else if include "meshhook.isEmbedded" . }}{{ include "meshhook.ownerSecret" . }}
+{{- else }}{{ include "meshhook.databaseSecret" . }}{{ end }}
+{{- end }}
+
+{{- define "meshhook.consoleKey" -}}
+{{- if .Values.console.existingSecret }}{{ .Values.console.key }}
+{{- else if include "meshhook.isEmbedded" . }}{{ include "meshhook.ownerKey" . }}
+{{- else }}{{ include "meshhook.databaseKey" . }}{{ end }}
+{{- end }}
+
 {{- /* `database` of a JobQueue of the release. */}}
 {{- define "meshhook.queueDatabase" -}}
 secretRef:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshhook.administration import get_queue_config, get_queue_snapshot, set_queue_config
+from meshhook.audit import AuditEntry, list_audit_entries
 from meshhook.console.charts import HEIGHT, WIDTH, MinuteCount, Throughput, bars
 from meshhook.console.context import Console, console_of
 from meshhook.console.pages.overview import COUNT_LIMIT, read_workers
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS_READ = 20_000
 """How many attempts are read for the throughput of the last hour."""
+MAX_CHANGES_READ = 200
+"""How many changes of a queue are read to tell who set what."""
 _THROUGHPUT_SECONDS = 30.0
 
 
@@ -59,6 +62,7 @@ async def show(request: Request) -> Response:
             (each, _shown(getattr(config, each)), getattr(config, each) == getattr(defaults, each))
             for each in QueueSettings.model_fields
         ],
+        setters=await _setters(console, name),
         is_live=True,
     )
 
@@ -109,6 +113,23 @@ async def _set_paused(request: Request, *, is_paused: bool) -> Response:
         else f"Queue {name} goes on."
     )
     return console.redirect(request, f"/queues/{name}", said=said)
+
+
+async def _setters(console: Console, queue: str) -> dict[str, AuditEntry]:
+    """Return who set a setting last, as far as the newest changes of the queue say."""
+
+    async def read() -> dict[str, AuditEntry]:
+        entries = await list_audit_entries(console.database, queue, limit=MAX_CHANGES_READ)
+        found: dict[str, AuditEntry] = {}
+        for entry in entries:
+            if entry.action in ("queue.paused", "queue.resumed"):
+                found.setdefault("paused", entry)
+            for name, change in (entry.details or {}).items():
+                if isinstance(change, dict) and change.keys() == {"old", "new"}:
+                    found.setdefault(name, entry)
+        return found
+
+    return await console.snapshots.get(("setters", queue), read, for_seconds=_THROUGHPUT_SECONDS)
 
 
 def _shown(value: object) -> str:

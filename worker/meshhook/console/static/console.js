@@ -123,6 +123,9 @@
     here.searchParams.delete("notice");
     window.history.replaceState(null, "", here);
   }
+  // On a narrow screen, the header scrolls sideways.
+  const current = document.querySelector("nav [aria-current]");
+  if (current) current.scrollIntoView({ block: "nearest", inline: "center" });
   showTimes();
   showTicks();
   window.setInterval(() => { if (!document.hidden) showTimes(); }, 10000);

@@ -1,0 +1,223 @@
+"""The other pages of the console: queues, keys, workers, schedules, search, changes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from meshhook.administration import get_queue_config, set_queue_config
+from meshhook.console.app import console_app
+from meshhook.keys import get_key, hold_key
+from meshhook.postgres.database import Database
+from meshhook.role_kinds import RoleKind
+from meshhook.schedules import add_schedule, get_schedule
+from support.console import ORIGIN, Visitor, add_dead_letters, visiting
+from support.roles import Roles
+
+HOSTILE = "<img src=x onerror=alert(1)>\u202e"
+
+
+async def test_a_queue_is_paused_and_goes_on(pool: Any, queue_name: str):
+    """The page says that it is paused, and offers to go on."""
+    async with visiting(pool) as visitor:
+        await visitor.post("/queues/jobs/pause")
+        assert (await get_queue_config(pool, "jobs")).paused
+        page = (await visitor.get("/queues/jobs")).text
+        assert 'action="/queues/jobs/resume"' in page
+        await visitor.post("/queues/jobs/resume")
+        assert not (await get_queue_config(pool, "jobs")).paused
+
+
+async def test_settings_say_who_set_them(pool: Any, queue_name: str):
+    """A setting that was changed names the one who did it last."""
+    async with visiting(pool) as visitor:
+        await visitor.post("/queues/jobs/pause")
+        page = (await visitor.get("/queues/jobs")).text
+    assert "set by anonymous" in page
+
+
+async def test_the_throughput_is_of_the_last_hour(pool: Any, connection: Any, queue_name: str):
+    """Attempts are counted by minute and outcome; older ones and other queues are left out."""
+    await connection.execute(
+        "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, finished_at) "
+        "select case when n > 90 then 'other' else 'jobs' end, n, 1, "
+        "case when n % 10 = 0 then 'dead_lettered' else 'succeeded' end, "
+        "now() - make_interval(mins => case when n > 80 then 61 else n % 60 end) "
+        "from generate_series(1, 100) n"
+    )
+    async with visiting(pool) as visitor:
+        page = (await visitor.get("/queues/jobs")).text
+    assert "80 in all" in page
+    assert "failed for good: 8" in page
+
+
+async def test_keys_are_held_and_resumed(pool: Any, queue_name: str):
+    """Also a key that is hostile text, or none at all."""
+    await set_queue_config(pool, "jobs", keyed=True)
+    async with visiting(pool) as visitor:
+        for key in (HOSTILE, ""):
+            await visitor.post("/queues/jobs/keys/hold", {"key": key, "reason": HOSTILE})
+            assert (await get_key(pool, "jobs", key)).held_until is not None
+        page = (await visitor.get("/queues/jobs/keys")).text
+        assert "held by hand" in page
+        assert "<img" not in page
+        for key in (HOSTILE, ""):
+            await visitor.post("/queues/jobs/keys/resume", {"key": key})
+            assert (await get_key(pool, "jobs", key)).held_until is None
+
+
+async def test_a_queue_without_keys_says_so(pool: Any, queue_name: str):
+    """The message names the command that makes it keyed."""
+    async with visiting(pool) as visitor:
+        answer = await visitor.get("/queues/jobs/keys")
+    assert answer.status_code == 400
+    assert "meshhook queue set jobs keyed=true" in answer.text
+
+
+async def test_one_key_is_found_by_its_name(pool: Any, queue_name: str):
+    """Of very many keys, one is looked up."""
+    await set_queue_config(pool, "jobs", keyed=True)
+    await hold_key(pool, "jobs", "acme")
+    async with visiting(pool) as visitor:
+        page = (await visitor.get("/queues/jobs/keys", params={"key": "other"})).text
+        assert "other" in page
+        assert "held" not in page
+
+
+async def test_schedules_are_run_paused_and_resumed(pool: Any, connection: Any, queue_name: str):
+    """A run says which job it enqueued."""
+    await add_schedule(pool, "jobs", "nightly", "0 2 * * *", tz="Europe/Berlin")
+    async with visiting(pool) as visitor:
+        assert "Europe/Berlin" in (await visitor.get("/schedules")).text
+        answer = await visitor.post("/schedules/jobs/nightly/run")
+        msg_id = await connection.fetchval("select msg_id from pgmq.q_jobs")
+        page = (await visitor.get(answer.headers["location"])).text
+        assert f"its job is {msg_id}." in page
+        assert f'href="/queues/jobs/jobs/{msg_id}"' in page
+        await visitor.post("/schedules/jobs/nightly/pause")
+        assert (await get_schedule(pool, "jobs", "nightly")).paused
+        await visitor.post("/schedules/jobs/nightly/resume")
+        assert not (await get_schedule(pool, "jobs", "nightly")).paused
+        answer = await visitor.post("/schedules/jobs/missing/run")
+        assert answer.status_code == 404
+
+
+async def test_changes_are_shown_and_exported(pool: Any, queue_name: str):
+    """The page and the CSV name who changed what; a spreadsheet takes no cell for a formula."""
+    settings = {
+        "authentication": "proxy",
+        "proxy_addresses": "127.0.0.1",
+        "operator_groups": "oncall",
+    }
+    headers = {"x-forwarded-user": "=HYPERLINK(1)", "x-forwarded-groups": "oncall"}
+    async with visiting(pool, headers=headers, **settings) as visitor:
+        await visitor.post("/queues/jobs/pause")
+        page = (await visitor.get("/audit", params={"queue": "jobs"})).text
+        assert "queue.paused" in page
+        answer = await visitor.get("/audit.csv", params={"queue": "jobs"})
+    assert answer.headers["content-disposition"] == 'attachment; filename="audit.csv"'
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert rows[0]["actor"] == "'=HYPERLINK(1)"
+    assert rows[0]["source"] == "console"
+
+
+async def test_jobs_are_searched_and_paged(pool: Any, connection: Any, queue_name: str):
+    """By state, page by page; an id leads to the job at once."""
+    await connection.execute(
+        "select * from pgmq.send_batch('jobs', array_fill('{}'::jsonb, array[60]))"
+    )
+    async with visiting(pool) as visitor:
+        page = (await visitor.get("/search?queue=jobs&state=ready")).text
+        assert page.count('href="/queues/jobs/jobs/') == 50
+        page = (await visitor.get("/search?queue=jobs&state=ready&before=11")).text
+        assert page.count('href="/queues/jobs/jobs/') == 10
+        answer = await visitor.get("/search?queue=jobs&id=7")
+        assert answer.headers["location"] == "/queues/jobs/jobs/7"
+        assert "choose the queue as well" in (await visitor.get("/search?id=7")).text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/queues/NONE",
+        "/queues/x;drop",
+        "/queues/jobs/dead-letters/abc",
+        "/queues/jobs/dead-letters/99999999999999999999",
+        "/queues/jobs/jobs/-1",
+        "/queues/jobs/dead-letters?before=x",
+        "/queues/jobs/dead-letters?key=%00",
+        "/queues/jobs/dead-letters?run_id=" + "x" * 2_000,
+        "/search?state=none",
+        "/search?run_id=%00",
+        "/audit?since=never",
+        "/queues/jobs/dead-letters/confirm?action=drop",
+    ],
+)
+async def test_wrong_addresses_are_refused_with_a_message(path: str, pool: Any, queue_name: str):
+    """Whatever stands in an address, the answer is a page that says what is wrong."""
+    async with visiting(pool) as visitor:
+        answer = await visitor.get(path)
+    assert answer.status_code in {400, 404}
+    assert "fault of the console" not in answer.text
+
+
+async def test_it_is_mounted_in_another_application(pool: Any, connection: Any, queue_name: str):
+    """Links, forms and files lead to where it is mounted."""
+    (dead,) = await add_dead_letters(connection, 1)
+    console = console_app(pool)
+    app = Starlette(routes=[Mount("/tools/queue", console)])
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
+        visitor = Visitor(client)
+        page = (await visitor.get("/tools/queue/")).text
+        for line in page.split('href="')[1:]:
+            assert line.startswith(("/tools/queue/", "#main"))
+        token = await visitor.token("/tools/queue/queues/jobs")
+        answer = await visitor.post(
+            f"/tools/queue/queues/jobs/dead-letters/{dead}/replay", token=token
+        )
+        assert answer.headers["location"].startswith("/tools/queue/queues/jobs/jobs/")
+        assert (await visitor.get(answer.headers["location"])).status_code == 200
+        style = page.split('rel="stylesheet" href="')[1].split('"')[0]
+        assert (await visitor.get(style)).status_code == 200
+    await console.state.close()
+
+
+@pytest.mark.parametrize("kind", [RoleKind.READER, RoleKind.ONCALL])
+async def test_a_role_of_its_own_suffices(
+    kind: RoleKind, database_url: str, connection: Any, queue_name: str
+):
+    """A reader sees every page; whoever is on call can do all that the console does."""
+    await set_queue_config(connection, "jobs", keyed=True)
+    await add_schedule(connection, "jobs", "nightly", "@daily")
+    first, second, third = await add_dead_letters(connection, 3)
+    here = "/queues/jobs/dead-letters"
+    async with Roles(database_url, connection) as roles:
+        database = Database(roles.url(await roles.make(kind, "jobs")))
+        async with visiting(database, read_only=kind is RoleKind.READER) as visitor:
+            for path in (
+                *("/", "/queues/jobs", "/queues/jobs/keys", "/dead-letters", here),
+                *(f"{here}/{first}", "/search?queue=jobs", "/workers", "/schedules", "/audit"),
+            ):
+                answer = await visitor.get(path)
+                assert answer.status_code == 200, (path, answer.text)
+            if kind is RoleKind.ONCALL:
+                for path, fields in (
+                    ("/queues/jobs/pause", {}),
+                    (f"{here}/{first}/replay", {"body": '{"x": 1}'}),
+                    (f"{here}/{second}/delete", {}),
+                    (f"{here}/chosen", {"action": "replay", "id": third}),
+                    ("/queues/jobs/keys/hold", {"key": "a"}),
+                    ("/queues/jobs/keys/resume", {"key": "a"}),
+                    ("/schedules/jobs/nightly/run", {}),
+                    ("/schedules/jobs/nightly/pause", {}),
+                ):
+                    answer = await visitor.post(path, fields)
+                    assert answer.status_code == 303, (path, answer.text)
+        await database.close()

@@ -1,0 +1,95 @@
+"""The audit log: who changed what, shown and exported."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import PlainTextResponse
+
+from meshhook.audit import MAX_ENTRIES, AuditEntry, list_audit_entries, sum_operations
+from meshhook.console import parameters
+from meshhook.console.context import console_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+PAGE_ROWS = 100
+_NAMES = ("queue", "actor", "action", "since", "until")
+_COLUMNS = tuple(AuditEntry.__slots__)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+async def show(request: Request) -> Response:
+    """Show changes, the newest first."""
+    console = console_of(request)
+    fields, entries = await _entries(request, PAGE_ROWS)
+    before = entries[-1].id if len(entries) == PAGE_ROWS else None
+    return console.page(
+        request,
+        "audit.html",
+        fields=fields,
+        entries=[(each, _said(each)) for each in sum_operations(entries)],
+        next_url=None
+        if before is None
+        else "/audit" + parameters.query(fields | {"before": str(before)}),
+        export_url="/audit.csv" + parameters.query(fields),
+    )
+
+
+async def export(request: Request) -> Response:
+    """Return up to 1,000 changes as CSV; `before` continues with older ones."""
+    _, entries = await _entries(request, MAX_ENTRIES)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_COLUMNS)
+    for entry in entries:
+        writer.writerow([_cell(value) for value in asdict(entry).values()])
+    headers = {"content-disposition": 'attachment; filename="audit.csv"'}
+    return PlainTextResponse(text.getvalue(), headers=headers, media_type="text/csv")
+
+
+async def _entries(request: Request, limit: int) -> tuple[dict[str, str], list[AuditEntry]]:
+    values = request.query_params
+    fields = {name: value for name in _NAMES if (value := parameters.text(values, name))}
+    wanted: dict[str, Any] = {
+        name: parameters.moment(value, name) if name in ("since", "until") else value
+        for name, value in fields.items()
+    }
+    before = parameters.optional_number(values, "before")
+    database = console_of(request).database
+    return fields, await list_audit_entries(database, before=before, limit=limit, **wanted)
+
+
+def _said(entry: AuditEntry) -> str:
+    """Return what was asked for and what was changed, in one line."""
+    parts = []
+    for name, value in (entry.filter or {}).items():
+        parts.append(f"{name}: {_short(value)}")
+    for name, value in (entry.details or {}).items():
+        if isinstance(value, dict) and value.keys() == {"old", "new"}:
+            parts.append(f"{name}: {_short(value['old'])} → {_short(value['new'])}")
+        else:
+            parts.append(f"{name}: {_short(value)}")
+    return " · ".join(parts)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_short(each) for each in value[:10]) + (" …" if len(value) > 10 else "")  # noqa: PLR2004
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    # A spreadsheet would take it for a formula.
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return "'" + value
+    return value
