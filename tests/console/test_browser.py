@@ -31,6 +31,7 @@ PAGES = (
     "/workers",
     "/schedules",
     "/audit",
+    "/doctor",
     "/missing",
 )
 PAGE_BYTES = 150_000

@@ -203,7 +203,14 @@ async def test_a_role_of_its_own_suffices(
         async with visiting(database, read_only=kind is RoleKind.READER) as visitor:
             for path in (
                 *("/", "/queues/jobs", "/queues/jobs/keys", "/dead-letters", here),
-                *(f"{here}/{first}", "/search?queue=jobs", "/workers", "/schedules", "/audit"),
+                *(
+                    f"{here}/{first}",
+                    "/search?queue=jobs",
+                    "/workers",
+                    "/schedules",
+                    "/audit",
+                    "/doctor",
+                ),
             ):
                 answer = await visitor.get(path)
                 assert answer.status_code == 200, (path, answer.text)
@@ -221,3 +228,14 @@ async def test_a_role_of_its_own_suffices(
                     answer = await visitor.post(path, fields)
                     assert answer.status_code == 303, (path, answer.text)
         await database.close()
+
+
+async def test_the_doctor_says_what_is_wrong(pool: Any, connection: Any, queue_name: str):
+    """A queue with jobs and without a worker is found, with what to do."""
+    await connection.execute(
+        "insert into pgmq.q_jobs (vt, message) values (now() - interval '1 hour', '{}')"
+    )
+    async with visiting(pool) as visitor:
+        page = (await visitor.get("/doctor")).text
+    assert "no worker" in page
+    assert "meshhook worker" in page

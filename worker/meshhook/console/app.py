@@ -21,6 +21,7 @@ from meshhook.console.operations import Operations, TooManyOperationsError
 from meshhook.console.pages import (
     audit,
     dead_letters,
+    doctor,
     jobs,
     keys,
     operations,
@@ -72,6 +73,7 @@ PAGES = (
     Route("/search", search.show),
     Route("/workers", workers.show),
     Route("/schedules", schedules.show),
+    Route("/doctor", doctor.show),
     Route("/audit", audit.show),
     Route("/audit.csv", audit.export),
 )

@@ -28,6 +28,7 @@ NAVIGATION = (
     ("/workers", "Workers"),
     ("/schedules", "Schedules"),
     ("/audit", "Changes"),
+    ("/doctor", "Doctor"),
 )
 """The pages in the header."""
 
