@@ -490,3 +490,26 @@ async def test_a_handler_that_cancels_its_own_task(pool: Pool, database_url: str
         each == [("retried", 1, "CancelledError"), ("succeeded", 2, None)]
         for each in (await history(pool)).values()
     )
+
+
+async def test_a_slot_that_is_kept_for_urgent_jobs_takes_a_batch_of_them(
+    pool: Pool, database_url: str
+) -> None:
+    """Others run in the other slots, in batches of all priorities."""
+    await set_queue_config(pool, "jobs", prioritized=True, urgent_slots=1)
+    service = QueueService[Any](pool, "jobs")
+    for number in range(12):
+        await service.enqueue({"n": number}, priority="low" if number % 2 else "normal")
+    calls = Calls(batch=4)
+    calls.is_held = True
+    async with make_worker(database_url, calls.handler, concurrency=2) as worker:
+        await eventually(lambda: calls.sizes == [4])
+        assert held_jobs_of(worker).free == 0
+        await service.enqueue_many([{"n": n} for n in range(100, 106)], priority="urgent")
+        await eventually(lambda: len(calls.sizes) == 2)
+        assert {job.payload["n"] >= 100 for job in calls.batches[1]} == {True}
+        assert held_jobs_of(worker).taken_slots == 2
+        calls.go_on.set()
+        await eventually(lambda: worker.get_stats().succeeded == 18)
+        assert held_jobs_of(worker).taken_slots == 0
+    assert max(calls.sizes) == 4
