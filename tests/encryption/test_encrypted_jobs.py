@@ -550,3 +550,10 @@ async def test_a_dead_letter_is_replayed_with_a_new_message(
                 found.append((job.payload["card"], job.is_encrypted))
                 await claiming.acknowledge(job)
     assert found == [(CANARY, True), ("other", True), ("other", True)]
+
+
+async def test_no_follow_up_stands_in_a_header_of_an_encrypted_job(pool: Pool) -> None:
+    """Its payload would be readable there."""
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        with pytest.raises(InvalidJobError, match="on_dead_letter is kept in a header"):
+            await service.enqueue({}, on_dead_letter=FollowUp("jobs", {"card": CANARY}))

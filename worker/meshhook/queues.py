@@ -14,7 +14,12 @@ from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import driver_connection
 from meshhook.encryption.envelope import Place, is_sealed
 from meshhook.encryption.key_ring import checked_ring
-from meshhook.encryption.messages import decrypt_job, note_identifiers, outgoing_body
+from meshhook.encryption.messages import (
+    check_no_plain_follow_up,
+    decrypt_job,
+    note_identifiers,
+    outgoing_body,
+)
 from meshhook.errors import (
     DecryptionError,
     InvalidJobError,
@@ -226,6 +231,7 @@ class QueueService(Generic[PayloadT]):
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
         one = unique_from(unique_key, unique, on_conflict)
+        check_no_plain_follow_up(self._encryption, policies.get("on_dead_letter"))
         headers = headers_with_policies(headers_with_priority(headers, priority), **policies)
         tracer = self._tracing.find()
         if tracer is None:
@@ -306,6 +312,7 @@ class QueueService(Generic[PayloadT]):
         headers = headers_with_priority(headers, priority)
         made = new_group(group, on_complete)
         check_ungrouped(unique_keys, made)
+        check_no_plain_follow_up(self._encryption, policies.get("on_dead_letter"))
         headers = headers_with_policies(headers, **policies)
         uniques = partial(uniques_from, unique_keys, unique=unique, on_conflict=on_conflict)
         tracer = self._tracing.find()

@@ -111,6 +111,19 @@ def _opened(envelope: Envelope, ring: KeyRing | None, queue: str) -> str:
     return unseal(envelope, _no_key if ring is None else ring.find, place)
 
 
+def check_no_plain_follow_up(ring: KeyRing | None, follow_up: object) -> None:
+    """Refuse a follow-up that a header would hold as it is, beside an encrypted job.
+
+    Raises:
+        InvalidJobError: if there are keys and such a follow-up.
+    """
+    if ring is not None and follow_up is not None:
+        raise InvalidJobError(
+            "on_dead_letter is kept in a header, which is not encrypted: leave it out, and set "
+            "the queue for jobs that follow dead letters in the settings of the queue"
+        )
+
+
 def encrypted_again(body: str, ring: KeyRing, queue: str, *, target: str | None = None) -> str:
     """Return an encrypted message encrypted anew, with the first key; what is readable stays.
 

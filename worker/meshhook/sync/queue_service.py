@@ -15,7 +15,7 @@ from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import check_sync, sync_connection
 from meshhook.encryption.envelope import Place
 from meshhook.encryption.key_ring import checked_ring
-from meshhook.encryption.messages import outgoing_body
+from meshhook.encryption.messages import check_no_plain_follow_up, outgoing_body
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
 from meshhook.jobs import PayloadT
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_topic
@@ -238,6 +238,7 @@ class SyncQueueService(Generic[PayloadT]):
                 )
             )
             return stored
+        check_no_plain_follow_up(self._encryption, policies.get("on_dead_letter"))
         headers = headers_with_policies(headers, **policies)
         one = unique_from(unique_key, unique, on_conflict)
 
@@ -315,6 +316,7 @@ class SyncQueueService(Generic[PayloadT]):
                 )
             )
             return stored
+        check_no_plain_follow_up(self._encryption, policies.get("on_dead_letter"))
         headers = headers_with_policies(headers, **policies)
         made = new_group(group, on_complete)
         check_ungrouped(unique_keys, made)
