@@ -89,6 +89,7 @@ bench-quick: $(SETUP) ## Run a small round of at most 5 minutes; a JSON object a
 generate: $(SETUP) ## Write what is made from code: dashboards, JobQueue definition, tables of docs
 	@$(BIN)/python -m grafana.dashboards
 	@$(BIN)/python -m meshhook_operator.api.crd > operator/crds/jobqueues.meshhook.io.yaml
+	@$(BIN)/python -m meshhook_operator.api.schedule_crd > operator/crds/jobschedules.meshhook.io.yaml
 	@$(BIN)/python -m meshhook_operator.api.reference docs/operator.md
 	@$(BIN)/python -m meshhook.observability.metrics_page > docs/metrics.md
 	@$(BIN)/python deploy/helm/values_table.py

@@ -61,6 +61,9 @@ STATEMENTS = {
     "clock": "WPROM",
     "delete_expired_firings": "W",
     "delete_schedule": "    M",
+    "declare_schedule": " P  M",
+    "declared_schedules": "WPROM",
+    "delete_declared_schedule": "    M",
     "due_schedules": "WPROM",
     "fail_schedule": "WP  M",
     "fire_schedule": "WP OM",
@@ -235,6 +238,10 @@ CHECK_SEARCH = (
 ADD_SCHEDULE = (
     "add_schedule(text,text,text,interval,text,jsonb,jsonb,text,text,text,timestamp with time zone)"
 )
+DECLARE_SCHEDULE = (
+    "declare_schedule(text,text,text,text,integer,text,jsonb,jsonb,text,text,text,boolean,"
+    "timestamp with time zone)"
+)
 FIRE_SCHEDULE = (
     "fire_schedule(text,text,timestamp with time zone,timestamp with time zone[],text,integer,"
     "timestamp with time zone)"
@@ -243,6 +250,7 @@ REPLAY_JOBS = "replay_jobs(text,bigint[],timestamp with time zone[],text,boolean
 # Functions are called; those of triggers are only asked for.
 FUNCTIONS = {
     ADD_SCHEDULE: " P  M",
+    DECLARE_SCHEDULE: " P  M",
     "delete_past_firings()": "W",
     "audit(text,text,jsonb,bigint,jsonb)": "W  OM",
     "audit_keys()": "",
@@ -433,6 +441,14 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     ),
     "add_schedule": ("orders", "a", None, 60.0, "UTC", "{}", None, None, "once", "allow", None),
     ADD_SCHEDULE: ("orders", "a", "* * * * *", None, "UTC", "{}", None, None, "once", "skip", None),
+    "declare_schedule": (
+        *("orders", "a", "shop/a", "* * * * *", None, "UTC", "{}", None, None, "once", "skip"),
+        *(None, None),
+    ),
+    DECLARE_SCHEDULE: (
+        *("orders", "a", "shop/a", "* * * * *", None, "UTC", "{}", None, None, "once", "skip"),
+        *(None, None),
+    ),
     "create_group": (str(UUID(int=1)), "orders", "g", [1], "orders", "{}", None, 0.0),
     "create_queue": ("fresh", False),
     "enqueue": (["{}"], [None], [None]),

@@ -98,6 +98,20 @@ async def contexts(url: str, count: int) -> AsyncIterator[list[Scheduler]]:
             await each.close()
 
 
+async def test_a_plan_from_before_a_change_is_not_carried_out(connection: Connection) -> None:
+    """A worker that read a schedule before somebody changed it sends nothing and moves nothing."""
+    await add_schedule(connection, "jobs", "a", RARELY)
+    due_at = await make_due(connection, "a")
+    await add_schedule(connection, "jobs", "a", "@daily")
+    rows = "select next_at, try_at, cron from meshhook.schedules"
+    before = await connection.fetch(rows)
+    plan = ("jobs", "a", due_at, [due_at], "enqueued", 0, due_at + timedelta(hours=1))
+    assert await connection.fetchval(queries.load("fire_schedule"), *plan) is None
+    assert await connection.fetch(rows) == before
+    assert await jobs(connection) == []
+    assert await firings(connection, "a") == []
+
+
 async def test_a_worker_fires_schedules(connection: Connection, database_url: str) -> None:
     """At their due times, and hands the jobs to its handler with these."""
     seen: asyncio.Queue[Job[Any]] = asyncio.Queue()

@@ -17,7 +17,7 @@ from meshhook.embedded import EmbeddedPostgres
 from meshhook.schema import migrate
 from support.cluster.api import Api
 from support.cluster.control_plane import ControlPlane
-from support.cluster.objects import custom_resource_definition, database_secret, job_queue
+from support.cluster.objects import custom_resource_definitions, database_secret, job_queue
 from support.cluster.operator_process import OperatorProcess, operator_kubeconfig
 from support.databases import server_directory
 from support.waiting import eventually
@@ -120,7 +120,8 @@ def _administrator(control_plane: ControlPlane) -> Api:
 async def _install(api: Api, url: str) -> None:
     await api.create({"kind": "Namespace", "metadata": {"name": api.namespace}})
     await api.create(database_secret(url))
-    await api.apply(custom_resource_definition())
+    for definition in custom_resource_definitions():
+        await api.apply(definition)
 
     async def is_served() -> bool:
         group = await api.request("GET", "/apis")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import kopf
 
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
-from meshhook_operator.api.kind import GROUP, PLURAL, VERSION
+from meshhook_operator.api.jobschedule import JobSchedule
+from meshhook_operator.api.kind import GROUP, PLURAL, SCHEDULE_PLURAL, VERSION
 from meshhook_operator.cluster.deployments import DeploymentView
 
 if TYPE_CHECKING:
@@ -53,6 +54,14 @@ def make_registry(operator: Operator) -> kopf.OperatorRegistry:
             operator.on_jobqueue_deleted(seen.key)
         else:
             operator.on_jobqueue_changed(seen)
+
+    @kopf.on.event(GROUP, VERSION, SCHEDULE_PLURAL, registry=registry)
+    async def jobschedule(*, event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
+        seen = JobSchedule.from_body(body)
+        if event["type"] == _DELETED:
+            operator.jobschedules.remove(seen.key)
+        else:
+            operator.jobschedules.update(seen)
 
     return registry
 

@@ -12,6 +12,8 @@ from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WatchedLoop
 from meshhook_operator.databases.hosts import DatabaseHosts
 from meshhook_operator.metrics import OperatorMetrics
+from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
+from meshhook_operator.reconciliation.schedule_orphans import ScheduleOrphans
 from meshhook_operator.term import Term
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ _log = get_logger("meshhook_operator.operator")
 
 RESYNC_SECONDS = 120.0
 """How often everything that is watched is listed."""
+SCHEDULES_SECONDS = 10.0
+"""How often JobSchedules are looked for that refer to no JobQueue."""
 
 
 class Operator:
@@ -62,6 +66,8 @@ class Operator:
         self._hosts = hosts or DatabaseHosts()
         self._clock = clock or steady_clock()
         self._metrics = metrics or OperatorMetrics(registry)
+        self.jobschedules = JobScheduleTable(on_change=self._on_schedules_changed)
+        """All JobSchedules that the watches report."""
         self._jobqueues: dict[ObjectKey, JobQueue] = {}
         """All that the watches report, whoever works on them."""
         self._hpas: Mapping[ObjectKey, Iterable[str]] = {}
@@ -103,6 +109,11 @@ class Operator:
         if self._term is not None:
             self._term.on_jobqueue_gone(key)
 
+    def _on_schedules_changed(self, key: ObjectKey) -> None:
+        self._want_namespaces()
+        if self._term is not None:
+            self._term.on_schedules_changed(key)
+
     def on_deployment_changed(self, key: ObjectKey, view: DeploymentView | None) -> None:
         """Take a newer version of any Deployment; None means that it was deleted."""
         if self._term is not None:
@@ -125,7 +136,8 @@ class Operator:
 
     def _want_namespaces(self) -> None:
         if self._leadership is not None:
-            self._leadership.want({key.namespace for key in self._jobqueues})
+            of_schedules = {each.key.namespace for each in self.jobschedules}
+            self._leadership.want({key.namespace for key in self._jobqueues} | of_schedules)
 
     def _on_leadership_changed(self) -> None:
         self._leadership_changed.set()
@@ -154,6 +166,7 @@ class Operator:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._resync(), name="resync")
+                tasks.create_task(self._look_after_schedules(), name="schedules")
                 tasks.create_task(self._run_leadership(), name="leadership")
                 while True:
                     if self._is_leading:
@@ -183,6 +196,7 @@ class Operator:
             hosts=self._hosts,
             clock=self._clock,
             loop=self._loop,
+            jobschedules=self.jobschedules,
         )
         term.jobqueues.use_hpas(self._hpas)
         term.jobqueues.set_deleted_hpas(self._deleted_hpas)
@@ -225,6 +239,32 @@ class Operator:
             except Exception:  # noqa: BLE001 - a malformed answer must not end the operator
                 _log.exception("resync failed")
 
+    async def _look_after_schedules(self) -> None:
+        """List the JobSchedules, and tell those without a JobQueue, every ten seconds at first."""
+        await self._is_watching.wait()
+        orphans = ScheduleOrphans(cluster=self._cluster, table=self.jobschedules, clock=self._clock)
+        while True:
+            try:
+                if not self.jobschedules.is_listed:
+                    await self._list_jobschedules()
+                if self._is_leading:
+                    await orphans.tell(self._jobqueues, self._serves)
+            except MeshHookError as error:
+                _log.warning("schedules not looked at", error=str(error))
+            except Exception:  # noqa: BLE001 - a malformed answer must not end the operator
+                _log.exception("schedules not looked at")
+            await asyncio.sleep(SCHEDULES_SECONDS)
+
+    async def _list_jobschedules(self) -> None:
+        known = self.jobschedules.uids()
+        found = []
+        for namespace in self._namespaces:
+            listed = await self._cluster.list_jobschedules(namespace)
+            if listed is None:
+                return
+            found += listed
+        self.jobschedules.list_all(found, known)
+
     async def _resync_once(self) -> None:
         hpas = {(target, name) for target, names in self._hpas.items() for name in names}
         known = {key: jobqueue.uid for key, jobqueue in self._jobqueues.items()}
@@ -245,6 +285,7 @@ class Operator:
             jobqueue_now = self._jobqueues.get(key)
             if jobqueue_now is not None and jobqueue_now.uid == uid:
                 self.on_jobqueue_deleted(key)
+        await self._list_jobschedules()
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

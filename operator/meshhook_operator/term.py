@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meshhook_operator.databases.database import DatabaseAddress
     from meshhook_operator.databases.hosts import DatabaseHosts
     from meshhook_operator.metrics import OperatorMetrics
+    from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
 
 LONGEST_WAIT_SECONDS = 10.0
 TURN_SECONDS = 0.05
@@ -44,6 +45,7 @@ class Term:
         hosts: DatabaseHosts,
         clock: Callable[[], float],
         loop: WatchedLoop,
+        jobschedules: JobScheduleTable,
     ) -> None:
         """Take what it works with.
 
@@ -54,12 +56,14 @@ class Term:
             hosts: where its databases may be.
             clock: seconds since 1970.
             loop: what is told that its loop turns.
+            jobschedules: all JobSchedules.
         """
         self._cluster = cluster
         self._metrics = metrics
         self._hosts = hosts
         self._clock = clock
         self._loop = loop
+        self._jobschedules = jobschedules
         self._secrets: DatabaseSecrets | None = None
         self._changed_secrets: set[SecretReference] = set()
         self._databases = DatabaseRegistry(
@@ -96,6 +100,7 @@ class Term:
                     metrics=self._metrics,
                     find_conflict=self.jobqueues.conflict_of,
                     clock=self._clock,
+                    jobschedules=self._jobschedules,
                 )
             )
         else:
@@ -108,6 +113,12 @@ class Term:
         reconciler = self.jobqueues.remove(key)
         if reconciler is not None:
             reconciler.on_deleted()
+            self._changed.set()
+
+    def on_schedules_changed(self, key: ObjectKey) -> None:
+        """Look at the JobSchedules of a JobQueue."""
+        if (reconciler := self.jobqueues.get(key)) is not None:
+            reconciler.on_schedules_changed()
             self._changed.set()
 
     def on_deployment_changed(self, key: ObjectKey, view: DeploymentView | None) -> None:

@@ -31,13 +31,14 @@ def test_the_linter_is_content():
         assert "0 chart(s) failed" in helm("lint", "--strict", CHART, values=values)
 
 
-def test_the_resource_definition_is_the_operators():
-    """The definition that is installed is the one in operator/crds, with labels added."""
-    (source,) = (ROOT / "operator/crds").glob("*.yaml")
-    expected = yaml.safe_load(source.read_text())
-    found = one(render(), "CustomResourceDefinition")
-    assert found["metadata"]["name"] == expected["metadata"]["name"]
-    assert found["spec"] == expected["spec"]
+def test_the_resource_definitions_are_the_operators():
+    """Those that are installed are the ones in operator/crds, with labels added."""
+    sources = sorted((ROOT / "operator/crds").glob("*.yaml"))
+    assert len(sources) == len(select(render(), "CustomResourceDefinition")) == 2
+    for source in sources:
+        expected = yaml.safe_load(source.read_text())
+        found = one(render(), "CustomResourceDefinition", expected["metadata"]["name"])
+        assert found["spec"] == expected["spec"]
 
 
 def test_the_operators_rights_are_the_operators():

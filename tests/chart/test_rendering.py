@@ -410,6 +410,9 @@ def test_what_roles_get_can_be_chosen():
     assert made(setPasswords=False)[1] == [*CREATE, "operator", *LOGIN]
     assert made(workersEnqueue=True)[3] == [*CREATE, "producer", *LOGIN]
     assert made(enabled=False) == [["meshhook", "migrate"]]
+    schedules = [{"name": "nightly", "spec": {"cron": "@daily"}}]
+    fired = ROLES | {"queues": [QUEUE | {"schedules": schedules}]}
+    assert "producer" in [command for _, command, _ in steps(fired)][3]
 
 
 def test_roles_take_an_owner():
@@ -648,11 +651,11 @@ def test_the_operators_service_can_have_annotations_of():
 
 
 def test_the_resource_definition_stays_unless_told_otherwise(defaults):
-    """crds.keep marks it to stay at an uninstall; crds.enabled leaves it out."""
-    definition = one(defaults, "CustomResourceDefinition")
-    assert annotations_of(definition)["helm.sh/resource-policy"] == "keep"
-    loose = one(render({"crds": {"keep": False}}), "CustomResourceDefinition")
-    assert "helm.sh/resource-policy" not in annotations_of(loose)
+    """crds.keep marks each to stay at an uninstall; crds.enabled leaves it out."""
+    for definition in select(defaults, "CustomResourceDefinition"):
+        assert annotations_of(definition)["helm.sh/resource-policy"] == "keep"
+    for loose in select(render({"crds": {"keep": False}}), "CustomResourceDefinition"):
+        assert "helm.sh/resource-policy" not in annotations_of(loose)
     assert not select(render({"crds": {"enabled": False}}), "CustomResourceDefinition")
 
 
@@ -699,6 +702,32 @@ def test_a_queue_with_a_deployment_of_its_own_gets_no_worker():
     spec = {"deploymentRef": {"name": "mine"}, "scaling": {"maxReplicas": 3}}
     found = queue_of({"queues": [{"name": "orders", "spec": spec}]})["spec"]
     assert "worker" not in found
+
+
+def test_schedules_belong_to_their_queue():
+    """Each is a JobSchedule in the namespace of its queue, and what it says itself wins."""
+    schedules = [
+        {
+            "name": "nightly",
+            "labels": {"a": "b"},
+            "spec": {"cron": "0 3 * * *", "payload": {"n": 1}},
+        },
+        {"name": "poll", "spec": {"everySeconds": 60, "scheduleName": "Poll"}},
+    ]
+    queue = QUEUE | {"namespace": "shop", "schedules": schedules}
+    objects = render({"queues": [queue, QUEUE | {"name": "mails"}]})
+    found = one(objects, "JobSchedule", "orders-nightly")
+    assert found["metadata"]["namespace"] == "shop"
+    assert found["metadata"]["labels"]["a"] == "b"
+    assert found["spec"] == {
+        "jobQueueRef": {"name": "orders"},
+        "scheduleName": "nightly",
+        "cron": "0 3 * * *",
+        "payload": {"n": 1},
+    }
+    assert one(objects, "JobSchedule", "orders-poll")["spec"]["scheduleName"] == "Poll"
+    assert len(select(objects, "JobSchedule")) == 2
+    assert "schedules" not in one(objects, "JobQueue", "orders")["spec"]
 
 
 def test_queues_are_rendered_where_there_is_no_cluster_to_ask():

@@ -42,6 +42,7 @@ EVERYTHING = {
                 "keys": {"path": "a.b", "overrides": [{"key": "", "maxRunning": 1}]},
                 "scaling": {"minReplicas": 0, "maxReplicas": 3},
             },
+            "schedules": [{"name": "nightly", "spec": {"cron": "@daily", "payload": {"a": [1]}}}],
         }
     ],
     "networkPolicy": {
@@ -60,8 +61,8 @@ EVERYTHING = {
 def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of schemas."""
     directory = tmp_path_factory.mktemp("schemas")
-    (definition,) = (ROOT / "operator/crds").glob("*.yaml")
-    write_schemas(directory, yaml.safe_load(definition.read_text()))
+    files = (ROOT / "operator/crds").glob("*.yaml")
+    write_schemas(directory, *(yaml.safe_load(file.read_text()) for file in files))
     return directory
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.cluster.api import Api, ApiError
 from support.cluster.building import build_if_needed
 from support.cluster.control_plane import ControlPlane, obstacle
-from support.cluster.objects import custom_resource_definition, database_secret
+from support.cluster.objects import custom_resource_definitions, database_secret
 from support.cluster.operator_process import (
     OperatorProcess,
     StartOperator,
@@ -54,7 +54,8 @@ def job_queues_are_known(control_plane: ControlPlane) -> None:
 
     async def install() -> None:
         async with control_plane.administrator("default") as api:
-            await api.apply(custom_resource_definition())
+            for definition in custom_resource_definitions():
+                await api.apply(definition)
             await eventually(lambda: _serves_job_queues(api), timeout=60)
 
     asyncio.run(install())
@@ -63,6 +64,7 @@ def job_queues_are_known(control_plane: ControlPlane) -> None:
 async def _serves_job_queues(api: Api) -> bool:
     try:
         await api.list("JobQueue")
+        await api.list("JobSchedule")
     except ApiError:
         return False
     return True

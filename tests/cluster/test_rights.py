@@ -21,6 +21,7 @@ from support.cluster.objects import (
     database_secret,
     deployment,
     job_queue,
+    job_schedule,
     operator_rules,
     own_lease_rules,
 )
@@ -67,7 +68,7 @@ def rules_without(right: Right | None) -> list[Object]:
     return [rule for rule in rules if rule["verbs"]]
 
 
-WATCHED = ("jobqueues", "deployments", "horizontalpodautoscalers")
+WATCHED = ("jobqueues", "jobschedules", "deployments", "horizontalpodautoscalers")
 AT_START = [
     each for each in rights() if each.verb in {"list", "watch"} and each.resource in WATCHED
 ]
@@ -161,6 +162,7 @@ async def give_work(own: Api, database_url: str, queue: str) -> None:
     await own.create(job_queue(f"{queue}-other", worker=None, deploymentRef={"name": "other"}))
     scaling = {"minReplicas": 3, "scaleDown": {"windowSeconds": 0}}
     await own.create(job_queue(queue, deletionPolicy="DeleteIfEmpty", scaling=scaling))
+    await own.create(job_schedule(jobqueue=queue))
 
 
 async def go_down(own: Api, sql: asyncpg.Connection[asyncpg.Record], queue: str) -> None:

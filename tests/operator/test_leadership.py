@@ -372,6 +372,7 @@ def writes_of(cluster: Cluster) -> dict[str, Any]:
     return {
         "apply_deployment": lambda: cluster.apply_deployment(manifest),
         "scale_deployment": lambda: cluster.scale_deployment(key, 1),
+        "patch_schedule_status": lambda: cluster.patch_schedule_status(key, {}),
         "set_deletion_cost": lambda: cluster.set_deletion_cost(key, 1),
         "patch_status": lambda: cluster.patch_status(key, {}),
         "apply_finalizers": lambda: cluster.apply_finalizers(key, []),

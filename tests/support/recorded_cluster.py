@@ -11,6 +11,8 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Secret
 
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.api.jobschedule import JobSchedule
+from meshhook_operator.api.kind import KIND
 from meshhook_operator.cluster.client import Cluster
 from meshhook_operator.cluster.deployments import DeploymentView
 
@@ -24,6 +26,7 @@ class RecordedCluster:
         self.events: list[tuple[ObjectKey, str, str]] = []
         """Of which JobQueue, for what reason, and what they say."""
         self.jobqueues: list[JobQueue] = []
+        self.jobschedules: list[JobSchedule] | None = []
 
     def condition(self, key: ObjectKey, kind: str = "Ready") -> dict[str, Any] | None:
         """Return a condition of a JobQueue, None if it was not written yet."""
@@ -49,8 +52,19 @@ class RecordedCluster:
         """Take a status."""
         self.statuses[key].update(status)
 
+    async def patch_schedule_status(self, key: ObjectKey, status: Mapping[str, Any]) -> None:
+        """Take the status of a JobSchedule, among those of JobQueues."""
+        self.statuses[key].update(status)
+
     async def create_event(
-        self, key: ObjectKey, uid: str, *, is_warning: bool, reason: str, message: str
+        self,
+        key: ObjectKey,
+        uid: str,
+        *,
+        is_warning: bool,
+        reason: str,
+        message: str,
+        kind: str = KIND,
     ) -> None:
         """Take an event."""
         self.events.append((key, reason, message))
@@ -65,6 +79,10 @@ class RecordedCluster:
     async def list_jobqueues(self, _: str) -> list[JobQueue]:
         """Return the JobQueues that there are."""
         return self.jobqueues
+
+    async def list_jobschedules(self, _: str) -> list[JobSchedule] | None:
+        """Return the JobSchedules that there are; None without a definition."""
+        return self.jobschedules
 
     async def list_hpas(self, _: str) -> list[tuple[ObjectKey, str]]:
         """Return nothing."""

@@ -81,9 +81,10 @@ def _without_alternatives(node: dict[str, Any]) -> dict[str, Any]:
     return only | {key: value for key, value in node.items() if key != "anyOf"}
 
 
-def _column(
+def column(
     name: str, path: str, kind: str = "integer", *, wide: bool = False, text: str = ""
 ) -> dict[str, Any]:
+    """Return a printer column."""
     column: dict[str, Any] = {"name": name, "type": kind, "jsonPath": path}
     if text:
         column["description"] = text
@@ -95,40 +96,36 @@ def _column(
 _READY = '.status.conditions[?(@.type=="Ready")]'
 
 PRINTER_COLUMNS = [
-    _column("Ready", f"{_READY}.status", "string", text="The condition Ready."),
-    _column("Replicas", ".status.replicas", text="The current number of workers."),
-    _column(
-        "Desired", ".status.desiredReplicas", text="The number of workers that was decided on."
-    ),
-    _column(
-        "Waiting", ".status.queue.ready", text="Messages that are ready and wait for a worker."
-    ),
-    _column(
+    column("Ready", f"{_READY}.status", "string", text="The condition Ready."),
+    column("Replicas", ".status.replicas", text="The current number of workers."),
+    column("Desired", ".status.desiredReplicas", text="The number of workers that was decided on."),
+    column("Waiting", ".status.queue.ready", text="Messages that are ready and wait for a worker."),
+    column(
         "Oldest(s)",
         ".status.queue.oldestReadySeconds",
         text="How long the oldest ready message has waited, in seconds.",
     ),
-    _column(
+    column(
         "Target(s)",
         ".spec.scaling.targetAgeSeconds",
         text="How long a job may wait, in seconds.",
     ),
-    _column("Dead", ".status.queue.deadLetters", text="Dead letters."),
-    _column(
+    column("Dead", ".status.queue.deadLetters", text="Dead letters."),
+    column(
         "State",
         ".status.state",
         "string",
         text="The reason of the condition that matters most; Operating if all is well.",
     ),
-    _column("Age", ".metadata.creationTimestamp", "date"),
-    _column("Queue", ".spec.queueName", "string", wide=True),
-    _column("Min", ".spec.scaling.minReplicas", wide=True),
-    _column("Max", ".spec.scaling.maxReplicas", wide=True),
-    _column("Available", ".status.readyReplicas", wide=True, text="Workers that are ready."),
-    _column("Running", ".status.queue.running", wide=True, text="Messages whose job is running."),
-    _column("Scheduled", ".status.queue.scheduled", wide=True),
-    _column("Retrying", ".status.queue.retrying", wide=True),
-    _column(
+    column("Age", ".metadata.creationTimestamp", "date"),
+    column("Queue", ".spec.queueName", "string", wide=True),
+    column("Min", ".spec.scaling.minReplicas", wide=True),
+    column("Max", ".spec.scaling.maxReplicas", wide=True),
+    column("Available", ".status.readyReplicas", wide=True, text="Workers that are ready."),
+    column("Running", ".status.queue.running", wide=True, text="Messages whose job is running."),
+    column("Scheduled", ".status.queue.scheduled", wide=True),
+    column("Retrying", ".status.queue.retrying", wide=True),
+    column(
         "Message",
         ".status.scaling.message",
         "string",
@@ -140,19 +137,41 @@ PRINTER_COLUMNS = [
 
 def custom_resource_definition() -> dict[str, Any]:
     """Return the whole CustomResourceDefinition."""
+    return definition_of(
+        KIND, PLURAL, short_name="jobq", columns=PRINTER_COLUMNS, root=_root_schema()
+    )
+
+
+def definition_of(
+    kind: str,
+    plural: str,
+    *,
+    short_name: str,
+    columns: list[dict[str, Any]],
+    root: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the CustomResourceDefinition of a kind.
+
+    Args:
+        kind: its name.
+        plural: its name in URLs.
+        short_name: what one may type instead.
+        columns: what `kubectl get` shows.
+        root: the schema of the whole object.
+    """
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": PLURAL,
-                "singular": KIND.lower(),
-                "shortNames": ["jobq"],
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short_name],
                 "categories": ["meshhook"],
             },
             "versions": [
@@ -162,8 +181,8 @@ def custom_resource_definition() -> dict[str, Any]:
                     "storage": True,
                     # No scale subresource: an HPA could then fight the operator.
                     "subresources": {"status": {}},
-                    "additionalPrinterColumns": PRINTER_COLUMNS,
-                    "schema": {"openAPIV3Schema": _root_schema()},
+                    "additionalPrinterColumns": columns,
+                    "schema": {"openAPIV3Schema": root},
                 }
             ],
         },
@@ -195,10 +214,13 @@ def _root_schema() -> dict[str, Any]:
 
 def crd_yaml() -> str:
     """Return the CustomResourceDefinition as YAML."""
+    return yaml_of(custom_resource_definition())
+
+
+def yaml_of(definition: dict[str, Any]) -> str:
+    """Return a CustomResourceDefinition as YAML."""
     head = "# Generated from the models in operator/meshhook_operator/api; do not edit.\n"
-    return head + yaml.safe_dump(
-        custom_resource_definition(), sort_keys=False, width=100, allow_unicode=True
-    )
+    return head + yaml.safe_dump(definition, sort_keys=False, width=100, allow_unicode=True)
 
 
 if __name__ == "__main__":

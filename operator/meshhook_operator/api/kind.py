@@ -6,6 +6,8 @@ GROUP = "meshhook.io"
 VERSION = "v1alpha1"
 KIND = "JobQueue"
 PLURAL = "jobqueues"
+SCHEDULE_KIND = "JobSchedule"
+SCHEDULE_PLURAL = "jobschedules"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 MAX_NAME_LENGTH = 52

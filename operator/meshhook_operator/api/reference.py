@@ -14,13 +14,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from meshhook_operator.api.crd import structural_schema
+from meshhook_operator.api.schedule_spec import JobScheduleSpec, JobScheduleStatus
 from meshhook_operator.api.spec import JobQueueSpec
 from meshhook_operator.api.status import JobQueueStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TABLES: dict[str, type[BaseModel]] = {"spec": JobQueueSpec, "status": JobQueueStatus}
+_TABLES: dict[str, type[BaseModel]] = {
+    "spec": JobQueueSpec,
+    "status": JobQueueStatus,
+    "schedule spec": JobScheduleSpec,
+    "schedule status": JobScheduleStatus,
+}
 
 
 def with_tables(document: str) -> str:

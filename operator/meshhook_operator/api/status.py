@@ -9,12 +9,14 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 from meshhook_operator.api.fields import Part
 
 
-class _StatusPart(Part):
+class StatusPart(Part):
+    """A part of a status; unknown fields are left out."""
+
     # An older operator may read what a newer one wrote.
     model_config = ConfigDict(extra="ignore")
 
 
-class Condition(_StatusPart):
+class Condition(StatusPart):
     """One condition, in the form that Kubernetes defines."""
 
     type: Annotated[str, Field(max_length=316)]
@@ -31,7 +33,7 @@ class Condition(_StatusPart):
     """When `status` last changed."""
 
 
-class QueueStatus(_StatusPart):
+class QueueStatus(StatusPart):
     """The queue as last read. Written with each new decision, or at most every 30 seconds."""
 
     ready: int
@@ -59,7 +61,7 @@ class QueueStatus(_StatusPart):
     """Those that wait for the limits of the queue."""
 
 
-class ScalingStatus(_StatusPart):
+class ScalingStatus(StatusPart):
     """The last scaling decision, and the reasons for it."""
 
     signals: Annotated[dict[str, int], Field(default_factory=dict)]
@@ -80,7 +82,7 @@ class ScalingStatus(_StatusPart):
     """The earliest time of the next scale-down. Absent while none is needed."""
 
 
-class JobQueueStatus(_StatusPart):
+class JobQueueStatus(StatusPart):
     """What the operator has found and done."""
 
     observed_generation: int | None = None

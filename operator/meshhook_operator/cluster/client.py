@@ -23,7 +23,16 @@ from lightkube.resources.core_v1 import Event, Pod, Secret
 from lightkube.types import PatchType
 
 from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
-from meshhook_operator.api.kind import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from meshhook_operator.api.jobschedule import JobSchedule
+from meshhook_operator.api.kind import (
+    API_VERSION,
+    GROUP,
+    KIND,
+    PLURAL,
+    SCHEDULE_KIND,
+    SCHEDULE_PLURAL,
+    VERSION,
+)
 from meshhook_operator.cluster.checked_bodies import check_bodies
 from meshhook_operator.cluster.deployments import FIELD_MANAGER, DeploymentView
 from meshhook_operator.cluster.pods import DELETION_COST_ANNOTATION, PodView
@@ -48,6 +57,7 @@ _OPERATORS: dict[str, Callable[[Sequence[str]], Any]] = {
 }
 
 _JobQueueResource = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
+_JobScheduleResource = create_namespaced_resource(GROUP, VERSION, SCHEDULE_KIND, SCHEDULE_PLURAL)
 
 
 class Cluster:
@@ -118,6 +128,19 @@ class Cluster:
             with translated_errors():
                 async for _ in self._client.list(resource, namespace=namespace, chunk_size=1):
                     break
+        await self._check_jobschedules(namespace)
+
+    async def _check_jobschedules(self, namespace: str) -> None:
+        """Check that JobSchedules may be listed, unless their definition is not installed."""
+        try:
+            with translated_errors():
+                async for _ in self._client.list(
+                    _JobScheduleResource, namespace=namespace, chunk_size=1
+                ):
+                    break
+        except ClusterRefusedError as error:
+            if error.code != HTTPStatus.NOT_FOUND:
+                raise
 
     async def list_jobqueues(self, namespace: str) -> list[JobQueue]:
         """Return the JobQueues of a namespace; `*` means all namespaces."""
@@ -128,6 +151,21 @@ class Cluster:
                     _JobQueueResource, namespace=namespace, chunk_size=500
                 )
             ]
+
+    async def list_jobschedules(self, namespace: str) -> list[JobSchedule] | None:
+        """Return the JobSchedules of a namespace; None if their definition is not installed."""
+        try:
+            with translated_errors():
+                return [
+                    JobSchedule.from_body(found)
+                    async for found in self._client.list(
+                        _JobScheduleResource, namespace=namespace, chunk_size=500
+                    )
+                ]
+        except ClusterRefusedError as error:
+            if error.code == HTTPStatus.NOT_FOUND:
+                return None
+            raise
 
     async def list_hpas(self, namespace: str) -> list[tuple[ObjectKey, str]]:
         """Return the Deployment that each HorizontalPodAutoscaler scales, and its own name."""
@@ -249,6 +287,18 @@ class Cluster:
                 field_manager=FIELD_MANAGER,
             )
 
+    async def patch_schedule_status(self, key: ObjectKey, status: Mapping[str, Any]) -> None:
+        """Merge fields into a JobSchedule's status; None removes a field."""
+        async with self._writing(key.namespace):
+            await self._client.patch(
+                _JobScheduleResource.Status,
+                key.name,
+                {"status": dict(status)},
+                namespace=key.namespace,
+                patch_type=PatchType.MERGE,
+                field_manager=FIELD_MANAGER,
+            )
+
     async def apply_finalizers(self, key: ObjectKey, finalizers: Sequence[str]) -> None:
         """Set the operator's finalizers on a JobQueue; those of others stay."""
         patch = {
@@ -272,15 +322,22 @@ class Cluster:
             )
 
     async def create_event(
-        self, key: ObjectKey, uid: str, *, is_warning: bool, reason: str, message: str
+        self,
+        key: ObjectKey,
+        uid: str,
+        *,
+        is_warning: bool,
+        reason: str,
+        message: str,
+        kind: str = KIND,
     ) -> None:
-        """Add an event to a JobQueue."""
+        """Add an event to a JobQueue, or to an object of another kind."""
         now = datetime.now(UTC)
         event = Event(
             metadata=ObjectMeta(name=f"{key.name}.{secrets.token_hex(8)}", namespace=key.namespace),
             involvedObject=ObjectReference(
                 apiVersion=API_VERSION,
-                kind=KIND,
+                kind=kind,
                 namespace=key.namespace,
                 name=key.name,
                 uid=uid,

@@ -18,6 +18,12 @@ from meshhook.schema import check_schema
 from meshhook.store.changes import change_value
 from meshhook.store.queries import load as load_library_query
 from meshhook.topics import bind_topic, list_topic_bindings, unbind_topic
+from meshhook_operator.databases.declared_schedules import (
+    DeclaredSchedule,
+    declare,
+    delete_declared,
+    read_declared,
+)
 from meshhook_operator.databases.demand import (
     DemandRequest,
     QueueDemand,
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from meshhook.schedules import NewSchedule
     from meshhook_operator.api.keys_spec import KeyOverride
 
 _log = get_logger("meshhook_operator.databases")
@@ -176,6 +183,23 @@ class QueueDatabase:
                 await bind_topic(database, queue_name, pattern)
             for pattern in unbind:
                 await unbind_topic(database, queue_name, pattern)
+
+    async def declared_schedules(self, queue_name: str) -> list[DeclaredSchedule]:
+        """Return the schedules of the queue that JobSchedules declare."""
+        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            return await read_declared(database, queue_name)
+
+    async def declare_schedule(
+        self, new: NewSchedule, *, resource: str, paused: bool | None
+    ) -> tuple[str | None, DeclaredSchedule | None]:
+        """Store a schedule for a JobSchedule; see `declared_schedules.declare`."""
+        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            return await declare(database, new, resource=resource, paused=paused)
+
+    async def delete_declared_schedule(self, queue_name: str, name: str, resource: str) -> None:
+        """Delete a schedule of the queue, if it is that of a JobSchedule."""
+        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+            await delete_declared(database, queue_name, name, resource)
 
     async def drop_queue_if_empty(self, queue_name: str) -> bool:
         """Drop the queue if it is empty; return whether it is gone."""

@@ -19,8 +19,11 @@ from meshhook_operator.databases.demand import DemandRequest, QueueDemand, Queue
 from meshhook_operator.problems import not_ready, problem_of
 from meshhook_operator.reconciliation.autoscaler import Autoscaler, tick_seconds
 from meshhook_operator.reconciliation.conflicts import Conflict
+from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
 from meshhook_operator.reconciliation.queue_in_database import QueueInDatabase
+from meshhook_operator.reconciliation.queue_schedules import QueueSchedules
 from meshhook_operator.reconciliation.reporter import Reporter
+from meshhook_operator.reconciliation.schedule_reporter import ScheduleReporter
 from meshhook_operator.reconciliation.worker_cordons import WorkerCordons
 from meshhook_operator.scaling import Failure
 from meshhook_operator.secrets import operator_reference_of, workers_reference_of
@@ -70,6 +73,7 @@ class JobQueueReconciler:
         metrics: OperatorMetrics,
         find_conflict: Callable[[JobQueueReconciler], Conflict | None],
         clock: Callable[[], float],
+        jobschedules: JobScheduleTable | None = None,
     ) -> None:
         self.jobqueue = jobqueue
         self.operator_reference = operator_reference_of(jobqueue)
@@ -89,6 +93,13 @@ class JobQueueReconciler:
             jobqueue.key,
             reporter=self._reporter,
             clock=clock,
+            check_may_write=cluster.check_may_write,
+        )
+        table = jobschedules or JobScheduleTable(on_change=lambda _: None)
+        self._schedules = QueueSchedules(
+            jobqueue.key,
+            table=table,
+            reporter=ScheduleReporter(cluster=cluster, table=table, clock=clock),
             check_may_write=cluster.check_may_write,
         )
         self._cordons = WorkerCordons(jobqueue.key, cluster=cluster, clock=clock)
@@ -156,6 +167,11 @@ class JobQueueReconciler:
         if self._fleet.on_deployment_changed(view):
             self.requeue()
 
+    def on_schedules_changed(self) -> None:
+        """Look at its JobSchedules: one of them is new, has changed or is gone."""
+        self._schedules.requeue()
+        self.requeue()
+
     def on_deleted(self) -> None:
         """Remove its metrics: the JobQueue is gone."""
         self._metrics.remove()
@@ -207,6 +223,7 @@ class JobQueueReconciler:
         if spec is None:
             invalid = Finding(holds=False, reason="InvalidSpec", message=self.jobqueue.problem)
             await self._update_status(invalid, NOT_PAUSED, found)
+            await self._schedules.hold(invalid.message)
             return False
         paused = _pause(spec, found)
         ready: Finding | None
@@ -233,6 +250,7 @@ class JobQueueReconciler:
             if await self._ensure_queue(spec, found, source.database):
                 self.requeue()  # it exists now, and can be read
                 return None
+        await self._ensure_schedules(spec, found, source, conflict)
         if conflict is None:
             await self._look_at_pods()
         self._decide(found, source, paused, conflict)
@@ -242,6 +260,19 @@ class JobQueueReconciler:
             await self._ensure_cordons(spec, found, source)
             await self._ensure_deployment(spec, found, source)
         return self._ready(spec, found)
+
+    async def _ensure_schedules(
+        self, spec: JobQueueSpec, found: Found, source: Source, conflict: Conflict | None
+    ) -> None:
+        if conflict is not None and conflict.is_about_queue:
+            await self._schedules.hold(conflict.message)
+        elif spec.paused:
+            await self._schedules.hold("its spec.paused is true")
+        elif source.database is None or not isinstance(found, QueueDemand):
+            failure = None if isinstance(found, QueueDemand) else _failure(found)
+            await self._schedules.hold(failure.message if failure else "its database is not known")
+        else:
+            await self._schedules.ensure(self.queue_name, source.database)
 
     async def _ensure_queue(
         self, spec: JobQueueSpec, found: Found, database: QueueDatabase | None

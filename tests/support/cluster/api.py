@@ -42,6 +42,7 @@ RESOURCES = {
     "Event": Resource("events.k8s.io/v1", "events"),
     "HorizontalPodAutoscaler": Resource("autoscaling/v2", "horizontalpodautoscalers"),
     "JobQueue": Resource(JOB_QUEUES, "jobqueues"),
+    "JobSchedule": Resource(JOB_QUEUES, "jobschedules"),
     "Lease": Resource("coordination.k8s.io/v1", "leases"),
     "Namespace": Resource("v1", "namespaces", namespaced=False),
     "Node": Resource("v1", "nodes", namespaced=False),

@@ -69,11 +69,20 @@ def deployment(
     return {"kind": "Deployment", "metadata": {"name": name}, "spec": spec}
 
 
-def custom_resource_definition() -> Object:
-    """Return the definition of JobQueues, as it is installed."""
-    (file,) = (OPERATOR / "crds").glob("*.yaml")
-    found: Object = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
-    return found
+def job_schedule(name: str = "nightly", jobqueue: str = "emails", **spec: Any) -> Object:
+    """Return a JobSchedule that is due once a year, with these fields of its spec besides."""
+    found = {"jobQueueRef": {"name": jobqueue}, "cron": "0 0 1 1 *"} | spec
+    return {
+        "kind": "JobSchedule",
+        "metadata": {"name": name},
+        "spec": {key: value for key, value in found.items() if value is not None},
+    }
+
+
+def custom_resource_definitions() -> list[Object]:
+    """Return the definitions of JobQueues and JobSchedules, as they are installed."""
+    files = sorted((OPERATOR / "crds").glob("*.yaml"))
+    return [yaml.load(file.read_text(), Loader=yaml.CSafeLoader) for file in files]
 
 
 def operator_rules() -> list[Object]:

@@ -389,7 +389,8 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "last_success_timestamp_seconds",
                 _G,
                 "When a job last succeeded, of the newest 40, in seconds since 1970; no series if "
-                "none did, or the role may not read the history.",
+                "none did, or the role may not read the history. With more than 100 schedules, "
+                "the newest 5 are looked at.",
             ),
             _schedule(
                 "unsucceeded_seconds",

@@ -346,3 +346,8 @@ true
 {{- end }}
 {{- end }}
 
+
+{{- /* Not empty if some queue has schedules, which its workers fire: that takes the right to enqueue. */}}
+{{- define "meshhook.hasSchedules" -}}
+{{- range .Values.queues }}{{ if .schedules }}true{{ end }}{{ end }}
+{{- end }}

@@ -1,0 +1,85 @@
+"""All JobSchedules, by name and by the JobQueue that they refer to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from meshhook_operator.api.jobqueue import ObjectKey
+    from meshhook_operator.api.jobschedule import JobSchedule
+    from meshhook_operator.api.schedule_spec import JobScheduleStatus
+
+
+class JobScheduleTable:
+    """What the watch and the listings report of JobSchedules. It outlives the terms."""
+
+    def __init__(self, *, on_change: Callable[[ObjectKey], None]) -> None:
+        """Take what is called with the name of each JobQueue whose schedules have changed."""
+        self._on_change = on_change
+        self._by_key: dict[ObjectKey, JobSchedule] = {}
+        self.is_listed = False
+        """Whether all of them are known. Until then, none may be taken for deleted."""
+
+    def __iter__(self) -> Iterator[JobSchedule]:
+        """Yield all of them."""
+        return iter(self._by_key.values())
+
+    def of_jobqueue(self, key: ObjectKey) -> Sequence[JobSchedule]:
+        """Return those of a JobQueue, the oldest first."""
+        found = [
+            each
+            for each in self._by_key.values()
+            if each.jobqueue_key == key and not each.is_deleting
+        ]
+        return sorted(found, key=lambda each: (each.created_at, each.uid))
+
+    def update(self, jobschedule: JobSchedule) -> None:
+        """Take a new JobSchedule, or a newer version of one."""
+        before = self._by_key.get(jobschedule.key)
+        self._by_key[jobschedule.key] = jobschedule
+        if before is not None and _declares(before) == _declares(jobschedule):
+            return
+        for each in {jobschedule.jobqueue_key, before.jobqueue_key if before else None}:
+            if each is not None:
+                self._on_change(each)
+
+    def remove(self, key: ObjectKey) -> None:
+        """Forget one that was deleted."""
+        before = self._by_key.pop(key, None)
+        if before is not None and before.jobqueue_key is not None:
+            self._on_change(before.jobqueue_key)
+
+    def uids(self) -> dict[ObjectKey, str]:
+        """Return the uid of each, by name: what to compare a listing with that begins now."""
+        return {key: each.uid for key, each in self._by_key.items()}
+
+    def list_all(self, found: Collection[JobSchedule], known: dict[ObjectKey, str]) -> None:
+        """Take all that there are; those known before the listing that are not in it are gone.
+
+        Args:
+            found: the listing.
+            known: what `uids` returned when it began.
+        """
+        gone = known.keys() - {each.key for each in found}
+        for jobschedule in found:
+            if known.get(jobschedule.key) != jobschedule.uid:
+                self.update(jobschedule)
+        for key in gone:
+            if (now := self._by_key.get(key)) is not None and now.uid == known[key]:
+                self.remove(key)
+        if not self.is_listed:
+            self.is_listed = True
+            for jobqueue_key in {each.jobqueue_key for each in self}:
+                if jobqueue_key is not None:
+                    self._on_change(jobqueue_key)
+
+    def note_status(self, jobschedule: JobSchedule, status: JobScheduleStatus) -> None:
+        """Note what was written to the status of a version, unless there is a newer one."""
+        if self._by_key.get(jobschedule.key) is jobschedule:
+            self._by_key[jobschedule.key] = jobschedule.with_status(status)
+
+
+def _declares(jobschedule: JobSchedule) -> tuple[object, ...]:
+    return (jobschedule.uid, jobschedule.generation, jobschedule.is_deleting)
