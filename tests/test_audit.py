@@ -590,6 +590,8 @@ AUTOMATIC = {
     *("delete_idle_breakers()", "delete_past_cancellations()", "delete_past_firings()"),
     *("delete_past_groups()", "delete_unused_unique_keys", "delete_freed_key()"),
     *("delete_past_audit_entries()", "forget_former_unique_keys()", "forget_unique_keys()"),
+    # Bodies are encrypted with another key, and say the same.
+    "replace_message_of_group",
     # What follows from a change that has its entry.
     *(
         "replace_messages",
@@ -610,6 +612,7 @@ AUTOMATIC = {
 }
 # Those whose tables have triggers that write the entry.
 TRIGGERED = {
+    "replace_message_of_schedule",
     *("create_queue()", "drop_queue()", "set_queue_config", "set_breaker", "set_keys"),
     *("set_limits", "set_lookups", "set_key", "set_declared_keys", "hold_key", "forget_key"),
     *("set_retries", "set_priorities", "set_encryption", "set_kept_bodies"),
