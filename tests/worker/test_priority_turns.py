@@ -170,10 +170,23 @@ def test_a_slot_is_kept_free_for_urgent_jobs() -> None:
     held_jobs = made(4, 1)
     claim(held_jobs, LOW, NORMAL, HIGH, LOW, LOW)
     assert len(start_all(held_jobs)) == 3
-    assert (held_jobs.free, held_jobs.free_for_urgent) == (0, 1)
+    # The kept one, and those in which the other two would start.
+    assert (held_jobs.free, held_jobs.free_for_urgent) == (0, 3)
     [urgent] = claim(held_jobs, URGENT)
-    assert (held_jobs.free, held_jobs.free_for_urgent) == (0, 0)
+    assert (held_jobs.free, held_jobs.free_for_urgent) == (0, 2)
     assert start_all(held_jobs) == [urgent]
+
+
+def test_urgent_jobs_are_claimed_ahead_of_jobs_that_wait() -> None:
+    """With all slots taken, as many as others would start before them; without any, none."""
+    held_jobs = made(2, 0)
+    claim(held_jobs, LOW, LOW, LOW, LOW)
+    start_all(held_jobs)
+    assert held_jobs.free_for_urgent == 2
+    urgent = claim(held_jobs, URGENT, URGENT)
+    assert held_jobs.free_for_urgent == 0
+    end(held_jobs, next(iter(held_jobs.running.jobs.values())))
+    assert start_all(held_jobs) == urgent[:1]
 
 
 def test_an_urgent_job_counts_as_one_that_has_a_kept_slot() -> None:
@@ -183,7 +196,7 @@ def test_an_urgent_job_counts_as_one_that_has_a_kept_slot() -> None:
     started = start_all(held_jobs)
     assert [held.place.band for held in started if held.place] == [URGENT, URGENT, LOW, LOW]
     end(held_jobs, started[0])
-    assert (held_jobs.free, held_jobs.free_for_urgent) == (0, 1)
+    assert (held_jobs.free, held_jobs.free_for_urgent) == (0, 2)
     assert not held_jobs.may_start
 
 

@@ -125,8 +125,9 @@ def test_aged_jobs_get_their_part_of_small_claims() -> None:
         look = windows.next_look(1, LOW, number / 1_000)
         most.append(look.most_aged)
         found = claimed((LOW if look.most_aged else URGENT, 500.0))
-        aged = Claim(found.jobs, found.claim_class, bands=found.bands, aged=look.most_aged)
-        windows.looked(look, aged, number / 1_000, number / 1_000)
+        aged = {job.key for job in found.jobs if look.most_aged}
+        found = Claim(found.jobs, found.claim_class, bands=found.bands, aged=aged)
+        windows.looked(look, found, number / 1_000, number / 1_000)
     assert most == [0, 0, 0, 1, 0, 0, 0, 1]
 
 

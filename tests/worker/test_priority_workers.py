@@ -17,8 +17,8 @@ from support.workers import make_worker
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 AGED = """
-    insert into pgmq.q_jobs (vt, message, headers)
-    select clock_timestamp() - interval '1 hour', '"low"', '{"meshhook-priority": 3}'
+    insert into pgmq.q_jobs (vt, enqueued_at, message, headers)
+    select now() - interval '1 hour', now() - interval '1 hour', '"low"', '{"meshhook-priority": 3}'
     from generate_series(1, $1::int)
 """
 

@@ -18,7 +18,14 @@ from meshhook.cli.encryption_keys import key_ring
 from meshhook.cli.failures import PartlyDoneError, UsageError
 from meshhook.cli.json_lines import JsonLines, Line, open_lines
 from meshhook.cli.moments import exact_moment
-from meshhook.cli.options import DefaultQueueArgument, JsonOption, command_app, example
+from meshhook.cli.options import (
+    DefaultQueueArgument,
+    JsonOption,
+    PriorityOption,
+    command_app,
+    example,
+    priority_from,
+)
 from meshhook.cli.output import counted, print_json, say
 from meshhook.cli.tracing import traced
 from meshhook.delays import delay_in_seconds
@@ -28,6 +35,7 @@ from meshhook.expiry import expiry_headers
 from meshhook.jobs import MAX_ID_LENGTH, RETRY_HEADER
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import Database
+from meshhook.priorities import PRIORITY_HEADER
 from meshhook.queues import QueueService
 from meshhook.retry import header_of_policy, policy_from_header
 from meshhook.store.bodies import encode_body, encode_headers, is_envelope
@@ -76,6 +84,7 @@ def enqueue(
     key: Annotated[
         str | None, typer.Option(help="Whose jobs they are, such as a tenant; see: keyed queues.")
     ] = None,
+    priority: PriorityOption = None,
     unique_key: Annotated[
         str | None, typer.Option(help="Enqueue the job only if no other job has this key.")
     ] = None,
@@ -132,6 +141,7 @@ def enqueue(
     name = validate_queue_name(queue)
     if unique_key is not None and job is None:
         raise UsageError("--unique-key is for one job: give its JSON as an argument")
+    urgency = priority_from(priority)
     kept: Any = _kept(unique)
     unique_from(unique_key, kept, cast("Any", on_conflict))
     asked = {"unique_key": unique_key, "unique": kept, "on_conflict": on_conflict}
@@ -141,6 +151,7 @@ def enqueue(
         delay_seconds=delay_in_seconds(delay),
         key=key,
         headers=_with_retry(headers_from(header or []), retry)
+        | ({} if urgency is None else {PRIORITY_HEADER: int(urgency)})
         | expiry_headers(
             None if expires_at is None else exact_moment("--expires-at", expires_at), expires_in
         ),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from meshhook.priorities import Priority, checked_priority
+
 if TYPE_CHECKING:
     from meshhook.cli.applications import Application
 
@@ -47,3 +49,22 @@ QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue."
 DefaultQueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+
+PriorityOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRIORITY",
+        help="urgent, high, normal or low, or 0 to 3; see: queues with priorities.",
+    ),
+]
+
+
+def priority_from(text: str | None) -> Priority | None:
+    """Return the priority that an option names; None for none.
+
+    Raises:
+        InvalidJobError: if it is none.
+    """
+    if text is None:
+        return None
+    return checked_priority(int(text) if text in ("0", "1", "2", "3") else text)

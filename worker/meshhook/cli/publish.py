@@ -11,7 +11,7 @@ from meshhook.cli.encryption_keys import key_ring
 from meshhook.cli.enqueue import headers_from
 from meshhook.cli.failures import UsageError
 from meshhook.cli.json_lines import open_lines
-from meshhook.cli.options import JsonOption, command_app, example
+from meshhook.cli.options import JsonOption, PriorityOption, command_app, example, priority_from
 from meshhook.cli.output import counted, note, print_json, say
 from meshhook.cli.tracing import traced
 from meshhook.names import validate_topic
@@ -46,6 +46,7 @@ def publish(
     key: Annotated[
         str | None, typer.Option(help="Whose jobs they are, such as a tenant; see: keyed queues.")
     ] = None,
+    priority: PriorityOption = None,
     header: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A header of the messages; may be repeated."),
@@ -58,6 +59,7 @@ def publish(
     """
     validate_topic(topic)
     headers = headers_from(header or [])
+    urgency = priority_from(priority)
     with open_lines(job, None) as lines:
         found = list(lines)
     if len(found) > 1:
@@ -66,7 +68,9 @@ def publish(
 
     async def send(database: Database) -> dict[str, int]:
         async with QueueService[Any](database, encryption=key_ring()) as service:
-            return await service.publish(topic, value, delay, key=key, headers=headers)
+            return await service.publish(
+                topic, value, delay, key=key, priority=urgency, headers=headers
+            )
 
     with traced("meshhook-enqueue"):
         msg_ids = with_database(context, send)

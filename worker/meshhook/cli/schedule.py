@@ -13,7 +13,15 @@ from meshhook.cli.encryption_keys import key_ring
 from meshhook.cli.failures import UsageError
 from meshhook.cli.json_lines import open_lines
 from meshhook.cli.moments import length_of_time
-from meshhook.cli.options import JsonOption, QueueArgument, YesOption, command_app, example
+from meshhook.cli.options import (
+    JsonOption,
+    PriorityOption,
+    QueueArgument,
+    YesOption,
+    command_app,
+    example,
+    priority_from,
+)
 from meshhook.cli.output import (
     Column,
     duration,
@@ -105,6 +113,7 @@ def add(
     key: Annotated[
         str | None, typer.Option(help="Whose jobs they are, such as a tenant; see: keyed queues.")
     ] = None,
+    priority: PriorityOption = None,
     missed: Annotated[
         Missed,
         typer.Option(
@@ -122,6 +131,7 @@ def add(
     """
     queue_name, schedule_name = validate_queue_name(queue), validate_schedule_name(name)
     interval = None if every is None else length_of_time("--every", every)
+    urgency = priority_from(priority)
     body: Any = {}
     if payload is not None:
         with open_lines(payload, None) as lines:
@@ -140,6 +150,7 @@ def add(
             tz=tz,
             payload=body,
             key=key,
+            priority=urgency,
             missed=missed,
             overlap=overlap,
             encryption=key_ring(),

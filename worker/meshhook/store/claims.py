@@ -13,7 +13,7 @@ from meshhook.store import queries
 from meshhook.store.bodies import decode_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from meshhook.jobs import JobKey
     from meshhook.queue_config import KeyPlace
@@ -63,8 +63,8 @@ class Claim:
     """The keys of the messages by job, where they have keys; else None."""
     bands: Mapping[JobKey, int] | None = None
     """The bands of the messages by job, where they have priorities; else None."""
-    aged: int = 0
-    """How many of them were taken before more urgent ones because they have waited for long."""
+    aged: Collection[JobKey] = ()
+    """Those of them that were taken before more urgent ones because they have waited for long."""
     asked_timestamp: float = 0.0
     """When it was made by the database's clock, in seconds since 1970, where they have priorities;
     else 0."""
@@ -188,7 +188,7 @@ async def claim_by_priority(
         claim_class,
         sum(row["is_new_loss"] for row in rows) if is_suspect else 0,
         bands={(row[0], row[2]): row[-2] for row in rows},
-        aged=sum(row[-1] for row in rows),
+        aged={(row[0], row[2]) for row in rows if row[-1]},
         asked_timestamp=end["claimed"],
     )
 

@@ -128,10 +128,14 @@ class HeldJobs:
 
     @property
     def free_for_urgent(self) -> int:
-        """How many urgent jobs could start now beside those that wait; 0 without priorities."""
+        """How many more urgent jobs could start before others that wait; 0 without priorities.
+
+        An urgent job takes a free slot, or the next one that another job would start in.
+        """
         if self._bands is None:
             return 0
-        return max(self.share.free * self._slot_jobs - self._bands.urgent, 0)
+        waiting, urgent = len(self._bands), self._bands.urgent
+        return max(self.share.free * self._slot_jobs + waiting - 2 * urgent, 0)
 
     @property
     def _kept_slots(self) -> int:

@@ -105,7 +105,7 @@ class PriorityWindows:
                 # Nothing is ready there: the next claim need not walk over its dead entries again.
                 window.found(moment_from(claimed.asked_timestamp))
         if not look.is_slice:
-            self._share.took(len(claimed.jobs), claimed.aged)
+            self._share.took(len(claimed.jobs), len(claimed.aged))
 
     @staticmethod
     def took_all(look: PriorityLook, claimed: Claim) -> bool:
@@ -137,7 +137,9 @@ def places_of(
     return {
         job.key: PriorityPlace(
             band := bands[job.key],
-            now + aged_seconds[band] - (job.claimed_timestamp - job.ready_timestamp),
+            now
+            if job.key in claimed.aged
+            else now + aged_seconds[band] - (job.claimed_timestamp - job.ready_timestamp),
         )
         for job in claimed.jobs
     }
