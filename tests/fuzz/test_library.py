@@ -234,6 +234,7 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
             method = getattr(service, name)
             needed: dict[str, Any] = {
                 "queue": "other" if name == "job" else "jobs",
+                "of_queue": "followed",
                 "payload": {"a": 1},
                 "payloads": [{"a": 1}],
                 "job": {"a": 1} if name in {"enqueue", "publish"} else claimed_job(),
