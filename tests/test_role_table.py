@@ -430,6 +430,7 @@ SAMPLES: dict[str, object] = {
 CLAIM_IN_TURN = ("orders", queries.load("claim_keyed", "orders"), 1.0, None, 1, 1, None, "", None)
 EXTEND_IN_TURN = ("orders", queries.load("extend", "orders"), [1], [1], [1.0], 1.0)
 ARGUMENTS: dict[str, tuple[object, ...]] = {
+    "check_follow_up(jsonb)": ('{"queue": "others", "message": {}}',),
     "claim_in_turn": CLAIM_IN_TURN,
     "extend_in_turn": EXTEND_IN_TURN,
     (
