@@ -559,7 +559,8 @@ async def test_all_that_people_set_of_a_schedule_is_written(connection: Connecti
     )
     counters = {"enqueued_total", "overlapped_total", "missed_total", "failed_total"}
     assert {row["attname"] for row in watched if not row["is_watched"]} == counters | {
-        *("queue", "name", "created_at", "next_at", "try_at", "error", "failed_at")
+        *("queue", "name", "created_at", "next_at", "try_at", "error", "failed_at"),
+        "resource",  # It is set once, with the schedule.
     }
 
 
@@ -617,6 +618,7 @@ TRIGGERED = {
     *("set_limits", "set_lookups", "set_key", "set_declared_keys", "hold_key", "forget_key"),
     *("set_retries", "set_priorities", "set_encryption", "set_kept_bodies"),
     *("add_schedule()", "pause_schedule", "run_schedule", "delete_schedule", "apply_role()"),
+    *("declare_schedule()", "delete_declared_schedule"),
 }
 
 

@@ -119,6 +119,7 @@ STATEMENTS = {
     "find_group_of_job": "W RO",
     "find_live_job": "W RO",
     "find_finished_job": "  RO",
+    "page_of_kept_keys": "  RO",
     "find_live_jobs": "W RO",
     "find_live_jobs_by_id": "W RO",
     "find_live_jobs_by_lookup": "W RO",

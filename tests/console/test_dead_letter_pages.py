@@ -8,6 +8,7 @@ import json
 import re
 from typing import Any
 
+from meshhook import KeyRing, QueueService
 from meshhook.dead_letters import DLQService
 from support.console import Visitor, add_dead_letters, visiting
 from support.waiting import eventually
@@ -166,6 +167,27 @@ async def test_an_edited_body_is_what_runs(pool: Any, connection: Any, queue_nam
         "select outcome, run_id, replayed_as from meshhook.job_attempts"
     )
     assert tuple(row) == ("replayed", "run-1", (await ids_of(connection, "q_jobs"))[0])
+
+
+async def test_an_encrypted_body_is_not_edited(pool: Any, connection: Any, queue_name: str):
+    """It has no form, and what is sent all the same is refused; it is replayed as it is."""
+    ring = KeyRing({"k1": bytes(range(32))})
+    async with QueueService[Any](pool, "jobs", encryption=ring) as service:
+        await service.enqueue({"n": 1})
+        job = await service.dequeue()
+        assert job is not None
+        await DLQService(pool, "jobs").move_to_dead_letter(job, "broken")
+    (dead,) = await ids_of(connection)
+    async with visiting(pool) as visitor:
+        page = (await visitor.get(f"{HERE}/{dead}")).text
+        assert "<textarea" not in page
+        answer = await visitor.post(f"{HERE}/{dead}/replay", {"body": '{"n": 2}'})
+        assert answer.status_code == 400
+        assert "this body is encrypted" in html.unescape(answer.text)
+        assert await ids_of(connection) == [dead]
+        await visitor.post(f"{HERE}/{dead}/replay", {})
+    assert await ids_of(connection) == []
+    assert (await body_of(connection))["enc"]["key"] == "k1"
 
 
 async def test_a_wrong_body_is_shown_again_and_nothing_is_lost(

@@ -95,6 +95,24 @@ async def test_everything_is_encrypted_anew(pool: Pool, connection: Connection) 
     assert sorted(each.get("n", -1) for each in payloads) == [-1, -1, 0, 2, 3, 4, 5, 6, 9]
 
 
+async def test_kept_bodies_count_as_a_use_of_their_key(
+    database_url: str, pool: Pool, queue_name: str
+) -> None:
+    """They are not encrypted anew: the key is in use until they are gone."""
+    await set_queue_config(pool, queue_name, keep_bodies_days=1)
+    async with QueueService[Any](pool, "jobs", encryption=OLD) as service:
+        await service.enqueue_many([{"n": n} for n in range(3)])
+
+    async def handler(job: Job[Any]) -> None:
+        assert job.payload["n"] < 3
+
+    async with make_worker(database_url, handler, encryption=OLD) as worker:
+        await eventually(lambda: worker.get_stats().succeeded == 3)
+    assert await uses(pool) == {("finished_jobs", "k1"): 3}
+    await rotate_encryption(pool, "jobs", NEW, waiting=True, archive=True)
+    assert await uses(pool) == {("finished_jobs", "k1"): 3}
+
+
 @pytest.mark.usefixtures("queue_name")
 async def test_what_is_locked_or_unreadable_is_left_and_said(
     pool: Pool, connection: Connection

@@ -13,6 +13,7 @@ from meshhook import (
     add_schedule,
     delete_schedule,
     get_schedule,
+    list_audit_entries,
     list_schedules,
     pause_schedule,
     resume_schedule,
@@ -111,6 +112,22 @@ async def test_what_is_declared_is_stored(declared: Declared, connection: Connec
     await run_schedule(connection, "jobs", "nightly")
     await declared.ensure()
     assert "lastScheduleTime" in declared.cluster.statuses[NIGHTLY]
+
+
+async def test_the_audit_log_names_the_jobschedule(
+    declared: Declared, connection: Connection
+) -> None:
+    """Of what it adds, changes and deletes."""
+    await declared.declare()
+    await declared.declare(generation=2, cron="0 4 * * *")
+    declared.table.remove(NIGHTLY)
+    await declared.ensure()
+    entries = await list_audit_entries(connection, "jobs")
+    found = [(each.action, each.actor, each.source) for each in entries]
+    assert [each for each in reversed(found) if each[0].startswith("schedule.")] == [
+        (f"schedule.{what}", "operator shop/nightly", "operator")
+        for what in ("added", "changed", "deleted")
+    ]
 
 
 async def test_a_change_keeps_the_history(declared: Declared, connection: Connection) -> None:

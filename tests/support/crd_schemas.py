@@ -18,6 +18,9 @@ Schema = Mapping[str, Any]
 RULES: dict[str, Callable[[Any], bool]] = {
     "!self.endsWith('_dlq')": lambda it: not it.endswith("_dlq"),
     "self.backoffBaseMs <= self.backoffMaxMs": lambda it: it["backoffBaseMs"] <= it["backoffMaxMs"],
+    "self.backoff != 'list' || size(self.delaysMs) > 0": lambda it: (
+        it["backoff"] != "list" or bool(it["delaysMs"])
+    ),
     (
         "self.all(each, !(each.name in ['MESHHOOK_DATABASE_URL', 'MESHHOOK_POOLED', "
         "'MESHHOOK_METRICS_PORT']))"

@@ -97,7 +97,7 @@ async def test_an_attempt_that_cannot_be_ended_has_waited_since_then(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    async def away(*_: Any) -> Any:
+    async def away(*_: Any, **__: Any) -> Any:
         raise DatabaseConflictError("not now")
 
     monkeypatch.setattr(AttemptRunner, "finish", broken)
@@ -170,9 +170,9 @@ async def test_a_completed_job_whose_answer_was_lost_is_counted_as_done(
     settle = settlements.settle
     lost = 0
 
-    async def lose_answer(*arguments: Any) -> Any:
+    async def lose_answer(*arguments: Any, **options: Any) -> Any:
         nonlocal lost
-        await settle(*arguments)
+        await settle(*arguments, **options)
         if not lost:
             lost += 1
             raise UncertainCommitError("the answer was lost")
@@ -220,10 +220,10 @@ async def test_an_outcome_that_waits_past_its_lease_is_recorded_and_not_run_agai
     settle = settlements.settle
     ran: list[int] = []
 
-    async def away(*arguments: Any) -> Any:
+    async def away(*arguments: Any, **options: Any) -> Any:
         if is_away:
             raise DatabaseUnavailableError("away")
-        return await settle(*arguments)
+        return await settle(*arguments, **options)
 
     async def handler(job: Job[Any]) -> None:
         ran.append(job.msg_id)
@@ -252,10 +252,10 @@ async def test_an_outcome_keeps_its_lease_until_it_is_recorded(
     is_away = True
     settle = settlements.settle
 
-    async def away(*arguments: Any) -> Any:
+    async def away(*arguments: Any, **options: Any) -> Any:
         if is_away:
             raise DatabaseUnavailableError("away")
-        return await settle(*arguments)
+        return await settle(*arguments, **options)
 
     monkeypatch.setattr(completer, "settle", away)
     async with make_worker(database_url, nothing) as worker:

@@ -39,6 +39,8 @@ class MessagePlace(StrEnum):
     """The message of each schedule."""
     GROUPS = "groups"
     """The callbacks of groups that have not finished."""
+    FINISHED_JOBS = "finished_jobs"
+    """Kept bodies of finished jobs, which are not encrypted anew: they end with their retention."""
 
 
 _TABLES = (MessagePlace.QUEUE, MessagePlace.DEAD_LETTERS, MessagePlace.ARCHIVE)
@@ -49,7 +51,7 @@ class KeyUse:
     """How many messages of a queue are encrypted with a key."""
 
     place: str
-    """Where they are: queue, dead_letters, archive, schedules or groups."""
+    """Where they are: queue, dead_letters, archive, schedules, groups or finished_jobs."""
     key_id: str | None
     """The key's id; None for messages that are not encrypted."""
     messages: int
@@ -93,6 +95,8 @@ async def count_key_uses(database: DatabaseSource, queue: str) -> list[KeyUse]:
             found.update((str(place), row["key_id"]) for row in page)
     for row in await source.fetch(queries.load("list_stored_messages"), name):
         found[row["place"], row["key_id"]] += 1
+    async for kept in _kept_pages(source, name):
+        found.update((str(MessagePlace.FINISHED_JOBS), row["key_id"]) for row in kept)
     order = [str(place) for place in MessagePlace]
     return [
         KeyUse(place, key_id, count)
@@ -251,6 +255,22 @@ async def _pages(
         if len(page) < PAGE_MESSAGES:
             return
         last = page[-1]["msg_id"]
+
+
+async def _kept_pages(database: Database, queue: str) -> AsyncIterator[Sequence[Any]]:
+    """Yield rows of kept bodies, msg_id and key_id, page by page."""
+    sql = queries.load("page_of_kept_keys")
+    last = -(2**63)
+    while True:
+        page = await database.fetch(sql, queue, last, PAGE_MESSAGES)
+        # An id can have several rows, and the page may end among them.
+        is_last = len(page) < PAGE_MESSAGES
+        end = None if is_last else page[-1]["msg_id"]
+        whole = [row for row in page if row["msg_id"] != end] or page
+        yield whole
+        if is_last:
+            return
+        last = whole[-1]["msg_id"]
 
 
 def _chunks(rows: Any) -> list[list[int]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, Field, ValidationError
 
 from meshhook.errors import DatabaseError
+from meshhook.store.changes import change_rows, change_value
 from meshhook.store.queries import load as load_library_query
 from meshhook_operator.databases.demand import load
 
@@ -68,7 +69,8 @@ async def declare(
         DatabaseError: if it is not stored.
     """
     now = await database.fetchval(load_library_query("clock"))
-    owner = await database.fetchval(
+    owner = await change_value(
+        database,
         load("declare_schedule"),
         new.queue,
         new.name,
@@ -96,7 +98,7 @@ async def delete_declared(database: Database, queue_name: str, name: str, resour
     Raises:
         DatabaseError: if it is not deleted.
     """
-    await database.fetch(load("delete_declared_schedule"), queue_name, name, resource)
+    await change_rows(database, load("delete_declared_schedule"), queue_name, name, resource)
 
 
 def _checked(row: asyncpg.Record) -> DeclaredSchedule:

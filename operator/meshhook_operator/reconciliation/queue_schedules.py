@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from meshhook.actors import Source, acting_as
 from meshhook.errors import DatabaseUnavailableError, MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.api.conditions import Finding
@@ -151,7 +152,8 @@ class QueueSchedules:
                 continue
             if (row.resource, row.name) not in kept:
                 self._check_may_write(self._key.namespace)
-                await database.delete_declared_schedule(queue_name, row.name, row.resource)
+                with acting_as(f"operator {row.resource}", source=Source.OPERATOR):
+                    await database.delete_declared_schedule(queue_name, row.name, row.resource)
                 _log.info("schedule deleted", queue=queue_name, schedule=row.name)
 
     async def _ensure_one(
@@ -184,11 +186,12 @@ class QueueSchedules:
         self, jobschedule: JobSchedule, queue_name: str, database: QueueDatabase
     ) -> tuple[str | None, DeclaredSchedule | None]:
         self._check_may_write(self._key.namespace)
-        owner, row = await database.declare_schedule(
-            jobschedule.schedule_of(queue_name),
-            resource=str(jobschedule.key),
-            paused=jobschedule.spec.paused if jobschedule.spec else None,
-        )
+        with acting_as(f"operator {jobschedule.key}", source=Source.OPERATOR):
+            owner, row = await database.declare_schedule(
+                jobschedule.schedule_of(queue_name),
+                resource=str(jobschedule.key),
+                paused=jobschedule.spec.paused if jobschedule.spec else None,
+            )
         if row is not None:
             self._declared[_version_of(jobschedule)] = row.content
         return owner, row

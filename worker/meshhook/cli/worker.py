@@ -59,7 +59,7 @@ app = command_app()
     epilog=example(
         "meshhook worker workflow_jobs --handler webhook_delivery:deliver --concurrency 100",
         "meshhook worker orders:3 mails --handler shop.jobs:handle --processes 4",
-        "meshhook worker clicks --handler shop.clicks:store --batch 100 --batch-wait-seconds 0.2",
+        "meshhook worker clicks --handler shop.clicks:store --batch 100",
         "meshhook worker --app shop.jobs:app",
     ),
 )

@@ -42,7 +42,7 @@ _SECTIONS = (
             "exist without any worker, and disappear when a queue is dropped. `workers` and "
             "`worker_slots` come from the workers' reports in the database."
         ),
-        ("meshhook_queue_", "meshhook_history_"),
+        ("meshhook_queue_", "meshhook_history_", "meshhook_finished_"),
     ),
     (
         "Schedules",

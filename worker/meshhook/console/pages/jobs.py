@@ -10,6 +10,7 @@ from meshhook.console import parameters
 from meshhook.console.context import Console, console_of, form_of, user_of
 from meshhook.console.rendering import pretty, safe_text
 from meshhook.dead_letters import DLQService
+from meshhook.encryption.envelope import is_sealed
 from meshhook.errors import (
     DatabaseError,
     InvalidJobError,
@@ -223,8 +224,8 @@ def shown_body(console: Console, body: str) -> ShownText:
         return _cut(body, len(body))
     if len(text) > MAX_SHOWN_CHARACTERS:
         return _cut(text, len(body))
-    # What is not seen is written as JSON writes it, so that it can be edited.
-    return ShownText(shown_json(text), is_editable=True, length=len(body))
+    # What is not seen is written as JSON writes it, so that it can be edited; ciphertext cannot.
+    return ShownText(shown_json(text), is_editable=not is_sealed(body), length=len(body))
 
 
 def _cut(text: str, length: int) -> ShownText:
@@ -244,6 +245,11 @@ def _edited_body(console: Console, dead: DeadLetterJob, edited: str) -> str | No
     """
     if dead.body is None:
         raise InvalidSettingError("this body is too long to be edited here")
+    if is_sealed(dead.body):
+        raise InvalidSettingError(
+            "this body is encrypted, and cannot be edited here: replay it as it is, or with "
+            "DLQService(..., encryption=...).replay_dead_letter_job(..., body=...)"
+        )
     try:
         new, old = json.loads(edited), json.loads(dead.body)
     except (ValueError, RecursionError) as error:
