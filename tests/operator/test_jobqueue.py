@@ -112,10 +112,10 @@ def test_a_status_of_another_version_is_no_obstacle():
 
 
 def test_every_setting_of_a_queue_is_decided():
-    """All settings of a queue are in the resource with their defaults, except four kinds.
+    """All settings of a queue are in the resource with their defaults, except some.
 
-    `paused` is for people, keys and priorities have a field of their own each, and the indexes of
-    `lookup_by` are an administrator's.
+    `paused` is for people, keys have a field of their own, the indexes of `lookup_by` and of
+    priorities are an administrator's, and `encryption` must not change with a resource.
     """
     spec = jobqueue().spec
     assert spec is not None
