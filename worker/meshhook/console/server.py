@@ -71,6 +71,8 @@ def server_of(app: Starlette) -> uvicorn.Server:
         date_header=True,
         access_log=False,
         log_config=None,
+        # Below that it says that it starts and stops, with escapes for terminals.
+        log_level="warning",
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=_STOP_SECONDS,
         ws="none",
