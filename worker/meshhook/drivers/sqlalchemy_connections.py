@@ -96,9 +96,11 @@ def _no_connection(error: exc.SQLAlchemyError) -> DatabaseError:
 
 
 def _is_in_transaction(connection: Connection | None) -> bool:
+    if connection is None or connection.closed or connection.invalidated:
+        # It has no DB-API connection to ask; the statement that follows says what is wrong.
+        return True
     # Each driver's DB-API connection has it, as SQLAlchemy sets it.
-    own = None if connection is None else connection.connection.dbapi_connection
-    return not getattr(own, "autocommit", False)
+    return not getattr(connection.connection.dbapi_connection, "autocommit", False)
 
 
 @lru_cache(maxsize=64)

@@ -67,11 +67,10 @@ async def insert_messages(
     Raises:
         QueueNotFoundError: if the queue has no table.
     """
-    if is_callers_transaction is None:
+    is_large = any(len(message[0]) >= COMPRESSED_CHARACTERS for message in messages)
+    if is_large and is_callers_transaction is None:
         is_callers_transaction = _is_in_transaction(connection)
-    prefers_lz4 = not is_callers_transaction and any(
-        len(message[0]) >= COMPRESSED_CHARACTERS for message in messages
-    )
+    prefers_lz4 = is_large and not is_callers_transaction
     sql = queries.load("enqueue", queue_name, prefers_lz4=prefers_lz4)
     try:
         rows = await connection.fetch(sql, *_columns(messages))  # type: ignore[attr-defined]
