@@ -19,6 +19,7 @@ from meshhook.queue_config import (
     LIMIT_NAMES,
     LOOKUP_IDS,
     LOOKUP_NAMES,
+    PRIORITY_SETTING_NAMES,
     SETTING_NAMES,
     QueueSettings,
 )
@@ -111,7 +112,12 @@ ROWS = st.builds(
     ),
 )
 SETTINGS_OF_OPERATOR = QueueSettings().model_dump(
-    exclude={"paused", *KEY_SETTING_NAMES, *LOOKUP_NAMES}
+    exclude={
+        *("paused", "encryption"),
+        *KEY_SETTING_NAMES,
+        *LOOKUP_NAMES,
+        *PRIORITY_SETTING_NAMES,
+    }
 )
 NAMES = ("0", "a" * 43, "a--_", "z_dlq_")
 """What the table takes, and no queue has tables for."""
@@ -156,7 +162,7 @@ def _operators(url: str) -> QueueDatabase:
 def _settings(config: QueueSettings) -> dict[str, Any]:
     """Return settings as a row has them."""
     found = {name: getattr(config, name) for name in SETTING_NAMES}
-    return found | {name: list(found[name]) for name in LOOKUP_NAMES}
+    return {name: list(each) if isinstance(each, tuple) else each for name, each in found.items()}
 
 
 async def _operator_copes(url: str, database: Database, row: dict[str, Any]) -> None:
