@@ -1,9 +1,10 @@
 -- The schedules of queue $1 that JobSchedules declare, with the name $2 (null: any), at most $3.
 -- `content` changes when somebody changes what is declared. Locks: none. Index: the primary keys.
-select s.name, s.resource, s.paused, pg_catalog.hashtextextended(row(s.cron, s.every_seconds,
-        s.time_zone, s.message, s.headers, s.key, s.missed, s.overlap)::text, 0) as content,
-    extract(epoch from s.next_at)::float8 as next_at,
-    extract(epoch from f.fired_at)::float8 as last_at, meshhook.shown_text(s.error) as error
+select s.name, s.resource, s.paused, pg_catalog.hashtextextended(pg_catalog.jsonb_build_array(
+        s.cron, s.every_seconds, s.time_zone, s.message, s.headers, s.key, s.missed, s.overlap
+    )::pg_catalog.text, 0) as content,
+    extract(epoch from s.next_at)::pg_catalog.float8 as next_at,
+    extract(epoch from f.fired_at)::pg_catalog.float8 as last_at, meshhook.shown_text(s.error) as error
 from meshhook.schedules s
 left join lateral (
     select f.fired_at

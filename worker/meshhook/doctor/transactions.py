@@ -79,7 +79,8 @@ def judge_ids(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
 def _session(row: Mapping[str, Any]) -> tuple[str, str]:
     name = f" ({row['name']})" if row["name"] else ""
     return f"session {row['pid']}{name}, {row['state'] or 'at work'}", (
-        f"select pg_terminate_backend({row['pid']});  and set idle_in_transaction_session_timeout"
+        f"select pg_catalog.pg_terminate_backend({row['pid']});  "
+        "and set idle_in_transaction_session_timeout"
     )
 
 

@@ -10,7 +10,8 @@ with newest as materialized (
     limit $2::int
 )
 select least(59, greatest(0, pg_catalog.floor(
-        extract(epoch from pg_catalog.now() - n.finished_at) / 60)))::int as minutes_ago,
+        pg_catalog.date_part('epoch'::text, pg_catalog.now() - n.finished_at) / 60::float8))
+    )::int as minutes_ago,
     pg_catalog.count(*) filter (where n.outcome = 'succeeded') as succeeded,
     pg_catalog.count(*) filter (where n.outcome in ('retried', 'lost')) as retried,
     pg_catalog.count(*) filter (where n.outcome = 'dead_lettered') as dead_lettered,

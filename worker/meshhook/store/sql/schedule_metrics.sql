@@ -16,7 +16,7 @@ select s.queue, s.name, s.paused,
         end::float8 as unsucceeded_seconds,
     s.enqueued_total as enqueued, s.overlapped_total as overlapped, s.missed_total as missed,
     s.failed_total as failed,
-    (select count(*) from (select from meshhook.schedules limit 100000) c) as known
+    (select pg_catalog.count(*) from (select from meshhook.schedules limit 100000) c) as known
 from (
     select * from meshhook.schedules s order by s.queue, s.name limit $1::integer
 ) s
