@@ -296,7 +296,7 @@ async def test_concurrent_enqueues_share_statements(
     await eventually(lambda: statements.settings_reads == 1)
     await eventually(lambda: statements.inserts)
     # How many come in time for the first one is up to the machine.
-    assert statements.inserts <= 8
+    assert statements.inserts <= 16
     rows = await connection.fetch("select msg_id, message from pgmq.q_jobs order by msg_id")
     assert [json.loads(row["message"])["n"] for row in rows] == list(range(64))
     assert [row["msg_id"] for row in rows] == ids
