@@ -130,7 +130,7 @@ async def test_worker_pods_are_scraped_and_the_fleet_dashboard_has_data(
         lambda: prometheus.scraped_pods("workers") >= set(installed.ready_pods(selector)),
         timeout=180,
     )
-    assert len(prometheus.scraped_pods("operator")) == 1
+    await eventually(lambda: len(prometheus.scraped_pods("operator")) == 1, timeout=180)
     everything = {each["metric"]["job"] for each in prometheus.query("up")}
     assert everything == set(JOBS.values())
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshhook import MeshHookError, QueueExporter
+from meshhook.console import server
 from support.command_line import COMMANDS, Command, Ended, Parameter, run_command
 from support.fuzzing import examples
 from support.hostile import TEXTS, is_safe_line
@@ -117,6 +118,10 @@ def _started(_: QueueExporter) -> None:
     raise MeshHookError("it would export until it is stopped")
 
 
+async def _served(*_: object) -> None:
+    raise MeshHookError("it would serve until it is stopped")
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=_command)
 @examples(10)
 @given(data=st.data())
@@ -126,6 +131,7 @@ def test_any_arguments_without_a_database(data, command, monkeypatch, tmp_path):
     monkeypatch.setenv("MESHHOOK_PROCESS_INDEX", "0")  # so that no others are started
     monkeypatch.delenv("MESHHOOK_POSTGRES_PASSWORD", raising=False)
     monkeypatch.setattr(QueueExporter, "start", _started)
+    monkeypatch.setattr(server, "serve", _served)
     monkeypatch.chdir(tmp_path)
     arguments = data.draw(command_lines(command), label="arguments")
     check(arguments, run_command(arguments))
