@@ -41,11 +41,16 @@ def test_what_is_found_is_said_with_its_way_out(cli, database_url):
     ended = cli.ok("doctor")
     assert ended.out.startswith("WARNING settings: queue jobs: jobs have no time limit")
     assert "    -> meshhook queue set jobs job_timeout_seconds=3600\n" in ended.out
-    assert cli("doctor", "--strict").code == 1
+    ended = cli("doctor", "--strict")
+    assert (ended.code, ended.err) == (
+        1,
+        "error: 1 warning finding; what is printed names the way out of each\n",
+    )
     cli.ok("doctor", "mails", "--strict")
     _execute(database_url, "drop index pgmq.q_mails_vt_idx")
     ended = cli("doctor")
     assert ended.code == 1
+    assert ended.err.startswith("error: 1 critical finding; ")
     assert ended.out.startswith("CRITICAL indexes: pgmq.q_mails_vt_idx: is missing")
 
 

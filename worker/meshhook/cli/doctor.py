@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from meshhook.cli.connecting import Target, target
+from meshhook.cli.failures import FindingsError
 from meshhook.cli.options import JsonOption, command_app, example
 from meshhook.cli.output import counted, print_json, say
 from meshhook.doctor import Finding, Severity, examine
@@ -54,9 +55,10 @@ def doctor(
         print_json(findings)
     else:
         _print(findings)
-    worst = {each.severity for each in findings}
-    if Severity.CRITICAL in worst or (strict and Severity.WARNING in worst):
-        raise typer.Exit(1)
+    critical = sum(each.severity is Severity.CRITICAL for each in findings)
+    warnings = sum(each.severity is Severity.WARNING for each in findings) if strict else 0
+    if critical or warnings:
+        raise FindingsError(critical, warnings)
 
 
 def _print(findings: Sequence[Finding]) -> None:

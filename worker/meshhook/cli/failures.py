@@ -169,6 +169,19 @@ class RolesDifferError(errors.MeshHookError):
         )
 
 
+class FindingsError(errors.MeshHookError):
+    """The doctor found what must not stay so."""
+
+    def __init__(self, critical: int, warnings: int) -> None:
+        """Take how many findings are critical, and how many of the others count."""
+        found = [
+            f"{count} {severity} finding{'s' * (count > 1)}"
+            for count, severity in ((critical, "critical"), (warnings, "warning"))
+            if count
+        ]
+        super().__init__(f"{' and '.join(found)}; what is printed names the way out of each")
+
+
 class ServerEndedError(errors.MeshHookError):
     """The embedded server ended without being asked to."""
 
