@@ -570,7 +570,7 @@ async def test_the_times_of_an_attempt_are_in_order(
     for offset in (-3600.0, 3600.0):
         (job,) = await claimed(service, 1)
         wrong = job.claimed_at.timestamp() + offset
-        monkeypatch.setattr("meshhook.queues.time.time", partial(float, wrong))
+        monkeypatch.setattr("meshhook.queues.consumer.time.time", partial(float, wrong))
         await service.acknowledge(job)
     rows = await connection.fetch(
         "select enqueued_at <= started_at and started_at <= finished_at "

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from meshhook.encryption.messages import check_no_plain_follow_up
 from meshhook.errors import InvalidJobError, InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.expiry import expiry_headers
 from meshhook.follow_ups import FollowUp
 from meshhook.jobs import ON_DEAD_LETTER_HEADER, RETRY_HEADER
+from meshhook.priorities import headers_with_priority
 from meshhook.retry import RetryPolicy, header_of_policy
 from meshhook.store.messages import follow_up_message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
+
+    from meshhook.encryption.key_ring import KeyRing
+    from meshhook.job_policies import JobPolicies
+    from meshhook.priorities import AnyPriority
+
+
+def job_headers(
+    headers: Mapping[str, Any] | None,
+    priority: AnyPriority | None,
+    ring: KeyRing | None,
+    **policies: Unpack[JobPolicies],
+) -> Mapping[str, Any] | None:
+    """Return the headers with which a producer's job is stored, made from its arguments.
+
+    Args:
+        headers: the producer's own.
+        priority: how urgent the job is; None for nothing said.
+        ring: the keys that the job is encrypted with; None for none.
+        **policies: its own policies, as `QueueService.enqueue` describes them.
+
+    Raises:
+        InvalidSettingError, InvalidJobError: as `headers_with_policies`, or if the priority is
+            none.
+    """
+    check_no_plain_follow_up(ring, policies.get("on_dead_letter"))
+    return headers_with_policies(headers_with_priority(headers, priority), **policies)
 
 
 def headers_with_policies(

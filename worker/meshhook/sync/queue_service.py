@@ -15,7 +15,7 @@ from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import check_sync, sync_connection
 from meshhook.encryption.envelope import Place
 from meshhook.encryption.key_ring import checked_ring
-from meshhook.encryption.messages import check_no_plain_follow_up, outgoing_body
+from meshhook.encryption.messages import outgoing_body
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
 from meshhook.jobs import PayloadT
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_topic
@@ -27,7 +27,7 @@ from meshhook.queues import QueueService
 from meshhook.store.bodies import BodyDecoder, encode_headers
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
-from meshhook.store.policy_headers import headers_with_policies
+from meshhook.store.policy_headers import job_headers
 from meshhook.store.publishing import publication, publish_now
 from meshhook.store.sending import insert_group_now, insert_now
 from meshhook.store.unique_sending import (
@@ -222,7 +222,6 @@ class SyncQueueService(Generic[PayloadT]):
             UncertainCommitError: the connection broke; the job may or may not be stored.
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
-        headers = headers_with_priority(headers, priority)
         own = self._own_connection(connection)
         if own is None:
             stored: int | EnqueuedId = self._opened().run(
@@ -230,6 +229,7 @@ class SyncQueueService(Generic[PayloadT]):
                     job,
                     delay_seconds,
                     key=key,
+                    priority=priority,
                     headers=headers,
                     unique_key=unique_key,
                     unique=unique,
@@ -238,8 +238,7 @@ class SyncQueueService(Generic[PayloadT]):
                 )
             )
             return stored
-        check_no_plain_follow_up(self._encryption, policies.get("on_dead_letter"))
-        headers = headers_with_policies(headers, **policies)
+        headers = job_headers(headers, priority, self._encryption, **policies)
         one = unique_from(unique_key, unique, on_conflict)
 
         def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
@@ -297,7 +296,6 @@ class SyncQueueService(Generic[PayloadT]):
         enqueue very many jobs, pass a few thousand at a time. `unique_keys`, `group` and
         `on_complete` are those of `QueueService.enqueue_many`.
         """
-        headers = headers_with_priority(headers, priority)
         own = self._own_connection(connection)
         check_several(jobs, "enqueue()")
         if own is None:
@@ -306,6 +304,7 @@ class SyncQueueService(Generic[PayloadT]):
                     jobs,
                     delay_seconds,
                     key=key,
+                    priority=priority,
                     headers=headers,
                     unique_keys=unique_keys,
                     unique=unique,
@@ -316,8 +315,7 @@ class SyncQueueService(Generic[PayloadT]):
                 )
             )
             return stored
-        check_no_plain_follow_up(self._encryption, policies.get("on_dead_letter"))
-        headers = headers_with_policies(headers, **policies)
+        headers = job_headers(headers, priority, self._encryption, **policies)
         made = new_group(group, on_complete)
         check_ungrouped(unique_keys, made)
 

@@ -1,0 +1,265 @@
+"""`QueueChanges`: jobs are cancelled, rescheduled, deleted and replayed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChoice, checked_time
+from meshhook.job_replays import JobReplayer, ReplayChoice
+from meshhook.jobs import PayloadT
+from meshhook.postgres.database import Database
+from meshhook.queues.access import QueueAccess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime, timedelta
+    from uuid import UUID
+
+    from meshhook.job_changes import JobChanges
+
+
+class QueueChanges(QueueAccess[PayloadT]):
+    """The part of a service that changes jobs that are stored."""
+
+    async def cancel(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        reason: str = "",
+        requested_by: str | None = None,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Cancel jobs: those that wait at once, those that run through their workers.
+
+        A job that is scheduled, ready, lost or waits for a retry is removed, and the history says
+        `cancelled`. For a job that runs, the request is stored: its worker reads it within about a
+        second, stops the handler, and settles the job as `cancelled`. If the handler ends first,
+        its outcome counts, unless that would be a retry. A job never is both cancelled and done.
+
+        Name jobs by id, or by any of the other arguments: those that fit all of them. The queue is
+        read for them, about 500,000 short messages a second; they are cancelled in chunks of 1,000,
+        each committed on its own.
+
+        Args:
+            msg_ids: a job's id, or several.
+            run_id: jobs of this run.
+            workflow_id: jobs of this workflow.
+            project_id: jobs of this project.
+            key: jobs of this key.
+            state: only jobs in this state: ready, scheduled, running, retrying or lost.
+            reason: for the history and the handler, up to 4,000 characters. Default: who asked.
+            requested_by: who asks, up to 200 characters. Default: the database role.
+            dry_run: change nothing, and return what would be changed. Default false.
+            search_seconds: after how long no further part of the queue is searched, 0.1 to 86,400.
+                Default 300. It does not apply to ids.
+            connection: an asyncpg connection, to cancel inside the caller's transaction.
+
+        Raises:
+            InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
+            QueueNotFoundError, DatabaseError: chunks that were cancelled before stay cancelled.
+        """
+        changer = self._changer(
+            connection,
+            search_seconds,
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+        )
+        return await changer.cancel(reason=reason, requested_by=requested_by, dry_run=dry_run)
+
+    async def reschedule(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        at: datetime | None = None,
+        delay_seconds: float | timedelta | None = None,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Let jobs that wait run at another time: scheduled, ready, or waiting for a retry.
+
+        A job that runs is left alone; so is one whose lease was lost, which is claimed next.
+
+        Args:
+            msg_ids: as in `cancel`, like the other arguments that name jobs.
+            at: when, a datetime with a time zone, at most 366 days ahead. In the past means now.
+            delay_seconds: or after how long, 0 to 366 days from now.
+            run_id: jobs of this run.
+            workflow_id: jobs of this workflow.
+            project_id: jobs of this project.
+            key: jobs of this key.
+            state: only jobs in this state.
+            dry_run: change nothing, and return what would be changed. Default false.
+            search_seconds: as in `cancel`.
+            connection: an asyncpg connection, to do it inside the caller's transaction.
+
+        Raises:
+            InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
+            QueueNotFoundError, DatabaseError: chunks that were rescheduled before stay so.
+        """
+        moment, delay = checked_time(at, delay_seconds)
+        changer = self._changer(
+            connection,
+            search_seconds,
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+        )
+        return await changer.reschedule(moment, delay, dry_run=dry_run)
+
+    async def run_now(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Let jobs run now that are scheduled or wait for a retry.
+
+        They are ready behind what is ready already. Arguments and errors are those of `reschedule`.
+        """
+        changer = self._changer(
+            connection,
+            search_seconds,
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+        )
+        return await changer.reschedule(None, None, dry_run=dry_run)
+
+    async def delete_jobs(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Delete jobs that do not run with everything about them, as if they had never been.
+
+        That is the message, or the dead letter it became, and its history. To keep the history,
+        cancel the job. By id it deletes jobs that have ended, too; by the other arguments only
+        those that are in the queue. Of what another transaction has locked, a message counts as
+        running, and a dead letter is left alone. Only the owner of the schema may do it.
+
+        Arguments and errors are those of `reschedule`.
+        """
+        changer = self._changer(
+            connection,
+            search_seconds,
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+        )
+        return await changer.delete(dry_run=dry_run)
+
+    async def replay_jobs(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        delay_seconds: float | timedelta = 0,
+        again: bool = False,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Enqueue jobs again that have ended and whose bodies the queue keeps.
+
+        The queue's setting `keep_bodies_days` keeps them. A new job has the same body and headers,
+        and all its attempts; it is in no group and has no unique key. Dead letters are replayed by
+        `DLQService`.
+
+        A job is replayed once: another call leaves it as it is and tells the msg_id of its replay,
+        unless `again` is true. So a call whose outcome is uncertain can be repeated.
+
+        Name jobs by id, or by any of the other arguments up to `until`: those that fit all of them,
+        which are searched for in the history. Jobs are replayed in chunks of 1,000, each committed
+        on its own. In the result, `not_kept` counts those whose bodies were not kept.
+
+        Args:
+            msg_ids: a job's id, or several.
+            run_id: jobs of this run.
+            workflow_id: jobs of this workflow.
+            project_id: jobs of this project.
+            key: jobs of this key. Those whose bodies were not kept are then not counted.
+            state: how they ended, succeeded or cancelled. Default, unless ids are given: succeeded.
+            since: only jobs that ended at this time or later, a datetime with a time zone.
+            until: the same, before this time.
+            delay_seconds: how long until they are ready, 0 to 366 days. Default 0.
+            again: whether to replay also those that were replayed before. Default false.
+            dry_run: change nothing, and return what would be changed. Default false.
+            search_seconds: after how long no further part of the history is searched, 0.1 to
+                86,400. Default 300. It does not apply to ids or a run.
+            connection: an asyncpg connection, to do it inside the caller's transaction.
+
+        Raises:
+            InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
+            QueueNotFoundError, DatabaseError: chunks that were replayed before stay replayed.
+        """
+        choice = ReplayChoice.of(
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+            since=since,
+            until=until,
+        )
+        database = self._database if connection is None else Database.of(connection)
+        replayer = JobReplayer(database, self.queue, choice, search_seconds)
+        return await replayer.replay(delay_seconds=delay_seconds, again=again, dry_run=dry_run)
+
+    def _changer(
+        self,
+        connection: Any,
+        search_seconds: float,
+        msg_ids: int | Iterable[int] | None,
+        **filters: Any,
+    ) -> JobChanger:
+        choice = JobChoice.of(msg_ids, **filters)
+        database = self._database if connection is None else Database.of(connection)
+        return JobChanger(database, self.queue, choice, search_seconds)
