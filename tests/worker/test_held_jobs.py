@@ -128,8 +128,8 @@ MAKERS: dict[JobState, Callable[[HeldJobs], HeldJob]] = {
 
 def start(held_jobs: HeldJobs, held: HeldJob) -> None:
     """Start a job, be it queued or not."""
-    if held not in held_jobs._ready:
-        held_jobs._ready.append(held)
+    if held not in held_jobs.waiting:
+        held_jobs.waiting.append(held)
     held_jobs.start_next()
 
 
@@ -495,7 +495,7 @@ class Life(RuleBasedStateMachine):
         assert {*held_jobs.running.jobs.values()} == {*running}
         assert held_jobs.free == 3 - len(running)
         assert held_jobs.unsettled == len(self.of_state(JobState.ENDED))
-        assert held_jobs._is_idle.is_set() is (not waiting and not running)
+        assert held_jobs.is_idle.is_set() is (not waiting and not running)
         keys = [held.key for held in waiting + running]
         assert len(keys) == len(set(keys))
 

@@ -12,17 +12,13 @@ Each takes jobs from here and gives them back here.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshhook.observability.job_context import fields_of
 from meshhook.observability.loggers import get_logger
 from meshhook.worker.attempt import Abort
-from meshhook.worker.batch_starts import BatchStarts
 from meshhook.worker.ended_jobs import EndedJobs
-from meshhook.worker.fair_turns import FairTurns
 from meshhook.worker.held_job import (
     CLAIMED,
     ENDED,
@@ -35,10 +31,7 @@ from meshhook.worker.held_job import (
     JobState,
 )
 from meshhook.worker.leases import LeaseTable
-from meshhook.worker.parked_slots import ParkedSlots
-from meshhook.worker.priority_turns import PriorityTurns
-from meshhook.worker.running_jobs import RunningJobs
-from meshhook.worker.unread_jobs import UnreadJobs
+from meshhook.worker.ready_jobs import ReadyJobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -66,10 +59,11 @@ class NewlyClaimed(NamedTuple):
     """Those to give back for now: an earlier attempt in this process is still being stopped."""
 
 
-class HeldJobs:
+class HeldJobs(ReadyJobs):
     """The jobs of one queue that a worker holds.
 
-    Call it only in the worker's event loop, except where a docstring says otherwise.
+    `ReadyJobs` is the part that starts them. Call it only in the worker's event loop, except where
+    a docstring says otherwise.
     """
 
     def __init__(self, share: Share, batch: BatchOptions | None = None) -> None:
@@ -77,84 +71,15 @@ class HeldJobs:
 
         `batch` is given if the handler runs several jobs in one slot. Default: one job a slot.
         """
-        self.share = share
-        self._slot_jobs = 1 if batch is None else batch.jobs
-        self._batches = None if batch is None else BatchStarts(batch, self.look_again)
-        share.user = self
+        super().__init__(share, batch)
         self.ended = EndedJobs()
         """Jobs whose outcome is not recorded yet."""
-        self.running = RunningJobs()
-        """Jobs that have a slot."""
         self.cannot_be_extended = False
         """Whether leases could not be extended lately. A job claimed now might then run twice."""
         self.cancellations: Mapping[JobKey, Cancellation] = {}
         """The open requests to cancel jobs of the queue, held here or not."""
         self.leases = LeaseTable()
         """All held jobs by key, with their leases."""
-        self._ready: deque[HeldJob] | FairTurns | PriorityTurns = deque()
-        """Jobs that wait for a slot."""
-        self._turns: FairTurns | PriorityTurns | None = None
-        """The same while the queue is keyed or has priorities, else None."""
-        self._bands: PriorityTurns | None = None
-        """The same while the queue has priorities, else None."""
-        self.urgent_slots = 0
-        """How many slots are kept free for urgent jobs, while the queue has priorities."""
-        self.unread = UnreadJobs()
-        """Jobs whose message must be read before they can start."""
-        self.slots = ParkedSlots(share.concurrency)
-        """Slots that wait for a job."""
-        self._room_mark = 0
-        self._is_room_awaited = False
-        self._is_urgent_room_awaited = False
-        self._has_room = asyncio.Event()
-        self._is_idle = asyncio.Event()
-        self._is_idle.set()
-
-    # Answers.
-
-    @property
-    def unstarted(self) -> int:
-        """How many claimed jobs wait for a slot. The first 100 unread ones do not count."""
-        return len(self._ready) + self.unread.claimed_ahead
-
-    @property
-    def free(self) -> int:
-        """How many jobs could start now, if they are not urgent."""
-        free = self.share.free
-        if self._bands is not None:
-            running_urgent = -(-self._bands.running_urgent // self._slot_jobs)
-            free = max(free - max(self._kept_slots - running_urgent, 0), 0)
-        return free * self._slot_jobs
-
-    @property
-    def free_for_urgent(self) -> int:
-        """How many more urgent jobs could start before others that wait; 0 without priorities.
-
-        An urgent job takes a free slot, or the next one that another job would start in.
-        """
-        if self._bands is None:
-            return 0
-        waiting, urgent = len(self._bands), self._bands.urgent
-        return max(self.share.free * self._slot_jobs + waiting - 2 * urgent, 0)
-
-    @property
-    def _kept_slots(self) -> int:
-        return min(self.urgent_slots, self.share.concurrency // 2)
-
-    @property
-    def capacity(self) -> int:
-        """How many jobs can run at once, if the queue has all slots."""
-        return self.share.concurrency * self._slot_jobs
-
-    @property
-    def wanted_slots(self) -> int:
-        """How many more slots the unstarted jobs could use."""
-        return -(-self.unstarted // self._slot_jobs)
-
-    @property
-    def taken_slots(self) -> int:
-        """How many slots are taken, by running jobs and by threads that were given up."""
-        return self.running.taken_slots
 
     @property
     def unsettled(self) -> int:
@@ -186,7 +111,7 @@ class HeldJobs:
             places: the places of the messages in a queue with priorities, to start the most urgent
                 first. Default: the same.
         """
-        self._start_in_turn(has_keys=shares is not None, has_priorities=places is not None)
+        self.start_in_turn(has_keys=shares is not None, has_priorities=places is not None)
         all_jobs, running, given_up = self.leases.jobs, self.running.jobs, self.running.given_up
         to_start: list[HeldJob] = []
         to_release: list[HeldJob] = []
@@ -211,119 +136,19 @@ class HeldJobs:
                 held.job.cancellation = self.cancellations.get(held.key)
         return NewlyClaimed(to_start, to_release)
 
-    def _start_in_turn(self, *, has_keys: bool, has_priorities: bool) -> None:
-        kind = FairTurns if has_keys else PriorityTurns if has_priorities else None
-        if kind is (None if self._turns is None else type(self._turns)):
-            return
-        waiting = list(self._ready)
-        self._turns = None if kind is None else kind()
-        self._bands = self._turns if isinstance(self._turns, PriorityTurns) else None
-        self._ready = deque() if self._turns is None else self._turns
-        for held in waiting:
-            self._ready.append(held)
-
     def queue(self, jobs: Iterable[HeldJob]) -> None:
         """Let claimed jobs start as slots become free and their messages are read."""
         for held in jobs:
             if held.state is not CLAIMED:
                 continue  # its lease was lost while it waited to run apart
             if held.job.body:
-                self._ready.append(held)
+                self.waiting.append(held)
             else:
                 self.unread.put(held)
-            self._is_idle.clear()
-        # A batch that waits wakes a slot for the next one.
-        self.slots.wake(len(self._ready) if self._batches is None else min(self.startable, 1))
-        self._update_room()
-
-    async def wait_for_room(self, mark: int, *, for_urgent: bool = False) -> None:
-        """Wait until a slot is free, or until no more than `mark` jobs wait for one.
-
-        Args:
-            mark: how many jobs may wait.
-            for_urgent: whether a slot that is kept for urgent jobs is enough. Default false.
-        """
-        self._room_mark = mark
-        self._is_urgent_room_awaited = for_urgent
-        self._is_room_awaited = True
-        self._has_room.clear()
-        await self._has_room.wait()
-
-    def end_wait_for_room(self) -> None:
-        """End `wait_for_room`, whether there is room or not."""
-        self._is_room_awaited = False
-        self._has_room.set()
+            self.is_idle.clear()
+        self.wake_for_queued()
 
     # For the executor.
-
-    @property
-    def may_start(self) -> bool:
-        """Whether a job waits and has a slot to start in."""
-        if not self._ready or not self.share.may_start:
-            return False
-        return self._bands is None or self._bands.urgent > 0 or self.free > 0
-
-    @property
-    def may_start_batch(self) -> bool:
-        """Whether a batch is due and has a slot to start in."""
-        return self.startable > 0 and self.may_start
-
-    @property
-    def ready(self) -> int:
-        """How many jobs wait for a slot. Their messages are read."""
-        return len(self._ready)
-
-    @property
-    def startable(self) -> int:
-        """How many slots the jobs that wait for one could use now."""
-        if self._batches is None or not self._ready:
-            return len(self._ready)
-        return self._batches.due(self._ready, self._next)
-
-    @property
-    def first_ready(self) -> HeldJob | None:
-        """The job that starts next, if one can start once there is a slot."""
-        return self._next if self.startable else None
-
-    @property
-    def _next(self) -> HeldJob:
-        return self._ready[0] if isinstance(self._ready, deque) else self._ready.first
-
-    def start_next(self) -> HeldJob:
-        """Start the job whose turn it is: CLAIMED to RUNNING.
-
-        It is the one that has waited longest, or whose key or band has its turn.
-        """
-        return self._start(only_urgent=self._bands is not None and not self.free)
-
-    def start_batch(self) -> list[HeldJob]:
-        """Start the jobs whose turn it is, as many as a batch has: CLAIMED to RUNNING.
-
-        They have one slot. A job whose earlier attempt was lost starts alone.
-        """
-        bands = self._bands
-        only_urgent = bands is not None and not self.free
-        batch = [self._start(only_urgent=only_urgent)]
-        companions, is_alone = self.running.companions, batch[0].job.lost_attempts > 0
-        while len(batch) < self._slot_jobs and self._ready and not is_alone:
-            has_more = bands is None or not only_urgent or bands.urgent > 0
-            if not has_more or self._next.job.lost_attempts:
-                break
-            held = self._start(only_urgent=only_urgent)
-            companions.add(held.key)
-            batch.append(held)
-        return batch
-
-    def _start(self, *, only_urgent: bool) -> HeldJob:
-        if self._bands is None:
-            held = self._ready.popleft()
-        else:
-            held = self._bands.popleft(only_urgent=only_urgent)
-        if held.state is not CLAIMED:
-            raise IllegalMoveError(held, RUNNING)
-        held.state = RUNNING
-        self.running.jobs[held.key] = held
-        return held
 
     def end(
         self,
@@ -394,41 +219,6 @@ class HeldJobs:
         self.running.cut_off.append(held)
         self._leave(held)
 
-    def slot_freed(self) -> None:
-        """Note that a slot is free again."""
-        if self._is_room_awaited:
-            self._update_room()
-        self.share.freed()
-
-    def thread_ended(self, keys: Sequence[JobKey]) -> None:
-        """Free the slot of jobs whose thread was given up and has now ended."""
-        self.running.thread_ended(keys)
-        self.slot_freed()
-        self.look_again()
-
-    @property
-    def waits_for_slots(self) -> bool:
-        """Whether it could use a slot that another queue leaves."""
-        return self._is_room_awaited or (
-            bool(self._ready) and self.running.slots < self.share.concurrency
-        )
-
-    def wake_for_batch(self) -> None:
-        """Wake a slot if one more batch can start."""
-        if self._ready and self.may_start_batch:
-            self.slots.wake(1)
-
-    def look_again(self) -> None:
-        """Wake slots for jobs that can start now, and the producer if there is room for more."""
-        if self._ready:
-            # A slot that is kept for urgent jobs waits on if none is ready.
-            self.slots.wake(min(self.startable, self.share.free))
-        self._update_room()
-
-    async def wait_idle(self) -> None:
-        """Wait until no job is queued or runs."""
-        await self._is_idle.wait()
-
     # For the message reader.
 
     def was_read(self, held: HeldJob) -> None:
@@ -441,14 +231,14 @@ class HeldJobs:
         """End a job whose message cannot be read: CLAIMED to ENDED."""
         self.unread.jobs.remove(held)
         self.end(held, settlement, time.monotonic())
-        self._update_room()
+        self.update_room()
 
     def unread_lost(self, held: HeldJob) -> None:
         """Drop a job whose message now belongs to another worker: CLAIMED to LOST."""
         self.unread.jobs.remove(held)
         self._drop(held, LOST)
         self._leave(held)
-        self._update_room()
+        self.update_room()
 
     # For the completer.
 
@@ -465,14 +255,14 @@ class HeldJobs:
 
     def take_unstarted(self) -> list[HeldJob]:
         """Remove all jobs from the queue that have not started. They must then be released."""
-        jobs = [*self._ready, *self.unread.jobs]
+        jobs = [*self.waiting, *self.unread.jobs]
         self.forget_unstarted()
-        self._update_idle()
+        self.update_idle()
         return jobs
 
     def forget_unstarted(self) -> None:
         """Forget all jobs that have not started, in a forked process: they belong to its parent."""
-        self._ready.clear()
+        self.waiting.clear()
         self.unread.jobs.clear()
 
     def release(self, jobs: Iterable[HeldJob]) -> None:
@@ -554,7 +344,7 @@ class HeldJobs:
 
     def _remove_unstarted(self, held: HeldJob) -> None:
         # A job that waits to run apart is in neither.
-        for queued in (self._ready, self.unread.jobs):
+        for queued in (self.waiting, self.unread.jobs):
             if held in queued:
                 queued.remove(held)
 
@@ -565,26 +355,13 @@ class HeldJobs:
 
     def _leave(self, held: HeldJob) -> None:
         self.running.leave(held)
-        if self._turns is not None:
-            self._turns.leave(held)
+        if self.turns is not None:
+            self.turns.leave(held)
         if self.unread.sizes:
             self.unread.free_memory(held.key)
-        # Inlined `_update_idle`: this runs for every job.
-        if not self.running.jobs and not self._ready and not self.unread.jobs:
-            self._is_idle.set()
-
-    def _update_room(self) -> None:
-        waiting = len(self._ready)
-        if self._is_room_awaited and (
-            waiting <= self._room_mark
-            or (waiting < self.capacity and self.free > waiting)
-            or (self._is_urgent_room_awaited and self.free_for_urgent)
-        ):
-            self.end_wait_for_room()
-
-    def _update_idle(self) -> None:
-        if not self.running.jobs and not self._ready and not self.unread.jobs:
-            self._is_idle.set()
+        # Inlined `update_idle`: this runs for every job.
+        if not self.running.jobs and not self.waiting and not self.unread.jobs:
+            self.is_idle.set()
 
 
 def _give_places(jobs: Iterable[HeldJob], places: Mapping[JobKey, PriorityPlace] | None) -> None:
