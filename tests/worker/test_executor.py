@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import Any
 
 import asyncpg
 import pytest
 
-from meshhook import Job, QueueService
+from meshhook import Job, LeaseLostError, QueueService, create_job_handler
 from meshhook.worker.executor import TURN_SECONDS, LoopTurns
 from support.waiting import eventually
 from support.workers import make_worker
@@ -98,3 +99,41 @@ async def test_a_slot_that_wakes_in_an_idle_loop_begins_at_once() -> None:
     assert await turns.begin()
     assert not await turns.begin()
     assert await turns.begin()
+
+
+@pytest.mark.parametrize("batch", [None, 10])
+async def test_ended_jobs_leave_nothing_for_the_garbage_collector(
+    pool: asyncpg.Pool[Any], database_url: str, batch: int | None
+) -> None:
+    """A job refers to nothing that refers to it: it is freed at once when it has ended."""
+
+    async def handle(_: Any) -> None:
+        await asyncio.sleep(0)
+
+    await QueueService[Any](pool, "jobs").enqueue_many([{"n": n} for n in range(200)])
+    handler = create_job_handler(handle, batch=batch)
+    gc.collect()
+    gc.disable()
+    try:
+        async with make_worker(database_url, handler, concurrency=4) as worker:
+            await eventually(lambda: worker.get_stats().succeeded == 200)
+            left = [each for each in gc.get_objects() if isinstance(each, Job)]
+            # The last attempt of each slot stays in its variables.
+            assert len(left) <= 4
+    finally:
+        gc.enable()
+
+
+async def test_an_ended_job_is_not_completed(pool: asyncpg.Pool[Any], database_url: str) -> None:
+    """Somebody else who calls `complete` after the handler has returned is told so."""
+    seen: list[Job[Any]] = []
+
+    async def handle(job: Job[Any]) -> None:
+        seen.append(job)
+
+    await QueueService[Any](pool, "jobs").enqueue({})
+    async with make_worker(database_url, create_job_handler(handle)) as worker:
+        await eventually(lambda: worker.get_stats().succeeded == 1)
+        async with pool.acquire() as connection, connection.transaction():
+            with pytest.raises(LeaseLostError):
+                await seen[0].complete(connection=connection)

@@ -232,7 +232,7 @@ class Job(Generic[PayloadT]):
         self.headers = headers
         self.body = body
         self.run_id = self.workflow_id = self.project_id = None
-        self._complete: Callable[[Any, Any, Any], Awaitable[None]] | None = None
+        self._complete: Callable[[Job[Any], Any, Any, Any], Awaitable[None]] | None = None
         self._read_payload: Callable[[str], PayloadT] | None = None
         self._payload: PayloadT
 
@@ -378,7 +378,7 @@ class Job(Generic[PayloadT]):
         if self._complete is None:
             message = "job.complete() works inside a worker's handler; use acknowledge() elsewhere"
             raise InvalidJobError(message)
-        await self._complete(connection, then, result)
+        await self._complete(self, connection, then, result)
 
     def __repr__(self) -> str:
         """Name the job, without its payload."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,7 @@ class BatchRunner(AttemptRunner):
         settings = self._queue.config
         batch = Batch(began_at, settings, context)
         refused: list[HeldJob] = []
-        members, attempts = batch.members, batch.attempts
+        members, attempts, complete = batch.members, batch.attempts, self._complete_job
         for held in jobs:
             job = held.job
             job.started_timestamp = job.claimed_timestamp + began_at - held.claimed_at
@@ -52,7 +51,7 @@ class BatchRunner(AttemptRunner):
             if attempt.refusal is not None:
                 refused.append(held)
                 continue
-            job._complete = functools.partial(self._complete, attempt)  # noqa: SLF001 - made here
+            job._complete = complete  # noqa: SLF001 - made here
             members.append(held)
             attempts.append(attempt)
         for held in refused:
