@@ -27,7 +27,7 @@ from meshhook.postgres.database import STEADY_PLANS, Database, connect
 from meshhook.postgres.driver_errors import translated_errors
 from meshhook.store.sending import insert_messages
 from support.proxy import Proxy
-from support.waiting import eventually
+from support.waiting import eventually, lock_waiters
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -52,11 +52,6 @@ async def terminate(connection: Connection) -> int:
     """Terminate all connections under test, and return how many they were."""
     rows = await connection.fetch(f"select pg_terminate_backend(pid) {OTHERS}")
     return len(rows)
-
-
-async def is_waiting(connection: Connection) -> bool:
-    """Say whether a statement under test waits for a lock."""
-    return bool(await connection.fetch(f"select {OTHERS} and wait_event_type = 'Lock'"))
 
 
 def connections_of(pool: Pool) -> list[Connection]:
@@ -212,7 +207,7 @@ async def test_a_terminated_read_is_repeated(
         async with connection.transaction():
             await connection.execute("lock table meshhook.queue_config")
             task = asyncio.create_task(service.enqueue({}))
-            await eventually(lambda: is_waiting(connection))
+            await eventually(lambda: lock_waiters(connection))
             await terminate(connection)
         await task
     assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 1
@@ -229,7 +224,7 @@ async def test_a_terminated_enqueue_says_that_it_is_uncertain(
         async with connection.transaction():
             await connection.execute("lock table pgmq.q_jobs")
             tasks = [asyncio.create_task(service.enqueue({})) for _ in range(5)]
-            await eventually(lambda: is_waiting(connection))
+            await eventually(lambda: lock_waiters(connection))
             await terminate(connection)
             results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
@@ -325,7 +320,7 @@ async def test_a_connection_that_cannot_be_given_back_changes_no_outcome(
         async with connection.transaction():
             await connection.execute("lock table pgmq.q_jobs")
             task = asyncio.create_task(service.enqueue({}))
-            await eventually(lambda: is_waiting(connection))
+            await eventually(lambda: lock_waiters(connection))
             await terminate(connection)
             with pytest.raises(UncertainCommitError):
                 await task

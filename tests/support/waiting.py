@@ -43,3 +43,16 @@ async def eventually(
             pytest.fail(f"not true within {timeout} s, last: {last}; waited for: {what}")
         await asyncio.sleep(pause_seconds)
         pause_seconds = min(pause_seconds * 1.5, 0.05)
+
+
+async def lock_waiters(connection: Any) -> int:
+    """Return how many sessions of a database wait for a lock, also asked inside a transaction.
+
+    There, `pg_stat_activity` stays as it was when the transaction first looked at it.
+    """
+    await connection.execute("select pg_stat_clear_snapshot()")
+    waiters: int = await connection.fetchval(
+        "select count(*) from pg_stat_activity "
+        "where datname = current_database() and wait_event_type = 'Lock'"
+    )
+    return waiters

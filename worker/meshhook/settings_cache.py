@@ -56,8 +56,8 @@ class SettingsCache:
         self._config: QueueConfig | None = None
         self._read_at = float("-inf")
         self._failed_at = float("-inf")
-        self._line = asyncio.Lock()
-        self._reader: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[QueueConfig] | None = None
+        self._waiting = 0
 
     @property
     def last(self) -> QueueConfig | None:
@@ -72,11 +72,18 @@ class SettingsCache:
         """
         if (config := self._younger_than(FRESH_SECONDS)) is not None:
             return config
-        async with self._line:
-            # What came at the same time waits for one read instead of each making its own.
-            if (config := self._younger_than(FRESH_SECONDS)) is not None:
-                return config
-            return await self._read_in_line()
+        # What comes at the same time waits for one read, and goes on in one turn of the loop.
+        reader = self._started()
+        self._waiting += 1
+        try:
+            return await asyncio.shield(reader)
+        except asyncio.CancelledError:
+            if self._waiting == 1:
+                # Nobody else waits, and the connection may be the caller's.
+                await _end(reader)
+            raise
+        finally:
+            self._waiting -= 1
 
     async def usable(self, own: Any = None) -> QueueConfig:
         """Return fresh settings, or cached ones while a task refreshes them.
@@ -107,37 +114,49 @@ class SettingsCache:
         return config
 
     async def close(self) -> None:
-        """Stop the refreshing task; cached settings stay."""
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
+        """Stop refreshing, unless a caller waits for it; cached settings stay."""
+        reader = self._reader
+        if reader is None:
+            return
+        if self._waiting:
             await asyncio.wait([reader])
+        else:
+            await _end(reader)
 
     def _younger_than(self, seconds: float) -> QueueConfig | None:
         return self._config if self._clock() - self._read_at < seconds else None
+
+    def _started(self) -> asyncio.Task[QueueConfig]:
+        """Return the task that reads the settings; start it if none does."""
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(
+                self._read(),
+                name=f"meshhook-settings-{self._queue_name}",
+                # Not the caller's: it reads for others as well.
+                context=Context(),
+            )
+        return self._reader
 
     def _read_in_background(self) -> None:
         is_reading = self._reader is not None and not self._reader.done()
         if is_reading or self._clock() - self._failed_at < RETRY_SECONDS:
             return
-        self._reader = asyncio.create_task(
-            self._read_anew(),
-            name=f"meshhook-settings-{self._queue_name}",
-            # Not the caller's: it reads for others as well.
-            context=Context(),
-        )
+        self._started().add_done_callback(self._note_failure)
 
-    async def _read_anew(self) -> None:
-        try:
-            await self.fresh()
-        except QueueNotFoundError:
+    def _note_failure(self, reader: asyncio.Task[QueueConfig]) -> None:
+        if reader.cancelled():
+            return
+        error = reader.exception()
+        if isinstance(error, QueueNotFoundError):
             # The next caller is told.
             self._config = None
-        except MeshHookError as error:
+        elif isinstance(error, MeshHookError):
             self._failed_at = self._clock()
             _log.warning("settings not read", queue=self._queue_name, error=str(error))
+        elif error is not None:
+            raise error  # the event loop reports it
 
-    async def _read_in_line(self) -> QueueConfig:
+    async def _read(self) -> QueueConfig:
         now = self._clock()
         # Reading is safe to repeat, and finds a connection that still stands.
         async for attempt in tries(
@@ -153,3 +172,8 @@ class SettingsCache:
                 read = await administration.get_queue_config(self._database, self._queue_name)
         self._config, self._read_at = read, now
         return read
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
