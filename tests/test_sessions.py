@@ -18,6 +18,7 @@ from meshhook import (
     QueueService,
     create_queue,
     drop_queue,
+    get_priority_statistics,
     get_queue_config,
     get_queue_snapshot,
     list_queues,
@@ -255,6 +256,7 @@ SILENT_READS: dict[str, Callable[[Stage], Awaitable[object]]] = {
     "list_workers": lambda stage: list_workers(hurried(stage)),
     "list_queues": lambda stage: list_queues(hurried(stage)),
     "get_queue_snapshot": lambda stage: get_queue_snapshot(hurried(stage), "jobs"),
+    "get_priority_statistics": lambda stage: get_priority_statistics(hurried(stage), "jobs"),
     "get_queue_config": lambda stage: get_queue_config(hurried(stage), "jobs"),
     "check_schema": lambda stage: check_schema(hurried(stage)),
 }

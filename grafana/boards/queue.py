@@ -16,6 +16,7 @@ from grafana.queries import (
     error_share,
     firing,
     gauge,
+    quantile,
     quantiles,
     rate,
     total,
@@ -44,6 +45,7 @@ _OUTCOMES = {
 }
 _FIRINGS = {"enqueued": "green", "overlapped": "blue", "missed": "orange", "failed": "red"}
 _TIME = "dateTimeFromNow"
+_PRIORITIES = {"urgent": "red", "high": "orange", "normal": "green", "low": "blue"}
 _KEPT_BACK = {"hold": "red", "key_limit": "orange", "order": "blue", "queue_limit": "yellow"}
 
 
@@ -68,6 +70,7 @@ def build() -> Dashboard:
             Section("Times", _times()),
             Section("Outcomes", _outcomes()),
             Section("Keys (keyed queues only)", _keys(), per_line=3),
+            Section("Priorities (queues with priorities only)", _priorities(), per_line=3),
             Section("Schedules (queues with schedules only)", _schedules()),
             Section("Dead letters and capacity", _capacity()),
         ],
@@ -306,6 +309,70 @@ def _keys() -> list[Panel]:
                 Query(rate("meshhook_worker_key_holds_total"), "holds by handlers"),
             ],
             unit=PER_SECOND,
+        ),
+    ]
+
+
+def _priorities() -> list[Panel]:
+    oldest = gauge("meshhook_queue_priority_oldest_ready_seconds", by="priority")
+    target = gauge("meshhook_queue_priority_target_seconds", by="priority")
+    late = rate("meshhook_worker_priority_late_total", by="priority")
+    started = rate("meshhook_worker_priority_wait_seconds_count", by="priority")
+    return [
+        graph(
+            "Oldest job, as a share of its target",
+            "How long the oldest job of each priority has been due, of the time within which it is "
+            "to start. From 0.8 on it is aged and gets its part of the claims; above 1 it is late. "
+            "MeshHookPriorityLate fires after five minutes.",
+            [Query(f"{oldest} / {target}", "{{priority}}")],
+            unit="percentunit",
+            levels=Levels(0.8, 1),
+        ),
+        graph(
+            "Due, by priority",
+            "Jobs of each priority that can be claimed now. Counts stop at 10,000.",
+            [
+                Query(
+                    gauge("meshhook_queue_priority_waiting_messages", by="priority"), "{{priority}}"
+                )
+            ],
+            stacked=True,
+            colors=_PRIORITIES,
+        ),
+        graph(
+            "Started late, by priority",
+            "Share of attempts that started after the target of their priority. "
+            "MeshHookPriorityLate fires at 10%.",
+            [Query(f"{late} / ({started} > 0)", "{{priority}}")],
+            unit="percentunit",
+            levels=Levels(0.01, 0.1),
+        ),
+        graph(
+            "Oldest job, by priority",
+            "How long the oldest job of each priority has been due; 0 if there is none.",
+            [Query(oldest, "{{priority}}")],
+            unit="s",
+            colors=_PRIORITIES,
+        ),
+        graph(
+            "Wait by priority, p99",
+            "Time from ready to start, for all but one in a hundred jobs of each priority.",
+            [
+                Query(
+                    quantile(0.99, "meshhook_worker_priority_wait_seconds", by="priority"),
+                    "{{priority}}",
+                )
+            ],
+            unit="s",
+            colors=_PRIORITIES,
+        ),
+        graph(
+            "Starts by priority",
+            "Attempts that started, a second. While they are late, aged jobs get up to a quarter.",
+            [Query(started, "{{priority}}")],
+            unit=PER_SECOND,
+            stacked=True,
+            colors=_PRIORITIES,
         ),
     ]
 

@@ -67,6 +67,7 @@ RECORDS = {
     "FailedJob",
     "QueueConfig",
     "Priority",
+    "PriorityStatistics",
     "KeyState",
     "KeyUse",
     "Rotation",
@@ -177,6 +178,9 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
         "drop_queue": Call(meshhook.drop_queue, {"database": database, "queue": "none"}),
         "get_queue_config": Call(
             meshhook.get_queue_config, {"database": database, "queue": "jobs"}
+        ),
+        "get_priority_statistics": Call(
+            meshhook.get_priority_statistics, {"database": database, "queue": "jobs"}
         ),
         "get_queue_snapshot": Call(
             meshhook.get_queue_snapshot, {"database": database, "queue": "jobs"}

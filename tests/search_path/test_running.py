@@ -22,6 +22,7 @@ from meshhook import (
     Snooze,
     create_queue,
     drop_queue,
+    get_priority_statistics,
     get_queue_config,
     get_queue_snapshot,
     list_queues,
@@ -167,6 +168,8 @@ async def use_all(source: Source, prepared: Connection) -> None:
     await get_queue_config(source, "made")
     await set_queue_config(source, "made", max_retry_attempts=7)
     await get_queue_snapshot(source, "made")
+    await set_queue_config(source, "made", prioritized=True)
+    await get_priority_statistics(source, "made")
     await drop_queue(source, "made")
     exporter = QueueExporter(source, registry=CollectorRegistry())
     await exporter.collect()

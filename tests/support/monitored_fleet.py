@@ -168,8 +168,8 @@ async def monitored_fleet(
 ) -> AsyncIterator[MonitoredFleet]:
     """Run the exporter, the stand-in operator and Prometheus on a migrated database.
 
-    It has four queues: `orders`, which is keyed, `mails`, `reports` with short leases, and
-    `imports`, paused.
+    It has four queues: `orders`, which is keyed, `mails` with priorities, `reports` with short
+    leases, and `imports`, paused.
     """
     async with AsyncExitStack() as stack:
         connection = await asyncpg.connect(url)
@@ -180,6 +180,7 @@ async def monitored_fleet(
             "update meshhook.queue_config set max_retry_attempts = 3, retry_backoff_base_ms = 500"
         )
         await set_queue_config(connection, "orders", keyed=True)
+        await set_queue_config(connection, "mails", prioritized=True)
         await connection.execute(
             "update meshhook.queue_config set visibility_timeout_seconds = 3"
             " where queue_name = 'reports'"

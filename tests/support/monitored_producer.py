@@ -16,6 +16,7 @@ from typing import Any
 
 from meshhook import Database, MonitoringServer, QueueService, WorkflowJob
 from meshhook.observability.logs import configure_logging
+from meshhook.priorities import PRIORITY_NAMES
 
 _TICK_SECONDS = 0.1
 
@@ -59,7 +60,11 @@ async def _send(database: Database, flow: Flow) -> None:
             jobs = [_job(flow, number + ahead, failing, chance) for ahead in range(due)]
             await asyncio.gather(
                 *(
-                    queue.enqueue(job, delay_seconds=5 * (chance.random() < flow.delayed_share))
+                    queue.enqueue(
+                        job,
+                        delay_seconds=5 * (chance.random() < flow.delayed_share),
+                        priority=chance.choice(PRIORITY_NAMES),
+                    )
                     for job in jobs
                 )
             )

@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from meshhook.outcomes import Cancel, DeadLetter, Done, RetryAfter, Snooze
     from meshhook.postgres.database import Database
     from meshhook.priorities import Priority
+    from meshhook.priority_statistics import PriorityStatistics, get_priority_statistics
     from meshhook.queue_config import QueueConfig
     from meshhook.queues import QueueService
     from meshhook.retry import FailedAttempt, RetryInfo, RetryPolicy, RetryStrategy
@@ -178,6 +179,7 @@ __all__ = [
     "NotAJobError",
     "PortUnavailableError",
     "Priority",
+    "PriorityStatistics",
     "QueueBusyError",
     "QueueConfig",
     "QueueExporter",
@@ -222,6 +224,7 @@ __all__ = [
     "get_current_job",
     "get_group",
     "get_key",
+    "get_priority_statistics",
     "get_queue_config",
     "get_queue_snapshot",
     "get_schedule",
@@ -307,6 +310,8 @@ _HOMES = {
     "NotAJobError": "meshhook.errors",
     "PortUnavailableError": "meshhook.errors",
     "Priority": "meshhook.priorities",
+    "PriorityStatistics": "meshhook.priority_statistics",
+    "get_priority_statistics": "meshhook.priority_statistics",
     "QueueBusyError": "meshhook.errors",
     "QueueConfig": "meshhook.queue_config",
     "QueueExporter": "meshhook.exporter",

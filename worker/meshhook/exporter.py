@@ -22,6 +22,7 @@ from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
 from meshhook.observability.metrics import METRICS
+from meshhook.observability.priority_series import add_priority, check_priority_rows
 from meshhook.observability.queue_series import (
     add_keys,
     add_queue,
@@ -106,6 +107,7 @@ class QueueExporter:
         self._stale_seconds = max(60.0, STALE_INTERVALS * self._interval_seconds)
         self._rows: Sequence[asyncpg.Record] = ()
         self._key_rows: Sequence[asyncpg.Record] = ()
+        self._priority_rows: Sequence[asyncpg.Record] = ()
         self._schedule_rows: Sequence[asyncpg.Record] = ()
         self._part_faults: dict[str, str] = {}
         self._read_at: float | None = None
@@ -142,6 +144,11 @@ class QueueExporter:
     def key_rows(self) -> Sequence[asyncpg.Record]:
         """The latest figures about the keys of keyed queues; empty if they could not be read."""
         return self._key_rows if self.rows else ()
+
+    @property
+    def priority_rows(self) -> Sequence[asyncpg.Record]:
+        """The latest figures about priorities; empty if they could not be read."""
+        return self._priority_rows if self.rows else ()
 
     @property
     def schedule_rows(self) -> Sequence[asyncpg.Record]:
@@ -187,6 +194,11 @@ class QueueExporter:
             key_rows: Sequence[asyncpg.Record] = ()
             if any(row.get("any_is_keyed") for row in rows):
                 key_rows = await self._read_part("key_metrics", KEPT_BACK_LIMIT, check_key_rows)
+            priority_rows: Sequence[asyncpg.Record] = ()
+            if any(row.get("any_is_prioritized") for row in rows):
+                priority_rows = await self._read_part(
+                    "priority_metrics", self._count_limit, check_priority_rows
+                )
             schedule_rows = await self._read_part(
                 "schedule_metrics", MAX_SCHEDULES, check_schedule_rows
             )
@@ -195,9 +207,10 @@ class QueueExporter:
             return False
         finally:
             self._duration.observe_now(time.monotonic() - began_at)
-        problems = [row for row in (*key_rows, *rows) if row["problem"]]
+        problems = [row for row in (*key_rows, *priority_rows, *rows) if row["problem"]]
         self._note_problems({row["queue"]: row["problem"] for row in problems})
-        self._rows, self._key_rows, self._schedule_rows = rows, key_rows, schedule_rows
+        self._rows, self._key_rows = rows, key_rows
+        self._priority_rows, self._schedule_rows = priority_rows, schedule_rows
         self._read_at = time.monotonic()
         self.last_success_timestamp_seconds = time.time()
         if self._fault is not None and self._task is not None:
@@ -321,6 +334,7 @@ class _Queues(Collector):
                     shown.add(row["queue"])
                     add_queue(families, row)
         self._add_keys(families, exporters)
+        self._add_priorities(families, exporters)
         self._add_schedules(families, exporters)
         if any(exporter.rows for exporter in exporters):
             for family, size in shared_bytes.items():
@@ -334,6 +348,14 @@ class _Queues(Collector):
             if row["queue"] not in shown and row["problem"] is None:
                 shown.add(row["queue"])
                 add_keys(families, row)
+
+    @staticmethod
+    def _add_priorities(families: dict[str, Any], exporters: Sequence[QueueExporter]) -> None:
+        shown: set[tuple[str, str]] = set()
+        for row in (row for exporter in exporters for row in exporter.priority_rows):
+            if row["problem"] is None and (row["queue"], row["priority"]) not in shown:
+                shown.add((row["queue"], row["priority"]))
+                add_priority(families, row)
 
     @staticmethod
     def _add_schedules(families: dict[str, Any], exporters: Sequence[QueueExporter]) -> None:

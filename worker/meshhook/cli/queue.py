@@ -23,10 +23,11 @@ from meshhook.cli.options import (
     example,
 )
 from meshhook.cli.output import count, counted, print_fields, print_json, say
-from meshhook.cli.snapshots import print_snapshot, print_snapshots
+from meshhook.cli.snapshots import print_priorities, print_snapshot, print_snapshots
 from meshhook.errors import QueueNotFoundError
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import Database
+from meshhook.priority_statistics import PriorityStatistics, get_priority_statistics
 from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
 
 app = command_app(
@@ -102,19 +103,26 @@ def show(
     queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one queue: its messages by state, and its settings."""
+    """Show one queue: its messages by state, what is due by priority, and its settings."""
     name = validate_queue_name(queue)
 
-    async def work(database: Database) -> tuple[QueueSnapshot, QueueConfig]:
+    async def work(
+        database: Database,
+    ) -> tuple[QueueSnapshot, list[PriorityStatistics], QueueConfig]:
         config = await administration.get_queue_config(database, name)
-        return await administration.get_queue_snapshot(database, name), config
+        snapshot = await administration.get_queue_snapshot(database, name)
+        bands = await get_priority_statistics(database, name) if config.prioritized else []
+        return snapshot, bands, config
 
-    snapshot, config = with_database(context, work)
+    snapshot, bands, config = with_database(context, work)
     if as_json:
-        print_json({"snapshot": snapshot, "config": config})
+        print_json({"snapshot": snapshot, "priorities": bands, "config": config})
         return
     print_snapshot(snapshot)
     say("")
+    if bands:
+        print_priorities(bands)
+        say("")
     _print_config(config)
 
 

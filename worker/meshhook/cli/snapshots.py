@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from meshhook.administration import COUNT_LIMIT, QueueSnapshot
 from meshhook.cli.output import Column, count, duration, note, print_fields, print_table
+from meshhook.priority_statistics import PriorityStatistics
 
 COLUMNS = (
     Column("QUEUE", shrinks=True),
@@ -71,6 +72,29 @@ def print_snapshot(snapshot: QueueSnapshot) -> None:
             ("oldest message", duration(snapshot.oldest_message_seconds)),
             ("newest message", duration(snapshot.newest_message_seconds)),
         ]
+    )
+
+
+def print_priorities(bands: Sequence[PriorityStatistics]) -> None:
+    """Print what is due in a queue by priority."""
+    print_table(
+        [
+            Column("PRIORITY"),
+            Column("DUE", is_number=True),
+            Column("OLDEST", is_number=True),
+            Column("TARGET", is_number=True),
+            Column("STATE", is_optional=True),
+        ],
+        [
+            [
+                band.priority,
+                count(band.waiting, capped=band.waiting >= COUNT_LIMIT),
+                duration(band.oldest_ready_seconds) if band.oldest_ready_seconds else "-",
+                duration(band.target_seconds),
+                "late" if band.is_late else "",
+            ]
+            for band in bands
+        ],
     )
 
 

@@ -15,9 +15,10 @@ from meshhook.cli.connecting import with_database
 from meshhook.cli.failures import UsageError
 from meshhook.cli.options import JsonOption, command_app, example
 from meshhook.cli.output import Column, duration, note, print_json, print_table, say
-from meshhook.cli.snapshots import print_snapshots
+from meshhook.cli.snapshots import print_priorities, print_snapshots
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database
+from meshhook.priority_statistics import PriorityStatistics, get_priority_statistics
 from meshhook.statistics import HourStatistics, job_statistics
 
 app = command_app()
@@ -39,7 +40,8 @@ def stats(
 ) -> None:
     """Show messages by state now, and the outcomes of the attempts of the last 24 hours.
 
-    For the latter it reads every attempt, about 1.5 seconds per million. --watch does not.
+    For the latter it reads every attempt, about 1.5 seconds per million. --watch does not. Of a
+    queue with priorities, if it is named, it also shows what is due by priority.
     """
     name = None if queue is None else validate_queue_name(queue)
     if watch:
@@ -54,25 +56,34 @@ def stats(
         with suppress(KeyboardInterrupt):  # which is how it ends
             with_database(context, lambda database: watch_queues(database, name))
         return
-    snapshots, hours = with_database(context, lambda database: _read(database, name))
+    snapshots, bands, hours = with_database(context, lambda database: _read(database, name))
     if as_json:
-        print_json({"queues": snapshots, "hours": hours})
+        print_json({"queues": snapshots, "priorities": bands, "hours": hours})
     else:
-        _print(snapshots, hours)
+        _print(snapshots, bands, hours)
 
 
 async def _read(
     database: Database, name: str | None
-) -> tuple[list[QueueSnapshot], list[HourStatistics]]:
+) -> tuple[list[QueueSnapshot], list[PriorityStatistics], list[HourStatistics]]:
+    bands: list[PriorityStatistics] = []
     if name is None:
         snapshots = await administration.list_queues(database)
     else:
         snapshots = [await administration.get_queue_snapshot(database, name)]
-    return snapshots, await job_statistics(database, name)
+        bands = await get_priority_statistics(database, name)
+    return snapshots, bands, await job_statistics(database, name)
 
 
-def _print(snapshots: Sequence[QueueSnapshot], hours: Sequence[HourStatistics]) -> None:
+def _print(
+    snapshots: Sequence[QueueSnapshot],
+    bands: Sequence[PriorityStatistics],
+    hours: Sequence[HourStatistics],
+) -> None:
     print_snapshots(snapshots)
+    if bands:
+        say("")
+        print_priorities(bands)
     if hours:
         say("")
         _print_hours(hours)

@@ -33,6 +33,8 @@ JOB_SECONDS: Final = (
     *(60, 120, 300, 600, 1800, 3600),
 )
 """Buckets for waiting and running times of jobs: a millisecond to an hour."""
+PRIORITY_SECONDS: Final = (0.1, 0.5, 1, 5, 15, 60, 300, 600, 3600)
+"""Buckets for waiting times by priority: few, since there are four series a queue."""
 STATEMENT_SECONDS: Final = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
@@ -52,6 +54,7 @@ OUTCOMES: Final = (
     "released",
 )
 BREAKER_STATES: Final = ("open", "closed")
+PRIORITIES: Final = ("urgent", "high", "normal", "low")
 OPERATIONS: Final = ("claim", "settle", "extend", "release")
 LOOPS: Final = ("claimer", "settler", "slots", "leases")
 COLLECTION_ERRORS: Final = (
@@ -172,6 +175,22 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 "How long messages waited, from being ready to the start of the attempt.",
                 (),
                 JOB_SECONDS,
+            ),
+            _worker(
+                "priority_wait_seconds",
+                _H,
+                "The same wait by priority; only for queues with priorities.",
+                ("priority",),
+                PRIORITY_SECONDS,
+                priority=PRIORITIES,
+            ),
+            _worker(
+                "priority_late_total",
+                _C,
+                "Attempts that started later than the target of their priority; only for queues "
+                "with priorities.",
+                ("priority",),
+                priority=PRIORITIES,
             ),
             _worker(
                 "message_age_seconds",
@@ -349,6 +368,27 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
                 _G,
                 "How long the oldest message of an ordered key has been ready behind a job that is "
                 "retried, snoozed or delayed; 0 if there is none.",
+            ),
+            _queue(
+                "priority_waiting_messages",
+                _G,
+                "Messages of a priority that are due, up to 10,000.",
+                ("priority",),
+                priority=PRIORITIES,
+            ),
+            _queue(
+                "priority_oldest_ready_seconds",
+                _G,
+                "How long the oldest message of a priority has been due; 0 if there is none.",
+                ("priority",),
+                priority=PRIORITIES,
+            ),
+            _queue(
+                "priority_target_seconds",
+                _G,
+                "Within how long jobs of a priority are to start.",
+                ("priority",),
+                priority=PRIORITIES,
             ),
             _queue(
                 "table_bytes",

@@ -18,6 +18,7 @@ from meshhook.escaping import shown
 from meshhook.observability.families import families_of
 from meshhook.observability.loops import WatchedLoop
 from meshhook.observability.metrics import BREAKER_STATES, METRICS, OPERATIONS, OTHER, OUTCOMES
+from meshhook.observability.priority_series import PriorityWaits
 
 if TYPE_CHECKING:
     from prometheus_client import Counter
@@ -75,6 +76,7 @@ class WorkerMetrics:
         self.duration = found.histogram(f"{_PREFIX}message_duration_seconds").labels(queue_name)
         self.wait = found.histogram(f"{_PREFIX}message_wait_seconds").labels(queue_name)
         self.age = found.histogram(f"{_PREFIX}message_age_seconds").labels(queue_name)
+        self._priorities = PriorityWaits(queue_name, found)
         self._claim_batch = found.histogram(f"{_PREFIX}claim_batch_messages").labels(queue_name)
         self._handler_batch = found.histogram(f"{_PREFIX}handler_batch_messages").labels(queue_name)
         self._empty_claims = found.counter(f"{_PREFIX}empty_claims_total").labels(queue_name)
@@ -142,11 +144,24 @@ class WorkerMetrics:
             raise
         self._operations[operation, "ok"].observe_now(time.perf_counter() - began_at)
 
+    def waited_by_priority(
+        self, band: int, wait_seconds: float, target_seconds: Sequence[float]
+    ) -> None:
+        """Note how long a job of a queue with priorities waited, beside `wait`.
+
+        Args:
+            band: its priority, from 0, urgent, to 3, low.
+            wait_seconds: how long it waited.
+            target_seconds: within how long jobs of each priority are to start.
+        """
+        self._priorities.waited(band, wait_seconds, target_seconds)
+
     def count_observations(self) -> None:
         """Count what attempts have observed; call it after each batch of attempts."""
         self.duration.count()
         self.wait.count()
         self.age.count()
+        self._priorities.count()
 
     def attach(self, gauges: WorkerGauges) -> None:
         """Also read gauges from these functions.

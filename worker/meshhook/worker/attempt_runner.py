@@ -193,7 +193,7 @@ class AttemptRunner:
             return
         started = job.started_timestamp
         end = self._judge.end(attempt, ended) if attempt.refusal is None else attempt.refusal
-        self._observe(attempt, end, ran_seconds)
+        self._observe(held, attempt, end, ran_seconds)
         settlement = settlement_of(
             job,
             end,
@@ -219,7 +219,7 @@ class AttemptRunner:
         held.is_failure = end.is_failure
         held.completed_key = attempt.completed_key
 
-    def _observe(self, attempt: Attempt, end: Verdict, ran_seconds: float) -> None:
+    def _observe(self, held: HeldJob, attempt: Attempt, end: Verdict, ran_seconds: float) -> None:
         job, metrics = attempt.job, self._queue.metrics
         exemplar = None if attempt.span is None else attempt.span.exemplar
         if attempt.refusal is None:
@@ -228,6 +228,9 @@ class AttemptRunner:
                 wait_seconds = within_bounds(wait_seconds)
             metrics.duration.observe(ran_seconds)
             metrics.wait.observe(wait_seconds)
+            if held.place is not None:
+                targets = self._queue.config.priority_target_seconds
+                metrics.waited_by_priority(held.place.band, wait_seconds, targets)
             if exemplar is not None:
                 metrics.duration.note_exemplar(ran_seconds, exemplar)
                 metrics.wait.note_exemplar(wait_seconds, exemplar)

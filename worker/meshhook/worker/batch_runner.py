@@ -103,13 +103,17 @@ class BatchRunner(AttemptRunner):
         """End a batch of which every job is done: the usual case, at a low price for each."""
         members, metrics = batch.members, self._queue.metrics
         keeps_results = self._queue.config.results
+        targets = self._queue.config.priority_target_seconds
         ran_seconds = now - batch.began_at
         settlements = []
         for held in members:
             job = held.job
             started = job.started_timestamp
             finished = started + ran_seconds
-            metrics.wait.observe(within_bounds(started - job.ready_timestamp))
+            wait_seconds = within_bounds(started - job.ready_timestamp)
+            metrics.wait.observe(wait_seconds)
+            if held.place is not None:
+                metrics.waited_by_priority(held.place.band, wait_seconds, targets)
             metrics.age.observe(within_bounds(finished - job.enqueued_timestamp))
             settlements.append(
                 settlement_of(job, DONE, started, finished, keeps_results=keeps_results)
@@ -163,7 +167,11 @@ class BatchRunner(AttemptRunner):
         metrics, started = self._queue.metrics, job.started_timestamp
         finished = started + now - attempt.began_at
         if refusal is None:
-            metrics.wait.observe(within_bounds(started - job.ready_timestamp))
+            wait_seconds = within_bounds(started - job.ready_timestamp)
+            metrics.wait.observe(wait_seconds)
+            if held.place is not None:
+                targets = self._queue.config.priority_target_seconds
+                metrics.waited_by_priority(held.place.band, wait_seconds, targets)
         if end.outcome in FINAL_OUTCOMES:
             metrics.age.observe(within_bounds(finished - job.enqueued_timestamp))
         settlement = settlement_of(
