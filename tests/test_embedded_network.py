@@ -102,15 +102,16 @@ async def test_only_the_role_with_its_password_gets_in(served):
         await served.connect(database="postgres")
 
 
-async def test_operator_and_workers_get_roles_of_least_privilege(directory):
+KINDS = ("operator", "worker", "oncall", "reader")
+"""The kinds that the server makes a role of if it is given a password."""
+
+
+async def test_each_kind_gets_a_role_of_least_privilege(directory):
     """Each has a password of its own, what its kind takes, and no more; the superuser stays out."""
-    of = {
-        f"MESHHOOK_POSTGRES_{kind.upper()}_PASSWORD": f"{kind}'s own \\ secret"
-        for kind in ("operator", "worker")
-    }
+    of = {f"MESHHOOK_POSTGRES_{kind.upper()}_PASSWORD": f"{kind}'s own \\ secret" for kind in KINDS}
     served = Served(directory, free_port(), **of)
     roles = {}
-    for kind in ("operator", "worker"):
+    for kind in KINDS:
         roles[kind] = await served.connect(
             user=f"meshhook_{kind}", password=f"{kind}'s own \\ secret"
         )
@@ -118,6 +119,8 @@ async def test_operator_and_workers_get_roles_of_least_privilege(directory):
         assert (check.lacks, check.beyond) == ((), ())
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await roles["worker"].execute("select pgmq.create('orders')")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await roles["reader"].execute("delete from meshhook.queue_config")
     await create_queue(Database(roles["operator"]), "orders")
     await roles["worker"].execute("delete from pgmq.q_orders")
     owner = await served.connect()

@@ -79,6 +79,7 @@ STATEMENTS = {
     "claim_prioritized": "W",
     "close_breaker": "W  OM",
     "count_dead_letters_by_error": "W RO",
+    "count_outcomes": "W RO",
     "count_recent_attempts": "W RO",
     "delete_dead_letters": "W  O",
     "list_dead_letters_by_id": "W RO",

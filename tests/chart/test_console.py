@@ -85,6 +85,35 @@ def test_users_come_from_a_secret():
     assert found["MESHHOOK_DATABASE_URL"] == {"name": "pg", "key": "uri"}
 
 
+@pytest.mark.parametrize(("is_read_only", "kind"), [(False, "oncall"), (True, "reader")])
+def test_on_the_embedded_database_it_has_a_role_of_its_own(is_read_only: bool, kind: str):
+    """Not the owner's: one that may replay, or one that may only read."""
+    console = BASIC | {"readOnly": is_read_only}
+    name = f"{RELEASE}-meshhook-database"
+    found = environment(console)
+    assert found["MESHHOOK_DATABASE_URL"] == {"name": f"{name}-{kind}", "key": "uri"}
+    objects = render({"console": console})
+    assert f"//meshhook_{kind}:" in one(objects, "Secret", f"{name}-{kind}")["stringData"]["uri"]
+    (database,) = pods(objects)[f"StatefulSet/{name}"]["containers"]
+    passwords = {each["name"]: each for each in database["env"] if "PASSWORD" in each["name"]}
+    given = passwords[f"MESHHOOK_POSTGRES_{kind.upper()}_PASSWORD"]["valueFrom"]["secretKeyRef"]
+    assert given == {"name": f"{name}-{kind}", "key": "password"}
+    assert len(passwords) == 4
+    # With a Secret of its own, the database makes none.
+    others = render({"console": console | {"existingSecret": "mine"}})
+    assert len(select(others, "Secret")) == 3
+
+
+def test_it_does_not_take_the_role_of_the_workers():
+    """That role may not replay: with roles of their own for others, the console needs one, too."""
+    database = {"existingSecret": "workers", "operatorExistingSecret": "operator"}
+    values: Object = {"database": database, "migrations": {"existingSecret": "owner"}}
+    with pytest.raises(HelmError, match=r"console\.existingSecret") as caught:
+        render({"console": BASIC, **values})
+    assert "meshhook roles create oncall" in str(caught.value)
+    render({"console": BASIC | {"existingSecret": "oncall"}, **values})
+
+
 def test_the_service_leads_to_it():
     """The port of the Service is that on which the console listens."""
     objects = render({"console": PROXY})

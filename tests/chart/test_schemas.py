@@ -53,6 +53,16 @@ EVERYTHING = {
         "operatorEgress": [{"ports": [{"port": 5432}]}],
         "workers": {"limitEgress": True, "egress": [{"ports": [{"port": 443}]}]},
     },
+    "console": {
+        "enabled": True,
+        "authentication": "proxy",
+        "proxy": {"addresses": ["10.0.0.0/8"]},
+        "redact": ["body.payload.card"],
+        "tolerations": [{"operator": "Exists"}],
+        "nodeSelector": {"a": "b"},
+        "service": {"annotations": {"a": "b"}},
+        "podLabels": {"a": "b"},
+    },
     "monitoring": {"enabled": True, "prometheusConfig": {"enabled": True}},
 }
 

@@ -42,7 +42,12 @@ def scores(objects: list[Object]) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("values", [{}, {"database": {"existingSecret": "pg"}}])
+CONSOLE = {"enabled": True, "authentication": "basic", "settingsSecret": "console"}
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"database": {"existingSecret": "pg"}}, {"console": CONSOLE}]
+)
 def test_there_is_nothing_to_say(values):
     """No check that is not ignored finds a problem, critical or not."""
     problems = [

@@ -69,6 +69,6 @@ async def test_a_database_without_migrations_is_a_clear_error(empty_database_url
 
 async def test_a_worker_that_cannot_start_ends_the_demo(database_url, monkeypatch):
     """The error holds the output of the worker."""
-    monkeypatch.setattr("meshhook.demo.run.HANDLER", "no_such_module:deliver")
+    monkeypatch.setattr("meshhook.demo.processes.HANDLER", "no_such_module:deliver")
     with pytest.raises(DemoError, match="no_such_module"):
         await run_demo(database_url, reporter=Recorder(), jobs=5)

@@ -116,7 +116,7 @@ def test_the_summary_names_commands_to_try_next(pipe):
     print_summary(pipe, RESULT)
 
     assert "meshhook jobs show workflow_jobs 42" in shown(pipe)
-    assert "meshhook console" in shown(pipe).splitlines()[-1]
+    assert "meshhook console --demo" in shown(pipe).splitlines()[-1]
     assert "meshhook dlq replay workflow_jobs --error-type 'HTTP 410'" in shown(pipe)
 
 

@@ -9,6 +9,7 @@ import pytest
 from meshhook.demo.processes import DemoError, start_program, start_receivers
 from support.waiting import eventually
 
+ARGUMENTS = ("--seed", "1", "--down", "none")
 PARENT = """
 import asyncio, pathlib, sys
 from meshhook.demo.processes import start_program
@@ -46,9 +47,7 @@ async def test_a_program_that_ends_early_is_reported_with_its_output(tmp_path):
 async def test_a_receiver_without_a_secret_is_reported_with_its_output(tmp_path):
     """The message is that of the receiver itself."""
     with pytest.raises(DemoError, match="set WEBHOOK_SECRET"):
-        await start_receivers(
-            seed=1, down="none", environment={"WEBHOOK_SECRET": ""}, directory=tmp_path
-        )
+        await start_receivers(*ARGUMENTS, environment={"WEBHOOK_SECRET": ""}, directory=tmp_path)
 
 
 async def test_killing_a_program_twice_is_harmless(tmp_path):
@@ -81,7 +80,7 @@ async def test_a_program_ends_with_the_demo_that_started_it(tmp_path):
 async def test_a_receiver_whose_demo_was_killed_stops_by_itself(tmp_path):
     """It watches the pipe that the demo holds, and leaves no server behind."""
     secret = {"WEBHOOK_SECRET": "whsec_c2VjcmV0c2VjcmV0c2VjcmV0"}
-    program, _ = await start_receivers(seed=1, down="none", environment=secret, directory=tmp_path)
+    program, _ = await start_receivers(*ARGUMENTS, environment=secret, directory=tmp_path)
     assert program.process.stdin
     program.process.stdin.close()
 

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     """The password that it sets for the role `meshhook_operator`. Default: no such role is made."""
     postgres_worker_password: SecretStr | None = None
     """The password that it sets for the role `meshhook_worker`. Default: no such role is made."""
+    postgres_oncall_password: SecretStr | None = None
+    """The password that it sets for the role `meshhook_oncall`. Default: no such role is made."""
+    postgres_reader_password: SecretStr | None = None
+    """The password that it sets for the role `meshhook_reader`. Default: no such role is made."""
     pooled: bool = False
     """Whether the URL leads through a pooler in transaction mode, such as PgBouncer.
     Statements are then not prepared under a name, and waiting workers poll. Default false."""

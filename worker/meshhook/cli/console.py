@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
+from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from meshhook.arguments import MAX_PORT
 from meshhook.cli.connecting import Target, log_to_stderr, target
+from meshhook.cli.demo import check_demo_extras
 from meshhook.cli.failures import DatabaseNotOpenedError, UsageError
 from meshhook.cli.options import command_app, example
 from meshhook.cli.output import note, say
@@ -60,6 +62,14 @@ def console(
             help="Let everybody who reaches the address change everything.",
         ),
     ] = False,
+    with_demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo",
+            help="Beside it, run the receivers of the last `meshhook demo`, mended, and a worker: "
+            "what is replayed succeeds.",
+        ),
+    ] = False,
     hash_password: Annotated[
         bool,
         typer.Option(
@@ -74,6 +84,8 @@ def console(
     proxy lets others in; docs/console.md lists all of its environment variables.
     """
     _check_extra()
+    if with_demo:
+        check_demo_extras()
     if hash_password:
         from meshhook.console.passwords import hash_password as hashed  # noqa: PLC0415 - the extra
 
@@ -86,10 +98,12 @@ def console(
     with listening_socket(settings, address, port) as listener, target(context) as found:
         # A server logs; what others log at the first record only is not enough for it.
         log_to_stderr(load_settings())
-        asyncio.run(_serve(found, settings, listener))
+        asyncio.run(_serve(found, settings, listener, with_demo=with_demo))
 
 
-async def _serve(found: Target, settings: ConsoleSettings, listener: socket.socket) -> None:
+async def _serve(
+    found: Target, settings: ConsoleSettings, listener: socket.socket, *, with_demo: bool
+) -> None:
     from meshhook.console.app import console_app  # noqa: PLC0415 - the extra
     from meshhook.console.server import address_of, serve  # noqa: PLC0415 - the extra
 
@@ -101,8 +115,13 @@ async def _serve(found: Target, settings: ConsoleSettings, listener: socket.sock
         found.url, min_size=0, max_size=_MAX_CONNECTIONS, pooled=found.pooled
     )
     try:
-        note(f"The console is open: {address_of(listener)} (Ctrl-C ends it)")
-        await serve(console_app(database, settings=settings), listener)
+        async with AsyncExitStack() as stack:
+            if with_demo:
+                from meshhook.demo.mended import mended_demo  # noqa: PLC0415 - needs the extra
+
+                await stack.enter_async_context(mended_demo(found.url))
+            note(f"The console is open: {address_of(listener)} (Ctrl-C ends it)")
+            await serve(console_app(database, settings=settings), listener)
     finally:
         await database.close()
 

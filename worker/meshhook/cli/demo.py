@@ -40,7 +40,7 @@ def demo(
     It creates the queue workflow_jobs, and replaces the one that an earlier demo created, but
     leaves a queue of yours alone and stops.
     """
-    _check_extras()
+    check_demo_extras()
     from meshhook.demo.run import run_demo  # noqa: PLC0415 - needs the extra
 
     async def play(found: Target, reporter: Reporter) -> DemoResult:
@@ -74,7 +74,7 @@ def _program(*, is_embedded: bool) -> str:
     return f"{program} --embedded" if is_embedded else program
 
 
-def _check_extras() -> None:
+def check_demo_extras() -> None:
     """Raise UsageError if a package is missing that the demo needs in addition."""
     missing = [name for name in ("aiohttp", "standardwebhooks") if find_spec(name) is None]
     if missing:

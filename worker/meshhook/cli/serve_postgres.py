@@ -51,7 +51,9 @@ def serve_postgres(
     It is migrated first, and opens its port when it is ready. Clients connect as the role meshhook
     to the database meshhook, with the password in MESHHOOK_POSTGRES_PASSWORD. With passwords in
     MESHHOOK_POSTGRES_OPERATOR_PASSWORD and MESHHOOK_POSTGRES_WORKER_PASSWORD, the operator and the
-    workers get least-privilege roles, meshhook_operator and meshhook_worker.
+    workers get least-privilege roles, meshhook_operator and meshhook_worker;
+    MESHHOOK_POSTGRES_ONCALL_PASSWORD and MESHHOOK_POSTGRES_READER_PASSWORD make meshhook_oncall and
+    meshhook_reader, for the console.
 
     It is meant for evaluation: one server, no TLS, no backups.
     """
@@ -67,6 +69,8 @@ def serve_postgres(
         for kind, password in (
             (RoleKind.OPERATOR, passwords.postgres_operator_password),
             (RoleKind.WORKER, passwords.postgres_worker_password),
+            (RoleKind.ONCALL, passwords.postgres_oncall_password),
+            (RoleKind.READER, passwords.postgres_reader_password),
         )
         if password is not None
     }

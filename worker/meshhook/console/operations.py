@@ -59,6 +59,8 @@ class Operation:
     """How many of those it has come to."""
     changed: int = 0
     """How many it has replayed or deleted."""
+    new_jobs: list[int] = field(default_factory=list)
+    """The first jobs that it made of dead letters, up to 1,000: what comes of them is shown."""
     error: str | None = None
     """Why it ended early."""
     is_complete: bool = True
@@ -121,6 +123,12 @@ class Operations:
         task.add_done_callback(self._tasks.discard)
         return operation
 
+    async def wait(self, operation: Operation, seconds: float) -> None:
+        """Wait until an operation has ended, for so long at the most."""
+        of_operation = [each for each in self._tasks if each.get_name().endswith(operation.id)]
+        if of_operation:
+            await asyncio.wait(of_operation, timeout=seconds)
+
     def get(self, operation_id: str) -> Operation | None:
         """Return an operation; None if it is not known any more."""
         return self._kept.get(operation_id)
@@ -172,7 +180,10 @@ class Operations:
         for start in range(0, len(ids), MAX_DEAD_LETTERS):
             chunk = ids[start : start + MAX_DEAD_LETTERS]
             if operation.action is Action.REPLAY:
-                operation.changed += len(await service.replay_multiple_jobs(chunk))
+                replayed = await service.replay_multiple_jobs(chunk)
+                operation.changed += len(replayed)
+                if not operation.new_jobs:
+                    operation.new_jobs = [msg_id for _, msg_id in replayed]
             else:
                 operation.changed += len(await service.delete_multiple_jobs(chunk))
             operation.looked_at += len(chunk)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -12,6 +15,8 @@ from meshhook.escaping import quoted
 from meshhook.observability.loggers import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starlette.applications import Starlette
 
     from meshhook.console.settings import ConsoleSettings
@@ -54,10 +59,37 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{host}:{port}/"
 
 
+class _Server(uvicorn.Server):
+    """A server that leaves signals to its caller.
+
+    uvicorn would raise the signal again when it has stopped, which ends the process on the spot:
+    nothing that the caller has opened would be closed.
+    """
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
 async def serve(app: Starlette, listener: socket.socket) -> None:
-    """Serve the console until SIGTERM or SIGINT."""
+    """Serve the console until SIGTERM or SIGINT; a second one does not wait for open pages."""
     _log.info("the console is open", url=address_of(listener))
-    await server_of(app).serve(sockets=[listener])
+    server = server_of(app)
+
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stop)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
 
 
 def server_of(app: Starlette) -> uvicorn.Server:
@@ -77,7 +109,7 @@ def server_of(app: Starlette) -> uvicorn.Server:
         timeout_graceful_shutdown=_STOP_SECONDS,
         ws="none",
     )
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def _refusal(address: str, port: int, error: OSError) -> InvalidSettingError:

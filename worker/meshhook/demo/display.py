@@ -195,6 +195,9 @@ def next_commands(result: DemoResult) -> list[tuple[str, str]]:
         ]
     commands += [
         (f"meshhook stats {queue} --watch", "the queue, live"),
-        ("meshhook console", "all of that in your browser: find and replay what failed"),
+        (
+            "meshhook console --demo",
+            "all of that in your browser: replay what failed, and see it succeed",
+        ),
     ]
     return commands

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ctypes
 import json
 import os
+import secrets
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshhook.demo import scenario
 from meshhook.errors import MeshHookError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+HANDLER = "meshhook.demo.webhook_delivery:deliver"
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
 _LOG_TAIL_BYTES = 2_000
@@ -90,6 +94,30 @@ def _end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def program_environment(database_url: str) -> dict[str, str]:
+    """Return the variables of the receivers and of the workers, with a new secret for both."""
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+    # Not arguments: those are there for every user of the machine to read.
+    return {
+        "MESHHOOK_DATABASE_URL": database_url,
+        "WEBHOOK_SECRET": secret,
+        "MESHHOOK_LOG_FORMAT": "json",
+        "MESHHOOK_WEBHOOK_SECRET": secret,
+        "MESHHOOK_WEBHOOK_TOTAL_TIMEOUT_SECONDS": str(scenario.HTTP_TIMEOUT_SECONDS),
+        # The receivers listen on the loopback, where no delivery would go otherwise.
+        "MESHHOOK_WEBHOOK_ALLOW_HTTP": "true",
+        "MESHHOOK_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.1",
+    }
+
+
+def worker_arguments(queue_name: str) -> list[str]:
+    """Return the module and the arguments of a worker of the demo."""
+    return [
+        *("meshhook", "worker", queue_name, "--handler", HANDLER),
+        *("--concurrency", str(scenario.CONCURRENCY)),
+    ]
+
+
 async def start_program(
     name: str,
     arguments: list[str],
@@ -124,13 +152,12 @@ async def start_program(
 
 
 async def start_receivers(
-    *, seed: int, down: str, environment: Mapping[str, str], directory: Path
+    *arguments: str, environment: Mapping[str, str], directory: Path
 ) -> tuple[Program, int]:
     """Start the program that plays the receivers, and return it with its port.
 
     Args:
-        seed: which deliveries fare badly.
-        down: the name of the receiver that is down for a while.
+        arguments: how they behave, as `meshhook.demo.receiver` takes it.
         environment: variables to set beside those of this process.
         directory: where its output is kept.
 
@@ -139,7 +166,7 @@ async def start_receivers(
     """
     program = await start_program(
         "receivers",
-        ["meshhook.demo.receiver", "--seed", str(seed), "--down", down, "--until-stdin-closes"],
+        ["meshhook.demo.receiver", *arguments, "--until-stdin-closes"],
         environment=environment,
         directory=directory,
         has_pipes=True,

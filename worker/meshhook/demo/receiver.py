@@ -141,6 +141,7 @@ class Receiver:
         secret: str,
         seed: int,
         outage: Outage | None = None,
+        is_mended: bool = False,
         hold_seconds: float = HOLD_SECONDS,
         latency_seconds: float = LATENCY_SECONDS,
     ) -> None:
@@ -150,6 +151,7 @@ class Receiver:
             secret: a Standard Webhooks secret, `whsec_` and base64.
             seed: which deliveries fare badly; see `answer_for`.
             outage: which receiver is down for a while. Default: none.
+            is_mended: whether every delivery is accepted. Default: they misbehave by plan.
             hold_seconds: how long an answer that is held back takes. Default 30.
             latency_seconds: how long every other answer takes. Default 0.01.
         """
@@ -157,12 +159,13 @@ class Receiver:
         self._webhook = Webhook(secret)
         self._seed = seed
         self._outage = outage
+        self._is_mended = is_mended
         self._hold_seconds = hold_seconds
         self._latency_seconds = latency_seconds
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> int:
-        """Listen on a free port of 127.0.0.1, and return the port."""
+    async def start(self, port: int = 0) -> int:
+        """Listen on a port of 127.0.0.1, by default a free one, and return the port."""
         app = web.Application()
         app.router.add_post("/webhooks/{receiver}", self._receive)
         app.router.add_get("/summary", self._summary)
@@ -172,9 +175,9 @@ class Receiver:
             app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        port: int = self._runner.addresses[0][1]
-        return port
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
+        taken: int = self._runner.addresses[0][1]
+        return taken
 
     async def stop(self) -> None:
         """Stop listening; safe to repeat."""
@@ -197,7 +200,11 @@ class Receiver:
             self.ledger.statuses["503"] += 1
             return web.Response(status=503)
         delivery_id = request.headers["webhook-id"]
-        answer = answer_for(delivery_id, self.ledger.requests[delivery_id], self._seed)
+        answer = (
+            ACCEPTED
+            if self._is_mended
+            else answer_for(delivery_id, self.ledger.requests[delivery_id], self._seed)
+        )
         self.ledger.requests[delivery_id] += 1
         self.ledger.statuses["no answer" if answer.is_held else str(answer.status)] += 1
         if answer.status == ACCEPTED.status:
@@ -216,13 +223,13 @@ class Receiver:
         return web.json_response(self.ledger.accepted)
 
 
-async def serve(receiver: Receiver, *, until_stdin_closes: bool = False) -> None:
+async def serve(receiver: Receiver, *, port: int = 0, until_stdin_closes: bool = False) -> None:
     """Run a receiver until SIGTERM or SIGINT, or until standard input closes."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    port = await receiver.start()
+    port = await receiver.start(port)
     sys.stdout.write(json.dumps({"port": port, "pid": os.getpid()}) + "\n")
     sys.stdout.flush()
     if until_stdin_closes:
@@ -238,6 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the receiver as a program."""
     parser = argparse.ArgumentParser(prog="python -m meshhook.demo.receiver", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="which deliveries fare badly")
+    parser.add_argument("--mended", action="store_true", help="accept every delivery")
+    parser.add_argument("--port", type=int, default=0, help="where to listen; 0: a free port")
     parser.add_argument("--down", metavar="NAME", help="which receiver is down for a while")
     parser.add_argument(
         "--until-stdin-closes", action="store_true", help="stop when standard input closes"
@@ -247,8 +256,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not secret:
         parser.error("set WEBHOOK_SECRET to the secret that deliveries are signed with")
     outage = Outage(options.down) if options.down else None
-    receiver = Receiver(secret=secret, seed=options.seed, outage=outage)
-    asyncio.run(serve(receiver, until_stdin_closes=options.until_stdin_closes))
+    receiver = Receiver(secret=secret, seed=options.seed, outage=outage, is_mended=options.mended)
+    try:
+        asyncio.run(
+            serve(receiver, port=options.port, until_stdin_closes=options.until_stdin_closes)
+        )
+    except OSError as error:
+        sys.stderr.write(f"cannot listen on port {options.port}: {error.strerror}\n")
+        return 1
     return 0
 
 

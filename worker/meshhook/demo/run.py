@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import secrets
 import signal
 import tempfile
 import time
@@ -18,7 +16,14 @@ import aiohttp
 from meshhook.administration import get_queue_snapshot
 from meshhook.demo import scenario
 from meshhook.demo.outage import OutageWatch
-from meshhook.demo.processes import DemoError, Program, start_program, start_receivers
+from meshhook.demo.processes import (
+    DemoError,
+    Program,
+    program_environment,
+    start_program,
+    start_receivers,
+    worker_arguments,
+)
 from meshhook.demo.progress import Progress, Reporter, WorkerState, WorkerView
 from meshhook.demo.results import DemoResult, collect_result, read_counts
 from meshhook.demo.stage import demo_queue
@@ -34,7 +39,6 @@ if TYPE_CHECKING:
     from meshhook.jobs import WorkflowJob
 
 LOOK_SECONDS = 0.1
-HANDLER = "meshhook.demo.webhook_delivery:deliver"
 _READY_SQL = """
 select pg_catalog.pg_sequence_last_value($1::pg_catalog.text::pg_catalog.regclass) is not null
     and pg_catalog.count(*) >= $3::integer
@@ -111,18 +115,7 @@ class _Run:
         self._jobs = jobs
         self._reporter = reporter
         self._directory = directory
-        secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
-        # Not arguments: those are there for every user of the machine to read.
-        self._environment = {
-            "MESHHOOK_DATABASE_URL": database_url,
-            "WEBHOOK_SECRET": secret,
-            "MESHHOOK_LOG_FORMAT": "json",
-            "MESHHOOK_WEBHOOK_SECRET": secret,
-            "MESHHOOK_WEBHOOK_TOTAL_TIMEOUT_SECONDS": str(scenario.HTTP_TIMEOUT_SECONDS),
-            # The receiver listens on the loopback, where no delivery would go otherwise.
-            "MESHHOOK_WEBHOOK_ALLOW_HTTP": "true",
-            "MESHHOOK_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.1",
-        }
+        self._environment = program_environment(database_url)
         self._receiver: Program | None = None
         self._workers: list[Program] = []
         self._states: dict[int, WorkerState] = {}
@@ -133,8 +126,7 @@ class _Run:
     async def play(self, workers: int) -> DemoResult:
         """Run from the first process to the last count."""
         self._receiver, port = await start_receivers(
-            seed=scenario.SEED,
-            down=scenario.DOWN,
+            *("--seed", str(scenario.SEED), "--down", scenario.DOWN),
             environment=self._environment,
             directory=self._directory,
         )
@@ -182,10 +174,7 @@ class _Run:
     async def _start_worker(self) -> None:
         program = await start_program(
             f"worker {len(self._workers) + 1}",
-            [
-                *("meshhook", "worker", self._queue_name, "--handler", HANDLER),
-                *("--concurrency", str(scenario.CONCURRENCY)),
-            ],
+            worker_arguments(self._queue_name),
             environment=self._environment,
             directory=self._directory,
         )

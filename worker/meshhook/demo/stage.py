@@ -68,6 +68,16 @@ async def demo_queue(database_url: str, queue_name: str) -> AsyncIterator[None]:
         await connection.close()
 
 
+async def is_demo_queue(database: Database, queue_name: str) -> bool:
+    """Return whether a queue is there, and the demo made it.
+
+    Raises:
+        DatabaseError: if the database cannot be used.
+    """
+    found = await database.fetchrow(_FIND_SQL, validate_queue_name(queue_name))
+    return found is not None and found["mark"] == MARK
+
+
 async def _make_afresh(connection: Any, name: str) -> None:
     database = Database(connection)
     lock = (

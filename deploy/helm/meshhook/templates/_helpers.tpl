@@ -130,13 +130,13 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- /* The Secret with the URL of the console. */}}
 {{- define "meshhook.consoleSecret" -}}
 {{- if .Values.console.existingSecret }}{{ .Values.console.existingSecret }}
-{{- else if include "meshhook.isEmbedded" . }}{{ include "meshhook.ownerSecret" . }}
+{{- else if include "meshhook.isEmbedded" . }}{{ include "meshhook.fullname" . }}-database-{{ ternary "reader" "oncall" .Values.console.readOnly }}
 {{- else }}{{ include "meshhook.databaseSecret" . }}{{ end }}
 {{- end }}
 
 {{- define "meshhook.consoleKey" -}}
 {{- if .Values.console.existingSecret }}{{ .Values.console.key }}
-{{- else if include "meshhook.isEmbedded" . }}{{ include "meshhook.ownerKey" . }}
+{{- else if include "meshhook.isEmbedded" . }}uri
 {{- else }}{{ include "meshhook.databaseKey" . }}{{ end }}
 {{- end }}
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PAGE_ROWS = 50
 _GROUPS = 20
 _PREVIEW_SECONDS = 3.0
+_SHORT_SECONDS = 1.0
 _MAX_QUEUES_READ = 50
 
 
@@ -109,6 +110,8 @@ async def change_matching(request: Request) -> Response:
         up_to_id=parameters.number(parameters.text(form, "up_to_id") or "", "up_to_id"),
         user=user_of(request).name,
     )
+    # A short one is over before its page is shown.
+    await console.operations.wait(operation, _SHORT_SECONDS)
     return console.redirect(request, f"/operations/{operation.id}")
 
 

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from meshhook.console.context import console_of
+from meshhook.console.context import Console, console_of
+from meshhook.console.pages.overview import read_workers
 from meshhook.errors import JobNotFoundError
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from meshhook.console.operations import Operation
+
+FOLLOWED = timedelta(minutes=10)
+"""For how long the page of a replay follows the jobs that it made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What has come of the jobs that a replay made."""
+
+    jobs: int
+    """How many are followed."""
+    succeeded: int
+    failed: int
+    """How many are dead letters again."""
+    cancelled: int
+    workers: int
+    """How many workers of the queue are alive."""
+
+    @property
+    def unfinished(self) -> int:
+        """How many wait, run, or are tried again."""
+        return max(0, self.jobs - self.succeeded - self.failed - self.cancelled)
 
 
 class OperationNotFoundError(JobNotFoundError):
@@ -29,11 +57,46 @@ async def show(request: Request) -> Response:
     operation = console.operations.get(request.path_params["id"])
     if operation is None:
         raise OperationNotFoundError
+    outcomes = await _outcomes(console, operation)
     return console.page(
         request,
         "operation.html",
         operation=operation,
-        is_live=operation.is_running,
+        outcomes=outcomes,
+        is_live=operation.is_running
+        or (outcomes is not None and outcomes.unfinished > 0 and _is_followed(operation)),
         # Without JavaScript, the page loads itself.
         reload_seconds=2 if operation.is_running else None,
+    )
+
+
+def _is_followed(operation: Operation) -> bool:
+    return datetime.now(UTC) - operation.started_at < FOLLOWED
+
+
+async def _outcomes(console: Console, operation: Operation) -> Outcomes | None:
+    """Return what has come of the jobs of a replay, which all viewers share."""
+    if not operation.new_jobs:
+        return None
+
+    async def read() -> Outcomes:
+        rows = await console.database.fetch(
+            queries.load("count_outcomes"),
+            operation.queue,
+            operation.new_jobs,
+            # The clocks of this host and of the database may differ.
+            operation.started_at - timedelta(hours=1),
+        )
+        jobs = {row["outcome"]: row["jobs"] for row in rows}
+        workers = await read_workers(console)
+        return Outcomes(
+            jobs=len(operation.new_jobs),
+            succeeded=jobs.get("succeeded", 0) + jobs.get("archived", 0),
+            failed=jobs.get("dead_lettered", 0),
+            cancelled=jobs.get("cancelled", 0),
+            workers=sum(each.queue == operation.queue for each in workers),
+        )
+
+    return await console.snapshots.get(
+        ("outcomes", operation.id), read, for_seconds=console.settings.refresh_seconds * 0.9
     )
