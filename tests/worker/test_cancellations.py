@@ -251,11 +251,12 @@ async def test_a_plain_function_that_does_not_look(
 async def test_a_job_that_waits_for_a_slot(
     service: QueueService[Any], connection: Connection[Any], database_url: str
 ) -> None:
-    """One that a worker holds and has not started never starts."""
+    """One that a worker holds and has not started never starts; the history has its run."""
     ran: list[int] = []
     go_on = asyncio.Event()
     # After many quick ones the worker claims ahead.
-    *_, slow, target = await service.enqueue_many([{"n": n} for n in range(300)])
+    jobs = [{"run_id": f"r{n}", "payload": {"n": n}} for n in range(300)]
+    *_, slow, target = await service.enqueue_many(jobs)
 
     async def handler(job: Job[Any]) -> None:
         ran.append(job.msg_id)
@@ -277,6 +278,8 @@ async def test_a_job_that_waits_for_a_slot(
         assert await closed(connection) == "cancelled"
     assert ran[-1] == slow
     assert await outcomes(connection, target) == [("cancelled", 1)]
+    run = "select run_id from meshhook.job_attempts where msg_id = $1"
+    assert await connection.fetchval(run, target) == "r299"
 
 
 async def _ignores_requests(_: CancellationWatcher) -> None:

@@ -136,6 +136,35 @@ async def test_a_job_claimed_ahead_expires_before_it_starts(
     assert await outcomes(connection, second) == [("expired", 1)]
 
 
+IDS = {"run_id": "r", "workflow_id": "w", "project_id": "p"}
+
+
+async def recorded_ids(connection: Connection, msg_id: int) -> dict[str, str]:
+    """Return the identifiers that the history has of a job."""
+    row = await connection.fetchrow(
+        "select run_id, workflow_id, project_id from meshhook.job_attempts where msg_id = $1",
+        msg_id,
+    )
+    assert row is not None
+    return dict(row)
+
+
+@pytest.mark.parametrize("way", ["worker", "dequeue"])
+async def test_the_history_of_an_expired_job_has_its_identifiers(
+    pool: Pool, connection: Connection, database_url: str, queue_name: str, way: str
+) -> None:
+    """It is found by its run, although nobody has decoded its message."""
+    service = QueueService[Any](pool, queue_name)
+    late = await service.enqueue({**IDS, "payload": {}}, expires_at=PAST)
+    if way == "worker":
+        await work(database_url, Runs(), 1)
+    else:
+        assert await service.dequeue() is None
+    assert await recorded_ids(connection, late) == IDS
+    found = await find_jobs(pool, queue=queue_name, run_id="r")
+    assert [(job.msg_id, job.state) for job in found] == [(late, "expired")]
+
+
 async def test_a_job_that_runs_at_its_deadline_goes_on() -> None:
     """Only its start is limited: what it returns counts."""
 

@@ -26,8 +26,13 @@ ENDINGS: Mapping[str, str] = {
     "cancel": "cancelled",
     "exit": "dead_lettered",
     "eat": "dead_lettered",
+    "expire": "expired",
+    "expire_dead": "dead_lettered",
 }
 """The outcome that is right for a kind of job; for all others: succeeded."""
+
+NEVER_STARTED = frozenset({"expire", "expire_dead"})
+"""The kinds of jobs that no handler may see, because they expire first."""
 
 SAMPLES = 3
 _ANSWERS = ("confirmed", "uncertain", "refused", "rolled_back")
@@ -119,13 +124,14 @@ class Books:
         finals, live, effects = self._finals, self._live, Counter(self._stored.effects)
         confirmed, uncertain = self._with("confirmed"), self._with("uncertain")
         started = self._with("started")
+        expiring = {run_id for run_id, kind in self._kinds.items() if kind in NEVER_STARTED}
         ended = {run_id for run_id, rows in finals.items() if rows}
         succeeded = {i for i in ended if any(r["outcome"] == "succeeded" for r in finals[i])}
         known = set(live) | set(self._rows) | started
         return {
             "lost": self._serious(confirmed - ended - set(live)),
             "left": set(live),
-            "never_ran": ended - started,
+            "never_ran": ended - started - expiring,
             "ended_twice": self._serious(i for i in ended if len(finals[i]) > 1),
             "ended_and_live": ended & set(live),
             "stored_twice": self._serious(
@@ -134,7 +140,7 @@ class Books:
             "rolled_back_stored": self._with("rolled_back") & known,
             "refused_stored": self._with("refused") & known,
             "unanswered": self._with("attempted") - set().union(*map(self._with, _ANSWERS)),
-            "wrong_endings": {i for i in ended if not self._is_right(i)},
+            "wrong_endings": {i for i in ended if not self._is_right(i)} | started & expiring,
             "dead_letters_differ": self._dead_letters_differ(),
             "effects_twice": {i for i, times in effects.items() if times > 1},
             "effects_without_success": set(effects) - succeeded,

@@ -239,7 +239,7 @@ def decrypt_job_now(job: Job[Any], ring: KeyRing | None) -> None:
 
 
 def note_identifiers(job: Job[Any]) -> None:
-    """Fill in the identifiers of a claimed job whose message is not encrypted and will not run."""
+    """Fill in the readable identifiers of a claimed job that will not run, if it can be read."""
     with suppress(InvalidJobError):
         for name, value in readable_identifiers(_read(job.body)).items():
             setattr(job, name, value)

@@ -200,6 +200,7 @@ class QueueConsumer(QueueAccess[PayloadT]):
     async def _settle_unreturned(
         self, job: Job[Any], outcome: AttemptOutcome, error_type: str, error_message: str
     ) -> None:
+        note_identifiers(job)
         settlement = Settlement(
             msg_id=job.msg_id,
             read_ct=job.read_ct,

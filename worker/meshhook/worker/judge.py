@@ -62,11 +62,13 @@ class Judge:
     def refusal(self, job: Job[Any], settings: QueueSettings) -> Verdict | None:
         """Return the verdict on a job that must not run, or None."""
         if job.cancellation is not None:
+            note_identifiers(job)
             refusal = cancelled(job.cancellation)
             log_end(job, refusal)
             return refusal
         deadline = deadline_of(job, settings.job_expiry_seconds)
         if job.started_timestamp >= deadline:
+            note_identifiers(job)
             refusal = expired(deadline, settings)
             log_end(job, refusal)
             return refusal

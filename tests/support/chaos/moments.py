@@ -1,0 +1,74 @@
+"""Moments: a statement stops where it writes a row, until the test lets it go on or ends it."""
+
+from __future__ import annotations
+
+import time
+
+from support.chaos.servers import Server
+
+_MAKE = (
+    "create sequence public.moment_reached",
+    "create sequence public.moment_released",
+    # Sequences show others what a transaction does before it is committed, and undo nothing.
+    """
+    create function public.stop_at_moment() returns trigger language plpgsql as $$
+    begin
+        if nextval('public.moment_reached') = tg_argv[0]::bigint then
+            while not (select is_called from public.moment_released) loop
+                perform pg_sleep(0.01);
+            end loop;
+        end if;
+        return case tg_op when 'DELETE' then old else new end;
+    end $$
+    """,
+    """
+    create trigger stop_at_moment {when} on {table}
+    for each row execute function public.stop_at_moment('{row}')
+    """,
+)
+_REACHED = "select is_called and last_value >= $1 from public.moment_reached"
+_HELD = """
+select pid from pg_stat_activity
+where datname = current_database() and wait_event = 'PgSleep'
+"""
+
+
+class Moment:
+    """The n-th row of a table that is written from now on; the statement that does so stops there.
+
+    Args:
+        server: has the table.
+        when: `before insert`, `after update` and the like.
+        table: its name, with the schema.
+        row: which row, from 1.
+    """
+
+    def __init__(self, server: Server, when: str, table: str, *, row: int = 1) -> None:
+        self._server = server
+        self._row = row
+        for statement in _MAKE:
+            server.fetch(statement.format(when=when, table=table, row=row))
+
+    def wait(self, seconds: float = 60) -> None:
+        """Wait until a statement stands there.
+
+        Raises:
+            TimeoutError: if none comes.
+        """
+        deadline = time.monotonic() + seconds
+        while not (self._server.fetchval(_REACHED, self._row) and self._server.fetch(_HELD)):
+            if time.monotonic() > deadline:
+                message = f"no statement came to its moment within {seconds:g} s"
+                raise TimeoutError(message)
+            time.sleep(0.02)
+
+    def release(self) -> None:
+        """Let the statement go on, and stop none any more."""
+        self._server.fetch("select nextval('public.moment_released')")
+
+    def terminate(self) -> None:
+        """End the session whose statement stands there: what it wrote is rolled back."""
+        ended = self._server.fetch(
+            f"select pg_terminate_backend(pid, 30000) as is_gone from ({_HELD}) held"
+        )
+        assert [row["is_gone"] for row in ended] == [True]
