@@ -601,8 +601,8 @@ AUTOMATIC = {
         "resume_keys_of_dead_letters()",
         "resume_keys_of_queue()",
     ),
-    # The operator renews cordons with each tick.
-    "cordon_workers()",
+    # The operator renews cordons with each tick, and says how it scales.
+    *("cordon_workers()", "report_scaling", "forget_scaling"),
     # Parts of functions that write the entry; it changes nothing; it writes the entry.
     *(
         "cancel_messages()",

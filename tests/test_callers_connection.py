@@ -18,6 +18,7 @@ from meshhook import (
     create_queue,
     get_queue_config,
     get_queue_snapshot,
+    list_queue_scaling,
     list_queues,
     list_workers,
     migrate,
@@ -506,6 +507,7 @@ async def test_functions_take_whatever_leads_to_the_database(
         assert (await get_queue_snapshot(source, "jobs")).queue == "jobs"
         assert [queue.queue for queue in await list_queues(source)] == ["jobs"]
         assert await list_workers(source) == []
+        assert await list_queue_scaling(source) == []
         assert await DLQService(source, "jobs").list_dead_letter_jobs() == []
 
 

@@ -21,6 +21,7 @@ from meshhook import (
     RetryAfter,
     Snooze,
     create_queue,
+    list_queue_scaling,
     list_workers,
     set_queue_config,
 )
@@ -154,6 +155,7 @@ async def test_a_reader_sees_everything(
     assert (await get_job(database, "orders", msg_id)).msg_id == msg_id
     assert await find_jobs(database)
     assert await list_workers(database) == []
+    assert await list_queue_scaling(database) == []
     assert isinstance(await job_statistics(database), list)
     dead_letters = DLQService(database, "orders")
     assert len(await dead_letters.list_dead_letter_jobs()) == 1

@@ -20,6 +20,7 @@ from meshhook import (
     drop_queue,
     get_queue_config,
     get_queue_snapshot,
+    list_queue_scaling,
     list_queues,
     list_workers,
     migrate,
@@ -56,6 +57,7 @@ async def test_every_function_takes_a_url(
     assert (await get_queue_snapshot(database_url, "jobs")).ready == 0
     assert [each.queue for each in await list_queues(database_url)] == ["jobs"]
     assert await list_workers(database_url) == []
+    assert await list_queue_scaling(database_url) == []
     assert await drop_queue(database_url, "jobs")
     await eventually(lambda: are_closed(connection))
 

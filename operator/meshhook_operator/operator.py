@@ -107,7 +107,7 @@ class Operator:
         if self._jobqueues.pop(key, None) is not None:
             self._want_namespaces()
         if self._term is not None:
-            self._term.on_jobqueue_gone(key)
+            self._term.on_jobqueue_deleted(key)
 
     def _on_schedules_changed(self, key: ObjectKey) -> None:
         self._want_namespaces()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from meshhook.errors import MeshHookError
+from meshhook.observability.loggers import get_logger
 from meshhook_operator.databases.registry import DatabaseRegistry
 from meshhook_operator.reconciliation.jobqueues import JobQueueTable
 from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from meshhook_operator.databases.hosts import DatabaseHosts
     from meshhook_operator.metrics import OperatorMetrics
     from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
+
+_log = get_logger("meshhook_operator.term")
 
 LONGEST_WAIT_SECONDS = 10.0
 TURN_SECONDS = 0.05
@@ -66,6 +70,8 @@ class Term:
         self._jobschedules = jobschedules
         self._secrets: DatabaseSecrets | None = None
         self._changed_secrets: set[SecretReference] = set()
+        self._gone: list[tuple[DatabaseAddress, str]] = []
+        """The uids of JobQueues that were deleted, whose rows are still in a database."""
         self._databases = DatabaseRegistry(
             registry=registry,
             hosts=hosts,
@@ -90,7 +96,7 @@ class Term:
         """Take a new JobQueue, or a newer version of one."""
         reconciler = self.jobqueues.get(jobqueue.key)
         if reconciler is not None and reconciler.jobqueue.uid != jobqueue.uid:
-            self.on_jobqueue_gone(jobqueue.key)
+            self.on_jobqueue_deleted(jobqueue.key)
             reconciler = None
         if reconciler is None:
             self.jobqueues.add(
@@ -106,6 +112,13 @@ class Term:
         else:
             self.jobqueues.update(reconciler, jobqueue)
         self._changed.set()
+
+    def on_jobqueue_deleted(self, key: ObjectKey) -> None:
+        """Forget a JobQueue that was deleted, and have its row in the database deleted."""
+        reconciler, address = self.jobqueues.get(key), self._ticks.address_of(key)
+        if reconciler is not None and address is not None and reconciler.has_scaling_row:
+            self._gone.append((address, reconciler.jobqueue.uid))
+        self.on_jobqueue_gone(key)
 
     def on_jobqueue_gone(self, key: ObjectKey) -> None:
         """Forget a JobQueue that was deleted or is left to another operator, and its metrics."""
@@ -195,6 +208,9 @@ class Term:
             self._databases.refresh_names()
             self.jobqueues.refresh(addresses)
         self._ticks.start_due(tasks, entries)
+        gone, self._gone = self._gone, []
+        for address, uid in gone:
+            tasks.create_task(self._forget_scaling(address, uid), name="forget scaling")
         secrets.forget_all_but(
             {
                 reference
@@ -207,6 +223,16 @@ class Term:
         for database in self._databases.pop_unused(in_use):
             self.jobqueues.is_stale = True
             tasks.create_task(database.close(), name="close database")
+
+    async def _forget_scaling(self, address: DatabaseAddress, uid: str) -> None:
+        """Delete the row of a JobQueue; one that stays is shown as stale, and goes after a week."""
+        try:
+            with self._databases.using(address) as database:
+                await database.forget_scaling(uid)
+        except MeshHookError as error:
+            _log.warning("scaling of a deleted JobQueue not deleted", uid=uid, error=str(error))
+        except Exception:  # noqa: BLE001 - a bug here must not end the term
+            _log.exception("scaling of a deleted JobQueue not deleted")
 
     def _requeue_for_changed_secrets(self) -> None:
         changed, self._changed_secrets = self._changed_secrets, set()

@@ -121,11 +121,34 @@ def test_queues_are_listed(cli):
     cli.ok("queue", "create", "b")
     listed = cli.ok("queue", "list", "--json").json
     assert [each["queue"] for each in listed] == ["a", "b"]
-    assert set(listed[0]) == set(QueueSnapshot.__slots__)
+    assert set(listed[0]) == {*QueueSnapshot.__slots__, "scaling"}
     assert MOMENT.fullmatch(listed[0]["sampled_at"])
     lines = cli.ok("queue", "list").out.splitlines()
     assert [line.split()[0] for line in lines] == ["QUEUE", "a", "b"]
     assert "STATE" not in lines[0]
+
+
+def test_queues_are_listed_and_shown_with_their_replicas(cli, sql, jobs):
+    """What an operator has written of a JobQueue is in the table, in the fields and in JSON."""
+    sql(
+        "insert into meshhook.queue_scaling (queue, jobqueue_uid, jobqueue, target_age_seconds, "
+        "min_replicas, max_replicas, replicas, ready_replicas, desired_replicas, reason) "
+        f"values ('{jobs}', 'a', 'shop/mail', 30, 1, 20, 2, 2, 4, 'many jobs wait')"
+    )
+    head, line = cli.ok("queue", "list").out.splitlines()
+    assert head.split()[-1] == "REPLICAS"
+    assert line.endswith("2 -> 4")
+    [listed] = cli.ok("queue", "list", "--json").json
+    assert [each["jobqueue"] for each in listed["scaling"]] == ["shop/mail"]
+    text = cli.ok("queue", "show", jobs).out
+    assert re.search(r"JobQueue +shop/mail\n", text)
+    assert re.search(r"target age +30s\n", text)
+    assert re.search(r"replicas +2, 2 ready; 1 to 20\n", text)
+    assert "many jobs wait" in text
+    assert cli.ok("queue", "show", jobs, "--json").json["scaling"][0]["desired_replicas"] == 4
+    sql("update meshhook.queue_scaling set written_at = now() - interval '1 hour'")
+    assert cli.ok("queue", "list").out.splitlines()[1].endswith("stale")
+    assert "no operator looks after it" in cli.ok("queue", "show", jobs).out
 
 
 @pytest.mark.parametrize("words", [["queue", "list"], ["stats"]], ids=" ".join)

@@ -19,6 +19,7 @@ from meshhook.role_kinds import RoleKind
 from meshhook.schedules import add_schedule, get_schedule
 from support.console import ORIGIN, Visitor, add_dead_letters, visiting
 from support.roles import Roles
+from support.scaling_rows import write_scaling
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e"
 
@@ -40,6 +41,32 @@ async def test_settings_say_who_set_them(pool: Any, queue_name: str):
         await visitor.post("/queues/jobs/pause")
         page = (await visitor.get("/queues/jobs")).text
     assert "set by anonymous" in page
+
+
+async def test_a_queue_is_late_by_its_own_target(pool: Any, connection: Any, queue_name: str):
+    """The target of its JobQueue counts, not the console's; of a stale one, the console's."""
+    await connection.execute(
+        "insert into pgmq.q_jobs (vt, message) values (now() - interval '40 s', '{}')"
+    )
+    late = 'state-bad">4'
+    async with visiting(pool) as visitor:
+        assert late not in (await visitor.get("/")).text
+    await write_scaling(connection, target_age_seconds=30.0, reason=HOSTILE, state=HOSTILE)
+    async with visiting(pool) as visitor:
+        for path in ("/", "/queues/jobs"):
+            page = (await visitor.get(path)).text
+            assert "<img" not in page
+            assert "of 1 to 20" in page
+            assert "stale" not in page
+        assert late in (await visitor.get("/")).text
+    await connection.execute(
+        "update meshhook.queue_scaling set written_at = now() - interval '4 min'"
+    )
+    async with visiting(pool) as visitor:
+        page = (await visitor.get("/")).text
+        assert late not in page
+        assert "stale" in page
+        assert "No operator has written this" in (await visitor.get("/queues/jobs")).text
 
 
 async def test_the_throughput_is_of_the_last_hour(pool: Any, connection: Any, queue_name: str):

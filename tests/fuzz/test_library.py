@@ -72,6 +72,7 @@ RECORDS = {
     "KeyUse",
     "Rotation",
     "LiveWorker",
+    "QueueScaling",
     "DueTime",
     "QueueSnapshot",
     "RetryInfo",
@@ -223,6 +224,7 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
         ),
         "list_topic_bindings": Call(meshhook.list_topic_bindings, {"database": database}),
         "list_queues": Call(meshhook.list_queues, {"database": database}),
+        "list_queue_scaling": Call(meshhook.list_queue_scaling, {"database": database}),
         "list_workers": Call(meshhook.list_workers, {"database": database}),
         "migrate": Call(meshhook.migrate, {"connection": database}, frozenset({"migrations"})),
         "resume_key": Call(

@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from meshhook.priorities import Priority
     from meshhook.priority_statistics import PriorityStatistics, get_priority_statistics
     from meshhook.queue_config import QueueConfig
+    from meshhook.queue_scaling import QueueScaling, list_queue_scaling
     from meshhook.queues import QueueService
     from meshhook.retry import FailedAttempt, RetryInfo, RetryPolicy, RetryStrategy
     from meshhook.rotation import KeyUse, Rotation, count_key_uses, rotate_encryption
@@ -185,6 +186,7 @@ __all__ = [
     "QueueExporter",
     "QueueHandler",
     "QueueNotFoundError",
+    "QueueScaling",
     "QueueService",
     "QueueSnapshot",
     "RetryAfter",
@@ -232,6 +234,7 @@ __all__ = [
     "list_audit_entries",
     "list_groups",
     "list_keys",
+    "list_queue_scaling",
     "list_queues",
     "list_schedule_firings",
     "list_schedules",
@@ -317,6 +320,7 @@ _HOMES = {
     "QueueExporter": "meshhook.exporter",
     "QueueHandler": "meshhook.application",
     "QueueNotFoundError": "meshhook.errors",
+    "QueueScaling": "meshhook.queue_scaling",
     "QueueService": "meshhook.queues",
     "QueueSnapshot": "meshhook.administration",
     "RetryAfter": "meshhook.outcomes",
@@ -363,6 +367,7 @@ _HOMES = {
     "list_audit_entries": "meshhook.audit",
     "list_groups": "meshhook.groups",
     "list_keys": "meshhook.keys",
+    "list_queue_scaling": "meshhook.queue_scaling",
     "list_queues": "meshhook.administration",
     "list_schedule_firings": "meshhook.schedules",
     "list_schedules": "meshhook.schedules",

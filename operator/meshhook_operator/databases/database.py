@@ -6,6 +6,7 @@ import asyncio
 import time
 import traceback
 from contextlib import asynccontextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from meshhook.schedules import NewSchedule
     from meshhook_operator.api.keys_spec import KeyOverride
+    from meshhook_operator.databases.scaling_row import ScalingRow
 
 _log = get_logger("meshhook_operator.databases")
 
@@ -56,6 +58,9 @@ TICK_TIMEOUT_SECONDS_A_QUEUE = 0.01
 FIRST_TICK_TIMEOUT_SECONDS = 10.0
 """A new session first reads the catalog entries of all queues."""
 CHANGE_TIMEOUT_SECONDS = 15.0
+REPORT_TIMEOUT_SECONDS = 2.0
+"""How long a row that only people read may take, such as while its table is locked."""
+REPORT_AGAIN_SECONDS = 50.0
 OLD_IDENTITY_SECONDS = 300.0
 """How long a database keeps its previous identity in addition to a new one: after a restart of the
 server, users of another URL for it may not have noticed yet."""
@@ -112,6 +117,8 @@ class QueueDatabase:
         self._is_checked = False
         self._is_warm = False
         self._changing = asyncio.Semaphore(1)
+        self._reporting = asyncio.Semaphore(1)
+        self._report_at = float("-inf")
         self._wake_ups = WakeUps(address.url, on_wake, driver_loop=self._loop)
         self.key_changes = KeyChanges(
             address.url, pooled=address.pooled, hosts=hosts, lookups=lookups
@@ -221,6 +228,27 @@ class QueueDatabase:
             return int(
                 await database.fetchval(load("cordon_workers"), queue_name, list(hosts), seconds)
             )
+
+    async def report_scaling(self, row: ScalingRow) -> None:
+        """Write how a JobQueue scales the workers of its queue.
+
+        Nobody waits long for it: where it takes too long, no queue tries again for 50 seconds.
+        """
+        async with self._reporting:
+            if time.monotonic() < self._report_at:
+                message = "another row could not be written in time a moment ago"
+                raise DatabaseUnavailableError(message)
+            try:
+                async with self._opened(REPORT_TIMEOUT_SECONDS) as database:
+                    await database.fetch(load("report_scaling"), *astuple(row))
+            except DatabaseUnavailableError:
+                self._report_at = time.monotonic() + REPORT_AGAIN_SECONDS
+                raise
+
+    async def forget_scaling(self, jobqueue_uid: str) -> None:
+        """Delete what a JobQueue has written of its scaling."""
+        async with self._reporting, self._opened(REPORT_TIMEOUT_SECONDS) as database:
+            await database.fetch(load("forget_scaling"), jobqueue_uid)
 
     def listen(self, queue_names: frozenset[str]) -> None:
         """Listen for messages to these queues only. Behind a pooler this does nothing."""

@@ -23,6 +23,7 @@ from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
 from meshhook_operator.reconciliation.queue_in_database import QueueInDatabase
 from meshhook_operator.reconciliation.queue_schedules import QueueSchedules
 from meshhook_operator.reconciliation.reporter import Reporter
+from meshhook_operator.reconciliation.scaling_rows import ScalingRows
 from meshhook_operator.reconciliation.schedule_reporter import ScheduleReporter
 from meshhook_operator.reconciliation.worker_cordons import WorkerCordons
 from meshhook_operator.scaling import Failure
@@ -104,6 +105,7 @@ class JobQueueReconciler:
         )
         self._cordons = WorkerCordons(jobqueue.key, cluster=cluster, clock=clock)
         self._autoscaler = Autoscaler(clock=clock)
+        self._scaling_rows = ScalingRows(clock=clock, check_may_write=cluster.check_may_write)
         self._last_scale_time = jobqueue.status.last_scale_time
         self._failures = 0
         self._was_read = False
@@ -133,6 +135,11 @@ class JobQueueReconciler:
             return self._fleet.is_known
         decision = self._autoscaler.decision
         return decision is not None and decision.active_replicas == 0
+
+    @property
+    def has_scaling_row(self) -> bool:
+        """Whether the database has a row that says how it scales its queue."""
+        return self._scaling_rows.has_written
 
     @property
     def demand_request(self) -> DemandRequest:
@@ -175,6 +182,7 @@ class JobQueueReconciler:
     def on_deleted(self) -> None:
         """Remove its metrics: the JobQueue is gone."""
         self._metrics.remove()
+        self._scaling_rows.end()
 
     # --- When it is due --------------------------------------------------------------------------
 
@@ -236,6 +244,10 @@ class JobQueueReconciler:
             self._failures = 0
         if ready is not None and not self._is_first_failure(found):
             await self._update_status(ready, paused, found)
+            if source.database is not None and isinstance(found, QueueDemand):
+                await self._scaling_rows.ensure(
+                    self.jobqueue, spec, self._reporter.status, source.database
+                )
         return ready is None or ready.holds
 
     async def _reconcile_spec(

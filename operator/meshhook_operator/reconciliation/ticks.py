@@ -82,6 +82,10 @@ class Ticks:
         """Forget a JobQueue that was deleted."""
         self._waiting.discard(key)
 
+    def address_of(self, key: ObjectKey) -> DatabaseAddress | None:
+        """Return where the database of a JobQueue was found last; None if it was not."""
+        return self._addresses.get(key)
+
     def start_due(
         self,
         tasks: asyncio.TaskGroup,

@@ -23,12 +23,14 @@ from meshhook.cli.options import (
     example,
 )
 from meshhook.cli.output import count, counted, print_fields, print_json, say
-from meshhook.cli.snapshots import print_priorities, print_snapshot, print_snapshots
+from meshhook.cli.scaling import print_queues, print_scaling, snapshot_with
+from meshhook.cli.snapshots import print_priorities, print_snapshot
 from meshhook.errors import QueueNotFoundError
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import Database
 from meshhook.priority_statistics import PriorityStatistics, get_priority_statistics
 from meshhook.queue_config import SETTING_NAMES, QueueConfig, changed_settings
+from meshhook.queue_scaling import QueueScaling, known_queue_scaling
 
 app = command_app(
     help="Create, show, configure, pause, purge and drop queues.",
@@ -89,12 +91,20 @@ def create(
 
 @app.command("list", epilog=example("meshhook queue list --json"))
 def list_(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the queues, with their messages by state."""
-    snapshots = with_database(context, administration.list_queues)
+    """List the queues, with their messages by state.
+
+    REPLICAS is how many workers JobQueues run for it, and how many they want, if that differs.
+    """
+
+    async def work(database: Database) -> tuple[list[QueueSnapshot], list[QueueScaling]]:
+        snapshots = await administration.list_queues(database)
+        return snapshots, await known_queue_scaling(database)
+
+    snapshots, scaling = with_database(context, work)
     if as_json:
-        print_json(snapshots)
+        print_json([snapshot_with(each, scaling) for each in snapshots])
     else:
-        print_snapshots(snapshots)
+        print_queues(snapshots, scaling)
 
 
 @app.command("show", epilog=example("meshhook queue show workflow_jobs"))
@@ -103,22 +113,30 @@ def show(
     queue: DefaultQueueArgument = DEFAULT_QUEUE_NAME,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one queue: its messages by state, what is due by priority, and its settings."""
+    """Show one queue: its messages by state, what is due by priority, how JobQueues scale it.
+
+    Its settings come last.
+    """
     name = validate_queue_name(queue)
 
     async def work(
         database: Database,
-    ) -> tuple[QueueSnapshot, list[PriorityStatistics], QueueConfig]:
+    ) -> tuple[QueueSnapshot, list[PriorityStatistics], QueueConfig, list[QueueScaling]]:
         config = await administration.get_queue_config(database, name)
         snapshot = await administration.get_queue_snapshot(database, name)
         bands = await get_priority_statistics(database, name) if config.prioritized else []
-        return snapshot, bands, config
+        return snapshot, bands, config, await known_queue_scaling(database, name)
 
-    snapshot, bands, config = with_database(context, work)
+    snapshot, bands, config, scaling = with_database(context, work)
     if as_json:
-        print_json({"snapshot": snapshot, "priorities": bands, "config": config})
+        print_json(
+            {"snapshot": snapshot, "priorities": bands, "config": config, "scaling": scaling}
+        )
         return
     print_snapshot(snapshot)
+    for each in scaling:
+        say("")
+        print_scaling(each)
     say("")
     if bands:
         print_priorities(bands)

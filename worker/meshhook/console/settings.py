@@ -122,7 +122,8 @@ class ConsoleSettings(BaseModel):
     runbook_url: _Template | None = None
     """The address of a runbook, with `{error_type}` or `{queue}` in it. Default: no links."""
     target_seconds: Annotated[float, Field(gt=0, le=604_800)] = 60
-    """How long a job may wait before the overview says that it is late, in seconds. Default 60."""
+    """How long a job of a queue without a JobQueue may wait before it is late, in seconds. Default
+    60."""
     refresh_seconds: Annotated[float, Field(ge=1, le=3_600)] = 5
     """How often pages that are open are refreshed, and at the most the database is read for them,
     in seconds. Default 5."""

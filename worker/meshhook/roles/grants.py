@@ -37,6 +37,7 @@ _SCHEDULES = "table meshhook.schedules"
 _FIRINGS = "table meshhook.schedule_firings"
 _AUDITS = Grant("function meshhook.audit(text,text,jsonb,bigint,jsonb)", "execute")
 _FINISHED = "table meshhook.finished_jobs"
+_SCALING = "table meshhook.queue_scaling"
 
 _SENT = ("vt", "message", "headers")
 _TAKES_KEYS = (
@@ -175,6 +176,7 @@ _READER = (
     Grant("table meshhook.audit_log", "select"),
     Grant("table meshhook.audit_settings", "select"),
     Grant(_FINISHED, "select"),
+    Grant(_SCALING, "select"),
     _AWAITS_ENDS,
 )
 
@@ -286,6 +288,7 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
         Grant(_GROUPS, "select", ("queue", "callback_queue", "callback_id")),
         Grant(_WORKERS, "select"),
         Grant(_WORKERS, "update", ("cordoned_until",)),
+        *(Grant(_SCALING, each) for each in ("select", "insert", "update", "delete")),
         Grant("table pgmq.meta", "select"),
         Grant("table pgmq.meta", "insert"),
         Grant("table pgmq.meta", "delete"),

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from meshhook.administration import QueueSnapshot, list_queues
 from meshhook.console.context import Console, console_of
 from meshhook.live_workers import LiveWorker, list_workers
+from meshhook.queue_scaling import QueueScaling, known_queue_scaling
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -27,6 +30,15 @@ class QueueLine:
     """How many jobs its workers may run at once."""
     arrivals_per_second: float | None
     """None until two snapshots have been taken."""
+    scaling: tuple[QueueScaling, ...]
+    """How JobQueues scale it; none without any."""
+    target_seconds: float
+    """After how long a waiting job is late: by its JobQueue, else by the console's settings."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its oldest job has waited for longer than it may."""
+        return self.queue.oldest_ready_seconds > self.target_seconds
 
     @property
     def waiting(self) -> int:
@@ -45,6 +57,11 @@ class Overview:
 
     lines: tuple[QueueLine, ...]
 
+    @property
+    def has_scaling(self) -> bool:
+        """Whether a JobQueue scales any of them."""
+        return any(each.scaling for each in self.lines)
+
 
 async def show(request: Request) -> Response:
     """Show the overview."""
@@ -59,8 +76,9 @@ async def read_overview(console: Console) -> Overview:
     async def read() -> Overview:
         queues = await list_queues(console.database, count_limit=COUNT_LIMIT)
         workers = await read_workers(console)
+        scaling = await read_scaling(console)
         console.arrivals.keep_only({each.queue for each in queues})
-        return Overview(tuple(_line(console, each, workers) for each in queues))
+        return Overview(tuple(_line(console, each, workers, scaling) for each in queues))
 
     return await console.snapshots.get(
         "overview", read, for_seconds=console.settings.refresh_seconds * 0.9
@@ -76,11 +94,34 @@ async def read_workers(console: Console) -> list[LiveWorker]:
     )
 
 
-def _line(console: Console, queue: QueueSnapshot, workers: list[LiveWorker]) -> QueueLine:
+async def read_scaling(console: Console) -> list[QueueScaling]:
+    """Return how JobQueues scale queues, which all viewers share."""
+    return await console.snapshots.get(
+        "scaling",
+        lambda: known_queue_scaling(console.database),
+        for_seconds=console.settings.refresh_seconds * 0.9,
+    )
+
+
+def target_of(console: Console, scaling: Iterable[QueueScaling]) -> float:
+    """Return how long a job of a queue may wait: by its JobQueues, or by the console's setting."""
+    targets = [each.target_age_seconds for each in scaling if not each.is_stale]
+    return min(targets, default=console.settings.target_seconds)
+
+
+def _line(
+    console: Console,
+    queue: QueueSnapshot,
+    workers: list[LiveWorker],
+    scaling: list[QueueScaling],
+) -> QueueLine:
+    own_scaling = tuple(each for each in scaling if each.queue == queue.queue)
     of_queue = [each for each in workers if each.queue == queue.queue]
     return QueueLine(
         queue=queue,
         workers=len(of_queue),
         running_capacity=sum(each.concurrency for each in of_queue),
         arrivals_per_second=console.arrivals.note(queue),
+        scaling=own_scaling,
+        target_seconds=target_of(console, own_scaling),
     )

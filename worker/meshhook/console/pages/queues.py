@@ -8,7 +8,7 @@ from meshhook.administration import get_queue_config, get_queue_snapshot, set_qu
 from meshhook.audit import AuditEntry, list_audit_entries
 from meshhook.console.charts import HEIGHT, WIDTH, MinuteCount, Throughput, bars
 from meshhook.console.context import Console, console_of
-from meshhook.console.pages.overview import COUNT_LIMIT, read_workers
+from meshhook.console.pages.overview import COUNT_LIMIT, read_scaling, read_workers, target_of
 from meshhook.dead_letters import DLQService
 from meshhook.names import validate_queue_name
 from meshhook.queue_config import QueueSettings
@@ -46,6 +46,7 @@ async def show(request: Request) -> Response:
         for_seconds=refresh_seconds,
     )
     throughput = await read_throughput(console, name)
+    scaling = [each for each in await read_scaling(console) if each.queue == name]
     defaults = QueueSettings()
     return console.page(
         request,
@@ -53,6 +54,8 @@ async def show(request: Request) -> Response:
         queue=snapshot,
         groups=groups,
         workers=[each for each in await read_workers(console) if each.queue == name],
+        scaling=scaling,
+        own_target_seconds=target_of(console, scaling),
         throughput=throughput,
         bars=bars(throughput.minutes),
         chart_width=WIDTH,
