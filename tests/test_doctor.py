@@ -351,7 +351,7 @@ async def test_each_kind_of_role_may_examine(
         everything = await examine(connection)
     assert {each.check for each in everything} == {each.name for each in CHECKS}
     unseen = {each.check for each in everything if "could not be checked" in each.message}
-    assert unseen <= {"queues", "unique_keys", "transactions", "wakeups"}
+    assert unseen <= {"queues", "workers", "unique_keys", "transactions", "wakeups"}
     assert all("meshhook roles create" in e.remedy for e in everything if e.check in unseen)
 
 
@@ -374,6 +374,31 @@ async def test_a_queue_without_a_worker_is_found(connection: Connection) -> None
     only(await found(connection, "queues"), Severity.WARNING, "cordoned or stopping")
     await connection.execute("update meshhook.workers set draining = false")
     assert [each.severity for each in await found(connection, "queues")] == [Severity.OK]
+
+
+async def test_workers_of_another_version_are_found(connection: Connection) -> None:
+    """Those of an older version, and those that say none; not those that are gone."""
+    newest = await connection.fetchval("select max(version) from meshhook.migrations")
+    for name, version, seconds in (
+        ("a", newest, 0),
+        ("b", newest - 1, 0),
+        ("c", None, 0),
+        ("d", None, 0),
+        ("e", None, 60),
+    ):
+        await connection.execute(
+            "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
+            "busy_seconds, schema_version, seen_at) "
+            "values ('jobs', $1, $1, 1, 0, 0, 0, $2, now() - make_interval(secs => $3))",
+            name,
+            version,
+            float(seconds),
+        )
+    silent, older = await found(connection, "workers")
+    assert silent.message.startswith("2 workers are of a version that does not say its schema")
+    assert older.message.startswith(f"1 worker is of schema {newest - 1:04}")
+    assert older.severity is Severity.WARNING
+    assert "meshhook workers jobs" in older.remedy
 
 
 async def test_a_queue_that_has_been_paused_for_long_is_found(connection: Connection) -> None:

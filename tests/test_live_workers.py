@@ -9,6 +9,9 @@ import pytest
 
 from meshhook import Database, list_workers
 from meshhook.errors import InvalidQueueNameError
+from meshhook.schema.migrations import schema_version
+from support.waiting import eventually
+from support.workers import make_worker
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -47,3 +50,28 @@ async def test_a_queue_that_cannot_be_is_an_error(connection: Connection) -> Non
     """It is not taken for one without workers."""
     with pytest.raises(InvalidQueueNameError):
         await list_workers(Database(connection), "Jobs")
+
+
+async def test_a_worker_says_which_schema_it_was_made_for(
+    connection: Connection, queue_name: str, database_url: str
+) -> None:
+    """A running worker tells the newest migration that it knows; one of long ago tells none."""
+    await report(connection, "jobs", "old", 1)
+
+    async def handle(_: object) -> None:
+        """Do nothing."""
+
+    worker = make_worker(database_url, handle)
+    await worker.start()
+    try:
+
+        async def have_reported() -> dict[str, int | None]:
+            found = {each.worker: each.schema_version for each in await list_workers(connection)}
+            assert len(found) == 2
+            return found
+
+        found = await eventually(have_reported)
+    finally:
+        await worker.stop()
+    assert found.pop("old") is None
+    assert list(found.values()) == [schema_version()]

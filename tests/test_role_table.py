@@ -46,6 +46,7 @@ STATEMENTS = {
     "examine_indexes": "WPROM",
     "examine_settings": "WPROM",
     "examine_queues": "W RO",
+    "examine_workers": "W ROM",
     "examine_migrations": "WPROM",
     "examine_session": "WPROM",
     "examine_clock": "WPROM",

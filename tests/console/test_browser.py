@@ -102,6 +102,39 @@ async def test_all_that_fit_are_replayed_with_progress(
     assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 1
 
 
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
+async def test_deleting_and_cancelling_ask_first(
+    scripts: bool, database_url: str, connection: Any, queue_name: str
+):
+    """A page asks, which can be left by its link; it is accessible, and works without scripts."""
+    first, *_ = await add_dead_letters(connection, 3)
+    job = await connection.fetchval("select pgmq.send('jobs', '{}')")
+    async with served(database_url) as url, browsing(java_script_enabled=scripts) as open_page:
+        page: Page = await open_page()
+        heading = page.get_by_role("heading", level=1)
+        await page.goto(f"{url}/queues/jobs/dead-letters/{first}")
+        await page.get_by_role("button", name="Delete…").click()
+        await expect(heading).to_have_text(f"Delete dead letter {first} of jobs?")
+        if scripts:
+            found = await Axe().run(page)
+            assert found.response["violations"] == [], found.generate_report()
+        await page.get_by_role("link", name="Back").click()
+        await page.get_by_role("button", name="Delete…").click()
+        await page.get_by_role("button", name="Delete", exact=True).click()
+        await expect(page.get_by_role("status")).to_have_text(f"Dead letter {first} was deleted.")
+        await page.get_by_label(f"Dead letter {first + 1}").check()
+        await page.get_by_role("button", name="Delete ticked").click()
+        await expect(heading).to_have_text("Delete 1 dead letter of jobs?")
+        assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 2
+        await page.get_by_role("button", name="Delete 1 dead letter").click()
+        await expect(page.get_by_role("status")).to_have_text("1 dead letter was deleted.")
+        await page.goto(f"{url}/queues/jobs/jobs/{job}")
+        await page.get_by_role("button", name="Cancel job…").click()
+        await expect(heading).to_have_text(f"Cancel job {job} of jobs?")
+        await page.get_by_role("button", name="Cancel job").click()
+        await expect(page.get_by_role("status")).to_have_text(f"Job {job} was cancelled.")
+
+
 async def test_ticking_all_and_the_keyboard(database_url: str, connection: Any, queue_name: str):
     """The box in the header ticks the page; the page can be used without a mouse."""
     await add_dead_letters(connection, 3)

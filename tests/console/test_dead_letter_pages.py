@@ -14,6 +14,7 @@ from support.console import Visitor, add_dead_letters, visiting
 from support.waiting import eventually
 
 HERE = "/queues/jobs/dead-letters"
+HOSTILE = "<img src=x onerror=alert(1)>\u202e"
 
 
 async def ids_of(connection: Any, table: str = "q_jobs_dlq") -> list[int]:
@@ -104,7 +105,7 @@ async def test_ticked_ones_are_deleted(pool: Any, connection: Any, queue_name: s
     """They are gone, and no job comes of them."""
     first, second = await add_dead_letters(connection, 2)
     async with visiting(pool) as visitor:
-        await visitor.post(f"{HERE}/chosen", {"action": "delete", "id": [first]})
+        await visitor.post(f"{HERE}/chosen", {"action": "delete", "id": [first], "confirmed": "yes"})
     assert await ids_of(connection) == [second]
     assert await ids_of(connection, "q_jobs") == []
 
@@ -282,9 +283,9 @@ async def test_a_job_is_cancelled_and_run_now(pool: Any, connection: Any, queue_
     async with visiting(pool) as visitor:
         answer = await visitor.post(f"{here}/run-now")
         assert "is ready to run now" in (await visitor.get(answer.headers["location"])).text
-        answer = await visitor.post(f"{here}/cancel")
+        answer = await visitor.post(f"{here}/cancel", {"confirmed": "yes"})
         assert "was cancelled" in (await visitor.get(answer.headers["location"])).text
-        answer = await visitor.post(f"{here}/cancel")
+        answer = await visitor.post(f"{here}/cancel", {"confirmed": "yes"})
         assert "was not cancelled" in (await visitor.get(answer.headers["location"])).text
 
 
@@ -309,7 +310,7 @@ async def test_each_change_is_in_the_audit_log(pool: Any, connection: Any, queue
     async with visiting(pool) as visitor:
         await visitor.post("/queues/jobs/pause")
         await visitor.post(f"{HERE}/{ids[0]}/replay", {"body": "{}"})
-        await visitor.post(f"{HERE}/{ids[1]}/delete")
+        await visitor.post(f"{HERE}/{ids[1]}/delete", {"confirmed": "yes"})
         answer = await visitor.post(
             f"{HERE}/matching",
             {"action": "delete", "error_type": "TimeoutError", "up_to_id": ids[-1]},
@@ -329,3 +330,41 @@ async def test_each_change_is_in_the_audit_log(pool: Any, connection: Any, queue
         ("dead_letters.deleted", 499, "TimeoutError"),
     ]
     assert rows[-1]["operation"] == rows[-2]["operation"] is not None
+
+
+async def test_what_cannot_be_taken_back_is_asked_about(
+    pool: Any, connection: Any, queue_name: str
+):
+    """Deleting and cancelling change nothing until the page that asks is answered."""
+    first, second, third = await add_dead_letters(connection, 3)
+    job = await connection.fetchval("select pgmq.send('jobs', '{}')")
+    left = "select (select count(*) from pgmq.q_jobs_dlq) + (select count(*) from pgmq.q_jobs)"
+    chosen = {"action": "delete", "id": [second, third], "error_type": HOSTILE}
+    async with visiting(pool) as visitor:
+        for path, fields, question in (
+            (f"{HERE}/{first}/delete", {}, f"Delete dead letter {first} of jobs?"),
+            (f"{HERE}/chosen", chosen, "Delete 2 dead letters of jobs?"),
+            (f"/queues/jobs/jobs/{job}/cancel", {"reason": HOSTILE}, f"Cancel job {job} of jobs?"),
+        ):
+            before = await connection.fetchval(left)
+            for confirmed in ({}, {"confirmed": "no"}):
+                answer = await visitor.post(path, fields | confirmed)
+                assert answer.status_code == 200
+                assert question in answer.text
+                assert "<img" not in answer.text
+                assert await connection.fetchval(left) == before
+            form = answer.text.split("<form")[1].split("</form>")[0]
+            assert f'action="{path}"' in form
+            sent: dict[str, Any] = {}
+            for name, value in re.findall(r'name="([^"]+)" value="([^"]*)"', form):
+                sent.setdefault(name, []).append(html.unescape(value))
+            token = sent.pop("form_token")[0]
+            assert sent.pop("confirmed") == ["yes"]
+            assert sent == {
+                name: [str(each) for each in value] if isinstance(value, list) else [value]
+                for name, value in fields.items()
+            }
+            answer = await visitor.post(path, sent | {"confirmed": "yes"}, token=token)
+            assert answer.status_code == 303, answer.text
+            assert await connection.fetchval(left) < before
+    assert await connection.fetchval(left) == 0

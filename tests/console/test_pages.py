@@ -16,6 +16,7 @@ from meshhook.console.app import console_app
 from meshhook.keys import get_key, hold_key
 from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
+from meshhook.schema.migrations import schema_version
 from meshhook.schedules import add_schedule, get_schedule
 from support.console import ORIGIN, Visitor, add_dead_letters, visiting
 from support.roles import Roles
@@ -67,6 +68,25 @@ async def test_a_queue_is_late_by_its_own_target(pool: Any, connection: Any, que
         assert late not in page
         assert "stale" in page
         assert "No operator has written this" in (await visitor.get("/queues/jobs")).text
+
+
+async def test_workers_of_another_version_are_seen(pool: Any, connection: Any, queue_name: str):
+    """Those that an upgrade left behind stand out; one of long ago says no version at all."""
+    newest = schema_version()
+    for name, version in (("a", newest), ("b", newest - 1), ("c", None)):
+        await connection.execute(
+            "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
+            "busy_seconds, schema_version) values ('jobs', $1, $1, 1, 0, 0, 0, $2)",
+            name,
+            version,
+        )
+    async with visiting(pool) as visitor:
+        for path in ("/workers", "/queues/jobs"):
+            page = (await visitor.get(path)).text
+            assert page.count(f'title="The database has {newest:04}"') == 2
+            assert f">{newest - 1:04}<" in page
+            assert ">older<" in page
+        assert "2 of them are of another version" in (await visitor.get("/workers")).text
 
 
 async def test_the_throughput_is_of_the_last_hour(pool: Any, connection: Any, queue_name: str):
@@ -245,7 +265,7 @@ async def test_a_role_of_its_own_suffices(
                 for path, fields in (
                     ("/queues/jobs/pause", {}),
                     (f"{here}/{first}/replay", {"body": '{"x": 1}'}),
-                    (f"{here}/{second}/delete", {}),
+                    (f"{here}/{second}/delete", {"confirmed": "yes"}),
                     (f"{here}/chosen", {"action": "replay", "id": third}),
                     ("/queues/jobs/keys/hold", {"key": "a"}),
                     ("/queues/jobs/keys/resume", {"key": "a"}),

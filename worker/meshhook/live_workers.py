@@ -39,6 +39,8 @@ class LiveWorker:
     started_at: datetime
     seen_at: datetime
     """When it reported, by the database's clock."""
+    schema_version: int | None
+    """The newest migration that its version of the library has; None if it does not say."""
 
 
 @takes_url

@@ -32,7 +32,8 @@ def workers(
     A worker of several queues is listed once per queue. OLDEST is how long its oldest running job
     has run. DONE counts the attempts whose outcome it recorded. BUSY is how many of its slots have
     been in use on average since it started. In the state "cordoned", it claims no jobs and finishes
-    what it runs, because the operator has more workers than it needs.
+    what it runs, because the operator has more workers than it needs. SCHEMA is the newest
+    migration that its version of the library has, and "-" of a version that does not say.
     """
     name = None if queue is None else validate_queue_name(queue)
     found = with_database(context, lambda database: list_workers(database, name))
@@ -61,6 +62,7 @@ def _print(found: Sequence[LiveWorker]) -> None:
             Column("SINCE", is_number=True),
             Column("SEEN", is_number=True, is_optional=True),
             Column("STATE", is_optional=True),
+            Column("SCHEMA", is_optional=True),
         ],
         [
             [
@@ -74,6 +76,7 @@ def _print(found: Sequence[LiveWorker]) -> None:
                 age(each.started_at),
                 age(each.seen_at),
                 _state(each),
+                "-" if each.schema_version is None else f"{each.schema_version:04}",
             ]
             for each in found
         ],

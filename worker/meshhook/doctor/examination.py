@@ -20,6 +20,7 @@ from meshhook.doctor import (
     server,
     transactions,
     vacuum,
+    workers,
 )
 from meshhook.doctor.case import Case, Check
 from meshhook.doctor.finding import Finding, Severity
@@ -49,6 +50,7 @@ CHECKS: tuple[Check, ...] = (
     Check("history", "the history has its partitions", history.look),
     Check("rights", "no role lacks rights of its kind", rights.look),
     Check("queues", "no queue waits for nobody", queues.look),
+    Check("workers", "all workers are of the version of the schema", workers.look),
     Check("settings", "no settings of a queue fight each other", queue_settings.look),
     Check("schedules", "no schedule fails or is late", schedules.look),
     Check("keys", "no key has been held for long", keys.look_at_holds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import importlib.resources
@@ -122,6 +123,12 @@ def available_migrations(folder: Traversable | None = None) -> list[Migration]:
     if not migrations:
         raise MigrationError(f"no migration was found in {folder}: the installation is damaged")
     return list(migrations.values())
+
+
+@functools.cache
+def schema_version() -> int:
+    """Return the number of the newest migration of this version of the library."""
+    return available_migrations()[-1].version
 
 
 def library_version() -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.errors import DatabaseError
 from meshhook.observability.loggers import get_logger
+from meshhook.schema.migrations import schema_version
 from meshhook.store import queries
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class Reporter:
             self._is_draining,
             now - self._began_at,
             *map(list, columns),
+            schema_version(),
         )
         cordons = {row["queue"]: float(row["cordoned_seconds"]) for row in answers}
         self._is_cordoned = any(cordons.values())

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from meshhook.console import parameters
+from meshhook.console.confirmations import question_before
 from meshhook.console.context import Console, console_of, form_of, user_of
 from meshhook.console.operations import Action
 from meshhook.console.pages.overview import read_overview
@@ -127,6 +128,18 @@ async def change_chosen(request: Request) -> Response:
         return console.redirect(request, here, said="Nothing was ticked, so nothing was changed.")
     if len(ids) > MAX_DEAD_LETTERS:
         raise InvalidSettingError(f"at most {MAX_DEAD_LETTERS} dead letters, got {len(ids)}")
+    if action is Action.DELETE:
+        number = "1 dead letter" if len(set(ids)) == 1 else f"{len(set(ids)):,} dead letters"
+        question = question_before(
+            request,
+            question=f"Delete {number} of {queue}?",
+            consequence="What was ticked is gone for good, with its messages. The history keeps "
+            "the attempts.",
+            button=f"Delete {number}",
+            back=here,
+        )
+        if question is not None:
+            return question
     service = DLQService(console.database, queue)
     if action is Action.REPLAY:
         changed = len(await service.replay_multiple_jobs(ids))

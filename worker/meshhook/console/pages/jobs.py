@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshhook.console import parameters
+from meshhook.console.confirmations import question_before
 from meshhook.console.context import Console, console_of, form_of, user_of
 from meshhook.console.rendering import pretty, safe_text
 from meshhook.dead_letters import DLQService
@@ -103,6 +104,15 @@ async def delete(request: Request) -> Response:
     console = console_of(request)
     queue = validate_queue_name(request.path_params["queue"])
     dead_letter_id = parameters.number(request.path_params["id"], "id")
+    question = question_before(
+        request,
+        question=f"Delete dead letter {dead_letter_id} of {queue}?",
+        consequence="It is gone for good, with its message. The history keeps its attempts.",
+        button="Delete",
+        back=f"/queues/{queue}/dead-letters/{dead_letter_id}",
+    )
+    if question is not None:
+        return question
     is_gone = await DLQService(console.database, queue).delete_dead_letter_job(dead_letter_id)
     said = (
         f"Dead letter {dead_letter_id} was deleted."
@@ -115,6 +125,16 @@ async def delete(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     """Cancel a job."""
     console, queue, msg_id, changer = _changer(request)
+    question = question_before(
+        request,
+        question=f"Cancel job {msg_id} of {queue}?",
+        consequence="It leaves the queue and does not run. If it runs now, its worker is asked to "
+        "stop it. The history keeps its attempts.",
+        button="Cancel job",
+        back=f"/queues/{queue}/jobs/{msg_id}",
+    )
+    if question is not None:
+        return question
     reason = parameters.text(form_of(request), "reason") or "cancelled in the console"
     changes = await changer.cancel(reason=reason, requested_by=user_of(request).name)
     result = changes.jobs[0].result

@@ -9,6 +9,7 @@ from meshhook.administration import QueueSnapshot, list_queues
 from meshhook.console.context import Console, console_of
 from meshhook.live_workers import LiveWorker, list_workers
 from meshhook.queue_scaling import QueueScaling, known_queue_scaling
+from meshhook.store import queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+_SCHEMA_SECONDS = 30.0
 COUNT_LIMIT = 1_000
 """Where counts of the overview stop: beyond, it says `1,000+`."""
 
@@ -101,6 +103,15 @@ async def read_scaling(console: Console) -> list[QueueScaling]:
         lambda: known_queue_scaling(console.database),
         for_seconds=console.settings.refresh_seconds * 0.9,
     )
+
+
+async def read_schema_version(console: Console) -> int:
+    """Return the newest migration of the database, which all viewers share."""
+
+    async def read() -> int:
+        return int(await console.database.fetchval(queries.load("examine_migrations")))
+
+    return await console.snapshots.get("schema version", read, for_seconds=_SCHEMA_SECONDS)
 
 
 def target_of(console: Console, scaling: Iterable[QueueScaling]) -> float:

@@ -8,7 +8,13 @@ from meshhook.administration import get_queue_config, get_queue_snapshot, set_qu
 from meshhook.audit import AuditEntry, list_audit_entries
 from meshhook.console.charts import HEIGHT, WIDTH, MinuteCount, Throughput, bars
 from meshhook.console.context import Console, console_of
-from meshhook.console.pages.overview import COUNT_LIMIT, read_scaling, read_workers, target_of
+from meshhook.console.pages.overview import (
+    COUNT_LIMIT,
+    read_scaling,
+    read_schema_version,
+    read_workers,
+    target_of,
+)
 from meshhook.dead_letters import DLQService
 from meshhook.names import validate_queue_name
 from meshhook.queue_config import QueueSettings
@@ -54,6 +60,7 @@ async def show(request: Request) -> Response:
         queue=snapshot,
         groups=groups,
         workers=[each for each in await read_workers(console) if each.queue == name],
+        newest=await read_schema_version(console),
         scaling=scaling,
         own_target_seconds=target_of(console, scaling),
         throughput=throughput,

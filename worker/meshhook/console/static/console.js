@@ -54,10 +54,6 @@
     }
     showTicks();
   });
-  document.addEventListener("submit", (event) => {
-    const question = event.submitter && event.submitter.dataset.confirm;
-    if (question && !window.confirm(question)) event.preventDefault();
-  });
 
   // Live pages. Nothing is asked for while the page is hidden or somebody writes in it.
   let events = null;
