@@ -39,7 +39,20 @@ async def report(
     """Report as a worker does on a host of the same name, and return what it is told."""
     row = await connection.fetchrow(
         queries.load("report_workers"),
-        *(worker, worker, False, 100.0, [queue], [10], [4], [1000], [250.0], [42.0], [cordoned], 60),
+        *(
+            worker,
+            worker,
+            False,
+            100.0,
+            [queue],
+            [10],
+            [4],
+            [1000],
+            [250.0],
+            [42.0],
+            [cordoned],
+            60,
+        ),
     )
     assert row is not None
     return float(row["cordoned_seconds"])

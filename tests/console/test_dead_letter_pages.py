@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from meshhook import KeyRing, QueueService
+from meshhook.audit import list_audit_entries, sum_operations
 from meshhook.dead_letters import DLQService
 from support.console import Visitor, add_dead_letters, visiting
 from support.waiting import eventually
@@ -105,7 +106,9 @@ async def test_ticked_ones_are_deleted(pool: Any, connection: Any, queue_name: s
     """They are gone, and no job comes of them."""
     first, second = await add_dead_letters(connection, 2)
     async with visiting(pool) as visitor:
-        await visitor.post(f"{HERE}/chosen", {"action": "delete", "id": [first], "confirmed": "yes"})
+        await visitor.post(
+            f"{HERE}/chosen", {"action": "delete", "id": [first], "confirmed": "yes"}
+        )
     assert await ids_of(connection) == [second]
     assert await ids_of(connection, "q_jobs") == []
 
@@ -368,3 +371,63 @@ async def test_what_cannot_be_taken_back_is_asked_about(
             assert answer.status_code == 303, answer.text
             assert await connection.fetchval(left) < before
     assert await connection.fetchval(left) == 0
+
+
+STOP_AFTER_ONE_CHUNK = """
+create function public.stop() returns trigger language plpgsql as $$
+begin
+    if (select count(*) from pgmq.q_jobs) >= 1000 then
+        perform pg_advisory_xact_lock(20);
+    end if;
+    return null;
+end
+$$;
+create trigger stop after insert on pgmq.q_jobs for each statement execute function public.stop()
+"""
+"""Lets a replay wait in its second chunk while somebody holds the lock."""
+
+
+async def test_a_restart_in_the_middle_loses_nothing_and_says_so(
+    pool: Any, connection: Any, queue_name: str
+):
+    """A console started anew says how far it came, as the audit log does, and leads to the rest."""
+    ids = await add_dead_letters(connection, 1_500, error_type=HOSTILE)
+    later = "select count(*) from pgmq.q_jobs"
+    async with pool.acquire() as own, own.transaction():
+        await own.execute("select pg_advisory_xact_lock(20)")
+        await connection.execute(STOP_AFTER_ONE_CHUNK.replace(">= 1000", "> 1000"))
+        async with visiting(pool) as visitor:
+            form = {"action": "replay", "error_type": HOSTILE, "up_to_id": ids[-1]}
+            answer = await visitor.post(f"{HERE}/matching", form)
+            path = answer.headers["location"]
+
+            async def is_in_the_middle() -> bool:
+                return "1,000 of 1,500" in (await visitor.get(path)).text
+
+            await eventually(is_in_the_middle)
+    # The console has stopped, and what it was doing was taken back.
+    assert await connection.fetchval(later) == 1_000
+    await add_dead_letters(connection, 1, error_type=HOSTILE)
+    await connection.execute("drop trigger stop on pgmq.q_jobs")
+    [entry] = sum_operations(await list_audit_entries(pool, "jobs", action="dead_letters.replayed"))
+    assert entry.filter is not None
+    assert (entry.count, entry.filter["matched"]) == (1_000, "1500")
+    async with visiting(pool) as visitor:
+        answer = await visitor.get(path)
+        assert answer.status_code == 200
+        assert "Not running: 1,000 of 1,500 dead letters replayed" in answer.text
+        assert "<img" not in answer.text
+        rest = html.unescape(answer.text.split('class="button" href="')[1].split('"')[0])
+        page = (await visitor.get(rest)).text
+        assert "Replay 500 dead letters?" in page
+        again = await visitor.post(
+            f"{HERE}/matching", {"action": "replay", "error_type": HOSTILE, "up_to_id": ids[-1]}
+        )
+        await finished(visitor, again.headers["location"])
+    assert await connection.fetchval(later) == 1_500
+    assert len(await ids_of(connection)) == 1
+    async with visiting(pool) as visitor:
+        assert "500 dead letters replayed" in (await visitor.get(again.headers["location"])).text
+        for odd in ("", "?queue=jobs", "?queue=jobs&action=drop", "?queue=x;y&action=replay"):
+            answer = await visitor.get(path.partition("?")[0] + odd)
+            assert answer.status_code in {400, 404}

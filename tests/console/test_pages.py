@@ -16,8 +16,8 @@ from meshhook.console.app import console_app
 from meshhook.keys import get_key, hold_key
 from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
-from meshhook.schema.migrations import schema_version
 from meshhook.schedules import add_schedule, get_schedule
+from meshhook.schema.migrations import schema_version
 from support.console import ORIGIN, Visitor, add_dead_letters, visiting
 from support.roles import Roles
 from support.scaling_rows import write_scaling

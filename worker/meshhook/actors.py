@@ -85,19 +85,22 @@ def acting_as(actor: str, *, source: Source | str = Source.LIBRARY) -> Iterator[
 
 
 @contextmanager
-def one_operation(**asked: str) -> Iterator[None]:
+def one_operation(operation: UUID | None = None, /, **asked: str) -> Iterator[None]:
     """Have the audit log show the changes made within as chunks of one.
 
     Within another one they are chunks of that.
 
     Args:
+        operation: what the entries have in common. Default: a new one.
         **asked: what was asked for as a whole, such as an error type, for the filter of each chunk.
     """
     current = _acting.get()
     if current.operation is not None:
         yield
         return
-    token = _acting.set(replace(current, operation=uuid4(), asked=tuple(asked.items())))
+    token = _acting.set(
+        replace(current, operation=operation or uuid4(), asked=tuple(asked.items()))
+    )
     try:
         yield
     finally:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 from meshhook.actors import one_operation
 from meshhook.dead_letter_search import DeadLetterFilter, match_dead_letters
@@ -23,6 +23,8 @@ SEARCH_SECONDS = 600.0
 """How long an operation may look for what fits."""
 MAX_RUNNING = 8
 """How many operations run at once."""
+MATCHED = "matched"
+"""What the audit log calls the number of dead letters that fit when an operation began."""
 _MAX_KEPT = 100
 
 _log = get_logger("meshhook.console")
@@ -108,7 +110,7 @@ class Operations:
         if len(self._tasks) >= MAX_RUNNING:
             raise TooManyOperationsError
         operation = Operation(
-            id=secrets.token_urlsafe(9),
+            id=str(uuid4()),
             action=action,
             queue=queue,
             wanted=wanted,
@@ -142,9 +144,7 @@ class Operations:
 
     async def _run(self, operation: Operation) -> None:
         try:
-            # The audit log shows all chunks as one change.
-            with one_operation(**operation.wanted.fields()):
-                await self._change(operation)
+            await self._change(operation)
         except MeshHookError as error:
             operation.error = str(error)
         except asyncio.CancelledError:
@@ -177,13 +177,17 @@ class Operations:
         ids = found.ids[::-1]
         operation.matched, operation.is_complete = len(ids), found.is_complete
         service = DLQService(self._database, operation.queue)
-        for start in range(0, len(ids), MAX_DEAD_LETTERS):
-            chunk = ids[start : start + MAX_DEAD_LETTERS]
-            if operation.action is Action.REPLAY:
-                replayed = await service.replay_multiple_jobs(chunk)
-                operation.changed += len(replayed)
-                if not operation.new_jobs:
-                    operation.new_jobs = [msg_id for _, msg_id in replayed]
-            else:
-                operation.changed += len(await service.delete_multiple_jobs(chunk))
-            operation.looked_at += len(chunk)
+        # The audit log shows all chunks as one change, and of how many: so it tells of one that
+        # was broken off, whatever became of this process.
+        asked = operation.wanted.fields() | {MATCHED: str(len(ids))}
+        with one_operation(UUID(operation.id), **asked):
+            for start in range(0, len(ids), MAX_DEAD_LETTERS):
+                chunk = ids[start : start + MAX_DEAD_LETTERS]
+                if operation.action is Action.REPLAY:
+                    replayed = await service.replay_multiple_jobs(chunk)
+                    operation.changed += len(replayed)
+                    if not operation.new_jobs:
+                        operation.new_jobs = [msg_id for _, msg_id in replayed]
+                else:
+                    operation.changed += len(await service.delete_multiple_jobs(chunk))
+                operation.looked_at += len(chunk)

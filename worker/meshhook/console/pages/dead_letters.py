@@ -84,8 +84,12 @@ async def confirm(request: Request) -> Response:
     action = _action(parameters.text(request.query_params, "action"))
     wanted = parameters.filter_of(request.query_params)
     newest = (await DLQService(console.database, queue).list_dead_letter_jobs(1))[:1]
+    up_to_id = newest[0].id if newest else 0
+    given = parameters.optional_number(request.query_params, "up_to_id")
+    if given is not None:
+        up_to_id = min(up_to_id, given)
     found = await match_dead_letters(
-        console.database, queue, wanted, search_seconds=_PREVIEW_SECONDS
+        console.database, queue, wanted, up_to_id=up_to_id, search_seconds=_PREVIEW_SECONDS
     )
     return console.page(
         request,
@@ -94,7 +98,7 @@ async def confirm(request: Request) -> Response:
         action=action,
         count=len(found.ids),
         is_complete=found.is_complete,
-        up_to_id=newest[0].id if newest else 0,
+        up_to_id=up_to_id,
         fields=parameters.filter_fields(request.query_params, is_fixed=True),
     )
 
@@ -104,16 +108,21 @@ async def change_matching(request: Request) -> Response:
     console = console_of(request)
     form = form_of(request)
     queue = validate_queue_name(request.path_params["queue"])
+    action = _action(parameters.text(form, "action"))
+    up_to_id = parameters.number(parameters.text(form, "up_to_id") or "", "up_to_id")
     operation = console.operations.start(
-        _action(parameters.text(form, "action")),
+        action,
         queue,
         parameters.filter_of(form),
-        up_to_id=parameters.number(parameters.text(form, "up_to_id") or "", "up_to_id"),
+        up_to_id=up_to_id,
         user=user_of(request).name,
     )
     # A short one is over before its page is shown.
     await console.operations.wait(operation, _SHORT_SECONDS)
-    return console.redirect(request, f"/operations/{operation.id}")
+    # The address says what it is about, for a console that does not know it: one started anew.
+    about: dict[str, object] = {"queue": queue, "action": action, "up_to_id": up_to_id}
+    about |= parameters.filter_fields(form, is_fixed=True)
+    return console.redirect(request, f"/operations/{operation.id}" + parameters.query(about))
 
 
 async def change_chosen(request: Request) -> Response:

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from meshhook.audit import MAX_ENTRIES, list_audit_entries
+from meshhook.console import parameters
 from meshhook.console.context import Console, console_of
+from meshhook.console.operations import MATCHED, Action
 from meshhook.console.pages.overview import read_workers
 from meshhook.errors import JobNotFoundError
+from meshhook.names import validate_queue_name
 from meshhook.store import queries
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ class Outcomes:
 
 
 class OperationNotFoundError(JobNotFoundError):
-    """An operation that this process does not know."""
+    """An operation that this process does not know, by an address that says nothing of it."""
 
     def __init__(self) -> None:
         """Say where else to look."""
@@ -52,11 +56,11 @@ class OperationNotFoundError(JobNotFoundError):
 
 
 async def show(request: Request) -> Response:
-    """Show an operation."""
+    """Show an operation; one that this process does not know by what the audit log says of it."""
     console = console_of(request)
     operation = console.operations.get(request.path_params["id"])
     if operation is None:
-        raise OperationNotFoundError
+        return await _show_ended(console, request)
     outcomes = await _outcomes(console, operation)
     return console.page(
         request,
@@ -100,3 +104,39 @@ async def _outcomes(console: Console, operation: Operation) -> Outcomes | None:
     return await console.snapshots.get(
         ("outcomes", operation.id), read, for_seconds=console.settings.refresh_seconds * 0.9
     )
+
+
+async def _show_ended(console: Console, request: Request) -> Response:
+    query = request.query_params
+    name, said = parameters.text(query, "queue"), parameters.text(query, "action")
+    if name is None or said not in list(Action):
+        raise OperationNotFoundError
+    queue, action = validate_queue_name(name), Action(said)
+    up_to_id = parameters.optional_number(query, "up_to_id")
+    rest: dict[str, object] = {"action": action, "up_to_id": up_to_id}
+    rest |= parameters.filter_fields(query)
+    # One row for each chunk of at most 1,000 dead letters; those of an operation stand together.
+    entries = [
+        each
+        for each in await list_audit_entries(
+            console.database, queue, action=f"dead_letters.{action.done}", limit=MAX_ENTRIES
+        )
+        if each.operation == request.path_params["id"]
+    ]
+    changed = sum(each.count or 0 for each in entries)
+    matched = next((_number((each.filter or {}).get(MATCHED)) for each in entries), None)
+    return console.page(
+        request,
+        "ended.html",
+        queue=queue,
+        action=action,
+        changed=changed,
+        matched=matched,
+        is_whole=matched is not None and changed >= matched,
+        rest_url=f"/queues/{queue}/dead-letters/confirm" + parameters.query(rest),
+    )
+
+
+def _number(value: object) -> int | None:
+    # Whoever may write to the log may have written anything.
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else None
