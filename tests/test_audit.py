@@ -592,8 +592,6 @@ AUTOMATIC = {
     *("delete_idle_breakers()", "delete_past_cancellations()", "delete_past_firings()"),
     *("delete_past_groups()", "delete_unused_unique_keys", "delete_freed_key()"),
     *("delete_past_audit_entries()", "forget_former_unique_keys()", "forget_unique_keys()"),
-    # Bodies are encrypted with another key, and say the same.
-    "replace_message_of_group",
     # What follows from a change that has its entry.
     *(
         "replace_messages",

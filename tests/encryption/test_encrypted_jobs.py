@@ -552,8 +552,46 @@ async def test_a_dead_letter_is_replayed_with_a_new_message(
     assert found == [(CANARY, True), ("other", True), ("other", True)]
 
 
-async def test_no_follow_up_stands_in_a_header_of_an_encrypted_job(pool: Pool) -> None:
-    """Its payload would be readable there."""
+async def test_what_follows_a_dead_letter_is_encrypted(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """Its payload stands in a header until then; it gets the run of its job, unless it has one."""
+    seen: list[Job[Any]] = []
+
+    async def handler(job: Job[Any]) -> None:
+        raise DeadLetter(str(job.payload))
+
+    async def after(job: Job[Any]) -> None:
+        seen.append(job)
+
+    await create_queue(pool, "after")
+    await set_queue_config(pool, "after", encryption="require")
+    keys = ring("k1")
+    payload = {"card": CANARY}
+    follow_ups = [FollowUp("after", payload), FollowUp("after", payload, run_id="own")]
+    async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+        await service.enqueue({"run_id": "r", "n": 1}, on_dead_letter=follow_ups[0])
+        await service.enqueue_many([{"run_id": "s"}, {"n": 2}], on_dead_letter=follow_ups[1])
+        raw = {"meshhook-on-dead-letter": {"queue": "after", "message": {"payload": payload}}}
+        await service.enqueue_many([{"run_id": "t"}, {"run_id": "u"}], headers=raw)
+        assert CANARY not in await all_text(connection)
+        async with (
+            working(database_url, handler, encryption=keys),
+            working(database_url, after, queue_name="after", encryption=keys),
+        ):
+            await eventually(lambda: len(seen) == 5)
+    assert {str(job.run_id) for job in seen} == {"r", "own", "t", "u"}
+    for job in seen:
+        assert job.is_encrypted
+        assert job.payload == {"card": CANARY}
+        assert job.failed_job is not None
+        assert job.failed_job.error_message == "withheld, because the job is encrypted"
+    assert CANARY not in await all_text(connection)
+
+
+async def test_a_follow_up_that_is_too_large_once_encrypted_is_refused(pool: Pool) -> None:
+    """The error says what the header would be."""
+    follow_up = FollowUp("jobs", "x" * 60_000)
     async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
-        with pytest.raises(InvalidJobError, match="on_dead_letter is kept in a header"):
-            await service.enqueue({}, on_dead_letter=FollowUp("jobs", {"card": CANARY}))
+        with pytest.raises((InvalidJobError, JobTooLargeError), match="bytes"):
+            await service.enqueue({}, on_dead_letter=follow_up)

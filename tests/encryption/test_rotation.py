@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -18,6 +19,8 @@ from meshhook import (
     QueueService,
     add_schedule,
     count_key_uses,
+    create_queue,
+    list_audit_entries,
     rotate_encryption,
     run_schedule,
     set_queue_config,
@@ -95,22 +98,108 @@ async def test_everything_is_encrypted_anew(pool: Pool, connection: Connection) 
     assert sorted(each.get("n", -1) for each in payloads) == [-1, -1, 0, 2, 3, 4, 5, 6, 9]
 
 
-async def test_kept_bodies_count_as_a_use_of_their_key(
+async def finish(url: str, pool: Pool, number: int) -> None:
+    """Enqueue jobs and run them; their bodies and results are kept."""
+    await set_queue_config(pool, "jobs", keep_bodies_days=1, results=True)
+    async with QueueService[Any](pool, "jobs", encryption=OLD) as service:
+        await service.enqueue_many([{"n": n} for n in range(number)])
+
+    async def handler(job: Job[Any]) -> dict[str, Any]:
+        return {"result": job.payload["n"]}
+
+    async with make_worker(url, handler, encryption=OLD) as worker:
+        await eventually(lambda: worker.get_stats().succeeded == number)
+
+
+async def test_kept_bodies_and_results_are_encrypted_anew(
     database_url: str, pool: Pool, queue_name: str
 ) -> None:
-    """They are not encrypted anew: the key is in use until they are gone."""
-    await set_queue_config(pool, queue_name, keep_bodies_days=1)
+    """In chunks, each with its row of the audit log; afterwards they need the new key only."""
+    await finish(database_url, pool, 5)
+    assert await uses(pool) == {("finished_jobs", "k1"): 5, ("results", "k1"): 5}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("meshhook.store.message_places.CHUNK_MESSAGES", 2)
+        patched.setattr("meshhook.store.message_places.PAGE_MESSAGES", 3)
+        done = await rotate_encryption(pool, queue_name, NEW, results=True)
+    assert done.encrypted == Counter(finished_jobs=5, results=5)
+    assert await uses(pool) == {("finished_jobs", "k2"): 5, ("results", "k2"): 5}
+    written = await list_audit_entries(pool, queue_name, action="encryption")
+    assert [each.count for each in written] == [1, 2, 2, 1, 2, 2]
+    assert {each.action for each in written} == {"encryption.rotated"}
+    assert len({each.operation for each in written}) == 1
+    assert written[0].filter == {"place": "results", "key_id": "k2"}
+    async with QueueService[Any](pool, queue_name, encryption=ONLY_NEW) as service:
+        [job_id, *_] = await pool.fetch("select msg_id from meshhook.finished_jobs order by 1")
+        end = await service.wait(job_id["msg_id"], timeout_seconds=60)
+        assert end.result == {"result": 0}
+        await service.replay_jobs([job_id["msg_id"]])
+        job = await service.dequeue()
+        assert job is not None
+        assert job.payload == {"n": 0}
+
+
+async def test_a_rotation_that_was_stopped_goes_on(
+    database_url: str, pool: Pool, queue_name: str
+) -> None:
+    """What was encrypted anew stays so, and only the rest is touched by the next."""
+    await finish(database_url, pool, 5)
+
+    def stop(done: int) -> None:
+        if done >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("meshhook.store.message_places.CHUNK_MESSAGES", 2)
+        with pytest.raises(KeyboardInterrupt):
+            await rotate_encryption(pool, queue_name, NEW, on_progress=stop)
+    assert (await uses(pool))["finished_jobs", "k1"] == 3
+    assert (await rotate_encryption(pool, queue_name, NEW)).encrypted.total() == 3
+
+
+@pytest.mark.usefixtures("queue_name")
+async def test_what_follows_dead_letters_is_encrypted_anew(pool: Pool) -> None:
+    """It stands in headers, wherever the job is, and is counted apart."""
+    await create_queue(pool, "after")
+    follow_up = FollowUp("after", {"card": 1})
     async with QueueService[Any](pool, "jobs", encryption=OLD) as service:
-        await service.enqueue_many([{"n": n} for n in range(3)])
-
-    async def handler(job: Job[Any]) -> None:
-        assert job.payload["n"] < 3
-
-    async with make_worker(database_url, handler, encryption=OLD) as worker:
-        await eventually(lambda: worker.get_stats().succeeded == 3)
-    assert await uses(pool) == {("finished_jobs", "k1"): 3}
-    await rotate_encryption(pool, "jobs", NEW, waiting=True, archive=True)
-    assert await uses(pool) == {("finished_jobs", "k1"): 3}
+        for settle in ("bury", "archive", "leave"):
+            await service.enqueue({"run_id": "r", "n": settle}, on_dead_letter=follow_up)
+            if settle == "leave":
+                continue
+            job = await service.dequeue()
+            assert job is not None
+            if settle == "archive":
+                await service.archive_job(job)
+            else:
+                await DLQService(pool, "jobs").move_to_dead_letter(job, "no")
+    await QueueService[Any](pool, "jobs").enqueue({"run_id": "p"}, on_dead_letter=follow_up)
+    header = {"meshhook-on-dead-letter": {"queue": "after", "message": {"card": 2}}}
+    await add_schedule(
+        pool, "jobs", "nightly", every=3600, headers=header, payload={}, encryption=OLD
+    )
+    assert not await add_schedule(
+        pool, "jobs", "nightly", every=3600, headers=header, payload={}, encryption=OLD
+    )
+    found = await uses(pool)
+    assert (found["follow_ups", "k1"], found["follow_ups", None]) == (4, 1)
+    await rotate_encryption(pool, "jobs", NEW, waiting=True, archive=True, plain=True)
+    found = await uses(pool)
+    assert {key_id for _, key_id in found} == {"k2"}
+    assert found["follow_ups", "k2"] == 5
+    await rotate_encryption(pool, "after", NEW, waiting=True)
+    await run_schedule(pool, "jobs", "nightly")
+    cards = []
+    async with (
+        QueueService[Any](pool, "jobs", encryption=ONLY_NEW) as service,
+        QueueService[Any](pool, "after", encryption=ONLY_NEW) as after,
+    ):
+        while (job := await service.dequeue()) is not None:
+            await DLQService(pool, "jobs").move_to_dead_letter(job, "no")
+        while (followed := await after.dequeue()) is not None:
+            cards.append((followed.payload["card"], followed.run_id, followed.is_encrypted))
+            await after.acknowledge(followed)
+    # One had its follow-up before the rotation.
+    assert Counter(cards) == {(1, "r", True): 2, (1, "p", True): 1, (2, None, True): 1}
 
 
 @pytest.mark.usefixtures("queue_name")

@@ -37,6 +37,7 @@ from meshhook.postgres.driver_errors import sqlstate_of
 from meshhook.priorities import headers_with_priority
 from meshhook.store import queries
 from meshhook.store.changes import change_value
+from meshhook.store.encrypted_headers import encrypted_headers
 from meshhook.store.messages import follow_up_message
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class NewSchedule:
             QueueNotFoundError, InvalidJobError, DatabaseError: it is not stored.
             EncryptionKeysUnavailableError: there are no keys.
         """
-        body = await self._stored_body(database, encryption)
+        body, headers = await self._stored(database, encryption)
         now = await database.fetchval(queries.load("clock"))
         try:
             return bool(
@@ -185,7 +186,7 @@ class NewSchedule:
                     self.table.every_seconds,
                     self.table.zone.key,
                     body,
-                    self.message.headers,
+                    headers,
                     self.message.key,
                     str(self.missed),
                     str(self.overlap),
@@ -201,25 +202,32 @@ class NewSchedule:
                 ) from error
             raise _refusal(error, self.queue, self.name) from error
 
-    async def _stored_body(self, database: Database, encryption: KeyRing | None) -> str:
-        """Return the body to store: that of the database, if it is this one encrypted."""
+    async def _stored(
+        self, database: Database, encryption: KeyRing | None
+    ) -> tuple[str, str | None]:
+        """Return body and headers to store: those of the database, if they are these encrypted."""
         plain = self.message.body
         if encryption is None:
-            return plain
+            return plain, self.message.headers
         await encryption.prepare()
-        stored = await database.fetchval(queries.load("schedule_message"), self.queue, self.name)
-        if stored is not None and is_sealed(stored):
+        rows = await database.fetch(queries.load("schedule_message"), self.queue, self.name)
+        stored = rows[0] if rows else {"message": None, "headers": None}
+        headers = encrypted_headers(
+            self.message.headers, plain, encryption, stored=stored["headers"]
+        )
+        if stored["message"] is not None and is_sealed(stored["message"]):
             with suppress(EncryptionError):
-                if decrypted_body(stored, encryption, self.queue) == plain:
-                    return str(stored)
+                if decrypted_body(stored["message"], encryption, self.queue) == plain:
+                    return stored["message"], headers
         config = await get_queue_config(database, self.queue)
-        return encrypted_body(
+        body = encrypted_body(
             plain,
             encryption,
             Place("queue", self.queue),
             max_bytes=config.max_payload_bytes,
             key_path=config.body_key_path,
         )
+        return body, headers
 
 
 @takes_url

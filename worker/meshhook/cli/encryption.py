@@ -69,8 +69,9 @@ def status(
 ) -> None:
     """Count the messages of a queue by the key that they are encrypted with.
 
-    It reads all messages, dead letters, the archive, schedules and callbacks of groups, and locks
-    nothing. With --key it tells whether a key can be dropped.
+    It reads messages, dead letters, the archive, kept bodies, schedules, callbacks of groups,
+    what follows dead letters, and results, and locks nothing. With --key it tells whether a key
+    can be dropped.
     """
     name = validate_queue_name(queue)
     found = with_database(context, lambda database: count_key_uses(database, name))
@@ -90,7 +91,7 @@ def status(
         messages = sum(use.messages for use in found)
         raise EncryptionError(
             f"{counted(messages, 'message')} of queue {name} would be lost with key {key_id}. "
-            f"Encrypt them with the first key: meshhook encryption rotate {name} --waiting"
+            f"Encrypt them with the first key: meshhook encryption rotate {name}{_options(found)}"
         )
 
 
@@ -109,6 +110,9 @@ def rotate(
         bool, typer.Option("--waiting", help="Also messages that wait in the queue.")
     ] = False,
     archive: Annotated[bool, typer.Option("--archive", help="Also archived messages.")] = False,
+    results: Annotated[
+        bool, typer.Option("--results", help="Also results in the history.")
+    ] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Also encrypt messages that are not encrypted.")
     ] = False,
@@ -118,8 +122,9 @@ def rotate(
     key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Encrypt dead letters, schedules and callbacks anew with the first key of the key file.
+    """Encrypt dead letters and more anew with the first key of the key file.
 
+    That includes kept bodies, schedules, callbacks of groups, and what follows dead letters.
     Messages are locked some hundred at a time. It can be stopped and run again: what has the first
     key is left alone. It needs the owner of the tables.
     """
@@ -135,7 +140,13 @@ def rotate(
 
     async def work(database: Database) -> Rotation:
         return await rotate_encryption(
-            database, name, ring, waiting=waiting, archive=archive, plain=plain
+            database,
+            name,
+            ring,
+            waiting=waiting,
+            archive=archive,
+            results=results,
+            plain=plain,
         )
 
     done = with_database(context, work)
@@ -152,6 +163,17 @@ def rotate(
     else:
         _print_rotation(name, ring.first.key_id, done.encrypted)
     _refuse_incomplete(name, done)
+
+
+def _options(found: Sequence[KeyUse]) -> str:
+    """Return the options with which a rotation reaches all of these places."""
+    places = {use.place for use in found}
+    wanted = {
+        "waiting": {"queue", "follow_ups"},
+        "archive": {"archive", "follow_ups"},
+        "results": {"results"},
+    }
+    return "".join(f" --{option}" for option, of in wanted.items() if of & places)
 
 
 def _print(found: Sequence[KeyUse]) -> None:

@@ -111,19 +111,6 @@ def _opened(envelope: Envelope, ring: KeyRing | None, queue: str) -> str:
     return unseal(envelope, _no_key if ring is None else ring.find, place)
 
 
-def check_no_plain_follow_up(ring: KeyRing | None, follow_up: object) -> None:
-    """Refuse a follow-up that a header would hold as it is, beside an encrypted job.
-
-    Raises:
-        InvalidJobError: if there are keys and such a follow-up.
-    """
-    if ring is not None and follow_up is not None:
-        raise InvalidJobError(
-            "on_dead_letter is kept in a header, which is not encrypted: leave it out, and set "
-            "the queue for jobs that follow dead letters in the settings of the queue"
-        )
-
-
 def encrypted_again(body: str, ring: KeyRing, queue: str, *, target: str | None = None) -> str:
     """Return an encrypted message encrypted anew, with the first key; what is readable stays.
 
@@ -145,6 +132,16 @@ def encrypted_again(body: str, ring: KeyRing, queue: str, *, target: str | None 
 def encrypted_result(result: str, ring: KeyRing, queue: str, msg_id: int) -> str:
     """Return the JSON of a job's result encrypted."""
     return seal(result, ring.first, Place("result", f"{queue}/{msg_id}"), {})
+
+
+def encrypted_result_again(result: str, ring: KeyRing, queue: str, msg_id: int) -> str:
+    """Return the JSON of an encrypted result encrypted anew, with the first key.
+
+    Raises:
+        UnknownEncryptionKeyError, DecryptionError: as in `decrypted_body`.
+    """
+    place = Place("result", f"{queue}/{msg_id}")
+    return seal(unseal(envelope_of(result), ring.find, place), ring.first, place, {})
 
 
 def decrypted_result(result: Any, ring: KeyRing | None, queue: str, msg_id: int) -> Any:

@@ -17,6 +17,7 @@ from meshhook.postgres.database import Database, lent_by_caller
 from meshhook.priorities import headers_with_priority
 from meshhook.queues.access import QueueAccess
 from meshhook.store.bodies import encode_headers
+from meshhook.store.encrypted_headers import encrypted_headers
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
 from meshhook.store.policy_headers import job_headers
@@ -125,7 +126,7 @@ class QueueProducer(QueueAccess[PayloadT]):
             QueueNotFoundError, DatabaseError: the job is not stored.
         """
         one = unique_from(unique_key, unique, on_conflict)
-        headers = job_headers(headers, priority, self._encryption, **policies)
+        headers = job_headers(headers, priority, **policies)
         tracer = self._tracing.find()
         if tracer is None:
             return await self._enqueue(
@@ -202,7 +203,7 @@ class QueueProducer(QueueAccess[PayloadT]):
         Raises:
             GroupExistsError: if the queue has a group of that name; nothing is stored.
         """
-        headers = job_headers(headers, priority, self._encryption, **policies)
+        headers = job_headers(headers, priority, **policies)
         made = new_group(group, on_complete)
         check_ungrouped(unique_keys, made)
         uniques = partial(uniques_from, unique_keys, unique=unique, on_conflict=on_conflict)
@@ -306,7 +307,7 @@ class QueueProducer(QueueAccess[PayloadT]):
         config = await self._settings.usable(own)
         header_text = encode_headers(headers_with_key(headers, key, config.body_key_path))
         body = encoded(self._decoder, job, config.max_payload_bytes)
-        message = await self._stored(body, config), header_text, delay
+        message = (*await self._stored(body, header_text, config), delay)
         if unique is not None:
             if own is None:
                 found: EnqueuedId = await self._unique_buffer.send((*message, unique))
@@ -344,7 +345,7 @@ class QueueProducer(QueueAccess[PayloadT]):
         )
         if self._encryption is not None or config.requires_encryption:
             messages = [
-                (await self._stored(body, config), header_text, delay) for body, _, _ in messages
+                (*await self._stored(body, header_text, config), delay) for body, _, _ in messages
             ]
         uniques = unique_keys(len(messages))
         if group is not None:
@@ -360,14 +361,16 @@ class QueueProducer(QueueAccess[PayloadT]):
             return await insert_over(own, self.queue, messages)
         return await insert_batches(self._database, self.queue, messages)
 
-    async def _stored(self, body: str, config: QueueConfig) -> str:
-        """Return the JSON of a message as it is to be stored: encrypted, if there are keys."""
+    async def _stored(
+        self, body: str, headers: str | None, config: QueueConfig
+    ) -> tuple[str, str | None]:
+        """Return body and headers as they are to be stored: encrypted, if there are keys."""
         ring = self._encryption
         if ring is None and not config.requires_encryption:
-            return body
+            return body, headers
         if ring is not None and ring.is_stale:
             await ring.prepare()
-        return outgoing_body(
+        stored = outgoing_body(
             body,
             ring,
             Place("queue", self.queue),
@@ -375,6 +378,7 @@ class QueueProducer(QueueAccess[PayloadT]):
             key_path=config.body_key_path,
             is_required=config.requires_encryption,
         )
+        return stored, encrypted_headers(headers, body, ring)
 
     async def _own_connection(self, connection: object) -> Any:
         if not hasattr(connection, "fetch"):

@@ -16,6 +16,7 @@ from meshhook.follow_ups import FollowUp, given_ids
 from meshhook.jobs import WorkflowJob
 from meshhook.priorities import headers_with_priority
 from meshhook.store.bodies import BodyDecoder, encode_body, encode_headers, is_envelope
+from meshhook.store.encrypted_headers import encrypted_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -142,7 +143,8 @@ def encrypted_follow_up(message: FollowUpMessage, ring: KeyRing) -> FollowUpMess
     """
     place = Place("queue", message.queue)
     body = encrypted_body(message.body, ring, place, max_bytes=MAX_MESSAGE_BYTES)
-    return message._replace(body=body)
+    headers = encrypted_headers(message.headers, message.body, ring)
+    return message._replace(body=body, headers=headers)
 
 
 def follow_up_messages(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Unpack
 
-from meshhook.encryption.messages import check_no_plain_follow_up
 from meshhook.errors import InvalidJobError, InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.expiry import expiry_headers
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
 
-    from meshhook.encryption.key_ring import KeyRing
     from meshhook.job_policies import JobPolicies
     from meshhook.priorities import AnyPriority
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 def job_headers(
     headers: Mapping[str, Any] | None,
     priority: AnyPriority | None,
-    ring: KeyRing | None,
     **policies: Unpack[JobPolicies],
 ) -> Mapping[str, Any] | None:
     """Return the headers with which a producer's job is stored, made from its arguments.
@@ -35,14 +32,12 @@ def job_headers(
     Args:
         headers: the producer's own.
         priority: how urgent the job is; None for nothing said.
-        ring: the keys that the job is encrypted with; None for none.
         **policies: its own policies, as `QueueService.enqueue` describes them.
 
     Raises:
         InvalidSettingError, InvalidJobError: as `headers_with_policies`, or if the priority is
             none.
     """
-    check_no_plain_follow_up(ring, policies.get("on_dead_letter"))
     return headers_with_policies(headers_with_priority(headers, priority), **policies)
 
 

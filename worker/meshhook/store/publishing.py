@@ -22,6 +22,7 @@ from meshhook.observability.producer_metrics import messages_enqueued
 from meshhook.postgres.driver_errors import sqlstate_of
 from meshhook.store import queries
 from meshhook.store.bodies import encode_headers
+from meshhook.store.encrypted_headers import encrypted_headers
 from meshhook.store.messages import MAX_MESSAGE_BYTES, encoded
 
 if TYPE_CHECKING:
@@ -62,13 +63,15 @@ def publication(
         InvalidJobError, JobTooLargeError, InvalidSettingError: it cannot be stored.
     """
     body = encoded(decoder, job, MAX_MESSAGE_BYTES)
+    header_text = encode_headers(headers_with_key(headers, key, None))
     if encryption is not None:
+        header_text = encrypted_headers(header_text, body, encryption)
         place = Place("topic", validate_topic(topic))
         body = encrypted_body(body, encryption, place, max_bytes=MAX_MESSAGE_BYTES)
     return Publication(
         validate_topic(topic),
         body,
-        encode_headers(headers_with_key(headers, key, None)),
+        header_text,
         delay_in_seconds(delay_seconds),
     )
 

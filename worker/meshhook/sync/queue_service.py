@@ -25,6 +25,7 @@ from meshhook.postgres.url import parse_database_url
 from meshhook.priorities import headers_with_priority
 from meshhook.queues import QueueService
 from meshhook.store.bodies import BodyDecoder, encode_headers
+from meshhook.store.encrypted_headers import encrypted_headers
 from meshhook.store.groups import new_group
 from meshhook.store.messages import check_several, encoded, encoded_many
 from meshhook.store.policy_headers import job_headers
@@ -238,7 +239,7 @@ class SyncQueueService(Generic[PayloadT]):
                 )
             )
             return stored
-        headers = job_headers(headers, priority, self._encryption, **policies)
+        headers = job_headers(headers, priority, **policies)
         one = unique_from(unique_key, unique, on_conflict)
 
         def encode(max_bytes: int, header_text: str | None, delay: float) -> list[Message]:
@@ -315,7 +316,7 @@ class SyncQueueService(Generic[PayloadT]):
                 )
             )
             return stored
-        headers = job_headers(headers, priority, self._encryption, **policies)
+        headers = job_headers(headers, priority, **policies)
         made = new_group(group, on_complete)
         check_ungrouped(unique_keys, made)
 
@@ -581,7 +582,7 @@ class SyncQueueService(Generic[PayloadT]):
                     key_path=config.body_key_path,
                     is_required=config.requires_encryption,
                 ),
-                headers,
+                encrypted_headers(headers, body, ring),
                 delay_seconds,
             )
             for body, headers, delay_seconds in messages
