@@ -266,3 +266,8 @@ def checked_ring(encryption: KeyRing | None) -> KeyRing | None:
     if encryption is None or isinstance(encryption, KeyRing):
         return encryption
     raise InvalidSettingError(f"encryption is a KeyRing, got {kind_of(encryption)}")
+
+
+def withholds_errors(ring: KeyRing | None) -> bool:
+    """Return whether errors about messages that a ring encrypts are named by their type only."""
+    return ring is not None and not ring.keeps_error_messages

@@ -96,14 +96,25 @@ def _attributes(operation: str, queue_name: str) -> dict[str, Any]:
 
 @contextmanager
 def sending(
-    tracer: Tracer, queue_name: str, headers: Mapping[str, Any] | None
+    tracer: Tracer,
+    queue_name: str,
+    headers: Mapping[str, Any] | None,
+    *,
+    withholds_errors: bool = False,
 ) -> Iterator[tuple[Any, Span]]:
     """Trace sending messages: yield their headers with the trace added, and the span.
 
-    Headers that already name a trace keep it.
+    Headers that already name a trace keep it. Errors are named by their type only if
+    `withholds_errors`: those about a message that is encrypted may quote it.
     """
     attributes = _attributes("send", queue_name)
-    with _current_span(tracer, f"send {queue_name}", SpanKind.PRODUCER, attributes) as span:
+    with _current_span(
+        tracer,
+        f"send {queue_name}",
+        SpanKind.PRODUCER,
+        attributes,
+        withholds_errors=withholds_errors,
+    ) as span:
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
         # Headers that are not a mapping are refused when they are encoded.
@@ -179,6 +190,7 @@ def _current_span(
     *,
     links: Sequence[Link] = (),
     context: Context | None = None,
+    withholds_errors: bool = False,
 ) -> Iterator[Span]:
     """Make a span current. If tracing itself fails, the work continues without it."""
     try:
@@ -193,7 +205,8 @@ def _current_span(
     try:
         yield span
     except Exception as error:
-        _note_error(span, type(error).__qualname__, None, error)
+        shown = None if withholds_errors else error
+        _note_error(span, type(error).__qualname__, None, shown)
         raise
     finally:
         otel_context.detach(token)

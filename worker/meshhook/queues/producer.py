@@ -9,6 +9,7 @@ from meshhook.arguments import headers_with_key
 from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import driver_connection
 from meshhook.encryption.envelope import Place
+from meshhook.encryption.key_ring import withholds_errors
 from meshhook.encryption.messages import outgoing_body
 from meshhook.jobs import PayloadT
 from meshhook.names import validate_topic
@@ -132,7 +133,9 @@ class QueueProducer(QueueAccess[PayloadT]):
             return await self._enqueue(
                 job, delay_seconds, key, headers, unique=one, connection=connection
             )
-        with sending(tracer, self.queue, headers) as (traced, span):
+        with sending(
+            tracer, self.queue, headers, withholds_errors=withholds_errors(self._encryption)
+        ) as (traced, span):
             msg_id = await self._enqueue(
                 job, delay_seconds, key, traced, unique=one, connection=connection
             )
@@ -218,7 +221,9 @@ class QueueProducer(QueueAccess[PayloadT]):
                 group=made,
                 connection=connection,
             )
-        with sending(tracer, self.queue, headers) as (traced, span):
+        with sending(
+            tracer, self.queue, headers, withholds_errors=withholds_errors(self._encryption)
+        ) as (traced, span):
             msg_ids = await self._enqueue_many(
                 jobs,
                 delay_seconds,
@@ -287,7 +292,9 @@ class QueueProducer(QueueAccess[PayloadT]):
         tracer = self._tracing.find()
         if tracer is None:
             return await publish(database, encode(headers))
-        with sending(tracer, topic, headers) as (traced, span):
+        with sending(
+            tracer, topic, headers, withholds_errors=withholds_errors(self._encryption)
+        ) as (traced, span):
             msg_ids = await publish(database, encode(traced))
             note_sent(span, [*msg_ids.values()])
         return msg_ids

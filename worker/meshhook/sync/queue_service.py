@@ -14,7 +14,7 @@ from meshhook.arguments import checked_flag, checked_seconds, headers_with_key
 from meshhook.delays import delay_in_seconds
 from meshhook.drivers.lending import check_sync, sync_connection
 from meshhook.encryption.envelope import Place
-from meshhook.encryption.key_ring import checked_ring
+from meshhook.encryption.key_ring import checked_ring, withholds_errors
 from meshhook.encryption.messages import outgoing_body
 from meshhook.errors import InvalidSettingError, QueueNotFoundError
 from meshhook.jobs import PayloadT
@@ -387,7 +387,9 @@ class SyncQueueService(Generic[PayloadT]):
         tracer = self._tracing.find()
         if tracer is None:
             return publish_now(own, encode(headers))
-        with sending(tracer, topic, headers) as (traced, span):
+        with sending(
+            tracer, topic, headers, withholds_errors=withholds_errors(self._encryption)
+        ) as (traced, span):
             msg_ids = publish_now(own, encode(traced))
             note_sent(span, [*msg_ids.values()])
         return msg_ids
@@ -559,7 +561,9 @@ class SyncQueueService(Generic[PayloadT]):
         tracer = self._tracing.find()
         if tracer is None:
             return insert(headers)
-        with sending(tracer, self.queue, headers) as (traced, span):
+        with sending(
+            tracer, self.queue, headers, withholds_errors=withholds_errors(self._encryption)
+        ) as (traced, span):
             ids = insert(traced)
             note_sent(span, ids)
         return ids

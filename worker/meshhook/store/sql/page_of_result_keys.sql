@@ -1,5 +1,5 @@
--- Returns up to $3 attempts of queue $1 above id $2, whether each has a result, the id of the key of
--- that, null for none, and its size as stored. Locks: none. Index: job_attempts_job_idx.
+-- Returns up to $3 attempts of queue $1 above id $2, whether each has a result, the id of the key
+-- of that, null for none, and its size as stored. Locks: none. Index: job_attempts_job_idx.
 select a.msg_id, a.result is not null as has_result,
     case when meshhook.is_encrypted(a.result)
         then meshhook.shown_text(pg_catalog.left(a.result -> 'enc'::text ->> 'key'::text, 60))

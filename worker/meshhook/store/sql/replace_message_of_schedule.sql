@@ -1,6 +1,6 @@
--- Replaces the message of schedule $2 of queue $1, if it still is $3, by $4, and the follow-up in its
--- headers by $5, unless that is null; returns whether it was. Locks: the row, unless it is locked.
--- Index: the primary key.
+-- Replaces the message of schedule $2 of queue $1, if it still is $3, by $4, and the follow-up in
+-- its headers by $5, unless that is null; returns whether it was. Locks: the row, unless it is
+-- locked. Index: the primary key.
 with locked as (
     select s.queue, s.name from meshhook.schedules s
     where s.queue = $1::text and s.name = $2::text and s.message = $3::text::jsonb

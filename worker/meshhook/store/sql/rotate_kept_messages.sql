@@ -1,6 +1,7 @@
--- Replaces the kept bodies of the jobs $2 of queue $1, which stand in the tables $3 at the places $4,
--- by $5, and the follow-ups in their headers by $6; null leaves one as it is. Writes to the audit
--- log that they have key $7 now, and returns how many. Locks: the rows. Index: finished_jobs_job_idx.
+-- Replaces the kept bodies of the jobs $2 of queue $1, which stand in the tables $3 at the places
+-- $4, by $5, and the follow-ups in their headers by $6; null leaves one as it is. Writes to the
+-- audit log that they have key $7 now, and returns how many. Locks: the rows.
+-- Index: finished_jobs_job_idx.
 with replaced as (
     update meshhook.finished_jobs k
     set message = case when item.body is null then k.message else item.body::jsonb end,
@@ -19,4 +20,5 @@ with replaced as (
     from replaced
 )
 -- Asked for, so that it is written.
-select pg_catalog.count(*) from replaced where (select pg_catalog.count(*) from written) >= 0::bigint
+select pg_catalog.count(*) from replaced
+where (select pg_catalog.count(*) from written) >= 0::bigint

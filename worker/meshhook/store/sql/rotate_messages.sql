@@ -16,4 +16,5 @@ with replaced as (
     from replaced
 )
 -- Asked for, so that it is written.
-select pg_catalog.count(*) from replaced where (select pg_catalog.count(*) from written) >= 0::bigint
+select pg_catalog.count(*) from replaced
+where (select pg_catalog.count(*) from written) >= 0::bigint

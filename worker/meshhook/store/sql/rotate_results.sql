@@ -1,5 +1,5 @@
--- Replaces the results of the jobs $2 of queue $1, which stand in the tables $3 at the places $4, by
--- $5. Writes to the audit log that they have key $6 now, and returns how many. Locks: the rows.
+-- Replaces the results of the jobs $2 of queue $1, which stand in the tables $3 at the places $4,
+-- by $5. Writes to the audit log that they have key $6 now, and returns how many. Locks: the rows.
 -- Index: job_attempts_job_idx.
 with replaced as (
     update meshhook.job_attempts a
@@ -15,4 +15,5 @@ with replaced as (
     from replaced
 )
 -- Asked for, so that it is written.
-select pg_catalog.count(*) from replaced where (select pg_catalog.count(*) from written) >= 0::bigint
+select pg_catalog.count(*) from replaced
+where (select pg_catalog.count(*) from written) >= 0::bigint
