@@ -321,6 +321,97 @@ async def test_a_missing_partition_is_found(connection: Connection) -> None:
     only(await found(connection, "history"), Severity.WARNING, "create_attempt_partitions")
 
 
+async def test_a_missing_partition_of_finished_jobs_is_found(connection: Connection) -> None:
+    """If a queue keeps bodies; the way out makes it quiet."""
+    name = await connection.fetchval(
+        "select 'finished_jobs_' || to_char((now() at time zone 'UTC')::date + 1, 'YYYYMMDD')"
+    )
+    await connection.execute(f"drop table if exists meshhook.{name}")
+    assert [each.severity for each in await found(connection, "history")] == [Severity.OK]
+    await set_queue_config(connection, "jobs", keep_bodies_days=3)
+    await connection.execute(f"drop table if exists meshhook.{name}")
+    finding = only(await found(connection, "history"), Severity.WARNING, "meshhook.finished_jobs")
+    await connection.execute(finding.remedy.partition(";")[0])
+    assert [each.severity for each in await found(connection, "history")] == [Severity.OK]
+
+
+@pytest.mark.parametrize("parent", ["job_attempts", "finished_jobs"])
+async def test_partitions_of_long_ago_are_found(connection: Connection, parent: str) -> None:
+    """If no queue has kept them for two days; the way out makes it quiet."""
+    for day in (40, 8):
+        name = await connection.fetchval(
+            "select $1 || '_' || to_char((now() at time zone 'UTC')::date - $2::int, 'YYYYMMDD')",
+            parent,
+            day,
+        )
+        await connection.execute(
+            f"create table meshhook.{name} partition of meshhook.{parent} "
+            f"for values from (now()::date - {day}) to (now()::date - {day - 1})"
+        )
+    await set_queue_config(connection, "jobs", history_retention_days=7, keep_bodies_days=7)
+    finding = only(
+        await found(connection, "history"), Severity.WARNING, f"meshhook.{parent}", "1 partitions"
+    )
+    await connection.execute(finding.remedy.partition(";")[0])
+    assert [each.severity for each in await found(connection, "history")] == [Severity.OK]
+
+
+async def test_a_missing_or_invalid_index_of_priorities_is_found(connection: Connection) -> None:
+    """Claims would read the whole queue; the way out makes it quiet."""
+    await set_queue_config(connection, "jobs", prioritized=True)
+    assert [each.severity for each in await found(connection, "indexes")] == [Severity.OK]
+    await connection.execute("drop index pgmq.q_jobs_priority_idx")
+    finding = only(await found(connection, "indexes"), Severity.CRITICAL, "its priorities")
+    assert finding.remedy == "meshhook queue set jobs prioritized=true"
+    await set_queue_config(connection, "jobs", prioritized=True)
+    assert [each.severity for each in await found(connection, "indexes")] == [Severity.OK]
+    await connection.execute(
+        "update pg_index set indisvalid = false "
+        "where indexrelid = 'pgmq.q_jobs_priority_idx'::regclass"
+    )
+    findings = await found(connection, "indexes")
+    assert {each.severity for each in findings} == {Severity.CRITICAL, Severity.WARNING}
+    await set_queue_config(connection, "jobs", prioritized=True)
+    assert [each.severity for each in await found(connection, "indexes")] == [Severity.OK]
+
+
+async def test_slots_for_urgent_jobs_that_a_worker_does_not_have_are_found(
+    connection: Connection,
+) -> None:
+    """Half of its slots at the most are kept free; without priorities none are."""
+    await connection.execute(
+        "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
+        "busy_seconds, draining, started_at, seen_at) "
+        "values ('jobs', 'w', 'pod', 4, 0, 0, 0, false, now(), now())"
+    )
+    await set_queue_config(connection, "jobs", urgent_slots=3)
+    assert [each.severity for each in await found(connection, "queues")] == [Severity.OK]
+    await set_queue_config(connection, "jobs", prioritized=True)
+    only(
+        await found(connection, "queues"),
+        Severity.WARNING,
+        "of a worker with 4 slots 2 are kept free",
+        "urgent_slots=2",
+    )
+    await set_queue_config(connection, "jobs", urgent_slots=2)
+    assert [each.severity for each in await found(connection, "queues")] == [Severity.OK]
+
+
+async def test_a_limit_of_connections_is_found(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the database; the way out makes it quiet."""
+    monkeypatch.setattr(server, "_MUST_BE_ON", {})
+    name = await connection.fetchval("select current_database()")
+    await connection.execute(f'alter database "{name}" connection limit 1')
+    finding = only(
+        await found(connection, "server"), Severity.CRITICAL, f"database {name}", "1 connections"
+    )
+    assert finding.remedy.startswith(f'alter database "{name}" connection limit 2;')
+    await connection.execute(f'alter database "{name}" connection limit 20')
+    assert [each.severity for each in await found(connection, "server")] == [Severity.OK]
+
+
 @pytest.fixture
 async def roles(database_url: str, connection: Connection) -> AsyncIterator[Roles]:
     """Makes roles."""

@@ -53,6 +53,7 @@ STATEMENTS = {
     "examine_notifications": "WPROM",
     "examine_hearing": "WPROM",
     "examine_server": "WPROM",
+    "examine_connection_limits": "WPROM",
     "examine_role_settings": "WPROM",
     "examine_partitions": "WPROM",
     "examine_holds": "WPROM",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from meshhook.console.environment import console_settings
-from support.helm import RELEASE, HelmError, Object, one, pods, render, select
+from support.helm import RELEASE, ROOT, HelmError, Object, one, pods, render, select
 
 CONSOLE = f"{RELEASE}-meshhook-console"
 PROXY: Object = {
@@ -112,6 +116,23 @@ def test_it_does_not_take_the_role_of_the_workers():
         render({"console": BASIC, **values})
     assert "meshhook roles create oncall" in str(caught.value)
     render({"console": BASIC | {"existingSecret": "oncall"}, **values})
+
+
+def test_the_examples_of_the_documentation_fit_each_other():
+    """The values render, and the proxy's lead to the Service, from pods that are let in."""
+    text = (ROOT / "docs/console.md").read_text()
+    blocks = [yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    own, proxy = (next(each for each in blocks if name in each) for name in ("console", "config"))
+    objects = render(own, release="meshhook", namespace="meshhook")
+    service = one(objects, "Service", "meshhook-console")
+    settings = tomllib.loads(proxy["config"]["configFile"])
+    (upstream,) = map(urlsplit, settings["upstreams"])
+    assert upstream.hostname == f"{service['metadata']['name']}.meshhook.svc"
+    assert (upstream.port or 80) == service["spec"]["ports"][0]["port"]
+    assert settings["pass_user_headers"] is True
+    assert own["console"]["publicUrl"] == f"https://{proxy['ingress']['hosts'][0]}"
+    policy = one(objects, "NetworkPolicy", "meshhook-console")["spec"]
+    assert policy["ingress"][0]["from"] == own["networkPolicy"]["consoleFrom"]
 
 
 def test_the_service_leads_to_it():

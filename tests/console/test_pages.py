@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +14,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from meshhook.administration import get_queue_config, set_queue_config
-from meshhook.console.app import console_app
+from meshhook.console.app import PAGES, console_app
+from meshhook.doctor import CHECKS
+from meshhook.doctor.finding import DOCUMENTATION
 from meshhook.keys import get_key, hold_key
 from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
@@ -21,6 +25,8 @@ from meshhook.schema.migrations import schema_version
 from support.console import ORIGIN, Visitor, add_dead_letters, visiting
 from support.roles import Roles
 from support.scaling_rows import write_scaling
+
+ROOT = Path(__file__).parents[2]
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e"
 
@@ -275,6 +281,67 @@ async def test_a_role_of_its_own_suffices(
                     answer = await visitor.post(path, fields)
                     assert answer.status_code == 303, (path, answer.text)
         await database.close()
+
+
+async def test_a_role_that_lacks_a_right_is_told_which_and_the_way_out(
+    database_url: str, connection: Any, queue_name: str
+):
+    """No page fails in another way with a role without rights; a reader may change nothing."""
+    (dead,) = await add_dead_letters(connection, 1)
+    async with Roles(database_url, connection) as roles:
+        nobody = await roles.make(RoleKind.READER)
+        reader = await roles.make(RoleKind.READER, "jobs")
+        await add_schedule(connection, "jobs", "nightly", "@daily")
+        for what in (
+            "schema meshhook",
+            "all tables in schema meshhook",
+            "all tables in schema pgmq",
+        ):
+            await connection.execute(f'revoke all on {what} from "{nobody}"')
+        database = Database(roles.url(nobody))
+        async with visiting(database) as visitor:
+            for route in PAGES:
+                path = route.path.format(queue="jobs", id=dead)
+                query = {"run_id": "r"} if path == "/search" else {"action": "replay"}
+                answer = await visitor.get(path, params=query)
+                if path == "/doctor":
+                    assert answer.status_code == 200
+                    assert "could not be checked: " in answer.text
+                elif "/operations/" in path:
+                    assert answer.status_code == 404
+                else:
+                    assert answer.status_code == 403, (path, answer.text)
+                    assert "permission denied for" in answer.text, path
+                    assert "meshhook roles grant oncall --name ROLE" in answer.text, path
+        await database.close()
+        database = Database(roles.url(reader))
+        async with visiting(database) as visitor:
+            for path, fields in (
+                ("/queues/jobs/pause", {}),
+                (f"/queues/jobs/dead-letters/{dead}/replay", {}),
+                (f"/queues/jobs/dead-letters/{dead}/delete", {}),
+                ("/queues/jobs/dead-letters/chosen", {"action": "replay", "id": dead}),
+                ("/schedules/jobs/nightly/pause", {}),
+            ):
+                answer = await visitor.post(path, fields)
+                assert answer.status_code == 403, (path, answer.text)
+                assert "permission denied for" in answer.text, path
+                assert "meshhook roles grant oncall --name ROLE" in answer.text, path
+        await database.close()
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 1
+
+
+async def test_each_finding_of_the_doctor_leads_to_its_documentation(
+    pool: Any, connection: Any, queue_name: str
+):
+    """To the heading of its check, which is there."""
+    await connection.execute("drop index pgmq.q_jobs_vt_idx")
+    async with visiting(pool) as visitor:
+        page = (await visitor.get("/doctor")).text
+    assert f'<a href="{DOCUMENTATION}#indexes"' in page
+    text = (ROOT / "docs/how-to/doctor.md").read_text()
+    headings = re.findall(r"^### `(\w+)`$", text, re.MULTILINE)
+    assert headings == [each.name for each in CHECKS]
 
 
 async def test_the_doctor_says_what_is_wrong(pool: Any, connection: Any, queue_name: str):

@@ -229,3 +229,13 @@ def _selects(text: str, place: int) -> bool:
     if text[place] < "\ufe00":
         return "\u1820" <= before <= "\u18aa"  # Mongolian letters
     return not before.isascii() or before in "#*0123456789"
+
+
+_FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""With these, also as wide characters, formulas of spreadsheets begin."""
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return an untrusted text for a cell of CSV: in one line, and no formula."""
+    shown = "".join(each if each.isprintable() else "?" for each in text)
+    return f"'{shown}" if shown.lstrip().startswith(_FORMULA_STARTS) else shown

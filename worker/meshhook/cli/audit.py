@@ -17,6 +17,7 @@ from meshhook.cli.connecting import with_database
 from meshhook.cli.moments import past_moment
 from meshhook.cli.options import JsonOption, command_app, example
 from meshhook.cli.output import Column, moment_with_age, note, print_json, print_table
+from meshhook.escaping import spreadsheet_text
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database
 
@@ -41,7 +42,6 @@ UntilOption = Annotated[
     str | None, typer.Option(metavar="TIME", help="Only before then: 2h ago, or a time.")
 ]
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _FIELDS = tuple(each.name for each in dataclasses.fields(AuditEntry))
 
 
@@ -151,9 +151,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, dict):
         return json.dumps(value)
-    text = value.isoformat() if isinstance(value, datetime) else str(value)
-    text = "".join(each if each.isprintable() else "?" for each in text)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return spreadsheet_text(value.isoformat() if isinstance(value, datetime) else str(value))
 
 
 def _filters(

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
@@ -96,6 +97,11 @@ CHANGES = (
 )
 """What changes something: for operators only, as the guard sees to."""
 
+_MISSING_RIGHT = (
+    "\n\nThe database role of the console lacks this right. To show things it needs a role of kind "
+    "reader, to change them one of kind oncall: meshhook roles grant oncall --name ROLE"
+)
+
 _STATUSES: tuple[tuple[type[MeshHookError], int], ...] = (
     (QueueNotFoundError, 404),
     (DeadLetterNotFoundError, 404),
@@ -178,6 +184,8 @@ def console_app(database: DatabaseSource, *, settings: ConsoleSettings | None = 
         },
         lifespan=lifespan,
     )
+    # A redirect would name whatever `Host` says; every page has one address.
+    app.router.redirect_slashes = False
     app.state.console = console
     app.state.close = close
     return app
@@ -209,9 +217,13 @@ def _refuse(request: Request, error: RefusedError) -> Response:
 
 def _show_error(request: Request, error: Exception) -> Response:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 400)
+    message = str(error)
+    if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+        status = 403
+        message += _MISSING_RIGHT
     title = "Not found" if status == 404 else "That did not work"  # noqa: PLR2004
     return console_of(request).page(
-        request, "error.html", status=status, title=title, message=str(error)
+        request, "error.html", status=status, title=title, message=message
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from ipaddress import ip_address
@@ -78,6 +79,7 @@ class ByPassword:
         """Take the passwords, and the limits."""
         self._passwords = passwords
         self._limits = limits
+        self._checks: dict[tuple[str, str], asyncio.Task[User | None]] = {}
 
     async def user_of(self, request: HTTPConnection) -> User:
         """Return the user whose name and password the request has."""
@@ -87,18 +89,34 @@ class ByPassword:
         name, password = found
         if (user := self._passwords.known(name, password)) is not None:
             return user
-        address = client_address(request)
+        # A browser may send several requests at once: the same password is checked once for all.
+        check = self._checks.get(found)
+        if check is None:
+            check = self._begin_check(client_address(request), name, password)
+        if (user := await asyncio.shield(check)) is None:
+            raise _login_needed()
+        return user
+
+    def _begin_check(self, address: str, name: str, password: str) -> asyncio.Task[User | None]:
         if wait := self._limits.wait_seconds(address, name):
             raise RefusedError(
                 429,
                 f"Too many logins have failed. Try again in {wait} seconds.",
                 {"retry-after": str(wait)},
             )
+        # Counted before it is known, or any number of guesses could be sent at once.
+        self._limits.note_failure(address, name)
+        check = asyncio.create_task(self._check(address, name, password), name="check of a login")
+        self._checks[name, password] = check
+        check.add_done_callback(lambda _: self._checks.pop((name, password), None))
+        return check
+
+    async def _check(self, address: str, name: str, password: str) -> User | None:
         user = await self._passwords.check(name, password)
         if user is None:
-            self._limits.note_failure(address, name)
             _log.warning("a login to the console failed", user=name, address=address)
-            raise _login_needed()
+        else:
+            self._limits.forget_one(address, name)
         return user
 
 

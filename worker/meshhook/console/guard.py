@@ -6,6 +6,7 @@ a token. No page can forget to ask.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 MAX_FORM_BYTES = 1_048_576
 """The longest form that is read."""
 MAX_FORM_FIELDS = 1_100
+FORM_SECONDS = 30.0
+"""How long a form may take to arrive."""
 TOKEN_FIELD = "form_token"  # noqa: S105 - the field's name
 
 _log = get_logger("meshhook.console")
@@ -125,7 +128,15 @@ class Guard:
             raise RefusedError(403, "This request came from another site. Nothing was changed.")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
             raise RefusedError(415, "The console takes forms only. Nothing was changed.")
-        form = await _limited(request).form(max_fields=MAX_FORM_FIELDS)
+        try:
+            async with asyncio.timeout(FORM_SECONDS):
+                form = await _limited(request).form(max_fields=MAX_FORM_FIELDS)
+        except TimeoutError:
+            raise RefusedError(
+                408,
+                f"The form did not arrive within {FORM_SECONDS:g} seconds. Nothing was changed.",
+                {"connection": "close"},
+            ) from None
         token = form.get(TOKEN_FIELD)
         if not isinstance(token, str) or not self._tokens.is_form_token(token, session, user.name):
             raise RefusedError(

@@ -44,6 +44,12 @@ class LoginLimits:
         while len(self._failures) > _MAX_KEPT:
             self._failures.popitem(last=False)
 
+    def forget_one(self, address: str, name: str) -> None:
+        """Take the newest failed login back: it has not failed."""
+        for key, _ in _limits(address, name):
+            if kept := self._failures.get(key):
+                kept.pop()
+
 
 def _limits(address: str, name: str) -> tuple[tuple[Hashable, int], ...]:
     return (

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from meshhook.console.settings import ConsoleSettings
 
+REQUEST_SECONDS = 30.0
+"""How long the head of a request may take to arrive."""
 _MAX_CONNECTIONS = 2_000
 _STOP_SECONDS = 5
 
@@ -57,6 +60,43 @@ def address_of(listener: socket.socket) -> str:
     address, port = listener.getsockname()[:2]
     host = f"[{address}]" if ":" in address else address
     return f"http://{host}:{port}/"
+
+
+class _Protocol(H11Protocol):
+    """Closes connections on which no request arrives, or anybody could hold all that there may be.
+
+    uvicorn itself waits for ever for the first request, and for the rest of a slow one.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._expect_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request."""
+        super().data_received(data)
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _expect_request(self) -> None:
+        if self._deadline is None and self._has_no_request():
+            self._deadline = self.loop.call_later(REQUEST_SECONDS, self._give_up, self.cycle)
+
+    def _give_up(self, before: object) -> None:
+        self._deadline = None
+        if self.cycle is before and self._has_no_request():
+            self.transport.close()
+
+    def _has_no_request(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
 
 class _Server(uvicorn.Server):
@@ -96,6 +136,7 @@ def server_of(app: Starlette) -> uvicorn.Server:
     """Return the server of a console."""
     config = uvicorn.Config(
         app,
+        http=_Protocol,
         lifespan="on",
         # The address of the client is that of the connection: headers may say anything.
         proxy_headers=False,

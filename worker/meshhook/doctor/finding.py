@@ -17,6 +17,9 @@ class Severity(StrEnum):
     """The check found nothing."""
 
 
+DOCUMENTATION = "https://github.com/meshhook/meshhook-queue/blob/main/docs/how-to/doctor.md"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was found, or that a check found nothing."""
@@ -30,6 +33,11 @@ class Finding:
     """What is wrong."""
     remedy: str
     """What to do, with the command where there is one; empty if nothing is wrong."""
+
+    @property
+    def documentation(self) -> str:
+        """Where the documentation says what the check looks for."""
+        return f"{DOCUMENTATION}#{self.check}"
 
 
 def spelled(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The history: partitions for the coming days."""
+"""The history and the finished jobs: partitions for the coming days, and none of long ago."""
 
 from __future__ import annotations
 
@@ -12,22 +12,42 @@ if TYPE_CHECKING:
 
     from meshhook.doctor.case import Case
 
+_LOG = "workers do it once an hour: see their log for `housekeeping put off`"
+_MAKE = {
+    "job_attempts": "create_attempt_partitions",
+    "finished_jobs": "create_finished_partitions",
+}
+_DROP = {
+    "job_attempts": "drop_expired_attempt_partitions",
+    "finished_jobs": "drop_expired_finished_partitions",
+}
+
 
 async def look(case: Case) -> Sequence[Finding]:
-    """Find days without a partition."""
-    return list(judge(await case.fetch(queries.load("examine_partitions"))))
+    """Find days without a partition, and partitions that should be gone."""
+    rows = await case.fetch(queries.load("examine_partitions"))
+    return [finding for row in rows for finding in judge(row)]
 
 
-def judge(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Judge today and tomorrow."""
-    missing = [row["day"] for row in rows if not row["is_there"]]
-    if missing:
+def judge(row: Mapping[str, Any]) -> Iterator[Finding]:
+    """Judge the partitions of one table."""
+    parent, subject = row["parent"], f"meshhook.{row['parent']}"
+    if row["missing"]:
         yield Finding(
             "history",
             Severity.WARNING,
-            "meshhook.job_attempts",
-            f"has no partition for {', '.join(map(str, missing))}: attempts go to the default one, "
+            subject,
+            f"has no partition for {', '.join(row['missing'])}: its rows go to the default one, "
             "which retention empties row by row",
-            "select meshhook.create_attempt_partitions();  workers do it once an hour: see their "
-            "log for `housekeeping put off`",
+            f"select meshhook.{_MAKE[parent]}();  {_LOG}. A day that has rows in the default one "
+            "gets none any more: it is over when that day is",
+        )
+    if row["old"]:
+        yield Finding(
+            "history",
+            Severity.WARNING,
+            subject,
+            f"has {row['old']} partitions that no queue keeps any more, from {row['oldest']} on: "
+            "they take space",
+            f"select meshhook.{_DROP[parent]}();  {_LOG}",
         )

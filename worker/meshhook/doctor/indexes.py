@@ -27,6 +27,10 @@ async def look(case: Case) -> Sequence[Finding]:
             place = (config.keyed, config.key_path, _BESIDE_OTHERS, config.ordered)
             statements = await case.fetch(sql, config.queue, *place)
             found += judge_settings(config.queue, "keys", "keyed=true", statements)
+        if config.prioritized:
+            sql = queries.load("priority_index_statements")
+            statements = await case.fetch(sql, config.queue, config.prioritized, _BESIDE_OTHERS)
+            found += judge_settings(config.queue, "priorities", "prioritized=true", statements)
         if config.lookup_by:
             sql = queries.load("lookup_index_statements")
             ids = list(config.lookup_by)
@@ -43,7 +47,7 @@ def judge_settings(
     if any(row["statement"].lstrip().lower().startswith("create") for row in statements):
         yield Finding(
             "indexes",
-            Severity.CRITICAL if what == "keys" else Severity.WARNING,
+            Severity.WARNING if what == "lookups" else Severity.CRITICAL,
             f"queue {queue}",
             f"an index for its {what} is missing: what needs it reads the whole queue",
             f"meshhook queue set {queue} {setting}",

@@ -61,6 +61,16 @@ def judge(row: Mapping[str, Any]) -> Iterator[Finding]:
                 f"meshhook workers {queue}; a cordon ends by itself within an hour of the last "
                 "renewal: look at the operator's log",
             )
+    if row["workers"] and row["urgent_slots"] > (kept := row["fewest_slots"] // 2):
+        yield Finding(
+            "queues",
+            Severity.WARNING,
+            subject,
+            f"urgent_slots is {row['urgent_slots']}, and of a worker with {row['fewest_slots']} "
+            f"slots {kept} are kept free for urgent jobs: half at the most",
+            f"meshhook queue set {queue} urgent_slots={kept}, or start workers with "
+            f"--concurrency {2 * row['urgent_slots']}",
+        )
     if row["recent_dead"] >= MANY_DEAD_LETTERS:
         yield Finding(
             "queues",

@@ -27,7 +27,25 @@ async def look(case: Case) -> Sequence[Finding]:
     """Judge the settings of the server, and what is set for roles."""
     (row,) = await case.fetch(queries.load("examine_server"))
     roles = await case.fetch(queries.load("examine_role_settings"))
-    return [*judge(row), *judge_roles(roles)]
+    limits = await case.fetch(queries.load("examine_connection_limits"))
+    return [*judge(row), *judge_roles(roles), *judge_limits(limits)]
+
+
+def judge_limits(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Judge the connections of this database and of roles by what is allowed to them."""
+    for row in rows:
+        if row["used"] < FULL_SHARE * row["most"]:
+            continue
+        name = quoted_identifier(row["name"])
+        yield Finding(
+            "server",
+            Severity.CRITICAL if row["used"] >= row["most"] else Severity.WARNING,
+            f"{row['kind']} {row['name']}",
+            f"{row['used']} of the {row['most']} connections that it may have are in use: new "
+            "workers may not get one",
+            f"alter {row['kind']} {name} connection limit {2 * row['most'] or -1};  or lower "
+            "maxReplicas, or use a pooler (MESHHOOK_POOLED)",
+        )
 
 
 def judge(row: Mapping[str, Any]) -> Iterator[Finding]:

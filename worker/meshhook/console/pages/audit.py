@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse
 from meshhook.audit import MAX_ENTRIES, AuditEntry, list_audit_entries, sum_operations
 from meshhook.console import parameters
 from meshhook.console.context import console_of
+from meshhook.escaping import spreadsheet_text
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 PAGE_ROWS = 100
 _NAMES = ("queue", "actor", "action", "since", "until")
 _COLUMNS = tuple(AuditEntry.__slots__)
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 async def show(request: Request) -> Response:
@@ -89,7 +89,4 @@ def _short(value: Any) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, dict):
         return json.dumps(value)
-    # A spreadsheet would take it for a formula.
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return "'" + value
-    return value
+    return spreadsheet_text(value) if isinstance(value, str) else value
