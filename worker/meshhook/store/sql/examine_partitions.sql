@@ -1,7 +1,6 @@
--- Of the history and of finished jobs: which of today and tomorrow, in UTC, have no partition though
--- one is needed, and how many partitions there are that no queue has kept for two days. Old ones are
--- not looked for by a role that does not see the settings of all queues. Locks: none.
--- Index: pg_inherits_parent_index.
+-- Of the history and of finished jobs: which of today and tomorrow, in UTC, have no partition, but
+-- need one, and how many partitions no queue has kept for two days; a role that does not see the
+-- settings of all queues does not look for those. Locks: none. Index: pg_inherits_parent_index.
 with kinds as (
     select 'job_attempts'::text as parent, true as is_used,
         coalesce(pg_catalog.max(q.history_retention_days), 7) as days

@@ -1,6 +1,6 @@
 -- Queues $1 (null: all) with jobs counted up to $2, the workers of each that are alive, how many of
--- them claim nothing, the fewest slots of one, how many slots of each are to be kept for urgent jobs,
--- and how many jobs died within the last hour, up to 1,000. Locks: none.
+-- them claim nothing, the fewest slots of one, how many slots of each are for urgent jobs, and how
+-- many jobs died within the last hour, up to 1,000. Locks: none.
 -- Indexes: q_<queue>_vt_idx, workers_pkey, that of final outcomes in the history.
 select c.queue, s.ready + s.lost as ready, s.capped, s.oldest_ready_seconds::float8, c.paused,
     extract(epoch from pg_catalog.now() - c.updated_at)::float8 as paused_seconds,
