@@ -240,9 +240,13 @@ def _outcomes() -> list[Panel]:
     return [
         graph(
             "Retries put off",
-            "Retries per second that start later because the queue's max_retries_per_second is "
-            "spent. While it lasts, more jobs fail than the queue is to repeat.",
-            [Query(_rate("retries_delayed_total", by="queue"), "{{queue}}")],
+            "Attempts per second that are retried, and those of them that start later because the "
+            "queue's max_retries_per_second is spent. While it lasts, more jobs fail than the "
+            "queue is to repeat. MeshHookRetryStorm fires if more are retried than succeed.",
+            [
+                Query(_rate("messages_total", 'outcome="retried"', by="queue"), "{{queue}}: all"),
+                Query(_rate("retries_delayed_total", by="queue"), "{{queue}}: put off"),
+            ],
             unit=PER_SECOND,
         ),
         graph(
