@@ -568,6 +568,7 @@ async def test_all_that_people_set_of_a_schedule_is_written(connection: Connecti
 # Statements and functions that change rows and write no entry, since no person makes the change:
 # what is new fails a test until it writes one, or stands here.
 AUTOMATIC = {
+    "begin_budget_anew()",
     # Jobs come in.
     *("enqueue", "enqueue_unique", "enqueue_unique_new", "enqueue_many()", "enqueue_unique()"),
     *("create_group()", "enqueue_group()", "insert_group_callback()", "publish()"),

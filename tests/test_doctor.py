@@ -412,6 +412,40 @@ async def test_a_limit_of_connections_is_found(
     assert [each.severity for each in await found(connection, "server")] == [Severity.OK]
 
 
+async def test_a_deadline_before_the_first_retry_is_found(connection: Connection) -> None:
+    """But not where jobs have one attempt, or the retry may come in time."""
+    await set_queue_config(
+        connection,
+        "jobs",
+        retry_backoff_base_ms=60_000,
+        retry_jitter=0.5,
+        job_expiry_seconds=30,
+    )
+    [finding] = await found(connection, "retries")
+    only([finding], Severity.WARNING, "30 seconds", "job_expiry_seconds=721")
+    await set_queue_config(connection, "jobs", max_retry_attempts=1)
+    assert (await found(connection, "retries"))[0].severity is Severity.OK
+    await set_queue_config(connection, "jobs", max_retry_attempts=5, job_expiry_seconds=721)
+    assert (await found(connection, "retries"))[0].severity is Severity.OK
+
+
+async def test_a_budget_that_is_spent_for_long_is_found(connection: Connection) -> None:
+    """As long as more fails than it lets through; another budget begins anew."""
+    await set_queue_config(connection, "jobs", max_retries_per_second=0.1)
+    await connection.fetchval("select meshhook.grant_retries('jobs', 50)")
+    assert (await found(connection, "retries"))[0].severity is Severity.OK
+    await connection.fetchval("select meshhook.grant_retries('jobs', 50)")
+    only(await found(connection, "retries"), Severity.WARNING, "0.1", "max_retries_per_second=")
+    await set_queue_config(connection, "jobs", max_retries_per_second=5)
+    assert (await found(connection, "retries"))[0].severity is Severity.OK
+
+
+async def test_a_follow_up_queue_that_is_gone_is_found(connection: Connection) -> None:
+    """Its dead letters would be followed by nothing."""
+    await connection.execute("update meshhook.queue_config set dead_letter_follow_up = 'gone'")
+    only(await found(connection, "retries"), Severity.WARNING, "meshhook queue create gone")
+
+
 @pytest.fixture
 async def roles(database_url: str, connection: Connection) -> AsyncIterator[Roles]:
     """Makes roles."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ from meshhook.dead_letters import DLQService
 from meshhook.encryption.key_ring import KeyRing
 from meshhook.errors import DatabaseError, InvalidSettingError, QueueNotFoundError
 from meshhook.job_changes import CHUNK_JOBS, JobChange
+from support.waiting import eventually
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -70,9 +72,8 @@ async def test_a_replay_is_a_new_job_with_the_same_body(
 async def test_what_belongs_to_the_first_job_is_left_out(
     service: QueueService[Any], connection: Connection
 ) -> None:
-    """A replay is in no group, holds no unique key, has spent no attempt, and no past deadline."""
-    await service.enqueue_many([{}], group="g")
-    await service.enqueue({}, unique_key="u")
+    """A replay is in no group, has spent no attempt, and no past deadline."""
+    await service.enqueue_many([{}, {}], group="g")
     await connection.execute(
         "update pgmq.q_jobs set headers = coalesce(headers, '{}') || $1::jsonb, read_ct = 1",
         '{"meshhook-settled": 1, "meshhook-expires-at": "2099-01-01T00:00:00Z"}',
@@ -84,8 +85,80 @@ async def test_what_belongs_to_the_first_job_is_left_out(
         "select array(select jsonb_object_keys(headers)) as names from pgmq.q_jobs"
     )
     assert [row["names"] for row in rows] == [["meshhook-replayed-from"]] * 2
-    again = await service.enqueue({}, unique_key="u")
-    assert again.is_new
+
+
+@pytest.mark.parametrize("unique", ["until_done", "until_started"])
+async def test_a_replay_takes_its_unique_key_again(service: QueueService[Any], unique: Any) -> None:
+    """Who enqueues with the key finds the replay; once that is done, the key is free."""
+    sent = await service.enqueue({}, unique_key="u", unique=unique)
+    job = await service.dequeue()
+    assert job is not None
+    await service.acknowledge(job)
+    done = await service.replay_jobs(sent)
+    assert pairs(done.jobs) == [(1, "replayed", 2)]
+    found = await service.enqueue({}, unique_key="u", unique=unique)
+    assert (found.is_new, found) == (False, 2)
+    job = await service.dequeue()
+    assert job is not None
+    await service.acknowledge(job)
+    assert (await service.enqueue({}, unique_key="u")).is_new
+
+
+async def test_a_replay_whose_unique_key_is_taken_is_left_alone(
+    service: QueueService[Any], connection: Connection
+) -> None:
+    """The others are replayed; of two replays with one key, the first is."""
+    ids: list[int] = []
+    for key in ("a", "b", "b", "c"):
+        ids.append(await service.enqueue({}, unique_key=key))
+        job = await service.dequeue()
+        assert job is not None
+        await service.acknowledge(job)
+    await service.enqueue({}, unique_key="a")
+    for is_dry_run in (True, False):
+        done = await service.replay_jobs(ids, dry_run=is_dry_run)
+        assert [job.result.value for job in done.jobs] == [
+            "key_taken",
+            "replayed",
+            "key_taken",
+            "replayed",
+        ]
+        assert (done.changed, done.key_taken, done.unchanged) == (2, 2, 0)
+    assert len(await messages(connection)) == 3
+    rows = await connection.fetch("select result, was from meshhook.replay_jobs('jobs', array[1])")
+    assert [tuple(row) for row in rows] == [("unchanged", "key_taken")]
+    # Once the other job is done, it can be.
+    job = await service.dequeue()
+    assert job is not None
+    await service.acknowledge(job)
+    assert (await service.replay_jobs(ids[0])).changed == 1
+
+
+async def test_a_sender_is_quicker_than_a_replay(
+    service: QueueService[Any], database_url: str, connection: Connection
+) -> None:
+    """The replay waits for a sender's open transaction, and then sees its job."""
+    sent = await service.enqueue({}, unique_key="u")
+    job = await service.dequeue()
+    assert job is not None
+    await service.acknowledge(job)
+    other = await asyncpg.connect(database_url)
+    try:
+        transaction = other.transaction()
+        await transaction.start()
+        await service.enqueue({}, unique_key="u", connection=other)
+        replaying = asyncio.create_task(service.replay_jobs(sent))
+        waiting = (
+            "select exists (select from pg_stat_activity where wait_event_type = 'Lock' "
+            "and datname = current_database())"
+        )
+        await eventually(lambda: connection.fetchval(waiting))
+        await transaction.commit()
+        done = await replaying
+    finally:
+        await other.close()
+    assert [job.result.value for job in done.jobs] == ["key_taken"]
+    assert len(await messages(connection)) == 1
 
 
 async def test_a_job_is_replayed_once(service: QueueService[Any], connection: Connection) -> None:
@@ -195,12 +268,14 @@ async def test_many_jobs_are_replayed_in_chunks(
     service: QueueService[Any], connection: Connection
 ) -> None:
     """More than one statement takes are replayed completely, each once, in their order."""
-    count = CHUNK_JOBS + 500
+    count = 10 * CHUNK_JOBS
     await connection.execute(
         """with kept as (
             insert into meshhook.finished_jobs
-                (queue, msg_id, enqueued_at, finished_at, outcome, message)
-            select 'jobs', n, now(), now(), 'succeeded', to_jsonb(n) from generate_series(1, $1) n
+                (queue, msg_id, enqueued_at, finished_at, outcome, message, headers)
+            select 'jobs', n, now(), now(), 'succeeded', to_jsonb(n),
+                meshhook.unique_header('key-' || n, false, null)
+            from generate_series(1, $1) n
             returning *)
         insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, enqueued_at,
             finished_at)
@@ -208,10 +283,15 @@ async def test_many_jobs_are_replayed_in_chunks(
         count,
     )
     await connection.execute("select setval('pgmq.q_jobs_msg_id_seq', $1)", count)
+    # Nine living jobs have keys of theirs.
+    for n in range(1_000, count, 1_000):
+        assert (await service.enqueue({}, unique_key=f"key-{n}")).is_new
     done = await service.replay_jobs(state="succeeded")
-    assert (done.changed, done.matched) == (count, count)
-    found = await messages(connection)
-    assert sorted(int(body) for _, body, _ in found) == list(range(1, count + 1))
+    assert (done.changed, done.key_taken, done.matched) == (count - 9, 9, count)
+    found = [int(body) for _, body, _ in await messages(connection) if body != "{}"]
+    assert sorted(found) == [n for n in range(1, count + 1) if n % 1_000 or n == count]
+    held = "select count(*) from meshhook.unique_keys"
+    assert await connection.fetchval(held) == count
 
 
 async def test_ids_of_a_queue_that_is_made_again(

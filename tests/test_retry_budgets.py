@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from meshhook import Job, QueueService, set_queue_config
+from meshhook import Job, QueueService, create_queue, drop_queue, set_queue_config
 from meshhook.outcomes import AttemptOutcome
 from meshhook.store.queries import QueueTables
 from meshhook.store.settlements import RetryBudget, Settlement, settle
@@ -136,3 +136,23 @@ async def test_snoozes_and_successes_spend_nothing(
     assert budget.delayed == 1
     first, second = await starts(connection)
     assert second - first == pytest.approx(1_000, abs=0.01)
+
+
+@pytest.mark.parametrize("way", ["changed", "made again"])
+async def test_a_budget_that_is_changed_begins_anew(
+    pool: Pool, connection: Connection, queue_name: str, way: str
+) -> None:
+    """What was put off for hours at the former rate does not keep back retries to come."""
+    await set_queue_config(connection, queue_name, max_retries_per_second=0.001)
+    grant = (
+        "select extract(epoch from max(t.at) - clock_timestamp())::float8 "
+        "from meshhook.grant_retries('jobs', 50) as g (times), unnest(g.times) as t (at)"
+    )
+    assert await connection.fetchval(grant) > 40_000
+    if way == "changed":
+        await set_queue_config(connection, queue_name, max_retries_per_second=100)
+    else:
+        await drop_queue(connection, queue_name)
+        await create_queue(connection, queue_name)
+        await set_queue_config(connection, queue_name, max_retries_per_second=100)
+    assert await connection.fetchval(grant) < 1

@@ -56,6 +56,7 @@ STATEMENTS = {
     "examine_connection_limits": "WPROM",
     "examine_role_settings": "WPROM",
     "examine_partitions": "WPROM",
+    "examine_retries": "W RO",
     "examine_holds": "WPROM",
     "examine_unique_keys": "WPRO",
     "list_audit_entries": "  RO",
@@ -326,7 +327,9 @@ FUNCTIONS = {
     "drop_expired_finished_partitions()": "",
     "finished_bytes()": "WPROM",
     "is_keepable(jsonb,jsonb)": "WPROM",
+    "begin_budget_anew()": "",
     "prepare_finished_jobs()": "",
+    "refuse_lost_keys(bigint,bigint)": "WPROM",
     "prefer_lz4()": "WPROM",
     "replayed_from(text,jsonb)": "WPROM",
     REPLAY_JOBS: "   O",
@@ -447,6 +450,7 @@ SAMPLES: dict[str, object] = {
 CLAIM_IN_TURN = ("orders", queries.load("claim_keyed", "orders"), 1.0, None, 1, 1, None, "", None)
 EXTEND_IN_TURN = ("orders", queries.load("extend", "orders"), [1], [1], [1.0], 1.0)
 ARGUMENTS: dict[str, tuple[object, ...]] = {
+    "refuse_lost_keys(bigint,bigint)": (1, 1),
     "check_follow_up(jsonb)": ('{"queue": "others", "message": {}}',),
     "claim_in_turn": CLAIM_IN_TURN,
     "extend_in_turn": EXTEND_IN_TURN,

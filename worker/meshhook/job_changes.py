@@ -62,6 +62,8 @@ class ChangeResult(StrEnum):
     """Its state, or that it has ended, does not allow the change."""
     NOT_KEPT = "not_kept"
     """It has ended, and its body was not kept, so it cannot be replayed."""
+    KEY_TAKEN = "key_taken"
+    """It is not replayed, because another job has its unique key."""
     NOT_FOUND = "not_found"
 
 
@@ -121,6 +123,11 @@ class JobChanges:
     def not_kept(self) -> int:
         """How many jobs have ended and were not replayed, because their bodies were not kept."""
         return self.counts[ChangeResult.NOT_KEPT]
+
+    @property
+    def key_taken(self) -> int:
+        """How many jobs were not replayed, because another job has their unique key."""
+        return self.counts[ChangeResult.KEY_TAKEN]
 
     @property
     def not_found(self) -> int:

@@ -192,7 +192,9 @@ class JobReplayer:
                     answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
                 )
                 for row in rows:
-                    result = ChangeResult(row["result"])
+                    # Older versions do not know this result: in SQL it is one of `unchanged`.
+                    is_taken = row["was"] == ChangeResult.KEY_TAKEN
+                    result = ChangeResult.KEY_TAKEN if is_taken else ChangeResult(row["result"])
                     done.add(
                         JobChange(row["msg_id"], result, row["was"], row["at"], row["replayed_as"])
                     )

@@ -118,8 +118,8 @@ def replay(
     if ids and done.not_found:
         missing = [job.msg_id for job in done.jobs if job.result is ChangeResult.NOT_FOUND]
         raise JobsNotFoundError(name, missing, done.not_found)
-    if ids and done.unchanged + done.not_kept:
-        raise JobsUnchangedError(name, done.unchanged + done.not_kept)
+    if ids and (left_alone := done.unchanged + done.not_kept + done.key_taken):
+        raise JobsUnchangedError(name, left_alone)
 
 
 def _check_chosen(ids: list[int] | None, filters: dict[str, Any]) -> None:
@@ -164,6 +164,8 @@ def _print_job(job: JobChange, queue: str, *, dry_run: bool) -> None:
             f"{job.was}, and its body was not kept, or not any longer; for jobs to come: "
             f"meshhook queue set {queue} keep_bodies_days=7"
         )
+    elif job.result is ChangeResult.KEY_TAKEN:
+        text = "is left alone: another job has its unique key"
     elif job.result is ChangeResult.UNCHANGED:
         text = _why_unchanged(job, queue)
     elif dry_run:
@@ -195,5 +197,7 @@ def _print_counts(done: JobChanges, queue: str, *, dry_run: bool) -> None:
     say(f"{would}replayed {counted(done.changed, 'job')} of queue {queue}")
     if done.unchanged:
         note(f"{counted(done.unchanged, 'job')} left alone; once more: --again")
+    if done.key_taken:
+        note(f"{counted(done.key_taken, 'job')} left alone: another job has the unique key.")
     if done.not_kept:
         note(f"{counted(done.not_kept, 'job')} left alone, because the body was not kept.")
