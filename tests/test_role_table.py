@@ -389,6 +389,7 @@ FUNCTIONS = {
     "check_priorities()": "WPROM",
     "index_statements(text,text,text,text,boolean,boolean,text)": "WPROM",
     "priority_index_statements(text,boolean,boolean)": "WPROM",
+    "priority_demand(text,jsonb,double precision,integer)": "  ROM",
     "priority_of(jsonb)": "WPROM",
     CHECK_SEARCH: "WPROM",
     FIND_JOBS: "W RO",

@@ -85,6 +85,31 @@ def test_the_deployment():
             {"keys": {"overrides": [{"key": "a", "weight": 0}]}},
             "spec.keys.overrides.0.weight: Input should be greater",
         ),
+        (
+            {"priorities": {"urgentSlots": -1}},
+            "spec.priorities.urgentSlots: Input should be greater",
+        ),
+        (
+            {"priorities": {"targetSeconds": {"urgent": 0}}},
+            "spec.priorities.targetSeconds.urgent: Input should be greater",
+        ),
+        (
+            {"priorities": {"targetSeconds": {"urgent": 20}}},
+            "spec.priorities.targetSeconds: urgent (20) is more than high (15)",
+        ),
+        (
+            {"priorities": {"targetSeconds": {"low": 59.5}}},
+            "spec.priorities.targetSeconds: normal (60) is more than low (59.5)",
+        ),
+        ({"priorities": {"targetSeconds": {"lowest": 9}}}, "spec.priorities.targetSeconds.lowest"),
+        (
+            {"priorities": {"enabled": False, "urgentSlots": 4}},
+            "spec.priorities: enabled is false, and urgentSlots is given: set enabled to true, or",
+        ),
+        (
+            {"priorities": {}, "keys": {"maxRunning": 4}},
+            "spec: a queue has either keys or priorities: leave one of them out, or use a queue",
+        ),
         ({"x" * 1_000_000: 1}, "more characters): Extra inputs are not permitted"),
         ({"a\n\x1b[2J": 1}, r"spec.a\n\x1b[2J: Extra inputs are not permitted"),
     ],
@@ -114,14 +139,34 @@ def test_a_status_of_another_version_is_no_obstacle():
 def test_every_setting_of_a_queue_is_decided():
     """All settings of a queue are in the resource with their defaults, except some.
 
-    `paused` is for people, keys have a field of their own, the indexes of `lookup_by` and of
-    priorities are an administrator's, and `encryption` must not change with a resource.
+    `paused` is for people, keys and priorities have fields of their own, the indexes of
+    `lookup_by` are an administrator's, and `encryption` must not change with a resource.
     """
-    spec = jobqueue().spec
+    priorities = {"targetSeconds": {}, "urgentSlots": 1}
+    spec = jobqueue(priorities=priorities).spec
     assert spec is not None
-    elsewhere = {"paused", "lookup_by", "encryption", *PRIORITY_SETTING_NAMES, *KEY_SETTING_NAMES}
-    assert spec.queue_settings.keys() == set(SETTING_NAMES) - elsewhere
-    assert QueueSettings(**spec.queue_settings) == QueueSettings()
+    assert spec.priorities is not None
+    declared = spec.queue_settings | spec.priorities.settings
+    elsewhere = {"paused", "lookup_by", "encryption", *KEY_SETTING_NAMES}
+    assert declared.keys() == set(SETTING_NAMES) - elsewhere
+    assert spec.priorities.settings.keys() == set(PRIORITY_SETTING_NAMES)
+    assert QueueSettings(**declared) == QueueSettings(prioritized=True)
+
+
+def test_priorities_that_are_not_declared_are_left() -> None:
+    """Without the field nothing is set, and with it only what it names."""
+    plain, on, off = (
+        jobqueue().spec,
+        jobqueue(priorities={}).spec,
+        jobqueue(priorities={"enabled": False}).spec,
+    )
+    assert plain is not None
+    assert plain.priorities is None
+    assert not plain.queue_settings.keys() & set(PRIORITY_SETTING_NAMES)
+    for spec, is_on in ((on, True), (off, False)):
+        assert spec is not None
+        assert spec.priorities is not None
+        assert spec.priorities.settings == {"prioritized": is_on}
 
 
 def test_a_timeout_of_zero_means_none():

@@ -52,6 +52,15 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "has(self.weight) || has(self.maxRunning) || has(self.maxStarts)": lambda it: bool(
         {"weight", "maxRunning", "maxStarts"} & set(it)
     ),
+    "self.enabled || !(has(self.targetSeconds) || has(self.urgentSlots))": lambda it: (
+        it["enabled"] or set(it) == {"enabled"}
+    ),
+    "self.urgent <= self.high": lambda it: it["urgent"] <= it["high"],
+    "self.high <= self.normal": lambda it: it["high"] <= it["normal"],
+    "self.normal <= self.low": lambda it: it["normal"] <= it["low"],
+    "!(has(self.keys) && self.keys.enabled && has(self.priorities) && self.priorities.enabled)": (
+        lambda it: not all(it.get(name, {}).get("enabled") for name in ("keys", "priorities"))
+    ),
     "has(self.worker) != has(self.deploymentRef)": lambda it: (
         ("worker" in it) != ("deploymentRef" in it)
     ),

@@ -10,9 +10,12 @@ from meshhook_operator.api.status import QueueStatus
 from meshhook_operator.scaling import Decision, Estimates, Learned
 
 
-def queue_status(**numbers: int) -> QueueStatus:
+def queue_status(**numbers: Any) -> QueueStatus:
     """Return the numbers of a queue, 0 where none is given."""
-    return QueueStatus(**dict.fromkeys(QueueStatus.model_fields, 0) | numbers)
+    zeros: dict[str, Any] = {
+        name: 0 for name, field in QueueStatus.model_fields.items() if field.annotation is int
+    }
+    return QueueStatus(**zeros | numbers)
 
 
 def decision(desired: int = 3, /, **fields: Any) -> Decision:

@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshhook_operator.api.sentences import kept_back_sentence, scaling_sentence, waiting_clause
-from meshhook_operator.api.status import Condition, JobQueueStatus, QueueStatus, ScalingStatus
+from meshhook_operator.api.status import (
+    Condition,
+    JobQueueStatus,
+    PriorityStatus,
+    QueueStatus,
+    ScalingStatus,
+)
 from meshhook_operator.api.wording import as_sentence, duration
 from meshhook_operator.texts import MESSAGE_LIMIT, capped
 
@@ -28,6 +34,8 @@ PAUSED = "Paused"
 
 KEYS_CHANGING = "KeysChanging"
 """The reason of Ready while indexes for keys are built or dropped."""
+PRIORITIES_CHANGING = "PrioritiesChanging"
+"""The reason of Ready while the index of priorities is built or dropped."""
 
 _NUMBERS = ("queue", "scaling")
 _SUBSTANCE_OF_SCALING = ("limitedBy",)
@@ -93,6 +101,7 @@ WAYS_OUT = {
     "DeploymentNotFound": "Create it, or correct spec.deploymentRef.name.",
     "Conflict": "Until then, nothing is scaled.",
     "KeysNotSet": "Scaling goes on; the keys are tried again once a minute.",
+    "PrioritiesNotSet": "Scaling goes on; the priorities are tried again once a minute.",
     "TopicsNotBound": "Scaling goes on; the topics are tried again every 30 seconds.",
     "ImagePullFailed": "Correct spec.worker.image or spec.worker.imagePullSecrets.",
     "ContainerNotCreated": "Correct spec.worker, or create what it refers to.",
@@ -188,12 +197,14 @@ def on_time(
 
     Args:
         queue: the queue as read just now; None if it could not be read.
-        target_age_seconds: how long a job may wait.
+        target_age_seconds: how long a job may wait, in a queue without priorities.
         is_missed: whether jobs have waited longer for a while.
         paused: the finding for the condition Paused.
         queue_name: the queue, for commands about it.
     """
     target = f"{duration(target_age_seconds)} (targetAgeSeconds)"
+    if queue is not None and queue.priorities:
+        target = f"{_targets_text(queue.priorities)}, by priority"
     if queue is None:
         message = "The queue cannot be read, so nobody knows how long its messages wait."
         return Finding(holds=False, reason="QueueNotRead", message=message, is_known=False)
@@ -202,7 +213,10 @@ def on_time(
         return Finding(holds=False, reason="QueuePaused", message=message, is_known=False)
     waiting, kept_back = waiting_clause(queue), kept_back_sentence(queue, queue_name)
     if is_missed:
-        if queue.oldest_ready_seconds > target_age_seconds:
+        if queue.late_priorities and queue.priorities:
+            late = [_lateness_text(name, queue.priorities[name]) for name in queue.late_priorities]
+            message = f"{waiting}; {' and '.join(late)}."
+        elif not queue.priorities and queue.oldest_ready_seconds > target_age_seconds:
             message = f"{waiting}; a job should start within {target}."
         else:
             message = f"Jobs started later than {target} until a moment ago. {waiting}."
@@ -210,6 +224,15 @@ def on_time(
         return Finding(holds=False, reason="TargetAgeMissed", message=message)
     message = f"{waiting}; the target is {target}. {kept_back}".rstrip()
     return Finding(holds=True, reason="TargetAgeKept", message=message)
+
+
+def _targets_text(priorities: Mapping[str, PriorityStatus]) -> str:
+    return ", ".join(duration(each.target_seconds) for each in priorities.values())
+
+
+def _lateness_text(name: str, status: PriorityStatus) -> str:
+    waited, target = duration(status.oldest_ready_seconds), duration(status.target_seconds)
+    return f"{name} jobs wait {waited} of {target}"
 
 
 def scaling_limited(situation: Situation | None) -> Finding:
@@ -255,9 +278,18 @@ def rounded_queue(status: QueueStatus) -> QueueStatus:
         **{
             name: int(_rounded(getattr(status, name)) or 0)
             for name in QueueStatus.model_fields
-            if name != "dead_letters"
+            if name not in ("dead_letters", "priorities")
         },
         dead_letters=status.dead_letters,
+        priorities=status.priorities
+        and {
+            name: PriorityStatus(
+                ready=int(_rounded(each.ready)),
+                oldest_ready_seconds=int(_rounded(each.oldest_ready_seconds)),
+                target_seconds=each.target_seconds,
+            )
+            for name, each in status.priorities.items()
+        },
     )
 
 

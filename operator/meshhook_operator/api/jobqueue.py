@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from meshhook.escaping import quoted, shown
+from meshhook.priorities import PRIORITY_NAMES
 from meshhook_operator.api.keys_spec import KeysSpec
+from meshhook_operator.api.priorities_spec import PrioritiesSpec
 from meshhook_operator.api.scaling_spec import ScalingSpec, StepLimit
-from meshhook_operator.api.spec import JobQueueSpec
+from meshhook_operator.api.spec import KEYS_OR_PRIORITIES, JobQueueSpec
 from meshhook_operator.api.status import JobQueueStatus
 from meshhook_operator.api.worker_spec import WORKER_ENVIRONMENT, WorkerSpec
 
@@ -114,6 +117,10 @@ def _broken_rules(spec: JobQueueSpec) -> Iterator[str]:
         )
     if spec.keys is not None:
         yield from _broken_keys_rules(spec.keys)
+    if spec.priorities is not None:
+        yield from _broken_priorities_rules(spec.priorities)
+        if spec.priorities.enabled and spec.keys is not None and spec.keys.enabled:
+            yield f"spec: {KEYS_OR_PRIORITIES}"
     yield from _broken_scaling_rules(spec.scaling)
     if spec.worker is not None:
         yield from _broken_worker_rules(spec.worker)
@@ -144,6 +151,23 @@ def _broken_keys_rules(keys: KeysSpec) -> Iterator[str]:
         seen.add(override.key)
         if override.weight is None and override.max_running is None and override.max_starts is None:
             yield f"{name}: give weight, maxRunning or maxStarts"
+
+
+def _broken_priorities_rules(priorities: PrioritiesSpec) -> Iterator[str]:
+    others = sorted(priorities.model_fields_set - {"enabled"})
+    if not priorities.enabled and others:
+        yield (
+            f"spec.priorities: enabled is false, and {to_camel(others[0])} is given: set enabled "
+            "to true, or leave out the other fields"
+        )
+    targets = priorities.target_seconds.in_order if priorities.target_seconds else []
+    named = zip(PRIORITY_NAMES, targets, strict=False)
+    for (name, seconds), (following, more) in pairwise(named):
+        if seconds > more:
+            yield (
+                f"spec.priorities.targetSeconds: {name} ({seconds:g}) is more than {following} "
+                f"({more:g})"
+            )
 
 
 def _broken_worker_rules(worker: WorkerSpec) -> Iterator[str]:

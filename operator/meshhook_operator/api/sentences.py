@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from meshhook.priorities import PRIORITY_NAMES
 from meshhook_operator.api.wording import (
     as_sentence,
     duration,
@@ -47,6 +48,16 @@ class Situation:
     """Whether there is a Deployment to scale."""
     queue_name: str = ""
     """The queue, for commands about it."""
+
+    @property
+    def target_seconds(self) -> float:
+        """Within how many seconds the jobs should start that the decision is about."""
+        return self.decision.band_target_seconds or self.scaling.target_age_seconds
+
+    @property
+    def priority(self) -> str | None:
+        """The priority that needs the most; None in a queue without priorities."""
+        return None if self.decision.band is None else PRIORITY_NAMES[self.decision.band]
 
     @property
     def needed(self) -> int:
@@ -178,7 +189,7 @@ def _rates(situation: Situation) -> str:
 def _run_time(situation: Situation) -> str:
     """Return how long a job runs, if that matters beside the target age."""
     run_seconds = situation.decision.estimates.run_seconds
-    if run_seconds is None or run_seconds < situation.scaling.target_age_seconds * _LONG_RUN_SHARE:
+    if run_seconds is None or run_seconds < situation.target_seconds * _LONG_RUN_SHARE:
         return ""
     return f" (a job runs for about {duration(two_digits(run_seconds))})"
 
@@ -192,15 +203,27 @@ def _need(situation: Situation) -> str:
 
 
 def _to_start_in_time(situation: Situation) -> str:
-    age = situation.scaling.target_age_seconds
     if situation.decision.estimates.replica_jobs_per_second is None:
         # The formula for the first jobs knows messages, and no time.
         length = situation.scaling.target_length
         per = "message" if length == 1 else f"{length:,} messages"
         return f"needed: one for every {per} (targetLength) until the speed of a replica is known"
+    age = duration(situation.target_seconds)
+    if situation.priority is not None:
+        return f"needed to start {situation.priority} jobs within {age}{_wait(situation)}"
     waiting = situation.queue.ready if situation.queue else 0
     what = "it" if waiting == 1 else "each"
-    return f"needed to start {what} within {duration(age)} (targetAgeSeconds)"
+    return f"needed to start {what} within {age} (targetAgeSeconds)"
+
+
+def _wait(situation: Situation) -> str:
+    """Return how long the jobs wait of the priority that needs the most; empty if none does."""
+    priorities = situation.queue.priorities if situation.queue else None
+    found = (priorities or {}).get(situation.priority or "")
+    if found is None or not found.ready:
+        return ""
+    waited = duration(found.oldest_ready_seconds)
+    return f" ({situation.priority} jobs wait {waited} of {duration(found.target_seconds)})"
 
 
 _NEEDS: Mapping[str, str] = {
@@ -223,13 +246,17 @@ def _remainder(situation: Situation) -> str:
     return f"; {situation.stays} as a margin, so that small changes of the load change nothing"
 
 
+def _target(situation: Situation) -> str:
+    return duration(situation.target_seconds)
+
+
 # --- What limits it ------------------------------------------------------------------------------
 
 
 def _max_replicas(situation: Situation) -> str:
     return (
         f"maxReplicas allows {situation.scaling.max_replicas:,}, so jobs may wait longer than "
-        f"{duration(situation.scaling.target_age_seconds)}. If the database and the services that "
+        f"{_target(situation)}. If the database and the services that "
         "the jobs call can take more, raise spec.scaling.maxReplicas."
     )
 
@@ -243,7 +270,7 @@ def _scale_up_limit(situation: Situation) -> str:
     return (
         f"spec.scaling.scaleUp adds at most {step}, so there are to be "
         f"{situation.decision.desired_replicas:,} for the moment, and jobs may wait longer than "
-        f"{duration(situation.scaling.target_age_seconds)}."
+        f"{_target(situation)}."
     )
 
 
@@ -321,11 +348,14 @@ def _no_throughput_gain(situation: Situation) -> str:
 
 def _slow_pods(situation: Situation) -> str:
     lead = duration(two_digits(situation.decision.estimates.lead_seconds))
+    may_wait, field = " (targetAgeSeconds) that a job may wait", "targetAgeSeconds"
+    if situation.priority is not None:
+        may_wait = f" that jobs of priority {situation.priority} may wait"
+        field = f"spec.priorities.targetSeconds.{situation.priority}"
     return (
         f"A new pod takes {lead} to become Ready, longer than the "
-        f"{duration(situation.scaling.target_age_seconds)} (targetAgeSeconds) that a job may wait: "
-        "jobs that find no free worker start late, whatever is scaled. Raise "
-        "spec.scaling.minReplicas or targetAgeSeconds, or let the pods start faster."
+        f"{_target(situation)}{may_wait}: jobs that find no free worker start late, whatever is "
+        f"scaled. Raise spec.scaling.minReplicas or {field}, or let the pods start faster."
     )
 
 

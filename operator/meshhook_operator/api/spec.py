@@ -14,11 +14,19 @@ from meshhook.queue_config import QueueSettings
 from meshhook.retry import MAX_DELAYS, Backoff
 from meshhook_operator.api.fields import SET, ObjectName, Part, rules
 from meshhook_operator.api.keys_spec import KeysSpec
+from meshhook_operator.api.priorities_spec import PrioritiesSpec
 from meshhook_operator.api.scaling_spec import ScalingSpec
 from meshhook_operator.api.worker_spec import DeploymentReference, WorkerSpec
 
 DATABASE_URL_KEY = "uri"
 DEFAULTS = QueueSettings()
+
+KEYS_OR_PRIORITIES = (
+    "a queue has either keys or priorities: leave one of them out, or use a queue for each priority"
+)
+KEYS_OR_PRIORITIES_RULE = (
+    "!(has(self.keys) && self.keys.enabled && has(self.priorities) && self.priorities.enabled)"
+)
 
 _Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 
@@ -141,6 +149,10 @@ class JobQueueSpec(Part):
                 "has(self.worker) == has(oldSelf.worker)",
                 "worker and deploymentRef cannot replace each other: create another JobQueue",
             ),
+            (
+                KEYS_OR_PRIORITIES_RULE,
+                KEYS_OR_PRIORITIES,
+            ),
         )
     )
 
@@ -185,6 +197,11 @@ class JobQueueSpec(Part):
     keys: KeysSpec | None = None
     """Keys, which share the queue among tenants or destinations. What is declared here is set, and
     what is absent is left to whoever runs meshhook queue set. Default: all of it is left."""
+    priorities: PrioritiesSpec | None = None
+    """Priorities: urgent jobs go first, and low ones do not starve. With them the scaler plans for
+    the target of each priority instead of scaling.targetAgeSeconds. What is declared here is set,
+    and what is absent is left to whoever runs meshhook queue set. Not beside keys. Default: all of
+    it is left."""
     topics: Annotated[list[_Topic], Field(max_length=100, json_schema_extra=SET)] | None = None
     """The topics whose messages PGMQ routes to the queue, as patterns: * stands for one name, # for
     any text. Exactly these are bound. Default: bindings are left as they are. Needs PGMQ 1.11."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
+from meshhook.priorities import PRIORITY_NAMES
 from meshhook_operator.api.fields import Part
 
 
@@ -31,6 +32,17 @@ class Condition(StatusPart):
     """The generation of the spec that the condition is based on."""
     last_transition_time: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
     """When `status` last changed."""
+
+
+class PriorityStatus(StatusPart):
+    """The messages of one priority."""
+
+    ready: int
+    """Messages that are ready and wait for a worker."""
+    oldest_ready_seconds: int
+    """How long the oldest of them has waited, in seconds."""
+    target_seconds: float
+    """Within how many seconds jobs of this priority should start."""
 
 
 class QueueStatus(StatusPart):
@@ -59,6 +71,19 @@ class QueueStatus(StatusPart):
     """Those of ordered keys that wait for the jobs before them."""
     kept_back_by_queue_limit: int = 0
     """Those that wait for the limits of the queue."""
+    priorities: dict[str, PriorityStatus] | None = None
+    """Of urgent, high, normal and low each: ready, oldestReadySeconds and targetSeconds. Absent in
+    queues without priorities."""
+
+    @property
+    def late_priorities(self) -> list[str]:
+        """The priorities of which a job has waited longer than it should, the most urgent first."""
+        found = self.priorities or {}
+        return [
+            name
+            for name in PRIORITY_NAMES
+            if name in found and found[name].oldest_ready_seconds > found[name].target_seconds
+        ]
 
 
 class ScalingStatus(StatusPart):

@@ -7,6 +7,7 @@ import time
 import traceback
 from contextlib import asynccontextmanager
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,7 +35,8 @@ from meshhook_operator.databases.demand import (
 )
 from meshhook_operator.databases.guarded_loop import GuardedLoop
 from meshhook_operator.databases.hosts import DatabaseHosts
-from meshhook_operator.databases.key_changes import KeyChanges
+from meshhook_operator.databases.index_changes import IndexChanges
+from meshhook_operator.databases.key_changes import build_key_indexes, build_priority_index
 from meshhook_operator.databases.name_lookups import NameLookups
 from meshhook_operator.databases.wakeups import WakeUps
 from meshhook_operator.errors import AnswerRefusedError
@@ -120,10 +122,18 @@ class QueueDatabase:
         self._reporting = asyncio.Semaphore(1)
         self._report_at = float("-inf")
         self._wake_ups = WakeUps(address.url, on_wake, driver_loop=self._loop)
-        self.key_changes = KeyChanges(
-            address.url, pooled=address.pooled, hosts=hosts, lookups=lookups
+        changes = partial(
+            IndexChanges,
+            address.url,
+            pooled=address.pooled,
+            hosts=hosts,
+            lookups=lookups,
+            one_at_a_time=asyncio.Lock(),
         )
+        self.key_changes = changes(what="keys", build=build_key_indexes)
         """Changes of the keys of its queues, which go on beside all else."""
+        self.priority_changes = changes(what="priorities", build=build_priority_index)
+        """Changes of the priorities of its queues, after those of keys that were begun before."""
 
     @property
     def generation(self) -> Hashable:
@@ -261,6 +271,7 @@ class QueueDatabase:
         exporter, self._exporter = self._exporter, None
         try:
             await self.key_changes.close()
+            await self.priority_changes.close()
             await self._wake_ups.close()
             if exporter is not None:
                 await exporter.stop()

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from meshhook.errors import DatabaseReadOnlyError
 from meshhook.postgres.driver_errors import translated_statement_errors
-from meshhook_operator.api.status import QueueStatus
-from meshhook_operator.scaling import Sample, WorkerReport
+from meshhook.priorities import PRIORITY_NAMES
+from meshhook_operator.api.status import PriorityStatus, QueueStatus
+from meshhook_operator.scaling import Band, Sample, WorkerReport
 from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
@@ -138,6 +139,18 @@ class _Report(BaseModel):
     cordon_seconds: _Seconds = 0.0
 
 
+class _Band(BaseModel):
+    """A band of a queue with priorities."""
+
+    target_seconds: Annotated[float, Field(ge=0.1, le=604_800)]
+    ready: _Count
+    is_capped: bool
+    aged: _Count
+    running: _Count
+    due_soon: _Count
+    oldest_ready_seconds: _Seconds
+
+
 class _Row(BaseModel):
     """A queue as the database answered. The server may be anybody's, so nothing is trusted."""
 
@@ -159,9 +172,13 @@ class _Row(BaseModel):
     kept_by_hold: _Count = 0
     kept_by_key: _Count = 0
     kept_by_queue: _Count = 0
+    bands: Annotated[str, Field(max_length=65_536)] | None = None
 
 
 _REPORTS = TypeAdapter(Annotated[list[_Report], Field(max_length=10_000)])
+_BANDS = TypeAdapter(
+    Annotated[list[_Band], Field(min_length=len(PRIORITY_NAMES), max_length=len(PRIORITY_NAMES))]
+)
 _CONFIG = TypeAdapter(dict[str, Any])
 
 
@@ -190,6 +207,7 @@ def _demand(row: _Row, count_limit: int) -> QueueDemand:
     is_capped = row.ready_is_capped or row.hidden_is_capped or kept_back_is_capped
     hidden = running + row.scheduled + row.retrying
     settings = _CONFIG.validate_json(row.config)
+    bands = _BANDS.validate_json(row.bands) if row.bands is not None else []
     # Order is the tightest limit of a key, whatever others there are.
     is_ordered = settings.get("ordered") is True
     return QueueDemand(
@@ -208,6 +226,7 @@ def _demand(row: _Row, count_limit: int) -> QueueDemand:
             behind_limits=row.kept_by_key + row.kept_by_queue,
             kept_back_is_capped=kept_back_is_capped,
             workers=tuple(WorkerReport(**report.model_dump()) for report in reports),
+            bands=tuple(Band(**band.model_dump()) for band in bands),
         ),
         status=QueueStatus(
             ready=row.ready + row.lost,
@@ -221,6 +240,16 @@ def _demand(row: _Row, count_limit: int) -> QueueDemand:
             kept_back_by_key_limits=0 if is_ordered else row.kept_by_key,
             kept_back_by_order=row.kept_by_key if is_ordered else 0,
             kept_back_by_queue_limit=row.kept_by_queue,
+            priorities={
+                name: PriorityStatus(
+                    ready=band.ready,
+                    oldest_ready_seconds=int(max(0.0, band.oldest_ready_seconds)),
+                    target_seconds=band.target_seconds,
+                )
+                for name, band in zip(PRIORITY_NAMES, bands, strict=True)
+            }
+            if bands
+            else None,
         ),
         settings=settings,
     )

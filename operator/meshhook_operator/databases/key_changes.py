@@ -1,140 +1,43 @@
-"""Changes of the keys of queues: in the background, since building indexes takes minutes."""
+"""The indexes that a change of the keys or the priorities of a queue needs."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from meshhook.administration import get_queue_config, set_queue_config
-from meshhook.errors import MeshHookError
-from meshhook.observability.loggers import get_logger
-from meshhook.postgres.database import Database
-from meshhook.queue_config import changed_settings
 from meshhook.store.key_indexes import match_key_indexes
-from meshhook_operator.databases.guarded_loop import GuardedLoop
-from meshhook_operator.errors import AnswerRefusedError
+from meshhook.store.priority_indexes import match_priority_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from meshhook_operator.databases.hosts import DatabaseHosts
-    from meshhook_operator.databases.name_lookups import NameLookups
-
-_log = get_logger("meshhook_operator.key_changes")
+    from meshhook.postgres.database import Database
+    from meshhook.queue_config import QueueConfig, QueueSettings
 
 
-@dataclass(slots=True)
-class KeyChange:
-    """The last change of a queue's keys that was begun."""
+async def build_key_indexes(database: Database, config: QueueConfig, wanted: QueueSettings) -> bool:
+    """Build the indexes for keys that a queue is to have, and return whether it is to have others.
 
-    settings: Mapping[str, Any]
-    """What is to be set, by the names in `queue_config`."""
-    began_at: float
-    """Seconds since 1970."""
-    is_running: bool = True
-    ended_at: float = 0.0
-    """On the monotonic clock."""
-    error: MeshHookError | None = None
-    """Why it failed; None if it runs or is done."""
+    Args:
+        database: where the queue is.
+        config: its settings.
+        wanted: what they are to be.
 
-
-class KeyChanges:
-    """The changes in one database: one at a time, over a connection of their own.
-
-    The connection is there while something is changed, so that neither ticks nor other changes
-    wait for indexes. A change that is cut off is repeated by the next one.
+    Raises:
+        DatabaseError: if the role does not own the table, or the server refuses it.
     """
+    if not wanted.keyed or (wanted.keyed, wanted.ordered) == (config.keyed, config.ordered):
+        return False
+    ordered = wanted.ordered or config.ordered
+    await match_key_indexes(database, config.queue, wanted.keys, ordered=ordered)
+    return True
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        pooled: bool,
-        hosts: DatabaseHosts,
-        lookups: NameLookups,
-    ) -> None:
-        """Take how to reach the database."""
-        self._url = url
-        self._pooled = pooled
-        self._hosts = hosts
-        self._lookups = lookups
-        self._changes: dict[str, KeyChange] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._one_at_a_time = asyncio.Lock()
 
-    def last(self, queue_name: str) -> KeyChange | None:
-        """Return the last change of a queue's keys; None if there was none."""
-        return self._changes.get(queue_name)
+async def build_priority_index(
+    database: Database, config: QueueConfig, wanted: QueueSettings
+) -> bool:
+    """Build the index of priorities if a queue is to have them and has none; return whether so.
 
-    def start(
-        self, queue_name: str, settings: Mapping[str, Any], *, check_may_write: Callable[[], None]
-    ) -> KeyChange:
-        """Begin to set `keyed` and what goes with it, or return the change that still runs.
-
-        Args:
-            queue_name: the queue.
-            settings: what to set, by the names in `queue_config`, `keyed` among them.
-            check_may_write: called before each step; raises if this process may change nothing.
-        """
-        change = self._changes.get(queue_name)
-        if change is None or not change.is_running:
-            change = self._changes[queue_name] = KeyChange(dict(settings), time.time())
-            task = asyncio.create_task(
-                self._run(queue_name, change, check_may_write), name=f"keys of {queue_name}"
-            )
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return change
-
-    async def close(self) -> None:
-        """Stop what still runs. The server drops no index of it; the next change does."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
-    async def _run(
-        self, queue_name: str, change: KeyChange, check_may_write: Callable[[], None]
-    ) -> None:
-        try:
-            async with self._one_at_a_time:
-                await self._apply(queue_name, change.settings, check_may_write)
-            _log.info("keys of the queue set", queue=queue_name, settings=sorted(change.settings))
-        except MeshHookError as error:
-            change.error = error
-            _log.warning("keys of the queue not set", queue=queue_name, error=str(error))
-        except Exception as error:  # noqa: BLE001 - nothing here may stop the operator
-            # As with other answers of a database: nobody may rely on what this one sends.
-            change.error = AnswerRefusedError(
-                f"the answer of the database is malformed: {type(error).__name__}"
-            )
-            _log.exception("keys of the queue not set", queue=queue_name)
-        finally:
-            change.is_running, change.ended_at = False, time.monotonic()
-
-    async def _apply(
-        self, queue_name: str, settings: Mapping[str, Any], check_may_write: Callable[[], None]
-    ) -> None:
-        loop = GuardedLoop(hosts=self._hosts, lookups=self._lookups)
-        check_may_write()
-        database = await Database.connect(
-            self._url, min_size=0, max_size=1, pooled=self._pooled, driver_loop=loop
-        )
-        try:
-            config = await get_queue_config(database, queue_name)
-            wanted = changed_settings(config, settings)
-            if wanted.keyed and (wanted.keyed, wanted.ordered) != (config.keyed, config.ordered):
-                # Apart from the rest, since another process may lead once they are built.
-                ordered = wanted.ordered or config.ordered
-                await match_key_indexes(database, queue_name, wanted.keys, ordered=ordered)
-                check_may_write()
-            await set_queue_config(database, queue_name, **settings)
-        except Exception as error:
-            if refusal := loop.take_refusal():
-                raise AnswerRefusedError(refusal) from error
-            raise
-        finally:
-            await database.close()
+    Arguments and errors are those of `build_key_indexes`.
+    """
+    if not wanted.prioritized or config.prioritized:
+        return False
+    await match_priority_index(database, config.queue, prioritized=True)
+    return True

@@ -12,7 +12,7 @@ from meshhook_operator.reconciliation.admission import Admission
 from meshhook_operator.workers.manifests import grace_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from meshhook_operator.api.jobqueue import JobQueue
     from meshhook_operator.api.scaling_spec import StepLimit
@@ -30,6 +30,7 @@ class Autoscaler:
         self._state: scaling.ScalerState | None = None
         self._sampled_from: Hashable | None = None
         self._admission = Admission()
+        self._band_targets: tuple[float, ...] = ()
         self.decision: scaling.Decision | None = None
         """The last decision; None before the first."""
 
@@ -46,7 +47,7 @@ class Autoscaler:
     def runs_are_long(self, spec: JobQueueSpec) -> bool:
         """Whether jobs may run longer than a pod that stops would let them, as far as is known."""
         run_seconds = self.decision.estimates.run_seconds if self.decision else None
-        return scaling.runs_are_long(run_seconds, scaling_rules(spec).drain_seconds)
+        return scaling.runs_are_long(run_seconds, self._rules(spec).drain_seconds)
 
     def forget(self) -> None:
         """Forget all measurements: the JobQueue scales another Deployment now."""
@@ -54,10 +55,17 @@ class Autoscaler:
 
     def lookahead_seconds(self, spec: JobQueueSpec) -> float:
         """Return how far ahead the next sample should count messages that fall due."""
-        seconds = tick_seconds(spec)
+        seconds = self.tick_seconds(spec)
         if self._state is None:
             return seconds
-        return max(seconds, scaling.lookahead_seconds(scaling_rules(spec), self._state))
+        return max(seconds, scaling.lookahead_seconds(self._rules(spec), self._state))
+
+    def tick_seconds(self, spec: JobQueueSpec) -> float:
+        """Return the interval of ticks, in seconds."""
+        return tick_seconds(spec, self._band_targets)
+
+    def _rules(self, spec: JobQueueSpec) -> scaling.ScalingSpec:
+        return scaling_rules(spec, self._band_targets)
 
     def on_database(self, generation: Hashable) -> None:
         """Note which database the next sample is from.
@@ -101,14 +109,17 @@ class Autoscaler:
         )
         if isinstance(sample, scaling.Sample):
             self._admission, sample = self._admission.observe(sample)
+            self._band_targets = tuple(band.target_seconds for band in sample.bands)
         self.decision, self._state = scaling.decide(
-            scaling_rules(spec), sample, fleet, self._state, now
+            self._rules(spec), sample, fleet, self._state, now
         )
         return self.decision
 
 
-def scaling_rules(spec: JobQueueSpec) -> scaling.ScalingSpec:
-    """Return what a spec asks of the scaler."""
+def scaling_rules(
+    spec: JobQueueSpec, band_targets_seconds: Sequence[float] = ()
+) -> scaling.ScalingSpec:
+    """Return what a spec asks of the scaler; see `tick_seconds` for the targets."""
     asked = spec.scaling
     fallback = asked.fallback
     return scaling.ScalingSpec(
@@ -118,7 +129,7 @@ def scaling_rules(spec: JobQueueSpec) -> scaling.ScalingSpec:
         target_length=asked.target_length,
         concurrency=spec.worker.concurrency if spec.worker else None,
         **_drain(spec.worker),
-        tick_seconds=tick_seconds(spec),
+        tick_seconds=tick_seconds(spec, band_targets_seconds),
         scale_up=_step_limit(asked.scale_up),
         scale_down=_step_limit(asked.scale_down),
         scale_down_window_seconds=asked.scale_down.window_seconds,
@@ -128,11 +139,18 @@ def scaling_rules(spec: JobQueueSpec) -> scaling.ScalingSpec:
     )
 
 
-def tick_seconds(spec: JobQueueSpec) -> float:
-    """Return the interval of ticks, in seconds."""
-    return spec.scaling.tick_seconds or scaling.default_tick_seconds(
-        spec.scaling.target_age_seconds
-    )
+def tick_seconds(spec: JobQueueSpec, band_targets_seconds: Sequence[float] = ()) -> float:
+    """Return the interval of ticks, in seconds: by the shortest target, if none is declared.
+
+    Args:
+        spec: what is declared.
+        band_targets_seconds: the targets that the queue has for its priorities; none if it has no
+            priorities, or has not been read yet.
+    """
+    if spec.scaling.tick_seconds is not None:
+        return spec.scaling.tick_seconds
+    shortest = min(band_targets_seconds, default=float(spec.scaling.target_age_seconds))
+    return scaling.default_tick_seconds(shortest)
 
 
 def learned_before(status: JobQueueStatus) -> scaling.Learned | None:

@@ -8,6 +8,7 @@ from meshhook.actors import Source, acting_as
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.databases.demand import QueueDemand, QueueProblem
 from meshhook_operator.reconciliation.queue_keys import QueueKeys
+from meshhook_operator.reconciliation.queue_priorities import QueuePriorities
 from meshhook_operator.reconciliation.queue_topics import QueueTopics
 
 if TYPE_CHECKING:
@@ -53,12 +54,14 @@ class QueueInDatabase:
         self._check_may_write = check_may_write
         self._may_create_at = float("-inf")
         self._keys = QueueKeys(key, check_may_write=check_may_write)
+        self._priorities = QueuePriorities(key, check_may_write=check_may_write)
         self._topics = QueueTopics(key, check_may_write=check_may_write)
 
     @property
     def finding(self) -> Finding | None:
-        """What Ready should say about keys and topics; None if they are as declared."""
-        found = [each for each in (self._keys.finding, self._topics.finding) if each is not None]
+        """What Ready should say about keys, priorities and topics; None if all is as declared."""
+        parts = (self._keys, self._priorities, self._topics)
+        found = [each.finding for each in parts if each.finding is not None]
         return min(found, key=lambda each: each.holds, default=None)
 
     async def ensure(
@@ -104,9 +107,26 @@ class QueueInDatabase:
                 settings=differing,
                 jobqueue=str(self._key),
             )
-        await self._keys.ensure(spec.keys, spec.queue_name, found.settings, database)
+        await self._ensure_order(spec, found, database)
         await self._topics.ensure(spec.topics, spec.queue_name, database)
         return False
+
+    async def _ensure_order(
+        self, spec: JobQueueSpec, found: QueueDemand, database: QueueDatabase
+    ) -> None:
+        """Set keys and priorities; what replaces the other waits until that is turned off."""
+
+        async def ensure_priorities() -> None:
+            await self._priorities.ensure(
+                spec.priorities, spec.queue_name, found.settings, database
+            )
+
+        has_keys = spec.keys is not None and spec.keys.enabled
+        if has_keys:
+            await ensure_priorities()
+        await self._keys.ensure(spec.keys, spec.queue_name, found.settings, database)
+        if not has_keys:
+            await ensure_priorities()
 
     async def drop_if_empty(self, queue_name: str, database: QueueDatabase) -> None:
         """Drop the queue unless it holds messages or dead letters, and say in an event which.

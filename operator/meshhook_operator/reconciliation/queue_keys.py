@@ -10,7 +10,7 @@ import asyncpg
 from meshhook.errors import DatabaseUnavailableError, InvalidSettingError, MeshHookError
 from meshhook.escaping import quoted
 from meshhook_operator.api.conditions import KEYS_CHANGING, Finding, timestamp
-from meshhook_operator.databases.key_changes import KeyChange
+from meshhook_operator.databases.index_changes import IndexChange
 from meshhook_operator.errors import ClusterError
 from meshhook_operator.texts import capped
 
@@ -107,7 +107,7 @@ class QueueKeys:
         return None
 
     def _change_place(
-        self, keys: KeysSpec, queue_name: str, last: KeyChange | None, database: QueueDatabase
+        self, keys: KeysSpec, queue_name: str, last: IndexChange | None, database: QueueDatabase
     ) -> Finding:
         wanted = keys.place | keys.limits
         if (
@@ -152,7 +152,7 @@ def _place(settings: Mapping[str, Any]) -> str:
     return "the header x-pgmq-group" if path is None else f"the path {quoted(path)}"
 
 
-def _changing(change: KeyChange) -> Finding:
+def _changing(change: IndexChange) -> Finding:
     what = (
         "Indexes for keys are being built since {at}, while the queue is in use. Until they are "
         "done, its keys have no shares and no limits. Transactions that stay open in the database "

@@ -17,7 +17,7 @@ from meshhook_operator.api.conditions import (
 from meshhook_operator.api.sentences import Situation, scaling_sentence
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem
 from meshhook_operator.problems import not_ready, problem_of
-from meshhook_operator.reconciliation.autoscaler import Autoscaler, tick_seconds
+from meshhook_operator.reconciliation.autoscaler import Autoscaler
 from meshhook_operator.reconciliation.conflicts import Conflict
 from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
 from meshhook_operator.reconciliation.queue_in_database import QueueInDatabase
@@ -119,7 +119,8 @@ class JobQueueReconciler:
     @property
     def tick_seconds(self) -> float:
         """How often it is reconciled, in seconds."""
-        return tick_seconds(self.jobqueue.spec) if self.jobqueue.spec else INVALID_SPEC_SECONDS
+        spec = self.jobqueue.spec
+        return self._autoscaler.tick_seconds(spec) if spec else INVALID_SPEC_SECONDS
 
     @property
     def wants_wake_up(self) -> bool:

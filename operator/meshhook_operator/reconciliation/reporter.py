@@ -185,7 +185,11 @@ class Reporter:
     ) -> Finding:
         target = spec.scaling.target_age_seconds
         if queue is not None and paused.reason != QUEUE_PAUSED.reason:
-            is_late = queue.oldest_ready_seconds > target
+            is_late = (
+                bool(queue.late_priorities)
+                if queue.priorities
+                else queue.oldest_ready_seconds > target
+            )
             self._missed = self._missed.observe(holds=is_late, now=now)
         return on_time(
             rounded_queue(queue) if queue else None,

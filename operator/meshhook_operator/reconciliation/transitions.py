@@ -5,7 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from meshhook_operator.api.conditions import KEYS_CHANGING, PAUSED, READY
+from meshhook_operator.api.conditions import (
+    KEYS_CHANGING,
+    PAUSED,
+    PRIORITIES_CHANGING,
+    READY,
+)
 from meshhook_operator.api.wording import as_sentence, duration, replicas_text
 
 if TYPE_CHECKING:
@@ -73,9 +78,17 @@ def _readiness(before: Condition | None, after: Condition, now: float) -> Iterat
         past = f"Recovered from {before.reason} after {duration(max(0.0, now - since))}."
         yield News("Recovered", f"{past} {as_sentence(after.message)}")
     elif after.reason != "Operating" and is_other:
-        yield News(after.reason, after.message, is_warning=after.reason != KEYS_CHANGING)
-    elif before is not None and is_other and before.reason == KEYS_CHANGING:
-        yield News("KeysSet", f"The keys of the queue are as declared. {after.message}")
+        yield News(after.reason, after.message, is_warning=after.reason not in _IS_DONE)
+    elif before is not None and is_other and before.reason in _IS_DONE:
+        reason, what = _IS_DONE[before.reason]
+        yield News(reason, f"The {what} of the queue are as declared. {after.message}")
+
+
+_IS_DONE = {
+    KEYS_CHANGING: ("KeysSet", "keys"),
+    PRIORITIES_CHANGING: ("PrioritiesSet", "priorities"),
+}
+"""What is told when a change that takes a while is done, by its reason."""
 
 
 def _pauses(before: Condition | None, after: Condition) -> Iterator[News]:

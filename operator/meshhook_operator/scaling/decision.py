@@ -93,6 +93,10 @@ class Decision:
     """What each signal asks for before any limit, for every signal."""
     signal: Signal | None = None
     """The signal that asked for the most; None if none asked for any."""
+    band: int | None = None
+    """The number of the priority that needs the most; None without priorities."""
+    band_target_seconds: float | None = None
+    """Within how many seconds a job of that priority should start."""
     limit: Limit | None = None
     """Why the replicas are not what the signals ask for; None if they are."""
     conflict: str | None = None

@@ -33,6 +33,27 @@ class WorkerReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """The messages of one priority, in a queue that has priorities."""
+
+    target_seconds: float
+    """A job of it should start within this many seconds after it became ready."""
+    ready: int = 0
+    """Its ready messages, counted up to a cap of its own."""
+    is_capped: bool = False
+    """Whether there are more than were counted."""
+    aged: int = 0
+    """Those of them that have waited for so long that they get a part of the claims, whatever is
+    more urgent."""
+    running: int = 0
+    """Its running messages, as far as they were counted."""
+    due_soon: int = 0
+    """Its messages that fall due within `lookahead_seconds`, with those of schedules."""
+    oldest_ready_seconds: float = 0.0
+    """How long the oldest of its ready messages has been ready; 0 if there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One queue at one moment, read in one statement.
 
@@ -74,6 +95,9 @@ class Sample:
     """Whether more are kept back than were counted."""
     workers: tuple[WorkerReport, ...] = ()
     """The workers that are alive now."""
+    bands: tuple[Band, ...] = ()
+    """The bands of a queue with priorities, the most urgent first; empty without priorities. Their
+    messages are among those above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

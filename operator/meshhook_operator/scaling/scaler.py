@@ -6,6 +6,11 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING
 
+from meshhook_operator.scaling.band_memory import (
+    band_demands,
+    remember_arrivals,
+    remember_sent,
+)
 from meshhook_operator.scaling.decision import Decision, Estimates, Limit, Signal
 from meshhook_operator.scaling.holding import by_pod, held_pods, runs_are_long
 from meshhook_operator.scaling.observations import Failure
@@ -13,7 +18,7 @@ from meshhook_operator.scaling.rates import ARRIVAL_HALF_LIFE_SECONDS, busy_rate
 from meshhook_operator.scaling.targets import Demand, Targets, targets
 
 if TYPE_CHECKING:
-    from meshhook_operator.scaling.observations import Fleet, Sample
+    from meshhook_operator.scaling.observations import Band, Fleet, Sample
     from meshhook_operator.scaling.spec import ScalingSpec
     from meshhook_operator.scaling.state import ScalerState
 
@@ -56,6 +61,7 @@ def decide(
             state = replace(state, lead=replace(state.lead, asks=()))
         demand = _demand(spec, sample, fleet, state)
         wanted = targets(spec, demand)
+        state = replace(state, band=wanted.band)
         tick = _Tick(spec, fleet, demand, wanted, current, now)
         state, choice = tick.choose(state)
     if fleet.paused or fleet.conflict:
@@ -134,6 +140,7 @@ def _observe(
         backlog=float(sample.ready),
         due_until=_due_until(sample, state, now),
         sent=state.sent.observe(sample, spec.target_age_seconds),
+        bands=remember_sent(state.bands, sample, arrivals=state.arrivals, sent=state.sent),
         lead=state.lead.observe(ready, now),
     )
     if before is None or sample.sampled_at < before.sampled_at:
@@ -153,7 +160,15 @@ def _observe(
         seen_state,
         last_arrival_at=now if arrived else state.last_arrival_at,
         arrivals=state.arrivals.observe(
-            arrived, elapsed_seconds, _arrival_half_life_seconds(spec, state)
+            arrived, elapsed_seconds, _arrival_half_life_seconds(spec.target_age_seconds, state)
+        ),
+        bands=remember_arrivals(
+            seen_state.bands,
+            before,
+            sample,
+            arrived=arrived,
+            run_seconds=run_time.seconds or 0.0,
+            half_life_seconds=lambda target: _arrival_half_life_seconds(target, state),
         ),
         rate=rate,
         replica_jobs_per_second=busy_rate(rate, run_time, _slots(spec, sample)),
@@ -178,13 +193,13 @@ def _due_until(sample: Sample, state: ScalerState, now: float) -> float | None:
     return now + sample.next_due_seconds
 
 
-def _arrival_half_life_seconds(spec: ScalingSpec, state: ScalerState) -> float:
+def _arrival_half_life_seconds(target_age_seconds: float, state: ScalerState) -> float:
     """Return how long to average arrivals over.
 
     Jobs that run long average over their running time themselves: the slots that they take follow
     the arrivals no faster. Within the target age, a backlog tells of a change in time.
     """
-    long_seconds = min(state.run_time.seconds or 0.0, spec.target_age_seconds)
+    long_seconds = min(state.run_time.seconds or 0.0, target_age_seconds)
     return min(max(ARRIVAL_HALF_LIFE_SECONDS, long_seconds), LONGEST_HALF_LIFE_SECONDS)
 
 
@@ -225,6 +240,7 @@ def _demand(spec: ScalingSpec, sample: Sample, fleet: Fleet, state: ScalerState)
         started_within=state.starts.within,
         highest_rate=state.rate.bound,
         lead_seconds=state.lead.seconds,
+        bands=band_demands(state.bands, sample, state.backlog),
     )
 
 
@@ -332,16 +348,25 @@ ASKS_FOR_MORE = frozenset(
 
 def _waits_for_slow_pods(spec: ScalingSpec, state: ScalerState) -> bool:
     """Return whether messages wait for pods that become Ready too late for them."""
-    if not state.lead.measured or state.lead.seconds < spec.target_age_seconds:
+    band = _leading_band(state)
+    target_seconds = band.target_seconds if band else spec.target_age_seconds
+    if not state.lead.measured or state.lead.seconds < target_seconds:
         return False
     is_growing = (state.desired or 0) > (state.ready_replicas or 0)
     return is_growing and state.backlog > 0
+
+
+def _leading_band(state: ScalerState) -> Band | None:
+    if state.band is None or state.previous is None or not state.previous.bands:
+        return None
+    return state.previous.bands[state.band]
 
 
 def _explain(spec: ScalingSpec, choice: _Choice, state: ScalerState) -> Decision:
     signal = max(choice.recommended, key=choice.recommended.__getitem__)
     leading = signal if choice.recommended[signal] else None
     desired = choice.replicas if state.desired is None else state.desired
+    band = _leading_band(state)
     limit = choice.limit
     if limit is None and desired > choice.replicas:
         limit = Limit.FINISHING_JOBS
@@ -352,6 +377,8 @@ def _explain(spec: ScalingSpec, choice: _Choice, state: ScalerState) -> Decision
         active_replicas=choice.replicas,
         recommended=choice.recommended,
         signal=leading,
+        band=state.band if band else None,
+        band_target_seconds=band.target_seconds if band else None,
         limit=limit,
         scaling_limited=limit in ASKS_FOR_MORE,
         next_scale_down_at=choice.next_scale_down_at,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from meshhook_operator.scaling.band_memory import BandMemory
 from meshhook_operator.scaling.guards import Gain, NeedWindow, Steps
 from meshhook_operator.scaling.rates import (
     ArrivalRate,
@@ -51,6 +52,10 @@ class ScalerState:
     """When what was last seen to fall due soon is due: until then the last replica stays."""
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     sent: Sent = field(default_factory=Sent)
+    bands: tuple[BandMemory, ...] = ()
+    """What is remembered of the bands of a queue with priorities; empty without priorities."""
+    band: int | None = None
+    """The number of the band that needed the most when the queue was last read."""
     rate: ReplicaRate = field(default_factory=ReplicaRate)
     replica_jobs_per_second: float | None = None
     """What a busy replica completes, from `rate` or `run_time`; None until known."""
@@ -85,7 +90,7 @@ class ScalerState:
 
         Counts of the two databases are not compared.
         """
-        return replace(self, previous=None, sent=Sent(), starts=Starts())
+        return replace(self, previous=None, sent=Sent(), bands=(), starts=Starts())
 
     @property
     def learned(self) -> Learned:

@@ -6,10 +6,11 @@ instead of waiting for work. docs/scaling.md explains the terms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import TYPE_CHECKING
 
+from meshhook_operator.scaling.band_demand import BandDemand, demand_by_band
 from meshhook_operator.scaling.decision import Signal
 from meshhook_operator.scaling.rates import SLOWEST_JOBS_PER_SECOND
 from meshhook_operator.scaling.supply import Supply
@@ -47,6 +48,8 @@ class Demand:
     arrivals_per_second: float
     expected_per_second: float
     """What is expected to arrive next, if the last seconds are no accident."""
+    ahead_per_second: float = 0.0
+    """Those of the arriving messages that go ahead of what waits: the more urgent ones."""
     ready_replicas: int
     slots_a_replica: int | None
     workers_report: bool
@@ -60,6 +63,8 @@ class Demand:
     highest_rate: float
     """An upper bound on the rate of a replica, from replicas with free slots."""
     lead_seconds: float
+    bands: tuple[BandDemand, ...] = ()
+    """The same of each band, the most urgent first, if the queue has priorities."""
 
     @property
     def is_empty(self) -> bool:
@@ -75,10 +80,32 @@ class Targets:
     """With fewer than the largest of these, jobs would be late."""
     down: int
     """With fewer than this, the present load is not met. Between the two nothing changes."""
+    band: int | None = None
+    """The number of the band that needs the most; None without priorities."""
 
 
 def targets(spec: ScalingSpec, demand: Demand) -> Targets:
-    """Return how many replicas the demand needs."""
+    """Return how many replicas the demand needs.
+
+    With priorities it is the largest need of any band, each with its own target: all that is served
+    before its jobs, and these, have to start in time.
+    """
+    if not demand.bands:
+        return _targets(spec, demand)
+    found = [
+        (each, _targets(replace(spec, target_age_seconds=target_seconds), of_band))
+        for each, target_seconds, of_band in demand_by_band(demand)
+    ]
+    # Of those that need as many, the most urgent one.
+    band, _ = max(found, key=lambda each: max(each[1].up.values()))
+    return Targets(
+        up={signal: max(each.up[signal] for _, each in found) for signal in found[0][1].up},
+        down=max(each.down for _, each in found),
+        band=band,
+    )
+
+
+def _targets(spec: ScalingSpec, demand: Demand) -> Targets:
     if demand.replica_jobs_per_second is None:
         up, down = _by_length(spec, demand)
     else:
@@ -165,25 +192,32 @@ def _by_deadline(spec: ScalingSpec, demand: Demand, rate: float) -> tuple[dict[S
             supply.replicas_for(jobs, present_seconds=lead_seconds + seconds, new_seconds=seconds)
         )
 
+    ahead = demand.ahead_per_second
+
     def balance(waiting: float) -> int:
-        arriving = demand.expected_per_second * (lead + horizon)
+        arriving = demand.expected_per_second * (lead + horizon) + ahead * standing
         return needed(waiting + arriving, horizon + standing, lead_seconds=lead)
 
     def steady(waiting: float, standing_seconds: float) -> int:
-        arriving = demand.arrivals_per_second * horizon
+        arriving = demand.arrivals_per_second * horizon + ahead * standing_seconds
         return _whole((waiting + arriving) / rate / (standing_seconds + horizon))
 
     waited = _for_those_that_waited(spec, demand)
     late = (
-        needed(still, max(age - old - lead - tick, shortest), lead_seconds=lead)
+        needed(still + ahead * (lead + left), left, lead_seconds=lead)
         for old, still in demand.waiting
+        for left in (max(age - old - lead - tick, shortest),)
     )
-    due = (needed(still, max(LATE_SHARE * age - old, shortest)) for old, still in demand.waiting)
+    due = (
+        needed(still + ahead * left, left)
+        for old, still in demand.waiting
+        for left in (max(LATE_SHARE * age - old, shortest),)
+    )
     # What limits keep back is worked off in the slots that they leave, and asks for no others.
     behind = demand.behind_limits if demand.slots_a_replica is not None else 0
     with_due = demand.ready + demand.due_soon
     up = {
-        Signal.BACKLOG: needed(demand.ready + behind, standing),
+        Signal.BACKLOG: needed(demand.ready + behind + ahead * standing, standing),
         Signal.DEADLINE: max((*late, waited)),
         Signal.ARRIVALS: balance(demand.ready),
         Signal.SCHEDULED: balance(with_due) if demand.due_soon else 0,
