@@ -582,7 +582,7 @@ AUTOMATIC = {
         "release",
         "settle",
     ),
-    *("settle_succeeded", "fail_schedule", "fire_schedule()", "send_firing()"),
+    *("settle_alike", "settle_succeeded", "fail_schedule", "fire_schedule()", "send_firing()"),
     *("count_ended_jobs()", "enqueue_follow_ups()", "enqueue_group_callback()"),
     *("grant_retries()", "repair_groups()", "carry_out_cancellations()", "hold_keys_of_jobs"),
     *("record_key_failures()", "record_key_successes()", "hold_key_of_dead_letter()"),

@@ -610,6 +610,42 @@ def test_identifiers_are_what_a_full_read_finds(body: dict[str, Any]) -> None:
     )
 
 
+IDS = st.sampled_from(["", "a", "b", "x" * 2_000, '", "project_id": "a", "workflow_id": "b"}'])
+
+
+@given(
+    bodies=st.lists(
+        st.builds(
+            lambda r, w, p, payload: {
+                "run_id": r,
+                "workflow_id": w,
+                "project_id": p,
+                "payload": payload,
+            },
+            IDS,
+            IDS,
+            IDS,
+            st.none() | st.sampled_from(["", '", "project_id": "a", "workflow_id": "b"}']),
+        )
+        | BODIES,
+        max_size=5,
+    )
+)
+def test_identifiers_do_not_depend_on_earlier_jobs(bodies: list[dict[str, Any]]) -> None:
+    """What was read of one job is kept for the next of the same workflow, and for no other."""
+    decoder = BodyDecoder[Any]()
+    for body in bodies:
+        job, full = job_of(jsonb_text(body)), job_of(jsonb_text(body))
+        decoder.decode(job)
+        BodyDecoder[Any]()._decode_slowly(full)
+        assert (job.run_id, job.workflow_id, job.project_id, job.payload) == (
+            full.run_id,
+            full.workflow_id,
+            full.project_id,
+            full.payload,
+        )
+
+
 def test_a_payload_is_read_once_and_only_when_asked_for() -> None:
     """The handler that does not look pays nothing; looking twice gives the same object."""
     job = decoded(

@@ -39,6 +39,9 @@ STATEMENTS = {
     "settle_succeeded_with_kept": "null, array[1,2,3]::bigint[], array[1,1,1], "
     "array[0,0,0]::float8[], null, array[0,1,0]::float8[], array[1,1,1]::float8[], null, null, "
     "null, null, 'jobs'",
+    "settle_alike": "null, '{1,2,3}', 'a' || chr(31) || 'b' || chr(31) || 'c', array[1], array[3], "
+    "array[1], array[0]::float8[], null, array[0]::float8[], array[1]::float8[], null, null, null, "
+    "'jobs'",
     "extend": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 30, false",
     "release": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[], 0",
     "find_locked": "array[1,2,3]::bigint[], array[1,1,1], array[0,0,0]::float8[]",

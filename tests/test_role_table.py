@@ -223,6 +223,7 @@ STATEMENTS = {
     "settle": "W",
     "settle with breakers": "W",
     "settle with breakers and links": "W",
+    "settle_alike": "W  O",
     "settle_succeeded": "W  O",
     "settle with bodies": "W",
     "settle_succeeded with bodies": "W  O",
@@ -453,6 +454,11 @@ EXTEND_IN_TURN = ("orders", queries.load("extend", "orders"), [1], [1], [1.0], 1
 ARGUMENTS: dict[str, tuple[object, ...]] = {
     "refuse_lost_keys(bigint,bigint)": (1, 1),
     "check_follow_up(jsonb)": ('{"queue": "others", "message": {}}',),
+    # Message ids are an array as text.
+    "settle_alike": (
+        *("worker", "{1}", "run", [1], [1], [1], [0.0], None, [0.0], [1.0], None, None, None),
+        "orders",
+    ),
     "claim_in_turn": CLAIM_IN_TURN,
     "extend_in_turn": EXTEND_IN_TURN,
     (

@@ -6,10 +6,13 @@ import re
 from typing import Any
 
 import asyncpg
+import pytest
 
 from meshhook import Job, QueueService
 from meshhook.outcomes import AttemptOutcome
 from meshhook.store import queries
+from meshhook.store.alike_settlements import LEAST_JOBS_A_ROW, alike_rows
+from meshhook.store.claims import claim
 from meshhook.store.settlements import Settlement, find_settled, settle, storable_text
 
 TABLES = queries.QueueTables("jobs")
@@ -82,6 +85,155 @@ async def test_successes_say_which_leases_held(
     assert await settle(connection, TABLES, "w", [lost]) == set()
     assert await settle(connection, TABLES, "w", []) == set()
     assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 1
+
+
+ALIKE = 3 * LEAST_JOBS_A_ROW
+"""How many settlements in three rows are worth the statement for rows."""
+
+
+class Noting:
+    """A connection that notes the statements it is asked to run."""
+
+    def __init__(self, connection: asyncpg.Connection[Any]) -> None:
+        self._connection = connection
+        self.seen: list[str] = []
+
+    async def fetch(self, sql: str, *arguments: Any) -> Any:
+        """Run a statement."""
+        self.seen.append(sql)
+        return await self._connection.fetch(sql, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def alike(pool: asyncpg.Pool[Any], **common: Any) -> list[Settlement]:
+    """Claim jobs that were enqueued in three transactions, and return how they ended."""
+    queue = QueueService[Any](pool, "jobs")
+    for _ in range(3):
+        await queue.enqueue_many([{}] * LEAST_JOBS_A_ROW)
+    claimed = await claim(pool, TABLES, lease_seconds=60.0, limit=ALIKE, max_attempts=5)
+    return [
+        settlement(job, AttemptOutcome.SUCCEEDED, job.enqueued_timestamp)._replace(
+            run_id=f"run {job.msg_id}", **common
+        )
+        for job in claimed.jobs
+    ]
+
+
+async def rows_of_history(connection: asyncpg.Connection[Any]) -> list[dict[str, Any]]:
+    """Return the history, in the order of the messages."""
+    rows = await connection.fetch("select * from meshhook.job_attempts order by msg_id")
+    return [dict(row) for row in rows]
+
+
+async def test_jobs_that_are_alike_leave_the_history_that_others_leave(
+    pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any], queue_name: str
+) -> None:
+    """Rows of jobs that have all but their ids in common are recorded like any others."""
+    common = {"workflow_id": "w", "project_id": None, "trace_id": "t"}
+    settlements = await alike(pool, **common)
+    database = Noting(connection)
+    assert await settle(database, TABLES, "me", settlements) == set(range(ALIKE))
+    assert database.seen == [queries.load("settle_alike", "jobs")]
+    found = await rows_of_history(connection)
+    assert [row["run_id"] for row in found] == [each.run_id for each in settlements]
+    assert {row["enqueued_at"].timestamp() for row in found} == {
+        each.enqueued for each in settlements
+    }
+    await connection.execute("truncate meshhook.job_attempts")
+    others = await alike(pool, **common)
+    # One job a statement is no row of alike ones.
+    for each in others:
+        assert await settle(connection, TABLES, "me", [each]) == {0}
+    for row, other in zip(found, await rows_of_history(connection), strict=True):
+        differs = {name for name in row if row[name] != other[name]}
+        assert differs == {"msg_id", "run_id", "enqueued_at", "started_at", "finished_at"}
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 0
+
+
+async def test_jobs_that_are_alike_are_fenced_one_by_one(
+    pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any], queue_name: str
+) -> None:
+    """A lease that is lost in a row of others changes nothing, and the others are recorded."""
+    settlements = await alike(pool)
+    claimed_again, other_job = settlements[3].msg_id, settlements[ALIKE - 2].msg_id
+    await connection.execute(
+        "update pgmq.q_jobs set read_ct = read_ct + 1 where msg_id = $1", claimed_again
+    )
+    await connection.execute(
+        "update pgmq.q_jobs set enqueued_at = now() where msg_id = $1", other_job
+    )
+    held = set(range(ALIKE)) - {3, ALIKE - 2}
+    database = Noting(connection)
+    assert await settle(database, TABLES, "me", settlements) == held
+    assert database.seen == [queries.load("settle_alike", "jobs")]
+    assert [row["msg_id"] for row in await rows_of_history(connection)] == [
+        settlements[position].msg_id for position in sorted(held)
+    ]
+    left = await connection.fetch("select msg_id from pgmq.q_jobs order by msg_id")
+    assert [row["msg_id"] for row in left] == [claimed_again, other_job]
+    assert await settle(connection, TABLES, "me", settlements) == set()
+
+
+async def test_an_attempt_that_is_not_the_read_is_recorded_for_jobs_that_are_alike(
+    pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any], queue_name: str
+) -> None:
+    """As where other clients have read the messages."""
+    settlements = [each._replace(attempt=7) for each in await alike(pool)]
+    assert await settle(connection, TABLES, "me", settlements) == set(range(ALIKE))
+    assert {row["attempt"] for row in await rows_of_history(connection)} == {7}
+
+
+@pytest.mark.parametrize(
+    "odd", [None, "", "a\x1fb", "\x1f", '{a,"b"}', "ünïcödé\U0001f40d", "null", "NULL"]
+)
+async def test_any_run_is_recorded_of_jobs_that_are_alike(
+    pool: asyncpg.Pool[Any],
+    connection: asyncpg.Connection[Any],
+    queue_name: str,
+    odd: str | None,
+) -> None:
+    """Whatever its id has in it, the same is in the history."""
+    settlements = await alike(pool)
+    settlements[1] = settlements[1]._replace(run_id=odd)
+    assert await settle(connection, TABLES, "me", settlements) == set(range(ALIKE))
+    assert [row["run_id"] for row in await rows_of_history(connection)] == [
+        each.run_id for each in settlements
+    ]
+
+
+async def test_jobs_without_a_run_can_be_alike(
+    pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any], queue_name: str
+) -> None:
+    """Then there is none in the history."""
+    settlements = [each._replace(run_id=None) for each in await alike(pool)]
+    database = Noting(connection)
+    assert await settle(database, TABLES, "me", settlements) == set(range(ALIKE))
+    assert database.seen == [queries.load("settle_alike", "jobs")]
+    assert {row["run_id"] for row in await rows_of_history(connection)} == {None}
+
+
+def test_rows_begin_where_any_column_changes() -> None:
+    """A row has the jobs between two changes, and of each column the value that they share."""
+    ids = range(10, 10 + ALIKE)
+    half, third = ALIKE // 2, ALIKE // 3
+    found = alike_rows(
+        ids,
+        None,
+        [["a"] * half + ["b"] * (ALIKE - half), None, [1] * third + [2] * (ALIKE - third)],
+    )
+    assert found is not None
+    assert (found.first, found.last) == ([1, third + 1, half + 1], [third, half, ALIKE])
+    assert found.columns == [["a", "a", "b"], None, [1, 2, 2]]
+    assert found.msg_ids == "{" + ",".join(map(str, ids)) + "}"
+
+
+def test_few_jobs_a_row_are_not_worth_it() -> None:
+    """Nor are jobs that differ in every other one, however few values there are."""
+    assert alike_rows([1], None, [[1]]) is None
+    assert alike_rows(range(ALIKE), None, [list(range(ALIKE))]) is None
+    assert alike_rows(range(ALIKE), None, [[1, 2] * (ALIKE // 2)]) is None
 
 
 async def test_a_snooze_is_not_taken_for_a_later_outcome_of_its_attempt(

@@ -46,7 +46,7 @@ class Fence(NamedTuple):
     """What stands in its place where it is taken out."""
 
 
-_SETTLE = ("settle", "settle_succeeded")
+_SETTLE = ("settle", "settle_succeeded", "settle_alike")
 _IDENTITY = r"and pg_catalog\.date_part\('epoch', \w\.enqueued_at\) = \w+\.enqueued"
 _LEASE = r"and q\.read_ct = \w+\.read_ct"
 _FENCES = {

@@ -46,6 +46,10 @@ class Series:
         """Note the same value several times."""
         self._pending.extend([value] * times)
 
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Note several values."""
+        self._pending.extend(values)
+
     def note_exemplar(self, value: float, labels: dict[str, str]) -> None:
         """Keep a value, which is also observed, as the newest exemplar of its bucket."""
         position = bisect_left(self._bounds, value)

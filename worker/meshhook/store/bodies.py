@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -35,6 +35,8 @@ _ENVELOPE = frozenset((*_IDENTIFIERS, "payload"))
 _MAX_FAULT_DEPTH = 100
 _MAX_PLACE_CHARACTERS = 500
 _HEAD = re.compile(r'\{"run_id": "([^"\\]*)", "payload": ')
+_MAX_TAIL_LENGTH = 1_000
+"""How long the end of a body may be to be kept: an id of another client may have any length."""
 _TAIL_START = ', "project_id": "'
 _TAIL = re.compile(r', "project_id": "([^"\\]*)", "workflow_id": "([^"\\]*)"\}')
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -327,6 +329,14 @@ def decode_headers(text: str | None) -> dict[str, Any]:
     return {} if headers is None else {"meshhook-foreign-headers": headers}
 
 
+class _Tail(NamedTuple):
+    """The end of a body behind its payload, and the identifiers in it."""
+
+    text: str = ""
+    project_id: str | None = None
+    workflow_id: str | None = None
+
+
 class _Envelope(BaseModel, Generic[PayloadT]):
     model_config = ConfigDict(coerce_numbers_to_str=True, extra="forbid")
 
@@ -359,6 +369,8 @@ class BodyDecoder(Generic[PayloadT]):
         self.model: Any = model
         """The type of the payload; Any for plain JSON."""
         self._takes_anything = model is Any
+        self._tail = _Tail()
+        """The last one that was matched."""
         envelope: Any = _Envelope
         try:
             if isinstance(model, str):
@@ -377,7 +389,7 @@ class BodyDecoder(Generic[PayloadT]):
             InvalidPayloadError: if the model rejects the payload; the message lists the errors
                 without the values. The identifiers are filled in all the same.
         """
-        if self._takes_anything and _read_identifiers(job):
+        if self._takes_anything and self._read_identifiers(job):
             job.read_payload_with(_plain_payload)
             return
         try:
@@ -389,6 +401,33 @@ class BodyDecoder(Generic[PayloadT]):
             job.workflow_id = _cut(envelope.workflow_id)
             job.project_id = _cut(envelope.project_id)
             job.payload = envelope.payload
+
+    def _read_identifiers(self, job: Job[PayloadT]) -> bool:
+        """Read the identifiers of a body as `encode_body` writes it, without reading its payload.
+
+        PostgreSQL orders the keys of a jsonb object by length, then by name: `run_id`, `payload`,
+        `project_id`, `workflow_id`. The pieces matched here cannot occur inside a string, where a
+        quotation mark is escaped, and the last brace closes the outermost object. A match is
+        therefore unambiguous.
+        """
+        body = job.body
+        head = _HEAD.match(body)
+        if head is None:
+            return False
+        tail = self._tail
+        # Of jobs in a row, most are of one workflow. A tail has its start nowhere but there, so
+        # that a body that ends in it is matched by the same tail.
+        if not (tail.text and body.endswith(tail.text)):
+            match = _TAIL.fullmatch(body, body.rfind(_TAIL_START))
+            if match is None:
+                return False
+            tail = _Tail(match[0], _cut(match[1]), _cut(match[2]))
+            if len(tail.text) <= _MAX_TAIL_LENGTH:
+                self._tail = tail
+        job.run_id = _cut(head[1])
+        job.project_id = tail.project_id
+        job.workflow_id = tail.workflow_id
+        return True
 
     def decode_early(self, job: Job[PayloadT]) -> None:
         """Do the same, and read a plain payload now if that may fail.
@@ -438,27 +477,6 @@ class BodyDecoder(Generic[PayloadT]):
             job.payload = self._bare.validate_json(json.dumps(payload))
         except ValidationError as error:
             raise InvalidPayloadError(_describe(error)) from None
-
-
-def _read_identifiers(job: Job[Any]) -> bool:
-    """Read the identifiers of a body as `encode_body` writes it, without reading its payload.
-
-    PostgreSQL orders the keys of a jsonb object by length, then by name: `run_id`, `payload`,
-    `project_id`, `workflow_id`. The pieces matched here cannot occur inside a string, where a
-    quotation mark is escaped, and the last brace closes the outermost object. A match is
-    therefore unambiguous.
-    """
-    body = job.body
-    head = _HEAD.match(body)
-    if head is None:
-        return False
-    tail = _TAIL.fullmatch(body, body.rfind(_TAIL_START))
-    if tail is None:
-        return False
-    job.run_id = _cut(head[1])
-    job.project_id = _cut(tail[1])
-    job.workflow_id = _cut(tail[2])
-    return True
 
 
 def _plain_payload(text: str) -> Any:

@@ -12,11 +12,14 @@ from meshhook.outcomes import AttemptOutcome
 from meshhook.postgres.database import server_encoding
 from meshhook.postgres.text_encodings import ASCII, fitted_text, holds_all
 from meshhook.store import queries
+from meshhook.store.alike_settlements import alike_rows
 from meshhook.store.breakers import BreakerChange, breaker_changes
 from meshhook.store.messages import FollowUpMessage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from meshhook.store.alike_settlements import AlikeRows
 
 _NOTHING = {None}
 _SUCCESS = {AttemptOutcome.SUCCEEDED}
@@ -87,6 +90,21 @@ _COLUMNS_OF_SUCCESS = tuple(
     )
 )
 """The positions in a settlement of the parameters of `sql/settle_succeeded.sql`."""
+_COLUMNS_OF_ROWS = tuple(
+    Settlement._fields.index(name)
+    for name in (
+        "read_ct",
+        "enqueued",
+        "attempt",
+        "started_at",
+        "finished_at",
+        "workflow_id",
+        "project_id",
+        "trace_id",
+    )
+)
+"""The positions in a settlement of what jobs have in common in `sql/settle_alike.sql`."""
+_RUN_ID = Settlement._fields.index("run_id")
 _FOLLOW_UP_COLUMNS = 1 + len(FollowUpMessage._fields)
 
 
@@ -167,6 +185,10 @@ async def _settle(
     if columns[_ATTEMPT] == columns[_READ_CT]:
         columns[_ATTEMPT] = None
     is_success = not has_links and set(columns[_OUTCOME] or ()) == _SUCCESS
+    if is_success and breakers is None and not keeps_bodies:
+        alike = alike_rows(fields[0], columns[_RUN_ID], [columns[i] for i in _COLUMNS_OF_ROWS])
+        if alike is not None:
+            return await _settle_rows(database, tables, worker_name, alike, len(settlements))
     has_budget = budget is not None and AttemptOutcome.RETRIED in (columns[_OUTCOME] or ())
     sql = queries.load(
         "settle_succeeded" if is_success else "settle",
@@ -186,10 +208,7 @@ async def _settle(
         )
         if breakers is not None:
             breakers.changes += breaker_changes(rows[0]["closed"])
-        held = rows[0]["positions"]
-        if held is None:
-            return set(range(len(settlements)))
-        return {position - 1 for position in held}
+        return _held(rows[0]["positions"], len(settlements))
     failed = None if breakers is None else breakers.failed
     arguments: list[Any] = [worker_name, *columns, tables.queue_name]
     if has_links:
@@ -203,6 +222,31 @@ async def _settle(
     if budget is not None and has_budget and rows:
         budget.delayed += rows[0]["delayed"]
     return {row[0] - 1 for row in rows}
+
+
+async def _settle_rows(
+    database: Any,
+    tables: queries.QueueTables,
+    worker_name: str | None,
+    alike: AlikeRows,
+    count: int,
+) -> set[int]:
+    rows = await database.fetch(
+        queries.load("settle_alike", tables),
+        worker_name,
+        alike.msg_ids,
+        alike.run_ids,
+        alike.first,
+        alike.last,
+        *alike.columns,
+        tables.queue_name,
+    )
+    return _held(rows[0]["positions"], count)
+
+
+def _held(positions: Sequence[int] | None, count: int) -> set[int]:
+    """Return the positions, from 0, whose lease was still held; None means all."""
+    return set(range(count)) if positions is None else {each - 1 for each in positions}
 
 
 def _follow_up_columns(

@@ -71,8 +71,15 @@ class BatchedAttempt(Attempt):
         context: contextvars.Context,
         batch: Batch,
     ) -> None:
-        super().__init__(job, began_at, settings, context)
+        # Not by the constructors that it inherits: this runs for every job.
+        self.job = job
         self.batch = batch
+        self.began_at = began_at
+        self.settings = settings
+        self.context = context
+        self.abort = self.refusal = self.completed_key = None
+        self.under_way = self.ended = self.timeout = self.span = None
+        self.was_completed = self.is_in_thread = False
 
     def stop(self, reason: Abort) -> None:
         """Stop the whole batch, or tell its handler that the lease of this job was lost."""

@@ -9,7 +9,7 @@ from meshhook.observability.job_context import fields_of, set_current_job
 from meshhook.observability.loggers import get_logger
 from meshhook.outcomes import FINAL_OUTCOMES
 from meshhook.worker.attempt import Abort, is_ctrl_c, settlement_of
-from meshhook.worker.attempt_runner import AttemptRunner, within_bounds
+from meshhook.worker.attempt_runner import MAX_AGE_SECONDS, AttemptRunner, within_bounds
 from meshhook.worker.batch import Batch, BatchedAttempt
 from meshhook.worker.batch_ends import ends_of_batch
 from meshhook.worker.verdicts import DONE, shown
@@ -105,19 +105,22 @@ class BatchRunner(AttemptRunner):
         keeps_results = self._queue.config.results
         targets = self._queue.config.priority_target_seconds
         ran_seconds = now - batch.began_at
-        settlements = []
+        waits, ages, settlements = [], [], []
         for held in members:
             job = held.job
             started = job.started_timestamp
             finished = started + ran_seconds
-            wait_seconds = within_bounds(started - job.ready_timestamp)
-            metrics.wait.observe(wait_seconds)
+            wait_seconds = started - job.ready_timestamp
+            waits.append(wait_seconds)
             if held.place is not None:
-                metrics.waited_by_priority(held.place.band, wait_seconds, targets)
-            metrics.age.observe(within_bounds(finished - job.enqueued_timestamp))
+                metrics.waited_by_priority(held.place.band, within_bounds(wait_seconds), targets)
+            ages.append(finished - job.enqueued_timestamp)
             settlements.append(
                 settlement_of(job, DONE, started, finished, keeps_results=keeps_results)
             )
+        for times, series in ((waits, metrics.wait), (ages, metrics.age)):
+            are_usual = min(times) >= 0.0 and max(times) <= MAX_AGE_SECONDS
+            series.observe_all(times if are_usual else map(within_bounds, times))
         context = None if batch.span is None else batch.span.context
         self._held_jobs.end_batch(members, settlements, now, context)
         return [DONE] * len(members)

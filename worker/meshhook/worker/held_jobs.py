@@ -194,9 +194,10 @@ class HeldJobs(ReadyJobs):
             ended_at: when, by the monotonic clock.
             span: the span of their attempts. Default: none.
         """
-        for held, settlement in zip(jobs, settlements, strict=True):
+        for held in jobs:
             if held.state is not RUNNING:
                 raise IllegalMoveError(held, ENDED)
+        for held, settlement in zip(jobs, settlements, strict=True):
             held.state = ENDED
             held.settlement = settlement
             held.ended_at = ended_at
@@ -204,8 +205,15 @@ class HeldJobs(ReadyJobs):
             held.span = span
             held.attempt = None
             del held.job
-            self._leave(held)
         self.ended.put_all(jobs)
+        self.running.leave_all(jobs)
+        if self.turns is not None:
+            for held in jobs:
+                self.turns.leave(held)
+        if self.unread.sizes:
+            for held in jobs:
+                self.unread.free_memory(held.key)
+        self.update_idle()
 
     def stopped(self, held: HeldJob) -> None:
         """Drop a job that was stopped because its lease was lost: RUNNING to LOST."""

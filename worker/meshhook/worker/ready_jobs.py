@@ -184,6 +184,8 @@ class ReadyJobs:
 
         They have one slot. A job whose earlier attempt was lost starts alone.
         """
+        if self._bands is None and isinstance(self.waiting, deque):
+            return self._start_first(self.waiting)
         bands = self._bands
         only_urgent = bands is not None and not self.free
         batch = [self._start(only_urgent=only_urgent)]
@@ -195,6 +197,22 @@ class ReadyJobs:
             held = self._start(only_urgent=only_urgent)
             companions.add(held.key)
             batch.append(held)
+        return batch
+
+    def _start_first(self, waiting: deque[HeldJob]) -> list[HeldJob]:
+        """Start the batch whose jobs have waited longest, at a low price for each."""
+        batch = [waiting.popleft()]
+        if not batch[0].job.lost_attempts:
+            most = self._slot_jobs
+            while waiting and len(batch) < most and not waiting[0].job.lost_attempts:
+                batch.append(waiting.popleft())
+        jobs = self.running.jobs
+        for held in batch:
+            if held.state is not CLAIMED:
+                raise IllegalMoveError(held, RUNNING)
+            held.state = RUNNING
+            jobs[held.key] = held
+        self.running.companions.update([held.key for held in batch[1:]])
         return batch
 
     def _start(self, *, only_urgent: bool) -> HeldJob:

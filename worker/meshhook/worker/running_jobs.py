@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from meshhook.jobs import JobKey
     from meshhook.worker.held_job import HeldJob
@@ -63,6 +63,17 @@ class RunningJobs:
             self.jobs[held.key] = left
         elif self.companions:
             self.companions.discard(held.key)
+
+    def leave_all(self, batch: Iterable[HeldJob]) -> None:
+        """Free the slot of a batch."""
+        jobs, companions = self.jobs, self.companions
+        for held in batch:
+            key = held.key
+            left = jobs.pop(key, None)
+            if left is not held and left is not None:
+                jobs[key] = left  # as in `leave`
+            else:
+                companions.discard(key)
 
     def keep_slot(self, held: HeldJob) -> None:
         """Let the slot of a batch be that of this job, since its first one has not run."""
