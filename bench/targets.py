@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.key_plan import KEY_COUNTS, MAX_RUNNING
 from bench.mode import BASELINE, OWN
+from bench.plan import BATCH_JOBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -104,6 +105,12 @@ TARGETS = (
         "at least 0.75x raw PGMQ",
         _rate("drain_small", BASELINE),
         0.75,
+    ),
+    Target(
+        f"drain, no-op, batches of {BATCH_JOBS}",
+        "at least 1.5x of single handlers",
+        _own("drain_batched"),
+        1.5,
     ),
     Target(
         "drain, real 8 KB bodies", "at least 3x PgQueuer", _rate("drain_webhooks", "pgqueuer"), 3.0
