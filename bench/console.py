@@ -14,13 +14,15 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 
-from meshhook.administration import create_queue
+from bench import console_pages
+from meshhook.administration import create_queue, set_queue_config
 from meshhook.console.app import console_app
 from meshhook.console.server import address_of, listening_socket, server_of
 from meshhook.console.settings import ConsoleSettings
@@ -30,55 +32,35 @@ from meshhook.queues import QueueService
 from meshhook.schema import migrate
 from meshhook.worker import Worker
 
-OPENINGS = 15
-PAGES = ("/queues/{}", "/queues/{}/dead-letters", "/search?queue={}&state=ready")
 JOBS_PER_SECOND = 800
-_FILL_SQL = """
-insert into pgmq.q_deep (vt, message) select now(), '{"run_id": "r", "payload": {"order": 1}}'
-from generate_series(1, $1::bigint)
-"""
-_FILL_DEAD_SQL = """
-insert into pgmq.q_deep_dlq (vt, message, headers) select now(), '{"payload": {}}',
-    '{"meshhook-dead-letter": {"queue": "deep", "error_type": "TimeoutError"}}'
-from generate_series(1, $1::bigint)
-"""
+SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "fsync": "off"}
+"""Of the server: millions of rows are filled in without waiting for the disk."""
 
 
-async def measure_open(url: str, rows: int) -> None:
+async def measure_open(server: EmbeddedPostgres, rows: int, openings: int, only: str) -> None:
     """Open pages of an empty queue and of one with many rows, each time anew."""
-    connection = await asyncpg.connect(url)
+    urls = server.url("empty"), server.url("deep")
+    connection = await asyncpg.connect(server.url())
     for name in ("empty", "deep"):
-        await create_queue(connection, name)
-    for sql in (_FILL_SQL, _FILL_DEAD_SQL):
-        await connection.execute(sql, rows, timeout=3_600)
-    await connection.execute("vacuum analyze", timeout=3_600)
+        await connection.execute(f"create database {name}")
     await connection.close()
-    app = console_app(url)
-    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-        for page in ("/", *PAGES):
-            times: dict[str, list[float]] = {"empty": [], "deep": []}
-            for _ in range(OPENINGS):
-                for name, seen in times.items():
-                    app.state.console.snapshots.forget_all()
-                    began = time.perf_counter()
-                    answer = await client.get(page.format(name))
-                    seen.append(time.perf_counter() - began)
-                    answer.raise_for_status()
-            empty, deep = (statistics.median(times[name]) for name in ("empty", "deep"))
-            print(
-                json.dumps(
-                    {
-                        "page": page,
-                        "rows": rows,
-                        "empty_ms": round(empty * 1000, 1),
-                        "deep_ms": round(deep * 1000, 1),
-                        "ratio": round(deep / empty, 2),
-                    }
-                ),
-                flush=True,
-            )
-    await app.state.close()
+    for url in urls:
+        await _migrated(url)
+        await create_queue(url, console_pages.QUEUE)
+        await set_queue_config(url, console_pages.QUEUE, keyed=True)
+    connection = await asyncpg.connect(urls[1])
+    await console_pages.fill(connection, rows)
+    await connection.close()
+    async for each in console_pages.measure(
+        urls, _postmaster(server), rows, openings=openings, only=only
+    ):
+        print(json.dumps(asdict(each) | {"rows": rows, "ratio": round(each.ratio, 2)}), flush=True)
+
+
+def _postmaster(server: EmbeddedPostgres) -> int:
+    if server.pid is None:
+        raise RuntimeError("the server has ended")
+    return server.pid
 
 
 async def measure_viewers(url: str, viewers: int, seconds: float) -> None:
@@ -173,17 +155,19 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     opening = commands.add_parser("open")
     opening.add_argument("--rows", type=int, default=5_000_000)
+    opening.add_argument("--openings", type=int, default=5, help="of each page")
+    opening.add_argument("--only", default="", help="only pages with this in their names")
     watching = commands.add_parser("viewers")
     watching.add_argument("--viewers", type=int, default=200)
     watching.add_argument("--seconds", type=float, default=30)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="meshhook-bench-") as directory:
-        server = EmbeddedPostgres(Path(directory) / "postgres")
+        server = EmbeddedPostgres(Path(directory) / "postgres", settings=SETTINGS)
         url = server.start()
         try:
             asyncio.run(_migrated(url))
             if options.command == "open":
-                asyncio.run(measure_open(url, options.rows))
+                asyncio.run(measure_open(server, options.rows, options.openings, options.only))
             else:
                 asyncio.run(measure_viewers(url, options.viewers, options.seconds))
         finally:

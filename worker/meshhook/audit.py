@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from meshhook.actors import MAX_ACTOR_LENGTH, Source, acting_as, one_operation
@@ -33,6 +33,11 @@ __all__ = [
 MAX_ENTRIES = 1_000
 """The most entries that one call lists."""
 MAX_ACTION_LENGTH = 100
+
+_LOOKED_AT = 5_000
+"""How many entries a page looks at for those that fit."""
+_DISORDER = timedelta(minutes=10)
+"""How much later a change with a lower id may have been made: ids are given before commits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +96,94 @@ async def list_audit_entries(
         DatabaseError: if they cannot be read.
     """
     check_range("limit", limit, MAX_ENTRIES)
-    rows = await Database.of(database).fetch(
-        queries.load("list_audit_entries"),
+    wanted = _wanted(queue, action, actor, since, until)
+    below = MAX_ID if before is None else checked_id("before", before)
+    return await _entries(Database.of(database), wanted, below, limit, from_id=0)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEntries:
+    """A page of changes, the newest first."""
+
+    entries: list[AuditEntry]
+    next_before: int | None
+    """Where the next page continues, with `before`; None if there is none."""
+    is_complete: bool
+    """Whether the page is full, or all was looked at; else so many entries were that do not fit
+    that the search ended."""
+
+
+async def find_audit_entries(
+    database: DatabaseSource,
+    queue: str | None = None,
+    *,
+    action: str | None = None,
+    actor: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> FoundEntries:
+    """Return a page of changes like `list_audit_entries`, reading no more of a long log.
+
+    At most 5,000 entries are looked at; the page may go on below them. Of a time, entries are read
+    whose ids are those of that time, give or take ten minutes.
+    """
+    check_range("limit", limit, MAX_ENTRIES)
+    source = Database.of(database)
+    wanted = _wanted(queue, action, actor, since, until)
+    below = MAX_ID if before is None else checked_id("before", before)
+    lowest = 0
+    if since is not None:
+        lowest = await _id_at(source, since - _DISORDER, 0)
+    if until is not None:
+        below = min(below, await _id_at(source, until + _DISORDER, below))
+    of_all = queue is None
+    sql = queries.load("bound_audit_entries" if of_all else "bound_audit_entries_of_queue")
+    bound = await source.fetchval(sql, wanted[0], below, _LOOKED_AT, lowest)
+    entries = await _entries(source, wanted, below, limit, from_id=bound or lowest)
+    is_full = len(entries) == limit
+    return FoundEntries(
+        entries,
+        next_before=entries[-1].id if is_full else bound,
+        is_complete=is_full or bound is None,
+    )
+
+
+def _wanted(
+    queue: str | None,
+    action: str | None,
+    actor: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> tuple[str | None, str | None, str | None, datetime | None, datetime | None]:
+    return (
         None if queue is None else validate_queue_name(queue),
         None if action is None else _text("action", action, MAX_ACTION_LENGTH),
         None if actor is None else _text("actor", actor, MAX_ACTOR_LENGTH),
         _moment("since", since),
         _moment("until", until),
-        MAX_ID if before is None else checked_id("before", before),
-        limit,
     )
+
+
+async def _entries(
+    database: Database, wanted: tuple[object, ...], below: int, limit: int, *, from_id: int
+) -> list[AuditEntry]:
+    of_all = wanted[0] is None
+    sql = queries.load("list_audit_entries" if of_all else "list_audit_entries_of_queue")
+    rows = await database.fetch(sql, *wanted, below, limit, from_id)
     return [
         AuditEntry(
             **{**dict(row), "filter": _object(row["filter"]), "details": _object(row["details"])}
         )
         for row in rows
     ]
+
+
+async def _id_at(database: Database, moment: datetime, default: int) -> int:
+    """Return from which id on changes were made at a time or later; the default without any."""
+    found: int | None = await database.fetchval(queries.load("find_audit_id"), moment)
+    return default if found is None else found
 
 
 def sum_operations(entries: Iterable[AuditEntry]) -> list[AuditEntry]:

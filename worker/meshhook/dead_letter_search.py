@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from meshhook.administration import get_queue_config
@@ -15,7 +16,7 @@ from meshhook.jobs import MAX_ID_LENGTH
 from meshhook.names import MAX_KEY_LENGTH, validate_queue_name
 from meshhook.postgres.database import Database, takes_url
 from meshhook.store import queries
-from meshhook.store.dead_letter_rows import DeadLetterJob, dead_letter_from
+from meshhook.store.dead_letter_rows import DeadLetterLine, ErrorGroup, dead_letter_line_from
 from meshhook.store.settlements import MAX_ERROR_TYPE_LENGTH
 
 if TYPE_CHECKING:
@@ -29,8 +30,16 @@ SEARCH_SECONDS = 2.0
 MAX_MATCHES = 1_000_000
 """The most dead letters that one search collects."""
 
+COUNTED_OF_TYPE = 500
+"""Where the count of an error type stops."""
+
 _FIRST_CHUNK_ROWS = 500
 _CHUNK_ROWS = 10_000
+_COUNTED_WITHOUT_INDEX = 10_000
+_NEWEST_TYPED = 200
+"""How many of the newest dead letters tell which error types come first."""
+_DISORDER = timedelta(minutes=10)
+"""How much later one with a lower id may have died: ids are given before transactions end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,7 @@ class DeadLetterFilter:
 class FoundDeadLetters:
     """A page of dead letters that fit, newest first."""
 
-    dead_letters: list[DeadLetterJob] = field(default_factory=list)
+    dead_letters: list[DeadLetterLine] = field(default_factory=list)
     next_before: int | None = None
     """From where the next page continues, with `before_id`; None if all have been looked at."""
     is_complete: bool = True
@@ -142,8 +151,8 @@ async def find_dead_letters(
             found.next_before = ids[limit - 1]
             found.is_complete = True
             break
-    rows = await source.fetch(queries.load("list_dead_letters_by_id", queue), ids[:limit])
-    found.dead_letters = [dead_letter_from(row, queue) for row in rows]
+    rows = await source.fetch(queries.load("list_dead_letter_lines", queue), ids[:limit])
+    found.dead_letters = [dead_letter_line_from(row) for row in rows]
     return found
 
 
@@ -184,6 +193,38 @@ async def match_dead_letters(
     return found
 
 
+@takes_url
+async def list_error_groups(
+    database: DatabaseSource, queue: str, *, limit: int = 20
+) -> list[ErrorGroup]:
+    """Group the dead letters of a queue by error type, the most frequent first.
+
+    Unlike `DLQService.get_jobs_by_error_type` it finds types that are older than the newest 10,000
+    dead letters, and reads no more of a deep queue than of a shallow one: counts stop at 500.
+    Types beyond `limit` are left out, those of the newest dead letters last.
+
+    Args:
+        database: where the queue is.
+        queue: the queue.
+        limit: the most error types to return, 1 to 1,000. Default 20.
+
+    Raises:
+        InvalidQueueNameError, InvalidSettingError: naming the argument that is wrong.
+        QueueNotFoundError, DatabaseError: if they cannot be read.
+    """
+    check_range("limit", limit, 1_000)
+    source = Database.of(database)
+    rows = await source.fetch(
+        queries.load("list_error_groups", validate_queue_name(queue)),
+        *(limit, _NEWEST_TYPED, COUNTED_OF_TYPE),
+    )
+    if not rows:
+        # There are none, or their index is missing.
+        sql = queries.load("count_dead_letters_by_error", queue)
+        rows = await source.fetch(sql, _COUNTED_WITHOUT_INDEX, limit)
+    return [ErrorGroup(**dict(row)) for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class _Chunk:
     ids: list[int]
@@ -209,9 +250,15 @@ async def _chunks(
         statement = "match_dead_letters_by_error_type"
     sql = queries.load(statement, name, key_path=config.body_key_path)
     deadline = time.monotonic() + search_seconds
+    # Whatever is too new or too old is not looked at.
+    if wanted.until is not None:
+        below = min(below, await _id_at(database, name, wanted.until + _DISORDER, below))
+    lowest = 0
+    if wanted.since is not None:
+        lowest = await _id_at(database, name, wanted.since - _DISORDER, 0)
     rows = size if wanted.is_empty else max(size, _FIRST_CHUNK_ROWS)
     while True:
-        row = await database.fetchrow(sql, below, rows, *wanted.arguments())
+        row = await database.fetchrow(sql, below, rows, *wanted.arguments(), lowest)
         if row is None:
             raise AssertionError
         is_over = row["seen"] < rows
@@ -221,6 +268,12 @@ async def _chunks(
         if is_over or is_late:
             return
         rows = min(4 * rows, _CHUNK_ROWS)
+
+
+async def _id_at(database: Database, queue: str, moment: datetime, default: int) -> int:
+    """Return from which id on dead letters died at a time or later; the default without any."""
+    found: int | None = await database.fetchval(queries.load("find_dead_letter_id", queue), moment)
+    return default if found is None else found
 
 
 def _cut(text: str | None, length: int) -> str | None:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 MAX_STREAMS = 1_000
 """How many pages may listen at once; those beyond poll."""
 STREAM_SECONDS = 3_600.0
-"""After how long a browser has to connect again."""
+"""After how long a browser has to connect again, and is known again."""
+SEND_SECONDS = 30.0
+"""How long a browser may take nothing of what is sent: then its stream ends."""
+RETRY_MS = 5_000
+"""After how long a browser connects again whose stream has ended, in milliseconds."""
 
 
 class Streams:
@@ -46,7 +50,7 @@ class _Stream(EventSourceResponse):
     def __init__(
         self, streams: Streams, ticks: AsyncIterator[ServerSentEvent], *, ping: int
     ) -> None:
-        super().__init__(ticks, ping=ping)
+        super().__init__(ticks, ping=ping, send_timeout=SEND_SECONDS)
         self._streams = streams
 
     async def __call__(self, *arguments: object) -> None:
@@ -59,6 +63,8 @@ class _Stream(EventSourceResponse):
 async def _ticks(refresh_seconds: float) -> AsyncIterator[ServerSentEvent]:
     loop = asyncio.get_running_loop()
     end = loop.time() + STREAM_SECONDS
+    # At once: a browser, and a proxy in between, knows by it that the stream is open.
+    yield ServerSentEvent(comment="open", retry=RETRY_MS)
     while loop.time() < end:
         await asyncio.sleep(refresh_seconds)
         yield ServerSentEvent(data="", event="tick")

@@ -107,6 +107,23 @@ class DlqMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetterLine:
+    """A dead letter as lists show it: without its message."""
+
+    id: int
+    """The dead letter's own id."""
+    dead_at: datetime
+    """When it became a dead letter."""
+    attempts: int | None
+    """How many attempts it had; None if another client put the message there."""
+    error_type: str | None
+    error_message: str | None
+    """Its first 1,000 characters."""
+    run_id: str | None
+    """The run it belongs to, if the message names one."""
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorGroup:
     """The dead letters that share an error type."""
 
@@ -120,7 +137,8 @@ class ErrorGroup:
     sample_message: str | None
     """Its error message."""
     capped: bool
-    """Whether there are more than 10,000 dead letters, of which only the newest are counted."""
+    """Whether there may be more: only the newest 10,000 dead letters of the queue were counted, or
+    the count of this type ended at its limit."""
 
 
 def dead_letter_from(row: asyncpg.Record, queue_name: str) -> DeadLetterJob:
@@ -149,6 +167,14 @@ def dead_letter_from(row: asyncpg.Record, queue_name: str) -> DeadLetterJob:
         last_started_at=_moment(died.get("last_started_at")),
         dead_at=row["enqueued_at"],
     )
+
+
+def dead_letter_line_from(row: asyncpg.Record) -> DeadLetterLine:
+    """Return the line in a row, whatever its headers hold."""
+    values = dict(row)
+    text = values["attempts"]
+    attempts = int(text) if text is not None and text.isascii() and text.isdecimal() else None
+    return DeadLetterLine(**{**values, "attempts": _number(attempts)})
 
 
 def _text(value: object) -> str | None:

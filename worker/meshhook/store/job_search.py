@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
     from meshhook.postgres.database import Database
 
-FIRST_CHUNK_ROWS = 1_000
+FIRST_CHUNK_ROWS = 250
+"""How many messages or attempts the first step of a walk reads: it may find a page at once."""
 MAX_CHUNK_ROWS = 50_000
+FEW_SIDE_ROWS = 500
+"""As many due (or not yet due) messages are read before any others."""
 SMALL_SIDE_ROWS = 10_000
 """Up to this many due (or not yet due) messages are read at once to find those in a state."""
 MAX_RUN_ATTEMPTS = 10_000
@@ -149,21 +152,33 @@ class MessageWalk(Walk):
     async def start(self) -> None:
         """Read all due (or all not yet due) messages at once, if there are few enough.
 
-        With a million ready jobs, a hundred running ones are found without reading the others.
+        With a million ready jobs, a hundred running ones are found without reading the others; and
+        a page of the ready ones in the first step.
         """
-        wanted = self._wanted
         # A run has few jobs.
-        if wanted.state is None or wanted.before_id is not None or self._lookup == "run_id":
+        if self._wanted.state is None or self._lookup == "run_id":
             return
+        if await self._is_side_read(FEW_SIDE_ROWS):
+            return
+        await self.step()
+        if not self.is_over:
+            await self._is_side_read(SMALL_SIDE_ROWS)
+
+    async def _is_side_read(self, max_rows: int) -> bool:
+        """Read all due (or all not yet due) messages, and return whether there are so few."""
+        wanted = self._wanted
         rows = await self._database.fetch(
             queries.load("find_live_jobs_by_state", self.queue_name, key_path=wanted.key_path),
-            *(wanted.run_id, wanted.workflow_id, wanted.project_id, SMALL_SIDE_ROWS, wanted.state),
+            *(wanted.run_id, wanted.workflow_id, wanted.project_id, max_rows, wanted.state),
             *(wanted.state in _DUE_STATES, wanted.limit, wanted.key, wanted.since, wanted.until),
+            MAX_ID if wanted.before_id is None else wanted.before_id - 1,
         )
-        if rows[0]["seen"] <= SMALL_SIDE_ROWS:
-            self.found = _summaries(rows, self.queue_name)
-            self.seen = rows[0]["seen"]
-            self.is_over = True
+        if rows[0]["seen"] > max_rows:
+            return False
+        self.found = _summaries(rows, self.queue_name)
+        self.seen += rows[0]["seen"]
+        self.is_over = True
+        return True
 
     async def _read(self, up_to: int, chunk_rows: int, limit: int) -> Sequence[asyncpg.Record]:
         wanted = self._wanted

@@ -89,6 +89,9 @@ _LOOKUP_SQL = "meshhook.indexed_id(q.message, '{}'::pg_catalog.text)"
 _LOOKED_UP = {"run_id": "$3", "workflow_id": "$4", "project_id": "$5"}
 
 
+_ERROR_TYPE_SQL = """pg_catalog.left(
+        q.headers #>> '{meshhook-dead-letter,error_type}'::pg_catalog.text[], 200)"""
+
 _PLACES = {
     "queue": "{queue_table}",
     "dead_letters": "{dlq_table}",
@@ -135,8 +138,9 @@ def load(
     `{last_of_chunk}`, `{last_columns}` and `{recorded_jobs}` the parts of searches in the history;
     `{key}` the key of a message `q`, `{running_key}` the same if it runs, else null, and `{place}`
     its place among those of its key, if they are ordered, and `{lookup}` an id of it: all as their
-    indexes have them. `{looked_up}` is the parameter that such an id is compared with. `{band 0}`
-    is what a claim looks at in the first band of priorities. Types are named with their schema.
+    indexes have them, as is `{error_type}` of a dead letter `q`. `{looked_up}` is the parameter
+    that such an id is compared with. `{band 0}` is what a claim looks at in the first band of
+    priorities. Types are named with their schema.
 
     Args:
         name: the file's name without its ending.
@@ -190,6 +194,7 @@ def load(
         .replace("{dlq_table}", f'pgmq."q_{dead_letter_queue_name(queue)}"')
         .replace("{set_last_read_at}", last_read)
         .replace("{key}", _IN_BYTES.format(key))
+        .replace("{error_type}", _ERROR_TYPE_SQL)
         .replace("{place}", _PLACE_SQL)
         .replace("{lookup}", _IN_BYTES.format(_LOOKUP_SQL.format(lookup)))
         .replace("{looked_up}", _LOOKED_UP[lookup])

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse
 
-from meshhook.audit import MAX_ENTRIES, AuditEntry, list_audit_entries, sum_operations
+from meshhook.audit import (
+    MAX_ENTRIES,
+    AuditEntry,
+    find_audit_entries,
+    list_audit_entries,
+    sum_operations,
+)
 from meshhook.console import parameters
 from meshhook.console.context import console_of
 from meshhook.escaping import spreadsheet_text
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-PAGE_ROWS = 100
+PAGE_ROWS = 50
 _NAMES = ("queue", "actor", "action", "since", "until")
 _COLUMNS = tuple(AuditEntry.__slots__)
 
@@ -27,23 +33,25 @@ _COLUMNS = tuple(AuditEntry.__slots__)
 async def show(request: Request) -> Response:
     """Show changes, the newest first."""
     console = console_of(request)
-    fields, entries = await _entries(request, PAGE_ROWS)
-    before = entries[-1].id if len(entries) == PAGE_ROWS else None
+    fields, wanted = _asked_for(request)
+    found = await find_audit_entries(console.database, limit=PAGE_ROWS, **wanted)
     return console.page(
         request,
         "audit.html",
         fields=fields,
-        entries=[(each, _said(each)) for each in sum_operations(entries)],
+        entries=[(each, _said(each)) for each in sum_operations(found.entries)],
+        is_complete=found.is_complete,
         next_url=None
-        if before is None
-        else "/audit" + parameters.query(fields | {"before": str(before)}),
+        if found.next_before is None
+        else "/audit" + parameters.query(fields | {"before": str(found.next_before)}),
         export_url="/audit.csv" + parameters.query(fields),
     )
 
 
 async def export(request: Request) -> Response:
     """Return up to 1,000 changes as CSV; `before` continues with older ones."""
-    _, entries = await _entries(request, MAX_ENTRIES)
+    _, wanted = _asked_for(request)
+    entries = await list_audit_entries(console_of(request).database, limit=MAX_ENTRIES, **wanted)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_COLUMNS)
@@ -53,16 +61,15 @@ async def export(request: Request) -> Response:
     return PlainTextResponse(text.getvalue(), headers=headers, media_type="text/csv")
 
 
-async def _entries(request: Request, limit: int) -> tuple[dict[str, str], list[AuditEntry]]:
+def _asked_for(request: Request) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the fields of the filter as they were written, and what they ask for."""
     values = request.query_params
     fields = {name: value for name in _NAMES if (value := parameters.text(values, name))}
     wanted: dict[str, Any] = {
         name: parameters.moment(value, name) if name in ("since", "until") else value
         for name, value in fields.items()
     }
-    before = parameters.optional_number(values, "before")
-    database = console_of(request).database
-    return fields, await list_audit_entries(database, before=before, limit=limit, **wanted)
+    return fields, wanted | {"before": parameters.optional_number(values, "before")}
 
 
 def _said(entry: AuditEntry) -> str:

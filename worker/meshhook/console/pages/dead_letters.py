@@ -10,7 +10,11 @@ from meshhook.console.confirmations import question_before
 from meshhook.console.context import Console, console_of, form_of, user_of
 from meshhook.console.operations import Action
 from meshhook.console.pages.overview import read_overview
-from meshhook.dead_letter_search import find_dead_letters, match_dead_letters
+from meshhook.dead_letter_search import (
+    find_dead_letters,
+    list_error_groups,
+    match_dead_letters,
+)
 from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
@@ -166,7 +170,7 @@ async def change_chosen(request: Request) -> Response:
 async def _groups(console: Console, queue: str) -> list[ErrorGroup]:
     return await console.snapshots.get(
         ("groups", queue),
-        lambda: DLQService(console.database, queue).get_jobs_by_error_type(_GROUPS),
+        lambda: list_error_groups(console.database, queue, limit=_GROUPS),
         for_seconds=console.settings.refresh_seconds * 0.9,
     )
 

@@ -15,7 +15,7 @@ from meshhook.console.pages.overview import (
     read_workers,
     target_of,
 )
-from meshhook.dead_letters import DLQService
+from meshhook.dead_letter_search import list_error_groups
 from meshhook.names import validate_queue_name
 from meshhook.queue_config import QueueSettings
 from meshhook.store import queries
@@ -29,6 +29,7 @@ MAX_ATTEMPTS_READ = 20_000
 MAX_CHANGES_READ = 200
 """How many changes of a queue are read to tell who set what."""
 _THROUGHPUT_SECONDS = 30.0
+_ERRORS = 5
 
 
 async def show(request: Request) -> Response:
@@ -48,7 +49,7 @@ async def show(request: Request) -> Response:
     )
     groups = await console.snapshots.get(
         ("errors", name),
-        lambda: DLQService(console.database, name).get_jobs_by_error_type(5),
+        lambda: list_error_groups(console.database, name, limit=_ERRORS),
         for_seconds=refresh_seconds,
     )
     throughput = await read_throughput(console, name)

@@ -56,16 +56,38 @@
   });
 
   // Live pages. Nothing is asked for while the page is hidden or somebody writes in it.
+  const maxRetryMs = 300000;
   let events = null;
   let poll = null;
-  let failures = 0;
+  let retry = null;
+  let retryMs = 0;
+  let tickedAt = 0;
   let isLoading = false;
+  let problem = "";
 
   const isLive = () => document.querySelector("main[data-live]") !== null;
-  function say(text) {
+  const isStreaming = () => Date.now() - tickedAt < refreshMs * 2.5;
+  function say() {
     const place = document.querySelector("[data-live-state]");
-    if (place) place.textContent = text;
+    const text = !isLive() ? "Finished." : problem || (isStreaming() ? "Live." : "Live: asks now and then.");
+    if (place && place.textContent !== text) place.textContent = text;
   }
+  // What came instead of the page is not shown in its place: it would end the page for a hiccup.
+  document.addEventListener("htmx:after:request", (event) => {
+    const { raw, status } = event.detail.ctx.response;
+    if (raw.redirected || status === 401 || status === 403) {
+      problem = "You are not logged in any more: load the page again.";
+    } else if (status >= 400) {
+      problem = "The console cannot read the database. This is the state before; it tries again.";
+    } else {
+      problem = "";
+      return;
+    }
+    event.preventDefault();
+  });
+  document.addEventListener("htmx:error", () => {
+    problem = "The console does not answer. This is the state before; it tries again.";
+  });
   async function refresh() {
     const active = document.activeElement;
     if (isLoading || document.hidden || !isLive()) return;
@@ -78,33 +100,40 @@
         target: "#main", select: "#main", swap: "outerMorph",
       });
       showTimes();
-      if (!isLive()) { stop(); say("Finished."); }
+      if (!isLive()) stop();
+      say();
     } finally {
       isLoading = false;
     }
   }
   function stop() {
     if (events) events.close();
-    if (poll) window.clearInterval(poll);
-    events = poll = null;
+    window.clearInterval(poll);
+    window.clearTimeout(retry);
+    events = poll = retry = null;
   }
-  function pollInstead() {
-    stop();
-    say("Live: asks now and then.");
-    poll = window.setInterval(refresh, refreshMs * 2);
+  function connect() {
+    events = new EventSource(body.dataset.events);
+    events.addEventListener("tick", () => {
+      tickedAt = Date.now();
+      retryMs = 0;
+      refresh();
+    });
+    events.onerror = () => {
+      // The browser connects again by itself, unless it was refused.
+      if (events.readyState !== EventSource.CLOSED) return;
+      retryMs = Math.min(maxRetryMs, Math.max(refreshMs, retryMs * 2));
+      retry = window.setTimeout(connect, retryMs * (0.5 + Math.random()));
+    };
   }
   function start() {
     stop();
     if (document.hidden || !isLive()) return;
-    if (failures >= 3 || !window.EventSource) { pollInstead(); return; }
-    say("Live.");
-    events = new EventSource(body.dataset.events);
-    events.addEventListener("tick", () => { failures = 0; refresh(); });
-    events.onerror = () => {
-      failures += 1;
-      if (failures >= 3) pollInstead();
-      else say("Live: connecting again.");
-    };
+    if (window.EventSource) connect();
+    tickedAt = Date.now();
+    say();
+    // Where no ticks arrive, as behind a proxy that keeps them, the page asks by itself.
+    poll = window.setInterval(() => { if (!isStreaming()) refresh(); }, refreshMs * 2);
   }
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) stop();

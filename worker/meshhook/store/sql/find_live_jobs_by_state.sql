@@ -1,8 +1,8 @@
 -- Messages of the queue in state $5, newest first: of those that are due ($6 true) or are not ($6
 -- false) the ones of run $1, workflow $2, project $3 and key $8 (null: any) enqueued from $9 to
--- before $10 (null: ever), up to $7. `seen` says how many were looked at: $4 and one more means
--- that there are others, and that these are not the newest. One row without a job if there is none.
--- Locks: none. Index: q_<queue>_vt_idx.
+-- before $10 (null: ever) with ids up to $11, up to $7. `seen` says how many were looked at: $4 and
+-- one more means that there are others, and that these are not the newest. One row without a job if
+-- there is none. Locks: none. Index: q_<queue>_vt_idx.
 with side as materialized (
     select q.msg_id, q.vt, q.read_ct, q.headers, q.message, q.enqueued_at,
         case when $8::text is not null then {key} end as key
@@ -21,7 +21,8 @@ from (select pg_catalog.count(*) as seen from side) c
 left join lateral (
     select s.*, meshhook.message_state(s.vt, s.read_ct, s.headers) as state
     from side s
-    where meshhook.message_state(s.vt, s.read_ct, s.headers) = $5::text
+    where s.msg_id <= $11::bigint
+      and meshhook.message_state(s.vt, s.read_ct, s.headers) = $5::text
       and ($1::text is null or meshhook.message_id_text(s.message, 'run_id') = $1::text)
       and ($2::text is null or meshhook.message_id_text(s.message, 'workflow_id') = $2::text)
       and ($3::text is null or meshhook.message_id_text(s.message, 'project_id') = $3::text)

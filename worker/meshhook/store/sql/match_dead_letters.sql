@@ -1,10 +1,9 @@
--- Which of the next $2 dead letters with ids below $1 fit, newest first: of error type $3, that
--- died from $4 to before $5, of key $6, run $7, workflow $8 and project $9 (null: any). One row:
--- their ids, the lowest id that was looked at, and how many were. Locks: none.
+-- Which of the next $2 dead letters with ids from $10 to below $1 fit, newest first: of error type
+-- $3, that died from $4 to before $5, of key $6, run $7, workflow $8 and project $9 (null: any).
+-- One row: their ids, the lowest id that was looked at, and how many were. Locks: none.
 -- Index: the primary key.
 with looked_at as materialized (
-    select q.msg_id, ($3::text is null or pg_catalog.left(
-            q.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200) = $3::text)
+    select q.msg_id, ($3::text is null or {error_type} = $3::text)
         and ($4::timestamptz is null or q.enqueued_at >= $4::timestamptz)
         and ($5::timestamptz is null or q.enqueued_at < $5::timestamptz)
         and ($6::text is null or {key} = $6::text)
@@ -13,7 +12,7 @@ with looked_at as materialized (
         and ($9::text is null or meshhook.message_id_text(q.message, 'project_id') = $9::text)
         as fits
     from {dlq_table} q
-    where q.msg_id < $1::bigint
+    where q.msg_id < $1::bigint and q.msg_id >= $10::bigint
     order by q.msg_id desc
     limit $2::int
 )

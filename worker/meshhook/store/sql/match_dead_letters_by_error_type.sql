@@ -1,6 +1,7 @@
 -- The same as match_dead_letters for an error type, which is never null: only dead letters of that
 -- type are looked at. Locks: none.
--- Index: q_<queue>_dlq_error_idx; without it the primary key, read until enough are found.
+-- Index: q_<queue>_dlq_error_idx; without it the primary key, read until enough are found. Rows are
+-- compared, not the type with =, which would let the primary key serve the order.
 with looked_at as materialized (
     select q.msg_id, ($4::timestamptz is null or q.enqueued_at >= $4::timestamptz)
         and ($5::timestamptz is null or q.enqueued_at < $5::timestamptz)
@@ -10,9 +11,9 @@ with looked_at as materialized (
         and ($9::text is null or meshhook.message_id_text(q.message, 'project_id') = $9::text)
         as fits
     from {dlq_table} q
-    where pg_catalog.left(q.headers #>> '{meshhook-dead-letter,error_type}'::text[], 200) = $3::text
-      and q.msg_id < $1::bigint
-    order by q.msg_id desc
+    where ({error_type}, q.msg_id) < ($3::text, $1::bigint)
+      and ({error_type}, q.msg_id) >= ($3::text, $10::bigint)
+    order by {error_type} desc, q.msg_id desc
     limit $2::int
 )
 select pg_catalog.array_agg(l.msg_id order by l.msg_id desc) filter (where l.fits) as ids,
