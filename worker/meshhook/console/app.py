@@ -187,6 +187,7 @@ def console_app(database: DatabaseSource, *, settings: ConsoleSettings | None = 
     # A redirect would name whatever `Host` says; every page has one address.
     app.router.redirect_slashes = False
     app.state.console = console
+    app.state.streams = streams
     app.state.close = close
     return app
 

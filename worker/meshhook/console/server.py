@@ -100,11 +100,21 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to its caller.
+    """A server that leaves signals to its caller, and ends live pages first when it stops.
 
     uvicorn would raise the signal again when it has stopped, which ends the process on the spot:
-    nothing that the caller has opened would be closed.
+    nothing that the caller has opened would be closed. It would wait for streams until its time is
+    up.
     """
+
+    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, and then all else."""
+        self._app.state.streams.end()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -150,7 +160,7 @@ def server_of(app: Starlette) -> uvicorn.Server:
         timeout_graceful_shutdown=_STOP_SECONDS,
         ws="none",
     )
-    return _Server(config)
+    return _Server(config, app)
 
 
 def _refusal(address: str, port: int, error: OSError) -> InvalidSettingError:
