@@ -233,6 +233,13 @@ CHANGES: dict[str, tuple[Change, str, dict[str, Any] | None, int | None]] = {
     "purge_dlq": (_purge_dead, "dead_letters.purged", None, 2),
     "cancel": (_jobs("cancel", reason="no need"), "jobs.cancelled", IDS, 2),
     "reschedule": (_jobs("reschedule", delay_seconds=5), "jobs.rescheduled", IDS, 2),
+    "set_priority": (_jobs("set_priority", priority="low"), "jobs.reprioritized", IDS, 2),
+    "set_priority in SQL": (
+        _jobs_in_sql("set_priority('jobs', priority => 'low', run_id => 'r1')"),
+        "jobs.reprioritized",
+        BY_RUN,
+        2,
+    ),
     "run_now": (_jobs("run_now"), "jobs.run_now", IDS, 2),
     "delete_jobs": (_jobs("delete_jobs"), "jobs.deleted", IDS, 2),
     "cancel in SQL": (_jobs_in_sql("cancel('jobs', run_id => 'r1')"), "jobs.cancelled", BY_RUN, 2),
@@ -606,6 +613,7 @@ AUTOMATIC = {
     *(
         "cancel_messages()",
         "move_messages()",
+        "prioritize_messages()",
         "erase_jobs()",
         "check_adoptable_tables()",
         "audit()",

@@ -131,6 +131,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "jobs list": ("jobs", "list"),
     "jobs show": ("jobs", "show", "jobs", "1"),
     "jobs cancel": ("jobs", "cancel", "jobs", "1"),
+    "jobs set-priority": ("jobs", "set-priority", "jobs", "1", "--priority", "low"),
     "jobs reschedule": ("jobs", "reschedule", "jobs", "1", "--delay", "1"),
     "jobs run-now": ("jobs", "run-now", "jobs", "1"),
     "jobs replay": ("jobs", "replay", "jobs", "1"),

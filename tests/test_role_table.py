@@ -217,6 +217,7 @@ STATEMENTS = {
     "set_breaker": "   OM",
     "set_declared_keys": "   OM",
     "reschedule_jobs": "W  O",
+    "prioritize_jobs": "   O",
     "set_key": "   OM",
     "set_block_triggers": "WPROM",
     "set_keys": "    M",
@@ -259,7 +260,8 @@ CHECK_SEARCH = (
     "check_search(text,text,text,timestamp with time zone,timestamp with time zone,integer,integer)"
 )
 ADD_SCHEDULE = (
-    "add_schedule(text,text,text,interval,text,jsonb,jsonb,text,text,text,timestamp with time zone)"
+    "add_schedule(text,text,text,interval,text,jsonb,jsonb,text,text,text,timestamp with time zone"
+    ",text)"
 )
 DECLARE_SCHEDULE = (
     "declare_schedule(text,text,text,text,integer,text,jsonb,jsonb,text,text,text,boolean,"
@@ -356,12 +358,12 @@ FUNCTIONS = {
     "drop_past_partitions()": "W",
     "drop_queue(text)": "",
     "drop_queue_if_empty(text)": "",
-    "enqueue(text,jsonb,jsonb,interval,text,text,text,interval,text)": " P O",
+    "enqueue(text,jsonb,jsonb,interval,text,text,text,interval,text,text)": " P O",
     "enqueue_follow_ups(text[],text[],text[],text[],double precision[])": " P O",
-    "enqueue_group(text,jsonb[],text,text,jsonb,jsonb,interval,jsonb,interval,text)": " P",
+    "enqueue_group(text,jsonb[],text,text,jsonb,jsonb,interval,jsonb,interval,text,text)": " P",
     "enqueue_group_callback(uuid)": "W RO",
-    "enqueue_many(text,jsonb[],jsonb,interval,text,text[],text,interval,text)": " P O",
-    "enqueue_unique(text,jsonb[],text[],jsonb,interval,text,text,interval,text)": " P",
+    "enqueue_many(text,jsonb[],jsonb,interval,text,text[],text,interval,text,text)": " P O",
+    "enqueue_unique(text,jsonb[],text[],jsonb,interval,text,text,interval,text,text)": " P",
     "excess_bytes(jsonb,integer)": "WPROM",
     "forget_former_unique_keys()": "",
     "forget_unique_keys()": "",
@@ -412,12 +414,16 @@ FUNCTIONS = {
     "message_state(timestamp with time zone,integer,jsonb)": "WPROM",
     "message_state_now(timestamp with time zone,integer,jsonb)": "WPROM",
     "move_messages(text,bigint[],timestamp with time zone,text)": "W  O",
+    "prioritize_messages(text,bigint[],integer,text)": "   O",
+    "set_priority(text,bigint[],text,text,text,text,text,text,integer)": "   O",
+    "priority_number(text)": "WPROM",
+    "headers_with_priority(jsonb,text)": "WPROM",
     "note_adopted_messages()": "WPROM",
     "outcome_in_group(text,text)": "WPROM",
     "place_in_order(bigint,jsonb)": "WPROM",
     "policy_holds(text)": "WPROM",
     "policy_holds(text,text,text)": "WPROM",
-    "publish(text,jsonb,jsonb,interval,text)": "    M",
+    "publish(text,jsonb,jsonb,interval,text,text)": "    M",
     "queue_demand(text[],double precision[],text[],double precision,integer)": "    M",
     "queue_metrics(integer)": "W ROM",
     "queue_snapshot(text,integer)": "W ROM",
@@ -475,7 +481,9 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
         EXTEND_IN_TURN
     ),
     "add_schedule": ("orders", "a", None, 60.0, "UTC", "{}", None, None, "once", "allow", None),
-    ADD_SCHEDULE: ("orders", "a", "* * * * *", None, "UTC", "{}", None, None, "once", "skip", None),
+    ADD_SCHEDULE: (
+        *("orders", "a", "* * * * *", None, "UTC", "{}", None, None, "once", "skip", None, None),
+    ),
     "declare_schedule": (
         *("orders", "a", "shop/a", "* * * * *", None, "UTC", "{}", None, None, "once", "skip"),
         *(None, None),
@@ -494,6 +502,17 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "limit_statement": ("1s",),
     "set_breaker": ("orders", None, 1.0, 1.0),
     "reschedule_jobs": ("orders", [1], None, None, None),
+    "prioritize_jobs": ("orders", [1], None, 0),
+    "set_priority(text,bigint[],text,text,text,text,text,text,integer)": (
+        *("orders", [1], "urgent", None, None, None, None, None, 10),
+    ),
+    "prioritize_messages(text,bigint[],integer,text)": ("orders", [1], 0, None),
+    "priority_number(text)": ("urgent",),
+    "enqueue_group(text,jsonb[],text,text,jsonb,jsonb,interval,jsonb,interval,text,text)": (
+        *("orders", ["{}"], "orders", "orders", "{}", None, None, None, None, None, None),
+    ),
+    "publish(text,jsonb,jsonb,interval,text,text)": ("orders", "{}", None, None, None, None),
+    "headers_with_priority(jsonb,text)": (None, "urgent"),
     RESCHEDULE: (
         "orders",
         [1],
@@ -559,14 +578,14 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "create_queue(text,boolean)": ("fresh", False),
     "key_index_statements(text,boolean,text,boolean,boolean)": ("orders", True, None, True, True),
     "check_unique(text[],integer,text,interval,text)": (["k"], 1, "done", None, "error"),
-    "enqueue(text,jsonb,jsonb,interval,text,text,text,interval,text)": (
-        *("orders", "{}", None, None, None, None, None, None, None),
+    "enqueue(text,jsonb,jsonb,interval,text,text,text,interval,text,text)": (
+        *("orders", "{}", None, None, None, None, None, None, None, None),
     ),
-    "enqueue_many(text,jsonb[],jsonb,interval,text,text[],text,interval,text)": (
-        *("orders", ["{}"], None, None, None, None, None, None, None),
+    "enqueue_many(text,jsonb[],jsonb,interval,text,text[],text,interval,text,text)": (
+        *("orders", ["{}"], None, None, None, None, None, None, None, None),
     ),
-    "enqueue_unique(text,jsonb[],text[],jsonb,interval,text,text,interval,text)": (
-        *("orders", ["{}"], ["k"], None, None, None, "started", None, "replace"),
+    "enqueue_unique(text,jsonb[],text[],jsonb,interval,text,text,interval,text,text)": (
+        *("orders", ["{}"], ["k"], None, None, None, "started", None, "replace", None),
     ),
     "lock_tables(text[])": (["q_orders"],),
     "set_block_triggers(text,boolean)": ("orders", False),

@@ -54,3 +54,32 @@ def test_a_queue_without_priorities_shows_none(cli, jobs):
     for command in (("queue", "show", jobs), ("stats", jobs)):
         assert "PRIORITY" not in cli.ok(*command).out
         assert json.loads(cli.ok(*command, "--json").out)["priorities"] == []
+
+
+def test_lists_of_jobs_show_the_priority(cli, jobs):
+    """Where any is not normal; one job and JSON always say it."""
+    cli.ok("enqueue", jobs, "{}")
+    assert "PRIORITY" not in cli.ok("jobs", "list", "--queue", jobs).out
+    assert "normal" in cli.ok("jobs", "show", jobs, "1").out
+    cli.ok("enqueue", jobs, "{}", "--priority", "urgent")
+    lines = cli.ok("jobs", "list", "--queue", jobs).out.splitlines()
+    assert "PRIORITY" in lines[0]
+    assert ["urgent" in line for line in lines[1:]] == [True, False]
+    found = json.loads(cli.ok("jobs", "list", "--json").out)
+    assert [job["priority"] for job in found] == ["urgent", "normal"]
+    assert json.loads(cli.ok("jobs", "show", jobs, "2", "--json").out)["priority"] == "urgent"
+
+
+def test_the_priority_of_jobs_is_changed(cli, jobs, sql):
+    """Of one that waits; the command says what it left alone, and refuses what is no priority."""
+    cli.ok("enqueue", jobs, "{}")
+    done = cli.ok("jobs", "set-priority", jobs, "1", "--priority", "urgent")
+    assert "job 1 given the priority" in done.out
+    assert sql("select headers ->> 'meshhook-priority' from pgmq.q_jobs") == "0"
+    again = cli("jobs", "set-priority", jobs, "1", "--priority", "0")
+    assert again.code == 1
+    assert "nothing to change" in again.out
+    ended = cli("jobs", "set-priority", jobs, "1", "--priority", "fast")
+    assert ended.code == 2
+    assert "urgent, high, normal, low" in ended.err
+    assert cli("jobs", "set-priority", jobs, "9", "--priority", "low").code == 3

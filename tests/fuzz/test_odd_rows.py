@@ -39,6 +39,7 @@ OTHERS = {
     "jobs delete",
     "jobs replay",
     "jobs reschedule",
+    "jobs set-priority",
     "jobs run-now",
     "keys hold",
     "keys resume",

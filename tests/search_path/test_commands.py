@@ -64,6 +64,7 @@ jobs list --run-id r1
 jobs show jobs 1
 jobs show jobs 6
 jobs reschedule jobs 6 --delay 60
+jobs set-priority jobs 6 --priority low
 jobs run-now jobs --state scheduled --yes
 jobs cancel jobs 6
 jobs cancel jobs --run-id r1 --dry-run

@@ -1,4 +1,4 @@
-"""Changes to jobs that are in their queue: cancel, reschedule, run now, delete."""
+"""Changes to jobs that are in their queue: cancel, reschedule, set a priority, delete."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from meshhook.priorities import Priority
+
 CHUNK_JOBS = 1_000
 """How many jobs one statement changes."""
 MAX_LISTED_JOBS = 1_000
@@ -56,6 +58,7 @@ class ChangeResult(StrEnum):
     REQUESTED = "requested"
     """It runs, and its worker is asked to stop it."""
     RESCHEDULED = "rescheduled"
+    REPRIORITIZED = "reprioritized"
     DELETED = "deleted"
     REPLAYED = "replayed"
     UNCHANGED = "unchanged"
@@ -106,7 +109,7 @@ class JobChanges:
 
     @property
     def changed(self) -> int:
-        """How many jobs were cancelled, rescheduled, deleted or replayed."""
+        """How many jobs were cancelled, rescheduled, given a priority, deleted or replayed."""
         return sum(self.counts[each] for each in _CHANGED)
 
     @property
@@ -144,6 +147,7 @@ class JobChanges:
 _CHANGED = (
     ChangeResult.CANCELLED,
     ChangeResult.RESCHEDULED,
+    ChangeResult.REPRIORITIZED,
     ChangeResult.DELETED,
     ChangeResult.REPLAYED,
 )
@@ -267,6 +271,14 @@ class JobChanger:
             "reschedule_jobs", at, delay_seconds, results=results, dry_run=dry_run
         )
 
+    async def set_priority(self, priority: Priority, *, dry_run: bool = False) -> JobChanges:
+        """Set the priority of those that wait, and of dead letters."""
+        names = ("ready", "scheduled", "retrying", "dead_lettered")
+        results = dict.fromkeys(names, ChangeResult.REPRIORITIZED)
+        return await self._change(
+            "prioritize_jobs", int(priority), results=results, dry_run=dry_run
+        )
+
     async def delete(self, *, dry_run: bool = False) -> JobChanges:
         """Delete them with everything about them."""
         results = dict.fromkeys(LIVE_STATES, ChangeResult.DELETED)
@@ -328,6 +340,8 @@ class JobChanger:
                 result = results.get(was, ChangeResult.UNCHANGED)
         elif of_ended and self._choice.state is None:
             result = ChangeResult.DELETED
+        elif self._choice.state is None:
+            result = results.get(was, ChangeResult.UNCHANGED)
         return JobChange(row["msg_id"], result, was, row["at"])
 
     async def _fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:

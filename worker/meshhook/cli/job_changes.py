@@ -16,7 +16,7 @@ from meshhook.cli.failures import (
     UsageError,
 )
 from meshhook.cli.moments import exact_moment
-from meshhook.cli.options import JsonOption, QueueArgument, YesOption, example
+from meshhook.cli.options import JsonOption, QueueArgument, YesOption, example, priority_from
 from meshhook.cli.output import age, counted, moment_with_age, note, print_json, say
 from meshhook.cli.standard_input import confirm
 from meshhook.job_changes import CHANGE_SECONDS, ChangeResult, JobChange, JobChanges
@@ -69,6 +69,7 @@ class _Action:
 _CANCEL = _Action("cancel", "cancelled")
 _RESCHEDULE = _Action("reschedule", "rescheduled")
 _RUN_NOW = _Action("run at once", "made ready")
+_PRIORITIZE = _Action("set the priority of", "given the priority")
 _DELETE = _Action("delete", "deleted", asks_for_ids=True)
 
 
@@ -91,6 +92,13 @@ def add_to(app: typer.Typer) -> None:
     app.command("run-now", epilog=example("meshhook jobs run-now workflow_jobs --state retrying"))(
         run_now
     )
+    app.command(
+        "set-priority",
+        epilog=example(
+            "meshhook jobs set-priority workflow_jobs 17 --priority urgent",
+            "meshhook jobs set-priority workflow_jobs --run-id 7f8c0d3e --priority low",
+        ),
+    )(set_priority)
     app.command("delete", epilog=example("meshhook jobs delete workflow_jobs 17 --yes"))(delete)
 
 
@@ -204,6 +212,46 @@ def run_now(
         return await service.run_now(**options)
 
     _change(context, queue, _RUN_NOW, chosen, work, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def set_priority(
+    context: typer.Context,
+    queue: QueueArgument,
+    ids: IdsArgument = None,
+    *,
+    priority: Annotated[
+        str, typer.Option(metavar="PRIORITY", help="urgent, high, normal or low, or 0 to 3.")
+    ],
+    run_id: RunOption = None,
+    workflow_id: WorkflowOption = None,
+    project_id: ProjectOption = None,
+    key: KeyOption = None,
+    state: StateOption = None,
+    search_seconds: SearchOption = CHANGE_SECONDS,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Change the priority of jobs that wait, and of dead letters that are named by id.
+
+    In a queue with priorities, a job that is ready counts as waiting from now on. Running jobs are
+    left alone. A dead letter keeps its priority when it is replayed.
+    """
+    chosen = _chosen(
+        ids,
+        search_seconds,
+        state,
+        run_id=run_id,
+        workflow_id=workflow_id,
+        project_id=project_id,
+        key=key,
+    )
+    wanted: Any = priority_from(priority)
+
+    async def work(service: QueueService[Any], **options: Any) -> JobChanges:
+        return await service.set_priority(priority=wanted, **options)
+
+    _change(context, queue, _PRIORITIZE, chosen, work, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def delete(

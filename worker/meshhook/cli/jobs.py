@@ -214,6 +214,10 @@ def _print_list(jobs: Sequence[JobSummary], *, with_queue: bool) -> None:
         ]
         for job in jobs
     ]
+    if any(job.priority not in (None, "normal") for job in jobs):
+        columns.insert(4, Column("PRIORITY"))
+        for row, job in zip(rows, jobs, strict=True):
+            row.insert(4, job.priority or "-")
     if with_queue:
         columns.insert(0, Column("QUEUE", shrinks=True))
         rows = [[job.queue, *row] for job, row in zip(jobs, rows, strict=True)]
@@ -228,6 +232,7 @@ def _print_life(life: JobLife) -> None:
             ("run", life.run_id),
             ("workflow", life.workflow_id),
             ("project", life.project_id),
+            ("priority", life.priority),
             ("unique key", life.unique_key),
             ("group", life.group),
             ("encrypted", encryption_of(life.body)),

@@ -8,6 +8,7 @@ from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChoice, checked_
 from meshhook.job_replays import JobReplayer, ReplayChoice
 from meshhook.jobs import PayloadT
 from meshhook.postgres.database import Database
+from meshhook.priorities import checked_priority
 from meshhook.queues.access import QueueAccess
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from meshhook.job_changes import JobChanges
+    from meshhook.priorities import AnyPriority
 
 
 class QueueChanges(QueueAccess[PayloadT]):
@@ -154,6 +156,58 @@ class QueueChanges(QueueAccess[PayloadT]):
             state=state,
         )
         return await changer.reschedule(None, None, dry_run=dry_run)
+
+    async def set_priority(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        priority: AnyPriority,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        connection: Any = None,
+    ) -> JobChanges:
+        """Change the priority of jobs that wait: ready, scheduled, or waiting for a retry.
+
+        Of a job that is a dead letter and is named by its id, too: it keeps the priority when it is
+        replayed. In a queue with priorities, a job that is ready counts as waiting from now on. A
+        job that runs is left alone; so is one whose lease was lost, and one that has the priority
+        already.
+
+        Args:
+            msg_ids: as in `cancel`, like the other arguments that name jobs.
+            priority: `urgent`, `high`, `normal` or `low`, or 0 to 3.
+            run_id: jobs of this run.
+            workflow_id: jobs of this workflow.
+            project_id: jobs of this project.
+            key: jobs of this key.
+            state: only jobs in this state.
+            dry_run: change nothing, and return what would be changed; those that have the priority
+                already are among these. Default false.
+            search_seconds: as in `cancel`.
+            connection: an asyncpg connection, to do it inside the caller's transaction.
+
+        Raises:
+            InvalidJobError: if that is no priority.
+            InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
+            QueueNotFoundError, DatabaseError: chunks that were changed before stay so.
+        """
+        wanted = checked_priority(priority)
+        changer = self._changer(
+            connection,
+            search_seconds,
+            msg_ids,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            project_id=project_id,
+            key=key,
+            state=state,
+        )
+        return await changer.set_priority(wanted, dry_run=dry_run)
 
     async def delete_jobs(
         self,

@@ -253,10 +253,10 @@ GRANTS: dict[RoleKind, tuple[Grant, ...]] = {
     RoleKind.ONCALL: (
         *_READER,
         Grant("queue", "insert", ("enqueued_at", *_SENT)),
-        Grant("queue", "update", ("vt",)),
+        Grant("queue", "update", ("vt", "headers")),
         Grant("queue", "delete"),
         *_TAKES_KEYS,
-        Grant("dead_letters", "update", ("vt",)),
+        Grant("dead_letters", "update", ("vt", "headers")),
         Grant("dead_letters", "delete"),
         Grant(_HISTORY, "insert"),
         Grant(_CONFIG, "update", _SETTINGS),

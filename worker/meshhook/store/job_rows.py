@@ -13,6 +13,7 @@ from meshhook.cancellation import Cancellation
 from meshhook.jobs import GROUP_HEADER, UNIQUE_HEADER
 from meshhook.names import MAX_KEY_LENGTH
 from meshhook.outcomes import AttemptOutcome
+from meshhook.priorities import PRIORITY_NAMES, priority_of
 from meshhook.store.dead_letter_rows import DeadLetterJob
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ class JobLife:
     is there; None if of none."""
     replayed_as: JobLife | None = None
     """The life of that job; None if nothing is left of it."""
+    priority: str | None = None
+    """urgent, high, normal or low while it is in its queue or a dead letter, also if the queue has
+    no priorities; None once it has ended otherwise."""
 
     @property
     def last(self) -> JobLife:
@@ -130,6 +134,8 @@ class JobSummary:
     error_message: str | None
     replayed_as_id: int | None
     """The msg_id of the job that it was replayed as."""
+    priority: str | None = None
+    """urgent, high, normal or low while it is in its queue; None once it has left it."""
 
 
 def newest_birth(
@@ -191,7 +197,14 @@ def life_from(
         replayed_as_id=None if replayed is None else replayed["replayed_as"],
         unique_key=_unique_key_of(live, dead),
         replay_of_id=None if live is None else live["replay_of"],
+        priority=_priority_name(live, dead),
     )
+
+
+def _priority_name(live: asyncpg.Record | None, dead: DeadLetterJob | None) -> str | None:
+    if live is not None:
+        return PRIORITY_NAMES[live["priority"]]
+    return None if dead is None else PRIORITY_NAMES[priority_of(dead.headers)]
 
 
 def with_kept_body(life: JobLife, row: asyncpg.Record) -> JobLife:
@@ -254,6 +267,7 @@ def summary_from(row: asyncpg.Record, queue_name: str) -> JobSummary:
         error_type=row["error_type"] if is_recorded else None,
         error_message=row["error_message"] if is_recorded else None,
         replayed_as_id=row["replayed_as"] if is_recorded else None,
+        priority=None if is_recorded else PRIORITY_NAMES[row["priority"]],
     )
 
 

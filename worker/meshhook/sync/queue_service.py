@@ -449,6 +449,22 @@ class SyncQueueService(Generic[PayloadT]):
             lambda opened: opened.service.run_now(msg_ids, **choice)
         )
 
+    def set_priority(
+        self,
+        msg_ids: int | Iterable[int] | None = None,
+        *,
+        priority: AnyPriority,
+        **choice: Unpack[JobChoiceOptions],
+    ) -> JobChanges:
+        """Change the priority of jobs that wait, as `QueueService.set_priority` does.
+
+        In a transaction of the caller: `select * from meshhook.set_priority(...)`. Errors are those
+        of `cancel`, and `InvalidJobError` if that is no priority.
+        """
+        return self._opened_for("set_priority()").run(
+            lambda opened: opened.service.set_priority(msg_ids, priority=priority, **choice)
+        )
+
     def delete_jobs(
         self,
         msg_ids: int | Iterable[int] | None = None,

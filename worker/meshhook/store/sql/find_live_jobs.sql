@@ -9,7 +9,7 @@ with chunk as materialized (
         order by q.msg_id desc limit $2::int
     ) i
 )
-select chunk.lowest, chunk.seen, n.msg_id, n.state, n.attempts,
+select chunk.lowest, chunk.seen, n.msg_id, n.state, n.attempts, n.priority,
     meshhook.message_id_text(n.message, 'run_id') as run_id,
     meshhook.message_id_text(n.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(n.message, 'project_id') as project_id,
@@ -18,7 +18,7 @@ from chunk
 left join lateral (
     select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
         meshhook.attempts_made(q.read_ct, q.headers) as attempts,
-        q.message, q.enqueued_at, q.vt
+        meshhook.priority_of(q.headers) as priority, q.message, q.enqueued_at, q.vt
     from {queue_table} q
     where q.msg_id >= chunk.lowest and q.msg_id <= $1::bigint
       and ($6::text is null or meshhook.message_state(q.vt, q.read_ct, q.headers) = $6::text)

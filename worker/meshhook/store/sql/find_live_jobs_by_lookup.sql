@@ -10,7 +10,7 @@ with chunk as materialized (
     order by {lookup} desc, q.msg_id desc
     limit $2::int
 )
-select c.lowest, c.seen, n.msg_id, n.state, n.attempts,
+select c.lowest, c.seen, n.msg_id, n.state, n.attempts, n.priority,
     meshhook.message_id_text(n.message, 'run_id') as run_id,
     meshhook.message_id_text(n.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(n.message, 'project_id') as project_id,
@@ -19,7 +19,7 @@ from (select pg_catalog.min(msg_id) as lowest, pg_catalog.count(*) as seen from 
 left join lateral (
     select q.msg_id, meshhook.message_state(q.vt, q.read_ct, q.headers) as state,
         meshhook.attempts_made(q.read_ct, q.headers) as attempts,
-        q.message, q.enqueued_at, q.vt
+        meshhook.priority_of(q.headers) as priority, q.message, q.enqueued_at, q.vt
     from chunk i, {queue_table} q
     -- Not a plain =, as in sql/claim.sql.
     where q.msg_id = any (array[i.msg_id])

@@ -13,6 +13,7 @@ with side as materialized (
     limit $4::int + 1
 )
 select c.seen, n.msg_id, n.state, meshhook.attempts_made(n.read_ct, n.headers) as attempts,
+    meshhook.priority_of(n.headers) as priority,
     meshhook.message_id_text(n.message, 'run_id') as run_id,
     meshhook.message_id_text(n.message, 'workflow_id') as workflow_id,
     meshhook.message_id_text(n.message, 'project_id') as project_id,
