@@ -133,7 +133,7 @@ async def test_what_is_no_priority_is_refused(service: QueueService[Any]) -> Non
 
 async def test_the_sync_service_changes_them(database_url: str, connection: Connection) -> None:
     """As the other does."""
-    with SyncQueueService(database_url, "jobs") as service:
+    with SyncQueueService[Any](database_url, "jobs") as service:
         msg_id = service.enqueue({})
         assert service.set_priority(msg_id, priority="low").changed == 1
     assert await bands(connection) == {msg_id: 3}

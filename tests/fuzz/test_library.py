@@ -255,6 +255,7 @@ def _calls(database: Database, url: str) -> dict[str, Call]:
                 "timeout_seconds": 0.01,
                 "database": database,
                 "queues": ["jobs"],
+                **({"priority": "low"} if name == "set_priority" else {}),
             }
             wanted = inspect.signature(method).parameters
             arguments = {key: value for key, value in needed.items() if key in wanted}

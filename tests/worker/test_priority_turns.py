@@ -140,11 +140,13 @@ def made(concurrency: int, urgent_slots: int) -> HeldJobs:
     return held_jobs
 
 
-def claim(held_jobs: HeldJobs, *bands: int) -> list[HeldJob]:
+def claim(held_jobs: HeldJobs, *bands: int, aged_at: float = NEVER) -> list[HeldJob]:
     """Claim a job of each band, and let them wait."""
     start = len(held_jobs.leases.jobs)
     jobs = [job(start + n) for n in range(len(bands))]
-    places = {each.key: PriorityPlace(band, NEVER) for each, band in zip(jobs, bands, strict=True)}
+    places = {
+        each.key: PriorityPlace(band, aged_at) for each, band in zip(jobs, bands, strict=True)
+    }
     claimed = held_jobs.claim(jobs, 0, 0, places=places).to_start
     held_jobs.queue(claimed)
     return claimed
@@ -174,6 +176,15 @@ def test_a_slot_is_kept_free_for_urgent_jobs() -> None:
     assert (held_jobs.free, held_jobs.free_for_urgent) == (0, 3)
     [urgent] = claim(held_jobs, URGENT)
     assert (held_jobs.free, held_jobs.free_for_urgent) == (0, 2)
+    assert start_all(held_jobs) == [urgent]
+
+
+def test_a_kept_slot_is_for_no_aged_job() -> None:
+    """Although it is the turn of one: it waits for another slot."""
+    held_jobs = made(4, 1)
+    claim(held_jobs, LOW, LOW, LOW, LOW, aged_at=0.0)
+    assert len(start_all(held_jobs)) == 3
+    [urgent] = claim(held_jobs, URGENT)
     assert start_all(held_jobs) == [urgent]
 
 

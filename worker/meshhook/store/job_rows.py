@@ -203,7 +203,8 @@ def life_from(
 
 def _priority_name(live: asyncpg.Record | None, dead: DeadLetterJob | None) -> str | None:
     if live is not None:
-        return PRIORITY_NAMES[live["priority"]]
+        band: int = live["priority"]
+        return PRIORITY_NAMES[band]
     return None if dead is None else PRIORITY_NAMES[priority_of(dead.headers)]
 
 

@@ -147,6 +147,14 @@ class ReadyJobs:
         return self._bands is None or self._bands.urgent > 0 or self.free > 0
 
     @property
+    def _is_only_urgent(self) -> bool:
+        """Whether the slot of the job that starts next is one that is kept for urgent jobs.
+
+        If no urgent job waits it is not, or none could start: see `may_start`.
+        """
+        return self._bands is not None and self._bands.urgent > 0 and not self.free
+
+    @property
     def may_start_batch(self) -> bool:
         """Whether a batch is due and has a slot to start in."""
         return self.startable > 0 and self.may_start
@@ -177,7 +185,7 @@ class ReadyJobs:
 
         It is the one that has waited longest, or whose key or band has its turn.
         """
-        return self._start(only_urgent=self._bands is not None and not self.free)
+        return self._start(only_urgent=self._is_only_urgent)
 
     def start_batch(self) -> list[HeldJob]:
         """Start the jobs whose turn it is, as many as a batch has: CLAIMED to RUNNING.
@@ -187,7 +195,7 @@ class ReadyJobs:
         if self._bands is None and isinstance(self.waiting, deque):
             return self._start_first(self.waiting)
         bands = self._bands
-        only_urgent = bands is not None and not self.free
+        only_urgent = self._is_only_urgent
         batch = [self._start(only_urgent=only_urgent)]
         companions, is_alone = self.running.companions, batch[0].job.lost_attempts > 0
         while len(batch) < self._slot_jobs and self.waiting and not is_alone:

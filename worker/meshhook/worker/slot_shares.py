@@ -99,6 +99,8 @@ class Share:
     @property
     def free(self) -> int:
         """How many more slots the queue may use now."""
+        if not self.others:
+            return max(0, self.part - self.taken)  # all slots are its own
         free = self._slots.free
         return max(0, min(free, max(self._limit(), self.part) - self.taken)) if free > 0 else 0
 
