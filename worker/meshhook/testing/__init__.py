@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from meshhook.testing.databases import Databases
     from meshhook.testing.draining import Drained, DrainError, JobFailedError, RecordedAttempt
     from meshhook.testing.enqueued import EnqueuedJob
+    from meshhook.testing.key_rings import make_key_ring
 
 __all__ = [
     "AttemptOutcome",
@@ -31,6 +32,7 @@ __all__ = [
     "QueueDatabase",
     "RecordedAttempt",
     "make_job",
+    "make_key_ring",
     "run_batch",
     "run_job",
 ]
@@ -46,6 +48,7 @@ _HOMES = {
     "QueueDatabase": "meshhook.testing.database",
     "RecordedAttempt": "meshhook.testing.draining",
     "make_job": "meshhook.testing.attempts",
+    "make_key_ring": "meshhook.testing.key_rings",
     "run_batch": "meshhook.testing.batches",
     "run_job": "meshhook.testing.attempts",
 }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Unpack
     from uuid import UUID
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.store.dead_letter_rows import DeadLetterJob
 
 _Row = TypeVar("_Row", "EnqueuedJob", "DeadLetterJob")
@@ -53,6 +54,9 @@ class QueueDatabase:
         """
         self.url = url
         """The URL of the database, with its password."""
+        self.encryption: KeyRing | None = None
+        """The keys with which `enqueue` encrypts, `drain` runs jobs, and jobs and dead letters are
+        read. `connect` takes those of the app. Default: none."""
         self._place = parse_database_url(url).place
 
     def __repr__(self) -> str:
@@ -105,7 +109,7 @@ class QueueDatabase:
         ids = identifiers(run_id=run_id, workflow_id=workflow_id, project_id=project_id)
         async with (
             self._connected() as database,
-            QueueService[Any](database, name_of(queue)) as service,
+            QueueService[Any](database, name_of(queue), encryption=self.encryption) as service,
         ):
             return await service.enqueue(
                 job_of(payload, ids), delay_in_seconds(delay), headers=headers
@@ -126,6 +130,7 @@ class QueueDatabase:
             InvalidSettingError: if it is open.
         """
         app.use_database(self.url)
+        self.encryption = app.encryption
         async with app:
             await app.create_missing_queues()
             yield app
@@ -253,7 +258,7 @@ class QueueDatabase:
             check_database(handlers, self.url)
         async with self._connected() as database:
             known = await handlers_by_queue(database, handlers, queue)
-            drained = await drain(database, self.url, known, options)
+            drained = await drain(database, self.url, known, options, encryption=self.encryption)
         if raise_errors if raise_errors is not None else not with_retries:
             raise_first_error(drained)
         return drained
@@ -370,10 +375,12 @@ class QueueDatabase:
         self, queue: Queue | None, connection: object
     ) -> AsyncIterator[DatabaseQueues]:
         if connection is not None:
-            yield await DatabaseQueues.find(Database.of_caller(connection), name_of(queue))
+            yield await DatabaseQueues.find(
+                Database.of_caller(connection), name_of(queue), self.encryption
+            )
             return
         async with self._connected() as database:
-            yield await DatabaseQueues.find(database, name_of(queue))
+            yield await DatabaseQueues.find(database, name_of(queue), self.encryption)
 
 
 def _matching(

@@ -24,6 +24,7 @@ from meshhook.worker import Worker
 if TYPE_CHECKING:
     import asyncpg
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.postgres.database import Database
 
 Handlers = Mapping[str, Any]
@@ -123,7 +124,14 @@ class DrainOptions:
         return (*names, "retrying") if self.with_retries else names
 
 
-async def drain(database: Database, url: str, handlers: Handlers, options: DrainOptions) -> Drained:
+async def drain(
+    database: Database,
+    url: str,
+    handlers: Handlers,
+    options: DrainOptions,
+    *,
+    encryption: KeyRing | None = None,
+) -> Drained:
     """Run the jobs of queues until none is ready.
 
     Args:
@@ -131,6 +139,7 @@ async def drain(database: Database, url: str, handlers: Handlers, options: Drain
         url: the URL of the same database, for the worker.
         handlers: the handler of each queue.
         options: the options.
+        encryption: the keys of the worker. Default: none.
 
     Raises:
         DrainError: if it was given up, or a queue is paused.
@@ -146,6 +155,7 @@ async def drain(database: Database, url: str, handlers: Handlers, options: Drain
         grace_seconds=0,
         registry=CollectorRegistry(),
         name=f"meshhook.testing-{secrets.token_hex(8)}",
+        encryption=encryption,
     )
     for name in recorded:
         if (await get_queue_config(database, name)).paused:

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from meshhook.encryption.envelope import is_sealed
+from meshhook.encryption.messages import decrypted_body
+from meshhook.errors import EncryptionError
 from meshhook.escaping import shown
 from meshhook.store.bodies import decode_headers, is_envelope
 
 if TYPE_CHECKING:
     import asyncpg
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.store.dead_letter_rows import DeadLetterJob
 
 _SHOWN_CHARACTERS = 120
@@ -46,6 +50,9 @@ class EnqueuedJob:
     """When it is due, or when its lease ends if it is running, by the database's clock."""
     due_in_seconds: float
     """How far in the future `ready_at` was when the job was read; negative if it had passed."""
+    is_encrypted: bool = False
+    """Whether its message is encrypted; `payload` is what it says if the keys are known, else the
+    message as it is stored."""
 
     @property
     def delay_seconds(self) -> float:
@@ -56,9 +63,11 @@ class EnqueuedJob:
         return (self.ready_at - self.enqueued_at).total_seconds()
 
     @classmethod
-    def from_row(cls, queue: str, row: asyncpg.Record) -> EnqueuedJob:
-        """Return the job of a row of `list_messages.sql`."""
-        body = json.loads(row["body"])
+    def from_row(
+        cls, queue: str, row: asyncpg.Record, encryption: KeyRing | None = None
+    ) -> EnqueuedJob:
+        """Return the job of a row of `list_messages.sql`, decrypted as far as there are keys."""
+        body = json.loads(plain_body(row["body"], encryption, queue))
         return cls(
             queue=queue,
             msg_id=row["msg_id"],
@@ -72,7 +81,18 @@ class EnqueuedJob:
             enqueued_at=row["enqueued_at"],
             ready_at=row["ready_at"],
             due_in_seconds=row["due_in_seconds"],
+            is_encrypted=is_sealed(row["body"]),
         )
+
+
+def plain_body(body: str, encryption: KeyRing | None, queue: str) -> str:
+    """Return the JSON of a message as it was enqueued; one that cannot be decrypted as it is."""
+    if encryption is None or not is_sealed(body):
+        return body
+    try:
+        return decrypted_body(body, encryption, queue)
+    except EncryptionError:
+        return body
 
 
 def describe(job: EnqueuedJob, *, with_queue: bool) -> str:

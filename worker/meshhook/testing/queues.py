@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from meshhook.administration import describe_tables
 from meshhook.dead_letters import MAX_DEAD_LETTERS, DLQService
 from meshhook.names import validate_queue_name, wake_channel
 from meshhook.store import queries
-from meshhook.testing.enqueued import EnqueuedJob
+from meshhook.testing.enqueued import EnqueuedJob, plain_body
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from meshhook.encryption.key_ring import KeyRing
     from meshhook.postgres.database import Database
     from meshhook.store.dead_letter_rows import DeadLetterJob
 
@@ -36,30 +37,38 @@ class StateCount:
 class DatabaseQueues:
     """One queue, several, or all queues of a database."""
 
-    def __init__(self, database: Database, names: Sequence[str]) -> None:
-        """Take a database with a single connection, and the names of existing queues."""
+    def __init__(
+        self, database: Database, names: Sequence[str], encryption: KeyRing | None = None
+    ) -> None:
+        """Take a database with a single connection, the names of existing queues, and keys."""
         self.names = tuple(names)
+        self._encryption = encryption
         self._database = database
         self._held: dict[str, list[tuple[int, int]]] = {}
         """Leases held by others, by queue: msg_id and read_ct."""
 
     @classmethod
-    async def find(cls, database: Database, queue: str | None) -> DatabaseQueues:
+    async def find(
+        cls, database: Database, queue: str | None, encryption: KeyRing | None = None
+    ) -> DatabaseQueues:
         """Return one queue, or all of them.
 
         Raises:
             InvalidQueueNameError, QueueNotFoundError: if there is no queue of that name.
         """
+        if encryption is not None:
+            await encryption.prepare()
         if queue is None:
             rows = await database.fetch(queries.load("list_queue_names"))
-            return cls(database, [row["queue"] for row in rows if row["is_complete"]])
+            names = [row["queue"] for row in rows if row["is_complete"]]
+            return cls(database, names, encryption)
         await describe_tables(database, validate_queue_name(queue))
-        return cls(database, [queue])
+        return cls(database, [queue], encryption)
 
     async def jobs(self) -> list[EnqueuedJob]:
         """Return all jobs in the queues, ordered by queue and msg_id."""
         return [
-            EnqueuedJob.from_row(name, row)
+            EnqueuedJob.from_row(name, row, self._encryption)
             for name in self.names
             for row in await self._database.fetch(queries.load("list_messages", name))
         ]
@@ -70,7 +79,12 @@ class DatabaseQueues:
         for name in self.names:
             service = DLQService(self._database, name)
             found += reversed(await service.list_dead_letter_jobs(MAX_DEAD_LETTERS))
-        return found
+        return [
+            letter
+            if letter.body is None
+            else replace(letter, body=plain_body(letter.body, self._encryption, letter.queue))
+            for letter in found
+        ]
 
     async def replay(self, error_type: str | None) -> list[int]:
         """Replay the dead letters of the queues, and return the msg_ids of the new jobs."""
