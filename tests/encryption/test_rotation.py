@@ -17,6 +17,7 @@ from meshhook import (
     Job,
     KeyRing,
     QueueService,
+    acting_as,
     add_schedule,
     count_key_uses,
     create_queue,
@@ -120,13 +121,16 @@ async def test_kept_bodies_and_results_are_encrypted_anew(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("meshhook.store.message_places.CHUNK_MESSAGES", 2)
         patched.setattr("meshhook.store.message_places.PAGE_MESSAGES", 3)
-        done = await rotate_encryption(pool, queue_name, NEW, results=True)
+        with acting_as("anna", source="cli"):
+            done = await rotate_encryption(pool, queue_name, NEW, results=True)
     assert done.encrypted == Counter(finished_jobs=5, results=5)
     assert await uses(pool) == {("finished_jobs", "k2"): 5, ("results", "k2"): 5}
     written = await list_audit_entries(pool, queue_name, action="encryption")
     assert [each.count for each in written] == [1, 2, 2, 1, 2, 2]
     assert {each.action for each in written} == {"encryption.rotated"}
-    assert len({each.operation for each in written}) == 1
+    assert {(each.actor, each.source) for each in written} == {("anna", "cli")}
+    [operation] = {each.operation for each in written}
+    assert operation is not None
     assert written[0].filter == {"place": "results", "key_id": "k2"}
     async with QueueService[Any](pool, queue_name, encryption=ONLY_NEW) as service:
         [job_id, *_] = await pool.fetch("select msg_id from meshhook.finished_jobs order by 1")

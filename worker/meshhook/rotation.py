@@ -17,6 +17,7 @@ from meshhook.errors import EncryptionError, InvalidSettingError
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database, DatabaseSource, takes_url
 from meshhook.store import queries
+from meshhook.store.changes import change, change_value
 from meshhook.store.encrypted_headers import with_identifiers
 from meshhook.store.message_places import TABLES, Found, MessagePlace, chunks, messages_at
 from meshhook.store.messages import MAX_MESSAGE_BYTES
@@ -207,13 +208,13 @@ class _Rotating:
     async def _rotate(self, place: MessagePlace, ids: Sequence[int]) -> None:
         """Encrypt messages of a table anew, in a transaction."""
 
-        async def change(connection: Any) -> tuple[int, int, Counter[str]]:
+        async def work(connection: Any) -> tuple[int, int, Counter[str]]:
             rows = await self._locked(connection, place, ids)
             new, refused = self._encrypted(place, rows)
             changed = await self._replace(connection, place, new) if new else 0
             return changed, len(rows), refused
 
-        changed, found, refused = await self._database.run_in_transaction(change)
+        changed, found, refused = await change(self._database, work)
         self.done.encrypted[place.value] += changed
         self.done.refused += refused
         # Or gone since: then nothing is left to do. A job can have been kept twice.
@@ -261,7 +262,7 @@ class _Rotating:
                 else:
                     sql = queries.load("replace_message_of_group")
                     arguments.append(self._ring.first.key_id)
-                changed = await self._database.fetchval(sql, *arguments)
+                changed = await change_value(self._database, sql, *arguments)
                 # Somebody has changed or locked it meanwhile.
                 self.done.locked += not changed
                 self.done.encrypted[place.value] += bool(changed)
