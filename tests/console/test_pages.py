@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import re
 from pathlib import Path
@@ -134,13 +135,45 @@ async def test_a_queue_without_keys_says_so(pool: Any, queue_name: str):
 
 
 async def test_one_key_is_found_by_its_name(pool: Any, queue_name: str):
-    """Of very many keys, one is looked up."""
+    """Of very many keys, those that begin with a text are looked up."""
     await set_queue_config(pool, "jobs", keyed=True)
     await hold_key(pool, "jobs", "acme")
+    await hold_key(pool, "jobs", "acne", reason="not asked for")
     async with visiting(pool) as visitor:
+        page = (await visitor.get("/queues/jobs/keys", params={"key": "acm"})).text
+        assert "acme" in page
+        assert "not asked for" not in page
         page = (await visitor.get("/queues/jobs/keys", params={"key": "other"})).text
-        assert "other" in page
+        assert "No key begins so" in page
         assert "held" not in page
+
+
+async def test_all_keys_are_paged_by_name(pool: Any, connection: Any, queue_name: str):
+    """Beyond those that are looked at for the most jobs, hostile and empty ones included."""
+    await set_queue_config(pool, "jobs", keyed=True)
+    names = ["", " a", HOSTILE, "a\x01", *(f"k{n:04}" for n in range(1_300)), "\u4e2d\u6587"]
+    await connection.execute(
+        "insert into pgmq.q_jobs (vt, message, headers) "
+        "select now(), '{}'::jsonb, jsonb_build_object('x-pgmq-group', k) "
+        "from unnest($1::text[]) k where k <> '' union all select now(), '{}', null",
+        names,
+    )
+    await hold_key(pool, "jobs", "k0200b")
+    await hold_key(pool, "jobs", "z")
+    found = []
+    url: str | None = "/queues/jobs/keys?by_name=1"
+    async with visiting(pool) as visitor:
+        while url is not None:
+            page = (await visitor.get(url)).text
+            assert "<img" not in page
+            found += [
+                html.unescape(each) for each in re.findall(r'name="key" value="([^"]*)"><b', page)
+            ]
+            after = re.search(r'rel="next" href="([^"]+)"', page)
+            url = None if after is None else html.unescape(after[1])
+        assert found == sorted([*names, "k0200b", "z"], key=lambda each: each.encode())
+        page = (await visitor.get("/queues/jobs/keys?key=k12&after=k1297")).text
+        assert [int(n) for n in re.findall(r'name="key" value="k(\d+)"><b', page)] == [1298, 1299]
 
 
 async def test_schedules_are_run_paused_and_resumed(pool: Any, connection: Any, queue_name: str):

@@ -162,6 +162,38 @@ async def list_keys(
 
 
 @takes_url
+async def list_keys_by_name(
+    database: DatabaseSource,
+    queue: str,
+    *,
+    after: str | None = None,
+    prefix: str = "",
+    max_keys: int = DEFAULT_KEYS,
+) -> list[KeyState]:
+    """Return keys of a queue in the order of their bytes, to go through all of them in pages.
+
+    Args:
+        database: where the queue is.
+        queue: the queue, which is keyed.
+        after: only keys behind this one, to continue a list. Default: from the first on.
+        prefix: only keys that begin with it. Default: all.
+        max_keys: how many at the most, 1 to 10,000. Default 1,000.
+
+    Raises:
+        InvalidSettingError: if an argument is none of these, or the queue is not keyed.
+        QueueNotFoundError, DatabaseError: if they cannot be read.
+    """
+    check_range("max_keys", max_keys, MAX_KEYS)
+    first = _checked_key(prefix)
+    if after is not None:
+        # The text that comes next in the order of bytes.
+        first = max(first, _checked_key(after) + "\x01", key=lambda each: each.encode())
+    return await _read(
+        Database.of(database), queue, None, max_keys, first=first, prefix=prefix, by_name=True
+    )
+
+
+@takes_url
 async def get_key(database: DatabaseSource, queue: str, key: str) -> KeyState:
     """Return one key of a queue, whether it has messages or not.
 
@@ -315,7 +347,16 @@ async def _keyed_config(database: Database, queue: str) -> QueueConfig:
     return config
 
 
-async def _read(database: Database, queue: str, key: str | None, max_keys: int) -> list[KeyState]:
+async def _read(
+    database: Database,
+    queue: str,
+    key: str | None,
+    max_keys: int,
+    *,
+    first: str = "",
+    prefix: str = "",
+    by_name: bool = False,
+) -> list[KeyState]:
     config = await _keyed_config(database, queue)
     rows = await database.fetch(
         queries.load("list_keys", queue, key_path=config.key_path),
@@ -323,6 +364,9 @@ async def _read(database: Database, queue: str, key: str | None, max_keys: int) 
         COUNT_LIMIT,
         queue,
         key,
+        first,
+        prefix,
+        by_name,
         answer_timeout_seconds=LONG_ANSWER_TIMEOUT_SECONDS,
     )
     return [_state_of(row) for row in rows]

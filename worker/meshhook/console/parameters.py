@@ -40,6 +40,19 @@ def text(values: QueryParams | FormData, name: str) -> str | None:
     return value.strip()
 
 
+def exact_text(values: QueryParams | FormData, name: str) -> str | None:
+    """Return a field as it is, with blanks around it; None if there is none.
+
+    Raises:
+        InvalidSettingError: if it is too long, or holds what no text in the database has.
+    """
+    value = values.get(name)
+    if not isinstance(value, str):
+        return None
+    text(values, name)  # Checks it.
+    return value
+
+
 def number(value: str, name: str) -> int:
     """Return an id.
 

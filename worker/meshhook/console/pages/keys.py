@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from meshhook.console import parameters
 from meshhook.console.context import console_of, form_of
-from meshhook.keys import get_key, hold_key, list_keys, resume_key
+from meshhook.keys import hold_key, list_keys, list_keys_by_name, resume_key
 from meshhook.names import validate_queue_name
 
 if TYPE_CHECKING:
@@ -14,32 +14,46 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 MAX_LOOKED_AT = 1_000
-"""How many keys are looked at; of a queue with more, one is found by its name."""
+"""How many keys are looked at for those with the most jobs; all of them are listed by name."""
 MAX_SHOWN = 200
 
 
 async def show(request: Request) -> Response:
-    """Show the keys with the most jobs, or the one that is asked for."""
+    """Show the keys with the most jobs, or a page of all by name, or of those that begin so."""
     console = console_of(request)
     queue = validate_queue_name(request.path_params["queue"])
     sought = parameters.text(request.query_params, "key")
-    if sought is not None:
-        keys = [await get_key(console.database, queue, sought)]
+    after = parameters.exact_text(request.query_params, "after")
+    by_name = sought is not None or after is not None or "by_name" in request.query_params
+    if by_name:
+        # One more tells whether there are further ones.
+        found = await list_keys_by_name(
+            console.database, queue, after=after, prefix=sought or "", max_keys=MAX_SHOWN + 1
+        )
     else:
-        keys = await console.snapshots.get(
+        found = await console.snapshots.get(
             ("keys", queue),
             lambda: list_keys(console.database, queue, max_keys=MAX_LOOKED_AT),
             for_seconds=console.settings.refresh_seconds * 0.9,
         )
+    keys = found[:MAX_SHOWN]
+    fields = {} if sought is None else {"key": sought}
+    here = f"/queues/{queue}/keys"
+    next_url = None
+    if by_name and len(found) > MAX_SHOWN:
+        next_url = here + parameters.query({"by_name": 1} | fields | {"after": keys[-1].key})
     return console.page(
         request,
         "keys.html",
         queue=queue,
-        keys=keys[:MAX_SHOWN],
-        seen=len(keys),
-        is_partial=len(keys) >= MAX_LOOKED_AT,
+        keys=keys,
+        seen=len(found),
+        is_partial=not by_name and len(found) >= MAX_LOOKED_AT,
+        by_name=by_name,
+        by_name_url=here + parameters.query({"by_name": 1}),
+        next_url=next_url,
         max_shown=MAX_SHOWN,
-        fields={} if sought is None else {"key": sought},
+        fields=fields,
         is_live=True,
     )
 

@@ -1,6 +1,6 @@
 -- The live workers of queues $1 (null: all) whose version of the library has another newest
--- migration than the database: how many, by queue and migration. Locks: none. Index: none, the table
--- is small; the primary key of the migrations.
+-- migration than the database: how many, by queue and migration. Locks: none. Index: none, the
+-- table is small; the primary key of the migrations.
 select w.queue, w.schema_version, pg_catalog.count(*) as workers, m.newest
 from meshhook.workers w
 cross join (select pg_catalog.max(m.version) as newest from meshhook.migrations m) m

@@ -1,23 +1,33 @@
--- The keys of a keyed queue, or key $4 of it alone, those with most ready jobs first: what waits
--- and runs of each, counted up to $2, and what is set for it. It looks at the first $1 keys that
--- have messages, as many that something is set for, and as many that have failed. $3 is the queue.
+-- The keys of a keyed queue, or key $4 of it alone, those with most ready jobs first, or if $7 by
+-- name: what waits and runs of each, counted up to $2, and what is set for it. It looks at the
+-- first $1 keys from $5 on that begin with $6 and have messages, as many that something is set
+-- for, and as many that have failed. $3 is the queue.
 -- Of an ordered queue it says which job keeps the others of the key waiting.
 -- Locks: none. Indexes: q_<queue>_key_idx, q_<queue>_running_idx, q_<queue>_order_idx, keys_pkey,
 -- breakers_pkey.
 with recursive walked (key, number) as (
-    (select {key}, 1 from {queue_table} q where $4::text is null order by {key} limit 1)
+    select f.key, 1 from (
+        select {key} as key from {queue_table} q
+        where $4::text is null and {key} >= $5::text order by {key} limit 1) f
+    where pg_catalog.starts_with(f.key, $6::text)
     union all
     select n.key, w.number + 1 from walked w cross join lateral (
         select {key} as key from {queue_table} q where {key} > w.key order by {key} limit 1) n
-    where w.number < $1::int
+    where w.number < $1::int and pg_catalog.starts_with(n.key, $6::text)
 ), named as (
     select w.key from walked w
     union
-    (select k.key from meshhook.keys k
-    where k.queue = $3::text and $4::text is null order by k.key limit $1::int)
+    select f.key from (
+        select k.key from meshhook.keys k
+        where k.queue = $3::text and $4::text is null and k.key >= $5::text
+        order by k.key limit $1::int) f
+    where pg_catalog.starts_with(f.key, $6::text)
     union
-    (select b.key from meshhook.breakers b
-    where b.queue = $3::text and b.failures > 0 and $4::text is null order by b.key limit $1::int)
+    select f.key from (
+        select b.key from meshhook.breakers b
+        where b.queue = $3::text and b.failures > 0 and $4::text is null and b.key >= $5::text
+        order by b.key limit $1::int) f
+    where pg_catalog.starts_with(f.key, $6::text)
     union
     select $4::text collate pg_catalog."C" where $4::text is not null
 ), counted as (
@@ -82,5 +92,5 @@ left join lateral (
     where h.vt > pg_catalog.now() and not meshhook.has_open_attempt(h.read_ct, h.headers)
 ) f on true
 where s.queue = $3::text
-order by c.ready desc, c.running desc, c.key
+order by case when $7::boolean then c.key end, c.ready desc, c.running desc, c.key
 limit $1::int
