@@ -59,5 +59,5 @@ def test_json_is_for_programs(cli: Any, sql: Any) -> None:
     assert set(found) == {
         *("queue", "worker", "host", "concurrency", "running", "processed"),
         *("busy_seconds", "oldest_running_seconds", "draining", "cordoned", "started_at"),
-        "seen_at",
+        *("seen_at", "schema_version"),
     }
