@@ -446,6 +446,20 @@ async def test_a_follow_up_queue_that_is_gone_is_found(connection: Connection) -
     only(await found(connection, "retries"), Severity.WARNING, "meshhook queue create gone")
 
 
+async def test_more_replicas_than_connections_are_found(connection: Connection) -> None:
+    """By what JobQueues allow; the way out makes it quiet, and so does a pooler."""
+    await connection.execute(
+        "insert into meshhook.queue_scaling (queue, jobqueue_uid, jobqueue, target_age_seconds, "
+        "min_replicas, max_replicas, replicas, ready_replicas) "
+        "values ('jobs', 'u', 'shop/jobs', 30, 0, 4000, 0, 0)"
+    )
+    only(await found(connection, "replicas"), Severity.WARNING, "12000", "that of shop/jobs")
+    pooled = await found(connection, "replicas", pooled=True)
+    assert [each.severity for each in pooled] == [Severity.OK]
+    await connection.execute("update meshhook.queue_scaling set max_replicas = 2")
+    assert [each.severity for each in await found(connection, "replicas")] == [Severity.OK]
+
+
 @pytest.fixture
 async def roles(database_url: str, connection: Connection) -> AsyncIterator[Roles]:
     """Makes roles."""
@@ -476,7 +490,7 @@ async def test_each_kind_of_role_may_examine(
         everything = await examine(connection)
     assert {each.check for each in everything} == {each.name for each in CHECKS}
     unseen = {each.check for each in everything if "could not be checked" in each.message}
-    assert unseen <= {"queues", "workers", "unique_keys", "transactions", "wakeups"}
+    assert unseen <= {"replicas", "queues", "workers", "unique_keys", "transactions", "wakeups"}
     assert all("meshhook roles create" in e.remedy for e in everything if e.check in unseen)
 
 

@@ -52,6 +52,7 @@ STATEMENTS = {
     "examine_clock": "WPROM",
     "examine_notifications": "WPROM",
     "examine_hearing": "WPROM",
+    "examine_replicas": "  ROM",
     "examine_server": "WPROM",
     "examine_connection_limits": "WPROM",
     "examine_role_settings": "WPROM",

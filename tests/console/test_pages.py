@@ -352,7 +352,7 @@ async def test_a_role_that_lacks_a_right_is_told_which_and_the_way_out(
             for path, fields in (
                 ("/queues/jobs/pause", {}),
                 (f"/queues/jobs/dead-letters/{dead}/replay", {}),
-                (f"/queues/jobs/dead-letters/{dead}/delete", {}),
+                (f"/queues/jobs/dead-letters/{dead}/delete", {"confirmed": "yes"}),
                 ("/queues/jobs/dead-letters/chosen", {"action": "replay", "id": dead}),
                 ("/schedules/jobs/nightly/pause", {}),
             ):

@@ -52,6 +52,7 @@ CHECKS: tuple[Check, ...] = (
     Check("rights", "no role lacks rights of its kind", rights.look),
     Check("queues", "no queue waits for nobody", queues.look),
     Check("workers", "all workers are of the version of the schema", workers.look),
+    Check("replicas", "there are connections for all replicas", workers.look_at_replicas),
     Check("settings", "no settings of a queue fight each other", queue_settings.look),
     Check("retries", "retries can happen, and dead letters are followed", retries.look),
     Check("schedules", "no schedule fails or is late", schedules.look),

@@ -1,4 +1,4 @@
-"""Workers whose version of the library is not that of the schema."""
+"""Workers of another version than the schema, and more replicas than there are connections."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from meshhook.doctor.finding import Finding, Severity
 from meshhook.store import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from meshhook.doctor.case import Case
+
+
+CONNECTIONS = 3
+"""How many a worker process has: for claims and notifications, settlements, and leases."""
 
 
 async def look(case: Case) -> Sequence[Finding]:
@@ -33,3 +37,27 @@ def judge(row: Mapping[str, Any]) -> Finding:
         "does not work there",
         f"replace the workers by ones of this version: meshhook workers {row['queue']}",
     )
+
+
+async def look_at_replicas(case: Case) -> Sequence[Finding]:
+    """Find out whether all replicas that JobQueues allow would get their connections."""
+    if case.pooled:
+        return []  # the pooler shares what there is
+    (row,) = await case.fetch(queries.load("examine_replicas"), case.wanted)
+    return list(judge_replicas(row))
+
+
+def judge_replicas(row: Mapping[str, Any]) -> Iterator[Finding]:
+    """Judge the most replicas by the connections of the server."""
+    others = max(0, row["used"] - CONNECTIONS * row["replicas"])
+    wanted = CONNECTIONS * row["most"]
+    if row["most"] and wanted + others > row["connections"]:
+        yield Finding(
+            "replicas",
+            Severity.WARNING,
+            "",
+            f"JobQueues allow {row['most']} replicas, which take {wanted} connections without a "
+            f"pooler. The server has {row['connections']}, and others use {others}",
+            f"lower spec.scaling.maxReplicas, the highest is that of {row['largest']}; or use a "
+            "pooler (spec.database.pooled), or raise max_connections",
+        )
