@@ -67,8 +67,8 @@ async def test_statements_of_pages_read_by_index(
         session = await connect(database_url)
         await session.execute(f"set plan_cache_mode = {mode}")
         for name, (arguments, most) in STATEMENTS.items():
-            if name.startswith("bound_") and not is_analyzed:
-                continue  # taken for a small table, which is read as a whole
+            if "audit" in name and not is_analyzed:
+                continue  # taken for a small table; autovacuum analyzes the log as it grows
             await session.execute(f"prepare {name} as {queries.load(name, queue_name)}")
             plan = await explained(session, name, arguments)
             case = f"{name}, {mode}: {json.dumps(plan)[:4000]}"
