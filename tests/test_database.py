@@ -23,7 +23,8 @@ from meshhook.errors import (
     SchemaMissingError,
     UncertainCommitError,
 )
-from meshhook.postgres.database import STEADY_PLANS, Database, connect
+from meshhook.postgres.connecting import STEADY_PLANS, connect
+from meshhook.postgres.database import Database
 from meshhook.postgres.driver_errors import translated_errors
 from meshhook.store.sending import insert_messages
 from support.proxy import Proxy

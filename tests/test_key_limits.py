@@ -26,7 +26,7 @@ from meshhook.administration import get_queue_config, set_queue_config
 from meshhook.errors import DatabaseError, InvalidSettingError, QueueNotFoundError
 from meshhook.names import KEY_HEADER
 from meshhook.outcomes import Outcome
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.queue_config import KeyPlace
 from meshhook.role_kinds import RoleKind
 from meshhook.schema import available_migrations, migrate

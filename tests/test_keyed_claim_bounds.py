@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshhook.administration import set_queue_config
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.queue_config import KeyPlace
 from meshhook.store import queries
 from meshhook.store.claims import EVERYTHING, Claim, claim

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from meshhook import QueueService, set_key
 from meshhook.administration import set_queue_config
 from meshhook.names import KEY_HEADER
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.queue_config import KeyPlace
 from meshhook.store import queries
 from meshhook.store.claims import EVERYTHING, Claim, ClaimClass, claim

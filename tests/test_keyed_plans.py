@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from meshhook.administration import set_queue_config
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.queue_config import KeyPlace
 from meshhook.store import queries
 from meshhook.store.claims import EVERYTHING, claim

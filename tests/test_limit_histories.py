@@ -14,7 +14,7 @@ from meshhook import DLQService, Job, QueueService
 from meshhook.administration import set_queue_config
 from meshhook.names import KEY_HEADER
 from meshhook.outcomes import AttemptOutcome
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.queue_config import KeyPlace
 from meshhook.store import queries
 from meshhook.store.claims import claim

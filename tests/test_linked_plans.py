@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from meshhook import QueueService
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.store import queries
 from support.plans import buffers, explained
 

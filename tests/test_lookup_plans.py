@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from meshhook.administration import set_queue_config
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.store import queries
 from support.plans import buffers, explained, scans_of
 

@@ -39,7 +39,8 @@ from meshhook.embedded.postmaster import free_port
 from meshhook.environment import load_settings
 from meshhook.errors import DatabaseError, InvalidSettingError, MeshHookError
 from meshhook.known_secrets import known_secrets, ways_to_write
-from meshhook.postgres.database import Database, connect
+from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 from meshhook.postgres.url import parse_database_url
 from meshhook.worker.connections import WorkerConnection
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase

@@ -26,7 +26,8 @@ from meshhook.administration import get_queue_config, set_queue_config
 from meshhook.errors import InvalidSettingError
 from meshhook.names import KEY_HEADER
 from meshhook.outcomes import AttemptOutcome
-from meshhook.postgres.database import Database, connect
+from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 from meshhook.queue_config import KeyPlace
 from meshhook.role_kinds import RoleKind
 from meshhook.store import queries

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.store import queries
 from support import plans
 from support.plans import buffers, scans_of

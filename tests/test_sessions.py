@@ -33,7 +33,8 @@ from meshhook.errors import (
     InvalidSettingError,
     UncertainCommitError,
 )
-from meshhook.postgres.database import Database, connect
+from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 from meshhook.schema import check_schema
 from meshhook.statistics import job_statistics
 from meshhook.tracking import find_jobs, get_job

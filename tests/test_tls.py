@@ -15,7 +15,8 @@ import pytest
 import trustme
 
 from meshhook.errors import DatabaseUnavailableError
-from meshhook.postgres.database import Database, connect
+from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 from support.waiting import eventually
 
 EXPIRED = datetime.now(UTC) - timedelta(days=1)

@@ -21,7 +21,8 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import Job, QueueService
 from meshhook.errors import DatabaseError, DatabaseUnavailableError
-from meshhook.postgres.database import Database, connect
+from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.problems import problem_of
 from support.tls_server import CERTIFIED, TlsServer, tls_server

@@ -24,7 +24,7 @@ from meshhook import (
     set_queue_config,
 )
 from meshhook.names import KEY_HEADER
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.schema import migrate
 from meshhook.store import queries
 from meshhook.worker.process import leave_program_alone

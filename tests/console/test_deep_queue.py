@@ -15,7 +15,7 @@ from meshhook.dead_letter_search import (
     list_error_groups,
     match_dead_letters,
 )
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.store import queries
 from meshhook.tracking import find_jobs
 from support.plans import buffers, explained, nodes, scans_of

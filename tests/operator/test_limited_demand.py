@@ -11,7 +11,8 @@ import pytest
 
 from meshhook import hold_key, resume_key, set_key
 from meshhook.administration import set_queue_config
-from meshhook.postgres.database import Database, connect
+from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 from meshhook.queue_config import KeyPlace
 from meshhook.role_kinds import RoleKind
 from meshhook.store import queries

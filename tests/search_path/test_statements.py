@@ -9,7 +9,8 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from meshhook.postgres.database import Database, connect
+from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 from meshhook.schema import available_migrations, migrate, script
 from meshhook.worker.connections import WorkerConnection
 from support.hostile_objects import (

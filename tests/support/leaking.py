@@ -18,7 +18,7 @@ import structlog
 
 from meshhook import DeadLetter, Job, RetryAfter
 from meshhook.known_secrets import known_secrets
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from support.marked import no_database
 
 

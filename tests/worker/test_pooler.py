@@ -11,7 +11,7 @@ import pytest
 
 from meshhook import Database, DLQService, Job, QueueService, set_queue_config
 from meshhook.errors import InvalidSettingError, JobNotFoundError
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.schema import available_migrations, migrate
 from meshhook.worker import producer
 from support.databases import Databases, server_directory

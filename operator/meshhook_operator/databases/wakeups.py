@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.postgres.driver_errors import translated_errors
 
 if TYPE_CHECKING:

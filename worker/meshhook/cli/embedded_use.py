@@ -14,7 +14,7 @@ from meshhook.cli.output import note
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.embedded.programs import Programs, make_passable_directory, translated_os_errors
 from meshhook.errors import DatabaseError
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 
 _OTHERS_SQL = """
 select pg_catalog.count(*) from pg_catalog.pg_stat_activity

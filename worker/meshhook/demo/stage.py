@@ -9,7 +9,8 @@ from meshhook.administration import create_queue, drop_queue, set_queue_config
 from meshhook.demo.processes import DemoError
 from meshhook.demo.scenario import QUEUE_SETTINGS, project_ids
 from meshhook.names import validate_queue_name
-from meshhook.postgres.database import Database, connect
+from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

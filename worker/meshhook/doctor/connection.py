@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from meshhook.doctor.finding import Finding, Severity, spelled
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.store import queries
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from meshhook.errors import UnstorableTextError
 from meshhook.jobs import JobKey
 from meshhook.outcomes import AttemptOutcome
-from meshhook.postgres.database import server_encoding
+from meshhook.postgres.connecting import server_encoding
 from meshhook.postgres.text_encodings import ASCII, fitted_text, holds_all
 from meshhook.store import queries
 from meshhook.store.alike_settlements import alike_rows

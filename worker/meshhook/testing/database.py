@@ -11,7 +11,8 @@ from meshhook.application import App
 from meshhook.application.queue_handler import identifiers
 from meshhook.delays import delay_in_seconds
 from meshhook.names import DEFAULT_QUEUE_NAME
-from meshhook.postgres.database import Database, connect
+from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 from meshhook.postgres.url import parse_database_url
 from meshhook.queues import QueueService
 from meshhook.store.messages import job_of

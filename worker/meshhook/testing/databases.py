@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from meshhook.postgres.database import connect
+from meshhook.postgres.connecting import connect
 from meshhook.postgres.driver_errors import translated_errors
 
 if TYPE_CHECKING:

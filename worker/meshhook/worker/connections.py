@@ -15,7 +15,7 @@ from meshhook.errors import (
     InvalidSettingError,
     UncertainCommitError,
 )
-from meshhook.postgres.database import (
+from meshhook.postgres.connecting import (
     CONNECT_TIMEOUT_SECONDS,
     SEARCH_PATH,
     connect,

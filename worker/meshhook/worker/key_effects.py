@@ -12,7 +12,7 @@ from meshhook.errors import (
 )
 from meshhook.names import MAX_HOLD_REASON_LENGTH
 from meshhook.observability.loggers import get_logger
-from meshhook.postgres.database import server_encoding
+from meshhook.postgres.connecting import server_encoding
 from meshhook.postgres.text_encodings import fitted_text
 from meshhook.store import queries
 from meshhook.store.breakers import breaker_changes
