@@ -43,7 +43,16 @@ EVERYTHING = {
                 "scaling": {"minReplicas": 0, "maxReplicas": 3},
             },
             "schedules": [{"name": "nightly", "spec": {"cron": "@daily", "payload": {"a": [1]}}}],
-        }
+        },
+        {
+            "name": "mails",
+            "namespace": "a",
+            "spec": {
+                "worker": {"handler": "shop:mail"},
+                "priorities": {"targetSeconds": {"urgent": 2.5, "low": 3600}, "urgentSlots": 2},
+                "scaling": {"maxReplicas": 3},
+            },
+        },
     ],
     "networkPolicy": {
         "metricsFrom": [{"namespaceSelector": {}}],
