@@ -57,7 +57,7 @@ STATEMENTS = {
     "examine_connection_limits": "WPROM",
     "examine_role_settings": "WPROM",
     "examine_partitions": "WPROM",
-    "examine_retries": "W RO",
+    "examine_retries": "W ROM",
     "examine_holds": "WPROM",
     "examine_unique_keys": "WPRO",
     "list_audit_entries": "  RO",
