@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -13,11 +13,13 @@ import pytest
 
 from meshhook import (
     App,
+    DeadLetter,
     Done,
     FollowUp,
     InvalidJobError,
     Job,
     QueueService,
+    RetryPolicy,
     WorkflowJob,
     create_queue,
     get_group,
@@ -239,4 +241,38 @@ def test_wrong_follow_ups_are_refused_where_they_are_made() -> None:
     job = WorkflowJob(run_id="x", workflow_id="y", project_id="z")
     with pytest.raises(InvalidJobError, match="run_id was given with a WorkflowJob"):
         FollowUp("next", job, run_id="r")
+    with pytest.raises(InvalidSettingError, match="retry is a RetryPolicy"):
+        FollowUp("next", retry={"max_attempts": 3})  # type: ignore[arg-type]
+    with pytest.raises(InvalidSettingError, match="expires_in is"):
+        FollowUp("next", expires_in=-1)
+    with pytest.raises(InvalidSettingError, match="both given"):
+        FollowUp("next", expires_in=1, expires_at=datetime(2030, 1, 1, tzinfo=UTC))
+    with pytest.raises(InvalidJobError, match="meshhook-retry was given beside the argument"):
+        FollowUp("next", retry=RetryPolicy(), headers={"meshhook-retry": {}})
     assert Done("a reason").then == ()
+
+
+@pytest.mark.parametrize("way", ["then", "on_dead_letter"])
+async def test_what_follows_has_policies_of_its_own(
+    pool: Pool, connection: Connection, database_url: str, way: str
+) -> None:
+    """They are those that `enqueue` takes, and are stored as it stores them."""
+    policy = RetryPolicy(max_attempts=3, delays_ms=[1_000])
+    follow_up = FollowUp("next", {}, retry=policy, expires_in=60, headers={"a": 1})
+    is_dead = way == "on_dead_letter"
+
+    async def handler(_: Job[Any]) -> object:
+        if is_dead:
+            raise DeadLetter("no")
+        return Done(then=follow_up)
+
+    await QueueService[Any](pool, "jobs").enqueue({}, on_dead_letter=follow_up if is_dead else None)
+    async with make_worker(database_url, handler) as worker:
+        await processed(worker, 1)
+    [(_, headers)] = await stored(connection)
+    headers.pop("meshhook-failed-job", None)
+    assert headers == {
+        "a": 1,
+        "meshhook-retry": {"max_attempts": 3, "delays_ms": [1_000]},
+        "meshhook-expires-in": 60,
+    }

@@ -13,12 +13,14 @@ from meshhook.errors import InvalidJobError
 from meshhook.escaping import quoted
 from meshhook.jobs import MAX_ID_LENGTH, WorkflowJob
 from meshhook.names import validate_queue_name
+from meshhook.own_headers import own_headers, with_own_headers
 from meshhook.priorities import headers_with_priority
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from meshhook.priorities import AnyPriority
+    from meshhook.retry import RetryPolicy
 
 MAX_FOLLOW_UPS = 1_000
 """How many jobs may follow one job."""
@@ -53,6 +55,14 @@ class FollowUp:
     """Message headers. Default: none."""
     priority: AnyPriority | None = field(default=None, kw_only=True)
     """How urgent it is: `urgent`, `high`, `normal` or `low`, or 0 to 3. Default: normal."""
+    retry: RetryPolicy | None = field(default=None, kw_only=True)
+    """When it is retried. Default: as the settings of its queue say."""
+    expires_at: datetime | None = field(default=None, kw_only=True)
+    """When it expires: it is not started at that time or later. A datetime with a time zone.
+    Default: the `job_expiry_seconds` of its queue."""
+    expires_in: float | timedelta | None = field(default=None, kw_only=True)
+    """The same as a time after it is enqueued: 0.001 seconds to 366 days, in seconds or as a
+    timedelta."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the database."""
@@ -63,7 +73,7 @@ class FollowUp:
                 f"headers are a mapping of names to JSON values, got {quoted(self.headers)}"
             )
         headers_with_key(self.headers, self.key, None)
-        headers_with_priority(self.headers, self.priority)
+        stored_headers(self)
         for name, value in given_ids(self).items():
             if isinstance(self.payload, WorkflowJob):
                 raise InvalidJobError(
@@ -75,6 +85,17 @@ class FollowUp:
                     f"{name} is a string of 1 to {MAX_ID_LENGTH} characters or a UUID, "
                     f"got {quoted(value)}"
                 )
+
+
+def stored_headers(follow_up: FollowUp) -> Mapping[str, Any] | None:
+    """Return the headers of a follow-up with its priority and its own policies among them.
+
+    Raises:
+        InvalidSettingError, InvalidJobError: naming the argument.
+    """
+    own = own_headers(follow_up.retry, follow_up.expires_at, follow_up.expires_in)
+    headers = headers_with_priority(follow_up.headers, follow_up.priority)
+    return with_own_headers(headers, own)
 
 
 def given_ids(follow_up: FollowUp) -> dict[str, Any]:

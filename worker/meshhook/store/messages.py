@@ -12,9 +12,8 @@ from meshhook.delays import delay_in_seconds
 from meshhook.encryption.envelope import Place
 from meshhook.encryption.messages import encrypted_body
 from meshhook.errors import InvalidJobError
-from meshhook.follow_ups import FollowUp, given_ids
+from meshhook.follow_ups import FollowUp, given_ids, stored_headers
 from meshhook.jobs import WorkflowJob
-from meshhook.priorities import headers_with_priority
 from meshhook.store.bodies import BodyDecoder, encode_body, encode_headers, is_envelope
 from meshhook.store.encrypted_headers import encrypted_headers
 
@@ -123,7 +122,7 @@ def follow_up_message(
             "project_id": job.project_id,
         }
         ids = {name: value for name, value in of_job.items() if value is not None} | ids
-    headers = headers_with_priority(follow_up.headers, follow_up.priority)
+    headers = stored_headers(follow_up)
     if trace and "traceparent" not in (headers or {}):
         headers = {**trace, **(headers or {})}
     return FollowUpMessage(

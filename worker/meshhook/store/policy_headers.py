@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Unpack
 
-from meshhook.errors import InvalidJobError, InvalidSettingError
+from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
-from meshhook.expiry import expiry_headers
 from meshhook.follow_ups import FollowUp
-from meshhook.jobs import ON_DEAD_LETTER_HEADER, RETRY_HEADER
+from meshhook.jobs import ON_DEAD_LETTER_HEADER
+from meshhook.own_headers import own_headers, with_own_headers
 from meshhook.priorities import headers_with_priority
-from meshhook.retry import RetryPolicy, header_of_policy
 from meshhook.store.messages import follow_up_message
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from meshhook.job_policies import JobPolicies
     from meshhook.priorities import AnyPriority
+    from meshhook.retry import RetryPolicy
 
 
 def job_headers(
@@ -55,28 +55,10 @@ def headers_with_policies(
         InvalidSettingError: if one is no policy.
         InvalidJobError: if one is given as a header as well, or a follow-up cannot be stored.
     """
-    own = expiry_headers(expires_at, expires_in)
-    if retry is not None:
-        if not isinstance(retry, RetryPolicy):
-            raise InvalidSettingError(
-                f"retry is a RetryPolicy, such as RetryPolicy(max_attempts=3), got {quoted(retry)}"
-            )
-        own[RETRY_HEADER] = header_of_policy(retry)
+    own = own_headers(retry, expires_at, expires_in)
     if on_dead_letter is not None:
         own[ON_DEAD_LETTER_HEADER] = _follow_up_header(on_dead_letter)
-    if not own:
-        return headers
-    if headers is None:
-        return own
-    if not hasattr(headers, "keys"):
-        return headers  # what is no mapping is refused with the other headers
-    for name in own:
-        if name in headers:
-            raise InvalidJobError(
-                f"the header {name} was given beside the argument that sets it; leave one of them "
-                "out"
-            )
-    return {**headers, **own}
+    return with_own_headers(headers, own)
 
 
 def _follow_up_header(follow_up: object) -> dict[str, Any]:
