@@ -65,7 +65,7 @@ STATEMENTS = {
     "bound_audit_entries": "  RO",
     "bound_audit_entries_of_queue": "  RO",
     "find_audit_id": "  RO",
-    "find_dead_letter_id": "W RO",
+    "find_dead_letter_id": "W ROM",
     "list_error_groups": "W RO",
     "say_actor": "WPROM",
     "clock": "WPROM",

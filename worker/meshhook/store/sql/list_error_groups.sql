@@ -8,7 +8,7 @@ with recursive has_index as materialized (
     select exists (
         select from pg_catalog.pg_index i
         join pg_catalog.pg_class c on c.oid = i.indexrelid
-        where i.indrelid = '{dlq_table}'::regclass and i.indisvalid
+        where i.indrelid = '{dlq_table}'::regclass::oid and i.indisvalid
           and pg_catalog.right(c.relname::text, 14) = '_dlq_error_idx'
     ) as yes
 ), newest as materialized (
