@@ -13,11 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshhook import (
+    FollowUp,
     InvalidJobError,
     QueueService,
     RetryPolicy,
     RetryStrategy,
     SyncQueueService,
+    add_schedule,
+    bind_topic,
+    run_schedule,
     set_queue_config,
 )
 from meshhook.errors import InvalidSettingError
@@ -187,6 +191,59 @@ async def test_every_way_to_enqueue_stores_the_policy(
         blocking.enqueue({}, retry=policy)
     rows = await connection.fetch("select headers -> 'meshhook-retry' as own from pgmq.q_jobs")
     assert [json.loads(row["own"]) for row in rows] == [header_of_policy(policy)] * 6
+
+
+async def test_published_jobs_have_their_own_policies(
+    connection: Connection, database_url: str, queue_name: str
+) -> None:
+    """The library, the blocking service and the command store the same headers."""
+    await bind_topic(connection, queue_name, "orders.#")
+    policy = RetryPolicy(max_attempts=3)
+    failed = FollowUp(queue_name, {"failed": True})
+    service = QueueService[Any](connection, queue_name)
+    await service.publish("orders.new", {}, retry=policy, expires_in=60, on_dead_letter=failed)
+    with SyncQueueService[Any](database_url, queue_name) as blocking:
+        blocking.publish("orders.new", {}, retry=policy, expires_in=60, on_dead_letter=failed)
+    rows = await connection.fetch("select headers from pgmq.q_jobs")
+    stored = [json.loads(row["headers"]) for row in rows]
+    assert len(stored) == 2
+    for headers in stored:
+        assert headers["meshhook-retry"] == header_of_policy(policy)
+        assert headers["meshhook-expires-in"] == 60
+        assert headers["meshhook-on-dead-letter"]["queue"] == queue_name
+
+
+async def test_jobs_of_a_schedule_have_their_own_policies(
+    connection: Connection, queue_name: str
+) -> None:
+    """What `add_schedule` is given, each job has; its deadline counts from when it is enqueued."""
+    policy = RetryPolicy(max_attempts=3)
+    failed = FollowUp(queue_name, {"failed": True})
+    await add_schedule(
+        connection,
+        queue_name,
+        "poll",
+        every=60,
+        retry=policy,
+        expires_in=timedelta(minutes=5),
+        on_dead_letter=failed,
+    )
+    assert not await add_schedule(
+        connection,
+        queue_name,
+        "poll",
+        every=60,
+        retry=policy,
+        expires_in=timedelta(minutes=5),
+        on_dead_letter=failed,
+    )
+    await run_schedule(connection, queue_name, "poll")
+    own = json.loads(await connection.fetchval("select headers from pgmq.q_jobs"))
+    assert own["meshhook-retry"] == header_of_policy(policy)
+    assert own["meshhook-expires-in"] == 300
+    assert own["meshhook-on-dead-letter"]["message"] == {"failed": True}
+    with pytest.raises(InvalidSettingError, match="retry is a RetryPolicy"):
+        await add_schedule(connection, queue_name, "poll", every=60, retry={})  # type: ignore[arg-type]
 
 
 async def test_a_policy_of_another_type_is_refused(connection: Connection, queue_name: str) -> None:

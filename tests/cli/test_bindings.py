@@ -30,5 +30,7 @@ def test_a_job_is_published(cli, jobs):
     assert '"n": 1' in cli.ok("jobs", "show", jobs, "1").out
     assert "got 'a.*'" in cli.fails(2, "publish", "a.*", "1")
     assert "meshhook-" in cli.fails(2, "publish", "a", "1", "--header", "meshhook-settled=9")
+    assert "max_attempts" in cli.fails(2, "publish", "a", "1", "--retry", '{"max_attempts": 0}')
+    assert "expires_in" in cli.fails(2, "publish", "a", "1", "--expires-in", "0")
     assert "takes one job" in cli.fails(2, "publish", "a", "-", stdin="1\n2\n")
     cli.fails(2, "publish", "a", "{")

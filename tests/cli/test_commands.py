@@ -349,11 +349,11 @@ def test_a_list_that_ran_out_of_time_says_so(cli, jobs, sql, monkeypatch):
     )
     ended = cli(*listed, "--json")
     assert (ended.code, len(ended.json)) == (1, 1)
-    assert "error: only 1 such jobs were found among the newest 1,000 messages" in ended.err
+    assert "error: only 1 such jobs were found among the newest 250 messages" in ended.err
     assert "--search-seconds 100" in ended.err
     ended = cli("jobs", "list", "--workflow-id", "none")
     assert (ended.code, ended.out) == (1, "")
-    assert "error: no such job was found among the newest 1,000 messages" in ended.err
+    assert "error: no such job was found among the newest 250 messages" in ended.err
 
 
 def test_jobs_are_listed_and_shown(cli, jobs):

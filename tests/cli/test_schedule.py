@@ -35,6 +35,11 @@ def test_schedules_are_added_and_listed(cli, reports):
     assert (again["changed"], again["schedule"]["every_seconds"]) == (True, 900)
     same = cli.ok(*("schedule", "add", "reports", "poll", "--every", "15m", "--overlap", "skip"))
     assert "is unchanged" in same.out
+    own = ("--retry", '{"max_attempts": 3}', "--expires-in", "600")
+    poll = ("schedule", "add", "reports", "poll", "--every", "15m", "--overlap", "skip")
+    assert "stored" in cli.ok(*poll, *own).out
+    assert "is unchanged" in cli.ok(*poll, *own).out
+    assert "--retry" in cli.fails(2, *poll, "--retry", "often")
     assert "every 15m" in cli.ok("schedule", "list").out
     assert "no schedule" in cli.ok("schedule", "list", "--queue", "other").err
 

@@ -37,6 +37,14 @@ class JobPolicies(TypedDict, total=False):
     `dead_letter_follow_up` says."""
 
 
+class SchedulePolicies(TypedDict, total=False):
+    """Arguments of a schedule that are policies of its jobs' own, as those of `JobPolicies`."""
+
+    retry: RetryPolicy | None
+    expires_in: float | timedelta | None
+    on_dead_letter: FollowUp | None
+
+
 def check_policy_header(name: str, value: object, headers: Mapping[str, Any]) -> bool:
     """Return whether a header of the queue's own is a policy that a producer may set, and check it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import asyncpg
 
@@ -39,6 +39,7 @@ from meshhook.store import queries
 from meshhook.store.changes import change_value
 from meshhook.store.encrypted_headers import encrypted_headers
 from meshhook.store.messages import follow_up_message
+from meshhook.store.policy_headers import headers_with_policies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from meshhook.encryption.key_ring import KeyRing
+    from meshhook.job_policies import SchedulePolicies
     from meshhook.postgres.database import DatabaseSource
     from meshhook.priorities import AnyPriority
     from meshhook.store.messages import FollowUpMessage
@@ -140,6 +142,7 @@ class NewSchedule:
         missed: str,
         overlap: str,
         default_priority: AnyPriority | None = None,
+        **policies: Unpack[SchedulePolicies],
     ) -> NewSchedule:
         """Check what a caller says.
 
@@ -157,6 +160,7 @@ class NewSchedule:
             )
         checked_zone(tz)
         headers = headers_with_priority(headers, priority, default_priority)
+        headers = headers_with_policies(headers, **policies)
         return cls(
             queue=validate_queue_name(queue),
             name=validate_schedule_name(name),
@@ -246,6 +250,7 @@ async def add_schedule(
     missed: str = "once",
     overlap: str = "allow",
     encryption: KeyRing | None = None,
+    **policies: Unpack[SchedulePolicies],
 ) -> bool:
     """Add a schedule, or change the one of that name.
 
@@ -273,6 +278,10 @@ async def add_schedule(
             waiting, running or retrying. Default `allow`.
         encryption: the keys with which its jobs are encrypted. They are encrypted once, here.
             Default: none.
+        **policies: policies of the jobs' own, which count before the queue's settings: `retry`, a
+            `RetryPolicy`; `expires_in`, seconds or a timedelta after which a job is no longer to be
+            started; `on_dead_letter`, a `FollowUp` to enqueue for each that becomes a dead letter.
+            Default: none.
 
     Returns:
         Whether anything was changed. Calling it again is safe.
@@ -294,6 +303,7 @@ async def add_schedule(
         headers=headers,
         missed=missed,
         overlap=overlap,
+        **policies,
     )
     return await new.store(Database.of(database), checked_ring(encryption))
 

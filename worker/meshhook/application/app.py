@@ -200,8 +200,8 @@ class App(AppProducer, AppWorkers):
                 `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`. Default: none; give `every`.
             name: the name of the schedule, unique in the queue. Default: that of the function.
             payload: what the handler receives. Default: an empty object.
-            **options: `every`, `tz`, `key`, `headers`, `missed` and `overlap`, as `add_schedule`
-                takes them.
+            **options: `every`, `tz`, `key`, `priority`, `headers`, `missed`, `overlap`, `retry`,
+                `expires_in` and `on_dead_letter`, as `add_schedule` takes them.
 
         Raises:
             InvalidSettingError, InvalidJobError: naming the argument, such as the expression.

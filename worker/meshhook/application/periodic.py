@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from meshhook.application.arguments import name_of
 from meshhook.application.queue_handler import QueueHandler
 from meshhook.errors import InvalidHandlerError, InvalidJobError, InvalidSettingError
 from meshhook.escaping import quoted
+from meshhook.job_policies import SchedulePolicies
 from meshhook.observability.loggers import get_logger
 from meshhook.schedules import NewSchedule
 from meshhook.store.messages import job_of
@@ -27,7 +28,7 @@ _log = get_logger("meshhook.application")
 HandlerT = TypeVar("HandlerT", bound=QueueHandler[Any])
 
 
-class PeriodicOptions(TypedDict, total=False):
+class PeriodicOptions(SchedulePolicies, total=False):
     """The optional arguments of `App.periodic`, which describes them."""
 
     every: float | timedelta | None
@@ -67,6 +68,9 @@ class PeriodicDeclaration:
             headers=options.get("headers"),
             missed=options.get("missed", "once"),
             overlap=options.get("overlap", "allow"),
+            retry=options.get("retry"),
+            expires_in=options.get("expires_in"),
+            on_dead_letter=options.get("on_dead_letter"),
         )
         self._make("checked", "checked" if name is None else name, None)
 

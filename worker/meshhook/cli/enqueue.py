@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,11 +19,14 @@ from meshhook.cli.json_lines import JsonLines, Line, open_lines
 from meshhook.cli.moments import exact_moment
 from meshhook.cli.options import (
     DefaultQueueArgument,
+    ExpiresInOption,
     JsonOption,
     PriorityOption,
+    RetryOption,
     command_app,
     example,
     priority_from,
+    retry_from,
 )
 from meshhook.cli.output import counted, print_json, say
 from meshhook.cli.tracing import traced
@@ -37,7 +39,7 @@ from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.postgres.database import Database
 from meshhook.priorities import PRIORITY_HEADER
 from meshhook.queues import QueueService
-from meshhook.retry import header_of_policy, policy_from_header
+from meshhook.retry import header_of_policy
 from meshhook.store.bodies import encode_body, encode_headers, is_envelope
 from meshhook.unique import unique_from
 
@@ -104,17 +106,8 @@ def enqueue(
             "job, if it has not started). Default: existing.",
         ),
     ] = None,
-    retry: Annotated[
-        str | None,
-        typer.Option(
-            metavar="JSON",
-            help="A retry policy of the jobs' own, such as '{\"max_attempts\": 3}'.",
-        ),
-    ] = None,
-    expires_in: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="After how long a job is no longer to be started."),
-    ] = None,
+    retry: RetryOption = None,
+    expires_in: ExpiresInOption = None,
     expires_at: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="From when on no job is to be started."),
@@ -141,7 +134,7 @@ def enqueue(
     name = validate_queue_name(queue)
     if unique_key is not None and job is None:
         raise UsageError("--unique-key is for one job: give its JSON as an argument")
-    urgency = priority_from(priority)
+    urgency, policy = priority_from(priority), retry_from(retry)
     kept: Any = _kept(unique)
     unique_from(unique_key, kept, cast("Any", on_conflict))
     asked = {"unique_key": unique_key, "unique": kept, "on_conflict": on_conflict}
@@ -150,7 +143,8 @@ def enqueue(
         queue_name=name,
         delay_seconds=delay_in_seconds(delay),
         key=key,
-        headers=_with_retry(headers_from(header or []), retry)
+        headers=headers_from(header or [])
+        | ({} if policy is None else {RETRY_HEADER: header_of_policy(policy)})
         | ({} if urgency is None else {PRIORITY_HEADER: int(urgency)})
         | expiry_headers(
             None if expires_at is None else exact_moment("--expires-at", expires_at), expires_in
@@ -308,16 +302,6 @@ class _Sender:
         if isinstance(error, ValueError):
             go_on = f"fix the line and {go_on}"
         return f"{reason}\n{stored}; {go_on}"
-
-
-def _with_retry(headers: dict[str, str], retry: str | None) -> dict[str, Any]:
-    """Return headers with the retry policy that is given as JSON."""
-    if retry is None:
-        return dict(headers)
-    try:
-        return {**headers, RETRY_HEADER: header_of_policy(policy_from_header(json.loads(retry)))}
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--retry: {error}") from None
 
 
 @contextmanager

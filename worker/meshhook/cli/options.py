@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from meshhook.cli.failures import UsageError
 from meshhook.priorities import Priority, checked_priority
+from meshhook.retry import policy_from_header
 
 if TYPE_CHECKING:
     from meshhook.cli.applications import Application
+    from meshhook.retry import RetryPolicy
 
 PROGRAM = "meshhook"
 
@@ -59,6 +63,19 @@ PriorityOption = Annotated[
 ]
 
 
+RetryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help="A retry policy of the jobs' own, such as '{\"max_attempts\": 3}'.",
+    ),
+]
+ExpiresInOption = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="After how long a job is no longer to be started."),
+]
+
+
 def priority_from(text: str | None) -> Priority | None:
     """Return the priority that an option names; None for none.
 
@@ -68,3 +85,17 @@ def priority_from(text: str | None) -> Priority | None:
     if text is None:
         return None
     return checked_priority(int(text) if text in ("0", "1", "2", "3") else text)
+
+
+def retry_from(text: str | None) -> RetryPolicy | None:
+    """Return the retry policy that an option gives as JSON; None for none.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return policy_from_header(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--retry: {error}") from None

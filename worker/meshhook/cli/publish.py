@@ -11,7 +11,16 @@ from meshhook.cli.encryption_keys import key_ring
 from meshhook.cli.enqueue import headers_from
 from meshhook.cli.failures import UsageError
 from meshhook.cli.json_lines import open_lines
-from meshhook.cli.options import JsonOption, PriorityOption, command_app, example, priority_from
+from meshhook.cli.options import (
+    ExpiresInOption,
+    JsonOption,
+    PriorityOption,
+    RetryOption,
+    command_app,
+    example,
+    priority_from,
+    retry_from,
+)
 from meshhook.cli.output import counted, note, print_json, say
 from meshhook.cli.tracing import traced
 from meshhook.names import validate_topic
@@ -47,6 +56,8 @@ def publish(
         str | None, typer.Option(help="Whose jobs they are, such as a tenant; see: keyed queues.")
     ] = None,
     priority: PriorityOption = None,
+    retry: RetryOption = None,
+    expires_in: ExpiresInOption = None,
     header: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A header of the messages; may be repeated."),
@@ -59,7 +70,7 @@ def publish(
     """
     validate_topic(topic)
     headers = headers_from(header or [])
-    urgency = priority_from(priority)
+    urgency, policy = priority_from(priority), retry_from(retry)
     with open_lines(job, None) as lines:
         found = list(lines)
     if len(found) > 1:
@@ -69,7 +80,14 @@ def publish(
     async def send(database: Database) -> dict[str, int]:
         async with QueueService[Any](database, encryption=key_ring()) as service:
             return await service.publish(
-                topic, value, delay, key=key, priority=urgency, headers=headers
+                topic,
+                value,
+                delay,
+                key=key,
+                priority=urgency,
+                headers=headers,
+                retry=policy,
+                expires_in=expires_in,
             )
 
     with traced("meshhook-enqueue"):

@@ -14,13 +14,16 @@ from meshhook.cli.failures import UsageError
 from meshhook.cli.json_lines import open_lines
 from meshhook.cli.moments import length_of_time
 from meshhook.cli.options import (
+    ExpiresInOption,
     JsonOption,
     PriorityOption,
     QueueArgument,
+    RetryOption,
     YesOption,
     command_app,
     example,
     priority_from,
+    retry_from,
 )
 from meshhook.cli.output import (
     Column,
@@ -114,6 +117,8 @@ def add(
         str | None, typer.Option(help="Whose jobs they are, such as a tenant; see: keyed queues.")
     ] = None,
     priority: PriorityOption = None,
+    retry: RetryOption = None,
+    expires_in: ExpiresInOption = None,
     missed: Annotated[
         Missed,
         typer.Option(
@@ -131,7 +136,7 @@ def add(
     """
     queue_name, schedule_name = validate_queue_name(queue), validate_schedule_name(name)
     interval = None if every is None else length_of_time("--every", every)
-    urgency = priority_from(priority)
+    urgency, policy = priority_from(priority), retry_from(retry)
     body: Any = {}
     if payload is not None:
         with open_lines(payload, None) as lines:
@@ -154,6 +159,8 @@ def add(
             missed=missed,
             overlap=overlap,
             encryption=key_ring(),
+            retry=policy,
+            expires_in=expires_in,
         )
         return is_changed, await get_schedule(database, queue_name, schedule_name)
 

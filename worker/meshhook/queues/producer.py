@@ -15,7 +15,6 @@ from meshhook.jobs import PayloadT
 from meshhook.names import validate_topic
 from meshhook.observability.tracing import note_sent, sending
 from meshhook.postgres.database import Database, lent_by_caller
-from meshhook.priorities import headers_with_priority
 from meshhook.queues.access import QueueAccess
 from meshhook.store.bodies import encode_headers
 from meshhook.store.encrypted_headers import encrypted_headers
@@ -246,6 +245,7 @@ class QueueProducer(QueueAccess[PayloadT]):
         priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
+        **policies: Unpack[JobPolicies],
     ) -> dict[str, int]:
         """Store a job in each queue that is bound to a topic, all or none.
 
@@ -261,6 +261,7 @@ class QueueProducer(QueueAccess[PayloadT]):
             priority: as in `enqueue`.
             headers: as in `enqueue`.
             connection: as in `enqueue`.
+            **policies: of each job, as in `enqueue`.
 
         Returns:
             The msg_id in each queue; empty if no queue is bound, and the job is stored nowhere.
@@ -272,7 +273,7 @@ class QueueProducer(QueueAccess[PayloadT]):
             DatabaseError: the job is stored nowhere.
         """
         validate_topic(topic)
-        headers = headers_with_priority(headers, priority)
+        headers = job_headers(headers, priority, **policies)
         own = None if connection is None else await self._own_connection(connection)
         database = self._database if own is None else Database.of_caller(own)
         if self._encryption is not None:

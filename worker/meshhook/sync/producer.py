@@ -14,7 +14,6 @@ from meshhook.errors import QueueNotFoundError
 from meshhook.jobs import PayloadT
 from meshhook.names import validate_topic
 from meshhook.observability.tracing import note_sent, sending
-from meshhook.priorities import headers_with_priority
 from meshhook.store.bodies import encode_headers
 from meshhook.store.encrypted_headers import encrypted_headers
 from meshhook.store.groups import new_group
@@ -242,6 +241,7 @@ class SyncQueueProducer(SyncQueueAccess[PayloadT]):
         priority: AnyPriority | None = None,
         headers: Mapping[str, Any] | None = None,
         connection: Any = None,
+        **policies: Unpack[JobPolicies],
     ) -> dict[str, int]:
         """Store a job in each queue that is bound to a topic, as `QueueService.publish` does.
 
@@ -253,6 +253,7 @@ class SyncQueueProducer(SyncQueueAccess[PayloadT]):
             priority: as in `enqueue`.
             headers: as in `enqueue`.
             connection: as in `enqueue`.
+            **policies: of each job, as in `enqueue`.
 
         Returns:
             The msg_id in each queue; empty if no queue is bound, and the job is stored nowhere.
@@ -262,7 +263,7 @@ class SyncQueueProducer(SyncQueueAccess[PayloadT]):
             UnsupportedPgmqError, UncertainCommitError, DatabaseError: as there.
         """
         validate_topic(topic)
-        headers = headers_with_priority(headers, priority)
+        headers = job_headers(headers, priority, **policies)
         own = self._own_connection(connection)
         if own is None:
             return self._opened().run(
