@@ -64,6 +64,7 @@ EVERYTHING = {
     },
     "console": {
         "enabled": True,
+        "existingSecret": "oncall",
         "authentication": "proxy",
         "proxy": {"addresses": ["10.0.0.0/8"]},
         "redact": ["body.payload.card"],

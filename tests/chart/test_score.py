@@ -17,6 +17,7 @@ IGNORED = {
     "container-ephemeral-storage-request-and-limit": "the root is read-only; volumes have a limit",
     "container-resources": "a limit of cpu would throttle; test_pod_security.py checks the others",
     "deployment-replicas": "a second operator would stand by; workers keep running without one",
+    "deployment-strategy": "two consoles would not know of each other: docs/decisions/0033",
     "networkpolicy-targets-pod": "the operator makes the pods of the workers",
     "pod-networkpolicy": "test_network.py works out what is reached; workers have theirs elsewhere",
     "pod-probes-identical": "a database is alive and ready by the same sign: its open port",
