@@ -89,8 +89,10 @@ STATEMENTS = {
     "claim_prioritized": "W",
     "close_breaker": "W  OM",
     "count_dead_letters_by_error": "W RO",
+    "count_attempts_of_blocks": "W RO",
     "count_outcomes": "W RO",
     "count_recent_attempts": "W RO",
+    "measure_attempts": "WPROM",
     "delete_dead_letters": "W  O",
     "list_dead_letter_lines": "W RO",
     "match_dead_letters": "W RO",
@@ -459,6 +461,7 @@ SAMPLES: dict[str, object] = {
     "text": "orders",
     "date": None,
     "interval": None,
+    "tid": (0, 0),
     "timestamptz": None,
     "uuid": UUID(int=1),
 }

@@ -102,7 +102,7 @@ async def test_the_throughput_is_of_the_last_hour(pool: Any, connection: Any, qu
         "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, finished_at) "
         "select case when n > 90 then 'other' else 'jobs' end, n, 1, "
         "case when n % 10 = 0 then 'dead_lettered' else 'succeeded' end, "
-        "now() - make_interval(mins => case when n > 80 then 61 else n % 60 end) "
+        "now() - make_interval(mins => case when n > 80 then 61 else n % 59 end) "
         "from generate_series(1, 100) n"
     )
     async with visiting(pool) as visitor:

@@ -164,7 +164,7 @@ def test_times_are_relative_with_the_exact_one():
 def test_few_failures_among_many_are_seen():
     """A part of a bar is never less than a pixel high, and no bar leaves the picture."""
     minutes = [
-        MinuteCount(minutes_ago=i, succeeded=n - 1, retried=0, dead_lettered=1, attempts=n)
+        MinuteCount(minutes_ago=i, retried=0, dead_lettered=1, attempts=n)
         for i, n in enumerate((1, 2, 1_000_000))
     ]
     found = bars(minutes)

@@ -18,6 +18,7 @@ from meshhook.console.context import Console, console_of
 from meshhook.console.guard import Guard
 from meshhook.console.headers import STATIC_CACHE
 from meshhook.console.live import Streams
+from meshhook.console.minute_counts import MinuteCounts
 from meshhook.console.operations import Operations, TooManyOperationsError
 from meshhook.console.pages import (
     audit,
@@ -144,6 +145,7 @@ def console_app(database: DatabaseSource, *, settings: ConsoleSettings | None = 
         operations=Operations(source),
         redactions=Redactions(settings.redact),
         arrivals=Arrivals(),
+        minute_counts=MinuteCounts(),
     )
     streams = Streams()
 

@@ -18,7 +18,6 @@ class MinuteCount:
     """The attempts of a queue that ended in one minute."""
 
     minutes_ago: int
-    succeeded: int
     retried: int
     dead_lettered: int
     attempts: int
@@ -41,14 +40,14 @@ class Throughput:
     """What a chart shows."""
 
     minutes: tuple[MinuteCount, ...]
-    is_capped: bool
-    """Whether there were more attempts than were read."""
+    is_reading: bool
+    """Whether the older minutes are still to be read, so that they may lack attempts."""
     covered_seconds: float
-    """How far back the attempts that were read go."""
+    """How far back all attempts are counted; less than an hour while they are still read."""
 
     @property
     def total(self) -> int:
-        """All attempts that were read."""
+        """All attempts that were counted."""
         return sum(each.attempts for each in self.minutes)
 
     @property
@@ -67,10 +66,14 @@ class Throughput:
         return max((each.attempts for each in self.minutes), default=0)
 
     @property
-    def per_second(self) -> float:
-        """The attempts a second, over the time that was read."""
-        seconds = self.covered_seconds if self.is_capped else MINUTES * 60.0
-        return self.total / max(seconds, 1.0)
+    def per_second(self) -> float | None:
+        """The attempts a second, of the minutes that are known; None if none is."""
+        if self.covered_seconds <= 0:
+            return None
+        known = sum(
+            each.attempts for each in self.minutes if each.minutes_ago * 60 <= self.covered_seconds
+        )
+        return known / max(self.covered_seconds, 1.0)
 
 
 def bars(minutes: Sequence[MinuteCount]) -> list[Bar]:

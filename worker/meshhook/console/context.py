@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from meshhook.console.arrivals import Arrivals
+    from meshhook.console.minute_counts import MinuteCounts
     from meshhook.console.operations import Operations
     from meshhook.console.redactions import Redactions
     from meshhook.console.settings import ConsoleSettings
@@ -41,6 +42,7 @@ class Console:
     operations: Operations
     redactions: Redactions
     arrivals: Arrivals
+    minute_counts: MinuteCounts
 
     def page(
         self,

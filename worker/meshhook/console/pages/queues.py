@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from meshhook.administration import get_queue_config, get_queue_snapshot, set_queue_config
 from meshhook.audit import AuditEntry, list_audit_entries
-from meshhook.console.charts import HEIGHT, WIDTH, MinuteCount, Throughput, bars
+from meshhook.console.charts import HEIGHT, WIDTH, bars
 from meshhook.console.context import Console, console_of
 from meshhook.console.pages.overview import (
     COUNT_LIMIT,
@@ -15,20 +15,18 @@ from meshhook.console.pages.overview import (
     read_workers,
     target_of,
 )
+from meshhook.console.throughput import read_throughput
 from meshhook.dead_letter_search import list_error_groups
 from meshhook.names import validate_queue_name
 from meshhook.queue_config import QueueSettings
-from meshhook.store import queries
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-MAX_ATTEMPTS_READ = 20_000
-"""How many attempts are read for the throughput of the last hour."""
 MAX_CHANGES_READ = 200
 """How many changes of a queue are read to tell who set what."""
-_THROUGHPUT_SECONDS = 30.0
+_SETTERS_SECONDS = 30.0
 _ERRORS = 5
 
 
@@ -88,32 +86,6 @@ async def resume(request: Request) -> Response:
     return await _set_paused(request, is_paused=False)
 
 
-async def read_throughput(console: Console, queue: str) -> Throughput:
-    """Return the throughput of the last hour, which all viewers share."""
-
-    async def read() -> Throughput:
-        rows = await console.database.fetch(
-            queries.load("count_recent_attempts"), queue, MAX_ATTEMPTS_READ
-        )
-        minutes = [
-            MinuteCount(
-                minutes_ago=row["minutes_ago"],
-                succeeded=row["succeeded"],
-                retried=row["retried"],
-                dead_lettered=row["dead_lettered"],
-                attempts=row["attempts"],
-            )
-            for row in rows
-        ]
-        return Throughput(
-            tuple(minutes),
-            is_capped=bool(rows and rows[0]["capped"]),
-            covered_seconds=rows[0]["covered_seconds"] if rows else 0.0,
-        )
-
-    return await console.snapshots.get(("throughput", queue), read, for_seconds=_THROUGHPUT_SECONDS)
-
-
 async def _set_paused(request: Request, *, is_paused: bool) -> Response:
     console = console_of(request)
     name = validate_queue_name(request.path_params["queue"])
@@ -140,7 +112,7 @@ async def _setters(console: Console, queue: str) -> dict[str, AuditEntry]:
                     found.setdefault(name, entry)
         return found
 
-    return await console.snapshots.get(("setters", queue), read, for_seconds=_THROUGHPUT_SECONDS)
+    return await console.snapshots.get(("setters", queue), read, for_seconds=_SETTERS_SECONDS)
 
 
 def _shown(value: object) -> str:
