@@ -73,9 +73,10 @@ class OtherUse:
     What the hypervisor gives to other machines counts, too.
     """
 
-    def __init__(self, postmaster_pid: int) -> None:
-        """Take the process id of the server, and the first look."""
+    def __init__(self, postmaster_pid: int, *pids: int) -> None:
+        """Take the process ids of the server and of what else is its own, and the first look."""
         self._postmaster = psutil.Process(postmaster_pid)
+        self._others = [psutil.Process(pid) for pid in pids]
         self._last = self._look()
 
     def percent(self) -> float:
@@ -89,7 +90,8 @@ class OtherUse:
         # user and nice hold guest and guest_nice already.
         total = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)
         busy = total - times.idle - getattr(times, "iowait", 0)
-        return total, busy, _with_ended_children(psutil.Process()) + self._server_seconds()
+        own = sum(map(_with_ended_children, (psutil.Process(), *self._others)))
+        return total, busy, own + self._server_seconds()
 
     def _server_seconds(self) -> float:
         seconds = _with_ended_children(self._postmaster)

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class ServerTime:
@@ -19,6 +23,10 @@ class ServerTime:
     def __init__(self, postmaster: int) -> None:
         self._postmaster = postmaster
         self._seen: dict[int, float] = {}
+
+    def seconds_of(self, pids: Iterable[int]) -> float:
+        """Return what some of its processes had used when they were last seen."""
+        return sum(self._seen.get(pid, 0.0) for pid in pids)
 
     def seconds(self) -> float:
         """Return the processor seconds so far, of each process up to when it was last seen."""

@@ -85,8 +85,8 @@ def _rate(mode: str, to: str) -> Callable[[Figures], float]:
     return lambda figures: figures.ratio(mode, "per_second", to)
 
 
-def _own(mode: str) -> Callable[[Figures], float]:
-    return lambda figures: figures.own_ratio(mode)
+def _own(mode: str, figure: str = "per_second") -> Callable[[Figures], float]:
+    return lambda figures: figures.own_ratio(mode, figure)
 
 
 def _pickup_against_peers(figures: Figures) -> float:
@@ -266,6 +266,32 @@ KEY_TARGETS = (
         lambda figures: figures.median("keys_held", "lowest_share"),
         0.7,
     ),
+)
+
+
+def _console(mode: str, pages: str) -> tuple[Target, ...]:
+    return (
+        Target(
+            f"the database's work a job, {pages}",
+            "at most 1.05x of that without viewers",
+            _own(mode, "database_cpu_us_per_job"),
+            1.05,
+            at_least=False,
+        ),
+        Target(
+            f"the console's sessions alone, {pages}",
+            "under 5% of the work without viewers",
+            lambda figures: figures.median(mode, "console_cpu_share") * 100,
+            5.0,
+            at_least=False,
+            unit="%",
+        ),
+    )
+
+
+CONSOLE_TARGETS = (
+    *_console("streams", "pages that listen to ticks"),
+    *_console("polls", "pages that ask by themselves"),
 )
 
 
