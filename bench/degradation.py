@@ -144,6 +144,8 @@ async def held_transaction(
         _feeding(subject.url, per_second, stored, keys) as sent,
         _connected(subject.url) as other,
     ):
+        # The first claims plan, which a busy machine makes longer than the baseline.
+        await _until(lambda: stored() > 0, FIRST_SECONDS)
         await _rates(stored, baseline_seconds * 0.2, window_seconds)
         before = await _rates(stored, baseline_seconds, window_seconds)
         await other.execute("begin")
