@@ -490,7 +490,9 @@ async def test_each_kind_of_role_may_examine(
         everything = await examine(connection)
     assert {each.check for each in everything} == {each.name for each in CHECKS}
     unseen = {each.check for each in everything if "could not be checked" in each.message}
-    assert unseen <= {"replicas", "queues", "workers", "unique_keys", "transactions", "wakeups"}
+    assert unseen <= {
+        *("replicas", "queues", "workers", "unique_keys", "transactions", "wakeups", "retries")
+    }
     assert all("meshhook roles create" in e.remedy for e in everything if e.check in unseen)
 
 

@@ -100,7 +100,7 @@ def statements(enqueued: str) -> dict[str, tuple[str, str]]:
         ),
         "match_dead_letters": (
             queries.load("match_dead_letters", "jobs"),
-            "9223372036854775807, 100, 'E', null, null, null, null, null, null",
+            "9223372036854775807, 100, 'E', null, null, null, null, null, null, 0",
         ),
     }
 

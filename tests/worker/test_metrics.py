@@ -36,9 +36,12 @@ def test_every_series_is_there_from_the_start() -> None:
     expected = {
         name.removesuffix("_total") for name, m in METRICS.items() if Source.WORKER in m.sources
     }
-    # A loop that does not run has no last turn; producers have a registry of their own.
+    # A loop that does not run has no last turn; producers have a registry of their own; priorities
+    # have series from the first job of a queue that has them.
     assert expected - families == {
         "meshhook_worker_last_loop_age_seconds",
+        "meshhook_worker_priority_late",
+        "meshhook_worker_priority_wait_seconds",
         "meshhook_producer_messages",
     }
     assert all(value(registry, "messages_total", outcome=o) == 0 for o in OUTCOMES)
