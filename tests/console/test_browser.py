@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from meshhook.administration import set_queue_config
 from meshhook.jobs import Job
@@ -82,6 +82,44 @@ async def test_a_failure_is_found_mended_replayed_and_succeeds(
             await page.reload()
         # A live page shows it by itself.
         await expect(page.get_by_role("heading", level=1)).to_contain_text("succeeded")
+
+
+async def tab_to(page: Page, target: Locator) -> None:
+    """Press Tab until an element has the focus, and check that it shows."""
+    await expect(target).to_be_visible()
+    for _ in range(150):
+        await page.keyboard.press("Tab")
+        if await target.evaluate("each => each === document.activeElement"):
+            assert await target.evaluate("each => getComputedStyle(each).outlineStyle") != "none"
+            return
+    pytest.fail(f"the keyboard does not reach {target}")
+
+
+async def test_a_failure_is_mended_with_the_keyboard_alone(database_url: str, queue_name: str):
+    """Tab, Enter and typing lead from the overview to the job that succeeded; the focus shows."""
+    await fail_last_night(database_url)
+    async with served(database_url) as url, browsing() as open_page:
+        page: Page = await open_page()
+        heading = page.get_by_role("heading", level=1)
+        await page.goto(url)
+        await tab_to(page, page.get_by_role("link", name="Dead letters", exact=True))
+        await page.keyboard.press("Enter")
+        await tab_to(page, page.get_by_role("link", name="ValueError"))
+        await page.keyboard.press("Enter")
+        await tab_to(page, page.get_by_role("link", name="order 1 has no address <b>at all</b>"))
+        await page.keyboard.press("Enter")
+        await expect(heading).to_contain_text("dead letter")
+        body = page.get_by_label("Body, as JSON")
+        await tab_to(page, body)
+        mended = json.loads(await body.input_value())
+        mended["payload"]["address"] = "1 Main St"
+        await page.keyboard.press("Control+A")
+        await page.keyboard.type(json.dumps(mended))
+        await tab_to(page, page.get_by_role("button", name="Replay with this body"))
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("status")).to_contain_text("was replayed as job")
+        await QueueDatabase(database_url).drain(handle, "jobs")
+        await expect(heading).to_contain_text("succeeded")
 
 
 async def test_all_that_fit_are_replayed_with_progress(
