@@ -213,6 +213,30 @@ async def test_indexes_are_built_beside_the_ticks(
     assert config.max_retry_attempts == 9
 
 
+async def test_limits_are_set_while_an_index_is_dropped(
+    operator: Operator, connection: Connection, database_url: str
+) -> None:
+    """A change that has set what was declared, and still drops an index, holds nothing up."""
+    await operator.until_as_declared(ordered=True)
+    other = await asyncpg.connect(database_url)
+    await other.execute("begin; select from pgmq.q_jobs")
+    try:
+
+        async def is_set() -> bool:
+            await operator.tick(ordered=False)
+            return not (await get_queue_config(connection, "jobs")).ordered
+
+        await eventually(is_set)
+        last = operator.database.key_changes.last("jobs")
+        assert last is not None
+        assert await operator.tick(ordered=False, maxRunning=4) is None
+        assert (await get_queue_config(connection, "jobs")).max_running == 4
+        assert last.is_running
+    finally:
+        await other.close()
+    await eventually(lambda: not last.is_running)
+
+
 async def test_what_was_cut_off_is_built_anew(
     operator: Operator, connection: Connection, database_url: str
 ) -> None:

@@ -95,9 +95,9 @@ class QueueKeys:
                 f"{_place(settings)}: to move them, set spec.keys.enabled to false first, and "
                 "declare keys again once that has been done"
             )
-        if change is not None and change.is_running:
-            return _changing(change) if differs else None
         if differs:
+            if change is not None and change.is_running:
+                return _changing(change)
             return self._change_place(keys, queue_name, change, database)
         if not keys.enabled and change is None:
             # Another process may have been cut off before it dropped the indexes.

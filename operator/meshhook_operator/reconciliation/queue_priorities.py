@@ -84,9 +84,9 @@ class QueuePriorities:
         last, wanted = database.priority_changes.last(queue_name), priorities.settings
         differs = settings.get("prioritized") != priorities.enabled
         others_differ = any(settings.get(name) != value for name, value in wanted.items())
-        if last is not None and last.is_running:
-            return _changing(last) if others_differ else None
         if differs:
+            if last is not None and last.is_running:
+                return _changing(last)
             if (
                 last is not None
                 and last.error is not None
