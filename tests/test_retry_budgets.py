@@ -13,7 +13,7 @@ from meshhook import Job, QueueService, create_queue, drop_queue, set_queue_conf
 from meshhook.outcomes import AttemptOutcome
 from meshhook.store.queries import QueueTables
 from meshhook.store.settlements import RetryBudget, Settlement, settle
-from support.waiting import eventually
+from support.waiting import eventually, lock_waiters
 from support.workers import live, make_worker
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -136,6 +136,54 @@ async def test_snoozes_and_successes_spend_nothing(
     assert budget.delayed == 1
     first, second = await starts(connection)
     assert second - first == pytest.approx(1_000, abs=0.01)
+
+
+@pytest.mark.parametrize("way", ["settled before", "claimed by another", "deleted"])
+async def test_lost_leases_spend_nothing(
+    pool: Pool, connection: Connection, queue_name: str, way: str
+) -> None:
+    """Retries of jobs that their worker no longer has leave the budget to those that it has."""
+    await set_queue_config(connection, queue_name, max_retries_per_second=0.001)
+    tables = QueueTables(queue_name)
+    service = QueueService[Any](pool, queue_name)
+    await service.enqueue_many([{}] * 5)
+    lost = await failures(service, 4, 30.0)
+    [held] = await failures(service, 1, 30.0)
+    if way == "settled before":
+        # Without the budget, so that only what follows can spend it.
+        assert len(await settle(pool, tables, "w", lost)) == 4
+    elif way == "claimed by another":
+        await connection.execute(
+            "update pgmq.q_jobs set read_ct = read_ct + 1 where msg_id <> $1", held.msg_id
+        )
+    else:
+        await connection.execute("delete from pgmq.q_jobs where msg_id <> $1", held.msg_id)
+    budget = RetryBudget()
+    # One statement of nothing but lost ones, and one with a job that is held.
+    assert await settle(pool, tables, "w", lost[:2], budget=budget) == set()
+    assert await settle(pool, tables, "w", [*lost[2:], held], budget=budget) == {2}
+    assert budget.delayed == 0
+
+
+async def test_a_lease_that_is_lost_meanwhile_spends_nothing(
+    pool: Pool, connection: Connection, queue_name: str
+) -> None:
+    """A retry that waits for another claim of its message sees that it has lost it."""
+    await set_queue_config(connection, queue_name, max_retries_per_second=0.001)
+    tables = QueueTables(queue_name)
+    service = QueueService[Any](pool, queue_name)
+    await service.enqueue_many([{}] * 2)
+    lost, held = await failures(service, 2, 30.0)
+    budget = RetryBudget()
+    async with connection.transaction():
+        await connection.execute(
+            "update pgmq.q_jobs set read_ct = read_ct + 1 where msg_id = $1", lost.msg_id
+        )
+        waiting = asyncio.create_task(settle(pool, tables, "w", [lost], budget=budget))
+        await eventually(lambda: lock_waiters(connection))
+    assert await waiting == set()
+    assert len(await settle(pool, tables, "w", [held], budget=budget)) == 1
+    assert budget.delayed == 0
 
 
 @pytest.mark.parametrize("way", ["changed", "made again"])

@@ -4,7 +4,8 @@
 -- Deletes, retries, dead letters, archives and history are one statement: all or nothing.
 -- With breakers, it counts failures in a row of keys: $18 says which attempts have failed.
 -- Where bodies are kept, it keeps those of jobs that succeeded or were cancelled.
--- With a budget, retries that are more than it are put off until there is room.
+-- With a budget, retries that are more than it are put off until there is room; those whose lease is
+-- lost spend none of it.
 -- Locks: the settled rows; with a budget the queue's row of meshhook.starts; with breakers then
 -- those of keys, in their order. Index: the primary key of the queue's table.{links}
 -- With links, it does what hangs on the jobs that end, too: it frees their unique keys, counts them
@@ -41,10 +42,19 @@ with item as materialized (
             then q.message end as message,
         case when item.outcome in ('dead_lettered', 'archived', 'expired')
             then q.headers end as headers
-){budget}, numbered as materialized (
-    select i.position, pg_catalog.row_number() over (order by i.delay_seconds, i.position) as number
-    from item i
-    where i.outcome = 'retried'
+){budget}, held as materialized (
+    -- A retry whose lease is lost, or that was settled before, must spend nothing of the budget.
+    select item.position, item.delay_seconds
+    from item, {queue_table} q
+    -- Not a plain =, as in sql/claim.sql.
+    where q.msg_id = any (array[item.msg_id]) and q.read_ct = item.read_ct
+      and pg_catalog.date_part('epoch', q.enqueued_at) = item.enqueued
+      and q.read_ct <> meshhook.settled_attempts(q.headers)
+      and item.outcome = 'retried'
+    for update of q
+), numbered as materialized (
+    select h.position, pg_catalog.row_number() over (order by h.delay_seconds, h.position) as number
+    from held h
 ), granted as materialized (
     select meshhook.grant_retries($17::text, pg_catalog.count(*)::int) as times from numbered
 ){/budget}, delayed as (
