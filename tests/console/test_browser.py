@@ -190,6 +190,37 @@ async def test_ticking_all_and_the_keyboard(database_url: str, connection: Any, 
         await expect(page.get_by_role("status")).to_have_text("3 dead letters were replayed.")
 
 
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
+async def test_lists_are_turned_with_the_keyboard(
+    scripts: bool, database_url: str, connection: Any, queue_name: str
+):
+    """Older, Newer and Newest lead there and back, also without scripts; axe finds nothing."""
+    ids = await add_dead_letters(connection, 120)
+    async with served(database_url) as url, browsing(java_script_enabled=scripts) as open_page:
+        page: Page = await open_page()
+        await page.goto(f"{url}/queues/jobs/dead-letters")
+
+        async def turn(name: str, first: int) -> None:
+            # Tab stops at each row before: some hundred and fifty.
+            await page.get_by_role("link", name=name, exact=True).focus()
+            await page.keyboard.press("Enter")
+            await expect(page.locator('input[name="id"]').first).to_have_value(str(first))
+
+        await turn("Older", ids[-51])
+        await turn("Older", ids[-101])
+        await expect(page.get_by_text("Page 3", exact=True)).to_be_visible()
+        await expect(page.get_by_role("link", name="Older", exact=True)).to_have_count(0)
+        if scripts:
+            found = await Axe().run(page)
+            assert found.response["violations"] == [], found.generate_report()
+        await turn("Newer", ids[-51])
+        await turn("Newer", ids[-1])
+        await expect(page.get_by_role("link", name="Newer", exact=True)).to_have_count(0)
+        await turn("Older", ids[-51])
+        await turn("Older", ids[-101])
+        await turn("Newest", ids[-1])
+
+
 async def test_the_overview_follows_the_database(
     database_url: str, connection: Any, queue_name: str
 ):

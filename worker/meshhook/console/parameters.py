@@ -33,11 +33,7 @@ def text(values: QueryParams | FormData, name: str) -> str | None:
     value = values.get(name)
     if not isinstance(value, str) or not value.strip():
         return None
-    if len(value) > _MAX_TEXT:
-        raise InvalidSettingError(f"{name} has at most {_MAX_TEXT} characters, got {len(value)}")
-    if "\0" in value:
-        raise InvalidSettingError(f"{name} holds the character U+0000, got {quoted(value)}")
-    return value.strip()
+    return checked_text(value, name).strip()
 
 
 def exact_text(values: QueryParams | FormData, name: str) -> str | None:
@@ -47,9 +43,19 @@ def exact_text(values: QueryParams | FormData, name: str) -> str | None:
         InvalidSettingError: if it is too long, or holds what no text in the database has.
     """
     value = values.get(name)
-    if not isinstance(value, str):
-        return None
-    text(values, name)  # Checks it.
+    return checked_text(value, name) if isinstance(value, str) else None
+
+
+def checked_text(value: str, name: str) -> str:
+    """Return a text as it is.
+
+    Raises:
+        InvalidSettingError: if it is too long, or holds what no text in the database has.
+    """
+    if len(value) > _MAX_TEXT:
+        raise InvalidSettingError(f"{name} has at most {_MAX_TEXT} characters, got {len(value)}")
+    if "\0" in value:
+        raise InvalidSettingError(f"{name} holds the character U+0000, got {quoted(value)}")
     return value
 
 
@@ -115,6 +121,7 @@ def filter_fields(values: QueryParams | FormData, *, is_fixed: bool = False) -> 
 
 
 def query(values: Mapping[str, object]) -> str:
-    """Return values as the end of an address, from its question mark on."""
+    """Return values as the end of an address, from its question mark on; a list as one each."""
     found = {name: value for name, value in values.items() if value is not None}
-    return f"?{urlencode(found)}" if found else ""
+    text = urlencode(found, doseq=True)
+    return f"?{text}" if text else ""

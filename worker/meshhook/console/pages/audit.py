@@ -19,6 +19,7 @@ from meshhook.audit import (
 )
 from meshhook.console import parameters
 from meshhook.console.context import console_of
+from meshhook.console.list_places import place_by_id
 from meshhook.escaping import spreadsheet_text
 
 if TYPE_CHECKING:
@@ -34,16 +35,15 @@ async def show(request: Request) -> Response:
     """Show changes, the newest first."""
     console = console_of(request)
     fields, wanted = _asked_for(request)
-    found = await find_audit_entries(console.database, limit=PAGE_ROWS, **wanted)
+    place = place_by_id(request.query_params)
+    found = await find_audit_entries(console.database, before=place.id, limit=PAGE_ROWS, **wanted)
     return console.page(
         request,
         "audit.html",
         fields=fields,
         entries=[(each, _said(each)) for each in sum_operations(found.entries)],
         is_complete=found.is_complete,
-        next_url=None
-        if found.next_before is None
-        else "/audit" + parameters.query(fields | {"before": str(found.next_before)}),
+        links=place.links("/audit", fields, found.next_before),
         export_url="/audit.csv" + parameters.query(fields),
     )
 
@@ -51,7 +51,10 @@ async def show(request: Request) -> Response:
 async def export(request: Request) -> Response:
     """Return up to 1,000 changes as CSV; `before` continues with older ones."""
     _, wanted = _asked_for(request)
-    entries = await list_audit_entries(console_of(request).database, limit=MAX_ENTRIES, **wanted)
+    before = parameters.optional_number(request.query_params, "before")
+    entries = await list_audit_entries(
+        console_of(request).database, before=before, limit=MAX_ENTRIES, **wanted
+    )
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_COLUMNS)
@@ -69,7 +72,7 @@ def _asked_for(request: Request) -> tuple[dict[str, str], dict[str, Any]]:
         name: parameters.moment(value, name) if name in ("since", "until") else value
         for name, value in fields.items()
     }
-    return fields, wanted | {"before": parameters.optional_number(values, "before")}
+    return fields, wanted
 
 
 def _said(entry: AuditEntry) -> str:

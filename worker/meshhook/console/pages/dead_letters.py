@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from meshhook.console import parameters
 from meshhook.console.confirmations import question_before
 from meshhook.console.context import Console, console_of, form_of, user_of
+from meshhook.console.list_places import place_by_id
 from meshhook.console.operations import Action
 from meshhook.console.pages.overview import read_overview
 from meshhook.dead_letter_search import (
@@ -56,9 +57,9 @@ async def show_list(request: Request) -> Response:
     console = console_of(request)
     queue = validate_queue_name(request.path_params["queue"])
     wanted = parameters.filter_of(request.query_params)
-    before = parameters.optional_number(request.query_params, "before")
+    place = place_by_id(request.query_params)
     found = await find_dead_letters(
-        console.database, queue, wanted, before_id=before, limit=PAGE_ROWS
+        console.database, queue, wanted, before_id=place.id, limit=PAGE_ROWS
     )
     fields = parameters.filter_fields(request.query_params)
     fixed = parameters.filter_fields(request.query_params, is_fixed=True)
@@ -71,11 +72,7 @@ async def show_list(request: Request) -> Response:
         found=found,
         fields=fields,
         is_filtered=bool(fields),
-        is_first_page=before is None,
-        newest_url=here + parameters.query(fields),
-        next_url=None
-        if found.next_before is None
-        else here + parameters.query(fixed | {"before": str(found.next_before)}),
+        links=place.links(here, fixed, found.next_before),
         replay_all_url=f"{here}/confirm" + parameters.query({"action": "replay"} | fixed),
         delete_all_url=f"{here}/confirm" + parameters.query({"action": "delete"} | fixed),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from meshhook.console import parameters
 from meshhook.console.context import console_of, form_of
+from meshhook.console.list_places import place_by_key
 from meshhook.keys import hold_key, list_keys, list_keys_by_name, resume_key
 from meshhook.names import validate_queue_name
 
@@ -23,7 +24,8 @@ async def show(request: Request) -> Response:
     console = console_of(request)
     queue = validate_queue_name(request.path_params["queue"])
     sought = parameters.text(request.query_params, "key")
-    after = parameters.exact_text(request.query_params, "after")
+    place = place_by_key(request.query_params)
+    after = place.begin
     by_name = sought is not None or after is not None or "by_name" in request.query_params
     if by_name:
         # One more tells whether there are further ones.
@@ -39,9 +41,7 @@ async def show(request: Request) -> Response:
     keys = found[:MAX_SHOWN]
     fields = {} if sought is None else {"key": sought}
     here = f"/queues/{queue}/keys"
-    next_url = None
-    if by_name and len(found) > MAX_SHOWN:
-        next_url = here + parameters.query({"by_name": 1} | fields | {"after": keys[-1].key})
+    next_after = keys[-1].key if by_name and len(found) > MAX_SHOWN else None
     return console.page(
         request,
         "keys.html",
@@ -51,7 +51,7 @@ async def show(request: Request) -> Response:
         is_partial=not by_name and len(found) >= MAX_LOOKED_AT,
         by_name=by_name,
         by_name_url=here + parameters.query({"by_name": 1}),
-        next_url=next_url,
+        links=place.links(here, {"by_name": "1"} | fields, next_after),
         max_shown=MAX_SHOWN,
         fields=fields,
         is_live=True,

@@ -8,6 +8,7 @@ from starlette.responses import RedirectResponse
 
 from meshhook.console import parameters
 from meshhook.console.context import console_of
+from meshhook.console.list_places import place_by_id
 from meshhook.console.pages.overview import read_overview
 from meshhook.names import validate_queue_name
 from meshhook.store.job_rows import FINAL_STATES, LIVE_STATES
@@ -32,6 +33,7 @@ async def show(request: Request) -> Response:
         number = parameters.number(msg_id, "id")
         base = request.scope.get("root_path", "")
         return RedirectResponse(f"{base}/queues/{validate_queue_name(queue)}/jobs/{number}", 303)
+    place = place_by_id(values)
     found: FoundJobs | None = None
     hint: str | None = None
     if msg_id is not None:
@@ -44,7 +46,7 @@ async def show(request: Request) -> Response:
             wanted["since"] = parameters.moment(fields["since"], "since")
         found = await find_jobs(
             console.database,
-            before_id=parameters.optional_number(values, "before"),
+            before_id=place.id,
             limit=PAGE_ROWS,
             search_seconds=SEARCH_SECONDS,
             **wanted,
@@ -58,18 +60,14 @@ async def show(request: Request) -> Response:
         hint=hint,
         queues=[each.queue.queue for each in overview.lines],
         states=LIVE_STATES + FINAL_STATES,
-        next_url=_next_url(fields, found, queue),
+        links=place.links("/search", fields, _next_before(found, queue)),
     )
 
 
-def _next_url(fields: dict[str, str], found: FoundJobs | None, queue: str | None) -> str | None:
-    """Return where the search goes on; ids are of one queue, so only there."""
-    if not found or queue is None:
-        before = found.unread_below.get(queue) if found is not None and queue is not None else None
-    elif len(found) == PAGE_ROWS:
-        before = min(each.msg_id for each in found)
-    else:
-        before = found.unread_below.get(queue)
-    if before is None:
+def _next_before(found: FoundJobs | None, queue: str | None) -> int | None:
+    """Return below which id the search goes on; ids are of one queue, so only there."""
+    if found is None or queue is None:
         return None
-    return "/search" + parameters.query(fields | {"before": str(before)})
+    if len(found) == PAGE_ROWS:
+        return min(each.msg_id for each in found)
+    return found.unread_below.get(queue)
