@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from meshhook.administration import set_queue_config
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.schema import migrate
 from meshhook.testing.databases import name_of
@@ -220,6 +221,20 @@ async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool[asyncpg.Record]]
 def queue_name(database_url: str) -> str:
     """The name of a new, empty queue in `database_url`: `jobs`."""
     return "jobs"
+
+
+@pytest.fixture
+async def late_retries(database_url: str, queue_name: str) -> None:
+    """Let failed jobs of the queue wait for ten minutes.
+
+    However long a busy machine takes, none runs again before a test has looked at what is there.
+    """
+    await set_queue_config(
+        database_url,
+        queue_name,
+        retry_backoff_base_ms=600_000,
+        retry_backoff_max_ms=600_000,
+    )
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ Pool = asyncpg.Pool
 Connection = asyncpg.Connection
 
 
+@pytest.mark.usefixtures("late_retries")
 async def test_a_job_timeout_ends_the_delivery(
     pool: Pool[Any], connection: Connection[Any], database_url: str, receiver: Receiver
 ) -> None:

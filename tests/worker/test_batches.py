@@ -306,6 +306,7 @@ async def test_the_time_limit_is_that_of_the_batch(pool: Pool, database_url: str
     assert all(each == [("retried", 1, name)] for each in (await history(pool)).values())
 
 
+@pytest.mark.usefixtures("late_retries")
 async def test_a_plain_function_runs_in_a_thread(pool: Pool, database_url: str) -> None:
     """It takes a list and returns the ends, as an async one does."""
     await QueueService[Any](pool, "jobs").enqueue_many([{"n": n} for n in range(3)])

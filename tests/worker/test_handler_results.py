@@ -163,6 +163,7 @@ async def test_the_future_of_another_pool_is_waited_for(
     [(StopIteration(), "StopIteration"), (CancelledError(), "CancelledError"), (Odd(), "Odd")],
     ids=lambda each: each if isinstance(each, str) else "",
 )
+@pytest.mark.usefixtures("late_retries")
 async def test_the_error_of_another_pool_fails_the_attempt(
     pool: Pool[Any],
     connection: Connection[Any],
@@ -214,6 +215,7 @@ async def test_what_a_thread_sets_in_its_context_holds_in_what_it_returns(
 
 
 @pytest.mark.usefixtures("queue_name")
+@pytest.mark.usefixtures("late_retries")
 async def test_the_time_limit_holds_for_what_is_returned(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
@@ -387,6 +389,7 @@ async def test_the_class_of_an_outcome_that_needs_no_arguments_is_the_outcome(
 
 
 @pytest.mark.usefixtures("queue_name")
+@pytest.mark.usefixtures("late_retries")
 async def test_an_exception_that_is_returned_fails_the_attempt(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:

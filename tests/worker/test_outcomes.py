@@ -435,6 +435,7 @@ async def test_an_outcome_that_a_task_group_has_wrapped_counts(
     assert delay is None or delay > 500
 
 
+@pytest.mark.usefixtures("late_retries")
 async def test_a_validator_that_raises_a_base_exception_fails_its_job_alone(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
@@ -563,6 +564,7 @@ async def test_a_payload_that_the_model_rejects_is_a_dead_letter_at_once(
     assert any("number" in (letter.error_message or "") for letter in dead)
 
 
+@pytest.mark.usefixtures("late_retries")
 async def test_a_model_whose_validator_breaks_fails_its_job_alone(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:

@@ -106,6 +106,7 @@ def replaced(registry: CollectorRegistry) -> float:
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+@pytest.mark.usefixtures("late_retries")
 async def test_a_handler_that_cancels_its_own_task_costs_no_slot(
     pool: Pool[Any], connection: Connection[Any], database_url: str, bad: Any
 ) -> None:
@@ -173,6 +174,7 @@ async def test_a_request_to_cancel_does_not_strike_the_next_job(
         assert await outcomes(connection, msg_id) == [("succeeded", 1)]
 
 
+@pytest.mark.usefixtures("late_retries")
 async def test_an_attempt_that_cannot_be_ended_is_a_failure_of_its_job(
     pool: Pool[Any],
     connection: Connection[Any],
@@ -208,6 +210,7 @@ async def test_an_attempt_that_cannot_be_ended_is_a_failure_of_its_job(
     assert recorded == "SlotEndedError"
 
 
+@pytest.mark.usefixtures("late_retries")
 async def test_slots_shared_by_queues_are_replaced(pool: Pool[Any], database_url: str) -> None:
     """A queue whose handler ends slots leaves the other queue's share as it was."""
     await create_queue(Database(pool), "other")

@@ -35,6 +35,7 @@ async def nothing(_: Job[Any]) -> None:
     """Do nothing."""
 
 
+@pytest.mark.usefixtures("late_retries")
 async def test_a_locked_message_holds_up_no_other_outcome(
     pool: Pool[Any],
     connection: Connection[Any],
