@@ -33,7 +33,7 @@ from meshhook.schema import available_migrations, migrate
 from meshhook.store import queries
 from meshhook.store.claims import Claim, claim
 from support.roles import Roles
-from support.waiting import eventually
+from support.waiting import eventually, lock_waiters
 from support.workers import make_worker
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -196,12 +196,7 @@ async def test_a_claim_waits_for_another_that_has_not_committed(
     async with connection.transaction():
         assert len((await take(connection, 10)).jobs) == 1
         second = asyncio.create_task(take(keyed, 10))
-        waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-
-        async def is_waiting() -> bool:
-            return bool(await connection.fetchval(waits))
-
-        await eventually(is_waiting)
+        await eventually(lambda: lock_waiters(connection))
         assert not second.done()
     assert (await second).jobs == []
 
@@ -219,12 +214,7 @@ async def test_an_extension_waits_for_an_open_claim(
     async with connection.transaction():
         assert len((await take(connection, 1)).jobs) == 1
         extended = asyncio.create_task(extend(keyed, first))
-        waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-
-        async def is_waiting() -> bool:
-            return bool(await connection.fetchval(waits))
-
-        await eventually(is_waiting)
+        await eventually(lambda: lock_waiters(connection))
     assert await extended == [False]
     assert await keyed.fetchval(RUNNING) == 1
 

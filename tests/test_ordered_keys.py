@@ -34,7 +34,7 @@ from meshhook.store import queries
 from meshhook.store.claims import claim
 from meshhook.store.settlements import Settlement, settle
 from support.roles import Roles
-from support.waiting import eventually
+from support.waiting import eventually, lock_waiters
 from support.workers import make_worker
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -437,8 +437,7 @@ async def test_a_smaller_id_that_is_committed_while_another_is_claimed(
         assert ids(await take(connection)) == [late]
         await storing.commit()
         second = asyncio.create_task(take(ordered))
-        waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-        await eventually(lambda: producer.fetchval(waits))
+        await eventually(lambda: lock_waiters(producer))
         await claiming.commit()
         assert await second == []
     finally:

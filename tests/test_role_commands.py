@@ -31,7 +31,7 @@ from support.databases import server_directory
 from support.pgmq_versions import pgmq_sql
 from support.psql import run_psql
 from support.roles import url_of
-from support.waiting import eventually
+from support.waiting import eventually, lock_waiters
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -326,15 +326,14 @@ async def test_a_queue_and_a_role_that_are_made_at_the_same_time_know_each_other
     async with pool.acquire() as making, making.transaction():
         await create_role(Database(making), RoleKind.WORKER)
         creating = asyncio.create_task(create_queue(Database(pool), "orders"))
-        waits = "select count(*) from pg_locks where not granted"
-        await eventually(lambda: pool.fetchval(waits))
+        await eventually(lambda: lock_waiters(pool))
     assert await creating
     async with pool.acquire() as making, making.transaction():
         await create_queue(Database(making), "mails")
         granting = asyncio.create_task(
             grant_role(Database(pool), RoleKind.WORKER, name="meshhook_worker")
         )
-        await eventually(lambda: pool.fetchval(waits))
+        await eventually(lambda: lock_waiters(pool))
     await granting
     assert (await check_role(Database(pool), "meshhook_worker")).lacks == ()
 

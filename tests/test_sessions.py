@@ -375,11 +375,11 @@ async def test_a_statement_with_much_to_do_may_take_longer(
     pool: Pool, connection: Connection
 ) -> None:
     """A chunk of a purge is not held to the limit of a short statement."""
-    service = QueueService[Any](pool, "jobs", answer_timeout_seconds=0.2)
+    service = QueueService[Any](pool, "jobs", answer_timeout_seconds=2)
     await service.enqueue({})
     await connection.execute(
         "create function slow() returns trigger language plpgsql as "
-        "$$ begin perform pg_sleep(0.5); return old; end $$; "
+        "$$ begin perform pg_sleep(3); return old; end $$; "
         "create trigger slow before delete on pgmq.q_jobs for each row execute function slow()"
     )
     assert await service.purge_queue() == 1

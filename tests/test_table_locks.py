@@ -66,7 +66,8 @@ async def test_who_comes_later_is_held_up_for_a_second_at_the_most(
     if "if_empty" in change:
         await holder.execute("rollback; begin; lock table pgmq.q_jobs in share mode")
     changing = asyncio.create_task(connection.fetchval(f"select meshhook.{change}"))
-    await eventually(lambda: pool.fetchval(WAITERS))
+    # It waits for a second only, in which this process may stand still.
+    await eventually(lambda: changing.done() or pool.fetchval(WAITERS))
     # Waits behind the change, and not behind the holder.
     reading = asyncio.create_task(pool.fetchval("select count(*) from pgmq.q_jobs"))
     with pytest.raises(asyncpg.LockNotAvailableError):

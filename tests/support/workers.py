@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 from prometheus_client import CollectorRegistry
 
 from meshhook import Worker
+from meshhook.worker import lease_keeper
 
 TESTS = Path(__file__).parent.parent
 
@@ -24,6 +26,16 @@ def make_worker(url: str, handler: Any, **options: Any) -> Worker:
     options.setdefault("registry", CollectorRegistry())
     options.setdefault("grace_seconds", 5)
     return Worker(url, options.pop("queue_name", "jobs"), handler, **options)
+
+
+def extend_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers of this process extend all leases many times a second, however long they are.
+
+    A test that waits for an extension needs no leases of a second then, which end by themselves on
+    a machine that stands still for a moment.
+    """
+    monkeypatch.setattr(lease_keeper, "EXTEND_AFTER", 0.0)
+    monkeypatch.setattr(lease_keeper, "MAX_PAUSE_SECONDS", 0.05)
 
 
 async def outcomes(connection: asyncpg.Connection[Any], msg_id: int) -> list[tuple[str, int]]:

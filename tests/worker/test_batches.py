@@ -27,7 +27,7 @@ from meshhook import (
 from meshhook.worker.held_jobs import HeldJobs
 from meshhook.worker.verdicts import JobTimeoutError
 from support.waiting import eventually
-from support.workers import live, make_worker
+from support.workers import extend_often, live, make_worker
 
 pytestmark = pytest.mark.usefixtures("queue_name")
 
@@ -409,9 +409,11 @@ async def test_a_batch_of_cancelled_jobs_is_stopped(pool: Pool, database_url: st
     }
 
 
-async def test_a_lost_lease_stops_no_batch(pool: Pool, database_url: str) -> None:
+async def test_a_lost_lease_stops_no_batch(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The handler sees that another worker may run the job, and no outcome of it is recorded."""
-    await set_queue_config(pool, "jobs", visibility_timeout_seconds=1)
+    extend_often(monkeypatch)
     await QueueService[Any](pool, "jobs").enqueue_many([{"n": n} for n in range(3)])
     calls = Calls()
     calls.is_held = True
@@ -429,9 +431,11 @@ async def test_a_lost_lease_stops_no_batch(pool: Pool, database_url: str) -> Non
     assert set(await live(pool)) == {2}
 
 
-async def test_a_batch_whose_leases_are_all_lost_is_stopped(pool: Pool, database_url: str) -> None:
+async def test_a_batch_whose_leases_are_all_lost_is_stopped(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its slot takes other jobs."""
-    await set_queue_config(pool, "jobs", visibility_timeout_seconds=1)
+    extend_often(monkeypatch)
     service = QueueService[Any](pool, "jobs")
     await service.enqueue_many([{"n": n} for n in range(2)])
     calls = Calls()

@@ -95,7 +95,9 @@ async def test_a_handler_that_completes_its_job_closes_the_breaker(
             locked.append(
                 await keyed.fetchval(
                     "select count(*) from pg_locks "
-                    "where relation = 'meshhook.breakers'::regclass and mode like 'Row%'"
+                    "where relation = 'meshhook.breakers'::regclass and mode like 'Row%' "
+                    "and database = "
+                    "(select oid from pg_database where datname = current_database())"
                 )
             )
 

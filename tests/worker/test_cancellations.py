@@ -10,11 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from meshhook import Job, QueueService, RetryAfter, Snooze, set_queue_config
-from meshhook.postgres.database import Database
+from meshhook import Job, QueueService, RetryAfter, Snooze
 from meshhook.worker.cancellations import CancellationWatcher
 from support.waiting import eventually
-from support.workers import live, make_worker, outcomes
+from support.workers import extend_often, live, make_worker, outcomes
 
 pytestmark = pytest.mark.usefixtures("queue_name")
 
@@ -175,7 +174,10 @@ async def test_what_a_handler_does_about_it(
 
 
 async def test_a_handler_that_goes_on(
-    service: QueueService[Any], connection: Connection[Any], database_url: str
+    service: QueueService[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One that ignores its cancellation keeps its job and its lease until it ends."""
     started, swallowed, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -188,7 +190,7 @@ async def test_a_handler_that_goes_on(
             swallowed.set()
         await go_on.wait()
 
-    await set_queue_config(Database(connection), "jobs", visibility_timeout_seconds=1)
+    extend_often(monkeypatch)
     msg_id = await service.enqueue({"payload": 1})
     async with make_worker(database_url, handler) as worker:
         await started.wait()

@@ -151,15 +151,20 @@ async def test_all_that_fit_while_workers_drain(
 ) -> None:
     """Of 10,000, each is done or cancelled, and none is both or neither."""
     handled: Counter[int] = Counter()
+    is_requested = asyncio.Event()
 
     async def handler(job: Job[Any]) -> None:
         handled[job.msg_id] += 1
         await asyncio.sleep(0)
+        # However late the request comes, it finds jobs.
+        if len(handled) > 5_000:
+            await is_requested.wait()
 
     ids = await service.enqueue_many([{"run_id": "r", "payload": n} for n in range(10_000)])
     async with make_worker(database_url, handler, concurrency=20) as worker:
         await eventually(lambda: worker.get_stats().succeeded > 0)
         done = await service.cancel(run_id="r")
+        is_requested.set()
 
         async def is_empty() -> bool:
             return not await live(connection)

@@ -49,6 +49,7 @@ async def test_a_killed_workers_job_comes_back_within_the_visibility_timeout(
     ]
 
 
+@pytest.mark.timeout(300)
 async def test_a_job_that_kills_its_process_takes_no_neighbour_along(
     pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
 ) -> None:
@@ -57,7 +58,7 @@ async def test_a_job_that_kills_its_process_takes_no_neighbour_along(
     After the first crash the killer runs beside other suspects, after that alone.
     """
     await set_queue_config(
-        Database(pool), "jobs", visibility_timeout_seconds=1, max_retry_attempts=4
+        Database(pool), "jobs", visibility_timeout_seconds=2, max_retry_attempts=4
     )
     bodies = [{"payload": {"kill": number == 7}} for number in range(20)]
     ids = await QueueService(pool, "jobs").enqueue_many(bodies)
@@ -68,7 +69,7 @@ async def test_a_job_that_kills_its_process_takes_no_neighbour_along(
         return await live(connection) == {}
 
     ended = asyncio.create_task(
-        eventually(only_dead_letters_are_left, timeout=60, message="an empty queue")
+        eventually(only_dead_letters_are_left, timeout=240, message="an empty queue")
     )
     while not ended.done():
         async with worker_process(database_url, "killer", ledger=ledger, concurrency=20) as process:
@@ -104,7 +105,7 @@ async def test_a_crash_of_the_interpreter_is_survived_like_a_kill(
     pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
 ) -> None:
     """A segmentation fault in a handler loses no job: it is lost once, and then tried again."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=2)
     msg_id = await QueueService(pool, "jobs").enqueue({})
     ledger = tmp_path / "ledger"
     async with worker_process(database_url, "crashing", ledger=ledger) as process:
@@ -145,8 +146,11 @@ async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
         assert worker._parts is not None
         ended = worker._parts.lanes[0].held_jobs.ended
         await eventually(lambda: len(ended._put_off) == 1)
-        suspect = await queue.enqueue({}, delay_seconds=0.5)
-        await connection.execute("update pgmq.q_jobs set read_ct = 1 where msg_id = $1", suspect)
+        async with connection.transaction():
+            suspect = await queue.enqueue({}, connection=connection)
+            await connection.execute(
+                "update pgmq.q_jobs set read_ct = 1 where msg_id = $1", suspect
+            )
         await eventually(lambda: worker.get_stats().succeeded == 1)
         assert await outcomes(connection, suspect) == [("lost", 1), ("succeeded", 2)]
         assert await outcomes(connection, refused) == []
@@ -155,12 +159,13 @@ async def test_suspects_do_not_wait_for_an_outcome_that_is_refused(
     assert await outcomes(connection, refused) == [("succeeded", 1)]
 
 
+@pytest.mark.timeout(300)
 async def test_a_batch_whose_process_is_killed_comes_back_job_by_job(
     pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
 ) -> None:
     """After the crash each job of it runs alone: only the killer becomes a dead letter."""
     await set_queue_config(
-        Database(pool), "jobs", visibility_timeout_seconds=1, max_retry_attempts=3
+        Database(pool), "jobs", visibility_timeout_seconds=2, max_retry_attempts=3
     )
     ids = await QueueService(pool, "jobs").enqueue_many([{"kill": n == 7} for n in range(20)])
     killer = ids[7]
@@ -170,7 +175,7 @@ async def test_a_batch_whose_process_is_killed_comes_back_job_by_job(
         return await live(connection) == {}
 
     ended = asyncio.create_task(
-        eventually(only_dead_letters_are_left, timeout=60, message="an empty queue")
+        eventually(only_dead_letters_are_left, timeout=240, message="an empty queue")
     )
     while not ended.done():
         async with worker_process(

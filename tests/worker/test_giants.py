@@ -28,6 +28,12 @@ Pool = asyncpg.Pool
 Connection = asyncpg.Connection
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the server unpack a giant for longer than usual: a slow one would have to try again."""
+    monkeypatch.setattr("meshhook.worker.parts.READ_SECONDS", 28.0)
+
+
 async def dead_letters(connection: Connection[Any]) -> dict[int, dict[str, Any]]:
     """Return the reasons of dead letters, by the id of the job that each was."""
     rows = await connection.fetch(

@@ -91,10 +91,11 @@ async def test_a_claimer_that_is_dead_is_named(
     with monitored(worker) as server:
         async with worker:
             await is_stuck.wait()
-            assert worker._parts is not None
-            for loop in worker._parts.lanes[0].gauges.loops:
-                loop.stall_seconds = 4.0
             assert (await ask_aside(server.port, "/healthz")).status == 200
+            assert worker._parts is not None
+            claimer = worker._parts.lanes[0].gauges.loops[0]
+            assert claimer.name == "claimer"
+            claimer.stall_seconds = 2.0
 
             async def is_failing() -> Any:
                 answer = await ask_aside(server.port, "/healthz")

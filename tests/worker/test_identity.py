@@ -12,7 +12,7 @@ import pytest
 from meshhook import Job, QueueService, create_queue, drop_queue, set_queue_config
 from meshhook.postgres.database import Database
 from support.waiting import eventually
-from support.workers import live, make_worker, outcomes
+from support.workers import extend_often, live, make_worker, outcomes
 
 pytestmark = pytest.mark.usefixtures("queue_name")
 
@@ -88,10 +88,13 @@ async def test_two_jobs_of_one_id_are_two_jobs_for_every_statement(
 
 
 async def test_the_lease_of_a_namesake_is_not_extended(
-    pool: Pool[Any], connection: Connection[Any], database_url: str
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A worker whose queue was made anew loses its leases, and stops what runs under them."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    extend_often(monkeypatch)
     queue = QueueService[Any](pool, "jobs")
     await queue.enqueue({"run_id": "old"})
     was_cancelled = asyncio.Event()
@@ -106,7 +109,6 @@ async def test_the_lease_of_a_namesake_is_not_extended(
     async with make_worker(database_url, handler) as worker:
         await eventually(lambda: worker.get_stats().running == 1)
         await make_anew(pool)
-        await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
         await queue.enqueue({"run_id": "new"})
         await asyncio.wait_for(was_cancelled.wait(), 60)
         await eventually(lambda: worker.get_stats().succeeded == 1)

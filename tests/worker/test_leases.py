@@ -19,7 +19,14 @@ from meshhook.worker.held_jobs import HeldJobs
 from meshhook.worker.leases import Lease
 from meshhook.worker.verdicts import Verdict
 from support.waiting import eventually
-from support.workers import ledger_lines, live, make_worker, outcomes, worker_process
+from support.workers import (
+    extend_often,
+    ledger_lines,
+    live,
+    make_worker,
+    outcomes,
+    worker_process,
+)
 
 pytestmark = pytest.mark.usefixtures("queue_name")
 
@@ -35,11 +42,11 @@ async def test_a_job_of_three_visibility_timeouts_runs_once(
     pool: Pool[Any], connection: Connection[Any], database_url: str
 ) -> None:
     """The lease is extended for as long as the job runs, and `read_ct` stays 1."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=2)
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=3)
     read_counts: list[int] = []
 
     async def handler(job: Job[Any]) -> None:
-        first_end = await connection.fetchval("select vt + interval '4 s' from pgmq.q_jobs")
+        first_end = await connection.fetchval("select vt + interval '6 s' from pgmq.q_jobs")
 
         async def three_timeouts_have_passed() -> bool:
             row = (await live(connection))[job.msg_id]
@@ -60,8 +67,8 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
     pool: Pool[Any], connection: Connection[Any], database_url: str, tmp_path: Path
 ) -> None:
     """A thread extends leases, so a job that blocks the event loop for long runs only once."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=2)
-    msg_id = await QueueService(pool, "jobs").enqueue({"payload": {"seconds": 6}})
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=3)
+    msg_id = await QueueService(pool, "jobs").enqueue({"payload": {"seconds": 9}})
     ledger = tmp_path / "ledger"
     async with (
         worker_process(database_url, "blocking", ledger=ledger),
@@ -125,10 +132,13 @@ async def test_a_worker_that_lost_its_lease_changes_nothing(
 
 
 async def test_a_job_whose_lease_is_lost_is_cancelled(
-    pool: Pool[Any], connection: Connection[Any], database_url: str
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """When an extension finds the lease gone, the job is stopped: another may run it."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    extend_often(monkeypatch)
     cancelled = asyncio.Event()
 
     async def handler(_: Job[Any]) -> None:
@@ -154,7 +164,7 @@ async def test_a_job_that_is_being_settled_has_not_lost_its_lease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An extension that finds the message gone, since its success is recorded, says nothing."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    extend_often(monkeypatch)
     looked = asyncio.Event()
     go_on = asyncio.Event()
     leases_lost = HeldJobs.leases_lost
@@ -188,29 +198,45 @@ async def test_a_job_that_is_being_settled_has_not_lost_its_lease(
 
 
 async def test_a_long_completion_costs_no_lease(
-    pool: Pool[Any], connection: Connection[Any], database_url: str
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A handler that completes its job in a transaction of its own may take long before and after.
 
     The message is locked meanwhile. The other jobs' leases are extended all the same, and the job
     is not stopped for a lease that it no longer needs.
     """
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    extend_often(monkeypatch)
+    queue = QueueService[Any](pool, "jobs")
+    ids = await queue.enqueue_many([{"payload": "completes"}, {"payload": "neighbour"}])
+    is_complete = asyncio.Event()
     ended: list[str] = []
+
+    async def extensions(count: int) -> None:
+        """Wait until the lease of the neighbour has been extended so many times."""
+        vt = (await live(connection))[ids[1]]["vt"]
+        for _ in range(count):
+
+            async def is_extended(before: Any = vt) -> Any:
+                now = (await live(connection))[ids[1]]["vt"]
+                return now if now > before else None
+
+            vt = await eventually(is_extended)
 
     async def handler(job: Job[Any]) -> None:
         if job.payload == "completes":
             async with pool.acquire() as own, own.transaction():
                 await job.complete(connection=own)
-                await asyncio.sleep(2.5)
-            await asyncio.sleep(1.5)
+                await extensions(3)
+            await extensions(3)
+            is_complete.set()
         else:
-            await asyncio.sleep(3)
+            await is_complete.wait()
         ended.append(job.payload)
 
-    queue = QueueService[Any](pool, "jobs")
-    ids = await queue.enqueue_many([{"payload": "completes"}, {"payload": "neighbour"}])
-    async with make_worker(database_url, handler) as worker, make_worker(database_url, handler):
+    async with make_worker(database_url, handler, concurrency=2) as worker:
         await eventually(lambda: len(ended) == 2)
     assert worker.get_stats().leases_lost == 0
     assert sorted(ended) == ["completes", "neighbour"]
@@ -219,21 +245,29 @@ async def test_a_long_completion_costs_no_lease(
 
 
 async def test_a_completion_that_is_rolled_back_keeps_its_lease(
-    pool: Pool[Any], connection: Connection[Any], database_url: str
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The job is not done after all: its lease is extended as long as the handler goes on."""
-    await set_queue_config(
-        Database(pool), "jobs", visibility_timeout_seconds=1, retry_backoff_base_ms=300_000
-    )
+    extend_often(monkeypatch)
+    await set_queue_config(Database(pool), "jobs", retry_backoff_base_ms=300_000)
 
     async def handler(job: Job[Any]) -> None:
         async with pool.acquire() as own:
             transaction = own.transaction()
             await transaction.start()
             await job.complete(connection=own)
+            # Extensions come while the message is locked; nothing says when.
             await asyncio.sleep(0.5)
             await transaction.rollback()
-        await asyncio.sleep(2.5)
+        before = (await live(connection))[job.msg_id]["vt"]
+
+        async def is_extended() -> bool:
+            return bool((await live(connection))[job.msg_id]["vt"] > before)
+
+        await eventually(is_extended)
 
     msg_id = await QueueService(pool, "jobs").enqueue({})
     async with make_worker(database_url, handler) as one, make_worker(database_url, handler) as two:

@@ -98,8 +98,11 @@ async def test_a_busy_worker_leaves_suspects_to_an_idle_one(
     async with make_worker(database_url, handler_of("busy"), concurrency=5) as busy:
         await queue.enqueue({"payload": "long"})
         await eventually(lambda: busy.get_stats().running == 1)
-        suspect = await queue.enqueue({}, delay_seconds=2)
-        await connection.execute("update pgmq.q_jobs set read_ct = 1 where msg_id = $1", suspect)
+        async with connection.transaction():
+            suspect = await queue.enqueue({}, connection=connection)
+            await connection.execute(
+                "update pgmq.q_jobs set read_ct = 1 where msg_id = $1", suspect
+            )
         await eventually(lambda: busy.get_stats().released == 1)
         await queue.enqueue_many([{}] * 10)
         await eventually(lambda: busy.get_stats().succeeded == 10)

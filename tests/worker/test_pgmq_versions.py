@@ -105,7 +105,7 @@ async def test_groups_and_follow_ups_on_every_version(
         )
         async with make_worker(pgmq_database_url, handler) as worker:
             await eventually(lambda: worker.get_stats().processed == 4)
-        assert (await queue.wait(ids[0], timeout_seconds=1)).result == 1
+        assert (await queue.wait(ids[0], timeout_seconds=30)).result == 1
     assert callbacks == [FinishedGroup("jobs", "g", 2, 1, 1, 0)]
     assert await live(pgmq_database) == {}
     await database.close()

@@ -109,8 +109,11 @@ async def test_a_delayed_job_is_ready_when_it_falls_due(
     async with make_worker(database_url, handler):
         await service.enqueue({"payload": "first"})
         await eventually(lambda: "first" in seen)
-        msg_id = await service.enqueue({"payload": "delayed"}, 0.5)
-        due_at = await connection.fetchval("select vt from pgmq.q_jobs where msg_id = $1", msg_id)
+        async with connection.transaction():
+            msg_id = await service.enqueue({"payload": "delayed"}, 0.5, connection=connection)
+            due_at = await connection.fetchval(
+                "select vt from pgmq.q_jobs where msg_id = $1", msg_id
+            )
         await eventually(lambda: "delayed" in seen)
     assert seen["delayed"].ready_at == due_at
     assert seen["delayed"].enqueued_at < due_at <= seen["delayed"].claimed_at

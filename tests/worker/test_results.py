@@ -86,7 +86,7 @@ async def test_results_are_kept_and_waited_for(pool: Pool, database_url: str) ->
         await asyncio.sleep(0)
         async with make_worker(database_url, handler):
             early = await asyncio.gather(*waiting)
-        late = [await queue.wait(n, timeout_seconds=1) for n in ids]
+        late = [await queue.wait(n, timeout_seconds=30) for n in ids]
     assert early == late
     assert all(end.has_succeeded and end.attempts == 1 for end in early)
     assert [end.result for end in early] == [

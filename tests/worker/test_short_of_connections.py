@@ -18,7 +18,7 @@ from meshhook.postgres.database import Database
 from meshhook.worker.connections import WorkerConnection
 from meshhook.worker.lease_keeper import LeaseKeeper
 from support.waiting import eventually
-from support.workers import live, make_worker, outcomes
+from support.workers import extend_often, live, make_worker, outcomes
 
 pytestmark = pytest.mark.usefixtures("queue_name")
 
@@ -27,6 +27,10 @@ Connection = asyncpg.Connection
 
 TERMINATE = (
     "select pg_terminate_backend(pid) from pg_stat_activity "
+    "where application_name = $1 and datname = current_database()"
+)
+SESSIONS = (
+    "select count(*) from pg_stat_activity "
     "where application_name = $1 and datname = current_database()"
 )
 
@@ -70,25 +74,40 @@ async def test_a_worker_that_cannot_have_its_connections_does_not_start(
 
 
 async def test_leases_are_extended_over_another_connection(
-    pool: Pool[Any], connection: Connection[Any], database_url: str
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without its own connection the keeper takes the one that settles; the job runs once."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    extend_often(monkeypatch)
     starts: list[int] = []
+    go_on = asyncio.Event()
 
     async def handler(job: Job[Any]) -> None:
         starts.append(job.attempt)
-        await asyncio.sleep(4)
+        await go_on.wait()
 
     async with (
-        make_worker(database_url, handler) as one,
-        make_worker(database_url, handler) as two,
+        make_worker(database_url, handler) as worker,
         no_new_connections(database_url),
     ):
         msg_id = await QueueService(pool, "jobs").enqueue({})
         await eventually(lambda: starts == [1])
-        await connection.execute(TERMINATE, "meshhook leases jobs")
-        await eventually(lambda: one.get_stats().processed + two.get_stats().processed == 1)
+        assert await connection.fetchval(TERMINATE, "meshhook leases jobs")
+
+        async def is_gone() -> bool:
+            return not await connection.fetchval(SESSIONS, "meshhook leases jobs")
+
+        await eventually(is_gone)
+        before = (await live(connection))[msg_id]["vt"]
+
+        async def is_extended() -> bool:
+            return bool((await live(connection))[msg_id]["vt"] > before)
+
+        await eventually(is_extended)
+        go_on.set()
+        await eventually(lambda: worker.get_stats().processed == 1)
     assert starts == [1]
     assert await outcomes(connection, msg_id) == [("succeeded", 1)]
 

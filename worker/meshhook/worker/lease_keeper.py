@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook.worker.lease_keeper")
 
 MAX_BATCH_LEASES = 1_000
+EXTEND_AFTER = 1 / 3
+"""The part of a lease after which it is extended, so that there is time to try again."""
+MAX_PAUSE_SECONDS = 1.0
+"""How long it waits at most before it looks for leases to extend again."""
 STOP_SECONDS = 5.0
 
 
@@ -139,14 +143,14 @@ class LeaseKeeper:
                     # Logged already; the other queues would fare no better.
                     for lane in self._lanes:
                         self._note_failure(lane)
-                await asyncio.sleep(min(1.0, shortest_seconds / 8))
+                await asyncio.sleep(min(MAX_PAUSE_SECONDS, shortest_seconds / 8))
         finally:
             await connection.close()
 
     async def _extend_due(self, connection: WorkerConnection, lane: Lane) -> None:
         lease_seconds = _lease_seconds(lane)
         held_jobs, metrics = lane.held_jobs, lane.queue.metrics
-        due = held_jobs.leases.due(time.monotonic(), lease_seconds / 3)
+        due = held_jobs.leases.due(time.monotonic(), lease_seconds * EXTEND_AFTER)
         # So that there is time to try again before a lease ends.
         limit_seconds = min(STATEMENT_TIMEOUT_SECONDS, max(0.5, lease_seconds / 4))
         if not due and held_jobs.cannot_be_extended:
