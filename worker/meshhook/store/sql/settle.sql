@@ -4,8 +4,8 @@
 -- Deletes, retries, dead letters, archives and history are one statement: all or nothing.
 -- With breakers, it counts failures in a row of keys: $18 says which attempts have failed.
 -- Where bodies are kept, it keeps those of jobs that succeeded or were cancelled.
--- With a budget, retries that are more than it are put off until there is room; those whose lease is
--- lost spend none of it.
+-- With a budget, retries that are more than it are put off until there is room. Those whose lease
+-- is lost spend none of it.
 -- Locks: the settled rows; with a budget the queue's row of meshhook.starts; with breakers then
 -- those of keys, in their order. Index: the primary key of the queue's table.{links}
 -- With links, it does what hangs on the jobs that end, too: it frees their unique keys, counts them
