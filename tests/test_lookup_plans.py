@@ -63,7 +63,7 @@ async def test_messages_are_found_by_index_in_a_deep_queue(
                 session = await prepared(database_url, "page", sql, mode, is_steady=is_steady)
                 try:
                     for up_to in (MANY, DEPTH // 2):
-                        arguments = f"{up_to}, 50, {values}, null, 50, null, null, null"
+                        arguments = f"{up_to}, 50, {values}, null, 50, null, null, null, null"
                         plan = await explained(session, "page", arguments)
                         assert scans_of(plan) == {"Index Scan"}, json.dumps(plan)
                         case = (name, mode, str(is_steady), str(is_analyzed), str(up_to))
@@ -86,7 +86,7 @@ async def test_without_an_index_a_search_reads_its_share(
     for mode, is_steady in MODES:
         session = await prepared(database_url, "page", sql, mode, is_steady=is_steady)
         plan = await explained(
-            session, "page", f"{MANY}, 1000, 'gone', null, null, null, 50, null, null, null"
+            session, "page", f"{MANY}, 1000, 'gone', null, null, null, 50, null, null, null, null"
         )
         await session.close()
         assert "Seq Scan" not in scans_of(plan), json.dumps(plan)

@@ -51,9 +51,10 @@ STATEMENTS = {
     "find_ends": "'jobs', array[1,2,3]::bigint[]",
     "find_live_job": "5, 'jobs'",
     "find_live_jobs_by_id": "array[1,2,3]::bigint[]",
-    "find_live_jobs": "9223372036854775807, 1000, null, null, null, null, 50, null, null, null",
+    "find_live_jobs": "9223372036854775807, 1000, null, null, null, null, 50, null, null, null, "
+    "null",
     "find_live_jobs_by_state": "null, null, null, 1000, 'ready', true, 50, null, null, null, "
-    "9223372036854775807",
+    "9223372036854775807, null",
     "find_job_states": "'jobs', array[1,2,3]::bigint[]",
     "purge_queue": "1000, -1, 1000000, 'jobs'",
 }

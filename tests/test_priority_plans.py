@@ -81,6 +81,33 @@ async def test_a_deep_queue_costs_no_more_than_a_shallow_one(
     assert buffers(await plan(steady)) <= 400
 
 
+@pytest.mark.parametrize("is_steady", [True, False])
+async def test_a_search_for_a_rare_priority_reads_its_band(
+    database_url: str, connection: Connection, queue_name: str, *, is_steady: bool
+) -> None:
+    """With 100,000 normal messages, a few urgent ones are found by the index of priorities.
+
+    Of the band that has them all, no more are read than it was told to.
+    """
+    await set_queue_config(connection, queue_name, prioritized=True)
+    sql = queries.load("find_live_jobs_by_priority", queue_name)
+    session = await connect(database_url, steady_plans=is_steady)
+    try:
+        await session.execute(f"prepare search as {sql}")
+        arguments = "null, null, null, 500, null, {}, 50, null, null, null, 9223372036854775807"
+        await session.execute(f"execute search ({arguments.format(0)})")
+        await connection.execute(FILL, 20, 0, -1)
+        await connection.execute(FILL, DEPTH, 2, -1)
+        await connection.execute(FILL, 20, 0, 3_600)
+        for band, found, pages in ((0, 40, 200), (2, 50, 1_200)):
+            assert len(await session.fetch(f"execute search ({arguments.format(band)})")) == found
+            plan = await explained(session, "search", arguments.format(band))
+            assert indexes(plan) == {"q_jobs_priority_idx"}
+            assert buffers(plan) <= pages
+    finally:
+        await session.close()
+
+
 async def test_dead_entries_of_one_band_cost_another_nothing(steady: Connection) -> None:
     """The entries of settled urgent messages lie below where the claim begins in that band."""
     await steady.execute(FILL, DEPTH, 0, -60)

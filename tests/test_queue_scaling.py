@@ -7,7 +7,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import Database, create_queue, drop_queue, list_queue_scaling
+from meshhook import Database, create_queue, drop_queue, list_queue_scaling, set_queue_config
 from meshhook.queue_scaling import known_queue_scaling
 from meshhook.role_kinds import RoleKind
 from support.roles import Roles
@@ -35,6 +35,22 @@ async def test_each_jobqueue_has_a_row(connection: Connection, queue_name: str) 
     assert other.decided_at is not None
     assert same.decided_at < first.decided_at < other.decided_at
     assert same.replicas == 3
+
+
+async def test_priorities_are_what_is_planned_for(connection: Connection, queue_name: str) -> None:
+    """While a queue has priorities, their targets count, and not the target age."""
+    await create_queue(connection, "others")
+    await write_scaling(connection, uid="a", target_age_seconds=30.0)
+    await write_scaling(connection, uid="b", queue="others", target_age_seconds=30.0)
+    targets = (1.0, 2.0, 90.0, 3600.0)
+    await set_queue_config(connection, queue_name, priority_target_seconds=targets)
+    before, _ = await list_queue_scaling(connection)
+    assert (before.priority_target_seconds, before.longest_target_seconds) == ((), 30)
+    await set_queue_config(connection, queue_name, prioritized=True)
+    with_priorities, without = await list_queue_scaling(connection)
+    assert with_priorities.priority_target_seconds == targets
+    assert with_priorities.longest_target_seconds == 3600
+    assert (without.priority_target_seconds, without.longest_target_seconds) == ((), 30)
 
 
 async def test_a_row_goes_stale_and_then_away(connection: Connection, queue_name: str) -> None:

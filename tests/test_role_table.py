@@ -142,6 +142,7 @@ STATEMENTS = {
     "find_live_jobs": "W RO",
     "find_live_jobs_by_id": "W RO",
     "find_live_jobs_by_lookup": "W RO",
+    "find_live_jobs_by_priority": "W RO",
     "find_live_jobs_by_state": "W RO",
     "find_lock_holders": "WPROM",
     "find_locked": "WP O",
@@ -177,6 +178,7 @@ STATEMENTS = {
     "list_messages": "W RO",
     "list_missing_privileges": "WPROM",
     "list_newest_errors": "W RO",
+    "list_prioritized_queues": "WPROM",
     "list_queue_names": "WPROM",
     "list_queue_snapshots": "W ROM",
     "list_role_policies": "WPROM",
@@ -262,6 +264,10 @@ FIND_RECORDED = FIND_MESSAGES.replace("find_messages", "find_recorded")
 CHECK_SEARCH = (
     "check_search(text,text,text,timestamp with time zone,timestamp with time zone,integer,integer)"
 )
+JOB_POLICY = (
+    "job_policy(integer,text,bigint,bigint,bigint[],double precision,timestamp with time zone,"
+    "interval,jsonb)"
+)
 ADD_SCHEDULE = (
     "add_schedule(text,text,text,interval,text,jsonb,jsonb,text,text,text,timestamp with time zone"
     ",text)"
@@ -317,6 +323,8 @@ FUNCTIONS = {
     "is_encrypted(jsonb)": "WPROM",
     "check_headers(jsonb)": "WPROM",
     "check_deadline(jsonb)": "WPROM",
+    JOB_POLICY: "WPROM",
+    "follow_up(text,jsonb,jsonb,interval,text,text)": "WPROM",
     "check_follow_up(jsonb)": "WPROM",
     "grant_retries(text,integer)": "WPROM",
     "follow_dead_letters(text,bigint[],jsonb[],text[],text[],text[])": "WPROM",
@@ -512,6 +520,8 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     ),
     "prioritize_messages(text,bigint[],integer,text)": ("orders", [1], 0, None),
     "priority_number(text)": ("urgent",),
+    JOB_POLICY: (3, "fixed", 1, 2, None, 0.5, None, None, None),
+    "follow_up(text,jsonb,jsonb,interval,text,text)": ("orders", "{}", None, None, None, None),
     "enqueue_group(text,jsonb[],text,text,jsonb,jsonb,interval,jsonb,interval,text,text)": (
         *("orders", ["{}"], "orders", "orders", "{}", None, None, None, None, None, None),
     ),

@@ -234,3 +234,59 @@ async def test_callers_by_position_and_by_name_still_work(connection: Connection
     ):
         await connection.execute(f"select meshhook.{call}")
     assert set((await bands(connection)).values()) == {0, 2}
+
+
+@pytest.mark.parametrize("prioritized", [True, False])
+@pytest.mark.parametrize("few", [True, False])
+async def test_jobs_are_found_by_priority(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, *, prioritized: bool, few: bool
+) -> None:
+    """By the index of a queue with priorities, without it, and where a band has many."""
+    if not few:
+        monkeypatch.setattr("meshhook.store.job_search.FEW_SIDE_ROWS", 1)
+        monkeypatch.setattr("meshhook.store.job_search.SMALL_SIDE_ROWS", 1)
+        monkeypatch.setattr("meshhook.store.job_search.FIRST_CHUNK_ROWS", 2)
+    await set_queue_config(connection, "jobs", prioritized=prioritized, lookup_by=["run_id"])
+    service = QueueService[Any](connection, "jobs")
+    for priority in ("urgent", "low", None):
+        await service.enqueue_many([{"run_id": "r"}, {"run_id": "s"}, {}], priority=priority)
+    later = await service.enqueue({"run_id": "r"}, priority=0, delay_seconds=3_600)
+
+    async def found(**filters: Any) -> list[int]:
+        jobs = await find_jobs(connection, **filters)
+        assert jobs.is_complete
+        return [each.msg_id for each in jobs]
+
+    assert await found(priority="urgent") == [later, 3, 2, 1]
+    assert await found(queue="jobs", priority="low") == [6, 5, 4]
+    assert await found(queue="jobs", priority=2) == [9, 8, 7]
+    assert await found(queue="jobs", priority="high") == []
+    assert await found(queue="jobs", priority="urgent", run_id="r") == [later, 1]
+    assert await found(priority="urgent", state="scheduled") == [later]
+    assert await found(queue="jobs", priority="urgent", state="ready", before_id=3) == [2, 1]
+    assert await found(queue="jobs", priority="urgent", limit=2) == [later, 3]
+
+
+async def test_jobs_that_have_left_their_queue_have_no_priority(
+    service: QueueService[Any], connection: Connection
+) -> None:
+    """A search for one finds none of them, and refuses to search the history only."""
+    ended = await service.enqueue({"run_id": "r"}, priority="urgent")
+    waiting = await service.enqueue({"run_id": "r"}, priority="urgent")
+    await service.cancel(ended)
+    for filters in ({}, {"run_id": "r"}, {"queue": "jobs"}):
+        jobs = await find_jobs(connection, priority="urgent", **filters)  # type: ignore[arg-type]
+        assert [each.msg_id for each in jobs] == [waiting]
+    for wrong in ({"state": "cancelled"}, {"error_type": "E"}):
+        with pytest.raises(InvalidSettingError, match="the history has no priorities"):
+            await find_jobs(connection, priority="urgent", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidSettingError, match="priority is urgent, high, normal, low"):
+        await find_jobs(connection, priority="soon")  # type: ignore[arg-type]
+
+
+def test_they_are_found_without_an_event_loop(database_url: str) -> None:
+    """As `find_jobs` does."""
+    with SyncQueueService[Any](database_url, "jobs") as service:
+        service.enqueue({}, priority="low")
+        urgent = service.enqueue({}, priority="urgent")
+        assert [each.msg_id for each in service.find_jobs(priority="urgent")] == [urgent]

@@ -146,6 +146,9 @@ def test_queues_are_listed_and_shown_with_their_replicas(cli, sql, jobs):
     assert re.search(r"replicas +2, 2 ready; 1 to 20\n", text)
     assert "many jobs wait" in text
     assert cli.ok("queue", "show", jobs, "--json").json["scaling"][0]["desired_replicas"] == 4
+    cli.ok("queue", "set", jobs, "prioritized=true")
+    text = cli.ok("queue", "show", jobs).out
+    assert re.search(r"target age +urgent 5.0s, high 15s, normal 1m 0s, low 10m 0s\n", text)
     sql("update meshhook.queue_scaling set written_at = now() - interval '1 hour'")
     assert cli.ok("queue", "list").out.splitlines()[1].endswith("stale")
     assert "no operator looks after it" in cli.ok("queue", "show", jobs).out

@@ -67,6 +67,13 @@ async def test_a_queue_is_late_by_its_own_target(pool: Any, connection: Any, que
             assert "of 1 to 20" in page
             assert "stale" not in page
         assert late in (await visitor.get("/")).text
+    await set_queue_config(connection, "jobs", prioritized=True)
+    async with visiting(pool) as visitor:
+        for path in ("/", "/queues/jobs"):
+            page = (await visitor.get(path)).text
+            assert "urgent 5 s, high 15 s, normal 1 min, low 10 min" in page
+            assert late not in page, "a job of low priority may wait for that long"
+    await set_queue_config(connection, "jobs", prioritized=False)
     await connection.execute(
         "update meshhook.queue_scaling set written_at = now() - interval '4 min'"
     )

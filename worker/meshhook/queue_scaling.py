@@ -28,7 +28,8 @@ class QueueScaling:
     deployment: str | None
     """The name of the Deployment that is scaled; None if there is none."""
     target_age_seconds: float
-    """How long a job may wait: `spec.scaling.targetAgeSeconds`."""
+    """How long a job may wait: `spec.scaling.targetAgeSeconds`. In a queue with priorities, nothing
+    is planned by it."""
     min_replicas: int
     max_replicas: int
     replicas: int
@@ -49,6 +50,14 @@ class QueueScaling:
     """When it was written, by the database's clock."""
     is_stale: bool
     """Whether that was more than 3 minutes ago: no operator looks after the JobQueue."""
+    priority_target_seconds: tuple[float, ...] = ()
+    """In a queue with priorities, how long urgent, high, normal and low jobs may wait: what is
+    planned for. Empty in other queues."""
+
+    @property
+    def longest_target_seconds(self) -> float:
+        """How long any job may wait: one of low priority, where there are priorities."""
+        return max(self.priority_target_seconds, default=self.target_age_seconds)
 
 
 @takes_url
@@ -72,7 +81,12 @@ async def list_queue_scaling(
     rows = await Database.of(database).fetch(
         queries.load("list_queue_scaling"), name, STALE_SECONDS
     )
-    return [QueueScaling(**dict(row)) for row in rows]
+    return [
+        QueueScaling(
+            **dict(row) | {"priority_target_seconds": tuple(row["priority_target_seconds"] or ())}
+        )
+        for row in rows
+    ]
 
 
 async def known_queue_scaling(database: Database, queue: str | None = None) -> list[QueueScaling]:

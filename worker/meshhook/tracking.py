@@ -14,11 +14,17 @@ from uuid import UUID
 from meshhook.administration import get_queue_config
 from meshhook.arguments import check_range, checked_id, checked_seconds, checked_storable_text
 from meshhook.cancellation import Cancellation
-from meshhook.errors import InvalidSettingError, JobNotFoundError, QueueNotFoundError
+from meshhook.errors import (
+    InvalidJobError,
+    InvalidSettingError,
+    JobNotFoundError,
+    QueueNotFoundError,
+)
 from meshhook.escaping import quoted
 from meshhook.jobs import MAX_ID_LENGTH
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database, DatabaseSource, takes_url
+from meshhook.priorities import AnyPriority, checked_priority
 from meshhook.store import queries
 from meshhook.store.dead_letter_rows import dead_letter_from
 from meshhook.store.job_rows import (
@@ -136,6 +142,7 @@ class JobFilters(TypedDict, total=False):
     before_id: int | None
     limit: int
     search_seconds: float
+    priority: AnyPriority | None
 
 
 @takes_url
@@ -154,11 +161,13 @@ async def find_jobs(
     before_id: int | None = None,
     limit: int = 50,
     search_seconds: float = SEARCH_SECONDS,
+    priority: AnyPriority | None = None,
 ) -> FoundJobs:
     """Return jobs, most recently enqueued first.
 
     Jobs that have had an attempt are found through an index by run, by error type, and by every
-    state but `succeeded`; those in a queue by the ids of its setting `lookup_by`. Everything else
+    state but `succeeded`; those in a queue by the ids of its setting `lookup_by`, and the few of a
+    priority in one with priorities. Everything else
     is searched for in the messages and attempts, newest first, until enough are found, all have
     been read, or the time is up. It reads about 500,000 short messages a second, and no attempts of
     days before `since` or after `until`. `is_complete` of the result is false if jobs may have been
@@ -181,6 +190,9 @@ async def find_jobs(
             it. Default: all.
         limit: how many at the most, 1 to 1,000. Default 50.
         search_seconds: after how long no further part is looked at, 0.1 to 3,600. Default 10.
+        priority: only jobs of this priority, which are in the queue: the history has no
+            priorities. `urgent`, `high`, `normal` or `low`, or 0 to 3; jobs for which nothing was
+            said are normal, also in a queue without priorities. Default: all.
 
     Raises:
         InvalidQueueNameError, InvalidSettingError: naming the argument that is wrong.
@@ -203,7 +215,7 @@ async def find_jobs(
         limit=limit,
     )
     _check_time_range(since, until)
-    wanted = replace(wanted, since=since, until=until)
+    wanted = replace(wanted, since=since, until=until, priority=_band(priority, wanted))
     database = Database.of(database)
     if queue is not None and key is not None:
         config = await get_queue_config(database, queue)
@@ -217,16 +229,23 @@ async def find_jobs(
     if wanted.run_id is not None:
         recorded, found.is_complete = await recorded_of_run(database, queue, wanted)
         recorded = [job for job in recorded if _fits(job, wanted)]
-    elif key is None and (state not in LIVE_STATES or error_type is not None):
+    elif (key, priority) == (None, None) and (state not in LIVE_STATES or error_type is not None):
         for name in names:
             is_there = known.get(name, False)
             history += await history_walks(database, name, wanted, is_there=is_there)
     # Of those that are in their queue, the history knows which had an error.
     if state not in FINAL_STATES and error_type is None:
         lookups = await lookup_of(database, queue, wanted.ids)
+        prioritized = await _prioritized(database, queue, wanted)
         for name in names:
             if known.get(name):
-                walk = MessageWalk(database, name, wanted, lookup=lookups.get(name))
+                walk = MessageWalk(
+                    database,
+                    name,
+                    wanted,
+                    lookup=lookups.get(name),
+                    is_prioritized=name in prioritized,
+                )
                 await walk.start()
                 messages.append(walk)
     # Messages before attempts: what moves on between two reads is then found later.
@@ -281,6 +300,33 @@ def _wanted(
     return wanted
 
 
+def _band(priority: object, wanted: Wanted) -> int | None:
+    """Return a priority that is searched for as its number.
+
+    Raises:
+        InvalidSettingError: if it is none, or the history is searched.
+    """
+    if priority is None:
+        return None
+    if wanted.error_type is not None or wanted.outcome is not None:
+        raise InvalidSettingError(
+            "priority: the history has no priorities; leave out error_type, and states of jobs "
+            "that have ended"
+        )
+    try:
+        return int(checked_priority(priority))
+    except InvalidJobError as error:
+        raise InvalidSettingError(str(error)) from None
+
+
+async def _prioritized(database: Database, queue: str | None, wanted: Wanted) -> set[str]:
+    """Return the queues with an index of priorities; none where no priority is sought."""
+    if wanted.priority is None:
+        return set()
+    rows = await database.fetch(queries.load("list_prioritized_queues"), queue)
+    return {row["queue_name"] for row in rows}
+
+
 def _check_time_range(since: datetime | None, until: datetime | None) -> None:
     """Check the times between which to search.
 
@@ -302,6 +348,7 @@ def _fits(job: JobSummary, wanted: Wanted) -> bool:
     """Return whether a job of a run is one that is sought: the run's statement does not ask."""
     return (
         wanted.key is None
+        and wanted.priority is None
         and wanted.error_type in (None, job.error_type)
         and wanted.is_in_time(job)
         and (wanted.before_id is None or job.msg_id < wanted.before_id)

@@ -21,7 +21,13 @@ from meshhook.cli.encryption_keys import (
 )
 from meshhook.cli.failures import SearchIncompleteError
 from meshhook.cli.moments import past_moment
-from meshhook.cli.options import JsonOption, QueueArgument, command_app, example
+from meshhook.cli.options import (
+    JsonOption,
+    QueueArgument,
+    command_app,
+    example,
+    priority_from,
+)
 from meshhook.cli.output import (
     Column,
     age,
@@ -75,6 +81,10 @@ def list_(
     key: Annotated[
         str | None, typer.Option(help="Only jobs of this key that are in the queue.")
     ] = None,
+    priority: Annotated[
+        str | None,
+        typer.Option(help="Only jobs of this priority that are in the queue, as urgent, or 0."),
+    ] = None,
     error_type: Annotated[
         str | None, typer.Option(help="Only jobs whose last attempt had this error type.")
     ] = None,
@@ -103,13 +113,15 @@ def list_(
     """List jobs in every state, finished ones included, the last enqueued first.
 
     Jobs that have had an attempt are found by an index for --run-id, --error-type and every final
-    --state but succeeded; those in a queue for the ids of its setting lookup_by. For all others it
-    reads messages and attempts from the newest down, about 500,000 short ones a second. If time
-    runs out before it has read them all or found as many as --limit, it says so and exits with 1.
+    --state but succeeded; those in a queue for the ids of its setting lookup_by, and the few of a
+    --priority. For all others it reads messages and attempts from the newest down, about 500,000
+    short ones a second. If time runs out before it has read them all or found as many as --limit,
+    it says so and exits with 1.
     """
     name = None if queue is None else validate_queue_name(queue)
     from_time = None if since is None else past_moment("--since", since)
     to_time = None if until is None else past_moment("--until", until)
+    band = priority_from(priority)
 
     async def work(database: Database) -> FoundJobs:
         return await find_jobs(
@@ -126,6 +138,7 @@ def list_(
             before_id=before,
             limit=limit,
             search_seconds=search_seconds,
+            priority=band,
         )
 
     found = with_database(context, work)

@@ -9,6 +9,7 @@ from typing import Any
 from meshhook.administration import QueueSnapshot
 from meshhook.cli.output import Column, age, duration, print_fields, print_table
 from meshhook.cli.snapshots import COLUMNS, print_snapshots, snapshot_row
+from meshhook.priorities import PRIORITY_NAMES
 from meshhook.queue_scaling import QueueScaling
 
 
@@ -31,7 +32,7 @@ def print_scaling(scaling: QueueScaling) -> None:
     print_fields(
         [
             ("JobQueue", scaling.jobqueue + (written if scaling.is_stale else "")),
-            ("target age", duration(scaling.target_age_seconds)),
+            ("target age", _targets(scaling)),
             ("replicas", f"{scaling.replicas:,}, {scaling.ready_replicas:,} ready{limits}"),
             ("wanted", _wanted(scaling)),
             ("state", scaling.state or "unknown"),
@@ -45,6 +46,13 @@ def snapshot_with(snapshot: QueueSnapshot, scaling: Sequence[QueueScaling]) -> d
     return asdict(snapshot) | {
         "scaling": [asdict(each) for each in scaling if each.queue == snapshot.queue]
     }
+
+
+def _targets(scaling: QueueScaling) -> str:
+    if not scaling.priority_target_seconds:
+        return duration(scaling.target_age_seconds)
+    targets = zip(PRIORITY_NAMES, scaling.priority_target_seconds, strict=False)
+    return ", ".join(f"{name} {duration(seconds)}" for name, seconds in targets)
 
 
 def _replicas(scaling: QueueScaling) -> str:

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from meshhook.escaping import shown_sentence
+from meshhook.priorities import PRIORITY_NAMES
 
 if TYPE_CHECKING:
     from meshhook.console.settings import ConsoleSettings
@@ -60,6 +61,7 @@ def make_environment(settings: ConsoleSettings) -> Environment:
         "runbook_link": lambda **values: _link(settings.runbook_url, **values),
         "target_seconds": settings.target_seconds,
         "nav": NAVIGATION,
+        "priority_names": PRIORITY_NAMES,
     }
     return environment
 

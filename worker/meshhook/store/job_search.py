@@ -56,6 +56,8 @@ class Wanted:
     """Only jobs of this time or later: `is_in_time` says which time."""
     until: datetime | None = None
     """Only jobs of a time before this."""
+    priority: int | None = None
+    """The priority of a message, 0 to 3; only for messages in a queue."""
 
     @property
     def ids(self) -> dict[str, str | None]:
@@ -143,26 +145,58 @@ class MessageWalk(Walk):
     """A walk through the messages of a queue, or through those with an id that has an index."""
 
     def __init__(
-        self, database: Database, queue_name: str, wanted: Wanted, *, lookup: str | None
+        self,
+        database: Database,
+        queue_name: str,
+        wanted: Wanted,
+        *,
+        lookup: str | None,
+        is_prioritized: bool = False,
     ) -> None:
-        """Take what to search for, in which queue, and the id whose index serves it, if any."""
+        """Take what to search for, in which queue, and which indexes serve it.
+
+        Args:
+            database: where the queue is.
+            queue_name: the queue.
+            wanted: what to search for.
+            lookup: the id whose index serves it, if any.
+            is_prioritized: whether the queue has an index of priorities. Default: false.
+        """
         super().__init__(database, queue_name, wanted)
         self._lookup = lookup
+        self._is_by_band = is_prioritized and wanted.priority is not None
 
     async def start(self) -> None:
-        """Read all due (or all not yet due) messages at once, if there are few enough.
+        """Read all due (or all not yet due) messages at once, or all of a priority, if few.
 
-        With a million ready jobs, a hundred running ones are found without reading the others; and
-        a page of the ready ones in the first step.
+        With a million ready jobs, a hundred running or urgent ones are found without reading the
+        others; and a page of the ready ones in the first step.
         """
         # A run has few jobs.
-        if self._wanted.state is None or self._lookup == "run_id":
+        if self._lookup == "run_id" or not (self._wanted.state or self._is_by_band):
             return
-        if await self._is_side_read(FEW_SIDE_ROWS):
+        if await self._is_part_read(FEW_SIDE_ROWS):
             return
         await self.step()
         if not self.is_over:
-            await self._is_side_read(SMALL_SIDE_ROWS)
+            await self._is_part_read(SMALL_SIDE_ROWS)
+
+    async def _is_part_read(self, max_rows: int) -> bool:
+        """Read the messages of a priority or on one side, and return whether there are so few."""
+        if self._is_by_band and await self._is_band_read(max_rows):
+            return True
+        return self._wanted.state is not None and await self._is_side_read(max_rows)
+
+    async def _is_band_read(self, max_rows: int) -> bool:
+        """Read all messages of the priority, and return whether there are so few."""
+        wanted = self._wanted
+        rows = await self._database.fetch(
+            queries.load("find_live_jobs_by_priority", self.queue_name, key_path=wanted.key_path),
+            *(wanted.run_id, wanted.workflow_id, wanted.project_id, max_rows, wanted.state),
+            *(wanted.priority, wanted.limit, wanted.key, wanted.since, wanted.until),
+            MAX_ID if wanted.before_id is None else wanted.before_id - 1,
+        )
+        return self._is_whole(rows, max_rows)
 
     async def _is_side_read(self, max_rows: int) -> bool:
         """Read all due (or all not yet due) messages, and return whether there are so few."""
@@ -172,7 +206,11 @@ class MessageWalk(Walk):
             *(wanted.run_id, wanted.workflow_id, wanted.project_id, max_rows, wanted.state),
             *(wanted.state in _DUE_STATES, wanted.limit, wanted.key, wanted.since, wanted.until),
             MAX_ID if wanted.before_id is None else wanted.before_id - 1,
+            wanted.priority,
         )
+        return self._is_whole(rows, max_rows)
+
+    def _is_whole(self, rows: Sequence[asyncpg.Record], max_rows: int) -> bool:
         if rows[0]["seen"] > max_rows:
             return False
         self.found = _summaries(rows, self.queue_name)
@@ -194,7 +232,7 @@ class MessageWalk(Walk):
         return await self._database.fetch(
             sql,
             *(up_to, chunk_rows, wanted.run_id, wanted.workflow_id, wanted.project_id),
-            *(wanted.state, limit, wanted.key, wanted.since, wanted.until),
+            *(wanted.state, limit, wanted.key, wanted.since, wanted.until, wanted.priority),
         )
 
 

@@ -115,8 +115,11 @@ async def read_schema_version(console: Console) -> int:
 
 
 def target_of(console: Console, scaling: Iterable[QueueScaling]) -> float:
-    """Return how long a job of a queue may wait: by its JobQueues, or by the console's setting."""
-    targets = [each.target_age_seconds for each in scaling if not each.is_stale]
+    """Return how long a job of a queue may wait: by its JobQueues, or by the console's setting.
+
+    Of a queue with priorities, its oldest job may be of any: it is late by the longest target.
+    """
+    targets = [each.longest_target_seconds for each in scaling if not each.is_stale]
     return min(targets, default=console.settings.target_seconds)
 
 

@@ -1,4 +1,4 @@
-"""Searching jobs by run, workflow, project, id, state, error and time."""
+"""Searching jobs by run, workflow, project, id, state, priority, error and time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 PAGE_ROWS = 50
 SEARCH_SECONDS = 3.0
-_NAMES = ("queue", "id", "run_id", "workflow_id", "project_id", "state", "error_type", "since")
+_NAMES = (
+    *("queue", "id", "run_id", "workflow_id", "project_id", "state", "priority", "error_type"),
+    "since",
+)
 
 
 async def show(request: Request) -> Response:

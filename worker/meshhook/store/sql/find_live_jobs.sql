@@ -1,7 +1,7 @@
 -- Messages of the queue, newest first: of the next $2 with ids up to $1 those of run $3, workflow
--- $4, project $5, state $6 and key $8 (null: any) enqueued from $9 to before $10 (null: ever), up
--- to $7; each with the lowest id that was looked at and how many were. One row without a job if
--- there is none. Locks: none. Index: the primary key.
+-- $4, project $5, state $6, key $8 and priority $11 (null: any) enqueued from $9 to before $10
+-- (null: ever), up to $7; each with the lowest id that was looked at and how many were. One row
+-- without a job if there is none. Locks: none. Index: the primary key.
 with chunk as materialized (
     select pg_catalog.min(i.msg_id) as lowest, pg_catalog.count(*) as seen
     from (
@@ -28,6 +28,7 @@ left join lateral (
       and ($8::text is null or {key} = $8::text)
       and ($9::timestamptz is null or q.enqueued_at >= $9::timestamptz)
       and ($10::timestamptz is null or q.enqueued_at < $10::timestamptz)
+      and ($11::int is null or meshhook.priority_of(q.headers) = $11::int)
     order by q.msg_id desc
     limit $7::int
 ) n on true

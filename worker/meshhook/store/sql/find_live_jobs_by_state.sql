@@ -1,8 +1,8 @@
 -- Messages of the queue in state $5, newest first: of those that are due ($6 true) or are not ($6
--- false) the ones of run $1, workflow $2, project $3 and key $8 (null: any) enqueued from $9 to
--- before $10 (null: ever) with ids up to $11, up to $7. `seen` says how many were looked at: $4 and
--- one more means that there are others, and that these are not the newest. One row without a job if
--- there is none. Locks: none. Index: q_<queue>_vt_idx.
+-- false) the ones of run $1, workflow $2, project $3, key $8 and priority $12 (null: any) enqueued
+-- from $9 to before $10 (null: ever) with ids up to $11, up to $7. `seen` says how many were looked
+-- at: $4 and one more means that there are others, and that these are not the newest. One row
+-- without a job if there is none. Locks: none. Index: q_<queue>_vt_idx.
 with side as materialized (
     select q.msg_id, q.vt, q.read_ct, q.headers, q.message, q.enqueued_at,
         case when $8::text is not null then {key} end as key
@@ -30,6 +30,7 @@ left join lateral (
       and ($8::text is null or s.key = $8::text)
       and ($9::timestamptz is null or s.enqueued_at >= $9::timestamptz)
       and ($10::timestamptz is null or s.enqueued_at < $10::timestamptz)
+      and ($12::int is null or meshhook.priority_of(s.headers) = $12::int)
     order by s.msg_id desc
     limit $7::int
 ) n on true
