@@ -328,10 +328,10 @@ async def test_the_embedded_server_is_made_migrated_and_stopped(embedded):
         *command, env=environment(None, **settings), stdin=asyncio.subprocess.PIPE
     )
     assert first.stdin is not None
-    await eventually(lambda: server.pid, timeout=30)
+    await eventually(lambda: server.pid)
     await asyncio.to_thread(meshhook, "queue", "list", env=settings)
     assert server.pid is not None, "a command stopped a server that another one uses"
-    connection = await eventually(lambda: _connected(server), timeout=30)
+    connection = await eventually(lambda: _connected(server))
     first.stdin.write(b"2\n")
     first.stdin.close()
     assert await first.wait() == 0

@@ -85,7 +85,7 @@ async def test_a_job_is_traced_through_two_processes(
             stderr=asyncio.subprocess.DEVNULL,
         )
         try:
-            await eventually(lambda: received.named("process jobs"), timeout=30)
+            await eventually(lambda: received.named("process jobs"))
             worker.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(worker.wait(), 60) == 0
         finally:

@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,24 @@ async def alive(pool: Pool[Any], count: int) -> list[str]:
     return found
 
 
+async def until_run_by(processes: int, folder: Path, send: Callable[[], Awaitable[None]]) -> None:
+    """Send jobs until so many processes have run some: one may come too late for the first ones."""
+
+    async def have_run() -> bool:
+        if len({pid for _, pid in ledger(folder)}) >= processes:
+            return True
+        await send()
+        return False
+
+    await eventually(have_run, timeout=100)
+
+
+async def refill(pool: Pool[Any], queue: QueueService[Any]) -> None:
+    """Enqueue jobs if there are none."""
+    if not await pool.fetchval("select exists (select from pgmq.q_jobs)"):
+        await queue.enqueue_many([{}] * 50)
+
+
 async def none_reports(pool: Pool[Any]) -> bool:
     """Return whether every worker has withdrawn its report."""
     return not await pool.fetchval("select count(*) from meshhook.workers")
@@ -113,7 +132,7 @@ async def test_a_signal_stops_all_processes_in_order(
     async with workers(tmp_path, database_url, *arguments) as process:
         assert await alive(pool, 2) == ["w-0", "w-1"]
         await queue.enqueue_many([{}] * 6)
-        await eventually(lambda: len(ledger(tmp_path)) == 6, timeout=30)
+        await eventually(lambda: len(ledger(tmp_path)) == 6)
         assert len({pid for _, pid in ledger(tmp_path)}) == 2
         process.send_signal(number)
         lines = await said(process)
@@ -131,13 +150,11 @@ async def test_a_process_that_is_killed_is_started_again(
     arguments = ["jobs", "--handler", "handlers:slow", "--processes", "2", "--concurrency", "1"]
     async with workers(tmp_path, database_url, *arguments) as process:
         before = await alive(pool, 2)
-        await queue.enqueue_many([{}] * 50)
-        await eventually(lambda: len({pid for _, pid in ledger(tmp_path)}) == 2, timeout=30)
+        await until_run_by(2, tmp_path, lambda: refill(pool, queue))
         os.kill(int(ledger(tmp_path)[0][1]), signal.SIGKILL)
         # The row of the killed one stays for a while.
         assert set(before) < set(await alive(pool, 3))
-        await queue.enqueue_many([{}] * 500)
-        await eventually(lambda: len({pid for _, pid in ledger(tmp_path)}) == 3, timeout=60)
+        await until_run_by(3, tmp_path, lambda: refill(pool, queue))
         process.terminate()
         lines = [json.loads(line) for line in await said(process)]
         assert process.returncode == 0
@@ -176,14 +193,14 @@ async def test_a_second_ctrl_c_ends_all_processes_at_once(
     async with workers(tmp_path, database_url, *arguments) as process:
         await alive(pool, 2)
         await queue.enqueue_many([{}] * 2)
-        await eventually(lambda: len(ledger(tmp_path)) == 2, timeout=30)
+        await eventually(lambda: len(ledger(tmp_path)) == 2)
         process.send_signal(signal.SIGINT)
 
         async def both_stop() -> bool:
             rows = await pool.fetch("select draining from meshhook.workers")
             return [row["draining"] for row in rows] == [True, True]
 
-        await eventually(both_stop, timeout=30)
+        await eventually(both_stop)
         process.send_signal(signal.SIGINT)
         await said(process)
         assert process.returncode == 130
@@ -199,10 +216,10 @@ async def test_processes_whose_supervisor_was_killed_stop(
     async with workers(tmp_path, database_url, *arguments) as process:
         await alive(pool, 2)
         await queue.enqueue({})
-        await eventually(lambda: ledger(tmp_path), timeout=30)
+        await eventually(lambda: ledger(tmp_path))
         process.kill()
         await eventually(lambda: none_reports(pool), timeout=60)
-        await eventually(lambda: all_gone(pool), timeout=30)
+        await eventually(lambda: all_gone(pool))
     assert await pool.fetchval("select read_ct = 0 and vt <= now() from pgmq.q_jobs")
 
 
@@ -220,11 +237,10 @@ async def test_processes_share_the_embedded_server(tmp_path: Path) -> None:
                 tmp_path, url, *arguments, before=["--embedded"], **environment
             ) as process:
                 await eventually(lambda: server.pid, timeout=60)
-                await embedded(environment, "enqueue", "jobs", stdin=b"1\n" * 50)
-                await eventually(lambda: len({pid for _, pid in ledger(tmp_path)}) == 2, timeout=60)
+                send = partial(embedded, environment, "enqueue", "jobs", stdin=b"1\n" * 50)
+                await until_run_by(2, tmp_path, send)
                 os.kill(int(ledger(tmp_path)[0][1]), signal.SIGKILL)
-                await embedded(environment, "enqueue", "jobs", stdin=b"1\n" * 500)
-                await eventually(lambda: len({pid for _, pid in ledger(tmp_path)}) == 3, timeout=60)
+                await until_run_by(3, tmp_path, send)
                 assert server.pid is not None
                 process.terminate()
                 lines = await said(process)
@@ -290,7 +306,8 @@ async def test_a_worker_process_has_at_most_three_connections(
 
     async with workers(tmp_path, database_url, *arguments) as process:
         await eventually(leases_are_kept, timeout=60)
-        await eventually(lambda: len(ledger(tmp_path)) == 3, timeout=30)
+        # Of a lease that was not kept in time there is another run.
+        await eventually(lambda: len(ledger(tmp_path)) >= 3)
         process.terminate()
         await said(process)
         assert process.returncode == 0

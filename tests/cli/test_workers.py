@@ -37,7 +37,7 @@ def test_the_table_says_who_is_cordoned(cli: Any, sql: Any) -> None:
     sql(
         "insert into meshhook.workers (queue, worker, host, concurrency, running, processed, "
         "busy_seconds, cordoned, cordoned_until) values "
-        "('jobs', 'a', 'pod', 10, 0, 1000, 250, true, now() + interval '30 seconds'), "
+        "('jobs', 'a', 'pod', 10, 0, 1000, 250, true, now() + interval '30 minutes'), "
         "('jobs', 'b', 'pod', 10, 0, 1000, 250, true, now() - interval '1 second')"
     )
     rows = [line.split() for line in cli.ok("workers").out.splitlines()[1:]]

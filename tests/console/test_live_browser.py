@@ -126,7 +126,7 @@ async def test_a_page_without_ticks_asks_by_itself(
         await page.route("**/events", keep)
         await page.goto(url)
         await add_dead_letters(connection, 7)
-        await expect(page.locator("#queue-jobs .state-bad")).to_have_text("7", timeout=30_000)
+        await expect(page.locator("#queue-jobs .state-bad")).to_have_text("7")
         await expect(page.locator("[data-live-state]")).to_have_text(
             "Live: asks now and then.", timeout=30_000
         )
@@ -157,7 +157,7 @@ async def test_a_page_keeps_what_it_shows_when_it_cannot_be_refreshed(
         page: Page = await open_page()
         await page.route(f"{url}/", answer)
         await page.goto(url)
-        await expect(page.locator("[data-live-state]")).to_contain_text(said, timeout=30_000)
+        await expect(page.locator("[data-live-state]")).to_contain_text(said)
         await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
         is_down = False
         await add_dead_letters(connection, 7)

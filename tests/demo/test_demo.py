@@ -26,7 +26,7 @@ class Recorder:
         self.latest = progress
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_the_demo_loses_nothing_though_a_worker_is_killed(database_url, pool):
     """Every delivery was accepted by the receiver, or is a dead letter that is there."""
     recorder = Recorder()

@@ -30,15 +30,15 @@ async def test_a_2xx_is_done(receiver: Receiver, status: int) -> None:
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_receiver_says_when_to_come_back(receiver: Receiver, status: int) -> None:
     """In seconds or as a date, at most as long as is allowed."""
-    date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    handler = make_handler(max_retry_after_seconds=100)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=900), usegmt=True)
+    handler = make_handler(max_retry_after_seconds=1_000)
     delays = []
     for header in ("7", date, "86400"):
         receiver.status, receiver.headers = status, {"Retry-After": header}
         result = await run_job(handler, delivery_to(receiver.url))
         assert (result.outcome, result.error_type) == ("retried", f"HTTP {status}")
         delays.append(result.delay_seconds)
-    assert delays == [7, pytest.approx(90, abs=2), 100]
+    assert delays == [7, pytest.approx(900, abs=60), 1_000]
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -102,11 +102,11 @@ async def test_a_callback_that_fails_is_called_again(receiver: Receiver) -> None
     assert (result.outcome, result.error_type) == ("retried", "LookupError")
 
 
-async def test_a_refused_connection_is_retried(unused_tcp_port: int) -> None:
+async def test_a_refused_connection_is_retried() -> None:
     """And the error names where to."""
-    result = await run_job(make_handler(), delivery_to(f"http://127.0.0.1:{unused_tcp_port}/"))
+    result = await run_job(make_handler(), delivery_to("http://127.0.0.1:1/"))
     assert (result.outcome, result.error_type) == ("retried", "ReceiverUnreachableError")
-    assert f"http://127.0.0.1:{unused_tcp_port} cannot be" in (result.error_message or "")
+    assert "http://127.0.0.1:1 cannot be" in (result.error_message or "")
 
 
 async def test_a_name_that_is_not_known_is_retried() -> None:
@@ -150,7 +150,7 @@ async def test_no_connection_is_kept_beyond_the_limit(receiver: Receiver) -> Non
 async def test_a_destination_gets_no_more_at_once_than_allowed(receiver: Receiver) -> None:
     """The others wait, without spending their time-out."""
     receiver.is_silent = True
-    handler = make_handler(max_connections_per_destination=2, total_timeout_seconds=5)
+    handler = make_handler(max_connections_per_destination=2, total_timeout_seconds=60)
     async with asyncio.TaskGroup() as tasks:
         started = [
             tasks.create_task(handler.deliver(make_job(WebhookDelivery(url=receiver.url, body=n))))

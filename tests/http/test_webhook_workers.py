@@ -37,9 +37,10 @@ async def test_a_job_timeout_ends_the_delivery(
     await set_queue_config(pool, "jobs", job_timeout_seconds=1)
     msg_id = await QueueService[Any](pool, "jobs").enqueue(delivery_to(receiver.url))
     async with make_worker(database_url, make_handler()):
-        await asyncio.wait_for(receiver.hung_up.wait(), 20)
+        await asyncio.wait_for(receiver.hung_up.wait(), 60)
         await eventually(lambda: outcomes(connection, msg_id))
-    assert await outcomes(connection, msg_id) == [("retried", 1)]
+    # The next attempt may have begun and ended as well.
+    assert (await outcomes(connection, msg_id))[0] == ("retried", 1)
 
 
 async def test_a_worker_that_stops_gives_its_deliveries_back(

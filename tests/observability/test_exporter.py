@@ -164,7 +164,7 @@ async def test_odd_rows_disturb_no_figure(
             await connection.execute(statement, *arguments)
     await connection.execute(odd_rows.HISTORY, list(odd_rows.MOMENTS))
     await connection.execute(odd_rows.WORKERS)
-    exporter = QueueExporter(Database(pool), registry=registry)
+    exporter = QueueExporter(Database(pool), registry=registry, statement_timeout_seconds=60)
     assert await exporter.collect()
     (row,) = exporter.rows
     assert row["problem"] is None
@@ -241,8 +241,8 @@ async def test_a_reading_that_takes_too_long_is_stopped(
     )
     await eventually(lambda: errors(registry, "StatementTimeout") >= 1)
     assert value(registry, "paused") == 0
-    (check,) = exporter.readiness()
-    assert "statement timeout" in str(check.fault)
+    # Now and then the client gives up before the server does.
+    await eventually(lambda: "statement timeout" in str(exporter.readiness()[0].fault))
 
 
 async def test_values_vanish_rather_than_mislead(
@@ -363,7 +363,7 @@ async def test_rows_that_make_no_sense_spoil_no_scrape(
     monkeypatch.setattr(
         queries, "load", lambda name: odd if name == "queue_metrics" else load(name)
     )
-    exporter = QueueExporter(database, registry=registry)
+    exporter = QueueExporter(database, registry=registry, statement_timeout_seconds=60)
     assert not await exporter.collect()
     assert errors(registry, "DatabaseError") == 1
     assert list(registry.collect())

@@ -54,7 +54,7 @@ def shows(line: str, **fields: object) -> bool:
 async def run(url: str, handler: Any, **options: Any) -> None:
     """Run a worker until it has recorded an outcome."""
     async with make_worker(url, handler, **options) as worker:
-        await eventually(lambda: worker.get_stats().processed >= 1, timeout=30)
+        await eventually(lambda: worker.get_stats().processed >= 1)
 
 
 async def test_what_a_handler_logs_names_its_job(

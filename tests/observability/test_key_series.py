@@ -32,6 +32,10 @@ OPEN = """
 """
 
 
+# One reading, however long a busy machine takes.
+PATIENT: Any = {"interval_seconds": 3_600, "statement_timeout_seconds": 60}
+
+
 @pytest.fixture
 async def keyed(connection: Connection) -> Connection:
     """A connection to a database whose queue `jobs` is keyed, with no limit yet."""
@@ -49,7 +53,7 @@ async def send(
 async def series(source: Any) -> dict[str, float]:
     """Return the values of all series about keys of the queue, by name and reason."""
     registry = CollectorRegistry()
-    async with QueueExporter(source, registry=registry, interval_seconds=3_600) as exporter:
+    async with QueueExporter(source, registry=registry, **PATIENT) as exporter:
         assert await exporter.collect()
         found = {
             sample.name.removeprefix("meshhook_queue_") + sample.labels.get("reason", ""): sample
@@ -216,7 +220,7 @@ async def test_other_figures_do_not_depend_on_keys(keyed: Connection) -> None:
     """If they cannot be read, the other series stay, and the error is counted."""
     await keyed.execute("alter function meshhook.key_metrics(integer) rename to gone")
     registry = CollectorRegistry()
-    async with QueueExporter(keyed, registry=registry, interval_seconds=3_600) as exporter:
+    async with QueueExporter(keyed, registry=registry, **PATIENT) as exporter:
         assert await exporter.collect()
         assert [row["queue"] for row in exporter.rows] == ["jobs"]
         assert not exporter.key_rows

@@ -52,7 +52,9 @@ def samples(registry: CollectorRegistry, prefix: str) -> dict[tuple[str, str], f
 async def series(source: Any, **options: Any) -> dict[tuple[str, str], float]:
     """Return the values of the exporter's series by priority."""
     registry = CollectorRegistry()
-    exporter = QueueExporter(source, registry=registry, interval_seconds=3_600, **options)
+    # One reading, however long a busy machine takes.
+    options |= {"interval_seconds": 3_600, "statement_timeout_seconds": 60}
+    exporter = QueueExporter(source, registry=registry, **options)
     async with exporter:
         assert await exporter.collect()
         return samples(registry, "meshhook_queue_priority_")

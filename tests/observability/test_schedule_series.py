@@ -24,6 +24,8 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 RARELY = "0 0 1 1 *"
 EVERY = timedelta(hours=1)
+# One reading, however long a busy machine takes.
+PATIENT: Any = {"interval_seconds": 3_600, "statement_timeout_seconds": 60}
 # Ends the newest job of the schedule.
 END = """
     insert into meshhook.job_attempts
@@ -37,7 +39,7 @@ END = """
 async def series(source: Any, schedule: str = "poll") -> dict[str, float]:
     """Return the values of all series of a schedule, by name and outcome."""
     registry = CollectorRegistry()
-    async with QueueExporter(source, registry=registry, interval_seconds=3_600) as exporter:
+    async with QueueExporter(source, registry=registry, **PATIENT) as exporter:
         assert await exporter.collect()
         return {
             sample.name.removeprefix("meshhook_schedule_") + sample.labels.get("outcome", ""): (
@@ -197,7 +199,7 @@ async def test_other_figures_do_not_depend_on_schedules(connection: Connection) 
     await add_schedule(connection, "jobs", "poll", every=EVERY)
     await connection.execute("alter function meshhook.schedule_results(text, text) rename to gone")
     registry = CollectorRegistry()
-    async with QueueExporter(connection, registry=registry, interval_seconds=3_600) as exporter:
+    async with QueueExporter(connection, registry=registry, **PATIENT) as exporter:
         assert await exporter.collect()
         assert [row["queue"] for row in exporter.rows] == ["jobs"]
         assert not exporter.schedule_rows

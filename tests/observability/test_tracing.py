@@ -65,7 +65,7 @@ def provider(received: Collector) -> Iterator[TracerProvider]:
 
 async def one(received: Collector, name: str) -> ReceivedSpan:
     """Wait for the only span of a name."""
-    await eventually(lambda: received.named(name), timeout=30)
+    await eventually(lambda: received.named(name))
     (span,) = received.named(name)
     return span
 
@@ -79,7 +79,7 @@ async def run_one(
 ) -> None:
     """Run a worker until it has recorded an outcome."""
     async with make_worker(database_url, handler, tracer_provider=provider, **options) as worker:
-        await eventually(lambda: worker.get_stats().processed >= 1, timeout=30)
+        await eventually(lambda: worker.get_stats().processed >= 1)
 
 
 async def test_a_job_from_its_producer_to_its_end(
@@ -134,7 +134,7 @@ async def test_a_batch_of_jobs_is_one_span(
     async with make_worker(
         database_url, handle, tracer_provider=provider, producer_trace="parent", name="worker-1"
     ) as worker:
-        await eventually(lambda: worker.get_stats().processed == 2, timeout=30)
+        await eventually(lambda: worker.get_stats().processed == 2)
     process = await one(received, "process jobs")
     sends = received.named("send jobs")
     assert process.kind == "CONSUMER"
@@ -197,8 +197,8 @@ async def test_what_follows_is_in_the_trace_of_its_attempt(
     async with make_worker(
         database_url, handler, tracer_provider=provider, concurrency=1
     ) as worker:
-        await eventually(lambda: worker.get_stats().processed == 2, timeout=30)
-    await eventually(lambda: len(received.named("process jobs")) == 2, timeout=30)
+        await eventually(lambda: worker.get_stats().processed == 2)
+    await eventually(lambda: len(received.named("process jobs")) == 2)
     rows = await pool.fetch("select headers ->> 'traceparent' as parent from pgmq.q_next")
     parents = [row["parent"] for row in rows]
     assert parents.count(own) == 1

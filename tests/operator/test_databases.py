@@ -55,7 +55,8 @@ async def listening(connection: asyncpg.Connection[asyncpg.Record], channel: str
     return bool(
         await connection.fetchval(
             "select exists (select from pg_stat_activity where state = 'idle' "
-            "and application_name = 'meshhook-operator' and query like $1)",
+            "and datname = current_database() and application_name = 'meshhook-operator' "
+            "and query like $1)",
             f'LISTEN%"{channel}"%',
         )
     )
@@ -130,7 +131,7 @@ async def test_a_listener_that_was_cut_off_comes_back(database, connection, queu
     assert await listening(connection, "meshhook_wake_jobs")
     ended = await connection.fetch(
         "select pid, pg_terminate_backend(pid) from pg_stat_activity "
-        "where application_name = 'meshhook-operator'"
+        "where datname = current_database() and application_name = 'meshhook-operator'"
     )
 
     async def is_cut_off() -> bool:
@@ -143,8 +144,8 @@ async def test_a_listener_that_was_cut_off_comes_back(database, connection, queu
         return not woken.empty()
 
     assert ended
-    await eventually(is_cut_off, timeout=30)
-    await eventually(is_woken, timeout=30)
+    await eventually(is_cut_off)
+    await eventually(is_woken)
     assert woken.get_nowait() == "jobs"
 
 

@@ -93,6 +93,6 @@ def test_a_clock_that_is_set_back_holds_nothing_up(monkeypatch):
     """Setting the node's clock back does not affect the operator's clock."""
     clock = steady_clock()
     before = clock()
-    assert before == pytest.approx(time.time(), abs=5)
+    assert before == pytest.approx(time.time(), abs=60)
     monkeypatch.setattr(time, "time", lambda: before - 7_200)
     assert clock() >= before

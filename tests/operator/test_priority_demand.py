@@ -86,30 +86,34 @@ async def test_a_queue_without_priorities_has_no_bands(
 
 async def test_each_band_is_counted(database: Database, prioritized: Connection) -> None:
     """What is ready, aged, running and due soon, and how long the oldest has waited."""
-    await send(prioritized, 0, 2, age_seconds=3)
-    await send(prioritized, "high", 4, age_seconds=13)
-    await send(prioritized, "nonsense", 5, age_seconds=47)
-    await send(prioritized, 3, 6, age_seconds=490)
+    targets = [1_000, 3_000, 10_000, 100_000]
+    await set_queue_config(prioritized, "jobs", priority_target_seconds=",".join(map(str, targets)))
+    await send(prioritized, 0, 2, age_seconds=500)
+    await send(prioritized, "high", 4, age_seconds=2_600)
+    await send(prioritized, "nonsense", 5, age_seconds=7_500)
+    await send(prioritized, 3, 6, age_seconds=82_000)
     await send(prioritized, 3, 1, age_seconds=1)
-    await send(prioritized, 0, 7, age_seconds=-4)
-    await send(prioritized, 1, 8, age_seconds=-60)
-    await send(prioritized, 0, 9, age_seconds=-20, read_ct=1)
+    await send(prioritized, 0, 7, age_seconds=-400)
+    await send(prioritized, 1, 8, age_seconds=-6_000)
+    await send(prioritized, 0, 9, age_seconds=-2_000, read_ct=1)
     await send(prioritized, 2, 1, age_seconds=1, read_ct=1)
-    found = await demand(database)
-    assert by_band(found, "target_seconds") == [5, 15, 60, 600]
+    found = await demand(database, lookahead_seconds=1_000)
+    assert by_band(found, "target_seconds") == targets
     assert by_band(found, "ready") == [2, 4, 5, 7]
     assert by_band(found, "aged") == [0, 4, 0, 6]
     assert by_band(found, "running") == [9, 0, 0, 0]
     assert by_band(found, "due_soon") == [7, 0, 0, 0]
-    assert [round(each) for each in by_band(found, "oldest_ready_seconds")] == [3, 13, 47, 490]
+    oldest = by_band(found, "oldest_ready_seconds")
+    assert oldest == pytest.approx([500, 2_600, 7_500, 82_000], abs=100)
     sample = found.sample
     assert (sample.ready, sample.lost, sample.leased, sample.due_soon) == (18, 1, 9, 7)
-    assert (sample.unfinished, round(sample.oldest_ready_seconds)) == (2 + 4 + 5 + 7 + 1 + 24, 490)
+    assert sample.unfinished == 2 + 4 + 5 + 7 + 1 + 24
+    assert sample.oldest_ready_seconds == max(oldest)
     assert found.status.priorities is not None
     shown = {name: each.ready for name, each in found.status.priorities.items()}
     assert shown == {"urgent": 2, "high": 4, "normal": 5, "low": 7}
     assert found.status.late_priorities == []
-    await send(prioritized, 0, 1, age_seconds=7)
+    await send(prioritized, 0, 1, age_seconds=1_400)
     assert (await demand(database)).status.late_priorities == ["urgent"]
 
 

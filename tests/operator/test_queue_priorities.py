@@ -315,7 +315,7 @@ async def test_ready_and_events_tell_of_the_priorities(
     assert told["PrioritiesSet"].startswith("The priorities of the queue are as declared.")
     assert found.reconciler.tick_seconds == 1, "it follows the shortest target"
     await connection.execute(
-        "insert into pgmq.q_jobs (vt, message, headers) select now() - interval '9 seconds', '1', "
+        "insert into pgmq.q_jobs (vt, message, headers) select now() - interval '900 s', '1', "
         "'{\"meshhook-priority\": 0}' from generate_series(1, 40)"
     )
     found.change(priorities={})
@@ -324,7 +324,8 @@ async def test_ready_and_events_tell_of_the_priorities(
     assert status.queue is not None
     assert status.queue.priorities is not None
     urgent = status.queue.priorities["urgent"]
-    assert (urgent.ready, urgent.oldest_ready_seconds, urgent.target_seconds) == (40, 9, 2)
+    assert (urgent.ready, urgent.target_seconds) == (40, 2)
+    assert urgent.oldest_ready_seconds == pytest.approx(900, abs=100)
     decision = found.reconciler._autoscaler.decision
     assert decision is not None
     assert (decision.band, decision.band_target_seconds) == (0, 2)

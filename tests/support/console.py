@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page, async_playwright, expect
 
 from meshhook.console.app import console_app
 from meshhook.console.server import address_of, listening_socket, server_of
@@ -21,6 +21,7 @@ from support.skipping import skip
 
 CHROMIUM = "/usr/bin/chromium"
 ORIGIN = "http://127.0.0.1:8080"
+_PATIENCE_MS = 60_000
 _TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 
 
@@ -142,6 +143,7 @@ async def browsing(
     that are not found only unless that is allowed, and messages with a text in `allowed` never.
     """
     path = need_chromium()
+    expect.set_options(timeout=_PATIENCE_MS)  # instead of five seconds
     wrong: list[str] = []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -149,7 +151,7 @@ async def browsing(
         async def open_page(**more: Any) -> Page:
             context = await browser.new_context(**{**options, **more})
             page = await context.new_page()
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(_PATIENCE_MS)
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.on(
                 "console",

@@ -46,7 +46,7 @@ class OnTerminal:
     def end(self) -> int:
         """Wait for its end, and return its code."""
         self.read_until("\0never")
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def __enter__(self) -> Self:
         """Use it."""

@@ -13,7 +13,7 @@ import pytest
 
 async def eventually(
     condition: Callable[[], Any],
-    timeout: float = 30,  # noqa: ASYNC109 - the failure must say what the condition last gave
+    timeout: float = 60,  # noqa: ASYNC109 - the failure must say what the condition last gave
     *,
     message: str = "",
 ) -> Any:

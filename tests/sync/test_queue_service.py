@@ -37,7 +37,7 @@ from meshhook.sync.recent_settings import RecentSettings
 from support import conformance
 from support.callers import CALLERS, Caller
 from support.conformance import Case
-from support.waiting import eventually
+from support.waiting import eventually, lock_waiters
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Service: TypeAlias = "SyncQueueService[Any]"
@@ -176,15 +176,11 @@ async def test_closing_waits_for_other_threads(service: Service, connection: Con
     await transaction.start()
     await connection.execute("lock table pgmq.q_orders in exclusive mode")
     enqueuing = asyncio.create_task(asyncio.to_thread(service.enqueue, 1))
-    await eventually(lambda: _is_waiting(connection))
+    await eventually(lambda: lock_waiters(connection))
     closing = asyncio.create_task(asyncio.to_thread(service.close))
     await transaction.commit()
     assert await enqueuing == 2
     await closing
-
-
-async def _is_waiting(connection: Connection) -> bool:
-    return bool(await connection.fetchval("select count(*) from pg_locks where not granted"))
 
 
 def test_payloads_are_checked_against_the_model(database_url: str) -> None:
@@ -245,7 +241,7 @@ async def test_a_script_that_does_not_close_it_ends(
     """At once, with nothing on standard error, and its sessions are gone."""
     done = run_script(database_url, "print(orders.enqueue(1))")
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
-    assert await sessions(connection) == 0
+    await eventually(lambda: _none(connection))
     assert await messages(connection) == ["1"]
 
 
@@ -292,7 +288,7 @@ except KeyboardInterrupt:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", text, stdout=asyncio.subprocess.PIPE
     )
-    await eventually(lambda: _is_waiting(connection))
+    await eventually(lambda: lock_waiters(connection))
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert await asyncio.wait_for(process.stdout.readline(), 60) == b"interrupted\n"
