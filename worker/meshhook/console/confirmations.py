@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 CONFIRMED_FIELD = "confirmed"
 
 
+def is_confirmed(request: Request) -> bool:
+    """Return whether the form says that the question was asked and answered."""
+    return form_of(request).get(CONFIRMED_FIELD) == "yes"
+
+
 def question_before(
     request: Request, *, question: str, consequence: str, button: str, back: str
 ) -> Response | None:
@@ -32,7 +37,7 @@ def question_before(
         back: the page to go back to, within the console.
     """
     form = form_of(request)
-    if form.get(CONFIRMED_FIELD) == "yes":
+    if is_confirmed(request):
         return None
     fields = [
         (name, value)

@@ -10,6 +10,7 @@ from meshhook.console import parameters
 from meshhook.console.context import console_of
 from meshhook.console.list_places import place_by_id
 from meshhook.console.pages.overview import read_overview
+from meshhook.console.pages.priorities import may_set_matching
 from meshhook.names import validate_queue_name
 from meshhook.store.job_rows import FINAL_STATES, LIVE_STATES
 from meshhook.tracking import FoundJobs, find_jobs
@@ -63,6 +64,7 @@ async def show(request: Request) -> Response:
         hint=hint,
         queues=[each.queue.queue for each in overview.lines],
         states=LIVE_STATES + FINAL_STATES,
+        may_set_priority=bool(found) and may_set_matching(fields),
         links=place.links("/search", fields, _next_before(found, queue)),
     )
 
