@@ -13,6 +13,7 @@ from meshhook.outcomes import AttemptOutcome
 from meshhook.priorities import AGED_SHARE, Priority
 from meshhook.store.settlements import Settlement
 from meshhook.worker.aged_share import AgedShare
+from meshhook.worker.batch_options import BatchOptions
 from meshhook.worker.held_job import HeldJob
 from meshhook.worker.held_jobs import HeldJobs
 from meshhook.worker.priority_turns import PriorityPlace, PriorityTurns
@@ -136,7 +137,8 @@ def test_aged_jobs_are_never_starved(limits: list[int]) -> None:
 def made(concurrency: int, urgent_slots: int) -> HeldJobs:
     """Return the table of a worker's only queue."""
     held_jobs = HeldJobs(SharedSlots(concurrency, {"jobs": 1}).shares["jobs"])
-    held_jobs.urgent_slots = urgent_slots
+    held_jobs.start_in_turn(has_keys=False, has_priorities=True)
+    held_jobs.keep_slots(urgent_slots)
     return held_jobs
 
 
@@ -217,6 +219,83 @@ def test_at_most_half_of_the_slots_are_kept(concurrency: int, kept: int) -> None
     held_jobs = made(concurrency, 3)
     claim(held_jobs, *[LOW] * 20)
     assert len(start_all(held_jobs)) == concurrency - kept
+
+
+def test_more_slots_are_kept_where_urgent_jobs_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as they need, those among them in which they run; for an aged job only one."""
+    monkeypatch.setattr(PriorityTurns, "average_urgent", 1.0)
+    held_jobs = made(20, 1)
+    assert held_jobs.free == 16
+    claim(held_jobs, *[LOW] * 40)
+    assert len(start_all(held_jobs)) == 16
+    claim(held_jobs, URGENT, URGENT, URGENT)
+    assert len(start_all(held_jobs)) == 3
+    held_jobs.keep_slots(1)
+    end(held_jobs, next(iter(held_jobs.running.jobs.values())))
+    assert [held.place.band for held in start_all(held_jobs) if held.place] == [LOW]
+    claim(held_jobs, NORMAL, aged_at=0.0)
+    held_jobs.keep_slots(1)
+    assert [held.place.band for held in start_all(held_jobs) if held.place] == [NORMAL]
+
+
+def test_where_aged_jobs_start_at_once_more_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where jobs run long, none waits in the worker: what the last claim found says so."""
+    monkeypatch.setattr(PriorityTurns, "average_urgent", 1.0)
+    held_jobs = made(20, 1)
+    claim(held_jobs, LOW, HIGH, aged_at=0.0)
+    start_all(held_jobs)
+    held_jobs.keep_slots(1)
+    assert held_jobs.free == 17
+    claim(held_jobs, URGENT, aged_at=0.0)  # a look for urgent jobs says nothing of others
+    start_all(held_jobs)
+    held_jobs.keep_slots(1)
+    assert held_jobs.free == 17
+    claim(held_jobs, LOW)
+    start_all(held_jobs)
+    held_jobs.keep_slots(1)
+    assert held_jobs.free == 13
+
+
+def test_slots_that_are_kept_no_longer_are_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for room hears that there is some."""
+    monkeypatch.setattr(PriorityTurns, "average_urgent", 1.0)
+    held_jobs = made(20, 1)
+    claim(held_jobs, *[LOW] * 40)
+    start_all(held_jobs)
+    monkeypatch.setattr(PriorityTurns, "average_urgent", 0.0)
+    held_jobs.keep_slots(1)
+    assert held_jobs.slots.are_wanted.is_set()
+    assert len(start_all(held_jobs)) == 3
+
+
+def test_urgent_jobs_that_run_are_averaged() -> None:
+    """From the start of each until it leaves; others do not count, nor what waits."""
+    now = 0.0
+    turns = PriorityTurns(lambda: now)
+    jobs = [held_job(0, URGENT), held_job(1, URGENT), held_job(2, LOW), held_job(3, LOW)]
+    for each in jobs:
+        turns.append(each)
+    first, second, low = (turns.popleft() for _ in range(3))
+    now = 100.0
+    assert turns.average_urgent == pytest.approx(2)
+    turns.leave(first)
+    turns.leave(low)
+    now = 200.0
+    assert turns.average_urgent == pytest.approx(1)
+    turns.leave(second)
+    turns.leave(second)
+    now = 300.0
+    assert turns.average_urgent == pytest.approx(0)
+
+
+def test_batches_use_a_slot_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten urgent jobs that run as one batch need one slot, and little more."""
+    monkeypatch.setattr(PriorityTurns, "average_urgent", 10.0)
+    share = SharedSlots(40, {"jobs": 1}).shares["jobs"]
+    held_jobs = HeldJobs(share, BatchOptions(10, 0.0))
+    held_jobs.start_in_turn(has_keys=False, has_priorities=True)
+    held_jobs.keep_slots(1)
+    assert held_jobs.free == 36 * 10
 
 
 def test_a_queue_without_priorities_keeps_no_slot() -> None:

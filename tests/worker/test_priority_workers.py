@@ -11,6 +11,7 @@ import pytest
 
 from meshhook import DeadLetter, DLQService, Done, FollowUp, Job, Priority, QueueService
 from meshhook.administration import set_queue_config
+from meshhook.worker import urgent_load
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -66,6 +67,29 @@ async def test_an_urgent_job_starts_beside_a_flood(database_url: str, prioritize
         await eventually(lambda: handler.priorities == {Priority.LOW: 3, Priority.URGENT: 1})
         handler.let_go(*handler.running)
         await eventually(lambda: handler.priorities == {Priority.LOW: 3})
+
+
+async def test_more_slots_are_kept_where_urgent_jobs_run(
+    database_url: str, prioritized: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside urgent jobs that run, low ones leave two more free; they return when these end."""
+    monkeypatch.setattr(urgent_load, "MEMORY_SECONDS", 0.2)
+    service = QueueService[Any](prioritized, "jobs")
+    handler = Gate()
+    low, urgent = Priority.LOW, Priority.URGENT
+    await service.enqueue_many(["urgent"] * 3, priority="urgent")
+    async with make_worker(database_url, handler, concurrency=20):
+        await eventually(lambda: handler.priorities == {urgent: 3})
+        await service.enqueue_many(["low"] * 200, priority="low")
+        # Those that started before three urgent jobs were the average do not end for them.
+        await eventually(lambda: handler.priorities[low] >= 15)
+        handler.let_go(*[job for job in handler.running if job.priority == low])
+        await eventually(lambda: handler.priorities == {urgent: 3, low: 15})
+        await service.enqueue_many(["urgent"] * 2, priority="urgent")
+        await eventually(lambda: handler.priorities == {urgent: 5, low: 15})
+        handler.let_go(*[job for job in handler.running if job.priority == urgent])
+        await eventually(lambda: handler.priorities == {low: 19})
+        handler.let_go(*handler.running)
 
 
 async def test_the_next_slot_is_for_the_most_urgent(database_url: str, prioritized: Pool) -> None:

@@ -195,8 +195,9 @@ class QueueSettings(BaseModel):
     has waited for 0.8 of it gets a part of the claims, whatever is more urgent. Default 5, 15, 60,
     600."""
     urgent_slots: Annotated[int, Field(ge=0, le=10_000)] = 1
-    """How many slots of each worker are kept free for urgent jobs, half of its slots at the most.
-    Default 1. Only in queues with priorities."""
+    """How many slots of each worker are kept for urgent jobs at least, half of them at the most.
+    Workers keep more, up to a quarter, while many urgent jobs run; with 0, none. Default 1. Only in
+    queues with priorities."""
     keyed: bool = False
     """Whether messages have keys, which workers serve in fair shares. Default false."""
     key_path: Annotated[str, AfterValidator(_checked_path)] | None = None

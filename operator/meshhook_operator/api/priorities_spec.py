@@ -60,8 +60,9 @@ class PrioritiesSpec(Part):
     """Within how many seconds jobs of each priority are to start: what workers aim at, and what the
     scaler plans for. Absent: left as it is, at first 5, 15, 60 and 600."""
     urgent_slots: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    """How many slots of each worker are kept free for urgent jobs, half of its slots at the most.
-    Absent: left as it is, at first 1."""
+    """How many slots of each worker are kept for urgent jobs at least, half of them at the most.
+    Workers keep more, up to a quarter, while many urgent jobs run; with 0, none. Absent: left as it
+    is, at first 1."""
 
     @property
     def settings(self) -> dict[str, Any]:

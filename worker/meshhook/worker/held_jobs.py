@@ -130,7 +130,9 @@ class HeldJobs(ReadyJobs):
         if shares is not None:
             for held in to_start:
                 held.share = shares.get(held.key)
-        _give_places(to_start, places)
+        if places is not None:
+            self.note_places(places)
+            _give_places(to_start, places)
         if self.cancellations:
             for held in to_start:
                 held.job.cancellation = self.cancellations.get(held.key)
@@ -372,7 +374,6 @@ class HeldJobs(ReadyJobs):
             self.is_idle.set()
 
 
-def _give_places(jobs: Iterable[HeldJob], places: Mapping[JobKey, PriorityPlace] | None) -> None:
-    if places is not None:
-        for held in jobs:
-            held.place = places.get(held.key)
+def _give_places(jobs: Iterable[HeldJob], places: Mapping[JobKey, PriorityPlace]) -> None:
+    for held in jobs:
+        held.place = places.get(held.key)

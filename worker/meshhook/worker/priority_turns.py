@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.priorities import Priority
 from meshhook.worker.aged_share import AgedShare
+from meshhook.worker.urgent_load import UrgentLoad
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from meshhook.worker.held_job import HeldJob
 
@@ -41,6 +42,8 @@ class PriorityTurns:
         self._bands: tuple[deque[HeldJob], ...] = tuple(deque() for _ in Priority)
         self._share = AgedShare()
         self._running_urgent: set[HeldJob] = set()
+        self._urgent_load = UrgentLoad()
+        self._were_aged = False
 
     def __len__(self) -> int:
         """Return how many jobs wait."""
@@ -61,6 +64,16 @@ class PriorityTurns:
         return len(self._running_urgent)
 
     @property
+    def average_urgent(self) -> float:
+        """How many urgent jobs ran at once, on average of the last seconds."""
+        return self._urgent_load.average(self._clock())
+
+    @property
+    def has_aged(self) -> bool:
+        """Whether an aged job waits that is not urgent, here or probably in the queue."""
+        return self._were_aged or self._latest_aged(self._bands[Priority.URGENT]) is not None
+
+    @property
     def first(self) -> HeldJob:
         """The first job of the most urgent band.
 
@@ -68,6 +81,13 @@ class PriorityTurns:
             IndexError: if none waits.
         """
         return self._most_urgent()[0]
+
+    def note_claim(self, places: Iterable[PriorityPlace]) -> None:
+        """Note the places of jobs that were just claimed: if some are aged, more may be."""
+        now = self._clock()
+        others = [place.aged_at <= now for place in places if place.band != Priority.URGENT]
+        if others:
+            self._were_aged = any(others)
 
     def append(self, held: HeldJob) -> None:
         """Let a job wait for its turn."""
@@ -88,11 +108,14 @@ class PriorityTurns:
         self._share.took(1, 0 if aged is None else 1)
         if _band_of(held) == Priority.URGENT:
             self._running_urgent.add(held)
+            self._urgent_load.note(len(self._running_urgent), self._clock())
         return held
 
     def leave(self, held: HeldJob) -> None:
         """Note that a job no longer runs, if it did."""
-        self._running_urgent.discard(held)
+        if held in self._running_urgent:
+            self._running_urgent.remove(held)
+            self._urgent_load.note(len(self._running_urgent), self._clock())
 
     def remove(self, held: HeldJob) -> None:
         """Remove a job that waits.

@@ -270,6 +270,7 @@ class Producer:
     async def _has_room(self) -> bool:
         """Return whether there is room for more jobs; if not, wait for room, at most a second."""
         self._rate.update(self._held_jobs.running.finished, time.monotonic())
+        self._held_jobs.keep_slots(self._queue.config.urgent_slots)
         if self._room() or self._room_for_urgent():
             return True
         try:
@@ -426,9 +427,9 @@ class Producer:
         claimed_at = time.monotonic()
         config, places = self._queue.config, None
         if claimed.bands is not None:
-            self._held_jobs.urgent_slots = config.urgent_slots
             places = places_of(claimed, config.aged_seconds, claimed_at)
         held = self._held_jobs.claim(claimed.jobs, asked_at, claimed_at, claimed.shares, places)
+        self._held_jobs.keep_slots(config.urgent_slots)
         if held.to_release:
             delay_seconds = config.retry_strategy().get_delay_seconds(1)
             self._releaser.release(held.to_release, max(delay_seconds, 1.0))

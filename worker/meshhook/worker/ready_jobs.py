@@ -13,12 +13,14 @@ from meshhook.worker.parked_slots import ParkedSlots
 from meshhook.worker.priority_turns import PriorityTurns
 from meshhook.worker.running_jobs import RunningJobs
 from meshhook.worker.unread_jobs import UnreadJobs
+from meshhook.worker.urgent_load import slots_to_keep
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from meshhook.jobs import JobKey
     from meshhook.worker.batch_options import BatchOptions
+    from meshhook.worker.priority_turns import PriorityPlace
     from meshhook.worker.slot_shares import Share
 
 
@@ -45,8 +47,8 @@ class ReadyJobs:
         """The same while the queue is keyed or has priorities, else None."""
         self._bands: PriorityTurns | None = None
         """The same while the queue has priorities, else None."""
-        self.urgent_slots = 0
-        """How many slots are kept free for urgent jobs, while the queue has priorities."""
+        self._kept_slots = 0
+        """How many slots urgent jobs have or find free, while the queue has priorities."""
         self.unread = UnreadJobs()
         """Jobs whose message must be read before they can start."""
         self.slots = ParkedSlots(share.concurrency)
@@ -87,10 +89,6 @@ class ReadyJobs:
         return max(self.share.free * self._slot_jobs + waiting - 2 * urgent, 0)
 
     @property
-    def _kept_slots(self) -> int:
-        return min(self.urgent_slots, self.share.concurrency // 2)
-
-    @property
     def capacity(self) -> int:
         """How many jobs can run at once, if the queue has all slots."""
         return self.share.concurrency * self._slot_jobs
@@ -118,6 +116,26 @@ class ReadyJobs:
         self.waiting = deque() if self.turns is None else self.turns
         for held in waiting:
             self.waiting.append(held)
+
+    def note_places(self, places: Mapping[JobKey, PriorityPlace]) -> None:
+        """Note the places of jobs that were just claimed, if the queue has priorities."""
+        if self._bands is not None:
+            self._bands.note_claim(places.values())
+
+    def keep_slots(self, urgent_slots: int) -> None:
+        """Keep at least so many slots for urgent jobs, if the queue has priorities."""
+        if self._bands is not None:
+            before, self._kept_slots = (
+                self._kept_slots,
+                slots_to_keep(
+                    self._bands.average_urgent / self._slot_jobs,
+                    least=urgent_slots,
+                    slots=self.share.concurrency,
+                    is_late=self._bands.has_aged,
+                ),
+            )
+            if self._kept_slots < before:
+                self.look_again()
 
     async def wait_for_room(self, mark: int, *, for_urgent: bool = False) -> None:
         """Wait until a slot is free, or until no more than `mark` jobs wait for one.
