@@ -218,7 +218,8 @@ def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[J
             attempt=read_ct,
             max_attempts=max_attempts,
             enqueued_timestamp=enqueued,
-            ready_timestamp=ready,
+            # Another client may say that it was enqueued at any time, also one that is to come.
+            ready_timestamp=min(ready, claimed),
             claimed_timestamp=claimed,
             headers=decode_headers(headers) if headers else {},
             # Without a body the message is read separately.
