@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -24,6 +25,9 @@ from meshhook import (
     create_queue,
     set_queue_config,
 )
+from meshhook.store.claims import Claim, claim
+from meshhook.worker import claim_size, producer
+from meshhook.worker.executor import BATCHES_TURN_SECONDS
 from meshhook.worker.held_jobs import HeldJobs
 from meshhook.worker.verdicts import JobTimeoutError
 from support.waiting import eventually
@@ -91,6 +95,68 @@ async def test_a_batch_takes_what_is_ready(pool: Pool, database_url: str) -> Non
     assert [job.payload["n"] for job in calls.batches[0]] == list(range(100))
     assert all(each == [("succeeded", 1, None)] for each in (await history(pool)).values())
     assert await live(pool) == {}
+
+
+async def test_the_next_claim_is_under_way_while_batches_run(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as there are free slots; so the database does not wait for the handler."""
+    monkeypatch.setattr(claim_size, "MAX_CLAIM_MESSAGES", 4)
+    service = QueueService[Any](pool, "jobs")
+    claims = 0
+    claim_of: dict[int, int] = {}
+    newer_claims: list[int] = []
+
+    async def noted_claim(*arguments: Any, **options: Any) -> Claim:
+        nonlocal claims
+        claims += 1
+        number = claims
+        claimed = await claim(*arguments, **options)
+        claim_of.update(dict.fromkeys((job.msg_id for job in claimed.jobs), number))
+        return claimed
+
+    monkeypatch.setattr(producer, "claim", noted_claim)
+
+    @create_job_handler(batch=2)
+    async def handle(jobs: list[Job[Any]]) -> None:
+        newer_claims.append(claims - claim_of[jobs[0].msg_id])
+
+    async with make_worker(database_url, handle, concurrency=4) as worker:
+        # The first jobs wait for slots to be opened.
+        await service.enqueue_many([{"n": n} for n in range(8)])
+        await eventually(lambda: worker.get_stats().succeeded == 8)
+        newer_claims.clear()
+        await service.enqueue_many([{"n": n} for n in range(16)])
+        await eventually(lambda: worker.get_stats().succeeded == 24)
+    # After the first of these claims, inserts are told that they need not notify; then comes it.
+    assert newer_claims[-1] == 1, newer_claims
+
+
+async def test_batches_that_never_wait_leave_the_loop_a_turn_after_a_millisecond(
+    pool: Pool, database_url: str
+) -> None:
+    """Then claims and outcomes go on: the database need not wait for several batches."""
+    await QueueService[Any](pool, "jobs").enqueue_many([{"n": n} for n in range(20)])
+    turns = 0
+    seen: list[int] = []
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    @create_job_handler(batch=2)
+    async def handle(_: list[Job[Any]]) -> None:
+        seen.append(turns)
+        time.sleep(BATCHES_TURN_SECONDS)  # noqa: ASYNC251 - it is to keep the loop busy
+
+    counting = asyncio.create_task(count_turns())
+    async with make_worker(database_url, handle) as worker:
+        await eventually(lambda: worker.get_stats().succeeded == 20)
+    counting.cancel()
+    assert len(seen) == 10
+    assert sorted(set(seen)) == seen, "each batch has a turn of the loop before it"
 
 
 async def test_a_batch_waits_for_more_jobs(pool: Pool, database_url: str) -> None:

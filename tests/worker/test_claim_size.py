@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshhook.worker.claim_size import (
+    MAX_BATCHED_AHEAD,
     MAX_CLAIM_MESSAGES,
     FinishRate,
     claim_size,
@@ -68,6 +69,16 @@ def test_fast_jobs_are_claimed_in_large_batches() -> None:
     ahead = claimed_ahead(10_000)
     assert claim_size(free_slots=0, unstarted=900, ahead=ahead) == 0
     assert claim_size(free_slots=0, unstarted=500, ahead=ahead) == 500
+
+
+def test_of_fast_batches_two_claims_are_ahead() -> None:
+    """So the next claim is under way while the batches of the last one run."""
+    ahead = claimed_ahead(20_000, batch_jobs=100)
+    assert ahead == MAX_BATCHED_AHEAD
+    assert claim_size(free_slots=100, unstarted=1_000, ahead=ahead) == MAX_CLAIM_MESSAGES
+    assert claim_size(free_slots=100, unstarted=1_900, ahead=ahead) == 0
+    assert claimed_ahead(1e6, batch_jobs=100) == MAX_BATCHED_AHEAD
+    assert claimed_ahead(1e6) == MAX_CLAIM_MESSAGES
 
 
 def test_the_rate_follows_what_finishes() -> None:

@@ -14,6 +14,9 @@ AHEAD_CLAIMS = 2.0
 TURNS_AHEAD_CLAIMS = 10.0
 """The same in a queue with keys or priorities, if that is less than `LEAST_AHEAD_SECONDS`."""
 MAX_CLAIM_MESSAGES = 1_000
+MAX_BATCHED_AHEAD = 2 * MAX_CLAIM_MESSAGES
+"""How many jobs of batches to have ahead at most: with one claim, batches would run out of them
+before the next. Other jobs take longer than a claim of as many."""
 MAX_CLAIM_BYTES = 32 * 1024 * 1024
 """How much text a claim should return at most, estimated from earlier claims."""
 
@@ -43,7 +46,7 @@ def claimed_ahead(
         least_seconds = min(TURNS_AHEAD_CLAIMS * claim_seconds, least_seconds)
     ahead_seconds = max(AHEAD_CLAIMS * claim_seconds, least_seconds)
     jobs = finished_per_second * min(ahead_seconds, MOST_AHEAD_SECONDS)
-    ahead = int(min(jobs, MAX_CLAIM_MESSAGES))
+    ahead = int(min(jobs, MAX_CLAIM_MESSAGES if batch_jobs == 1 else MAX_BATCHED_AHEAD))
     return ahead - ahead % batch_jobs
 
 

@@ -213,8 +213,11 @@ class Producer:
             # A wake-up from here on is about messages that this claim may not see.
             self._wakeups.clear()
             if await self._claim_and_hand_over():
-                # Let the jobs start before the next claim.
-                await asyncio.sleep(0)
+                if self._batch_jobs == 1:
+                    # Let the jobs start before the next claim.
+                    await asyncio.sleep(0)
+                # Batches are so quick that the database would wait for them: it makes the next
+                # claim while those of this one run. Jobs that have not started are counted.
                 return
             if self._is_only_urgent:
                 await self._wait_for_room_for_others()
