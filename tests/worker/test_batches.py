@@ -534,7 +534,7 @@ async def test_a_batch_that_does_not_finish_is_given_back(pool: Pool, database_u
     await QueueService[Any](pool, "jobs").enqueue_many([{"n": n} for n in range(3)])
     calls = Calls()
     calls.is_held = True
-    async with make_worker(database_url, calls.handler, grace_seconds=0.2):
+    async with make_worker(database_url, calls.handler, grace_seconds=3):
         await eventually(lambda: calls.sizes == [3])
     assert [each["state"] for each in (await live(pool)).values()] == ["ready"] * 3
     assert await history(pool) == {}

@@ -94,7 +94,13 @@ async def test_only_dead_letters_are_followed(
     pool: Pool, connection: Connection, database_url: str
 ) -> None:
     """Not what succeeds or is retried, beside one that fails in the same batch."""
-    await set_queue_config(connection, "jobs", max_retry_attempts=2)
+    await set_queue_config(
+        connection,
+        "jobs",
+        max_retry_attempts=2,
+        retry_backoff_base_ms=600_000,
+        retry_backoff_max_ms=600_000,
+    )
     await QueueService[Any](pool, "jobs").enqueue_many([0, 1, 2])
 
     async def handler(job: Job[Any]) -> None:

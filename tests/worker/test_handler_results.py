@@ -250,7 +250,7 @@ async def test_a_coroutine_that_is_returned_ends_with_the_worker(
         await asyncio.Event().wait()
 
     await QueueService[Any](pool, "jobs").enqueue({})
-    async with make_worker(database_url, lambda _: work(), grace_seconds=1):
+    async with make_worker(database_url, lambda _: work(), grace_seconds=3):
         await asyncio.wait_for(runs.wait(), 60)
     assert await connection.fetchval("select read_ct from pgmq.q_jobs") == 0
     assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 0

@@ -140,6 +140,9 @@ async def test_a_worker_starts_above_what_it_cannot_walk_over(
 
     monkeypatch.setattr(producer_module, "claim", claim)
     monkeypatch.setattr("meshhook.worker.claim_window.HOPELESS_SECONDS", 0.0)
+    # A machine that is slow for other reasons must not narrow the slices, or spread the sweeps.
+    monkeypatch.setattr("meshhook.worker.claim_window.SLICE_SECONDS", 10.0)
+    monkeypatch.setattr("meshhook.worker.claim_window.SWEEP_SHARE", 0.5)
     done: list[int] = []
 
     async def handler(job: Job[Any]) -> None:

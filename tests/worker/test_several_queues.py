@@ -85,6 +85,10 @@ async def test_each_queue_has_its_handler_its_metrics_and_its_statistics(
         assert job.queue == "b"
         raise ValueError
 
+    # None comes again while the test runs.
+    await set_queue_config(
+        connection, "b", retry_backoff_base_ms=600_000, retry_backoff_max_ms=600_000
+    )
     await queues["a"].enqueue_many([{}] * 3)
     await queues["b"].enqueue_many([{}] * 2)
     async with make(
@@ -322,7 +326,8 @@ async def test_stopping_gives_back_what_waits_in_every_queue(
     running = Running()
     for name in NAMES:
         await queues[name].enqueue_many([{}] * 10)
-    async with make(database_url, NAMES, running, concurrency=6, grace_seconds=0.5):
+    # The claim that is under way has that long to be answered.
+    async with make(database_url, NAMES, running, concurrency=6, grace_seconds=3):
         await eventually(lambda: running.counts(a=2, b=2, c=2))
     for name in NAMES:
         rows = await connection.fetch(f"select read_ct, vt <= now() as ready from pgmq.q_{name}")
