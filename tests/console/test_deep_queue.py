@@ -16,6 +16,7 @@ from meshhook.dead_letter_search import (
     match_dead_letters,
 )
 from meshhook.postgres.connecting import connect
+from meshhook.postgres.database import Database
 from meshhook.store import queries
 from meshhook.tracking import find_jobs
 from support.plans import buffers, explained, nodes, scans_of
@@ -170,6 +171,64 @@ async def test_a_time_before_all_finds_nothing(connection: Any, queue_name: str)
             assert (found.dead_letters, found.next_before) == ([], None)
     everything = DeadLetterFilter(since=now - timedelta(days=99), until=now + timedelta(days=1))
     assert len((await find_dead_letters(connection, queue_name, everything)).dead_letters) == 3
+
+
+async def test_what_is_newer_only_by_its_id_is_read_at_once(
+    monkeypatch: pytest.MonkeyPatch, connection: Any, queue_name: str
+) -> None:
+    """Thousands died in the minutes after a time, and one statement reads past them all."""
+    await connection.execute(
+        FILL.replace("mins => $1::int - n", "secs => 0.2 * ($1::int - n)"), 30_000
+    )
+    read: list[int] = []
+    fetchrow = Database.fetchrow
+
+    async def noted(self: Database, query: str, *args: Any) -> Any:
+        if "looked_at" in query:
+            read.append(args[1])
+        return await fetchrow(self, query, *args)
+
+    monkeypatch.setattr(Database, "fetchrow", noted)
+    until = datetime.now(UTC) - timedelta(minutes=30)
+    wanted = DeadLetterFilter(until=until)
+    found = await find_dead_letters(connection, queue_name, wanted, limit=50)
+    newest = await connection.fetchval(
+        "select max(msg_id) from pgmq.q_jobs_dlq where enqueued_at < $1", until
+    )
+    assert [each.id for each in found.dead_letters] == [*range(newest, newest - 50, -1)]
+    assert len(read) == 1
+    # 3,000 in ten minutes, and the page.
+    assert 3_000 < read[0] < 3_200
+
+
+async def test_a_large_side_is_counted_and_not_read(
+    database_url: str, connection: Any, queue_name: str
+) -> None:
+    """Of more messages in the state's half of the queue than may be read, none is."""
+    await connection.execute(
+        "insert into pgmq.q_jobs (vt, message) select now(), '1' from generate_series(1, 20000)"
+    )
+    await connection.execute("vacuum analyze pgmq.q_jobs")
+    for mode in MODES:
+        session = await connect(database_url)
+        await session.execute(f"set plan_cache_mode = {mode}")
+        name = "find_live_jobs_by_state"
+        await session.execute(f"prepare {name} as {queries.load(name, queue_name)}")
+        for most, rows in ((10_000, 0), (20_000, 20_000)):
+            plan = await explained(
+                session,
+                name,
+                f"null, null, null, {most}, 'ready', true, 50, null, null, null, {MANY}, null",
+            )
+            case = f"{mode}: {json.dumps(plan)[:4000]}"
+            assert "Seq Scan" not in scans_of(plan), case
+            read = [
+                node["Actual Rows"] * node["Actual Loops"]
+                for node in nodes(plan)
+                if node["Node Type"] == "Index Scan"
+            ]
+            assert sum(read) == rows, case
+        await session.close()
 
 
 async def test_states_are_paged_in_a_deep_queue(connection: Any, queue_name: str) -> None:

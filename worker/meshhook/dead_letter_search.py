@@ -250,13 +250,16 @@ async def _chunks(
         statement = "match_dead_letters_by_error_type"
     sql = queries.load(statement, name, key_path=config.body_key_path)
     deadline = time.monotonic() + search_seconds
+    rows = size if wanted.is_empty else max(size, _FIRST_CHUNK_ROWS)
     # Whatever is too new or too old is not looked at.
     if wanted.until is not None:
         below = min(below, await _id_at(database, name, wanted.until + _DISORDER, below))
+        # Hardly any fits whose id is that of a later time: these are looked at in one go.
+        until_id = await _id_at(database, name, wanted.until, below)
+        rows = min(max(rows, below - until_id + size), _CHUNK_ROWS)
     lowest = 0
     if wanted.since is not None:
         lowest = await _id_at(database, name, wanted.since - _DISORDER, 0)
-    rows = size if wanted.is_empty else max(size, _FIRST_CHUNK_ROWS)
     while True:
         row = await database.fetchrow(sql, below, rows, *wanted.arguments(), lowest)
         if row is None:
