@@ -17,7 +17,7 @@ import httpx
 import pytest
 from sse_starlette import ServerSentEvent
 
-from meshhook.console import live
+from meshhook.console import context, live
 from meshhook.console.app import console_app
 from meshhook.console.server import address_of, listening_socket, server_of
 from meshhook.console.settings import ConsoleSettings
@@ -73,6 +73,32 @@ async def test_viewers_share_what_is_read(
             assert len(statements) == count
             now += settings.refresh_seconds * 0.5
         assert statements, "it was read"
+    await app.state.close()
+
+
+@pytest.mark.usefixtures("queue_name")
+async def test_many_queues_are_read_less_often(
+    pool: Any, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many a second as one may read, however many there are; a change is seen at once."""
+    # One queue in half a minute stands for a hundred and twenty.
+    monkeypatch.setattr(context, "QUEUES_PER_SECOND", 1 / 30)
+    now = 0.0
+    app = console_app(pool, settings=ConsoleSettings())
+    app.state.console = replace(app.state.console, snapshots=Snapshots(clock=lambda: now))
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+    reads = []
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
+        for now in range(0, 65, 5):
+            statements.clear()
+            answer = await client.get("/")
+            assert "the figures are read every 30 s" in answer.text
+            if any("queue_snapshot" in each for each in statements):
+                reads.append(now)
+        assert reads == [0, 30, 60]
+        app.state.console.snapshots.forget_all()
+        await client.get("/")
+        assert any("queue_snapshot" in each for each in statements)
     await app.state.close()
 
 

@@ -6,9 +6,13 @@ import asyncio
 import hashlib
 from datetime import UTC, datetime, timedelta
 from importlib import resources
+from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
+from meshhook.administration import QueueSnapshot
+from meshhook.console.arrivals import Arrivals
 from meshhook.console.charts import HEIGHT, MinuteCount, bars
 from meshhook.console.login_limits import LoginLimits
 from meshhook.console.redactions import REDACTED, Redactions
@@ -63,6 +67,67 @@ async def test_viewers_share_one_reading():
     snapshots.forget_all()
     assert await snapshots.get("x", read, for_seconds=5) == 3
     await snapshots.close()
+
+
+async def test_how_long_it_is_kept_may_depend_on_it():
+    """What took more is read less often."""
+    now = 0.0
+    snapshots = Snapshots(clock=lambda: now)
+    answers = iter([100, 1, 2])
+
+    async def read() -> int:
+        return next(answers)
+
+    for at, answer in ((0.0, 100), (99.0, 100), (100.0, 1), (101.0, 2)):
+        now = at
+        assert await snapshots.get("x", read, for_seconds=float) == answer
+    await snapshots.close()
+
+
+async def test_what_was_read_before_a_change_is_not_kept():
+    """Whoever asks after a change gets what was read after it; an older reading still runs."""
+    snapshots = Snapshots(clock=lambda: 0.0)
+    gates = [asyncio.Event(), asyncio.Event()]
+    reads = 0
+
+    async def read() -> int:
+        nonlocal reads
+        number, reads = reads, reads + 1
+        await gates[number].wait()
+        return number
+
+    async def get() -> int:
+        return await snapshots.get("x", read, for_seconds=5)
+
+    before = asyncio.create_task(get())
+    await asyncio.sleep(0)
+    snapshots.forget_all()
+    after = asyncio.create_task(get())
+    await asyncio.sleep(0)
+    gates[0].set()
+    assert await before == 0
+    assert not after.done()
+    gates[1].set()
+    assert await after == 1
+    assert await get() == 1
+    await snapshots.close()
+
+
+def test_arrivals_of_queues_that_are_read_rarely():
+    """Rates are of the last minute, or since the last time that was read, up to ten minutes ago."""
+    began = datetime(2026, 12, 1, tzinfo=UTC)
+
+    def at(seconds: float, total: int) -> QueueSnapshot:
+        found = Mock(spec=QueueSnapshot, queue="jobs", enqueued_total=total)
+        found.sampled_at = began + timedelta(seconds=seconds)
+        return cast("QueueSnapshot", found)
+
+    arrivals = Arrivals()
+    assert arrivals.note(at(0, 0)) is None
+    assert arrivals.note(at(30, 60)) == 2
+    assert arrivals.note(at(80, 110)) == 1
+    assert arrivals.note(at(280, 510)) == 2
+    assert arrivals.note(at(881, 9_999)) is None
 
 
 async def test_an_error_is_not_kept():

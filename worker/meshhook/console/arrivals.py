@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 _RATE_SECONDS = 60.0
 """Over how long rates are averaged, if pages have been open for so long."""
+_MAX_RATE_SECONDS = 600.0
+"""Over how long at the most, where many queues are read less often."""
 
 
 class Arrivals:
@@ -21,11 +23,12 @@ class Arrivals:
     def note(self, queue: QueueSnapshot) -> float | None:
         """Take a snapshot, and return the arrivals a second; None if it is the first."""
         at = queue.sampled_at.timestamp()
-        seen = [
+        before = [
             each
             for each in self._seen.get(queue.queue, ())
-            if at - _RATE_SECONDS <= each[0] < at and each[1] <= queue.enqueued_total
+            if at - _MAX_RATE_SECONDS <= each[0] < at and each[1] <= queue.enqueued_total
         ]
+        seen = [each for each in before if each[0] >= at - _RATE_SECONDS] or before[-1:]
         self._seen[queue.queue] = [*seen, (at, queue.enqueued_total)]
         if not seen:
             return None

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from meshhook.postgres.database import Database
 
 NOTICE = "notice"
+QUEUES_PER_SECOND = 4
+"""How many queues are read a second at the most, at about 2 ms of the database each; beyond, the
+figures of all queues are read less often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,17 @@ class Console:
     redactions: Redactions
     arrivals: Arrivals
     minute_counts: MinuteCounts
+
+    def read_every_seconds(self, queues: int = 1) -> float:
+        """Return how often so many queues are read together while somebody looks."""
+        return max(self.settings.refresh_seconds, queues / QUEUES_PER_SECOND)
+
+    def kept_seconds(self, queues: int = 1) -> float:
+        """Return for how long viewers share what was read of so many queues together.
+
+        A little less than until the refresh after which it is read again.
+        """
+        return self.read_every_seconds(queues) * 0.9
 
     def page(
         self,

@@ -60,7 +60,7 @@ async def read_throughput(console: Console, queue: str) -> Throughput:
     reading = await console.snapshots.get(
         ("history",),
         lambda: _read_on(console),
-        for_seconds=console.settings.refresh_seconds * 0.9,
+        for_seconds=console.kept_seconds(),
     )
     return _throughput(
         # A connection that writes little does so in blocks that were counted before; where this

@@ -40,8 +40,9 @@ async def show_errors(request: Request) -> Response:
     overview = await read_overview(console)
     failed = [each.queue for each in overview.lines if each.queue.dead_letters]
     failed.sort(key=lambda each: -each.dead_letters)
+    read = failed[:_MAX_QUEUES_READ]
     groups = await asyncio.gather(
-        *(_groups(console, each.queue) for each in failed[:_MAX_QUEUES_READ])
+        *(_groups(console, each.queue, together=len(read)) for each in read)
     )
     return console.page(
         request,
@@ -164,11 +165,11 @@ async def change_chosen(request: Request) -> Response:
     return console.redirect(request, here, said=said)
 
 
-async def _groups(console: Console, queue: str) -> list[ErrorGroup]:
+async def _groups(console: Console, queue: str, *, together: int = 1) -> list[ErrorGroup]:
     return await console.snapshots.get(
         ("groups", queue),
         lambda: list_error_groups(console.database, queue, limit=_GROUPS),
-        for_seconds=console.settings.refresh_seconds * 0.9,
+        for_seconds=console.kept_seconds(together),
     )
 
 

@@ -36,7 +36,7 @@ async def show(request: Request) -> Response:
         found = await console.snapshots.get(
             ("keys", queue),
             lambda: list_keys(console.database, queue, max_keys=MAX_LOOKED_AT),
-            for_seconds=console.settings.refresh_seconds * 0.9,
+            for_seconds=console.kept_seconds(),
         )
     keys = found[:MAX_SHOWN]
     fields = {} if sought is None else {"key": sought}

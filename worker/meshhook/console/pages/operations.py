@@ -102,7 +102,7 @@ async def _outcomes(console: Console, operation: Operation) -> Outcomes | None:
         )
 
     return await console.snapshots.get(
-        ("outcomes", operation.id), read, for_seconds=console.settings.refresh_seconds * 0.9
+        ("outcomes", operation.id), read, for_seconds=console.kept_seconds()
     )
 
 

@@ -69,7 +69,14 @@ async def show(request: Request) -> Response:
     """Show the overview."""
     console = console_of(request)
     overview = await read_overview(console)
-    return console.page(request, "overview.html", overview=overview, is_live=True)
+    every_seconds = console.read_every_seconds(len(overview.lines))
+    return console.page(
+        request,
+        "overview.html",
+        overview=overview,
+        every_seconds=every_seconds if every_seconds > console.settings.refresh_seconds else None,
+        is_live=True,
+    )
 
 
 async def read_overview(console: Console) -> Overview:
@@ -83,7 +90,7 @@ async def read_overview(console: Console) -> Overview:
         return Overview(tuple(_line(console, each, workers, scaling) for each in queues))
 
     return await console.snapshots.get(
-        "overview", read, for_seconds=console.settings.refresh_seconds * 0.9
+        "overview", read, for_seconds=lambda found: console.kept_seconds(len(found.lines))
     )
 
 
@@ -92,7 +99,7 @@ async def read_workers(console: Console) -> list[LiveWorker]:
     return await console.snapshots.get(
         "workers",
         lambda: list_workers(console.database),
-        for_seconds=console.settings.refresh_seconds * 0.9,
+        for_seconds=console.kept_seconds(),
     )
 
 
@@ -101,7 +108,7 @@ async def read_scaling(console: Console) -> list[QueueScaling]:
     return await console.snapshots.get(
         "scaling",
         lambda: known_queue_scaling(console.database),
-        for_seconds=console.settings.refresh_seconds * 0.9,
+        for_seconds=console.kept_seconds(),
     )
 
 

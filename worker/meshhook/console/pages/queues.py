@@ -34,21 +34,21 @@ async def show(request: Request) -> Response:
     """Show a queue."""
     console = console_of(request)
     name = validate_queue_name(request.path_params["queue"])
-    refresh_seconds = console.settings.refresh_seconds * 0.9
+    kept_seconds = console.kept_seconds()
     config = await console.snapshots.get(
         ("config", name),
         lambda: get_queue_config(console.database, name),
-        for_seconds=refresh_seconds,
+        for_seconds=kept_seconds,
     )
     snapshot = await console.snapshots.get(
         ("queue", name),
         lambda: get_queue_snapshot(console.database, name, count_limit=COUNT_LIMIT),
-        for_seconds=refresh_seconds,
+        for_seconds=kept_seconds,
     )
     groups = await console.snapshots.get(
         ("errors", name),
         lambda: list_error_groups(console.database, name, limit=_ERRORS),
-        for_seconds=refresh_seconds,
+        for_seconds=kept_seconds,
     )
     throughput = await read_throughput(console, name)
     scaling = [each for each in await read_scaling(console) if each.queue == name]

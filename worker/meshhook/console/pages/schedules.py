@@ -29,7 +29,7 @@ async def show(request: Request) -> Response:
     schedules = await console.snapshots.get(
         ("schedules", queue),
         lambda: list_schedules(console.database, queue),
-        for_seconds=console.settings.refresh_seconds * 0.9,
+        for_seconds=console.kept_seconds(),
     )
     return console.page(
         request,
