@@ -64,7 +64,7 @@ async def encrypted(url: str, leaf: trustme.LeafCert) -> AsyncIterator[str]:
         finally:
             for each in (writer, server_writer):
                 if each is not None:
-                    each.close()
+                    await closed(each)
 
     def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(carry(reader, writer), name="carry")
@@ -78,6 +78,16 @@ async def encrypted(url: str, leaf: trustme.LeafCert) -> AsyncIterator[str]:
     finally:
         server.close()
         await eventually(lambda: not carrying)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, which through TLS takes an answer; without one, cut it."""
+    writer.close()
+    try:
+        async with asyncio.timeout(5):
+            await writer.wait_closed()
+    except OSError:
+        writer.transport.abort()
 
 
 async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

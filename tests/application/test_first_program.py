@@ -47,4 +47,4 @@ async def test_the_first_program_ships_what_the_second_one_orders(
     finally:
         if worker.returncode is None:
             worker.kill()
-            await worker.wait()
+        await worker.communicate()  # so that no pipe stays open

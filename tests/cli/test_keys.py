@@ -12,7 +12,7 @@ def keyed(cli, jobs):
     cli.ok("enqueue", jobs, "1", "--key", "tenant-7")
     cli.ok("enqueue", jobs, "2", "--key", "tenant-7")
     cli.ok("enqueue", jobs, "3", "--key", "tenant-\x1b[31m8")
-    cli.ok("enqueue", jobs, "4", "--delay", "60")
+    cli.ok("enqueue", jobs, "4", "--delay", "3600")
     return jobs
 
 

@@ -77,7 +77,7 @@ async def worker(folder: Path, url: str, handler: str, *options: str) -> AsyncIt
     finally:
         if process.returncode is None:
             process.kill()
-        await process.wait()
+        await process.communicate()  # so that no pipe stays open
 
 
 def ledger(folder: Path) -> list[str]:
@@ -406,4 +406,4 @@ async def test_an_exporter_shows_queues_without_workers(database_url, queue_name
     finally:
         if process.returncode is None:
             process.kill()
-        await process.wait()
+        await process.communicate()

@@ -56,7 +56,7 @@ def job_queues_are_known(control_plane: ControlPlane) -> None:
         async with control_plane.administrator("default") as api:
             for definition in custom_resource_definitions():
                 await api.apply(definition)
-            await eventually(lambda: _serves_job_queues(api), timeout=60)
+            await eventually(lambda: _serves_job_queues(api))
 
     asyncio.run(install())
 

@@ -115,7 +115,7 @@ async def test_an_unreachable_database(
     await view.until_condition("Ready", "False", reason="SourceUnavailable")
     await is_served(api, "letters")
     database_proxy.accept()
-    await view.until_condition("Ready", "True", timeout=60)
+    await view.until_condition("Ready", "True")
 
 
 @pytest.mark.parametrize("fault", ["refuses", "stalls"])
@@ -143,7 +143,7 @@ async def test_a_database_that_goes_away(
     assert await view.replicas() == 5
     database_proxy.accept()
     database_proxy.resume()
-    await view.until_condition("Ready", "True", timeout=60)
+    await view.until_condition("Ready", "True")
     assert await view.replicas() == 5
     await connection.execute("select pgmq.purge_queue('emails')")
     await connection.close()

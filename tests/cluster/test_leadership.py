@@ -197,7 +197,7 @@ async def test_a_killed_leader_is_replaced_when_its_lease_has_run_out(
     await view.until_replicas(6)
     blue.kill()
     await enqueue(sql, 30)
-    await view.until_replicas(9, timeout=60)
+    await view.until_replicas(9)
     assert operators.writers(since="green") == {"green"}
     lease = await api.get("Lease", OWN_LEASE)
     assert lease["spec"]["holderIdentity"] == "green"
@@ -220,10 +220,10 @@ async def test_a_suspended_leader_writes_nothing_when_it_wakes_up(
     await view.until_replicas(6)
     blue.send_signal(signal.SIGSTOP)
     await enqueue(sql, 30)
-    await view.until_replicas(9, timeout=60)
+    await view.until_replicas(9)
     assert leads(green)
     await sql.execute("select pgmq.purge_queue('emails')")
-    await view.until_replicas(1, timeout=60)
+    await view.until_replicas(1)
     blue.send_signal(signal.SIGCONT)
     await eventually(lambda: not leads(blue) and not queue_series(blue))
     await enqueue(sql, 60)
@@ -246,7 +246,7 @@ async def test_a_leader_without_the_api_server_is_replaced(
     await view.until_replicas(1)
     proxy.refuse()
     await enqueue(sql, 60)
-    await view.until_replicas(6, timeout=60)
+    await view.until_replicas(6)
     assert leads(green)
     proxy.accept()
     await eventually(lambda: not leads(blue) and not queue_series(blue))
@@ -268,11 +268,11 @@ async def test_a_leader_alone_outlasts_an_outage_of_the_api_server(
     proxy.refuse()
     await enqueue(sql, 60)
     paused = "nothing is written until the lease is renewed"
-    await eventually(lambda: paused in blue.log.read_text(), timeout=60)
+    await eventually(lambda: paused in blue.log.read_text())
     assert not leads(blue)
     assert queue_series(blue)
     proxy.accept()
-    await view.until_replicas(6, timeout=60)
+    await view.until_replicas(6)
     lease = await api.get("Lease", OWN_LEASE)
     assert lease["spec"].get("leaseTransitions", 0) == 0
 

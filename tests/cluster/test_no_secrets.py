@@ -137,8 +137,14 @@ async def test_an_operator_shows_nothing(
     await connection.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", user
     )
-    reasons = await until_told(api)
-    assert reasons["good"] == "LoginRefused"
+
+    async def is_refused() -> bool:
+        # At first only the connection is gone.
+        reasons = await until_told(api)
+        assert reasons["good"] == "LoginRefused", reasons
+        return True
+
+    await eventually(is_refused)
 
     seen |= of_the_process(operator) | await of_the_cluster(api)
     seen["log"] = operator.log.read_text()
@@ -195,5 +201,10 @@ async def test_the_search_finds_what_is_shown(
     await api.create(shown)
     await until_told(api, "planted")
     await JobQueueView(api, name="planted", deployment="planted-worker").until_replicas(1)
-    seen = await of_the_cluster(api) | {"log": operator.log.read_text()}
-    assert set(found_in(seen)) >= {"log", "JobQueue", "Event", "Deployment"}
+
+    async def is_found() -> bool:
+        seen = await of_the_cluster(api) | {"log": operator.log.read_text()}
+        assert set(found_in(seen)) >= {"log", "JobQueue", "Event", "Deployment"}
+        return True
+
+    await eventually(is_found)

@@ -56,7 +56,7 @@ async def test_killed_while_scaling(
         return replicas == 9
 
     await operator.start()
-    await eventually(watch_replicas, 30)
+    await eventually(watch_replicas)
     assert min(watched) == 6
     await sql.execute("select pgmq.purge_queue('emails')")
     await view.until_replicas(1)
@@ -113,7 +113,7 @@ async def test_it_never_asks_for_more_than_it_may(
     async def is_gone() -> bool:
         return await api.find("JobQueue", "emails") is None
 
-    await eventually(is_gone, 30)
+    await eventually(is_gone)
     log = own_operator.log.read_text()
     assert "forbidden" not in log.lower()
     # Not the digits of a time or of a uid.
@@ -136,9 +136,9 @@ async def test_the_api_server_restarts(
     await sql.execute("select pgmq.send_batch('emails', array_fill('{}'::jsonb, array[40]))")
     server.start()
     control_plane.wait_until_serving()
-    await view.until_replicas(4, timeout=60)
+    await view.until_replicas(4)
     await api.patch("JobQueue", "emails", {"spec": {"scaling": {"minReplicas": 6}}})
-    await view.until_replicas(6, timeout=60)
+    await view.until_replicas(6)
     assert own_operator.running
 
 

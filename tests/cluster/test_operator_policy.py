@@ -89,7 +89,7 @@ async def stolen(api: Api, control_plane: ControlPlane) -> AsyncIterator[Stolen]
             assert "not privileged" in said, said
             return True
 
-        await eventually(is_watched, timeout=60)
+        await eventually(is_watched)
         yield stolen
     for each in reversed(objects):
         await api.delete(each["kind"], each["metadata"]["name"])
@@ -268,7 +268,7 @@ async def test_of_pods_it_changes_only_which_goes_first(api: Api, stolen: Stolen
     async def is_watched() -> bool:
         return "changes nothing of a pod" in str(await refusal(with_image))
 
-    await eventually(is_watched, timeout=60)
+    await eventually(is_watched)
     for change in POD_CHANGES:
         assert "changes nothing of a pod" in str(await refusal(change))
     cost = {"controller.kubernetes.io/pod-deletion-cost": "-1"}
@@ -305,4 +305,4 @@ async def test_the_api_server_finds_nothing_wrong_with_the_expressions(
             assert status.get("observedGeneration") == each["metadata"]["generation"]
         return True
 
-    await eventually(are_checked, timeout=60)
+    await eventually(are_checked)

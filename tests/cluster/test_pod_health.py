@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.usefixtures("operator"), pytest.mark.timeout(300)]
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-SOON_SECONDS = 60.0
+SOON_SECONDS = 120.0
 """Pods may be missing for fifteen seconds; and then some on a loaded machine."""
 WORKERS = "meshhook.io/jobqueue=emails"
 CRASH = {

@@ -71,7 +71,7 @@ def guarded(control_plane: ControlPlane, job_queues_are_known: None) -> Iterator
             for each in policies:
                 await api.create(each)
             for namespace in namespaces:
-                await eventually(partial(_is_guarded, api, namespace), timeout=60)
+                await eventually(partial(_is_guarded, api, namespace))
 
     async def uninstall() -> None:
         async with control_plane.administrator("default") as api:
@@ -331,7 +331,7 @@ async def test_what_is_older_than_the_policy_can_be_deleted(api: Api, control_pl
         objects = policy(namespace)
         for each in objects:
             await own.create(each)
-        await eventually(lambda: _is_guarded(own, namespace), timeout=60)
+        await eventually(lambda: _is_guarded(own, namespace))
         with pytest.raises(ApiError, match="serviceAccountName: admin"):
             await own.patch("JobQueue", "emails", {"spec": {"worker": {"concurrency": 4}}})
         await own.patch("JobQueue", "emails", {"metadata": {"labels": {"a": "b"}}})
@@ -391,7 +391,7 @@ async def test_the_api_server_finds_nothing_wrong_with_the_expressions(api: Api,
         assert not status.get("typeChecking", {}).get("expressionWarnings")
         return bool(status.get("observedGeneration") == found["metadata"]["generation"])
 
-    await eventually(is_checked, timeout=60)
+    await eventually(is_checked)
 
 
 @pytest.mark.parametrize(

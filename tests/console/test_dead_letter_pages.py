@@ -40,7 +40,7 @@ async def finished(visitor: Visitor, path: str) -> str:
     async def done() -> bool:
         return "Finished" in (await visitor.get(path)).text
 
-    await eventually(done, message="the operation has finished")
+    await eventually(done, timeout=200, message="the operation has finished")
     return (await visitor.get(path)).text
 
 

@@ -268,7 +268,7 @@ async def test_a_rotation_under_load_loses_nothing(database_url: str, pool: Pool
         async def is_empty() -> bool:
             return not await pool.fetchval("select count(*) from pgmq.q_jobs")
 
-        await eventually(is_empty, 60)
+        await eventually(is_empty, 200)
     assert set(seen) == set(range(sent))
     assert not await pool.fetchval("select count(*) from pgmq.q_jobs_dlq")
 

@@ -128,16 +128,16 @@ async def _run(url: str, folder: Path) -> Answers:
         )
         await fleet.start_producer(FLOWS)
         await eventually(
-            lambda: _running(fleet, "reports", 12), 60, message="twelve reports are being made"
+            lambda: _running(fleet, "reports", 12), 120, message="twelve reports are being made"
         )
         await fleet.start_worker("reports-3", "reports", 10)
         # It will count the lost leases; Prometheus sees no increase unless it sees the zero before.
         lost = 'meshhook_worker_messages_total{pod="reports-3", outcome="lost"}'
         await eventually(
-            lambda: fleet.prometheus.query(lost), 60, message="the third worker is scraped"
+            lambda: fleet.prometheus.query(lost), 120, message="the third worker is scraped"
         )
         await eventually(
-            lambda: _running(fleet, "reports", 12), 60, message="twelve reports are being made"
+            lambda: _running(fleet, "reports", 12), 120, message="twelve reports are being made"
         )
         fleet.kill("reports-1")
         # It gives back what it has not begun, and goes.
@@ -153,7 +153,7 @@ async def _running(fleet: MonitoredFleet, queue: str, count: int) -> bool:
 
 async def _ask(fleet: MonitoredFleet) -> Answers:
     """Ask all there is to ask, and what gave nothing again, at most for a minute."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     panels: dict[str, list[dict[str, Any]]] = {}
     alerts: dict[str, list[list[dict[str, Any]]]] = {}
     while True:

@@ -15,15 +15,13 @@ from meshhook.administration import create_queue, get_queue_config, set_queue_co
 from meshhook.keys import get_key, hold_key, set_key
 from meshhook.role_kinds import RoleKind
 from meshhook_operator.api.conditions import Finding
-from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.api.keys_spec import KeysSpec
-from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
-from meshhook_operator.databases.demand import DemandRequest, QueueDemand
 from meshhook_operator.errors import NotLeadingError
 from meshhook_operator.metrics import OperatorMetrics
 from meshhook_operator.reconciliation import queue_keys
 from meshhook_operator.reconciliation.queue_keys import QueueKeys
 from meshhook_operator.reconciliation.reconciler import JobQueueReconciler, Source
+from support.declaring_operator import HOLD_SNAPSHOT, REQUEST, DeclaringOperator
 from support.jobqueues import deployment, jobqueue
 from support.recorded_cluster import RecordedCluster
 from support.roles import Roles
@@ -33,58 +31,25 @@ pytestmark = pytest.mark.usefixtures("queue_name")
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-REQUEST = DemandRequest("jobs", 5)
 INDEXES = (
     "select count(*) from pg_indexes where indexname in ('q_jobs_key_idx', 'q_jobs_running_idx')"
 )
 
-HOLD_SNAPSHOT = "begin isolation level repeatable read; select 1"
-"""Indexes that are built beside others wait for the end of such a transaction."""
 
-
-class Operator:
-    """What the operator does about the keys of one queue at each tick."""
-
-    def __init__(self, url: str) -> None:
-        self.database = QueueDatabase(
-            DatabaseAddress(url, pooled=False),
-            on_wake=lambda _: None,
-            on_identity=lambda: None,
-            registry=CollectorRegistry(),
-        )
-        self.leads = True
-        self._keys = QueueKeys(ObjectKey("shop", "jobs"), check_may_write=self._check)
-
-    def _check(self, _: str) -> None:
-        if not self.leads:
-            raise NotLeadingError("another process leads")
-
-    async def tick(self, **keys: Any) -> Finding | None:
-        """Read the queue, and make its keys what is declared."""
-        found = (await self.database.read_demand([REQUEST], waiting_seconds=1))["jobs"]
-        assert isinstance(found, QueueDemand)
-        spec = KeysSpec.model_validate(keys)
-        await self._keys.ensure(spec, "jobs", found.settings, self.database)
-        return self._keys.finding
-
-    async def until_as_declared(self, **keys: Any) -> None:
-        """Tick until there is nothing left to do."""
-
-        async def is_as_declared() -> bool:
-            return await self.tick(**keys) is None
-
-        await eventually(is_as_declared)
+def make(url: str) -> DeclaringOperator:
+    """Return an operator of the keys."""
+    return DeclaringOperator(url, QueueKeys, KeysSpec)
 
 
 @pytest.fixture
-async def operator(database_url: str) -> AsyncIterator[Operator]:
+async def operator(database_url: str) -> AsyncIterator[DeclaringOperator]:
     """The operator, which owns the queue."""
-    found = Operator(database_url)
+    found = make(database_url)
     yield found
     await found.database.close()
 
 
-async def test_what_is_declared_is_set(operator: Operator, connection: Connection) -> None:
+async def test_what_is_declared_is_set(operator: DeclaringOperator, connection: Connection) -> None:
     """Path and limits are those of the spec."""
     await operator.until_as_declared(
         path="payload.customer", maxRunning=40, maxStartsPerKey=5, startsPeriodSeconds=60
@@ -96,7 +61,7 @@ async def test_what_is_declared_is_set(operator: Operator, connection: Connectio
 
 
 async def test_what_is_not_declared_is_left_alone(
-    operator: Operator, connection: Connection
+    operator: DeclaringOperator, connection: Connection
 ) -> None:
     """A limit by hand stays, one that is declared comes back, and 0 removes one."""
     await operator.until_as_declared(maxRunning=40)
@@ -106,7 +71,7 @@ async def test_what_is_not_declared_is_left_alone(
     assert (config.max_running, config.max_running_per_key, config.max_starts) == (40, 3, None)
 
 
-async def test_the_breaker_is_declared(operator: Operator, connection: Connection) -> None:
+async def test_the_breaker_is_declared(operator: DeclaringOperator, connection: Connection) -> None:
     """What it names is set; a longest pause by hand stays, and 0 failures switch it off."""
     await operator.until_as_declared(breaker={"failures": 5, "pauseSeconds": 60})
     await set_queue_config(connection, "jobs", breaker_failures=9, breaker_max_pause_seconds=90)
@@ -121,7 +86,7 @@ async def test_the_breaker_is_declared(operator: Operator, connection: Connectio
     assert (await get_queue_config(connection, "jobs")).breaker_failures is None
 
 
-async def test_order_is_declared(operator: Operator, connection: Connection) -> None:
+async def test_order_is_declared(operator: DeclaringOperator, connection: Connection) -> None:
     """Of new keys, of keys that are there, and no longer; turning the keys off ends it as well."""
     gone = "select not exists (select from pg_indexes where indexname = 'q_jobs_order_idx')"
     await operator.until_as_declared(ordered=True)
@@ -140,7 +105,7 @@ async def test_order_is_declared(operator: Operator, connection: Connection) -> 
 
 
 async def test_nothing_is_written_if_all_is_as_declared(
-    operator: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    operator: DeclaringOperator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ticks of a queue whose keys are as declared write no row."""
     monkeypatch.setattr(queue_keys, "OVERRIDES_SECONDS", 0.0)
@@ -161,7 +126,7 @@ async def rows(connection: Connection) -> list[tuple[Any, ...]]:
 
 
 async def test_single_keys_get_what_is_declared(
-    operator: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    operator: DeclaringOperator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Holds, other keys and what is absent stay; 0 removes a limit."""
     monkeypatch.setattr(queue_keys, "OVERRIDES_SECONDS", 0.0)
@@ -181,7 +146,7 @@ async def test_single_keys_get_what_is_declared(
 
 
 async def test_indexes_are_built_beside_the_ticks(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """While a transaction delays them, ticks and other changes go on, and the condition says so."""
     other = await asyncpg.connect(database_url)
@@ -214,7 +179,7 @@ async def test_indexes_are_built_beside_the_ticks(
 
 
 async def test_limits_are_set_while_an_index_is_dropped(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """A change that has set what was declared, and still drops an index, holds nothing up."""
     await operator.until_as_declared(ordered=True)
@@ -238,7 +203,7 @@ async def test_limits_are_set_while_an_index_is_dropped(
 
 
 async def test_what_was_cut_off_is_built_anew(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """An operator that ends while it builds leaves an invalid index; the next one replaces it."""
     other = await asyncpg.connect(database_url)
@@ -253,7 +218,7 @@ async def test_what_was_cut_off_is_built_anew(
 
 
 async def test_keys_are_turned_off_with_their_limits(
-    operator: Operator, connection: Connection
+    operator: DeclaringOperator, connection: Connection
 ) -> None:
     """The indexes and the limits of the queue go; also if an operator was cut off in between."""
     await operator.until_as_declared(
@@ -271,7 +236,7 @@ async def test_keys_are_turned_off_with_their_limits(
 
 
 async def test_indexes_that_were_left_behind_are_dropped(
-    operator: Operator, connection: Connection
+    operator: DeclaringOperator, connection: Connection
 ) -> None:
     """A queue without keys may still have their indexes, if nobody was left to drop them."""
     await set_queue_config(connection, "jobs", keyed=True)
@@ -285,7 +250,7 @@ async def test_indexes_that_were_left_behind_are_dropped(
 
 
 async def test_a_path_is_not_moved_under_messages(
-    operator: Operator, connection: Connection
+    operator: DeclaringOperator, connection: Connection
 ) -> None:
     """Keys that are elsewhere are refused, with the way out; nothing else is changed."""
     await operator.until_as_declared(path="a")
@@ -298,11 +263,11 @@ async def test_a_path_is_not_moved_under_messages(
 
 
 async def test_only_the_owner_of_the_table_builds(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """An operator of a queue that others created says which command helps; then it sets limits."""
     async with Roles(database_url, connection) as roles:
-        own = Operator(roles.url(await roles.make(RoleKind.OPERATOR)))
+        own = make(roles.url(await roles.make(RoleKind.OPERATOR)))
         try:
 
             async def refusal() -> Finding | None:
@@ -325,7 +290,7 @@ async def test_only_the_owner_of_the_table_builds(
 
 
 async def test_who_does_not_lead_changes_nothing(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """Neither indexes nor limits, also if it stopped leading while indexes were built."""
     operator.leads = False
@@ -348,7 +313,7 @@ async def test_who_does_not_lead_changes_nothing(
 
 
 async def test_a_queue_that_is_made_again_gets_its_keys(
-    operator: Operator, connection: Connection
+    operator: DeclaringOperator, connection: Connection
 ) -> None:
     """A queue that was dropped has no keys; the next ticks give it what is declared."""
     await operator.until_as_declared(maxRunning=4)
@@ -360,7 +325,7 @@ async def test_a_queue_that_is_made_again_gets_its_keys(
 
 
 async def test_ready_and_events_tell_of_the_keys(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """While indexes are built, Ready stays true and says so; what cannot be set makes it false."""
     cluster = RecordedCluster()

@@ -14,14 +14,13 @@ from prometheus_client import CollectorRegistry
 from meshhook.administration import get_queue_config, set_queue_config
 from meshhook.role_kinds import RoleKind
 from meshhook_operator.api.conditions import Finding
-from meshhook_operator.api.jobqueue import JobQueue, ObjectKey
+from meshhook_operator.api.jobqueue import JobQueue
 from meshhook_operator.api.priorities_spec import PrioritiesSpec
-from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
-from meshhook_operator.databases.demand import DemandRequest, QueueDemand
 from meshhook_operator.errors import NotLeadingError
 from meshhook_operator.metrics import OperatorMetrics
 from meshhook_operator.reconciliation.queue_priorities import QueuePriorities
 from meshhook_operator.reconciliation.reconciler import JobQueueReconciler, Source
+from support.declaring_operator import HOLD_SNAPSHOT, REQUEST, DeclaringOperator
 from support.jobqueues import deployment, jobqueue
 from support.recorded_cluster import RecordedCluster
 from support.roles import Roles
@@ -31,51 +30,18 @@ pytestmark = pytest.mark.usefixtures("queue_name")
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-REQUEST = DemandRequest("jobs", 5)
 INDEX = "select count(*) from pg_indexes where indexname = 'q_jobs_priority_idx'"
 
-HOLD_SNAPSHOT = "begin isolation level repeatable read; select 1"
-"""Indexes that are built beside others wait for the end of such a transaction."""
 
-
-class Operator:
-    """What the operator does about the priorities of one queue at each tick."""
-
-    def __init__(self, url: str) -> None:
-        self.database = QueueDatabase(
-            DatabaseAddress(url, pooled=False),
-            on_wake=lambda _: None,
-            on_identity=lambda: None,
-            registry=CollectorRegistry(),
-        )
-        self.leads = True
-        self._priorities = QueuePriorities(ObjectKey("shop", "jobs"), check_may_write=self._check)
-
-    def _check(self, _: str) -> None:
-        if not self.leads:
-            raise NotLeadingError("another process leads")
-
-    async def tick(self, **priorities: Any) -> Finding | None:
-        """Read the queue, and make its priorities what is declared."""
-        found = (await self.database.read_demand([REQUEST], waiting_seconds=1))["jobs"]
-        assert isinstance(found, QueueDemand)
-        spec = PrioritiesSpec.model_validate(priorities)
-        await self._priorities.ensure(spec, "jobs", found.settings, self.database)
-        return self._priorities.finding
-
-    async def until_as_declared(self, **priorities: Any) -> None:
-        """Tick until there is nothing left to do."""
-
-        async def is_as_declared() -> bool:
-            return await self.tick(**priorities) is None
-
-        await eventually(is_as_declared)
+def make(url: str) -> DeclaringOperator:
+    """Return an operator of the priorities."""
+    return DeclaringOperator(url, QueuePriorities, PrioritiesSpec)
 
 
 @pytest.fixture
-async def operator(database_url: str) -> AsyncIterator[Operator]:
+async def operator(database_url: str) -> AsyncIterator[DeclaringOperator]:
     """The operator, which owns the queue."""
-    found = Operator(database_url)
+    found = make(database_url)
     yield found
     await found.database.close()
 
@@ -85,7 +51,7 @@ async def is_gone(connection: Connection) -> bool:
     return not await connection.fetchval(INDEX)
 
 
-async def test_what_is_declared_is_set(operator: Operator, connection: Connection) -> None:
+async def test_what_is_declared_is_set(operator: DeclaringOperator, connection: Connection) -> None:
     """Targets and slots are those of the spec; what is absent is left alone."""
     await set_queue_config(connection, "jobs", urgent_slots=3)
     await operator.until_as_declared(targetSeconds={"urgent": 2})
@@ -101,7 +67,7 @@ async def test_what_is_declared_is_set(operator: Operator, connection: Connectio
 
 
 async def test_what_somebody_changed_is_set_back(
-    operator: Operator, connection: Connection
+    operator: DeclaringOperator, connection: Connection
 ) -> None:
     """A target by hand is replaced by the declared one, and priorities turned off come back."""
     declared = {"targetSeconds": {"urgent": 1, "low": 900}}
@@ -116,7 +82,7 @@ async def test_what_somebody_changed_is_set_back(
 
 
 async def test_nothing_is_written_if_all_is_as_declared(
-    operator: Operator, connection: Connection
+    operator: DeclaringOperator, connection: Connection
 ) -> None:
     """Ticks of a queue whose priorities are as declared write no row."""
     version = "select xmin::text || xmax::text || ctid::text from meshhook.queue_config"
@@ -132,7 +98,7 @@ async def test_nothing_is_written_if_all_is_as_declared(
 
 
 async def test_the_index_is_built_beside_the_ticks(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """While a transaction delays it, ticks and other changes go on, and the condition says so."""
     other = await asyncpg.connect(database_url)
@@ -154,7 +120,7 @@ async def test_the_index_is_built_beside_the_ticks(
 
 
 async def test_what_was_cut_off_is_built_anew(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """An operator that ends while it builds leaves an invalid index; the next one replaces it."""
     other = await asyncpg.connect(database_url)
@@ -170,7 +136,9 @@ async def test_what_was_cut_off_is_built_anew(
     )
 
 
-async def test_priorities_are_turned_off(operator: Operator, connection: Connection) -> None:
+async def test_priorities_are_turned_off(
+    operator: DeclaringOperator, connection: Connection
+) -> None:
     """The index goes, and the targets stay; also an index that an operator left behind."""
     await operator.until_as_declared(targetSeconds={"urgent": 1})
     await operator.until_as_declared(enabled=False)
@@ -180,7 +148,7 @@ async def test_priorities_are_turned_off(operator: Operator, connection: Connect
 
 
 async def test_an_index_that_was_left_behind_is_dropped(
-    operator: Operator, connection: Connection
+    operator: DeclaringOperator, connection: Connection
 ) -> None:
     """A queue without priorities may still have it, if nobody was left to drop it."""
     await set_queue_config(connection, "jobs", prioritized=True)
@@ -189,7 +157,9 @@ async def test_an_index_that_was_left_behind_is_dropped(
     await eventually(lambda: is_gone(connection))
 
 
-async def test_a_keyed_queue_is_refused(operator: Operator, connection: Connection) -> None:
+async def test_a_keyed_queue_is_refused(
+    operator: DeclaringOperator, connection: Connection
+) -> None:
     """Keys that somebody set by hand stay, and the condition says what to do."""
     await set_queue_config(connection, "jobs", keyed=True)
 
@@ -203,11 +173,11 @@ async def test_a_keyed_queue_is_refused(operator: Operator, connection: Connecti
 
 
 async def test_only_the_owner_of_the_table_builds(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """An operator of a queue that others created says which command helps; then it sets targets."""
     async with Roles(database_url, connection) as roles:
-        own = Operator(roles.url(await roles.make(RoleKind.OPERATOR)))
+        own = make(roles.url(await roles.make(RoleKind.OPERATOR)))
         try:
 
             async def refusal() -> Finding | None:
@@ -230,7 +200,7 @@ async def test_only_the_owner_of_the_table_builds(
 
 
 async def test_who_does_not_lead_changes_nothing(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """Neither the index nor targets, also if it stopped leading while the index was built."""
     operator.leads = False
@@ -255,7 +225,7 @@ async def test_who_does_not_lead_changes_nothing(
 class Reconciled:
     """A JobQueue that is reconciled against a recorded cluster, tick by tick."""
 
-    def __init__(self, operator: Operator, **spec: Any) -> None:
+    def __init__(self, operator: DeclaringOperator, **spec: Any) -> None:
         self._database = operator.database
         self.cluster = RecordedCluster()
         self.declared = self._jobqueue(**spec)
@@ -300,7 +270,7 @@ class Reconciled:
 
 
 async def test_ready_and_events_tell_of_the_priorities(
-    operator: Operator, connection: Connection, database_url: str
+    operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """While the index is built, Ready stays true and says so; the status then has the bands."""
     found = Reconciled(operator, priorities={"targetSeconds": {"urgent": 2}})
@@ -332,7 +302,7 @@ async def test_ready_and_events_tell_of_the_priorities(
 
 
 async def test_keys_and_priorities_replace_each_other(
-    operator: Operator, connection: Connection
+    operator: DeclaringOperator, connection: Connection
 ) -> None:
     """In one change of the spec: what there was is turned off first, in both directions."""
     found = Reconciled(operator, keys={"maxRunning": 4})
@@ -349,7 +319,9 @@ async def test_keys_and_priorities_replace_each_other(
     assert refused == set()
 
 
-async def test_without_the_field_all_is_left(operator: Operator, connection: Connection) -> None:
+async def test_without_the_field_all_is_left(
+    operator: DeclaringOperator, connection: Connection
+) -> None:
     """A queue whose priorities were set by hand keeps them."""
     await set_queue_config(connection, "jobs", prioritized=True, urgent_slots=2)
     found = Reconciled(operator)

@@ -34,7 +34,7 @@ def test_the_tests_of_the_page_pass(
     )
     monkeypatch.delenv("MESHHOOK_DATABASE_URL", raising=False)
     monkeypatch.setenv("MESHHOOK_TEST_DATABASE_URL", postgres.url())
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=100)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=250)
     shown = sum(block.count("async def test_") for block in blocks)
     assert shown > 10
     result.assert_outcomes(passed=shown)

@@ -48,7 +48,7 @@ def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     """Runs pytest in another process."""
 
     def run(*arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=100)
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=250)
 
     return run
 

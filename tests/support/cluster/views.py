@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from support.cluster.api import Api, Object
 from support.waiting import eventually
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 60.0
 """Enough for a loaded machine; nothing waits for so long that works."""
 
 
