@@ -12,6 +12,7 @@ import pytest
 
 from meshhook import Job, LeaseLostError, QueueService, create_job_handler
 from meshhook.worker.executor import TURN_SECONDS, LoopTurns
+from meshhook.worker.parked_slots import ParkedSlots
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -72,7 +73,7 @@ async def test_no_more_slots_than_the_concurrency(
 
 async def test_slots_that_never_wait_leave_the_loop_its_turns() -> None:
     """Two slots that only compute: in between, everything else of the loop runs."""
-    turns = LoopTurns()
+    turns = LoopTurns(ParkedSlots(2))
     others = 0
 
     async def other() -> None:
@@ -95,7 +96,7 @@ async def test_slots_that_never_wait_leave_the_loop_its_turns() -> None:
 
 async def test_a_slot_that_wakes_in_an_idle_loop_begins_at_once() -> None:
     """The loop has had its turn: there is nothing to wait for."""
-    turns = LoopTurns()
+    turns = LoopTurns(ParkedSlots(2))
     assert await turns.begin()
     assert not await turns.begin()
     assert await turns.begin()

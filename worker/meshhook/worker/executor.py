@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshhook.observability.tracing import AttemptTracer
     from meshhook.worker.held_job import HeldJob
     from meshhook.worker.held_jobs import HeldJobs
+    from meshhook.worker.parked_slots import ParkedSlots
     from meshhook.worker.queue_context import QueueContext
     from meshhook.worker.releaser import Releaser
 
@@ -71,7 +72,8 @@ class Executor:
             else HandlerThreads(held_jobs.share.concurrency, held_jobs)
         )
         self._turns = LoopTurns(
-            TURN_SECONDS if queue.handler.batch is None else BATCHES_TURN_SECONDS
+            held_jobs.slots,
+            TURN_SECONDS if queue.handler.batch is None else BATCHES_TURN_SECONDS,
         )
         parts: dict[str, Any] = {
             "queue": queue,
@@ -193,6 +195,7 @@ class Executor:
             try:
                 attempt = context.run(attempts.start, held, context)
                 if attempt.under_way is not None:
+                    held_jobs.wake_for_more()
                     attempt.ended = await attempts.rest(attempt, attempt.under_way)
                 if self._is_forked:
                     end_forked(attempt.ended)
@@ -218,7 +221,7 @@ class Executor:
             try:
                 batch = context.run(batches.start_batch, jobs, context)
                 if batch.under_way is not None:
-                    held_jobs.wake_for_batch()
+                    held_jobs.wake_for_more()
                     batch.ended = await batches.rest(batch, batch.under_way)
                 if self._is_forked:
                     end_forked(batch.ended)
@@ -255,19 +258,32 @@ class LoopTurns:
     Jobs that never wait would otherwise keep it from claiming, settling and handling signals.
     """
 
-    def __init__(self, seconds: float = TURN_SECONDS) -> None:
+    def __init__(self, slots: ParkedSlots, seconds: float = TURN_SECONDS) -> None:
+        """Take where slots wait, and how long a turn is, in seconds."""
         self._seconds = seconds
         self.ends_at = 0.0
         """When the slots' time is over, by the monotonic clock."""
-        self._loop_has_turned = asyncio.Event()
-        self._loop_has_turned.set()
+        self._slots = slots
+        self._has_loop_turned = True
+        self._is_awaited = False
 
     async def begin(self) -> bool:
-        """Begin a turn if the event loop has run since the last one; if not, wait: false."""
-        if not self._loop_has_turned.is_set():
-            await self._loop_has_turned.wait()
+        """Begin a turn if the event loop has run since the last one; if not, wait: false.
+
+        After the loop has run, one slot is woken, however many wait: if its jobs never wait, it
+        uses the whole turn.
+        """
+        if not self._has_loop_turned:
+            self._is_awaited = True
+            await self._slots.park()
             return False
-        self._loop_has_turned.clear()
-        asyncio.get_running_loop().call_soon(self._loop_has_turned.set)
+        self._has_loop_turned = False
+        asyncio.get_running_loop().call_soon(self._loop_turned)
         self.ends_at = time.monotonic() + self._seconds
         return True
+
+    def _loop_turned(self) -> None:
+        self._has_loop_turned = True
+        if self._is_awaited:
+            self._is_awaited = False
+            self._slots.wake(1)

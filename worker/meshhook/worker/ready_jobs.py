@@ -272,15 +272,20 @@ class ReadyJobs:
         )
 
     def wake_for_queued(self) -> None:
-        """Wake slots for jobs that were just added, and the producer if there is room for more."""
-        # A batch that waits wakes a slot for the next one.
-        self.slots.wake(len(self.waiting) if self._batches is None else min(self.startable, 1))
+        """Wake a slot for jobs that were just added, and the producer if there is room for more.
+
+        One slot runs all jobs that never wait. When one of them waits, it calls `wake_for_more`.
+        """
+        self.slots.wake(min(self.startable, 1))
         self.update_room()
 
-    def wake_for_batch(self) -> None:
-        """Wake a slot if one more batch can start."""
-        if self.waiting and self.may_start_batch:
-            self.slots.wake(1)
+    def wake_for_more(self) -> None:
+        """Wake slots if more jobs can start while those of a slot wait.
+
+        Two, which wake two more in turn: soon all run, but few wake in vain if the jobs run out.
+        """
+        if self.waiting and self.share.may_start and (startable := self.startable):
+            self.slots.wake(min(startable, 2))
 
     def look_again(self) -> None:
         """Wake slots for jobs that can start now, and the producer if there is room for more."""
