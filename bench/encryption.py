@@ -111,9 +111,9 @@ async def _round(url: str, queue: str, jobs: int, ring: KeyRing | None) -> dict[
     done = asyncio.Event()
     seen = 0
 
-    async def handle(_: Job[Any]) -> None:
+    async def handle(job: Job[Any]) -> None:
         nonlocal seen
-        seen += 1
+        seen += "text" in job.payload
         if seen >= jobs:
             done.set()
 

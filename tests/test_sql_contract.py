@@ -85,7 +85,7 @@ async def check_library(connection: Connection, case: Case) -> None:
     options: ServiceOptions = {"headers": case.headers, "key": case.key}
 
     async def enqueue() -> list[int]:
-        queue = QueueService[Any](connection, case.queue)
+        queue = QueueService[Any](connection, case.queue, encryption=case.ring)
         return await conformance.enqueue(queue, case, options)
 
     if case.error is None:

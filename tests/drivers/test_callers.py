@@ -87,7 +87,7 @@ async def play(caller: Caller, connection: Connection, case: Case) -> None:
             "key": case.key,
             "connection": caller.connection,
         }
-        async with QueueService[Any](UNREACHABLE, case.queue) as queue:
+        async with QueueService[Any](UNREACHABLE, case.queue, encryption=case.ring) as queue:
             return await conformance.enqueue(queue, case, options)
 
     if case.error is None:

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import QueueService, SyncQueueService
+from meshhook import KeyRing, QueueService, SyncQueueService
 from meshhook.administration import set_queue_config
+from meshhook.encryption.messages import decrypted_body
 from meshhook.unique import ServiceOptions
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -20,6 +21,8 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 FILE = Path(__file__).parents[1] / "conformance" / "enqueue.json"
 _DOCUMENT = json.loads(FILE.read_text("utf-8"))
 QUEUE: str = _DOCUMENT["queue"]["name"]
+KEYS = KeyRing({"k2": bytes(range(32)), "k1": bytes(32)})
+"""The keys of the producers that have some: the first one encrypts."""
 _SLACK_SECONDS = 60
 """How much later than its delay says a job may be ready: the machine may be slow."""
 
@@ -87,6 +90,11 @@ class Case:
         )
 
     @property
+    def ring(self) -> KeyRing | None:
+        """The keys of the producer; None if it has none."""
+        return KEYS if self.fields.get("has_keys") else None
+
+    @property
     def delay_seconds(self) -> float:
         """The delay."""
         return float(self.fields.get("delay_seconds", 0))
@@ -129,7 +137,13 @@ async def prepare(connection: Connection, case: Case) -> None:
         "update meshhook.queue_config set max_payload_bytes = $2 where queue = $1", QUEUE, limit
     )
     key_path = case.fields.get("key_path")
-    await set_queue_config(connection, QUEUE, keyed=key_path is not None, key_path=key_path)
+    await set_queue_config(
+        connection,
+        QUEUE,
+        keyed=key_path is not None,
+        key_path=key_path,
+        encryption=case.fields.get("encryption", "accept"),
+    )
 
 
 async def enqueue(queue: QueueService[Any], case: Case, options: ServiceOptions) -> list[int]:
@@ -171,7 +185,14 @@ async def check_stored(
     assert [row["msg_id"] for row in rows] == list(dict.fromkeys(msg_ids))
     assert len(msg_ids) == len(case.messages)
     for row, stored in zip(rows, case.stored, strict=True):
-        assert json.loads(row["message"]) == stored["message"]
+        if "readable" in stored:
+            readable = json.loads(row["message"])
+            assert readable.pop("enc")["key"] == "k2"
+            assert readable == stored["readable"]
+            message = decrypted_body(row["message"], KEYS, QUEUE)
+            assert json.loads(message) == stored["message"]
+        else:
+            assert json.loads(row["message"]) == stored["message"]
         assert row["headers"] is None or json.loads(row["headers"]) == stored["headers"]
         assert (row["headers"] is None) == ("headers" not in stored)
         assert row["read_ct"] == 0

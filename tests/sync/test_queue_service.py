@@ -87,7 +87,7 @@ async def play(
     begun_at = await conformance.server_time(connection)
 
     def enqueue() -> list[int]:
-        with SyncQueueService[Any](source, case.queue) as queue:
+        with SyncQueueService[Any](source, case.queue, encryption=case.ring) as queue:
             return conformance.enqueue_sync(
                 queue, case, {"headers": case.headers, "key": case.key, "connection": own}
             )

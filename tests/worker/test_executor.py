@@ -73,7 +73,8 @@ async def test_no_more_slots_than_the_concurrency(
 
 async def test_slots_that_never_wait_leave_the_loop_its_turns() -> None:
     """Two slots that only compute: in between, everything else of the loop runs."""
-    turns = LoopTurns(ParkedSlots(2))
+    slots = ParkedSlots(2)
+    turns = LoopTurns(slots)
     others = 0
 
     async def other() -> None:
@@ -86,6 +87,7 @@ async def test_slots_that_never_wait_leave_the_loop_its_turns() -> None:
         while time.monotonic() < until:
             if time.monotonic() >= turns.ends_at:
                 await turns.begin()
+        slots.wake(1)  # as for the slot that takes its place
 
     task = asyncio.create_task(other(), name="other")
     until = time.monotonic() + 100 * TURN_SECONDS
@@ -100,6 +102,40 @@ async def test_a_slot_that_wakes_in_an_idle_loop_begins_at_once() -> None:
     assert await turns.begin()
     assert not await turns.begin()
     assert await turns.begin()
+
+
+async def test_a_turn_of_the_loop_wakes_one_slot() -> None:
+    """However many wait: it runs what all of them would have run."""
+    turns = LoopTurns(ParkedSlots(100))
+    begun: list[bool] = []
+
+    async def begin() -> None:
+        begun.append(await turns.begin())
+
+    waiting = [asyncio.create_task(begin(), name=f"slot-{n}") for n in range(100)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert begun == [True, False], "one has begun a turn, and one is woken after it"
+    for task in waiting:
+        task.cancel()
+
+
+async def test_handlers_that_wait_let_the_other_slots_start(
+    pool: asyncpg.Pool[Any], database_url: str
+) -> None:
+    """Jobs that were claimed together run together: the slot of each wakes two more."""
+    service = QueueService[Any](pool, "jobs")
+    together = asyncio.Barrier(50)
+
+    async def handler(_: Job[Any]) -> None:
+        await together.wait()
+
+    await service.enqueue_many([{"n": n} for n in range(150)])
+    async with make_worker(database_url, handler, concurrency=50) as worker:
+        await eventually(lambda: worker.get_stats().succeeded == 150)
+        # Once more, with slots that are there already and wait.
+        await service.enqueue_many([{"n": n} for n in range(50)])
+        await eventually(lambda: worker.get_stats().succeeded == 200)
 
 
 @pytest.mark.parametrize("batch", [None, 10])

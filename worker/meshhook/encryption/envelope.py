@@ -8,7 +8,7 @@ queue, makes it unreadable.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import os
 import re
@@ -31,6 +31,7 @@ _BASE64 = SchemaValidator(
 FIELD = "enc"
 VERSION = 1
 NONCE_BYTES = 12
+_NONCE_CHARACTERS = 16
 _TAG_BYTES = 16
 _START = f'{{"{FIELD}": {{"v": '
 _MARK = f'"{FIELD}": {{"v": '
@@ -88,8 +89,8 @@ def sealed_with(
         "v": VERSION,
         "key": key.key_id,
         place.kind: place.name,
-        "nonce": base64.b64encode(nonce).decode(),
-        "data": base64.b64encode(ciphertext).decode(),
+        "nonce": binascii.b2a_base64(nonce, newline=False).decode(),
+        "data": binascii.b2a_base64(ciphertext, newline=False).decode(),
     }
     return orjson.dumps({FIELD: fields, **readable}).decode()
 
@@ -130,16 +131,19 @@ def envelope_from(value: object) -> Envelope:
             f"it is encrypted in version {quoted(fields['v'], limit=20)} of the format, and this "
             f"program reads version {VERSION}; upgrade it"
         )
-    kinds = [kind for kind in _KINDS if kind in fields]
-    texts = [fields[name] for name in ("key", "nonce", "data", *kinds)]
-    if len(kinds) != 1 or len(fields) != 5 or any(type(each) is not str for each in texts):  # noqa: PLR2004
+    kind = next((kind for kind in _KINDS if kind in fields), None)
+    # Version, key, nonce and data, and one place.
+    if kind is None or len(fields) != 5:  # noqa: PLR2004
         raise DecryptionError(f"its field {FIELD!r} is damaged")
-    place = Place(kinds[0], fields[kinds[0]])
-    readable = {name: item for name, item in value.items() if name != FIELD}
-    nonce, ciphertext = _bytes_of(fields["nonce"]), _bytes_of(fields["data"])
-    if len(nonce) != NONCE_BYTES or len(ciphertext) < _TAG_BYTES:
+    key_id, name, nonce, data = fields["key"], fields[kind], fields["nonce"], fields["data"]
+    if not type(key_id) is type(name) is type(nonce) is type(data) is str:
         raise DecryptionError(f"its field {FIELD!r} is damaged")
-    return Envelope(fields["key"], place, readable, nonce, ciphertext)
+    readable = value.copy()
+    del readable[FIELD]
+    ciphertext = _bytes_of(data)
+    if len(ciphertext) < _TAG_BYTES:
+        raise DecryptionError(f"its field {FIELD!r} is damaged")
+    return Envelope(key_id, Place(kind, name), readable, _nonce_of(nonce), ciphertext)
 
 
 def envelope_of(body: str) -> Envelope:
@@ -207,10 +211,23 @@ def _associated(key_id: str, place: Place, readable: Mapping[str, Any]) -> bytes
         raise DecryptionError("its identifiers were changed") from None
 
 
+def _nonce_of(text: str) -> bytes:
+    # Of this length no bits are left behind the last byte.
+    if len(text) == _NONCE_CHARACTERS:
+        try:
+            nonce = binascii.a2b_base64(text, strict_mode=True)
+        except ValueError:
+            pass
+        else:
+            if len(nonce) == NONCE_BYTES:
+                return nonce
+    raise DecryptionError(f"its field {FIELD!r} is damaged")
+
+
 def _bytes_of(text: str) -> bytes:
-    # Thirty times as fast as that of Python. One text, one message: it takes no other alphabet, no
-    # escapes, and no bits behind the last byte.
-    if text.isascii() and not any(each in text for each in ("-", "_", "\\")):
+    # For long texts thirty times as fast as that of Python. One text, one message: it takes no
+    # other alphabet, no escapes, and no bits behind the last byte.
+    if text.isascii() and "-" not in text and "_" not in text and "\\" not in text:
         try:
             found: bytes = _BASE64.validate_json(f'"{text}"')
         except ValueError:

@@ -105,9 +105,8 @@ def decrypted_body(body: str, ring: KeyRing | None, queue: str) -> str:
 
 
 def _opened(envelope: Envelope, ring: KeyRing | None, queue: str) -> str:
-    place = Place("queue", queue)
-    if envelope.place.kind == "topic":
-        place = envelope.place  # whichever queue was bound to it
+    # A published one is for whichever queue was bound to its topic.
+    place = None if envelope.place.kind == "topic" else Place("queue", queue)
     return unseal(envelope, _no_key if ring is None else ring.find, place)
 
 
@@ -164,7 +163,9 @@ def readable_identifiers(body: object) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in IDENTIFIERS:
         value = body.get(name)
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
+        if type(value) is str:
+            found[name] = value[:MAX_ID_LENGTH]
+        elif isinstance(value, str | int | float) and not isinstance(value, bool):
             found[name] = str(value)[:MAX_ID_LENGTH]
     return found
 

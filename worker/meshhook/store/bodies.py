@@ -389,7 +389,8 @@ class BodyDecoder(Generic[PayloadT]):
             InvalidPayloadError: if the model rejects the payload; the message lists the errors
                 without the values. The identifiers are filled in all the same.
         """
-        if self._takes_anything and self._read_identifiers(job):
+        # Those of an encrypted job are beside the encrypted text, and have been read.
+        if self._takes_anything and (job.is_encrypted or self._read_identifiers(job)):
             job.read_payload_with(_plain_payload)
             return
         try:
