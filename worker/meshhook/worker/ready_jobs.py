@@ -284,8 +284,8 @@ class ReadyJobs:
 
         Two, which wake two more in turn: soon all run, but few wake in vain if the jobs run out.
         """
-        if self.waiting and self.share.may_start and (startable := self.startable):
-            self.slots.wake(min(startable, 2))
+        if self.may_start:
+            self.slots.wake(min(self.startable, 2))
 
     def look_again(self) -> None:
         """Wake slots for jobs that can start now, and the producer if there is room for more."""
