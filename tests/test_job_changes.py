@@ -138,7 +138,7 @@ async def test_all_that_fit(
 ) -> None:
     """By run, workflow, project or key; a dry run says what it would be."""
     other = await service.enqueue(job(), key="k1")
-    fit = [await service.enqueue(job("r2", "w2", "p2"), n, key="k2") for n in range(3)]
+    fit = [await service.enqueue(job("r2", "w2", "p2"), n * 3600, key="k2") for n in range(3)]
     tried = await service.cancel(dry_run=True, **filters)  # type: ignore[arg-type]
     assert (tried.changed, tried.is_dry_run, tried.is_complete) == (3, True, True)
     assert await ids_in_queue(connection) == [other, *fit]

@@ -33,7 +33,7 @@ FILL = """
         jsonb_build_object('x-pgmq-group', 'key-' || n % 100)
     from generate_series(1, $1::int) n
 """
-LEASE = "update pgmq.q_jobs set vt = clock_timestamp() + interval '20 s', read_ct = 1"
+LEASE = "update pgmq.q_jobs set vt = clock_timestamp() + interval '10 minutes', read_ct = 1"
 LEASE_SECONDS = 600
 
 

@@ -1,4 +1,4 @@
--- Messages of priority $6 of a queue with priorities, newest first: the ones of run $1, workflow $2,
+-- Messages of priority $6 of a queue with priorities, newest first: those of run $1, workflow $2,
 -- project $3, state $5 and key $8 (null: any) enqueued from $9 to before $10 (null: ever) with ids
 -- up to $11, up to $7. `seen` says how many of that priority were looked at: $4 and one more means
 -- that there are others, and that these are not the newest. One row without a job if there is none.
