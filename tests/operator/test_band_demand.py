@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meshhook.priorities import Priority
 from meshhook_operator.scaling import Band, Sample
 from meshhook_operator.scaling.band_demand import BandDemand, demand_by_band
 from meshhook_operator.scaling.band_memory import (
@@ -32,15 +33,17 @@ def bands_of(**lists: Any) -> tuple[BandDemand, ...]:
         "expected_per_second": 20.0,
         "share": 0.0,
     }
+    if "due_soon_of" in lists:
+        lists["due_soon"] = lists.pop("due_soon_of")
     return tuple(
         BandDemand(target_seconds=target, **nothing | {name: lists[name][i] for name in lists})
         for i, target in enumerate(TARGETS)
     )
 
 
-def plans(due_soon: int = 0, **lists: Any) -> list[Demand]:
-    """Return the demand that each band with work is planned for."""
-    demand = Demand(
+def demand_of(due_soon: int = 0, **lists: Any) -> Demand:
+    """Return the demand of a queue with four bands."""
+    return Demand(
         ready=0.0,
         lost=0,
         due_soon=due_soon,
@@ -59,7 +62,11 @@ def plans(due_soon: int = 0, **lists: Any) -> list[Demand]:
         lead_seconds=3.0,
         bands=bands_of(**lists),
     )
-    return [each for _, _, each in demand_by_band(demand)]
+
+
+def plans(due_soon: int = 0, **lists: Any) -> list[Demand]:
+    """Return the demand that each band with work is planned for."""
+    return [each for _, _, each in demand_by_band(demand_of(due_soon, **lists))]
 
 
 def sample_of(*bands: Any, at: float = 0.0, sent: int = 0) -> Sample:
@@ -81,17 +88,40 @@ def test_what_is_more_urgent_counts() -> None:
     assert [each.due_soon for each in found] == [0, 0, 9]
 
 
+def test_each_band_is_planned_for_with_its_own_target() -> None:
+    """Its number and target come with what it waits for."""
+    found = [(each, target) for each, target, _ in demand_by_band(demand_of(ready=[1.0] * 4))]
+    assert found == list(enumerate(TARGETS))
+
+
+def test_what_falls_due_counts_as_what_is_ready() -> None:
+    """That of the bands above, and of the band; the lowest takes what is of no known band, too."""
+    assert [each.due_soon for each in plans(due_soon=9, due_soon_of=[1, 2, 4, 0])] == [1, 3, 9]
+
+
+def test_aged_jobs_below_count_among_those_that_waited() -> None:
+    """Beside ten high jobs that have waited, a third as many aged low ones start."""
+    waiting = [(), ((5.0, 9.0),), (), ()]
+    found = plans(ready=[0.0, 9.0, 0.0, 50.0], aged=[0.0, 0.0, 0.0, 50.0], waiting=waiting)
+    assert found[0].waiting == ((5.0, 12.0),)
+
+
 def test_aged_jobs_below_count_up_to_a_quarter_of_what_starts() -> None:
     """Beside 30 urgent jobs ten aged ones start, or as many as there are."""
     assert plans(ready=[30.0, 0.0, 0.0, 100.0], aged=[0.0, 0.0, 0.0, 100.0])[0].ready == 40
     assert plans(ready=[30.0, 0.0, 0.0, 100.0], aged=[0.0, 0.0, 0.0, 5.0])[0].ready == 35
 
 
-@pytest.mark.parametrize(("age", "start"), [(10.0, 70.0), (50.0, 40.0)])
-def test_aged_jobs_wait_for_four_times_their_number_at_the_most(age: float, start: float) -> None:
-    """Ten normal jobs behind 60 high ones: all of these go first until the ten are aged."""
+@pytest.mark.parametrize(
+    ("high", "age", "start"),
+    [(60.0, 10.0, 70.0), (60.0, 47.9, 70.0), (60.0, 48.0, 40.0), (20.0, 50.0, 30.0)],
+)
+def test_aged_jobs_wait_for_four_times_their_number_at_the_most(
+    high: float, age: float, start: float
+) -> None:
+    """Ten normal jobs behind high ones: all of these go first until the ten are aged."""
     waiting = [(), (), ((age, 10.0),), ()]
-    found = plans(ready=[0.0, 60.0, 10.0, 0.0], waiting=waiting)
+    found = plans(ready=[0.0, high, 10.0, 0.0], waiting=waiting)
     assert found[1].waiting == ((age, start),)
 
 
@@ -101,11 +131,16 @@ def test_arrivals_are_those_of_the_band_and_of_more_urgent_ones() -> None:
     assert [each.arrivals_per_second for each in found] == [10, 40]
     assert [each.expected_per_second for each in found] == [5, 20]
     assert [each.ahead_per_second for each in found] == [0, 5]
+    found = plans(ready=[1.0, 1.0, 1.0, 0.0], share=[0.25, 0.5, 0.25, 0.0])
+    assert [each.arrivals_per_second for each in found] == [10, 30, 40]
+    assert [each.expected_per_second for each in found] == [5, 15, 20]
+    assert [each.ahead_per_second for each in found] == [0, 5, 15]
 
 
 def test_a_queue_without_work_is_that_of_normal_jobs() -> None:
     """As long as nobody knows what arrives, all of it is normal."""
-    [found] = plans()
+    [(band, target, found)] = demand_by_band(demand_of())
+    assert (band, target) == (Priority.NORMAL, 60)
     assert (found.ready, found.arrivals_per_second) == (0, 40)
 
 
