@@ -166,6 +166,43 @@ def test_the_shares_are_those_of_the_sample_before() -> None:
     assert [each.share for each in found] == [0.5, 0, 0, 0.5], "half of it after a half-life"
 
 
+def test_each_band_is_remembered_for_as_long_as_its_target_asks() -> None:
+    """What was sent a minute ago says nothing of urgent jobs, and much of low ones."""
+    arrivals, sent = ArrivalRate(), Sent(((40.0, 1), (92.0, 5)))
+    sample = sample_of(*[NOTHING] * 4, at=100.0, sent=9)
+    made = remember_sent((), sample, arrivals=arrivals, sent=sent)
+    assert [each.sent.moments[0] for each in made] == [(100, 9), (92, 5), (40, 1), (40, 1)]
+    asked: list[float] = []
+
+    def half_life_seconds(target_seconds: float) -> float:
+        asked.append(target_seconds)
+        return target_seconds
+
+    later = sample_of(*[NOTHING] * 4, at=110.0, sent=109)
+    found = remember_arrivals(
+        made, sample, later, arrived=100, run_seconds=1.0, half_life_seconds=half_life_seconds
+    )
+    assert tuple(asked) == TARGETS
+    rates = [each.arrivals.per_second for each in found]
+    assert rates == sorted(set(rates), reverse=True), "the shorter the target, the sooner it rises"
+
+
+def test_what_was_not_counted_is_of_the_lowest_of_two_that_have_more() -> None:
+    """Workers serve it last."""
+    found = (
+        Band(target_seconds=5.0, ready=10_000, is_capped=True),
+        Band(target_seconds=15.0),
+        Band(target_seconds=60.0, ready=10_000, is_capped=True, aged=40),
+        Band(target_seconds=600.0, ready=7, aged=7),
+    )
+    sample = Sample(sampled_at=1.0, ready=20_007, enqueued_total=0, bands=found)
+    memory = remember_sent((), sample, arrivals=ArrivalRate(), sent=Sent())
+    made = band_demands(memory, sample, 50_007.0)
+    assert [each.ready for each in made] == [10_000, 0, 40_000, 7]
+    assert [each.aged for each in made] == [0, 0, 40, 7]
+    assert [each.ready for each in band_demands(memory, sample, 5.0)] == [10_000, 0, 10_000, 7]
+
+
 def test_new_bands_begin_with_what_is_known_of_the_queue() -> None:
     """When priorities are turned on, the arrivals before are not forgotten."""
     arrivals, sent = ArrivalRate(7.0), Sent(((9.0, 1),))

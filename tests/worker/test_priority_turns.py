@@ -262,6 +262,7 @@ def test_slots_that_are_kept_no_longer_are_used_at_once(monkeypatch: pytest.Monk
     held_jobs = made(20, 1)
     claim(held_jobs, *[LOW] * 40)
     start_all(held_jobs)
+    held_jobs.slots.are_wanted.clear()
     monkeypatch.setattr(PriorityTurns, "average_urgent", 0.0)
     held_jobs.keep_slots(1)
     assert held_jobs.slots.are_wanted.is_set()
