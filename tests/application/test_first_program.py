@@ -17,7 +17,7 @@ from support.waiting import eventually
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_the_first_program_ships_what_the_second_one_orders(
     database_url: str, pool: asyncpg.Pool[Any], tmp_path: Path
 ) -> None:

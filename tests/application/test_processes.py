@@ -19,7 +19,7 @@ from meshhook import App, InvalidSettingError, QueueService, get_queue_config
 from support.command_line import run_command
 from support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 SHOP = """
 import asyncio

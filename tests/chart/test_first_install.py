@@ -15,7 +15,7 @@ from support.helm import CHART, NAMESPACE, RELEASE
 from support.kube import Kube, KubeError
 from support.skipping import skip
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 QUEUE: dict[str, Any] = {
     "name": "orders",

@@ -19,7 +19,7 @@ from meshhook.roles import check_role
 from support.helm import RELEASE, pods, render
 from support.roles import url_of
 
-pytestmark = pytest.mark.timeout(300)  # every step is a process of its own
+pytestmark = pytest.mark.timeout(600)  # every step is a process of its own
 
 VALUES = {
     "database": {"existingSecret": "workers", "operatorExistingSecret": "operator"},

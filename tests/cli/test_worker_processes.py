@@ -24,7 +24,7 @@ from support.databases import server_directory
 from support.waiting import eventually
 
 # Starting Python four times takes long on a busy machine.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 Pool = asyncpg.Pool
 

@@ -22,7 +22,7 @@ from support.cluster.views import JobQueueView
 from support.marked import BAD, PASSWORD, leaks, marked_login, marked_url
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.usefixtures("job_queues_are_known"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("job_queues_are_known"), pytest.mark.timeout(900)]
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -77,7 +77,7 @@ async def until_told(api: Api, *ready: str) -> dict[str, str]:
         }
         return {name: condition["reason"] for name, condition in found.items()}
 
-    told: dict[str, str] = await eventually(are_told, 100)
+    told: dict[str, str] = await eventually(are_told, 250)
     return told
 
 

@@ -14,7 +14,7 @@ from support.cluster.operator_process import OperatorProcess
 from support.cluster.views import JobQueueView
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.usefixtures("operator"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("operator"), pytest.mark.timeout(600)]
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

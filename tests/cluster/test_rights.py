@@ -29,7 +29,7 @@ from support.cluster.operator_process import OperatorProcess
 from support.cluster.views import JobQueueView
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.usefixtures("job_queues_are_known"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("job_queues_are_known"), pytest.mark.timeout(600)]
 
 ACCOUNT = "operator"
 SERVICE_ACCOUNT = {"kind": "ServiceAccount", "name": ACCOUNT}
@@ -223,7 +223,7 @@ async def test_no_right_can_be_taken_from_an_operator_at_work(
         return True
 
     try:
-        await eventually(all_are_missed, timeout=120)
+        await eventually(all_are_missed, timeout=300)
     except pytest.fail.Exception:
         pytest.fail(f"nobody needs {', '.join(map(str, missed))}")
     assert await refusals(operator, whole) == []
@@ -245,7 +245,7 @@ async def test_no_right_can_be_taken_from_an_operator_that_starts(
             assert operator.log.exists()
             return right.refusal in operator.log.read_text().replace("\\", "")
 
-        await eventually(is_refused, timeout=180, message=f"the refusal of {right}")
+        await eventually(is_refused, timeout=300, message=f"the refusal of {right}")
 
     async with asyncio.TaskGroup() as tasks:
         for right in AT_START:

@@ -225,9 +225,15 @@ async def test_a_scheduled_message_wakes_ahead(api: Api, database: str, sql: Con
     """Workers are started before a scheduled message falls due."""
     view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
     await view.until_replicas(0)
-    await send(sql, 1, delay_seconds=12)
-    await view.until_replicas(1)
-    assert await sql.fetchval("select count(*) from pgmq.q_emails where vt > now()") == 1
+    for _ in range(3):
+        await send(sql, 1, delay_seconds=12)
+        await view.until_replicas(1)
+        if await sql.fetchval("select count(*) from pgmq.q_emails where vt > now()"):
+            return
+        # A busy machine may have needed the ten seconds for itself.
+        await sql.execute("select pgmq.purge_queue('emails')")
+        await view.until_replicas(0)
+    pytest.fail("the message was due before its worker was started, three times")
 
 
 @pytest.mark.parametrize("moment", ["9999-01-01", "infinity"])

@@ -18,7 +18,7 @@ from support.waiting import eventually
 ROOT = Path(__file__).parents[2]
 
 # It starts a PostgreSQL and a dozen processes.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
 async def test_it_names_a_prometheus_that_has_figures_and_stops_when_told() -> None:
