@@ -14,12 +14,15 @@ import asyncpg
 from meshhook.testing.databases import Databases as DatabasesByUrl
 from meshhook.testing.databases import name_of
 from meshhook.testing.places import server_directory
-from meshhook.testing.servers import SERVER_SETTINGS as TEST_SETTINGS
+from meshhook.testing.servers import SERVER_SETTINGS
 
 if TYPE_CHECKING:
     from meshhook.embedded import EmbeddedPostgres
 
 __all__ = ["TEST_SETTINGS", "Databases", "quicken_logins", "server_directory"]
+
+# No vacuum and no analysis but those of the tests: plans would depend on when one comes.
+TEST_SETTINGS = SERVER_SETTINGS | {"autovacuum_naptime": "1d"}
 
 _ATTEMPTS = 3
 _CONNECTION_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
