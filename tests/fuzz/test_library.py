@@ -40,6 +40,8 @@ from meshhook import (
     Worker,
     WorkflowJob,
 )
+from meshhook.job_changes import JobChoiceOptions
+from meshhook.job_replays import ReplayOptions
 from meshhook.queue_config import SETTING_NAMES
 from support.claimed_jobs import claimed_job
 from support.fuzzing import examples
@@ -106,6 +108,13 @@ def _act(actor: Any, source: Any = "library") -> None:
         pass
 
 
+KEYWORDS = {
+    f"Unpack[{each.__name__}]": tuple(each.__annotations__)
+    for each in (JobChoiceOptions, ReplayOptions)
+}
+"""The names that keywords may have which are annotated so."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A function and arguments with which it works."""
@@ -117,12 +126,14 @@ class Call:
 
     @property
     def parameters(self) -> list[str]:
-        """The names of those that may be anything."""
-        return [
-            name
-            for name, each in inspect.signature(self.function).parameters.items()
-            if each.kind is not each.VAR_KEYWORD and name not in self.others
-        ]
+        """The names of those that may be anything, those of typed keywords included."""
+        names = []
+        for name, each in inspect.signature(self.function).parameters.items():
+            if each.kind is not each.VAR_KEYWORD:
+                names.append(name)
+            else:
+                names += KEYWORDS.get(each.annotation, ())
+        return [name for name in names if name not in self.others]
 
 
 def _calls(database: Database, url: str) -> dict[str, Call]:

@@ -186,11 +186,11 @@ class JobChoice:
         cls,
         msg_ids: int | Iterable[int] | None,
         *,
-        run_id: str | UUID | None,
-        workflow_id: str | UUID | None,
-        project_id: str | UUID | None,
-        key: str | UUID | None,
-        state: str | None,
+        run_id: str | UUID | None = None,
+        workflow_id: str | UUID | None = None,
+        project_id: str | UUID | None = None,
+        key: str | UUID | None = None,
+        state: str | None = None,
     ) -> JobChoice:
         """Return a choice, checked.
 

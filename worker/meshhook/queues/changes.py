@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChoice, checked_time
 from meshhook.job_replays import JobReplayer, ReplayChoice
@@ -14,9 +14,9 @@ from meshhook.queues.access import QueueAccess
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime, timedelta
-    from uuid import UUID
 
-    from meshhook.job_changes import JobChanges
+    from meshhook.job_changes import JobChanges, JobChoiceOptions
+    from meshhook.job_replays import ReplayOptions
     from meshhook.priorities import AnyPriority
 
 
@@ -27,16 +27,10 @@ class QueueChanges(QueueAccess[PayloadT]):
         self,
         msg_ids: int | Iterable[int] | None = None,
         *,
-        run_id: str | UUID | None = None,
-        workflow_id: str | UUID | None = None,
-        project_id: str | UUID | None = None,
-        key: str | UUID | None = None,
-        state: str | None = None,
         reason: str = "",
         requested_by: str | None = None,
-        dry_run: bool = False,
-        search_seconds: float = CHANGE_SECONDS,
         connection: Any = None,
+        **choice: Unpack[JobChoiceOptions],
     ) -> JobChanges:
         """Cancel jobs: those that wait at once, those that run through their workers.
 
@@ -51,32 +45,20 @@ class QueueChanges(QueueAccess[PayloadT]):
 
         Args:
             msg_ids: a job's id, or several.
-            run_id: jobs of this run.
-            workflow_id: jobs of this workflow.
-            project_id: jobs of this project.
-            key: jobs of this key.
-            state: only jobs in this state: ready, scheduled, running, retrying or lost.
             reason: for the history and the handler, up to 4,000 characters. Default: who asked.
             requested_by: who asks, up to 200 characters. Default: the database role.
-            dry_run: change nothing, and return what would be changed. Default false.
-            search_seconds: after how long no further part of the queue is searched, 0.1 to 86,400.
-                Default 300. It does not apply to ids.
             connection: an asyncpg connection, to cancel inside the caller's transaction.
+            **choice: `run_id`, `workflow_id`, `project_id` and `key`, strings or UUIDs: jobs of
+                this run, workflow, project or key; `state`: only jobs in this state: ready,
+                scheduled, running, retrying or lost; `dry_run`: change nothing, and return what
+                would be changed, default false; `search_seconds`: after how long no further part of
+                the queue is searched, 0.1 to 86,400, default 300. It does not apply to ids.
 
         Raises:
             InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
             QueueNotFoundError, DatabaseError: chunks that were cancelled before stay cancelled.
         """
-        changer = self._changer(
-            connection,
-            search_seconds,
-            msg_ids,
-            run_id=run_id,
-            workflow_id=workflow_id,
-            project_id=project_id,
-            key=key,
-            state=state,
-        )
+        changer, dry_run = self._changer(connection, msg_ids, **choice)
         return await changer.cancel(reason=reason, requested_by=requested_by, dry_run=dry_run)
 
     async def reschedule(
@@ -85,76 +67,41 @@ class QueueChanges(QueueAccess[PayloadT]):
         *,
         at: datetime | None = None,
         delay_seconds: float | timedelta | None = None,
-        run_id: str | UUID | None = None,
-        workflow_id: str | UUID | None = None,
-        project_id: str | UUID | None = None,
-        key: str | UUID | None = None,
-        state: str | None = None,
-        dry_run: bool = False,
-        search_seconds: float = CHANGE_SECONDS,
         connection: Any = None,
+        **choice: Unpack[JobChoiceOptions],
     ) -> JobChanges:
         """Let jobs that wait run at another time: scheduled, ready, or waiting for a retry.
 
         A job that runs is left alone; so is one whose lease was lost, which is claimed next.
 
         Args:
-            msg_ids: as in `cancel`, like the other arguments that name jobs.
+            msg_ids: as in `cancel`.
             at: when, a datetime with a time zone, at most 366 days ahead. In the past means now.
             delay_seconds: or after how long, 0 to 366 days from now.
-            run_id: jobs of this run.
-            workflow_id: jobs of this workflow.
-            project_id: jobs of this project.
-            key: jobs of this key.
-            state: only jobs in this state.
-            dry_run: change nothing, and return what would be changed. Default false.
-            search_seconds: as in `cancel`.
             connection: an asyncpg connection, to do it inside the caller's transaction.
+            **choice: the other arguments that name jobs, `dry_run` and `search_seconds`, as in
+                `cancel`.
 
         Raises:
             InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
             QueueNotFoundError, DatabaseError: chunks that were rescheduled before stay so.
         """
         moment, delay = checked_time(at, delay_seconds)
-        changer = self._changer(
-            connection,
-            search_seconds,
-            msg_ids,
-            run_id=run_id,
-            workflow_id=workflow_id,
-            project_id=project_id,
-            key=key,
-            state=state,
-        )
+        changer, dry_run = self._changer(connection, msg_ids, **choice)
         return await changer.reschedule(moment, delay, dry_run=dry_run)
 
     async def run_now(
         self,
         msg_ids: int | Iterable[int] | None = None,
         *,
-        run_id: str | UUID | None = None,
-        workflow_id: str | UUID | None = None,
-        project_id: str | UUID | None = None,
-        key: str | UUID | None = None,
-        state: str | None = None,
-        dry_run: bool = False,
-        search_seconds: float = CHANGE_SECONDS,
         connection: Any = None,
+        **choice: Unpack[JobChoiceOptions],
     ) -> JobChanges:
         """Let jobs run now that are scheduled or wait for a retry.
 
         They are ready behind what is ready already. Arguments and errors are those of `reschedule`.
         """
-        changer = self._changer(
-            connection,
-            search_seconds,
-            msg_ids,
-            run_id=run_id,
-            workflow_id=workflow_id,
-            project_id=project_id,
-            key=key,
-            state=state,
-        )
+        changer, dry_run = self._changer(connection, msg_ids, **choice)
         return await changer.reschedule(None, None, dry_run=dry_run)
 
     async def set_priority(
@@ -162,14 +109,8 @@ class QueueChanges(QueueAccess[PayloadT]):
         msg_ids: int | Iterable[int] | None = None,
         *,
         priority: AnyPriority,
-        run_id: str | UUID | None = None,
-        workflow_id: str | UUID | None = None,
-        project_id: str | UUID | None = None,
-        key: str | UUID | None = None,
-        state: str | None = None,
-        dry_run: bool = False,
-        search_seconds: float = CHANGE_SECONDS,
         connection: Any = None,
+        **choice: Unpack[JobChoiceOptions],
     ) -> JobChanges:
         """Change the priority of jobs that wait: ready, scheduled, or waiting for a retry.
 
@@ -179,17 +120,11 @@ class QueueChanges(QueueAccess[PayloadT]):
         already.
 
         Args:
-            msg_ids: as in `cancel`, like the other arguments that name jobs.
+            msg_ids: as in `cancel`.
             priority: `urgent`, `high`, `normal` or `low`, or 0 to 3.
-            run_id: jobs of this run.
-            workflow_id: jobs of this workflow.
-            project_id: jobs of this project.
-            key: jobs of this key.
-            state: only jobs in this state.
-            dry_run: change nothing, and return what would be changed; those that have the priority
-                already are among these. Default false.
-            search_seconds: as in `cancel`.
             connection: an asyncpg connection, to do it inside the caller's transaction.
+            **choice: the other arguments that name jobs, `dry_run` and `search_seconds`, as in
+                `cancel`. With `dry_run`, those that have the priority already are counted, too.
 
         Raises:
             InvalidJobError: if that is no priority.
@@ -197,30 +132,15 @@ class QueueChanges(QueueAccess[PayloadT]):
             QueueNotFoundError, DatabaseError: chunks that were changed before stay so.
         """
         wanted = checked_priority(priority)
-        changer = self._changer(
-            connection,
-            search_seconds,
-            msg_ids,
-            run_id=run_id,
-            workflow_id=workflow_id,
-            project_id=project_id,
-            key=key,
-            state=state,
-        )
+        changer, dry_run = self._changer(connection, msg_ids, **choice)
         return await changer.set_priority(wanted, dry_run=dry_run)
 
     async def delete_jobs(
         self,
         msg_ids: int | Iterable[int] | None = None,
         *,
-        run_id: str | UUID | None = None,
-        workflow_id: str | UUID | None = None,
-        project_id: str | UUID | None = None,
-        key: str | UUID | None = None,
-        state: str | None = None,
-        dry_run: bool = False,
-        search_seconds: float = CHANGE_SECONDS,
         connection: Any = None,
+        **choice: Unpack[JobChoiceOptions],
     ) -> JobChanges:
         """Delete jobs that do not run with everything about them, as if they had never been.
 
@@ -231,34 +151,15 @@ class QueueChanges(QueueAccess[PayloadT]):
 
         Arguments and errors are those of `reschedule`.
         """
-        changer = self._changer(
-            connection,
-            search_seconds,
-            msg_ids,
-            run_id=run_id,
-            workflow_id=workflow_id,
-            project_id=project_id,
-            key=key,
-            state=state,
-        )
+        changer, dry_run = self._changer(connection, msg_ids, **choice)
         return await changer.delete(dry_run=dry_run)
 
     async def replay_jobs(
         self,
         msg_ids: int | Iterable[int] | None = None,
         *,
-        run_id: str | UUID | None = None,
-        workflow_id: str | UUID | None = None,
-        project_id: str | UUID | None = None,
-        key: str | UUID | None = None,
-        state: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        delay_seconds: float | timedelta = 0,
-        again: bool = False,
-        dry_run: bool = False,
-        search_seconds: float = CHANGE_SECONDS,
         connection: Any = None,
+        **options: Unpack[ReplayOptions],
     ) -> JobChanges:
         """Enqueue jobs again that have ended and whose bodies the queue keeps.
 
@@ -275,34 +176,34 @@ class QueueChanges(QueueAccess[PayloadT]):
 
         Args:
             msg_ids: a job's id, or several.
-            run_id: jobs of this run.
-            workflow_id: jobs of this workflow.
-            project_id: jobs of this project.
-            key: jobs of this key. Those whose bodies were not kept are then not counted.
-            state: how they ended, succeeded or cancelled. Default, unless ids are given: succeeded.
-            since: only jobs that ended at this time or later, a datetime with a time zone.
-            until: the same, before this time.
-            delay_seconds: how long until they are ready, 0 to 366 days. Default 0.
-            again: whether to replay also those that were replayed before. Default false.
-            dry_run: change nothing, and return what would be changed. Default false.
-            search_seconds: after how long no further part of the history is searched, 0.1 to
-                86,400. Default 300. It does not apply to ids or a run.
             connection: an asyncpg connection, to do it inside the caller's transaction.
+            **options: `run_id`, `workflow_id`, `project_id` and `key`, as in `cancel`; with a key,
+                those whose bodies were not kept are not counted. `state`: how they ended, succeeded
+                or cancelled, default, unless ids are given: succeeded. `since` and `until`: only
+                jobs that ended at this time or later, and before this time, datetimes with a time
+                zone. `delay_seconds`: how long until they are ready, 0 to 366 days, default 0.
+                `again`: whether to replay also those that were replayed before, default false.
+                `dry_run`, as in `cancel`. `search_seconds`: after how long no further part of the
+                history is searched, 0.1 to 86,400, default 300. It does not apply to ids or a run.
 
         Raises:
             InvalidSettingError: naming the argument that is wrong, or if no jobs are named.
             QueueNotFoundError, DatabaseError: chunks that were replayed before stay replayed.
         """
-        choice = ReplayChoice.of(
-            msg_ids,
-            run_id=run_id,
-            workflow_id=workflow_id,
-            project_id=project_id,
-            key=key,
-            state=state,
-            since=since,
-            until=until,
-        )
+        return await self._replay(connection, msg_ids, **options)
+
+    async def _replay(
+        self,
+        connection: Any,
+        msg_ids: int | Iterable[int] | None,
+        *,
+        delay_seconds: float | timedelta = 0,
+        again: bool = False,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        **named: Any,
+    ) -> JobChanges:
+        choice = ReplayChoice.of(msg_ids, **named)
         database = self._database if connection is None else Database.of(connection)
         replayer = JobReplayer(database, self.queue, choice, search_seconds)
         return await replayer.replay(delay_seconds=delay_seconds, again=again, dry_run=dry_run)
@@ -310,10 +211,13 @@ class QueueChanges(QueueAccess[PayloadT]):
     def _changer(
         self,
         connection: Any,
-        search_seconds: float,
         msg_ids: int | Iterable[int] | None,
-        **filters: Any,
-    ) -> JobChanger:
-        choice = JobChoice.of(msg_ids, **filters)
+        *,
+        dry_run: bool = False,
+        search_seconds: float = CHANGE_SECONDS,
+        **named: Any,
+    ) -> tuple[JobChanger, bool]:
+        """Return what changes the jobs that are named, and whether it is only tried."""
+        choice = JobChoice.of(msg_ids, **named)
         database = self._database if connection is None else Database.of(connection)
-        return JobChanger(database, self.queue, choice, search_seconds)
+        return JobChanger(database, self.queue, choice, search_seconds), dry_run

@@ -161,9 +161,7 @@ def _changer(request: Request) -> tuple[Console, str, int, JobChanger]:
     console = console_of(request)
     queue = validate_queue_name(request.path_params["queue"])
     msg_id = parameters.number(request.path_params["id"], "id")
-    choice = JobChoice.of(
-        msg_id, run_id=None, workflow_id=None, project_id=None, key=None, state=None
-    )
+    choice = JobChoice.of(msg_id)
     return console, queue, msg_id, JobChanger(console.database, queue, choice, _CHANGE_SECONDS)
 
 

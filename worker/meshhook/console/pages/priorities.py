@@ -43,9 +43,7 @@ async def set_one(request: Request) -> Response:
     queue = validate_queue_name(request.path_params["queue"])
     msg_id = parameters.number(request.path_params["id"], "id")
     priority = _priority(form_of(request))
-    choice = JobChoice.of(
-        msg_id, run_id=None, workflow_id=None, project_id=None, key=None, state=None
-    )
+    choice = JobChoice.of(msg_id)
     changes = await JobChanger(console.database, queue, choice, CHANGE_SECONDS).set_priority(
         priority
     )
@@ -70,7 +68,6 @@ async def set_matching(request: Request) -> Response:
         run_id=filters["run_id"],
         workflow_id=filters["workflow_id"],
         project_id=filters["project_id"],
-        key=None,
         state=filters["state"],
     )
     changer = JobChanger(console.database, queue, choice, CHANGE_SECONDS)
