@@ -43,7 +43,7 @@ MESSAGES = """
         jsonb_build_object('run_id', 'r' || n % 7, 'workflow_id', 'w' || n % 2,
             'project_id', 'p' || n % 3),
         jsonb_build_object('x-pgmq-group', 'k' || n % 5, 'meshhook-settled',
-            case when n % 5 = 0 then 9 else 0 end)
+            case when n % 5 = 0 then 9 else 0 end, 'meshhook-priority', n % 4)
     from generate_series(1, 120) n
     where n > 60 or n % 4 = 3 and n % 8 = 3
 """
@@ -56,6 +56,10 @@ SEARCHES: tuple[dict[str, Any], ...] = (
     {"workflow_id": "w1", "state": "cancelled"},
     {"key": "k2"},
     {"key": "k2", "state": "ready"},
+    {"priority": "urgent"},
+    {"priority": "normal", "run_id": "r3"},
+    {"priority": "low", "state": "ready", "until": UNTIL},
+    {"priority": "high", "key": "k2"},
     *({"state": s} for s in ("ready", "scheduled", "running", "retrying", "lost", "succeeded")),
     *({"state": s} for s in ("dead_lettered", "cancelled", "archived", "expired", "replayed")),
     {"error_type": "E1"},
@@ -199,6 +203,8 @@ async def test_two_jobs_with_one_id(database: Database, connection: Connection) 
         ({"since": UNTIL, "until": SINCE}, "since is before until, got 2026-01-03"),
         ({"key": "k", "error_type": "E"}, "key: the history has no keys"),
         ({"key": "k", "state": "succeeded"}, "key: the history has no keys"),
+        ({"priority": "low", "error_type": "E"}, "priority: the history has no priorities"),
+        ({"priority": "low", "state": "expired"}, "priority: the history has no priorities"),
     ],
 )
 async def test_a_wrong_argument_is_named(
@@ -208,6 +214,14 @@ async def test_a_wrong_argument_is_named(
     with pytest.raises(asyncpg.PostgresError, match=message) as refused:
         await page(connection, **arguments)
     assert refused.value.sqlstate == "MHQ08"
+
+
+async def test_what_is_no_priority_is_named(connection: Connection) -> None:
+    """By the error of every function that takes one; a number is one, too."""
+    with pytest.raises(asyncpg.PostgresError, match=r'priority is urgent.*, got "soon"') as refused:
+        await page(connection, priority="soon")
+    assert refused.value.sqlstate == "MHQ07"
+    assert await page(connection, priority="0") == []
 
 
 async def test_a_queue_that_is_not_there_is_named(connection: Connection) -> None:
@@ -281,6 +295,7 @@ async def test_a_search_reads_by_index_what_it_was_told_to(
             "error_type => 'Never'",
             "before_id => 50000",
             "workflow_id => 'gone', max_read => 1000",
+            "priority => 'urgent', max_read => 1000",
         ):
             sql = f"select * from meshhook.find_jobs('jobs', {arguments})"
             await connection.fetch(sql)

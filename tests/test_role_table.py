@@ -254,13 +254,16 @@ RESCHEDULE = (
 )
 FIND_JOBS = (
     "find_jobs(text,text,text,text,text,text,text,timestamp with time zone,"
-    "timestamp with time zone,bigint,integer,integer)"
+    "timestamp with time zone,bigint,integer,integer,text)"
 )
 FIND_MESSAGES = (
     "find_messages(text,text,text,text,text,text,timestamp with time zone,"
+    "timestamp with time zone,bigint,integer,integer,integer)"
+)
+FIND_RECORDED = (
+    "find_recorded(text,text,text,text,text,text,timestamp with time zone,"
     "timestamp with time zone,bigint,integer,integer)"
 )
-FIND_RECORDED = FIND_MESSAGES.replace("find_messages", "find_recorded")
 CHECK_SEARCH = (
     "check_search(text,text,text,timestamp with time zone,timestamp with time zone,integer,integer)"
 )
@@ -571,7 +574,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
         *(1.0, [None] * 4, 1, 1, [None] * 4, "orders", [4.0, 12.0, 48.0, 480.0], 1, 3),
     ),
     CHECK_SEARCH: (None, None, None, None, None, 1, 1),
-    FIND_JOBS: ("orders", *[None] * 8, None, 10, 100),
+    FIND_JOBS: ("orders", *[None] * 8, None, 10, 100, None),
     "lookup_index_statements": ("orders", ["run_id"], True),
     "lookup_index_statements(text,text[],boolean)": ("orders", ["run_id"], True),
     "set_queue_config": ("orders", 30, 5, 0, 0, 0.5, None, True, None, None, 7, 1024, False, False),
