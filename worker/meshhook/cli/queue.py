@@ -185,7 +185,7 @@ def set_(
     lookup_by                   ids by which jobs are found through an index; none
     prioritized                 true: jobs have priorities, the most urgent go first
     priority_target_seconds     when urgent,high,normal,low jobs are to start
-    urgent_slots                slots of each worker kept for urgent jobs, at least
+    urgent_slots                slots of each worker for urgent jobs, at least
     keyed                       true: serve the keys of messages in fair shares
     key_path                    where in the body the key is; none: its header
     ordered                     true: one job of a key at a time, in order
