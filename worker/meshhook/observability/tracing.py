@@ -6,11 +6,11 @@ Without a provider no span is created, and the hot path pays nothing for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from meshhook.jobs import Job
 
 _log = get_logger("meshhook.tracing")
+_Sent = TypeVar("_Sent")
 
 SYSTEM = "pgmq"
 LOOK_AGAIN_SECONDS = 1.0
@@ -149,6 +150,52 @@ def note_sent(span: Span, msg_ids: Sequence[int]) -> None:
         span.set_attribute("messaging.message.id", str(msg_ids[0]))
     else:
         span.set_attribute("messaging.batch.message_count", len(msg_ids))
+
+
+async def send_traced(
+    tracer: Tracer,
+    destination: str,
+    headers: Mapping[str, Any] | None,
+    send: Callable[..., Awaitable[_Sent]],
+    *arguments: object,
+    withholds_errors: bool,
+) -> _Sent:
+    """Send messages with `send` within a span; return what it returns.
+
+    Args:
+        tracer: what makes the span.
+        destination: the queue or the topic.
+        headers: as they are without the trace.
+        send: takes the headers and the arguments, and returns a msg_id, a list of them, or one by
+            queue.
+        *arguments: for `send`.
+        withholds_errors: as in `sending`.
+    """
+    with sending(tracer, destination, headers, withholds_errors=withholds_errors) as (traced, span):
+        sent = await send(traced, *arguments)
+        note_sent(span, _ids_of(sent))
+    return sent
+
+
+def send_traced_now(
+    tracer: Tracer,
+    destination: str,
+    headers: Mapping[str, Any] | None,
+    send: Callable[[Any], _Sent],
+    *,
+    withholds_errors: bool,
+) -> _Sent:
+    """Do the same as `send_traced` without an event loop."""
+    with sending(tracer, destination, headers, withholds_errors=withholds_errors) as (traced, span):
+        sent = send(traced)
+        note_sent(span, _ids_of(sent))
+    return sent
+
+
+def _ids_of(sent: object) -> Sequence[int]:
+    if isinstance(sent, int):
+        return (sent,)
+    return [*sent.values()] if isinstance(sent, Mapping) else cast("Sequence[int]", sent)
 
 
 @contextmanager

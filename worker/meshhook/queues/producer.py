@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from meshhook.arguments import headers_with_key
 from meshhook.delays import delay_in_seconds
@@ -13,7 +13,7 @@ from meshhook.encryption.key_ring import withholds_errors
 from meshhook.encryption.messages import outgoing_body
 from meshhook.jobs import PayloadT
 from meshhook.names import validate_topic
-from meshhook.observability.tracing import note_sent, sending
+from meshhook.observability.tracing import send_traced
 from meshhook.postgres.database import Database, lent_by_caller
 from meshhook.queues.access import QueueAccess
 from meshhook.store.bodies import encode_headers
@@ -27,7 +27,7 @@ from meshhook.store.unique_sending import check_ungrouped, insert_all_unique, wi
 from meshhook.unique import unique_from, uniques_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import Any, Unpack
     from uuid import UUID
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from meshhook.priorities import AnyPriority
     from meshhook.queue_config import QueueConfig
     from meshhook.store.groups import NewGroup
-    from meshhook.store.publishing import Publication
     from meshhook.unique import (
         EnqueuedId,
         GroupOptions,
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
         Unique,
         UniqueFor,
     )
+
+_Sent = TypeVar("_Sent")
 
 
 class QueueProducer(QueueAccess[PayloadT]):
@@ -127,19 +128,9 @@ class QueueProducer(QueueAccess[PayloadT]):
         """
         one = unique_from(unique_key, unique, on_conflict)
         headers = job_headers(headers, priority, **policies)
-        tracer = self._tracing.find()
-        if tracer is None:
-            return await self._enqueue(
-                job, delay_seconds, key, headers, unique=one, connection=connection
-            )
-        with sending(
-            tracer, self.queue, headers, withholds_errors=withholds_errors(self._encryption)
-        ) as (traced, span):
-            msg_id = await self._enqueue(
-                job, delay_seconds, key, traced, unique=one, connection=connection
-            )
-            note_sent(span, [msg_id])
-        return msg_id
+        return await self._sent(
+            self.queue, headers, self._enqueue, job, delay_seconds, key, one, connection
+        )
 
     @overload
     async def enqueue_many(
@@ -209,31 +200,12 @@ class QueueProducer(QueueAccess[PayloadT]):
         made = new_group(group, on_complete)
         check_ungrouped(unique_keys, made)
         uniques = partial(uniques_from, unique_keys, unique=unique, on_conflict=on_conflict)
-        tracer = self._tracing.find()
-        if tracer is None:
-            return await self._enqueue_many(
-                jobs,
-                delay_seconds,
-                key,
-                headers,
-                unique_keys=uniques,
-                group=made,
-                connection=connection,
-            )
-        with sending(
-            tracer, self.queue, headers, withholds_errors=withholds_errors(self._encryption)
-        ) as (traced, span):
-            msg_ids = await self._enqueue_many(
-                jobs,
-                delay_seconds,
-                key,
-                traced,
-                unique_keys=uniques,
-                group=made,
-                connection=connection,
-            )
-            note_sent(span, msg_ids)
-        return msg_ids
+        return await self._sent(
+            self.queue,
+            headers,
+            self._enqueue_many,
+            *(jobs, delay_seconds, key, uniques, made, connection),
+        )
 
     async def publish(
         self,
@@ -279,8 +251,8 @@ class QueueProducer(QueueAccess[PayloadT]):
         if self._encryption is not None:
             await self._encryption.prepare()
 
-        def encode(all_headers: Mapping[str, Any] | None) -> Publication:
-            return publication(
+        def send(all_headers: Mapping[str, Any] | None) -> Awaitable[dict[str, int]]:
+            found = publication(
                 self._decoder,
                 topic,
                 job,
@@ -289,24 +261,33 @@ class QueueProducer(QueueAccess[PayloadT]):
                 headers=all_headers,
                 encryption=self._encryption,
             )
+            return publish(database, found)
 
+        return await self._sent(topic, headers, send)
+
+    def _sent(
+        self,
+        destination: str,
+        headers: Mapping[str, Any] | None,
+        send: Callable[..., Awaitable[_Sent]],
+        *arguments: object,
+    ) -> Awaitable[_Sent]:
+        """Send with a span if there is a tracer; without one, for no more than a call.
+
+        `send` takes the headers, then the arguments.
+        """
         tracer = self._tracing.find()
         if tracer is None:
-            return await publish(database, encode(headers))
-        with sending(
-            tracer, topic, headers, withholds_errors=withholds_errors(self._encryption)
-        ) as (traced, span):
-            msg_ids = await publish(database, encode(traced))
-            note_sent(span, [*msg_ids.values()])
-        return msg_ids
+            return send(headers, *arguments)
+        hides = withholds_errors(self._encryption)
+        return send_traced(tracer, destination, headers, send, *arguments, withholds_errors=hides)
 
-    async def _enqueue(
+    async def _enqueue(  # noqa: PLR0917 - `_sent` hands them on, which keywords would slow
         self,
+        headers: Mapping[str, Any] | None,
         job: object,
         delay_seconds: float,
         key: str | UUID | None,
-        headers: Mapping[str, Any] | None,
-        *,
         unique: Unique | None,
         connection: Any,
     ) -> int:
@@ -327,16 +308,15 @@ class QueueProducer(QueueAccess[PayloadT]):
         stored: int = await self._send_buffer.send(message)
         return stored
 
-    async def _enqueue_many(
+    async def _enqueue_many(  # noqa: PLR0917 - as above
         self,
+        headers: Mapping[str, Any] | None,
         jobs: Iterable[object],
         delay_seconds: float,
         key: str | UUID | None,
-        headers: Mapping[str, Any] | None,
-        *,
         unique_keys: Callable[[int], list[Unique] | None],
-        connection: Any,
         group: NewGroup | None,
+        connection: Any,
     ) -> list[int] | list[EnqueuedId]:
         own = None if connection is None else await self._own_connection(connection)
         check_several(jobs, "enqueue()")

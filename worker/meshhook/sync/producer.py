@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from meshhook.arguments import headers_with_key
 from meshhook.delays import delay_in_seconds
@@ -13,7 +13,7 @@ from meshhook.encryption.messages import outgoing_body
 from meshhook.errors import QueueNotFoundError
 from meshhook.jobs import PayloadT
 from meshhook.names import validate_topic
-from meshhook.observability.tracing import note_sent, sending
+from meshhook.observability.tracing import send_traced_now
 from meshhook.store.bodies import encode_headers
 from meshhook.store.encrypted_headers import encrypted_headers
 from meshhook.store.groups import new_group
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from meshhook.queue_config import QueueConfig
     from meshhook.store.groups import NewGroup
     from meshhook.store.messages import Message
-    from meshhook.store.publishing import Publication
     from meshhook.unique import (
         EnqueuedId,
         GroupOptions,
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
         Unique,
         UniqueFor,
     )
+
+_Sent = TypeVar("_Sent")
 
 
 class SyncQueueProducer(SyncQueueAccess[PayloadT]):
@@ -275,8 +276,8 @@ class SyncQueueProducer(SyncQueueAccess[PayloadT]):
         if self._encryption is not None:
             self._encryption.prepare_now()
 
-        def encode(all_headers: Mapping[str, Any] | None) -> Publication:
-            return publication(
+        def send(all_headers: Mapping[str, Any] | None) -> dict[str, int]:
+            found = publication(
                 self._decoder,
                 topic,
                 job,
@@ -285,16 +286,9 @@ class SyncQueueProducer(SyncQueueAccess[PayloadT]):
                 headers=all_headers,
                 encryption=self._encryption,
             )
+            return publish_now(own, found)
 
-        tracer = self._tracing.find()
-        if tracer is None:
-            return publish_now(own, encode(headers))
-        with sending(
-            tracer, topic, headers, withholds_errors=withholds_errors(self._encryption)
-        ) as (traced, span):
-            msg_ids = publish_now(own, encode(traced))
-            note_sent(span, [*msg_ids.values()])
-        return msg_ids
+        return self._sent(topic, headers, send)
 
     def _enqueue_over(
         self,
@@ -327,15 +321,20 @@ class SyncQueueProducer(SyncQueueAccess[PayloadT]):
                 self._settings.forget()
                 raise
 
+        return self._sent(self.queue, headers, insert)
+
+    def _sent(
+        self,
+        destination: str,
+        headers: Mapping[str, Any] | None,
+        send: Callable[[Mapping[str, Any] | None], _Sent],
+    ) -> _Sent:
+        """Send with a span if there is a tracer."""
         tracer = self._tracing.find()
         if tracer is None:
-            return insert(headers)
-        with sending(
-            tracer, self.queue, headers, withholds_errors=withholds_errors(self._encryption)
-        ) as (traced, span):
-            ids = insert(traced)
-            note_sent(span, ids)
-        return ids
+            return send(headers)
+        hides = withholds_errors(self._encryption)
+        return send_traced_now(tracer, destination, headers, send, withholds_errors=hides)
 
     def _stored(self, messages: list[Message], config: QueueConfig) -> list[Message]:
         """Return messages as they are to be stored: encrypted, if there are keys."""
