@@ -29,8 +29,9 @@ def make(namespace: str, name: str, **spec: Any) -> JobQueue:
     return JobQueue.from_body(body)
 
 
+@pytest.mark.timeout(600)  # each of them takes its time on a busy machine
 @pytest.mark.parametrize(
-    ("many", "secret"), [(2_000, None), (200, b"postgresql://u:p@127.0.0.1:1/app?n=%d")]
+    ("many", "secret"), [(2_000, None), (100, b"postgresql://u:p@127.0.0.1:1/app?n=%d")]
 )
 async def test_others_are_served_meanwhile(database_url, pool, many, secret):
     """Others are served whether the many Secrets are missing or lead nowhere."""
@@ -54,9 +55,9 @@ async def test_others_are_served_meanwhile(database_url, pool, many, secret):
     def is_served() -> bool:
         return (cluster.condition(good.key) or {}).get("reason") == "Operating"
 
-    await eventually(is_served, timeout=100)
+    await eventually(is_served, timeout=280)
     if secret is None:
-        await eventually(lambda: len(cluster.statuses) > many, timeout=100)
+        await eventually(lambda: len(cluster.statuses) > many, timeout=280)
     assert time.thread_time() - cpu_before < MOST_CPU_SECONDS
     task.cancel()
     await asyncio.wait([task])
