@@ -45,7 +45,7 @@ async def test_a_receiver_is_down_and_comes_back(
     seen: list[str] = []
 
     async def only_failed_ones_are_left() -> bool:
-        return await keyed.fetchval("select count(*) from pgmq.q_jobs") == 5
+        return bool(await keyed.fetchval("select count(*) = 5 from pgmq.q_jobs"))
 
     async def handler(job: Job[Any]) -> None:
         seen.append(job.headers[KEY_HEADER])
