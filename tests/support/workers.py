@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from meshhook import Worker
-from meshhook.worker import lease_keeper
+from meshhook.worker import lease_keeper, shutdown
 
 TESTS = Path(__file__).parent.parent
 
@@ -36,6 +36,14 @@ def extend_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(lease_keeper, "EXTEND_AFTER", 0.0)
     monkeypatch.setattr(lease_keeper, "MAX_PAUSE_SECONDS", 0.05)
+
+
+def stop_patiently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers of this process wait longer than their grace period until all is given back.
+
+    A short one leaves a fraction of a second for that, which a machine may stand still.
+    """
+    monkeypatch.setattr(shutdown, "LEAST_SECONDS", 30.0)
 
 
 async def outcomes(connection: asyncpg.Connection[Any], msg_id: int) -> list[tuple[str, int]]:

@@ -31,7 +31,7 @@ from meshhook.worker.executor import BATCHES_TURN_SECONDS
 from meshhook.worker.held_jobs import HeldJobs
 from meshhook.worker.verdicts import JobTimeoutError
 from support.waiting import eventually
-from support.workers import extend_often, live, make_worker
+from support.workers import extend_often, live, make_worker, stop_patiently
 
 pytestmark = pytest.mark.usefixtures("queue_name")
 
@@ -529,12 +529,15 @@ async def test_a_waiting_batch_delays_no_shutdown(pool: Pool, database_url: str)
     ]
 
 
-async def test_a_batch_that_does_not_finish_is_given_back(pool: Pool, database_url: str) -> None:
+async def test_a_batch_that_does_not_finish_is_given_back(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the end of the grace period, all its jobs are ready for another worker."""
+    stop_patiently(monkeypatch)
     await QueueService[Any](pool, "jobs").enqueue_many([{"n": n} for n in range(3)])
     calls = Calls()
     calls.is_held = True
-    async with make_worker(database_url, calls.handler, grace_seconds=3):
+    async with make_worker(database_url, calls.handler, grace_seconds=0.2):
         await eventually(lambda: calls.sizes == [3])
     assert [each["state"] for each in (await live(pool)).values()] == ["ready"] * 3
     assert await history(pool) == {}

@@ -34,7 +34,7 @@ from meshhook.postgres.database import Database
 from meshhook.worker.process import LoopThreads
 from meshhook.worker.results import end_of, is_awaitable
 from support.waiting import eventually
-from support.workers import make_worker, outcomes
+from support.workers import make_worker, outcomes, stop_patiently
 
 Pool = asyncpg.Pool
 Connection = asyncpg.Connection
@@ -240,9 +240,13 @@ async def test_the_time_limit_holds_for_what_is_returned(
 
 @pytest.mark.usefixtures("queue_name")
 async def test_a_coroutine_that_is_returned_ends_with_the_worker(
-    pool: Pool[Any], connection: Connection[Any], database_url: str
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is stopped at the end of the grace period, and its job given back unspent."""
+    stop_patiently(monkeypatch)
     runs = asyncio.Event()
 
     async def work() -> None:
@@ -250,7 +254,7 @@ async def test_a_coroutine_that_is_returned_ends_with_the_worker(
         await asyncio.Event().wait()
 
     await QueueService[Any](pool, "jobs").enqueue({})
-    async with make_worker(database_url, lambda _: work(), grace_seconds=3):
+    async with make_worker(database_url, lambda _: work(), grace_seconds=1):
         await asyncio.wait_for(runs.wait(), 60)
     assert await connection.fetchval("select read_ct from pgmq.q_jobs") == 0
     assert await connection.fetchval("select count(*) from meshhook.job_attempts") == 0

@@ -14,7 +14,7 @@ from meshhook import Database, Job, QueueService, Worker, drop_queue, set_queue_
 from meshhook.errors import QueueNotFoundError
 from meshhook.worker import producer
 from support.waiting import eventually
-from support.workers import extend_often, reports
+from support.workers import extend_often, reports, stop_patiently
 
 Pool = asyncpg.Pool
 Connection = asyncpg.Connection
@@ -320,14 +320,17 @@ async def test_a_suspect_runs_while_no_other_queue_runs_anything(
 
 
 async def test_stopping_gives_back_what_waits_in_every_queue(
-    queues: dict[str, QueueService[Any]], connection: Connection[Any], database_url: str
+    queues: dict[str, QueueService[Any]],
+    connection: Connection[Any],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Jobs that run or wait when the grace period ends are ready, their attempts unspent."""
+    stop_patiently(monkeypatch)
     running = Running()
     for name in NAMES:
         await queues[name].enqueue_many([{}] * 10)
-    # The claim that is under way has that long to be answered.
-    async with make(database_url, NAMES, running, concurrency=6, grace_seconds=3):
+    async with make(database_url, NAMES, running, concurrency=6, grace_seconds=0.5):
         await eventually(lambda: running.counts(a=2, b=2, c=2))
     for name in NAMES:
         rows = await connection.fetch(f"select read_ct, vt <= now() as ready from pgmq.q_{name}")

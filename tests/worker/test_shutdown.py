@@ -36,7 +36,7 @@ async def test_a_signal_leaves_unfinished_jobs_ready_at_once(
     ids = await QueueService(pool, "jobs").enqueue_many([{}] * 10)
     ledger = tmp_path / "ledger"
     async with worker_process(
-        database_url, "forever", ledger=ledger, concurrency=3, grace_seconds=3
+        database_url, "forever", ledger=ledger, concurrency=3, grace_seconds=6
     ) as process:
         await eventually(lambda: len(ledger_lines(ledger)) == 3)
         process.send_signal(number)
@@ -53,7 +53,7 @@ async def test_jobs_that_take_no_notice_do_not_hold_up_the_end(
     """A handler that swallows its cancellation cannot keep the worker from stopping in time."""
     await QueueService(pool, "jobs").enqueue({})
     ledger = tmp_path / "ledger"
-    async with worker_process(database_url, "stubborn", ledger=ledger, grace_seconds=3) as process:
+    async with worker_process(database_url, "stubborn", ledger=ledger, grace_seconds=6) as process:
         await eventually(lambda: len(ledger_lines(ledger)) == 1)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 60) == 0
@@ -69,7 +69,7 @@ async def test_threads_that_jobs_have_blocked_do_not_hold_up_the_end(
     count = min(32, (os.cpu_count() or 1) + 4)
     await QueueService(pool, "jobs").enqueue_many([{}] * count)
     ledger = tmp_path / "ledger"
-    async with worker_process(database_url, "threaded", ledger=ledger, grace_seconds=3) as process:
+    async with worker_process(database_url, "threaded", ledger=ledger, grace_seconds=6) as process:
         await eventually(lambda: len(ledger_lines(ledger)) == count)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 60) == 0

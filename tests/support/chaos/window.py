@@ -137,7 +137,7 @@ class Window:
             later: bool = await self.connection.fetchval(f"select ({sql}) > $2", run_id, ends_at)
             return later
 
-        await eventually(is_later, 10, message=f"the lease of {run_id} is extended")
+        await eventually(is_later, message=f"the lease of {run_id} is extended")
 
     async def waits_for_a_lock(self, application: str) -> bool:
         """Say whether a statement of an application, by the start of its name, waits for a lock."""
@@ -152,7 +152,7 @@ class Window:
         """Break the server's side of an application's connections. Returns of how many."""
         return len(await self.connection.fetch(TERMINATE, f"{application}%"))
 
-    async def all_ended(self, timeout_seconds: float = 20) -> None:
+    async def all_ended(self, timeout_seconds: float = 60) -> None:
         """Wait until no message is in the queue, and no outcome waits to be recorded."""
         await eventually(lambda: self.holds(0), timeout_seconds, message="an empty queue")
 
