@@ -256,6 +256,18 @@ def test_where_aged_jobs_start_at_once_more_may_wait(monkeypatch: pytest.MonkeyP
     assert held_jobs.free == 13
 
 
+def test_aged_jobs_are_known_of() -> None:
+    """One that becomes aged while it waits here counts, and an urgent one never does."""
+    now = 4.0
+    turns = PriorityTurns(lambda: now)
+    turns.note_claim([PriorityPlace(URGENT, 0.0), PriorityPlace(LOW, 5.0)])
+    turns.append(held_job(0, URGENT, 0.0))
+    turns.append(held_job(1, LOW, 5.0))
+    assert not turns.has_aged
+    now = 6.0
+    assert turns.has_aged
+
+
 def test_slots_that_are_kept_no_longer_are_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for room hears that there is some."""
     monkeypatch.setattr(PriorityTurns, "average_urgent", 1.0)
