@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from meshhook import Database, add_schedule, hold_key, set_queue_config
+from meshhook import Database, add_schedule, create_queue, hold_key, set_queue_config
 from meshhook.doctor import (
     CHECKS,
     Finding,
@@ -444,6 +444,15 @@ async def test_a_follow_up_queue_that_is_gone_is_found(connection: Connection) -
     """Its dead letters would be followed by nothing."""
     await connection.execute("update meshhook.queue_config set dead_letter_follow_up = 'gone'")
     only(await found(connection, "retries"), Severity.WARNING, "meshhook queue create gone")
+
+
+async def test_a_follow_up_queue_that_requires_encryption_is_found(connection: Connection) -> None:
+    """What the database enqueues is refused there, and only its log says so."""
+    await create_queue(connection, "next")
+    await set_queue_config(connection, "jobs", dead_letter_follow_up="next")
+    assert (await found(connection, "retries"))[0].severity is Severity.OK
+    await set_queue_config(connection, "next", encryption="require")
+    only(await found(connection, "retries"), Severity.WARNING, "next encryption=accept")
 
 
 async def test_more_replicas_than_connections_are_found(connection: Connection) -> None:

@@ -268,6 +268,10 @@ async def test_a_queue_that_cannot_follow_is_refused(connection: Connection) -> 
     for wrong in ("jobs", "nowhere", "Jobs", "jobs_dlq", ""):
         with pytest.raises(InvalidSettingError, match="dead_letter_follow_up="):
             await set_queue_config(connection, "jobs", dead_letter_follow_up=wrong)
+    await create_queue(connection, "sealed")
+    await set_queue_config(connection, "sealed", encryption="require")
+    with pytest.raises(InvalidSettingError, match=r"dead_letter_follow_up=.* cannot encrypt"):
+        await set_queue_config(connection, "jobs", dead_letter_follow_up="sealed")
     with pytest.raises(asyncpg.CheckViolationError):
         await connection.execute(
             "update meshhook.queue_config set dead_letter_follow_up = queue_name"

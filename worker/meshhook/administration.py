@@ -313,7 +313,11 @@ async def _change_apart(
 
 
 async def _check_follow_up(connection: Any, queue: str, follow_up: str | None) -> None:
-    """Refuse a queue for the jobs that follow dead letters that is the queue itself, or missing."""
+    """Refuse a queue for the jobs that follow dead letters that cannot take them.
+
+    That is the queue itself, one that is missing, and one that requires encryption: the database
+    enqueues these jobs, and cannot encrypt.
+    """
     if follow_up is None:
         return
     if follow_up == queue:
@@ -321,10 +325,18 @@ async def _check_follow_up(connection: Any, queue: str, follow_up: str | None) -
             f"dead_letter_follow_up={quoted(follow_up)}: what follows its own dead letters would "
             "never end; name another queue"
         )
-    if await connection.fetchrow(queries.load("get_queue_config"), follow_up) is None:
+    try:
+        config = await get_queue_config(connection, follow_up)
+    except QueueNotFoundError:
         raise InvalidSettingError(
             f"dead_letter_follow_up={quoted(follow_up)}: there is no such queue. Create it first: "
             f"meshhook queue create {follow_up}"
+        ) from None
+    if config.requires_encryption:
+        raise InvalidSettingError(
+            f"dead_letter_follow_up={quoted(follow_up)}: that queue requires encryption, and the "
+            "database, which enqueues what follows, cannot encrypt. Enqueue jobs with "
+            "on_dead_letter, which is encrypted, or name a queue with encryption=accept"
         )
 
 

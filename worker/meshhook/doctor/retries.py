@@ -61,6 +61,14 @@ def judge(row: Mapping[str, Any]) -> Iterator[Finding]:
             "exist: nothing follows its dead letters",
             f"meshhook queue create {row['dead_letter_follow_up']}",
         )
+    if row["is_follow_up_refused"]:
+        yield _finding(
+            queue,
+            f"dead_letter_follow_up names queue {row['dead_letter_follow_up']}, which requires "
+            "encryption, and the database cannot encrypt: nothing follows its dead letters",
+            f"name another queue, or let this one take others: meshhook queue set "
+            f"{row['dead_letter_follow_up']} encryption=accept",
+        )
 
 
 def _finding(queue: str, message: str, remedy: str) -> Finding:
