@@ -7,116 +7,70 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from meshhook.errors import DatabaseUnavailableError, InvalidSettingError, MeshHookError
+from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook_operator.api.conditions import KEYS_CHANGING, Finding, timestamp
-from meshhook_operator.databases.index_changes import IndexChange
-from meshhook_operator.errors import ClusterError
+from meshhook_operator.reconciliation.indexed_settings import IndexedSettings, recent_error
 from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from meshhook.errors import MeshHookError
     from meshhook_operator.api.jobqueue import ObjectKey
     from meshhook_operator.api.keys_spec import KeysSpec
     from meshhook_operator.databases.database import QueueDatabase
+    from meshhook_operator.databases.index_changes import IndexChange
 
-RETRY_SECONDS = 60.0
-"""How long after a failure the indexes are tried again, unless the spec changes."""
 OVERRIDES_SECONDS = 30.0
 """How often keys with something of their own are compared with what is declared."""
 MAX_MESSAGE = 600
 
 
-class QueueKeys:
-    """Makes the keys of the queue what the spec says, and leaves alone what it does not name.
-
-    Indexes are built in the background, and what fails stops neither the ticks nor the scaling.
-    """
+class QueueKeys(IndexedSettings["KeysSpec"]):
+    """Makes the keys of the queue what the spec says."""
 
     def __init__(self, key: ObjectKey, *, check_may_write: Callable[[str], None]) -> None:
-        """Take what it works with.
-
-        Args:
-            key: of the JobQueue.
-            check_may_write: called with the namespace right before each change; raises if this
-                process may make none.
-        """
-        self._namespace = key.namespace
-        self._check_namespace = check_may_write
+        """Take what it works with."""
+        super().__init__(key, check_may_write=check_may_write)
         self._overrides_at = float("-inf")
         self._overrides_of: KeysSpec | None = None
-        self.finding: Finding | None = None
-        """What Ready should say about the keys; None if they are as declared."""
-
-    async def ensure(
-        self,
-        keys: KeysSpec | None,
-        queue_name: str,
-        settings: Mapping[str, Any],
-        database: QueueDatabase,
-    ) -> None:
-        """Correct what differs from the spec, or begin to.
-
-        Args:
-            keys: what is declared; None leaves everything as it is.
-            queue_name: the queue.
-            settings: its row of `queue_config`.
-            database: where it is.
-
-        Raises:
-            DatabaseUnavailableError: if the database cannot be reached.
-            ClusterError: if this process may change nothing.
-        """
-        self.finding = None
-        if keys is None:
-            return
-        try:
-            self.finding = await self._ensure(keys, queue_name, settings, database)
-        except (DatabaseUnavailableError, ClusterError):
-            raise
-        except MeshHookError as error:
-            self.finding = _not_set(queue_name, error)
 
     async def _ensure(
         self,
-        keys: KeysSpec,
+        spec: KeysSpec,
         queue_name: str,
         settings: Mapping[str, Any],
         database: QueueDatabase,
     ) -> Finding | None:
         change = database.key_changes.last(queue_name)
-        differs = _differs(keys.place, settings)
-        moves = keys.path is not None and keys.path != settings.get("key_path")
-        if moves and keys.enabled and settings.get("keyed"):
+        differs = _differs(spec.place, settings)
+        moves = spec.path is not None and spec.path != settings.get("key_path")
+        if moves and spec.enabled and settings.get("keyed"):
             raise InvalidSettingError(
-                f"spec.keys.path is {keys.path}, and the keys of the queue are taken from "
+                f"spec.keys.path is {spec.path}, and the keys of the queue are taken from "
                 f"{_place(settings)}: to move them, set spec.keys.enabled to false first, and "
                 "declare keys again once that has been done"
             )
         if differs:
             if change is not None and change.is_running:
                 return _changing(change)
-            return self._change_place(keys, queue_name, change, database)
-        if not keys.enabled and change is None:
+            return self._change_place(spec, queue_name, change, database)
+        if not spec.enabled and change is None:
             # Another process may have been cut off before it dropped the indexes.
-            self._change_place(keys, queue_name, change, database)
+            self._change_place(spec, queue_name, change, database)
             return None
-        await self._ensure_limits(keys, queue_name, settings, database)
+        await self._ensure_limits(spec, queue_name, settings, database)
         return None
 
     def _change_place(
         self, keys: KeysSpec, queue_name: str, last: IndexChange | None, database: QueueDatabase
     ) -> Finding:
         wanted = keys.place | keys.limits
-        if (
-            last is not None
-            and last.error is not None
-            and last.settings == wanted
-            and time.monotonic() < last.ended_at + RETRY_SECONDS
-        ):
-            return _not_set(queue_name, last.error)
+        error = recent_error(last, wanted)
+        if error is not None:
+            return self._not_set(queue_name, error)
         self._check_may_write()
         return _changing(
             database.key_changes.start(queue_name, wanted, check_may_write=self._check_may_write)
@@ -139,8 +93,15 @@ class QueueKeys:
             await database.set_declared_keys(queue_name, keys.overrides)
             self._overrides_of, self._overrides_at = keys, now
 
-    def _check_may_write(self) -> None:
-        self._check_namespace(self._namespace)
+    def _not_set(self, queue_name: str, error: MeshHookError) -> Finding:
+        message = capped(str(error), limit=MAX_MESSAGE)
+        if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+            message = (
+                "the role of the operator may not set up spec.keys: only the role that owns the "
+                f"queue's table can build indexes. As that role: meshhook queue set {queue_name} "
+                f"keyed=true. The database says: {message}"
+            )
+        return Finding(holds=False, reason="KeysNotSet", message=message)
 
 
 def _differs(wanted: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
@@ -162,14 +123,3 @@ def _changing(change: IndexChange) -> Finding:
     )
     message = what.format(at=timestamp(change.began_at))
     return Finding(holds=True, reason=KEYS_CHANGING, message=message)
-
-
-def _not_set(queue_name: str, error: MeshHookError) -> Finding:
-    message = capped(str(error), limit=MAX_MESSAGE)
-    if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
-        message = (
-            "the role of the operator may not set up spec.keys: only the role that owns the "
-            f"queue's table can build indexes. As that role: meshhook queue set {queue_name} "
-            f"keyed=true. The database says: {message}"
-        )
-    return Finding(holds=False, reason="KeysNotSet", message=message)
