@@ -235,3 +235,24 @@ def test_what_was_not_counted_is_of_the_lowest_band_that_has_more() -> None:
     made = band_demands(memory, sample, 50_010.0)
     assert [each.ready for each in made] == [3, 0, 50_000, 7]
     assert [each.aged for each in made] == [0, 0, 50_000, 0]
+
+
+def test_ages_are_those_between_the_oldest_job_and_now() -> None:
+    """Of five urgent jobs one was sent in the last second; nothing waits that is older."""
+    sent = Sent(((90.0, 0), (98.0, 0), (99.0, 4), (100.0, 5)))
+    memory = (BandMemory(sent=sent, share=1.0), *[BandMemory(sent=sent, share=0.0)] * 3)
+    for oldest in (1.0, 3.0):
+        sample = sample_of((5, 0, oldest), NOTHING, NOTHING, NOTHING, at=100.0)
+        assert band_demands(memory, sample, 5)[0].waiting == ((1.0, 4.0), (0.0, 5.0))
+    # More low jobs came than were sent: then none of the urgent ones is known to be young.
+    sample = sample_of((5, 0, 1.0), NOTHING, NOTHING, (3_000, 0, 1.0), at=100.0)
+    assert band_demands(memory, sample, 3_005)[0].waiting == ((1.0, 5.0), (0.0, 5.0))
+
+
+def test_a_rise_is_expected_to_last() -> None:
+    """Before the average follows, the last intervals show it."""
+    sent = Sent(tuple((10.0 * n, 1_000 * n) for n in range(6)))
+    memory = (BandMemory(sent=sent),) * 4
+    found = band_demands(memory, sample_of(*[NOTHING] * 4, at=50.0, sent=5_000), 0)
+    assert found[0].arrivals_per_second == 0
+    assert 90 < found[0].expected_per_second < 100
