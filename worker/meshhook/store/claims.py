@@ -219,7 +219,8 @@ def jobs_from(rows: Sequence[Any], queue_name: str, max_attempts: int) -> list[J
             max_attempts=max_attempts,
             enqueued_timestamp=enqueued,
             # Another client may say that it was enqueued at any time, also one that is to come.
-            ready_timestamp=ready if ready < claimed else claimed,
+            # A call of `min` would take a tenth of the time of this loop.
+            ready_timestamp=ready if ready < claimed else claimed,  # noqa: FURB136
             claimed_timestamp=claimed,
             headers=decode_headers(headers) if headers else {},
             # Without a body the message is read separately.
