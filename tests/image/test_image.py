@@ -165,7 +165,7 @@ def test_it_has_the_locked_packages_and_no_others(container):
     found = installed(container)
     del found["meshhook-queue"]
     assert found.items() <= locked
-    assert {"asyncpg", "kopf", "pgmq", "standardwebhooks"} <= found.keys()
+    assert {"asyncpg", "cryptography", "kopf", "pgmq", "standardwebhooks"} <= found.keys()
     assert not found.keys() & {"pytest", "hatchling", "cyclonedx-bom"}
 
 
