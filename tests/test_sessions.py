@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
@@ -39,7 +41,7 @@ from meshhook.schema import check_schema
 from meshhook.statistics import job_statistics
 from meshhook.tracking import find_jobs, get_job
 from meshhook.worker.connections import WorkerConnection
-from support.proxy import Proxy
+from support.proxy import HOST, Proxy
 from support.waiting import eventually
 from support.workers import make_worker
 
@@ -303,6 +305,17 @@ async def test_no_call_waits_for_a_silent_connection(
         finally:
             own.terminate()
             pool.terminate()
+
+
+def test_a_proxy_that_ends_closes_what_it_has_just_taken() -> None:
+    """What it left open would be told as a fault of a later test."""
+    for _ in range(20):
+        with Proxy(1) as proxy, ExitStack() as clients:
+            for _ in range(50):
+                client = clients.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex((HOST, proxy.port))
+    gc.collect()
 
 
 async def test_completing_a_job_over_a_silent_connection_ends(

@@ -17,6 +17,7 @@ import trustme
 from meshhook.errors import DatabaseUnavailableError
 from meshhook.postgres.connecting import connect
 from meshhook.postgres.database import Database
+from support.listening import stop_listening
 from support.waiting import eventually
 
 EXPIRED = datetime.now(UTC) - timedelta(days=1)
@@ -76,7 +77,7 @@ async def encrypted(url: str, leaf: trustme.LeafCert) -> AsyncIterator[str]:
     try:
         yield url.replace(f":{parts.port}/", f":{port}/")
     finally:
-        server.close()
+        await stop_listening(server)
         await eventually(lambda: not carrying)
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from support.listening import stop_listening
+
 HOST = "127.0.0.1"
 _NAME = b"application_name\0"
 _IDLE = b"Z\x00\x00\x00\x05I"
@@ -127,7 +129,7 @@ class Proxy:
     def refuse(self) -> None:
         """Break all links, and refuse new ones: the network is cut, or the server gone."""
         if self._server is not None:
-            self._loop.call_soon_threadsafe(self._server.close)
+            self._run(stop_listening(self._server))
             self._server = None
         self.reset()
 

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from meshhook.http import WebhookHandler
+from support.listening import stop_listening
 
 SECRET = "whsec_" + base64.b64encode(b"a secret for tests only!").decode()
 OLD_SECRET = "whsec_" + base64.b64encode(b"the secret before that one").decode()
@@ -161,7 +162,7 @@ async def raw_receiver(
     try:
         yield receiver
     finally:
-        server.close()
+        await stop_listening(server)
         is_over = True
         for task in tasks:
             task.cancel()
