@@ -54,12 +54,12 @@ async def test_settings_say_who_set_them(pool: Any, queue_name: str):
 async def test_a_queue_is_late_by_its_own_target(pool: Any, connection: Any, queue_name: str):
     """The target of its JobQueue counts, not the console's; of a stale one, the console's."""
     await connection.execute(
-        "insert into pgmq.q_jobs (vt, message) values (now() - interval '40 min', '{}')"
+        "insert into pgmq.q_jobs (vt, message) values (now() - interval '8 min', '{}')"
     )
-    late = 'state-bad">4'
+    late = 'state-bad">8'
     async with visiting(pool, target_seconds=3_600) as visitor:
         assert late not in (await visitor.get("/")).text
-    await write_scaling(connection, target_age_seconds=1_800.0, reason=HOSTILE, state=HOSTILE)
+    await write_scaling(connection, target_age_seconds=240.0, reason=HOSTILE, state=HOSTILE)
     async with visiting(pool, target_seconds=3_600) as visitor:
         for path in ("/", "/queues/jobs"):
             page = (await visitor.get(path)).text
