@@ -27,7 +27,19 @@ def question_before(
 ) -> Response | None:
     """Return the page that asks before a change; None if the form says that it was asked.
 
-    The page sends the same form again, with all its fields.
+    The arguments are those of `question_page`.
+    """
+    if is_confirmed(request):
+        return None
+    return question_page(
+        request, question=question, consequence=consequence, button=button, back=back
+    )
+
+
+def question_page(
+    request: Request, *, question: str, consequence: str, button: str, back: str
+) -> Response:
+    """Return the page that asks before a change. It sends the same form again, with all its fields.
 
     Args:
         request: the change.
@@ -36,12 +48,9 @@ def question_before(
         button: what the button says that does it.
         back: the page to go back to, within the console.
     """
-    form = form_of(request)
-    if is_confirmed(request):
-        return None
     fields = [
         (name, value)
-        for name, value in form.multi_items()
+        for name, value in form_of(request).multi_items()
         if name not in (TOKEN_FIELD, CONFIRMED_FIELD) and isinstance(value, str)
     ]
     return console_of(request).page(

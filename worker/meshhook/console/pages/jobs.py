@@ -36,7 +36,8 @@ MAX_SHOWN_CHARACTERS = 65_536
 """How much of a body is shown; a longer one cannot be edited here."""
 MAX_PARSED_CHARACTERS = 1_048_576
 """Longer bodies are shown as they are stored."""
-_CHANGE_SECONDS = 10.0
+CHANGE_SECONDS = 10.0
+"""How long a request looks for jobs to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ async def delete(request: Request) -> Response:
 
 async def cancel(request: Request) -> Response:
     """Cancel a job."""
-    console, queue, msg_id, changer = _changer(request)
+    console, queue, msg_id, changer = changer_of(request)
     question = question_before(
         request,
         question=f"Cancel job {msg_id} of {queue}?",
@@ -147,7 +148,7 @@ async def cancel(request: Request) -> Response:
 
 async def run_now(request: Request) -> Response:
     """Let a job run now that would run later."""
-    console, queue, msg_id, changer = _changer(request)
+    console, queue, msg_id, changer = changer_of(request)
     changes = await changer.reschedule(None, None)
     said = (
         f"Job {msg_id} is ready to run now."
@@ -157,12 +158,13 @@ async def run_now(request: Request) -> Response:
     return console.redirect(request, f"/queues/{queue}/jobs/{msg_id}", said=said)
 
 
-def _changer(request: Request) -> tuple[Console, str, int, JobChanger]:
+def changer_of(request: Request) -> tuple[Console, str, int, JobChanger]:
+    """Return the console, the queue and the id of a request, and what changes that one job."""
     console = console_of(request)
     queue = validate_queue_name(request.path_params["queue"])
     msg_id = parameters.number(request.path_params["id"], "id")
     choice = JobChoice.of(msg_id)
-    return console, queue, msg_id, JobChanger(console.database, queue, choice, _CHANGE_SECONDS)
+    return console, queue, msg_id, JobChanger(console.database, queue, choice, CHANGE_SECONDS)
 
 
 async def _dead_letter_of(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshhook.console import parameters
-from meshhook.console.confirmations import is_confirmed, question_before
+from meshhook.console.confirmations import is_confirmed, question_page
 from meshhook.console.context import console_of, form_of
+from meshhook.console.pages.jobs import CHANGE_SECONDS, changer_of
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.job_changes import ChangeResult, JobChanger, JobChanges, JobChoice
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-CHANGE_SECONDS = 10.0
-"""How long a request looks for jobs that fit."""
 _FILTERS = ("run_id", "workflow_id", "project_id", "state")
 
 
@@ -39,14 +38,9 @@ def may_set_matching(fields: Mapping[str, str]) -> bool:
 
 async def set_one(request: Request) -> Response:
     """Set the priority of a job that waits, or is a dead letter."""
-    console = console_of(request)
-    queue = validate_queue_name(request.path_params["queue"])
-    msg_id = parameters.number(request.path_params["id"], "id")
+    console, queue, msg_id, changer = changer_of(request)
     priority = _priority(form_of(request))
-    choice = JobChoice.of(msg_id)
-    changes = await JobChanger(console.database, queue, choice, CHANGE_SECONDS).set_priority(
-        priority
-    )
+    changes = await changer.set_priority(priority)
     name = PRIORITY_NAMES[priority]
     said = (
         f"Job {msg_id} has the priority {name} now."
@@ -63,20 +57,14 @@ async def set_matching(request: Request) -> Response:
     queue = validate_queue_name(request.path_params["queue"])
     priority = _priority(form)
     filters = {name: parameters.text(form, name) for name in _FILTERS}
-    choice = JobChoice.of(
-        None,
-        run_id=filters["run_id"],
-        workflow_id=filters["workflow_id"],
-        project_id=filters["project_id"],
-        state=filters["state"],
-    )
+    choice = JobChoice.of(None, **filters)
     changer = JobChanger(console.database, queue, choice, CHANGE_SECONDS)
     given = {name: value for name, value in filters.items() if value is not None}
     back = "/search" + parameters.query({"queue": queue} | given)
     name = PRIORITY_NAMES[priority]
     if not is_confirmed(request):
         found = await changer.set_priority(priority, dry_run=True)
-        question = question_before(
+        return question_page(
             request,
             question=f"Set the priority of {_counted(found)} of {queue} to {name}?",
             consequence="Jobs that are ready count as waiting from now on. Those that run, or have "
@@ -84,8 +72,6 @@ async def set_matching(request: Request) -> Response:
             button=f"Set to {name}",
             back=back,
         )
-        if question is not None:
-            return question
     done = await changer.set_priority(priority)
     said = f"{_counted(done)} of {queue}: the priority is {name} now."
     if not done.is_complete:
