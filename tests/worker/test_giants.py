@@ -243,7 +243,7 @@ async def test_what_is_larger_than_the_memory_of_a_worker_ends_no_process(
     neighbours = await QueueService[Any](connection, "jobs").enqueue_many([{}] * 5)
     options: dict[str, Any] = {"max_message_bytes": max_message_bytes} if max_message_bytes else {}
     async with worker_process(
-        database_url, "quick", ledger=tmp_path / "ledger", memory_bytes=700_000_000, **options
+        database_url, "quick", ledger=tmp_path / "ledger", memory_bytes=500_000_000, **options
     ) as process:
 
         async def are_settled() -> bool:
