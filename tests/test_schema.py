@@ -27,7 +27,7 @@ from meshhook.schema import (
     plan,
     runner,
 )
-from meshhook.schema.migrations import MIGRATION_LOCK
+from meshhook.schema.migrations import MIGRATION_LOCK, available_names
 from support import released_migrations
 from support.databases import TEST_SETTINGS, Databases, server_directory
 from support.waiting import eventually
@@ -88,6 +88,18 @@ def test_the_files_are_numbered_without_gaps():
     """The versions are 1, 2, 3 and so on."""
     versions = [migration.version for migration in available_migrations()]
     assert versions == list(range(1, len(versions) + 1))
+
+
+async def test_a_check_of_the_schema_reads_no_file(connection, monkeypatch):
+    """The operator makes one with each attempt to connect, and nothing else goes on meanwhile."""
+    files = available_migrations()
+    assert list(available_names()) == [(each.version, each.name) for each in files]
+
+    def read(*_: object) -> Migration:
+        pytest.fail("a migration was read")
+
+    monkeypatch.setattr(Migration, "from_text", read)
+    await check_schema(connection)
 
 
 def test_each_file_says_what_locks_it_takes():

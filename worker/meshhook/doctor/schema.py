@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from meshhook.doctor.finding import Finding, Severity
 from meshhook.errors import SchemaMissingError, UnsupportedPgmqError
-from meshhook.schema import available_migrations, check_schema
+from meshhook.schema import check_schema
+from meshhook.schema.migrations import schema_version
 from meshhook.store import queries
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ async def look(case: Case) -> Sequence[Finding]:
     except UnsupportedPgmqError as error:
         return [Finding("schema", Severity.CRITICAL, "PGMQ", str(error), "upgrade PGMQ")]
     rows = await case.fetch(queries.load("examine_migrations"))
-    known = max(each.version for each in available_migrations())
+    known = schema_version()
     return list(judge(rows[0]["newest"], known))
 
 

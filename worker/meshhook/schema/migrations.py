@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from meshhook.errors import MigrationError, SchemaMissingError
 
@@ -63,6 +63,29 @@ class Reader(Protocol):
         """Return the first value of a query."""
 
 
+class MigrationName(NamedTuple):
+    """What the name of a file of `migrations/` says."""
+
+    version: int
+    """The number that it starts with, 1 or more."""
+    name: str
+    """The rest, for example `queue_config`."""
+
+    @classmethod
+    def from_file_name(cls, file_name: str) -> MigrationName:
+        """Read the name of a file.
+
+        Raises:
+            MigrationError: if it is not named NNNN_noun.sql.
+        """
+        found = _FILE_NAME.fullmatch(file_name)
+        if found is None:
+            raise MigrationError(
+                f"migration file {file_name!r}: the name must be four digits, _, a noun and .sql"
+            )
+        return cls(int(found[1]), found[2])
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """One file of `migrations/`.
@@ -86,13 +109,10 @@ class Migration:
         Raises:
             MigrationError: if the file is not named NNNN_noun.sql.
         """
-        found = _FILE_NAME.fullmatch(file_name)
-        if found is None:
-            raise MigrationError(
-                f"migration file {file_name!r}: the name must be four digits, _, a noun and .sql"
-            )
+        name = MigrationName.from_file_name(file_name)
         normalised = "\n".join(line.rstrip() for line in text.strip().splitlines())
-        return cls(int(found[1]), found[2], text, hashlib.sha256(normalised.encode()).hexdigest())
+        checksum = hashlib.sha256(normalised.encode()).hexdigest()
+        return cls(name.version, name.name, text, checksum)
 
     @property
     def file_name(self) -> str:
@@ -109,26 +129,44 @@ def available_migrations(folder: Traversable | None = None) -> list[Migration]:
     Raises:
         MigrationError: if two files have one number, or a name is wrong, or there is none.
     """
-    folder = folder or importlib.resources.files("meshhook") / "migrations"
     migrations: dict[int, Migration] = {}
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        if not file.name.endswith(".sql"):
-            continue
+    for file in _files(folder or _packaged_folder()):
         migration = Migration.from_text(file.name, file.read_text(encoding="utf-8"))
         other = migrations.setdefault(migration.version, migration)
         if other is not migration:
             raise MigrationError(
                 f"migration files {other.file_name} and {migration.file_name} have one number"
             )
-    if not migrations:
-        raise MigrationError(f"no migration was found in {folder}: the installation is damaged")
     return list(migrations.values())
 
 
 @functools.cache
+def available_names() -> tuple[MigrationName, ...]:
+    """Return the names of the migrations of this version of the library, in order.
+
+    The files are not read, and the folder is listed once in a process: the operator compares them
+    with every database that it tries to connect to.
+
+    Raises:
+        MigrationError: if a name is wrong, or there is none.
+    """
+    return tuple(MigrationName.from_file_name(file.name) for file in _files(_packaged_folder()))
+
+
+def _packaged_folder() -> Traversable:
+    return importlib.resources.files("meshhook") / "migrations"
+
+
+def _files(folder: Traversable) -> list[Traversable]:
+    files = [file for file in folder.iterdir() if file.name.endswith(".sql")]
+    if not files:
+        raise MigrationError(f"no migration was found in {folder}: the installation is damaged")
+    return sorted(files, key=lambda file: file.name)
+
+
 def schema_version() -> int:
     """Return the number of the newest migration of this version of the library."""
-    return available_migrations()[-1].version
+    return available_names()[-1].version
 
 
 def library_version() -> str:

@@ -34,6 +34,7 @@ from meshhook.schema.migrations import (
     Reader,
     applied_checksums,
     available_migrations,
+    available_names,
     library_version,
     pending_migrations,
 )
@@ -184,7 +185,7 @@ async def check_schema(reader: Reader, *, migrations: Sequence[Migration] | None
         UnsupportedPgmqError: if PGMQ is missing or older than 1.5.0.
         DatabaseError: if the role may not read the record of migrations.
     """
-    migrations = available_migrations() if migrations is None else migrations
+    needed = available_names() if migrations is None else migrations
     with translated_errors():
         try:
             applied = await applied_checksums(reader)
@@ -194,7 +195,7 @@ async def check_schema(reader: Reader, *, migrations: Sequence[Migration] | None
                 "run as its owner: grant usage on schema meshhook to ROLE; "
                 "grant select on all tables in schema meshhook to ROLE"
             ) from error
-        missing = [each for each in migrations if each.version not in applied]
+        missing = [each for each in needed if each.version not in applied]
         if missing:
             # A status or a log line has no room for all.
             shown = [f"{each.version:04}_{each.name}" for each in missing[:MOST_SHOWN]]
