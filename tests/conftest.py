@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from datetime import UTC, date, datetime
 from functools import cache
@@ -20,6 +21,7 @@ from meshhook.schema import migrate
 from meshhook.testing.databases import name_of
 from support import released_migrations, slow_tests, tiers
 from support.databases import TEST_SETTINGS, Databases, quicken_logins, server_directory
+from support.days import seconds_until_a_day_has_begun
 from support.fuzzing import load_profile
 from support.lanes import Lanes
 from support.last_tests import stop_unused
@@ -177,21 +179,31 @@ def template_with_queue_of_day(
 
 
 @pytest.fixture
-def template(template_of_day: Callable[[date], str]) -> str:
+def today() -> date:
+    """The day of UTC. Just before its end the test waits for the next one: the history has days."""
+    time.sleep(seconds_until_a_day_has_begun(datetime.now(UTC)))
+    return datetime.now(UTC).date()
+
+
+@pytest.fixture
+def template(template_of_day: Callable[[date], str], today: date) -> str:
     """The name of a migrated database to clone: of today, since the history has days."""
-    return template_of_day(datetime.now(UTC).date())
+    return template_of_day(today)
 
 
 @pytest.fixture
 def database_url(
-    request: pytest.FixtureRequest, databases: Databases, template_of_day: Callable[[date], str]
+    request: pytest.FixtureRequest,
+    databases: Databases,
+    template_of_day: Callable[[date], str],
+    today: date,
 ) -> Iterator[str]:
     """The URL of a migrated database for this test alone, without queues or with `queue_name`."""
     of_day = template_of_day
     if "queue_name" in request.fixturenames:
         # Creating the queue in every clone would take as long as cloning.
         of_day = request.getfixturevalue("template_with_queue_of_day")
-    url = databases.create(template=of_day(datetime.now(UTC).date()))
+    url = databases.create(template=of_day(today))
     yield url
     databases.drop(url)
 

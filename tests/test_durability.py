@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import date
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -51,7 +52,7 @@ def own_server() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-async def own(own_server: EmbeddedPostgres) -> AsyncIterator[Connection]:
+async def own(own_server: EmbeddedPostgres, today: date) -> AsyncIterator[Connection]:
     """A connection to a new, migrated database on that server, with the queue `jobs`."""
 
     async def administer(sql: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -12,6 +13,13 @@ from meshhook.postgres.database import Database
 from meshhook.statistics import job_statistics
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+@pytest.fixture(autouse=True)
+async def _one_moment(connection: Connection) -> AsyncIterator[None]:
+    """Let `now()` stand still: no hour begins during a test."""
+    async with connection.transaction():
+        yield
 
 
 async def record(
