@@ -53,7 +53,7 @@ async def wait(job: meshhook.Job) -> None:
     await asyncio.Event().wait()
 
 if __name__ == "__main__":
-    app.run(grace_seconds=1, name="mine")
+    app.run(grace_seconds=6, name="mine")
     print("ran to its end")
 """
 

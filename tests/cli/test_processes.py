@@ -180,7 +180,7 @@ async def test_a_worker_whose_terminal_goes_away_stops_in_order(
     """At SIGHUP it releases its jobs and ends with 0, as at SIGTERM."""
     await QueueService[Any](pool, queue_name).enqueue({})
     async with worker(
-        tmp_path, database_url, "endless", "--grace-seconds", "1", *options
+        tmp_path, database_url, "endless", "--grace-seconds", "6", *options
     ) as process:
         await eventually(lambda: ledger(tmp_path) == ["started"])
         process.send_signal(signal.SIGHUP)
@@ -219,7 +219,7 @@ async def test_a_thread_that_does_not_end_keeps_no_worker_alive(
 ):
     """The worker ends with 0 after the grace period, and its job is ready again."""
     await QueueService[Any](pool, queue_name).enqueue({})
-    async with worker(tmp_path, database_url, "stubborn", "--grace-seconds", "1") as process:
+    async with worker(tmp_path, database_url, "stubborn", "--grace-seconds", "6") as process:
         await eventually(lambda: ledger(tmp_path) == ["started"])
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 60) == 0

@@ -128,7 +128,7 @@ async def test_a_signal_stops_all_processes_in_order(
     """Each releases its jobs and withdraws its report; the code is 0."""
     queue = QueueService[Any](pool, queue_name)
     arguments = ["jobs", "--handler", "handlers:endless", "--processes", "2"]
-    arguments += ["--concurrency", "3", "--grace-seconds", "1", "--name", "w"]
+    arguments += ["--concurrency", "3", "--grace-seconds", "6", "--name", "w"]
     async with workers(tmp_path, database_url, *arguments) as process:
         assert await alive(pool, 2) == ["w-0", "w-1"]
         await queue.enqueue_many([{}] * 6)
@@ -212,7 +212,7 @@ async def test_processes_whose_supervisor_was_killed_stop(
     """They release their jobs, as at SIGTERM."""
     queue = QueueService[Any](pool, queue_name)
     arguments = ["jobs", "--handler", "handlers:endless", "--processes", "2"]
-    arguments += ["--grace-seconds", "0.5"]
+    arguments += ["--grace-seconds", "6"]
     async with workers(tmp_path, database_url, *arguments) as process:
         await alive(pool, 2)
         await queue.enqueue({})

@@ -14,7 +14,7 @@ import pytest
 from meshhook import QueueService, get_key, set_queue_config
 from support.receivers import SECRET, Receiver, delivery_to, make_handler
 from support.waiting import eventually
-from support.workers import live, make_worker, outcomes
+from support.workers import live, make_worker, outcomes, stop_patiently
 
 ENVIRONMENT = {
     "MESHHOOK_WEBHOOK_SECRET": SECRET,
@@ -44,9 +44,14 @@ async def test_a_job_timeout_ends_the_delivery(
 
 
 async def test_a_worker_that_stops_gives_its_deliveries_back(
-    pool: Pool[Any], connection: Connection[Any], database_url: str, receiver: Receiver
+    pool: Pool[Any],
+    connection: Connection[Any],
+    database_url: str,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At the end of the grace period the connection is closed, and no attempt is spent."""
+    stop_patiently(monkeypatch)
     receiver.is_silent = True
     msg_id = await QueueService[Any](pool, "jobs").enqueue(delivery_to(receiver.url))
     async with make_worker(database_url, make_handler(), grace_seconds=1):

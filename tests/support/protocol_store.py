@@ -168,9 +168,13 @@ class Store:
         self._fetch(f"select pgmq.delete('{QUEUE}', {msg_id}::bigint)")
 
     def expire(self, msg_id: int) -> None:
-        """Let a lease or a delay be over."""
+        """Let a lease or a delay be over.
+
+        For so long that it comes before all that was never late, however slow the machine is: a
+        history that is tried again has to be the same.
+        """
         self._fetch(
-            f"update pgmq.q_{QUEUE} set vt = clock_timestamp() - interval '1 second' "
+            f"update pgmq.q_{QUEUE} set vt = clock_timestamp() - interval '1 hour' "
             "where msg_id = $1",
             msg_id,
         )

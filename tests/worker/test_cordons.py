@@ -51,7 +51,7 @@ def _reports_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "REPORT_SECONDS", 0.02)
 
 
-async def cordon(connection: Connection[Any], worker: str, *, seconds: float = 60) -> None:
+async def cordon(connection: Connection[Any], worker: str, *, seconds: float = 600) -> None:
     """Cordon one worker for queue `jobs`; several of a test share a host."""
     await connection.execute(
         "update meshhook.workers set cordoned_until = now() + make_interval(secs => $2) "

@@ -68,10 +68,11 @@ async def test_it_answers_while_a_handler_blocks_the_event_loop(
         time.sleep(1)  # noqa: ASYNC251 - it is what the test is about
         answers.extend(ask(server.port, path) for path in ("/metrics", "/healthz", "/readyz"))
 
-    await QueueService[Any](pool, queue_name).enqueue({})
     worker = make_worker(database_url, handler)
     with monitored(worker) as server:
         async with worker:
+            await eventually(lambda: all(check.fault is None for check in worker.readiness()))
+            await QueueService[Any](pool, queue_name).enqueue({})
             await eventually(lambda: worker.get_stats().processed == 1)
     assert [answer.status for answer in answers] == [200, 200, 200]
 

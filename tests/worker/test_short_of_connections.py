@@ -135,7 +135,7 @@ async def test_a_worker_that_cannot_extend_leases_claims_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It says so to the job that runs, and in its readiness, until extending works again."""
-    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=1)
+    await set_queue_config(Database(pool), "jobs", visibility_timeout_seconds=3)
     is_cut = False
     fetch = LeaseKeeper._fetch
 
