@@ -90,13 +90,13 @@ async def window(
     queue_name: str,
     tmp_path: Path,
 ) -> Window:
-    """A window on queue `jobs` with leases of two seconds; only what is noted in it counts."""
+    """A window on queue `jobs` with leases of four seconds; only what is noted in it counts."""
     folder = tmp_path / "ledger"
     folder.mkdir()
     window = Window(database_url, connection, folder, queue_name)
     await connection.execute(EFFECTS)
     await window.set_queue(
-        visibility_timeout_seconds=2, retry_backoff_base_ms=10, retry_backoff_max_ms=100
+        visibility_timeout_seconds=4, retry_backoff_base_ms=10, retry_backoff_max_ms=100
     )
     return window
 

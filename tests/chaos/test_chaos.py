@@ -59,7 +59,7 @@ async def test_kills_and_lost_connections_lose_no_job(
             def has_worked(enough: int = enough) -> bool:
                 return len(ledger_lines(ledger)) >= enough
 
-            await eventually(has_worked, timeout=30)
+            await eventually(has_worked)
             if chance.random() < 0.5:
                 await connection.execute(TERMINATE)
             if number % 3 == 2:

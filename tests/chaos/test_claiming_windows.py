@@ -84,7 +84,7 @@ async def test_the_connection_that_extends_leases_is_gone_while_the_server_is_fu
     gate = Gate()
     connection = await asyncpg.connect(server.url())
     window = Window(server.url(), connection, tmp_path, QUEUE)
-    await window.set_queue(visibility_timeout_seconds=2, max_retry_attempts=4)
+    await window.set_queue(visibility_timeout_seconds=4, max_retry_attempts=4)
     async with window.worker(gate) as worker, window.worker(gate) as other:
         await window.enqueue("warm")
         await eventually(lambda: gate.waiting == 1)

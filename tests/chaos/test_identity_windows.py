@@ -15,7 +15,7 @@ OLD = tuple(f"old{number}" for number in range(10))
 NEW = tuple(f"new{number}" for number in range(10))
 
 
-async def drop_and_create(window: Window, *, lease_seconds: int = 1) -> None:
+async def drop_and_create(window: Window, *, lease_seconds: int = 4) -> None:
     """Make the queue anew."""
     await window.connection.execute("select meshhook.drop_queue('jobs')")
     await window.connection.execute("select meshhook.create_queue('jobs')")
@@ -65,11 +65,12 @@ async def test_a_queue_is_dropped_and_made_again_while_outcomes_wait(window: Win
             await window.connection.execute("update pgmq.q_jobs set vt = now()")
             queue = QueueService[Any](window.connection, "jobs")
             for _ in NEW:
-                assert await queue.dequeue(1) is not None
+                assert await queue.dequeue(600) is not None
         gate.open()
         await eventually(lambda: worker.get_stats().running == 0)
         await eventually(lambda: window.unsettled() == 0)
         assert await window.connection.fetchval("select count(*) from pgmq.q_jobs") == len(NEW)
+        await window.connection.execute("update pgmq.q_jobs set vt = now()")
         await window.all_ended()
     for run_id in NEW:
         assert await window.outcomes(run_id) == [(1, "lost"), (2, "succeeded")]
