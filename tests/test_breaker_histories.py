@@ -256,7 +256,15 @@ class History:
 async def keyed(database_url: str, queue_name: str) -> AsyncIterator[Connection]:
     """A worker's own connection to a database whose queue `jobs` has breakers."""
     connection = await connect(database_url, steady_plans=True)
-    await set_queue_config(connection, queue_name, keyed=True, breaker_failures=FAILURES)
+    # A pause ends when the history says so, and not while it goes on.
+    await set_queue_config(
+        connection,
+        queue_name,
+        keyed=True,
+        breaker_failures=FAILURES,
+        breaker_pause_seconds=3_600,
+        breaker_max_pause_seconds=3_600,
+    )
     yield connection
     await connection.close()
 
