@@ -113,7 +113,10 @@ async def test_killed_with_the_tests(tmp_path: Path):
         await tests.wait()
 
     def sleeper_is_gone() -> bool:
-        return not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
     await eventually(sleeper_is_gone)
 

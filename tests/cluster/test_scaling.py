@@ -11,7 +11,7 @@ import pytest
 
 from meshhook import add_schedule, hold_key, pause_schedule, resume_key
 from meshhook.administration import set_queue_config
-from support.cluster.api import Api
+from support.cluster.api import Api, Object
 from support.cluster.objects import database_secret, deployment, job_queue
 from support.cluster.operator_process import OperatorProcess
 from support.cluster.views import JobQueueView
@@ -63,14 +63,16 @@ async def ticks(operator: OperatorProcess, count: int) -> None:
     )
 
 
-async def follow_replicas(view: JobQueueView, seen: list[int], *, until: int) -> None:
+async def follow_replicas(view: JobQueueView, since: Object, *, until: int) -> list[int]:
     """Return the replicas that the Deployment had, one after another, up to `until`."""
-    async for _, found in view.api.watch("Deployment"):
+    seen: list[int] = [since["spec"]["replicas"]]
+    async for _, found in view.api.watch("Deployment", since):
         replicas = found["spec"]["replicas"]
-        if found["metadata"]["name"] == view.deployment and seen[-1:] != [replicas]:
+        if found["metadata"]["name"] == view.deployment and seen[-1] != replicas:
             seen.append(replicas)
-        if seen[-1:] == [until]:
-            return
+        if seen[-1] == until:
+            break
+    return seen
 
 
 async def test_a_backlog_calls_for_workers(api: Api, database: str, sql: Connection):
@@ -129,11 +131,9 @@ async def test_down_in_steps(api: Api, database: str, sql: Connection):
     view = await ready_job_queue(api, scaling=QUICK | {"minReplicas": 0})
     await send(sql, 80)
     await view.until_replicas(8)
-    seen: list[int] = []
-    watching = asyncio.create_task(follow_replicas(view, seen, until=0))
-    await eventually(lambda: seen)
+    before = await api.get("Deployment", view.deployment)
     await sql.execute("select pgmq.purge_queue('emails')")
-    await asyncio.wait_for(watching, 100)
+    seen = await asyncio.wait_for(follow_replicas(view, before, until=0), 100)
     steps = [replicas for replicas in seen if replicas not in {0, 8}]
     assert len(steps) >= 2
     assert seen == sorted(seen, reverse=True)

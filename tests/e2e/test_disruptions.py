@@ -149,15 +149,25 @@ async def test_node_drained(installed, load, is_local):
     await load.nothing_is_lost()
 
 
-async def test_operator_pod_deleted(installed, load):
+async def test_operator_pod_deleted(installed, image, load):
     """Without the operator workers work on; it comes back and touches nothing that runs."""
-    before = set(installed.ready_pods(SELECTOR))
+    # A pod more that a test before this one needed may rightly go meanwhile.
+    installed.apply(job_queue("deliveries", image, minReplicas=2, maxReplicas=2))
+
+    def only_two() -> set[str]:
+        ready = set(installed.ready_pods(SELECTOR))
+        names = {each["metadata"]["name"] for each in installed.pods(SELECTOR)}
+        assert len(ready) == 2, ready
+        assert names == ready, names
+        return ready
+
+    before = await eventually(only_two, timeout=180)
     selector = "app.kubernetes.io/component=operator"
     (old,) = installed.ready_pods(selector)
     installed.kubectl("delete", "pod", old)
     await eventually(lambda: set(installed.ready_pods(selector)) - {old}, timeout=240)
     await load.nothing_is_lost()
-    assert before <= set(installed.ready_pods(SELECTOR))
+    await eventually(lambda: before <= set(installed.ready_pods(SELECTOR)))
 
 
 async def test_database_pod_restarted(installed, load):

@@ -40,7 +40,7 @@ def test_a_wrong_handler_is_said_in_the_log(installed, receiver, runtime_image):
         "broken", runtime_image, ["meshhook", "worker", "none", "--handler", "nowhere:handle"]
     )
     installed.apply(broken)
-    installed.kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/broken", "--timeout=1m")
+    installed.kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/broken", "--timeout=5m")
     assert "nowhere" in installed.kubectl("logs", "broken")
     (status,) = installed.get("pod", "broken")["status"]["containerStatuses"]
     assert status["state"]["terminated"]["exitCode"] == 2

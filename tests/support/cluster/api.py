@@ -198,10 +198,14 @@ class Api:
         """Delete an object."""
         await self.request("DELETE", self.path(kind, name), propagationPolicy=propagation)
 
-    async def watch(self, kind: str) -> AsyncIterator[tuple[str, Object]]:
-        """Yield the changes of a kind's objects from now on: what happened, and the object."""
-        now = await self.request("GET", self.path(kind), limit="1")
-        parameters = {"watch": "true", "resourceVersion": now["metadata"]["resourceVersion"]}
+    async def watch(self, kind: str, since: Object) -> AsyncIterator[tuple[str, Object]]:
+        """Yield the changes of a kind's objects: what happened, and the object.
+
+        Args:
+            kind: which objects.
+            since: an object as it was read; what changed before that is left out.
+        """
+        parameters = {"watch": "true", "resourceVersion": since["metadata"]["resourceVersion"]}
         async with self._session.get(
             self.path(kind),
             params=parameters,

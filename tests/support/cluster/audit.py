@@ -46,7 +46,9 @@ class Write:
 def writes_in(log: Path, namespace: str) -> list[Write]:
     """Return the writes in a namespace, in the order in which they were done."""
     found = []
-    for line in log.read_text().splitlines():
+    # The last line may be written just now.
+    whole, _, _ = log.read_text().rpartition("\n")
+    for line in whole.splitlines():
         event = json.loads(line)
         target = event.get("objectRef", {})
         if target.get("namespace") != namespace or event["responseStatus"]["code"] >= 300:
