@@ -171,7 +171,7 @@ async def _ask(fleet: MonitoredFleet) -> Answers:
             each["metric"]["pod"]
             for each in await fleet.prometheus.query("max_over_time(up[20s]) == 0")
         }
-        if (not missing and down >= ENDED) or time.monotonic() > deadline:
+        if (not missing and down == ENDED) or time.monotonic() > deadline:
             break
         await asyncio.sleep(1)
     ask = fleet.prometheus.query
