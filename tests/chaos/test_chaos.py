@@ -25,6 +25,7 @@ where application_name like 'meshhook % jobs' and datname = current_database()
 """
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("queue_name")
 async def test_kills_and_lost_connections_lose_no_job(
     pool: asyncpg.Pool[Any],
@@ -75,7 +76,7 @@ async def test_kills_and_lost_connections_lose_no_job(
         async def is_empty() -> bool:
             return await live(connection) == {}
 
-        await eventually(is_empty, timeout=60)
+        await eventually(is_empty, timeout=200)
     assert len(set(ids)) == len(ids) == JOBS
     done = await connection.fetch(
         "select msg_id, count(*) as times from meshhook.job_attempts "

@@ -66,7 +66,7 @@ async def ticks(operator: OperatorProcess, count: int) -> None:
 async def follow_replicas(view: JobQueueView, since: Object, *, until: int) -> list[int]:
     """Return the replicas that the Deployment had, one after another, up to `until`."""
     seen: list[int] = [since["spec"]["replicas"]]
-    async for _, found in view.api.watch("Deployment", since):
+    async for _, found in view.api.watch("Deployment", since=since):
         replicas = found["spec"]["replicas"]
         if found["metadata"]["name"] == view.deployment and seen[-1] != replicas:
             seen.append(replicas)

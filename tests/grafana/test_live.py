@@ -136,8 +136,13 @@ async def _run(url: str, folder: Path) -> Answers:
         await eventually(
             lambda: fleet.prometheus.query(lost), 120, message="the third worker is scraped"
         )
+        # By now all reports may have been made; these keep every worker busy.
+        await fleet.connection.execute(
+            "select pgmq.send_batch('reports', array_fill($1::jsonb, array[46]))",
+            '{"run_id": "more", "payload": {"seconds": 5}}',
+        )
         await eventually(
-            lambda: _running(fleet, "reports", 12), 120, message="twelve reports are being made"
+            lambda: _running(fleet, "reports", 23), 120, message="each worker makes reports"
         )
         fleet.kill("reports-1")
         # It gives back what it has not begun, and goes.

@@ -198,13 +198,17 @@ class Api:
         """Delete an object."""
         await self.request("DELETE", self.path(kind, name), propagationPolicy=propagation)
 
-    async def watch(self, kind: str, since: Object) -> AsyncIterator[tuple[str, Object]]:
+    async def watch(
+        self, kind: str, *, since: Object | None = None
+    ) -> AsyncIterator[tuple[str, Object]]:
         """Yield the changes of a kind's objects: what happened, and the object.
 
         Args:
             kind: which objects.
-            since: an object as it was read; what changed before that is left out.
+            since: an object as it was read; what changed before is left out. Default: now.
         """
+        if since is None:
+            since = await self.request("GET", self.path(kind), limit="1")
         parameters = {"watch": "true", "resourceVersion": since["metadata"]["resourceVersion"]}
         async with self._session.get(
             self.path(kind),
