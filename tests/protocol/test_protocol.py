@@ -23,6 +23,9 @@ EXAMPLES = int(os.environ.get("MESHHOOK_PROTOCOL_EXAMPLES", "0"))
 """How many random histories to play, other ones each time. Default 0: the same 150 each time."""
 STEPS = 50
 
+# Some play thousands of statements, one after the other, on a machine that does much else.
+pytestmark = pytest.mark.timeout(900)
+
 _PLAYED = settings(
     max_examples=EXAMPLES or 150,
     stateful_step_count=STEPS,
