@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from meshhook_operator.databases.hosts import DatabaseHosts
 from meshhook_operator.databases.urls import check_url
 from meshhook_operator.problems import problem_of
 from meshhook_operator.scaling import Failure
+from meshhook_operator.url_checksums import UrlChecksums
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from meshhook_operator.api.jobqueue import JobQueue
     from meshhook_operator.api.spec import SecretKey
     from meshhook_operator.cluster.client import Cluster
+    from meshhook_operator.url_checksums import UrlChecksum
 
 _log = get_logger("meshhook_operator.secrets")
 
@@ -32,7 +33,6 @@ RETRY_SECONDS = 5.0
 QUICK_RETRIES = 12
 MAX_RETRY_SECONDS = 60.0
 PARALLEL_READS = 8
-_CHECKSUM_COST = 2**14
 _SHOWN_KEYS = 20
 
 
@@ -49,8 +49,8 @@ class FoundAddress:
     """What a Secret holds."""
 
     address: DatabaseAddress
-    checksum: str
-    """Changes with the URL, without disclosing it."""
+    checksum: UrlChecksum
+    """Of the workers' URL; not computed yet."""
 
 
 @dataclass(slots=True)
@@ -110,6 +110,7 @@ class DatabaseSecrets:
         self._tasks = tasks
         self._on_change = on_change
         self._clock = clock
+        self._checksums = UrlChecksums()
         self._entries: dict[SecretReference, _Entry] = {}
         self._limit = asyncio.Semaphore(PARALLEL_READS)
         self._limits: defaultdict[str, asyncio.Semaphore] = defaultdict(
@@ -204,23 +205,16 @@ class DatabaseSecrets:
         address = DatabaseAddress(url, reference.pooled)
         if isinstance(entry.found, FoundAddress) and entry.found.address == address:
             return entry.found
-        return await self._checked(address, secret)
+        return self._checked(address, secret)
 
-    async def _checked(self, address: DatabaseAddress, secret: ObjectKey) -> FoundAddress | Failure:
+    def _checked(self, address: DatabaseAddress, secret: ObjectKey) -> FoundAddress | Failure:
         try:
             check_url(address.url, self._hosts)
         except MeshHookError as error:
             return problem_of(error)
-        checksum = await asyncio.to_thread(_checksum, address.url, str(secret))
-        return FoundAddress(address, checksum)
+        return FoundAddress(address, self._checksums.of(address.url, str(secret)))
 
 
 def address_in(entry: FoundAddress | Failure | None) -> DatabaseAddress | None:
     """Return the address of what a look-up returned; None if there is none."""
     return entry.address if isinstance(entry, FoundAddress) else None
-
-
-def _checksum(url: str, salt: str) -> str:
-    """Return a short hash that is slow to compute, since many people may read it."""
-    digest = hashlib.scrypt(url.encode(), salt=salt.encode(), n=_CHECKSUM_COST, r=8, p=1, dklen=4)
-    return digest.hex()

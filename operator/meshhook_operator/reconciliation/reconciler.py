@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from meshhook_operator.databases.database import QueueDatabase
     from meshhook_operator.metrics import OperatorMetrics
     from meshhook_operator.scaling import Decision
+    from meshhook_operator.url_checksums import UrlChecksum
     from meshhook_operator.workers.pod_health import PodHealth
 
 _log = get_logger("meshhook_operator.reconciler")
@@ -59,7 +60,7 @@ class Source(NamedTuple):
 
     database: QueueDatabase | None
     """None if it cannot be reached at all, as without a Secret."""
-    checksum: str | None
+    checksum: UrlChecksum | None
     """Of the workers' database URL; None if that is not known."""
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from meshhook_operator.api.jobqueue import JobQueue
     from meshhook_operator.cluster.client import Cluster
     from meshhook_operator.cluster.deployments import DeploymentView
+    from meshhook_operator.url_checksums import UrlChecksum
     from meshhook_operator.workers.pod_health import PodHealth
     from meshhook_operator.workers.pod_work import PodWork
 
@@ -129,7 +130,7 @@ class WorkerFleet:
         self,
         replicas: int,
         *,
-        checksum: str | None,
+        checksum: UrlChecksum | None,
         pods: Mapping[str, PodWork] | None,
         runs_are_long: bool = False,
         max_replicas: int | None = None,
@@ -141,21 +142,26 @@ class WorkerFleet:
         Args:
             replicas: how many there are to be.
             checksum: of the database URL; None if it is not known now: the pods stay as they are.
-            pods: what each pod does, by its name; None if that is not known.
+            pods: what each pod does, by its name; None if the queue could not be read.
             runs_are_long: whether jobs may run longer than a pod that stops would let them.
             max_replicas: no more are left, even if that cuts jobs off. Default: any number.
         """
+        value = None
+        if checksum is not None and self._jobqueue.owns_deployment:
+            value = await checksum.compute(is_hurried=pods is not None)
         before = self.view
+        if before is None and pods is None:
+            return None  # it was deleted meanwhile, and new pods would have nothing to work on
         if before is not None and replicas < before.replicas:
             may_go = await mark_idle_pods(
                 self._cluster, before, replicas, pods, runs_are_long=runs_are_long
             )
             least = before.replicas - may_go
             replicas = max(replicas, least if max_replicas is None else min(least, max_replicas))
-        if checksum is None and self._applied is not None:
-            checksum = self._applied.checksum
-        if self._jobqueue.owns_deployment and checksum is not None:
-            after = await self._apply(replicas, checksum)
+        if value is None and self._applied is not None:
+            value = self._applied.checksum
+        if self._jobqueue.owns_deployment and value is not None:
+            after = await self._apply(replicas, value)
         else:
             # Applied without the checksum, the pod template would change: a rollout for nothing.
             after = await self._scale(replicas)
