@@ -33,6 +33,8 @@ RETRY_SECONDS = 5.0
 QUICK_RETRIES = 12
 MAX_RETRY_SECONDS = 60.0
 PARALLEL_READS = 8
+"""How many Secrets are read at once for the first time, half of them in one namespace. Those that
+are read again wait for each other only."""
 _SHOWN_KEYS = 20
 
 
@@ -93,6 +95,19 @@ def _reference(jobqueue: JobQueue, secret: SecretKey) -> SecretReference | None:
     return SecretReference(key, secret.key, jobqueue.spec.database.pooled)
 
 
+class _Lanes:
+    """Limits of reads at once. A namespace with thousands of Secrets must not block the others."""
+
+    def __init__(self) -> None:
+        self.all = asyncio.Semaphore(PARALLEL_READS)
+        self._by_namespace: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            partial(asyncio.Semaphore, PARALLEL_READS // 2)
+        )
+
+    def of(self, namespace: str) -> asyncio.Semaphore:
+        return self._by_namespace[namespace]
+
+
 class DatabaseSecrets:
     """What the Secrets say. A look-up never waits: old entries are read again in the background."""
 
@@ -112,10 +127,8 @@ class DatabaseSecrets:
         self._clock = clock
         self._checksums = UrlChecksums()
         self._entries: dict[SecretReference, _Entry] = {}
-        self._limit = asyncio.Semaphore(PARALLEL_READS)
-        self._limits: defaultdict[str, asyncio.Semaphore] = defaultdict(
-            partial(asyncio.Semaphore, PARALLEL_READS // 2)
-        )
+        self._first_reads = _Lanes()
+        self._further_reads = _Lanes()
 
     def look_up(self, reference: SecretReference) -> FoundAddress | Failure | None:
         """Return what was read last; None before the first read, whose end `on_change` reports."""
@@ -158,8 +171,8 @@ class DatabaseSecrets:
 
     async def _read(self, reference: SecretReference, entry: _Entry) -> None:
         try:
-            # A namespace with thousands of Secrets must not block the others.
-            async with self._limits[reference.secret.namespace], self._limit:
+            lanes = self._first_reads if entry.found is None else self._further_reads
+            async with lanes.of(reference.secret.namespace), lanes.all:
                 found = await self._read_now(reference, entry)
         except Exception as error:  # noqa: BLE001 - a malformed Secret must not stop the operator
             # The error's text is not shown: it may quote the Secret.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +23,7 @@ from meshhook_operator.problems import problem_of
 from meshhook_operator.settings import load_operator_settings
 from support import hostile_server as hostile
 from support.hostile_server import hostile_server
+from support.waiting import eventually
 
 REQUEST = DemandRequest("jobs", 5)
 
@@ -193,3 +196,38 @@ async def test_names_that_hang_hold_no_other_up(monkeypatch):
     assert await lookups.look_up("good.example", 5432) == found
     with pytest.raises(OSError, match="other names"):
         await lookups.look_up("new.example", 5432)
+
+
+async def test_names_that_were_not_found_leave_room_for_others(monkeypatch):
+    """Hundreds of names that hang at each try do not keep a new one from being looked up."""
+    hangs, may_end = threading.Event(), threading.Event()
+
+    def look_up(host: str, *_: Any, flags: int = 0, **__: Any) -> Any:
+        if flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror
+        if host == "good.example":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 5432))]
+        if hangs.is_set():
+            assert may_end.wait(60)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    lookups = name_lookups.NameLookups()
+    bad = [f"bad-{index}.example" for index in range(name_lookups.MAX_AT_ONCE)]
+
+    async def ask_for_all() -> list[Any]:
+        return await asyncio.gather(
+            *(lookups.look_up(each, 5432) for each in bad), return_exceptions=True
+        )
+
+    assert all(isinstance(each, socket.gaierror) for each in await ask_for_all())
+    hangs.set()
+    asking = asyncio.create_task(ask_for_all())
+    try:
+        await eventually(lambda: len(lookups._running) == name_lookups.MAX_DOUBTFUL_AT_ONCE)
+        assert await lookups.look_up("good.example", 5432)
+        assert not asking.done()
+    finally:
+        may_end.set()
+    turned_away = [each for each in await asking if "other names" in str(each)]
+    assert len(turned_away) == name_lookups.MAX_AT_ONCE - name_lookups.MAX_DOUBTFUL_AT_ONCE

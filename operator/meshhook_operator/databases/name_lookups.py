@@ -10,14 +10,19 @@ import asyncio
 import socket
 import threading
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-MAX_AT_ONCE = 64
+MAX_AT_ONCE = 256
+"""A thread that waits for a name server takes some 30 KB of memory."""
+MAX_DOUBTFUL_AT_ONCE = MAX_AT_ONCE // 2
+"""How many lookups there may be when a name is looked up that was not found last time, so that
+there is room for others."""
 MAX_NAME_LENGTH = 255
 _REMEMBERED = 1_000
 
 Addresses: TypeAlias = list[tuple[Any, ...]]
 """What `socket.getaddrinfo` returns."""
+_Value = TypeVar("_Value")
 
 
 class NameLookups:
@@ -26,6 +31,8 @@ class NameLookups:
     def __init__(self) -> None:
         self._running: dict[tuple[str, int], asyncio.Future[Addresses]] = {}
         self._found: dict[tuple[str, int], Addresses] = {}
+        self._doubtful: dict[tuple[str, int], None] = {}
+        """The names that were not found last time."""
 
     async def look_up(self, host: str, port: int) -> Addresses:
         """Return the addresses of a host, at least one.
@@ -40,10 +47,11 @@ class NameLookups:
             return _addresses(host, port, socket.AI_NUMERICHOST)
         key = (host, port)
         if key not in self._running:
-            if len(self._running) >= MAX_AT_ONCE:
+            most = MAX_DOUBTFUL_AT_ONCE if key in self._doubtful else MAX_AT_ONCE
+            if len(self._running) >= most:
                 if key in self._found:
                     return self._found[key]
-                raise OSError(f"{MAX_AT_ONCE} lookups of other names hang")
+                raise OSError(f"{len(self._running)} lookups of other names hang")
             self._start(key)
         # Others may be waiting for the same lookup.
         return await asyncio.shield(self._running[key])
@@ -67,12 +75,20 @@ class NameLookups:
 
     def _note(self, key: tuple[str, int], done: asyncio.Future[Addresses]) -> None:
         del self._running[key]
-        if done.cancelled() or done.exception() is not None:
+        if done.cancelled():
+            return
+        self._doubtful.pop(key, None)
+        if done.exception() is not None:
+            _remember(self._doubtful, key, None)
             return
         self._found.pop(key, None)
-        self._found[key] = done.result()
-        if len(self._found) > _REMEMBERED:
-            del self._found[next(iter(self._found))]
+        _remember(self._found, key, done.result())
+
+
+def _remember(known: dict[tuple[str, int], _Value], key: tuple[str, int], value: _Value) -> None:
+    known[key] = value
+    if len(known) > _REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _addresses(host: str, port: int, flags: int) -> Addresses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ FAILURES_BEFORE_BACKOFF = 3
 FAILURES_OF_A_REFUSAL = 10
 """A refused answer counts as this many failures, because reading it is expensive."""
 MAX_BACKOFF_SECONDS = 30.0
+BACKOFF_SPREAD = 0.25
+"""The share of a pause that is left to chance, so that hundreds of databases that went away
+together are not tried again together."""
 
 
 class DatabaseRegistry:
@@ -49,6 +53,7 @@ class DatabaseRegistry:
         self._on_identity = on_identity
         self._databases: dict[DatabaseAddress, QueueDatabase] = {}
         self._failures: dict[DatabaseAddress, int] = {}
+        self._spreads: dict[DatabaseAddress, float] = {}
         self._ticking: Counter[DatabaseAddress] = Counter()
         self._names: dict[Hashable, Hashable] = {}
 
@@ -79,6 +84,7 @@ class DatabaseRegistry:
         unused = self._databases.keys() - set(in_use) - self._ticking.keys()
         for address in unused:
             self._failures.pop(address, None)
+            self._spreads.pop(address, None)
         return [self._databases.pop(address) for address in unused]
 
     async def close(self) -> None:
@@ -114,11 +120,30 @@ class DatabaseRegistry:
         """
         failures = self._failures.get(address, 0) + 1
         self._failures[address] = max(failures, FAILURES_OF_A_REFUSAL) if is_refusal else failures
+        self._spreads[address] = random.random()  # noqa: S311 - spreads load, keeps no secret
+
+    def is_failing(self, address: DatabaseAddress) -> bool:
+        """Whether it could not be read when that was last tried."""
+        return self._failures.get(address, 0) > 0
 
     def backoff_seconds(self, address: DatabaseAddress, tick_seconds: float) -> float:
-        """Return how long to leave it alone: 0 to 30 seconds, doubled with each further failure."""
-        excess = self._failures.get(address, 0) - FAILURES_BEFORE_BACKOFF
-        return min(MAX_BACKOFF_SECONDS, tick_seconds * 2.0**excess) if excess > 0 else 0.0
+        """Return how long to leave it alone; the same for all its queues until the next failure."""
+        return backoff_seconds(
+            self._failures.get(address, 0), tick_seconds, spread=self._spreads.get(address, 0.0)
+        )
+
+
+def backoff_seconds(failures: int, tick_seconds: float, *, spread: float) -> float:
+    """Return how long to leave a database alone: 0 to 30 seconds. Pure.
+
+    Args:
+        failures: how often in a row it could not be read; from the fourth on, the pause doubles.
+        tick_seconds: how often it is read otherwise.
+        spread: chance, 0 to 1: how much of the last quarter of the pause is left out.
+    """
+    excess = min(10, failures - FAILURES_BEFORE_BACKOFF)
+    longest = min(MAX_BACKOFF_SECONDS, tick_seconds * 2.0**excess) if excess > 0 else 0.0
+    return longest * (1.0 - BACKOFF_SPREAD * spread)
 
 
 def known_by_one_name(

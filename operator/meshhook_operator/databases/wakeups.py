@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 _log = get_logger("meshhook_operator.wakeups")
 
 CHANNEL_PREFIX = "meshhook_wake_"
-RETRY_SECONDS = 5.0
+RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
+"""How long after the first failure it is tried again, and the longest pause: it doubles with each
+further failure, and up to a quarter of it is left to chance."""
 STATEMENT_SECONDS = 10.0
 PAUSE_SECONDS = 0.5
 
@@ -70,16 +73,21 @@ class WakeUps:
         self._disconnect()
 
     async def _run(self) -> None:
+        failures = 0
         while True:
             self._changed.clear()
             try:
-                await self._catch_up()
+                # What cannot be reached is tried again only for queues that still want to be woken.
+                if self._wanted or self._connection is not None:
+                    await self._catch_up()
             except Exception as error:  # noqa: BLE001 - a server may send a malformed answer
                 self._disconnect()
                 reason = str(error) if isinstance(error, MeshHookError) else type(error).__name__
                 _log.warning("not listening", error=reason, queues=len(self._wanted))
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(retry_seconds(failures, random.random()))  # noqa: S311 - spreads load, keeps no secret
+                failures += 1
                 continue
+            failures = 0
             await self._changed.wait()
 
     async def _catch_up(self) -> None:
@@ -124,3 +132,14 @@ class WakeUps:
         self._heard.clear()
         if connection is not None:
             connection.terminate()
+
+
+def retry_seconds(failures: int, spread: float) -> float:
+    """Return how long to wait until the next attempt to listen. Pure.
+
+    Args:
+        failures: how many attempts in a row had failed before this one did.
+        spread: chance, 0 to 1.
+    """
+    longest = min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** min(failures, 10))
+    return longest * (1.0 - 0.25 * spread)

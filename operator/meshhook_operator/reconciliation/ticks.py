@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.errors import MeshHookError
@@ -30,6 +30,13 @@ _log = get_logger("meshhook_operator.ticks")
 
 PARALLEL_RECONCILES = 16
 """How many JobQueues of one database are reconciled at once."""
+FAILING_READS_A_TURN = 4
+"""How many databases that failed last time are tried again in one turn of the loop. Nobody waits
+for their answers: this only spreads the work of beginning, so that other databases have theirs in
+between."""
+FAILING_RECONCILES = 8
+"""How many JobQueues whose database was not read are reconciled at once, over all databases. Their
+statuses are written one after the other, and those of other JobQueues in between."""
 MAX_BACKOFF_SECONDS = 30.0
 NEWLY_WAITING_SECONDS = 1.0
 
@@ -77,6 +84,7 @@ class Ticks:
         self._reading: set[DatabaseAddress | None] = set()
         self._busy: set[ObjectKey] = set()
         self._waiting: set[ObjectKey] = set()
+        self._failing = asyncio.Semaphore(FAILING_RECONCILES)
 
     def forget(self, key: ObjectKey) -> None:
         """Forget a JobQueue that was deleted."""
@@ -105,14 +113,30 @@ class Ticks:
             entry = entries[key]
             if entry is not None and reconciler.due_at <= now and key not in self._busy:
                 due[self._addresses[key]][key] = Turn(reconciler, entry)
+        put_off = self._put_off(due)
+        if put_off:
+            self._on_progress()  # they are looked at again in the next turn
         for address, turns in due.items():
-            if address in self._reading:
+            if address in self._reading or address in put_off:
                 continue  # they start together when that read is done
             self._reading.add(address)
             self._busy.update(turns)
             for turn in turns.values():
                 turn.reconciler.schedule_next()
             tasks.create_task(self._tick(address, turns), name=f"tick of {len(turns)} queues")
+
+    def _put_off(
+        self, due: Mapping[DatabaseAddress | None, Mapping[ObjectKey, Turn]]
+    ) -> set[DatabaseAddress]:
+        """Return the databases that wait for another turn; those that are due longest go first."""
+        due_at = {
+            address: min(turn.reconciler.due_at for turn in turns.values())
+            for address, turns in due.items()
+            if address is not None
+            and address not in self._reading
+            and self._databases.is_failing(address)
+        }
+        return set(sorted(due_at, key=due_at.__getitem__)[FAILING_READS_A_TURN:])
 
     async def _tick(self, address: DatabaseAddress | None, turns: Mapping[ObjectKey, Turn]) -> None:
         """Read the due queues of one database, and reconcile each JobQueue."""
@@ -209,7 +233,10 @@ class Ticks:
         checksum = entry.checksum if isinstance(entry, FoundAddress) else None
         try:
             began_at = time.monotonic()
-            is_well = await reconciler.reconcile(found, Source(database, checksum))
+            # What is deleted may wait for its database, and no other may wait for that.
+            is_gated = isinstance(found, Failure) and not reconciler.jobqueue.is_deleting
+            async with self._failing if is_gated else nullcontext():
+                is_well = await reconciler.reconcile(found, Source(database, checksum))
             self._metrics.reconcile_duration.observe_now(time.monotonic() - began_at)
             self._metrics.reconciled(is_well=is_well)
             self._requeue(reconciler, address_in(entry))
