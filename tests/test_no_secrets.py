@@ -46,6 +46,7 @@ from meshhook.worker.connections import WorkerConnection
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.problems import problem_of
 from meshhook_operator.secrets import FoundAddress
+from meshhook_operator.url_checksums import UrlChecksums
 from support.databases import Databases, server_directory
 from support.logging_setup import logging_as_before
 from support.marked import BAD, ENCODED, LEAST, PASSWORD, leaks, marked_login
@@ -318,7 +319,7 @@ async def test_objects_show_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -
         QueueExporter(database, registry=CollectorRegistry()),
         Target(url, pooled=False, is_embedded=False, listen_url=url),
         DatabaseAddress(url, pooled=False),
-        FoundAddress(DatabaseAddress(url, pooled=False), "checksum"),
+        FoundAddress(DatabaseAddress(url, pooled=False), UrlChecksums().of(url, "shop/database")),
         [DatabaseAddress(url, pooled=False)],
     ]
     try:

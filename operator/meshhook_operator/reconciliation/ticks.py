@@ -30,11 +30,11 @@ _log = get_logger("meshhook_operator.ticks")
 
 PARALLEL_RECONCILES = 16
 """How many JobQueues of one database are reconciled at once."""
-FAILING_READS_A_TURN = 4
-"""How many databases that failed last time are tried again in one turn of the loop. Nobody waits
-for their answers: this only spreads the work of beginning, so that other databases have theirs in
-between."""
-FAILING_RECONCILES = 8
+FAILING_A_READ = 200
+"""In one turn of the loop, one database that failed last time is tried again for each so many that
+are due, and one more. Nobody waits for their answers: this spreads the work of beginning, so that
+other databases have theirs in between."""
+FAILING_RECONCILES = 4
 """How many JobQueues whose database was not read are reconciled at once, over all databases. Their
 statuses are written one after the other, and those of other JobQueues in between."""
 MAX_BACKOFF_SECONDS = 30.0
@@ -136,7 +136,7 @@ class Ticks:
             and address not in self._reading
             and self._databases.is_failing(address)
         }
-        return set(sorted(due_at, key=due_at.__getitem__)[FAILING_READS_A_TURN:])
+        return set(sorted(due_at, key=due_at.__getitem__)[1 + len(due_at) // FAILING_A_READ :])
 
     async def _tick(self, address: DatabaseAddress | None, turns: Mapping[ObjectKey, Turn]) -> None:
         """Read the due queues of one database, and reconcile each JobQueue."""
