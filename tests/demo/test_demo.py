@@ -2,6 +2,7 @@
 
 import pytest
 
+from meshhook.demo import scenario
 from meshhook.demo.processes import DemoError
 from meshhook.demo.progress import Progress, WorkerState
 from meshhook.demo.run import run_demo
@@ -27,8 +28,13 @@ class Recorder:
 
 
 @pytest.mark.timeout(300)
-async def test_the_demo_loses_nothing_though_a_worker_is_killed(database_url, pool):
+async def test_the_demo_loses_nothing_though_a_worker_is_killed(database_url, pool, monkeypatch):
     """Every delivery was accepted by the receiver, or is a dead letter that is there."""
+    # So long that a breaker opens on a slow machine, too, and is seen by this process, which looks
+    # ten times a second.
+    monkeypatch.setattr(scenario, "DOWN_SECONDS", 12.0)
+    for name in ("breaker_pause_seconds", "breaker_max_pause_seconds"):
+        monkeypatch.setitem(scenario.QUEUE_SETTINGS, name, 5.0)
     recorder = Recorder()
     result = await run_demo(database_url, reporter=recorder, jobs=JOBS)
 

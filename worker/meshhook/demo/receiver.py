@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+OUTAGE_SECONDS = 2.5
+"""How long a receiver is down, if nothing else is said."""
 HOLD_SECONDS = 30.0
 """How long an answer that is held back would take; callers give up long before."""
 LATENCY_SECONDS = 0.01
@@ -70,7 +72,7 @@ class Outage:
 
     receiver: str
     """Its name, the last part of its URL."""
-    seconds: float = 2.5
+    seconds: float = OUTAGE_SECONDS
     """How long it is down."""
     after: int = 10
     """How many deliveries it accepts before."""
@@ -249,13 +251,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="where to listen; 0: a free port")
     parser.add_argument("--down", metavar="NAME", help="which receiver is down for a while")
     parser.add_argument(
+        "--down-seconds", type=float, default=OUTAGE_SECONDS, help="for how long it is down"
+    )
+    parser.add_argument(
         "--until-stdin-closes", action="store_true", help="stop when standard input closes"
     )
     options = parser.parse_args(arguments)
     secret = os.environ.get("WEBHOOK_SECRET")
     if not secret:
         parser.error("set WEBHOOK_SECRET to the secret that deliveries are signed with")
-    outage = Outage(options.down) if options.down else None
+    outage = Outage(options.down, seconds=options.down_seconds) if options.down else None
     receiver = Receiver(secret=secret, seed=options.seed, outage=outage, is_mended=options.mended)
     try:
         asyncio.run(

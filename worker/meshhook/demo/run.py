@@ -127,6 +127,7 @@ class _Run:
         """Run from the first process to the last count."""
         self._receiver, port = await start_receivers(
             *("--seed", str(scenario.SEED), "--down", scenario.DOWN),
+            *("--down-seconds", str(scenario.DOWN_SECONDS)),
             environment=self._environment,
             directory=self._directory,
         )
@@ -222,9 +223,6 @@ class _Run:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self, since: datetime) -> Progress:
-        key = await get_key(self._database, self._queue_name, scenario.DOWN)
-        if event := self._outage.note(key):
-            self._reporter.event(event)
         self._latest = Progress(
             jobs=self._jobs,
             enqueued=len(self._delivery_ids),
@@ -234,6 +232,10 @@ class _Run:
                 WorkerView(each.name, each.pid, self._states[each.pid]) for each in self._workers
             ),
         )
+        # After the counts: this may be the last look, and then it is to see how the outage ended.
+        key = await get_key(self._database, self._queue_name, scenario.DOWN)
+        if event := self._outage.note(key):
+            self._reporter.event(event)
         return self._latest
 
     async def _read(self, port: int, what: str) -> dict[str, int]:

@@ -49,6 +49,8 @@ RECEIVERS = tuple(f"receiver-{number}" for number in range(10))
 """The receivers, each of a project of its own. A program of one process plays all of them."""
 DOWN = RECEIVERS[3]
 """The receiver that is down for a while."""
+DOWN_SECONDS = 2.5
+"""For how long."""
 
 
 def deliveries(count: int, url: str) -> Iterator[WorkflowJob]:
