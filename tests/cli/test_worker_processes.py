@@ -86,7 +86,7 @@ async def alive(pool: Pool[Any], count: int) -> list[str]:
         rows = await pool.fetch("select worker from meshhook.workers order by worker")
         return [row["worker"] for row in rows] if len(rows) == count else None
 
-    found: list[str] = await eventually(are_there, timeout=100)
+    found: list[str] = await eventually(are_there, timeout=200)
     return found
 
 
@@ -99,7 +99,7 @@ async def until_run_by(processes: int, folder: Path, send: Callable[[], Awaitabl
         await send()
         return False
 
-    await eventually(have_run, timeout=100)
+    await eventually(have_run, timeout=200)
 
 
 async def refill(pool: Pool[Any], queue: QueueService[Any]) -> None:
@@ -218,7 +218,7 @@ async def test_processes_whose_supervisor_was_killed_stop(
         await queue.enqueue({})
         await eventually(lambda: ledger(tmp_path))
         process.kill()
-        await eventually(lambda: none_reports(pool), timeout=60)
+        await eventually(lambda: none_reports(pool), timeout=200)
         await eventually(lambda: all_gone(pool))
     assert await pool.fetchval("select read_ct = 0 and vt <= now() from pgmq.q_jobs")
 
@@ -236,7 +236,7 @@ async def test_processes_share_the_embedded_server(tmp_path: Path) -> None:
             async with workers(
                 tmp_path, url, *arguments, before=["--embedded"], **environment
             ) as process:
-                await eventually(lambda: server.pid, timeout=60)
+                await eventually(lambda: server.pid, timeout=200)
                 send = partial(embedded, environment, "enqueue", "jobs", stdin=b"1\n" * 50)
                 await until_run_by(2, tmp_path, send)
                 os.kill(int(ledger(tmp_path)[0][1]), signal.SIGKILL)
@@ -305,7 +305,7 @@ async def test_a_worker_process_has_at_most_three_connections(
         return any(row["name"] == "meshhook leases a, b, c" for row in names)
 
     async with workers(tmp_path, database_url, *arguments) as process:
-        await eventually(leases_are_kept, timeout=60)
+        await eventually(leases_are_kept, timeout=200)
         # Of a lease that was not kept in time there is another run.
         await eventually(lambda: len(ledger(tmp_path)) >= 3)
         process.terminate()
