@@ -13,6 +13,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from meshhook.demo.receiver import ACCEPTED, ALWAYS, PLAN, Answer, Outage, Receiver, answer_for
+from meshhook.demo.scenario import QUEUE_SETTINGS
 from support.waiting import eventually
 
 SECRET = "whsec_" + base64.b64encode(b"a secret for tests only!").decode()
@@ -146,7 +147,7 @@ async def test_a_held_answer_does_not_come_in_time(receiver, url, session):
 
 def test_an_outage_is_of_one_receiver_and_passes():
     """It begins after some accepted deliveries, and ends after its time."""
-    outage = Outage("three", seconds=2.0, after=10)
+    outage = Outage("three", seconds=2.0, after=10, at_least=2)
 
     assert not outage.answers("three", accepted=9, now=100.0)
     assert not outage.answers("two", accepted=10, now=100.0)
@@ -154,6 +155,14 @@ def test_an_outage_is_of_one_receiver_and_passes():
     assert outage.answers("three", accepted=10, now=102.9)
     assert not outage.answers("three", accepted=10, now=103.0)
     assert not outage.answers("three", accepted=500, now=200.0)
+
+
+def test_an_outage_is_long_enough_for_a_breaker():
+    """However slowly the requests come, as many in a row are refused as open the breaker."""
+    outage = Outage("three", seconds=2.0, after=0)
+    answers = [outage.answers("three", accepted=0, now=100.0 + 3 * n) for n in range(10)]
+    assert answers == [True] * 8 + [False] * 2
+    assert outage.at_least == QUEUE_SETTINGS["breaker_failures"]
 
 
 async def test_a_receiver_that_is_down_refuses_every_delivery():

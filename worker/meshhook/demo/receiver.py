@@ -76,7 +76,10 @@ class Outage:
     """How long it is down."""
     after: int = 10
     """How many deliveries it accepts before."""
+    at_least: int = 8
+    """How many requests it answers so in any case: on a slow machine, too, its breaker opens."""
     _began: float | None = None
+    _refused: int = 0
 
     def answers(self, receiver: str, accepted: int, now: float) -> bool:
         """Return whether a request of this moment gets a 503.
@@ -90,7 +93,9 @@ class Outage:
             return False
         if self._began is None:
             self._began = now
-        return now < self._began + self.seconds
+        is_down = now < self._began + self.seconds or self._refused < self.at_least
+        self._refused += is_down
+        return is_down
 
 
 def answer_for(delivery_id: str, seen_before: int, seed: int) -> Answer:
