@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from meshhook.priorities import Priority
-from meshhook_operator.scaling import Band, Sample
+from meshhook_operator.scaling import Band, Sample, ScalingSpec
 from meshhook_operator.scaling.band_demand import BandDemand, demand_by_band
 from meshhook_operator.scaling.band_memory import (
     BandMemory,
@@ -17,7 +18,7 @@ from meshhook_operator.scaling.band_memory import (
     shares,
 )
 from meshhook_operator.scaling.rates import ArrivalRate, Sent
-from meshhook_operator.scaling.targets import Demand
+from meshhook_operator.scaling.targets import Demand, targets
 
 TARGETS = (5.0, 15.0, 60.0, 600.0)
 
@@ -92,6 +93,30 @@ def test_each_band_is_planned_for_with_its_own_target() -> None:
     """Its number and target come with what it waits for."""
     found = [(each, target) for each, target, _ in demand_by_band(demand_of(ready=[1.0] * 4))]
     assert found == list(enumerate(TARGETS))
+
+
+def test_the_largest_need_of_any_band_counts() -> None:
+    """Of growth and of what must stay, and whichever band it is of."""
+    spec = ScalingSpec(max_replicas=100)
+    for ready, leading in (([400.0, 0.0, 10.0, 0.0], 0), ([10.0, 0.0, 0.0, 90_000.0], 3)):
+        demand = demand_of(ready=ready)
+        alone = {
+            band: targets(replace(spec, target_age_seconds=target), of_band)
+            for band, target, of_band in demand_by_band(demand)
+        }
+        needs = [max(each.up.values()) for each in alone.values()]
+        stays = [each.down for each in alone.values()]
+        assert min(stays) < max(stays)
+        found = targets(spec, demand)
+        assert max(found.up.values()) == max(needs) > min(needs)
+        assert found.down == max(stays)
+        assert found.band == leading
+
+
+def test_of_bands_that_need_as_many_the_most_urgent_is_named() -> None:
+    """That is the one to look at first."""
+    demand = replace(demand_of(ready=[0.0, 1.0, 1.0, 1.0]), replica_jobs_per_second=None)
+    assert targets(ScalingSpec(max_replicas=100), demand).band == 1
 
 
 def test_what_falls_due_counts_as_what_is_ready() -> None:
