@@ -22,6 +22,7 @@ from meshhook.queue_config import KeyPlace
 from meshhook.store import queries
 from meshhook.store.claims import EVERYTHING, Claim, ClaimClass, claim
 from meshhook.worker import producer as producer_module
+from meshhook.worker import queue_claims
 from support.odd_rows import HEADERS, MESSAGES, MOMENTS, READ_COUNTS
 from support.waiting import eventually
 from support.workers import make_worker
@@ -383,7 +384,7 @@ async def test_a_quiet_key_does_not_wait_for_what_was_claimed_before(
         return found
 
     # Ten are claimed ahead, however quick the jobs are.
-    monkeypatch.setattr(producer_module, "claim", claim_and_note)
+    monkeypatch.setattr(queue_claims, "claim", claim_and_note)
     monkeypatch.setattr(producer_module, "claim_size", lambda **_: 10)
     started: list[Any] = []
     go_on = asyncio.Event()

@@ -26,7 +26,7 @@ from meshhook import (
     set_queue_config,
 )
 from meshhook.store.claims import Claim, claim
-from meshhook.worker import claim_size, producer
+from meshhook.worker import claim_size, queue_claims
 from meshhook.worker.executor import BATCHES_TURN_SECONDS
 from meshhook.worker.held_jobs import HeldJobs
 from meshhook.worker.verdicts import JobTimeoutError
@@ -115,7 +115,7 @@ async def test_the_next_claim_is_under_way_while_batches_run(
         claim_of.update(dict.fromkeys((job.msg_id for job in claimed.jobs), number))
         return claimed
 
-    monkeypatch.setattr(producer, "claim", noted_claim)
+    monkeypatch.setattr(queue_claims, "claim", noted_claim)
 
     @create_job_handler(batch=2)
     async def handle(jobs: list[Job[Any]]) -> None:

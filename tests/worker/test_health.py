@@ -14,7 +14,7 @@ from meshhook import Database, Job, MonitoringServer, QueueService, Worker, crea
 from meshhook.embedded import EmbeddedPostgres
 from meshhook.errors import InvalidSettingError
 from meshhook.schema import migrate
-from meshhook.worker import producer
+from meshhook.worker import queue_claims
 from support.databases import server_directory
 from support.scraping import Answer, ask, ask_aside
 from support.waiting import eventually
@@ -87,7 +87,7 @@ async def test_a_claimer_that_is_dead_is_named(
         is_stuck.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(producer, "claim", claim)
+    monkeypatch.setattr(queue_claims, "claim", claim)
     worker = make_worker(database_url, nothing, grace_seconds=0)
     with monitored(worker) as server:
         async with worker:

@@ -13,7 +13,7 @@ from meshhook import Job, QueueService
 from meshhook.errors import UncertainCommitError
 from meshhook.store import claims
 from meshhook.store.claims import EVERYTHING, Claim
-from meshhook.worker import producer as producer_module
+from meshhook.worker import queue_claims
 from meshhook.worker.producer import WAITING_SECONDS
 from support.waiting import eventually
 from support.workers import make_worker
@@ -138,7 +138,7 @@ async def test_a_worker_starts_above_what_it_cannot_walk_over(
             raise UncertainCommitError("no answer in time")
         return await claims.claim(*arguments, **options)
 
-    monkeypatch.setattr(producer_module, "claim", claim)
+    monkeypatch.setattr(queue_claims, "claim", claim)
     monkeypatch.setattr("meshhook.worker.claim_window.HOPELESS_SECONDS", 0.0)
     # A machine that is slow for other reasons must not narrow the slices, or spread the sweeps.
     monkeypatch.setattr("meshhook.worker.claim_window.SLICE_SECONDS", 10.0)

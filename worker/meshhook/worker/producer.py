@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from meshhook.administration import describe_tables
@@ -18,21 +17,17 @@ from meshhook.errors import (
     DatabaseUnavailableError,
     QueueNotFoundError,
     SchemaMissingError,
-    UncertainCommitError,
 )
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import WAIT_SECONDS
 from meshhook.postgres.database import Database
 from meshhook.postgres.tries import tries
 from meshhook.store import queries
-from meshhook.store.claims import EVERYTHING, Claim, ClaimClass, claim
-from meshhook.store.unread_messages import read_left_out
-from meshhook.worker.claim_size import ClaimCap, FinishRate, claim_size, claimed_ahead
-from meshhook.worker.claim_window import ClaimWindow, VtRange
-from meshhook.worker.priority_claims import PriorityClaims
+from meshhook.store.claims import ClaimClass
+from meshhook.worker.claim_size import FinishRate, claim_size, claimed_ahead
 from meshhook.worker.priority_windows import places_of
+from meshhook.worker.queue_claims import QueueClaims
 from meshhook.worker.suspects import Suspects
-from meshhook.worker.visibility import Visibility
 from meshhook.worker.wakeups import POLL_SECONDS
 
 if TYPE_CHECKING:
@@ -45,6 +40,7 @@ if TYPE_CHECKING:
     from meshhook.worker.cordon import Cordon
     from meshhook.worker.held_job import HeldJob
     from meshhook.worker.held_jobs import HeldJobs
+    from meshhook.worker.queue_claims import Taken
     from meshhook.worker.queue_context import QueueContext
     from meshhook.worker.releaser import Releaser
     from meshhook.worker.wakeups import Wakeups
@@ -54,13 +50,10 @@ _log = get_logger("meshhook.worker.producer")
 WAITING_SECONDS = 2.0
 REFUSED_RETRY_SECONDS = 5.0
 MAX_UNSETTLED = 10_000
-CLAIM_WEIGHT = 0.2
 HELD_BACK_SECONDS = 0.1
 """How long to wait, on average, where limits hold back what is ready; the end of a job ends it."""
 HELD_BACK_SECONDS_A_WORKER = 0.05
 """The same for each worker of the queue, if that is more: a fleet looks some 20 times a second."""
-MAX_KEY_WINDOWS = 40
-"""At how many times 256 keys a claim of a queue with limits looks before it comes back empty."""
 URGENT_LOOK_SECONDS = 0.005
 """How often to look for urgent jobs while only slots that are kept for them are free."""
 URGENT_LOOK_SECONDS_A_WORKER = 0.0025
@@ -122,20 +115,12 @@ class Producer:
         self._line = line
         self.fault: str | None = None
         """Why claims fail, None if they do not. Can be read from any thread."""
-        self._window = ClaimWindow()
-        self._priorities = PriorityClaims(connection=connection, queue=queue)
+        self._claims = QueueClaims(connection=connection, queue=queue, wakeups=wakeups)
         self._is_only_urgent = False
         """Whether the last claim had room for urgent jobs only."""
-        self._from_key: str | None = None
-        self._is_held_back = False
-        """Whether limits kept the last claim from taking what is ready."""
         self._rate = FinishRate()
         self._batch_jobs = 1 if queue.handler.batch is None else queue.handler.batch.jobs
-        self._cap = ClaimCap()
-        self._claim_seconds = 0.0
-        """How long a claim takes, smoothed."""
         self._waiting_until = 0.0
-        self._visibility = Visibility()
         self._is_stopping = False
         self._wait_sql = queries.load("wait", queue.tables)
         self._waiting_sequence = f'meshhook."waiting_{queue.name}"'
@@ -171,7 +156,7 @@ class Producer:
                 _log.warning("claim waits", queue=self._queue.name, error=str(error))
                 await self._sleep(POLL_SECONDS)
             except DatabaseError as error:
-                if self._cap.refused():
+                if self._claims.cap.refused():
                     continue
                 reason = await self._reason_of(error)
                 if reason != self.fault:
@@ -222,7 +207,7 @@ class Producer:
             if self._is_only_urgent:
                 await self._wait_for_room_for_others()
                 return
-            if self._is_held_back:
+            if self._claims.is_held_back:
                 # Not for messages: those that come may be held back, too.
                 seconds = max(HELD_BACK_SECONDS, self._wakeups.workers * HELD_BACK_SECONDS_A_WORKER)
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads the fleet
@@ -265,7 +250,7 @@ class Producer:
         config = self._queue.config
         return claimed_ahead(
             self._rate.per_second,
-            self._claim_seconds,
+            self._claims.seconds,
             has_turns=config.keys is not None or config.prioritized,
             batch_jobs=self._batch_jobs,
         )
@@ -308,18 +293,16 @@ class Producer:
                 room = self._room_for_urgent()
             if room == 0:
                 return True
-            limit = self._cap.cut(room)
-            if self._queue.config.prioritized:
-                claimed, asked_at = await self._claim_by_priority(limit)
-            else:
-                claimed, asked_at = await self._claim(limit)
-            if len(claimed.jobs) < limit and not self._is_only_urgent:
+            limit = self._claims.cap.cut(room)
+            taken = await self._claims.claim(limit, only_urgent=self._is_only_urgent)
+            jobs = taken.claim.jobs
+            if not taken.is_full and not self._is_only_urgent:
                 self._ask(for_more=False)
-            if claimed.jobs:
+            if jobs:
                 if self._queue.encryption is not None:
-                    _leave_unread(claimed.jobs, self._queue.encryption)
-                await self._hand_over(claimed, asked_at, limit)
-        return bool(claimed.jobs)
+                    _leave_unread(jobs, self._queue.encryption)
+                await self._hand_over(taken)
+        return bool(jobs)
 
     @asynccontextmanager
     async def _place_in_line(self) -> AsyncIterator[None]:
@@ -336,102 +319,14 @@ class Producer:
         finally:
             self._line.release()
 
-    async def _claim(self, limit: int) -> tuple[Claim, float]:
-        """Claim up to so many messages. Also returns when the leases were asked for."""
-        if self._window.sweep_is_due(time.monotonic()):
-            sweep = self._window.sweep_range()
-            began_at = time.monotonic()
-            try:
-                claimed = await self._claim_from(sweep, limit)
-            except UncertainCommitError:
-                seconds = time.monotonic() - began_at
-                self._window.gave_up(sweep, seconds, datetime.now(UTC))
-                raise
-            took_all = _took_all(claimed, limit)
-            self._window.swept(sweep, began_at, time.monotonic(), took_all=took_all)
-            if claimed.jobs or sweep.to_vt is None:
-                return claimed, began_at
-        began_at = time.monotonic()
-        claimed = await self._claim_from(self._window.claim_range(), limit)
-        self._window.claimed(time.monotonic() - began_at)
-        return claimed, began_at
-
-    async def _claim_by_priority(self, limit: int) -> tuple[Claim, float]:
-        """Do what `_claim` does in a queue with priorities."""
-        claimed, began_at, drained_from, is_of_all = await self._priorities.claim(
-            limit, only_urgent=self._is_only_urgent
-        )
-        self._is_held_back = False
-        self._note_claim(claimed, began_at)
-        if is_of_all:
-            self._wakeups.note_claim(len(claimed.jobs))
-        if drained_from is not None:
-            self._visibility.drained(drained_from.timestamp(), claimed.jobs, began_at)
-        return claimed, began_at
-
-    async def _claim_from(self, vt_range: VtRange, limit: int) -> Claim:
-        config, metrics = self._queue.config, self._queue.metrics
-        began_at = time.monotonic()
-        # A whole look at the past also finds leases that are shorter than those of workers.
-        is_whole = vt_range == VtRange(EVERYTHING)
-        later_from = EVERYTHING if is_whole else self._window.later_from
-        with metrics.operation("claim"):
-            for _ in range(MAX_KEY_WINDOWS if config.is_limited else 1):
-                claimed = await claim(
-                    self._connection,
-                    self._tables,
-                    lease_seconds=float(config.visibility_timeout_seconds),
-                    limit=limit,
-                    max_attempts=config.max_retry_attempts,
-                    from_vt=vt_range.from_vt,
-                    to_vt=vt_range.to_vt,
-                    keys=config.keys,
-                    is_limited=config.is_limited,
-                    from_key=self._from_key,
-                    later_from=None if config.is_limited else later_from,
-                )
-                self._from_key = claimed.next_key
-                if claimed.first_later is not None:
-                    self._window.found_later(claimed.first_later)
-                # Keys that are at their limit may hide others.
-                if claimed.jobs or claimed.next_key is None:
-                    break
-            seconds = time.monotonic() - began_at
-            await read_left_out(self._connection, self._tables, claimed.unread, seconds)
-        self._is_held_back = (
-            config.is_limited and not claimed.jobs and (claimed.oldest_due is not None)
-        )
-        if self._is_held_back:
-            metrics.claim_was_limited()
-        if claimed.jobs:
-            self._window.found(claimed.oldest_due or claimed.jobs[0].ready_at)
-        self._note_claim(claimed, began_at)
-        if vt_range.to_vt is not None:
-            return claimed
-        self._wakeups.note_claim(len(claimed.jobs))
-        # With limits, what is ready may stay where it is.
-        if _took_all(claimed, limit) and not config.is_limited:
-            self._visibility.drained(vt_range.from_vt.timestamp(), claimed.jobs, began_at)
-        return claimed
-
-    def _note_claim(self, claimed: Claim, began_at: float) -> None:
-        """Note how long a claim took, and what it found."""
-        metrics = self._queue.metrics
-        metrics.claimed(len(claimed.jobs))
-        if claimed.jobs:
-            ended_at = time.monotonic()
-            self._claim_seconds += (ended_at - began_at - self._claim_seconds) * CLAIM_WEIGHT
-            self._cap.claimed(len(claimed.jobs), sum([len(job.body) for job in claimed.jobs]))
-            self._visibility.correct(claimed.jobs, ended_at)
-            if claimed.new_losses:
-                metrics.attempts("lost", claimed.new_losses)
-
-    async def _hand_over(self, claimed: Claim, asked_at: float, limit: int) -> None:
-        claimed_at = time.monotonic()
+    async def _hand_over(self, taken: Taken) -> None:
+        claimed, claimed_at = taken.claim, time.monotonic()
         config, places = self._queue.config, None
         if claimed.bands is not None:
             places = places_of(claimed, config.aged_seconds, claimed_at)
-        held = self._held_jobs.claim(claimed.jobs, asked_at, claimed_at, claimed.shares, places)
+        held = self._held_jobs.claim(
+            claimed.jobs, taken.asked_at, claimed_at, claimed.shares, places
+        )
         self._held_jobs.keep_slots(config.urgent_slots)
         if held.to_release:
             delay_seconds = config.retry_strategy().get_delay_seconds(1)
@@ -448,7 +343,7 @@ class Producer:
                 jobs=len(claimed.jobs),
             )
             await self._run_apart(held.to_start)
-        if self._listens and self._waiting_until and len(claimed.jobs) == limit:
+        if self._listens and self._waiting_until and taken.is_full:
             # There is plenty of work: inserts need not notify.
             self._waiting_until = 0.0
             await self._connection.fetch(queries.load("stop_waiting"), self._waiting_sequence)
@@ -472,8 +367,7 @@ class Producer:
         pause = POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the fleet
         if row is not None and row["next_due_seconds"] is not None:
             pause = min(pause, max(row["next_due_seconds"], 0.0) + 0.001)
-        window = self._priorities if self._queue.config.prioritized else self._window
-        to_sweep = window.seconds_to_sweep(time.monotonic())
+        to_sweep = self._claims.seconds_to_sweep(time.monotonic())
         if to_sweep is not None:
             pause = min(pause, to_sweep)
         await self._sleep(pause)
@@ -494,8 +388,3 @@ def _leave_unread(jobs: Sequence[Job[Any]], encryption: KeyRing) -> None:
             key_id = key_id_of(job.body)
             if key_id is not None and encryption.may_learn(key_id):
                 job.body = ""
-
-
-def _took_all(claimed: Claim, limit: int) -> bool:
-    # A claim of suspects leaves healthy messages behind.
-    return len(claimed.jobs) < limit and claimed.claim_class is ClaimClass.HEALTHY
