@@ -81,11 +81,11 @@ class NameLookups:
         if done.exception() is not None:
             _remember(self._doubtful, key, None)
             return
-        self._found.pop(key, None)
         _remember(self._found, key, done.result())
 
 
 def _remember(known: dict[tuple[str, int], _Value], key: tuple[str, int], value: _Value) -> None:
+    known.pop(key, None)  # what was said last is forgotten last
     known[key] = value
     if len(known) > _REMEMBERED:
         del known[next(iter(known))]

@@ -118,7 +118,7 @@ class Ticks:
             self._on_progress()  # they are looked at again in the next turn
         for address, turns in due.items():
             if address in self._reading or address in put_off:
-                continue  # they start together when that read is done
+                continue  # those of one database start together when its next read does
             self._reading.add(address)
             self._busy.update(turns)
             for turn in turns.values():
