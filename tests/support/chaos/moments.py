@@ -7,13 +7,15 @@ import time
 from support.chaos.servers import Server
 
 _MAKE = (
-    "create sequence public.moment_reached",
-    "create sequence public.moment_released",
     # Sequences show others what a transaction does before it is committed, and undo nothing.
+    "create sequence public.moment_rows",
+    "create sequence public.moment_pid",
+    "create sequence public.moment_released",
     """
     create function public.stop_at_moment() returns trigger language plpgsql as $$
     begin
-        if nextval('public.moment_reached') = tg_argv[0]::bigint then
+        if nextval('public.moment_rows') = tg_argv[0]::bigint then
+            perform setval('public.moment_pid', pg_backend_pid());
             while not (select is_called from public.moment_released) loop
                 perform pg_sleep(0.01);
             end loop;
@@ -26,10 +28,10 @@ _MAKE = (
     for each row execute function public.stop_at_moment('{row}')
     """,
 )
-_REACHED = "select is_called and last_value >= $1 from public.moment_reached"
+# By its number and not by its sleep: a session that stands there is awake for a moment now and then.
 _HELD = """
 select pid from pg_stat_activity
-where datname = current_database() and wait_event = 'PgSleep'
+where pid = (select last_value from public.moment_pid where is_called)
 """
 
 
@@ -45,7 +47,6 @@ class Moment:
 
     def __init__(self, server: Server, when: str, table: str, *, row: int = 1) -> None:
         self._server = server
-        self._row = row
         for statement in _MAKE:
             server.fetch(statement.format(when=when, table=table, row=row))
 
@@ -56,7 +57,7 @@ class Moment:
             TimeoutError: if none comes.
         """
         deadline = time.monotonic() + seconds
-        while not (self._server.fetchval(_REACHED, self._row) and self._server.fetch(_HELD)):
+        while not self._server.fetch(_HELD):
             if time.monotonic() > deadline:
                 message = f"no statement came to its moment within {seconds:g} s"
                 raise TimeoutError(message)
