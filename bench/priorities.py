@@ -37,7 +37,7 @@ WEIGHTS = (8, 4, 2, 1)
 SLOTS = 20
 URGENT_PER_SECOND = 25.0
 WARM_UP_SECONDS = 4.0
-FLOODS = ((0.005, 0.005), (0.1, 0.005), (0.1, 0.1))
+FLOODS = ((0.005, 0.005), (0.02, 0.005), (0.1, 0.005), (0.1, 0.1))
 """How long low jobs and urgent ones run, in seconds."""
 MOST_PER_SECOND = 2_500
 """No worker is faster: so large a flood outlasts the urgent jobs."""
