@@ -28,7 +28,7 @@ _MAKE = (
     for each row execute function public.stop_at_moment('{row}')
     """,
 )
-# By its number and not by its sleep: a session that stands there is awake for a moment now and then.
+# By its number and not by its sleep: a session that stands there is awake at moments.
 _HELD = """
 select pid from pg_stat_activity
 where pid = (select last_value from public.moment_pid where is_called)
