@@ -605,7 +605,8 @@ async def test_a_schedule_that_fails_or_is_late_is_found(connection: Connection)
     """But not a paused one."""
     await add_schedule(connection, "jobs", "daily", "@daily")
     await connection.execute("update meshhook.schedules set error = 'no such zone'")
-    only(await found(connection, "schedules"), Severity.CRITICAL, "jobs/daily", "no such zone")
+    failing = only(await found(connection, "schedules"), Severity.CRITICAL, "jobs/daily", "zone")
+    assert failing.remedy.startswith("meshhook schedule list --queue jobs;")
     await connection.execute(
         "update meshhook.schedules set error = null, next_at = now() - interval '1 hour'"
     )

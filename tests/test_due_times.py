@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from meshhook.due_times import (
     MAX_COUNTED,
+    MAX_FIRED_BYTES,
     MAX_FIRINGS,
     Firing,
     Missed,
@@ -19,6 +22,7 @@ from meshhook.due_times import (
     checked_cron,
     checked_every,
     checked_zone,
+    most_at_once,
     plan,
 )
 from meshhook.errors import InvalidSettingError
@@ -110,6 +114,45 @@ def test_times_of_an_interval_are_due_in_both_hours() -> None:
     assert south == ["04-04 15:00", "04-04 16:00", "04-04 17:00"]
 
 
+@pytest.mark.parametrize(
+    ("cron", "fits"),
+    [
+        ("40 * * * *", lambda local: local.minute == 40),
+        ("*/10 5 * * *", lambda local: local.hour == 5 and local.minute % 10 == 0),
+        ("* 2,3 * * *", lambda local: local.hour in {2, 3}),
+        ("*/7 0 * * SUN", lambda local: (local.hour, local.isoweekday()) == (0, 7)
+            and local.minute % 7 == 0),
+        ("0 */2 * * *", lambda local: local.minute == 0 and local.hour % 2 == 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("zone", "night"),
+    [
+        ("Australia/Lord_Howe", "2026-10-04"),  # 2:00 becomes 2:30
+        ("Australia/Lord_Howe", "2026-04-05"),  # 2:00 becomes 1:30
+        ("America/Caracas", "2016-05-01"),  # 2:30 becomes 3:00
+        ("America/Santiago", "2026-09-06"),  # a Sunday without its first hour
+        ("America/Santiago", "2026-04-05"),  # 24:00 becomes 23:00
+        ("America/Havana", "2026-11-01"),  # 1:00 becomes 0:00
+        ("Africa/Casablanca", "2026-02-15"),  # back for Ramadan
+        ("Antarctica/Troll", "2026-03-29"),  # two hours
+        ("Asia/Gaza", "2012-03-30"),  # 0:00 becomes 1:00
+    ],
+)
+def test_no_minute_that_exists_is_left_out(
+    zone: str, night: str, cron: str, fits: Callable[[datetime], bool]
+) -> None:
+    """Around each change of clocks, whether by an hour, half an hour or two, and in both hours."""
+    start = at(night) - timedelta(hours=36)
+    minutes = [start + timedelta(minutes=n) for n in range(1, 72 * 60)]
+    expected = [each for each in minutes if fits(each.astimezone(ZoneInfo(zone)))]
+    table = Timetable.of(cron, None, zone)
+    assert list(islice(table.all_after(start), len(expected))) == expected
+    # It does not matter when one looks.
+    for one, other in pairwise(expected[::7]):
+        assert table.next_after(other - timedelta(seconds=1)) == other, one
+
+
 def test_a_time_of_day_is_that_of_the_zone_all_year() -> None:
     """9:00 in Berlin is 8:00 UTC in winter, 7:00 in summer; without a midnight, it is 1:00."""
     assert due("0 9 * * *", "Europe/Berlin", "2026-03-27T12:00", 3) == [
@@ -199,6 +242,28 @@ def test_missed_minutes() -> None:
     hours = Timetable.of("0 * * * *", None, "UTC")
     skipped = plan(hours, next_at=start, now=now, missed="skip")
     assert skipped == Firing((start,), at("2026-11-30T09:00"), is_sent=False)
+
+
+def test_a_schedule_starts_when_it_was_added() -> None:
+    """What was due before a worker looked for the first time is found by the next look."""
+    table = Timetable.of("* * * * *", None, "UTC")
+    added_at, now = at("2026-11-30T08:59:55"), at("2026-11-30T09:00:03")
+    found = plan(table, next_at=None, now=now, missed="once", since=added_at)
+    assert found == Firing((), at("2026-11-30T09:00"))
+    assert plan(table, next_at=found.following, now=now, missed="once").due == (found.following,)
+    assert plan(table, next_at=None, now=now, missed="once").following == at("2026-11-30T09:01")
+
+
+def test_few_large_messages_at_once() -> None:
+    """Up to 4 MB of them, and a hundred; always one."""
+    assert most_at_once(50) == MAX_FIRINGS
+    assert most_at_once(1024 * 1024) == 4
+    assert most_at_once(20 * MAX_FIRED_BYTES) == 1
+    table = Timetable.of("* * * * *", None, "UTC")
+    start, now = at("2026-11-30T08:00"), at("2026-11-30T09:00")
+    found = plan(table, next_at=start, now=now, missed="all", most=4)
+    four = tuple(start + timedelta(minutes=n) for n in range(4))
+    assert found == Firing(four, at("2026-11-30T08:04"))
 
 
 def test_a_clock_that_is_set_back_makes_nothing_due() -> None:

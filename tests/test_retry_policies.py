@@ -150,6 +150,25 @@ async def test_a_wrong_field_is_refused_by_the_library_and_by_sql(
     assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 0
 
 
+async def test_whole_numbers_may_have_a_point(connection: Connection, queue_name: str) -> None:
+    """As PostgreSQL writes numerics: what SQL accepts is what the worker goes by."""
+    await connection.execute(
+        """select meshhook.enqueue($1, '{}', headers => jsonb_build_object('meshhook-retry',
+            jsonb_build_object('max_attempts', 3.00, 'max_ms', 9e5, 'jitter', 1.0,
+                'base_ms', extract(epoch from interval '1 minute') * 1000,
+                'delays_ms', '[1.0, 60000.000]'::jsonb)))""",
+        queue_name,
+    )
+    headers = json.loads(await connection.fetchval("select headers::text from pgmq.q_jobs"))
+    found = policy_from_header(headers["meshhook-retry"])
+    assert found == RetryPolicy(
+        max_attempts=3, max_ms=900_000, jitter=1, base_ms=60_000, delays_ms=[1, 60_000]
+    )
+    await QueueService[Any](connection, queue_name).enqueue({}, headers=headers)
+    with pytest.raises(InvalidSettingError, match="max_attempts"):
+        policy_from_header({"max_attempts": 2.5})
+
+
 @pytest.mark.parametrize(
     ("policy", "problem"),
     [

@@ -235,6 +235,156 @@ async def test_a_paused_schedule_lets_its_times_pass(
     assert len(await jobs(connection)) == 1
 
 
+async def test_a_due_time_right_after_a_change_is_not_lost(
+    connection: Connection, database_url: str
+) -> None:
+    """One that falls due between resume, a new expression or SQL, and the next look."""
+    await add_schedule(connection, "jobs", "resumed", RARELY)
+    await pause_schedule(connection, "jobs", "resumed")
+    await resume_schedule(connection, "jobs", "resumed")
+    await add_schedule(connection, "jobs", "changed", RARELY)
+    await add_schedule(connection, "jobs", "changed", "0 0 1 JAN *")
+    await connection.execute("select meshhook.add_schedule('jobs', 'sql', cron => '0 0 1 1 *')")
+    # Nobody looks before the turn of the year: it is as if they had been changed before.
+    await connection.execute("update meshhook.schedules set try_at = try_at - interval '1 year'")
+    async with scheduler(database_url) as found:
+        await found.look()
+        await found.look()
+        assert {each.name for each in await list_schedules(connection) if each.last_msg_id} == {
+            *("resumed", "changed", "sql")
+        }
+        await found.look()
+    assert len(await jobs(connection)) == 3
+
+
+async def test_what_catches_up_keeps_no_other_waiting(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more of them behind than are fired in a row; each is, at most once a second."""
+    monkeypatch.setattr("meshhook.worker.scheduler.MAX_DUE", 2)
+    monkeypatch.setattr("meshhook.due_times.MAX_FIRINGS", 3)
+    for n in range(4):
+        await add_schedule(connection, "jobs", f"behind{n}", every=1, missed="all")
+        await make_due(connection, f"behind{n}", timedelta(hours=5))
+    await add_schedule(connection, "jobs", "daily", RARELY)
+    await make_due(connection, "daily", timedelta(seconds=3))
+    async with scheduler(database_url) as found:
+        for _ in range(3):
+            await found.look()
+        assert (await get_schedule(connection, "jobs", "daily")).last_msg_id is not None
+        assert len(await jobs(connection)) == 4 * 3 + 1
+        await connection.execute("update meshhook.schedules set try_at = try_at - interval '2 s'")
+        await found.look()
+    assert len(await jobs(connection)) == 6 * 3 + 1
+
+
+async def test_many_schedules_at_one_time_are_fired_in_a_row(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that may have left some is followed by another at once; not if all are locked."""
+    monkeypatch.setattr("meshhook.worker.scheduler.MAX_DUE", 2)
+    for n in range(5):
+        await add_schedule(connection, "jobs", f"s{n}", RARELY, missed="skip")
+        await make_due(connection, f"s{n}", timedelta(seconds=2))
+    async with scheduler(database_url) as found:
+        other = await asyncpg.connect(database_url)
+        try:
+            async with other.transaction():
+                await other.execute("select from meshhook.schedules for update")
+                assert await found.look() == LEAST_SECONDS
+        finally:
+            await other.close()
+        assert [await found.look() for _ in range(2)] == [0, 0]
+        assert await found.look() == LEAST_SECONDS
+        assert len(await jobs(connection)) == 5
+
+
+async def test_a_job_that_stays_long_is_not_forgotten(
+    connection: Connection, database_url: str
+) -> None:
+    """With overlap=skip: neither for the history that was deleted, nor for runs by hand since."""
+    await add_schedule(connection, "jobs", "a", RARELY, overlap="skip")
+    async with scheduler(database_url) as found:
+        await make_due(connection, "a", timedelta(seconds=9))
+        await found.look()
+        for _ in range(12):
+            done = await run_schedule(connection, "jobs", "a")
+            await connection.execute("delete from pgmq.q_jobs where msg_id = $1", done)
+        await connection.execute(
+            "insert into meshhook.schedule_firings (queue, name, due_at, outcome) "
+            "select 'jobs', 'a', now() + n * interval '1 second', 'missed' "
+            "from generate_series(1, 10200) n"
+        )
+        await connection.execute(
+            "update meshhook.schedule_firings set fired_at = fired_at - interval '300 days'"
+        )
+        await connection.execute(
+            "update pgmq.q_jobs set enqueued_at = enqueued_at - interval '300 days'"
+        )
+        sweep = queries.load("delete_expired_firings")
+        while await connection.fetchval(sweep):
+            pass
+        assert len(await list_schedule_firings(connection, "jobs", "a", limit=10_000)) == 113
+        await make_due(connection, "a", timedelta(seconds=3))
+        await found.look()
+    assert [each["msg_id"] for each in await jobs(connection)] == [1]
+    newest = await list_schedule_firings(connection, "jobs", "a", limit=1000)
+    assert [each.outcome for each in newest].count("overlapped") == 1
+
+
+async def test_missed_times_are_counted_once(connection: Connection, database_url: str) -> None:
+    """Also if none of several that are in time gets a job, because an earlier one is there."""
+    await add_schedule(connection, "jobs", "a", every=1, overlap="skip")
+    await run_schedule(connection, "jobs", "a")
+    await make_due(connection, "a", timedelta(minutes=1))
+    async with scheduler(database_url) as found:
+        await found.look()
+    told = [each for each in await firings(connection, "a") if each[0] == "overlapped"]
+    assert len(told) >= 5
+    total = await connection.fetchval("select missed_total from meshhook.schedules")
+    assert 50 <= sum(missed for _, missed in told) == total <= 60
+
+
+async def test_a_schedule_that_takes_too_long_stops_no_other(
+    connection: Connection,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As by a trigger of its queue: nobody waits for it, and the log says what to look for."""
+    await create_queue(connection, "slow")
+    await connection.execute(
+        """create function public.sleep() returns trigger language plpgsql as $$
+        begin perform pg_sleep(600); return new; end $$;
+        create trigger sleep before insert on pgmq.q_slow
+            for each row execute function public.sleep()"""
+    )
+    monkeypatch.setattr("meshhook.worker.scheduler.FIRE_SECONDS", 1)
+    for queue, seconds in (("slow", 5), ("jobs", 2)):
+        await add_schedule(connection, queue, "a", RARELY)
+        await make_due(connection, "a", timedelta(seconds=seconds), queue=queue)
+    async with scheduler(database_url) as found:
+        assert await found.look() == LEAST_SECONDS
+        await found.look()
+    assert len(await jobs(connection)) == 1
+    assert await jobs(connection, "slow") == []
+    assert "it takes longer than 1 s to fire: look for what slows inserts into pgmq.q_slow" in str(
+        [each.getMessage() for each in caplog.records]
+    )
+
+
+async def test_a_schedule_that_nobody_plans_is_late(connection: Connection) -> None:
+    """One that was added in SQL, where no worker may enqueue; not one that is paused or new."""
+    await connection.execute("select meshhook.add_schedule('jobs', 'a', cron => '0 9 * * *')")
+    assert (await get_schedule(connection, "jobs", "a")).late_seconds == 0
+    await connection.execute("update meshhook.schedules set try_at = try_at - interval '1 hour'")
+    late = await get_schedule(connection, "jobs", "a")
+    assert late.next_at is None
+    assert late.late_seconds == pytest.approx(3_590, abs=60)
+    await pause_schedule(connection, "jobs", "a")
+    assert (await get_schedule(connection, "jobs", "a")).late_seconds == 0
+
+
 async def test_a_clock_that_is_set_back_repeats_nothing(
     connection: Connection, database_url: str
 ) -> None:

@@ -71,6 +71,9 @@ def test_mistakes_are_explained(cli, reports):
     assert "'Mars'" in cli.fails(2, *add, "--cron", "* * * * *", "--tz", "Mars")
     assert "--every is a length of time" in cli.fails(2, *add, "--every", "often")
     assert "a cron expression" in cli.fails(2, *add)
+    text = cli.fails(2, *add, "-", "--every", "1h", stdin='{"n": 1}\n{"n": 2}\n')
+    assert "a schedule has one payload" in text
+    assert "nothing in it" in cli.fails(2, *add, "-", "--every", "1h", stdin="")
     assert "leave one of them out" in cli.fails(2, *add, "--cron", "* * * * *", "--every", "1h")
     assert "name of a schedule" in cli.fails(2, "schedule", "run", "reports", "a b")
     for command in ("pause", "resume", "run", "history"):

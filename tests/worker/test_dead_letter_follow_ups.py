@@ -240,6 +240,26 @@ async def test_a_follow_up_that_is_refused_keeps_no_job_from_its_end(
     assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 1
 
 
+@pytest.mark.parametrize("own", [{"queue": 5}, None, "next", {"queue": "mails"}])
+async def test_an_own_follow_up_that_is_nonsense_leaves_that_of_the_queue(
+    pool: Pool, connection: Connection, database_url: str, own: Any
+) -> None:
+    """Another client may write anything; without one of the queue, nothing follows."""
+    await create_queue(connection, "other")
+    await set_queue_config(connection, "other", max_retry_attempts=1)
+    for queue in ("jobs", "other"):
+        await QueueService[Any](pool, queue).enqueue({})
+        await connection.execute(
+            f"update pgmq.q_{queue} set headers = $1",
+            json.dumps({"meshhook-on-dead-letter": own}),
+        )
+    async with make_worker(database_url, failing, queue_name=["jobs", "other"]) as worker:
+        await eventually(lambda: worker.get_stats().processed >= 2)
+    [(message, headers)] = await following(connection)
+    assert message["payload"]["queue"] == headers["meshhook-failed-job"]["queue"] == "jobs"
+    assert await connection.fetchval("select count(*) from pgmq.q_other_dlq") == 1
+
+
 async def test_a_settlement_that_fails_leaves_no_follow_up(
     pool: Pool, connection: Connection, database_url: str
 ) -> None:

@@ -95,6 +95,28 @@ async def test_a_job_whose_deadline_has_passed_is_not_started(
     assert (end.outcome, end.has_succeeded) == ("expired", False)
 
 
+@pytest.mark.parametrize(
+    "at",
+    [
+        *("2019-12-31T24:00:00Z", "2019-12-31 24:00+02:00", "2016-12-31T23:59:60Z"),
+        *("2020-01-01T00:00:00.000000-15:59", "2020-02-29T24:00:00.0+00:00"),
+    ],
+)
+async def test_a_worker_understands_the_times_that_sql_takes(
+    connection: Connection, database_url: str, queue_name: str, at: str
+) -> None:
+    """Such as the end of a day, and a leap second; it starts none of these jobs."""
+    headers = json.dumps({"meshhook-expires-at": at})
+    await connection.execute("select meshhook.enqueue('jobs', '{}', headers => $1)", headers)
+    await QueueService[Any](connection, queue_name).enqueue({}, headers=json.loads(headers))
+    runs = Runs()
+    await work(database_url, runs, 2)
+    assert runs.ids == []
+    shown = f"{await connection.fetchval('select $1::text::timestamptz', at):%Y-%m-%d}"
+    rows = await connection.fetch("select error_message from meshhook.job_attempts")
+    assert [shown in row["error_message"] for row in rows] == [True, True]
+
+
 async def test_the_setting_of_the_queue_counts_from_enqueuing(
     pool: Pool, connection: Connection, database_url: str, queue_name: str
 ) -> None:

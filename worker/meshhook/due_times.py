@@ -9,8 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim
-
+from meshhook.cron import Cron
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 
@@ -22,6 +21,9 @@ MAX_TIME_ZONE_LENGTH = 100
 MAX_EVERY_SECONDS = 366 * 24 * 3600
 MAX_FIRINGS = 100
 """How many due times of a schedule get their jobs at once; the others follow a second later."""
+MAX_FIRED_BYTES = 4 * 1024 * 1024
+"""How large the messages of one schedule are together that are enqueued at once; one may be
+larger."""
 MAX_COUNTED = 100
 """Up to how many missed due times are counted."""
 ONCE_AFTER = timedelta(seconds=5)
@@ -106,7 +108,7 @@ class Timetable:
             while True:
                 last += step
                 yield last
-        for local in CronSim(self.cron, moment.astimezone(self.zone)):
+        for local in Cron(self.cron, moment.astimezone(self.zone)):
             due = local.astimezone(UTC)
             # In the hour that comes twice, the first passage of a time is named during the second.
             if due > moment:
@@ -139,22 +141,31 @@ class Firing:
 
 
 def plan(
-    table: Timetable, *, next_at: datetime | None, now: datetime, missed: Missed | str
+    table: Timetable,
+    *,
+    next_at: datetime | None,
+    now: datetime,
+    missed: Missed | str,
+    since: datetime | None = None,
+    most: int = MAX_FIRINGS,
 ) -> Firing:
     """Return which due times of a schedule get a job now, and which one comes next.
 
     Args:
         table: the due times.
-        next_at: the first one that had no job yet; None if the schedule starts now.
+        next_at: the first one that had no job yet; None if it was not worked out yet.
         now: the time, by the database's clock.
         missed: what becomes of those that are too late.
+        since: where a schedule without `next_at` starts. What has been due since then is not lost:
+            the next look finds it. Default: now.
+        most: how many due times get a job at once, if each gets one. Default 100.
     """
     if next_at is None:
-        return Firing((), table.next_after(now))
+        return Firing((), table.next_after(now if since is None else since))
     if next_at > now:  # the clock was set back; time comes to it again
         return Firing((), next_at)
     if missed == Missed.ALL:
-        times = list(islice(_due(table, next_at, now), MAX_FIRINGS))
+        times = list(islice(_due(table, next_at, now), most))
         return Firing(tuple(times), table.next_after(times[-1]))
     start = now - (ONCE_AFTER if missed == Missed.ONCE else SKIP_AFTER)
     if next_at >= start:
@@ -168,6 +179,11 @@ def plan(
         return Firing(tuple(in_time), following, missed=late)
     last = table.last_until(now, next_at)
     return Firing((last,), following, is_sent=missed == Missed.ONCE, missed=max(late - 1, 0))
+
+
+def most_at_once(message_bytes: int) -> int:
+    """Return how many jobs of a schedule are enqueued in one transaction, by their size."""
+    return max(1, min(MAX_FIRINGS, MAX_FIRED_BYTES // max(message_bytes, 1)))
 
 
 def checked_cron(cron: object) -> str:
@@ -189,7 +205,7 @@ def checked_cron(cron: object) -> str:
             "day of the month, month, day of the week. Or one of " + ", ".join(_NAMED)
         )
     try:
-        CronSim(text, _EPOCH)
+        Cron(text, _EPOCH)
     except Exception as error:  # the parser is not ours, and anybody may have written it
         raise InvalidSettingError(f"cron={quoted(cron)}: {_reason(error)}") from error
     return " ".join(fields)

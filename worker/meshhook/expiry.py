@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from meshhook.jobs import Job
 
 MIN_EXPIRY_SECONDS = 0.001
+# What PostgreSQL understands and Python does not: midnight at the end of a day, and a leap second.
+_END_OF_DAY = re.compile(r"(.{10})[T ]24:00(?::00(?:\.0+)?)?([^:.0-9].*)")
+_LEAP_SECOND = re.compile(r"(.{10}[T ]..:..):60(?:\.0+)?([^:.0-9].*)")
 
 
 def deadline_of(job: Job[Any], queue_seconds: float | None) -> float:
@@ -125,11 +129,16 @@ def check_single_deadline(headers: Mapping[str, Any]) -> None:
 
 
 def _moment(value: object) -> datetime | None:
+    if not isinstance(value, str):
+        return None
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if moment is None or moment.utcoffset() is None:
-            return None
-        return moment.astimezone(UTC)
+        if found := _END_OF_DAY.fullmatch(value):
+            moment = datetime.fromisoformat(f"{found[1]}T00:00{found[2]}") + timedelta(days=1)
+        elif found := _LEAP_SECOND.fullmatch(value):
+            moment = datetime.fromisoformat(f"{found[1]}{found[2]}") + timedelta(minutes=1)
+        else:
+            moment = datetime.fromisoformat(value)
+        return None if moment.utcoffset() is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

@@ -206,7 +206,11 @@ def policy_from_header(value: object) -> RetryPolicy:
             raise InvalidSettingError(
                 f"unknown field {quoted(name)} in a retry policy; it has: {', '.join(names)}"
             )
-    return RetryPolicy(**value)
+    found: dict[str, Any] = {
+        name: [_whole(each) for each in given] if isinstance(given, list) else _whole(given)
+        for name, given in value.items()
+    }
+    return RetryPolicy(**found)
 
 
 def header_of_policy(policy: RetryPolicy) -> dict[str, Any]:
@@ -285,6 +289,11 @@ def chosen_delay_seconds(chosen: object) -> float | None:
             f"letter, got {quoted(chosen)}"
         )
     return float(seconds)  # type: ignore[arg-type]
+
+
+def _whole(value: Any) -> Any:
+    """Return a whole number as such that JSON has as 60000.0: PostgreSQL writes numerics so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _check_jitter(jitter: object) -> None:

@@ -83,7 +83,8 @@ class Schedule:
     next_at: datetime | None
     """The next due time; None if there is none, or no worker has worked it out yet."""
     late_seconds: float
-    """For how long the next due time has passed without its job; 0 if it has not."""
+    """For how long the next due time has passed without its job, or no worker has worked one out;
+    0 if neither is so."""
     last_fired_at: datetime | None
     """When the last job was enqueued; None if there was none."""
     last_msg_id: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -140,10 +141,10 @@ def add(
     body: Any = {}
     if payload is not None:
         with open_lines(payload, None) as lines:
-            line = next(iter(lines), None)
-        if line is None:
-            raise UsageError("the payload is empty; leave it out for {}")
-        body = line.value
+            found_lines = list(islice(lines, 2))
+        if len(found_lines) > 1:
+            raise UsageError("a schedule has one payload, got several lines; add one for each")
+        body = found_lines[0].value
 
     async def work(database: Database) -> tuple[bool, Schedule]:
         is_changed = await add_schedule(

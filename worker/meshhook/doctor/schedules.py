@@ -37,7 +37,7 @@ def judge(schedule: Schedule) -> Iterator[Finding]:
             Severity.CRITICAL,
             subject,
             f"cannot be fired: {schedule.error}",
-            f"meshhook schedule list {schedule.queue}; mend it: meshhook schedule add "
+            f"meshhook schedule list --queue {schedule.queue}; mend it: meshhook schedule add "
             f"{schedule.queue} {schedule.name} ...",
         )
     elif schedule.late_seconds >= LATE_SECONDS:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from meshhook.due_times import Firing, Timetable, plan
+from meshhook.due_times import Firing, Timetable, most_at_once, plan
 from meshhook.errors import (
     DatabaseConflictError,
     DatabaseError,
@@ -14,6 +14,7 @@ from meshhook.errors import (
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
     InvalidSettingError,
+    UncertainCommitError,
 )
 from meshhook.observability.loggers import get_logger
 from meshhook.postgres.text_encodings import fitted_text
@@ -34,12 +35,18 @@ RETRY_SECONDS = 60.0
 """How long a schedule that could not be fired is left alone."""
 LOCKED_SECONDS = 5.0
 """How long one is left alone whose lock was not granted: claims waited for it, too."""
+FIRE_SECONDS = 10.0
+"""How long firing one schedule may take: claims wait for it."""
 MAX_DUE = 20
-"""How many schedules are fired in a row."""
+"""How many schedules are fired until the next look, which is made at once if there may be more."""
 # No schedule can be fired now.
 _NO_DATABASE = (DatabaseUnavailableError, DatabaseReadOnlyError)
 # The table of its queue is in use, for example.
 _IN_THE_WAY = (DatabaseLockedError, DatabaseConflictError)
+
+
+class _TooSlowError(Exception):
+    """Firing a schedule took too long to wait for it."""
 
 
 class Scheduler:
@@ -60,31 +67,40 @@ class Scheduler:
         while True:
             spread = random.uniform(0.0, 0.25)  # noqa: S311 - spreads load, keeps no secret
             await asyncio.sleep(wait_seconds + spread)
-            wait_seconds = await self.look()
+            while not (wait_seconds := await self.look()):
+                pass
 
     async def look(self) -> float:
         """Fire the schedules that are due, and return in how many seconds to look again."""
         try:
             rows = await self._connection.fetch(queries.load("due_schedules"), MAX_DUE)
-            for row in rows:
-                if row["name"] is not None:
-                    await self._fire(row)
+            moved = [await self._fire(row) for row in rows if row["name"] is not None]
+        except _TooSlowError:
+            return LEAST_SECONDS  # claims come first; then the others are fired
         except DatabaseError as error:
             _log.warning("schedules not looked at", error=str(error))
             return LOOK_SECONDS
         except Exception as error:  # noqa: BLE001 - whatever it is, the jobs of the queues go on
             _log.error("schedules not looked at", exc_info=error)
             return LOOK_SECONDS
+        if len(moved) >= MAX_DUE and any(moved):
+            return 0.0
         wait_seconds = rows[0]["wait_seconds"]
         if wait_seconds is None:
             return LOOK_SECONDS
         return min(max(float(wait_seconds), LEAST_SECONDS), LOOK_SECONDS)
 
-    async def _fire(self, row: asyncpg.Record) -> None:
+    async def _fire(self, row: asyncpg.Record) -> bool:
+        """Fire a schedule, and return whether it was here that it moved on.
+
+        Raises:
+            _TooSlowError: if it took too long.
+            DatabaseError: the database is away.
+        """
         fields = {"queue": row["queue"], "schedule": row["name"]}
         try:
             firing = _firing_of(row)
-            sent = await self._connection.fetchval(
+            rows = await self._connection.fetch(
                 queries.load("fire_schedule"),
                 row["queue"],
                 row["name"],
@@ -93,17 +109,33 @@ class Scheduler:
                 "enqueued" if firing.is_sent else "missed",
                 firing.missed,
                 firing.following,
+                timeout_seconds=FIRE_SECONDS,
             )
+        except UncertainCommitError as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                raise  # the database is away, or was
+            # Whatever slows it down must keep no other schedule, and no claim, waiting for ever.
+            # The server may go on with it: then the row is locked, and others pass over it.
+            slow = DatabaseError(
+                f"it takes longer than {FIRE_SECONDS:.0f} s to fire: look for what slows inserts "
+                f"into pgmq.q_{row['queue']} down, such as a trigger"
+            )
+            _log.warning("schedule not fired", error=str(slow), **fields)
+            await self._note_failure(row, slow)
+            raise _TooSlowError from error
         except _NO_DATABASE:
             raise
         except (DatabaseError, InvalidSettingError) as error:
             _log.warning("schedule not fired", error=str(error), **fields)
-            await self._note_failure(row, error)
+            return await self._note_failure(row, error)
         else:
+            sent = rows[0][0]
             if sent is not None and firing.missed:
                 _log.warning("due times missed", missed=firing.missed, sent=sent, **fields)
+            return sent is not None
 
-    async def _note_failure(self, row: asyncpg.Record, error: Exception) -> None:
+    async def _note_failure(self, row: asyncpg.Record, error: Exception) -> bool:
+        """Note why a schedule was not fired, and return whether that is noted."""
         try:
             await self._connection.fetch(
                 queries.load("fail_schedule"),
@@ -122,6 +154,8 @@ class Scheduler:
                 schedule=row["name"],
                 error=str(failure),
             )
+            return False
+        return True
 
 
 def _firing_of(row: asyncpg.Record) -> Firing:
@@ -132,7 +166,14 @@ def _firing_of(row: asyncpg.Record) -> Firing:
     """
     try:
         table = Timetable.of(row["cron"], row["every_seconds"], row["time_zone"])
-        return plan(table, next_at=row["next_at"], now=row["read_at"], missed=row["missed"])
+        return plan(
+            table,
+            next_at=row["next_at"],
+            now=row["read_at"],
+            missed=row["missed"],
+            since=row["try_at"],
+            most=most_at_once(row["message_bytes"]),
+        )
     except InvalidSettingError:
         raise
     except Exception as error:

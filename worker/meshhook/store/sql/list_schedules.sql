@@ -5,8 +5,10 @@ select s.queue, s.name, meshhook.shown_text(s.cron) as cron, s.every_seconds,
     meshhook.shown_text(meshhook.short_text(s.message, true)) as message,
     meshhook.shown_text(s.key) as key, s.missed, s.overlap, s.paused,
     {moment s.next_at} as next_at,
-    case when s.next_at < pg_catalog.now() and not s.paused
-        then extract(epoch from (pg_catalog.now() - s.next_at))::float8 else 0::float8 end
+    case when s.paused then 0::float8
+        else greatest(extract(epoch from (pg_catalog.now() - coalesce(s.next_at,
+            -- Each worker looks every ten seconds.
+            s.try_at + pg_catalog.make_interval(secs => 10))))::float8, 0::float8) end
         as late_seconds,
     {moment f.fired_at} as last_fired_at, f.msg_id as last_msg_id,
     meshhook.shown_text(s.error) as error, {moment s.failed_at} as failed_at,
