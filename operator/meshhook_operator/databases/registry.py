@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from meshhook_operator.databases.database import QueueDatabase
 from meshhook_operator.databases.hosts import DatabaseHosts
 from meshhook_operator.databases.name_lookups import NameLookups
+from meshhook_operator.pauses import doubled_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
@@ -22,9 +23,6 @@ FAILURES_BEFORE_BACKOFF = 3
 FAILURES_OF_A_REFUSAL = 10
 """A refused answer counts as this many failures, because reading it is expensive."""
 MAX_BACKOFF_SECONDS = 30.0
-BACKOFF_SPREAD = 0.25
-"""The share of a pause that is left to chance, so that hundreds of databases that went away
-together are not tried again together."""
 
 
 class DatabaseRegistry:
@@ -141,9 +139,12 @@ def backoff_seconds(failures: int, tick_seconds: float, *, spread: float) -> flo
         tick_seconds: how often it is read otherwise.
         spread: chance, 0 to 1: how much of the last quarter of the pause is left out.
     """
-    excess = min(10, failures - FAILURES_BEFORE_BACKOFF)
-    longest = min(MAX_BACKOFF_SECONDS, tick_seconds * 2.0**excess) if excess > 0 else 0.0
-    return longest * (1.0 - BACKOFF_SPREAD * spread)
+    doublings = failures - FAILURES_BEFORE_BACKOFF
+    if doublings <= 0:
+        return 0.0
+    return doubled_seconds(
+        doublings, first_seconds=tick_seconds, longest_seconds=MAX_BACKOFF_SECONDS, spread=spread
+    )
 
 
 def known_by_one_name(
