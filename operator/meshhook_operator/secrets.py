@@ -14,6 +14,7 @@ from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.databases.database import DatabaseAddress
 from meshhook_operator.databases.hosts import DatabaseHosts
 from meshhook_operator.databases.urls import check_url
+from meshhook_operator.pauses import doubled_seconds
 from meshhook_operator.problems import problem_of
 from meshhook_operator.scaling import Failure
 from meshhook_operator.url_checksums import UrlChecksums
@@ -69,8 +70,11 @@ class _Entry:
         if isinstance(self.found, FoundAddress):
             return FRESH_SECONDS
         # Thousands of Secrets that are missing must not keep the API server busy.
-        doublings = min(10, max(0, self.failures - QUICK_RETRIES))
-        return min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2.0**doublings)
+        return doubled_seconds(
+            self.failures - QUICK_RETRIES,
+            first_seconds=RETRY_SECONDS,
+            longest_seconds=MAX_RETRY_SECONDS,
+        )
 
 
 def operator_reference_of(jobqueue: JobQueue) -> SecretReference | None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.databases import registry, wakeups
 from meshhook_operator.databases.registry import backoff_seconds
-from meshhook_operator.databases.wakeups import WakeUps, retry_seconds
+from meshhook_operator.databases.wakeups import WakeUps
 from meshhook_operator.secrets import DatabaseSecrets, FoundAddress, SecretReference
 from support.waiting import eventually
 
@@ -28,10 +28,29 @@ def test_a_part_of_the_pause_is_left_to_chance():
     assert backoff_seconds(3, 1.0, spread=0.5) == 0
 
 
-def test_listening_is_tried_again_less_and_less():
-    """After 5 seconds, later after 45 to 60."""
-    assert [retry_seconds(failures, 0.0) for failures in range(6)] == [5, 10, 20, 40, 60, 60]
-    assert retry_seconds(1_000_000, 1.0) == 45
+async def test_listening_is_tried_again_less_and_less(monkeypatch):
+    """After 3.75 to 5 seconds, later after 45 to 60."""
+    pauses: list[float] = []
+    are_enough = asyncio.Event()
+    waited = asyncio.sleep
+
+    async def refuse(*_: object, **__: Any) -> None:
+        raise OSError
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 100:
+            are_enough.set()
+        await waited(0)
+
+    monkeypatch.setattr(wakeups, "connect", refuse)
+    monkeypatch.setattr(asyncio, "sleep", note)
+    wake_ups = WakeUps("postgresql://db/app", lambda _: None)
+    wake_ups.want(frozenset({"jobs"}))
+    await are_enough.wait()
+    await wake_ups.close()
+    longest = [5, 10, 20, 40, *[60] * 96]
+    assert all(0.75 * most <= pause <= most for most, pause in zip(longest, pauses, strict=False))
 
 
 async def test_nobody_listens_for_queues_that_want_no_wake_up(monkeypatch):

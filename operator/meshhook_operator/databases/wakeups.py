@@ -11,6 +11,7 @@ from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook.postgres.connecting import connect
 from meshhook.postgres.driver_errors import translated_errors
+from meshhook_operator.pauses import doubled_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ _log = get_logger("meshhook_operator.wakeups")
 CHANNEL_PREFIX = "meshhook_wake_"
 RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
 """How long after the first failure it is tried again, and the longest pause: it doubles with each
-further failure, and up to a quarter of it is left to chance."""
+further failure."""
 STATEMENT_SECONDS = 10.0
 PAUSE_SECONDS = 0.5
 
@@ -84,7 +85,15 @@ class WakeUps:
                 self._disconnect()
                 reason = str(error) if isinstance(error, MeshHookError) else type(error).__name__
                 _log.warning("not listening", error=reason, queues=len(self._wanted))
-                await asyncio.sleep(retry_seconds(failures, random.random()))  # noqa: S311 - spreads load, keeps no secret
+                spread = random.random()  # noqa: S311 - spreads load, keeps no secret
+                await asyncio.sleep(
+                    doubled_seconds(
+                        failures,
+                        first_seconds=RETRY_SECONDS,
+                        longest_seconds=MAX_RETRY_SECONDS,
+                        spread=spread,
+                    )
+                )
                 failures += 1
                 continue
             failures = 0
@@ -132,14 +141,3 @@ class WakeUps:
         self._heard.clear()
         if connection is not None:
             connection.terminate()
-
-
-def retry_seconds(failures: int, spread: float) -> float:
-    """Return how long to wait until the next attempt to listen. Pure.
-
-    Args:
-        failures: how many attempts in a row had failed before this one did.
-        spread: chance, 0 to 1.
-    """
-    longest = min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** min(failures, 10))
-    return longest * (1.0 - 0.25 * spread)

@@ -16,6 +16,7 @@ from meshhook_operator.api.conditions import (
 )
 from meshhook_operator.api.sentences import Situation, scaling_sentence
 from meshhook_operator.databases.demand import DemandRequest, QueueDemand, QueueProblem
+from meshhook_operator.pauses import doubled_seconds
 from meshhook_operator.problems import not_ready, problem_of
 from meshhook_operator.reconciliation.autoscaler import Autoscaler
 from meshhook_operator.reconciliation.conflicts import Conflict
@@ -49,7 +50,7 @@ _log = get_logger("meshhook_operator.reconciler")
 FINALIZER = "meshhook.io/queue"
 AT_ONCE = float("-inf")
 INVALID_SPEC_SECONDS = 60.0
-MAX_BACKOFF_SECONDS = 60.0
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 2.0, 60.0
 
 Found: TypeAlias = QueueDemand | QueueProblem | Failure
 """What a tick found of a queue; a Failure if the database could not be read at all."""
@@ -201,7 +202,11 @@ class JobQueueReconciler:
 
     def _requeue_after_failure(self) -> None:
         self._failures += 1
-        pause_seconds = min(MAX_BACKOFF_SECONDS, 2.0 ** min(self._failures, 10))
+        pause_seconds = doubled_seconds(
+            self._failures - 1,
+            first_seconds=FIRST_BACKOFF_SECONDS,
+            longest_seconds=MAX_BACKOFF_SECONDS,
+        )
         self.due_at = max(self.due_at, self._clock() + pause_seconds)
 
     # --- Reconciliation --------------------------------------------------------------------------
