@@ -18,7 +18,8 @@ from meshhook.queue_config import QueueSettings
 from meshhook_operator.api.jobqueue import JobQueue
 from meshhook_operator.metrics import OperatorMetrics
 from meshhook_operator.reconciliation.autoscaler import scaling_rules, tick_seconds
-from meshhook_operator.reconciliation.reconciler import JobQueueReconciler, Source
+from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
+from meshhook_operator.reconciliation.sources import Source
 from meshhook_operator.scaling import Failure
 from meshhook_operator.workers.manifests import worker_deployment
 from support.crd_schemas import RULES, refusals, rules_of, stored, values

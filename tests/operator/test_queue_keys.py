@@ -20,7 +20,8 @@ from meshhook_operator.errors import NotLeadingError
 from meshhook_operator.metrics import OperatorMetrics
 from meshhook_operator.reconciliation import queue_keys
 from meshhook_operator.reconciliation.queue_keys import QueueKeys
-from meshhook_operator.reconciliation.reconciler import JobQueueReconciler, Source
+from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
+from meshhook_operator.reconciliation.sources import Source
 from support.declaring_operator import HOLD_SNAPSHOT, REQUEST, DeclaringOperator
 from support.jobqueues import deployment, jobqueue
 from support.recorded_cluster import RecordedCluster
@@ -342,7 +343,7 @@ async def test_ready_and_events_tell_of_the_keys(
         find_conflict=lambda _: None,
         clock=time.time,
     )
-    reconciler._fleet.is_known = True
+    reconciler._workers.fleet.is_known = True
     reconciler.on_deployment_changed(deployment())
 
     async def reason() -> tuple[str, str]:
@@ -368,4 +369,4 @@ async def test_ready_and_events_tell_of_the_keys(
     told = {reason: message for _, reason, message in cluster.events}
     assert told["KeysSet"].startswith("The keys of the queue are as declared.")
     assert "Scaling goes on" in told["KeysNotSet"]
-    assert reconciler._autoscaler.decision is not None
+    assert reconciler._workers.autoscaler.decision is not None

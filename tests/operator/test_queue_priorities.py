@@ -19,7 +19,8 @@ from meshhook_operator.api.priorities_spec import PrioritiesSpec
 from meshhook_operator.errors import NotLeadingError
 from meshhook_operator.metrics import OperatorMetrics
 from meshhook_operator.reconciliation.queue_priorities import QueuePriorities
-from meshhook_operator.reconciliation.reconciler import JobQueueReconciler, Source
+from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
+from meshhook_operator.reconciliation.sources import Source
 from support.declaring_operator import HOLD_SNAPSHOT, REQUEST, DeclaringOperator
 from support.jobqueues import deployment, jobqueue
 from support.recorded_cluster import RecordedCluster
@@ -236,7 +237,7 @@ class Reconciled:
             find_conflict=lambda _: None,
             clock=time.time,
         )
-        self.reconciler._fleet.is_known = True
+        self.reconciler._workers.fleet.is_known = True
         self.reconciler.on_deployment_changed(deployment())
 
     def _jobqueue(self, **spec: Any) -> JobQueue:
@@ -296,7 +297,7 @@ async def test_ready_and_events_tell_of_the_priorities(
     urgent = status.queue.priorities["urgent"]
     assert (urgent.ready, urgent.target_seconds) == (40, 2)
     assert urgent.oldest_ready_seconds == pytest.approx(900, abs=100)
-    decision = found.reconciler._autoscaler.decision
+    decision = found.reconciler._workers.autoscaler.decision
     assert decision is not None
     assert (decision.band, decision.band_target_seconds) == (0, 2)
 

@@ -28,7 +28,7 @@ def reconciler(**spec: Any) -> JobQueueReconciler:
         find_conflict=lambda _: None,
         clock=lambda: 1_000.0,
     )
-    found._fleet.is_known = True
+    found._workers.fleet.is_known = True
     return found
 
 
@@ -44,7 +44,7 @@ def test_a_queue_at_zero_wants_to_be_woken(asleep):
     """A queue at zero wants to be woken, also before it has a Deployment, but not with workers."""
     assert asleep.wants_wake_up
     assert reconciler().wants_wake_up
-    asleep._fleet.view = deployment(replicas=1)
+    asleep._workers.fleet.view = deployment(replicas=1)
     assert not asleep.wants_wake_up
 
 
@@ -54,9 +54,9 @@ def test_a_queue_all_of_whose_workers_are_cordoned_wants_to_be_woken(asleep):
     sample = Sample(sampled_at=1_000.0, ready=0, enqueued_total=1)
     fleet = Fleet(replicas=1, ready_replicas=1, created_at=0.0)
     decision, _ = decide(rules, sample, fleet, ScalerState.begin(990.0), 1_000.0)
-    asleep._fleet.view = deployment(replicas=1)
+    asleep._workers.fleet.view = deployment(replicas=1)
     for active, is_woken in ((1, False), (0, True)):
-        asleep._autoscaler.decision = replace(decision, active_replicas=active)
+        asleep._workers.autoscaler.decision = replace(decision, active_replicas=active)
         assert asleep.wants_wake_up is is_woken
 
 
@@ -71,7 +71,7 @@ def test_what_no_message_could_start_is_not_woken(asleep):
     state = ScalerState.begin(990.0)
     rules = ScalingSpec(max_replicas=20, min_replicas=0)
     for fleet, is_woken in ((paused, False), (replace(paused, paused=False), True)):
-        asleep._autoscaler.decision, state = decide(rules, sample, fleet, state, 1_000.0)
+        asleep._workers.autoscaler.decision, state = decide(rules, sample, fleet, state, 1_000.0)
         assert asleep.wants_wake_up is is_woken
         sample = replace(sample, sampled_at=1_005.0)
 

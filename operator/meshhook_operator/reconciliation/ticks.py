@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.problems import ANSWER_REFUSED, is_login_problem, problem_of
-from meshhook_operator.reconciliation.reconciler import Source
+from meshhook_operator.reconciliation.sources import Source
 from meshhook_operator.scaling import Failure
 from meshhook_operator.secrets import FoundAddress, address_in
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from meshhook_operator.databases.registry import DatabaseRegistry
     from meshhook_operator.metrics import OperatorMetrics
     from meshhook_operator.reconciliation.jobqueues import JobQueueTable
-    from meshhook_operator.reconciliation.reconciler import Found, JobQueueReconciler
+    from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
+    from meshhook_operator.reconciliation.sources import Found
     from meshhook_operator.secrets import SecretReference
 
 _log = get_logger("meshhook_operator.ticks")
