@@ -63,12 +63,20 @@ class _Entry:
     is_reading: bool = False
     failures: int = 0
     """How many reads in a row found no address."""
+    is_in_doubt: bool = False
+    """Whether its URL did not work when it was used since the last read."""
+    doubts: int = 0
+    """How many reads in a row were made in doubt and found the same URL."""
 
     @property
     def pause_seconds(self) -> float:
         """How long after one read the next one comes, in seconds."""
         if isinstance(self.found, FoundAddress):
-            return FRESH_SECONDS
+            if not self.is_in_doubt:
+                return FRESH_SECONDS
+            return doubled_seconds(
+                self.doubts, first_seconds=RETRY_SECONDS, longest_seconds=FRESH_SECONDS
+            )
         # Thousands of Secrets that are missing must not keep the API server busy.
         return doubled_seconds(
             self.failures - QUICK_RETRIES,
@@ -162,10 +170,10 @@ class DatabaseSecrets:
         return FoundAddress(found.address, theirs.checksum)
 
     def expire(self, reference: SecretReference) -> None:
-        """Read it again soon: its URL did not work."""
+        """Read it again soon: its URL did not work. The longer that lasts, the later it is read."""
         entry = self._entries.get(reference)
         if entry is not None:
-            entry.read_at = min(entry.read_at, self._clock() - FRESH_SECONDS + RETRY_SECONDS)
+            entry.is_in_doubt = True
 
     def forget_all_but(self, references: set[SecretReference]) -> None:
         """Forget the Secrets that are no longer in use."""
@@ -174,6 +182,7 @@ class DatabaseSecrets:
                 del self._entries[reference]
 
     async def _read(self, reference: SecretReference, entry: _Entry) -> None:
+        before = entry.found
         try:
             lanes = self._first_reads if entry.found is None else self._further_reads
             async with lanes.of(reference.secret.namespace), lanes.all:
@@ -191,9 +200,11 @@ class DatabaseSecrets:
         finally:
             entry.is_reading = False
             entry.read_at = self._clock()
+            entry.doubts = entry.doubts + 1 if entry.is_in_doubt else 0
+            entry.is_in_doubt = False
         entry.failures = 0 if isinstance(found, FoundAddress) else entry.failures + 1
-        if found != entry.found:
-            entry.found = found
+        if found != before:
+            entry.found, entry.doubts = found, 0
             self._on_change(reference)
 
     async def _read_now(self, reference: SecretReference, entry: _Entry) -> FoundAddress | Failure:

@@ -170,6 +170,39 @@ async def test_what_did_not_work_is_read_again_soon(book, secrets):
     await eventually(lambda: secrets.reads == 2)
 
 
+async def reads_until(book: DatabaseSecrets, secrets: Secrets, end: float) -> list[float]:
+    """Let its URL fail every second, and return when the Secret was read: in seconds from now."""
+    start, found = secrets.now, list[float]()
+    while secrets.now - start < end:
+        secrets.now += 1
+        before = secrets.reads
+        book.expire(REFERENCE)
+        book.look_up(REFERENCE)
+        await eventually(lambda: not book._entries[REFERENCE].is_reading)
+        if secrets.reads > before:
+            found.append(secrets.now - start)
+    return found
+
+
+async def test_what_never_works_is_read_less_and_less(book, secrets):
+    """A database that is down for days costs the API server no more than one that works."""
+    await first_look(book)
+    assert await reads_until(book, secrets, 130) == [5, 15, 35, 65, 95, 125]
+
+
+async def test_a_url_that_works_again_ends_the_doubt(book, secrets):
+    """As does another one: the next that does not work is read again within seconds."""
+    await first_look(book)
+    await reads_until(book, secrets, 40)
+    for _ in range(2):  # the first read is still made in doubt
+        secrets.now += FRESH_SECONDS
+        book.look_up(REFERENCE)
+        await eventually(lambda: not book._entries[REFERENCE].is_reading)
+    assert await reads_until(book, secrets, 20) == [5, 15]
+    secrets.values = {"uri": "postgresql://a:second@db/app"}
+    assert await reads_until(book, secrets, 30) == [15, 20, 30]
+
+
 async def test_what_is_not_in_use_is_forgotten(book, secrets):
     """Passwords are not kept for longer than they are needed."""
     await first_look(book)
