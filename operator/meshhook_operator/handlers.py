@@ -51,7 +51,7 @@ def make_registry(operator: Operator) -> kopf.OperatorRegistry:
         operator.use_hpas(indices[_HPAS])
         seen = JobQueue.from_body(body)
         if event["type"] == _DELETED:
-            operator.on_jobqueue_deleted(seen.key)
+            operator.on_jobqueue_deleted(seen.key, seen.uid)
         else:
             operator.on_jobqueue_changed(seen)
 
@@ -59,7 +59,7 @@ def make_registry(operator: Operator) -> kopf.OperatorRegistry:
     async def jobschedule(*, event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         seen = JobSchedule.from_body(body)
         if event["type"] == _DELETED:
-            operator.jobschedules.remove(seen.key)
+            operator.jobschedules.remove(seen.key, seen.uid)
         else:
             operator.jobschedules.update(seen)
 

@@ -102,8 +102,16 @@ class Operator:
         if self._term is not None and self._serves(jobqueue.key):
             self._term.on_jobqueue_changed(jobqueue)
 
-    def on_jobqueue_deleted(self, key: ObjectKey) -> None:
-        """Forget a JobQueue that is gone; Kubernetes deletes what it owns."""
+    def on_jobqueue_deleted(self, key: ObjectKey, uid: str) -> None:
+        """Forget a JobQueue that is gone; Kubernetes deletes what it owns.
+
+        Args:
+            key: its name.
+            uid: its uid; another one that has the name by now stays.
+        """
+        known = self._jobqueues.get(key)
+        if known is not None and known.uid != uid:
+            return
         if self._jobqueues.pop(key, None) is not None:
             self._want_namespaces()
         if self._term is not None:
@@ -279,12 +287,12 @@ class Operator:
         if self._term is not None:
             self._term.jobqueues.set_deleted_hpas(self._deleted_hpas)
         for jobqueue in found:
-            if known.pop(jobqueue.key, None) != jobqueue.uid:
+            was, now = known.pop(jobqueue.key, None), self._jobqueues.get(jobqueue.key)
+            # What the watch has reported since the listing began is newer.
+            if was != jobqueue.uid and was == (now and now.uid):
                 self.on_jobqueue_changed(jobqueue)
         for key, uid in known.items():
-            jobqueue_now = self._jobqueues.get(key)
-            if jobqueue_now is not None and jobqueue_now.uid == uid:
-                self.on_jobqueue_deleted(key)
+            self.on_jobqueue_deleted(key, uid)
         await self._list_jobschedules()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -79,6 +80,39 @@ async def test_an_autoscaler_whose_deletion_was_not_reported_is_no_conflict(oper
     await eventually(lambda: conflict() is None)
     listings.hpas = [(TARGET, "mail")]
     await eventually(conflict)
+
+
+async def test_one_that_was_created_again_outlives_the_deletion_of_the_old_one(listings):
+    """A watch may report the deletion after a listing has found the new one."""
+    operator = Operator(
+        cluster=cast("Any", listings), registry=CollectorRegistry(), namespaces=["shop"]
+    )
+    mine = jobqueue()
+    operator.on_jobqueue_changed(mine)
+    operator.on_jobqueue_deleted(mine.key, "that of the old one")
+    assert mine.key in operator._jobqueues
+    operator.on_jobqueue_deleted(mine.key, mine.uid)
+    assert mine.key not in operator._jobqueues
+
+
+async def test_what_the_watch_reports_during_a_listing_is_newer(listings, monkeypatch):
+    """A listing that takes long has the versions of before."""
+    operator = Operator(
+        cluster=cast("Any", listings), registry=CollectorRegistry(), namespaces=["shop"]
+    )
+    old, new = jobqueue(), replace(jobqueue(), generation=2)
+
+    async def list_jobqueues(_: str) -> list[JobQueue]:
+        operator.on_jobqueue_changed(new)
+        return [old]
+
+    async def list_jobschedules(_: str) -> None:
+        return None
+
+    monkeypatch.setattr(listings, "list_jobqueues", list_jobqueues)
+    monkeypatch.setattr(listings, "list_jobschedules", list_jobschedules, raising=False)
+    await operator._resync_once()
+    assert operator._jobqueues[new.key] is new
 
 
 async def test_an_answer_that_makes_no_sense_ends_nothing(operator, listings):

@@ -320,6 +320,44 @@ async def test_a_listing_finds_what_the_watch_missed(declared: Declared) -> None
     assert {each.key.name for each in declared.table} == {"new", "missed"}
 
 
+def test_a_deletion_that_is_reported_late_is_that_of_the_old_one() -> None:
+    """One that was created again under the name stays, as does the history of its schedule."""
+    changed: list[ObjectKey] = []
+    table = JobScheduleTable(on_change=changed.append)
+    table.update(jobschedule(second=5))
+    table.update(jobschedule(second=7))
+    changed.clear()
+    table.remove(NIGHTLY, "nightly-5")
+    assert [each.uid for each in table.of_jobqueue(KEY)] == ["nightly-7"]
+    assert changed == []
+    table.remove(NIGHTLY, "nightly-7")
+    assert list(table) == []
+    assert changed == [KEY]
+
+
+def test_what_the_watch_reports_during_a_listing_is_newer() -> None:
+    """A listing that takes long has versions of before, and those that are gone."""
+    table = JobScheduleTable(on_change=lambda _: None)
+    known = table.uids()
+    table.update(jobschedule(generation=2))
+    table.update(jobschedule("again", second=7))
+    table.list_all([jobschedule(), jobschedule("again", second=6)], known)
+    assert {(each.uid, each.generation) for each in table} == {("nightly-5", 2), ("again-7", 1)}
+
+
+def test_one_that_moves_to_another_jobqueue_is_told_to_both() -> None:
+    """The one that it had deletes its schedule, and the other one stores it."""
+    changed: list[ObjectKey] = []
+    table = JobScheduleTable(on_change=changed.append)
+    table.update(jobschedule())
+    changed.clear()
+    table.update(jobschedule(generation=2, jobQueueRef={"name": "others"}))
+    others = ObjectKey("shop", "others")
+    assert set(changed) == {KEY, others}
+    assert table.of_jobqueue(KEY) == []
+    assert [each.key for each in table.of_jobqueue(others)] == [NIGHTLY]
+
+
 async def test_an_operators_own_role_may_do_all_of_it(
     declared: Declared, connection: Connection, database_url: str
 ) -> None:
