@@ -249,6 +249,38 @@ async def test_of_two_resources_the_older_one_has_the_schedule(
     assert (await get_schedule(connection, "jobs", "poll")).cron == "0 * * * *"
 
 
+async def test_an_older_one_takes_over_what_it_declares_later(
+    declared: Declared, connection: Connection
+) -> None:
+    """The younger one, which had the schedule, is in conflict from then on, and not both."""
+    await declared.declare("first", second=5)
+    await declared.declare("second", scheduleName="poll", second=6, cron="@hourly")
+    await declared.declare("first", second=5, generation=2, scheduleName="poll")
+    assert (declared.state("first"), declared.state("second")) == ("Scheduled", "Conflict")
+    assert [each.cron for each in await list_schedules(connection)] == ["0 3 * * *"]
+    assert (await get_schedule(connection, "jobs", "poll")).name == "poll"
+
+
+async def test_two_may_exchange_their_schedules(declared: Declared, connection: Connection) -> None:
+    """In one change of both, as a commit to a repository that is applied would."""
+    await declared.declare("first", scheduleName="a", second=5)
+    await declared.declare("second", scheduleName="b", second=6, cron="@hourly")
+    declared.table.update(jobschedule("first", scheduleName="b", second=5, generation=2))
+    await declared.declare("second", scheduleName="a", second=6, generation=2, cron="@hourly")
+    assert (declared.state("first"), declared.state("second")) == ("Scheduled", "Scheduled")
+    found = {each.name: each.cron for each in await list_schedules(connection)}
+    assert found == {"a": "0 * * * *", "b": "0 3 * * *"}
+
+
+async def test_an_invalid_spec_still_says_where_its_schedule_is(declared: Declared) -> None:
+    """It goes on under the name that it has in the database."""
+    await declared.declare(scheduleName="poll")
+    await declared.declare(generation=2, scheduleName="poll", cron="0 25 * * *")
+    status = declared.cluster.statuses[NIGHTLY]
+    assert (status["state"], status["queue"]) == ("InvalidSpec", "jobs")
+    assert status["nextScheduleTime"] is not None
+
+
 async def test_a_refusal_disturbs_no_other(declared: Declared, connection: Connection) -> None:
     """A payload that the queue does not take is a condition of its own JobSchedule."""
     await connection.execute("update meshhook.queue_config set max_payload_bytes = 2000")

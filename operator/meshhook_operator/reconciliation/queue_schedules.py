@@ -107,6 +107,7 @@ class QueueSchedules:
             self._looked_at = now
             return
         rows = {(row.resource, row.name): row for row in stored}
+        rows_of_any_name = {row.resource: row for row in stored}
         self._declared = {
             version: content
             for version, content in self._declared.items()
@@ -114,6 +115,8 @@ class QueueSchedules:
         }
         for each in declared:
             row = rows.get((str(each.jobschedule.key), each.jobschedule.schedule_name))
+            if each.jobschedule.spec is None:  # nor is the name of its schedule known
+                row = rows_of_any_name.get(str(each.jobschedule.key))
             await self._ensure_one(each, row, queue_name, database)
         self._looked_at = now
         self._has_had_any = bool(declared)
@@ -140,10 +143,11 @@ class QueueSchedules:
         database: QueueDatabase,
     ) -> None:
         # One with an invalid spec keeps what is stored: a typing error must not delete its history.
+        # A younger one must not keep what an older one declares: neither would have it.
         kept = {
             (str(each.jobschedule.key), each.jobschedule.schedule_name)
             for each in declared
-            if each.jobschedule.spec is not None
+            if each.finding is None
         }
         unclear = {str(each.jobschedule.key) for each in declared if each.jobschedule.spec is None}
         for row in stored:
