@@ -21,6 +21,7 @@ from meshhook import (
 )
 from meshhook.role_kinds import RoleKind
 from meshhook_operator.api.jobqueue import ObjectKey
+from meshhook_operator.api.jobschedule import JobSchedule
 from meshhook_operator.databases.database import DatabaseAddress, QueueDatabase
 from meshhook_operator.errors import NotLeadingError
 from meshhook_operator.reconciliation import queue_schedules
@@ -28,7 +29,7 @@ from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
 from meshhook_operator.reconciliation.queue_schedules import QueueSchedules
 from meshhook_operator.reconciliation.schedule_orphans import ScheduleOrphans
 from meshhook_operator.reconciliation.schedule_reporter import ScheduleReporter
-from support.jobschedules import jobschedule
+from support.jobschedules import jobschedule, jobschedule_body
 from support.recorded_cluster import RecordedCluster
 from support.roles import Roles
 
@@ -39,6 +40,11 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 KEY = ObjectKey("shop", "jobs")
 NIGHTLY = ObjectKey("shop", "nightly")
 NOW = 1_800_000_000.0
+
+
+def jobschedule_with(status: dict[str, Any], **changes: Any) -> JobSchedule:
+    """Return a JobSchedule that has this status."""
+    return JobSchedule.from_body(jobschedule_body(**changes) | {"status": status})
 
 
 class Declared:
@@ -326,6 +332,62 @@ async def test_a_jobqueue_that_is_not_ready_is_told_to_new_ones(declared: Declar
     assert condition is not None
     assert (condition["status"], condition["reason"]) == ("Unknown", "JobQueueNotReady")
     assert declared.state() == "Scheduled"
+
+
+async def test_one_that_had_no_jobqueue_is_told_of_it(declared: Declared) -> None:
+    """It exists now, though its database cannot be read: the message must not deny it."""
+    orphans = ScheduleOrphans(
+        cluster=cast("Any", declared.cluster), table=declared.table, clock=lambda: NOW
+    )
+    declared.table.update(jobschedule())
+    for _ in range(2):
+        await orphans.tell({}, lambda _: True)
+    assert declared.state() == "JobQueueNotFound"
+    await declared.schedules.hold("the database does not answer")
+    assert declared.state() == "JobQueueNotReady"
+
+
+async def test_another_reason_of_a_jobqueue_is_told_later(
+    declared: Declared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at once: a server may say something else with each tick."""
+    declared.table.update(jobschedule())
+
+    def told() -> str:
+        condition = declared.cluster.condition(NIGHTLY)
+        assert condition is not None
+        message: str = condition["message"]
+        return message
+
+    monkeypatch.setattr(queue_schedules, "LOOK_SECONDS", 3_600.0)
+    await declared.schedules.hold("the first reason")
+    await declared.schedules.hold("the second reason")
+    assert "the first reason" in told()
+    monkeypatch.setattr(queue_schedules, "LOOK_SECONDS", 0.0)
+    await declared.schedules.hold("the second reason")
+    assert "the second reason" in told()
+    assert [each[1] for each in declared.cluster.events] == ["JobQueueNotReady"]
+
+
+async def test_what_is_wrong_with_a_spec_is_told_without_a_database(declared: Declared) -> None:
+    """Whoever made a typing error need not wait for the database to learn of it."""
+    declared.table.update(jobschedule(cron="0 25 * * *"))
+    declared.table.update(jobschedule("first", scheduleName="poll", second=6))
+    declared.table.update(jobschedule("second", scheduleName="poll", second=7))
+    await declared.schedules.hold("the database does not answer")
+    found = (declared.state(), declared.state("first"), declared.state("second"))
+    assert found == ("InvalidSpec", "JobQueueNotReady", "Conflict")
+
+
+async def test_a_change_that_waits_keeps_the_known_times(declared: Declared) -> None:
+    """The schedule goes on as it is stored, whatever has changed since."""
+    await declared.declare()
+    before = dict(declared.cluster.statuses[NIGHTLY])
+    declared.table.update(jobschedule_with(before, generation=2, cron="@hourly"))
+    await declared.schedules.hold("the database does not answer")
+    after = declared.cluster.statuses[NIGHTLY]
+    assert after["state"] == "JobQueueNotReady"
+    assert (after["queue"], after["nextScheduleTime"]) == ("jobs", before["nextScheduleTime"])
 
 
 async def test_one_without_a_jobqueue_is_told(declared: Declared) -> None:

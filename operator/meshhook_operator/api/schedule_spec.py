@@ -12,6 +12,11 @@ from meshhook_operator.api.status import Condition, StatusPart
 
 SCHEDULE_NAME_LENGTH = 100
 
+NOT_FOUND = "JobQueueNotFound"
+"""The reason of Ready of a JobSchedule whose JobQueue does not exist."""
+NOT_READY = "JobQueueNotReady"
+"""The reason of Ready of a JobSchedule that nobody could look at in the database."""
+
 _Body = Annotated[
     dict[str, Any],
     WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True}),

@@ -9,6 +9,7 @@ from meshhook.actors import Source, acting_as
 from meshhook.errors import DatabaseUnavailableError, MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.api.conditions import Finding
+from meshhook_operator.api.schedule_spec import NOT_FOUND, NOT_READY
 from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class QueueSchedules:
         self._table = table
         self._reporter = reporter
         self._check_may_write = check_may_write
-        self._looked_at = float("-inf")
+        self._looked_at = self._held_at = float("-inf")
         self._has_had_any = True
         self._declared: dict[tuple[str, int], int] = {}
         """What the database had of each version of a JobSchedule when it was stored."""
@@ -122,18 +123,27 @@ class QueueSchedules:
         self._has_had_any = bool(declared)
 
     async def hold(self, reason: str) -> None:
-        """Report to JobSchedules that are new or changed that their JobQueue is not ready.
+        """Report that their JobQueue is not ready to JobSchedules that were not looked at before.
+
+        Those whose schedule was compared with the database keep their status: it goes on. What is
+        wrong with a spec is told in any case.
 
         Args:
             reason: why, as a sentence.
         """
-        for jobschedule in self._table.of_jobqueue(self._key):
-            if jobschedule.status.observed_generation != jobschedule.generation:
-                message = f"JobQueue {self._key.name!r} is not ready: {reason}"
-                finding = Finding(
-                    holds=False, reason="JobQueueNotReady", message=message, is_known=False
-                )
-                await self._reporter.report(jobschedule, finding)
+        now = time.monotonic()
+        may_repeat = now >= self._held_at + LOOK_SECONDS
+        if may_repeat:
+            self._held_at = now
+        message = f"JobQueue {self._key.name!r} is not ready: {reason}"
+        not_ready = Finding(holds=False, reason=NOT_READY, message=message, is_known=False)
+        for jobschedule, finding in judged(self._table.of_jobqueue(self._key)):
+            status = jobschedule.status
+            is_new = status.observed_generation != jobschedule.generation
+            was_not_found = status.state == NOT_FOUND
+            # The reason may quote a server, which may say something else each time.
+            if is_new or was_not_found or (status.state == NOT_READY and may_repeat):
+                await self._reporter.report(jobschedule, finding or not_ready)
 
     async def _delete_undeclared(
         self,

@@ -203,6 +203,7 @@ class JobQueueReconciler:
     async def _reconcile(self, found: Found, source: Source) -> bool:
         spec = self.jobqueue.spec
         if self.jobqueue.is_deleting:
+            await self._schedules.hold("it is being deleted")
             conflict = self._find_conflict(self)
             await self._deletion.finalize(
                 self.jobqueue,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshhook_operator.api.conditions import Finding
+from meshhook_operator.api.schedule_spec import NOT_FOUND
 from meshhook_operator.reconciliation.schedule_reporter import ScheduleReporter
 
 if TYPE_CHECKING:
@@ -54,4 +55,4 @@ def _finding_of(key: ObjectKey | None) -> Finding:
         f"spec.jobQueueRef: JobQueue {key.name!r} does not exist in this namespace. Create it, or "
         "correct the name. A schedule that was stored before stays in its queue"
     )
-    return Finding(holds=False, reason="JobQueueNotFound", message=message)
+    return Finding(holds=False, reason=NOT_FOUND, message=message)

@@ -8,7 +8,7 @@ from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.api.conditions import READY, conditions, timestamp
 from meshhook_operator.api.kind import SCHEDULE_KIND
-from meshhook_operator.api.schedule_spec import JobScheduleStatus
+from meshhook_operator.api.schedule_spec import NOT_READY, JobScheduleStatus
 from meshhook_operator.api.status import JobQueueStatus
 from meshhook_operator.api.wording import as_sentence
 from meshhook_operator.texts import capped
@@ -28,7 +28,7 @@ _WAYS_OUT = {
     "InvalidSpec": "Correct the field; until then the schedule in the database stays as it is.",
     "NotStored": "The operator tries again every 30 seconds.",
     "NotFired": "Workers try again every minute.",
-    "JobQueueNotReady": "See kubectl describe jobqueue.",
+    NOT_READY: "See kubectl describe jobqueue.",
 }
 """What to do about a reason of Ready. Other messages say it themselves."""
 
@@ -93,16 +93,21 @@ def status_of(
     row: DeclaredSchedule | None,
     now: float,
 ) -> JobScheduleStatus:
-    """Return the status that says a finding. Pure."""
+    """Return the status that says a finding; what is not known stays as it was. Pure."""
     last = JobQueueStatus(conditions=jobschedule.status.conditions)
     told = f"{as_sentence(capped(finding.message))} {_WAYS_OUT.get(finding.reason, '')}".strip()
+    times = {
+        "queue": queue_name,
+        "last_schedule_time": timestamp(row.last_at) if row and row.last_at else None,
+        "next_schedule_time": timestamp(row.next_at) if row and row.next_at else None,
+    }
+    if not finding.is_known:
+        times = jobschedule.status.model_dump(include=set(times))
     (condition,) = conditions(last, {READY: finding}, generation=jobschedule.generation, now=now)
     return JobScheduleStatus(
         observed_generation=jobschedule.generation,
         state=finding.reason,
-        queue=queue_name,
-        last_schedule_time=timestamp(row.last_at) if row and row.last_at else None,
-        next_schedule_time=timestamp(row.next_at) if row and row.next_at else None,
+        **times,
         conditions=[condition.model_copy(update={"message": told})],
     )
 
