@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import date
 from typing import Any, TypeAlias, cast
 
 import asyncpg
@@ -29,6 +30,7 @@ from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
 from meshhook_operator.reconciliation.queue_schedules import QueueSchedules
 from meshhook_operator.reconciliation.schedule_orphans import ScheduleOrphans
 from meshhook_operator.reconciliation.schedule_reporter import ScheduleReporter
+from support.databases import Databases
 from support.jobschedules import jobschedule, jobschedule_body
 from support.recorded_cluster import RecordedCluster
 from support.roles import Roles
@@ -102,6 +104,16 @@ async def declared(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     database = make(database_url)
     yield Declared(database)
     await database.close()
+
+
+@pytest.fixture
+def other_url(
+    databases: Databases, template_with_queue_of_day: Callable[[date], str], today: date
+) -> Iterator[str]:
+    """The URL of another database with a queue `jobs`."""
+    url = databases.create(template=template_with_queue_of_day(today))
+    yield url
+    databases.drop(url)
 
 
 async def test_what_is_declared_is_stored(declared: Declared, connection: Connection) -> None:
@@ -209,6 +221,26 @@ async def test_what_was_deleted_while_no_operator_ran_goes_too(
     await declared.ensure()
     assert len(await list_schedules(connection)) == 1
     declared.table.list_all([], declared.table.uids())
+    await declared.ensure()
+    assert await list_schedules(connection) == []
+
+
+async def test_a_database_that_comes_back_is_looked_at(
+    declared: Declared, connection: Connection, other_url: str
+) -> None:
+    """What was deleted while the JobQueue had another database is deleted in this one too."""
+    first = declared.database
+    await declared.declare()
+    second = declared.database = make(other_url)
+    try:
+        await declared.ensure()
+        declared.table.remove(NIGHTLY)
+        await declared.ensure()
+        await declared.ensure()
+        assert len(await list_schedules(connection)) == 1
+    finally:
+        await second.close()
+    declared.database = first
     await declared.ensure()
     assert await list_schedules(connection) == []
 

@@ -13,7 +13,7 @@ from meshhook_operator.api.schedule_spec import NOT_FOUND, NOT_READY
 from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from meshhook_operator.api.jobqueue import ObjectKey
     from meshhook_operator.api.jobschedule import JobSchedule
@@ -73,6 +73,7 @@ class QueueSchedules:
         self._check_may_write = check_may_write
         self._looked_at = self._held_at = float("-inf")
         self._has_had_any = True
+        self._generation: Hashable | None = None
         self._declared: dict[tuple[str, int], int] = {}
         """What the database had of each version of a JobSchedule when it was stored."""
 
@@ -92,6 +93,11 @@ class QueueSchedules:
             DatabaseUnavailableError: if the database cannot be reached.
             ClusterError: if this process may change nothing.
         """
+        if database.generation != self._generation:
+            # It may have schedules that were declared when the JobQueue was there before.
+            self._generation = database.generation
+            self._declared.clear()
+            self.requeue()
         now = time.monotonic()
         if not self._table.is_listed or now < self._looked_at + LOOK_SECONDS:
             return
