@@ -36,3 +36,8 @@ def jobschedule_body(
 def jobschedule(name: str = "nightly", **changes: Any) -> JobSchedule:
     """Return the same, taken in."""
     return JobSchedule.from_body(jobschedule_body(name, **changes))
+
+
+def jobschedule_with(status: dict[str, Any], **changes: Any) -> JobSchedule:
+    """Return a JobSchedule that has this status."""
+    return JobSchedule.from_body(jobschedule_body(**changes) | {"status": status})

@@ -60,6 +60,9 @@ TICK_TIMEOUT_SECONDS_A_QUEUE = 0.01
 FIRST_TICK_TIMEOUT_SECONDS = 10.0
 """A new session first reads the catalog entries of all queues."""
 CHANGE_TIMEOUT_SECONDS = 15.0
+SCHEDULE_TIMEOUT_SECONDS = 5.0
+"""How long it may take to read or change a schedule, such as while somebody holds its row: the next
+tick of the queue waits for it."""
 REPORT_TIMEOUT_SECONDS = 2.0
 """How long a row that only people read may take, such as while its table is locked."""
 REPORT_AGAIN_SECONDS = 50.0
@@ -203,19 +206,19 @@ class QueueDatabase:
 
     async def declared_schedules(self, queue_name: str) -> list[DeclaredSchedule]:
         """Return the schedules of the queue that JobSchedules declare."""
-        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+        async with self._changing, self._opened(SCHEDULE_TIMEOUT_SECONDS) as database:
             return await read_declared(database, queue_name)
 
     async def declare_schedule(
         self, new: NewSchedule, *, resource: str, paused: bool | None
     ) -> tuple[str | None, DeclaredSchedule | None]:
         """Store a schedule for a JobSchedule; see `declared_schedules.declare`."""
-        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+        async with self._changing, self._opened(SCHEDULE_TIMEOUT_SECONDS) as database:
             return await declare(database, new, resource=resource, paused=paused)
 
     async def delete_declared_schedule(self, queue_name: str, name: str, resource: str) -> None:
         """Delete a schedule of the queue, if it is that of a JobSchedule."""
-        async with self._changing, self._opened(CHANGE_TIMEOUT_SECONDS) as database:
+        async with self._changing, self._opened(SCHEDULE_TIMEOUT_SECONDS) as database:
             await delete_declared(database, queue_name, name, resource)
 
     async def drop_queue_if_empty(self, queue_name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.actors import Source, acting_as
@@ -10,44 +11,39 @@ from meshhook.errors import DatabaseUnavailableError, MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.api.conditions import Finding
 from meshhook_operator.api.schedule_spec import NOT_FOUND, NOT_READY
-from meshhook_operator.texts import capped
+from meshhook_operator.reconciliation.schedule_findings import finding_of, judged, not_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
 
     from meshhook_operator.api.jobqueue import ObjectKey
     from meshhook_operator.api.jobschedule import JobSchedule
     from meshhook_operator.databases.database import QueueDatabase
     from meshhook_operator.databases.declared_schedules import DeclaredSchedule
     from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
+    from meshhook_operator.reconciliation.schedule_findings import Judged
     from meshhook_operator.reconciliation.schedule_reporter import ScheduleReporter
 
 _log = get_logger("meshhook_operator.schedules")
 
 LOOK_SECONDS = 30.0
 """How often the schedules are compared with what is declared."""
-MAX_MESSAGE = 600
-
-SCHEDULED = Finding(
-    holds=True, reason="Scheduled", message="The schedule is in the database as declared."
-)
-PAUSED = Finding(
-    holds=True, reason="Paused", message="The schedule is paused: its due times get no jobs."
-)
 
 
-class Judged(NamedTuple):
-    """A JobSchedule, and why it may not be stored; None if it may."""
+class _Step(NamedTuple):
+    """Something to do about one schedule."""
 
-    jobschedule: JobSchedule
-    finding: Finding | None
+    name: tuple[str, str]
+    """The JobSchedule, and the name of the schedule."""
+    take: Callable[[], Awaitable[None]]
 
 
 class QueueSchedules:
     """Stores what JobSchedules declare for one queue, and deletes what they no longer declare.
 
     A schedule in the database names the JobSchedule that declares it. Those without one were made
-    by hand or by an application, and are left alone.
+    by hand or by an application, and are left alone. What the database refuses, or does not do in
+    time, is told to the JobSchedules that it concerns, and raised nowhere.
     """
 
     def __init__(
@@ -74,6 +70,8 @@ class QueueSchedules:
         self._looked_at = self._held_at = float("-inf")
         self._has_had_any = True
         self._generation: Hashable | None = None
+        self._stuck: set[tuple[str, str]] = set()
+        """The schedules that the database did not change in time, by JobSchedule and name."""
         self._declared: dict[tuple[str, int], int] = {}
         """What the database had of each version of a JobSchedule when it was stored."""
 
@@ -88,10 +86,6 @@ class QueueSchedules:
         Args:
             queue_name: the queue.
             database: where it is.
-
-        Raises:
-            DatabaseUnavailableError: if the database cannot be reached.
-            ClusterError: if this process may change nothing.
         """
         if database.generation != self._generation:
             # It may have schedules that were declared when the JobQueue was there before.
@@ -104,29 +98,21 @@ class QueueSchedules:
         declared = judged(self._table.of_jobqueue(self._key))
         if not declared and not self._has_had_any:
             return
+        # First, since a JobSchedule may change meanwhile.
+        self._looked_at, self._has_had_any = now, bool(declared)
         try:
             stored = await database.declared_schedules(queue_name)
-            await self._delete_undeclared(queue_name, declared, stored, database)
-        except DatabaseUnavailableError:
-            raise
         except MeshHookError as error:
+            self._has_had_any = True
             _log.warning("schedules not read", queue=queue_name, error=str(error))
-            self._looked_at = now
+            await self.hold(f"its schedules cannot be read: {error}")
             return
-        rows = {(row.resource, row.name): row for row in stored}
-        rows_of_any_name = {row.resource: row for row in stored}
         self._declared = {
             version: content
             for version, content in self._declared.items()
             if version in {_version_of(each.jobschedule) for each in declared}
         }
-        for each in declared:
-            row = rows.get((str(each.jobschedule.key), each.jobschedule.schedule_name))
-            if each.jobschedule.spec is None:  # nor is the name of its schedule known
-                row = rows_of_any_name.get(str(each.jobschedule.key))
-            await self._ensure_one(each, row, queue_name, database)
-        self._looked_at = now
-        self._has_had_any = bool(declared)
+        await self._take(self._steps(declared, stored, queue_name, database), queue_name)
 
     async def hold(self, reason: str) -> None:
         """Report that their JobQueue is not ready to JobSchedules that were not looked at before.
@@ -151,13 +137,14 @@ class QueueSchedules:
             if is_new or was_not_found or (status.state == NOT_READY and may_repeat):
                 await self._reporter.report(jobschedule, finding or not_ready)
 
-    async def _delete_undeclared(
+    def _steps(
         self,
-        queue_name: str,
         declared: Sequence[Judged],
         stored: Sequence[DeclaredSchedule],
+        queue_name: str,
         database: QueueDatabase,
-    ) -> None:
+    ) -> list[_Step]:
+        """Return what is to be done: deletions first, since another one may have the name then."""
         # One with an invalid spec keeps what is stored: a typing error must not delete its history.
         # A younger one must not keep what an older one declares: neither would have it.
         kept = {
@@ -166,15 +153,56 @@ class QueueSchedules:
             if each.finding is None
         }
         unclear = {str(each.jobschedule.key) for each in declared if each.jobschedule.spec is None}
-        for row in stored:
-            is_of_namespace = row.resource.startswith(f"{self._key.namespace}/")
-            if not is_of_namespace or row.resource in unclear:
-                continue
-            if (row.resource, row.name) not in kept:
-                self._check_may_write(self._key.namespace)
-                with acting_as(f"operator {row.resource}", source=Source.OPERATOR):
-                    await database.delete_declared_schedule(queue_name, row.name, row.resource)
-                _log.info("schedule deleted", queue=queue_name, schedule=row.name)
+        rows = {(row.resource, row.name): row for row in stored}
+        rows_of_any_name = {row.resource: row for row in stored}
+        steps = [
+            _Step(name, partial(self._delete, row, queue_name, database))
+            for name, row in rows.items()
+            if row.resource.startswith(f"{self._key.namespace}/")
+            and row.resource not in unclear
+            and name not in kept
+        ]
+        for each in declared:
+            resource = str(each.jobschedule.key)
+            name = (resource, each.jobschedule.schedule_name)
+            # Of an invalid spec, the name of its schedule is not known either.
+            is_unclear = each.jobschedule.spec is None
+            row = rows_of_any_name.get(resource) if is_unclear else rows.get(name)
+            steps.append(_Step(name, partial(self._ensure_one, each, row, queue_name, database)))
+        return steps
+
+    async def _take(self, steps: list[_Step], queue_name: str) -> None:
+        """Take the steps, until the database does not answer one in time.
+
+        That one comes last the next time: a row that somebody keeps locked holds up no other.
+        """
+        self._stuck &= {step.name for step in steps}
+        for name, take in sorted(steps, key=lambda step: step.name in self._stuck):
+            try:
+                await take()
+            except DatabaseUnavailableError as error:
+                self._stuck.add(name)
+                self._has_had_any = True
+                _log.warning("schedules not compared", queue=queue_name, error=str(error))
+                return
+            self._stuck.discard(name)
+
+    async def _delete(
+        self, row: DeclaredSchedule, queue_name: str, database: QueueDatabase
+    ) -> None:
+        try:
+            self._check_may_write(self._key.namespace)
+            with acting_as(f"operator {row.resource}", source=Source.OPERATOR):
+                await database.delete_declared_schedule(queue_name, row.name, row.resource)
+        except DatabaseUnavailableError:
+            raise
+        except MeshHookError as error:
+            self._has_had_any = True
+            _log.warning(
+                "schedule not deleted", queue=queue_name, schedule=row.name, error=str(error)
+            )
+        else:
+            _log.info("schedule deleted", queue=queue_name, schedule=row.name)
 
     async def _ensure_one(
         self,
@@ -184,18 +212,19 @@ class QueueSchedules:
         database: QueueDatabase,
     ) -> None:
         jobschedule, finding = each
+        failure: MeshHookError | None = None
         if finding is None:
             try:
                 owner: str | None = str(jobschedule.key)
                 if row is None or not self._is_as_declared(jobschedule, row):
                     owner, row = await self._declare(jobschedule, queue_name, database)
-                finding = _finding_of(owner, row, queue_name, jobschedule.schedule_name)
-            except DatabaseUnavailableError:
-                raise
+                finding = finding_of(owner, row, queue_name, jobschedule.schedule_name)
             except MeshHookError as error:
-                message = f"the schedule is not stored: {capped(str(error), limit=MAX_MESSAGE)}"
-                finding = Finding(holds=False, reason="NotStored", message=message)
+                failure = error
+                finding = not_stored(error)
         await self._reporter.report(jobschedule, finding, queue_name=queue_name, row=row)
+        if isinstance(failure, DatabaseUnavailableError):
+            raise failure
 
     def _is_as_declared(self, jobschedule: JobSchedule, row: DeclaredSchedule) -> bool:
         paused = jobschedule.spec.paused if jobschedule.spec else None
@@ -219,44 +248,3 @@ class QueueSchedules:
 
 def _version_of(jobschedule: JobSchedule) -> tuple[str, int]:
     return jobschedule.uid, jobschedule.generation
-
-
-def judged(jobschedules: Sequence[JobSchedule]) -> list[Judged]:
-    """Return what is wrong with each before the database is asked. Pure.
-
-    Args:
-        jobschedules: of one JobQueue, the oldest first. Of two that declare the same schedule, the
-            older one keeps it.
-    """
-    holders: dict[str, JobSchedule] = {}
-    found = []
-    for jobschedule in jobschedules:
-        finding = None
-        if jobschedule.spec is None:
-            finding = Finding(holds=False, reason="InvalidSpec", message=jobschedule.problem)
-        else:
-            holder = holders.setdefault(jobschedule.schedule_name, jobschedule)
-            if holder is not jobschedule:
-                message = (
-                    f"JobSchedule {holder.key} is older and already declares schedule "
-                    f"{jobschedule.schedule_name!r} of the same queue"
-                )
-                finding = Finding(holds=False, reason="Conflict", message=message)
-        found.append(Judged(jobschedule, finding))
-    return found
-
-
-def _finding_of(
-    owner: str | None, row: DeclaredSchedule | None, queue_name: str, name: str
-) -> Finding:
-    if row is None:
-        who = f"JobSchedule {owner}" if owner else "an application, or somebody by hand,"
-        message = (
-            f"{who} already made schedule {name!r} of queue {queue_name!r}. Give another "
-            f"spec.scheduleName, or run: meshhook schedule delete {queue_name} {name}"
-        )
-        return Finding(holds=False, reason="Conflict", message=message)
-    if row.error is not None:
-        message = f"it could not be fired: {capped(row.error, limit=MAX_MESSAGE)}"
-        return Finding(holds=False, reason="NotFired", message=message)
-    return PAUSED if row.paused else SCHEDULED

@@ -228,6 +228,8 @@ class JobQueueReconciler:
         else:
             self._failures = 0
         if ready is not None and not self._is_first_failure(found):
+            # After the scaling, which must not wait for somebody who holds a schedule.
+            await self._ensure_schedules(spec, found, source)
             await self._update_status(ready, paused, found)
             if source.database is not None and isinstance(found, QueueDemand):
                 await self._scaling_rows.ensure(
@@ -248,7 +250,6 @@ class JobQueueReconciler:
             if database is not None and await self._queue.ensure(spec, found, database):
                 self.requeue()  # it exists now, and can be read
                 return None
-        await self._ensure_schedules(spec, found, source, conflict)
         if conflict is None:
             await self._workers.look_at_pods(self._metrics)
         self._workers.decide(
@@ -270,10 +271,8 @@ class JobQueueReconciler:
             contested_by=self._workers.fleet.contested_by,
         )
 
-    async def _ensure_schedules(
-        self, spec: JobQueueSpec, found: Found, source: Source, conflict: Conflict | None
-    ) -> None:
-        obstacle = obstacle_to_schedules(spec, found, conflict)
+    async def _ensure_schedules(self, spec: JobQueueSpec, found: Found, source: Source) -> None:
+        obstacle = obstacle_to_schedules(spec, found, self._find_conflict(self))
         if obstacle is None and source.database is not None:
             await self._schedules.ensure(self.queue_name, source.database)
         else:
