@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import asyncpg
 import pytest
-from prometheus_client import CollectorRegistry
 
 from meshhook.administration import get_queue_config, set_queue_config
 from meshhook.role_kinds import RoleKind
 from meshhook_operator.api.conditions import Finding
-from meshhook_operator.api.jobqueue import JobQueue
 from meshhook_operator.api.priorities_spec import PrioritiesSpec
 from meshhook_operator.errors import NotLeadingError
-from meshhook_operator.metrics import OperatorMetrics
 from meshhook_operator.reconciliation.queue_priorities import QueuePriorities
-from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
-from meshhook_operator.reconciliation.sources import Source
-from support.declaring_operator import HOLD_SNAPSHOT, REQUEST, DeclaringOperator
-from support.jobqueues import deployment, jobqueue
-from support.recorded_cluster import RecordedCluster
+from support.declaring_operator import HOLD_SNAPSHOT, DeclaringOperator
+from support.reconciled import Reconciled
 from support.roles import Roles
 from support.waiting import eventually
 
@@ -223,58 +215,11 @@ async def test_who_does_not_lead_changes_nothing(
     assert not (await get_queue_config(connection, "jobs")).prioritized
 
 
-class Reconciled:
-    """A JobQueue that is reconciled against a recorded cluster, tick by tick."""
-
-    def __init__(self, operator: DeclaringOperator, **spec: Any) -> None:
-        self._database = operator.database
-        self.cluster = RecordedCluster()
-        self.declared = self._jobqueue(**spec)
-        self.reconciler = JobQueueReconciler(
-            self.declared,
-            cluster=cast("Any", self.cluster),
-            metrics=OperatorMetrics(CollectorRegistry()),
-            find_conflict=lambda _: None,
-            clock=time.time,
-        )
-        self.reconciler._workers.fleet.is_known = True
-        self.reconciler.on_deployment_changed(deployment())
-
-    def _jobqueue(self, **spec: Any) -> JobQueue:
-        found = jobqueue(
-            queueName="jobs",
-            worker=None,
-            deploymentRef={"name": "emails-worker"},
-            # As many as there are, so that nothing is scaled.
-            scaling={"minReplicas": 1, "maxReplicas": 1},
-            **spec,
-        )
-        assert not found.problem
-        return found
-
-    def change(self, **spec: Any) -> None:
-        """Take another spec."""
-        generation = self.reconciler.jobqueue.generation + 1
-        self.reconciler.on_jobqueue_changed(replace(self._jobqueue(**spec), generation=generation))
-
-    async def reason(self) -> tuple[str, str]:
-        """Reconcile it once, and return the status and the reason of Ready."""
-        found = await self._database.read_demand([REQUEST], waiting_seconds=1)
-        await self.reconciler.reconcile(found["jobs"], Source(self._database, None))
-        condition = self.cluster.condition(self.declared.key)
-        assert condition is not None
-        return condition["status"], condition["reason"]
-
-    async def is_operating(self) -> bool:
-        """Reconcile it once, and return whether all is as declared."""
-        return await self.reason() == ("True", "Operating")
-
-
 async def test_ready_and_events_tell_of_the_priorities(
     operator: DeclaringOperator, connection: Connection, database_url: str
 ) -> None:
     """While the index is built, Ready stays true and says so; the status then has the bands."""
-    found = Reconciled(operator, priorities={"targetSeconds": {"urgent": 2}})
+    found = Reconciled(operator.database, priorities={"targetSeconds": {"urgent": 2}})
     other = await asyncpg.connect(database_url)
     await other.execute(HOLD_SNAPSHOT)
     await found.is_operating()  # the other settings are written first
@@ -306,7 +251,7 @@ async def test_keys_and_priorities_replace_each_other(
     operator: DeclaringOperator, connection: Connection
 ) -> None:
     """In one change of the spec: what there was is turned off first, in both directions."""
-    found = Reconciled(operator, keys={"maxRunning": 4})
+    found = Reconciled(operator.database, keys={"maxRunning": 4})
     await eventually(found.is_operating)
     found.change(keys={"enabled": False}, priorities={})
     await eventually(found.is_operating)
@@ -325,7 +270,7 @@ async def test_without_the_field_all_is_left(
 ) -> None:
     """A queue whose priorities were set by hand keeps them."""
     await set_queue_config(connection, "jobs", prioritized=True, urgent_slots=2)
-    found = Reconciled(operator)
+    found = Reconciled(operator.database)
     await eventually(found.is_operating)
     config = await get_queue_config(connection, "jobs")
     assert (config.prioritized, config.urgent_slots) == (True, 2)

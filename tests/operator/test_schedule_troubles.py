@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias, cast
 
 import asyncpg
 import pytest
-from prometheus_client import CollectorRegistry
 
 from meshhook import list_schedules
 from meshhook.role_kinds import RoleKind
 from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.databases import database as database_module
-from meshhook_operator.databases.demand import DemandRequest
 from meshhook_operator.errors import NotLeadingError
-from meshhook_operator.metrics import OperatorMetrics
 from meshhook_operator.reconciliation import queue_schedules
-from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
 from meshhook_operator.reconciliation.schedule_orphans import ScheduleOrphans
-from meshhook_operator.reconciliation.sources import Source
 from support.declared_jobschedules import NIGHTLY, NOW, Declared, make
-from support.jobqueues import deployment, jobqueue
 from support.jobschedules import jobschedule, jobschedule_with
+from support.reconciled import Reconciled
 from support.roles import Roles
 from support.waiting import eventually
 
@@ -96,29 +90,16 @@ async def test_a_locked_schedule_does_not_stop_the_scaling(
 ) -> None:
     """The JobQueue stays Ready, and a decision is made; the JobSchedule says what is wrong."""
     declared.table.update(jobschedule(generation=2, cron="@hourly"))
-    mine = jobqueue("jobs", queueName="jobs", worker=None, deploymentRef={"name": "mail"})
-    reconciler = JobQueueReconciler(
-        mine,
-        cluster=cast("Any", declared.cluster),
-        metrics=OperatorMetrics(CollectorRegistry()),
-        find_conflict=lambda _: None,
-        clock=time.time,
-        jobschedules=declared.table,
+    found = Reconciled(
+        declared.database, name="jobs", cluster=declared.cluster, jobschedules=declared.table
     )
-    reconciler._workers.fleet.is_known = True
-    reconciler.on_deployment_changed(deployment("mail"))
 
     async def is_told() -> bool:
-        request = [DemandRequest("jobs", 10)]
-        found = await declared.database.read_demand(request, waiting_seconds=1)
-        await reconciler.reconcile(found["jobs"], Source(declared.database, None))
+        assert await found.reason() == ("True", "Operating")
         return declared.state() == "NotStored"
 
     await eventually(is_told)
-    assert reconciler._workers.decision is not None
-    condition = declared.cluster.condition(mine.key)
-    assert condition is not None
-    assert (condition["status"], condition["reason"]) == ("True", "Operating")
+    assert found.reconciler._workers.decision is not None
 
 
 async def test_a_role_that_may_not_delete_still_stores(

@@ -100,6 +100,7 @@ WAYS_OUT = {
     ),
     "DeploymentNotFound": "Create it, or correct spec.deploymentRef.name.",
     "Conflict": "Until then, nothing is scaled.",
+    "SettingsNotSet": "Scaling goes on; they are tried again, at least once a minute.",
     "KeysNotSet": "Scaling goes on; the keys are tried again once a minute.",
     "PrioritiesNotSet": "Scaling goes on; the priorities are tried again once a minute.",
     "TopicsNotBound": "Scaling goes on; the topics are tried again every 30 seconds.",

@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshhook.actors import Source, acting_as
+from meshhook.errors import MeshHookError
 from meshhook.observability.loggers import get_logger
+from meshhook_operator.api.conditions import Finding
 from meshhook_operator.databases.demand import QueueDemand, QueueProblem
+from meshhook_operator.errors import ClusterError
+from meshhook_operator.pauses import doubled_seconds
 from meshhook_operator.reconciliation.queue_keys import QueueKeys
 from meshhook_operator.reconciliation.queue_priorities import QueuePriorities
 from meshhook_operator.reconciliation.queue_topics import QueueTopics
+from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshhook_operator.api.conditions import Finding
     from meshhook_operator.api.jobqueue import ObjectKey
     from meshhook_operator.api.spec import JobQueueSpec
     from meshhook_operator.databases.database import QueueDatabase
@@ -25,6 +29,9 @@ _log = get_logger("meshhook_operator.queue")
 CREATE_AGAIN_SECONDS = 10.0
 """The shortest time between two creations of a queue. Without it, a queue that somebody drops again
 and again would be created in a tight loop."""
+
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
+"""How long after the database has refused a change it is tried again, and the longest pause."""
 
 
 class QueueInDatabase:
@@ -53,15 +60,24 @@ class QueueInDatabase:
         self._clock = clock
         self._check_may_write = check_may_write
         self._may_create_at = float("-inf")
+        self._refused: Finding | None = None
+        self._failures = 0
+        self._tried: JobQueueSpec | None = None
+        self._try_at = float("-inf")
         self._keys = QueueKeys(key, check_may_write=check_may_write)
         self._priorities = QueuePriorities(key, check_may_write=check_may_write)
         self._topics = QueueTopics(key, check_may_write=check_may_write)
 
     @property
     def finding(self) -> Finding | None:
-        """What Ready should say about keys, priorities and topics; None if all is as declared."""
-        parts = (self._keys, self._priorities, self._topics)
-        found = [each.finding for each in parts if each.finding is not None]
+        """What Ready should say about what is declared of the queue; None if all is as declared."""
+        findings = (
+            self._refused,
+            self._keys.finding,
+            self._priorities.finding,
+            self._topics.finding,
+        )
+        found = [each for each in findings if each is not None]
         return min(found, key=lambda each: each.holds, default=None)
 
     async def ensure(
@@ -69,11 +85,44 @@ class QueueInDatabase:
     ) -> bool:
         """Create the queue or correct its settings if needed; return whether it was created.
 
+        What the database does not let it correct is in `finding`, and tried again after pauses that
+        double: the queue can be scaled meanwhile.
+
         Raises:
-            MeshHookError: if the database refuses, or cannot be reached.
+            MeshHookError: if the queue cannot be created.
+            ClusterError: if this process may change nothing.
         """
-        with acting_as(self._actor, source=Source.OPERATOR):
-            return await self._ensure(spec, found, database)
+        if isinstance(found, QueueDemand) and spec == self._tried and self._clock() < self._try_at:
+            return False
+        try:
+            with acting_as(self._actor, source=Source.OPERATOR):
+                was_created = await self._ensure(spec, found, database)
+        except ClusterError:
+            raise
+        except MeshHookError as error:
+            if isinstance(found, QueueProblem):
+                raise
+            self._note_failure(spec, error)
+            return False
+        self._refused = self._tried = None
+        return was_created
+
+    def _note_failure(self, spec: JobQueueSpec, error: MeshHookError) -> None:
+        message = f"the settings of the queue are not as declared: {capped(str(error))}"
+        self._refused = Finding(holds=False, reason="SettingsNotSet", message=message)
+        self._failures = self._failures + 1 if spec == self._tried else 1
+        self._tried = spec
+        self._try_at = self._clock() + doubled_seconds(
+            self._failures - 1,
+            first_seconds=FIRST_RETRY_SECONDS,
+            longest_seconds=MAX_RETRY_SECONDS,
+        )
+        _log.warning(
+            "queue not as declared",
+            queue=spec.queue_name,
+            error=str(error),
+            jobqueue=str(self._key),
+        )
 
     async def _ensure(
         self, spec: JobQueueSpec, found: QueueDemand | QueueProblem, database: QueueDatabase
