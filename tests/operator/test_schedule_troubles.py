@@ -15,6 +15,7 @@ from meshhook_operator.databases import database as database_module
 from meshhook_operator.errors import NotLeadingError
 from meshhook_operator.reconciliation import queue_schedules
 from meshhook_operator.reconciliation.schedule_orphans import ScheduleOrphans
+from meshhook_operator.reconciliation.schedule_reporter import EVENTS_AT_ONCE
 from support.declared_jobschedules import NIGHTLY, NOW, Declared, make
 from support.jobschedules import jobschedule, jobschedule_with
 from support.reconciled import Reconciled
@@ -155,6 +156,19 @@ async def test_why_a_schedule_cannot_be_fired(declared: Declared, connection: Co
     assert condition is not None
     assert (condition["status"], condition["reason"]) == ("False", "NotFired")
     assert "no table" in condition["message"]
+
+
+async def test_what_flickers_floods_the_cluster_with_no_events(
+    declared: Declared, connection: Connection
+) -> None:
+    """The status follows, and some changes have no event: a database may be anybody's."""
+    await declared.declare()
+    for number in range(40):
+        error = "no table" if number % 2 == 0 else None
+        await connection.execute("update meshhook.schedules set error = $1", error)
+        await declared.ensure()
+        assert declared.state() == ("NotFired" if error else "Scheduled")
+    assert len(declared.cluster.events) == EVENTS_AT_ONCE
 
 
 async def test_nothing_is_changed_without_the_lead(

@@ -27,6 +27,7 @@ from meshhook_operator.api.conditions import (
 from meshhook_operator.api.sentences import limit_sentence, scaling_sentence
 from meshhook_operator.api.status import JobQueueStatus
 from meshhook_operator.api.wording import replicas_text
+from meshhook_operator.reconciliation.allowances import Allowance
 from meshhook_operator.reconciliation.steadiness import Steady
 from meshhook_operator.reconciliation.transitions import (
     News,
@@ -63,26 +64,6 @@ WRITES_AT_ONCE, WRITE_SECONDS = 30, 5.0
 """The same for the status; what is held back is written later."""
 
 
-class _Allowance:
-    """A budget: a number at once, and one more with each period that passes."""
-
-    def __init__(self, most: int, period_seconds: float) -> None:
-        self._most = most
-        self._period_seconds = period_seconds
-        self._left = float(most)
-        self._taken_at = float("-inf")
-
-    def take(self, now: float) -> bool:
-        """Take one from the budget, and return whether there was one."""
-        passed = max(0.0, now - self._taken_at)
-        self._taken_at = now
-        self._left = min(self._most, self._left + passed / self._period_seconds)
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Reporter:
     """Writes the status and the events of one JobQueue."""
 
@@ -110,8 +91,8 @@ class Reporter:
         limited = condition_of(self.status, SCALING_LIMITED)
         self._told_limits = {limited.reason} if limited and self._limited.holds else set()
         """Each is told once, until no limit has held for a while."""
-        self._events = _Allowance(EVENTS_AT_ONCE, EVENT_SECONDS)
-        self._writes = _Allowance(WRITES_AT_ONCE, WRITE_SECONDS)
+        self._events = Allowance(EVENTS_AT_ONCE, EVENT_SECONDS)
+        self._writes = Allowance(WRITES_AT_ONCE, WRITE_SECONDS)
 
     async def report(
         self,

@@ -11,6 +11,7 @@ from meshhook_operator.api.kind import SCHEDULE_KIND
 from meshhook_operator.api.schedule_spec import NOT_READY, JobScheduleStatus
 from meshhook_operator.api.status import JobQueueStatus
 from meshhook_operator.api.wording import as_sentence
+from meshhook_operator.reconciliation.allowances import Allowance
 from meshhook_operator.texts import capped
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
 
 _log = get_logger("meshhook_operator.schedules")
+
+EVENTS_AT_ONCE, EVENT_SECONDS = 10, 300.0
+"""The most events of a JobSchedule at once, and how long until one more is allowed: what a database
+says of a schedule may change with every look."""
 
 _WAYS_OUT = {
     "InvalidSpec": "Correct the field; until then the schedule in the database stays as it is.",
@@ -43,6 +48,7 @@ class ScheduleReporter:
         self._cluster = cluster
         self._table = table
         self._clock = clock
+        self._events: dict[str, Allowance] = {}
 
     async def report(
         self,
@@ -72,7 +78,8 @@ class ScheduleReporter:
             self._table.note_status(jobschedule, status)
             condition = status.conditions[0]
             was = before and (before.status, before.reason)
-            if was != (condition.status, condition.reason):
+            is_news = was != (condition.status, condition.reason)
+            if is_news and self._events_of(jobschedule).take(self._clock()):
                 await self._cluster.create_event(
                     jobschedule.key,
                     jobschedule.uid,
@@ -83,6 +90,13 @@ class ScheduleReporter:
                 )
         except MeshHookError as error:
             _log.warning("status not written", jobschedule=str(jobschedule.key), error=str(error))
+
+    def _events_of(self, jobschedule: JobSchedule) -> Allowance:
+        if jobschedule.uid not in self._events:
+            there_are = {each.uid for each in self._table}
+            self._events = {uid: each for uid, each in self._events.items() if uid in there_are}
+            self._events[jobschedule.uid] = Allowance(EVENTS_AT_ONCE, EVENT_SECONDS)
+        return self._events[jobschedule.uid]
 
 
 def status_of(
