@@ -21,6 +21,7 @@ from meshhook import (
 )
 from meshhook.role_kinds import RoleKind
 from meshhook_operator.api.jobqueue import ObjectKey
+from meshhook_operator.reconciliation import queue_schedules
 from support.databases import Databases
 from support.declared_jobschedules import NIGHTLY, Declared, make
 from support.jobschedules import jobschedule
@@ -99,6 +100,26 @@ async def test_what_somebody_changes_is_changed_back(
     await delete_schedule(connection, "jobs", "nightly")
     await declared.ensure()
     assert (await get_schedule(connection, "jobs", "nightly")).cron == "0 3 * * *"
+
+
+async def test_who_changes_it_again_and_again_is_told_of(
+    declared: Declared, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app with the same schedule stores it whenever a worker starts; after a while, no more."""
+    await declared.declare()
+    await add_schedule(connection, "jobs", "nightly", "@hourly")
+    await declared.ensure()
+    await declared.ensure()
+    condition = declared.cluster.condition(NIGHTLY)
+    assert condition is not None
+    assert (condition["status"], condition["reason"]) == ("True", "Contested")
+    assert "Declare it in one place only" in condition["message"]
+    with monkeypatch.context() as patched:
+        patched.setattr(queue_schedules, "CONTEST_SECONDS", 0.0)
+        await declared.ensure()
+    assert declared.state() == "Scheduled"
+    await declared.declare(generation=2, cron="@weekly")
+    assert declared.state() == "Scheduled", "a change of its own is no contest"
 
 
 async def test_a_pause_by_hand_holds_unless_it_is_declared(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _log = get_logger("meshhook_operator.schedules")
 
+CONTEST_SECONDS = 600.0
+"""How long it is told that somebody else has changed a schedule."""
 LOOK_SECONDS = 30.0
 """How often the schedules are compared with what is declared."""
 
@@ -70,6 +72,8 @@ class QueueSchedules:
         self._looked_at = self._held_at = float("-inf")
         self._has_had_any = True
         self._generation: Hashable | None = None
+        self._contested: dict[tuple[str, int], float] = {}
+        """When each version of a JobSchedule was last stored again, since it had been changed."""
         self._stuck: set[tuple[str, str]] = set()
         """The schedules that the database did not change in time, by JobSchedule and name."""
         self._declared: dict[tuple[str, int], int] = {}
@@ -107,11 +111,9 @@ class QueueSchedules:
             _log.warning("schedules not read", queue=queue_name, error=str(error))
             await self.hold(f"its schedules cannot be read: {error}")
             return
-        self._declared = {
-            version: content
-            for version, content in self._declared.items()
-            if version in {_version_of(each.jobschedule) for each in declared}
-        }
+        versions = {_version_of(each.jobschedule) for each in declared}
+        self._declared = {key: each for key, each in self._declared.items() if key in versions}
+        self._contested = {key: each for key, each in self._contested.items() if key in versions}
         await self._take(self._steps(declared, stored, queue_name, database), queue_name)
 
     async def hold(self, reason: str) -> None:
@@ -216,9 +218,20 @@ class QueueSchedules:
         if finding is None:
             try:
                 owner: str | None = str(jobschedule.key)
+                version = _version_of(jobschedule)
                 if row is None or not self._is_as_declared(jobschedule, row):
+                    was_stored = version in self._declared
                     owner, row = await self._declare(jobschedule, queue_name, database)
-                finding = finding_of(owner, row, queue_name, jobschedule.schedule_name)
+                    if was_stored:
+                        self._contested[version] = time.monotonic()
+                contested_at = self._contested.get(version, float("-inf"))
+                finding = finding_of(
+                    owner,
+                    row,
+                    queue_name,
+                    jobschedule.schedule_name,
+                    is_contested=time.monotonic() < contested_at + CONTEST_SECONDS,
+                )
             except MeshHookError as error:
                 failure = error
                 finding = not_stored(error)

@@ -23,6 +23,16 @@ PAUSED = Finding(
     holds=True, reason="Paused", message="The schedule is paused: its due times get no jobs."
 )
 
+CONTESTED = Finding(
+    holds=True,
+    reason="Contested",
+    message=(
+        "Somebody else changed or deleted the schedule in the database, and the operator stored it "
+        "again. Declare it in one place only: here, or in an app, in SQL or by hand. "
+        "meshhook audit list shows who made the change."
+    ),
+)
+
 
 class Judged(NamedTuple):
     """A JobSchedule, and why it may not be stored; None if it may."""
@@ -57,7 +67,12 @@ def judged(jobschedules: Sequence[JobSchedule]) -> list[Judged]:
 
 
 def finding_of(
-    owner: str | None, row: DeclaredSchedule | None, queue_name: str, name: str
+    owner: str | None,
+    row: DeclaredSchedule | None,
+    queue_name: str,
+    name: str,
+    *,
+    is_contested: bool,
 ) -> Finding:
     """Return what Ready says of a JobSchedule that the database was asked about. Pure.
 
@@ -66,6 +81,7 @@ def finding_of(
         row: the schedule; None if it is that of another one.
         queue_name: the queue.
         name: of the schedule.
+        is_contested: whether somebody else has changed it recently.
     """
     if row is None:
         who = f"JobSchedule {owner}" if owner else "an application, or somebody by hand,"
@@ -77,7 +93,9 @@ def finding_of(
     if row.error is not None:
         message = f"it could not be fired: {capped(row.error, limit=MAX_MESSAGE)}"
         return Finding(holds=False, reason="NotFired", message=message)
-    return PAUSED if row.paused else SCHEDULED
+    if row.paused:
+        return PAUSED
+    return CONTESTED if is_contested else SCHEDULED
 
 
 def not_stored(error: MeshHookError) -> Finding:
