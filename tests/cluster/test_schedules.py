@@ -9,7 +9,7 @@ import pytest
 
 from meshhook import add_schedule, list_schedules
 from support.cluster.api import Api, ApiError, Object
-from support.cluster.objects import job_queue, job_schedule
+from support.cluster.objects import SECRET, job_queue, job_schedule
 from support.cluster.operator_process import StartOperator
 from support.cluster.views import JobQueueView
 from support.schedules import make_due, scheduler
@@ -132,3 +132,35 @@ async def test_the_life_of_a_schedule(
         ("nightly", "InvalidSpec"),
         ("second", "Conflict"),
     } <= told
+
+
+async def test_the_status_follows_what_others_do(
+    api: Api, sql: Connection, start_operator: StartOperator
+) -> None:
+    """A JobQueue that comes late and waits for its Secret, a name that is taken, a second life."""
+    await start_operator()
+    await api.create(job_schedule())
+    await until_state(api, "JobQueueNotFound")
+    await api.create(job_queue(database={"secretRef": {"name": "missing"}}))
+    status = await until_state(api, "JobQueueNotReady")
+    assert "Secret 'missing' does not exist" in status["conditions"][0]["message"]
+    await api.patch("JobQueue", "emails", {"spec": {"database": {"secretRef": {"name": SECRET}}}})
+    await until_state(api, "Scheduled")
+
+    await api.create(job_schedule("second", scheduleName="poll"))
+    await until_state(api, "Scheduled", "second")
+    await api.patch("JobSchedule", "nightly", {"spec": {"scheduleName": "poll"}})
+    await until_state(api, "Conflict", "second")
+    await until_state(api, "Scheduled")
+    await until_schedules(sql, "poll")
+
+    await api.delete("JobSchedule", "second")
+    for _ in range(5):
+        await api.delete("JobSchedule", "nightly")
+        await api.create(job_schedule())
+    await until_state(api, "Scheduled")
+    await until_schedules(sql, "nightly")
+    await api.delete("JobQueue", "emails")
+    status = await until_state(api, "JobQueueNotFound")
+    assert "queue" not in status
+    assert "nextScheduleTime" not in status
