@@ -66,7 +66,9 @@ class Operator:
         self._hosts = hosts or DatabaseHosts()
         self._clock = clock or steady_clock()
         self._metrics = metrics or OperatorMetrics(registry)
-        self.jobschedules = JobScheduleTable(on_change=self._on_schedules_changed)
+        self.jobschedules = JobScheduleTable(
+            on_change=self._on_schedules_changed, has_jobqueue=lambda key: key in self._jobqueues
+        )
         """All JobSchedules that the watches report."""
         self._jobqueues: dict[ObjectKey, JobQueue] = {}
         """All that the watches report, whoever works on them."""

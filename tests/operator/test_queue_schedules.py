@@ -191,6 +191,26 @@ async def test_a_database_that_comes_back_is_looked_at(
     assert await list_schedules(connection) == []
 
 
+async def test_a_wrong_name_of_a_jobqueue_deletes_nothing(
+    declared: Declared, connection: Connection
+) -> None:
+    """Nor does one that comes later: the schedule moves once the other JobQueue is there."""
+    others = ObjectKey("shop", "others")
+    await declared.declare()
+    created_at = (await get_schedule(connection, "jobs", "nightly")).created_at
+    await declared.declare(generation=2, jobQueueRef={"name": "others"})
+    await declared.declare(generation=3, jobQueueRef={})
+    assert (await get_schedule(connection, "jobs", "nightly")).created_at == created_at
+    await declared.declare(generation=4)
+    assert declared.state() == "Scheduled"
+    assert (await get_schedule(connection, "jobs", "nightly")).created_at == created_at
+    await declared.declare(generation=5, jobQueueRef={"name": "others"})
+    await declared.ensure()
+    declared.jobqueues.add(others)
+    await declared.ensure()
+    assert await list_schedules(connection) == []
+
+
 async def test_an_invalid_spec_changes_nothing(declared: Declared, connection: Connection) -> None:
     """A typing error stops no schedule that runs; the status names it."""
     await declared.declare()

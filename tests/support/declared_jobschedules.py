@@ -35,7 +35,12 @@ class Declared:
     def __init__(self, database: QueueDatabase) -> None:
         self.database = database
         self.cluster = RecordedCluster()
-        self.table = JobScheduleTable(on_change=lambda _: self.schedules.requeue())
+        self.jobqueues = {KEY}
+        """The JobQueues that there are."""
+        self.table = JobScheduleTable(
+            on_change=lambda _: self.schedules.requeue(),
+            has_jobqueue=lambda key: key in self.jobqueues,
+        )
         self.schedules = self.started()
         self.table.is_listed = True
 

@@ -16,9 +16,20 @@ if TYPE_CHECKING:
 class JobScheduleTable:
     """What the watch and the listings report of JobSchedules. It outlives the terms."""
 
-    def __init__(self, *, on_change: Callable[[ObjectKey], None]) -> None:
-        """Take what is called with the name of each JobQueue whose schedules have changed."""
+    def __init__(
+        self,
+        *,
+        on_change: Callable[[ObjectKey], None],
+        has_jobqueue: Callable[[ObjectKey], bool] = lambda _: True,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            on_change: called with the name of each JobQueue whose schedules have changed.
+            has_jobqueue: whether there is a JobQueue of a name. Default: there are all.
+        """
         self._on_change = on_change
+        self._has_jobqueue = has_jobqueue
         self._by_key: dict[ObjectKey, JobSchedule] = {}
         self._of_jobqueue: defaultdict[ObjectKey | None, set[ObjectKey]] = defaultdict(set)
         self.is_listed = False
@@ -33,6 +44,13 @@ class JobScheduleTable:
         all_of_it = (self._by_key[each] for each in self._of_jobqueue.get(key, ()))
         found = (each for each in all_of_it if not each.is_deleting)
         return sorted(found, key=lambda each: (each.created_at, each.uid))
+
+    def refers_to_none(self, key: ObjectKey) -> bool:
+        """Whether there is such a JobSchedule, and its JobQueue is not there: maybe not yet."""
+        found = self._by_key.get(key)
+        if found is None or found.is_deleting:
+            return False
+        return found.jobqueue_key is None or not self._has_jobqueue(found.jobqueue_key)
 
     def update(self, jobschedule: JobSchedule) -> None:
         """Take a new JobSchedule, or a newer version of one."""

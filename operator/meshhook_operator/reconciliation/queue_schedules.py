@@ -10,13 +10,13 @@ from meshhook.actors import Source, acting_as
 from meshhook.errors import DatabaseUnavailableError, MeshHookError
 from meshhook.observability.loggers import get_logger
 from meshhook_operator.api.conditions import Finding
+from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.api.schedule_spec import NOT_FOUND, NOT_READY
 from meshhook_operator.reconciliation.schedule_findings import finding_of, judged, not_stored
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Sequence
 
-    from meshhook_operator.api.jobqueue import ObjectKey
     from meshhook_operator.api.jobschedule import JobSchedule
     from meshhook_operator.databases.database import QueueDatabase
     from meshhook_operator.databases.declared_schedules import DeclaredSchedule
@@ -157,13 +157,16 @@ class QueueSchedules:
         unclear = {str(each.jobschedule.key) for each in declared if each.jobschedule.spec is None}
         rows = {(row.resource, row.name): row for row in stored}
         rows_of_any_name = {row.resource: row for row in stored}
-        steps = [
-            _Step(name, partial(self._delete, row, queue_name, database))
-            for name, row in rows.items()
-            if row.resource.startswith(f"{self._key.namespace}/")
-            and row.resource not in unclear
-            and name not in kept
-        ]
+        steps: list[_Step] = []
+        for name, row in rows.items():
+            key = ObjectKey(*row.resource.partition("/")[::2])
+            if key.namespace != self._key.namespace or row.resource in unclear or name in kept:
+                continue
+            if self._table.refers_to_none(key):
+                # Nor must a wrong name of its JobQueue, or one that is not there yet.
+                self._has_had_any = True
+                continue
+            steps.append(_Step(name, partial(self._delete, row, queue_name, database)))
         for each in declared:
             resource = str(each.jobschedule.key)
             name = (resource, each.jobschedule.schedule_name)
