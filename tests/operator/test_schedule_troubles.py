@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import asyncpg
@@ -101,6 +102,22 @@ async def test_a_locked_schedule_does_not_stop_the_scaling(
 
     await eventually(is_told)
     assert found.reconciler._workers.decision is not None
+
+
+async def test_one_that_comes_while_its_jobqueue_is_deleted_is_told(declared: Declared) -> None:
+    """A finalizer may keep the JobQueue for as long as its database is away."""
+    found = Reconciled(
+        declared.database, name="jobs", cluster=declared.cluster, jobschedules=declared.table
+    )
+    await found.reason()
+    deleting = replace(found.declared, is_deleting=True)
+    found.reconciler.on_jobqueue_changed(deleting)
+    declared.table.update(jobschedule())
+    await found.reason()
+    condition = declared.cluster.condition(NIGHTLY)
+    assert condition is not None
+    assert condition["reason"] == "JobQueueNotReady"
+    assert "it is being deleted" in condition["message"]
 
 
 async def test_a_role_that_may_not_delete_still_stores(
