@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.reconciliation.jobschedules import JobScheduleTable
+from meshhook_operator.reconciliation.schedule_findings import MAX_DECLARED, judged
 from support.declared_jobschedules import KEY, NIGHTLY
 from support.jobschedules import jobschedule
 
@@ -54,6 +55,15 @@ def test_one_that_moves_to_another_jobqueue_is_told_to_both() -> None:
     assert set(changed) == {KEY, others}
     assert table.of_jobqueue(KEY) == []
     assert [each.key for each in table.of_jobqueue(others)] == [NIGHTLY]
+
+
+def test_a_queue_has_a_thousand_at_most() -> None:
+    """The oldest ones; what those declare twice counts once."""
+    older = [jobschedule(f"s{number}") for number in range(MAX_DECLARED)]
+    again = jobschedule("again", scheduleName="s7", second=6)
+    younger = [jobschedule(f"t{number}", second=7) for number in range(3)]
+    found = [finding and finding.reason for _, finding in judged([*older, again, *younger])]
+    assert found == [*[None] * MAX_DECLARED, "Conflict", *["TooMany"] * 3]
 
 
 def test_a_status_is_noted_for_its_version_only() -> None:

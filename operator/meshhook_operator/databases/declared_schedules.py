@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from meshhook.postgres.database import Database
     from meshhook.schedules import NewSchedule
 
-MAX_SCHEDULES = 1_000
-"""How many schedules of a queue JobSchedules may declare."""
+MAX_SCHEDULES = 2_000
+"""How many are read: more than may be declared, so that those of former JobSchedules are found."""
 
 _Seconds = Annotated[float, Field(ge=-1e14, le=1e14, allow_inf_nan=False)]
 

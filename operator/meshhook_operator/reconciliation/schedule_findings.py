@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from meshhook_operator.databases.declared_schedules import DeclaredSchedule
 
 MAX_MESSAGE = 600
+MAX_DECLARED = 1_000
+"""How many schedules of one queue JobSchedules may declare."""
 
 SCHEDULED = Finding(
     holds=True, reason="Scheduled", message="The schedule is in the database as declared."
@@ -56,7 +58,14 @@ def judged(jobschedules: Sequence[JobSchedule]) -> list[Judged]:
             finding = Finding(holds=False, reason="InvalidSpec", message=jobschedule.problem)
         else:
             holder = holders.setdefault(jobschedule.schedule_name, jobschedule)
-            if holder is not jobschedule:
+            if len(holders) > MAX_DECLARED:
+                del holders[jobschedule.schedule_name]
+                message = (
+                    f"the queue has {MAX_DECLARED:,} older JobSchedules, and more are not stored: "
+                    "delete some, or use another queue"
+                )
+                finding = Finding(holds=False, reason="TooMany", message=message)
+            elif holder is not jobschedule:
                 message = (
                     f"JobSchedule {holder.key} is older and already declares schedule "
                     f"{jobschedule.schedule_name!r} of the same queue"
