@@ -23,5 +23,6 @@ async def declared(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     """The JobSchedules of queue `jobs`; the operator looks each time."""
     monkeypatch.setattr(queue_schedules, "LOOK_SECONDS", 0.0)
     found = make(database_url)
+    await found.declared_schedules("jobs")  # as a tick, which finds out which database it is
     yield Declared(found)
     await found.close()

@@ -56,7 +56,7 @@ async def test_a_role_that_may_not_set_the_queue_up(
             await eventually(found.is_operating)
         finally:
             await limited.close()
-    assert (await get_queue_config(connection, "jobs")).max_attempts == 9
+    assert (await get_queue_config(connection, "jobs")).max_retry_attempts == 9
 
 
 @pytest.mark.usefixtures("_at_once")

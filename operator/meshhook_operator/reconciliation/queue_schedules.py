@@ -172,8 +172,8 @@ class QueueSchedules:
             name = (resource, each.jobschedule.schedule_name)
             # Of an invalid spec, the name of its schedule is not known either.
             is_unclear = each.jobschedule.spec is None
-            row = rows_of_any_name.get(resource) if is_unclear else rows.get(name)
-            steps.append(_Step(name, partial(self._ensure_one, each, row, queue_name, database)))
+            found = rows_of_any_name.get(resource) if is_unclear else rows.get(name)
+            steps.append(_Step(name, partial(self._ensure_one, each, found, queue_name, database)))
         return steps
 
     async def _take(self, steps: list[_Step], queue_name: str) -> None:

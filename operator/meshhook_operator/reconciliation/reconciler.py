@@ -246,8 +246,11 @@ class JobQueueReconciler:
         may_change_queue = not spec.paused and not (conflict and conflict.is_about_queue)
         if may_change_queue:
             await self._deletion.ensure_finalizer(self.jobqueue)
-            database = None if isinstance(found, Failure) else source.database
-            if database is not None and await self._queue.ensure(spec, found, database):
+            if (
+                source.database is not None
+                and not isinstance(found, Failure)
+                and await self._queue.ensure(spec, found, source.database)
+            ):
                 self.requeue()  # it exists now, and can be read
                 return None
         if conflict is None:
