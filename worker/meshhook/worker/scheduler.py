@@ -39,6 +39,8 @@ FIRE_SECONDS = 10.0
 """How long firing one schedule may take: claims wait for it."""
 MAX_DUE = 20
 """How many schedules are fired until the next look, which is made at once if there may be more."""
+MOST_DUE = 640
+"""Up to how many are tried if all before them are in the hands of others."""
 # No schedule can be fired now.
 _NO_DATABASE = (DatabaseUnavailableError, DatabaseReadOnlyError)
 # The table of its queue is in use, for example.
@@ -60,6 +62,7 @@ class Scheduler:
     def __init__(self, *, connection: WorkerConnection) -> None:
         """Take the connection."""
         self._connection = connection
+        self._tried = MAX_DUE
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -73,7 +76,7 @@ class Scheduler:
     async def look(self) -> float:
         """Fire the schedules that are due, and return in how many seconds to look again."""
         try:
-            rows = await self._connection.fetch(queries.load("due_schedules"), MAX_DUE)
+            rows = await self._connection.fetch(queries.load("due_schedules"), self._tried)
             moved = [await self._fire(row) for row in rows if row["name"] is not None]
         except _TooSlowError:
             return LEAST_SECONDS  # claims come first; then the others are fired
@@ -83,8 +86,11 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - whatever it is, the jobs of the queues go on
             _log.error("schedules not looked at", exc_info=error)
             return LOOK_SECONDS
-        if len(moved) >= MAX_DUE and any(moved):
+        if len(moved) >= self._tried and any(moved):
             return 0.0
+        # Those that an open transaction has locked must not hide the others.
+        is_blocked = len(moved) >= self._tried
+        self._tried = min(self._tried * 2, MOST_DUE) if is_blocked else MAX_DUE
         wait_seconds = rows[0]["wait_seconds"]
         if wait_seconds is None:
             return LOOK_SECONDS
