@@ -25,7 +25,7 @@ _MAKE = (
     """,
     """
     create trigger stop_at_moment {when} on {table}
-    for each row execute function public.stop_at_moment('{row}')
+    for each row when ({condition}) execute function public.stop_at_moment('{row}')
     """,
 )
 # By its number and not by its sleep: a session that stands there is awake at moments.
@@ -43,12 +43,15 @@ class Moment:
         when: `before insert`, `after update` and the like.
         table: its name, with the schema.
         row: which row, from 1.
+        condition: which rows count, as SQL of `old` and `new`. Default: all.
     """
 
-    def __init__(self, server: Server, when: str, table: str, *, row: int = 1) -> None:
+    def __init__(
+        self, server: Server, when: str, table: str, *, row: int = 1, condition: str = "true"
+    ) -> None:
         self._server = server
         for statement in _MAKE:
-            server.fetch(statement.format(when=when, table=table, row=row))
+            server.fetch(statement.format(when=when, table=table, row=row, condition=condition))
 
     def wait(self, seconds: float = 60) -> None:
         """Wait until a statement stands there.
@@ -56,16 +59,18 @@ class Moment:
         Raises:
             TimeoutError: if none comes.
         """
-        deadline = time.monotonic() + seconds
-        while not self._server.fetch(_HELD):
-            if time.monotonic() > deadline:
-                message = f"no statement came to its moment within {seconds:g} s"
-                raise TimeoutError(message)
-            time.sleep(0.02)
+        self._look(_HELD, True, f"no statement came to its moment within {seconds:g} s", seconds)
 
     def release(self) -> None:
-        """Let the statement go on, and stop none any more."""
+        """Let the statement go on, wait for its end, and stop none any more.
+
+        It may go on for nobody: where its client is gone, nothing else tells when it has committed.
+
+        Raises:
+            TimeoutError: if it does not end.
+        """
         self._server.fetch("select nextval('public.moment_released')")
+        self._look(f"{_HELD} and state = 'active'", False, "the statement does not end", 60)
 
     def terminate(self) -> None:
         """End the session whose statement stands there: what it wrote is rolled back."""
@@ -73,3 +78,11 @@ class Moment:
             f"select pg_terminate_backend(pid, 30000) as is_gone from ({_HELD}) held"
         )
         assert [row["is_gone"] for row in ended] == [True]
+
+    def _look(self, sql: str, is_there: bool, otherwise: str, seconds: float) -> None:
+        """Wait until a statement has rows, or has none."""
+        deadline = time.monotonic() + seconds
+        while bool(self._server.fetch(sql)) is not is_there:
+            if time.monotonic() > deadline:
+                raise TimeoutError(otherwise)
+            time.sleep(0.02)
