@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from meshhook import Job, QueueService
 from support.chaos.counts import CLEAN
@@ -15,6 +16,7 @@ from support.chaos.servers import QUEUE, MakeServer
 from support.chaos.window import Window
 from support.proxy import Proxy
 from support.waiting import eventually
+from support.workers import wait_long_for_locks
 
 
 async def succeed(_: Job[Any]) -> None:
@@ -22,9 +24,14 @@ async def succeed(_: Job[Any]) -> None:
 
 
 async def test_the_answer_of_a_claim_is_lost(
-    window: Window, database_url: str, proxy: Proxy, proxied_url: str
+    window: Window,
+    database_url: str,
+    proxy: Proxy,
+    proxied_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Leases were committed, and nobody knows of them: the jobs come back, one attempt older."""
+    wait_long_for_locks(monkeypatch)
     blocker = await asyncpg.connect(database_url)
     async with window.worker(succeed, url=proxied_url) as worker:
         await window.enqueue("warm")
@@ -48,9 +55,10 @@ async def test_the_answer_of_a_claim_is_lost(
 
 
 async def test_the_connection_breaks_while_lost_attempts_are_recorded(
-    window: Window, database_url: str
+    window: Window, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was lost is recorded later, if it cannot be recorded when it is found."""
+    wait_long_for_locks(monkeypatch)
     blocker = await asyncpg.connect(database_url)
     run_ids = [f"job{number}" for number in range(5)]
     queue = QueueService[Any](window.connection, "jobs")
@@ -62,9 +70,11 @@ async def test_the_connection_breaks_while_lost_attempts_are_recorded(
             await window.connection.execute("update pgmq.q_jobs set vt = now()")
             for run_id in run_ids:
                 # Whoever claims them here is no more.
-                assert await queue.dequeue() is not None
+                assert await queue.dequeue(600) is not None
                 window.ledger.note("started", run_id)
         await blocker.execute("begin; lock table meshhook.job_attempts in access exclusive mode")
+        # Only now do the leases end: before, what was lost could be recorded.
+        await window.connection.execute("update pgmq.q_jobs set vt = now()")
         await eventually(lambda: window.waits_for_a_lock("meshhook worker"))
         assert await window.terminate("meshhook worker") == 1
         await blocker.execute("rollback")
@@ -84,7 +94,7 @@ async def test_the_connection_that_extends_leases_is_gone_while_the_server_is_fu
     gate = Gate()
     connection = await asyncpg.connect(server.url())
     window = Window(server.url(), connection, tmp_path, QUEUE)
-    await window.set_queue(visibility_timeout_seconds=4, max_retry_attempts=4)
+    await window.set_queue(visibility_timeout_seconds=8, max_retry_attempts=4)
     async with window.worker(gate) as worker, window.worker(gate) as other:
         await window.enqueue("warm")
         await eventually(lambda: gate.waiting == 1)

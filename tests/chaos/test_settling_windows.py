@@ -16,6 +16,7 @@ from support.chaos.gate import Gate
 from support.chaos.window import Window
 from support.proxy import Proxy
 from support.waiting import eventually
+from support.workers import wait_long_for_locks
 
 
 async def complete(job: Job[Any], connection: asyncpg.Connection[Any]) -> None:
@@ -47,6 +48,8 @@ async def test_the_answer_of_a_settlement_is_lost(
 
     async with window.worker(behave, url=proxied_url) as worker:
         await warm_up(window, gate, kind=kind)
+        # The answer of the first settlement is not the one that is lost.
+        await eventually(lambda: worker.get_stats().processed == 1)
         await window.enqueue("a", kind=kind)
         await eventually(lambda: gate.waiting == 1)
         assert proxy.lose_answers("meshhook settle") == 1
@@ -64,7 +67,9 @@ async def test_a_connection_through_a_pooler_breaks_in_a_transaction(
     """It is said to be uncertain whether the statement took effect, so that somebody looks."""
     blocker = await asyncpg.connect(database_url)
     await blocker.execute("begin; lock table effects")
-    connection = WorkerConnection(proxied_url, application_name="pooled", pooled=True)
+    connection = WorkerConnection(
+        proxied_url, application_name="pooled", pooled=True, lock_timeout_seconds=60
+    )
     asking = asyncio.create_task(
         connection.fetch("insert into public.effects (run_id) values ('a')")
     )
@@ -96,9 +101,10 @@ async def test_a_settlement_is_cut_off_before_it_arrives(
 
 @pytest.mark.parametrize("ending", ["returns", "raises"])
 async def test_the_answer_of_a_settlement_is_lost_after_the_job_was_completed(
-    window: Window, database_url: str, ending: str
+    window: Window, database_url: str, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the handler completed in its own transaction counts as succeeded, not as retried."""
+    wait_long_for_locks(monkeypatch)
     effects = await asyncpg.connect(database_url)
     blocker = await asyncpg.connect(database_url)
 

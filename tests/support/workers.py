@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from meshhook import Worker
 from meshhook.worker import lease_keeper, shutdown
+from meshhook.worker.connections import WorkerConnection
 
 TESTS = Path(__file__).parent.parent
 
@@ -44,6 +45,20 @@ def stop_patiently(monkeypatch: pytest.MonkeyPatch) -> None:
     A short one leaves a fraction of a second for that, which a machine may stand still.
     """
     monkeypatch.setattr(shutdown, "LEAST_SECONDS", 30.0)
+
+
+def wait_long_for_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let statements of workers of this process wait for a lock until the test gives it back.
+
+    Else they give up after a second at most, in which the test may stand still between the moment
+    at which it sees that one waits and what it does to it.
+    """
+    make = WorkerConnection.__init__
+
+    def make_patient(self: WorkerConnection, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options | {"lock_timeout_seconds": 60.0})
+
+    monkeypatch.setattr(WorkerConnection, "__init__", make_patient)
 
 
 async def outcomes(connection: asyncpg.Connection[Any], msg_id: int) -> list[tuple[str, int]]:

@@ -138,12 +138,12 @@ async def test_a_database_that_goes_away_is_waited_for() -> None:
                 with pytest.raises(DatabaseUnavailableError):
                     await Database.connect(url)
                 assert await asyncio.to_thread(server.start) == url
-                await eventually(lambda: worker.get_stats().succeeded == 1, timeout=30)
+                await eventually(lambda: worker.get_stats().succeeded == 1)
                 connection = await asyncpg.connect(url)
                 assert await outcomes(connection, msg_id) == [("succeeded", 1)]
                 await connection.close()
                 await QueueService(database, "jobs").enqueue({})
-                await eventually(lambda: worker.get_stats().succeeded == 2, timeout=30)
+                await eventually(lambda: worker.get_stats().succeeded == 2)
             await database.close()
         finally:
             server.stop()

@@ -60,7 +60,7 @@ async def test_a_job_that_kills_its_process_takes_no_neighbour_along(
     After the first crash the killer runs beside other suspects, after that alone.
     """
     await set_queue_config(
-        Database(pool), "jobs", visibility_timeout_seconds=2, max_retry_attempts=4
+        Database(pool), "jobs", visibility_timeout_seconds=4, max_retry_attempts=4
     )
     bodies = [{"payload": {"kill": number == 7}} for number in range(20)]
     ids = await QueueService(pool, "jobs").enqueue_many(bodies)
@@ -168,7 +168,7 @@ async def test_a_batch_whose_process_is_killed_comes_back_job_by_job(
 ) -> None:
     """After the crash each job of it runs alone: only the killer becomes a dead letter."""
     await set_queue_config(
-        Database(pool), "jobs", visibility_timeout_seconds=2, max_retry_attempts=3
+        Database(pool), "jobs", visibility_timeout_seconds=4, max_retry_attempts=3
     )
     ids = await QueueService(pool, "jobs").enqueue_many([{"kill": n == 7} for n in range(20)])
     killer = ids[7]

@@ -220,7 +220,7 @@ async def test_a_database_that_is_away_makes_a_worker_unready_and_not_dead() -> 
                     assert connected() == 0
                     assert (await ask_aside(port.port, "/healthz")).status == 200
                     await asyncio.to_thread(server.start)
-                    await eventually(is_back, timeout=30)
+                    await eventually(is_back)
                     assert connected() == 1
         finally:
             server.stop()

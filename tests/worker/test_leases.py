@@ -78,7 +78,7 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(
         async def is_settled() -> bool:
             return await outcomes(connection, msg_id) == [("succeeded", 1)]
 
-        await eventually(is_settled, timeout=30)
+        await eventually(is_settled)
     assert [line[0] for line in ledger_lines(ledger)] == ["start", "end"]
 
 
@@ -318,7 +318,7 @@ async def test_a_completion_that_races_a_rescue_stays_completed(
         async def all_are_done() -> bool:
             return await live(connection) == {}
 
-        await eventually(all_are_done, timeout=30)
+        await eventually(all_are_done)
         workers = (one.get_stats(), two.get_stats())
     done = await connection.fetch(
         "select msg_id, count(*) as n from meshhook.job_attempts "

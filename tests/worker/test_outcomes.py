@@ -617,7 +617,7 @@ async def test_nonsense_under_our_header_names_breaks_nothing(
             f'{{"meshhook-settled": {value}}}',
         )
     async with make_worker(database_url, handler) as worker:
-        await eventually(lambda: worker.get_stats().moved_to_dlq == len(headers), timeout=30)
+        await eventually(lambda: worker.get_stats().moved_to_dlq == len(headers))
     assert await live(connection) == {}
 
 
