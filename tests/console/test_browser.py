@@ -15,7 +15,7 @@ from meshhook.keys import hold_key
 from meshhook.queues import QueueService
 from meshhook.schedules import add_schedule
 from meshhook.testing.database import QueueDatabase
-from support.console import add_dead_letters, browsing, served
+from support.console import add_dead_letters, browsing, bytes_of, served
 
 pytestmark = pytest.mark.process
 
@@ -254,10 +254,7 @@ async def test_pages_are_accessible_small_and_quiet(
             assert await page.evaluate(
                 "document.documentElement.scrollWidth <= window.innerWidth"
             ), f"{path} is wider than {width}"
-            size = await page.evaluate(
-                "performance.getEntries().reduce((n, e) => n + (e.decodedBodySize || 0), 0)"
-            )
-            assert 1_000 < size < PAGE_BYTES, path
+            assert 1_000 < await bytes_of(page) < PAGE_BYTES, path
 
 
 async def test_hostile_payloads_do_nothing_in_a_browser(

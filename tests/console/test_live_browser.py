@@ -11,7 +11,7 @@ from playwright.async_api import Page, Route, expect
 from meshhook.administration import set_queue_config
 from meshhook.keys import hold_key
 from meshhook.schedules import add_schedule
-from support.console import add_dead_letters, browsing, served
+from support.console import add_dead_letters, browsing, bytes_of, served
 from support.waiting import eventually
 
 pytestmark = pytest.mark.process
@@ -87,11 +87,7 @@ async def test_nothing_jumps(
             assert await page.evaluate(
                 "document.documentElement.scrollWidth <= window.innerWidth"
             ), f"{path} is wider than {width}"
-            size = await page.evaluate(
-                "performance.getEntries().filter((e) => e.name.indexOf('/events') < 0 && "
-                "e.initiatorType !== 'fetch').reduce((n, e) => n + (e.decodedBodySize || 0), 0)"
-            )
-            assert 1_000 < size < PAGE_BYTES, path
+            assert 1_000 < await bytes_of(page) < PAGE_BYTES, path
 
 
 async def test_the_header_spans_the_window(
@@ -127,9 +123,7 @@ async def test_a_page_without_ticks_asks_by_itself(
         await page.goto(url)
         await add_dead_letters(connection, 7)
         await expect(page.locator("#queue-jobs .state-bad")).to_have_text("7")
-        await expect(page.locator("[data-live-state]")).to_have_text(
-            "Live: asks now and then.", timeout=30_000
-        )
+        await expect(page.locator("[data-live-state]")).to_have_text("Live: asks now and then.")
         is_kept = False
         await expect(page.locator("[data-live-state]")).to_have_text("Live.", timeout=60_000)
 

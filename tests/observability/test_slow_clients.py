@@ -208,6 +208,7 @@ async def test_a_request_has_its_time_from_the_connection_on(server, clients, mo
         return is_cut(client)
 
     await eventually(is_cut_after_one_more_byte)
+    monkeypatch.undo()
     assert ask(server.port, "/healthz").status == 200
 
 

@@ -133,6 +133,15 @@ async def add_dead_letters(
     return [row["msg_id"] for row in rows]
 
 
+async def bytes_of(page: Page) -> int:
+    """Return how large a page is with all that it asks for, without what it was refreshed with."""
+    size: int = await page.evaluate(
+        "performance.getEntries().filter((e) => e.name.indexOf('/events') < 0 && "
+        "e.initiatorType !== 'fetch').reduce((n, e) => n + (e.decodedBodySize || 0), 0)"
+    )
+    return size
+
+
 @asynccontextmanager
 async def browsing(
     *, is_allowed_to_miss: bool = False, allowed: tuple[str, ...] = (), **options: Any
