@@ -576,7 +576,8 @@ async def test_the_primary_is_found_among_several_hosts(
         proxy.swallow(new_ones=True)
         hosts = f"127.0.0.1:1,127.0.0.1:{proxy.port},{parts.hostname}:{parts.port}"
         url = database_url.replace(f"{parts.hostname}:{parts.port}", hosts)
-        wanted = f"{url}?connect_timeout=1&target_session_attrs="
+        # Also the time in which a busy machine must answer.
+        wanted = f"{url}?connect_timeout=4&target_session_attrs="
         for attributes in ("read-write", "prefer-standby"):
             own = await connect(wanted + attributes)
             assert await own.fetchval("select current_database()") == name
@@ -593,7 +594,7 @@ async def test_what_a_url_says_of_the_session_has_its_effect(database_url: str) 
     """Settings, `options`, the name of the application and the keepalives of the socket."""
     url = (
         f"{database_url}?statement_timeout=9s&options=-c%20work_mem%3D5MB&application_name=shop"
-        "&keepalives_idle=33&gssencmode=prefer&channel_binding=prefer&connect_timeout=5"
+        "&keepalives_idle=33&gssencmode=prefer&channel_binding=prefer&connect_timeout=60"
     )
     own = await connect(url)
     database = await Database.connect(url)

@@ -164,6 +164,7 @@ async def test_wakeups_that_nobody_hears_are_found(
     connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the URL leads to another database; and those that are heard are fine."""
+    monkeypatch.setattr(way, "HEARD_SECONDS", 60.0)
     fine = await found(connection, "wakeups", listen_url=database_url)
     assert [each.severity for each in fine] == [Severity.OK]
     monkeypatch.setattr(way, "HEARD_SECONDS", 0.2)
@@ -641,10 +642,9 @@ async def test_unique_keys_of_jobs_that_are_gone_are_found(connection: Connectio
 
 
 async def test_a_check_that_takes_too_long_stops_no_other(
-    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+    connection: Connection, database_url: str
 ) -> None:
     """As when a table is locked."""
-    monkeypatch.setattr("meshhook.doctor.case.CHECK_SECONDS", 0.2)
     own = await asyncpg.connect(database_url)
     try:
         await own.execute("begin; lock table pgmq.q_jobs in access exclusive mode")

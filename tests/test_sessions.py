@@ -388,8 +388,8 @@ async def test_a_statement_with_much_to_do_may_take_longer(
     pool: Pool, connection: Connection
 ) -> None:
     """A chunk of a purge is not held to the limit of a short statement."""
+    await QueueService[Any](pool, "jobs").enqueue({})
     service = QueueService[Any](pool, "jobs", answer_timeout_seconds=2)
-    await service.enqueue({})
     await connection.execute(
         "create function slow() returns trigger language plpgsql as "
         "$$ begin perform pg_sleep(3); return old; end $$; "
