@@ -49,7 +49,7 @@ FEED_SECONDS = 0.025
 _SCRAPER = """
 import sys, time, urllib.request
 while True:
-    urllib.request.urlopen(sys.argv[1], timeout=10).read()
+    urllib.request.urlopen(sys.argv[1], timeout=60).read()
     time.sleep(float(sys.argv[2]))
 """
 
@@ -221,10 +221,15 @@ async def _until(done: Callable[[], bool], seconds: float) -> None:
 
 
 async def _rates(stored: Callable[[], int], seconds: float, window_seconds: float) -> list[float]:
-    """Return the rate in each window."""
-    rates = []
+    """Return the rate in each window.
+
+    If a busy machine stores nothing in all of them, it watches on: without an outcome there is no
+    rate.
+    """
+    rates: list[float] = []
     until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
+    last = until + FIRST_SECONDS
+    while (now := time.perf_counter()) < until or (not any(rates) and now < last):
         count, moment = stored(), time.perf_counter()
         await asyncio.sleep(window_seconds)
         rates.append((stored() - count) / (time.perf_counter() - moment))

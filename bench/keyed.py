@@ -53,17 +53,22 @@ async def claim_keyed(
     warm_up = claimers * WARM_UP_JOBS
     await subject.fill_keyed(jobs + warm_up, max(keys, 1))
     async with subject.claiming(claimers) as claim_and_delete:
-        # A session is slow at first, since it has to read the catalog and to plan.
-        await asyncio.gather(*(claim_and_delete(each, WARM_UP_JOBS) for each in range(claimers)))
         done = 0
+
+        async def warm(number: int) -> None:
+            # A session is slow at first, since it has to read the catalog and to plan. Claims that
+            # come at the same time look at the same messages and skip them, here and below.
+            left = WARM_UP_JOBS
+            while left:
+                left -= await claim_and_delete(number, left)
 
         async def claim_all(number: int) -> None:
             nonlocal done
-            # Claims that come at the same time look at the same messages and skip them.
             while done < jobs:
                 claimed = await claim_and_delete(number, batch)
                 done += claimed
 
+        await asyncio.gather(*(warm(each) for each in range(claimers)))
         began = time.perf_counter()
         await asyncio.gather(*(claim_all(each) for each in range(claimers)))
         seconds = time.perf_counter() - began
@@ -151,10 +156,11 @@ async def shares(
         running[key] -= 1
 
     async with subject.running(1, None, run):
-        await _until(lambda: running.total() > 0)
+        await _until(lambda: len(running) == tenants)
         await asyncio.sleep(seconds / 5)
         until = time.perf_counter() + seconds
-        while time.perf_counter() < until:
+        # A machine that does something else may run none for as long.
+        while time.perf_counter() < until or not held.total():
             held.update(running)
             await asyncio.sleep(LOOK_SECONDS / 4)
     await subject.close()
