@@ -24,7 +24,7 @@ from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.reconciliation import queue_schedules
 from support.databases import Databases
 from support.declared_jobschedules import NIGHTLY, Declared, make
-from support.jobschedules import jobschedule
+from support.jobschedules import jobschedule, jobschedule_with
 from support.roles import Roles
 
 pytestmark = pytest.mark.usefixtures("queue_name")
@@ -279,8 +279,10 @@ async def test_two_may_exchange_their_schedules(declared: Declared, connection: 
 async def test_an_invalid_spec_still_says_where_its_schedule_is(declared: Declared) -> None:
     """It goes on under the name that it has in the database."""
     await declared.declare(scheduleName="poll")
-    await declared.declare(generation=2, scheduleName="poll", cron="0 25 * * *")
     status = declared.cluster.statuses[NIGHTLY]
+    changes = {"generation": 2, "scheduleName": "poll", "cron": "0 25 * * *"}
+    declared.table.update(jobschedule_with(dict(status), **changes))
+    await declared.ensure()
     assert (status["state"], status["queue"]) == ("InvalidSpec", "jobs")
     assert status["nextScheduleTime"] is not None
 
