@@ -142,16 +142,27 @@ class DatabaseSecrets:
         self._first_reads = _Lanes()
         self._further_reads = _Lanes()
 
-    def look_up(self, reference: SecretReference) -> FoundAddress | Failure | None:
-        """Return what was read last; None before the first read, whose end `on_change` reports."""
+    def look_up(
+        self, reference: SecretReference, *, reads: bool = True
+    ) -> FoundAddress | Failure | None:
+        """Return what was read last; None before the first read, whose end `on_change` reports.
+
+        Args:
+            reference: which Secret.
+            reads: whether it is read again if that is due. Default true.
+        """
         entry = self._entries.setdefault(reference, _Entry())
-        if not entry.is_reading and self._clock() - entry.read_at >= entry.pause_seconds:
+        if reads and not entry.is_reading and self._clock() - entry.read_at >= entry.pause_seconds:
             entry.is_reading = True
             self._tasks.create_task(self._read(reference, entry), name=f"read {reference.secret}")
         return entry.found
 
     def look_up_both(
-        self, own: SecretReference | None, workers: SecretReference | None
+        self,
+        own: SecretReference | None,
+        workers: SecretReference | None,
+        *,
+        reads: bool = True,
     ) -> FoundAddress | Failure | None:
         """Return the operator's address, with the checksum of the workers' URL.
 
@@ -159,10 +170,10 @@ class DatabaseSecrets:
         """
         if own is None or workers is None:
             return Failure(reason="InvalidSpec", message="the spec is not valid")
-        found = self.look_up(own)
+        found = self.look_up(own, reads=reads)
         if own == workers:
             return found
-        theirs = self.look_up(workers)
+        theirs = self.look_up(workers, reads=reads)
         if not isinstance(found, FoundAddress):
             return found
         if not isinstance(theirs, FoundAddress):

@@ -166,8 +166,9 @@ class Term:
         """Return what its database is known by, whichever URL leads there."""
         if self._secrets is None:
             return None
+        # Each turn reads what is due; while the term ends, nothing may be begun any more.
         entry = self._secrets.look_up_both(
-            reconciler.operator_reference, reconciler.workers_reference
+            reconciler.operator_reference, reconciler.workers_reference, reads=False
         )
         return self._databases.name_of(address_in(entry))
 

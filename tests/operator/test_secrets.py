@@ -229,6 +229,17 @@ async def test_workers_may_have_a_url_of_their_own(book, secrets):
     assert rotated.address == new.address
 
 
+async def test_a_mere_question_reads_nothing(book, secrets):
+    """Reconciles that are under way while a term ends ask, and nothing may be begun then."""
+    assert book.look_up_both(REFERENCE, OF_WORKERS, reads=False) is None
+    found = await eventually(lambda: book.look_up_both(REFERENCE, OF_WORKERS))
+    before = secrets.reads
+    secrets.now += 10 * FRESH_SECONDS
+    assert book.look_up_both(REFERENCE, OF_WORKERS, reads=False) == found
+    assert not any(entry.is_reading for entry in book._entries.values())
+    assert secrets.reads == before
+
+
 async def test_one_url_for_both_is_read_once(book, secrets):
     """One Secret for both is read once."""
     both = await eventually(lambda: book.look_up_both(REFERENCE, REFERENCE))
