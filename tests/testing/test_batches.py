@@ -18,7 +18,9 @@ from meshhook import (
     create_job_handler,
     get_current_job,
 )
+from meshhook.observability import tracebacks
 from meshhook.testing import run_batch, run_job
+from meshhook.worker import verdicts
 
 
 class Reading(BaseModel):
@@ -33,6 +35,58 @@ async def store(jobs: list[Job[Reading]]) -> list[Any]:
     assert get_current_job() is None
     ends: dict[int, Any] = {1: Snooze(60), 2: ValueError("two"), 3: Done(result={"n": 3})}
     return [ends.get(job.payload.value) for job in jobs]
+
+
+async def test_the_error_of_a_batch_is_read_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each job has all of it in its record; to show a deep trace for each blocked the loop."""
+    read: list[BaseException] = []
+
+    def trace_of(error: BaseException, tail: Any) -> str:
+        read.append(error)
+        return tracebacks.trace_of(error, tail)
+
+    monkeypatch.setattr(verdicts, "trace_of", trace_of)
+    error = RuntimeError("down")
+
+    @create_job_handler(batch=100)
+    async def fail(jobs: list[Job]) -> None:
+        raise error
+
+    with caplog.at_level("WARNING", logger="meshhook"):
+        results = await run_batch(fail, [1] * 100)
+    assert {(each.outcome, each.error_type, each.error_message) for each in results} == {
+        ("retried", "RuntimeError", "down")
+    }
+    assert read == [error]
+    assert len(caplog.records) == 100
+    assert [bool(record.exc_info) for record in caplog.records] == [True] + [False] * 99
+
+
+async def test_a_handler_may_sort_its_list() -> None:
+    """Of jobs or of payloads: the end of each is that which stands where it stands."""
+    app = App()
+
+    @app.job("readings", batch=10)
+    async def of_jobs(jobs: list[Job[int]]) -> list[str]:
+        jobs.sort(key=lambda job: job.payload)
+        return [f"end of {job.payload}" for job in jobs]
+
+    @app.job("others", batch=10)
+    def of_payloads(numbers: list[int]) -> tuple[str, ...]:
+        numbers.sort()
+        return tuple(f"end of {number}" for number in numbers)
+
+    @app.job("words", batch=10)
+    async def emptied(words: list[str]) -> list[str]:
+        return [words.pop() for _ in range(len(words))]
+
+    for handler in (of_jobs, of_payloads):
+        results = await run_batch(handler, [30, 10, 20], settings={"results": True})
+        assert [each.result for each in results] == ["end of 30", "end of 10", "end of 20"]
+    for result in await run_batch(emptied, ["a", "b"], attempt=1):
+        assert (result.outcome, result.error_type) == ("retried", "UnusableResultError")
 
 
 async def test_each_job_has_its_result() -> None:

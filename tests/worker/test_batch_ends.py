@@ -51,6 +51,31 @@ def test_ends_for_other_jobs_are_an_error_of_all(ends: list[object], count: int)
         assert all(isinstance(each, UnusableResultError) for each in found)
 
 
+@given(st.permutations(range(8)))
+def test_a_list_that_the_handler_has_sorted_has_its_ends_in_that_order(order: list[int]) -> None:
+    """Each job has the end that stands where the job stands."""
+    batch = jobs(8)
+    listed = [batch[place] for place in order]
+    ends = [f"end of {job.msg_id}" for job in listed]
+    assert ends_of_batch(ends, batch, listed) == [f"end of {job.msg_id}" for job in batch]
+
+
+@pytest.mark.parametrize("change", ["emptied", "cut", "repeated", "replaced"])
+def test_ends_of_a_list_that_has_other_jobs_by_now_are_an_error_of_all(change: str) -> None:
+    """As after a loop of pop(), whose ends are in the reverse order."""
+    batch = jobs(3)
+    listed = {
+        "emptied": [],
+        "cut": batch[:2],
+        "repeated": [batch[0], batch[1], batch[1]],
+        "replaced": [batch[0], batch[1], *jobs(1)],
+    }[change]
+    found = ends_of_batch([1, 2, 3], batch, listed)
+    assert all(isinstance(each, UnusableResultError) for each in found)
+    assert "has changed the list" in str(found[0])
+    assert ends_of_batch({1: 7}, batch, listed) == [7, None, None]
+
+
 @pytest.mark.parametrize("end", [ValueError("down"), RetryAfter(5), Cancel(), Done()])
 def test_an_exception_or_outcome_is_the_end_of_every_job(end: BaseException) -> None:
     """Also one that a task of a group raised."""
@@ -158,6 +183,28 @@ async def test_suspects_are_due_at_once() -> None:
     starts = BatchStarts(BatchOptions(10, 60), lambda: None)
     found = waiting(3, lost_attempts=1)
     assert starts.due(found, found.first) == 3
+
+
+async def test_what_is_gathered_starts_if_something_waits_for_it() -> None:
+    """Jobs that are claimed later wait for others as before."""
+    looks: list[int] = []
+    starts = BatchStarts(BatchOptions(10, 60), lambda: looks.append(1))
+    found = waiting(3)
+    starts.hurry()
+    assert looks == [1]
+    assert starts.due(found, found.first) == 1
+    later = waiting(2, age_seconds=-1)
+    assert starts.due(later, later.first) == 0
+
+
+async def test_it_looks_again_when_an_older_batch_is_due() -> None:
+    """Also if it was to look later, at the job that was more urgent and has started."""
+    looks: list[int] = []
+    starts = BatchStarts(BatchOptions(10, 60), lambda: looks.append(1))
+    young, old = waiting(3), waiting(3, age_seconds=59.9)
+    assert starts.due(young, young.first) == 0
+    assert starts.due(old, old.first) == 0
+    await eventually(lambda: bool(looks))
 
 
 async def test_it_looks_again_when_a_batch_is_due() -> None:

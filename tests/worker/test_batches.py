@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
+from prometheus_client import CollectorRegistry
 
 from meshhook import (
     Cancel,
@@ -328,6 +329,39 @@ async def test_suspects_run_alone(pool: Pool, database_url: str) -> None:
         await eventually(lambda: worker.get_stats().succeeded == 3)
     assert calls.sizes == [1, 1, 1]
     assert {job.msg_id for batch in calls.batches for job in batch} == {1, 2, 3}
+
+
+async def test_a_suspect_of_another_queue_does_not_wait_for_a_batch_to_fill(
+    pool: Pool, database_url: str
+) -> None:
+    """While it waits nothing is claimed, so that the batch could not fill either."""
+    await create_queue(pool, "others")
+    calls, suspects = Calls(batch_wait_seconds=SLOW_SECONDS), Calls()
+    worker = Worker(
+        database_url,
+        ["jobs", "others"],
+        {"jobs": calls.handler, "others": suspects.handler},
+        registry=CollectorRegistry(),
+    )
+    async with worker:
+        await QueueService[Any](pool, "jobs").enqueue({"n": 0})
+        await eventually(lambda: calls.sizes or held_jobs_of(worker).ready == 1)
+        await QueueService[Any](pool, "others").enqueue({"n": 1}, delay_seconds=3600)
+        await pool.execute("update pgmq.q_others set read_ct = 1, vt = now()")
+        await eventually(lambda: worker.get_stats().succeeded == 2)
+    assert (calls.sizes, suspects.sizes) == ([1], [1])
+
+
+async def test_a_batch_of_large_jobs_does_not_wait_for_memory_that_it_has(
+    pool: Pool, database_url: str
+) -> None:
+    """It starts once no more messages fit beside those that it has."""
+    service = QueueService[Any](pool, "jobs")
+    await service.enqueue_many(["x" * 300_000] * 10)
+    calls = Calls(batch_wait_seconds=SLOW_SECONDS)
+    async with make_worker(database_url, calls.handler, max_message_bytes=310_000) as worker:
+        await eventually(lambda: worker.get_stats().succeeded >= 8)
+    assert sum(calls.sizes) >= 8
 
 
 async def test_jobs_of_an_ordered_key_are_never_in_one_batch(pool: Pool, database_url: str) -> None:

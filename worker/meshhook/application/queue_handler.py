@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack, overload
 from uuid import UUID
 
 from meshhook.application.arguments import handler_argument, name_of, shown_type
+from meshhook.application.payload_calls import called_with_payload, called_with_payloads
 from meshhook.errors import InvalidHandlerError, InvalidJobError, InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.follow_ups import FollowUp
@@ -99,8 +99,8 @@ class QueueHandler(JobHandler[PayloadT]):
         """The schedules of the handler, which workers store in the database."""
         self._written = function
         if not argument.is_job:
-            take: Callable[[Any], Any] = _payloads if is_batch else _payload
-            self.function = _with(take, function, is_async=self.is_async)
+            calling = called_with_payloads if is_batch else called_with_payload
+            self.function = calling(function, is_async=self.is_async)
 
     def __call__(
         self, argument: Job[PayloadT] | PayloadT | list[Job[PayloadT]] | list[PayloadT]
@@ -298,28 +298,3 @@ def identifiers(**given: str | UUID | None) -> dict[str, str]:
                 f"got {quoted(value)}"
             )
     return found
-
-
-def _payload(job: Job[Any]) -> Any:
-    return job.payload
-
-
-def _payloads(jobs: Iterable[Job[Any]]) -> list[Any]:
-    return [job.payload for job in jobs]
-
-
-def _with(
-    take: Callable[[Any], Any], function: Callable[..., Any], *, is_async: bool
-) -> Callable[..., Any]:
-    """Return a function that takes jobs, and calls one with what is taken from them."""
-    if is_async:
-
-        async def call_async(argument: Any) -> Any:
-            return await function(take(argument))
-
-        return functools.update_wrapper(call_async, function, updated=())
-
-    def call(argument: Any) -> Any:
-        return function(take(argument))
-
-    return functools.update_wrapper(call, function, updated=())

@@ -93,7 +93,8 @@ class _BatchRunner(_Completions, BatchRunner):
         batch = context.run(self.start_batch, jobs, context)
         if batch.under_way is not None:
             batch.ended = await self.rest(batch, batch.under_way)
-        ends = ends_of_batch(batch.ended, [attempt.job for attempt in batch.attempts])
+        jobs_of_batch = [attempt.job for attempt in batch.attempts]
+        ends = ends_of_batch(batch.ended, jobs_of_batch, batch.listed)
         for held, end in zip(batch.members, ends, strict=True):
             runs[held].ended = end
         context.run(self.finish_batch, batch)

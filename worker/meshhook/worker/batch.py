@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Batch(HandlerCall):
     """A handler that was called with several jobs. Each has an attempt of its own."""
 
-    __slots__ = ("attempts", "members")
+    __slots__ = ("attempts", "listed", "members")
 
     def __init__(
         self, began_at: float, settings: QueueSettings, context: contextvars.Context
@@ -29,6 +29,8 @@ class Batch(HandlerCall):
         """The jobs, in the order in which the handler has them."""
         self.attempts: list[BatchedAttempt] = []
         """The attempt of each, in the same order."""
+        self.listed: list[Job[Any]] = []
+        """The list of the jobs that the handler was called with. It may change that."""
 
     @property
     def keys(self) -> Sequence[JobKey]:

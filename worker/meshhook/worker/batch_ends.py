@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from meshhook.arguments import kind_of
@@ -23,7 +24,9 @@ _WAY_OUT = (
 )
 
 
-def ends_of_batch(ended: object, jobs: Sequence[Job[Any]]) -> list[object]:
+def ends_of_batch(
+    ended: object, jobs: Sequence[Job[Any]], listed: Sequence[Job[Any]] | None = None
+) -> list[object]:
     """Return the end of each job, as a handler of one job would have returned or raised it.
 
     Args:
@@ -32,6 +35,8 @@ def ends_of_batch(ended: object, jobs: Sequence[Job[Any]]) -> list[object]:
             others are done. An exception or outcome: the end of every job. Anything else is an
             error, and so the end of every job.
         jobs: the jobs that the handler was called with.
+        listed: the list that it was called with, as it left it: if it has sorted that, its ends
+            are in this order. Default: as it was.
     """
     if ended is None:
         return [None] * len(jobs)
@@ -39,7 +44,10 @@ def ends_of_batch(ended: object, jobs: Sequence[Job[Any]]) -> list[object]:
         return [_of_all(meaning_of(ended), len(jobs))] * len(jobs)
     if isinstance(ended, list | tuple):
         if len(ended) == len(jobs):
-            return [None if each is None else _of_one(each) for each in ended]
+            found = ended if listed is None else in_order(ended, jobs, listed)
+            if isinstance(found, UnusableResultError):
+                return [found] * len(jobs)
+            return [None if each is None else _of_one(each) for each in found]
         fault = f"{len(ended)} ends for {len(jobs)} jobs"
     elif isinstance(ended, Mapping):
         known = {job.msg_id for job in jobs}
@@ -52,6 +60,31 @@ def ends_of_batch(ended: object, jobs: Sequence[Job[Any]]) -> list[object]:
         fault = f"a value of type {kind_of(ended)}"
     error = UnusableResultError(f"the handler of a batch returned {fault}; {_WAY_OUT}")
     return [error] * len(jobs)
+
+
+def in_order(
+    ends: Sequence[Any], items: Sequence[object], listed: Sequence[object]
+) -> Sequence[Any] | UnusableResultError:
+    """Return ends in the order of the items that a handler was called with.
+
+    Args:
+        ends: an end for each item, in the order of its list.
+        items: the items in their order.
+        listed: the list of them, as the handler left it.
+
+    Returns:
+        The ends; an error if other items are in the list by now: nobody knows whose ends they are.
+    """
+    if len(listed) == len(items) and all(map(is_, listed, items)):
+        return ends
+    places = {id(item): place for place, item in enumerate(listed)}
+    if len(places) == len(listed) == len(items) and places.keys() == set(map(id, items)):
+        return [ends[places[id(item)]] for item in items]
+    return UnusableResultError(
+        "the handler of a batch returned a list of ends, and has changed the list that it was "
+        "called with, so that the order of the ends is not known; change a copy of that list, or "
+        "return a dict of ends by msg_id"
+    )
 
 
 def _by_job(ends: Mapping[Any, object], jobs: Sequence[Job[Any]]) -> list[object]:

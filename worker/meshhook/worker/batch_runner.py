@@ -12,6 +12,8 @@ from meshhook.worker.attempt import Abort, is_ctrl_c, settlement_of
 from meshhook.worker.attempt_runner import MAX_AGE_SECONDS, AttemptRunner, within_bounds
 from meshhook.worker.batch import Batch, BatchedAttempt
 from meshhook.worker.batch_ends import ends_of_batch
+from meshhook.worker.results import UnusableResultError
+from meshhook.worker.shared_error import SharedError
 from meshhook.worker.verdicts import DONE, shown
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ class BatchRunner(AttemptRunner):
             for attempt in attempts:
                 attempt.span = batch.span
         self._queue.metrics.batch_started(len(members))
-        self._take_first_step(batch, [held.job for held in members])
+        batch.listed = [held.job for held in members]
+        self._take_first_step(batch, batch.listed)
         return batch
 
     def finish_batch(self, batch: Batch) -> None:
@@ -74,14 +77,18 @@ class BatchRunner(AttemptRunner):
         members = batch.members
         now = time.monotonic()
         ran_seconds = now - batch.began_at
-        if isinstance(batch.ended, BaseException):
-            self._withhold(batch)
         running = self._held_jobs.running
         running.finished += len(members)
         running.finished_seconds += ran_seconds * len(members)
         verdicts: list[Verdict] = []
         if members:
-            verdicts = self._end_done(batch, now) if _is_done(batch) else self._end_all(batch, now)
+            if _is_done(batch):
+                verdicts = self._end_done(batch, now)
+            else:
+                ends = _ends_of(batch)
+                if _may_tell_of_others(batch.ended, ends):
+                    self._withhold(batch)
+                verdicts = self._end_all(batch, ends, now)
         metrics = self._queue.metrics
         metrics.duration.observe_times(ran_seconds, len(verdicts))
         if batch.span is not None:
@@ -89,8 +96,10 @@ class BatchRunner(AttemptRunner):
                 metrics.duration.note_exemplar(ran_seconds, batch.span.exemplar)
             is_withheld = any(self._queue.withholds(attempt.job) for attempt in batch.attempts)
             _end_span(batch.span, verdicts, batch.ended, is_withheld=is_withheld)
-        # Each attempt knows its batch, and would live until the next look for such circles.
+        # Each attempt knows its batch, and would live until the next look for such circles. The
+        # slot knows the batch until it starts another one, and a handler its list.
         batch.attempts.clear()
+        batch.listed = []
 
     def _withhold(self, batch: Batch) -> None:
         """Treat all jobs of a batch as encrypted if one is: the error of all may tell of it."""
@@ -125,27 +134,30 @@ class BatchRunner(AttemptRunner):
         self._held_jobs.end_batch(members, settlements, now, context)
         return [DONE] * len(members)
 
-    def _end_all(self, batch: Batch, now: float) -> list[Verdict]:
+    def _end_all(self, batch: Batch, ends: Sequence[object], now: float) -> list[Verdict]:
         """End each job of a batch in its own way. Returns the verdicts, where there is one."""
         verdicts: list[Verdict] = []
         to_release: list[HeldJob] = []
-        for held, ended in zip(batch.members, _ends_of(batch), strict=True):
+        shared = SharedError()
+        for held, ended in zip(batch.members, ends, strict=True):
             if ended is Abort.LEASE_LOST:
                 self._held_jobs.stopped(held)
             elif ended is Abort.SHUTDOWN:
                 to_release.append(held)
             else:
-                end = self._end_safely(held, ended, now)
+                end = self._end_safely(held, ended, now, shared)
                 if end is not None:
                     verdicts.append(end)
         if to_release:
             self._releaser.release(to_release)
         return verdicts
 
-    def _end_safely(self, held: HeldJob, ended: object, now: float) -> Verdict | None:
+    def _end_safely(
+        self, held: HeldJob, ended: object, now: float, shared: SharedError | None = None
+    ) -> Verdict | None:
         """End one job; returns None if that failed. The others of its batch are ended as well."""
         try:
-            return self._end(held, ended, now)
+            return self._end(held, ended, now, shared)
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
@@ -157,7 +169,7 @@ class BatchRunner(AttemptRunner):
                 self._releaser.release([held], UNENDED_DELAY_SECONDS)
             return None
 
-    def _end(self, held: HeldJob, ended: object, now: float) -> Verdict:
+    def _end(self, held: HeldJob, ended: object, now: float, shared: SharedError | None) -> Verdict:
         attempt: Any = held.attempt
         job = attempt.job
         refusal: Verdict | None = attempt.refusal
@@ -166,7 +178,7 @@ class BatchRunner(AttemptRunner):
         elif ended is None and not attempt.was_completed:
             end = DONE
         else:
-            end = self._judge.end(attempt, ended)
+            end = self._judge.end(attempt, ended, shared)
         metrics, started = self._queue.metrics, job.started_timestamp
         finished = started + now - attempt.began_at
         if refusal is None:
@@ -204,11 +216,18 @@ def _ends_of(batch: Batch) -> list[object]:
     attempts, ended = batch.attempts, batch.ended
     if isinstance(ended, Abort):
         return [attempt.abort for attempt in attempts]
-    ends = ends_of_batch(ended, [attempt.job for attempt in attempts])
+    ends = ends_of_batch(ended, [attempt.job for attempt in attempts], batch.listed)
     return [
         end if attempt.abort is not Abort.LEASE_LOST or attempt.was_completed else attempt.abort
         for attempt, end in zip(attempts, ends, strict=True)
     ]
+
+
+def _may_tell_of_others(ended: object, ends: Sequence[object]) -> bool:
+    """Return whether the error of a job of a batch may quote another one of it."""
+    return isinstance(ended, BaseException) or any(
+        isinstance(end, UnusableResultError) for end in ends
+    )
 
 
 def _end_span(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ class BatchStarts:
         self.options = options
         self._look_again = look_again
         self._timer: asyncio.TimerHandle | None = None
+        self._hurried_at = -inf
+
+    def hurry(self) -> None:
+        """Let the jobs that were claimed before now wait for no more."""
+        self._hurried_at = time.monotonic()
+        self._look_again()
 
     def due(self, waiting: deque[HeldJob] | FairTurns | PriorityTurns, first: HeldJob) -> int:
         """Return how many batches can start now.
@@ -52,13 +59,20 @@ class BatchStarts:
         # All of them are looked at only where they are fewer than a batch.
         oldest = first.claimed_at if full else min([each.claimed_at for each in waiting])
         left_seconds = oldest + options.wait_seconds - time.monotonic()
-        if left_seconds <= 0:
+        if left_seconds <= 0 or oldest <= self._hurried_at:
             return full + 1
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(
-                max(left_seconds, LEAST_PAUSE_SECONDS), self._on_time
-            )
+        self._look_in(max(left_seconds, LEAST_PAUSE_SECONDS))
         return full
+
+    def _look_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            # It was for a job that started before an older one, since it was more urgent.
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._on_time)
 
     def _on_time(self) -> None:
         self._timer = None

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from meshhook.store.messages import FollowUpMessage
     from meshhook.worker.attempt import Attempt
     from meshhook.worker.queue_context import QueueContext
+    from meshhook.worker.shared_error import SharedError
 
 _log = get_logger("meshhook.worker.judge")
 
@@ -109,8 +110,14 @@ class Judge:
     def _shown(self, end: Verdict, job: Job[Any], ended: object = None) -> Verdict:
         return withheld(end, ended) if self._queue.withholds(job) else end
 
-    def end(self, attempt: Attempt, ended: object) -> Verdict:
-        """Return the verdict on a job that has run."""
+    def end(self, attempt: Attempt, ended: object, shared: SharedError | None = None) -> Verdict:
+        """Return the verdict on a job that has run.
+
+        Args:
+            attempt: its attempt.
+            ended: what the handler returned or raised.
+            shared: the error that others of its batch have ended with. Default: it is of none.
+        """
         if ended is None and not attempt.was_completed:
             return DONE  # first, because it is the most frequent
         if attempt.was_completed and not isinstance(ended, BaseException):
@@ -125,12 +132,18 @@ class Judge:
             end = cancelled(cancellation)
         else:
             ran_seconds = time.monotonic() - attempt.began_at
-            end = verdict_on(attempt.job, ended, self._queue, attempt.settings, ran_seconds)
+            text = None if shared is None else shared.text_of(ended)
+            end = verdict_on(
+                attempt.job, ended, self._queue, attempt.settings, ran_seconds, text=text
+            )
             end = self._shown(end, attempt.job, ended)
             if cancellation is not None:
                 end = instead_of_retry(end, ended, cancellation)
         if end is not DONE and not attempt.was_completed:
-            log_end(attempt.job, end, None if self._queue.withholds(attempt.job) else ended)
+            is_shown = not self._queue.withholds(attempt.job) and (
+                shared is None or shared.is_first_of(ended)
+            )
+            log_end(attempt.job, end, ended if is_shown else None)
         result = ended.result if isinstance(ended, Done) else ended
         return self.with_result(end, result, attempt.job)
 

@@ -72,10 +72,17 @@ class MessageReader:
         unread = self._held_jobs.unread
         while True:
             await unread.wait()
+            if unread.takes_more_than(self._most_held):
+                # A batch that waits for more jobs would wait for this one.
+                self._held_jobs.start_gathered()
             # Until a message of the maximum size fits beside those that are held.
-            await unread.wait_for_memory(lambda: (HELD_MESSAGES - 1) * self._limit)
+            await unread.wait_for_memory(lambda: self._most_held)
             if unread.jobs:
                 await self._read(unread.jobs[0])
+
+    @property
+    def _most_held(self) -> int:
+        return (HELD_MESSAGES - 1) * self._limit
 
     @property
     def _limit(self) -> int:

@@ -294,6 +294,11 @@ class ReadyJobs:
             self.slots.wake(min(self.startable, self.share.free))
         self.update_room()
 
+    def start_gathered(self) -> None:
+        """Let jobs start that wait until their batch is full: something waits for their end."""
+        if self._batches is not None:
+            self._batches.hurry()
+
     async def wait_idle(self) -> None:
         """Wait until no job is queued or runs."""
         await self.is_idle.wait()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from meshhook.queue_config import QueueSettings
     from meshhook.retry import RetryFunction, RetryPolicy
     from meshhook.worker.queue_context import QueueContext
+    from meshhook.worker.verdicts import ErrorText
 
 _log = get_logger("meshhook.worker.retries")
 
@@ -43,6 +44,8 @@ def verdict_on(
     queue: QueueContext,
     settings: QueueSettings,
     ran_seconds: float = 0.0,
+    *,
+    text: ErrorText | None = None,
 ) -> Verdict:
     """Return the verdict on an attempt, with a random delay if the job is retried.
 
@@ -54,8 +57,9 @@ def verdict_on(
         settings: the queue's settings when the attempt began.
         ran_seconds: how long ago it began. Default 0: a job that expires before its next attempt
             may then be found so when it is claimed.
+        text: what is recorded of `ended`, if that is known. Default: it is read.
     """
-    end = _retry_verdict(job, ended, queue, settings)
+    end = _retry_verdict(job, ended, queue, settings, text)
     if end.outcome in _COMES_BACK:
         deadline = deadline_of(job, settings.job_expiry_seconds)
         if job.started_timestamp + ran_seconds + end.delay_seconds >= deadline:
@@ -64,7 +68,11 @@ def verdict_on(
 
 
 def _retry_verdict(
-    job: Job[Any], ended: object, queue: QueueContext, settings: QueueSettings
+    job: Job[Any],
+    ended: object,
+    queue: QueueContext,
+    settings: QueueSettings,
+    text: ErrorText | None,
 ) -> Verdict:
     jitter_fraction = random.random()  # noqa: S311 - jitter, not a secret
     own = None
@@ -76,6 +84,7 @@ def _retry_verdict(
         settings=settings,
         jitter_fraction=jitter_fraction,
         own=own,
+        text=text,
     )
     choose = queue.handler.retry
     if choose is None or end.outcome is not AttemptOutcome.RETRIED:

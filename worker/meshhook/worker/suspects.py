@@ -99,6 +99,8 @@ class Suspects:
             patience_seconds = 0.0 if runs_long else HAND_BACK_PATIENCE_SECONDS
         if self._must_give_back:
             patience_seconds = 0.0
+        for each in self._all_held_jobs:
+            each.start_gathered()
         try:
             async with asyncio.timeout(patience_seconds) as self._patience:
                 await self._loop.wait_for(all_ended(self._all_held_jobs))

@@ -43,9 +43,13 @@ class UnreadJobs:
             self._has_jobs.clear()
             await self._has_jobs.wait()
 
+    def takes_more_than(self, most: float) -> bool:
+        """Return whether the messages read so far take more characters than `most`."""
+        return bool(self.sizes) and sum(self.sizes.values()) > most
+
     async def wait_for_memory(self, most: Callable[[], float]) -> None:
         """Wait until the messages read so far take no more than `most()`."""
-        while self.sizes and sum(self.sizes.values()) > most():
+        while self.takes_more_than(most()):
             self._has_memory.clear()
             await self._has_memory.wait()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshhook.delays import delay_in_seconds
 from meshhook.errors import (
@@ -104,6 +104,25 @@ class CompletionRolledBackError(Exception):
         super().__init__("the handler called job.complete(), and its transaction was rolled back")
 
 
+class ErrorText(NamedTuple):
+    """What is recorded of an exception."""
+
+    error_type: str
+    message: str
+    stack: str
+
+
+def error_text(error: BaseException) -> ErrorText:
+    """Return what is recorded of an exception, with the worker's secrets hidden."""
+    error_type = _type_name(error)
+    message = shown(error) or error_type
+    return ErrorText(
+        storable_text(hide_in_text(error_type), MAX_ERROR_TYPE_LENGTH),
+        storable_text(hide_in_text(message), MAX_ERROR_MESSAGE_LENGTH),
+        storable_text(hide_in_text(_stack(error)), MAX_ERROR_STACK_LENGTH),
+    )
+
+
 def verdict(
     ended: object,
     *,
@@ -111,6 +130,7 @@ def verdict(
     settings: QueueSettings,
     jitter_fraction: float,
     own: RetryPolicy | None = None,
+    text: ErrorText | None = None,
 ) -> Verdict:
     """Decide what becomes of a job.
 
@@ -120,28 +140,25 @@ def verdict(
         settings: the queue's settings.
         jitter_fraction: a random number from 0 up to 1.
         own: the job's own retry policy. Default: none.
+        text: what is recorded of `ended`, if that is known. Default: it is read.
     """
     if isinstance(ended, Outcome):
         try:
             return _asked_for(ended, attempt, settings, own)
         except Exception as failure:  # noqa: BLE001 - of a subclass that lacks an attribute
-            ended = failure
+            ended, text = failure, None
     if not isinstance(ended, BaseException):
         return DONE
     if isinstance(ended, InvalidPayloadError):
         # A payload that is decoded only on access; another attempt would fail in the same way.
         return invalid_payload(str(ended), settings)
-    error_type = _type_name(ended)
-    error = (error_type, shown(ended) or error_type, _stack(ended))
-    if attempt >= max_attempts(settings, own):
-        end = _final(*error, settings)
-    else:
+    outcome, delay_seconds = _final_outcome(settings), 0.0
+    if attempt < max_attempts(settings, own):
         strategy = settings.retry_strategy(lambda: jitter_fraction)
         if own is not None:
             strategy = with_policy(strategy, own)
-        delay_seconds = strategy.get_delay_seconds(attempt)
-        end = _failed(AttemptOutcome.RETRIED, *error, delay_seconds=delay_seconds)
-    return replace(end, is_failure=True)
+        outcome, delay_seconds = AttemptOutcome.RETRIED, strategy.get_delay_seconds(attempt)
+    return Verdict(outcome, delay_seconds, *(text or error_text(ended)), is_failure=True)
 
 
 def max_attempts(settings: QueueSettings, own: RetryPolicy | None) -> int:
