@@ -329,6 +329,7 @@ FUNCTIONS = {
     JOB_POLICY: "WPROM",
     "follow_up(text,jsonb,jsonb,interval,text,text)": "WPROM",
     "check_follow_up(jsonb)": "WPROM",
+    "check_follow_up_encryption(jsonb)": "WPROM",
     "grant_retries(text,integer)": "WPROM",
     "follow_dead_letters(text,bigint[],jsonb[],text[],text[],text[])": "WPROM",
     "check_retry_policy(jsonb)": "WPROM",

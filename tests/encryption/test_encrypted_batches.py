@@ -6,6 +6,9 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
 from meshhook import (
@@ -91,6 +94,33 @@ async def test_a_failing_batch_tells_nothing_of_its_encrypted_jobs(
     assert CANARY not in "".join(row["row"] for row in rows)
     assert "ValueError" in "".join(row["row"] for row in rows)
     assert CANARY not in caplog.text
+
+
+async def test_ends_for_other_jobs_tell_nothing_of_encrypted_ones(
+    database_url: str, connection: Connection, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their error quotes what the handler returned, also for the plain jobs of the batch."""
+
+    async def handle(jobs: list[Job[Any]]) -> dict[Any, None]:
+        return {job.payload["card"]: None for job in jobs}
+
+    await set_queue_config(connection, "jobs", max_retry_attempts=1)
+    await QueueService[Any](pool, "jobs").enqueue({"card": "plain"})
+    async with QueueService[Any](pool, "jobs", encryption=KEYS) as service:
+        await service.enqueue({"card": CANARY})
+    spans, tracer = InMemorySpanExporter(), TracerProvider()
+    tracer.add_span_processor(SimpleSpanProcessor(spans))
+    handler = create_job_handler(handle, batch=10)
+    async with make_worker(
+        database_url, handler, encryption=KEYS, tracer_provider=tracer
+    ) as worker:
+        await eventually(lambda: worker.get_stats().processed == 2)
+    rows = await connection.fetch("select t::text as row from pgmq.q_jobs_dlq t")
+    assert [("UnusableResultError" in row["row"], CANARY in row["row"]) for row in rows] == [
+        (True, False)
+    ] * 2
+    assert CANARY not in caplog.text
+    assert CANARY not in "".join(span.to_json() for span in spans.get_finished_spans())
 
 
 async def test_the_schedules_of_an_app_with_keys_are_encrypted(

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
+import psycopg
 import pytest
 from pydantic import BaseModel
 
@@ -35,11 +36,14 @@ from meshhook import (
     set_queue_config,
 )
 from meshhook.encryption.envelope import Place, seal
+from meshhook.encryption.key_file import add_key
+from support.command_line import run_command
 from support.waiting import eventually
 from support.workers import make_worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -267,6 +271,20 @@ async def test_a_changed_message_is_buried_at_once(
     assert not seen
 
 
+async def test_a_worker_without_keys_says_so_when_it_starts(
+    database_url: str, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not only in the dead letters, when all attempts are over."""
+    await set_queue_config(connection, "jobs", encryption="require")
+
+    async def handler(_: Job[Any]) -> None: ...
+
+    async with working(database_url, handler, encryption=ring("k1")):
+        assert "this worker has no keys" not in caplog.text
+    async with working(database_url, handler):
+        assert "this worker has no keys" in caplog.text
+
+
 async def test_a_required_queue_refuses_what_is_plain(
     database_url: str, connection: Connection, pool: Pool
 ) -> None:
@@ -379,6 +397,73 @@ async def test_a_key_in_the_body_stays_readable(
     assert payload in seen
 
 
+async def test_a_job_that_cannot_be_encrypted_is_named(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """One of many, as where one cannot be stored: in the library, its sync form and the command."""
+    await set_queue_config(pool, "jobs", keyed=True, key_path="tenant")
+    jobs: list[Any] = [{"tenant": "a"}, {"tenant": "b"}, {"tenant": {}}]
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        with pytest.raises(InvalidJobError, match="is an object") as refused:
+            await service.enqueue_many(jobs)
+    assert refused.value.__notes__ == ["job 2 of the batch, counted from 0"]
+    with (
+        psycopg.connect(database_url) as own,
+        pytest.raises(InvalidJobError, match="is an object") as refused,
+    ):
+        SyncQueueService(own, "jobs", encryption=ring("k1")).enqueue_many(jobs)
+    assert refused.value.__notes__ == ["job 2 of the batch, counted from 0"]
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 0
+
+
+def test_the_command_names_the_line_that_cannot_be_encrypted(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is before it is stored, as with every bad line."""
+    asyncio.run(set_queue_config(database_url, "jobs", keyed=True, key_path="tenant"))
+    monkeypatch.setenv("MESHHOOK_DATABASE_URL", database_url)
+    keys, lines = tmp_path / "keys", tmp_path / "jobs.jsonl"
+    add_key(keys, "k1")
+    monkeypatch.setenv("MESHHOOK_ENCRYPTION_KEY_FILE", str(keys))
+    lines.write_text('{"tenant": "a"}\n{"tenant": {}}\n{"tenant": "b"}\n')
+    done = run_command(["enqueue", "jobs", "--file", str(lines)])
+    assert done.code != 0
+    assert "line 2: the key of the job, at tenant, is an object" in " ".join(done.err.split())
+    with psycopg.connect(database_url) as own:
+        assert own.execute("select count(*) from pgmq.q_jobs").fetchone() == (1,)
+
+
+async def test_a_key_where_the_ciphertext_would_be_is_refused(pool: Pool) -> None:
+    """It would be stored in place of the payload."""
+    await set_queue_config(pool, "jobs", keyed=True, key_path="enc.tenant")
+    job = {"enc": {"tenant": "t-1"}, "card": CANARY}
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        with pytest.raises(InvalidJobError, match=r"keys from enc\.tenant"):
+            await service.enqueue(job)
+    assert await QueueService[Any](pool, "jobs").enqueue(job)
+
+
+@pytest.mark.parametrize("has_keys", [False, True])
+async def test_a_plain_job_may_have_a_field_of_that_name(
+    has_keys: bool, database_url: str, pool: Pool
+) -> None:
+    """A job of somebody who has fields called enc and v is run as it is."""
+    seen: list[Any] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append((job.payload, job.is_encrypted))
+
+    job = {"enc": {"v": 2, "key": "a", "data": "b"}}
+    msg_id = await QueueService[Any](pool, "jobs").enqueue(job)
+    keys = ring("k1") if has_keys else None
+    async with (
+        QueueService[Any](pool, "jobs") as service,
+        working(database_url, handler, encryption=keys),
+    ):
+        assert (await service.wait(msg_id, timeout_seconds=60)).outcome == "succeeded"
+    assert seen == [(job, False)]
+
+
 async def test_sql_refuses_an_encrypted_job_without_the_key_of_its_queue(
     connection: Connection,
 ) -> None:
@@ -454,6 +539,21 @@ async def test_a_service_decrypts_what_it_claims(connection: Connection, pool: P
     assert dead.error_type == "DecryptionError"
 
 
+async def test_a_job_of_a_lost_key_is_not_claimed_for_ever(pool: Pool) -> None:
+    """Its last attempt ends in the dead letters, also where jobs are claimed by hand."""
+    await set_queue_config(pool, "jobs", max_retry_attempts=2)
+    async with QueueService[Any](pool, "jobs", encryption=ring("k1")) as service:
+        await service.enqueue({})
+    async with QueueService[Any](pool, "jobs", encryption=ring("k2")) as service:
+        for _ in range(2):
+            with pytest.raises(UnknownEncryptionKeyError):
+                await service.dequeue()
+            await pool.execute("update pgmq.q_jobs set vt = now()")
+        assert await service.dequeue() is None
+    [letter] = await DLQService(pool, "jobs").list_dead_letter_jobs()
+    assert letter.error_type == "UnknownEncryptionKeyError"
+
+
 def test_the_sync_service_encrypts(database_url: str) -> None:
     """Over its own connections."""
     with SyncQueueService[Any](database_url, "jobs", encryption=ring("k1")) as service:
@@ -494,6 +594,32 @@ async def test_a_dead_letter_goes_to_another_queue_with_the_keys_only(
         job = await service.dequeue()
     assert job is not None
     assert job.payload == {"tenant": "t", "card": CANARY}
+
+
+async def test_a_plain_dead_letter_is_encrypted_for_a_queue_that_requires_it(
+    database_url: str, pool: Pool
+) -> None:
+    """Without keys it stays: there it would be a dead letter at once."""
+    seen: list[Any] = []
+
+    async def handler(job: Job[Any]) -> None:
+        seen.append((job.run_id, job.payload, job.is_encrypted))
+
+    await create_queue(pool, "vault")
+    await set_queue_config(pool, "vault", encryption="require")
+    async with QueueService[Any](pool, "jobs") as service:
+        await service.enqueue({"run_id": "r", "payload": {"card": CANARY}})
+        job = await service.dequeue()
+    assert job is not None
+    dead = await DLQService(pool, "jobs").move_to_dead_letter(job, "no")
+    assert dead is not None
+    with pytest.raises(EncryptionRequiredError, match="queue 'vault' takes encrypted jobs only"):
+        await DLQService(pool, "jobs").replay_multiple_jobs(target_queue="vault")
+    keys = ring("k1")
+    await DLQService(pool, "jobs", encryption=keys).replay_dead_letter_job(dead, "vault")
+    async with working(database_url, handler, queue_name="vault", encryption=keys):
+        await eventually(lambda: bool(seen))
+    assert seen == [("r", {"card": CANARY}, True)]
 
 
 async def test_a_key_that_comes_later_is_found_while_the_job_waits(
@@ -587,6 +713,120 @@ async def test_what_follows_a_dead_letter_is_encrypted(
         assert job.failed_job is not None
         assert job.failed_job.error_message == "withheld, because the job is encrypted"
     assert CANARY not in await all_text(connection)
+
+
+async def test_a_plain_follow_up_for_a_required_queue_is_refused_with_its_job(
+    connection: Connection, pool: Pool, database_url: str
+) -> None:
+    """On every way to enqueue one, in the library and in SQL. Another queue may come later."""
+    await create_queue(pool, "after")
+    await set_queue_config(pool, "after", encryption="require")
+    refused = FollowUp("after", {"card": CANARY})
+
+    def refusing() -> Any:
+        return pytest.raises(EncryptionRequiredError, match=r"on_dead_letter: queue 'after' takes")
+
+    async with QueueService[Any](pool, "jobs") as service:
+        with refusing():
+            await service.enqueue({}, on_dead_letter=refused)
+        with refusing():
+            await service.enqueue_many([{}, {}], on_dead_letter=refused)
+        with refusing():
+            await service.enqueue_many([{}], on_dead_letter=refused, group="g")
+        with refusing():
+            await service.enqueue({}, on_dead_letter=refused, unique_key="u")
+        async with connection.transaction():
+            with refusing():
+                await service.enqueue({}, on_dead_letter=refused, connection=connection)
+        await bind_topic(pool, "jobs", "a.*")
+        with pytest.raises(EncryptionRequiredError, match="meshhook-on-dead-letter"):
+            await service.publish("a.b", {}, on_dead_letter=refused)
+        await bind_topic(pool, "after", "b.*")
+        with pytest.raises(EncryptionRequiredError, match="bound to the topic, takes encrypted"):
+            await service.publish("b.c", {})
+        assert await service.enqueue({}, on_dead_letter=FollowUp("later", {}))
+        assert await service.enqueue({}, headers={"note": "meshhook-on-dead-letter"})
+    with psycopg.connect(database_url) as own, refusing():
+        SyncQueueService(own, "jobs").enqueue({}, on_dead_letter=refused)
+    with pytest.raises(InvalidJobError, match="meshhook-on-dead-letter"):
+        await add_schedule(pool, "jobs", "hourly", every=3600, on_dead_letter=refused)
+    with pytest.raises(asyncpg.PostgresError, match="takes encrypted jobs only") as by_sql:
+        await connection.execute(
+            "select meshhook.enqueue('jobs', '{}', headers => meshhook.job_policy("
+            "on_dead_letter => meshhook.follow_up('after', '{}')))"
+        )
+    assert by_sql.value.sqlstate == "MHQ20"
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs") == 2
+
+
+async def test_a_plain_follow_up_is_not_lost_if_its_queue_requires_encryption_by_then(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """It becomes a dead letter of its queue, with all that it said, and can be replayed."""
+    seen: list[Any] = []
+
+    async def handler(_: Job[Any]) -> None:
+        raise DeadLetter("no")
+
+    async def after(job: Job[Any]) -> None:
+        assert job.failed_job is not None
+        seen.append((job.run_id, job.payload, job.failed_job.error_message))
+
+    await create_queue(pool, "after")
+    async with QueueService[Any](pool, "jobs") as service:
+        follow_up = FollowUp("after", {"refund": 9}, key="acme", headers={"a": 1})
+        await service.enqueue({"run_id": "r", "payload": {}}, on_dead_letter=follow_up)
+        await set_queue_config(pool, "after", encryption="require")
+        dlq = DLQService(pool, "after")
+        async with (
+            working(database_url, handler),
+            working(database_url, after, queue_name="after", encryption=ring("k1")),
+        ):
+
+            async def letters() -> list[Any]:
+                return await dlq.list_dead_letter_jobs()
+
+            [letter] = await eventually(letters)
+            assert letter.error_type == "UnencryptedMessageError"
+            assert (letter.headers["a"], letter.headers["x-pgmq-group"]) == (1, "acme")
+            await set_queue_config(pool, "after", encryption="accept")
+            await dlq.replay_dead_letter_job(letter.id)
+            await eventually(lambda: bool(seen))
+    assert seen == [("r", {"refund": 9}, "no")]
+    assert await connection.fetchval("select count(*) from pgmq.q_jobs_dlq") == 1
+
+
+async def test_a_follow_up_for_a_queue_with_its_keys_in_the_body_has_its_key(
+    database_url: str, connection: Connection, pool: Pool
+) -> None:
+    """It stays readable where the settings of that queue say, on both ways to enqueue it."""
+    seen: list[Any] = []
+
+    async def handler(_: Job[Any]) -> None:
+        raise DeadLetter("no")
+
+    async def after(job: Job[Any]) -> None:
+        seen.append(job.payload)
+
+    await create_queue(pool, "after")
+    await set_queue_config(pool, "after", keyed=True, key_path="payload.tenant")
+    keys = ring("k1")
+    follow_up = FollowUp("after", {"tenant": "t-1", "card": CANARY}, run_id="r")
+    async with QueueService[Any](pool, "jobs", encryption=keys) as service:
+        await service.enqueue({}, on_dead_letter=follow_up)
+    with psycopg.connect(database_url) as own:
+        SyncQueueService(own, "jobs", encryption=keys).enqueue({}, on_dead_letter=follow_up)
+    async with working(database_url, handler, encryption=keys):
+        sql = "select message #>> '{payload,tenant}' from pgmq.q_after order by msg_id"
+
+        async def both() -> bool:
+            return len(await connection.fetch(sql)) == 2
+
+        await eventually(both)
+        assert [row[0] for row in await connection.fetch(sql)] == ["t-1", "t-1"]
+    async with working(database_url, after, queue_name="after", encryption=keys):
+        await eventually(lambda: len(seen) == 2)
+    assert seen == [{"tenant": "t-1", "card": CANARY}] * 2
 
 
 async def test_a_follow_up_that_is_too_large_once_encrypted_is_refused(pool: Pool) -> None:

@@ -215,6 +215,9 @@ def test_an_unknown_key_is_named() -> None:
         "{}",
         '{"enc": "A256GCM"}',
         '{"enc": {"v": 1}}',
+        '{"enc": {"v": 1, "key": "k", "data": "x"}}',
+        '{"enc": {"v": 1, "key": "k", "data": "a\\"b", "nonc": "c"}}',
+        '{"enc": {"v": 1, "key": "k", "data": 7, "nonc": "c"}}',
         '{"run_id": "r", "payload": {"enc": {"v": 1, "key": "k", "nonce": "", "data": ""}}}',
         '{"id": "7", "payload": "\\"enc\\": {\\"v\\": 1"}',
         '[{"enc": {"v": 1}}]',
@@ -223,9 +226,18 @@ def test_an_unknown_key_is_named() -> None:
 )
 def test_other_messages_are_not_taken_for_encrypted(body: str) -> None:
     """Neither a field of that name nor text that looks like an envelope makes one."""
-    assert not is_sealed(body) or body.startswith('{"enc": {"v"')
+    assert not is_sealed(body)
     with pytest.raises(DecryptionError):
         envelope_of(body)
+
+
+@pytest.mark.parametrize("kind", ["queue", "topic", "result", "error"])
+def test_an_envelope_is_found_wherever_it_is_bound_to(kind: Any) -> None:
+    """Also one of a later version, or that somebody has changed: it is not run as it is."""
+    body = as_jsonb(seal(TEXT, KEY, Place(kind, "a"), IDS))
+    assert is_sealed(body)
+    for old, new in [('"v": 1', '"v": 2'), ('"v": 1', '"v": "x"'), ('"data": "', '"data": "\\"')]:
+        assert is_sealed(body.replace(old, new))
 
 
 def test_an_envelope_behind_a_short_name_is_found() -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import traceback
+from collections import UserDict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from meshhook.encryption.key_ring import KEY_FILE_VARIABLE, KEYS_VARIABLE
 from meshhook.known_secrets import HIDDEN, known_secrets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
@@ -87,6 +89,24 @@ def test_a_file_has_a_key_a_line(tmp_path: Path) -> None:
         with pytest.raises(InvalidSettingError, match=message) as refused:
             KeyRing.from_file(key_file(tmp_path, text)).prepare_now()
         assert OTHER not in str(refused.value)
+
+
+def test_a_key_in_a_comment_is_no_key(tmp_path: Path) -> None:
+    """Also behind a comma, where it would come first and encrypt."""
+    text = f"# no longer: k9:{SECRET}, k8:{SECRET}\n  # k7, k6\nk1:{SECRET}\n"
+    ring = KeyRing.from_file(key_file(tmp_path, text))
+    ring.prepare_now()
+    assert ring.key_ids == ("k1",)
+    wrong = key_file(tmp_path, f"# one, two\nk1:{SECRET}\n{OTHER}\n")
+    with pytest.raises(InvalidSettingError, match="key or line 3"):
+        KeyRing.from_file(wrong).prepare_now()
+
+
+def test_a_file_of_any_editor_is_read(tmp_path: Path) -> None:
+    """With a byte order mark, and with the ends of lines of Windows."""
+    ring = KeyRing.from_file(key_file(tmp_path, f"\ufeffk1:{SECRET}\r\nk2:{OTHER}\r\n"))
+    ring.prepare_now()
+    assert ring.key_ids == ("k1", "k2")
 
 
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -237,6 +257,57 @@ async def test_a_function_that_fails_does_not_show_why() -> None:
     fails = True
     ring._check_at = 0
     await ring.prepare()
+    assert ring.key_ids == ("k1",)
+
+
+@pytest.mark.parametrize("kind", ["generator", "mapping", "cancelled"])
+async def test_keys_that_are_had_one_by_one_stay_if_one_fails(kind: str) -> None:
+    """A worker that looks for new ones goes on, although the function itself has returned."""
+    fails = False
+
+    def found(key_id: str) -> str:
+        if fails:
+            raise ConnectionError(f"token {OTHER} expired")
+        return SECRET
+
+    class Lazy(UserDict[str, str]):
+        def __getitem__(self, key_id: str) -> str:
+            return found(key_id)
+
+    def generate() -> Iterator[tuple[str, str]]:
+        yield "k1", found("k1")
+
+    async def cancelled() -> dict[str, str]:
+        if fails:
+            raise asyncio.CancelledError
+        return {"k1": SECRET}
+
+    functions: dict[str, Any] = {
+        "generator": generate,
+        "mapping": lambda: Lazy({"k1": ""}),
+        "cancelled": cancelled,
+    }
+    ring = KeyRing.from_function(functions[kind])
+    await ring.prepare()
+    fails = True
+    ring._check_at = 0
+    await ring.prepare()
+    assert not ring.is_stale
+    assert ring.key_ids == ("k1",)
+    first = KeyRing.from_function(functions[kind])
+    with pytest.raises(EncryptionKeysUnavailableError, match="function that loads") as refused:
+        await first.prepare()
+    assert OTHER not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_plain_function_may_return_an_awaitable() -> None:
+    """As where it is awaited: for services without an event loop, too."""
+
+    async def load() -> dict[str, str]:
+        return {"k1": SECRET}
+
+    ring = KeyRing.from_function(lambda: load())  # noqa: PLW0108 - a plain function
+    ring.prepare_now()
     assert ring.key_ids == ("k1",)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -227,6 +228,27 @@ async def test_what_is_locked_or_unreadable_is_left_and_said(
 
 
 @pytest.mark.usefixtures("queue_name")
+async def test_a_message_that_cannot_be_encrypted_keeps_no_other_from_its_turn(
+    pool: Pool, connection: Connection
+) -> None:
+    """A key that is an object, a number that Python does not read: each is said, and stays."""
+    await set_queue_config(pool, "jobs", keyed=True, key_path="tenant")
+    for body in ('{"tenant": {}}', '{"tenant": "a", "n": 1}', '{"n": ' + "7" * 5_000 + "}"):
+        await connection.execute("select pgmq.send('jobs', $1::jsonb)", body)
+    done = await rotate_encryption(pool, "jobs", NEW, waiting=True, plain=True)
+    assert done.encrypted["queue"] == 1
+    assert not done.is_complete
+    assert {
+        reason: count for reason, count in done.refused.items() if "is an object" in reason
+    } == {
+        "it cannot be encrypted: the key of the job, at tenant, is an object or a list; the key "
+        "of an encrypted job stays readable, and is a text, a number or true or false": 1
+    }
+    assert done.refused.total() == 2
+    assert await uses(pool) == {("queue", "k2"): 1, ("queue", None): 2}
+
+
+@pytest.mark.usefixtures("queue_name")
 async def test_a_rotation_under_load_loses_nothing(database_url: str, pool: Pool) -> None:
     """Producers and workers change keys while messages are encrypted anew beneath them."""
     given = {"k1": FIRST}
@@ -290,6 +312,19 @@ def test_a_key_file_is_made_and_changed(tmp_path: Path) -> None:
     with pytest.raises(EncryptionKeysUnavailableError, match="cannot be written"):
         add_key(tmp_path / "none" / "keys", "k1")
     assert [each.name for each in tmp_path.iterdir()] == ["keys"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of others")
+def test_a_key_file_keeps_its_owner(tmp_path: Path) -> None:
+    """An administrator adds a key to the file of the workers, who can still read it."""
+    path = tmp_path / "keys"
+    add_key(path, "k1")
+    os.chown(path, 4711, 4712)
+    path.chmod(0o400)
+    add_key(path, "k2")
+    use_key(path, "k2")
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (4711, 4712, 0o400)
 
 
 @pytest.mark.usefixtures("queue_name")

@@ -315,6 +315,25 @@ async def test_a_traced_attempt_has_the_attributes_of_http(
     assert not trace.get_current_span().is_recording()
 
 
+async def test_the_trace_of_an_encrypted_job_does_not_say_where_it_goes(
+    receiver: Receiver,
+) -> None:
+    """The destination stands in the payload."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    job = make_job(WebhookDelivery(url=receiver.url, body={}))
+    job.is_encrypted = True
+    with provider.get_tracer("test").start_as_current_span("process webhooks"):
+        await make_handler().deliver(job)
+    [span] = exporter.get_finished_spans()
+    assert span.attributes == {
+        "http.request.method": "POST",
+        "http.response.body.size": 0,
+        "http.response.status_code": 200,
+    }
+
+
 async def test_a_receiver_that_recovers_gets_its_delivery(
     receiver: Receiver, meshhook_database: QueueDatabase
 ) -> None:

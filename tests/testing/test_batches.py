@@ -51,7 +51,7 @@ async def test_the_error_of_a_batch_is_read_and_logged_once(
     error = RuntimeError("down")
 
     @create_job_handler(batch=100)
-    async def fail(jobs: list[Job]) -> None:
+    async def fail(jobs: list[Job[Any]]) -> None:
         raise error
 
     with caplog.at_level("WARNING", logger="meshhook"):

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from meshhook.administration import describe_tables, get_queue_config, purge_in_chunks
 from meshhook.arguments import MAX_ID, check_range, checked_id, checked_ids, checked_text
-from meshhook.encryption.envelope import Place, envelope_of, is_sealed_object
+from meshhook.encryption.envelope import Place, envelope_of, is_sealed, is_sealed_object
 from meshhook.encryption.key_ring import KeyRing, checked_ring
 from meshhook.encryption.messages import decrypted_body, encrypted_body, outgoing_body
 from meshhook.errors import (
@@ -18,6 +18,7 @@ from meshhook.errors import (
     DeadLetterNotFoundError,
     DuplicateJobError,
     EncryptionError,
+    EncryptionRequiredError,
     InvalidJobError,
     InvalidSettingError,
     NotAJobError,
@@ -229,6 +230,8 @@ class DLQService:
             InvalidQueueNameError, QueueNotFoundError: if there is no such queue; it stays.
             EncryptionError: if it is encrypted, and another queue cannot get it, or the given body
                 is encrypted and was changed; it stays.
+            EncryptionRequiredError: if it is not, another queue requires that, and this service has
+                no keys; it stays.
             DatabaseError: if the database refuses; it stays.
             UncertainCommitError: the connection broke; it was either replayed or left as it was.
         """
@@ -269,6 +272,8 @@ class DLQService:
             InvalidSettingError: if an argument is out of range, or ids and an error type are given.
             InvalidQueueNameError, QueueNotFoundError: if there is no such queue; all stay.
             EncryptionError: if one is encrypted, and another queue cannot get it; all stay.
+            EncryptionRequiredError: if one is not, another queue requires that, and this service
+                has no keys; all stay.
             DatabaseError: if the database refuses; all stay.
             UncertainCommitError: the connection broke; either all were replayed or none.
         """
@@ -353,25 +358,37 @@ class DLQService:
         )
 
     async def _encrypt_for(self, connection: Any, target: str, msg_ids: list[int]) -> None:
-        """Encrypt jobs anew for the queue to which they were moved: each is bound to its queue."""
-        found = await connection.fetch(queries.load("encrypted_messages", target), msg_ids)
+        """Encrypt jobs anew for the queue to which they were moved: each is bound to its queue.
+
+        Plain ones too, if that queue requires it: there they would be dead letters again.
+        """
+        config = await get_queue_config(Database.of_caller(connection), target)
+        sql = queries.load("encrypted_messages", target)
+        found = await connection.fetch(sql, msg_ids, config.requires_encryption)
         place = Place("queue", target)
         # One with a new body was encrypted for its new queue.
-        rows = [row for row in found if envelope_of(row["body"]).place != place]
+        rows = [
+            row
+            for row in found
+            if not is_sealed(row["body"]) or envelope_of(row["body"]).place != place
+        ]
         if not rows:
             return
         ring = self._encryption
         if ring is None:
+            if not all(is_sealed(row["body"]) for row in rows):
+                raise EncryptionRequiredError(target)
             raise EncryptionError(
                 f"dead letters of queue {self.queue!r} are encrypted for it; only with the keys "
                 f"are they replayed into {target!r}: pass encryption=KeyRing.from_file(...), or "
                 "set MESHHOOK_ENCRYPTION_KEY_FILE for the command line"
             )
         await ring.prepare()
-        config = await get_queue_config(Database.of_caller(connection), target)
         bodies = [
             encrypted_body(
-                decrypted_body(row["body"], ring, self.queue),
+                decrypted_body(row["body"], ring, self.queue)
+                if is_sealed(row["body"])
+                else row["body"],
                 ring,
                 place,
                 max_bytes=config.max_payload_bytes,

@@ -13,7 +13,7 @@ from meshhook.arguments import checked_flag
 from meshhook.encryption.envelope import Place, envelope_of, is_sealed
 from meshhook.encryption.key_ring import KeyRing
 from meshhook.encryption.messages import encrypted_again, encrypted_body, encrypted_result_again
-from meshhook.errors import EncryptionError, InvalidSettingError
+from meshhook.errors import EncryptionError, InvalidSettingError, MeshHookError
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database, DatabaseSource, takes_url
 from meshhook.store import queries
@@ -284,6 +284,10 @@ class _Rotating:
                     new.append(_New(row, body, follow_up))
             except EncryptionError as error:
                 refused[str(error)] += 1
+            except (ValueError, RecursionError) as error:
+                # Of one message, such as a key that is an object. It keeps no other from its turn.
+                reason = str(error) if isinstance(error, MeshHookError) else type(error).__name__
+                refused[f"it cannot be encrypted: {reason}"] += 1
         return new, refused
 
     def _again(self, body: str, queue: str, key_path: str | None) -> str | None:

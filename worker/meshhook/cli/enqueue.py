@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -31,6 +31,8 @@ from meshhook.cli.options import (
 from meshhook.cli.output import counted, print_json, say
 from meshhook.cli.tracing import traced
 from meshhook.delays import delay_in_seconds
+from meshhook.encryption.envelope import Place
+from meshhook.encryption.messages import encrypted_body
 from meshhook.errors import InvalidJobError, UncertainCommitError
 from meshhook.escaping import quoted
 from meshhook.expiry import expiry_headers
@@ -42,6 +44,10 @@ from meshhook.queues import QueueService
 from meshhook.retry import header_of_policy
 from meshhook.store.bodies import encode_body, encode_headers, is_envelope
 from meshhook.unique import unique_from
+
+if TYPE_CHECKING:
+    from meshhook.encryption.key_ring import KeyRing
+    from meshhook.queue_config import QueueConfig
 
 BATCH_JOBS = 1_000
 _STARTS_OF_JSON = ("{", "[", '"')
@@ -232,12 +238,15 @@ class _Sender:
             raise PartlyDoneError(self._how_far(error), _cause(error)) from error
 
     async def _send_all(self, database: Database, lines: JsonLines) -> None:
-        async with QueueService[Any](database, self._queue_name, encryption=key_ring()) as service:
-            limit_bytes = (await service.get_config()).max_payload_bytes
+        ring = key_ring()
+        async with QueueService[Any](database, self._queue_name, encryption=ring) as service:
+            config = await service.get_config()
+            if ring is not None:
+                await ring.prepare()
             with _progress(lines) as advance:
                 batch: list[Line] = []
                 try:
-                    for line in self._checked(lines, limit_bytes):
+                    for line in self._checked(lines, config, ring):
                         batch.append(line)
                         if len(batch) == BATCH_JOBS:
                             await self._store(service, batch)
@@ -250,11 +259,19 @@ class _Sender:
                 await self._store(service, batch)
                 advance(len(self.msg_ids))
 
-    def _checked(self, lines: JsonLines, limit_bytes: int) -> Iterator[Line]:
+    def _checked(
+        self, lines: JsonLines, config: QueueConfig, ring: KeyRing | None
+    ) -> Iterator[Line]:
+        place, limit_bytes = Place("queue", self._queue_name), config.max_payload_bytes
         for line in lines:
             line.value = self._with_ids(line.value)
             try:
-                encode_body(line.value, limit_bytes)
+                body = encode_body(line.value, limit_bytes)
+                if ring is not None:
+                    # As it will be: it is larger then, and its key must be readable.
+                    encrypted_body(
+                        body, ring, place, max_bytes=limit_bytes, key_path=config.body_key_path
+                    )
             except InvalidJobError as error:
                 raise InvalidJobError(f"{line.place}{error}") from None
             yield line

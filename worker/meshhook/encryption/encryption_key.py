@@ -13,7 +13,7 @@ from meshhook.escaping import quoted
 from meshhook.known_secrets import known_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 KEY_BYTES = 32
 """The length of a key of AES-256, in bytes."""
@@ -109,7 +109,8 @@ def checked_keys(keys: Iterable[EncryptionKey]) -> dict[str, EncryptionKey]:
 def keys_from_lines(text: str, where: str) -> dict[str, EncryptionKey]:
     """Return the keys of a text with one `id:base64` in each line, the first of which encrypts.
 
-    Empty lines and lines that start with `#` are left out. Commas part keys, too, for a variable.
+    Empty lines and lines that start with `#` are left out. In others commas part keys, too, for a
+    variable.
 
     Args:
         text: the text.
@@ -119,8 +120,10 @@ def keys_from_lines(text: str, where: str) -> dict[str, EncryptionKey]:
         InvalidSettingError: naming the line; no part of it is shown.
     """
     keys = []
-    for number, line in enumerate(text.replace(",", "\n").splitlines(), start=1):
-        stripped = line.strip()
+    # Some editors begin a file with a byte order mark, which nobody sees.
+    parts = _parts_of(text.removeprefix("\ufeff"))
+    for number, part in enumerate(parts, start=1):
+        stripped = part.strip()
         if not stripped or stripped.startswith("#"):
             continue
         key_id, colon, secret = stripped.partition(":")
@@ -134,6 +137,15 @@ def keys_from_lines(text: str, where: str) -> dict[str, EncryptionKey]:
         return checked_keys(keys)
     except InvalidSettingError as error:
         raise InvalidSettingError(f"{where}: {error}") from None
+
+
+def _parts_of(text: str) -> Iterator[str]:
+    """Yield the lines of a text, of which those without a comment are parted at commas as well."""
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            yield line  # a key behind a comma in it is no key
+        else:
+            yield from line.split(",")
 
 
 def _checked_secret(key_id: str, secret: object) -> bytes:

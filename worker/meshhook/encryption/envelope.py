@@ -37,6 +37,8 @@ _START = f'{{"{FIELD}": {{"v": '
 _MARK = f'"{FIELD}": {{"v": '
 _LONGEST_EARLIER_NAME = 3
 _KEY_ID = re.compile(r'\{"enc": \{"v": [0-9]+, "key": "([^"\\]*)"')
+_BEFORE_DATA = re.compile(r'\{"enc": \{"v": [0-9]+, "key": "[^"\\]*", "data": "')
+_AFTER_DATA = '", "nonce": "'
 
 PlaceKind: TypeAlias = Literal["queue", "topic", "result", "error"]
 _KINDS: tuple[PlaceKind, ...] = ("queue", "topic", "result", "error")
@@ -102,7 +104,10 @@ def is_sealed(body: str) -> bool:
     path of the queue's keys starts with a name that is as short.
     """
     if body.startswith(_START):
-        return True
+        start = _BEFORE_DATA.match(body)
+        if start is not None and body.startswith(_AFTER_DATA, body.find('"', start.end())):
+            return True
+        return is_sealed_object(_read(body))  # a message of somebody with a field of that name
     end_of_first_name = body.find('":', 2, 4 + _LONGEST_EARLIER_NAME)
     if end_of_first_name == -1 or _MARK not in body:
         return False

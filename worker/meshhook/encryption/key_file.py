@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -48,16 +50,17 @@ def use_key(path: Path, key_id: str) -> list[str]:
 
 
 def _write(path: Path, keys: list[EncryptionKey]) -> list[str]:
-    """Replace a file in one step, so that nobody reads half of it, with the mode that it had."""
+    """Replace a file in one step, so that nobody reads half of it, with the owner that it had."""
     path = path.resolve()  # what a symbolic link leads to is replaced, and not the link
     ids = list(checked_keys(keys))
     lines = "".join(f"{key.as_line()}\n" for key in keys)
     try:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        before = path.stat() if path.exists() else None
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "w") as file:
-                os.chmod(name, mode)  # noqa: PTH101 - by the name that it has now
+                if before is not None:
+                    _keep_access(name, before)
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
@@ -70,3 +73,24 @@ def _write(path: Path, keys: list[EncryptionKey]) -> list[str]:
             f"the key file {str(path)!r} cannot be written: {error.strerror or error}"
         ) from None
     return ids
+
+
+def _keep_access(name: str, before: os.stat_result) -> None:
+    """Give a new file the owner and mode of the one that it replaces: workers may be another user.
+
+    Raises:
+        PermissionError: if only root or that owner could.
+    """
+    mode = before.st_mode & 0o777
+    # By the name that it has now.
+    found = os.stat(name)  # noqa: PTH116
+    if (found.st_uid, found.st_gid) != (before.st_uid, before.st_gid):
+        try:
+            os.chown(name, before.st_uid, before.st_gid)
+        except PermissionError:
+            # A group that nothing is granted to does not matter.
+            if found.st_uid != before.st_uid or mode & stat.S_IRWXG:
+                raise PermissionError(
+                    errno.EPERM, f"it belongs to user {before.st_uid} and group {before.st_gid}"
+                ) from None
+    os.chmod(name, mode)  # noqa: PTH101

@@ -7,7 +7,7 @@ import inspect
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
@@ -140,9 +140,14 @@ class KeyFunction(KeySource):
                 if inspect.iscoroutinefunction(self._function):
                     found = await self._function()
                 else:
-                    found = await asyncio.to_thread(self._function)
+                    found = await asyncio.to_thread(self._called)
                     if inspect.isawaitable(found):
                         found = await found
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _unavailable(error) from None  # the caller's function has raised it
         except Exception as error:  # noqa: BLE001 - whatever the caller's function raises
             raise _unavailable(error) from None
         return _keys_from(found)
@@ -150,13 +155,25 @@ class KeyFunction(KeySource):
     def load_now(self) -> dict[str, EncryptionKey] | None:
         """Call it, and block. An asynchronous one runs in an event loop of its own, in a thread."""
         if inspect.iscoroutinefunction(self._function):
-            with ThreadPoolExecutor(1, "meshhook-keys") as pool:
-                return pool.submit(lambda: asyncio.run(self.load())).result()
+            return self._loaded_apart()
         try:
-            found = self._function()
+            found = self._called()
         except Exception as error:  # noqa: BLE001 - whatever the caller's function raises
             raise _unavailable(error) from None
+        if inspect.isawaitable(found):
+            if inspect.iscoroutine(found):
+                found.close()
+            return self._loaded_apart()
         return _keys_from(found)
+
+    def _called(self) -> Any:
+        """Call a plain function. What it yields is read here, since that is its own work, too."""
+        found = self._function()
+        return list(found) if isinstance(found, Iterator) else found
+
+    def _loaded_apart(self) -> dict[str, EncryptionKey] | None:
+        with ThreadPoolExecutor(1, "meshhook-keys") as pool:
+            return pool.submit(lambda: asyncio.run(self.load())).result()
 
 
 def keys_of(given: Any) -> dict[str, EncryptionKey]:
@@ -191,9 +208,11 @@ def _keys_from(found: object) -> dict[str, EncryptionKey]:
         return keys_of(found)
     except InvalidSettingError as error:
         raise EncryptionKeysUnavailableError(f"the function that loads the keys: {error}") from None
+    except Exception as error:  # noqa: BLE001 - a mapping of the caller may ask a KMS for each key
+        raise _unavailable(error) from None
 
 
-def _unavailable(error: Exception) -> EncryptionKeysUnavailableError:
+def _unavailable(error: BaseException) -> EncryptionKeysUnavailableError:
     # Its text may hold a secret, such as a token.
     return EncryptionKeysUnavailableError(
         f"the function that loads the keys failed: {type(error).__name__}"

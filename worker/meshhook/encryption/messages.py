@@ -173,6 +173,11 @@ def readable_identifiers(body: object) -> dict[str, Any]:
 def _copy_key(body: object, key_path: str, readable: dict[str, Any]) -> None:
     """Copy the key of a message to the same place of what is readable."""
     names = key_path.split(".")
+    if names[0] == FIELD:
+        raise InvalidJobError(
+            f"the queue takes its keys from {key_path}, and in an encrypted message {FIELD!r} is "
+            "the ciphertext; let the queue take its keys from the header, or from another place"
+        )
     value = body
     for name in names:
         if isinstance(value, list):
@@ -202,7 +207,9 @@ def _read(body: str) -> object:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        raise InvalidJobError("the job is nested too deeply to be encrypted") from None
+        raise InvalidJobError(
+            "the job is nested too deeply to be encrypted, or holds a number of thousands of digits"
+        ) from None
 
 
 def _no_key(_: str) -> None:

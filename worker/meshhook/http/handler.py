@@ -107,7 +107,7 @@ class WebhookHandler(JobHandler[WebhookDelivery]):
         delivery = job.payload
         try:
             url = self._policy.checked(delivery.url)
-            note_request(url, job.attempt - 1)
+            note_request(None if job.is_encrypted else url, job.attempt - 1)
             body = body_of(delivery)
             keys = await self._signer.keys(job)
             client = await self._clients.get()

@@ -10,23 +10,24 @@ if TYPE_CHECKING:
     from yarl import URL
 
 
-def note_request(url: URL, resend_count: int) -> None:
+def note_request(url: URL | None, resend_count: int) -> None:
     """Record where a delivery goes, if the current attempt is traced.
 
     Path and query are left out: those of many receivers are as good as passwords.
 
     Args:
-        url: the URL.
+        url: the URL; None if it is from an encrypted job, whose payload no trace tells.
         resend_count: how many attempts came before this one.
     """
     span = trace.get_current_span()
     if not span.is_recording():
         return
     span.set_attribute("http.request.method", "POST")
-    span.set_attribute("url.full", f"{url.origin()}/REDACTED")
-    span.set_attribute("url.scheme", url.scheme)
-    span.set_attribute("server.address", url.raw_host or "")
-    span.set_attribute("server.port", url.port or 0)
+    if url is not None:
+        span.set_attribute("url.full", f"{url.origin()}/REDACTED")
+        span.set_attribute("url.scheme", url.scheme)
+        span.set_attribute("server.address", url.raw_host or "")
+        span.set_attribute("server.port", url.port or 0)
     if resend_count:
         span.set_attribute("http.request.resend_count", resend_count)
 

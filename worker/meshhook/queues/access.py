@@ -13,6 +13,7 @@ from meshhook.jobs import PayloadT
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name, validate_worker_name
 from meshhook.observability.tracing import TracerFinder
 from meshhook.postgres.database import Database
+from meshhook.queues.follow_up_queues import FollowUpQueues
 from meshhook.settings_cache import SettingsCache
 from meshhook.store.bodies import BodyDecoder
 from meshhook.store.sending import SendBuffer
@@ -76,6 +77,7 @@ class QueueAccess(Generic[PayloadT]):
         self._tracing = TracerFinder(tracer_provider)
         self._tables: queries.QueueTables | None = None
         self._settings = SettingsCache(self._database, self.queue)
+        self._follow_up_queues = FollowUpQueues(self._database)
         self._send_buffer: SendBuffer[Message] = SendBuffer(self._database, self.queue)
         self._unique_buffer: SendBuffer[UniqueMessage] = SendBuffer(
             self._database, self.queue, insert_unique

@@ -16,6 +16,7 @@ from meshhook.errors import (
     MessageUnreadableError,
     NotAJobError,
     UnencryptedMessageError,
+    UnknownEncryptionKeyError,
 )
 from meshhook.escaping import quoted
 from meshhook.expiry import deadline_of, job_expired_message
@@ -62,7 +63,7 @@ class QueueConsumer(QueueAccess[PayloadT]):
             InvalidSettingError: if `vt_seconds` is out of range.
             InvalidPayloadError: if the payload does not fit the model; the lease runs out.
             UnknownEncryptionKeyError: if it is encrypted with a key that is missing here; the lease
-                runs out.
+                runs out. After its last attempt it becomes a dead letter instead.
             QueueNotFoundError, DatabaseError: nothing was claimed.
         """
         config = await self.get_config()
@@ -89,13 +90,19 @@ class QueueConsumer(QueueAccess[PayloadT]):
                 reason = type(error).__name__, str(error)
                 await self._bury(job, *reason, dlq_enabled=config.dlq_enabled)
                 continue
+            except UnknownEncryptionKeyError as error:
+                if not _has_lost_last_attempt(job):
+                    raise
+                reason = type(error).__name__, str(error)
+                await self._bury(job, *reason, dlq_enabled=config.dlq_enabled)
+                continue
             except LeaseLostError:
                 continue
             deadline = deadline_of(job, config.job_expiry_seconds)
             if job.claimed_timestamp >= deadline:
                 await self._settle_expired(job, deadline, config)
                 continue
-            if job.attempt <= job.max_attempts or not job.lost_attempts:
+            if not _has_lost_last_attempt(job):
                 self._decoder.decode(job)
                 return job
             reason = LEASE_LOST, lease_lost_message(job.lost_attempts)
@@ -253,3 +260,8 @@ class QueueConsumer(QueueAccess[PayloadT]):
                     keeps_bodies=config.keeps_bodies,
                 )
         return [position in settled for position in range(len(jobs))]
+
+
+def _has_lost_last_attempt(job: Job[Any]) -> bool:
+    """Return whether a job has had all its attempts, and the last ones ended without an outcome."""
+    return job.lost_attempts > 0 and job.attempt > job.max_attempts

@@ -11,15 +11,15 @@ from meshhook.drivers.lending import driver_connection
 from meshhook.encryption.envelope import Place
 from meshhook.encryption.key_ring import withholds_errors
 from meshhook.encryption.messages import outgoing_body
-from meshhook.jobs import PayloadT
+from meshhook.jobs import ON_DEAD_LETTER_HEADER, PayloadT
 from meshhook.names import validate_topic
 from meshhook.observability.tracing import send_traced
 from meshhook.postgres.database import Database, lent_by_caller
 from meshhook.queues.access import QueueAccess
 from meshhook.store.bodies import encode_headers
-from meshhook.store.encrypted_headers import encrypted_headers
+from meshhook.store.encrypted_headers import check_follow_up_queue, encrypted_headers
 from meshhook.store.groups import new_group
-from meshhook.store.messages import check_several, encoded, encoded_many
+from meshhook.store.messages import check_several, encoded, encoded_many, note_position
 from meshhook.store.policy_headers import job_headers
 from meshhook.store.publishing import publication, publish
 from meshhook.store.sending import insert_batches, insert_group, insert_over
@@ -296,7 +296,10 @@ class QueueProducer(QueueAccess[PayloadT]):
         config = await self._settings.usable(own)
         header_text = encode_headers(headers_with_key(headers, key, config.body_key_path))
         body = encoded(self._decoder, job, config.max_payload_bytes)
-        message = (*await self._stored(body, header_text, config), delay)
+        key_path = None
+        if header_text is not None and ON_DEAD_LETTER_HEADER in header_text:
+            key_path = await self._follow_up_key_path(header_text, own)
+        message = (*await self._stored(body, header_text, config, key_path), delay)
         if unique is not None:
             if own is None:
                 found: EnqueuedId = await self._unique_buffer.send((*message, unique))
@@ -331,10 +334,18 @@ class QueueProducer(QueueAccess[PayloadT]):
             headers=header_text,
             delay_seconds=delay,
         )
+        key_path = None
+        if header_text is not None and ON_DEAD_LETTER_HEADER in header_text:
+            key_path = await self._follow_up_key_path(header_text, own)
         if self._encryption is not None or config.requires_encryption:
-            messages = [
-                (*await self._stored(body, header_text, config), delay) for body, _, _ in messages
-            ]
+            plain, messages = messages, []
+            for body, _, _ in plain:
+                try:
+                    stored = await self._stored(body, header_text, config, key_path)
+                except ValueError as error:
+                    note_position(error, len(messages))
+                    raise
+                messages.append((*stored, delay))
         uniques = unique_keys(len(messages))
         if group is not None:
             group = group.encrypted(self._encryption)
@@ -349,8 +360,21 @@ class QueueProducer(QueueAccess[PayloadT]):
             return await insert_over(own, self.queue, messages)
         return await insert_batches(self._database, self.queue, messages)
 
+    async def _follow_up_key_path(self, headers: str, own: Any) -> str | None:
+        """Return where the queue of what follows a dead letter has its keys, if in the body.
+
+        Raises:
+            EncryptionRequiredError: if that queue requires encryption, and there are no keys.
+        """
+        config = await self._follow_up_queues.of(headers, own)
+        return check_follow_up_queue(headers, config, self._encryption)
+
     async def _stored(
-        self, body: str, headers: str | None, config: QueueConfig
+        self,
+        body: str,
+        headers: str | None,
+        config: QueueConfig,
+        follow_up_key_path: str | None,
     ) -> tuple[str, str | None]:
         """Return body and headers as they are to be stored: encrypted, if there are keys."""
         ring = self._encryption
@@ -366,7 +390,7 @@ class QueueProducer(QueueAccess[PayloadT]):
             key_path=config.body_key_path,
             is_required=config.requires_encryption,
         )
-        return stored, encrypted_headers(headers, body, ring)
+        return stored, encrypted_headers(headers, body, ring, key_path=follow_up_key_path)
 
     async def _own_connection(self, connection: object) -> Any:
         if not hasattr(connection, "fetch"):

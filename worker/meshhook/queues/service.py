@@ -72,6 +72,7 @@ class QueueService(QueueProducer[PayloadT], QueueConsumer[PayloadT], QueueChange
             await self._unique_buffer.flush()
             await self._ends.close()
             await self._settings.close()
+            await self._follow_up_queues.close()
         finally:
             await self._database.close()  # only what a URL has opened
 

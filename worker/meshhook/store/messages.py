@@ -11,7 +11,7 @@ from meshhook.arguments import kind_of
 from meshhook.delays import delay_in_seconds
 from meshhook.encryption.envelope import Place
 from meshhook.encryption.messages import encrypted_body
-from meshhook.errors import InvalidJobError
+from meshhook.errors import EncryptionRequiredError, InvalidJobError
 from meshhook.follow_ups import FollowUp, given_ids, stored_headers
 from meshhook.jobs import WorkflowJob
 from meshhook.store.bodies import BodyDecoder, encode_body, encode_headers, is_envelope
@@ -71,9 +71,15 @@ def encoded_many(
         try:
             messages.append((encoded(decoder, job, max_bytes), headers, delay_seconds))
         except ValueError as error:
-            error.add_note(f"job {len(messages)} of the batch, counted from 0")
+            note_position(error, len(messages))
             raise
     return messages
+
+
+def note_position(error: ValueError, position: int) -> None:
+    """Note on an error which job of a batch it is about, if not about all of them."""
+    if not isinstance(error, EncryptionRequiredError):
+        error.add_note(f"job {position} of the batch, counted from 0")
 
 
 def check_several(jobs: object, method_for_one: str) -> None:

@@ -103,6 +103,8 @@ class SyncQueueAccess(Generic[PayloadT]):
         self._tracing = TracerFinder(tracer_provider)
         self._encryption = checked_ring(encryption)
         self._settings = RecentSettings(self.queue)
+        self._follow_up_settings: dict[str, RecentSettings] = {}
+        """Those of queues in which jobs follow the dead letters of this one."""
         self._processes: dict[int, _Process] = {}
         # Also at the end of the program, for connections that nobody closes.
         weakref.finalize(self, _close, self._processes)

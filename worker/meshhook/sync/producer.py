@@ -14,15 +14,21 @@ from meshhook.errors import QueueNotFoundError
 from meshhook.jobs import PayloadT
 from meshhook.names import validate_topic
 from meshhook.observability.tracing import send_traced_now
+from meshhook.queues.follow_up_queues import MAX_QUEUES
 from meshhook.store.bodies import encode_headers
-from meshhook.store.encrypted_headers import encrypted_headers
+from meshhook.store.encrypted_headers import (
+    check_follow_up_queue,
+    encrypted_headers,
+    follow_up_queue,
+)
 from meshhook.store.groups import new_group
-from meshhook.store.messages import check_several, encoded, encoded_many
+from meshhook.store.messages import check_several, encoded, encoded_many, note_position
 from meshhook.store.policy_headers import job_headers
 from meshhook.store.publishing import publication, publish_now
 from meshhook.store.sending import insert_group_now, insert_now
 from meshhook.store.unique_sending import check_ungrouped, insert_all_unique_now, with_uniques
 from meshhook.sync.access import SyncQueueAccess
+from meshhook.sync.recent_settings import RecentSettings
 from meshhook.unique import unique_from, uniques_from
 
 if TYPE_CHECKING:
@@ -306,7 +312,9 @@ class SyncQueueProducer(SyncQueueAccess[PayloadT]):
             config = self._settings.read(connection)
             headers = headers_with_key(headers, key, config.body_key_path)
             header_text = encode_headers(headers) if group is None else group.headers(headers)
-            messages = self._stored(encode(config.max_payload_bytes, header_text, delay), config)
+            key_path = self._follow_up_key_path(header_text, connection)
+            messages = encode(config.max_payload_bytes, header_text, delay)
+            messages = self._stored(messages, config, key_path)
             uniques = unique_keys(len(messages))
             try:
                 if group is not None:
@@ -336,29 +344,53 @@ class SyncQueueProducer(SyncQueueAccess[PayloadT]):
         hides = withholds_errors(self._encryption)
         return send_traced_now(tracer, destination, headers, send, withholds_errors=hides)
 
-    def _stored(self, messages: list[Message], config: QueueConfig) -> list[Message]:
+    def _follow_up_key_path(
+        self, headers: str | None, connection: SyncDriverConnection
+    ) -> str | None:
+        """Return where the queue of what follows a dead letter has its keys, if in the body.
+
+        Raises:
+            EncryptionRequiredError: if that queue requires encryption, and there are no keys.
+        """
+        queue = follow_up_queue(headers)
+        if queue is None:
+            return None
+        if len(self._follow_up_settings) > MAX_QUEUES:
+            self._follow_up_settings.clear()
+        settings = self._follow_up_settings.setdefault(queue, RecentSettings(queue))
+        try:
+            config = settings.read(connection)
+        except QueueNotFoundError:
+            return None  # it may come
+        return check_follow_up_queue(headers, config, self._encryption)
+
+    def _stored(
+        self, messages: list[Message], config: QueueConfig, follow_up_key_path: str | None
+    ) -> list[Message]:
         """Return messages as they are to be stored: encrypted, if there are keys."""
         ring = self._encryption
         if ring is None and not config.requires_encryption:
             return messages
         if ring is not None:
             ring.prepare_now()
-        place, limit = Place("queue", self.queue), config.max_payload_bytes
-        return [
-            (
-                outgoing_body(
+        stored: list[Message] = []
+        for body, headers, delay_seconds in messages:
+            try:
+                sent = outgoing_body(
                     body,
                     ring,
-                    place,
-                    max_bytes=limit,
+                    Place("queue", self.queue),
+                    max_bytes=config.max_payload_bytes,
                     key_path=config.body_key_path,
                     is_required=config.requires_encryption,
-                ),
-                encrypted_headers(headers, body, ring),
-                delay_seconds,
-            )
-            for body, headers, delay_seconds in messages
-        ]
+                )
+                sent_headers = encrypted_headers(headers, body, ring, key_path=follow_up_key_path)
+            except ValueError as error:
+                if len(messages) > 1:
+                    note_position(error, len(stored))
+                raise
+            stored.append((sent, sent_headers, delay_seconds))
+        return stored
 
 
 def _any(service: Any) -> Any:

@@ -187,6 +187,7 @@ class Lane:
             tracer=worker.tracer,
             encryption=worker.encryption,
         )
+        _warn_of_missing_keys(queue)
         return cls(queue, share=share, worker=worker)
 
     @property
@@ -289,3 +290,14 @@ class Lane:
             self.queue.config = config
             self._wakeups.wake()
             _log.info("settings changed", queue=self.queue_name, paused=config.paused)
+            _warn_of_missing_keys(self.queue)
+
+
+def _warn_of_missing_keys(queue: QueueContext) -> None:
+    if queue.config.requires_encryption and queue.encryption is None:
+        _log.warning(
+            "the queue requires encryption, and this worker has no keys: no job of it can run "
+            "here. Give it the keys: encryption=KeyRing.from_file(...), or for the command "
+            "MESHHOOK_ENCRYPTION_KEY_FILE",
+            queue=queue.name,
+        )
