@@ -591,6 +591,7 @@ AUTOMATIC = {
     ),
     *("settle_alike", "settle_succeeded", "fail_schedule", "fire_schedule()", "send_firing()"),
     *("count_ended_jobs()", "enqueue_follow_ups()", "enqueue_group_callback()"),
+    "follow_dead_letters()",
     *("grant_retries()", "repair_groups()", "carry_out_cancellations()", "hold_keys_of_jobs"),
     *("record_key_failures()", "record_key_successes()", "hold_key_of_dead_letter()"),
     *("report_workers", "withdraw_worker", "forget_workers", "delete_withdrawn_worker()"),
