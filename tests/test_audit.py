@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -38,11 +40,13 @@ from meshhook.audit import (
     one_operation,
     sum_operations,
 )
+from meshhook.cli.audit import what
 from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
 from meshhook.roles import create_role
 from meshhook.store import queries
 from meshhook.topics import bind_topic, unbind_topic
+from support.console import visiting
 from support.pgbouncer import pgbouncer
 from support.roles import Roles
 
@@ -515,6 +519,41 @@ async def test_a_made_up_entry_names_the_role_that_wrote_it(
         await own.close()
     (entry,) = await entries(connection, action="queue.paused")
     assert (entry.actor, entry.database_role) == ("somebody else", role)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "'7'",
+        "'[1, {\"old\": 1}]'",
+        "'\"text\"'",
+        '\'{"a": {"b": [1e5000]}}\'',
+        "('{\"a\": ' || repeat('[', 500) || repeat(']', 500) || '}')::jsonb",
+        "('{\"a\": ' || repeat('[', 3000) || repeat(']', 3000) || '}')::jsonb",
+        "('{\"a\": ' || repeat('{\"b\":', 1500) || '1' || repeat('}', 1500) || '}')::jsonb",
+    ],
+)
+async def test_no_entry_keeps_anybody_from_reading_the_log(
+    connection: Connection, roles: Roles, value: str
+) -> None:
+    """Not even one that a role of the least rights has made up."""
+    role = await roles.make(RoleKind.WORKER, "jobs")
+    await _as_role(
+        connection,
+        role,
+        f"select meshhook.audit('odd.change', 'jobs', filter => {value}, details => {value})",
+    )
+    [entry] = await list_audit_entries(connection, action="odd.change")
+    for shown in (entry.filter, entry.details):
+        assert shown is None or isinstance(shown, dict)
+    assert entry.details
+    assert json.loads(json.dumps(asdict(entry)["details"])) == entry.details
+    assert what(entry)
+    async with visiting(connection) as visitor:
+        for path in ("/audit", "/audit.csv", "/queues/jobs", "/audit?queue=jobs"):
+            answer = await visitor.get(path)
+            assert answer.status_code == 200, path
+        assert "odd.change" in answer.text
 
 
 async def test_a_role_for_some_queues_sees_the_entries_of_these(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,6 +29,7 @@ from meshhook.doctor import (
 from meshhook.doctor.case import Case
 from meshhook.queue_config import QueueConfig
 from meshhook.role_kinds import RoleKind
+from meshhook.store import queries
 from support.pgbouncer import pgbouncer
 from support.roles import Roles
 
@@ -51,6 +53,11 @@ def only(findings: Sequence[Finding], severity: Severity, *words: str) -> Findin
         assert each in f"{finding.subject}: {finding.message} -> {finding.remedy}"
     assert finding.remedy
     return finding
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return what is in a folder."""
+    return list(folder.iterdir())
 
 
 async def test_a_healthy_database_has_no_findings(
@@ -280,6 +287,21 @@ async def test_empty_space_is_found(
     assert names["pgmq.q_jobs_vt_idx"] == "reindex index concurrently pgmq.q_jobs_vt_idx;"
 
 
+async def test_a_table_whose_rows_are_not_counted_is_not_empty(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash or a reset of the statistics, what vacuum noted counts."""
+    monkeypatch.setattr(vacuum, "LEAST_BYTES", 8_192)
+    await connection.execute(
+        "insert into pgmq.q_jobs (vt, message) select now(), '{}' from generate_series(1, 9000)"
+    )
+    await connection.execute("vacuum analyze pgmq.q_jobs")
+    await connection.execute("select pg_stat_reset()")
+    await connection.execute("select pg_stat_clear_snapshot()")
+    names = {each.subject for each in await found(connection, "bloat")}
+    assert not names & {"pgmq.q_jobs", "pgmq.q_jobs_vt_idx"}
+
+
 async def test_a_missing_or_invalid_index_is_found(connection: Connection) -> None:
     """Of due times, of keys, of ids, or one whose build was interrupted."""
     await set_queue_config(connection, "jobs", keyed=True, lookup_by="run_id")
@@ -485,8 +507,30 @@ async def test_a_role_that_lacks_rights_is_found(connection: Connection, roles: 
         await found(connection, "rights"),
         Severity.CRITICAL,
         "delete on pgmq.q_jobs",
-        f'meshhook roles grant worker --name "{role}" --queue jobs',
+        f"meshhook roles grant worker --name {role} --queue jobs",
     )
+
+
+async def test_a_role_sees_how_many_connections_there_are(
+    connection: Connection, roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of other roles, of whose sessions it sees nothing else."""
+    monkeypatch.setattr(server, "_MUST_BE_ON", {})
+    role = await roles.make(RoleKind.ONCALL)
+    limited = await roles.make(RoleKind.READER)
+    name = await connection.fetchval("select current_database()")
+    others = await asyncpg.connect(roles.url(limited))
+    try:
+        async with asyncpg.create_pool(roles.url(role), min_size=1, max_size=1) as own:
+            await connection.execute(f'alter database "{name}" connection limit 2')
+            await connection.execute(f"alter role {limited} connection limit 1")
+            findings = await found(own, "server")
+            used = await own.fetchval(queries.load("examine_server"), column=4)
+            total = await connection.fetchval(queries.load("examine_server"), column=4)
+    finally:
+        await others.close()
+    assert {each.subject for each in findings} == {f"database {name}", f"role {limited}"}
+    assert used == total >= 3
 
 
 @pytest.mark.parametrize("kind", [each for each in RoleKind if each is not RoleKind.OWNER])
@@ -630,6 +674,34 @@ async def test_an_old_hold_or_open_breaker_is_found(connection: Connection) -> N
         "values ('jobs', 'c', 9, now(), now() - interval '5 hours', now())"
     )
     only(await found(connection, "keys"), Severity.WARNING, "'c'", "5 hours", "open breaker")
+
+
+@pytest.mark.parametrize(
+    "key", ["a b", "it's $(touch $TMPDIR/done)", "`touch $TMPDIR/done`'", "-x", '";touch done;"']
+)
+async def test_a_command_that_is_copied_into_a_shell_has_the_key_as_one_word(
+    connection: Connection, key: str, tmp_path: Path
+) -> None:
+    """Whatever a producer has chosen: nothing in it is run, and it is no option."""
+    await set_queue_config(connection, "jobs", keyed=True)
+    await hold_key(connection, "jobs", key)
+    await connection.execute("update meshhook.keys set held_at = now() - interval '3 days'")
+    (finding,) = await found(connection, "keys")
+    # The shell's own words, of a command that does nothing but say them.
+    shell = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", f"meshhook() {{ printf '%s\\n' \"$@\"; }}; {finding.remedy}"),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=tmp_path,
+        env={"TMPDIR": str(tmp_path)},
+    )
+    said, _ = await shell.communicate()
+    words = said.decode().splitlines()
+    between = ["--"] if key.startswith("-") else []
+    assert words == [
+        *("keys", "show", "jobs", *between, key),
+        *("keys", "resume", "jobs", *between, key),
+    ]
+    assert files_in(tmp_path) == []
 
 
 async def test_unique_keys_of_jobs_that_are_gone_are_found(connection: Connection) -> None:

@@ -16,6 +16,7 @@ from meshhook import (
     Worker,
     set_queue_config,
 )
+from meshhook.audit import acting_as, list_audit_entries
 from meshhook.errors import DatabaseError, InvalidJobError, UnstorableTextError
 from meshhook.postgres.text_encodings import ASCII, fitted_text
 from support.waiting import eventually
@@ -130,6 +131,16 @@ async def test_a_text_that_no_database_holds_is_refused_and_not_tried_again(
             await database.fetch("select $1::text", "\x00")
     finally:
         await database.close()
+
+
+async def test_whoever_has_a_name_that_the_encoding_cannot_hold_may_change_things(
+    encoded: Connection[Any], encoding: str
+) -> None:
+    """The audit log has question marks in it."""
+    with acting_as("当番 grün 😀"):
+        await set_queue_config(encoded, "jobs", paused=True)
+    entry = (await list_audit_entries(encoded, "jobs", action="queue.paused"))[0]
+    assert entry.actor == fitted_text("当番 grün 😀", encoding)
 
 
 def test_a_worker_without_a_database_keeps_its_name() -> None:

@@ -141,6 +141,28 @@ async def test_without_authentication_it_is_for_this_machine(address: str, host:
         assert (await visitor.get("/missing", headers={"host": host})).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("10.1.2.3:8080", 404),
+        ("[2001:db8::1]:8080", 404),
+        ("build-machine", 404),
+        ("localhost:8080", 404),
+        ("console.example", 404),
+        ("rebound.example", 421),
+        ("10.1.2.3.rebound.example:8080", 421),
+    ],
+)
+async def test_a_website_gets_nothing_from_a_console_without_authentication(host: str, status: int):
+    """Whoever reaches it may do everything, but not the websites that they look at."""
+    settings: dict[str, Any] = {"allow_unauthenticated": True, "allowed_hosts": "console.example"}
+    async with visiting(NO_DATABASE, address="10.9.9.9", **settings) as visitor:
+        assert (await visitor.get("/missing", headers={"host": host})).status_code == status
+    if host != "console.example":
+        async with visiting(NO_DATABASE, address="10.9.9.9", allow_unauthenticated=True) as visitor:
+            assert (await visitor.get("/missing", headers={"host": host})).status_code == status
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.1.2.3", "example.com"])  # noqa: S104
 def test_it_does_not_listen_elsewhere_unless_told(address: str):
     """Without authentication, an address beyond the loopback is refused with the way out."""
@@ -218,11 +240,21 @@ async def test_each_response_has_the_security_headers(pool: Any, queue_name: str
             assert headers["referrer-policy"] == "same-origin"
 
 
+async def test_files_of_another_version_are_not_kept():
+    """While an application is upgraded, an old instance may answer for a page of a new one."""
+    async with visiting(NO_DATABASE) as visitor:
+        page = (await visitor.get("/missing")).text
+        path = page.split('rel="stylesheet" href="')[1].split('"')[0]
+        assert "immutable" in (await visitor.get(path)).headers["cache-control"]
+        other = await visitor.get("/static/0123456789ab/console.css")
+        assert other.headers["cache-control"] == "no-store"
+
+
 async def test_the_cookie_is_for_the_console_alone(pool: Any, queue_name: str):
     """It is HttpOnly and SameSite, and over TLS also Secure and bound to its host."""
     async with visiting(pool) as visitor:
         cookie = (await visitor.get("/")).headers["set-cookie"]
-        assert cookie.endswith("; Path=/; HttpOnly; SameSite=Strict")
+        assert cookie.endswith("; Path=/; HttpOnly; SameSite=Lax")
         assert "set-cookie" not in (await visitor.get("/")).headers
     async with visiting(pool, public_url="https://console.example") as visitor:
         answer = await visitor.get("/", headers={"host": "console.example"})

@@ -175,6 +175,26 @@ async def test_the_focus_stays_when_the_page_is_refreshed(
         await expect(page.locator(":focus")).to_have_text("jobs")
 
 
+async def test_what_was_opened_stays_open_when_the_page_is_refreshed(
+    database_url: str, connection: Any, queue_name: str
+) -> None:
+    """Whoever reads a stack goes on reading while the job waits for its next attempt."""
+    await connection.execute("insert into pgmq.q_jobs (vt, message) values (now(), '{}')")
+    msg_id = await connection.fetchval(
+        "insert into meshhook.job_attempts (queue, msg_id, attempt, outcome, enqueued_at, "
+        "finished_at, error_type, error_message, error_stack) "
+        "select 'jobs', msg_id, 1, 'retried', enqueued_at, now(), 'ValueError', 'bad', 'line 7' "
+        "from pgmq.q_jobs returning msg_id"
+    )
+    async with served(database_url) as url, browsing() as open_page:
+        page: Page = await open_page()
+        await page.add_init_script(WATCH)
+        await page.goto(f"{url}/queues/jobs/jobs/{msg_id}")
+        await page.get_by_text("Stack", exact=True).click()
+        await is_swapped(page)
+        await expect(page.locator("details pre")).to_be_visible()
+
+
 async def test_times_are_in_the_zone_of_the_viewer(
     database_url: str, connection: Any, queue_name: str
 ) -> None:

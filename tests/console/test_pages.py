@@ -18,7 +18,7 @@ from meshhook.administration import get_queue_config, set_queue_config
 from meshhook.console.app import PAGES, console_app
 from meshhook.doctor import CHECKS
 from meshhook.doctor.finding import DOCUMENTATION
-from meshhook.keys import get_key, hold_key
+from meshhook.keys import get_key, hold_key, set_key
 from meshhook.postgres.database import Database
 from meshhook.role_kinds import RoleKind
 from meshhook.schedules import add_schedule, get_schedule
@@ -133,6 +133,24 @@ async def test_keys_are_held_and_resumed(pool: Any, queue_name: str):
             assert (await get_key(pool, "jobs", key)).held_until is None
 
 
+async def test_a_key_with_line_breaks_is_the_one_that_is_held(pool: Any, queue_name: str):
+    """A browser writes each line break in a form as CR LF, as this one does."""
+    await set_queue_config(pool, "jobs", keyed=True)
+    keys = ("a\nb", "a\r\nb", "a\rb", "a%0Ab*", "a+b c")
+    for key in keys:
+        await set_key(pool, "jobs", key, max_running=1)
+    async with visiting(pool) as visitor:
+        page = (await visitor.get("/queues/jobs/keys", params={"by_name": "1"})).text
+        forms = re.findall(r'type="hidden" name="(key\*?)" value="([^"]*)"', page)
+        assert len(forms) == len(keys)
+        for name, value in forms:
+            sent = re.sub(r"\r\n|\r|\n", "\r\n", html.unescape(value))
+            await visitor.post("/queues/jobs/keys/hold", {name: sent})
+    held = {key: (await get_key(pool, "jobs", key)).held_by for key in keys}
+    assert held == dict.fromkeys(keys, "manual")
+    assert await pool.fetchval("select count(*) from meshhook.keys") == len(keys)
+
+
 async def test_a_queue_without_keys_says_so(pool: Any, queue_name: str):
     """The message names the command that makes it keyed."""
     async with visiting(pool) as visitor:
@@ -218,6 +236,54 @@ async def test_changes_are_shown_and_exported(pool: Any, queue_name: str):
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert rows[0]["actor"] == "'=HYPERLINK(1)"
     assert rows[0]["source"] == "console"
+
+
+async def test_the_export_has_all_changes(pool: Any, connection: Any, queue_name: str):
+    """However many, the newest first; `before` leaves newer ones out."""
+    await connection.execute(
+        "select meshhook.audit('odd.change', 'jobs', count => n) from generate_series(1, 2500) n"
+    )
+    async with visiting(pool) as visitor:
+        answer = await visitor.get("/audit.csv", params={"action": "odd.change"})
+        rows = list(csv.DictReader(io.StringIO(answer.text)))
+        assert [int(each["count"]) for each in rows] == list(range(2_500, 0, -1))
+        answer = await visitor.get(
+            "/audit.csv", params={"action": "odd.change", "before": rows[-1]["id"]}
+        )
+        assert list(csv.reader(io.StringIO(answer.text))) == [list(rows[0])]
+
+
+@pytest.mark.parametrize("name", ["since", "until"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "0001-01-01",
+        "0001-01-01T00:00+14:00",
+        "0001-01-01T00:00-14:00",
+        "9999-12-31T23:59:59",
+        "9999-12-31T23:59:59-14:00",
+        "9999-12-31T23:59:59+14:00",
+    ],
+)
+async def test_times_at_the_ends_of_the_calendar_are_searched_for(
+    name: str, moment: str, pool: Any, connection: Any, queue_name: str
+):
+    """All is since the first, and until the last; the database has no time beyond them."""
+    await add_dead_letters(connection, 1)
+    is_found = (name == "since") == moment.startswith("0001")
+    async with visiting(pool) as visitor:
+        for path, empty in (
+            ("/queues/jobs/dead-letters", "Nothing fits"),
+            ("/audit", "Nothing fits"),
+            ("/audit.csv", "queue.created"),
+            ("/search", "Nothing was found"),
+        ):
+            answer = await visitor.get(path, params={name: moment})
+            assert answer.status_code == 200, (path, answer.text)
+            if path == "/audit.csv":
+                assert (empty in answer.text) is is_found
+            elif path != "/search":
+                assert (empty in answer.text) is not is_found, path
 
 
 async def test_jobs_are_searched_and_paged(pool: Any, connection: Any, queue_name: str):

@@ -195,6 +195,25 @@ def test_logins_wait_a_minute_after_too_many_failures():
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("192.0.2.1", "192.0.2.2", False),
+    ],
+)
+def test_logins_from_one_network_of_ipv6_count_together(one: str, other: str, *, is_same: bool):
+    """Whoever has an address there has all the others, too."""
+    limits = LoginLimits(clock=lambda: 0.0)
+    for _ in range(5):
+        limits.note_failure(one, "ada")
+    assert (limits.wait_seconds(other, "ada") > 0) is is_same
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (None, "\N{EN DASH}"),

@@ -14,6 +14,7 @@ from meshhook.actors import Source, acting_as
 from meshhook.administration import set_queue_config
 from meshhook.console import guard, server
 from meshhook.console.pages import workers
+from meshhook.keys import hold_key
 from support.console import add_dead_letters, served, visiting
 
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/none"
@@ -91,6 +92,7 @@ async def test_no_redirect_goes_where_a_host_header_says(path: str):
     "headers",
     [
         ("X-Forwarded-User: ada", "X-Forwarded-User: eve"),
+        ("X-Forwarded-User: ada", "X-Forwarded-Groups: oncall", "X-Forwarded-Groups: staff"),
         ("X_Forwarded_User: ada",),
         ("X-Forwarded-User : ada",),
         ("X-Forwarded-User:",),
@@ -229,7 +231,7 @@ async def test_cookies_are_as_safe_as_the_address(
         answer = await visitor.get("/workers")
     parts = answer.headers["set-cookie"].split("; ")
     assert parts[0].startswith(name + "=")
-    assert {"Path=/", "HttpOnly", "SameSite=Strict"} <= set(parts)
+    assert {"Path=/", "HttpOnly", "SameSite=Lax"} <= set(parts)
     assert ("Secure" in parts) is is_secure
 
 
@@ -271,6 +273,21 @@ async def test_no_cell_of_the_export_is_a_formula(
     assert len(actors) == 1
     assert actors[0].isprintable()
     assert actors[0].strip()[0] not in "=+-@\uff1d\uff0b\uff0d\uff20"
+
+
+@pytest.mark.parametrize("text", ["a;=1+1", "a; =1", "a;+1", "a;-1", "a;@x", "a;\uff1d1"])
+async def test_no_cell_is_a_formula_where_semicolons_part_them(
+    text: str, pool: Any, connection: Any, queue_name: str
+):
+    """As in the spreadsheets of countries that write numbers with a comma."""
+    with acting_as(text, source=Source.LIBRARY):
+        await set_queue_config(connection, "jobs", keyed=True)
+        await hold_key(connection, "jobs", text, reason=text)
+    async with visiting(pool) as visitor:
+        lines = (await visitor.get("/audit.csv")).text.splitlines()
+    cells = [each.strip(' "') for line in lines for each in line.split(";")]
+    assert len(cells) > len(lines)
+    assert not [each for each in cells if each.startswith(tuple("=+-@\uff1d\uff0b\uff0d\uff20"))]
 
 
 async def test_errors_leak_nothing(pool: Any, queue_name: str, monkeypatch: pytest.MonkeyPatch):

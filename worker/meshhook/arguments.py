@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import MINYEAR, UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -85,6 +86,18 @@ def checked_flag(name: str, value: bool) -> bool:  # noqa: FBT001 - it is what i
     if not isinstance(value, bool):
         raise InvalidSettingError(f"{name} is true or false, got {quoted(value)}")
     return value
+
+
+def utc_moment(moment: datetime, plus: timedelta = timedelta()) -> datetime:
+    """Return a time, moved by `plus`, in UTC; at the ends of Python's calendar, the end.
+
+    The database takes no time that is beyond them in UTC, such as 0001-01-01 00:00+14:00.
+    """
+    try:
+        return moment.astimezone(UTC) + plus
+    except OverflowError:
+        is_first = moment.year == MINYEAR
+        return datetime.min.replace(tzinfo=UTC) if is_first else datetime.max.replace(tzinfo=UTC)
 
 
 def checked_ids(values: Sequence[int], maximum: int) -> list[int]:

@@ -8,7 +8,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from meshhook.actors import MAX_ACTOR_LENGTH, Source, acting_as, one_operation
-from meshhook.arguments import MAX_ID, check_range, checked_id, checked_storable_text, checked_text
+from meshhook.arguments import (
+    MAX_ID,
+    check_range,
+    checked_id,
+    checked_storable_text,
+    checked_text,
+    utc_moment,
+)
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.names import validate_queue_name
@@ -34,6 +41,8 @@ MAX_ENTRIES = 1_000
 """The most entries that one call lists."""
 MAX_ACTION_LENGTH = 100
 
+_MAX_LEVELS = 20
+"""How deeply filters and details are nested at the most; a setting has two levels."""
 _LOOKED_AT = 5_000
 """How many entries a page looks at for those that fit."""
 _DISORDER = timedelta(minutes=10)
@@ -135,9 +144,9 @@ async def find_audit_entries(
     below = MAX_ID if before is None else checked_id("before", before)
     lowest = 0
     if since is not None:
-        lowest = await _id_at(source, since - _DISORDER, 0)
+        lowest = await _id_at(source, utc_moment(since, -_DISORDER), 0)
     if until is not None:
-        below = min(below, await _id_at(source, until + _DISORDER, below))
+        below = min(below, await _id_at(source, utc_moment(until, _DISORDER), below))
     of_all = queue is None
     sql = queries.load("bound_audit_entries" if of_all else "bound_audit_entries_of_queue")
     bound = await source.fetchval(sql, wanted[0], below, _LOOKED_AT, lowest)
@@ -206,7 +215,24 @@ def sum_operations(entries: Iterable[AuditEntry]) -> list[AuditEntry]:
 
 
 def _object(text: str | None) -> dict[str, Any] | None:
-    return None if text is None else json.loads(text)
+    """Return a filter or details, whatever JSON a role that may write to the log has put there.
+
+    No row keeps anybody from reading the others.
+    """
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # also numbers of more digits than Python reads
+        return {"unreadable": quoted(text)}
+    if _is_deeper(found, _MAX_LEVELS):
+        return {"unreadable": quoted(text)}
+    return found if isinstance(found, dict) else {"value": found}
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _is_deeper(each, levels - 1) for each in items)
 
 
 def _text(name: str, value: str, max_length: int) -> str:
@@ -216,4 +242,4 @@ def _text(name: str, value: str, max_length: int) -> str:
 def _moment(name: str, value: datetime | None) -> datetime | None:
     if value is not None and (not isinstance(value, datetime) or value.utcoffset() is None):
         raise InvalidSettingError(f"{name} is a datetime with a time zone, got {quoted(value)}")
-    return value
+    return None if value is None else utc_moment(value)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from meshhook.administration import get_queue_config
-from meshhook.arguments import MAX_ID, check_range, checked_id, checked_seconds
+from meshhook.arguments import MAX_ID, check_range, checked_id, checked_seconds, utc_moment
 from meshhook.arguments import checked_storable_text as storable
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
@@ -85,8 +85,8 @@ class DeadLetterFilter:
         """Return what the statement takes, texts as long as the database has them."""
         return (
             _cut(self.error_type, MAX_ERROR_TYPE_LENGTH),
-            self.since,
-            self.until,
+            None if self.since is None else utc_moment(self.since),
+            None if self.until is None else utc_moment(self.until),
             _cut(self.key, MAX_KEY_LENGTH),
             *(_cut(each, MAX_ID_LENGTH) for each in (self.run_id, self.workflow_id)),
             _cut(self.project_id, MAX_ID_LENGTH),
@@ -253,13 +253,14 @@ async def _chunks(
     rows = size if wanted.is_empty else max(size, _FIRST_CHUNK_ROWS)
     # Whatever is too new or too old is not looked at.
     if wanted.until is not None:
-        below = min(below, await _id_at(database, name, wanted.until + _DISORDER, below))
+        latest = utc_moment(wanted.until, _DISORDER)
+        below = min(below, await _id_at(database, name, latest, below))
         # Hardly any fits whose id is that of a later time: these are looked at in one go.
-        until_id = await _id_at(database, name, wanted.until, below)
+        until_id = await _id_at(database, name, utc_moment(wanted.until), below)
         rows = min(max(rows, below - until_id + size), _CHUNK_ROWS)
     lowest = 0
     if wanted.since is not None:
-        lowest = await _id_at(database, name, wanted.since - _DISORDER, 0)
+        lowest = await _id_at(database, name, utc_moment(wanted.since, -_DISORDER), 0)
     while True:
         row = await database.fetchrow(sql, below, rows, *wanted.arguments(), lowest)
         if row is None:

@@ -8,6 +8,7 @@ every script, emoji and combining marks stay as they are.
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
 import unicodedata
@@ -233,9 +234,18 @@ def _selects(text: str, place: int) -> bool:
 
 _FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 """With these, also as wide characters, formulas of spreadsheets begin."""
+_NEXT_FORMULA = re.compile("(;\\s*)(?=[=+@\uff1d\uff0b\uff0d\uff20-])")
+"""Where a comma is in numbers, as in much of Europe, a semicolon begins the next cell."""
 
 
 def spreadsheet_text(text: str) -> str:
     """Return an untrusted text for a cell of CSV: in one line, and no formula."""
     shown = "".join(each if each.isprintable() else "?" for each in text)
+    shown = _NEXT_FORMULA.sub(r"\1'", shown)
     return f"'{shown}" if shown.lstrip().startswith(_FORMULA_STARTS) else shown
+
+
+def spreadsheet_json(value: object) -> str:
+    """Return JSON for a cell of CSV: one cell, whatever parts the cells, and no formula."""
+    # Semicolons are in its texts only, where they may be escaped.
+    return json.dumps(value).replace(";", "\\u003b")

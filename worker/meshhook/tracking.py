@@ -12,7 +12,13 @@ from typing import TypedDict
 from uuid import UUID
 
 from meshhook.administration import get_queue_config
-from meshhook.arguments import check_range, checked_id, checked_seconds, checked_storable_text
+from meshhook.arguments import (
+    check_range,
+    checked_id,
+    checked_seconds,
+    checked_storable_text,
+    utc_moment,
+)
 from meshhook.cancellation import Cancellation
 from meshhook.errors import (
     InvalidJobError,
@@ -215,7 +221,12 @@ async def find_jobs(
         limit=limit,
     )
     _check_time_range(since, until)
-    wanted = replace(wanted, since=since, until=until, priority=_band(priority, wanted))
+    wanted = replace(
+        wanted,
+        since=None if since is None else utc_moment(since),
+        until=None if until is None else utc_moment(until),
+        priority=_band(priority, wanted),
+    )
     database = Database.of(database)
     if queue is not None and key is not None:
         config = await get_queue_config(database, queue)

@@ -17,7 +17,7 @@ from meshhook.cli.connecting import with_database
 from meshhook.cli.moments import past_moment
 from meshhook.cli.options import JsonOption, command_app, example
 from meshhook.cli.output import Column, moment_with_age, note, print_json, print_table
-from meshhook.escaping import spreadsheet_text
+from meshhook.escaping import spreadsheet_json, spreadsheet_text
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database
 
@@ -150,7 +150,7 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
-        return json.dumps(value)
+        return spreadsheet_json(value)
     return spreadsheet_text(value.isoformat() if isinstance(value, datetime) else str(value))
 
 

@@ -16,7 +16,7 @@ from meshhook.console.arrivals import Arrivals
 from meshhook.console.authentication import RefusedError, authentication_of
 from meshhook.console.context import Console, console_of
 from meshhook.console.guard import Guard
-from meshhook.console.headers import STATIC_CACHE
+from meshhook.console.headers import PAGE_CACHE, STATIC_CACHE
 from meshhook.console.live import Streams
 from meshhook.console.minute_counts import MinuteCounts
 from meshhook.console.operations import Operations, TooManyOperationsError
@@ -207,7 +207,10 @@ async def _static(request: Request) -> Response:
         return PlainTextResponse("not found\n", 404)
     content = resources.files("meshhook.console").joinpath("static", name).read_bytes()
     media_type = _MEDIA_TYPES[name[name.rindex(".") :]]
-    return Response(content, 200, {"cache-control": STATIC_CACHE}, media_type)
+    # Of another version, as in an upgrade of several, it is not kept under that version's address.
+    is_this = request.path_params["hash"] == console_of(request).templates.globals["static_hash"]
+    cache = STATIC_CACHE if is_this else PAGE_CACHE
+    return Response(content, 200, {"cache-control": cache}, media_type)
 
 
 def _refuse(request: Request, error: RefusedError) -> Response:
@@ -218,6 +221,7 @@ def _refuse(request: Request, error: RefusedError) -> Response:
         headers=error.headers,
         title="That did not work" if error.status >= 500 else "Not allowed",  # noqa: PLR2004
         message=error.message,
+        kept=error.kept,
     )
 
 

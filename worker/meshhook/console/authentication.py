@@ -22,12 +22,20 @@ _log = get_logger("meshhook.console")
 class RefusedError(Exception):
     """A request that is not answered with what it asks for."""
 
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        """Take the HTTP status, what to tell the user, and headers of the response."""
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: dict[str, str] | None = None,
+        *,
+        kept: str | None = None,
+    ) -> None:
+        """Take the HTTP status, what to tell the user, headers, and what the user has written."""
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = headers or {}
+        self.kept = kept
 
 
 class Authentication(Protocol):
@@ -137,11 +145,14 @@ class ByProxy:
                 f"The console is reached through its proxy only, and {address or 'this address'} "
                 "is not one of the addresses in MESHHOOK_CONSOLE_PROXY_ADDRESSES.",
             )
-        names = request.headers.getlist(settings.user_header)
+        names = [_as_utf8(each) for each in request.headers.getlist(settings.user_header)]
         if len(names) != 1 or not names[0].strip() or len(names[0]) > MAX_NAME_LENGTH:
             raise RefusedError(401, f"The proxy names no user in {settings.user_header}.")
-        listed = ",".join(request.headers.getlist(settings.groups_header))
-        groups = {each.strip() for each in listed.split(",")} - {""}
+        listed = request.headers.getlist(settings.groups_header)
+        if len(listed) > 1:
+            # One of them may be the user's own, beside which the proxy has put its own.
+            raise RefusedError(401, f"The proxy sends {settings.groups_header} more than once.")
+        groups = {each.strip() for each in _as_utf8("".join(listed)).split(",")} - {""}
         name = names[0].strip()
         if groups & set(settings.operator_groups):
             return User(name, Role.OPERATOR)
@@ -161,6 +172,14 @@ class ByProxy:
 def client_address(request: HTTPConnection) -> str:
     """Return the address that a request came from, whatever its headers say."""
     return request.client.host if request.client is not None else ""
+
+
+def _as_utf8(value: str) -> str:
+    """Return the value of a header, of which each byte was taken for a character, as UTF-8."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value  # Latin-1, as proxies sent it once
 
 
 def _login_needed() -> RefusedError:

@@ -10,8 +10,10 @@ import asyncio
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import FormData, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from meshhook.actors import Source, acting_as
@@ -70,6 +72,7 @@ class Guard:
             return
         if scope["type"] != "http":
             raise RuntimeError("the console has no websockets")
+        scope = self._placed(scope)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         request = Request(scope, receive)
         session, is_new = self._session_of(request)
@@ -100,6 +103,20 @@ class Guard:
             failure = RefusedError(500, "This is a fault of the console. Its log says more.")
             await self._refuse(request, failure)(scope, receive, send_with_headers)
 
+    def _placed(self, scope: Scope) -> Scope:
+        """Return a request with the path of the public address as its root, unless it has one.
+
+        The proxy may have passed the path on, or taken it off.
+        """
+        root, path = self._settings.public_path, scope["path"]
+        if not root or scope.get("root_path"):
+            return scope
+        if path == root:
+            path += "/"
+        elif not path.startswith(f"{root}/"):
+            path = root + path
+        return {**scope, "root_path": root, "path": path}
+
     async def _check(self, request: Request, state: dict[str, Any], session: str) -> None:
         """Find the user of a request, and check whether it may be answered.
 
@@ -125,12 +142,19 @@ class Guard:
         if not user.may_change:
             raise RefusedError(403, "You may look, but not change anything: you are a viewer.")
         if not is_same_origin(request.headers, self._settings):
-            raise RefusedError(403, "This request came from another site. Nothing was changed.")
+            raise RefusedError(
+                403,
+                "This request came from another site. Nothing was changed. If this is the console "
+                "itself, behind a proxy: set MESHHOOK_CONSOLE_PUBLIC_URL to its address in the "
+                "browser.",
+            )
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
             raise RefusedError(415, "The console takes forms only. Nothing was changed.")
         try:
             async with asyncio.timeout(FORM_SECONDS):
                 form = await _limited(request).form(max_fields=MAX_FORM_FIELDS)
+        except HTTPException as error:
+            raise RefusedError(error.status_code, f"{error.detail} Nothing was changed.") from None
         except TimeoutError:
             raise RefusedError(
                 408,
@@ -143,8 +167,9 @@ class Guard:
                 403,
                 "This form is too old, or was made for somebody else. Nothing was changed: "
                 "load its page again.",
+                kept=_text_of(form, "body"),
             )
-        state["form"] = form
+        state["form"] = _exact(form)
 
     def _session_of(self, request: Request) -> tuple[str, bool]:
         """Return what the browser is known again by, and whether that is new."""
@@ -159,10 +184,32 @@ class Guard:
         headers.setdefault("cache-control", PAGE_CACHE)
         if new_session is not None:
             secure = "; Secure" if self._settings.is_secure else ""
+            # Not Strict: whoever follows a link from a chat to the console would get a new one, and
+            # the forms that are open elsewhere would be refused. It authenticates nobody.
             headers.append(
                 "set-cookie",
-                f"{self._cookie}={new_session}; Path=/; HttpOnly; SameSite=Strict{secure}",
+                f"{self._cookie}={new_session}; Path=/; HttpOnly; SameSite=Lax{secure}",
             )
+
+
+def _exact(form: FormData) -> FormData:
+    """Return a form in which fields named `NAME*` are decoded, as the macro `hidden` writes them.
+
+    Browsers send every line break in a form as CR LF, whatever it was in the page.
+    """
+    return FormData(
+        [
+            (name.removesuffix("*"), unquote(value))
+            if name.endswith("*") and isinstance(value, str)
+            else (name, value)
+            for name, value in form.multi_items()
+        ]
+    )
+
+
+def _text_of(form: FormData, name: str) -> str | None:
+    value = form.get(name)
+    return value if isinstance(value, str) else None
 
 
 def _acting(user: User | None) -> AbstractContextManager[None]:

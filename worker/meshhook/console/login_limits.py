@@ -6,12 +6,15 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
 PERIOD_SECONDS = 60.0
 MAX_FAILURES_OF_NAME = 5
 """How many logins of a name may fail from one address in a minute."""
 MAX_FAILURES_OF_ADDRESS = 20
 """How many logins may fail from one address in a minute."""
+NETWORK_BITS = 64
+"""How much of an IPv6 address counts: whoever has one has all that begin so."""
 _MAX_KEPT = 10_000
 
 
@@ -52,7 +55,20 @@ class LoginLimits:
 
 
 def _limits(address: str, name: str) -> tuple[tuple[Hashable, int], ...]:
+    place = _place(address)
     return (
-        (address, MAX_FAILURES_OF_ADDRESS),
-        ((address, name), MAX_FAILURES_OF_NAME),
+        (place, MAX_FAILURES_OF_ADDRESS),
+        ((place, name), MAX_FAILURES_OF_NAME),
     )
+
+
+def _place(address: str) -> str:
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(IPv6Network((int(found), NETWORK_BITS), strict=False))

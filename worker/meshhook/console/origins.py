@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -28,9 +29,11 @@ def is_allowed_host(host: str, settings: ConsoleSettings) -> bool:
     allowed = {each.lower() for each in settings.allowed_hosts}
     if settings.public_url is not None:
         allowed.add((urlsplit(settings.public_url).hostname or "").lower())
-    if settings.needs_loopback:
-        allowed |= _LOOPBACK_NAMES
-    return not allowed or name in allowed
+    # No website has these names; and a port may be forwarded to this machine for a while.
+    names = allowed | _LOOPBACK_NAMES
+    if settings.authentication == "none":
+        return name in names or (settings.allow_unauthenticated and _is_of_no_website(name))
+    return not allowed or name in names
 
 
 def is_same_origin(headers: Mapping[str, str], settings: ConsoleSettings) -> bool:
@@ -64,6 +67,15 @@ def _origin_of(url: str) -> tuple[str, str, int] | None:
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
         return None
     return parts.scheme, parts.hostname, port or _DEFAULT_PORTS[parts.scheme]
+
+
+def _is_of_no_website(name: str) -> bool:
+    """Return whether a name is an address, or one without a domain, as of a machine nearby."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return "." not in name
+    return True
 
 
 def _host_name(host: str) -> str | None:

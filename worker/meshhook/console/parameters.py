@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FILTER_NAMES = ("error_type", "since", "until", "key", "run_id", "workflow_id", "project_id")
 
+_MAY_BE_BLANK = frozenset(FILTER_NAMES) - {"since", "until"}
 _AGO = re.compile(r"(\d{1,4})\s*(min|h|d)")
 _UNITS = {"min": "minutes", "h": "hours", "d": "days"}
 _MAX_TEXT = 1_000
@@ -34,6 +35,21 @@ def text(values: QueryParams | FormData, name: str) -> str | None:
     if not isinstance(value, str) or not value.strip():
         return None
     return checked_text(value, name).strip()
+
+
+def sought(values: QueryParams | FormData, name: str) -> str | None:
+    """Return what is searched for, without blanks around it; None if there is nothing.
+
+    Blanks alone are kept of what is no time, number or name of ours: an error or a run may be
+    called so, and without it all would be found.
+
+    Raises:
+        InvalidSettingError: if it is too long, or holds what no text in the database has.
+    """
+    found = text(values, name)
+    if found is None and name in _MAY_BE_BLANK:
+        found = exact_text(values, name) or None
+    return found
 
 
 def exact_text(values: QueryParams | FormData, name: str) -> str | None:
@@ -101,7 +117,7 @@ def filter_of(values: QueryParams | FormData) -> DeadLetterFilter:
     Raises:
         InvalidSettingError: naming the field that is wrong.
     """
-    found = {name: text(values, name) for name in FILTER_NAMES}
+    found = {name: sought(values, name) for name in FILTER_NAMES}
     since, until = found.pop("since"), found.pop("until")
     return DeadLetterFilter(
         since=None if since is None else moment(since, "since"),
@@ -112,7 +128,7 @@ def filter_of(values: QueryParams | FormData) -> DeadLetterFilter:
 
 def filter_fields(values: QueryParams | FormData, *, is_fixed: bool = False) -> dict[str, str]:
     """Return the fields of a filter as they were written; if fixed, with times in full."""
-    found = {name: value for name in FILTER_NAMES if (value := text(values, name)) is not None}
+    found = {name: value for name in FILTER_NAMES if (value := sought(values, name)) is not None}
     if is_fixed:
         for name in ("since", "until"):
             if name in found:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from datetime import UTC, datetime
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -135,11 +134,6 @@ def ago(moment: datetime | None, now: datetime | None = None) -> Markup:
         f'title="{utc.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")} UTC">'
         f"{text}</time>"
     )
-
-
-def pretty(value: Any) -> str:
-    """Return JSON for people."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _link(template: str | None, **values: object) -> str | None:

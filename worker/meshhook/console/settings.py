@@ -25,6 +25,8 @@ MIN_SECRET_LENGTH = 16
 
 _PATH = re.compile(r"(body|headers)(\.([^.\s]+))+")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
+_HOST = re.compile(r"[\w.-]+", re.ASCII)
+_PUBLIC_PATH = re.compile(r"(/[\w.~-]+)*/?", re.ASCII)
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -48,7 +50,19 @@ def _checked_origin(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("it is the address of the console in the browser, as https://host/path")
+    if not _PUBLIC_PATH.fullmatch(parts.path):
+        raise ValueError("the path in it is made of letters, digits and the signs . _ ~ -")
     return url.rstrip("/")
+
+
+def _checked_host(host: str) -> str:
+    if _HOST.fullmatch(host):
+        return host
+    try:
+        return str(ip_address(host.strip("[]")))
+    except ValueError:
+        # Requests are compared by their name: with a port, none would ever fit.
+        raise ValueError("a host is a name or an address, without a port") from None
 
 
 def _checked_template(url: str) -> str:
@@ -76,6 +90,9 @@ _Path = Annotated[str, AfterValidator(_checked_redaction)]
 _Template = Annotated[str, AfterValidator(_checked_template)]
 _Header = Annotated[str, AfterValidator(_checked_header)]
 _Texts = Annotated[tuple[str, ...], BeforeValidator(_parts)]
+_Hosts = Annotated[
+    tuple[Annotated[str, AfterValidator(_checked_host)], ...], BeforeValidator(_parts)
+]
 _Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_checked_networks)]
 
 
@@ -107,11 +124,12 @@ class ConsoleSettings(BaseModel):
     viewer_groups: _Texts = ()
     """For `proxy`: whoever is in one of these groups may look. Default none: every user."""
     public_url: Annotated[str, AfterValidator(_checked_origin)] | None = None
-    """The address of the console in the browser. With https, cookies are sent over TLS only.
-    Default: that of each request."""
-    allowed_hosts: _Texts = ()
-    """Names that requests may have in `Host`, beside that of `public_url`. Default: any; without
-    authentication only those of the loopback, so that no website gives it a name of its own."""
+    """The address of the console in the browser. With https, cookies are sent over TLS only. It may
+    have a path, which a proxy in front passes on or takes off. Default: that of each request."""
+    allowed_hosts: _Hosts = ()
+    """Names that requests may have in `Host`, beside that of `public_url`, without ports. Default:
+    any; without authentication only those of the loopback, and with `allow_unauthenticated` also
+    addresses and names without a domain, so that no website gives it a name of its own."""
     secret: SecretStr | None = None
     """What the tokens in forms are made with, 16 characters or more. Default: random for each
     process, so that forms opened before a restart must be loaded again."""
@@ -158,6 +176,11 @@ class ConsoleSettings(BaseModel):
     def is_secure(self) -> bool:
         """Whether browsers reach it over TLS."""
         return self.public_url is not None and self.public_url.startswith("https:")
+
+    @property
+    def public_path(self) -> str:
+        """The path of its address in the browser, without a slash at the end; often empty."""
+        return "" if self.public_url is None else urlsplit(self.public_url).path
 
     @property
     def needs_loopback(self) -> bool:

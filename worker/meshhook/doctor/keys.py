@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from meshhook.doctor.finding import Finding, Severity, spelled
@@ -33,12 +34,14 @@ def judge_holds(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         queue, key = row["queue"], row["key"]
         what = "is held" if row["is_hold"] else "has had an open breaker"
         more = f", as are {row['keys'] - 1:,} others" if row["keys"] > 1 else ""
+        # Whoever enqueues has chosen the key; the commands are copied into a shell.
+        named = f"{queue} {'-- ' if key.startswith('-') else ''}{shlex.quote(key)}"
         yield Finding(
             "keys",
             Severity.WARNING,
             f"queue {queue}",
             f"key {key!r} {what} for {spelled(row['seconds'])}{more}: its jobs wait",
-            f"meshhook keys show {queue} {key!r}; meshhook keys resume {queue} {key!r}",
+            f"meshhook keys show {named}; meshhook keys resume {named}",
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from meshhook.doctor.finding import Finding, Severity
 from meshhook.roles.checking import RoleCheck, check_role, list_roles
-from meshhook.roles.statements import quoted_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ def judge(checked: RoleCheck) -> Iterator[Finding]:
     lacks = "; ".join(checked.lacks[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
     kinds = [known for known in checked.kinds if known.role == checked.role]
     commands = [
-        f"meshhook roles grant {known.kind} --name {quoted_identifier(checked.role)}"
+        f"meshhook roles grant {known.kind} --name {shlex.quote(checked.role)}"
         + "".join(f" --queue {queue}" for queue in known.queues)
         for known in kinds
     ]
@@ -40,5 +40,5 @@ def judge(checked: RoleCheck) -> Iterator[Finding]:
         Severity.CRITICAL,
         f"role {checked.role}",
         f"lacks {lacks}",
-        " && ".join(commands) or f"meshhook roles check {quoted_identifier(checked.role)}",
+        " && ".join(commands) or f"meshhook roles check {shlex.quote(checked.role)}",
     )

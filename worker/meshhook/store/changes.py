@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshhook.actors import acting
+from meshhook.postgres.connecting import server_encoding
+from meshhook.postgres.text_encodings import fitted_text
 from meshhook.store import queries
 
 if TYPE_CHECKING:
@@ -40,7 +42,6 @@ async def change(
     """
     current = acting()
     said = [
-        current.name,
         str(current.source),
         "" if current.operation is None else str(current.operation),
         _filter_text({**dict(current.asked), **(asked or {})}),
@@ -49,7 +50,9 @@ async def change(
     is_callers = database.is_in_transaction
 
     async def said_first(connection: Any) -> _Value:
-        before = await connection.fetchrow(sql, *said)
+        # Nobody is kept from changing anything by a name that the database cannot store.
+        actor = fitted_text(current.name, server_encoding(connection))
+        before = await connection.fetchrow(sql, actor, *said)
         value = await work(connection)
         if is_callers:
             await connection.fetchrow(sql, *(before[name] for name in _SETTINGS))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import PlainTextResponse
+from starlette.responses import StreamingResponse
 
 from meshhook.audit import (
     MAX_ENTRIES,
@@ -20,9 +19,11 @@ from meshhook.audit import (
 from meshhook.console import parameters
 from meshhook.console.context import console_of
 from meshhook.console.list_places import place_by_id
-from meshhook.escaping import spreadsheet_text
+from meshhook.escaping import spreadsheet_json, spreadsheet_text
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -49,19 +50,36 @@ async def show(request: Request) -> Response:
 
 
 async def export(request: Request) -> Response:
-    """Return up to 1,000 changes as CSV; `before` continues with older ones."""
+    """Return all changes that fit as CSV, the newest first, however many; `before` leaves out."""
+    database = console_of(request).database
     _, wanted = _asked_for(request)
     before = parameters.optional_number(request.query_params, "before")
-    entries = await list_audit_entries(
-        console_of(request).database, before=before, limit=MAX_ENTRIES, **wanted
-    )
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(_COLUMNS)
-    for entry in entries:
-        writer.writerow([_cell(value) for value in asdict(entry).values()])
+    # What cannot be read is said on a page; later the download breaks off, which browsers tell.
+    first = await list_audit_entries(database, before=before, limit=MAX_ENTRIES, **wanted)
+
+    async def lines() -> AsyncIterator[str]:
+        entries = first
+        yield _as_csv([_COLUMNS])
+        while entries:
+            yield _as_csv([map(_cell, _values(each)) for each in entries])
+            if len(entries) < MAX_ENTRIES:
+                return
+            entries = await list_audit_entries(
+                database, before=entries[-1].id, limit=MAX_ENTRIES, **wanted
+            )
+
     headers = {"content-disposition": 'attachment; filename="audit.csv"'}
-    return PlainTextResponse(text.getvalue(), headers=headers, media_type="text/csv")
+    return StreamingResponse(lines(), headers=headers, media_type="text/csv")
+
+
+def _as_csv(rows: Iterable[Iterable[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _values(entry: AuditEntry) -> tuple[object, ...]:
+    return tuple(getattr(entry, name) for name in _COLUMNS)
 
 
 def _asked_for(request: Request) -> tuple[dict[str, str], dict[str, Any]]:
@@ -96,7 +114,7 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     if isinstance(value, dict):
-        return json.dumps(value)
+        return spreadsheet_json(value)
     return spreadsheet_text(value) if isinstance(value, str) else value

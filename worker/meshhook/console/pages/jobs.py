@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
 from meshhook.console import parameters
 from meshhook.console.confirmations import question_before
 from meshhook.console.context import Console, console_of, form_of, user_of
-from meshhook.console.rendering import pretty, safe_text
+from meshhook.console.exact_json import parsed, written
+from meshhook.console.rendering import safe_text
 from meshhook.dead_letters import DLQService
 from meshhook.encryption.envelope import is_sealed
 from meshhook.errors import (
     DatabaseError,
+    DatabaseUnavailableError,
+    DuplicateJobError,
     InvalidJobError,
     InvalidSettingError,
     JobNotFoundError,
     MeshHookError,
     QueueNotFoundError,
+    UncertainCommitError,
 )
 from meshhook.escaping import shown_json
 from meshhook.job_changes import ChangeResult, JobChanger, JobChoice
@@ -87,11 +91,18 @@ async def replay(request: Request) -> Response:
         try:
             body = _edited_body(console, dead, edited)
             msg_id = await service.replay_dead_letter_job(dead_letter_id, body=body)
-        except InvalidJobError as error:
+        except UncertainCommitError:
+            raise
+        except (InvalidJobError, DuplicateJobError, DatabaseUnavailableError) as error:
             # What was written is not lost.
-            life = await _life_of(console, queue, dead)
             return _page(
-                console, request, queue, life=life, dead=dead, edited=edited, fault=str(error)
+                console,
+                request,
+                queue,
+                life=await _life_if_known(console, queue, dead),
+                dead=dead,
+                edited=edited,
+                fault=str(error),
             )
     else:
         msg_id = await service.replay_dead_letter_job(dead_letter_id)
@@ -189,6 +200,13 @@ async def _life_of(console: Console, queue: str, dead: DeadLetterJob) -> JobLife
     return life if life.dead_letter_id == dead.id else None
 
 
+async def _life_if_known(console: Console, queue: str, dead: DeadLetterJob) -> JobLife | None:
+    try:
+        return await _life_of(console, queue, dead)
+    except DatabaseError:
+        return None
+
+
 def _page(
     console: Console,
     request: Request,
@@ -235,7 +253,7 @@ def shown_body(console: Console, body: str) -> ShownText:
             return ShownText("(too long to be shown with places hidden)", length=len(body))
         return _cut(body, len(body))
     try:
-        text = pretty(console.redactions.hidden("body", json.loads(body)))
+        text = written(console.redactions.hidden("body", parsed(body)), is_indented=True)
     except (ValueError, RecursionError):
         if console.redactions.hide_bodies:
             return ShownText(
@@ -254,7 +272,11 @@ def _cut(text: str, length: int) -> ShownText:
 
 
 def _shown_headers(console: Console, headers: dict[str, Any]) -> ShownText:
-    return _cut(pretty(console.redactions.hidden("headers", headers)), 0)
+    try:
+        text = written(console.redactions.hidden("headers", headers), is_indented=True)
+    except RecursionError:
+        return ShownText("(nested too deeply to be shown)")
+    return _cut(text, 0)
 
 
 def _edited_body(console: Console, dead: DeadLetterJob, edited: str) -> str | None:
@@ -271,15 +293,11 @@ def _edited_body(console: Console, dead: DeadLetterJob, edited: str) -> str | No
             "DLQService(..., encryption=...).replay_dead_letter_job(..., body=...)"
         )
     try:
-        new, old = json.loads(edited), json.loads(dead.body)
-    except (ValueError, RecursionError) as error:
+        old = parsed(dead.body)
+        restored = console.redactions.restored(parsed(edited), old)
+        # Without the blanks that make it readable: its length is limited.
+        return None if restored == old else written(restored)
+    except JSONDecodeError as error:
         raise InvalidJobError(f"the body is not JSON: {error}") from None
-    restored = console.redactions.restored(new, old)
-    if _text(restored) == _text(old):
-        return None
-    return edited if _text(restored) == _text(new) else json.dumps(restored, ensure_ascii=False)
-
-
-def _text(value: Any) -> str:
-    # To Python, true equals 1.
-    return json.dumps(value, sort_keys=True)
+    except RecursionError:
+        raise InvalidJobError("the body is nested too deeply to be edited here") from None

@@ -62,11 +62,16 @@ async def show(request: Request) -> Response:
     if operation is None:
         return await _show_ended(console, request)
     outcomes = await _outcomes(console, operation)
+    rest = {"action": operation.action, "up_to_id": operation.up_to_id, **operation.wanted.fields()}
     return console.page(
         request,
         "operation.html",
         operation=operation,
         outcomes=outcomes,
+        # What was not come to, with the same filter.
+        rest_url=f"/queues/{operation.queue}/dead-letters/confirm" + parameters.query(rest)
+        if operation.error or not (operation.is_running or operation.is_complete)
+        else None,
         is_live=operation.is_running
         or (outcomes is not None and outcomes.unfinished > 0 and _is_followed(operation)),
         # Without JavaScript, the page loads itself.

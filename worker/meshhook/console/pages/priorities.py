@@ -56,7 +56,7 @@ async def set_matching(request: Request) -> Response:
     form = form_of(request)
     queue = validate_queue_name(request.path_params["queue"])
     priority = _priority(form)
-    filters = {name: parameters.text(form, name) for name in _FILTERS}
+    filters = {name: parameters.sought(form, name) for name in _FILTERS}
     choice = JobChoice.of(None, **filters)
     changer = JobChanger(console.database, queue, choice, CHANGE_SECONDS)
     given = {name: value for name, value in filters.items() if value is not None}

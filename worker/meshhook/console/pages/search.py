@@ -31,7 +31,7 @@ async def show(request: Request) -> Response:
     """Show the form, and what was found."""
     console = console_of(request)
     values = request.query_params
-    fields = {name: value for name in _NAMES if (value := parameters.text(values, name))}
+    fields = {name: value for name in _NAMES if (value := parameters.sought(values, name))}
     queue = fields.get("queue")
     if (msg_id := fields.get("id")) is not None and queue is not None:
         number = parameters.number(msg_id, "id")

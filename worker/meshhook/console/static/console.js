@@ -86,7 +86,8 @@
     event.preventDefault();
   });
   document.addEventListener("htmx:error", () => {
-    problem = "The console does not answer. This is the state before; it tries again.";
+    // Also where a proxy sends whoever is not logged in to another site, which is not followed.
+    problem = "The console does not answer, or you are not logged in any more. This is the state before; it tries again.";
   });
   async function refresh() {
     const active = document.activeElement;

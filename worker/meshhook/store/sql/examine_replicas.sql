@@ -6,7 +6,8 @@ select coalesce(pg_catalog.sum(s.max_replicas), 0)::bigint as most,
     meshhook.shown_text((pg_catalog.array_agg(s.jobqueue order by s.max_replicas desc))[1])
         as largest,
     (select pg_catalog.count(*) from pg_catalog.pg_stat_activity a
-     where a.backend_type = 'client backend') as used,
+     where a.usesysid is not null and a.datid is not null
+       and coalesce(a.backend_type, 'client backend'::text) = 'client backend'::text) as used,
     pg_catalog.current_setting('max_connections')::int
         - pg_catalog.current_setting('superuser_reserved_connections')::int as connections
 from meshhook.queue_scaling s
