@@ -14,6 +14,7 @@ from support.databases import server_directory
 from support.helm import CHART, NAMESPACE, RELEASE
 from support.kube import Kube, KubeError
 from support.skipping import skip
+from support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -46,11 +47,21 @@ def names(kube: Kube, resource: str) -> set[str]:
     return {each["metadata"]["name"] for each in kube.get(resource)}
 
 
-def test_queues_wait_for_their_definition(kube):
+def is_known(kube: Kube) -> bool:
+    """Whether clients are told of JobQueues: that is a moment after their definition is made."""
+    try:
+        kube.get("jobqueues")
+    except KubeError:
+        return False
+    return True
+
+
+async def test_queues_wait_for_their_definition(kube):
     """A first install with queues says what to do; then upgrades make, change and delete them."""
     with pytest.raises(KubeError, match="Install without `queues` first"):
         kube.helm("install", RELEASE, CHART, "--create-namespace", values={"queues": [QUEUE]})
     kube.helm("install", RELEASE, CHART, "--create-namespace")
+    await eventually(lambda: is_known(kube))
     kube.helm("upgrade", RELEASE, CHART, values={"queues": [QUEUE]})
     first = kube.get("jobqueue", "orders")
     assert first["spec"]["queueName"] == "orders"

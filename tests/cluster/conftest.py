@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from support.cluster.api import Api, ApiError
+from support.cluster.api import Api
 from support.cluster.building import build_if_needed
 from support.cluster.control_plane import ControlPlane, obstacle
 from support.cluster.objects import custom_resource_definitions, database_secret
@@ -20,6 +20,7 @@ from support.cluster.operator_process import (
     operator_kubeconfig,
 )
 from support.cluster.programs import CONTROL_PLANE
+from support.cluster.views import serves_job_queues
 from support.databases import server_directory
 from support.last_tests import until_last_test
 from support.skipping import skip
@@ -56,18 +57,9 @@ def job_queues_are_known(control_plane: ControlPlane) -> None:
         async with control_plane.administrator("default") as api:
             for definition in custom_resource_definitions():
                 await api.apply(definition)
-            await eventually(lambda: _serves_job_queues(api))
+            await eventually(lambda: serves_job_queues(api))
 
     asyncio.run(install())
-
-
-async def _serves_job_queues(api: Api) -> bool:
-    try:
-        await api.list("JobQueue")
-        await api.list("JobSchedule")
-    except ApiError:
-        return False
-    return True
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from support.cluster.api import Api, ApiError, Object
 from support.cluster.components import Component, ComponentError
 from support.cluster.control_plane import NODE, ControlPlane
+from support.cluster.views import until_pods_can_be_made
 from support.waiting import eventually
 from support.workers import TESTS
 
@@ -31,7 +32,7 @@ def ready(pod: Object) -> bool:
 
 async def test_pods_become_ready(api: Api):
     """A pod is scheduled to the node and becomes Ready, and is gone once it is deleted."""
-    await eventually(lambda: api.find("ServiceAccount", "default"))
+    await until_pods_can_be_made(api)
     await api.create(POD)
 
     async def pod_is_ready() -> bool:
@@ -131,4 +132,4 @@ def test_a_component_that_ends_says_why(tmp_path: Path):
     )
     component.start()
     with pytest.raises(ComponentError, match="broken ended with status 3:\nout of cheese"):
-        component.wait_until(lambda: False, seconds=10)
+        component.wait_until(lambda: False, seconds=60)

@@ -38,8 +38,7 @@ async def test_a_missing_secret(api: Api, database_url: str):
     """A missing Secret is named; once it is created, the queue recovers."""
     await api.create(job_queue())
     view = JobQueueView(api)
-    condition = await view.until_condition("Ready", "False")
-    assert "'database'" in condition["message"] or "database" in condition["message"]
+    await view.until_condition("Ready", "False", reason="SecretNotFound", says="'database'")
     await api.create(database_secret(database_url))
     await view.until_condition("Ready", "True")
 
@@ -49,8 +48,7 @@ async def test_a_secret_without_the_key(api: Api, database_url: str):
     await api.create({"kind": "Secret", "metadata": {"name": "database"}, "stringData": {"x": "y"}})
     await api.create(job_queue())
     view = JobQueueView(api)
-    condition = await view.until_condition("Ready", "False")
-    assert "uri" in condition["message"]
+    await view.until_condition("Ready", "False", reason="SecretKeyMissing", says="uri")
     await api.patch("Secret", "database", {"stringData": {"uri": database_url}})
     await view.until_condition("Ready", "True")
 
@@ -74,7 +72,7 @@ async def test_a_wrong_password(api: Api, database_url: str):
     await api.create(database_secret(database_url, "other"))
     await api.create(job_queue())
     view = JobQueueView(api)
-    condition = await view.until_condition("Ready", "False")
+    condition = await view.until_condition("Ready", "False", reason="LoginRefused")
     assert "password" in condition["message"]
     assert "letmein" not in condition["message"]
     await is_served(api, "letters")
@@ -92,8 +90,7 @@ async def test_missing_migrations(
     await api.create(database_secret(database_url, "other"))
     await api.create(job_queue())
     view = JobQueueView(api)
-    condition = await view.until_condition("Ready", "False")
-    assert "migrate" in condition["message"]
+    await view.until_condition("Ready", "False", reason="SchemaMissing", says="migrate")
     await is_served(api, "letters")
     connection = await asyncpg.connect(empty_database_url)
     await migrate(connection)
@@ -176,5 +173,5 @@ async def test_a_rotated_secret(api: Api, database_proxy: Proxy, database_url: s
         pods = await api.list("Pod", labelSelector="meshhook.io/jobqueue=emails")
         return [pod["metadata"]["uid"] for pod in pods] != [before["metadata"]["uid"]]
 
-    await eventually(is_another, 60)
+    await eventually(is_another, 120)
     await eventually(lambda: database_proxy.connections > 0)

@@ -126,6 +126,11 @@ def leads(operator: OperatorProcess) -> bool:
     return operator.metric("meshhook_operator_leading") == 1
 
 
+async def until_leading(operator: OperatorProcess) -> None:
+    """Wait until it says that it leads; on a busy machine it may renew its Lease late."""
+    await eventually(lambda: leads(operator))
+
+
 def queue_series(operator: OperatorProcess) -> list[str]:
     """Return what it exports about queues and JobQueues, and the age of these figures."""
     pattern = r"^meshhook_(?:queue|scaler|exporter_last)_.*$"
@@ -151,9 +156,9 @@ async def test_one_of_two_replicas_works(api: Api, operators: Operators, sql: Co
         await enqueue(sql, jobs)
         await view.until_replicas(replicas)
     assert operators.writers() == {"blue"}
-    assert leads(blue)
+    await until_leading(blue)
     assert not leads(green)
-    assert queue_series(blue)
+    await eventually(lambda: queue_series(blue))
     assert queue_series(green) == []
     assert green.page("/readyz")
     assert green.page("/healthz")
@@ -177,7 +182,7 @@ async def test_a_stopped_leader_hands_over_at_once(
     assert lease["spec"].get("holderIdentity") in {None, "", "green"}
     await enqueue(sql, 60)
     await view.until_replicas(6)
-    assert leads(green)
+    await until_leading(green)
     assert operators.writers(since="green") == {"green"}
 
 
@@ -221,7 +226,7 @@ async def test_a_suspended_leader_writes_nothing_when_it_wakes_up(
     blue.send_signal(signal.SIGSTOP)
     await enqueue(sql, 30)
     await view.until_replicas(9)
-    assert leads(green)
+    await until_leading(green)
     await sql.execute("select pgmq.purge_queue('emails')")
     await view.until_replicas(1)
     blue.send_signal(signal.SIGCONT)
@@ -247,7 +252,7 @@ async def test_a_leader_without_the_api_server_is_replaced(
     proxy.refuse()
     await enqueue(sql, 60)
     await view.until_replicas(6)
-    assert leads(green)
+    await until_leading(green)
     proxy.accept()
     await eventually(lambda: not leads(blue) and not queue_series(blue))
     await enqueue(sql, 30)
@@ -270,7 +275,7 @@ async def test_a_leader_alone_outlasts_an_outage_of_the_api_server(
     paused = "nothing is written until the lease is renewed"
     await eventually(lambda: paused in blue.log.read_text())
     assert not leads(blue)
-    assert queue_series(blue)
+    await eventually(lambda: queue_series(blue))
     proxy.accept()
     await view.until_replicas(6)
     lease = await api.get("Lease", OWN_LEASE)
@@ -293,8 +298,8 @@ async def test_two_installations_never_work_on_one_namespace(
     await eventually(lambda: green.metric("meshhook_operator_unserved_namespaces") == 1)
     await enqueue(sql, 60)
     await view.until_replicas(6)
-    assert leads(blue)
-    assert leads(green)
+    await until_leading(blue)
+    await until_leading(green)
     assert operators.writers() == {"blue"}
     assert queue_series(green) == []
     log = green.log.read_text()
@@ -322,7 +327,7 @@ async def test_a_namespace_without_jobqueues_is_anybodys(
     blue.stop()
     await api.create(job_queue("letters"))
     await JobQueueView(api, "letters", "letters-worker").until_replicas(1)
-    assert leads(green)
+    await until_leading(green)
 
     def has_made_it() -> bool:
         # The API server may log a request after it has answered it.
@@ -346,5 +351,5 @@ async def test_a_namespace_is_deleted_though_its_lease_goes_first(
     async def is_gone() -> bool:
         return await api.find("Namespace", api.namespace) is None
 
-    await eventually(is_gone, 90)
+    await eventually(is_gone, 180)
     await api.create({"kind": "Namespace", "metadata": {"name": api.namespace}})

@@ -13,7 +13,7 @@ from support.cluster.api import Api
 from support.cluster.control_plane import ControlPlane
 from support.cluster.objects import job_queue
 from support.cluster.operator_process import OperatorProcess, StartOperator
-from support.cluster.views import JobQueueView
+from support.cluster.views import JobQueueView, serves_job_queues
 from support.proxy import Proxy
 from support.waiting import eventually
 
@@ -95,7 +95,7 @@ async def test_a_namespace_goes_while_it_is_down(
     async def is_gone() -> bool:
         return await api.find("Namespace", api.namespace) is None
 
-    await eventually(is_gone, 60)
+    await eventually(is_gone, 180)
     await api.create({"kind": "Namespace", "metadata": {"name": api.namespace}})
 
 
@@ -136,6 +136,7 @@ async def test_the_api_server_restarts(
     await sql.execute("select pgmq.send_batch('emails', array_fill('{}'::jsonb, array[40]))")
     server.start()
     control_plane.wait_until_serving()
+    await eventually(lambda: serves_job_queues(api))
     await view.until_replicas(4)
     await api.patch("JobQueue", "emails", {"spec": {"scaling": {"minReplicas": 6}}})
     await view.until_replicas(6)

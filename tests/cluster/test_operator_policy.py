@@ -15,6 +15,7 @@ from support.cluster.api import Api, ApiError, Object
 from support.cluster.control_plane import ControlPlane
 from support.cluster.objects import deployment, grant, job_queue, operator_rules
 from support.cluster.programs import program_path
+from support.cluster.views import until_pods_can_be_made
 from support.helm import one, render
 from support.skipping import skip
 from support.waiting import eventually
@@ -248,6 +249,7 @@ async def test_of_pods_it_changes_only_which_goes_first(api: Api, stolen: Stolen
         "metadata": {"name": "other", "annotations": {"seen": "yes"}, "labels": {"app": "other"}},
         "spec": {"containers": [container], "automountServiceAccountToken": False},
     }
+    await until_pods_can_be_made(api)
     await api.create(pod)
 
     async def refusal(change: Callable[[Object], Any]) -> str | None:

@@ -14,6 +14,7 @@ from support.cluster.api import Api, ApiError, Object
 from support.cluster.control_plane import ControlPlane
 from support.cluster.objects import job_queue
 from support.cluster.programs import program_path
+from support.cluster.views import until_pods_can_be_made
 from support.helm import pods, render
 from support.skipping import skip
 
@@ -35,6 +36,7 @@ async def restricted(control_plane: ControlPlane) -> AsyncIterator[Api]:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         metadata = {"name": api.namespace, "labels": labels}
         await api.create({"kind": "Namespace", "metadata": metadata})
+        await until_pods_can_be_made(api)
         yield api
         await api.delete("Namespace", api.namespace)
 

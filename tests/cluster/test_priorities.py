@@ -50,7 +50,7 @@ async def test_urgent_jobs_are_planned_for(api: Api, database: str, sql: Connect
     await sql.execute("select meshhook.enqueue('emails', '{}')")
 
     async def are_shown() -> bool:
-        found = (await view.status())["queue"].get("priorities") or {}
+        found = (await view.status()).get("queue", {}).get("priorities") or {}
         return {name: each["ready"] for name, each in found.items()} == {
             "urgent": 60,
             "high": 0,

@@ -24,6 +24,7 @@ from support.cluster.objects import (
     job_schedule,
     operator_rules,
     own_lease_rules,
+    until_granted,
 )
 from support.cluster.operator_process import OperatorProcess
 from support.cluster.views import JobQueueView
@@ -87,6 +88,7 @@ async def give(own: Api, rules: list[Object], home: Api) -> None:
             "subjects": [SERVICE_ACCOUNT | {"namespace": home.namespace}],
         }
     )
+    await until_granted(own, f"{home.namespace}:{ACCOUNT}", rules)
 
 
 @pytest.fixture

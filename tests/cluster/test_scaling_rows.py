@@ -82,7 +82,7 @@ async def test_scaling_goes_on_without_the_row(api: Api, sql: Connection):
     await sql.execute("select pgmq.send_batch('emails', array_fill('{}'::jsonb, array[30]))")
     await view.until_replicas(3)
     assert await row(sql) is None
-    assert (await view.condition("Ready"))["status"] == "True"
+    await view.until_condition("Ready", "True")
 
 
 async def test_a_locked_table_disturbs_no_scaling(api: Api, sql: Connection, database: str):

@@ -11,7 +11,7 @@ from meshhook import add_schedule, list_schedules
 from support.cluster.api import Api, ApiError, Object
 from support.cluster.objects import SECRET, job_queue, job_schedule
 from support.cluster.operator_process import StartOperator
-from support.cluster.views import JobQueueView
+from support.cluster.views import TIMEOUT_SECONDS, JobQueueView
 from support.schedules import make_due, scheduler
 from support.waiting import eventually
 
@@ -28,7 +28,7 @@ async def until_state(api: Api, state: str, name: str = "nightly") -> Object:
         assert found.get("state") == state, found
         return found
 
-    status: Object = await eventually(holds, 60, message=f"{name} is {state}")
+    status: Object = await eventually(holds, TIMEOUT_SECONDS, message=f"{name} is {state}")
     return status
 
 
@@ -40,7 +40,7 @@ async def until_schedules(sql: Connection, *names: str) -> None:
         assert found == sorted(names), found
         return True
 
-    await eventually(holds, 60, message=f"schedules {names}")
+    await eventually(holds, TIMEOUT_SECONDS, message=f"schedules {names}")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ async def test_the_life_of_a_schedule(
         assert found["nextScheduleTime"].endswith("-12-31T23:00:00Z"), found
         return True
 
-    await eventually(is_moved, 60)
+    await eventually(is_moved, TIMEOUT_SECONDS)
     await api.create(job_schedule("second", scheduleName="nightly"))
     await until_state(api, "Conflict", "second")
     # None but `nightly` is due while the test runs, also around midnight.
@@ -114,7 +114,7 @@ async def test_the_life_of_a_schedule(
     async def is_fired() -> bool:
         return "lastScheduleTime" in (await api.get("JobSchedule", "nightly"))["status"]
 
-    await eventually(is_fired, 60)
+    await eventually(is_fired, TIMEOUT_SECONDS)
     assert await sql.fetchval("select count(*) from pgmq.q_emails") == 1
     found = await api.get("JobSchedule", "nightly")
     assert "finalizers" not in found["metadata"]

@@ -281,7 +281,7 @@ up() {
   setsid unshare --net --mount --pid --fork --mount-proc --kill-child -- "$SELF" _init \
     </dev/null >"$S/log/init.log" 2>&1 &
   local starter=$! first='' try
-  for try in $(seq 50); do
+  for try in $(seq 600); do
     read -r first _ <"/proc/$starter/task/$starter/children" 2>/dev/null && [ -n "$first" ] && break
     sleep 0.1
   done
@@ -294,8 +294,8 @@ up() {
   within 90 inside kubectl get --raw /readyz || die "no API server after 90 s; see $S/log"
   within 90 inside kubectl wait --for=condition=Ready "node/$NODE" --timeout=1s ||
     die "the node is not Ready; see $S/log"
-  within 30 inside kubectl get serviceaccount default || die "there is no default service account"
-  within 30 inside bash -c 'exec 3<>/dev/tcp/127.0.0.1/8181
+  within 90 inside kubectl get serviceaccount default || die "there is no default service account"
+  within 90 inside bash -c 'exec 3<>/dev/tcp/127.0.0.1/8181
     printf "GET /ready HTTP/1.0\r\n\r\n" >&3; read -r line <&3; [[ $line == *" 200 "* ]]' ||
     die "there is no DNS; see $S/log"
   load "$S/pause.tar"
@@ -357,12 +357,12 @@ down() {
   if alive; then # with the first process of the pid namespace all others end
     first=$(cat "$S/pid")
     kill -9 "$first"
-    for try in $(seq 100); do # it is gone when every process of its namespace is
+    for try in $(seq 600); do # it is gone when every process of its namespace is
       [ ! -e "/proc/$first" ] || grep -q '^State:.Z' "/proc/$first/status" 2>/dev/null && break
       sleep 0.1
     done
   fi
-  for try in $(seq 50); do # the cgroups of the pods outlive them for a moment
+  for try in $(seq 600); do # the cgroups of the pods outlive them for a moment
     find /sys/fs/cgroup -depth -type d -path '/sys/fs/cgroup/*/kubepods*' -exec rmdir {} + \
       2>/dev/null || true
     [ -n "$(find /sys/fs/cgroup -maxdepth 2 -name kubepods)" ] || break

@@ -225,7 +225,7 @@ def receiver(installed: Kube, image) -> Receiver:
             readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1},
         ),
     )
-    installed.kubectl("wait", "--for=condition=Ready", "pod/client", "pod/receiver", "--timeout=2m")
+    installed.kubectl("wait", "--for=condition=Ready", "pod/client", "pod/receiver", "--timeout=5m")
     return Receiver(installed)
 
 

@@ -162,7 +162,7 @@ async def ends_with_0(kube: Kube, name: str, visitor: Browser) -> None:
     stream = {"url": f"{URL}/events", "headers": visitor._headers}
     script = (
         "python /pods/console_visit.py --stream </tmp/stream.json >/tmp/stream.log 2>&1 & "
-        "for n in $(seq 300); do grep -q open /tmp/stream.log && exit 0; sleep 0.1; done; exit 1"
+        "for n in $(seq 900); do grep -q open /tmp/stream.log && exit 0; sleep 0.1; done; exit 1"
     )
     kube.kubectl(
         *("exec", "--stdin", "client", "--", "sh", "-c", f"cat >/tmp/stream.json; {script}"),
@@ -179,8 +179,13 @@ async def ends_with_0(kube: Kube, name: str, visitor: Browser) -> None:
 
     found = await eventually(ended, timeout=120)
     assert found["exitCode"] == 0, kube.kubectl("logs", name, "--previous")
-    log = kube.kubectl("exec", "client", "--", "cat", "/tmp/stream.log")
-    assert "ended" in log or "Incomplete" in log
+
+    def is_told() -> bool:
+        log = kube.kubectl("exec", "client", "--", "cat", "/tmp/stream.log")
+        assert "ended" in log or "Incomplete" in log, log
+        return True
+
+    await eventually(is_told)
 
 
 async def test_headers_are_believed_from_the_proxy_alone(

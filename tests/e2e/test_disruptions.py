@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -16,24 +17,26 @@ from support.e2e import (
     next_image,
     produced,
     producer,
+    steady_workers,
     worker_selector,
 )
+from support.kube import KubeError
 from support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(1200)
 
 RATE = 25
 """Jobs a second. Each takes a quarter of one, so that some run whenever something is taken away."""
-AFTERWARDS = 2 * RATE
-SELECTOR = worker_selector("deliveries")
+QUEUE = "deliveries"
+SELECTOR = worker_selector(QUEUE)
 
 
 class Load:
     """A producer at work, before and while something is taken away, and after it is back."""
 
-    def __init__(self, kube, receiver, image, queue, prefix) -> None:
-        self._kube, self._receiver, self._prefix = kube, receiver, prefix
-        kube.apply(producer(image, queue, prefix, rate=RATE))
+    def __init__(self, kube, receiver, image, prefix, *, rate=RATE) -> None:
+        self._kube, self._receiver, self._prefix, self._rate = kube, receiver, prefix, rate
+        kube.apply(producer(image, QUEUE, prefix, rate=rate))
 
     async def has_arrived(self, number: int) -> None:
         """Wait until the receiver has accepted the job of that number."""
@@ -45,8 +48,10 @@ class Load:
         The queue is empty then: what a worker held that died is done too, for the second time if
         the receiver had accepted it.
         """
-        await self.has_arrived(enqueued(self._kube, self._prefix) + AFTERWARDS)
-        self._kube.kubectl("exec", f"producer-{self._prefix}", "--", "sh", "-c", "kill 1")
+        await self.has_arrived(enqueued(self._kube, self._prefix) + 2 * self._rate)
+        # The container may end before the command in it that ends it.
+        with contextlib.suppress(KubeError):
+            self._kube.kubectl("exec", f"producer-{self._prefix}", "--", "sh", "-c", "kill 1")
         count = await produced(self._kube, self._prefix)
         await eventually(lambda: not unsettled(self._kube), timeout=240)
         arrived = await all_accepted(self._receiver, self._prefix, count, 300)
@@ -59,11 +64,23 @@ class Load:
                 print(shown)
 
 
+def two_workers(image):
+    """Return the JobQueue with two workers, whatever there is to do."""
+    return job_queue(QUEUE, image, minReplicas=2, maxReplicas=2)
+
+
 @pytest.fixture
-async def load(installed, receiver, image, deliveries, request) -> Load:
+async def workers(installed, image, deliveries) -> set[str]:
+    """Two workers that stay: tests before this one may have needed more, or another image."""
+    installed.apply(two_workers(image))
+    return await steady_workers(installed, QUEUE, 2)
+
+
+@pytest.fixture
+async def load(installed, receiver, image, workers, request) -> Load:
     """A load on two workers, under way."""
     name = request.node.name.removeprefix("test_").replace("_", "-")[:30].strip("-")
-    load = Load(installed, receiver, image, deliveries, f"slow-{name}")
+    load = Load(installed, receiver, image, f"slow-{name}")
     await load.has_arrived(RATE)
     return load
 
@@ -78,22 +95,20 @@ async def replaced(kube, old: set[str]) -> None:
     await eventually(is_replaced, timeout=180)
 
 
-async def test_worker_image_rolled_out(installed, image, load, is_local):
+async def test_worker_image_rolled_out(installed, image, load, workers, is_local):
     """A new image comes in by a rolling update, and no job is lost."""
-    old = set(installed.ready_pods(SELECTOR))
-    queue = job_queue("deliveries", image, minReplicas=2)
+    queue = two_workers(image)
     if is_local:
         queue["spec"]["worker"]["image"] = next_image(image)
     queue["spec"]["worker"]["podAnnotations"] = {"rollout": "2"}
     installed.apply(queue)
-    await replaced(installed, old)
+    await replaced(installed, workers)
     await load.nothing_is_lost()
 
 
-async def test_worker_pods_evicted(installed, load):
+async def test_worker_pods_evicted(installed, load, workers):
     """Evictions end pods in an orderly way: their jobs go on elsewhere."""
-    old = installed.ready_pods(SELECTOR)
-    for name in old:
+    for name in workers:
         eviction = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -101,23 +116,26 @@ async def test_worker_pods_evicted(installed, load):
         }
         path = f"/api/v1/namespaces/{installed.namespace}/pods/{name}/eviction"
         await asyncio.to_thread(post, installed, path, eviction)
-    await replaced(installed, set(old))
+    await replaced(installed, workers)
     await load.nothing_is_lost()
 
 
-async def test_worker_pod_deleted_by_force(installed, load):
+async def test_worker_pod_deleted_by_force(installed, load, workers):
     """A pod whose grace period is taken away is replaced, and its jobs go on elsewhere."""
-    name = installed.ready_pods(SELECTOR)[0]
+    name = min(workers)
     installed.kubectl("delete", "pod", name, "--grace-period=0", "--force")
     await replaced(installed, {name})
     await load.nothing_is_lost()
 
 
-async def test_workers_killed(installed, load, kill):
+async def test_workers_killed(installed, receiver, image, workers, kill):
     """Workers that are killed at work leave their leases to run out; their jobs are done again."""
+    # Six of them run at any time, also where everything else stands still for a second.
+    load = Load(installed, receiver, image, "slower-workers-killed", rate=2)
+    await load.has_arrived(4)
     before = lost_attempts(installed)
-    for pod in installed.pods(SELECTOR):
-        kill(pod)
+    for name in workers:
+        kill(installed.get("pod", name))
     await load.nothing_is_lost()
     assert lost_attempts(installed) > before
 
@@ -149,25 +167,14 @@ async def test_node_drained(installed, load, is_local):
     await load.nothing_is_lost()
 
 
-async def test_operator_pod_deleted(installed, image, load):
+async def test_operator_pod_deleted(installed, load, workers):
     """Without the operator workers work on; it comes back and touches nothing that runs."""
-    # A pod more that a test before this one needed may rightly go meanwhile.
-    installed.apply(job_queue("deliveries", image, minReplicas=2, maxReplicas=2))
-
-    def only_two() -> set[str]:
-        ready = set(installed.ready_pods(SELECTOR))
-        names = {each["metadata"]["name"] for each in installed.pods(SELECTOR)}
-        assert len(ready) == 2, ready
-        assert names == ready, names
-        return ready
-
-    before = await eventually(only_two, timeout=180)
     selector = "app.kubernetes.io/component=operator"
     (old,) = installed.ready_pods(selector)
     installed.kubectl("delete", "pod", old)
     await eventually(lambda: set(installed.ready_pods(selector)) - {old}, timeout=240)
     await load.nothing_is_lost()
-    await eventually(lambda: before <= set(installed.ready_pods(SELECTOR)))
+    await eventually(lambda: workers <= set(installed.ready_pods(SELECTOR)))
 
 
 async def test_database_pod_restarted(installed, load):

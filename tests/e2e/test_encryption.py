@@ -92,6 +92,13 @@ async def started(kube: Kube, *, but: str = "") -> str:
     return str(await eventually(find, timeout=240))
 
 
+async def has_keys(kube: Kube, worker: str, count: int) -> None:
+    """Wait until so many keys are mounted: the kubelet may hear of a changed Secret late."""
+    count_lines = f"print(len(open('{MOUNTED}/keys').readlines()))"
+    command = ("exec", worker, "--", "python", "-c", count_lines)
+    await eventually(lambda: kube.kubectl(*command).strip() == str(count), timeout=240)
+
+
 async def test_a_key_is_rotated_lost_and_found(
     installed: Kube, receiver: Receiver, keys: Keys, image: str
 ):
@@ -108,6 +115,7 @@ async def test_a_key_is_rotated_lost_and_found(
     installed.apply(secret(lines["k2"] + "\n"))
     installed.kubectl("delete", "pod", worker, "--wait=false")
     worker = await started(installed, but=worker)
+    await has_keys(installed, worker, 1)
     lost = keys.send("lost-0")
     installed.meshhook("encryption", "use-key", KEYS, "k2")
     keys.send("sealed-1")
@@ -126,18 +134,13 @@ async def test_a_key_is_rotated_lost_and_found(
     installed.apply(secret(f"{lines['k2']}\n{lines['k1']}\n"))
     # A change of a pod makes the kubelet look after its volumes now, and not within a minute.
     installed.kubectl("annotate", "pod", worker, "e2e/keys=changed")
-    count = (
-        "exec",
-        worker,
-        "--",
-        "python",
-        "-c",
-        f"print(len(open('{MOUNTED}/keys').readlines()))",
-    )
-    await eventually(lambda: installed.kubectl(*count).strip() == "2", timeout=240)
+    await has_keys(installed, worker, 2)
     installed.meshhook("dlq", "replay", QUEUE, "--error-type", "UnknownEncryptionKeyError")
     await all_accepted(receiver, "lost", 1, seconds=120)
-    assert installed.ready_pods(worker_selector(QUEUE)) == [worker], "it was not restarted"
+    (pod,) = installed.pods(worker_selector(QUEUE))
+    assert pod["metadata"]["name"] == worker, "it was not replaced"
+    (status,) = pod["status"]["containerStatuses"]
+    assert status["restartCount"] == 0, "it was not restarted"
 
     logs = installed.kubectl("logs", worker)
     assert not [line for line in lines.values() if line.partition(":")[2] in logs]

@@ -19,10 +19,11 @@ def test_helm_test_sees_a_job_done(installed):
     assert "done by meshhook-test-worker-" in said
 
 
-def test_everything_runs_restricted(installed):
+async def test_everything_runs_restricted(installed):
     """The namespace enforces the restricted standard, and every pod of the chart is Ready in it."""
-    assert installed.ready_pods("app.kubernetes.io/component=operator")
-    assert installed.ready_pods("app.kubernetes.io/component=database")
+    component = "app.kubernetes.io/component"
+    await eventually(lambda: installed.ready_pods(f"{component}=operator"))
+    await eventually(lambda: installed.ready_pods(f"{component}=database"))
 
 
 def test_the_image_runs_as_any_user_on_a_read_only_root(installed, receiver):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from support.e2e import RELEASE, released
+from support.e2e import RELEASE, job_queue, released, steady_workers, worker_selector
 from support.helm import CHART
 from support.kube import KubeError
 from support.waiting import eventually
@@ -41,21 +41,30 @@ async def test_an_upgrade_keeps_queues_and_messages(installed, values, deliverie
     assert waiting_jobs() == 3
 
 
-async def test_an_uninstall_keeps_definition_and_data(installed, values, deliveries, waiting_jobs):
+@pytest.fixture
+async def workers(installed, image, deliveries) -> set[str]:
+    """The workers of a queue that wants no more and no fewer: its fleet may be about to shrink."""
+    installed.apply(job_queue(deliveries, image, minReplicas=2, maxReplicas=2))
+    return await steady_workers(installed, deliveries, 2)
+
+
+async def test_an_uninstall_keeps_definition_and_data(
+    installed, values, deliveries, waiting_jobs, workers
+):
     """Workers work on without the release; a new install finds queues, password and jobs."""
-    workers = set(installed.ready_pods(f"meshhook.io/jobqueue={deliveries}"))
     installed.helm("uninstall", RELEASE, "--wait", "--timeout", "5m")
     assert installed.get("crd", "jobqueues.meshhook.io")
     assert installed.get("jobqueue", deliveries)
     assert installed.get("secret", f"{RELEASE}-database")
     assert installed.get("pvc", f"data-{RELEASE}-database-0")
-    assert not installed.pods("app.kubernetes.io/component in (operator,database)")
+    # helm waits for the objects that it made, and their pods go after them.
+    components = "app.kubernetes.io/component in (operator,database)"
+    await eventually(lambda: not installed.pods(components), timeout=120)
 
     await released(installed, "install", values)
     assert waiting_jobs() == 3
     await eventually(
-        lambda: len(installed.ready_pods(f"meshhook.io/jobqueue={deliveries}")) >= len(workers),
-        timeout=120,
+        lambda: workers <= set(installed.ready_pods(worker_selector(deliveries))), timeout=240
     )
 
 
@@ -91,5 +100,6 @@ async def test_queues_of_a_release_are_made_changed_and_taken_away(installed, re
     assert found["metadata"]["uid"] == uid
     assert found["spec"]["visibilityTimeoutSeconds"] == 77
     await upgrade()
-    names = [each["metadata"]["name"] for each in installed.get("jobqueues")]
-    assert "declared" not in names
+    await eventually(
+        lambda: "declared" not in {each["metadata"]["name"] for each in installed.get("jobqueues")}
+    )

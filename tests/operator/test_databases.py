@@ -26,6 +26,13 @@ SETTINGS = QueueSettings().model_dump(exclude={"paused", *KEY_SETTING_NAMES})
 REQUEST = DemandRequest("jobs", 5, is_waiting=True)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer than ticks do: the server of a busy machine may stand still for seconds."""
+    monkeypatch.setattr("meshhook_operator.databases.database.TICK_TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr("meshhook_operator.databases.database.FIRST_TICK_TIMEOUT_SECONDS", 60.0)
+
+
 @pytest.fixture
 def woken() -> asyncio.Queue[str]:
     """The names of the queues that were woken."""
@@ -115,7 +122,7 @@ async def test_a_message_wakes(database, connection, queue_name, woken):
     database.listen(frozenset({"jobs"}))
     async with asyncio.timeout(60):
         assert await woken.get() == "jobs", "what came before it listened is looked for"
-    assert await listening(connection, "meshhook_wake_jobs")
+    await eventually(lambda: listening(connection, "meshhook_wake_jobs"))
     assert woken.empty()
     await database.read_demand([REQUEST], waiting_seconds=30)
     await connection.execute("select pgmq.send('jobs', '{}')")
@@ -128,7 +135,7 @@ async def test_a_listener_that_was_cut_off_comes_back(database, connection, queu
     database.listen(frozenset({"jobs"}))
     async with asyncio.timeout(60):
         assert await woken.get() == "jobs"
-    assert await listening(connection, "meshhook_wake_jobs")
+    await eventually(lambda: listening(connection, "meshhook_wake_jobs"))
     ended = await connection.fetch(
         "select pid, pg_terminate_backend(pid) from pg_stat_activity "
         "where datname = current_database() and application_name = 'meshhook-operator'"

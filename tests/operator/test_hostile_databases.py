@@ -52,8 +52,17 @@ CUT: dict[Behaviour, str] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what is refused time to come, also on a busy machine."""
+    monkeypatch.setattr(databases, "FIRST_TICK_TIMEOUT_SECONDS", 100.0)
+    monkeypatch.setattr(databases, "TICK_TIMEOUT_SECONDS", 100.0)
+    monkeypatch.setattr(guarded_loop, "LOGIN_SECONDS", 100.0)
+    monkeypatch.setattr(library_database, "CONNECT_TIMEOUT_SECONDS", 100.0)
+
+
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the timeouts, for what is to run into them."""
     monkeypatch.setattr(databases, "FIRST_TICK_TIMEOUT_SECONDS", 1.0)
     monkeypatch.setattr(guarded_loop, "LOGIN_SECONDS", 1.5)

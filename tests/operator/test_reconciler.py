@@ -1,4 +1,4 @@
-"""When a message should wake a queue that has no workers."""
+"""One JobQueue: which spec its status is about, and when a message should wake its queue."""
 
 from __future__ import annotations
 
@@ -8,15 +8,43 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
+from meshhook_operator.api.jobqueue import JobQueue
 from meshhook_operator.databases.database import DatabaseAddress
 from meshhook_operator.metrics import OperatorMetrics
+from meshhook_operator.reconciliation.conflicts import Conflict
 from meshhook_operator.reconciliation.jobqueues import JobQueueTable
 from meshhook_operator.reconciliation.reconciler import JobQueueReconciler
-from meshhook_operator.scaling import Fleet, Sample, ScalerState, ScalingSpec, decide
-from support.jobqueues import deployment, jobqueue
+from meshhook_operator.reconciliation.sources import Source
+from meshhook_operator.scaling import Failure, Fleet, Sample, ScalerState, ScalingSpec, decide
+from support.jobqueues import deployment, jobqueue, jobqueue_body
 from support.recorded_cluster import RecordedCluster
 
 SCALING = {"minReplicas": 0, "maxReplicas": 20}
+
+
+async def test_the_status_has_the_generation_that_was_reconciled():
+    """A spec that comes meanwhile is not called seen before it has been reconciled itself."""
+    cluster = RecordedCluster()
+    newer = jobqueue_body(scaling=SCALING)
+    newer["metadata"]["generation"] = 2
+
+    def change(found: JobQueueReconciler) -> Conflict:
+        found.on_jobqueue_changed(JobQueue.from_body(newer))
+        return Conflict("another JobQueue has the queue", is_about_queue=True)
+
+    found = JobQueueReconciler(
+        jobqueue(scaling=SCALING),
+        cluster=cast("Any", cluster),
+        metrics=OperatorMetrics(CollectorRegistry()),
+        find_conflict=change,
+        clock=lambda: 1_000.0,
+    )
+    nowhere = Failure(reason="SecretNotFound", message="there is no Secret")
+    for generation in (1, 2):
+        await found.reconcile(nowhere, Source(database=None, checksum=None))
+        status = cluster.statuses[found.jobqueue.key]
+        assert status["observedGeneration"] == generation
+        assert {each["observedGeneration"] for each in status["conditions"]} == {generation}
 
 
 def reconciler(**spec: Any) -> JobQueueReconciler:

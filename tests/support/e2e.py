@@ -52,6 +52,36 @@ def worker_selector(queue: str) -> str:
     return f"meshhook.io/jobqueue={queue}"
 
 
+async def steady_workers(kube: Kube, queue: str, count: int) -> set[str]:
+    """Wait until a JobQueue has exactly so many workers and wants no others; return their names.
+
+    Its spec must leave no other number. The operator has seen the spec then, its Deployment is
+    rolled out, and no pod more or less is on its way.
+    """
+    selector = worker_selector(queue)
+
+    def is_steady() -> set[str]:
+        found = kube.get("jobqueue", queue)
+        seen = found.get("status", {}).get("observedGeneration")
+        assert seen == found["metadata"]["generation"], f"generation {seen} was seen"
+        deployment = kube.get("deployment", f"{queue}-worker")
+        status = deployment["status"]
+        assert status.get("observedGeneration") == deployment["metadata"]["generation"], status
+        kinds = ("replicas", "updatedReplicas", "readyReplicas")
+        numbers = {kind: status.get(kind) for kind in kinds}
+        assert deployment["spec"]["replicas"] == count, deployment["spec"]["replicas"]
+        assert numbers == dict.fromkeys(kinds, count), numbers
+        # With those on their way out: they may be evicted or killed no more.
+        names = {each["metadata"]["name"] for each in kube.get("pods", "--selector", selector)}
+        ready = set(kube.ready_pods(selector))
+        assert names == ready, names - ready
+        assert len(ready) == count, ready
+        return ready
+
+    steady: set[str] = await eventually(is_steady, timeout=240)
+    return steady
+
+
 def pod(name: str, image: str, command: list[str], **container: Any) -> Object:
     """Return a pod that meets the restricted standard, with the scripts at /pods."""
     return {

@@ -68,7 +68,7 @@ class PrometheusServer:
                 stderr=stream,
             )
         found = await eventually(
-            lambda: _LISTENING.search(log.read_text()), 30, message="Prometheus listens"
+            lambda: _LISTENING.search(log.read_text()), 120, message="Prometheus listens"
         )
         self.port = int(found[1])
         return self

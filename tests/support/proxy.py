@@ -84,6 +84,7 @@ class Proxy:
         self._loses_new: frozenset[str] = frozenset()
         self._barred: tuple[str, ...] = ()
         self._server: asyncio.Server | None = None
+        self._reserved: socket.socket | None = None
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -91,6 +92,11 @@ class Proxy:
 
     def __enter__(self) -> Self:
         """Listen."""
+        # It never listens: it keeps the port from others while nobody does.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._reserved.bind((HOST, 0))
+        self.port = self._reserved.getsockname()[1]
         self._thread.start()
         self.accept()
         return self
@@ -102,6 +108,8 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        if self._reserved is not None:
+            self._reserved.close()
 
     def url(self, database: str) -> str:
         """Return the URL of a database behind it."""
@@ -204,8 +212,7 @@ class Proxy:
         return self._run(go())
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._take, HOST, self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._take, HOST, self.port, reuse_port=True)
 
     def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # At once: a task that is cancelled before it starts could not close the connection.
@@ -289,7 +296,7 @@ class Proxy:
         self._links.clear()
 
     def _run(self, work: Coroutine[Any, Any, _Value]) -> _Value:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
 
 def _application_in(data: bytes) -> str:

@@ -201,21 +201,22 @@ class JobQueueReconciler:
         return False
 
     async def _reconcile(self, found: Found, source: Source) -> bool:
-        spec = self.jobqueue.spec
-        if self.jobqueue.is_deleting:
+        jobqueue = self.jobqueue  # which may be another one before this ends
+        spec = jobqueue.spec
+        if jobqueue.is_deleting:
             await self._schedules.hold("it is being deleted")
             conflict = self._find_conflict(self)
             await self._deletion.finalize(
-                self.jobqueue,
+                jobqueue,
                 found,
                 source.database,
                 is_theirs=conflict is not None and conflict.is_about_queue,
-                report=lambda ready: self._update_status(ready, NOT_PAUSED, found),
+                report=lambda ready: self._update_status(jobqueue, ready, NOT_PAUSED, found),
             )
             return True
         if spec is None:
-            invalid = Finding(holds=False, reason="InvalidSpec", message=self.jobqueue.problem)
-            await self._update_status(invalid, NOT_PAUSED, found)
+            invalid = Finding(holds=False, reason="InvalidSpec", message=jobqueue.problem)
+            await self._update_status(jobqueue, invalid, NOT_PAUSED, found)
             await self._schedules.hold(invalid.message)
             return False
         paused = pause_of(spec, found)
@@ -230,10 +231,10 @@ class JobQueueReconciler:
         if ready is not None and not self._is_first_failure(found):
             # After the scaling, which must not wait for somebody who holds a schedule.
             await self._ensure_schedules(spec, found, source)
-            await self._update_status(ready, paused, found)
+            await self._update_status(jobqueue, ready, paused, found)
             if source.database is not None and isinstance(found, QueueDemand):
                 await self._scaling_rows.ensure(
-                    self.jobqueue, spec, self._reporter.status, source.database
+                    jobqueue, spec, self._reporter.status, source.database
                 )
         return ready is None or ready.holds
 
@@ -283,8 +284,10 @@ class JobQueueReconciler:
 
     # --- Status ----------------------------------------------------------------------------------
 
-    async def _update_status(self, ready: Finding, paused: Finding, found: Found) -> None:
-        view, spec = self._workers.fleet.view, self.jobqueue.spec
+    async def _update_status(
+        self, jobqueue: JobQueue, ready: Finding, paused: Finding, found: Found
+    ) -> None:
+        view, spec = self._workers.fleet.view, jobqueue.spec
         self._metrics.set(
             ready=ready.holds,
             paused=paused.holds,
@@ -296,7 +299,7 @@ class JobQueueReconciler:
                 min_replicas=spec.scaling.min_replicas, max_replicas=spec.scaling.max_replicas
             )
         await self._reporter.report(
-            generation=self.jobqueue.generation,
+            generation=jobqueue.generation,
             spec=spec,
             ready=ready,
             paused=paused,

@@ -2,16 +2,22 @@
 
 On standard input: {"method", "url", "headers", "form"}. On standard output: {"status", "headers",
 "text"}. A redirect is not followed. With `--stream` it reads the answer until the console ends it.
+
+Where a request reaches nobody it is sent again for a minute: once a pod is Ready, its Service may
+refuse connections for a second or more.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 import urllib.request
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
+
+PATIENCE_SECONDS = 60
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -29,10 +35,7 @@ def main() -> None:
         headers=asked.get("headers", {}),
         method=asked.get("method", "GET"),
     )
-    try:
-        answer = urllib.request.build_opener(_Stay).open(request, timeout=60)
-    except HTTPError as error:
-        answer = error
+    answer = _answer(request)
     if "--stream" in sys.argv:
         print("open", flush=True)
         text = answer.read()
@@ -47,6 +50,19 @@ def main() -> None:
             }
         )
     )
+
+
+def _answer(request: urllib.request.Request) -> Any:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return urllib.request.build_opener(_Stay).open(request, timeout=PATIENCE_SECONDS)
+        except HTTPError as error:
+            return error
+        except URLError:  # only of a request that was not sent
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The receiver of the tests: takes signed webhooks, and keeps a ledger of their ids.
 
 POST /hooks      a delivery; one whose id begins with `refused-` is answered with 410 while the
-                 receiver is unfriendly, which it is at first; `slow-` takes a quarter of a second
+                 receiver is unfriendly, which it is at first; `slow-` takes a quarter of a second,
+                 `slower-` three seconds
 GET  /ledger     {id: how often it was accepted}
 POST /friendly   accept everything from now on
 """
@@ -34,6 +35,8 @@ async def take(request: web.Request) -> web.Response:
         return web.Response(status=410)
     if delivery_id.startswith("slow-"):
         await asyncio.sleep(0.25)
+    if delivery_id.startswith("slower-"):
+        await asyncio.sleep(3)
     accepted[delivery_id] += 1
     return web.Response()
 

@@ -12,7 +12,6 @@ import secrets
 import shutil
 import ssl
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
@@ -121,7 +120,7 @@ class ControlPlane:
             component.start()
             if component.name == "kube-apiserver":
                 self.wait_until_serving()
-                self._create_node()
+                component.wait_until(self._has_node, seconds=READY_SECONDS)
         manager = self.components["kube-controller-manager"]
         manager.wait_until(self._has_service_account, seconds=READY_SECONDS)
         self.components["kwok"].wait_until(self._node_is_ready, seconds=READY_SECONDS)
@@ -256,14 +255,19 @@ class ControlPlane:
             directory=self.directory,
         )
 
-    def _create_node(self) -> None:
+    def _has_node(self) -> bool:
+        """Make the node; a server that has just started may take longer than a request may."""
+        if self._get(f"/api/v1/nodes/{NODE}") is not None:
+            return True
         metadata: dict[str, Any] = {
             "name": NODE,
             "annotations": _NODE_ANNOTATION,
             "labels": {"kubernetes.io/hostname": NODE, "kubernetes.io/os": "linux"},
         }
         node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-        self._request("/api/v1/nodes", json.dumps(node).encode())
+        with contextlib.suppress(OSError):
+            self._request("/api/v1/nodes", json.dumps(node).encode())
+        return False
 
     def _has_service_account(self) -> bool:
         return self._get("/api/v1/namespaces/default/serviceaccounts/default") is not None
@@ -279,7 +283,7 @@ class ControlPlane:
     def _get(self, path: str) -> bytes | None:
         try:
             return self._request(path)
-        except (urllib.error.URLError, OSError):
+        except OSError:
             return None
 
     def _request(self, path: str, body: bytes | None = None) -> bytes:
@@ -295,6 +299,6 @@ class ControlPlane:
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
-        with contextlib.closing(opener.open(request, timeout=5)) as response:
+        with contextlib.closing(opener.open(request, timeout=30)) as response:
             content: bytes = response.read()
             return content

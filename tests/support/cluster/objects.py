@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from support.cluster.api import Api, Object
+from support.waiting import eventually
 
 OPERATOR = Path(__file__).parents[3] / "operator"
 SECRET = "database"
@@ -104,7 +105,10 @@ def own_lease_rules(name: str = OWN_LEASE) -> list[Object]:
 
 
 async def grant(api: Api, account: str, rules: list[Object], *, cluster_wide: bool = False) -> None:
-    """Make a service account with exactly these rules, in the namespace of `api` or everywhere."""
+    """Make a service account with exactly these rules, in the namespace of `api` or everywhere.
+
+    The API server knows of them when this returns.
+    """
     await api.create({"kind": "ServiceAccount", "metadata": {"name": account}})
     name = f"{api.namespace}-{account}" if cluster_wide else account
     prefix = "Cluster" if cluster_wide else ""
@@ -118,3 +122,38 @@ async def grant(api: Api, account: str, rules: list[Object], *, cluster_wide: bo
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": api.namespace}],
         }
     )
+    await until_granted(api, f"{api.namespace}:{account}", rules)
+
+
+async def until_granted(api: Api, account: str, rules: list[Object]) -> None:
+    """Wait until the API server lets an account do what rules allow in the namespace of `api`.
+
+    It answers that a role was made before those who decide have heard of it.
+
+    Args:
+        api: an administrator.
+        account: the service account, as NAMESPACE:NAME.
+        rules: of one role; when the first holds, all do.
+    """
+    rule = rules[0]
+    attributes = {
+        "namespace": api.namespace,
+        "group": rule["apiGroups"][0],
+        "resource": rule["resources"][0].partition("/")[0],
+        "subresource": rule["resources"][0].partition("/")[2],
+        "verb": rule["verbs"][0],
+        "name": next(iter(rule.get("resourceNames", ())), ""),
+    }
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": f"system:serviceaccount:{account}", "resourceAttributes": attributes},
+    }
+
+    async def is_allowed() -> bool:
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        answer = await api.request("POST", path, review)
+        assert answer["status"]["allowed"], answer["status"]
+        return True
+
+    await eventually(is_allowed)

@@ -86,7 +86,7 @@ class OperatorProcess:
 
     def stop(self) -> None:
         """Ask it to end, as Kubernetes does, and wait until it has."""
-        self._component.stop(seconds=20)
+        self._component.stop(seconds=90)
 
     def kill(self) -> None:
         """Kill it, as a lost node would."""

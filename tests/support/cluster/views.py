@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from support.cluster.api import Api, Object
+from support.cluster.api import Api, ApiError, Object
 from support.waiting import eventually
 
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 120.0
 """Enough for a loaded machine; nothing waits for so long that works."""
+
+
+async def serves_job_queues(api: Api) -> bool:
+    """Return whether the API server knows JobQueues and JobSchedules, as it may not at first."""
+    try:
+        await api.list("JobQueue")
+        await api.list("JobSchedule")
+    except ApiError:
+        return False
+    return True
+
+
+async def until_pods_can_be_made(api: Api) -> None:
+    """Wait until the namespace has the account of its pods, without which each is refused."""
+    await eventually(lambda: api.find("ServiceAccount", "default"), TIMEOUT_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -45,17 +60,22 @@ class JobQueueView:
         status: str,
         *,
         reason: str | None = None,
+        says: str = "",
         timeout: float = TIMEOUT_SECONDS,  # noqa: ASYNC109 - passed on
     ) -> Object:
-        """Wait until a condition has a status, and a reason if one is given; return it."""
+        """Wait until a condition has a status, a reason if one is given, and words; return it.
+
+        A busy machine may be told of something else first, as of a database that answers late.
+        """
 
         async def holds() -> Object | None:
             found = await self.condition(kind)
             assert found.get("status") == status, found
             assert reason in {None, found.get("reason")}, found
+            assert says in found["message"], found
             return found
 
-        found: Object = await eventually(holds, timeout, message=f"{kind}={status}/{reason}")
+        found: Object = await eventually(holds, timeout, message=f"{kind}={status}/{reason} {says}")
         return found
 
     async def until_replicas(self, replicas: int, *, timeout: float = TIMEOUT_SECONDS) -> None:  # noqa: ASYNC109 - passed on
