@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from meshhook.observability.families import families_of
-from meshhook.observability.metrics import KEPT_BACK_REASONS
+from meshhook.observability.metrics.label_values import KEPT_BACK_REASONS
 from meshhook_operator.scaling import Limit, Signal
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from meshhook import Done, Job, QueueExporter, create_job_handler, set_queue_config
-from meshhook.observability.metrics import PRIORITIES
+from meshhook.observability.metrics.label_values import PRIORITIES
 from meshhook.observability.priority_series import PRIORITY_FAMILIES
 from meshhook.role_kinds import RoleKind
 from meshhook.store import queries

@@ -10,7 +10,8 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from meshhook import Job, QueueService, RetryAfter, set_queue_config
 from meshhook.observability.loops import WatchedLoop
-from meshhook.observability.metrics import LOOPS, METRICS, OUTCOMES, Source
+from meshhook.observability.metrics import METRICS, Source
+from meshhook.observability.metrics.label_values import LOOPS, OUTCOMES
 from meshhook.observability.worker_metrics import WorkerGauges, WorkerMetrics
 from meshhook.postgres.database import Database
 from support.waiting import eventually

@@ -1,4 +1,4 @@
-"""The reference of all metrics, docs/metrics.md, made from the table.
+"""The reference of all metrics, docs/metrics.md, made from the tables.
 
 `python -m meshhook.observability.metrics_page > docs/metrics.md` writes it anew.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PREFACE = """\
 # Metrics
 
-Made from the table in `worker/meshhook/observability/metrics.py`; do not edit.
+Made from the tables in `worker/meshhook/observability/metrics/`; do not edit.
 [Monitor queues and workers](how-to/monitor.md) says how to scrape them.
 
 Series whose labels are known in advance exist from the start, at zero. Counters start with the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import DatabaseError
-from meshhook.observability.metrics import KEPT_BACK_REASONS, STATES
+from meshhook.observability.metrics.label_values import KEPT_BACK_REASONS, STATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

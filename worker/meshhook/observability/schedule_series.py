@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from meshhook.errors import DatabaseError
-from meshhook.observability.metrics import FIRING_OUTCOMES
+from meshhook.observability.metrics.label_values import FIRING_OUTCOMES
 from meshhook.observability.queue_series import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 from meshhook.escaping import shown
 from meshhook.observability.families import families_of
 from meshhook.observability.loops import WatchedLoop
-from meshhook.observability.metrics import BREAKER_STATES, METRICS, OPERATIONS, OTHER, OUTCOMES
+from meshhook.observability.metrics import METRICS
+from meshhook.observability.metrics.label_values import BREAKER_STATES, OPERATIONS, OTHER, OUTCOMES
 from meshhook.observability.priority_series import PriorityWaits
 
 if TYPE_CHECKING:
