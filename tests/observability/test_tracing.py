@@ -485,7 +485,7 @@ async def test_without_a_provider_there_are_no_spans(
 
 def test_a_global_provider_that_comes_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer that was made before the provider was set uses it soon after."""
-    monkeypatch.setattr("meshhook.observability.tracing.LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("meshhook.observability.tracing.tracer_finder.LOOK_AGAIN_SECONDS", 0.0)
     finder = TracerFinder()
     assert finder.find() is None
     monkeypatch.setattr(trace, "get_tracer_provider", TracerProvider)

@@ -32,7 +32,7 @@ from meshhook.escaping import shown, shown_json
 from meshhook.http.addresses import AddressGuard
 from meshhook.http.retry_after import retry_after_seconds
 from meshhook.http.urls import UrlPolicy
-from meshhook.observability import tracing
+from meshhook.observability.tracing.trace_context import producer_of
 from meshhook.postgres.url import parse_database_url
 from meshhook.store._model_json import model_json
 from meshhook.store.bodies import BodyDecoder, decode_headers, encode_body, encode_headers
@@ -121,7 +121,7 @@ def headers(data: bytes) -> None:
 def traceparent(data: bytes) -> None:
     """A trace is taken up or not; it fails no job."""
     parent, _, state = _text(data).partition("\n")
-    tracing._producer_of(claimed_job(headers={"traceparent": parent, "tracestate": state}))
+    producer_of(claimed_job(headers={"traceparent": parent, "tracestate": state}))
     assert len(claimed_job(headers={"traceparent": parent}).trace_id or "") in {0, 32}
 
 
