@@ -129,7 +129,7 @@ async def test_a_database_that_never_answers_is_given_up(
     pool: Pool[Any], registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it is the beginning of the transaction that is not answered."""
-    monkeypatch.setattr("meshhook.exporter.ANSWER_MARGIN_SECONDS", 0.05)
+    monkeypatch.setattr("meshhook.exporter.queue_exporter.ANSWER_MARGIN_SECONDS", 0.05)
     database = Database(pool)
 
     @asynccontextmanager

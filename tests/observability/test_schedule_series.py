@@ -186,7 +186,7 @@ async def test_only_so_many_schedules_have_series(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first by queue and name; how many are left out is a series of its own."""
-    monkeypatch.setattr("meshhook.exporter.MAX_SCHEDULES", 2)
+    monkeypatch.setattr("meshhook.exporter.queue_exporter.MAX_SCHEDULES", 2)
     for name in ("a", "b", "c", "d", "poll"):
         await add_schedule(connection, "jobs", name, every=EVERY)
     assert await series(connection) == {"left_out": 3}

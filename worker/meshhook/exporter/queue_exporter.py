@@ -1,45 +1,31 @@
-"""The exporter of queue metrics: reads all queues periodically and exports the latest figures."""
+"""Reading the figures of all queues periodically."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakKeyDictionary
+from typing import Self
 
 import asyncpg
 from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.registry import Collector
 
 from meshhook.arguments import check_range, checked_seconds
 from meshhook.errors import DatabaseError, MeshHookError
 from meshhook.escaping import shown_sentence
+from meshhook.exporter.queue_collector import collector_of
 from meshhook.observability.families import families_of
 from meshhook.observability.health import Check, check_loops
 from meshhook.observability.loggers import get_logger
 from meshhook.observability.loops import STALL_SECONDS, WatchedLoop
 from meshhook.observability.metrics import METRICS
-from meshhook.observability.priority_series import add_priority, check_priority_rows
-from meshhook.observability.queue_series import (
-    add_keys,
-    add_queue,
-    check_key_rows,
-    check_rows,
-)
-from meshhook.observability.schedule_series import (
-    MAX_SCHEDULES,
-    add_schedule_series,
-    check_schedule_rows,
-)
+from meshhook.observability.priority_series import check_priority_rows
+from meshhook.observability.queue_series import check_key_rows, check_rows
+from meshhook.observability.schedule_series import MAX_SCHEDULES, check_schedule_rows
 from meshhook.postgres.database import Database, DatabaseSource
 from meshhook.postgres.driver_errors import translated_statement_errors
 from meshhook.store import queries
-
-if TYPE_CHECKING:
-    from prometheus_client.core import Metric as Family
 
 _log = get_logger("meshhook.exporter")
 
@@ -53,7 +39,6 @@ STALE_INTERVALS = 6
 """For how many intervals without a successful reading the last values are still exported."""
 ANSWER_MARGIN_SECONDS = 3.0
 MAX_PROBLEM_CHARACTERS = 500
-MAX_TOLD = 1_000
 
 QUEUE_UNREADABLE = "QueueUnreadable"
 """The error type of a queue that was left out of a reading that otherwise succeeded."""
@@ -123,7 +108,7 @@ class QueueExporter:
         errors = METRICS["meshhook_exporter_collection_errors_total"]
         for error_type in errors.values["error_type"]:
             self._errors.labels(error_type)
-        self._collector = _collector_of(registry)
+        self._collector = collector_of(registry)
         self.last_success_timestamp_seconds = 0.0
         """When the queues were last read, in seconds since 1970; 0 if never."""
 
@@ -294,114 +279,3 @@ class QueueExporter:
                 text = shown_sentence(problem, limit=MAX_PROBLEM_CHARACTERS)
                 _log.warning("queue not read", queue=queue, error=text)
         self._problems = problems
-
-
-class _Queues(Collector):
-    """The series with the latest figures of all exporters of a registry."""
-
-    def __init__(self) -> None:
-        self._exporters: tuple[QueueExporter, ...] = ()
-        self._told: set[str] = set()
-        self._lock = threading.Lock()
-
-    def add(self, exporter: QueueExporter) -> None:
-        with self._lock:
-            self._exporters = (*self._exporters, exporter)
-
-    def remove(self, exporter: QueueExporter) -> None:
-        with self._lock:
-            self._exporters = tuple(each for each in self._exporters if each is not exporter)
-
-    def describe(self) -> Iterable[Family]:
-        return self._families().values()
-
-    def collect(self) -> Iterable[Family]:
-        exporters = self._exporters
-        families = self._families()
-        if exporters:
-            families["meshhook_exporter_last_collection_age_seconds"].add_metric(
-                [], max(exporter.age_seconds for exporter in exporters)
-            )
-        shared_bytes = dict.fromkeys(_SHARED_BYTES, 0)
-        shown: set[str] = set()
-        for rows in (exporter.rows for exporter in exporters):
-            for family, column in _SHARED_BYTES.items():
-                shared_bytes[family] += (rows[0][column] or 0) if rows else 0
-            for row in rows:
-                if row["queue"] in shown:
-                    self._tell_once(row["queue"])
-                elif row["queue"] is not None and row["problem"] is None:
-                    shown.add(row["queue"])
-                    add_queue(families, row)
-        self._add_keys(families, exporters)
-        self._add_priorities(families, exporters)
-        self._add_schedules(families, exporters)
-        if any(exporter.rows for exporter in exporters):
-            for family, size in shared_bytes.items():
-                families[family].add_metric([], size)
-        return families.values()
-
-    @staticmethod
-    def _add_keys(families: dict[str, Any], exporters: Sequence[QueueExporter]) -> None:
-        shown: set[str] = set()
-        for row in (row for exporter in exporters for row in exporter.key_rows):
-            if row["queue"] not in shown and row["problem"] is None:
-                shown.add(row["queue"])
-                add_keys(families, row)
-
-    @staticmethod
-    def _add_priorities(families: dict[str, Any], exporters: Sequence[QueueExporter]) -> None:
-        shown: set[tuple[str, str]] = set()
-        for row in (row for exporter in exporters for row in exporter.priority_rows):
-            if row["problem"] is None and (row["queue"], row["priority"]) not in shown:
-                shown.add((row["queue"], row["priority"]))
-                add_priority(families, row)
-
-    @staticmethod
-    def _add_schedules(families: dict[str, Any], exporters: Sequence[QueueExporter]) -> None:
-        shown: set[tuple[str, str]] = set()
-        left_out = 0
-        for rows in (exporter.schedule_rows for exporter in exporters):
-            left_out += max((row["known"] for row in rows), default=0) - len(rows)
-            for row in rows:
-                if (row["queue"], row["name"]) not in shown:
-                    shown.add((row["queue"], row["name"]))
-                    add_schedule_series(families, row)
-        if shown:
-            families["meshhook_schedule_left_out"].add_metric([], left_out)
-
-    def _tell_once(self, queue: str) -> None:
-        if queue not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add(queue)
-            _log.error(
-                "two databases have a queue of this name; only one of them is exported",
-                queue=queue,
-            )
-
-    @staticmethod
-    def _families() -> dict[str, Any]:
-        own = (
-            "meshhook_queue_",
-            "meshhook_schedule_",
-            *_SHARED_BYTES,
-            "meshhook_exporter_last_collection_age_seconds",
-        )
-        return {name: metric.family() for name, metric in METRICS.items() if name.startswith(own)}
-
-
-_SHARED_BYTES = {
-    "meshhook_history_bytes": "history_bytes",
-    "meshhook_finished_jobs_bytes": "finished_bytes",
-}
-"""Sizes of tables that queues share: the family, and the column."""
-
-_collectors: WeakKeyDictionary[CollectorRegistry, _Queues] = WeakKeyDictionary()
-_collectors_lock = threading.Lock()
-
-
-def _collector_of(registry: CollectorRegistry) -> _Queues:
-    with _collectors_lock:
-        if registry not in _collectors:
-            _collectors[registry] = _Queues()
-            registry.register(_collectors[registry])
-        return _collectors[registry]
