@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
-from meshhook.errors import (
-    DatabaseError,
-    DatabaseReadOnlyError,
-    InvalidSettingError,
-    MigrationError,
-    SchemaMissingError,
-)
+from meshhook.errors import DatabaseReadOnlyError, InvalidSettingError, MigrationError
 from meshhook.postgres.database import (
     MIGRATION_TIMEOUT_SECONDS,
     Database,
@@ -34,27 +28,16 @@ from meshhook.schema.migrations import (
     Reader,
     applied_checksums,
     available_migrations,
-    available_names,
     library_version,
     pending_migrations,
 )
-from meshhook.schema.pgmq import (
-    PgmqPlan,
-    PgmqSource,
-    PgmqVersion,
-    check_version,
-    find_pgmq,
-    packaged_sql,
-    plan_pgmq,
-)
+from meshhook.schema.pgmq import PgmqPlan, PgmqSource, PgmqVersion, packaged_sql, plan_pgmq
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 
-MOST_SHOWN = 3
-"""How many of the missing migrations a message names."""
 _WAIT_FOR_OTHERS = "60s"
 _WAIT_FOR_LOCKS = "1s"
 """Later statements queue up behind a waiting lock request; after this time they are let pass."""
@@ -167,44 +150,6 @@ async def _migrate(connection: Connection, migrations: Sequence[Migration]) -> M
     assert now is not None  # noqa: S101 - a plan keeps or installs one
     before = tuple(version for version in applied if version not in own)
     return MigrationReport(now, pgmq.found, pgmq.newer, before, tuple(done))
-
-
-async def check_schema(reader: Reader, *, migrations: Sequence[Migration] | None = None) -> None:
-    """Check that the database has the migrations that this version needs, and PGMQ.
-
-    Reads a few rows, so that a worker can do it at each start. Newer ones are no obstacle, so that
-    workers of the version before start and go on until all are replaced. Whether a migration was
-    changed after it ran is left to `migrate`.
-
-    Args:
-        reader: an asyncpg connection or pool, or a `Database`; it may be read-only.
-        migrations: by default, those of this version of the library.
-
-    Raises:
-        SchemaMissingError: if migrations are missing, naming them.
-        UnsupportedPgmqError: if PGMQ is missing or older than 1.5.0.
-        DatabaseError: if the role may not read the record of migrations.
-    """
-    needed = available_names() if migrations is None else migrations
-    with translated_errors():
-        try:
-            applied = await applied_checksums(reader)
-        except asyncpg.InsufficientPrivilegeError as error:
-            raise DatabaseError(
-                f"the role of this connection may not read the schema meshhook ({error}); "
-                "run as its owner: grant usage on schema meshhook to ROLE; "
-                "grant select on all tables in schema meshhook to ROLE"
-            ) from error
-        missing = [each for each in needed if each.version not in applied]
-        if missing:
-            # A status or a log line has no room for all.
-            shown = [f"{each.version:04}_{each.name}" for each in missing[:MOST_SHOWN]]
-            if len(missing) > len(shown):
-                shown.append(f"and {len(missing) - len(shown)} more")
-            raise SchemaMissingError(
-                f"the database lacks migration {', '.join(shown)}; run: meshhook migrate"
-            )
-        check_version(await find_pgmq(reader))
 
 
 async def _check_writable(connection: Connection) -> None:
