@@ -21,13 +21,9 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from meshhook.errors import InvalidJobError, InvalidPayloadError, JobTooLargeError
 from meshhook.jobs import Job, WorkflowJob
-from meshhook.store.bodies import (
-    MAX_HEADERS_BYTES,
-    BodyDecoder,
-    decode_headers,
-    encode_body,
-    encode_headers,
-)
+from meshhook.store.bodies import encode_body
+from meshhook.store.body_decoder import BodyDecoder
+from meshhook.store.message_headers import MAX_HEADERS_BYTES, decode_headers, encode_headers
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -26,7 +26,8 @@ from pydantic import (
 from meshhook import QueueService, WorkflowJob
 from meshhook.errors import InvalidJobError
 from meshhook.jobs import Job
-from meshhook.store.bodies import BodyDecoder, encode_body
+from meshhook.store.bodies import encode_body
+from meshhook.store.body_decoder import BodyDecoder
 from support.claimed_jobs import claimed_job
 
 MEBIBYTE = 1_048_576

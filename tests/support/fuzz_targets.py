@@ -35,7 +35,9 @@ from meshhook.http.urls import UrlPolicy
 from meshhook.observability.tracing.trace_context import producer_of
 from meshhook.postgres.url import parse_database_url
 from meshhook.store._model_json import model_json
-from meshhook.store.bodies import BodyDecoder, decode_headers, encode_body, encode_headers
+from meshhook.store.bodies import encode_body
+from meshhook.store.body_decoder import BodyDecoder
+from meshhook.store.message_headers import decode_headers, encode_headers
 from support.claimed_jobs import claimed_job
 
 SEEDS: dict[str, tuple[bytes, ...]] = {

@@ -14,7 +14,8 @@ from meshhook.names import KEY_HEADER
 from meshhook.outcomes import AttemptOutcome
 from meshhook.queue_config import KeyPlace
 from meshhook.store import queries
-from meshhook.store.bodies import BodyDecoder, encode_body
+from meshhook.store.bodies import encode_body
+from meshhook.store.body_decoder import BodyDecoder
 from meshhook.store.claims import claim
 from meshhook.store.sending import insert_messages
 from meshhook.store.settlements import Settlement, find_settled, settle

@@ -42,7 +42,8 @@ from meshhook.postgres.database import Database
 from meshhook.priorities import PRIORITY_HEADER
 from meshhook.queues import QueueService
 from meshhook.retry import header_of_policy
-from meshhook.store.bodies import encode_body, encode_headers, is_envelope
+from meshhook.store.bodies import encode_body, is_envelope
+from meshhook.store.message_headers import encode_headers
 from meshhook.unique import unique_from
 
 if TYPE_CHECKING:

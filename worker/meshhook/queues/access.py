@@ -15,7 +15,7 @@ from meshhook.observability.tracing import TracerFinder
 from meshhook.postgres.database import Database
 from meshhook.queues.follow_up_queues import FollowUpQueues
 from meshhook.settings_cache import SettingsCache
-from meshhook.store.bodies import BodyDecoder
+from meshhook.store.body_decoder import BodyDecoder
 from meshhook.store.sending import SendBuffer
 from meshhook.store.unique_sending import insert_unique
 

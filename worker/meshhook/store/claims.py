@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from meshhook.jobs import CLAIM_HEADER, Job, moment_from
 from meshhook.priorities import Priority
 from meshhook.store import queries
-from meshhook.store.bodies import decode_headers
+from meshhook.store.message_headers import decode_headers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from meshhook.arguments import MAX_ID
 from meshhook.errors import InvalidPayloadError
 from meshhook.jobs import DEAD_LETTER_HEADER
-from meshhook.store.bodies import decode_headers
+from meshhook.store.message_headers import decode_headers
 
 if TYPE_CHECKING:
     import asyncpg

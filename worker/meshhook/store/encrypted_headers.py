@@ -11,7 +11,8 @@ from meshhook.encryption.messages import decrypted_body, encrypted_body, readabl
 from meshhook.errors import EncryptionError, EncryptionRequiredError, InvalidJobError
 from meshhook.escaping import quoted
 from meshhook.jobs import ON_DEAD_LETTER_HEADER
-from meshhook.store.bodies import MAX_HEADERS_BYTES, is_envelope
+from meshhook.store.bodies import is_envelope
+from meshhook.store.message_headers import MAX_HEADERS_BYTES
 
 if TYPE_CHECKING:
     from meshhook.encryption.key_ring import KeyRing

@@ -18,7 +18,7 @@ from meshhook.follow_ups import FollowUp
 from meshhook.jobs import GROUP_HEADER
 from meshhook.names import KEY_HEADER
 from meshhook.postgres.driver_errors import sqlstate_of
-from meshhook.store.bodies import encode_headers, with_header
+from meshhook.store.message_headers import encode_headers, with_header
 from meshhook.store.messages import FollowUpMessage, encrypted_follow_up, follow_up_message
 
 if TYPE_CHECKING:

@@ -14,8 +14,10 @@ from meshhook.encryption.messages import encrypted_body
 from meshhook.errors import EncryptionRequiredError, InvalidJobError
 from meshhook.follow_ups import FollowUp, given_ids, stored_headers
 from meshhook.jobs import WorkflowJob
-from meshhook.store.bodies import BodyDecoder, encode_body, encode_headers, is_envelope
+from meshhook.store.bodies import encode_body, is_envelope
+from meshhook.store.body_decoder import BodyDecoder
 from meshhook.store.encrypted_headers import encrypted_headers
+from meshhook.store.message_headers import encode_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -21,8 +21,8 @@ from meshhook.names import validate_topic
 from meshhook.observability.producer_metrics import messages_enqueued
 from meshhook.postgres.driver_errors import sqlstate_of
 from meshhook.store import queries
-from meshhook.store.bodies import encode_headers
 from meshhook.store.encrypted_headers import encrypted_headers
+from meshhook.store.message_headers import encode_headers
 from meshhook.store.messages import MAX_MESSAGE_BYTES, encoded
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from meshhook.drivers.driver_connection import SyncDriverConnection
     from meshhook.encryption.key_ring import KeyRing
     from meshhook.postgres.database import Database
-    from meshhook.store.bodies import BodyDecoder
+    from meshhook.store.body_decoder import BodyDecoder
 
 
 class Publication(NamedTuple):

@@ -19,7 +19,7 @@ from meshhook.observability.tracing import TracerFinder
 from meshhook.postgres.database import Database
 from meshhook.postgres.url import parse_database_url
 from meshhook.queues import QueueService
-from meshhook.store.bodies import BodyDecoder
+from meshhook.store.body_decoder import BodyDecoder
 from meshhook.sync.loop_thread import LoopThread
 from meshhook.sync.recent_settings import RecentSettings
 

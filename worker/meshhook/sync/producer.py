@@ -15,13 +15,13 @@ from meshhook.jobs import PayloadT
 from meshhook.names import validate_topic
 from meshhook.observability.tracing import send_traced_now
 from meshhook.queues.follow_up_queues import MAX_QUEUES
-from meshhook.store.bodies import encode_headers
 from meshhook.store.encrypted_headers import (
     check_follow_up_queue,
     encrypted_headers,
     follow_up_queue,
 )
 from meshhook.store.groups import new_group
+from meshhook.store.message_headers import encode_headers
 from meshhook.store.messages import check_several, encoded, encoded_many, note_position
 from meshhook.store.policy_headers import job_headers
 from meshhook.store.publishing import publication, publish_now

@@ -14,7 +14,8 @@ from meshhook.jobs import Job, WorkflowJob
 from meshhook.names import DEFAULT_QUEUE_NAME, validate_queue_name
 from meshhook.outcomes import AttemptOutcome, Done, Outcome
 from meshhook.queue_config import QueueSettings, changed_settings
-from meshhook.store.bodies import decode_headers, encode_body, encode_headers
+from meshhook.store.bodies import encode_body
+from meshhook.store.message_headers import decode_headers, encode_headers
 from meshhook.store.messages import job_of
 from meshhook.testing.handler_runs import HandlerRun, run_handler
 from meshhook.worker.handlers import JobHandler

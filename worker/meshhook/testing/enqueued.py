@@ -11,7 +11,8 @@ from meshhook.encryption.envelope import is_sealed
 from meshhook.encryption.messages import decrypted_body
 from meshhook.errors import EncryptionError
 from meshhook.escaping import shown
-from meshhook.store.bodies import decode_headers, is_envelope
+from meshhook.store.bodies import is_envelope
+from meshhook.store.message_headers import decode_headers
 
 if TYPE_CHECKING:
     import asyncpg

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from meshhook.errors import InvalidHandlerError
 from meshhook.escaping import quoted
 from meshhook.jobs import Job, PayloadT
-from meshhook.store.bodies import BodyDecoder
+from meshhook.store.body_decoder import BodyDecoder
 from meshhook.worker.batch_options import BatchOptions, checked_batch
 
 if TYPE_CHECKING:

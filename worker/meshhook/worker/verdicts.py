@@ -30,7 +30,7 @@ from meshhook.outcomes import (
     lease_lost_message,
 )
 from meshhook.retry import with_policy
-from meshhook.store.bodies import encode_result
+from meshhook.store.results import encode_result
 from meshhook.store.settlements import (
     MAX_ERROR_MESSAGE_LENGTH,
     MAX_ERROR_STACK_LENGTH,
