@@ -1,6 +1,7 @@
 -- What is to follow a dead letter and is not encrypted, for a queue that requires that: refused when
 -- its job is enqueued; if the queue requires it later, stored when the job dies, so as not to be
 -- lost. Publishing refuses what a queue that is bound to the topic does not take.
+-- A job's own follow-up that is nonsense leaves that of its queue.
 -- Locks: none on tables. Time at size: milliseconds.
 
 set local search_path = pg_catalog, pg_temp;
