@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import TypedDict
 
-from meshhook.arguments import checked_id, checked_storable_text
+from meshhook.arguments import checked_id, checked_storable_text, utc_moment
 from meshhook.errors import InvalidJobError, InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.jobs import MAX_ID_LENGTH
@@ -32,7 +33,15 @@ class JobFilters(TypedDict, total=False):
 
 
 def wanted_jobs(
-    queue: str | None, *, state: str | None, before_id: int | None, limit: int, **texts: str | None
+    queue: str | None,
+    *,
+    state: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    before_id: int | None,
+    limit: int,
+    priority: AnyPriority | None,
+    **texts: str | None,
 ) -> Wanted:
     """Return what to search for, checked.
 
@@ -60,10 +69,16 @@ def wanted_jobs(
         raise InvalidSettingError(
             "key: the history has no keys; leave out error_type, and states of jobs that have ended"
         )
-    return wanted
+    _check_time_range(since, until)
+    return replace(
+        wanted,
+        since=None if since is None else utc_moment(since),
+        until=None if until is None else utc_moment(until),
+        priority=_band(priority, wanted),
+    )
 
 
-def band_of(priority: object, wanted: Wanted) -> int | None:
+def _band(priority: object, wanted: Wanted) -> int | None:
     """Return a priority that is searched for as its number.
 
     Raises:
@@ -82,7 +97,7 @@ def band_of(priority: object, wanted: Wanted) -> int | None:
         raise InvalidSettingError(str(error)) from None
 
 
-def check_time_range(since: datetime | None, until: datetime | None) -> None:
+def _check_time_range(since: datetime | None, until: datetime | None) -> None:
     """Check the times between which to search.
 
     Raises:

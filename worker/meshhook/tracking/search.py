@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from meshhook.administration import get_queue_config
-from meshhook.arguments import check_range, checked_seconds, utc_moment
+from meshhook.arguments import check_range, checked_seconds
 from meshhook.errors import QueueNotFoundError
 from meshhook.names import validate_queue_name
 from meshhook.postgres.database import Database, DatabaseSource, takes_url
@@ -35,7 +35,7 @@ from meshhook.store.job_search import (
     walk_all,
 )
 from meshhook.store.lookup_indexes import lookup_of
-from meshhook.tracking.filters import band_of, check_time_range, wanted_jobs
+from meshhook.tracking.filters import wanted_jobs
 from meshhook.tracking.found_jobs import FoundJobs
 from meshhook.tracking.known_queues import known_queues
 
@@ -67,11 +67,11 @@ async def find_jobs(
 
     Jobs that have had an attempt are found through an index by run, by error type, and by every
     state but `succeeded`; those in a queue by the ids of its setting `lookup_by`, and the few of a
-    priority in one with priorities. Everything else
-    is searched for in the messages and attempts, newest first, until enough are found, all have
-    been read, or the time is up. It reads about 500,000 short messages a second, and no attempts of
-    days before `since` or after `until`. `is_complete` of the result is false if jobs may have been
-    missed, and `unread_below` says which.
+    priority in one with priorities. Everything else is searched for in the messages and attempts,
+    newest first, until enough are found, all have been read, or the time is up. It reads about
+    500,000 short messages a second, and no attempts of days before `since` or after `until`.
+    `is_complete` of the result is false if jobs may have been missed, and `unread_below` says
+    which.
 
     Args:
         database: where the queues are.
@@ -111,48 +111,25 @@ async def find_jobs(
         state=state,
         key=key,
         error_type=error_type,
+        since=since,
+        until=until,
         before_id=before_id,
         limit=limit,
-    )
-    check_time_range(since, until)
-    wanted = replace(
-        wanted,
-        since=None if since is None else utc_moment(since),
-        until=None if until is None else utc_moment(until),
-        priority=band_of(priority, wanted),
+        priority=priority,
     )
     database = Database.of(database)
     if queue is not None and key is not None:
         config = await get_queue_config(database, queue)
         wanted = replace(wanted, key_path=config.body_key_path)
     known = await known_queues(database)
-    names = list(known) if queue is None else [validate_queue_name(queue)]
+    searched = known if queue is None else {validate_queue_name(queue): known.get(queue, False)}
     found = FoundJobs()
     recorded: list[JobSummary] = []
-    messages: list[Walk] = []
-    history: list[Walk] = []
     if wanted.run_id is not None:
         recorded, found.is_complete = await recorded_of_run(database, queue, wanted)
         recorded = [job for job in recorded if _fits(job, wanted)]
-    elif (key, priority) == (None, None) and (state not in LIVE_STATES or error_type is not None):
-        for name in names:
-            is_there = known.get(name, False)
-            history += await history_walks(database, name, wanted, is_there=is_there)
-    # Of those that are in their queue, the history knows which had an error.
-    if state not in FINAL_STATES and error_type is None:
-        lookups = await lookup_of(database, queue, wanted.ids)
-        prioritized = await _prioritized(database, queue, wanted)
-        for name in names:
-            if known.get(name):
-                walk = MessageWalk(
-                    database,
-                    name,
-                    wanted,
-                    lookup=lookups.get(name),
-                    is_prioritized=name in prioritized,
-                )
-                await walk.start()
-                messages.append(walk)
+    history = await _history_walks(database, searched, wanted)
+    messages = await _message_walks(database, queue, searched, wanted)
     # Messages before attempts: what moves on between two reads is then found later.
     await walk_all([*messages, *history], deadline)
     jobs = by_key(job for walk in messages for job in walk.found)
@@ -162,15 +139,58 @@ async def find_jobs(
     jobs |= await _still_live(database, known, [job for k, job in rows.items() if k not in jobs])
     if not jobs and queue is not None and queue not in known:
         raise QueueNotFoundError(queue)
-    chosen = [job for job in jobs.values() if state is None or job.state == state]
-    if error_type is None:
-        # Those that came from the history are still in their queue by now.
-        chosen = [job for job in chosen if wanted.is_in_time(job)]
-    chosen.sort(key=_newest_first, reverse=True)
-    found += await _with_last_attempts(database, chosen[:limit])
+    newest = _newest_that_fit(jobs.values(), wanted)
+    found += await _with_last_attempts(database, newest[:limit])
     found.note([*messages, *history])
     found.seen += len(recorded)
     return found
+
+
+async def _history_walks(
+    database: Database, searched: Mapping[str, bool], wanted: Wanted
+) -> list[Walk]:
+    """Return walks through the attempts; none if these are not needed to find what is sought."""
+    if wanted.run_id is not None or (wanted.key, wanted.priority) != (None, None):
+        return []
+    if wanted.state in LIVE_STATES and wanted.error_type is None:
+        return []
+    walks: list[Walk] = []
+    for name, is_there in searched.items():
+        walks += await history_walks(database, name, wanted, is_there=is_there)
+    return walks
+
+
+async def _message_walks(
+    database: Database, queue: str | None, searched: Mapping[str, bool], wanted: Wanted
+) -> list[Walk]:
+    """Return walks, which have been started, through the messages of the queues that are there."""
+    # Of those that are in their queue, the history knows which had an error.
+    if wanted.state in FINAL_STATES or wanted.error_type is not None:
+        return []
+    lookups = await lookup_of(database, queue, wanted.ids)
+    prioritized = await _prioritized(database, queue, wanted)
+    walks: list[Walk] = []
+    for name, is_there in searched.items():
+        if is_there:
+            walk = MessageWalk(
+                database,
+                name,
+                wanted,
+                lookup=lookups.get(name),
+                is_prioritized=name in prioritized,
+            )
+            await walk.start()
+            walks.append(walk)
+    return walks
+
+
+def _newest_that_fit(jobs: Iterable[JobSummary], wanted: Wanted) -> list[JobSummary]:
+    """Return those in the state and of the time that are sought, the newest first."""
+    chosen = [job for job in jobs if wanted.state in (None, job.state)]
+    if wanted.error_type is None:
+        # Those that came from the history are still in their queue by now.
+        chosen = [job for job in chosen if wanted.is_in_time(job)]
+    return sorted(chosen, key=_newest_first, reverse=True)
 
 
 async def _prioritized(database: Database, queue: str | None, wanted: Wanted) -> set[str]:
