@@ -637,7 +637,7 @@ async def test_purging_goes_in_chunks(
     service: Service, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than one chunk is deleted by more than one statement, and all are counted."""
-    monkeypatch.setattr("meshhook.administration.PURGE_CHUNK_MESSAGES", 4)
+    monkeypatch.setattr("meshhook.administration.purges.PURGE_CHUNK_MESSAGES", 4)
     await service.enqueue_many([{}] * 11)
     assert await service.purge_queue() == 11
 
@@ -646,7 +646,7 @@ async def test_a_purge_leaves_what_is_enqueued_meanwhile(
     service: Service, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends, and takes what was there when it was asked for: in chunks, the rest included."""
-    monkeypatch.setattr("meshhook.administration.PURGE_CHUNK_MESSAGES", 2)
+    monkeypatch.setattr("meshhook.administration.purges.PURGE_CHUNK_MESSAGES", 2)
     assert await service.purge_queue() == 0
     await service.enqueue_many([{}] * 5)
     await connection.execute(

@@ -283,7 +283,13 @@ async def test_no_call_waits_for_a_silent_connection(
 ) -> None:
     """Every call ends after its limit, and says of a write that it may have happened."""
     monkeypatch.setattr("meshhook.postgres.database._CANCEL_TIMEOUT_SECONDS", 0.05)
-    for module in ("administration", "dead_letters", "statistics", "store.table_locks"):
+    for module in (
+        "administration.purges",
+        "administration.snapshots",
+        "dead_letters",
+        "statistics",
+        "store.table_locks",
+    ):
         monkeypatch.setattr(f"meshhook.{module}.LONG_ANSWER_TIMEOUT_SECONDS", 0.1)
     with Proxy(database_url) as proxy:
         url = proxy.through(database_url)
