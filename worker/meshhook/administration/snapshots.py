@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from meshhook.postgres.database import DatabaseSource
 
-
 COUNT_LIMIT = 10_000
 MAX_COUNT_LIMIT = 10_000_000
 

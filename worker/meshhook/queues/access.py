@@ -16,7 +16,7 @@ from meshhook.postgres.database import Database
 from meshhook.queues.follow_up_queues import FollowUpQueues
 from meshhook.settings_cache import SettingsCache
 from meshhook.store.body_decoder import BodyDecoder
-from meshhook.store.sending import SendBuffer
+from meshhook.store.send_buffer import SendBuffer
 from meshhook.store.unique_sending import insert_unique
 
 if TYPE_CHECKING:
