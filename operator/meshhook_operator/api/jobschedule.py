@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from meshhook.errors import MeshHookError
 from meshhook.escaping import shown
-from meshhook.schedules import NewSchedule
+from meshhook.new_schedule import NewSchedule
 from meshhook_operator.api.jobqueue import ObjectKey
 from meshhook_operator.api.schedule_spec import JobScheduleSpec, JobScheduleStatus
 

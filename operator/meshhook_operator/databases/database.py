@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from meshhook.schedules import NewSchedule
+    from meshhook.new_schedule import NewSchedule
     from meshhook_operator.api.keys_spec import KeyOverride
     from meshhook_operator.databases.scaling_row import ScalingRow
 

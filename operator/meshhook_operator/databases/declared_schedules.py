@@ -14,8 +14,8 @@ from meshhook_operator.databases.demand import load
 if TYPE_CHECKING:
     import asyncpg
 
+    from meshhook.new_schedule import NewSchedule
     from meshhook.postgres.database import Database
-    from meshhook.schedules import NewSchedule
 
 MAX_SCHEDULES = 2_000
 """How many are read: more than may be declared, so that those of former JobSchedules are found."""

@@ -12,8 +12,8 @@ from meshhook.application.queue_handler import QueueHandler
 from meshhook.errors import InvalidHandlerError, InvalidJobError, InvalidSettingError
 from meshhook.escaping import quoted
 from meshhook.job_policies import SchedulePolicies
+from meshhook.new_schedule import NewSchedule
 from meshhook.observability.loggers import get_logger
-from meshhook.schedules import NewSchedule
 from meshhook.store.messages import job_of
 
 if TYPE_CHECKING:

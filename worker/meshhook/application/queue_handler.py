@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from meshhook.application.app import App
     from meshhook.job_ends import JobEnd
     from meshhook.job_policies import JobPolicies
+    from meshhook.new_schedule import NewSchedule
     from meshhook.priorities import AnyPriority, Priority
     from meshhook.retry import RetryFunction
-    from meshhook.schedules import NewSchedule
     from meshhook.unique import AppGroupOptions, AppOptions, EnqueuedId, OnConflict, UniqueFor
     from meshhook.worker.batch_options import BatchOptions
 
