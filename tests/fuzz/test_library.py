@@ -40,7 +40,7 @@ from meshhook import (
     Worker,
     WorkflowJob,
 )
-from meshhook.job_changes import JobChoiceOptions
+from meshhook.job_choice import JobChoiceOptions
 from meshhook.job_replays import ReplayOptions
 from meshhook.queue_config import SETTING_NAMES
 from support.claimed_jobs import claimed_job

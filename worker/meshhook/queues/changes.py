@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
-from meshhook.job_changes import CHANGE_SECONDS, JobChanger, JobChoice, checked_time
+from meshhook.job_changer import JobChanger, checked_time
+from meshhook.job_changes import CHANGE_SECONDS
+from meshhook.job_choice import JobChoice
 from meshhook.job_replays import JobReplayer, ReplayChoice
 from meshhook.jobs import PayloadT
 from meshhook.postgres.database import Database
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime, timedelta
 
-    from meshhook.job_changes import JobChanges, JobChoiceOptions
+    from meshhook.job_changes import JobChanges
+    from meshhook.job_choice import JobChoiceOptions
     from meshhook.job_replays import ReplayOptions
     from meshhook.priorities import AnyPriority
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime, timedelta
 
-    from meshhook.job_changes import JobChanges, JobChoiceOptions
+    from meshhook.job_changes import JobChanges
+    from meshhook.job_choice import JobChoiceOptions
     from meshhook.job_ends import JobEnd
     from meshhook.job_replays import ReplayOptions
     from meshhook.priorities import AnyPriority

@@ -25,7 +25,9 @@ from meshhook.errors import (
     UncertainCommitError,
 )
 from meshhook.escaping import shown_json
-from meshhook.job_changes import ChangeResult, JobChanger, JobChoice
+from meshhook.job_changer import JobChanger
+from meshhook.job_changes import ChangeResult
+from meshhook.job_choice import JobChoice
 from meshhook.names import validate_queue_name
 from meshhook.store.job_rows import LIVE_STATES, JobLife
 from meshhook.tracking import get_job

@@ -10,7 +10,9 @@ from meshhook.console.context import console_of, form_of
 from meshhook.console.pages.jobs import CHANGE_SECONDS, changer_of
 from meshhook.errors import InvalidSettingError
 from meshhook.escaping import quoted
-from meshhook.job_changes import ChangeResult, JobChanger, JobChanges, JobChoice
+from meshhook.job_changer import JobChanger
+from meshhook.job_changes import ChangeResult, JobChanges
+from meshhook.job_choice import JobChoice
 from meshhook.names import validate_queue_name
 from meshhook.priorities import PRIORITY_NAMES, Priority, checked_priority
 from meshhook.store.job_rows import LIVE_STATES
