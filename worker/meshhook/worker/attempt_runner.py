@@ -29,6 +29,7 @@ from meshhook.worker.attempt import (
     settlement_of,
 )
 from meshhook.worker.coroutines import StartedCoroutine, awaited_in
+from meshhook.worker.error_texts import shown
 from meshhook.worker.judge import Judge
 from meshhook.worker.results import (
     MAX_NESTED_AWAITABLES,
@@ -38,7 +39,7 @@ from meshhook.worker.results import (
     nested_too_deep,
 )
 from meshhook.worker.retries import own_policy
-from meshhook.worker.verdicts import JobTimeoutError, SlotEndedError, Verdict, shown
+from meshhook.worker.verdicts import JobTimeoutError, SlotEndedError, Verdict
 
 if TYPE_CHECKING:
     import contextvars

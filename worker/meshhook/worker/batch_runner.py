@@ -12,9 +12,10 @@ from meshhook.worker.attempt import Abort, is_ctrl_c, settlement_of
 from meshhook.worker.attempt_runner import MAX_AGE_SECONDS, AttemptRunner, within_bounds
 from meshhook.worker.batch import Batch, BatchedAttempt
 from meshhook.worker.batch_ends import ends_of_batch
+from meshhook.worker.error_texts import shown
 from meshhook.worker.results import UnusableResultError
 from meshhook.worker.shared_error import SharedError
-from meshhook.worker.verdicts import DONE, shown
+from meshhook.worker.verdicts import DONE
 
 if TYPE_CHECKING:
     import contextvars

@@ -15,12 +15,12 @@ from meshhook.observability.loggers import get_logger
 from meshhook.outcomes import AttemptOutcome, Outcome
 from meshhook.retry import FailedAttempt, chosen_delay_seconds, policy_from_header
 from meshhook.worker.attempt import is_ctrl_c
+from meshhook.worker.error_texts import shown
 from meshhook.worker.verdicts import (
     WITHHELD,
     Verdict,
     expired_before_retry,
     given_up,
-    shown,
     undecrypted,
     verdict,
 )
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from meshhook.jobs import Job
     from meshhook.queue_config import QueueSettings
     from meshhook.retry import RetryFunction, RetryPolicy
+    from meshhook.worker.error_texts import ErrorText
     from meshhook.worker.queue_context import QueueContext
-    from meshhook.worker.verdicts import ErrorText
 
 _log = get_logger("meshhook.worker.retries")
 

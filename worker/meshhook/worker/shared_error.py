@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshhook.outcomes import Outcome
-from meshhook.worker.verdicts import ErrorText, error_text
+from meshhook.worker.error_texts import ErrorText, error_text
 
 
 class SharedError:

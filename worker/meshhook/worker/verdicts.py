@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from meshhook.delays import delay_in_seconds
 from meshhook.errors import (
@@ -16,7 +16,6 @@ from meshhook.errors import (
 )
 from meshhook.expiry import job_expired_message, shown_moment
 from meshhook.observability.redaction import hide_in_text
-from meshhook.observability.tracebacks import trace_of
 from meshhook.outcomes import (
     JOB_EXPIRED,
     LEASE_LOST,
@@ -37,6 +36,7 @@ from meshhook.store.settlements import (
     MAX_ERROR_TYPE_LENGTH,
     storable_text,
 )
+from meshhook.worker.error_texts import ErrorText, error_text, shown
 
 if TYPE_CHECKING:
     from meshhook.cancellation import Cancellation
@@ -68,15 +68,6 @@ class Verdict:
     """What is kept of what the handler returned, as JSON text."""
 
 
-_OWN_MODULES = (
-    "meshhook.testing.recording",
-    "meshhook.worker.attempt_runner",
-    "meshhook.worker.coroutines",
-    "meshhook.worker.handler_threads",
-    "meshhook.worker.judge",
-    "meshhook.worker.retries",
-)
-
 DONE = Verdict(AttemptOutcome.SUCCEEDED)
 
 WITHHELD = "withheld, because the job is encrypted"
@@ -102,25 +93,6 @@ class CompletionRolledBackError(Exception):
 
     def __init__(self) -> None:
         super().__init__("the handler called job.complete(), and its transaction was rolled back")
-
-
-class ErrorText(NamedTuple):
-    """What is recorded of an exception."""
-
-    error_type: str
-    message: str
-    stack: str
-
-
-def error_text(error: BaseException) -> ErrorText:
-    """Return what is recorded of an exception, with the worker's secrets hidden."""
-    error_type = _type_name(error)
-    message = shown(error) or error_type
-    return ErrorText(
-        storable_text(hide_in_text(error_type), MAX_ERROR_TYPE_LENGTH),
-        storable_text(hide_in_text(message), MAX_ERROR_MESSAGE_LENGTH),
-        storable_text(hide_in_text(_stack(error)), MAX_ERROR_STACK_LENGTH),
-    )
 
 
 def verdict(
@@ -368,24 +340,6 @@ def _text(message: str) -> str | None:
     return storable_text(hide_in_text(shown(message)), MAX_ERROR_MESSAGE_LENGTH)
 
 
-def shown(value: object) -> str:
-    """Return a value as text, even if it cannot be shown."""
-    # Even showing a handler's exception may fail; its job must be settled all the same.
-    try:
-        # Only the text if it is a subclass of str.
-        return str.__str__(str(value))
-    except BaseException:  # noqa: BLE001 - whatever a __str__ raises
-        return f"({_type_name(value)} that cannot be shown)"
-
-
-def _type_name(value: object) -> str:
-    try:
-        name = type(value).__qualname__
-        return str.__str__(name) or "(a class without a name)"
-    except BaseException:  # noqa: BLE001 - a metaclass may have made the name a property
-        return "(a class that cannot be named)"
-
-
 def meaning_of(ended: object) -> object:
     """Return what a handler means by its end: of a group, the outcome, if it holds only one kind.
 
@@ -412,14 +366,3 @@ def meaning_of(ended: object) -> object:
     if any(type(each) is not type(first) for each in found):
         return ended
     return max(found, key=lambda each: getattr(each, "delay_seconds", 0.0))
-
-
-def _stack(error: BaseException) -> str:
-    try:
-        # From the handler on: a reader does not need the worker's own frames.
-        tail = error.__traceback__
-        while tail is not None and tail.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
-            tail = tail.tb_next
-        return trace_of(error, tail)
-    except BaseException as failure:  # noqa: BLE001 - whatever an exception raises when it is shown
-        return f"(the stack cannot be shown: {_type_name(failure)})"
