@@ -106,22 +106,7 @@ class Parts:
             await main.close()
             await parts.settle_connection.close()
             raise
-        parts.housekeeper = Housekeeper(
-            connection=main,
-            configs={lane.queue.tables: partial(_config_of, lane) for lane in parts.lanes},
-        )
-        parts.group_repairer = GroupRepairer(
-            connection=main, queue_names=[lane.queue.name for lane in parts.lanes]
-        )
-        parts.scheduler = Scheduler(connection=main)
-        parts.reporter = Reporter(
-            connection=main,
-            worker_name=parts.worker_name,
-            host=fitted_text(host_name(), main.server_encoding),
-            read=lambda: [lane.report() for lane in parts.lanes],
-            on_counted=parts._note_workers,
-            on_cordons=parts._note_cordons,
-        )
+        parts._make_background_tasks()
         # Before the first claim: a job that was to be cancelled must not start again.
         await parts.cancellations.look()
         return parts
@@ -149,6 +134,26 @@ class Parts:
         """Start no more jobs, because this process was forked by a job."""
         for lane in self.lanes:
             lane.executor.forked()
+
+    def _make_background_tasks(self) -> None:
+        """Make what runs beside the lanes, on the main connection."""
+        main = self.main_connection
+        self.housekeeper = Housekeeper(
+            connection=main,
+            configs={lane.queue.tables: partial(_config_of, lane) for lane in self.lanes},
+        )
+        self.group_repairer = GroupRepairer(
+            connection=main, queue_names=[lane.queue.name for lane in self.lanes]
+        )
+        self.scheduler = Scheduler(connection=main)
+        self.reporter = Reporter(
+            connection=main,
+            worker_name=self.worker_name,
+            host=fitted_text(host_name(), main.server_encoding),
+            read=lambda: [lane.report() for lane in self.lanes],
+            on_counted=self._note_workers,
+            on_cordons=self._note_cordons,
+        )
 
     def _make_connections(self) -> None:
         options = self.options
