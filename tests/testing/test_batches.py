@@ -20,7 +20,7 @@ from meshhook import (
 )
 from meshhook.observability import tracebacks
 from meshhook.testing import run_batch, run_job
-from meshhook.worker import verdicts
+from meshhook.worker import error_texts
 
 
 class Reading(BaseModel):
@@ -47,7 +47,7 @@ async def test_the_error_of_a_batch_is_read_and_logged_once(
         read.append(error)
         return tracebacks.trace_of(error, tail)
 
-    monkeypatch.setattr(verdicts, "trace_of", trace_of)
+    monkeypatch.setattr(error_texts, "trace_of", trace_of)
     error = RuntimeError("down")
 
     @create_job_handler(batch=100)
